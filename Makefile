@@ -1,0 +1,52 @@
+# make demo    run the embedded demo           make check   format, lint, types, docstrings, tests
+# make test    run the tests                   make slow    the tests that take long
+# make hooks   run `make check` before each commit
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test slow lint check format hooks clean
+
+demo: $(VENV)/.demo
+	$(BIN)/fedhello run
+
+test: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+hooks:
+	git config core.hooksPath .githooks
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
+
+# One environment for all; each stamp adds what its targets need, and is renewed when the requirements change.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[demo,report]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[demo,report,test]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[demo,report,test,dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""How updates combine: strategies that turn updates into the next adapter."""

@@ -1,0 +1,117 @@
+"""Algorithm 1 of Fed-HeLLo (Zhang et al., arXiv 2506.12213), and nothing else.
+
+    Server:  initialise the global LoRA parameters θ⁰
+             for each round t = 0, …, T−1:
+                 S_t ← a random subset of the clients
+                 if the schedule asks for it: Γ ← Fisher scores of the blocks under θᵗ, on the proxy set
+                 for each client k ∈ S_t: m_k ← HLA(c_k, Γ, t)                     the layer map
+                 for each client k ∈ S_t in parallel: θ_k ← LocalTraining(θᵗ, m_k)
+                 for each layer l: θ_lᵗ⁺¹ ← weighted mean of θ_{k,l} over C_l = {k ∈ S_t : l ∈ m_k},
+                                   θ_lᵗ⁺¹ ← θ_lᵗ where C_l is empty
+
+What HLA and the mean are is the method's choice (``fedhello.methods``); how clients are reached is the
+engine's (``fedhello.engine``). This file knows neither a model nor a disk, a network or a terminal.
+
+Example: two blocks of one number each, two clients, and "training" that adds the client's id plus one.
+
+    >>> import torch
+    >>> from fedhello.methods import METHODS
+    >>> from fedhello.types import Adapter, Budget, Client, Federation, Update
+    >>> theta = Adapter({"a": torch.zeros(1), "b": torch.zeros(1)}, {"a": 0, "b": 1})
+    >>> small, large = Budget(blocks=1), Budget(blocks=2)
+    >>> clients = (Client(0, 0, small, samples=3), Client(1, 1, large, samples=1))
+    >>> federation = Federation(clients, (small, large), blocks=2, clients_per_round=2, seed=0)
+    >>> def train(adapter, allocations, t):
+    ...     for k, m_k in allocations.items():
+    ...         values = {name: adapter.tensors[name] + k + 1 for name in adapter.names(m_k)}
+    ...         yield Update(client=k, round=t, samples=clients[k].samples, tensors=values)
+    >>> method = METHODS["gd-hla"].bind(pattern="triangle")
+    >>> state, record = round(init(theta), federation, method, train, score=None)
+    >>> [float(state.adapter.tensors[name]) for name in ("a", "b")], record.contributors
+    ([1.25, 2.0], (2, 1))
+
+Block 0 is the mean over both clients, (3·1 + 1·2)/4; block 1 was trained by client 1 alone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from fedhello.methods import BoundMethod
+from fedhello.randomness import generator
+from fedhello.types import (
+    Adapter,
+    Allocation,
+    Client,
+    ClientReport,
+    Federation,
+    RoundRecord,
+    RunState,
+    Situation,
+    Update,
+)
+
+Train = Callable[[Adapter, Mapping[int, Allocation], int], Iterable[Update]]
+"""LocalTraining on every client of a round: (θ, client → m_k, t) → updates in ascending client id."""
+
+Score = Callable[[Adapter], tuple[float, ...]]
+"""Γ: one Fisher score per block under θ, from the server's proxy set; length L."""
+
+
+def init(adapter: Adapter) -> RunState:
+    """Return the state before round 0, with θ⁰ = ``adapter``."""
+    return RunState(round=0, adapter=adapter)
+
+
+def round(
+    state: RunState, federation: Federation, method: BoundMethod, train: Train, score: Score | None
+) -> tuple[RunState, RoundRecord]:
+    """Play one round of Algorithm 1.
+
+    Args:
+        state: The state before the round; it is not changed.
+        federation: The clients, their tiers and L.
+        method: The strategies for m_k and for the mean, with their options.
+        train: Reaches the clients; see ``Train``.
+        score: Computes Γ; may be None for a method that never asks for it.
+
+    Returns:
+        The state after the round, and the record of what happened in it.
+    """
+    t, θ = state.round, state.adapter
+    S_t = sample_clients(federation, t)
+
+    scored = method.scores_due(t)
+    if scored and score is None:
+        raise ValueError(f"{method.name} asks for Fisher scores in round {t}, but no score function was given")
+    Γ = score(θ) if scored and score is not None else state.scores
+
+    m = {k.id: method.allocate(Situation(k, federation, t, Γ)) for k in S_t}
+
+    reports: list[ClientReport] = []
+    updates = _reported(train(θ, m, t), S_t, m, reports)
+    θ_next = method.aggregate(θ, updates)
+
+    contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.blocks))
+    record = RoundRecord(t, tuple(reports), contributors, Γ, scored)
+    return replace(state, round=t + 1, adapter=θ_next, scores=Γ), record
+
+
+def sample_clients(federation: Federation, round: int) -> tuple[Client, ...]:
+    """Return S_t: ``clients_per_round`` different clients, uniformly at random, in ascending id."""
+    rng = generator(federation.seed, "sampling", round)
+    chosen = rng.choice(len(federation.clients), size=federation.clients_per_round, replace=False)
+    return tuple(federation.clients[i] for i in sorted(chosen))
+
+
+def _reported(
+    updates: Iterable[Update],
+    S_t: tuple[Client, ...],
+    m: Mapping[int, Allocation],
+    reports: list[ClientReport],
+) -> Iterator[Update]:
+    """Pass updates on one by one and note, without the tensors, what each client did."""
+    tier = {k.id: k.tier for k in S_t}
+    for u in updates:
+        blocks = m[u.client].blocks
+        reports.append(ClientReport(u.client, tier[u.client], blocks, u.samples, u.metrics, u.bytes_down, u.bytes_up))
+        yield u

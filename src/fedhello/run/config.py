@@ -1,0 +1,386 @@
+"""The configuration: one YAML file, every key checked, every key overridable as ``a.b=c``.
+
+The defaults are the embedded demo. A configuration is read in one place and turned into plain arguments in
+``fedhello.run.session``; no other part of fedhello sees it.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from fedhello.client.loss import Loss
+from fedhello.client.training import LearningRateSchedule, OptimizerName
+from fedhello.errors import ConfigError
+from fedhello.methods import METHODS
+from fedhello.model.adapter import ATTENTION_QV
+from fedhello.model.head import HeadPolicy
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _fraction(value: object) -> object:
+    """Read a share such as 1/3, 0.25 or 1."""
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"a share is a number such as 0.25 or 1/3, found {value!r}") from None
+    return value
+
+
+class LoraConfig(_Section):
+    """How LoRA is placed: h = W₀x + (alpha/rank)·B A x."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(8, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["attention-qv"] | list[str] = ATTENTION_QV
+
+
+class ModelConfig(_Section):
+    """The foundation model, its task and its head."""
+
+    name: str = "embedded:minilm"
+    revision: str | None = None
+    task: Literal["classification"] = "classification"
+    head: HeadPolicy = "prototypes"
+    head_scale: float = Field(10.0, gt=0)
+    lora: LoraConfig = LoraConfig()
+    dtype: Literal["float32"] = "float32"
+
+
+class Iid(_Section):
+    """Samples dealt at random."""
+
+    kind: Literal["iid"]
+
+
+class Dirichlet(_Section):
+    """Label proportions drawn from Dirichlet(alpha)."""
+
+    kind: Literal["dirichlet"]
+    alpha: float = Field(0.5, gt=0)
+    minimum: int = Field(10, ge=1)
+
+
+class Pathological(_Section):
+    """Exactly k classes per client."""
+
+    kind: Literal["pathological"]
+    classes_per_client: int = Field(2, ge=1)
+    minimum: int = Field(10, ge=1)
+
+
+class Natural(_Section):
+    """Along a column of the data: domain, user or source."""
+
+    kind: Literal["natural"]
+    column: str
+
+
+Partition = Annotated[Iid | Dirichlet | Pathological | Natural, Field(discriminator="kind")]
+
+
+class DataConfig(_Section):
+    """The data set, what the server keeps of it, and how the rest is split over clients."""
+
+    name: str = "embedded:bbc-headlines"
+    text: str = "text"
+    label: str = "label"
+    clients: int = Field(20, ge=1)
+    partition: Partition = Pathological(kind="pathological", classes_per_client=2)
+    validation: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+    proxy: int = Field(100, ge=0)
+    max_length: int = Field(128, ge=1)
+    deduplicate: bool = True
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> "DataConfig":
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation and test leave nothing to train on: {self.validation} + {self.test} ≥ 1")
+        return self
+
+
+class TierConfig(_Section):
+    """A share of the clients, and what each of them can afford."""
+
+    share: Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
+    blocks: int = Field(ge=0)
+
+
+class ClientsConfig(_Section):
+    """The tiers; clients are assigned to them by id, in this order."""
+
+    tiers: list[TierConfig] = Field(
+        default=[
+            TierConfig(share=1 / 3, blocks=2),
+            TierConfig(share=1 / 3, blocks=4),
+            TierConfig(share=1 / 3, blocks=6),
+        ],
+        min_length=1,
+    )
+
+    @field_validator("tiers")
+    @classmethod
+    def _shares_sum_to_one(cls, tiers: list[TierConfig]) -> list[TierConfig]:
+        total = sum(tier.share for tier in tiers)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of the tiers must sum to 1, they sum to {total:g}")
+        return tiers
+
+
+class MethodConfig(BaseModel):
+    """A method of the table, and its options beside its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "fed-hello"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options given, without the name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class TrainConfig(_Section):
+    """Rounds, and how each client trains in one."""
+
+    rounds: int = Field(20, ge=1)
+    clients_per_round: int = Field(5, ge=1)
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(16, ge=1)
+    optimizer: OptimizerName = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    lr_schedule: LearningRateSchedule = "cosine"
+    lr_decay: float = Field(0.99, gt=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    loss: Loss = "restricted"
+    autocast: Literal["none", "bfloat16"] = "none"
+    measure_memory: bool = True
+
+
+class RunConfig(_Section):
+    """Where and how the run takes place."""
+
+    seed: int = Field(0, ge=0)
+    engine: Literal["local"] = "local"
+    device: str = "auto"
+    out: str = "runs"
+    name: str | None = None
+    track: list[Literal["jsonl"]] = ["jsonl"]
+
+
+class Config(_Section):
+    """A whole configuration."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    clients: ClientsConfig = ClientsConfig()
+    method: MethodConfig = MethodConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+    parity: Literal["corrected", "published"] = "corrected"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if self.train.clients_per_round > self.data.clients:
+            raise ValueError(
+                f"train.clients_per_round must be at most data.clients, {self.data.clients}; "
+                f"found {self.train.clients_per_round}"
+            )
+        needs_head = self.model.head in ("local", "frozen")
+        if needs_head and any(tier.blocks == 0 for tier in self.clients.tiers):
+            raise ValueError(
+                f"a tier with blocks: 0 would upload nothing, since model.head is {self.model.head}; "
+                "give it a block or choose the head prototypes or aggregate"
+            )
+        if all(tier.blocks == 0 for tier in self.clients.tiers):
+            raise ValueError("at least one tier must be able to train a block; all have blocks: 0")
+        return self
+
+
+# What the published code of Fed-HeLLo does where it differs from the paper, so that its logs can be compared.
+PUBLISHED: dict[str, Any] = {
+    "model.head": "frozen",
+    "train.loss": "cross_entropy",
+    "train.lr_schedule": "published",
+    "train.weight_decay": 0.01,
+    "method.weighting": "batches",
+    "method.persist": False,
+}
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read, override and check a configuration.
+
+    Args:
+        path: A YAML file; None takes the defaults, which are the embedded demo.
+        overrides: ``a.b=c``, later ones win; the value is YAML.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a key, type or value is wrong.
+    """
+    raw = {} if path is None else _read(path)
+    for override in overrides:
+        _set(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: Mapping[str, Any]) -> Config:
+    """Check a configuration given as nested mappings, and fill in every default.
+
+    Raises:
+        ConfigError: If a key, type or value is wrong.
+    """
+    if raw.get("parity") == "published":
+        raw = _with_published_semantics(raw)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, Config, "")) from error
+    return config.model_copy(update={"method": _resolved_method(config.method)})
+
+
+def dump_config(config: Config) -> str:
+    """Return the fully resolved configuration as YAML; reading it back gives an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _resolved_method(method: MethodConfig) -> MethodConfig:
+    if method.name not in METHODS:
+        raise ConfigError(
+            f"expected method.name to be one of {', '.join(METHODS)}; found {method.name!r}"
+            + _nearest(method.name, METHODS)
+        )
+    options = METHODS[method.name].options
+    try:
+        values = options.model_validate(method.options).model_dump()
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, options, f"method ({method.name}).")) from error
+    return MethodConfig(name=method.name, **values)
+
+
+def _with_published_semantics(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Set what ``parity: published`` stands for; a key that says otherwise is an error, not a mixture."""
+    result: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
+    name = (result.get("method") or {}).get("name", MethodConfig().name)
+    for dotted, value in PUBLISHED.items():
+        section, key = dotted.split(".")
+        if section == "method" and name in METHODS and key not in METHODS[name].options.model_fields:
+            continue
+        given = result.setdefault(section, {})
+        if given.setdefault(key, value) != value:
+            raise ConfigError(
+                f"expected {dotted} to be {value!r} under parity: published; found {given[key]!r}. "
+                "Leave one of the two out."
+            )
+    return result
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML in which 5e-4 is a number, as everybody expects."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _YamlLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"expected YAML in {where}; {' '.join(str(error).split())}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected a configuration file at {path}; it cannot be read: {error}") from error
+    raw = _yaml(text, str(path))
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"expected {path} to hold sections such as model: and data:; found a {type(raw).__name__}")
+    return raw
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"expected an override such as train.rounds=5; found {override!r}")
+    *sections, key = dotted.split(".")
+    for section in sections:
+        raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"expected {dotted} to name a key of a section; {section} is a {type(raw).__name__}")
+    raw[key] = _yaml(value, f"the override {override!r}")
+
+
+def _sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
+    """Turn pydantic's first complaint into one sentence, and count the others."""
+    complaints = error.errors(include_url=False)
+    # A misspelt key often also leaves a required one missing; the misspelling is what helps.
+    first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
+    # A discriminated union puts the chosen tag into the location; the user did not write it there.
+    keys, valid = _locate(first["loc"], root)
+    dotted = prefix + ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        text = f"unknown key {dotted}" + _nearest(keys[-1], valid) + f" Valid keys: {', '.join(valid)}."
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        found = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float, bool)) else ""
+        text = f"{dotted}: {message}{found}" if dotted else message
+    more = f" ({len(complaints) - 1} more problems)" if len(complaints) > 1 else ""
+    return text + more
+
+
+def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[str], list[str]]:
+    """Return the keys that the user wrote, and the valid keys beside the last of them."""
+    keys: list[str] = []
+    kind: Any = root
+    valid: list[str] = []
+    for part in location:
+        members = {get_args(m.model_fields["kind"].annotation)[0]: m for m in _union_members(kind)}
+        if part in members:
+            kind = members[part]
+            continue
+        keys.append(str(part))
+        if isinstance(part, int):
+            kind = get_args(kind)[0]
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            valid = list(kind.model_fields)
+            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+    return keys, valid
+
+
+def _union_members(kind: Any) -> list[type[BaseModel]]:
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    members = get_args(kind) if get_origin(kind) is Union or type(kind).__name__ == "UnionType" else ()
+    return [m for m in members if isinstance(m, type) and issubclass(m, BaseModel) and "kind" in m.model_fields]
+
+
+def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f". Did you mean {close[0]}?" if close else "."

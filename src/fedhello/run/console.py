@@ -1,0 +1,161 @@
+"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fedhello.run.folder import RunFolder
+from fedhello.run.session import RoundResult, Session
+from fedhello.types import ClientReport
+
+SHOWN_ROUNDS = 20
+WIDEST_MAP = 48
+"""More blocks than this over a round's clients are shown as counts, not one mark per client and block."""
+
+
+def human_bytes(count: float | None) -> str:
+    """Write a number of bytes for people, in powers of 1000; ``–`` for None.
+
+    Example:
+        >>> human_bytes(1_234_567)
+        '1.23 MB'
+    """
+    if count is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def block_map(clients: tuple[ClientReport, ...], blocks: int) -> str:
+    """Show who trained which block: per client one mark per block, ● trained; as counts where that is too wide."""
+    if len(clients) * blocks <= WIDEST_MAP:
+        return " ".join("".join("●" if b in c.blocks else "·" for b in range(blocks)) for c in clients)
+    return " ".join(str(sum(b in c.blocks for c in clients)) for b in range(blocks))
+
+
+class ConsoleObserver:
+    """Shows progress and logs it; data for programs never goes through here."""
+
+    def __init__(self, console: Console, folder: RunFolder, total: int, quiet: bool) -> None:
+        self._console = console
+        self._folder = folder
+        self._quiet = quiet
+        self._blocks = 0
+        self._table = self._new_table()
+        self._progress = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("rounds", total=total)
+        self._live: Live | None = None
+
+    def on_start(self, session: Session) -> None:
+        """Say what is about to run."""
+        federation, config = session.federation, session.config
+        self._blocks = federation.blocks
+        capacities = "/".join(str(tier.blocks) for tier in federation.tiers)
+        self._say(
+            f"{config.method.name} on {session.model.source.base_name}: {config.train.rounds} rounds, "
+            f"{config.train.clients_per_round} of {config.data.clients} clients each, "
+            f"tiers that train {capacities} of {federation.blocks} blocks"
+        )
+        for note in session.notes:
+            self._say(f"note: {note}")
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
+            self._live.start()
+
+    def on_round(self, result: RoundResult) -> None:
+        """Show one round."""
+        record = result.record
+        cells = (
+            str(record.round + 1) + (" Γ" if record.scored else ""),
+            f"{result.test.accuracy:.3f}",
+            f"{result.validation.accuracy:.3f}",
+            f"{result.train_loss:.3f}",
+            block_map(record.clients, self._blocks),
+            human_bytes(sum(client.bytes_up for client in record.clients)),
+            human_bytes(sum(client.bytes_down for client in record.clients)),
+            f"{result.seconds:.1f}",
+        )
+        line = "round {}: test {}, validation {}, loss {}, blocks {}, up {}, down {}, {} s".format(*cells)
+        self._folder.log(line)
+        if self._live is not None:
+            if len(self._table.rows) >= SHOWN_ROUNDS:
+                self._table = self._without_first_row()
+                self._live.update(Group(self._table, self._progress))
+            self._table.add_row(*cells)
+        elif not self._quiet:
+            self._console.print(line, highlight=False, soft_wrap=True)
+        self._progress.advance(self._task)
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Close the display and show the result."""
+        if self._live is not None:
+            self._live.stop()
+        for line in closing_lines(summary, self._folder):
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if self._folder.path.exists():
+            self._folder.log(line)
+        if not self._quiet:
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _new_table(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("round", "test", "valid.", "loss", "who trained which blocks", "up", "down", "s"):
+            table.add_column(name, justify="left" if name.startswith("who") else "right", no_wrap=True)
+        return table
+
+    def _without_first_row(self) -> Table:
+        table = self._new_table()
+        rows = zip(*(list(column.cells)[1:] for column in self._table.columns), strict=True)
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+
+def closing_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
+    """Return what is said at the end: accuracy, tiers, and how to load the adapter."""
+    lines = [f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_seconds']:.0f} s"]
+    if summary["rounds"]:
+        lines.append(
+            f"{summary['metric']}: {summary['final']:.3f} after the last round, {summary['mean_last_5']:.3f} mean of "
+            f"the last 5, {summary['best_on_validation']:.3f} in the round that was best on validation"
+        )
+        for g, tier in enumerate(summary["tiers"]):
+            counts = " ".join(map(str, tier["blocks_trained"]))
+            lines.append(
+                f"tier {g}, {tier['budget']['blocks']} blocks, {tier['clients']} clients: "
+                f"took part {tier['participations']} times, trained the blocks {counts} times; "
+                f"peak {human_bytes(tier['measured_peak_bytes'])} above the model, "
+                f"{human_bytes(tier['saved_bytes'])} of it saved for backward; "
+                f"{human_bytes(tier['bytes_up'])} up per round"
+            )
+    lines += [
+        f"adapter: {folder.adapter}",
+        "load it with:",
+        "  model = transformers.AutoModelForSequenceClassification.from_pretrained("
+        f"{summary['model']!r}, num_labels={len(summary['labels'])})",
+        f"  model = peft.PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
+    ]
+    return lines

@@ -1,0 +1,63 @@
+"""Play a prepared session to its end: rounds, observers, folder; and end well when interrupted."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fedhello.errors import FedhelloError
+from fedhello.run.folder import RunFolder
+from fedhello.run.session import RoundResult, Session, rounds, start, summarise
+
+
+class Observer(Protocol):
+    """Something that only watches: a progress display, a tracker."""
+
+    def on_start(self, session: Session) -> None:
+        """Called once before the first round."""
+
+    def on_round(self, result: RoundResult) -> None:
+        """Called after each round."""
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Called once after the last round, also of an interrupted or failed run."""
+
+
+def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+    """Run all rounds and fill the folder.
+
+    Ctrl-C or an error in a round abandons that round; the rounds before it are kept, with their adapter.
+
+    Returns:
+        The summary; its ``status`` is ``finished`` or ``interrupted``.
+
+    Raises:
+        FedhelloError: If a round failed; the folder then holds a summary with the status ``failed``.
+    """
+    begin = time.perf_counter()
+    state, bytes_up_before = start(session)
+    folder.begin(session)
+    for observer in observers:
+        observer.on_start(session)
+    results: list[RoundResult] = []
+    status, failure = "finished", None
+    try:
+        for after, result in rounds(session, state):
+            state = after
+            results.append(result)
+            folder.add_round(result)
+            for observer in observers:
+                observer.on_round(result)
+    except KeyboardInterrupt:
+        status = "interrupted"
+    except FedhelloError as error:
+        status, failure = "failed", error
+    session.model.write(state.adapter.tensors)
+    seconds = time.perf_counter() - begin
+    summary = summarise(session, results, bytes_up_before=bytes_up_before, wall_seconds=seconds, status=status)
+    summary["error"] = None if failure is None else str(failure)
+    folder.finish(session, summary)
+    for observer in observers:
+        observer.on_end(summary)
+    if failure is not None:
+        raise failure
+    return summary

@@ -1,0 +1,382 @@
+"""From a configuration to a finished run: the place where all parts are put together."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedhello import algorithm
+from fedhello.client.fisher import block_scores
+from fedhello.client.training import TrainingSettings
+from fedhello.data import partition, sources
+from fedhello.data.batches import Examples, tokenise
+from fedhello.data.split import Split, stratified_split
+from fedhello.engine.local import LocalEngine
+from fedhello.errors import ConfigError, DataError
+from fedhello.methods import METHODS, BoundMethod
+from fedhello.model.adapter import LoraModel, attach_lora
+from fedhello.model.evaluation import Score, evaluate, evaluate_personal
+from fedhello.model.head import add_up, is_shared, prototype_head
+from fedhello.model.loading import load_classifier, resolve
+from fedhello.randomness import generator, integer_seed
+from fedhello.run.config import Config, DataConfig, TierConfig
+from fedhello.types import Adapter, Budget, Client, Federation, RoundRecord, RunState
+
+LAST = 5
+"""How many last rounds the reported mean is taken over."""
+
+
+@dataclass(frozen=True)
+class ServerData:
+    """What the server holds; disjoint from every client's data and from each other."""
+
+    validation: Examples
+    test: Examples
+    proxy: Examples
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that is ready to start: everything loaded and checked, nothing trained or written.
+
+    Attributes:
+        config: Fully resolved.
+        labels: Names of the classes.
+        model: With its adapter at the start.
+        federation: The clients that can be invited.
+        method: With its options.
+        engine: Reaches the clients.
+        server: The server's data.
+        histogram: Samples of each client by class, integers, shape (K, C).
+        tier_of: Tier of each client, by id.
+        notes: What a user should know before the start.
+    """
+
+    config: Config
+    labels: tuple[str, ...]
+    model: LoraModel
+    federation: Federation
+    method: BoundMethod
+    engine: LocalEngine
+    server: ServerData
+    histogram: np.ndarray
+    tier_of: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One round as it is shown and stored.
+
+    Attributes:
+        record: What the algorithm did.
+        train_loss: Mean over the round's samples.
+        validation: Of the global adapter after the round; for choosing.
+        test: Likewise; for reporting only.
+        seconds: Wall seconds of allocation, training and aggregation.
+        evaluation_seconds: Wall seconds of the two evaluations.
+    """
+
+    record: RoundRecord
+    train_loss: float
+    validation: Score
+    test: Score
+    seconds: float
+    evaluation_seconds: float
+
+
+def prepare(config: Config) -> Session:
+    """Load, check and put together everything a run needs.
+
+    Raises:
+        FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
+    """
+    data = sources.load(
+        config.data.name,
+        text_column=config.data.text,
+        label_column=config.data.label,
+        group_column=getattr(config.data.partition, "column", None),
+        deduplicate=config.data.deduplicate,
+    )
+    model = load_model(config, data.label_names)
+    examples, cut = tokenise(data.texts, data.labels, model.tokenizer, config.data.max_length)
+    notes = list(data.notes)
+    if cut:
+        notes.append(f"{cut} of {len(examples)} texts were cut to data.max_length, {config.data.max_length} tokens")
+
+    held_out = stratified_split(
+        data.labels, validation=config.data.validation, test=config.data.test, proxy=config.data.proxy
+    )
+    parts = _partition(config.data, data, held_out, config.run.seed)
+    federation, tier_of, left_out = _federation(config, parts, data.labels, model.blocks.count)
+    if left_out:
+        notes.append(
+            f"{len(left_out)} clients hold one class only and are not invited to train, since train.loss: restricted "
+            f"would teach them nothing: {', '.join(map(str, left_out))}"
+        )
+    method = METHODS[config.method.name]
+    if method.uses_scores and not len(held_out.proxy):
+        raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
+
+    engine = LocalEngine(
+        model=model,
+        federation=federation,
+        data={k: examples.subset(part) for k, part in enumerate(parts)},
+        settings=_training_settings(config),
+        personal_heads={} if config.model.head == "local" else None,
+    )
+    server = ServerData(
+        validation=examples.subset(held_out.validation),
+        test=examples.subset(held_out.test),
+        proxy=examples.subset(held_out.proxy),
+    )
+    return Session(
+        config=config,
+        labels=data.label_names,
+        model=model,
+        federation=federation,
+        method=method.bind(**config.method.options),
+        engine=engine,
+        server=server,
+        histogram=partition.label_histogram(parts, data.labels, len(data.label_names)),
+        tier_of=tier_of,
+        notes=tuple(notes),
+    )
+
+
+def load_model(config: Config, labels: Sequence[str]) -> LoraModel:
+    """Load the configured foundation model with a fresh adapter and head, on its device.
+
+    Raises:
+        MissingExtraError: If an embedded model is not installed.
+        ModelError: If it cannot be loaded, verified or understood.
+    """
+    source = resolve(config.model.name, config.model.revision)
+    base = load_classifier(source, labels, integer_seed(config.run.seed, "head"))
+    lora = config.model.lora
+    model = attach_lora(
+        base,
+        classes=len(labels),
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=lora.targets,
+        seed=integer_seed(config.run.seed, "lora"),
+    )
+    model.module.to(_device(config.run.device))
+    return model
+
+
+def start(session: Session) -> tuple[RunState, int]:
+    """Return the state before round 0, and the bytes that clients sent for the head's class prototypes."""
+    model, bytes_up = session.model, 0
+    if session.config.model.head == "prototypes":
+        parts = list(session.engine.class_sums())
+        bytes_up = sum(part.nbytes for part in parts)
+        weight, bias = prototype_head(add_up(parts), session.config.model.head_scale)
+        head = {model.head_tensor_name("weight"): weight, model.head_tensor_name("bias"): bias}
+        model.write({name: value for name, value in head.items() if name in model.head_names})
+    return algorithm.init(model.snapshot(is_shared(session.config.model.head))), bytes_up
+
+
+def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
+    """Play the remaining rounds one by one, evaluating the global adapter after each."""
+
+    def fisher(adapter: Adapter) -> tuple[float, ...]:
+        session.model.write(adapter.tensors)
+        return block_scores(session.model, session.server.proxy)
+
+    while state.round < session.config.train.rounds:
+        begin = time.perf_counter()
+        state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher)
+        played = time.perf_counter()
+        validation, test = score(session, state.adapter)
+        samples = sum(report.samples for report in record.clients)
+        loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples
+        yield (
+            state,
+            RoundResult(record, loss, validation, test, played - begin, time.perf_counter() - played),
+        )
+
+
+def score(session: Session, adapter: Adapter) -> tuple[Score, Score]:
+    """Score an adapter on the validation and the test set, with personal heads if clients keep their own."""
+    session.model.write(adapter.tensors)
+    heads = session.engine.personal_heads
+    if heads is None:
+        return evaluate(session.model, session.server.validation), evaluate(session.model, session.server.test)
+    classes = {client.id: client.classes for client in session.federation.clients}
+    return (
+        evaluate_personal(session.model, session.server.validation, heads, classes),
+        evaluate_personal(session.model, session.server.test, heads, classes),
+    )
+
+
+def summarise(
+    session: Session,
+    results: Sequence[RoundResult],
+    *,
+    bytes_up_before: int,
+    wall_seconds: float,
+    status: str,
+) -> dict[str, Any]:
+    """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
+
+    ``final`` and ``mean_last_5`` are of the test set; ``best_on_validation`` is the test accuracy of the round that
+    was best on the validation set.
+    """
+    reports = [report for result in results for report in result.record.clients]
+    train_seconds = sum(report.metrics["seconds"] for report in reports)
+    samples = sum(report.samples * session.config.train.epochs for report in reports)
+    test = [result.test.accuracy for result in results]
+    best = max(range(len(results)), key=lambda i: results[i].validation.accuracy, default=None)
+    return {
+        "status": status,
+        "method": session.config.method.name,
+        "seed": session.config.run.seed,
+        "rounds": len(results),
+        "metric": "test accuracy of personal heads" if session.engine.personal_heads is not None else "test accuracy",
+        "final": test[-1] if test else None,
+        "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
+        "best_on_validation": None if best is None else test[best],
+        "best_round": None if best is None else best,
+        "bytes_up": bytes_up_before + sum(report.bytes_up for report in reports),
+        "bytes_down": sum(report.bytes_down for report in reports),
+        "wall_seconds": wall_seconds,
+        "train_seconds": train_seconds,
+        "evaluation_seconds": sum(result.evaluation_seconds for result in results),
+        "samples": samples,
+        "samples_per_second": samples / train_seconds if train_seconds else None,
+        "tiers": [_tier_summary(session, results, g) for g in range(len(session.federation.tiers))],
+        "model": session.model.source.base_name,
+        "labels": list(session.labels),
+        "notes": list(session.notes),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("fedhello", "torch", "transformers", "peft", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def assign_tiers(clients: int, tiers: Sequence[TierConfig]) -> tuple[int, ...]:
+    """Return each client's tier: consecutive ids, sizes by largest remainder, so thirds of 100 are 34, 33, 33."""
+    quotas = [Fraction(tier.share).limit_denominator(10**6) * clients for tier in tiers]
+    sizes = [int(quota) for quota in quotas]
+    by_remainder = sorted(range(len(tiers)), key=lambda g: (sizes[g] - quotas[g], g))
+    for g in by_remainder[: clients - sum(sizes)]:
+        sizes[g] += 1
+    return tuple(g for g, size in enumerate(sizes) for _ in range(size))
+
+
+def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, seed: int) -> list[np.ndarray]:
+    """Return the positions, in the whole data set, of each client's samples."""
+    rng = generator(seed, "partition")
+    labels, how, clients = data.labels[split.train], config.partition, config.clients
+    match how.kind:
+        case "iid":
+            parts = partition.iid(len(labels), clients, rng)
+        case "dirichlet":
+            parts = partition.dirichlet(labels, clients, how.alpha, how.minimum, rng)
+        case "pathological":
+            parts = partition.pathological(labels, clients, how.classes_per_client, how.minimum, rng)
+        case "natural":
+            parts = partition.natural([data.groups[i] for i in split.train], clients, rng)
+    empty = [k for k, part in enumerate(parts) if len(part) == 0]
+    if empty:
+        raise DataError(f"expected every client to have a sample; clients {empty} have none. Lower data.clients.")
+    return [split.train[part] for part in parts]
+
+
+def _federation(
+    config: Config, parts: Sequence[np.ndarray], labels: np.ndarray, blocks: int
+) -> tuple[Federation, tuple[int, ...], list[int]]:
+    """Return the federation of the clients that can be invited, every client's tier, and who was left out."""
+    for g, tier in enumerate(config.clients.tiers):
+        if tier.blocks > blocks:
+            raise ConfigError(
+                f"expected clients.tiers.{g}.blocks to be at most {blocks}, the blocks of {config.model.name}; "
+                f"found {tier.blocks}"
+            )
+    tier_of = assign_tiers(len(parts), config.clients.tiers)
+    budgets = tuple(Budget(blocks=tier.blocks) for tier in config.clients.tiers)
+    everyone = [
+        Client(k, tier_of[k], budgets[tier_of[k]], len(part), tuple(np.unique(labels[part]).tolist()))
+        for k, part in enumerate(parts)
+    ]
+    teachable = config.train.loss == "cross_entropy"
+    invited = tuple(client for client in everyone if teachable or len(client.classes) > 1)
+    left_out = [client.id for client in everyone if client not in invited]
+    if len(invited) < config.train.clients_per_round:
+        raise ConfigError(
+            f"expected {config.train.clients_per_round} clients to invite in each round; {len(left_out)} of "
+            f"{len(everyone)} clients hold one class only, which train.loss: restricted cannot use. "
+            "Lower train.clients_per_round or choose train.loss: cross_entropy."
+        )
+    federation = Federation(invited, budgets, blocks, config.train.clients_per_round, config.run.seed)
+    return federation, tier_of, left_out
+
+
+def _training_settings(config: Config) -> TrainingSettings:
+    train = config.train
+    return TrainingSettings(
+        rounds=train.rounds,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        optimizer=train.optimizer,
+        lr=train.lr,
+        lr_schedule=train.lr_schedule,
+        lr_decay=train.lr_decay,
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+        loss=train.loss,
+        autocast=train.autocast,
+        measure_memory=train.measure_memory,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"expected run.device to be auto, cpu or an available device; {name!r}: {reason}") from error
+    return device
+
+
+def _tier_summary(session: Session, results: Sequence[RoundResult], tier: int) -> dict[str, Any]:
+    """Put what one tier did into numbers; the peaks are the largest seen, the rest means per client and round."""
+    reports = [report for result in results for report in result.record.clients if report.tier == tier]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return sum(values) / len(values) if values else None
+
+    def largest(metric: str) -> float | None:
+        return max((report.metrics[metric] for report in reports if metric in report.metrics), default=None)
+
+    trained = np.zeros(session.federation.blocks, dtype=int)
+    for report in reports:
+        trained[list(report.blocks)] += 1
+    return {
+        "budget": {"blocks": session.federation.tiers[tier].blocks},
+        "clients": session.tier_of.count(tier),
+        "participations": len(reports),
+        "blocks_trained": trained.tolist(),
+        "predicted_peak_bytes": None,
+        "measured_peak_bytes": largest("peak_bytes"),
+        "saved_bytes": largest("saved_bytes"),
+        "seconds": mean([report.metrics["seconds"] for report in reports]),
+        "bytes_up": mean([report.bytes_up for report in reports]),
+        "bytes_down": mean([report.bytes_down for report in reports]),
+    }
