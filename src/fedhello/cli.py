@@ -36,12 +36,11 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")
 def main() -> None:
     """Run the command line; errors become one sentence on standard error and a numbered exit code."""
     try:
-        app(standalone_mode=False)
+        # Without standalone mode, click returns the code of typer.Exit instead of raising it.
+        code = app(standalone_mode=False)
     except FedhelloError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except typer.Exit as exit_:
-        sys.exit(exit_.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted; nothing was written", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -51,6 +50,7 @@ def main() -> None:
             raise
         print(f"error: {usage()} See fedhello --help.", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
+    sys.exit(code or 0)
 
 
 @app.callback()

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import log_softmax
+
+from fedhello.client.fisher import block_scores
+
+
+def warm(model):
+    tensors = model.snapshot(share_head=True).tensors
+    generator = torch.Generator().manual_seed(1)
+    model.write({name: 0.5 * torch.randn(v.shape, generator=generator) for name, v in tensors.items()})
+    return model
+
+
+def by_functional_jacobian(model, proxy):
+    """An independent reference: one Jacobian of all samples' log-likelihoods per LoRA factor."""
+    names = {n: p for n, p in model.module.named_parameters() if "lora_" in n}
+    totals = np.zeros(model.blocks.count)
+    model.module.eval()
+    for name, parameter in names.items():
+        block = int(name.split(".layer.")[1].split(".")[0])
+
+        def likelihoods(value, name=name):
+            rows = []
+            for i in range(len(proxy)):
+                batch = proxy.batch(np.array([i]))
+                z = torch.func.functional_call(model.module, {name: value}, (), batch.inputs).logits
+                rows.append(log_softmax(z, dim=1)[0, batch.labels[0]])
+            return torch.stack(rows)
+
+        jacobian = torch.autograd.functional.jacobian(likelihoods, parameter.detach())
+        totals[block] += float(jacobian.double().square().sum())
+    return totals / len(proxy)
+
+
+def test_scores_are_the_mean_squared_gradients_of_the_log_likelihood(tiny_model, random_examples):
+    model, proxy = warm(tiny_model(blocks=3)), random_examples(samples=7)
+    assert block_scores(model, proxy) == pytest.approx(by_functional_jacobian(model, proxy), rel=1e-4)
+
+
+def test_every_sample_counts_exactly_once(tiny_model, random_examples):
+    model, proxy = warm(tiny_model()), random_examples(samples=6)
+    singles = [block_scores(model, proxy.subset(np.array([i]))) for i in range(6)]
+    assert block_scores(model, proxy) == pytest.approx(np.mean(singles, axis=0), rel=1e-6)
+
+
+def test_scores_are_taken_in_evaluation_mode(tiny_model, random_examples):
+    quiet, noisy = warm(tiny_model(dropout=0.0)), warm(tiny_model(dropout=0.5))
+    noisy.module.train()
+    proxy = random_examples(samples=4)
+    assert block_scores(noisy, proxy) == pytest.approx(block_scores(quiet, proxy), rel=1e-5)
+
+
+def test_scoring_changes_no_value_and_leaves_no_gradient(tiny_model, random_examples):
+    model = warm(tiny_model())
+    before = model.snapshot(share_head=True).tensors
+    block_scores(model, random_examples())
+    after = model.snapshot(share_head=True).tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in model.module.parameters())
+
+
+def test_the_head_is_no_part_of_any_score(tiny_model, random_examples):
+    model = warm(tiny_model())
+    # With B = 0 and A = 0 no LoRA factor has a gradient, whatever the head does.
+    names = [name for name, block in model.block_of.items() if block is not None]
+    model.write({name: torch.zeros_like(model.read([name])[name]) for name in names})
+    assert block_scores(model, random_examples()) == (0.0, 0.0, 0.0)

@@ -1,0 +1,143 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from fedhello import algorithm
+from fedhello.client.training import TrainingSettings
+from fedhello.engine import local as local_module
+from fedhello.engine.local import LocalEngine
+from fedhello.engine.wire import encode_tensors
+from fedhello.methods import METHODS
+from fedhello.types import Allocation
+
+SETTINGS = TrainingSettings(
+    rounds=4, epochs=1, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
+    weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
+)  # fmt: skip
+
+
+@pytest.fixture
+def engine(tiny_model, random_examples, federation):
+    def build(capacities=(1, 2, 3), head="shared", **settings):
+        model = tiny_model(blocks=3)
+        data = {k: random_examples(samples=10 + k, seed=k) for k in range(len(capacities))}
+        world = federation(list(capacities), blocks=3)
+        personal = {} if head == "personal" else None
+        return LocalEngine(model, world, data, replace(SETTINGS, **settings), personal)
+
+    return build
+
+
+def test_updates_come_in_ascending_order_and_hold_exactly_the_allocated_tensors(engine):
+    e = engine()
+    adapter = e.model.snapshot(share_head=True)
+    updates = list(e.train(adapter, {2: Allocation((1,)), 0: Allocation(()), 1: Allocation((0, 2))}, t=0))
+    assert [u.client for u in updates] == [0, 1, 2]
+    assert [u.samples for u in updates] == [10, 11, 12]
+    assert [len(u.tensors) for u in updates] == [2, 10, 6]
+    assert set(updates[2].tensors) == set(adapter.names(Allocation((1,))))
+
+
+def test_every_client_starts_from_the_global_adapter(engine):
+    e = engine()
+    adapter = e.model.snapshot(share_head=True)
+    allocation = Allocation((0, 1, 2))
+    alone = next(iter(e.train(adapter, {2: allocation}, t=0)))
+    *_, after_others = e.train(adapter, {0: allocation, 1: allocation, 2: allocation}, t=0)
+    assert all(torch.equal(alone.tensors[name], after_others.tensors[name]) for name in alone.tensors)
+
+
+def test_the_global_adapter_is_not_changed_by_training(engine):
+    e = engine()
+    adapter = e.model.snapshot(share_head=True)
+    copy = {name: value.clone() for name, value in adapter.tensors.items()}
+    list(e.train(adapter, {0: Allocation((0, 1, 2))}, t=0))
+    assert all(torch.equal(copy[name], adapter.tensors[name]) for name in copy)
+
+
+def test_bytes_are_those_of_the_messages(engine, monkeypatch):
+    sent = []
+    real = local_module.encode_update
+
+    def spy(update):
+        sent.append(real(update))
+        return sent[-1]
+
+    monkeypatch.setattr(local_module, "encode_update", spy)
+    e = engine()
+    adapter = e.model.snapshot(share_head=True)
+    updates = list(e.train(adapter, {0: Allocation((1,)), 2: Allocation((0, 1, 2))}, t=0))
+    assert [u.bytes_up for u in updates] == [len(payload) for payload in sent]
+    assert {u.bytes_down for u in updates} == {len(encode_tensors(adapter.tensors))}
+    assert load(encode_tensors(adapter.tensors)).keys() == adapter.tensors.keys()
+
+
+def test_no_model_is_copied_per_client(engine, monkeypatch):
+    import copy
+
+    e = engine()
+    identity = id(e.model.module)
+    monkeypatch.setattr(copy, "deepcopy", lambda *_: pytest.fail("a model was copied"))
+    list(e.train(e.model.snapshot(share_head=True), {0: Allocation((0,)), 1: Allocation((1,))}, t=0))
+    assert id(e.model.module) == identity
+
+
+def test_personal_heads_stay_with_their_clients(engine):
+    e = engine(head="personal")
+    adapter = e.model.snapshot(share_head=False)
+    start = e.model.read(e.model.head_names)
+    both = {0: Allocation((0,)), 1: Allocation((0,))}
+    updates = list(e.train(adapter, both, t=0))
+    assert all(set(u.tensors) == set(adapter.names(Allocation((0,)))) for u in updates)
+    weight = e.model.head_tensor_name("weight")
+    first = {k: head[weight].clone() for k, head in e.personal_heads.items()}
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], start[weight])
+    list(e.train(adapter, {0: Allocation((0,))}, t=1))
+    assert not torch.equal(first[0], e.personal_heads[0][weight])
+    assert torch.equal(first[1], e.personal_heads[1][weight])
+
+
+def test_a_personal_head_goes_on_from_where_it_was(engine):
+    e = engine(head="personal", lr=1e-6)
+    adapter = e.model.snapshot(share_head=False)
+    weight = e.model.head_tensor_name("weight")
+    e.personal_heads[0] = {
+        name: torch.full_like(value, 0.5) for name, value in e.model.read(e.model.head_names).items()
+    }
+    list(e.train(adapter, {0: Allocation((0,))}, t=0))
+    assert e.personal_heads[0][weight] == pytest.approx(torch.full((3, 8), 0.5), abs=1e-4)
+
+
+def test_frozen_heads_neither_train_nor_travel(engine):
+    e = engine()
+    adapter = e.model.snapshot(share_head=False)
+    start = e.model.read(e.model.head_names)
+    (update,) = e.train(adapter, {0: Allocation((0, 1))}, t=0)
+    assert not set(update.tensors) & set(e.model.head_names)
+    assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
+
+
+def test_class_sums_cover_every_client_once(engine):
+    e = engine()
+    sums = list(e.class_sums())
+    assert [int(s.counts.sum()) for s in sums] == [10, 11, 12]
+    labels = np.bincount(e.data[1].labels, minlength=3)
+    assert sums[1].counts.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_two_runs_with_one_seed_give_bit_identical_adapters(engine, name):
+    def play():
+        e = engine()
+        state = algorithm.init(e.model.snapshot(share_head=True))
+        for _ in range(3):
+            method = METHODS[name].bind()
+            state, _ = algorithm.round(state, e.federation, method, e.train, lambda _: (1.0, 2.0, 3.0))
+        return state.adapter.tensors
+
+    one, other = play(), play()
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    RobertaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from fedhello.errors import ModelError
+from fedhello.model.blocks import Blocks, find_attention_qv, find_blocks, find_head, find_named
+
+SMALL = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_labels": 4}
+
+
+def classifier(config) -> nn.Module:
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_bert_blocks_projections_and_head(count):
+    model = classifier(BertConfig(num_hidden_layers=count, vocab_size=20, **SMALL))
+    blocks = find_blocks(model)
+    assert blocks == Blocks("bert.encoder.layer", count)
+    paths = find_attention_qv(model, blocks)
+    assert len(paths) == 2 * count
+    assert paths[:2] == [f"bert.encoder.layer.0.attention.self.{name}" for name in ("query", "value")]
+    assert find_head(model, 4) == (["classifier"], "classifier")
+
+
+def test_other_encoders_are_found_by_structure():
+    roberta = classifier(RobertaConfig(num_hidden_layers=2, vocab_size=20, **SMALL))
+    assert find_blocks(roberta).path == "roberta.encoder.layer"
+    assert find_head(roberta, 4) == (["classifier"], "classifier.out_proj")
+    distil = classifier(DistilBertConfig(vocab_size=20, dim=8, n_heads=2, hidden_dim=16, n_layers=3, num_labels=4))
+    assert find_blocks(distil) == Blocks("distilbert.transformer.layer", 3)
+    assert len(find_attention_qv(distil, find_blocks(distil))) == 6
+    assert find_head(distil, 4) == (["pre_classifier", "classifier"], "classifier")
+    vit = ViTForImageClassification(ViTConfig(num_hidden_layers=2, image_size=8, patch_size=4, **SMALL))
+    assert find_blocks(vit).count == 2
+    assert len(find_attention_qv(vit, find_blocks(vit))) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("bert.encoder.layer.1.attention.self.query", 1),
+        ("bert.encoder.layer.10.attention.self.query", 10),
+        ("bert.encoder.layer.119.output.dense", 119),
+        ("bert.embeddings.word_embeddings", None),
+        ("bert.encoder.layers.1.x", None),
+        ("classifier1.10", None),
+    ],
+)
+def test_block_numbers_are_parsed_never_matched(name, block):
+    assert Blocks("bert.encoder.layer", 120).index(name) == block
+
+
+def test_a_model_without_blocks_names_its_parts():
+    with pytest.raises(ModelError, match=r"0 \(Linear\), 1 \(ReLU\)"):
+        find_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+
+
+def test_an_encoder_decoder_is_refused_naming_both():
+    config = T5Config(vocab_size=20, d_model=8, d_ff=16, num_layers=2, num_heads=2, d_kv=4)
+    with pytest.raises(ModelError, match=r"encoder\.block \(2 blocks\), decoder\.block \(2 blocks\)"):
+        find_blocks(T5ForConditionalGeneration(config))
+
+
+def test_blocks_without_query_and_value_name_what_they_have():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.mid, self.down = nn.Linear(2, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    model = nn.Module()
+    model.layers = nn.ModuleList([Block(), Block()])
+    with pytest.raises(ModelError, match="up, mid, down"):
+        find_attention_qv(model, find_blocks(model))
+    assert find_named(model, find_blocks(model), ["up"]) == ["layers.0.up", "layers.1.up"]
+    with pytest.raises(ModelError, match=r"sideways not found.*down, mid, up"):
+        find_named(model, find_blocks(model), ["sideways"])
+
+
+def test_a_head_of_another_size_is_refused():
+    model = classifier(BertConfig(num_hidden_layers=1, vocab_size=20, **SMALL))
+    with pytest.raises(ModelError, match="linear layer with 7 outputs"):
+        find_head(model, 7)
+
+
+def test_projections_outside_the_blocks_are_left_alone():
+    model = classifier(BertConfig(num_hidden_layers=1, vocab_size=20, **SMALL))
+    model.value = nn.Linear(8, 8)
+    blocks = find_blocks(model)
+    assert "value" not in find_attention_qv(model, blocks)
+    assert torch.is_tensor(model.value.weight)

@@ -1,0 +1,158 @@
+import doctest
+import inspect
+
+import pytest
+import torch
+
+from fedhello import algorithm, randomness
+from fedhello.allocation import geometric
+from fedhello.methods import METHODS
+from fedhello.run import console
+from fedhello.types import Adapter, Update
+
+
+def number_adapter(blocks: int) -> Adapter:
+    """One number per block, named like real tensors, and a head."""
+    tensors = {f"layer.{b}.lora_A": torch.zeros(1) for b in range(blocks)} | {"head": torch.zeros(1)}
+    return Adapter(tensors, {**{f"layer.{b}.lora_A": b for b in range(blocks)}, "head": None})
+
+
+def trainer(federation, log=None):
+    """Training that adds the client's id plus one to whatever is allocated."""
+    samples = {client.id: client.samples for client in federation.clients}
+
+    def train(adapter, allocations, t):
+        if log is not None:
+            log.append((t, dict(allocations)))
+        for k in sorted(allocations):
+            names = adapter.names(allocations[k])
+            yield Update(k, t, samples[k], {n: adapter.tensors[n] + k + 1 for n in names}, {"loss": 0.0, "batches": 1})
+
+    return train
+
+
+@pytest.mark.parametrize("module", [algorithm, geometric, randomness, console])
+def test_examples_in_docstrings_are_true(module):
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+def test_algorithm_1_fits_on_a_page_and_imports_only_the_core():
+    source = inspect.getsource(algorithm)
+    assert source.count("\n") <= 150
+    imported = {line.split()[1] for line in source.splitlines() if line.startswith("from fedhello")}
+    assert imported == {"fedhello.methods", "fedhello.randomness", "fedhello.types"}
+    assert "torch" not in [line.split()[1] for line in source.splitlines() if line.startswith(("import", "from"))]
+
+
+@pytest.mark.parametrize("blocks", [12, 30, 120])
+def test_allocating_block_1_trains_block_1_alone(blocks, federation):
+    # The published code matches "1" as a substring, and so freezes or trains 10, 11, 21, 100 … with it.
+    world = federation([1], blocks=blocks)
+    adapter = number_adapter(blocks)
+    from fedhello.types import Allocation
+
+    (update,) = trainer(world)(adapter, {0: Allocation((1,))}, 0)
+    assert set(update.tensors) == {"layer.1.lora_A", "head"}
+
+
+def test_a_round_leaves_the_state_before_it_alone(federation):
+    world = federation([1, 3], blocks=3)
+    before = algorithm.init(number_adapter(3))
+    after, _ = algorithm.round(before, world, METHODS["gd-hla"].bind(), trainer(world), None)
+    assert before.round == 0
+    assert all(float(value) == 0 for value in before.adapter.tensors.values())
+    assert after.round == 1
+
+
+def test_blocks_that_nobody_trained_keep_their_bits(federation):
+    world = federation([1, 2], blocks=4)
+    before = algorithm.init(number_adapter(4))
+    method = METHODS["gd-hla"].bind(pattern="triangle")
+    after, record = algorithm.round(before, world, method, trainer(world), None)
+    assert record.contributors == (2, 1, 0, 0)
+    for block in (2, 3):
+        assert after.adapter.tensors[f"layer.{block}.lora_A"] is before.adapter.tensors[f"layer.{block}.lora_A"]
+    # block 1: client 1 alone; head: (10·1 + 11·2)/21
+    assert float(after.adapter.tensors["layer.1.lora_A"]) == 2.0
+    assert float(after.adapter.tensors["head"]) == pytest.approx(32 / 21)
+
+
+def test_scores_are_computed_when_due_and_persist_until_the_next(federation):
+    world = federation([1, 2], blocks=3)
+    method = METHODS["fed-hello"].bind(warmup=2, refresh=3)
+    calls = []
+
+    def score(adapter):
+        calls.append(float(adapter.tensors["head"]))
+        return (1.0, 2.0, float(len(calls)))
+
+    state, used = algorithm.init(number_adapter(3)), []
+    for _ in range(7):
+        state, record = algorithm.round(state, world, method, trainer(world), score)
+        used.append((record.scored, record.scores))
+    first, second = (1.0, 2.0, 1.0), (1.0, 2.0, 2.0)
+    assert used == [
+        (False, None), (False, None), (True, first), (False, first), (False, first), (True, second), (False, second),
+    ]  # fmt: skip
+    assert len(set(calls)) == 2
+
+
+def test_a_method_that_needs_scores_says_so(federation):
+    world = federation([1], blocks=3)
+    with pytest.raises(ValueError, match="no score function"):
+        algorithm.round(algorithm.init(number_adapter(3)), world, METHODS["fim-hla"].bind(), trainer(world), None)
+
+
+def test_sampling_is_without_replacement_sorted_and_fair(federation):
+    world = federation([1] * 10, blocks=3, clients_per_round=4)
+    counts = [0] * 10
+    for t in range(1000):
+        ids = [client.id for client in algorithm.sample_clients(world, t)]
+        assert ids == sorted(set(ids))
+        assert len(ids) == 4
+        for k in ids:
+            counts[k] += 1
+    assert max(counts) - min(counts) < 80  # 400 ± 5 standard deviations of 15.5
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_repeats_bit_for_bit_and_differs_by_seed(name, federation):
+    def play(seed):
+        world = federation([1, 2, 3, 4, 5, 6], blocks=6, clients_per_round=3, seed=seed)
+        state, seen = algorithm.init(number_adapter(6)), []
+        for _ in range(15):
+            state, record = algorithm.round(
+                state, world, METHODS[name].bind(), trainer(world), lambda _: (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+            )
+            seen.append(record)
+        return {n: float(v) for n, v in state.adapter.tensors.items()}, seen
+
+    assert play(0) == play(0)
+    assert play(0) != play(1)
+
+
+def test_a_run_can_stop_and_go_on(federation):
+    world = federation([1, 2, 3, 4], blocks=4, clients_per_round=2)
+    method = METHODS["rgd-hla"].bind()
+
+    def play(state, rounds):
+        for _ in range(rounds):
+            state, _ = algorithm.round(state, world, method, trainer(world), None)
+        return state
+
+    whole = play(algorithm.init(number_adapter(4)), 6)
+    half = play(algorithm.init(number_adapter(4)), 3)
+    kept = algorithm.RunState(half.round, half.adapter, half.scores)
+    assert {n: float(v) for n, v in play(kept, 3).adapter.tensors.items()} == {
+        n: float(v) for n, v in whole.adapter.tensors.items()
+    }
+
+
+def test_the_table_of_methods_is_complete():
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.paper
+        assert method.summary
+        assert "weighting" in method.options.model_fields
