@@ -42,7 +42,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's own usage errors
@@ -191,7 +191,10 @@ def report(
     if picture is None:
         print(write_report(folder))
     else:
-        picture.write_text(svg(folder) + "\n", encoding="utf-8")
+        try:
+            picture.write_text(svg(folder) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(f"expected to write {picture}; {error.strerror or error}") from error
         print(picture)
 
 

@@ -71,7 +71,9 @@ def test_bytes_are_those_of_the_messages(engine, monkeypatch):
     adapter = e.model.snapshot(share_head=True)
     updates = list(e.train(adapter, {0: Allocation((1,)), 2: Allocation((0, 1, 2))}, t=0))
     assert [u.bytes_up for u in updates] == [len(payload) for payload in sent]
-    assert {u.bytes_down for u in updates} == {len(encode_tensors(adapter.tensors))}
+    adapter_bytes = len(encode_tensors(adapter.tensors))
+    tasks = ['{"round":0,"blocks":[1]}', '{"round":0,"blocks":[0,1,2]}']
+    assert [u.bytes_down for u in updates] == [adapter_bytes + len(task) for task in tasks]
     assert load(encode_tensors(adapter.tensors)).keys() == adapter.tensors.keys()
 
 
@@ -123,8 +125,9 @@ def test_frozen_heads_neither_train_nor_travel(engine):
 
 def test_class_sums_cover_every_client_once(engine):
     e = engine()
-    sums = list(e.class_sums())
+    sums, sizes = zip(*e.class_sums(), strict=True)
     assert [int(s.counts.sum()) for s in sums] == [10, 11, 12]
+    assert all(size > 8 * 3 * (8 + 2) for size in sizes)
     labels = np.bincount(e.data[1].labels, minlength=3)
     assert sums[1].counts.tolist() == labels.tolist()
 
@@ -141,3 +144,18 @@ def test_two_runs_with_one_seed_give_bit_identical_adapters(engine, name):
 
     one, other = play(), play()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_no_private_head_is_left_in_the_model(engine):
+    e = engine(head="personal")
+    start = e.model.read(e.model.head_names)
+    list(e.train(e.model.snapshot(share_head=False), {0: Allocation((0,)), 1: Allocation((0,))}, t=0))
+    assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
+
+
+def test_equal_runs_send_equally_many_bytes(engine):
+    def sent():
+        e = engine()
+        return [u.bytes_up for u in e.train(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0)]
+
+    assert sent() == sent()

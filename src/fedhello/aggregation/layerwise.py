@@ -1,5 +1,7 @@
 """Layer-wise averaging: every tensor is averaged over the clients that trained it (Fed-HeLLo, Eq. 3).
 
+The paper's weights were known to us from second hand only, as "by client counts"; w_k is therefore an option.
+
     θ_l ← Σ_{k ∈ C_l} w_k θ_{k,l} / Σ_{k ∈ C_l} w_k,        C_l = the selected clients that hold block l
 
 which equals θ_l + Σ w_k δ_{k,l} / Σ w_k for the deltas δ_{k,l} = θ_{k,l} − θ_l. A tensor that nobody trained

@@ -1,4 +1,4 @@
-"""FIM-HLA: blocks whose LoRA factors the loss is most sensitive to are drawn most often (Fed-HeLLo, §IV-A).
+"""FIM-HLA: blocks whose LoRA factors the loss is most sensitive to are drawn most often (Fed-HeLLo).
 
     Γ_l = (1/|D|) Σ_{d ∈ D} ‖∇_{θ_l} log p(y_d | x_d)‖²        (computed in fedhello.client.fisher)
 
@@ -6,8 +6,8 @@ The scores are grouped into G clusters; the blocks of the cluster with the g-th 
 
     p_l = g(l) / Σ_j g(j),        g ∈ {1, …, G}.
 
-With G = 3 and L = 12 these are the published multiples of 1/27. The published code takes k-means labels for
-an order, which they are not; here the clusters are ordered by their centroid.
+The published code gives its three clusters the weights 1, 2 and 3 as well (in 27ths), but takes k-means labels for
+their order, which they are not; here the clusters are ordered by their centroid.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""GD-HLA and RGD-HLA: which blocks a client trains, by their position in the model (Fed-HeLLo, §IV).
+"""GD-HLA and RGD-HLA: which blocks a client trains, by their position in the model (Fed-HeLLo).
 
 For L blocks and capacity c a pattern names a set S_c ⊆ {0, …, L−1} with |S_c| = c:
 
@@ -112,7 +112,7 @@ def draw_blocks(probabilities: np.ndarray, capacity: int, rng: np.random.Generat
 
 
 def gd_hla(situation: Situation, *, pattern: Pattern = "bottleneck") -> Allocation:
-    """GD-HLA: every client keeps its pattern's blocks for the whole run (Fed-HeLLo, §IV-B).
+    """GD-HLA: every client keeps its pattern's blocks for the whole run (Fed-HeLLo).
 
     ``uniform`` starts each client's set where the set of the client before it ended, so over all clients
     every block is held equally often, give or take one.
@@ -125,7 +125,7 @@ def gd_hla(situation: Situation, *, pattern: Pattern = "bottleneck") -> Allocati
 def rgd_hla(
     situation: Situation, *, pattern: Pattern = "bottleneck", tier_weighting: TierWeighting = "equal"
 ) -> Allocation:
-    """RGD-HLA: c blocks drawn from the pattern's p, anew for each client and round (Fed-HeLLo, §IV-B).
+    """RGD-HLA: c blocks drawn from the pattern's p, anew for each client and round (Fed-HeLLo).
 
     ``tier_weighting`` counts every tier once (``equal``, as published) or by its number of ``clients``.
     """

@@ -45,7 +45,7 @@ def fed_hello(
     clusters: Clusters = 3,
     persist: bool = True,
 ) -> Allocation:
-    """Fed-HeLLo: RGD-HLA before ``warmup``, FIM-HLA from then on (Fed-HeLLo, §IV-C and Algorithm 1)."""
+    """Fed-HeLLo: RGD-HLA before ``warmup``, FIM-HLA from then on (Fed-HeLLo, Algorithm 1)."""
     t = situation.round
     by_fisher = t >= warmup if persist else after_warmup(t, warmup=warmup, refresh=refresh)
     if by_fisher:

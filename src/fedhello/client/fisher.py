@@ -1,4 +1,4 @@
-"""Fisher scores of the blocks on the server's proxy set (Fed-HeLLo, §IV-A).
+"""Fisher scores of the blocks on the server's proxy set (Fed-HeLLo).
 
     Γ_l = (1/|D|) Σ_{d ∈ D} ‖∇_{θ_l} log p(y_d | x_d)‖²,        θ_l = the LoRA factors of block l
 

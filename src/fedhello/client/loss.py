@@ -30,7 +30,8 @@ def classification_loss(logits: Tensor, labels: Tensor, absent: Tensor | None) -
 
     A client that holds 2 of 5 classes would otherwise learn, first of all, that the other three never occur, and
     teach it to everyone. Restricting the softmax to the client's own classes leaves the others' logits without a
-    gradient (Li & Zhan 2021, "FedRS: Federated learning with restricted softmax", with α = 0 taken to the limit).
+    gradient. After Li & Zhan 2021, "FedRS: Federated learning with restricted softmax", who scale the absent classes'
+    logits down; here those classes are left out altogether.
 
     Args:
         logits: z, shape (b, C).

@@ -81,7 +81,7 @@ def learning_rate(settings: TrainingSettings, t: int) -> float:
     constant      η
     cosine        η (1 + cos(π t/T)) / 2
     linear        η (1 − t/T)
-    exponential   η γᵗ, the schedule that Fed-HeLLo states (γ = 0.99)
+    exponential   η γᵗ, what Fed-HeLLo's settings ask for (γ = 0.99)
     published     η γ in every round: what the published code does instead, by an operator's precedence
     """
     match settings.lr_schedule:
@@ -116,7 +116,7 @@ def local_training(
         ``peak_bytes`` of the widest step.
 
     Raises:
-        UpdateError: If the loss is not finite, or no value changed.
+        UpdateError: If the loss is not finite, or a block (or the head) did not change at all.
     """
     begin = time.perf_counter()
     before = model.read(work.names)
@@ -141,7 +141,7 @@ def local_training(
                 tokens += batch.inputs["input_ids"].numel()
                 steps += 1
     after = model.read(work.names)
-    _check(work, float(total), before, after)
+    _check(model, work, float(total), before, after)
     metrics = {
         "loss": float(total) / (settings.epochs * len(work.data)),
         "steps": steps,
@@ -181,12 +181,18 @@ def _seeded_dropout(work: Assignment, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check(work: Assignment, total: float, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+def _check(
+    model: LoraModel, work: Assignment, total: float, before: dict[str, Tensor], after: dict[str, Tensor]
+) -> None:
     who = f"client {work.client} in round {work.round}"
     if not math.isfinite(total) or not all(bool(value.isfinite().all()) for value in after.values()):
         raise UpdateError(f"expected finite training values; {who} got NaN or infinity. Lower train.lr.")
-    if work.names and all(torch.equal(before[name], after[name]) for name in work.names):
+    # Single factors may rest: while B is zero, A has no gradient. A whole block must not.
+    moved = {model.block_of[name] for name in work.names if not torch.equal(before[name], after[name])}
+    still = {model.block_of[name] for name in work.names} - moved
+    if still:
+        names = ", ".join("the head" if block is None else f"block {block}" for block in sorted(still, key=str))
         raise UpdateError(
-            f"expected training to change something; {who} changed none of its {len(work.names)} tensors. "
-            "Its learning rate or all its gradients are zero."
+            f"expected training to change everything allocated; {who} did not change {names}. "
+            "Its learning rate or all its gradients there are zero."
         )

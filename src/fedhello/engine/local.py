@@ -1,14 +1,14 @@
 """The local engine: all clients in this process, one after the other, on one model in memory."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
 from fedhello.client.training import Assignment, TrainingSettings, local_training
 from fedhello.data.batches import Examples
-from fedhello.engine.wire import Expected, decode_update, encode_tensors, encode_update
+from fedhello.engine.wire import Expected, decode_update, encode_task, encode_tensors, encode_update
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import ClassSums, class_sums
@@ -52,7 +52,7 @@ class LocalEngine:
             UpdateError: If a client's training fails.
         """
         clients = {client.id: client for client in self.federation.clients}
-        bytes_down = len(encode_tensors(adapter.tensors))
+        adapter_bytes = len(encode_tensors(adapter.tensors))
         for k in sorted(allocations):
             client, names = clients[k], adapter.names(allocations[k])
             personal = self._put_personal_head(k)
@@ -68,15 +68,18 @@ class LocalEngine:
             values, metrics = local_training(self.model, work, self.settings)
             if self.personal_heads is not None:
                 self.personal_heads[k] = {name: values.pop(name) for name in personal}
+                # What the server saves and scores next must not hold one client's private head.
+                self.model.write(self._initial_head)
             payload = encode_update(Update(k, t, client.samples, values, metrics))
             expected = Expected(k, t, client.samples, {name: adapter.tensors[name] for name in names})
-            yield decode_update(payload, expected, bytes_down)
+            yield decode_update(payload, expected, adapter_bytes + len(encode_task(t, allocations[k])))
 
-    def class_sums(self) -> Iterator[ClassSums]:
-        """Yield every client's contribution to the class prototypes, in ascending id."""
+    def class_sums(self) -> Iterator[tuple[ClassSums, int]]:
+        """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""
         for k in sorted(self.data):
             features = pooled_features(self.model, self.data[k])
-            yield class_sums(features, torch.from_numpy(self.data[k].labels), self.model.classes)
+            sums = class_sums(features, torch.from_numpy(self.data[k].labels), self.model.classes)
+            yield sums, len(encode_tensors(asdict(sums)))
 
     def _put_personal_head(self, k: int) -> tuple[str, ...]:
         """Put client k's own head into the model and return its tensors' names; nothing if heads are shared."""

@@ -7,6 +7,7 @@ since it made the allocation; whatever differs is refused with the reason.
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedhello.errors import UpdateError
-from fedhello.types import Update
+from fedhello.types import Allocation, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI")
@@ -45,15 +46,25 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
+def encode_task(round: int, allocation: Allocation) -> bytes:
+    """Serialise what a client is asked to do, as it goes down beside the adapter."""
+    return json.dumps({"round": round, "blocks": allocation.blocks}, separators=(",", ":")).encode()
+
+
 def encode_update(update: Update) -> bytes:
-    """Serialise an update, as it goes up to the server."""
-    header = {
-        "client": update.client,
-        "round": update.round,
-        "samples": update.samples,
-        "metrics": dict(update.metrics),
-    }
-    packed = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    """Serialise an update, as it goes up to the server.
+
+    Metrics are written with a fixed number of digits, so that equal runs send equally many bytes although their
+    seconds differ.
+
+    Raises:
+        ValueError: If a metric is not finite.
+    """
+    if not all(math.isfinite(value) for value in update.metrics.values()):
+        raise ValueError(f"expected finite metrics of client {update.client}; found {dict(update.metrics)}")
+    metrics = ",".join(f"{json.dumps(name)}:{value:.9e}" for name, value in update.metrics.items())
+    header = f'{{"client":{update.client},"round":{update.round},"samples":{update.samples},"metrics":{{{metrics}}}}}'
+    packed = header.encode()
     return _PREFIX.pack(MAGIC, len(packed)) + packed + encode_tensors(update.tensors)
 
 
@@ -71,6 +82,8 @@ def decode_update(payload: bytes, expected: Expected, bytes_down: int) -> Update
         header = json.loads(payload[_PREFIX.size : _PREFIX.size + length])
         tensors = safetensors.torch.load(payload[_PREFIX.size + length :])
         metrics = {str(name): float(value) for name, value in header["metrics"].items()}
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise ValueError("a metric is not finite")
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UpdateError(f"expected an update from {who}; the message is malformed: {error}") from error
     for key in ("client", "round", "samples"):

@@ -50,11 +50,6 @@ class ClassSums:
     counts: Tensor
     norms: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the wire, as float32."""
-        return 4 * (self.features.numel() + self.counts.numel() + self.norms.numel())
-
 
 def class_sums(features: Tensor, labels: Tensor, classes: int) -> ClassSums:
     """Sum one client's features by class.

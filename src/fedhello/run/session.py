@@ -178,8 +178,8 @@ def start(session: Session) -> tuple[RunState, int]:
     model, bytes_up = session.model, 0
     if session.config.model.head == "prototypes":
         parts = list(session.engine.class_sums())
-        bytes_up = sum(part.nbytes for part in parts)
-        weight, bias = prototype_head(add_up(parts), session.config.model.head_scale)
+        bytes_up = sum(size for _, size in parts)
+        weight, bias = prototype_head(add_up(sums for sums, _ in parts), session.config.model.head_scale)
         head = {model.head_tensor_name("weight"): weight, model.head_tensor_name("bias"): bias}
         model.write({name: value for name, value in head.items() if name in model.head_names})
     return algorithm.init(model.snapshot(is_shared(session.config.model.head))), bytes_up
@@ -209,7 +209,7 @@ def score(session: Session, adapter: Adapter) -> tuple[Score, Score]:
     """Score an adapter on the validation and the test set, with personal heads if clients keep their own."""
     session.model.write(adapter.tensors)
     heads = session.engine.personal_heads
-    if heads is None:
+    if not heads:
         return evaluate(session.model, session.server.validation), evaluate(session.model, session.server.test)
     classes = {client.id: client.classes for client in session.federation.clients}
     return (
