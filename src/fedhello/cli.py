@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     help="Fine-tune one foundation model across many clients that keep their data and have unequal budgets.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -54,8 +54,10 @@ def main() -> None:
 
 
 @app.callback()
-def _global() -> None:
+def _global(context: typer.Context) -> None:
     """Fine-tune one foundation model across many clients that keep their data and have unequal budgets."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -170,10 +172,10 @@ def export(
     if target.exists():
         raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another --out.")
     _, _, model = _restore(run)
-    if merge:
-        model.save_merged(target)
-    else:
-        model.save(target)
+    try:
+        model.save_merged(target) if merge else model.save(target)
+    except OSError as error:
+        raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
     print(target)
 
 

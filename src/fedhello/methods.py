@@ -66,7 +66,7 @@ class Method:
             fields |= {p.name: (p.annotation, p.default) for p in _options_of(function)}
         return create_model(
             f"options of {self.name}",
-            __config__=ConfigDict(extra="forbid", strict=True, frozen=True),
+            __config__=ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False),
             **fields,
         )
 

@@ -120,7 +120,7 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
     parts: Parts = []
     for name, positions, count in zip(names, members, counts, strict=True):
         if len(positions) < count:
-            raise DataError(f"expected group {name!r} to have a sample for each of its {count} clients")
+            raise DataError(f"expected group {str(name)!r} to have a sample for each of its {count} clients")
         parts += np.array_split(rng.permutation(positions), count)
     return _sorted(parts)
 

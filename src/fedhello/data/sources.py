@@ -1,7 +1,8 @@
 """Read a labelled text data set: embedded in a Python package, or the user's own CSV file."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,28 +104,36 @@ def _bbc_headlines() -> Iterator[tuple[str, str, str]]:
 
 
 def _csv_rows(path: Path, text: str, label: str, group: str | None) -> Iterator[tuple[str, str, str]]:
-    if not path.is_file():
-        raise DataError(f"expected a CSV file or an embedded data set as data.name; {path} does not exist")
+    columns = {"data.text": text, "data.label": label} | ({"data.partition.column": group} if group else {})
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            _check_columns(reader.fieldnames or [], path, text, label, group)
-            for row in reader:
-                values = [row[column] or "" for column in (text, label, group) if column is not None]
-                if not all(value.strip() for value in values):
-                    raise DataError(
-                        f"expected a text and a label in each line of {path}; line {reader.line_num} lacks one"
-                    )
-                yield row[text].strip(), row[label].strip(), row[group].strip() if group else ""
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected {path} to be UTF-8 text; byte {error.start} is not") from error
+        reader = csv.DictReader(io.StringIO(_read(path), newline=""))
+        _check_columns(reader.fieldnames or [], path, columns)
+        for row in reader:
+            values = [(row[column] or "").strip() for column in columns.values()]
+            if "" in values:
+                lacking = [*columns.values()][values.index("")]
+                raise DataError(
+                    f"expected a value of {lacking!r} in each line of {path}; line {reader.line_num} lacks one"
+                )
+            yield values[0], values[1], values[2] if group else ""
     except csv.Error as error:
         raise DataError(f"expected {path} to be a CSV file; {error}") from error
 
 
-def _check_columns(columns: Sequence[str], path: Path, text: str, label: str, group: str | None) -> None:
-    if not columns:
-        raise DataError(f"expected a header line and samples in {path}; the file is empty")
-    for key, column in (("data.text", text), ("data.label", label), ("data.partition.column", group)):
-        if column is not None and column not in columns:
-            raise DataError(f"expected a column {column!r} in {path} ({key}); it has {', '.join(map(repr, columns))}")
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"expected {path} to be UTF-8 text; byte {error.start} is not") from error
+    except OSError as error:
+        raise DataError(
+            f"expected a CSV file or an embedded data set as data.name; {path} cannot be read: {error.strerror}"
+        ) from error
+
+
+def _check_columns(found: Sequence[str], path: Path, columns: Mapping[str, str]) -> None:
+    if not found:
+        raise DataError(f"expected a header line, then samples, in {path}; its first line is empty")
+    for key, column in columns.items():
+        if column not in found:
+            raise DataError(f"expected a column {column!r} in {path} ({key}); it has {', '.join(map(repr, found))}")

@@ -44,7 +44,7 @@ def stratified_split(labels: np.ndarray, *, validation: float, test: float, prox
     rest = np.arange(n)
     parts: dict[str, np.ndarray] = {}
     for name, size in sizes.items():
-        if size == 0:
+        if size == 0 and name == "proxy":
             parts[name] = np.array([], dtype=int)
             continue
         if size < classes or len(rest) - size < classes:

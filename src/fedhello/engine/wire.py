@@ -22,6 +22,11 @@ from fedhello.types import Allocation, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI")
+MALFORMED = (
+    struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, RuntimeError,
+    SafetensorError,
+)  # fmt: skip
+"""All that JSON and safetensors raise on bytes that are none; found by fuzzing."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,11 @@ def decode_update(payload: bytes, expected: Expected, bytes_down: int) -> Update
             raise ValueError("it does not begin as an update")
         header = json.loads(payload[_PREFIX.size : _PREFIX.size + length])
         tensors = safetensors.torch.load(payload[_PREFIX.size + length :])
-        metrics = {str(name): float(value) for name, value in header["metrics"].items()}
-        if not all(math.isfinite(value) for value in metrics.values()):
-            raise ValueError("a metric is not finite")
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        metrics = _metrics(header["metrics"])
+    except MALFORMED as error:
         raise UpdateError(f"expected an update from {who}; the message is malformed: {error}") from error
     for key in ("client", "round", "samples"):
-        if header.get(key) != getattr(expected, key):
+        if type(header.get(key)) is not int or header[key] != getattr(expected, key):
             raise UpdateError(f"expected {key} {getattr(expected, key)} from {who}; found {header.get(key)!r}")
     _check_tensors(tensors, expected, who)
     return Update(
@@ -99,6 +102,13 @@ def decode_update(payload: bytes, expected: Expected, bytes_down: int) -> Update
         bytes_down=bytes_down,
         bytes_up=len(payload),
     )
+
+
+def _metrics(found: Mapping[str, object]) -> dict[str, float]:
+    for name, value in found.items():
+        if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+            raise ValueError(f"the metric {name!r} is not a finite number")
+    return {name: float(value) for name, value in found.items()}  # type: ignore[arg-type]
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], expected: Expected, who: str) -> None:

@@ -76,6 +76,14 @@ class LoraModel:
         return int(self.logits_layer.out_features)
 
     @property
+    def longest_input(self) -> int | None:
+        """The most tokens that model and tokenizer take, or None where neither says."""
+        config: Any = self.module.get_base_model().config
+        stated = [getattr(config, "max_position_embeddings", None), getattr(self.tokenizer, "model_max_length", None)]
+        # A tokenizer that does not know says 10³⁰.
+        return min((limit for limit in stated if limit is not None and limit < 10**9), default=None)
+
+    @property
     def logits_layer(self) -> nn.Linear:
         """The trained linear layer that makes the logits: weight (classes, d), bias (classes,) or None."""
         wrapper: Any = self.module.get_base_model().get_submodule(self.logits_path)

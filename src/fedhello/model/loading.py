@@ -115,11 +115,11 @@ def load_classifier(source: ModelSource, labels: Sequence[str], seed: int) -> Ba
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
+        except Exception as error:  # transformers and what it reads fail in many ways, all of them the files' fault
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ModelError(
                 f"expected a transformers model for text classification at {source.location!r}; it could not be "
-                f"loaded: {reason} Give model.name an embedded model, a folder, or a hub id that can be reached."
+                f"loaded: {reason}. Give model.name an embedded model, a folder, or a hub id that can be reached."
             ) from error
     base = module.base_model_prefix + "."
     missing = sorted(key for key in report["missing_keys"] if key.startswith(base))

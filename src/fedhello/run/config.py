@@ -31,7 +31,7 @@ from fedhello.model.head import HeadPolicy
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _fraction(value: object) -> object:
@@ -39,8 +39,8 @@ def _fraction(value: object) -> object:
     if isinstance(value, str):
         try:
             return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f"a share is a number such as 0.25 or 1/3, found {value!r}") from None
+        except (ValueError, ZeroDivisionError, OverflowError):
+            raise ValueError("a share is a number such as 0.25 or 1/3") from None
     return value
 
 
@@ -50,13 +50,13 @@ class LoraConfig(_Section):
     rank: int = Field(8, ge=1)
     alpha: float = Field(8, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["attention-qv"] | list[str] = ATTENTION_QV
+    targets: Literal["attention-qv"] | Annotated[list[str], Field(min_length=1)] = ATTENTION_QV
 
 
 class ModelConfig(_Section):
     """The foundation model, its task and its head."""
 
-    name: str = "embedded:minilm"
+    name: str = Field("embedded:minilm", min_length=1)
     revision: str | None = None
     task: Literal["classification"] = "classification"
     head: HeadPolicy = "prototypes"
@@ -107,7 +107,7 @@ Partition = Annotated[
 class DataConfig(_Section):
     """The data set, what the server keeps of it, and how the rest is split over clients."""
 
-    name: str = "embedded:bbc-headlines"
+    name: str = Field("embedded:bbc-headlines", min_length=1)
     text: str = "text"
     label: str = "label"
     clients: int = Field(20, ge=1)
@@ -115,7 +115,7 @@ class DataConfig(_Section):
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
     proxy: int = Field(100, ge=0)
-    max_length: int = Field(128, ge=1)
+    max_length: int = Field(128, ge=4)
     deduplicate: bool = True
 
     @model_validator(mode="after")
@@ -174,7 +174,7 @@ class TrainConfig(_Section):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
     optimizer: OptimizerName = "adamw"
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(2e-3, gt=0)
     lr_schedule: LearningRateSchedule = "cosine"
     lr_decay: float = Field(0.99, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -191,7 +191,7 @@ class RunConfig(_Section):
     engine: Literal["local"] = "local"
     device: str = "auto"
     out: str = "runs"
-    name: str | None = None
+    name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
 
 
 class Config(_Section):
@@ -266,7 +266,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
 
 def dump_config(config: Config) -> str:
     """Return the fully resolved configuration as YAML; reading it back gives an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_YamlDumper, sort_keys=False, allow_unicode=True)
 
 
 def _validated(raw: Mapping[str, Any]) -> Config:
@@ -311,22 +311,27 @@ class _YamlLoader(yaml.SafeLoader):
     """YAML in which 5e-4 is a number, as everybody expects."""
 
 
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _YamlDumper(yaml.SafeDumper):
+    """Quotes the strings that ``_YamlLoader`` would otherwise read as numbers."""
+
+
+for _kind in (_YamlLoader, _YamlDumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _YamlLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets the ValueError of an impossible date out
         raise ConfigError(f"expected YAML in {where}; {' '.join(str(error).split())}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"expected a configuration file at {path}; it cannot be read: {error}") from error
     raw = _yaml(text, str(path))
     if raw is None:
@@ -357,7 +362,7 @@ def _sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str
     keys, valid = _locate(first["loc"], root)
     dotted = prefix + ".".join(keys)
     if first["type"] == "extra_forbidden":
-        text = f"unknown key {dotted}" + _nearest(keys[-1], valid) + f" Valid keys: {', '.join(valid)}."
+        text = f"unknown key {dotted}" + _nearest(keys[-1] if keys else "", valid) + f" Valid keys: {', '.join(valid)}."
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
@@ -377,9 +382,11 @@ def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[
         if part in members:
             kind = members[part]
             continue
+        if isinstance(part, str) and "[" in part:  # a member of another union, or "[key]"
+            continue
         keys.append(str(part))
         if isinstance(part, int):
-            kind = get_args(kind)[0]
+            kind = next(iter(get_args(kind)), None)
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             valid = list(kind.model_fields)
             kind = kind.model_fields[part].annotation if part in kind.model_fields else None

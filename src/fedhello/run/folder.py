@@ -110,7 +110,10 @@ class RunFolder:
         file = self.path / "summary.json"
         if not file.is_file():
             raise RunFolderError(f"expected a run that has ended; {self.path} has no summary.json")
-        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunFolderError(f"expected JSON in {file}; {error}") from error
         return summary
 
     def rounds(self) -> list[dict[str, Any]]:

@@ -105,6 +105,12 @@ def prepare(config: Config) -> Session:
         deduplicate=config.data.deduplicate,
     )
     model = load_model(config, data.label_names)
+    longest = model.longest_input
+    if longest is not None and config.data.max_length > longest:
+        raise ConfigError(
+            f"expected data.max_length to be at most {longest}, the positions of {config.model.name}; "
+            f"found {config.data.max_length}"
+        )
     examples, cut = tokenise(data.texts, data.labels, model.tokenizer, config.data.max_length)
     notes = list(data.notes)
     if cut:
@@ -307,6 +313,12 @@ def _federation(
                 f"found {tier.blocks}"
             )
     tier_of = assign_tiers(len(parts), config.clients.tiers)
+    empty = [g for g in range(len(config.clients.tiers)) if g not in tier_of]
+    if empty:
+        raise ConfigError(
+            f"expected every tier to have a client; of {len(parts)} clients, none falls into tier {empty[0]}. "
+            "Raise data.clients or the tier's share."
+        )
     budgets = tuple(Budget(blocks=tier.blocks) for tier in config.clients.tiers)
     everyone = [
         Client(k, tier_of[k], budgets[tier_of[k]], len(part), tuple(np.unique(labels[part]).tolist()))
@@ -348,8 +360,8 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"expected run.device to be auto, cpu or an available device; {name!r}: {reason}") from error
     return device

@@ -1,0 +1,170 @@
+import importlib.util
+
+import numpy as np
+import pytest
+
+from fedhello.data.sources import load
+from fedhello.errors import DataError, MissingExtraError
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a CSV file and return its name."""
+
+    def write(content):
+        path = tmp_path / "texts.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write
+
+
+# CSV
+
+
+def test_texts_and_labels_are_read_in_order_and_classes_are_sorted_by_name(table):
+    data = load(table('text,label\nred rose,plant\n"a cat, asleep",animal\ngreen fern,plant\n'))
+    assert data.texts == ("red rose", "a cat, asleep", "green fern")
+    assert data.label_names == ("animal", "plant")
+    assert data.labels.tolist() == [1, 0, 1]
+    assert data.groups == ()
+    assert data.notes == ()
+
+
+def test_columns_can_be_named_and_others_are_left_alone(table):
+    name = table("id,what,class,who\n1,one,x,ann\n2,two,y,bob\n")
+    data = load(name, text_column="what", label_column="class", group_column="who")
+    assert data.texts == ("one", "two")
+    assert data.label_names == ("x", "y")
+    assert data.groups == ("ann", "bob")
+
+
+def test_surrounding_spaces_are_dropped(table):
+    data = load(table("text,label\n  one  ,x\ntwo, y \n"))
+    assert data.texts == ("one", "two")
+    assert data.label_names == ("x", "y")
+
+
+def test_a_text_may_run_over_lines(table):
+    assert load(table('text,label\n"one\nline",x\ntwo,y\n')).texts == ("one\nline", "two")
+
+
+def test_blank_lines_are_skipped(table):
+    assert load(table("text,label\n\none,x\n\ntwo,y\n\n")).texts == ("one", "two")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(table):
+    assert load(table(b"\xef\xbb\xbftext,label\none,x\ntwo,y\n")).texts == ("one", "two")
+
+
+def test_an_empty_file_is_refused(table):
+    with pytest.raises(DataError, match="its first line is empty"):
+        load(table(""))
+
+
+def test_a_header_alone_is_refused(table):
+    with pytest.raises(DataError, match="expected at least one sample"):
+        load(table("text,label\n"))
+
+
+def test_one_class_is_refused_by_name(table):
+    with pytest.raises(DataError, match=r"at least two classes in .*; every sample is labelled 'x'"):
+        load(table("text,label\none,x\ntwo,x\n"))
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "key"),
+    [
+        ({"text_column": "body"}, "body", "data.text"),
+        ({"label_column": "topic"}, "topic", "data.label"),
+        ({"group_column": "user"}, "user", "data.partition.column"),
+    ],
+)
+def test_a_missing_column_is_named_with_its_key_and_the_columns_found(table, options, missing, key):
+    with pytest.raises(DataError, match=f"a column '{missing}' in .*{key}.*; it has 'text', 'label'"):
+        load(table("text,label\none,x\ntwo,y\n"), **options)
+
+
+@pytest.mark.parametrize("line", [",y", "two,", "two,  ", "two"])
+def test_a_missing_value_is_named_by_its_line(table, line):
+    with pytest.raises(DataError, match="line 3 lacks one"):
+        load(table(f"text,label\none,x\n{line}\nthree,y\n"))
+
+
+def test_a_missing_group_is_named_by_its_line(table):
+    with pytest.raises(DataError, match="line 2 lacks one"):
+        load(table("text,label,user\none,x,\ntwo,y,bob\n"), group_column="user")
+
+
+def test_a_file_in_another_encoding_is_refused_naming_the_byte(table):
+    with pytest.raises(DataError, match="to be UTF-8 text; byte 11 is not"):
+        load(table("text,label\närger,x\ntwo,y\n".encode("latin-1")))
+
+
+def test_a_field_that_csv_cannot_hold_is_refused(table):
+    with pytest.raises(DataError, match="to be a CSV file; field larger than field limit"):
+        load(table("text,label\n" + "a" * 200_000 + ",x\ntwo,y\n"))
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "."])
+def test_a_name_that_is_no_file_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match="cannot be read"):
+        load(str(tmp_path / name))
+
+
+# duplicates
+
+
+def test_repeated_texts_are_left_out_and_counted(table):
+    data = load(table("text,label\none,x\ntwo,y\none,x\none,x\n"))
+    assert data.texts == ("one", "two")
+    assert data.notes == ("2 of 4 samples repeat an earlier text and were left out",)
+
+
+def test_repeated_texts_with_another_label_are_counted_apart_and_the_first_wins(table):
+    data = load(table("text,label\none,x\ntwo,y\none,y\none,x\n"))
+    assert data.texts == ("one", "two")
+    assert data.labels.tolist() == [0, 1]
+    assert len(data.notes) == 1
+    assert data.notes[0].startswith("2 of 4 samples repeat")
+    assert data.notes[0].endswith("1 of them carry another label than the first")
+
+
+def test_repeated_texts_stay_if_asked_for(table):
+    data = load(table("text,label\none,x\ntwo,y\none,x\n"), deduplicate=False)
+    assert data.texts == ("one", "two", "one")
+    assert data.notes == ()
+
+
+def test_groups_follow_their_samples_when_repeated_texts_are_left_out(table):
+    data = load(table("text,label,user\none,x,ann\none,x,bob\ntwo,y,cleo\n"), group_column="user")
+    assert data.groups == ("ann", "cleo")
+
+
+# embedded
+
+
+def test_the_headlines_are_all_there():
+    data = load("embedded:bbc-headlines", deduplicate=False)
+    assert len(data.texts) == len(data.labels) == 2225
+    assert data.label_names == ("business", "entertainment", "politics", "sports", "tech")
+    assert np.bincount(data.labels).tolist() == [510, 386, 417, 511, 401]
+    assert all(data.texts)
+    assert data.notes == ()
+
+
+def test_repeated_headlines_are_left_out():
+    data = load("embedded:bbc-headlines")
+    assert len(data.texts) == len(set(data.texts)) == 2096
+    assert data.notes == ("129 of 2225 samples repeat an earlier text and were left out",)
+
+
+def test_an_unknown_embedded_data_set_is_refused_naming_the_known_one():
+    with pytest.raises(DataError, match=r"embedded:bbc-headlines; found embedded:ag-news"):
+        load("embedded:ag-news")
+
+
+def test_a_missing_package_is_named_by_its_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'fedhello\[demo\]'"):
+        load("embedded:bbc-headlines")

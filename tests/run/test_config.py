@@ -1,0 +1,454 @@
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedhello.errors import ConfigError
+from fedhello.methods import METHODS
+from fedhello.run.config import PUBLISHED, Config, dump_config, load_config, parse_config
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write a configuration file and return its path."""
+
+    def write(content):
+        path = tmp_path / "config.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def refusal(*overrides, path=None):
+    """Return the sentence with which a configuration is refused."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def get(config, dotted):
+    if dotted.startswith("method.") and dotted != "method.name":
+        return config.method.options[dotted.removeprefix("method.")]
+    value = config
+    for key in dotted.split("."):
+        value = getattr(value, key)
+    return value
+
+
+# what is right
+
+
+def test_the_defaults_are_the_embedded_demo():
+    config = load_config()
+    assert config.model.name == "embedded:minilm"
+    assert config.data.name == "embedded:bbc-headlines"
+    assert (config.data.clients, config.train.clients_per_round, config.train.rounds) == (20, 5, 20)
+    assert (config.data.partition.kind, config.data.partition.classes_per_client) == ("pathological", 2)
+    assert [tier.blocks for tier in config.clients.tiers] == [2, 4, 6]
+    assert config.method.name == "fed-hello"
+    assert config.run.seed == 0
+    assert config.parity == "corrected"
+
+
+def test_an_empty_file_is_all_defaults(file):
+    assert load_config(file("")) == load_config(file("# nothing\n")) == load_config()
+
+
+def test_a_method_gets_its_options_with_their_defaults():
+    options = load_config().method.options
+    assert (options["pattern"], options["warmup"], options["persist"]) == ("bottleneck", 10, True)
+    assert load_config(None, ["method.name=gd-hla"]).method.options == {"pattern": "bottleneck", "weighting": "samples"}
+
+
+def test_a_file_sets_what_it_names_and_leaves_the_rest(file):
+    config = load_config(file("train:\n  rounds: 3\nmethod: {name: fim-hla, refresh: 2}\n"))
+    assert config.train.rounds == 3
+    assert config.method.options["refresh"] == 2
+    assert config.train.batch_size == load_config().train.batch_size
+
+
+def test_overrides_beat_the_file_and_later_ones_earlier_ones(file):
+    path = file("train: {rounds: 3, epochs: 2}\n")
+    config = load_config(path, ["train.rounds=4", "train.rounds=5", "run.name=mine"])
+    assert (config.train.rounds, config.train.epochs, config.run.name) == (5, 2, "mine")
+
+
+def test_an_override_can_replace_a_whole_section():
+    config = load_config(None, ["data.partition={kind: dirichlet, alpha: 0.1}"])
+    assert config.data.partition.model_dump() == {"kind": "dirichlet", "alpha": 0.1, "minimum": 10}
+
+
+def test_one_key_of_the_default_partition_can_be_overridden_alone():
+    partition = load_config(None, ["data.partition.classes_per_client=3"]).data.partition
+    assert partition.model_dump() == {"kind": "pathological", "classes_per_client": 3, "minimum": 10}
+
+
+def test_an_empty_section_is_all_defaults(file):
+    assert load_config(file("train:\nmethod:\n")) == load_config()
+
+
+def test_only_the_first_equals_sign_of_an_override_divides():
+    assert load_config(None, ["run.name=a=b"]).run.name == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("5e-4", 0.0005), ("1E3", 1000.0), ("2.5e+1", 25.0), ("0.001", 0.001), ("1", 1.0)]
+)
+def test_numbers_may_be_written_as_people_do(text, value):
+    assert load_config(None, [f"train.lr={text}"]).train.lr == value
+
+
+def test_a_number_with_an_exponent_is_no_text():
+    assert load_config(None, ["train.lr=1E3"]).train.lr == 1000
+
+
+@pytest.mark.parametrize("override", ["train.rounds=true", "train.rounds=1.5", "train.lr=.inf", "train.lr=.nan"])
+def test_numbers_are_what_they_say(override):
+    with pytest.raises(ConfigError, match=r"train\.(rounds|lr): input should be"):
+        load_config(None, [override])
+
+
+@pytest.mark.parametrize("text", ["run.name=2024-13-45", "run.name=0b_"])
+def test_values_that_yaml_cannot_build_are_refused(text):
+    with pytest.raises(ConfigError, match="expected YAML in the override"):
+        load_config(None, [text])
+
+
+@pytest.mark.parametrize("raw", [{1: 2}, {"train": {1: 2}}, {"method": {1: 3}}])
+def test_keys_that_are_no_text_are_refused(raw):
+    with pytest.raises(ConfigError):
+        parse_config(raw)
+
+
+@pytest.mark.parametrize("name", ["a/../../b", "../b", ".hidden", "a/b", ""])
+def test_a_run_cannot_be_named_out_of_its_folder(name):
+    with pytest.raises(ConfigError, match=r"run\.name"):
+        parse_config({"run": {"name": name}})
+
+
+@pytest.mark.parametrize("name", ["5e4", "12", "true", "null", "2024-01-01"])
+def test_texts_that_look_like_numbers_survive_a_round_trip(name, tmp_path):
+    config = parse_config({"run": {"name": name}})
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_an_empty_list_of_targets_is_refused():
+    with pytest.raises(ConfigError, match=r"^model\.lora\.targets: "):
+        load_config(None, ["model.lora.targets=[]"])
+
+
+@pytest.mark.parametrize(("share", "value"), [('"1/3"', 1 / 3), ("1/3", 1 / 3), ("0.25", 0.25), ('"0.25"', 0.25)])
+def test_a_share_may_be_a_fraction(share, value):
+    rest = 1 - value
+    config = load_config(None, [f"clients.tiers=[{{share: {share}, blocks: 2}}, {{share: {rest}, blocks: 4}}]"])
+    assert config.clients.tiers[0].share == value
+
+
+def test_three_thirds_make_a_whole(file):
+    config = load_config(file("clients:\n  tiers:\n" + "    - {share: 1/3, blocks: 2}\n" * 3))
+    assert [tier.share for tier in config.clients.tiers] == [1 / 3] * 3
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["data.partition={kind: natural, column: user}", "train.lr=1e-5"],
+        ["data.partition={kind: iid}", "model.lora.targets=[query, dense]", "run.name='ünïcode: #'"],
+        ["clients.tiers=[{share: 1/7, blocks: 0}, {share: 6/7, blocks: 3}]"],
+        ["method.name=rgd-hla", "method.pattern=uniform", "method.tier_weighting=clients"],
+        ["parity=published"],
+        ["parity=published", "method.name=gd-hla"],
+    ],
+)
+def test_a_dumped_configuration_reads_back_equal(file, overrides):
+    config = load_config(None, overrides)
+    assert load_config(file(dump_config(config))) == config
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    lr=st.floats(1e-12, 1e12),
+    rounds=st.integers(1, 10**9),
+    seed=st.integers(0, 2**64),
+    method=st.sampled_from(list(METHODS)),
+    parity=st.sampled_from(["corrected", "published"]),
+)
+def test_any_numbers_survive_a_round_trip(tmp_path_factory, lr, rounds, seed, method, parity):
+    raw = {
+        "train": {"lr": lr, "rounds": rounds},
+        "run": {"seed": seed},
+        "method": {"name": method},
+        "parity": parity,
+    }
+    config = parse_config(raw)
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(path) == config
+
+
+def test_a_dump_names_every_key():
+    dumped = yaml.safe_load(dump_config(load_config()))
+    assert dumped.keys() == Config.model_fields.keys()
+    assert dumped["method"].keys() == {"name", *METHODS["fed-hello"].options.model_fields}
+    assert dumped["train"].keys() == load_config().train.model_dump().keys()
+
+
+def test_a_configuration_cannot_be_changed_afterwards():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().train.rounds = 3
+
+
+# unknown keys
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "nearest"),
+    [
+        ("trian.rounds=5", "trian", "train"),
+        ("train.round=5", "train.round", "rounds"),
+        ("model.lora.rnak=4", "model.lora.rnak", "rank"),
+        ("data.partition={kind: pathological, minimun: 2}", "data.partition.minimun", "minimum"),
+        ("data.partition={kind: dirichlet, alhpa: 2}", "data.partition.alhpa", "alpha"),
+        ("data.partition={kind: natural, colunm: user}", "data.partition.colunm", "column"),
+        ("clients.tiers=[{share: 1, block: 2}]", "clients.tiers.0.block", "blocks"),
+        ("clients.tiers=[{share: 0.5, blocks: 2}, {share: 0.5, blocks: 2, sare: 1}]", "clients.tiers.1.sare", "share"),
+        ("method.warmpu=3", "method (fed-hello).warmpu", "warmup"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(override, key, nearest):
+    assert refusal(override).startswith(f"unknown key {key}. Did you mean {nearest}? Valid keys: ")
+
+
+def test_an_unknown_key_like_no_other_gets_the_list_alone():
+    assert refusal("data.partition={kind: dirichlet, zzz: 2}") == (
+        "unknown key data.partition.zzz. Valid keys: kind, alpha, minimum."
+    )
+
+
+def test_a_key_of_another_kind_of_partition_is_unknown():
+    assert refusal("data.partition={kind: iid, alpha: 2}").startswith("unknown key data.partition.alpha")
+
+
+def test_an_option_of_another_method_is_unknown():
+    sentence = refusal("method.name=gd-hla", "method.warmup=3")
+    assert sentence == "unknown key method (gd-hla).warmup. Valid keys: pattern, weighting."
+
+
+def test_an_unknown_method_is_named_with_the_nearest_known_one():
+    assert refusal("method.name=fim-hal").endswith("found 'fim-hal'. Did you mean fim-hla?")
+    assert refusal("method.name=zzz").endswith("found 'zzz'.")
+
+
+# wrong types and values
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("train.rounds=many", "train.rounds"),
+        ("train.rounds=1.5", "train.rounds"),
+        ("train.rounds=0", "train.rounds"),
+        ("train.lr=-1e-3", "train.lr"),
+        ("train.lr=.nan", "train.lr"),
+        ("train=5", "train"),
+        ("run.seed=-1", "run.seed"),
+        ("run.name=5", "run.name"),
+        ("model.head=shared", "model.head"),
+        ("parity=almost", "parity"),
+        ("data.partition={kind: sorted}", "data.partition"),
+        ("data.partition={kind: natural}", "data.partition.column"),
+        ("data.partition={kind: dirichlet, alpha: 0}", "data.partition.alpha"),
+        ("data.partition={kind: dirichlet, alpha: low}", "data.partition.alpha"),
+        ("clients.tiers=[]", "clients.tiers"),
+        ("clients.tiers=[5]", "clients.tiers.0"),
+        ("clients.tiers=[{share: 1, blocks: -1}]", "clients.tiers.0.blocks"),
+        ("clients.tiers=[{share: 1}]", "clients.tiers.0.blocks"),
+        ("clients.tiers=[{share: 0, blocks: 1}, {share: 1, blocks: 1}]", "clients.tiers.0.share"),
+        ("clients.tiers=[{share: half, blocks: 1}]", "clients.tiers.0.share"),
+        ("clients.tiers=[{share: 1/0, blocks: 1}]", "clients.tiers.0.share"),
+        ("method.warmup=-1", "method (fed-hello).warmup"),
+        ("method.warmup=1.0", "method (fed-hello).warmup"),
+        ("method.persist=1", "method (fed-hello).persist"),
+        ("method.pattern=circle", "method (fed-hello).pattern"),
+        ("method=fim-hla", "method"),
+    ],
+)
+def test_a_wrong_type_or_value_is_named_by_its_key(override, key):
+    assert refusal(override).startswith(f"{key}: ")
+
+
+def test_what_was_found_is_shown():
+    assert refusal("train.rounds=many").endswith("(found 'many')")
+
+
+def test_further_problems_are_counted():
+    assert refusal("train.rounds=0", "train.epochs=0", "run.seed=-1").endswith("(2 more problems)")
+
+
+@pytest.mark.parametrize("shares", [("0.5", "0.4"), ("0.5", "0.6"), ("1/3", "1/3")])
+def test_shares_must_sum_to_one(shares):
+    tiers = ", ".join(f"{{share: {share}, blocks: 1}}" for share in shares)
+    assert "the shares of the tiers must sum to 1, they sum to" in refusal(f"clients.tiers=[{tiers}]")
+
+
+# what does not go together
+
+
+def test_no_more_clients_per_round_than_clients():
+    assert refusal("train.clients_per_round=21") == "train.clients_per_round must be at most data.clients, 20; found 21"
+    assert load_config(None, ["train.clients_per_round=20"]).train.clients_per_round == 20
+
+
+TIER_WITHOUT_BLOCKS = "clients.tiers=[{share: 0.5, blocks: 0}, {share: 0.5, blocks: 2}]"
+
+
+@pytest.mark.parametrize("head", ["frozen", "local"])
+def test_a_tier_without_blocks_needs_a_shared_head(head):
+    assert f"model.head is {head}" in refusal(f"model.head={head}", TIER_WITHOUT_BLOCKS)
+
+
+@pytest.mark.parametrize("head", ["prototypes", "aggregate"])
+def test_a_tier_without_blocks_may_train_a_shared_head(head):
+    config = load_config(None, [f"model.head={head}", TIER_WITHOUT_BLOCKS])
+    assert [tier.blocks for tier in config.clients.tiers] == [0, 2]
+
+
+def test_some_tier_must_train_a_block():
+    assert "at least one tier must be able to train a block" in refusal("clients.tiers=[{share: 1, blocks: 0}]")
+
+
+@pytest.mark.parametrize("test", ["0.5", "0.6"])
+def test_validation_and_test_must_leave_something(test):
+    assert "leave nothing to train on" in refusal("data.validation=0.5", f"data.test={test}")
+
+
+# files and overrides that cannot be read
+
+
+@pytest.mark.parametrize("content", ["a: [", "a: b: c", "\t- x", "? [a]\n: b\n", "x: !!python/object:os.system {}"])
+def test_a_file_that_is_not_yaml_is_named(file, content):
+    path = file(content)
+    assert refusal(path=path).startswith(f"expected YAML in {path}; ")
+
+
+@pytest.mark.parametrize(("content", "kind"), [("- a\n- b\n", "list"), ("text", "str"), ("3", "int")])
+def test_a_file_without_sections_is_refused(file, content, kind):
+    assert refusal(path=file(content)).endswith(f"found a {kind}")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "absent.yaml"
+    assert refusal(path=path).startswith(f"expected a configuration file at {path}; it cannot be read")
+
+
+def test_a_folder_or_a_binary_file_cannot_be_read(tmp_path, file):
+    assert "it cannot be read" in refusal(path=tmp_path)
+    assert "it cannot be read" in refusal(path=file(b"\xff\xfe\x00"))
+
+
+@pytest.mark.parametrize("override", ["train.rounds", "=5", ""])
+def test_an_override_without_key_or_equals_sign_is_refused(override):
+    assert refusal(override) == f"expected an override such as train.rounds=5; found {override!r}"
+
+
+def test_an_override_that_is_not_yaml_is_named(file):
+    assert refusal("run.name={a: b").startswith("expected YAML in the override 'run.name={a: b'; ")
+
+
+def test_an_override_below_a_value_is_refused(file):
+    sentence = refusal("train.rounds.first=5", path=file("train: {rounds: 3}\n"))
+    assert sentence == "expected train.rounds.first to name a key of a section; rounds is a int"
+
+
+# parity
+
+
+# What parity: published stands for, and for each key something that contradicts it.
+STANDS_FOR = {
+    "model.head": "frozen",
+    "train.loss": "cross_entropy",
+    "train.lr_schedule": "published",
+    "train.weight_decay": 0.01,
+    "method.weighting": "batches",
+    "method.persist": False,
+}
+CONTRADICTIONS = {
+    "model.head": "prototypes",
+    "train.loss": "restricted",
+    "train.lr_schedule": "cosine",
+    "train.weight_decay": "0.0",
+    "method.weighting": "samples",
+    "method.persist": "true",
+}
+
+
+def test_no_key_of_published_is_forgotten_here():
+    assert PUBLISHED.keys() == STANDS_FOR.keys()
+
+
+def test_published_sets_every_key_it_stands_for():
+    config = load_config(None, ["parity=published"])
+    assert {key: get(config, key) for key in STANDS_FOR} == STANDS_FOR
+
+
+def test_published_differs_from_the_default_in_every_key():
+    config = load_config()
+    assert [key for key, value in STANDS_FOR.items() if get(config, key) == value] == []
+
+
+def test_published_leaves_all_other_keys_as_they_were():
+    published, corrected = (
+        load_config(None, [f"parity={parity}"]).model_dump() for parity in ("published", "corrected")
+    )
+    changed = {
+        f"{section}.{key}"
+        for section in ("model", "data", "clients", "method", "train", "run")
+        for key in published[section]
+        if published[section][key] != corrected[section][key]
+    }
+    assert changed == STANDS_FOR.keys()
+
+
+@pytest.mark.parametrize("key", STANDS_FOR)
+def test_published_refuses_a_key_that_says_otherwise(key):
+    sentence = refusal("parity=published", f"{key}={CONTRADICTIONS[key]}")
+    assert sentence.startswith(f"expected {key} to be {STANDS_FOR[key]!r}")
+    assert "under parity: published; found" in sentence
+
+
+@pytest.mark.parametrize("key", STANDS_FOR)
+def test_published_accepts_a_key_that_says_the_same(key):
+    same = load_config(None, ["parity=published", f"{key}={str(STANDS_FOR[key]).lower()}"])
+    assert same == load_config(None, ["parity=published"])
+
+
+def test_published_also_accepts_the_mean_over_clients():
+    config = load_config(None, ["parity=published", "method.weighting=clients"])
+    assert config.method.options["weighting"] == "clients"
+
+
+@pytest.mark.parametrize("section", ["train=5", "method=fim-hla", "model=[frozen]", "method.name=[fim-hla]"])
+def test_published_does_not_trip_over_a_section_that_is_none(section):
+    assert "input should be a valid" in refusal("parity=published", section)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "fed-hello"])
+def test_published_sets_no_option_that_a_method_does_not_have(name):
+    config = load_config(None, ["parity=published", f"method.name={name}"])
+    assert "persist" not in config.method.options
+    assert config.method.options["weighting"] == "batches"
+
+
+def test_published_does_not_hide_an_unknown_method():
+    assert refusal("parity=published", "method.name=fim-hal").endswith("Did you mean fim-hla?")
+
+
+def test_reading_under_parity_does_not_change_what_was_given():
+    raw = {"parity": "published", "train": {"rounds": 3}}
+    parse_config(raw)
+    assert raw == {"parity": "published", "train": {"rounds": 3}}
