@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 
 from fedhello.run.config import load_config
 from fedhello.run.session import prepare, rounds, start, summarise, versions
@@ -57,19 +58,14 @@ def main() -> None:
 
 def play(overrides: list[str], seed: int) -> dict[str, float]:
     """Run one configuration without a folder and return its summary."""
-    import time
-
-    from fedhello.run.session import score
-
     begin = time.perf_counter()
     session = prepare(load_config(None, [*overrides, f"run.seed={seed}"]))
-    state, bytes_up = start(session)
-    _, at_start = score(session, state.adapter)
-    results = [result for _, result in rounds(session, state)]
+    beginning = start(session)
+    results = [result for _, result in rounds(session, beginning.state)]
     seconds = time.perf_counter() - begin
-    summary = summarise(session, results, bytes_up_before=bytes_up, wall_seconds=seconds, status="finished")
+    summary = summarise(session, beginning, results, wall_seconds=seconds, status="finished")
     last = [result.validation.accuracy for result in results[-5:]]
-    return summary | {"start": at_start.accuracy, "validation_last_5": statistics.fmean(last)}
+    return summary | {"validation_last_5": statistics.fmean(last)}
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     session = prepare(load_config(None, ["method={name: rgd-hla}", *arguments.overrides]))
-    state, _ = start(session)
+    state = start(session).state
     until_first_round = time.perf_counter() - START
 
     framework, bare, ratios = [], [], []

@@ -44,6 +44,7 @@ def test_three_rounds_learn_something_on_real_data(demo):
     # Chance is 0.24 (the largest class); random heads averaged over 2-class clients stay near it.
     assert summary["status"] == "finished"
     assert summary["rounds"] == 3
+    assert 0.70 < summary["start"] < 0.85  # what prototypes alone are worth
     assert 0.70 < summary["final"] <= 1
 
 
@@ -188,7 +189,7 @@ def test_an_interrupted_run_keeps_its_finished_rounds(demo, tmp_path):
     session, _, _ = demo
 
     class Impatient:
-        def on_start(self, session): ...
+        def on_start(self, session, beginning): ...
         def on_end(self, summary): ...
 
         def on_round(self, result):

@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fedhello.run.folder import RunFolder
-from fedhello.run.session import RoundResult, Session
+from fedhello.run.session import Beginning, RoundResult, Session
 from fedhello.types import ClientReport
 
 SHOWN_ROUNDS = 20
@@ -67,7 +67,7 @@ class ConsoleObserver:
         self._task = self._progress.add_task("rounds", total=total)
         self._live: Live | None = None
 
-    def on_start(self, session: Session) -> None:
+    def on_start(self, session: Session, beginning: Beginning) -> None:
         """Say what is about to run."""
         federation, config = session.federation, session.config
         self._blocks = federation.blocks
@@ -79,6 +79,9 @@ class ConsoleObserver:
         )
         for note in session.notes:
             self._say(f"note: {note}")
+        self._say(
+            f"before training: test {beginning.test.accuracy:.3f}, validation {beginning.validation.accuracy:.3f}"
+        )
         if not self._quiet and self._console.is_terminal:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
             self._live.start()
@@ -111,7 +114,14 @@ class ConsoleObserver:
         """Close the display and show the result."""
         if self._live is not None:
             self._live.stop()
-        for line in closing_lines(summary, self._folder):
+        self._say(_result_line(summary))
+        for line in tier_lines(summary):
+            self._folder.log(line)
+            if not self._quiet and not self._console.is_terminal:
+                self._console.print(line, highlight=False, soft_wrap=True)
+        if not self._quiet and self._console.is_terminal:
+            self._console.print(tier_table(summary))
+        for line in loading_lines(summary, self._folder):
             self._say(line)
 
     def _say(self, line: str) -> None:
@@ -134,28 +144,70 @@ class ConsoleObserver:
         return table
 
 
-def closing_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
-    """Return what is said at the end: accuracy, tiers, and how to load the adapter."""
-    lines = [f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_seconds']:.0f} s"]
-    if summary["rounds"]:
-        lines.append(
-            f"{summary['metric']}: {summary['final']:.3f} after the last round, {summary['mean_last_5']:.3f} mean of "
-            f"the last 5, {summary['best_on_validation']:.3f} in the round that was best on validation"
+def _result_line(summary: dict[str, Any]) -> str:
+    """Say how the run ended and how accurate the adapter is."""
+    ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_seconds']:.0f} s"
+    if not summary["rounds"]:
+        return ended
+    return (
+        f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {summary['final']:.3f} after the last "
+        f"round, {summary['mean_last_5']:.3f} mean of the last 5, {summary['best_on_validation']:.3f} in the round "
+        "that was best on validation"
+    )
+
+
+TIER_COLUMNS = (
+    "tier",
+    "clients",
+    "blocks",
+    "took part",
+    "trained each block",
+    "peak",
+    "of it saved",
+    "s",
+    "up",
+    "down",
+)
+
+
+def tier_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return, per tier, the cells under ``TIER_COLUMNS``: peaks above the model, the rest per client and round."""
+    return [
+        (
+            str(g),
+            str(tier["clients"]),
+            str(tier["budget"]["blocks"]),
+            f"{tier['participations']} times",
+            " ".join(map(str, tier["blocks_trained"])),
+            human_bytes(tier["measured_peak_bytes"]),
+            human_bytes(tier["saved_bytes"]),
+            "–" if tier["seconds"] is None else f"{tier['seconds']:.2f}",
+            human_bytes(tier["bytes_up"]),
+            human_bytes(tier["bytes_down"]),
         )
-        for g, tier in enumerate(summary["tiers"]):
-            counts = " ".join(map(str, tier["blocks_trained"]))
-            lines.append(
-                f"tier {g}, {tier['budget']['blocks']} blocks, {tier['clients']} clients: "
-                f"took part {tier['participations']} times, trained the blocks {counts} times; "
-                f"peak {human_bytes(tier['measured_peak_bytes'])} above the model, "
-                f"{human_bytes(tier['saved_bytes'])} of it saved for backward; "
-                f"{human_bytes(tier['bytes_up'])} up per round"
-            )
-    lines += [
+        for g, tier in enumerate(summary["tiers"])
+    ]
+
+
+def tier_table(summary: dict[str, Any]) -> Table:
+    """Draw ``tier_rows``."""
+    table = Table(*TIER_COLUMNS, box=None, pad_edge=False, header_style="bold")
+    for row in tier_rows(summary):
+        table.add_row(*row)
+    return table
+
+
+def tier_lines(summary: dict[str, Any]) -> list[str]:
+    """Write ``tier_rows`` as plain lines."""
+    return [", ".join(f"{n} {c}" for n, c in zip(TIER_COLUMNS, row, strict=True)) for row in tier_rows(summary)]
+
+
+def loading_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
+    """Say where the adapter is and how two lines of Python load it."""
+    labels = len(summary["labels"])
+    return [
         f"adapter: {folder.adapter}",
         "load it with:",
-        "  model = transformers.AutoModelForSequenceClassification.from_pretrained("
-        f"{summary['model']!r}, num_labels={len(summary['labels'])})",
-        f"  model = peft.PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
+        f"  model = AutoModelForSequenceClassification.from_pretrained({summary['model']!r}, num_labels={labels})",
+        f"  model = PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
     ]
-    return lines

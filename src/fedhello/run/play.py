@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 from fedhello.errors import FedhelloError
 from fedhello.run.folder import RunFolder
-from fedhello.run.session import RoundResult, Session, rounds, start, summarise
+from fedhello.run.session import Beginning, RoundResult, Session, rounds, start, summarise
 
 
 class Observer(Protocol):
     """Something that only watches: a progress display, a tracker."""
 
-    def on_start(self, session: Session) -> None:
+    def on_start(self, session: Session, beginning: Beginning) -> None:
         """Called once before the first round."""
 
     def on_round(self, result: RoundResult) -> None:
@@ -34,10 +34,11 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
         FedhelloError: If a round failed; the folder then holds a summary with the status ``failed``.
     """
     begin = time.perf_counter()
-    state, bytes_up_before = start(session)
+    beginning = start(session)
+    state = beginning.state
     folder.begin(session)
     for observer in observers:
-        observer.on_start(session)
+        observer.on_start(session, beginning)
     results: list[RoundResult] = []
     status, failure = "finished", None
     try:
@@ -53,7 +54,7 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
         status, failure = "failed", error
     session.model.write(state.adapter.tensors)
     seconds = time.perf_counter() - begin
-    summary = summarise(session, results, bytes_up_before=bytes_up_before, wall_seconds=seconds, status=status)
+    summary = summarise(session, beginning, results, wall_seconds=seconds, status=status)
     summary["error"] = None if failure is None else str(failure)
     folder.finish(session, summary)
     for observer in observers:

@@ -26,7 +26,7 @@ svg {{ max-width: 100%; height: auto; background: #fff; border-radius: 6px; }}
 """
 
 SHOWN = (
-    "status", "method", "model", "seed", "rounds", "metric", "final", "mean_last_5", "best_on_validation",
+    "status", "method", "model", "seed", "rounds", "metric", "start", "final", "mean_last_5", "best_on_validation",
     "bytes_up", "bytes_down", "wall_seconds", "samples_per_second",
 )  # fmt: skip
 
@@ -66,7 +66,7 @@ def svg(folder: RunFolder) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "fedhello", "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(8, 5.6), layout="constrained")
         curve, blocks = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-        _draw_curve(curve, rounds)
+        _draw_curve(curve, rounds, folder.summary()["start"])
         _draw_blocks(figure, blocks, rounds)
         figure.suptitle(_title(folder.summary()))
         buffer = io.StringIO()
@@ -75,14 +75,15 @@ def svg(folder: RunFolder) -> str:
     return text[text.index("<svg") :]
 
 
-def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]]) -> None:
+def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]], start: float) -> None:
     x = [entry["round"] + 1 for entry in rounds]
-    axes.plot(x, [entry["test"]["accuracy"] for entry in rounds], marker="o", markersize=3, label="test")
+    test = [entry["test"]["accuracy"] for entry in rounds]
+    axes.plot([0, *x], [start, *test], marker="o", markersize=3, label="test (0: before training)")
     axes.plot(x, [entry["validation"]["accuracy"] for entry in rounds], linestyle="--", label="validation")
-    for entry in rounds:
-        if entry["scored"]:
-            axes.axvline(entry["round"] + 1, color="grey", linewidth=0.8, linestyle=":")
-            axes.annotate("Γ", (entry["round"] + 1, axes.get_ylim()[0]), color="grey")
+    scored = [entry["round"] + 1 for entry in rounds if entry["scored"]]
+    for i, position in enumerate(scored):
+        label = "Fisher scores computed" if i == 0 else None
+        axes.axvline(position, color="grey", linewidth=0.8, linestyle=":", label=label)
     axes.set_ylabel("accuracy")
     axes.legend(loc="lower right")
     axes.grid(alpha=0.3)

@@ -71,6 +71,23 @@ class Session:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What is there before round 0.
+
+    Attributes:
+        state: The state.
+        bytes_up: Bytes that clients sent for the class prototypes.
+        validation: Of the adapter that nobody has trained yet.
+        test: Likewise.
+    """
+
+    state: RunState
+    bytes_up: int
+    validation: Score
+    test: Score
+
+
+@dataclass(frozen=True)
 class RoundResult:
     """One round as it is shown and stored.
 
@@ -179,8 +196,8 @@ def load_model(config: Config, labels: Sequence[str]) -> LoraModel:
     return model
 
 
-def start(session: Session) -> tuple[RunState, int]:
-    """Return the state before round 0, and the bytes that clients sent for the head's class prototypes."""
+def start(session: Session) -> Beginning:
+    """Put the head where its policy says, and score the adapter before any training."""
     model, bytes_up = session.model, 0
     if session.config.model.head == "prototypes":
         parts = list(session.engine.class_sums())
@@ -188,7 +205,8 @@ def start(session: Session) -> tuple[RunState, int]:
         weight, bias = prototype_head(add_up(sums for sums, _ in parts), session.config.model.head_scale)
         head = {model.head_tensor_name("weight"): weight, model.head_tensor_name("bias"): bias}
         model.write({name: value for name, value in head.items() if name in model.head_names})
-    return algorithm.init(model.snapshot(is_shared(session.config.model.head))), bytes_up
+    adapter = model.snapshot(is_shared(session.config.model.head))
+    return Beginning(algorithm.init(adapter), bytes_up, *score(session, adapter))
 
 
 def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
@@ -225,17 +243,12 @@ def score(session: Session, adapter: Adapter) -> tuple[Score, Score]:
 
 
 def summarise(
-    session: Session,
-    results: Sequence[RoundResult],
-    *,
-    bytes_up_before: int,
-    wall_seconds: float,
-    status: str,
+    session: Session, beginning: Beginning, results: Sequence[RoundResult], *, wall_seconds: float, status: str
 ) -> dict[str, Any]:
     """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
 
-    ``final`` and ``mean_last_5`` are of the test set; ``best_on_validation`` is the test accuracy of the round that
-    was best on the validation set.
+    ``start``, ``final`` and ``mean_last_5`` are of the test set, before, after and over the last rounds;
+    ``best_on_validation`` is the test accuracy of the round that was best on the validation set.
     """
     reports = [report for result in results for report in result.record.clients]
     train_seconds = sum(report.metrics["seconds"] for report in reports)
@@ -248,11 +261,12 @@ def summarise(
         "seed": session.config.run.seed,
         "rounds": len(results),
         "metric": "test accuracy of personal heads" if session.engine.personal_heads is not None else "test accuracy",
+        "start": beginning.test.accuracy,
         "final": test[-1] if test else None,
         "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
         "best_on_validation": None if best is None else test[best],
         "best_round": None if best is None else best,
-        "bytes_up": bytes_up_before + sum(report.bytes_up for report in reports),
+        "bytes_up": beginning.bytes_up + sum(report.bytes_up for report in reports),
         "bytes_down": sum(report.bytes_down for report in reports),
         "wall_seconds": wall_seconds,
         "train_seconds": train_seconds,
