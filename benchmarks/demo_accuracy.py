@@ -13,7 +13,9 @@ import sys
 import time
 
 from fedhello.run.config import load_config
-from fedhello.run.session import prepare, rounds, start, summarise, versions
+from fedhello.run.rounds import rounds, start
+from fedhello.run.session import prepare
+from fedhello.run.summary import summarise, versions
 
 IID = "data.partition={kind: iid}"
 PLAIN = ["model.head=aggregate", "train.loss=cross_entropy"]

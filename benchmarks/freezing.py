@@ -20,7 +20,8 @@ from fedhello.engine.wire import encode_update
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.loading import BaseModel, ModelSource
 from fedhello.run.config import load_config
-from fedhello.run.session import prepare, versions
+from fedhello.run.session import prepare
+from fedhello.run.summary import versions
 from fedhello.types import Allocation, Update
 
 SETTINGS = TrainingSettings(

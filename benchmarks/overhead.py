@@ -23,7 +23,9 @@ from fedhello.client.training import learning_rate
 from fedhello.data.batches import training_batches
 from fedhello.randomness import generator
 from fedhello.run.config import load_config
-from fedhello.run.session import prepare, start, versions
+from fedhello.run.rounds import start
+from fedhello.run.session import prepare
+from fedhello.run.summary import versions
 
 
 def main() -> None:

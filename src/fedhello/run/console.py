@@ -15,7 +15,8 @@ from rich.progress import (
 from rich.table import Table
 
 from fedhello.run.folder import RunFolder
-from fedhello.run.session import Beginning, RoundResult, Session
+from fedhello.run.rounds import Beginning, RoundResult
+from fedhello.run.session import Session
 from fedhello.types import ClientReport
 
 SHOWN_ROUNDS = 20

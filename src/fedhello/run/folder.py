@@ -3,7 +3,7 @@
 config.yaml     the fully resolved configuration
 clients.json    tier and label histogram of each client
 rounds.jsonl    one object per finished round
-summary.json    the result, see ``fedhello.run.session.summarise``
+summary.json    the result, see ``fedhello.run.summary.summarise``
 adapter/        the PEFT adapter
 heads/          each client's own head, with the head policy ``local`` only
 report.html     the pictures
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from fedhello.errors import RunFolderError
 from fedhello.run.config import Config, dump_config, load_config
-from fedhello.run.session import RoundResult, Session
+from fedhello.run.rounds import RoundResult
+from fedhello.run.session import Session
 
 
 @dataclass(frozen=True)

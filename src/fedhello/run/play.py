@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from fedhello.errors import FedhelloError
 from fedhello.run.folder import RunFolder
-from fedhello.run.session import Beginning, RoundResult, Session, rounds, start, summarise
+from fedhello.run.rounds import Beginning, RoundResult, rounds, start
+from fedhello.run.session import Session
+from fedhello.run.summary import summarise
 
 
 class Observer(Protocol):

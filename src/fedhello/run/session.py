@@ -1,18 +1,12 @@
-"""From a configuration to a finished run: the place where all parts are put together."""
+"""From a configuration to a session: the one place where all parts are put together."""
 
-import importlib.metadata
-import platform
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import torch
 
-from fedhello import algorithm
-from fedhello.client.fisher import block_scores
 from fedhello.client.training import TrainingSettings
 from fedhello.data import partition, sources
 from fedhello.data.batches import Examples, tokenise
@@ -21,15 +15,10 @@ from fedhello.engine.local import LocalEngine
 from fedhello.errors import ConfigError, DataError
 from fedhello.methods import METHODS, BoundMethod
 from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.evaluation import Score, evaluate, evaluate_personal
-from fedhello.model.head import add_up, is_shared, prototype_head
 from fedhello.model.loading import load_classifier, resolve
 from fedhello.randomness import generator, integer_seed
 from fedhello.run.config import Config, DataConfig, TierConfig
-from fedhello.types import Adapter, Budget, Client, Federation, RoundRecord, RunState
-
-LAST = 5
-"""How many last rounds the reported mean is taken over."""
+from fedhello.types import Budget, Client, Federation
 
 
 @dataclass(frozen=True)
@@ -68,44 +57,6 @@ class Session:
     histogram: np.ndarray
     tier_of: tuple[int, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What is there before round 0.
-
-    Attributes:
-        state: The state.
-        bytes_up: Bytes that clients sent for the class prototypes.
-        validation: Of the adapter that nobody has trained yet.
-        test: Likewise.
-    """
-
-    state: RunState
-    bytes_up: int
-    validation: Score
-    test: Score
-
-
-@dataclass(frozen=True)
-class RoundResult:
-    """One round as it is shown and stored.
-
-    Attributes:
-        record: What the algorithm did.
-        train_loss: Mean over the round's samples.
-        validation: Of the global adapter after the round; for choosing.
-        test: Likewise; for reporting only.
-        seconds: Wall seconds of allocation, training and aggregation.
-        evaluation_seconds: Wall seconds of the two evaluations.
-    """
-
-    record: RoundRecord
-    train_loss: float
-    validation: Score
-    test: Score
-    seconds: float
-    evaluation_seconds: float
 
 
 def prepare(config: Config) -> Session:
@@ -194,97 +145,6 @@ def load_model(config: Config, labels: Sequence[str]) -> LoraModel:
     )
     model.module.to(_device(config.run.device))
     return model
-
-
-def start(session: Session) -> Beginning:
-    """Put the head where its policy says, and score the adapter before any training."""
-    model, bytes_up = session.model, 0
-    if session.config.model.head == "prototypes":
-        parts = list(session.engine.class_sums())
-        bytes_up = sum(size for _, size in parts)
-        weight, bias = prototype_head(add_up(sums for sums, _ in parts), session.config.model.head_scale)
-        head = {model.head_tensor_name("weight"): weight, model.head_tensor_name("bias"): bias}
-        model.write({name: value for name, value in head.items() if name in model.head_names})
-    adapter = model.snapshot(is_shared(session.config.model.head))
-    return Beginning(algorithm.init(adapter), bytes_up, *score(session, adapter))
-
-
-def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
-    """Play the remaining rounds one by one, evaluating the global adapter after each."""
-
-    def fisher(adapter: Adapter) -> tuple[float, ...]:
-        session.model.write(adapter.tensors)
-        return block_scores(session.model, session.server.proxy)
-
-    while state.round < session.config.train.rounds:
-        begin = time.perf_counter()
-        state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher)
-        played = time.perf_counter()
-        validation, test = score(session, state.adapter)
-        samples = sum(report.samples for report in record.clients)
-        loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples
-        yield (
-            state,
-            RoundResult(record, loss, validation, test, played - begin, time.perf_counter() - played),
-        )
-
-
-def score(session: Session, adapter: Adapter) -> tuple[Score, Score]:
-    """Score an adapter on the validation and the test set, with personal heads if clients keep their own."""
-    session.model.write(adapter.tensors)
-    heads = session.engine.personal_heads
-    if not heads:
-        return evaluate(session.model, session.server.validation), evaluate(session.model, session.server.test)
-    classes = {client.id: client.classes for client in session.federation.clients}
-    return (
-        evaluate_personal(session.model, session.server.validation, heads, classes),
-        evaluate_personal(session.model, session.server.test, heads, classes),
-    )
-
-
-def summarise(
-    session: Session, beginning: Beginning, results: Sequence[RoundResult], *, wall_seconds: float, status: str
-) -> dict[str, Any]:
-    """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
-
-    ``start``, ``final`` and ``mean_last_5`` are of the test set, before, after and over the last rounds;
-    ``best_on_validation`` is the test accuracy of the round that was best on the validation set.
-    """
-    reports = [report for result in results for report in result.record.clients]
-    train_seconds = sum(report.metrics["seconds"] for report in reports)
-    samples = sum(report.samples * session.config.train.epochs for report in reports)
-    test = [result.test.accuracy for result in results]
-    best = max(range(len(results)), key=lambda i: results[i].validation.accuracy, default=None)
-    return {
-        "status": status,
-        "method": session.config.method.name,
-        "seed": session.config.run.seed,
-        "rounds": len(results),
-        "metric": "test accuracy of personal heads" if session.engine.personal_heads is not None else "test accuracy",
-        "start": beginning.test.accuracy,
-        "final": test[-1] if test else None,
-        "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
-        "best_on_validation": None if best is None else test[best],
-        "best_round": None if best is None else best,
-        "bytes_up": beginning.bytes_up + sum(report.bytes_up for report in reports),
-        "bytes_down": sum(report.bytes_down for report in reports),
-        "wall_seconds": wall_seconds,
-        "train_seconds": train_seconds,
-        "evaluation_seconds": sum(result.evaluation_seconds for result in results),
-        "samples": samples,
-        "samples_per_second": samples / train_seconds if train_seconds else None,
-        "tiers": [_tier_summary(session, results, g) for g in range(len(session.federation.tiers))],
-        "model": session.model.source.base_name,
-        "labels": list(session.labels),
-        "notes": list(session.notes),
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    packages = ("fedhello", "torch", "transformers", "peft", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def assign_tiers(clients: int, tiers: Sequence[TierConfig]) -> tuple[int, ...]:
@@ -379,30 +239,3 @@ def _device(name: str) -> torch.device:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"expected run.device to be auto, cpu or an available device; {name!r}: {reason}") from error
     return device
-
-
-def _tier_summary(session: Session, results: Sequence[RoundResult], tier: int) -> dict[str, Any]:
-    """Put what one tier did into numbers; the peaks are the largest seen, the rest means per client and round."""
-    reports = [report for result in results for report in result.record.clients if report.tier == tier]
-
-    def mean(values: Sequence[float]) -> float | None:
-        return sum(values) / len(values) if values else None
-
-    def largest(metric: str) -> float | None:
-        return max((report.metrics[metric] for report in reports if metric in report.metrics), default=None)
-
-    trained = np.zeros(session.federation.blocks, dtype=int)
-    for report in reports:
-        trained[list(report.blocks)] += 1
-    return {
-        "budget": {"blocks": session.federation.tiers[tier].blocks},
-        "clients": session.tier_of.count(tier),
-        "participations": len(reports),
-        "blocks_trained": trained.tolist(),
-        "predicted_peak_bytes": None,
-        "measured_peak_bytes": largest("peak_bytes"),
-        "saved_bytes": largest("saved_bytes"),
-        "seconds": mean([report.metrics["seconds"] for report in reports]),
-        "bytes_up": mean([report.bytes_up for report in reports]),
-        "bytes_down": mean([report.bytes_down for report in reports]),
-    }

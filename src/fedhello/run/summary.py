@@ -1,0 +1,86 @@
+"""A run in numbers."""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedhello.run.rounds import Beginning, RoundResult
+from fedhello.run.session import Session
+
+LAST = 5
+"""How many last rounds the reported mean is taken over."""
+
+
+def summarise(
+    session: Session, beginning: Beginning, results: Sequence[RoundResult], *, wall_seconds: float, status: str
+) -> dict[str, Any]:
+    """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
+
+    ``start``, ``final`` and ``mean_last_5`` are of the test set, before, after and over the last rounds;
+    ``best_on_validation`` is the test accuracy of the round that was best on the validation set.
+    """
+    reports = [report for result in results for report in result.record.clients]
+    train_seconds = sum(report.metrics["seconds"] for report in reports)
+    samples = sum(report.samples * session.config.train.epochs for report in reports)
+    test = [result.test.accuracy for result in results]
+    best = max(range(len(results)), key=lambda i: results[i].validation.accuracy, default=None)
+    return {
+        "status": status,
+        "method": session.config.method.name,
+        "seed": session.config.run.seed,
+        "rounds": len(results),
+        "metric": "test accuracy of personal heads" if session.engine.personal_heads is not None else "test accuracy",
+        "start": beginning.test.accuracy,
+        "final": test[-1] if test else None,
+        "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
+        "best_on_validation": None if best is None else test[best],
+        "best_round": None if best is None else best,
+        "bytes_up": beginning.bytes_up + sum(report.bytes_up for report in reports),
+        "bytes_down": sum(report.bytes_down for report in reports),
+        "wall_seconds": wall_seconds,
+        "train_seconds": train_seconds,
+        "evaluation_seconds": sum(result.evaluation_seconds for result in results),
+        "samples": samples,
+        "samples_per_second": samples / train_seconds if train_seconds else None,
+        "tiers": [_tier_summary(session, results, g) for g in range(len(session.federation.tiers))],
+        "model": session.model.source.base_name,
+        "labels": list(session.labels),
+        "notes": list(session.notes),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("fedhello", "torch", "transformers", "peft", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _tier_summary(session: Session, results: Sequence[RoundResult], tier: int) -> dict[str, Any]:
+    """Put what one tier did into numbers; the peaks are the largest seen, the rest means per client and round."""
+    reports = [report for result in results for report in result.record.clients if report.tier == tier]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return sum(values) / len(values) if values else None
+
+    def largest(metric: str) -> float | None:
+        return max((report.metrics[metric] for report in reports if metric in report.metrics), default=None)
+
+    trained = np.zeros(session.federation.blocks, dtype=int)
+    for report in reports:
+        trained[list(report.blocks)] += 1
+    return {
+        "budget": {"blocks": session.federation.tiers[tier].blocks},
+        "clients": session.tier_of.count(tier),
+        "participations": len(reports),
+        "blocks_trained": trained.tolist(),
+        "predicted_peak_bytes": None,
+        "measured_peak_bytes": largest("peak_bytes"),
+        "saved_bytes": largest("saved_bytes"),
+        "seconds": mean([report.metrics["seconds"] for report in reports]),
+        "bytes_up": mean([report.bytes_up for report in reports]),
+        "bytes_down": mean([report.bytes_down for report in reports]),
+    }
