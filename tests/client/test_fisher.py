@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
-from fedhello.client.fisher import block_scores
+from fedhello.client.fisher import block_scores, squared_norms
 
 
 def warm(model):
@@ -37,6 +37,22 @@ def by_functional_jacobian(model, proxy):
 def test_scores_are_the_mean_squared_gradients_of_the_log_likelihood(tiny_model, random_examples):
     model, proxy = warm(tiny_model(blocks=3)), random_examples(samples=7)
     assert block_scores(model, proxy) == pytest.approx(by_functional_jacobian(model, proxy), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_batches_and_padding_change_nothing(tiny_model, random_examples, batch_size):
+    model, proxy = warm(tiny_model()), random_examples(samples=10)
+    assert len(set(proxy.lengths().tolist())) > 3
+    one_by_one = [block_scores(model, proxy.subset(np.array([i])), batch_size=1) for i in range(10)]
+    assert block_scores(model, proxy, batch_size) == pytest.approx(np.mean(one_by_one, axis=0), rel=1e-5)
+
+
+def test_squared_norms_by_hand():
+    # Sample 0: g xᵀ = [2·1 + 0·3, …] → G = [[2, 4]], ‖G‖² = 20. Sample 1: G = 1·[1, 0] + 1·[0, 1] → 2.
+    x = torch.tensor([[[1.0, 2.0], [3.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    g = torch.tensor([[[2.0], [0.0]], [[1.0], [1.0]]])
+    assert squared_norms(x, g).tolist() == [20.0, 2.0]
+    assert squared_norms(x[:, 0], g[:, 0]).tolist() == [20.0, 1.0]
 
 
 def test_every_sample_counts_exactly_once(tiny_model, random_examples):

@@ -4,34 +4,79 @@
 
 with the log-likelihood over all classes, the model in evaluation mode, and every sample of D exactly once. The
 square is taken per sample: the gradient of a batch's mean would let samples cancel each other.
+
+No loop over samples is needed. A factor W is linear, y = x Wᵀ, so sample d's gradient is G_d = Σ_t g_{d,t} x_{d,t}ᵀ
+over its positions t, where g = ∂(Σ_d log p_d)/∂y; samples do not mix in evaluation mode. One forward and one backward
+pass per batch give x and g of every factor, and with rank r a G_d has only r·d_in or d_out·r entries.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from fedhello.data.batches import Examples
+from fedhello.data.batches import Examples, evaluation_batches
 from fedhello.model.adapter import LoraModel
 
 
-def block_scores(model: LoraModel, proxy: Examples) -> tuple[float, ...]:
+@dataclass(frozen=True)
+class _Pass:
+    """What went through one factor: block, input x of shape (b, …, d_in), output y of shape (b, …, d_out)."""
+
+    block: int
+    x: Tensor
+    y: Tensor
+
+
+def block_scores(model: LoraModel, proxy: Examples, batch_size: int = 32) -> tuple[float, ...]:
     """Return Γ under the values that the model holds now.
 
     Args:
         model: The model; its values stay as they are.
         proxy: D, at least one sample.
+        batch_size: Samples per pass; it bounds the memory and changes the result by rounding only.
 
     Returns:
         L scores ≥ 0.
     """
-    names = sorted(name for name, block in model.block_of.items() if block is not None)
-    parameters = model.select(names)
+    # Nothing is trained: the factors only have to be part of the graph, so that their outputs have gradients.
+    model.select(name for name, block in model.block_of.items() if block is not None)
     totals = np.zeros(model.blocks.count)
+    passes: list[_Pass] = []
+
+    def note(block: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            passes.append(_Pass(block, inputs[0].detach(), output))
+
+        return hook
+
+    handles = [module.register_forward_hook(note(block)) for block, module in model.factors()]
     model.module.eval()
-    for position in range(len(proxy)):
-        batch = proxy.batch(np.array([position])).to(model.device)
-        log_likelihood = log_softmax(model.module(**batch.inputs).logits.float(), dim=1)[0, batch.labels[0]]
-        gradients = torch.autograd.grad(log_likelihood, parameters)
-        for name, gradient in zip(names, gradients, strict=True):
-            totals[model.block_of[name]] += float(gradient.double().square().sum())
+    try:
+        for positions in evaluation_batches(proxy.lengths(), batch_size):
+            passes.clear()
+            batch = proxy.batch(positions).to(model.device)
+            log_p = log_softmax(model.module(**batch.inputs).logits.float(), dim=1)
+            log_likelihood = log_p.gather(1, batch.labels.unsqueeze(1)).sum()
+            gradients = torch.autograd.grad(log_likelihood, [one.y for one in passes])
+            for one, g in zip(passes, gradients, strict=True):
+                totals[one.block] += float(squared_norms(one.x, g).sum())
+    finally:
+        for handle in handles:
+            handle.remove()
     return tuple((totals / len(proxy)).tolist())
+
+
+def squared_norms(x: Tensor, g: Tensor) -> Tensor:
+    """Return ‖Σ_t g_t x_tᵀ‖² of each sample; float64, shape (b,).
+
+    Args:
+        x: Inputs, shape (b, …, d_in).
+        g: Gradients of the outputs, shape (b, …, d_out), the same positions.
+    """
+    b = x.shape[0]
+    G = torch.einsum("bto,bti->boi", g.reshape(b, -1, g.shape[-1]), x.reshape(b, -1, x.shape[-1]))
+    return G.double().square().sum(dim=(1, 2))

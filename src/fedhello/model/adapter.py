@@ -94,6 +94,12 @@ class LoraModel:
         """Return the saved name of the logits layer's ``weight`` or ``bias``."""
         return f"base_model.model.{self.logits_path}.{kind}"
 
+    def factors(self) -> list[tuple[int, nn.Module]]:
+        """Return the linear modules that hold the LoRA factors A and B, each with its block."""
+        block_of_weight = {id(self._parameters[name]): block for name, block in self.block_of.items()}
+        found = [(block_of_weight.get(id(getattr(m, "weight", None))), m) for m in self.module.modules()]
+        return [(block, m) for block, m in found if block is not None]
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Copy the named tensors out of the model, to the CPU."""
         return {name: self._parameters[name].detach().to("cpu", copy=True) for name in names}
