@@ -18,7 +18,7 @@ from fedhello.client.training import Assignment, TrainingSettings, local_trainin
 from fedhello.data.batches import Examples
 from fedhello.engine.wire import encode_update
 from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.loading import BaseModel, ModelSource
+from fedhello.model.loading import FoundationModel, ModelSource
 from fedhello.run.config import load_config
 from fedhello.run.session import prepare
 from fedhello.run.summary import versions
@@ -92,7 +92,7 @@ def minilm() -> tuple[LoraModel, Examples]:
 def bert_base() -> tuple[LoraModel, Examples]:
     """BERT-base's shape with random weights, LoRA r 16, 16 samples of 64 tokens."""
     torch.manual_seed(0)
-    base = BaseModel(
+    base = FoundationModel(
         BertForSequenceClassification(BertConfig(num_labels=5)), None, ModelSource("bert-base shape", "bert-base shape")
     )
     model = attach_lora(base, classes=5, rank=16, alpha=16, dropout=0.0, targets="attention-qv", seed=0)

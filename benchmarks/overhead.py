@@ -4,7 +4,7 @@
 
 Both train the same clients, allocations and batches on the same model in this process, in turn, so that the
 machine's mood hits both. A framework round holds everything between two rounds but the evaluation: sampling,
-allocation, tokens to batches, training, memory measurement, encoding, checking, decoding and averaging. The bare
+Fisher scores where due, allocation, tokens to batches, training, memory measurement, encoding, checking, decoding and averaging. The bare
 loop gets its batches ready-made, and only sets ``requires_grad``, copies the start values and trains.
 """
 
@@ -18,6 +18,7 @@ START = time.perf_counter()
 import torch
 
 from fedhello import algorithm
+from fedhello.client.fisher import block_scores
 from fedhello.client.loss import absent_classes, classification_loss
 from fedhello.client.training import learning_rate
 from fedhello.data.batches import training_batches
@@ -35,16 +36,18 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="configuration overrides, such as train.batch_size=32")
     arguments = parser.parse_args()
 
-    session = prepare(load_config(None, ["method={name: rgd-hla}", *arguments.overrides]))
+    session = prepare(load_config(None, arguments.overrides))
     state = start(session).state
     until_first_round = time.perf_counter() - START
 
     framework, bare, ratios = [], [], []
-    for _ in range(arguments.rounds + 1):
-        begin = time.perf_counter()
-        after, record = algorithm.round(state, session.federation, session.method, session.engine.train, None)
-        seconds = time.perf_counter() - begin
-        bare_seconds = bare_round(session, state, record)
+    for i in range(arguments.rounds + 1):
+        # The bare loop needs the round's draws, so an unmeasured round comes first; then the order alternates.
+        after, record = play(session, state)[:2]
+        if i % 2:
+            seconds, bare_seconds = play(session, state)[2], bare_round(session, state, record)
+        else:
+            bare_seconds, seconds = bare_round(session, state, record), play(session, state)[2]
         samples = sum(client.samples for client in record.clients) * session.config.train.epochs
         framework.append(samples / seconds)
         bare.append(samples / bare_seconds)
@@ -70,6 +73,18 @@ def main() -> None:
             indent=2,
         )
     )
+
+
+def play(session, state):
+    """Play one round; return the state after it, its record and the seconds."""
+
+    def fisher(adapter):
+        session.model.write(adapter.tensors)
+        return block_scores(session.model, session.server.proxy)
+
+    begin = time.perf_counter()
+    after, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher)
+    return after, record, time.perf_counter() - begin
 
 
 def bare_round(session, state, record) -> float:

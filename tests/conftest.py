@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.loading import BaseModel, ModelSource
+from fedhello.model.loading import FoundationModel, ModelSource
 from fedhello.types import Budget, Client, Federation
 
 
@@ -35,7 +35,7 @@ def tiny_model() -> Callable[..., LoraModel]:
                 attention_probs_dropout_prob=dropout,
                 num_labels=classes,
             )
-            base = BaseModel(BertForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
+            base = FoundationModel(BertForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
         return attach_lora(base, classes=classes, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=seed)
 
     return build

@@ -46,17 +46,6 @@ def test_algorithm_1_fits_on_a_page_and_imports_only_the_core():
     assert "torch" not in [line.split()[1] for line in source.splitlines() if line.startswith(("import", "from"))]
 
 
-@pytest.mark.parametrize("blocks", [12, 30, 120])
-def test_allocating_block_1_trains_block_1_alone(blocks, federation):
-    # The published code matches "1" as a substring, and so freezes or trains 10, 11, 21, 100 … with it.
-    world = federation([1], blocks=blocks)
-    adapter = number_adapter(blocks)
-    from fedhello.types import Allocation
-
-    (update,) = trainer(world)(adapter, {0: Allocation((1,))}, 0)
-    assert set(update.tensors) == {"layer.1.lora_A", "head"}
-
-
 def test_a_round_leaves_the_state_before_it_alone(federation):
     world = federation([1, 3], blocks=3)
     before = algorithm.init(number_adapter(3))
@@ -156,3 +145,14 @@ def test_the_table_of_methods_is_complete():
         assert method.paper
         assert method.summary
         assert "weighting" in method.options.model_fields
+
+
+def test_options_of_one_name_must_agree():
+    from dataclasses import replace
+
+    def other_default(t: int, *, warmup: int = 3) -> bool:
+        return False
+
+    method = replace(METHODS["fed-hello"], scores_due=other_default)
+    with pytest.raises(TypeError, match="option warmup of fed-hello"):
+        _ = method.options

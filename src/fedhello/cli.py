@@ -30,6 +30,7 @@ Words = Annotated[
     typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and overrides such as train.rounds=5."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON, on standard output.")]
+Head = Annotated[int | None, typer.Option("--client", help="Whose head to use, where clients keep their own.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 
@@ -112,16 +113,15 @@ def plan(words: Words = None, as_json: Json = False) -> None:
 def evaluate(run: Run, as_json: Json = False) -> None:
     """Score a run's adapter, read back from its folder, on its validation and test set."""
     from fedhello.run.folder import RunFolder
-    from fedhello.run.rounds import score
+    from fedhello.run.rounds import evaluate_adapter
     from fedhello.run.session import prepare
-    from fedhello.types import Adapter
 
     folder = RunFolder(run)
     session = prepare(folder.config())
     session.model.load(folder.adapter)
     if session.engine.personal_heads is not None:
-        session.engine.personal_heads.update(folder.personal_heads())
-    validation, test = score(session, Adapter({}, {}))
+        session.engine.personal_heads = folder.personal_heads()
+    validation, test = evaluate_adapter(session, session.model.snapshot(share_head=False))
     result = {
         "validation": {"accuracy": validation.accuracy, "loss": validation.loss},
         "test": {"accuracy": test.accuracy, "loss": test.loss},
@@ -138,7 +138,10 @@ def evaluate(run: Run, as_json: Json = False) -> None:
 
 @app.command()
 def predict(
-    run: Run, texts: Annotated[list[str], typer.Argument(help="One or more texts.")], as_json: Json = False
+    run: Run,
+    texts: Annotated[list[str], typer.Argument(help="One or more texts.")],
+    client: Head = None,
+    as_json: Json = False,
 ) -> None:
     """Classify texts with a run's adapter."""
     import torch
@@ -146,7 +149,7 @@ def predict(
     from fedhello.data.batches import tokenise
     from fedhello.model.evaluation import logits
 
-    config, labels, model = _restore(run)
+    config, labels, model = _restore(run, client)
     examples, _ = tokenise(
         texts, torch.zeros(len(texts), dtype=torch.int64).numpy(), model.tokenizer, config.data.max_length
     )
@@ -167,12 +170,13 @@ def export(
     run: Run,
     out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN/export if not given.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the whole model with the adapter merged in.")] = False,
+    client: Head = None,
 ) -> None:
     """Write a run's adapter, or the merged model, as files that PEFT and transformers load."""
     target = out or run / "export"
     if target.exists():
         raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another --out.")
-    _, _, model = _restore(run)
+    _, _, model = _restore(run, client)
     try:
         model.save_merged(target) if merge else model.save(target)
     except OSError as error:
@@ -294,8 +298,8 @@ def _config(words: Sequence[str] | None) -> Any:
     return load_config(Path(files[0]) if files else None, overrides)
 
 
-def _restore(run: Path) -> tuple[Any, list[str], Any]:
-    """Load a run's configuration, labels and model with its adapter."""
+def _restore(run: Path, client: int | None) -> tuple[Any, list[str], Any]:
+    """Load a run's configuration, labels and model with its adapter, and one client's head where heads are personal."""
     from fedhello.run.folder import RunFolder
     from fedhello.run.session import load_model
 
@@ -303,6 +307,16 @@ def _restore(run: Path) -> tuple[Any, list[str], Any]:
     config, labels = folder.config(), folder.summary()["labels"]
     model = load_model(config, labels)
     model.load(folder.adapter)
+    if config.model.head == "local":
+        heads = folder.personal_heads()
+        if client not in heads:
+            known = ", ".join(map(str, heads)) or "none has trained yet"
+            raise ConfigError(
+                f"expected --client, since each client of this run keeps its own head; choose one of: {known}"
+            )
+        model.write(heads[client])
+    elif client is not None:
+        raise ConfigError("expected no --client, since the clients of this run share one head")
     return config, labels, model
 
 

@@ -17,7 +17,7 @@ from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import gd_hla, rgd_hla
 from fedhello.allocation.schedule import after_warmup, fed_hello, never, periodically
-from fedhello.types import Adapter, Aggregator, Allocation, Situation, Strategy, Update
+from fedhello.types import Adapter, Aggregator, Allocation, Allocator, Situation, Update
 
 ScoreSchedule = Callable[[int], bool]
 """Whether Fisher scores are computed anew in round t."""
@@ -49,7 +49,7 @@ class Method:
     name: str
     summary: str
     paper: str
-    allocate: Strategy
+    allocate: Allocator
     aggregate: Aggregator = average_layerwise
     scores_due: ScoreSchedule = never
 
@@ -63,7 +63,12 @@ class Method:
         """A pydantic model of the method's options: the keyword-only parameters of its functions."""
         fields: dict[str, Any] = {}
         for function in (self.allocate, self.aggregate, self.scores_due):
-            fields |= {p.name: (p.annotation, p.default) for p in _options_of(function)}
+            for p in _options_of(function):
+                field = (p.annotation, p.default)
+                if p.default is p.empty or fields.setdefault(p.name, field) != field:
+                    raise TypeError(
+                        f"option {p.name} of {self.name} needs one default and one type in all its functions"
+                    )
         return create_model(
             f"options of {self.name}",
             __config__=ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False),
@@ -85,7 +90,7 @@ class Method:
 
 
 def _options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    parameters = inspect.signature(function).parameters.values()
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
     return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 

@@ -162,7 +162,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class Situation:
-    """All that an allocation strategy may look at for one client in one round.
+    """All that an allocator may look at for one client in one round.
 
     Attributes:
         client: The client.
@@ -181,7 +181,7 @@ class Situation:
         return generator(self.federation.seed, "allocation", self.round, self.client.id)
 
 
-class Strategy(Protocol):
+class Allocator(Protocol):
     """Decides what one client trains in one round; keyword-only parameters are the method's options."""
 
     def __call__(self, situation: Situation) -> Allocation:

@@ -83,3 +83,20 @@ def test_the_head_is_no_part_of_any_score(tiny_model, random_examples):
     names = [name for name, block in model.block_of.items() if block is not None]
     model.write({name: torch.zeros_like(model.read([name])[name]) for name in names})
     assert block_scores(model, random_examples()) == (0.0, 0.0, 0.0)
+
+
+def test_a_model_that_shares_one_block_among_layers_has_no_scores(random_examples):
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    from fedhello.errors import ModelError
+    from fedhello.model.adapter import attach_lora
+    from fedhello.model.loading import FoundationModel, ModelSource
+
+    config = AlbertConfig(
+        vocab_size=50, embedding_size=8, hidden_size=8, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=16, num_labels=3,
+    )  # fmt: skip
+    base = FoundationModel(AlbertForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
+    model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    with pytest.raises(ModelError, match="once per forward pass"):
+        block_scores(model, random_examples())

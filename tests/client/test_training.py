@@ -38,6 +38,17 @@ def warm(model):
     return model
 
 
+@pytest.mark.parametrize("count", [12, 30, 120])
+def test_training_block_1_changes_block_1_alone(count, tiny_model, random_examples):
+    # The published code matches "1" as a substring, and with it 10, 11, 21, 100 and so on.
+    model = warm(tiny_model(blocks=count))
+    before = {name: p.detach().clone() for name, p in model.module.named_parameters()}
+    local_training(model, assignment(model, random_examples(), (1,), head=False), replace(SETTINGS, epochs=1))
+    changed = [name for name, p in model.module.named_parameters() if not torch.equal(p, before[name])]
+    assert len(changed) == 4
+    assert all(".layer.1." in name for name in changed)
+
+
 @pytest.mark.parametrize("blocks", [(), (0,), (1,), (0, 2), (0, 1, 2)])
 def test_exactly_the_allocated_tensors_change(blocks, tiny_model, random_examples):
     model = warm(tiny_model())
@@ -98,6 +109,18 @@ def test_saved_bytes_fall_with_the_lowest_trainable_block(tiny_model, random_exa
         assert metrics["peak_bytes"] > metrics["saved_bytes"]
     assert saved[0] > saved[1] > saved[2] > saved[3] > 0
     assert saved[2] <= saved[0] * (2 / 4 + 0.1)
+
+
+def test_the_peak_counts_the_optimisers_older_state(tiny_model, random_examples):
+    data = random_examples(samples=4)  # one batch per epoch, so that every step is alike
+
+    def peak(epochs):
+        model = warm(tiny_model())
+        return local_training(model, assignment(model, data, (0, 1, 2)), replace(SETTINGS, epochs=epochs))[1]
+
+    trained = sum(v.numel() for v in tiny_model().snapshot(share_head=True).tensors.values())
+    moments = 2 * 4 * trained
+    assert moments <= peak(2)["peak_bytes"] - peak(1)["peak_bytes"] <= moments + 8 * 14
 
 
 def test_measuring_memory_changes_no_result(tiny_model, random_examples):

@@ -159,3 +159,25 @@ def test_equal_runs_send_equally_many_bytes(engine):
         return [u.bytes_up for u in e.train(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0)]
 
     assert sent() == sent()
+
+
+def test_an_interrupted_client_leaves_no_head_behind(engine, monkeypatch):
+    from fedhello.client import training
+
+    e = engine(head="personal")
+    start = e.model.read(e.model.head_names)
+    real, calls = training._step, []
+
+    def step(*arguments):
+        calls.append(1)
+        if len(calls) == 5:  # in the second client
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "_step", step)
+    both = {0: Allocation((0,)), 1: Allocation((0,))}
+    with pytest.raises(KeyboardInterrupt):
+        list(e.train(e.model.snapshot(share_head=False), both, t=0))
+    assert len(calls) == 5
+    assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
+    assert e.personal_heads == {}

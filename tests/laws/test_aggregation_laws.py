@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhello.aggregation.layerwise import average_layerwise
+from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Update
 
 NAMES = ("a", "b", "head")
@@ -20,7 +21,7 @@ def adapter_of(a: float, b: float, head: float) -> Adapter:
 def update(client: int, samples: int, **values: float) -> Update:
     shapes = {"a": 1, "b": 2, "head": 1}
     tensors = {name: torch.full((shapes[name],), value) for name, value in values.items()}
-    return Update(client=client, round=0, samples=samples, tensors=tensors, metrics={"batches": samples // 2})
+    return Update(client=client, round=0, samples=samples, tensors=tensors, metrics={"batches": max(1, samples // 2)})
 
 
 ZERO = adapter_of(0.0, 0.0, 0.0)
@@ -144,3 +145,10 @@ def test_memory_is_that_of_one_adapter_however_many_clients_answer():
 
     average_layerwise(ZERO, stream())
     assert most <= 3
+
+
+@pytest.mark.parametrize("batches", [0, 7, float("nan"), None])
+def test_an_impossible_number_of_batches_is_refused(batches):
+    metrics = {} if batches is None else {"batches": batches}
+    with pytest.raises(UpdateError, match="between 1 and 6 batches"):
+        average_layerwise(ZERO, [Update(1, 0, 6, {"a": torch.tensor([6.0])}, metrics)], weighting="batches")

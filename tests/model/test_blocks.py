@@ -1,5 +1,4 @@
 import pytest
-import torch
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -13,7 +12,9 @@ from transformers import (
 )
 
 from fedhello.errors import ModelError
+from fedhello.model.adapter import attach_lora
 from fedhello.model.blocks import Blocks, find_attention_qv, find_blocks, find_head, find_named
+from fedhello.model.loading import FoundationModel, ModelSource
 
 SMALL = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_labels": 4}
 
@@ -93,9 +94,10 @@ def test_a_head_of_another_size_is_refused():
         find_head(model, 7)
 
 
-def test_projections_outside_the_blocks_are_left_alone():
-    model = classifier(BertConfig(num_hidden_layers=1, vocab_size=20, **SMALL))
-    model.value = nn.Linear(8, 8)
-    blocks = find_blocks(model)
-    assert "value" not in find_attention_qv(model, blocks)
-    assert torch.is_tensor(model.value.weight)
+def test_projections_outside_the_blocks_get_no_adapter():
+    model = classifier(BertConfig(num_hidden_layers=2, vocab_size=20, **SMALL))
+    model.bert.value = nn.Linear(8, 8)
+    base = FoundationModel(model, None, ModelSource("tiny", "tiny"))
+    lora = attach_lora(base, classes=4, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    assert len(lora.block_of) == 2 * 4 + 2
+    assert not any("bert.value" in name for name in lora.block_of)

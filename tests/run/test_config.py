@@ -373,6 +373,7 @@ STANDS_FOR = {
     "model.head": "frozen",
     "train.loss": "cross_entropy",
     "train.lr_schedule": "published",
+    "train.optimizer": "adamw",
     "train.weight_decay": 0.01,
     "method.weighting": "batches",
     "method.persist": False,
@@ -381,6 +382,7 @@ CONTRADICTIONS = {
     "model.head": "prototypes",
     "train.loss": "restricted",
     "train.lr_schedule": "cosine",
+    "train.optimizer": "sgd",
     "train.weight_decay": "0.0",
     "method.weighting": "samples",
     "method.persist": "true",
@@ -452,3 +454,20 @@ def test_reading_under_parity_does_not_change_what_was_given():
     raw = {"parity": "published", "train": {"rounds": 3}}
     parse_config(raw)
     assert raw == {"parity": "published", "train": {"rounds": 3}}
+
+
+def test_the_configuration_of_the_contract_is_valid():
+    text = """
+    model:   {name: embedded:minilm, task: classification, head: prototypes, lora: {rank: 8, alpha: 8, dropout: 0.0,
+              targets: attention-qv}, dtype: float32}
+    data:    {name: embedded:bbc-headlines, clients: 20, partition: {kind: pathological, classes_per_client: 2}}
+    clients: {tiers: [{share: 1/3, blocks: 2}, {share: 1/3, blocks: 4}, {share: 1/3, blocks: 6}]}
+    method:  {name: fed-hello, pattern: bottleneck, warmup: 10, refresh: 10}
+    train:   {rounds: 20, clients_per_round: 5, epochs: 1, batch_size: 16, optimizer: adamw, lr: 5e-4}
+    run:     {seed: 0, engine: local, out: runs, track: [jsonl]}
+    """
+    import yaml
+
+    config = parse_config(yaml.safe_load(text) | {"train": {"lr": 5e-4}})
+    assert config.train.lr == 5e-4
+    assert [tier.blocks for tier in config.clients.tiers] == [2, 4, 6]

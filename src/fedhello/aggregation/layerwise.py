@@ -14,20 +14,30 @@ from typing import Literal
 
 from torch import Tensor
 
+from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Update
 
 Weighting = Literal["samples", "clients", "batches"]
 
 
 def weight_of(update: Update, weighting: Weighting) -> float:
-    """Return w_k: the client's samples n_k, 1, or its number of batches (as the published code counts)."""
+    """Return w_k: the client's samples n_k, 1, or its number of batches (as the published code counts).
+
+    Raises:
+        UpdateError: If the client states an impossible number of batches.
+    """
     match weighting:
         case "samples":
             return float(update.samples)
         case "clients":
             return 1.0
         case "batches":
-            return float(update.metrics["batches"])
+            batches = update.metrics.get("batches", 0)
+            if not 1 <= batches <= update.samples:
+                raise UpdateError(
+                    f"expected client {update.client} to state between 1 and {update.samples} batches; found {batches}"
+                )
+            return float(batches)
 
 
 def average_layerwise(adapter: Adapter, updates: Iterable[Update], *, weighting: Weighting = "samples") -> Adapter:

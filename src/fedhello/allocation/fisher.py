@@ -11,6 +11,7 @@ their order, which they are not; here the clusters are ordered by their centroid
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated
 
 import numpy as np
@@ -34,19 +35,23 @@ def rank_by_cluster(scores: Sequence[float], clusters: int, seed: int) -> np.nda
     Returns:
         Integers, shape (L,), within 1 … G; a larger score never has a smaller rank.
     """
+    return np.array(_ranks(tuple(scores), clusters, seed))
+
+
+@cache  # every client of a round asks for the same clusters
+def _ranks(scores: tuple[float, ...], clusters: int, seed: int) -> tuple[int, ...]:
     from sklearn.cluster import KMeans
 
     values = np.asarray(scores, dtype=np.float64)
     spread = np.ptp(values)
     if spread == 0:
-        return np.ones(len(values), dtype=int)
+        return (1,) * len(values)
     # k-means is indifferent to scale, but its stopping rule works best on numbers around 1.
     scaled = ((values - values.min()) / spread).reshape(-1, 1)
     count = min(clusters, len(np.unique(scaled)))
     kmeans = KMeans(n_clusters=count, n_init=10, random_state=seed).fit(scaled)
     order = np.argsort(np.argsort(kmeans.cluster_centers_[:, 0]))
-    ranks: np.ndarray = order[kmeans.labels_] + 1
-    return ranks
+    return tuple(int(rank) for rank in order[kmeans.labels_] + 1)
 
 
 def score_probabilities(scores: Sequence[float], clusters: int, seed: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from fedhello.data.batches import Examples, evaluation_batches
+from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
 
 
@@ -41,6 +42,9 @@ def block_scores(model: LoraModel, proxy: Examples, batch_size: int = 32) -> tup
 
     Returns:
         L scores ≥ 0.
+
+    Raises:
+        ModelError: If a factor is shared by several layers, or a gradient is not finite.
     """
     # Nothing is trained: the factors only have to be part of the graph, so that their outputs have gradients.
     model.select(name for name, block in model.block_of.items() if block is not None)
@@ -60,6 +64,11 @@ def block_scores(model: LoraModel, proxy: Examples, batch_size: int = 32) -> tup
             passes.clear()
             batch = proxy.batch(positions).to(model.device)
             log_p = log_softmax(model.module(**batch.inputs).logits.float(), dim=1)
+            if len(passes) != len(handles):
+                raise ModelError(
+                    f"expected each LoRA factor to be used once per forward pass; {len(handles)} factors were used "
+                    f"{len(passes)} times. Models that share a block among layers have no score per block."
+                )
             log_likelihood = log_p.gather(1, batch.labels.unsqueeze(1)).sum()
             gradients = torch.autograd.grad(log_likelihood, [one.y for one in passes])
             for one, g in zip(passes, gradients, strict=True):
@@ -67,6 +76,8 @@ def block_scores(model: LoraModel, proxy: Examples, batch_size: int = 32) -> tup
     finally:
         for handle in handles:
             handle.remove()
+    if not np.isfinite(totals).all():
+        raise ModelError("expected finite Fisher scores; the model's gradients on the proxy set are not")
     return tuple((totals / len(proxy)).tolist())
 
 

@@ -2,7 +2,7 @@
 
 Two figures, because they answer two questions. *Saved bytes* are what autograd keeps for backward: they follow
 from the allocation and the batch, and repeat exactly. *Peak bytes* are the most that tensors created by the step
-held at one moment, gradients and optimiser state included: what must fit above the loaded model.
+held at one moment, gradients included: what must fit above the loaded model, beside an optimiser's older state.
 """
 
 import weakref

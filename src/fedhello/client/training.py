@@ -113,7 +113,7 @@ def local_training(
     Returns:
         The trained tensors' new values on the CPU, and metrics: ``loss`` (mean over samples and epochs), ``steps``,
         ``batches`` (per epoch), ``tokens`` (with padding), ``seconds``, and if measured ``saved_bytes`` and
-        ``peak_bytes`` of the widest step.
+        ``peak_bytes`` of the widest step, the latter with the optimiser's state.
 
     Raises:
         UpdateError: If the loss is not finite, or a block (or the head) did not change at all.
@@ -150,8 +150,15 @@ def local_training(
         "seconds": time.perf_counter() - begin,
     }
     if memory is not None:
-        metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes}
+        # The first step makes the optimiser's state only after its backward pass; later ones hold it throughout.
+        state = _state_bytes(optimizer) if steps > 1 else 0
+        metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes + state}
     return after, metrics
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
 def _step(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedhello.data.split import class_name
 from fedhello.errors import DataError
 
 Parts = list[np.ndarray]
@@ -55,7 +56,12 @@ def dirichlet(labels: np.ndarray, clients: int, alpha: float, minimum: int, rng:
 
 
 def pathological(
-    labels: np.ndarray, clients: int, classes_per_client: int, minimum: int, rng: np.random.Generator
+    labels: np.ndarray,
+    clients: int,
+    classes_per_client: int,
+    minimum: int,
+    rng: np.random.Generator,
+    names: Sequence[str] = (),
 ) -> Parts:
     """Give each client exactly k classes; each class's samples are shared among its holders by Dirichlet(1).
 
@@ -68,6 +74,7 @@ def pathological(
         classes_per_client: k, with 1 ≤ k ≤ C.
         minimum: Least number of samples per client, ≥ 1.
         rng: The partition's generator.
+        names: The classes' names, for messages.
 
     Raises:
         DataError: If k > C, if K·k < C (a class would have no holder), or if a class is too small.
@@ -88,8 +95,8 @@ def pathological(
         members = rng.permutation(np.flatnonzero(labels == values[c]))
         if len(members) < floor * len(owners):
             raise DataError(
-                f"expected class {values[c]} to have {floor} samples for each of its {len(owners)} holders; it has "
-                f"{len(members)}. Lower data.partition.minimum or data.clients."
+                f"expected class {class_name(values[c], names)} to have {floor} samples for each of its {len(owners)} "
+                f"holders; it has {len(members)}. Lower data.partition.minimum or data.clients."
             )
         shares = rng.dirichlet(np.ones(len(owners)))
         first, rest = members[: floor * len(owners)], members[floor * len(owners) :]

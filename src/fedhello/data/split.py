@@ -1,5 +1,6 @@
 """Split a data set, once and for all runs alike, into what clients hold and what the server holds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,14 @@ class Split:
     proxy: np.ndarray
 
 
-def stratified_split(labels: np.ndarray, *, validation: float, test: float, proxy: int, seed: int = 0) -> Split:
+def class_name(c: int, names: Sequence[str]) -> str:
+    """Call a class by its name where names are known, and by its number otherwise."""
+    return repr(names[c]) if names else str(c)
+
+
+def stratified_split(
+    labels: np.ndarray, *, validation: float, test: float, proxy: int, seed: int = 0, names: Sequence[str] = ()
+) -> Split:
     """Split by label, so that each part has the classes in about the whole's proportions.
 
     Args:
@@ -32,6 +40,7 @@ def stratified_split(labels: np.ndarray, *, validation: float, test: float, prox
         validation: Share of the samples, in (0, 1).
         test: Share of the samples, in (0, 1).
         proxy: Number of samples ≥ 0 that the server keeps for Fisher scores.
+        names: The classes' names, for messages.
         seed: Not the run's: the split stays the same for all seeds, so that runs are comparable.
 
     Raises:
@@ -56,11 +65,12 @@ def stratified_split(labels: np.ndarray, *, validation: float, test: float, prox
         if smallest < 2:
             rare = int(np.bincount(labels[rest]).argmin())
             raise DataError(
-                f"expected every class to have a sample for training beside those held out; class {rare} has "
-                f"{int((labels == rare).sum())} in all. Add samples of it or leave it out."
+                "expected every class to have a sample for training beside those held out; class "
+                f"{class_name(rare, names)} has {int((labels == rare).sum())} in all. Add samples or leave it out."
             )
         rest, parts[name] = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
     absent = sorted(set(range(classes)) - set(labels[rest].tolist()))
     if absent:
-        raise DataError(f"expected every class in the training data; classes {absent} have samples elsewhere only")
+        listed = ", ".join(class_name(c, names) for c in absent)
+        raise DataError(f"expected every class in the training data; {listed} have samples elsewhere only")
     return Split(train=np.sort(rest), **{name: np.sort(part) for name, part in parts.items()})

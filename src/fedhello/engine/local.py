@@ -28,6 +28,7 @@ class LocalEngine:
         data: Client → its training samples.
         settings: How clients train.
         personal_heads: Client → its own head, for the head policy ``local``; None where heads are not personal.
+        initial_head: The head's tensors as the engine found them: where every personal head starts.
     """
 
     model: LoraModel
@@ -35,10 +36,10 @@ class LocalEngine:
     data: Mapping[int, Examples]
     settings: TrainingSettings
     personal_heads: dict[int, dict[str, Tensor]] | None = None
-    _initial_head: dict[str, Tensor] = field(init=False)
+    initial_head: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._initial_head = self.model.read(self.model.head_names)
+        self.initial_head = self.model.read(self.model.head_names)
 
     def train(self, adapter: Adapter, allocations: Mapping[int, Allocation], t: int) -> Iterator[Update]:
         """Train the clients of a round, in ascending id, and yield their updates one by one.
@@ -53,6 +54,7 @@ class LocalEngine:
         """
         clients = {client.id: client for client in self.federation.clients}
         adapter_bytes = len(encode_tensors(adapter.tensors))
+        heads: dict[int, dict[str, Tensor]] = {}
         for k in sorted(allocations):
             client, names = clients[k], adapter.names(allocations[k])
             personal = self._put_personal_head(k)
@@ -65,14 +67,17 @@ class LocalEngine:
                 classes=client.classes,
                 seed=self.federation.seed,
             )
-            values, metrics = local_training(self.model, work, self.settings)
-            if self.personal_heads is not None:
-                self.personal_heads[k] = {name: values.pop(name) for name in personal}
-                # What the server saves and scores next must not hold one client's private head.
-                self.model.write(self._initial_head)
+            try:
+                values, metrics = local_training(self.model, work, self.settings)
+            finally:
+                # What the server scores and saves next must not hold one client's private head.
+                self.model.write(self.initial_head if personal else {})
+            heads |= {k: {name: values.pop(name) for name in personal}} if personal else {}
             payload = encode_update(Update(k, t, client.samples, values, metrics))
             expected = Expected(k, t, client.samples, {name: adapter.tensors[name] for name in names})
             yield decode_update(payload, expected, adapter_bytes + len(encode_task(t, allocations[k])))
+        # A round that breaks off leaves everybody's head as it was before it.
+        self.personal_heads = None if self.personal_heads is None else self.personal_heads | heads
 
     def class_sums(self) -> Iterator[tuple[ClassSums, int]]:
         """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""
@@ -85,5 +90,5 @@ class LocalEngine:
         """Put client k's own head into the model and return its tensors' names; nothing if heads are shared."""
         if self.personal_heads is None:
             return ()
-        self.model.write(self.personal_heads.get(k, self._initial_head))
+        self.model.write(self.personal_heads.get(k, self.initial_head))
         return self.model.head_names

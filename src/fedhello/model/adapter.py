@@ -1,5 +1,6 @@
 """The adapter in a model: inject it, read it, write it, save it. The only module that imports peft."""
 
+import json
 import shutil
 import tempfile
 import warnings
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from fedhello.errors import ModelError
 from fedhello.model.blocks import PROJECTIONS, Blocks, find_attention_qv, find_blocks, find_head, find_named
-from fedhello.model.loading import BaseModel
+from fedhello.model.loading import FoundationModel
 from fedhello.types import Adapter
 
 ATTENTION_QV: Final = "attention-qv"
@@ -52,7 +53,7 @@ class LoraModel:
         logits_path: Dotted path, below the model, of the linear layer that makes the logits.
     """
 
-    def __init__(self, base: BaseModel, config: LoraConfig, blocks: Blocks, logits_path: str, seed: int) -> None:
+    def __init__(self, base: FoundationModel, config: LoraConfig, blocks: Blocks, logits_path: str, seed: int) -> None:
         with torch.random.fork_rng(devices=[]), _own_deprecations_ignored():
             torch.manual_seed(seed)
             self.module: PeftModel = get_peft_model(base.module, config)
@@ -131,15 +132,11 @@ class LoraModel:
         config = self.module.peft_config["default"]
         config.base_model_name_or_path = self.source.base_name
         config.revision = self.source.revision
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            staged = Path(temporary) / folder.name
+        with _appearing_whole(folder) as staged:
             self.module.save_pretrained(str(staged), safe_serialization=True, save_embedding_layers=False)
             # PEFT's own card names the folder that the base was loaded from, which is nobody's business.
             (staged / "README.md").write_text(self._card(), encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            staged.rename(folder)
+            _sort_lists(staged / "adapter_config.json")
 
     def _card(self) -> str:
         base: Any = self.module.get_base_model()
@@ -171,12 +168,13 @@ class LoraModel:
     def save_merged(self, folder: Path) -> None:
         """Write the whole model with the adapter merged into its weights; this object is of no use afterwards."""
         merged = self.module.merge_and_unload()
-        merged.save_pretrained(str(folder), safe_serialization=True)
-        self.tokenizer.save_pretrained(str(folder))
+        with _appearing_whole(folder) as staged:
+            merged.save_pretrained(str(staged), safe_serialization=True)
+            self.tokenizer.save_pretrained(str(staged))
 
 
 def attach_lora(
-    base: BaseModel,
+    base: FoundationModel,
     *,
     classes: int,
     rank: int,
@@ -217,6 +215,25 @@ def attach_lora(
         task_type=TaskType.SEQ_CLS,
     )
     return LoraModel(base, config, blocks, logits_path, seed)
+
+
+@contextmanager
+def _appearing_whole(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into, and put it in the place of ``folder`` when all is written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        staged = Path(temporary) / folder.name
+        yield staged
+        if folder.exists():
+            shutil.rmtree(folder)
+        staged.rename(folder)
+
+
+def _sort_lists(file: Path) -> None:
+    """Sort the lists in PEFT's config: it writes sets in an order that changes from process to process."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
+    file.write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Blocks:
 
 
 def find_blocks(model: nn.Module) -> Blocks:
-    """Find the list of transformer blocks: the outermost list of like modules with the most parameters.
+    """Find the list of transformer blocks: the outermost list of like modules.
 
     Raises:
         ModelError: If there is none, or several of equal rank, such as an encoder's and a decoder's.

@@ -15,7 +15,7 @@ BATCH_SIZE = 128
 
 
 @dataclass(frozen=True)
-class Score:
+class Evaluation:
     """How well a model does on some samples.
 
     Attributes:
@@ -29,7 +29,7 @@ class Score:
     samples: int
 
 
-def evaluate(model: LoraModel, examples: Examples) -> Score:
+def evaluate(model: LoraModel, examples: Examples) -> Evaluation:
     """Score the model, with the head it holds now, on samples."""
     return _score(logits(model, examples), torch.from_numpy(examples.labels))
 
@@ -39,7 +39,7 @@ def evaluate_personal(
     examples: Examples,
     heads: Mapping[int, Mapping[str, Tensor]],
     classes: Mapping[int, tuple[int, ...]],
-) -> Score:
+) -> Evaluation:
     """Score personal heads as their clients use them: each on the samples, and among the classes, that it knows.
 
     The result is the mean over all pairs of a head and a sample. The model's own head is put back afterwards.
@@ -52,16 +52,18 @@ def evaluate_personal(
     """
     own_head = model.read(model.head_names)
     scores = []
-    for k, head in sorted(heads.items()):
-        known = examples.subset(np.flatnonzero(np.isin(examples.labels, classes[k])))
-        model.write(head)
-        absent = torch.ones(model.classes, dtype=torch.bool)
-        absent[list(classes[k])] = False
-        z = logits(model, known).masked_fill(absent, float("-inf"))
-        scores.append(_score(z, torch.from_numpy(known.labels)))
-    model.write(own_head)
+    try:
+        for k, head in sorted(heads.items()):
+            known = examples.subset(np.flatnonzero(np.isin(examples.labels, classes[k])))
+            model.write(head)
+            absent = torch.ones(model.classes, dtype=torch.bool)
+            absent[list(classes[k])] = False
+            z = logits(model, known).masked_fill(absent, float("-inf"))
+            scores.append(_score(z, torch.from_numpy(known.labels)))
+    finally:
+        model.write(own_head)
     total = sum(score.samples for score in scores)
-    return Score(
+    return Evaluation(
         accuracy=sum(score.accuracy * score.samples for score in scores) / total,
         loss=sum(score.loss * score.samples for score in scores) / total,
         samples=total,
@@ -97,6 +99,6 @@ def _run(model: LoraModel, examples: Examples, features: bool) -> Tensor:
     return torch.cat(rows)[torch.from_numpy(order)].clone()
 
 
-def _score(z: Tensor, labels: Tensor) -> Score:
+def _score(z: Tensor, labels: Tensor) -> Evaluation:
     accuracy = (z.argmax(dim=1) == labels).double().mean()
-    return Score(float(accuracy), float(cross_entropy(z, labels)), len(labels))
+    return Evaluation(float(accuracy), float(cross_entropy(z, labels)), len(labels))

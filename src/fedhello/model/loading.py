@@ -61,7 +61,7 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class FoundationModel:
     """A loaded foundation model, before any adapter."""
 
     module: nn.Module
@@ -91,7 +91,7 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
     return ModelSource(location=name, base_name=name, revision=revision)
 
 
-def load_classifier(source: ModelSource, labels: Sequence[str], seed: int) -> BaseModel:
+def load_classifier(source: ModelSource, labels: Sequence[str], seed: int) -> FoundationModel:
     """Load a model for classification, with a fresh head drawn from ``seed``.
 
     Args:
@@ -128,7 +128,7 @@ def load_classifier(source: ModelSource, labels: Sequence[str], seed: int) -> Ba
             f"expected the weights of {source.location!r} to be complete; {len(missing)} are missing, "
             f"the first is {missing[0]}"
         )
-    return BaseModel(module, tokenizer, source)
+    return FoundationModel(module, tokenizer, source)
 
 
 def _resolve_embedded(name: str) -> ModelSource:

@@ -192,6 +192,7 @@ class RunConfig(_Section):
     device: str = "auto"
     out: str = "runs"
     name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
+    track: list[Literal["jsonl"]] = ["jsonl"]
 
 
 class Config(_Section):
@@ -229,6 +230,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "model.head": ("frozen",),
     "train.loss": ("cross_entropy",),
     "train.lr_schedule": ("published",),
+    "train.optimizer": ("adamw",),
     "train.weight_decay": (0.01,),
     "method.weighting": ("batches", "clients"),
     "method.persist": (False,),

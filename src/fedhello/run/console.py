@@ -206,6 +206,11 @@ def tier_lines(summary: dict[str, Any]) -> list[str]:
 def loading_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
     """Say where the adapter is and how two lines of Python load it."""
     labels = len(summary["labels"])
+    if summary["personal_heads"]:
+        return [
+            f"adapter without a head: {folder.adapter}",
+            f"each client's own head: {folder.path / 'heads'}; see fedhello predict --client and export --client",
+        ]
     return [
         f"adapter: {folder.adapter}",
         "load it with:",

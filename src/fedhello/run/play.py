@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fedhello.errors import FedhelloError
 from fedhello.run.folder import RunFolder
 from fedhello.run.rounds import Beginning, RoundResult, rounds, start
 from fedhello.run.session import Session
@@ -33,7 +32,7 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
         The summary; its ``status`` is ``finished`` or ``interrupted``.
 
     Raises:
-        FedhelloError: If a round failed; the folder then holds a summary with the status ``failed``.
+        Exception: What a round failed with; the folder then holds a summary with the status ``failed``.
     """
     begin = time.perf_counter()
     beginning = start(session)
@@ -45,22 +44,24 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
     status, failure = "finished", None
     try:
         for after, result in rounds(session, state):
+            folder.add_round(result)
             state = after
             results.append(result)
-            folder.add_round(result)
             for observer in observers:
                 observer.on_round(result)
     except KeyboardInterrupt:
         status = "interrupted"
-    except FedhelloError as error:
+    except Exception as error:  # whatever it was, the finished rounds are worth keeping; it is raised again below
         status, failure = "failed", error
     session.model.write(state.adapter.tensors)
     seconds = time.perf_counter() - begin
     summary = summarise(session, beginning, results, wall_seconds=seconds, status=status)
-    summary["error"] = None if failure is None else str(failure)
-    folder.finish(session, summary)
-    for observer in observers:
-        observer.on_end(summary)
+    summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
+    try:
+        folder.finish(session, summary)
+    finally:
+        for observer in observers:
+            observer.on_end(summary)
     if failure is not None:
         raise failure
     return summary

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedhello import algorithm
 from fedhello.client.fisher import block_scores
-from fedhello.model.evaluation import Score, evaluate, evaluate_personal
+from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal
 from fedhello.model.head import add_up, is_shared, prototype_head
 from fedhello.run.session import Session
 from fedhello.types import Adapter, RoundRecord, RunState
@@ -25,8 +25,8 @@ class Beginning:
 
     state: RunState
     bytes_up: int
-    validation: Score
-    test: Score
+    validation: Evaluation
+    test: Evaluation
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,21 @@ class RoundResult:
 
     record: RoundRecord
     train_loss: float
-    validation: Score
-    test: Score
+    validation: Evaluation
+    test: Evaluation
     seconds: float
     evaluation_seconds: float
 
 
 def start(session: Session) -> Beginning:
-    """Put the head where its policy says, and score the adapter before any training."""
+    """Put the head where its policy says, and evaluate the adapter before any training.
+
+    A session can be started again: everything goes back to how it was prepared.
+    """
     model, bytes_up = session.model, 0
+    model.write(session.initial)
+    if session.engine.personal_heads is not None:
+        session.engine.personal_heads = {}
     if session.config.model.head == "prototypes":
         parts = list(session.engine.class_sums())
         bytes_up = sum(size for _, size in parts)
@@ -60,7 +66,7 @@ def start(session: Session) -> Beginning:
         head = {model.head_tensor_name("weight"): weight, model.head_tensor_name("bias"): bias}
         model.write({name: value for name, value in head.items() if name in model.head_names})
     adapter = model.snapshot(is_shared(session.config.model.head))
-    return Beginning(algorithm.init(adapter), bytes_up, *score(session, adapter))
+    return Beginning(algorithm.init(adapter), bytes_up, *evaluate_adapter(session, adapter))
 
 
 def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
@@ -74,7 +80,7 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         begin = time.perf_counter()
         state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher)
         played = time.perf_counter()
-        validation, test = score(session, state.adapter)
+        validation, test = evaluate_adapter(session, state.adapter)
         samples = sum(report.samples for report in record.clients)
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples
         yield (
@@ -83,14 +89,15 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         )
 
 
-def score(session: Session, adapter: Adapter) -> tuple[Score, Score]:
-    """Score an adapter on the validation and the test set, with personal heads if clients keep their own."""
-    session.model.write(adapter.tensors)
-    heads = session.engine.personal_heads
-    if not heads:
-        return evaluate(session.model, session.server.validation), evaluate(session.model, session.server.test)
+def evaluate_adapter(session: Session, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
+    """Evaluate an adapter on the validation and the test set, with personal heads if clients keep their own."""
+    model, engine, server = session.model, session.engine, session.server
+    model.write(adapter.tensors)
+    if engine.personal_heads is None:
+        return evaluate(model, server.validation), evaluate(model, server.test)
     classes = {client.id: client.classes for client in session.federation.clients}
+    heads = {k: engine.personal_heads.get(k, engine.initial_head) for k in classes}
     return (
-        evaluate_personal(session.model, session.server.validation, heads, classes),
-        evaluate_personal(session.model, session.server.test, heads, classes),
+        evaluate_personal(model, server.validation, heads, classes),
+        evaluate_personal(model, server.test, heads, classes),
     )

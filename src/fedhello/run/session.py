@@ -1,18 +1,19 @@
 """From a configuration to a session: the one place where all parts are put together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedhello.client.training import TrainingSettings
 from fedhello.data import partition, sources
 from fedhello.data.batches import Examples, tokenise
 from fedhello.data.split import Split, stratified_split
 from fedhello.engine.local import LocalEngine
-from fedhello.errors import ConfigError, DataError
+from fedhello.errors import ConfigError, DataError, ModelError
 from fedhello.methods import METHODS, BoundMethod
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.loading import load_classifier, resolve
@@ -37,7 +38,8 @@ class Session:
     Attributes:
         config: Fully resolved.
         labels: Names of the classes.
-        model: With its adapter at the start.
+        model: The one model in memory.
+        initial: The values of its adapter and head when it was prepared.
         federation: The clients that can be invited.
         method: With its options.
         engine: Reaches the clients.
@@ -50,6 +52,7 @@ class Session:
     config: Config
     labels: tuple[str, ...]
     model: LoraModel
+    initial: Mapping[str, Tensor]
     federation: Federation
     method: BoundMethod
     engine: LocalEngine
@@ -73,19 +76,16 @@ def prepare(config: Config) -> Session:
         deduplicate=config.data.deduplicate,
     )
     model = load_model(config, data.label_names)
-    longest = model.longest_input
-    if longest is not None and config.data.max_length > longest:
-        raise ConfigError(
-            f"expected data.max_length to be at most {longest}, the positions of {config.model.name}; "
-            f"found {config.data.max_length}"
-        )
-    examples, cut = tokenise(data.texts, data.labels, model.tokenizer, config.data.max_length)
-    notes = list(data.notes)
-    if cut:
-        notes.append(f"{cut} of {len(examples)} texts were cut to data.max_length, {config.data.max_length} tokens")
+    examples, cut = _tokenised(config, data, model)
+    method = METHODS[config.method.name]
+    notes = [*data.notes, *_notes(config, cut, len(examples), method.uses_scores)]
 
     held_out = stratified_split(
-        data.labels, validation=config.data.validation, test=config.data.test, proxy=config.data.proxy
+        data.labels,
+        validation=config.data.validation,
+        test=config.data.test,
+        proxy=config.data.proxy,
+        names=data.label_names,
     )
     parts = _partition(config.data, data, held_out, config.run.seed)
     federation, tier_of, left_out = _federation(config, parts, data.labels, model.blocks.count)
@@ -94,7 +94,6 @@ def prepare(config: Config) -> Session:
             f"{len(left_out)} clients hold one class only and are not invited to train, since train.loss: restricted "
             f"would teach them nothing: {', '.join(map(str, left_out))}"
         )
-    method = METHODS[config.method.name]
     if method.uses_scores and not len(held_out.proxy):
         raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
 
@@ -114,6 +113,7 @@ def prepare(config: Config) -> Session:
         config=config,
         labels=data.label_names,
         model=model,
+        initial=model.read(model.block_of),
         federation=federation,
         method=method.bind(**config.method.options),
         engine=engine,
@@ -122,6 +122,28 @@ def prepare(config: Config) -> Session:
         tier_of=tier_of,
         notes=tuple(notes),
     )
+
+
+def _tokenised(config: Config, data: sources.LabelledTexts, model: LoraModel) -> tuple[Examples, int]:
+    """Return the tokenised texts, and how many had to be cut."""
+    longest = model.longest_input
+    if longest is not None and config.data.max_length > longest:
+        raise ConfigError(
+            f"expected data.max_length to be at most {longest}, the positions of {config.model.name}; "
+            f"found {config.data.max_length}"
+        )
+    if model.tokenizer.pad_token_id is None:
+        raise ModelError(f"expected the tokenizer of {config.model.name} to have a padding token; it has none")
+    return tokenise(data.texts, data.labels, model.tokenizer, config.data.max_length)
+
+
+def _notes(config: Config, cut: int, samples: int, uses_scores: bool) -> list[str]:
+    notes = []
+    if cut:
+        notes.append(f"{cut} of {samples} texts were cut to data.max_length, {config.data.max_length} tokens")
+    if uses_scores and config.model.head == "local":
+        notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
+    return notes
 
 
 def load_model(config: Config, labels: Sequence[str]) -> LoraModel:
@@ -167,7 +189,7 @@ def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, se
         case "dirichlet":
             parts = partition.dirichlet(labels, clients, how.alpha, how.minimum, rng)
         case "pathological":
-            parts = partition.pathological(labels, clients, how.classes_per_client, how.minimum, rng)
+            parts = partition.pathological(labels, clients, how.classes_per_client, how.minimum, rng, data.label_names)
         case "natural":
             parts = partition.natural([data.groups[i] for i in split.train], clients, rng)
     empty = [k for k, part in enumerate(parts) if len(part) == 0]

@@ -46,6 +46,7 @@ def summarise(
         "samples": samples,
         "samples_per_second": samples / train_seconds if train_seconds else None,
         "tiers": [_tier_summary(session, results, g) for g in range(len(session.federation.tiers))],
+        "personal_heads": session.engine.personal_heads is not None,
         "model": session.model.source.base_name,
         "labels": list(session.labels),
         "notes": list(session.notes),
