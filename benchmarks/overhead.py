@@ -3,9 +3,10 @@
     python benchmarks/overhead.py [--rounds 20]
 
 Both train the same clients, allocations and batches on the same model in this process, in turn, so that the
-machine's mood hits both. A framework round holds everything between two rounds but the evaluation: sampling,
-Fisher scores where due, allocation, tokens to batches, training, memory measurement, encoding, checking, decoding and averaging. The bare
-loop gets its batches ready-made, and only sets ``requires_grad``, copies the start values and trains.
+machine's mood hits both. A framework round holds everything between two rounds but the evaluation: sampling, Fisher
+scores where due, allocation, tokens to batches, training, memory measurement, encoding, checking, decoding and
+averaging. The bare loop gets its batches ready-made, and only sets ``requires_grad``, copies the start values and
+trains.
 """
 
 import argparse
