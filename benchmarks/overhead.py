@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="configuration overrides, such as train.batch_size=32")
     arguments = parser.parse_args()
 
-    session = prepare(load_config(None, arguments.overrides))
+    session = prepare(load_config(None, [f"train.rounds={arguments.rounds + 1}", *arguments.overrides]))
     state = start(session).state
     until_first_round = time.perf_counter() - START
 

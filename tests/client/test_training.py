@@ -210,6 +210,12 @@ def test_learning_rates_of_rounds_0_5_and_9_of_10(schedule, expected):
     assert [learning_rate(settings, t) for t in (0, 5, 9)] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_falling_rates_never_vanish(schedule):
+    settings = replace(SETTINGS, rounds=5000, lr=1.0, lr_schedule=schedule)
+    assert min(learning_rate(settings, t) for t in range(5000)) == 1e-3
+
+
 def test_the_schedule_reaches_the_optimiser(tiny_model, random_examples, monkeypatch):
     rates = []
     real = torch.optim.AdamW.__init__

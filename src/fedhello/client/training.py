@@ -21,6 +21,10 @@ LearningRateSchedule = Literal["constant", "cosine", "linear", "exponential", "p
 OptimizerName = Literal["adamw", "sgd"]
 
 
+LOWEST_RATE = 1e-3
+"""Share of η below which a falling rate does not go: a step must not vanish in the rounding of the values."""
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How every client trains.
@@ -79,8 +83,8 @@ def learning_rate(settings: TrainingSettings, t: int) -> float:
     """Return η_t for round t within 0 … T−1.
 
     constant      η
-    cosine        η (1 + cos(π t/T)) / 2
-    linear        η (1 − t/T)
+    cosine        η (1 + cos(π t/T)) / 2, but at least η/1000
+    linear        η (1 − t/T), but at least η/1000
     exponential   η γᵗ, what Fed-HeLLo's settings ask for (γ = 0.99)
     published     η γ in every round: what the published code does instead, by an operator's precedence
     """
@@ -88,9 +92,9 @@ def learning_rate(settings: TrainingSettings, t: int) -> float:
         case "constant":
             return settings.lr
         case "cosine":
-            return settings.lr * (1 + math.cos(math.pi * t / settings.rounds)) / 2
+            return settings.lr * max(LOWEST_RATE, (1 + math.cos(math.pi * t / settings.rounds)) / 2)
         case "linear":
-            return settings.lr * (1 - t / settings.rounds)
+            return settings.lr * max(LOWEST_RATE, 1 - t / settings.rounds)
         case "exponential":
             return settings.lr * settings.lr_decay**t
         case "published":
