@@ -102,6 +102,7 @@ def _draw_blocks(figure: Any, axes: Any, rounds: Sequence[dict[str, Any]]) -> No
         vmin=0,
         extent=(first - 0.5, last + 0.5, -0.5, blocks - 0.5),
     )
+    axes.set_xlim(-0.5, last + 0.5)  # room for round 0, before training, in the curve above
     axes.set_xlabel("round")
     axes.set_ylabel("block (0 = input)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
