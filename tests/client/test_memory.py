@@ -1,0 +1,67 @@
+import torch
+from torch import nn
+
+from fedhello.client.memory import StepMemory
+
+MEGABYTE = 4 * 256 * 1024
+
+
+def square(fill: float = 1.0) -> torch.Tensor:
+    """One megabyte of float32."""
+    return torch.full((256, 1024), fill)
+
+
+def test_the_peak_is_the_most_that_lived_at_one_moment():
+    with StepMemory([]) as memory:
+        first = square()
+        second = square()
+        del first
+        third = square()
+        del second, third
+        square()
+    assert memory.peak_bytes == 2 * MEGABYTE
+
+
+def test_views_take_no_memory_of_their_own():
+    with StepMemory([]) as memory:
+        whole = square()
+        kept = [whole[0], whole.t(), whole.view(-1)]
+    assert len(kept) == 3
+    assert memory.peak_bytes == MEGABYTE
+
+
+def test_parameters_and_views_of_them_are_not_counted():
+    layer = nn.Linear(1024, 1024, bias=False)
+    with StepMemory(layer.parameters()) as memory:
+        kept = layer.weight.t()
+    assert kept.shape == (1024, 1024)
+    assert memory.peak_bytes == memory.saved_bytes == 0
+
+
+def test_saved_bytes_are_the_different_tensors_that_backward_needs():
+    x = square().requires_grad_()
+    with StepMemory([]) as memory:
+        y = x.exp()  # saves its result
+        z = y.exp()  # likewise
+        loss = (y * z).sum()  # saves both factors, which are saved already
+    assert memory.saved_bytes == 2 * MEGABYTE
+    loss.backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_gradients_count_towards_the_peak():
+    x = square(0.5).requires_grad_()
+    with StepMemory([]) as memory:
+        x.exp().exp().sum().backward()
+    # Two saved results, and at the end of backward the gradient of x beside one that is passed on.
+    assert memory.peak_bytes >= 3 * MEGABYTE
+    assert memory.saved_bytes == 2 * MEGABYTE
+
+
+def test_measuring_is_over_when_the_step_is():
+    with StepMemory([]) as memory:
+        square()
+    before = memory.peak_bytes
+    kept = [square() for _ in range(5)]
+    assert len(kept) == 5
+    assert memory.peak_bytes == before
