@@ -25,6 +25,7 @@ ROWS: dict[str, list[str]] = {
     "default (2 of 5 classes)": [],
     "default, IID": [IID],
     "default, Dirichlet 0.1": ["data.partition={kind: dirichlet, alpha: 0.1}"],
+    "default, activations compressed": ["train.activations=compress"],
     "head aggregate, loss cross_entropy": PLAIN,
     "head aggregate, loss cross_entropy, IID": [*PLAIN, IID],
     "head aggregate, loss restricted": ["model.head=aggregate"],

@@ -28,7 +28,7 @@ class StepMemory:
         self._parameters = {p.untyped_storage().data_ptr() for p in parameters}
         self._saved: dict[int, int] = {}
         self._live = _LiveBytes(self._parameters)
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self.note, lambda tensor: tensor)
 
     @property
     def saved_bytes(self) -> int:
@@ -49,7 +49,8 @@ class StepMemory:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def _note(self, tensor: Tensor) -> Tensor:
+    def note(self, tensor: Tensor) -> Tensor:
+        """Count a tensor as saved for backward; for what is held outside autograd's sight."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._parameters:
             self._saved[storage.data_ptr()] = storage.nbytes()

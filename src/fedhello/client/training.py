@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from fedhello.client.activations import Rule, activation_policies, choose_policies
 from fedhello.client.loss import Loss, absent_classes, classification_loss
 from fedhello.client.memory import StepMemory
 from fedhello.data.batches import Batch, Examples, training_batches
@@ -41,6 +42,7 @@ class TrainingSettings:
         momentum: Of ``sgd``.
         loss: ``cross_entropy`` or ``restricted`` to the client's own classes.
         autocast: ``bfloat16`` runs the forward pass in bf16 where torch deems it safe; ``none`` in fp32.
+        activations: What blocks do with their activations until backward; see ``fedhello.client.activations``.
         measure_memory: Measure saved and peak bytes in each client's first, widest step.
     """
 
@@ -55,6 +57,7 @@ class TrainingSettings:
     momentum: float
     loss: Loss
     autocast: Literal["none", "bfloat16"]
+    activations: Rule = "keep"
     measure_memory: bool = True
 
 
@@ -138,8 +141,8 @@ def local_training(
             order = generator(work.seed, "order", work.round, work.client, epoch)
             for positions in training_batches(lengths, settings.batch_size, order):
                 batch = work.data.batch(positions).to(model.device)
-                measuring = memory if memory is not None and steps == 0 else nullcontext()
-                with measuring:
+                measured = memory if steps == 0 else None
+                with _policies(model, work, settings, measured), measured or nullcontext():
                     loss = _step(model.module, batch, absent, optimizer, settings.autocast)
                 total += loss * len(positions)
                 tokens += batch.inputs["input_ids"].numel()
@@ -158,6 +161,18 @@ def local_training(
         state = _state_bytes(optimizer) if steps > 1 else 0
         metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes + state}
     return after, metrics
+
+
+def _policies(
+    model: LoraModel, work: Assignment, settings: TrainingSettings, memory: StepMemory | None
+) -> AbstractContextManager[None]:
+    trained = {block for block in map(model.block_of.__getitem__, work.names) if block is not None}
+    policies = choose_policies(settings.activations, trained, model.blocks.count)
+    return activation_policies(model.block_modules(), policies, _unnoted if memory is None else memory.note)
+
+
+def _unnoted(_: Tensor) -> None:
+    """Stand in for a measurement where none is taken."""
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -95,6 +95,11 @@ class LoraModel:
         """Return the saved name of the logits layer's ``weight`` or ``bias``."""
         return f"base_model.model.{self.logits_path}.{kind}"
 
+    def block_modules(self) -> list[nn.Module]:
+        """Return the L transformer blocks, from input to output."""
+        base = self.module.get_base_model()
+        return [base.get_submodule(f"{self.blocks.path}.{i}") for i in range(self.blocks.count)]
+
     def factors(self) -> list[tuple[int, nn.Module]]:
         """Return the linear modules that hold the LoRA factors A and B, each with its block."""
         block_of_weight = {id(self._parameters[name]): block for name, block in self.block_of.items()}

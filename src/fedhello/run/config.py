@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedhello.client.activations import Rule
 from fedhello.client.loss import Loss
 from fedhello.client.training import LearningRateSchedule, OptimizerName
 from fedhello.errors import ConfigError
@@ -181,6 +182,7 @@ class TrainConfig(_Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     loss: Loss = "restricted"
     autocast: Literal["none", "bfloat16"] = "none"
+    activations: Rule = "keep"
     measure_memory: bool = True
 
 

@@ -247,6 +247,7 @@ def _training_settings(config: Config) -> TrainingSettings:
         momentum=train.momentum,
         loss=train.loss,
         autocast=train.autocast,
+        activations=train.activations,
         measure_memory=train.measure_memory,
     )
 

@@ -1,0 +1,177 @@
+"""What a block does with its activations between forward and backward: keep, recompute or compress them.
+
+    keep        autograd saves what it needs
+    recompute   only the block's input is kept; backward runs the block's forward again (activation checkpointing)
+    compress    what autograd saves is held as int8 with one float32 scale per row, and restored for backward
+
+Recomputation gives the very same gradients: the random state is restored, so dropout masks are the same too.
+Compression does not; each element x of a row is rounded to a multiple of s = max|row| / 127, so it is off by at most
+s/2. Integers, booleans, parameters, tensors with infinities (masks) and tensors much smaller than the block's input
+(statistics of a normalisation or a softmax, where little is to be saved and every digit counts) are left alone.
+"""
+
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+Policy = Literal["keep", "recompute", "compress"]
+Rule = Literal["keep", "recompute-frozen", "recompute", "compress"]
+"""What a configuration says: ``recompute-frozen`` recomputes the frozen blocks that backward must pass through."""
+
+SHARE = 4
+"""Tensors with fewer elements than the block's input divided by this are left alone."""
+
+LEVELS = 127
+
+
+def choose_policies(rule: Rule, trained: Collection[int], blocks: int) -> tuple[Policy, ...]:
+    """Return the policy of each block under a rule.
+
+    Blocks below the lowest trained one run without autograd and have nothing to save, so they keep.
+
+    Args:
+        rule: The rule.
+        trained: The blocks that train.
+        blocks: L.
+
+    Returns:
+        L policies.
+
+    Example:
+        >>> choose_policies("recompute-frozen", trained=(1, 3), blocks=5)
+        ('keep', 'keep', 'recompute', 'keep', 'recompute')
+    """
+    lowest = min(trained, default=blocks)
+
+    def policy(block: int) -> Policy:
+        if block < lowest or rule == "keep":
+            return "keep"
+        if rule == "recompute-frozen":
+            return "keep" if block in trained else "recompute"
+        return rule
+
+    return tuple(policy(block) for block in range(blocks))
+
+
+@contextmanager
+def activation_policies(
+    blocks: Sequence[nn.Module], policies: Sequence[Policy], note: Callable[[Tensor], object]
+) -> Iterator[None]:
+    """Run each block under its policy inside the context; afterwards the blocks are as they were.
+
+    Args:
+        blocks: The model's blocks, length L.
+        policies: One per block. A block that runs without autograd should keep: there is nothing to save.
+        note: Told of each tensor that a policy holds for backward; hooks of autograd outside do not see them.
+    """
+    with ExitStack() as stack:
+        for block, policy in zip(blocks, policies, strict=True):
+            if policy == "recompute":
+                stack.enter_context(_forward_replaced(block, _recomputed(block.forward, note)))
+            elif policy == "compress":
+                stack.enter_context(_forward_replaced(block, _compressed(block, note)))
+        yield
+
+
+@dataclass(frozen=True)
+class Int8Rows:
+    """A tensor as int8 with one scale per row: x ≈ q·s.
+
+    Attributes:
+        q: Int8, the tensor's shape.
+        s: Float32, the tensor's shape with a last dimension of 1.
+        dtype: Of the tensor.
+    """
+
+    q: Tensor
+    s: Tensor
+    dtype: torch.dtype
+
+    def restore(self) -> Tensor:
+        """Return q·s in the tensor's type."""
+        return (self.q * self.s).to(self.dtype)
+
+
+def to_int8_rows(x: Tensor) -> Int8Rows:
+    """Round each row (the last dimension) to 255 levels between −max|row| and max|row|."""
+    s = x.abs().amax(dim=-1, keepdim=True).float().clamp_min(torch.finfo(torch.float32).tiny) / LEVELS
+    return Int8Rows((x / s).round_().to(torch.int8), s, x.dtype)
+
+
+@contextmanager
+def _forward_replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    own = block.__dict__.get("forward")
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward
+        if own is not None:
+            block.forward = own
+
+
+def _recomputed(forward: Callable[..., Any], note: Callable[[Tensor], object]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        note(_hidden(args, kwargs))
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
+def _compressed(block: nn.Module, note: Callable[[Tensor], object]) -> Callable[..., Any]:
+    forward = block.forward
+    parameters = {p.untyped_storage().data_ptr() for p in block.parameters()}
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        packer = _Packer(parameters, _hidden(args, kwargs).numel() // SHARE, note)
+        with saved_tensors_hooks(packer.pack, packer.unpack):
+            return forward(*args, **kwargs)
+
+    return run
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return a block's input: the first tensor that it is called with."""
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+class _Packer:
+    """Packs what autograd saves during one forward pass; what is saved twice is packed once."""
+
+    def __init__(self, parameters: set[int], smallest: int, note: Callable[[Tensor], object]) -> None:
+        self._parameters = parameters
+        self._smallest = smallest
+        self._note = note
+        self._packed: dict[tuple[Any, ...], tuple[weakref.ref[Any], Int8Rows]] = {}
+
+    def pack(self, x: Tensor) -> Tensor | Int8Rows:
+        packed = self._pack(x)
+        for held in (packed.q, packed.s) if isinstance(packed, Int8Rows) else (packed,):
+            self._note(held)
+        return packed
+
+    def _pack(self, x: Tensor) -> Tensor | Int8Rows:
+        storage = x.untyped_storage()
+        if not x.is_floating_point() or x.numel() < self._smallest or storage.data_ptr() in self._parameters:
+            return x
+        key = (id(storage), x.storage_offset(), x.shape, x.stride(), x._version)
+        known = self._packed.get(key)
+        # The address of a freed storage may serve another; then the reference is dead.
+        if known is not None and known[0]() is storage:
+            return known[1]
+        packed = to_int8_rows(x)
+        if not bool(packed.s.isfinite().all()):
+            return x
+        self._packed[key] = (weakref.ref(storage), packed)
+        return packed
+
+    @staticmethod
+    def unpack(x: Tensor | Int8Rows) -> Tensor:
+        return x.restore() if isinstance(x, Int8Rows) else x

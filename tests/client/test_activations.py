@@ -1,0 +1,109 @@
+import doctest
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+
+from fedhello.client import activations
+from fedhello.client.activations import activation_policies, choose_policies, to_int8_rows
+from fedhello.client.memory import StepMemory
+
+
+def warm(model):
+    tensors = model.snapshot(share_head=True).tensors
+    generator = torch.Generator().manual_seed(1)
+    model.write({name: 0.5 * torch.randn(v.shape, generator=generator) for name, v in tensors.items()})
+    return model
+
+
+def gradients(model, data, policies, seed=0):
+    """Gradients of all LoRA factors and the head under policies."""
+    model.module.train()
+    parameters = model.select(model.block_of)
+    batch = data.batch(np.arange(len(data)))
+    torch.manual_seed(seed)
+    blocks = model.block_modules()
+    with activation_policies(blocks, policies, lambda _: None):
+        loss = cross_entropy(model.module(**batch.inputs).logits, batch.labels)
+        result = torch.autograd.grad(loss, parameters)
+    assert all("forward" not in block.__dict__ for block in blocks)
+    return result
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("policies", [("recompute",) * 3, ("keep", "recompute", "keep")])
+def test_recomputed_gradients_are_the_same_bits(tiny_model, random_examples, policies, dropout):
+    model, data = warm(tiny_model(dropout=dropout)), random_examples()
+    kept, recomputed = gradients(model, data, ("keep",) * 3), gradients(model, data, policies)
+    assert all(torch.equal(one, other) for one, other in zip(kept, recomputed, strict=True))
+
+
+def test_recomputation_runs_the_blocks_twice(tiny_model, random_examples):
+    model = warm(tiny_model())
+    calls = []
+    query = model.module.get_base_model().bert.encoder.layer[1].attention.self.query
+    query.register_forward_hook(lambda *_: calls.append(1))
+    gradients(model, random_examples(), ("keep", "recompute", "keep"))
+    assert len(calls) == 2
+
+
+def test_compressed_gradients_are_close_but_not_the_same(tiny_model, random_examples):
+    model, data = warm(tiny_model()), random_examples(samples=30)
+    exact = torch.cat([g.flatten() for g in gradients(model, data, ("keep",) * 3)])
+    rough = torch.cat([g.flatten() for g in gradients(model, data, ("compress",) * 3)])
+    error = float((exact - rough).norm() / exact.norm())
+    assert 0 < error < 0.05
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.floats(1e-6, 1e6), st.integers(0, 100))
+def test_rounding_is_off_by_at_most_half_a_step(rows, columns, scale, seed):
+    x = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    packed = to_int8_rows(x)
+    assert packed.q.dtype == torch.int8
+    assert bool(((packed.restore() - x).abs() <= packed.s * 0.5001).all())
+
+
+def test_zeros_and_extremes_survive():
+    x = torch.tensor([[0.0, 0.0], [-127.0, 127.0], [1.0, 0.5]])
+    assert to_int8_rows(x).restore()[:2].tolist() == [[0.0, 0.0], [-127.0, 127.0]]
+    assert to_int8_rows(x).restore()[2].tolist() == pytest.approx([1.0, 64 / 127])
+
+
+def test_rules_by_hand():
+    assert choose_policies("keep", (1, 3), 5) == ("keep",) * 5
+    assert choose_policies("recompute", (1, 3), 5) == ("keep", *("recompute",) * 4)
+    assert choose_policies("compress", (3,), 5) == ("keep", "keep", "keep", "compress", "compress")
+    assert choose_policies("recompute", (), 3) == ("keep",) * 3
+    assert doctest.testmod(activations).failed == 0
+
+
+def saved_bytes(model, data, policies):
+    model.module.train()
+    model.select(model.block_of)
+    batch = data.batch(np.arange(len(data)))
+    memory = StepMemory(model.module.parameters())
+    with activation_policies(model.block_modules(), policies, memory.note), memory:
+        cross_entropy(model.module(**batch.inputs).logits, batch.labels).backward()
+    return memory.saved_bytes, memory.peak_bytes
+
+
+def test_recomputed_blocks_hold_their_input_and_nothing_else(tiny_model, random_examples):
+    model, data = warm(tiny_model()), random_examples(samples=20)
+    hidden = 20 * int(data.lengths().max()) * 8 * 4
+    one, _ = saved_bytes(model, data, ("keep", "recompute", "recompute"))
+    two, _ = saved_bytes(model, data, ("recompute", "recompute", "recompute"))
+    first_block, _ = saved_bytes(model, data, ("keep", "keep", "keep"))
+    assert two < one < first_block
+    outside = two - 3 * hidden
+    assert 0 <= outside < hidden  # the head
+
+
+def test_compressed_blocks_hold_about_a_third(tiny_model, random_examples):
+    model, data = warm(tiny_model()), random_examples(samples=20)
+    kept, _ = saved_bytes(model, data, ("keep",) * 3)
+    compressed, _ = saved_bytes(model, data, ("compress",) * 3)
+    # One byte instead of four, plus a scale for every row of 8 numbers (real models have hundreds).
+    assert 0.25 * kept < compressed < 0.65 * kept
