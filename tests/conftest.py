@@ -21,15 +21,15 @@ from fedhello.types import Budget, Client, Federation
 def tiny_model() -> Callable[..., LoraModel]:
     """A BERT classifier with random weights: L blocks of width 8, C classes, LoRA of rank 2."""
 
-    def build(blocks: int = 3, classes: int = 3, dropout: float = 0.0, seed: int = 0) -> LoraModel:
+    def build(blocks: int = 3, classes: int = 3, dropout: float = 0.0, seed: int = 0, width: int = 8) -> LoraModel:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             config = BertConfig(
                 vocab_size=50,
-                hidden_size=8,
+                hidden_size=width,
                 num_hidden_layers=blocks,
                 num_attention_heads=2,
-                intermediate_size=16,
+                intermediate_size=2 * width,
                 max_position_embeddings=32,
                 hidden_dropout_prob=dropout,
                 attention_probs_dropout_prob=dropout,

@@ -119,8 +119,8 @@ def local_training(
 
     Returns:
         The trained tensors' new values on the CPU, and metrics: ``loss`` (mean over samples and epochs), ``steps``,
-        ``batches`` (per epoch), ``tokens`` (with padding), ``seconds``, and if measured ``saved_bytes`` and
-        ``peak_bytes`` of the widest step, the latter with the optimiser's state.
+        ``batches`` (per epoch), ``tokens`` (with padding), ``widest_samples`` and ``widest_tokens`` of the widest step,
+        ``seconds``, and if measured its ``saved_bytes`` and ``peak_bytes``, the latter with the optimiser's state.
 
     Raises:
         UpdateError: If the loss is not finite, or a block (or the head) did not change at all.
@@ -141,6 +141,8 @@ def local_training(
             order = generator(work.seed, "order", work.round, work.client, epoch)
             for positions in training_batches(lengths, settings.batch_size, order):
                 batch = work.data.batch(positions).to(model.device)
+                if steps == 0:
+                    widest = tuple(batch.inputs["input_ids"].shape)
                 measured = memory if steps == 0 else None
                 with _policies(model, work, settings, measured), measured or nullcontext():
                     loss = _step(model.module, batch, absent, optimizer, settings.autocast)
@@ -154,6 +156,8 @@ def local_training(
         "steps": steps,
         "batches": steps // settings.epochs,
         "tokens": tokens,
+        "widest_samples": widest[0],
+        "widest_tokens": widest[1],
         "seconds": time.perf_counter() - begin,
     }
     if memory is not None:
@@ -173,6 +177,12 @@ def _policies(
 
 def _unnoted(_: Tensor) -> None:
     """Stand in for a measurement where none is taken."""
+
+
+def state_bytes(trained_bytes: int, settings: TrainingSettings) -> int:
+    """Return what the optimiser will keep between steps of tensors of so many bytes: two moments, or one, or none."""
+    moments = 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
+    return moments * trained_bytes
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -1,12 +1,14 @@
 """The local engine: all clients in this process, one after the other, on one model in memory."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from fedhello.client.training import Assignment, TrainingSettings, local_training
+from fedhello.client.activations import choose_policies
+from fedhello.client.prediction import StepCosts, predict
+from fedhello.client.training import Assignment, TrainingSettings, local_training, state_bytes
 from fedhello.data.batches import Examples
 from fedhello.engine.wire import Expected, decode_update, encode_task, encode_tensors, encode_update
 from fedhello.model.adapter import LoraModel
@@ -28,6 +30,7 @@ class LocalEngine:
         data: Client → its training samples.
         settings: How clients train.
         personal_heads: Client → its own head, for the head policy ``local``; None where heads are not personal.
+        costs: What steps hold by allocation; None predicts nothing.
         initial_head: The head's tensors as the engine found them: where every personal head starts.
     """
 
@@ -36,6 +39,7 @@ class LocalEngine:
     data: Mapping[int, Examples]
     settings: TrainingSettings
     personal_heads: dict[int, dict[str, Tensor]] | None = None
+    costs: StepCosts | None = None
     initial_head: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,9 +79,22 @@ class LocalEngine:
             heads |= {k: {name: values.pop(name) for name in personal}} if personal else {}
             payload = encode_update(Update(k, t, client.samples, values, metrics))
             expected = Expected(k, t, client.samples, {name: adapter.tensors[name] for name in names})
-            yield decode_update(payload, expected, adapter_bytes + len(encode_task(t, allocations[k])))
+            update = decode_update(payload, expected, adapter_bytes + len(encode_task(t, allocations[k])))
+            yield replace(update, metrics={**update.metrics, **self._predicted(update, allocations[k])})
         # A round that breaks off leaves everybody's head as it was before it.
         self.personal_heads = None if self.personal_heads is None else self.personal_heads | heads
+
+    def _predicted(self, update: Update, allocation: Allocation) -> dict[str, float]:
+        """Return what the client's widest step was predicted to take; the server knows it without being told."""
+        if self.costs is None:
+            return {}
+        settings = self.settings
+        policies = choose_policies(settings.activations, allocation.blocks, self.federation.blocks)
+        shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
+        trained = sum(tensor.nbytes for tensor in update.tensors.values())
+        state = 0 if update.metrics["steps"] == 1 else state_bytes(trained, settings)
+        found = predict(self.costs, allocation.blocks, policies, *shape, state)
+        return {"predicted_saved_bytes": found.saved_bytes, "predicted_peak_bytes": found.peak_bytes}
 
     def class_sums(self) -> Iterator[tuple[ClassSums, int]]:
         """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.client.prediction import calibrate
 from fedhello.client.training import TrainingSettings
 from fedhello.data import partition, sources
 from fedhello.data.batches import Examples, tokenise
@@ -103,6 +104,7 @@ def prepare(config: Config) -> Session:
         data={k: examples.subset(part) for k, part in enumerate(parts)},
         settings=_training_settings(config),
         personal_heads={} if config.model.head == "local" else None,
+        costs=calibrate(model) if config.train.measure_memory else None,
     )
     server = ServerData(
         validation=examples.subset(held_out.validation),

@@ -78,7 +78,7 @@ def _tier_summary(session: Session, results: Sequence[RoundResult], tier: int) -
         "clients": session.tier_of.count(tier),
         "participations": len(reports),
         "blocks_trained": trained.tolist(),
-        "predicted_peak_bytes": None,
+        "predicted_peak_bytes": largest("predicted_peak_bytes"),
         "measured_peak_bytes": largest("peak_bytes"),
         "saved_bytes": largest("saved_bytes"),
         "seconds": mean([report.metrics["seconds"] for report in reports]),
