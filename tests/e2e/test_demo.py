@@ -254,13 +254,20 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path):
     import time
 
     arguments = [sys.executable, "-m", "fedhello.cli", "run", "run.name=c", "train.rounds=1000"]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    rounds = tmp_path / "runs" / "c" / "rounds.jsonl"
-    deadline = time.monotonic() + 120
-    while not (rounds.is_file() and rounds.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    # A shell starts its background jobs with SIGINT ignored, and children inherit that: undo it for the command.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(arguments, cwd=tmp_path, **pipes) as process:
+        signal.signal(signal.SIGINT, heard)
+        rounds = tmp_path / "runs" / "c" / "rounds.jsonl"
+        deadline = time.monotonic() + 120
+        while not (rounds.is_file() and rounds.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.kill(process.pid, signal.SIGINT)
+        try:
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, output
     summary = json.loads((tmp_path / "runs" / "c" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
