@@ -21,7 +21,14 @@ from fedhello.types import Budget, Client, Federation
 def tiny_model() -> Callable[..., LoraModel]:
     """A BERT classifier with random weights: L blocks of width 8, C classes, LoRA of rank 2."""
 
-    def build(blocks: int = 3, classes: int = 3, dropout: float = 0.0, seed: int = 0, width: int = 8) -> LoraModel:
+    def build(
+        blocks: int = 3,
+        classes: int = 3,
+        dropout: float = 0.0,
+        seed: int = 0,
+        width: int = 8,
+        attention: str = "sdpa",
+    ) -> LoraModel:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             config = BertConfig(
@@ -34,6 +41,7 @@ def tiny_model() -> Callable[..., LoraModel]:
                 hidden_dropout_prob=dropout,
                 attention_probs_dropout_prob=dropout,
                 num_labels=classes,
+                attn_implementation=attention,
             )
             base = FoundationModel(BertForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
         return attach_lora(base, classes=classes, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=seed)

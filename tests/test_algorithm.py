@@ -4,10 +4,10 @@ import inspect
 import pytest
 import torch
 
-from fedhello import algorithm, randomness
+from fedhello import algorithm, randomness, words
+from fedhello.allocation import bytes as bytes_module
 from fedhello.allocation import geometric
 from fedhello.methods import METHODS
-from fedhello.run import console
 from fedhello.types import Adapter, Update
 
 
@@ -31,7 +31,7 @@ def trainer(federation, log=None):
     return train
 
 
-@pytest.mark.parametrize("module", [algorithm, geometric, randomness, console])
+@pytest.mark.parametrize("module", [algorithm, geometric, bytes_module, randomness, words])
 def test_examples_in_docstrings_are_true(module):
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0
@@ -42,7 +42,7 @@ def test_algorithm_1_fits_on_a_page_and_imports_only_the_core():
     source = inspect.getsource(algorithm)
     assert source.count("\n") <= 150
     imported = {line.split()[1] for line in source.splitlines() if line.startswith("from fedhello")}
-    assert imported == {"fedhello.methods", "fedhello.randomness", "fedhello.types"}
+    assert imported == {"fedhello.allocation.bytes", "fedhello.methods", "fedhello.randomness", "fedhello.types"}
     assert "torch" not in [line.split()[1] for line in source.splitlines() if line.startswith(("import", "from"))]
 
 

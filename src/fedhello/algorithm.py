@@ -36,6 +36,7 @@ Block 0 is the mean over both clients, (3·1 + 1·2)/4; block 1 was trained by c
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from fedhello.allocation.bytes import measured_excess
 from fedhello.methods import BoundMethod
 from fedhello.randomness import generator
 from fedhello.types import (
@@ -85,15 +86,16 @@ def round(
         raise ValueError(f"{method.name} asks for Fisher scores in round {t}, but no score function was given")
     Γ = score(θ) if scored and score is not None else state.scores
 
-    m = {k.id: method.allocate(Situation(k, federation, t, Γ)) for k in S_t}
+    m = {k.id: method.allocate(Situation(k, federation, t, Γ, state.excess.get(k.id, 1.0))) for k in S_t}
 
     reports: list[ClientReport] = []
     updates = _reported(train(θ, m, t), S_t, m, reports)
     θ_next = method.aggregate(θ, updates)
 
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.blocks))
-    record = RoundRecord(t, tuple(reports), contributors, Γ, scored)
-    return replace(state, round=t + 1, adapter=θ_next, scores=Γ), record
+    over_budget = measured_excess(federation, reports)
+    record = RoundRecord(t, tuple(reports), contributors, Γ, scored, tuple(over_budget))
+    return replace(state, round=t + 1, adapter=θ_next, scores=Γ, excess={**state.excess, **over_budget}), record
 
 
 def sample_clients(federation: Federation, round: int) -> tuple[Client, ...]:
@@ -112,6 +114,6 @@ def _reported(
     """Pass updates on one by one and note, without the tensors, what each client did."""
     tier = {k.id: k.tier for k in S_t}
     for u in updates:
-        blocks = m[u.client].blocks
-        reports.append(ClientReport(u.client, tier[u.client], blocks, u.samples, u.metrics, u.bytes_down, u.bytes_up))
+        k, a = u.client, m[u.client]
+        reports.append(ClientReport(k, tier[k], a.blocks, a.policies, u.samples, u.metrics, u.bytes_down, u.bytes_up))
         yield u

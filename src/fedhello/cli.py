@@ -102,11 +102,19 @@ def run(
 
 
 @app.command()
-def plan(words: Words = None, as_json: Json = False) -> None:
-    """Show what every tier would train, and the labels that every client holds; train nothing."""
+def plan(
+    words: Words = None,
+    as_json: Json = False,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Draw what budgets afford, as SVG.")] = None,
+) -> None:
+    """Show what every tier would train, what it takes, why not more, and the labels of every client; train nothing."""
+    from fedhello.run import plan as planning
     from fedhello.run.session import prepare
 
-    _say(_plan(prepare(_config(words))), as_json)
+    described = _plan(prepare(_config(words)))
+    _say(described, as_json)
+    if picture is not None:
+        _write(picture, planning.picture(described))
 
 
 @app.command()
@@ -198,10 +206,7 @@ def report(
     if picture is None:
         print(write_report(folder))
     else:
-        try:
-            picture.write_text(svg(folder) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(f"expected to write {picture}; {error.strerror or error}") from error
+        _write(picture, svg(folder))
         print(picture)
 
 
@@ -280,7 +285,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(facts))
         return
-    from fedhello.run.console import human_bytes
+    from fedhello.words import human_bytes
 
     print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     print(f"device {facts['device']}, {facts['threads']} threads, {human_bytes(memory.available)} of memory available")
@@ -318,6 +323,13 @@ def _restore(run: Path, client: int | None) -> tuple[Any, list[str], Any]:
     elif client is not None:
         raise ConfigError("expected no --client, since the clients of this run share one head")
     return config, labels, model
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"expected to write {file}; {error.strerror or error}") from error
 
 
 def _plan(session: Any) -> dict[str, Any]:

@@ -2,23 +2,83 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from fedhello.randomness import generator
 
+Policy = Literal["keep", "recompute", "compress"]
+"""What a block does with its activations until backward; see ``fedhello.client.activations``."""
+
+KEEP: Policy = "keep"
+
+Role = Literal["lowest", "trained", "frozen"]
+"""A block's part in backward: the lowest trained one (nothing asks for the gradient of its input), another trained
+one, or a frozen one that backward must pass. Blocks below the lowest have none."""
+
+Rule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
+"""Which policies a run allows; see ``fedhello.allocation.bytes``."""
+
 
 @dataclass(frozen=True)
 class Budget:
-    """What a client can afford.
+    """What a client can afford. A limit that is None does not bind; at least one is given.
 
     Attributes:
         blocks: How many blocks it may train (the papers' capacity c), 0 ≤ blocks ≤ L. 0 trains the head only.
+        memory: Peak bytes of a training step, above the loaded model.
+        upload: Bytes that it may send per round.
+        seconds: Seconds of training per round.
+        speed: FLOP/s that it reaches in training; needed where ``seconds`` is given.
     """
 
-    blocks: int
+    blocks: int | None = None
+    memory: int | None = None
+    upload: int | None = None
+    seconds: float | None = None
+    speed: float | None = None
+
+    @property
+    def counts_blocks_only(self) -> bool:
+        """Whether it is a number of blocks and nothing else, as in the papers."""
+        return self.memory is None and self.upload is None and self.seconds is None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What training takes on one client's (or tier's) data: its widest step in bytes, its round in FLOPs.
+
+    Attributes:
+        saved: Bytes that a block holds for backward, by policy and role.
+        transient: Bytes that work on a block needs for a moment, beyond what is held.
+        outside: Bytes held outside the blocks for backward.
+        outside_head_only: The same where no block trains: nothing asks for the gradient of the last block's output.
+        head_only_peak: Peak bytes of a step that trains no block.
+        flops: FLOPs that a block adds to a round beyond its forward pass, by policy and role.
+        flops_outside: FLOPs of a round outside that: the forward pass of everything, and the head.
+        block_bytes: Per block, bytes of its LoRA factors; length L.
+        head_bytes: Bytes of the head that trains with the blocks; 0 if it is frozen.
+        head_shared: Whether the head is uploaded, so that a client may train it alone.
+        moments: How many values the optimiser keeps per trained value between steps.
+        block_upload: Per block, bytes on the wire, at most; length L.
+        fixed_upload: Bytes on the wire of an update without a block, at most.
+    """
+
+    saved: Mapping[tuple[Policy, Role], int] = field(hash=False)
+    transient: Mapping[tuple[Policy, Role], int] = field(hash=False)
+    outside: int
+    outside_head_only: int
+    head_only_peak: int
+    flops: Mapping[tuple[Policy, Role], int] = field(hash=False)
+    flops_outside: int
+    block_bytes: tuple[int, ...]
+    head_bytes: int
+    head_shared: bool
+    moments: int
+    block_upload: tuple[int, ...]
+    fixed_upload: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +110,8 @@ class Federation:
         blocks: L, the number of blocks of the foundation model.
         clients_per_round: |S_t|.
         seed: Source of every random choice.
+        rule: Which activation policies allocations may use.
+        costs: Per tier, what training takes on the largest of its clients' data; empty where nothing is predicted.
     """
 
     clients: tuple[Client, ...]
@@ -57,6 +119,8 @@ class Federation:
     blocks: int
     clients_per_round: int
     seed: int
+    rule: Rule = "keep"
+    costs: tuple[Costs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,9 +130,11 @@ class Allocation:
     Attributes:
         blocks: The blocks whose LoRA factors train, ascending; the others are frozen. A head that the clients
             share trains besides; it belongs to no block.
+        policies: What each block does with its activations, length L; empty keeps them all.
     """
 
     blocks: tuple[int, ...]
+    policies: tuple[Policy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +186,7 @@ class ClientReport:
     client: int
     tier: int
     blocks: tuple[int, ...]
+    policies: tuple[Policy, ...]
     samples: int
     metrics: Mapping[str, float]
     bytes_down: int
@@ -136,6 +203,7 @@ class RoundRecord:
         contributors: Per block, how many clients trained it; length L.
         scores: Γ, the Fisher scores that this round's allocation used; length L, or None.
         scored: Whether the scores were recomputed in this round.
+        over_budget: The clients whose measured peak was above their memory budget.
     """
 
     round: int
@@ -143,6 +211,7 @@ class RoundRecord:
     contributors: tuple[int, ...]
     scores: tuple[float, ...] | None
     scored: bool
+    over_budget: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,11 +222,13 @@ class RunState:
         round: The round that comes next, from 0.
         adapter: θ, the global adapter.
         scores: Γ of the last Fisher scoring, length L; None before the first.
+        excess: Client → how many times its predicted peak it was seen to need, for those that went over budget.
     """
 
     round: int
     adapter: Adapter
     scores: tuple[float, ...] | None = None
+    excess: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,12 +240,14 @@ class Situation:
         federation: The clients, their tiers and L.
         round: t, from 0.
         scores: Γ of the last Fisher scoring, or None.
+        excess: How many times its predicted peak this client was seen to need when it went over budget; else 1.
     """
 
     client: Client
     federation: Federation
     round: int
     scores: tuple[float, ...] | None = None
+    excess: float = 1.0
 
     def rng(self) -> np.random.Generator:
         """Return this client's generator for this round's allocation."""

@@ -10,8 +10,9 @@ from fedhello.allocation.geometric import (
     PATTERNS,
     allocate_blocks,
     block_probabilities,
-    draw_blocks,
+    draw_preference,
     gd_hla,
+    pattern_preference,
     rgd_hla,
     tier_probabilities,
 )
@@ -89,15 +90,34 @@ def test_probabilities_need_a_tier_that_trains():
 def test_draws_are_without_replacement_and_avoid_blocks_that_no_tier_holds(blocks, data, seed):
     capacity = data.draw(st.integers(0, blocks))
     p = block_probabilities("triangle", [max(1, capacity)], blocks)
-    drawn = draw_blocks(p, capacity, np.random.default_rng(seed))
-    assert drawn == tuple(range(capacity))
+    v = draw_preference(p, np.random.default_rng(seed))
+    assert v.shape == (blocks,)
+    assert sorted(np.flatnonzero(v > 0)) == list(range(max(1, capacity)))
+    assert v.max() <= 1
+
+
+@given(st.sampled_from(PATTERNS), block_counts, st.data())
+def test_a_pattern_prefers_the_blocks_of_its_sets(pattern, blocks, data):
+    capacity, start = data.draw(st.integers(0, blocks)), data.draw(st.integers(0, blocks - 1))
+    v = pattern_preference(pattern, blocks, start)
+    assert sorted(v) == list(range(1, blocks + 1))
+    most = np.argsort(-v)[:capacity]
+    assert tuple(sorted(most)) == allocate_blocks(pattern, capacity, blocks, start)
 
 
 def test_draws_follow_the_probabilities():
+    """The c most preferred are drawn like c blocks one after the other, without replacement."""
     p = np.array([0.5, 0.3, 0.2, 0.0])
     rng = np.random.default_rng(0)
-    counts = Counter(draw_blocks(p, 1, rng)[0] for _ in range(4000))
-    assert [counts[b] / 4000 for b in range(4)] == pytest.approx(p, abs=0.03)
+    orders = Counter(tuple(np.argsort(-draw_preference(p, rng))[:2].tolist()) for _ in range(8000))
+    for first in range(3):
+        for second in {0, 1, 2} - {first}:
+            assert orders[first, second] / 8000 == pytest.approx(p[first] * p[second] / (1 - p[first]), abs=0.02)
+
+
+def test_a_rare_block_is_not_lost_to_rounding():
+    p = np.array([1 - 1e-9, 1e-9])
+    assert all((draw_preference(p, np.random.default_rng(seed)) > 0).all() for seed in range(20))
 
 
 def test_gd_keeps_a_clients_blocks_for_the_whole_run(federation):

@@ -1,5 +1,3 @@
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -7,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from fedhello.client import activations
-from fedhello.client.activations import activation_policies, choose_policies, to_int8_rows
+from fedhello.client.activations import activation_policies, to_int8_rows
 from fedhello.client.memory import StepMemory
 
 
@@ -70,14 +67,6 @@ def test_zeros_and_extremes_survive():
     x = torch.tensor([[0.0, 0.0], [-127.0, 127.0], [1.0, 0.5]])
     assert to_int8_rows(x).restore()[:2].tolist() == [[0.0, 0.0], [-127.0, 127.0]]
     assert to_int8_rows(x).restore()[2].tolist() == pytest.approx([1.0, 64 / 127])
-
-
-def test_rules_by_hand():
-    assert choose_policies("keep", (1, 3), 5) == ("keep",) * 5
-    assert choose_policies("recompute", (1, 3), 5) == ("keep", *("recompute",) * 4)
-    assert choose_policies("compress", (3,), 5) == ("keep", "keep", "keep", "compress", "compress")
-    assert choose_policies("recompute", (), 3) == ("keep",) * 3
-    assert doctest.testmod(activations).failed == 0
 
 
 def saved_bytes(model, data, policies):

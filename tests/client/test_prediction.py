@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from fedhello.allocation.bytes import fixed_policies, needs
 from fedhello.allocation.geometric import allocate_blocks
-from fedhello.client.activations import choose_policies
-from fedhello.client.prediction import Growth, StepCosts, calibrate, predict
-from fedhello.client.training import Assignment, TrainingSettings, local_training, state_bytes
+from fedhello.client.prediction import Growth, batch_shapes, calibrate, measure_speed
+from fedhello.client.training import Assignment, TrainingSettings, local_training, moments
 from fedhello.data.batches import Examples
 from fedhello.types import Allocation
 
@@ -14,32 +14,37 @@ SETTINGS = TrainingSettings(
 )  # fmt: skip
 
 
-def test_predictions_by_hand():
-    # Per token a block saves 10, 2 or 4 bytes by its policy and works with 5 or 13; it has 100 bytes of gradients.
-    kinds = [(p, r) for p in ("keep", "recompute", "compress") for r in ("lowest", "trained", "frozen")]
-    saved = {kind: Growth({"keep": 10, "recompute": 2, "compress": 4}[kind[0]], 0) for kind in kinds}
-    transient = {kind: Growth(5 if kind[0] != "recompute" else 13, 0) for kind in kinds}
-    costs = StepCosts(
-        saved, transient, outside=7, outside_head_only=3, head_only=Growth(1, 0), gradients=(100, 100, 100)
-    )
-    keep = predict(costs, (1, 2), ("keep",) * 3, samples=2, tokens=3, state_bytes=1000)
-    # saved: 7·2 + two blocks of 10·6; peak: at the top, + 5·6; or at block 1: 14 + 60 + 30 + 100 of gradients
-    assert (keep.saved_bytes, keep.peak_bytes) == (134, 14 + 60 + 30 + 100 + 1000)
-    mixed = predict(costs, (1, 2), ("keep", "recompute", "compress"), samples=20, tokens=30, state_bytes=0)
-    assert mixed.saved_bytes == 140 + 2 * 600 + 4 * 600
-    assert mixed.peak_bytes == max(140 + 1200 + 13 * 600 + 100, 140 + 3600 + 5 * 600)
-    head = predict(costs, (), ("keep",) * 3, samples=2, tokens=3, state_bytes=0)
-    assert (head.saved_bytes, head.peak_bytes) == (6, 6)
-
-
 def test_growth_by_hand():
-    assert Growth(2, 3).at(samples=5, tokens=4) == 2 * 20 + 3 * 80
+    assert Growth(100, 7, 2, 3).at([(5, 4)]) == 100 + 35 + 2 * 20 + 3 * 80
+    assert Growth(100, 0, 2, 0).at([(5, 4), (1, 1)]) == 2 * 100 + 2 * 21
+    assert Growth(-100, 0, 2, 0).at([(1, 1)]) == 0
+
+
+def test_growth_goes_through_what_was_measured():
+    shapes = [(1, 32), (2, 32), (2, 96)]
+    attention, head = Growth(1000.0, 0.0, 7.0, 0.5), Growth(1000.0, 80.0, 7.0, 0.0)
+    for exact, attends in ((attention, True), (head, False)):
+        found = Growth.through(shapes, [exact.at([shape]) for shape in shapes], attends=attends)
+        assert found.at([(64, 128)]) == pytest.approx(exact.at([(64, 128)]), rel=1e-9)
+
+
+def test_growth_of_a_model_of_one_length_only():
+    shapes = [(1, 197), (2, 197), (2, 197)]
+    found = Growth.through(shapes, [1000 + 50 * b * 197 for b, _ in shapes])
+    assert found.at([(16, 197)]) == pytest.approx(1000 + 50 * 16 * 197, rel=1e-6)
+
+
+def test_batches_of_a_round_by_hand():
+    widest, batches = batch_shapes(np.array([9, 3, 5, 4, 7]), batch_size=2, epochs=2)
+    assert widest == (2, 9)
+    assert batches == [(2, 4), (2, 7), (1, 9)] * 2
 
 
 @pytest.mark.parametrize("rule", ["keep", "recompute-frozen", "recompute", "compress"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_predictions_meet_the_measurement(rule, dropout, tiny_model):
-    model = tiny_model(blocks=6, dropout=dropout, width=64)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_predictions_meet_the_measurement(rule, dropout, attention, tiny_model):
+    model = tiny_model(blocks=6, dropout=dropout, width=64, attention=attention)
     costs, adapter = calibrate(model), model.snapshot(share_head=True)
     for samples, tokens in ((16, 20), (40, 30)):
         rng = np.random.default_rng(0)
@@ -52,14 +57,38 @@ def test_predictions_meet_the_measurement(rule, dropout, tiny_model):
             ("triangle", 0),
         ):
             blocks = allocate_blocks(pattern, capacity, 6)
-            settings = TrainingSettings(**{**vars(SETTINGS), "activations": rule})
-            work = Assignment(0, 0, adapter.names(Allocation(blocks)), data, (0, 1, 2), seed=0)
-            values, measured = local_training(model, work, settings)
+            allocation = Allocation(blocks, fixed_policies(rule, blocks, 6))
+            names = adapter.names(allocation)
+            work = Assignment(0, 0, names, data, (0, 1, 2), seed=0, policies=allocation.policies)
+            values, measured = local_training(model, work, SETTINGS)
             model.write(adapter.tensors)
-            state = state_bytes(sum(value.nbytes for value in values.values()), settings)
-            found = predict(costs, blocks, choose_policies(rule, blocks, 6), samples, tokens, state)
-            assert found.saved_bytes == pytest.approx(measured["saved_bytes"], rel=0.03)
-            assert found.peak_bytes == pytest.approx(measured["peak_bytes"], rel=0.1)
+            at = costs.at((samples, tokens))
+            state = moments(SETTINGS) * sum(value.nbytes for value in values.values())
+            found = needs(at, allocation)
+            assert found.saved_bytes == pytest.approx(measured["saved_bytes"], rel=0.02)
+            assert found.peak_bytes + state == pytest.approx(measured["peak_bytes"], rel=0.1)
+
+
+def test_flops_by_hand(tiny_model):
+    """Of a block of width d with feed-forward width f = 2d and LoRA of rank r on query and value."""
+    L, d, r, b, T = 3, 64, 2, 4, 10
+    model = tiny_model(blocks=L, width=d)
+    costs = calibrate(model).at((b, T), [(b, T)])
+    base = 2 * b * T * (4 * d * d + 2 * 2 * d * d)
+    attention = 4 * b * T * T * d
+    lora = 2 * (2 * b * T * 2 * r * d)
+    forward = base + attention + lora
+    assert costs.flops["recompute", "trained"] - costs.flops["keep", "trained"] == pytest.approx(forward, rel=1e-6)
+    # Backward of a frozen block: each product once more, attention's 2.5 times; no gradient of weights.
+    frozen = base + 2.5 * attention + lora
+    assert costs.flops["keep", "frozen"] == pytest.approx(frozen, rel=1e-6)
+    assert costs.flops["keep", "trained"] == pytest.approx(frozen + lora, rel=1e-6)
+    assert costs.flops["keep", "lowest"] < costs.flops["keep", "frozen"]
+
+
+def test_speed_is_measured(tiny_model):
+    model = tiny_model()
+    assert 1e3 < measure_speed(model, calibrate(model)) < 1e15
 
 
 def test_calibration_changes_no_value_and_no_random_state(tiny_model):

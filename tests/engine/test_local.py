@@ -72,7 +72,7 @@ def test_bytes_are_those_of_the_messages(engine, monkeypatch):
     updates = list(e.train(adapter, {0: Allocation((1,)), 2: Allocation((0, 1, 2))}, t=0))
     assert [u.bytes_up for u in updates] == [len(payload) for payload in sent]
     adapter_bytes = len(encode_tensors(adapter.tensors))
-    tasks = ['{"round":0,"blocks":[1]}', '{"round":0,"blocks":[0,1,2]}']
+    tasks = ['{"round":0,"blocks":[1],"policies":[]}', '{"round":0,"blocks":[0,1,2],"policies":[]}']
     assert [u.bytes_down for u in updates] == [adapter_bytes + len(task) for task in tasks]
     assert load(encode_tensors(adapter.tensors)).keys() == adapter.tensors.keys()
 

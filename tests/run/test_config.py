@@ -267,7 +267,7 @@ def test_an_unknown_method_is_named_with_the_nearest_known_one():
         ("clients.tiers=[]", "clients.tiers"),
         ("clients.tiers=[5]", "clients.tiers.0"),
         ("clients.tiers=[{share: 1, blocks: -1}]", "clients.tiers.0.blocks"),
-        ("clients.tiers=[{share: 1}]", "clients.tiers.0.blocks"),
+        ("clients.tiers=[{share: 1}]", "clients.tiers.0"),
         ("clients.tiers=[{share: 0, blocks: 1}, {share: 1, blocks: 1}]", "clients.tiers.0.share"),
         ("clients.tiers=[{share: half, blocks: 1}]", "clients.tiers.0.share"),
         ("clients.tiers=[{share: 1/0, blocks: 1}]", "clients.tiers.0.share"),
@@ -375,6 +375,7 @@ STANDS_FOR = {
     "train.lr_schedule": "published",
     "train.optimizer": "adamw",
     "train.weight_decay": 0.01,
+    "train.autocast": "none",
     "method.weighting": "batches",
     "method.persist": False,
 }
@@ -384,6 +385,7 @@ CONTRADICTIONS = {
     "train.lr_schedule": "cosine",
     "train.optimizer": "sgd",
     "train.weight_decay": "0.0",
+    "train.autocast": "bfloat16",
     "method.weighting": "samples",
     "method.persist": "true",
 }

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhello.run.config import TierConfig
-from fedhello.run.session import assign_tiers
+from fedhello.run.federation import assign_tiers
 
 
 def tiers(*shares):

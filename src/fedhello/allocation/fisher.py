@@ -17,7 +17,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedhello.allocation.geometric import draw_blocks
+from fedhello.allocation.bytes import fit
+from fedhello.allocation.geometric import draw_preference
 from fedhello.randomness import integer_seed
 from fedhello.types import Allocation, Situation
 
@@ -62,7 +63,7 @@ def score_probabilities(scores: Sequence[float], clusters: int, seed: int) -> np
 
 
 def fim_hla(situation: Situation, *, clusters: Clusters = 3) -> Allocation:
-    """FIM-HLA: c blocks drawn from the last Fisher scores' p, anew for each client and round.
+    """FIM-HLA: blocks drawn from the last Fisher scores' p, anew for each client and round.
 
     Raises:
         ValueError: If no scores were computed yet.
@@ -71,4 +72,4 @@ def fim_hla(situation: Situation, *, clusters: Clusters = 3) -> Allocation:
         raise ValueError("FIM-HLA needs Fisher scores; none were computed before this round")
     seed = integer_seed(situation.federation.seed, "clusters")
     p = score_probabilities(situation.scores, clusters, seed)
-    return Allocation(draw_blocks(p, situation.client.budget.blocks, situation.rng()))
+    return fit(situation, draw_preference(p, situation.rng()))

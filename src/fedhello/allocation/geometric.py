@@ -12,13 +12,18 @@ GD-HLA gives every client its S_c for the whole run. RGD-HLA draws c blocks anew
     p_l = Σ_g 1[l ∈ S_g] / Σ_g |S_g|        over the tiers g,
 
 so a block that many tiers could hold is drawn often.
+
+Both say what they prefer, block by block, and leave it to ``fedhello.allocation.bytes`` what the budget affords: the c
+most preferred where the budget counts blocks, and as much of the preference as fits where it counts bytes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 
+from fedhello.allocation.bytes import fit, plan_tiers
 from fedhello.types import Allocation, Federation, Situation
 
 Pattern = Literal["triangle", "inverted_triangle", "bottleneck", "uniform"]
@@ -83,32 +88,64 @@ def block_probabilities(
         >>> block_probabilities("bottleneck", (6, 9, 12), 12) * 27
         array([3., 3., 3., 2., 2., 1., 1., 1., 2., 3., 3., 3.])
     """
-    w = np.ones(len(capacities)) if weights is None else np.asarray(weights, dtype=np.float64)
-    held = np.zeros((len(capacities), blocks))
-    for g, capacity in enumerate(capacities):
-        held[g, list(allocate_blocks(pattern, capacity, blocks))] = 1
+    return set_probabilities(pattern, [allocate_blocks(pattern, c, blocks) for c in capacities], blocks, weights)
+
+
+def set_probabilities(
+    pattern: Pattern, sets: Sequence[Sequence[int]], blocks: int, weights: Sequence[float] | None = None
+) -> np.ndarray:
+    """Return p as ``block_probabilities`` does, from the sets S_g themselves."""
+    w = np.ones(len(sets)) if weights is None else np.asarray(weights, dtype=np.float64)
+    held = np.zeros((len(sets), blocks))
+    for g, S_g in enumerate(sets):
+        held[g, list(S_g)] = 1
     total = float(w @ held.sum(axis=1))
     if total <= 0:
-        raise ValueError("at least one tier must be able to train a block; found capacities " + str([*capacities]))
+        raise ValueError(f"at least one tier must be able to train a block; found {[*map(len, sets)]} blocks")
     if pattern == "uniform":
         return np.full(blocks, 1 / blocks)
     probabilities: np.ndarray = (w @ held) / total
     return probabilities
 
 
-def draw_blocks(probabilities: np.ndarray, capacity: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """Draw c different blocks, one after the other without replacement, with probabilities p.
+def pattern_preference(pattern: Pattern, blocks: int, start: int = 0) -> np.ndarray:
+    """Return how much a pattern prefers each block: v_l = L + 1 − min{c : l ∈ S_c}, so S_c are the c most preferred.
 
     Args:
-        probabilities: p, shape (L,), sum 1, with at least c entries above 0.
-        capacity: c.
+        pattern: One of ``PATTERNS``.
+        blocks: L ≥ 1.
+        start: For ``uniform`` only: the first block of the set.
+
+    Returns:
+        Float64, shape (L,): L, L − 1, …, 1 in the order in which growing capacities take the blocks.
+
+    Example:
+        >>> pattern_preference("bottleneck", 5)
+        array([5., 3., 1., 2., 4.])
+    """
+    v = np.zeros(blocks)
+    for capacity in range(1, blocks + 1):
+        v[list(allocate_blocks(pattern, capacity, blocks, start))] += 1
+    return v
+
+
+def draw_preference(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw how much a client prefers each block this time, so that the c most preferred are a draw from p.
+
+    v_l = u_l^{1/(L p_l)} with u_l uniform on (0, 1): the c largest are distributed as c blocks drawn one after the
+    other, without replacement, with probabilities p (Efraimidis & Spirakis 2006).
+
+    Args:
+        probabilities: p, shape (L,), sum 1.
         rng: The client's generator for this round.
 
     Returns:
-        c different blocks, ascending.
+        v, shape (L,), within [0, 1]; 0 where p_l = 0, and only there.
     """
-    drawn = rng.choice(len(probabilities), size=capacity, replace=False, p=probabilities)
-    return tuple(sorted(int(block) for block in drawn))
+    u = rng.random(len(probabilities))
+    with np.errstate(divide="ignore"):
+        v = np.exp(np.log(u) / (len(probabilities) * probabilities))
+    return np.where(probabilities > 0, np.maximum(v, np.finfo(np.float64).tiny), 0.0)
 
 
 def gd_hla(situation: Situation, *, pattern: Pattern = "bottleneck") -> Allocation:
@@ -118,23 +155,28 @@ def gd_hla(situation: Situation, *, pattern: Pattern = "bottleneck") -> Allocati
     every block is held equally often, give or take one.
     """
     client, federation = situation.client, situation.federation
-    start = sum(other.budget.blocks for other in federation.clients if other.id < client.id)
-    return Allocation(allocate_blocks(pattern, client.budget.blocks, federation.blocks, start % federation.blocks))
+    if pattern != "uniform":
+        return fit(situation, pattern_preference(pattern, federation.blocks))
+    anywhere = pattern_preference(pattern, federation.blocks)
+    before = [other for other in federation.clients if other.id < client.id]
+    start = sum(len(fit(replace(situation, client=other, excess=1.0), anywhere).blocks) for other in before)
+    return fit(situation, pattern_preference(pattern, federation.blocks, start % federation.blocks))
 
 
 def rgd_hla(
     situation: Situation, *, pattern: Pattern = "bottleneck", tier_weighting: TierWeighting = "equal"
 ) -> Allocation:
-    """RGD-HLA: c blocks drawn from the pattern's p, anew for each client and round (Fed-HeLLo).
+    """RGD-HLA: blocks drawn from the pattern's p, anew for each client and round (Fed-HeLLo).
 
     ``tier_weighting`` counts every tier once (``equal``, as published) or by its number of ``clients``.
     """
     p = tier_probabilities(situation.federation, pattern, tier_weighting)
-    return Allocation(draw_blocks(p, situation.client.budget.blocks, situation.rng()))
+    return fit(situation, draw_preference(p, situation.rng()))
 
 
 def tier_probabilities(federation: Federation, pattern: Pattern, tier_weighting: TierWeighting) -> np.ndarray:
-    """Return ``block_probabilities`` for a federation's tiers, shape (L,)."""
+    """Return RGD-HLA's p for a federation, shape (L,); S_g is what tier g can afford of the pattern."""
     members = [sum(client.tier == g for client in federation.clients) for g in range(len(federation.tiers))]
     weights = members if tier_weighting == "clients" else None
-    return block_probabilities(pattern, [tier.blocks for tier in federation.tiers], federation.blocks, weights)
+    sets = [allocation.blocks for allocation in plan_tiers(federation, pattern_preference(pattern, federation.blocks))]
+    return set_probabilities(pattern, sets, federation.blocks, weights)

@@ -11,53 +11,22 @@ s/2. Integers, booleans, parameters, tensors with infinities (masks) and tensors
 """
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-Policy = Literal["keep", "recompute", "compress"]
-Rule = Literal["keep", "recompute-frozen", "recompute", "compress"]
-"""What a configuration says: ``recompute-frozen`` recomputes the frozen blocks that backward must pass through."""
+from fedhello.types import Policy
 
 SHARE = 4
 """Tensors with fewer elements than the block's input divided by this are left alone."""
 
 LEVELS = 127
-
-
-def choose_policies(rule: Rule, trained: Collection[int], blocks: int) -> tuple[Policy, ...]:
-    """Return the policy of each block under a rule.
-
-    Blocks below the lowest trained one run without autograd and have nothing to save, so they keep.
-
-    Args:
-        rule: The rule.
-        trained: The blocks that train.
-        blocks: L.
-
-    Returns:
-        L policies.
-
-    Example:
-        >>> choose_policies("recompute-frozen", trained=(1, 3), blocks=5)
-        ('keep', 'keep', 'recompute', 'keep', 'recompute')
-    """
-    lowest = min(trained, default=blocks)
-
-    def policy(block: int) -> Policy:
-        if block < lowest or rule == "keep":
-            return "keep"
-        if rule == "recompute-frozen":
-            return "keep" if block in trained else "recompute"
-        return rule
-
-    return tuple(policy(block) for block in range(blocks))
 
 
 @contextmanager

@@ -1,180 +1,344 @@
-"""Predict what a training step will hold, without training: calibrate once on tiny batches, then add up.
+"""Predict what a training step takes, without training: calibrate once on tiny batches, then add up.
 
-A block's bytes depend on its policy and on its role: the lowest trained block (nothing asks for the gradient of its
-input), another trained one, or a frozen one that backward passes. For b samples of T tokens they are α·bT + β·bT²,
-where β is what attention adds. Two small batches give α and β of everything. A step then holds
-
-    saved = outside + Σ_l s_l                            s_l = 0 below the lowest trained block
-    peak  = max_l ( Σ_{j ≤ l} s_j + t_l + Σ_{j > l} g_j )
-
-for backward goes from top to bottom and frees a block when it has passed. t_l is what works on block l need for a
-moment, such as a recomputed block's activations, and g_j are the gradients of block j's trained tensors; on top comes
-the state of the optimiser. Nothing is tried per allocation.
+What a block holds, needs for a moment and computes depends on its policy and its role. For b samples of T tokens each
+of these is c + α·bT + β·bT², where c is what does not grow with the batch (weights cast to another type) and β is what
+attention adds; outside the blocks it is c + γ·b + α·bT. A few small batches give all of them, and
+``fedhello.allocation.bytes`` adds them up for an allocation. Nothing is tried per allocation.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import astuple, dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from math import prod
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
-from fedhello.client.activations import Policy, activation_policies
+from fedhello.allocation.bytes import needs
+from fedhello.client.activations import activation_policies
 from fedhello.client.memory import StepMemory
-from fedhello.data.batches import Examples
+from fedhello.data.batches import Batch, Examples
 from fedhello.model.adapter import LoraModel
+from fedhello.types import Allocation, Costs, Policy, Role
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-Role = Literal["lowest", "trained", "frozen"]
+Kind = tuple[Policy, Role]
 Shape = tuple[int, int]
 """A batch: samples × tokens."""
 
 LONGEST = 96
-"""Tokens of the larger calibration batch, where the model takes as many."""
+"""Tokens of the largest calibration batch, where the model takes as many."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A number of bytes as a function of the batch: α·bT + β·bT²."""
+    """A quantity as a function of the batch: c + γ·b + α·bT + β·bT²."""
 
+    constant: float
+    per_sample: float
     linear: float
     quadratic: float
 
-    def at(self, samples: int, tokens: int) -> float:
-        """Return the bytes for b samples of T tokens."""
-        return self.linear * samples * tokens + self.quadratic * samples * tokens**2
+    def at(self, shapes: Sequence[Shape]) -> int:
+        """Return the sum over batches of b samples of T tokens."""
+        found = sum(self.constant + b * (self.per_sample + T * (self.linear + self.quadratic * T)) for b, T in shapes)
+        return max(0, round(found))
+
+    @staticmethod
+    def through(shapes: Sequence[Shape], values: Sequence[float], *, attends: bool = True) -> "Growth":
+        """Fit to calibration batches; where these leave a choice, take the smallest coefficients.
+
+        Args:
+            shapes: Three different batches.
+            values: One per batch.
+            attends: Whether the quantity may grow with T² (γ = 0); else it may grow with b alone (β = 0).
+        """
+        used = [True, not attends, True, attends]
+        system = np.array([[1.0, b, b * T, b * T**2] for b, T in shapes])[:, used]
+        scale = system.max(axis=0)
+        coefficients = np.zeros(4)
+        coefficients[used] = np.linalg.lstsq(system / scale, np.array(values, dtype=np.float64))[0] / scale
+        return Growth(*coefficients.tolist())
 
 
 @dataclass(frozen=True)
 class StepCosts:
-    """What a model's steps hold, by the part that holds it.
+    """What a model's steps take, by the part that takes it; see ``fedhello.types.Costs``.
 
     Attributes:
-        saved: What a block holds for backward.
-        transient: What works on a block need for a moment, beyond what is held.
-        outside: What is held outside the blocks; per sample, whatever its length.
-        outside_head_only: The same where no block trains: nothing asks for the gradient of the last block's output.
-        head_only: Peak of a step that trains no block.
-        gradients: Per block, bytes of its LoRA factors.
+        saved: Bytes a block holds for backward.
+        transient: Bytes that work on it needs for a moment.
+        outside: Bytes held outside the blocks.
+        outside_head_only: The same where no block trains.
+        head_only_peak: Peak of a step that trains no block.
+        flops: FLOPs a block adds to the forward pass.
+        flops_outside: FLOPs of the forward pass, and of the head's backward.
+        block_bytes: Per block, bytes of its LoRA factors.
+        head_bytes: Bytes of the head that trains; 0 if it is frozen.
+        head_shared: Whether it is uploaded.
+        moments: Values that the optimiser keeps per trained value between steps.
+        block_upload: Per block, bytes on the wire.
+        fixed_upload: Bytes on the wire without a block.
     """
 
-    saved: Mapping[tuple[Policy, Role], Growth]
-    transient: Mapping[tuple[Policy, Role], Growth]
-    outside: float
-    outside_head_only: float
-    head_only: Growth
-    gradients: tuple[int, ...]
+    saved: Mapping[Kind, Growth]
+    transient: Mapping[Kind, Growth]
+    outside: Growth
+    outside_head_only: Growth
+    head_only_peak: Growth
+    flops: Mapping[Kind, Growth]
+    flops_outside: Growth
+    block_bytes: tuple[int, ...]
+    head_bytes: int
+    head_shared: bool = True
+    moments: int = 0
+    block_upload: tuple[int, ...] = ()
+    fixed_upload: int = 0
+
+    def at(self, widest: Shape, batches: Sequence[Shape] = ()) -> Costs:
+        """Return the costs on certain data: bytes of the widest batch, FLOPs of all batches of a round."""
+
+        def in_step(parts: Mapping[Kind, Growth]) -> dict[Kind, int]:
+            return {kind: growth.at([widest]) for kind, growth in parts.items()}
+
+        return Costs(
+            saved=in_step(self.saved),
+            transient=in_step(self.transient),
+            outside=self.outside.at([widest]),
+            outside_head_only=self.outside_head_only.at([widest]),
+            head_only_peak=self.head_only_peak.at([widest]),
+            flops={kind: growth.at(batches) for kind, growth in self.flops.items()},
+            flops_outside=self.flops_outside.at(batches),
+            block_bytes=self.block_bytes,
+            head_bytes=self.head_bytes,
+            head_shared=self.head_shared,
+            moments=self.moments,
+            block_upload=self.block_upload or (0,) * len(self.block_bytes),
+            fixed_upload=self.fixed_upload,
+        )
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Predicted bytes of a step, above the loaded model."""
-
-    saved_bytes: int
-    peak_bytes: int
+MakeBatch = Callable[[int, int], Batch]
+"""Makes up a batch of b samples of T tokens."""
 
 
-def predict(
-    costs: StepCosts, trained: Collection[int], policies: Sequence[Policy], samples: int, tokens: int, state_bytes: int
-) -> Prediction:
-    """Predict a step.
-
-    Args:
-        costs: Of the model, from ``calibrate``.
-        trained: The blocks that train.
-        policies: One per block.
-        samples: b.
-        tokens: T, the batch's longest sample.
-        state_bytes: What the optimiser keeps between steps.
-    """
-    lowest = min(trained, default=len(policies))
-    held = (costs.outside if trained else costs.outside_head_only) * samples
-    peak = costs.head_only.at(samples, tokens)
-    for block in range(lowest, len(policies)):
-        role: Role = "lowest" if block == lowest else "trained" if block in trained else "frozen"
-        kind = (policies[block], role)
-        held += costs.saved[kind].at(samples, tokens)
-        above = sum(costs.gradients[j] for j in trained if j > block)
-        peak = max(peak, held + costs.transient[kind].at(samples, tokens) + above)
-    return Prediction(round(held), round(peak) + state_bytes)
-
-
-def calibrate(model: LoraModel) -> StepCosts:
+def calibrate(
+    model: LoraModel,
+    make_batch: MakeBatch | None = None,
+    autocast: bool = False,
+    tokens: tuple[int, int] | None = None,
+) -> StepCosts:
     """Measure a model's blocks on small batches; its values and random state stay as they are.
 
     Args:
         model: The model, with at least one block; it is left frozen and in training mode.
+        make_batch: Makes up batches; None makes up texts.
+        autocast: Whether steps run in bf16 autocast.
+        tokens: Shorter and longer length to measure; None chooses. Equal for a model of one length.
     """
-    L = model.blocks.count
+    make = make_batch or text_batch
     longest = min(LONGEST, model.longest_input or LONGEST)
-    shapes = ((2, max(1, longest // 3)), (2, longest))
-    saved: dict[tuple[Policy, Role], Growth] = {}
-    transient: dict[tuple[Policy, Role], Growth] = {}
-    outside = 0.0
+    short, long = tokens or (max(1, longest // 3), longest)
+    shapes = ((1, short), (2, short), (2, long))
+    L = model.blocks.count
+
+    def step(trained: Collection[int], policy: Policy) -> list[_Measured]:
+        return [_measure(model, trained, policy, make(*shape), autocast) for shape in shapes]
+
+    def through(values: Sequence[float], attends: bool = True) -> Growth:
+        return Growth.through(shapes, values, attends=attends)
+
+    saved: dict[Kind, Growth] = {}
+    transient: dict[Kind, Growth] = {}
     for policy in POLICIES:
-        cases: tuple[tuple[tuple[int, ...], Role], ...] = ((tuple(range(L)), "trained"), ((0,), "frozen"))
-        for trained, role in cases:
-            runs = [_measure(model, trained, policy, shape) for shape in shapes]
-            # All blocks are alike but for their role: block 0 is the lowest, the last stands for the others.
-            saved[policy, role] = _fit(shapes, [run.blocks[-1] for run in runs])
-            transient[policy, role] = _fit(shapes, [run.peak - run.outside - sum(run.blocks) for run in runs])
-            if role == "trained":
-                saved[policy, "lowest"] = _fit(shapes, [run.blocks[0] for run in runs])
-                transient[policy, "lowest"] = transient[policy, role]
-                outside = runs[-1].outside / shapes[-1][0]
-    head_only = [_measure(model, (), "keep", shape) for shape in shapes]
+        everything, lowest_only = step(range(L), policy), step((0,), policy)
+        # All blocks are alike but for their role: block 0 is the lowest, the last stands for the others.
+        saved[policy, "lowest"] = through([run.blocks[0] for run in everything])
+        saved[policy, "trained"] = through([run.blocks[-1] for run in everything])
+        saved[policy, "frozen"] = through([run.blocks[-1] for run in lowest_only])
+        transient[policy, "trained"] = through([run.transient for run in everything])
+        transient[policy, "lowest"] = transient[policy, "trained"]
+        transient[policy, "frozen"] = through([run.transient for run in lowest_only])
+    head_only = step((), "keep")
     return StepCosts(
         saved=saved,
         transient=transient,
-        outside=outside,
-        outside_head_only=head_only[-1].outside / shapes[-1][0],
-        head_only=_fit(shapes, [run.peak for run in head_only]),
-        gradients=_bytes_by_block(model),
+        outside=through([run.outside for run in everything], attends=False),
+        outside_head_only=through([run.outside for run in head_only], attends=False),
+        head_only_peak=through([run.peak for run in head_only]),
+        **_count_flops(model, make, (short, long)),
+        block_bytes=_bytes_by_block(model),
+        head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
     )
+
+
+def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Shape, list[Shape]]:
+    """Return the widest batch that a client may meet in a round, and about which batches it will.
+
+    Args:
+        lengths: Tokens of each of its samples, shape (n,).
+        batch_size: Largest batch.
+        epochs: Passes per round.
+    """
+    ordered = np.sort(lengths)
+    parts = np.array_split(ordered, -(-len(ordered) // batch_size))
+    return (len(parts[0]), int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
+
+
+def measure_speed(model: LoraModel, costs: StepCosts, make_batch: MakeBatch | None = None) -> float:
+    """Return about how many FLOP/s this machine reaches in training; the best of a few steps that train everything."""
+    make = make_batch or text_batch
+    shape = (8, min(LONGEST, model.longest_input or LONGEST))
+    at = costs.at(shape, [shape])
+    L = len(costs.block_bytes)
+    everything = Allocation(tuple(range(L)))
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        _step(model, range(L), make(*shape), nullcontext())
+        seconds.append(time.perf_counter() - begin)
+    return needs(at, everything).flops / min(seconds)
+
+
+def text_batch(samples: int, tokens: int) -> Batch:
+    """Make up texts of one token repeated."""
+    made_up = Examples((np.ones(tokens, dtype=np.int64),) * samples, np.zeros(samples, dtype=np.int64), pad=0)
+    return made_up.batch(np.arange(samples))
 
 
 @dataclass(frozen=True)
 class _Measured:
+    """Bytes of one step: what each block saved, what the rest saved, and the peak."""
+
     blocks: tuple[int, ...]
     outside: int
     peak: int
 
+    @property
+    def transient(self) -> int:
+        return self.peak - self.outside - sum(self.blocks)
 
-def _measure(model: LoraModel, trained: Collection[int], policy: Policy, shape: Shape) -> _Measured:
-    """Run one step on a made-up batch and return what each block saved, what the rest saved, and the peak."""
-    samples, tokens = shape
-    chosen = [name for name, block in model.block_of.items() if block is None or block in trained]
-    parameters = model.select(chosen)
-    example = Examples((np.ones(tokens, dtype=np.int64),) * samples, np.zeros(samples, dtype=np.int64), pad=0)
-    batch = example.batch(np.arange(samples)).to(model.device)
+
+def _measure(model: LoraModel, trained: Collection[int], policy: Policy, batch: Batch, autocast: bool) -> _Measured:
     blocks = model.block_modules()
     policies = [policy if trained else "keep" for _ in blocks]
-
     memory = StepMemory(model.module.parameters())
     marks: list[int] = []
+    ends: list[int] = []
 
     def mark(_: nn.Module, __: tuple[Tensor, ...]) -> None:
         if len(marks) < len(blocks):  # recomputation passes the blocks again
             marks.append(memory.saved_bytes)
 
     handles = [block.register_forward_pre_hook(mark) for block in blocks]
-    ends: list[int] = []
     handles.append(blocks[-1].register_forward_hook(lambda *_: ends.append(memory.saved_bytes)))
-    model.module.train()
+    held = 0
+
+    def note_held() -> None:
+        nonlocal held
+        held = memory.saved_bytes
+
     try:
-        with torch.random.fork_rng(), activation_policies(blocks, policies, memory.note), memory:
-            loss = cross_entropy(model.module(**batch.inputs).logits.float(), batch.labels)
-            held = memory.saved_bytes
-            torch.autograd.grad(loss, parameters)
+        with activation_policies(blocks, policies, memory.note):
+            _step(model, trained, batch, memory, autocast, note_held)
     finally:
         for handle in handles:
             handle.remove()
     bounds = [*marks, ends[0]]
     per_block = tuple(after - before for before, after in pairwise(bounds))
     return _Measured(per_block, held - sum(per_block), memory.peak_bytes)
+
+
+def _step(
+    model: LoraModel,
+    trained: Collection[int],
+    batch: Batch,
+    watch: AbstractContextManager[Any],
+    autocast: bool = False,
+    between: Callable[[], None] = lambda: None,
+) -> None:
+    """Run forward, ``between`` and backward under a watch; values and random state stay as they are."""
+    parameters = model.select([name for name, block in model.block_of.items() if block is None or block in trained])
+    batch = batch.to(model.device)
+    model.module.train()
+    bf16 = torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext()
+    with torch.random.fork_rng(), watch:
+        with bf16:
+            logits = model.module(**batch.inputs).logits
+        loss = cross_entropy(logits.float(), batch.labels)
+        between()
+        torch.autograd.grad(loss, parameters)
+
+
+def _attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+    """FLOPs of attention's forward pass, 2 bhT² (d + d_v), on a CPU, which torch's counter leaves out."""
+    return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+def _attention_backward(
+    _: Sequence[int], q: Sequence[int], k: Sequence[int], v: Sequence[int], *__: Any, **___: Any
+) -> int:
+    """FLOPs of its backward pass: QKᵀ again, and four products for the gradients."""
+    return 2 * prod(q[:-1]) * k[-2] * (3 * q[-1] + 2 * v[-1])
+
+
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def _count_flops(model: LoraModel, make: MakeBatch, tokens: tuple[int, int]) -> dict[str, Any]:
+    """Count the multiplications and additions of matrix products, twice each product, by policy and role."""
+    shapes = ((1, tokens[0]), (2, tokens[0]), (2, tokens[1]))
+    L = model.blocks.count
+
+    def count(trained: Collection[int]) -> tuple[Growth, Growth]:
+        counted = [_flops(model, trained, make(*shape)) for shape in shapes]
+        return (
+            Growth.through(shapes, [step for step, _ in counted]),
+            Growth.through(shapes, [forward for _, forward in counted]),
+        )
+
+    everything, bottom, top, none = (count(trained)[0] for trained in (range(L), (0,), (L - 1,), ()))
+    forward = count(())[1]
+    lowest = _sum((1, top), (-1, none))
+    others = max(1, L - 1)
+    trained = _sum((1 / others, everything), (-1 / others, none), (-1 / others, lowest))
+    frozen = _sum((1 / others, bottom), (-1 / others, none), (-1 / others, lowest))
+    backward: dict[Role, Growth] = {"lowest": lowest, "trained": trained, "frozen": frozen}
+    again = {"keep": 0.0, "recompute": 1.0, "compress": 0.0}
+    flops = {(p, role): _sum((1, growth), (again[p], forward)) for p in POLICIES for role, growth in backward.items()}
+    return {"flops": flops, "flops_outside": none}
+
+
+def _flops(model: LoraModel, trained: Collection[int], batch: Batch) -> tuple[int, int]:
+    """Return the FLOPs of a step, and of one block's forward pass in it."""
+    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    around: list[int] = []
+
+    def note(*_: object) -> None:
+        around.append(counter.get_total_flops())
+
+    block = model.block_modules()[-1]
+    handles = [block.register_forward_pre_hook(note), block.register_forward_hook(note)]
+    try:
+        _step(model, trained, batch, counter)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.get_total_flops(), around[1] - around[0]
+
+
+def _sum(*parts: tuple[float, Growth]) -> Growth:
+    columns = zip(*(astuple(growth) for _, growth in parts), strict=True)
+    return Growth(*(sum(w * x for (w, _), x in zip(parts, column, strict=True)) for column in columns))
 
 
 def _bytes_by_block(model: LoraModel) -> tuple[int, ...]:
@@ -184,10 +348,3 @@ def _bytes_by_block(model: LoraModel) -> tuple[int, ...]:
         if block is not None:
             totals[block] += value.nbytes
     return tuple(totals)
-
-
-def _fit(shapes: Sequence[Shape], values: Sequence[float]) -> Growth:
-    """Solve α·bT + β·bT² = value for the two calibration batches."""
-    system = np.array([[b * t, b * t**2] for b, t in shapes], dtype=np.float64)
-    linear, quadratic = np.linalg.solve(system, np.array(values, dtype=np.float64))
-    return Growth(float(linear), float(quadratic))

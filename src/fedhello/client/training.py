@@ -10,17 +10,26 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedhello.client.activations import Rule, activation_policies, choose_policies
+from fedhello.client.activations import activation_policies
 from fedhello.client.loss import Loss, absent_classes, classification_loss
 from fedhello.client.memory import StepMemory
 from fedhello.data.batches import Batch, Examples, training_batches
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator, integer_seed
+from fedhello.types import Policy
 
 LearningRateSchedule = Literal["constant", "cosine", "linear", "exponential", "published"]
 OptimizerName = Literal["adamw", "sgd"]
 
+
+METRICS = (
+    "loss", "steps", "batches", "tokens", "widest_samples", "widest_tokens", "seconds", "saved_bytes", "peak_bytes",
+)  # fmt: skip
+"""What ``local_training`` measures."""
+
+BFLOAT16_BATCH = 32
+"""Samples from which on bf16 autocast is faster on a CPU that computes in bf16; see benchmarks/throughput.py."""
 
 LOWEST_RATE = 1e-3
 """Share of η below which a falling rate does not go: a step must not vanish in the rounding of the values."""
@@ -42,7 +51,6 @@ class TrainingSettings:
         momentum: Of ``sgd``.
         loss: ``cross_entropy`` or ``restricted`` to the client's own classes.
         autocast: ``bfloat16`` runs the forward pass in bf16 where torch deems it safe; ``none`` in fp32.
-        activations: What blocks do with their activations until backward; see ``fedhello.client.activations``.
         measure_memory: Measure saved and peak bytes in each client's first, widest step.
     """
 
@@ -57,7 +65,6 @@ class TrainingSettings:
     momentum: float
     loss: Loss
     autocast: Literal["none", "bfloat16"]
-    activations: Rule = "keep"
     measure_memory: bool = True
 
 
@@ -72,6 +79,7 @@ class Assignment:
         data: Its samples.
         classes: Its own labels.
         seed: The run's seed.
+        policies: What each block does with its activations until backward, length L; empty keeps them all.
     """
 
     client: int
@@ -80,6 +88,14 @@ class Assignment:
     data: Examples
     classes: tuple[int, ...]
     seed: int
+    policies: tuple[Policy, ...] = ()
+
+
+def bfloat16_pays(device: torch.device, batch_size: int) -> bool:
+    """Whether bf16 autocast is expected to be faster: the device computes in bf16, and batches are large enough."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and batch_size >= BFLOAT16_BATCH and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def learning_rate(settings: TrainingSettings, t: int) -> float:
@@ -144,7 +160,7 @@ def local_training(
                 if steps == 0:
                     widest = tuple(batch.inputs["input_ids"].shape)
                 measured = memory if steps == 0 else None
-                with _policies(model, work, settings, measured), measured or nullcontext():
+                with _policies(model, work, measured), measured or nullcontext():
                     loss = _step(model.module, batch, absent, optimizer, settings.autocast)
                 total += loss * len(positions)
                 tokens += batch.inputs["input_ids"].numel()
@@ -167,22 +183,19 @@ def local_training(
     return after, metrics
 
 
-def _policies(
-    model: LoraModel, work: Assignment, settings: TrainingSettings, memory: StepMemory | None
-) -> AbstractContextManager[None]:
-    trained = {block for block in map(model.block_of.__getitem__, work.names) if block is not None}
-    policies = choose_policies(settings.activations, trained, model.blocks.count)
-    return activation_policies(model.block_modules(), policies, _unnoted if memory is None else memory.note)
+def _policies(model: LoraModel, work: Assignment, memory: StepMemory | None) -> AbstractContextManager[None]:
+    if not work.policies:
+        return nullcontext()
+    return activation_policies(model.block_modules(), work.policies, _unnoted if memory is None else memory.note)
 
 
 def _unnoted(_: Tensor) -> None:
     """Stand in for a measurement where none is taken."""
 
 
-def state_bytes(trained_bytes: int, settings: TrainingSettings) -> int:
-    """Return what the optimiser will keep between steps of tensors of so many bytes: two moments, or one, or none."""
-    moments = 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
-    return moments * trained_bytes
+def moments(settings: TrainingSettings) -> int:
+    """Return how many values the optimiser keeps between steps for each trained one."""
+    return 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fedhello.client.activations import choose_policies
-from fedhello.client.prediction import StepCosts, predict
-from fedhello.client.training import Assignment, TrainingSettings, local_training, state_bytes
+from fedhello.allocation.bytes import needs
+from fedhello.client.prediction import StepCosts
+from fedhello.client.training import Assignment, TrainingSettings, local_training
 from fedhello.data.batches import Examples
 from fedhello.engine.wire import Expected, decode_update, encode_task, encode_tensors, encode_update
 from fedhello.model.adapter import LoraModel
@@ -70,6 +70,7 @@ class LocalEngine:
                 data=self.data[k],
                 classes=client.classes,
                 seed=self.federation.seed,
+                policies=allocations[k].policies,
             )
             try:
                 values, metrics = local_training(self.model, work, self.settings)
@@ -88,12 +89,10 @@ class LocalEngine:
         """Return what the client's widest step was predicted to take; the server knows it without being told."""
         if self.costs is None:
             return {}
-        settings = self.settings
-        policies = choose_policies(settings.activations, allocation.blocks, self.federation.blocks)
         shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
-        trained = sum(tensor.nbytes for tensor in update.tensors.values())
-        state = 0 if update.metrics["steps"] == 1 else state_bytes(trained, settings)
-        found = predict(self.costs, allocation.blocks, policies, *shape, state)
+        # The first step makes the optimiser's state only after its backward pass; later ones hold it throughout.
+        costs = replace(self.costs, moments=0) if update.metrics["steps"] == 1 else self.costs
+        found = needs(costs.at(shape), allocation)
         return {"predicted_saved_bytes": found.saved_bytes, "predicted_peak_bytes": found.peak_bytes}
 
     def class_sums(self) -> Iterator[tuple[ClassSums, int]]:

@@ -9,7 +9,7 @@ since it made the allocation; whatever differs is refused with the reason.
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedhello.errors import UpdateError
-from fedhello.types import Allocation, Update
+from fedhello.types import Adapter, Allocation, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI")
@@ -27,6 +27,10 @@ MALFORMED = (
     SafetensorError,
 )  # fmt: skip
 """All that JSON and safetensors raise on bytes that are none; found by fuzzing."""
+
+
+SAFETENSORS_ALIGNMENT = 8
+"""Bytes that the header of safetensors is padded to."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 def encode_task(round: int, allocation: Allocation) -> bytes:
     """Serialise what a client is asked to do, as it goes down beside the adapter."""
-    return json.dumps({"round": round, "blocks": allocation.blocks}, separators=(",", ":")).encode()
+    task = {"round": round, "blocks": allocation.blocks, "policies": allocation.policies}
+    return json.dumps(task, separators=(",", ":")).encode()
 
 
 def encode_update(update: Update) -> bytes:
@@ -71,6 +76,29 @@ def encode_update(update: Update) -> bytes:
     header = f'{{"client":{update.client},"round":{update.round},"samples":{update.samples},"metrics":{{{metrics}}}}}'
     packed = header.encode()
     return _PREFIX.pack(MAGIC, len(packed)) + packed + encode_tensors(update.tensors)
+
+
+def upload_bound(adapter: Adapter, metrics: Iterable[str]) -> tuple[tuple[int, ...], int]:
+    """Return the most bytes that an update takes: per block, and for all the rest.
+
+    Args:
+        adapter: With at least one block.
+        metrics: Names of the metrics that clients send.
+    """
+    L = 1 + max(block for block in adapter.block_of.values() if block is not None)
+    total = sum(value.nbytes for value in adapter.tensors.values())
+    blocks, rest = [0] * L, 0
+    for name, value in adapter.tensors.items():
+        # An entry of the header of safetensors, with the longest offsets there can be.
+        entry = {"dtype": "BF16", "shape": [*value.shape], "data_offsets": [total, total]}
+        size = value.nbytes + len(json.dumps({name: entry}, separators=(",", ":")))
+        block = adapter.block_of[name]
+        if block is None:
+            rest += size
+        else:
+            blocks[block] += size
+    largest = Update(10**9, 10**6, 10**9, {}, dict.fromkeys(metrics, -1.0))
+    return tuple(blocks), rest + len(encode_update(largest)) + SAFETENSORS_ALIGNMENT
 
 
 def decode_update(payload: bytes, expected: Expected, bytes_down: int) -> Update:

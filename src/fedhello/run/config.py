@@ -14,14 +14,18 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
-from fedhello.client.activations import Rule
 from fedhello.client.loss import Loss
 from fedhello.client.training import LearningRateSchedule, OptimizerName
 from fedhello.errors import ConfigError
@@ -29,6 +33,7 @@ from fedhello.methods import METHODS
 from fedhello.model.adapter import ATTENTION_QV
 from fedhello.model.head import HeadPolicy
 from fedhello.run.complaints import nearest, sentence
+from fedhello.types import Rule
 
 
 class _Section(BaseModel):
@@ -43,6 +48,33 @@ def _fraction(value: object) -> object:
         except (ValueError, ZeroDivisionError, OverflowError):
             raise ValueError("a share is a number such as 0.25 or 1/3") from None
     return value
+
+
+def _bytes(value: object) -> object:
+    """Read bytes with a unit: 300MB and 300 MB are 300·10⁶, 300MiB is 300·2²⁰."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*[kmgt]?i?b\s*", value, re.IGNORECASE):
+        return int(TypeAdapter(ByteSize).validate_python("".join(value.split())))
+    raise ValueError("bytes are a number above 0 with a unit, such as 300MB, 300 MB or 300MiB")
+
+
+def _flops(value: object) -> object:
+    """Read a speed: 40GFLOP/s or 40 GFLOPS is 40·10⁹."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)flop(?:s|/s)\s*", value, re.IGNORECASE)
+        if found:
+            return float(found[1]) * 1000.0 ** " kmgtp".index(found[2].lower() or " ")
+    raise ValueError("a speed is a number above 0 with a unit, such as 40GFLOP/s")
+
+
+Bytes = Annotated[
+    int, BeforeValidator(_bytes), Field(gt=0), PlainSerializer(lambda count: f"{count}B", when_used="unless-none")
+]
+Speed = Annotated[
+    float,
+    BeforeValidator(_flops),
+    Field(gt=0),
+    PlainSerializer(lambda speed: f"{speed:.0f}FLOP/s", when_used="unless-none"),
+]
 
 
 class LoraConfig(_Section):
@@ -130,7 +162,28 @@ class TierConfig(_Section):
     """A share of the clients, and what each of them can afford."""
 
     share: Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
-    blocks: int = Field(ge=0)
+    blocks: int | None = Field(None, ge=0)
+    memory: Bytes | None = None
+    upload: Bytes | None = None
+    seconds: float | None = Field(None, gt=0)
+    speed: Speed | None = None
+
+    @model_serializer(mode="wrap")
+    def _what_is_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+    @property
+    def counts_blocks_only(self) -> bool:
+        """Whether it is a number of blocks and nothing else."""
+        return self.memory is None and self.upload is None and self.seconds is None
+
+    @model_validator(mode="after")
+    def _affords_something(self) -> "TierConfig":
+        if self.blocks is None and self.counts_blocks_only:
+            raise ValueError("a tier needs blocks, memory, upload or seconds; found none of them")
+        if self.speed is not None and self.seconds is None:
+            raise ValueError("a tier's speed has a meaning only beside its seconds")
+        return self
 
 
 class ClientsConfig(_Section):
@@ -181,8 +234,8 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     loss: Loss = "restricted"
-    autocast: Literal["none", "bfloat16"] = "none"
-    activations: Rule = "keep"
+    autocast: Literal["auto", "none", "bfloat16"] = "auto"
+    activations: Rule = "auto"
     measure_memory: bool = True
 
 
@@ -215,6 +268,8 @@ class Config(_Section):
                 f"train.clients_per_round must be at most data.clients, {self.data.clients}; "
                 f"found {self.train.clients_per_round}"
             )
+        if not self.train.measure_memory and any(tier.memory is not None for tier in self.clients.tiers):
+            raise ValueError("a tier with memory needs train.measure_memory: true, since a budget is also measured")
         needs_head = self.model.head in ("local", "frozen")
         if needs_head and any(tier.blocks == 0 for tier in self.clients.tiers):
             raise ValueError(
@@ -234,6 +289,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "train.lr_schedule": ("published",),
     "train.optimizer": ("adamw",),
     "train.weight_decay": (0.01,),
+    "train.autocast": ("none",),
     "method.weighting": ("batches", "clients"),
     "method.persist": (False,),
 }

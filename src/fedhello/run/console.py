@@ -17,27 +17,12 @@ from rich.table import Table
 from fedhello.run.folder import RunFolder
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
-from fedhello.types import ClientReport
+from fedhello.types import Budget, ClientReport
+from fedhello.words import budget_words, human_bytes, tier_words
 
 SHOWN_ROUNDS = 20
 WIDEST_MAP = 48
 """More blocks than this over a round's clients are shown as counts, not one mark per client and block."""
-
-
-def human_bytes(count: float | None) -> str:
-    """Write a number of bytes for people, in powers of 1000; ``–`` for None.
-
-    Example:
-        >>> human_bytes(1_234_567)
-        '1.23 MB'
-    """
-    if count is None:
-        return "–"
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def block_map(clients: tuple[ClientReport, ...], blocks: int) -> str:
@@ -72,11 +57,10 @@ class ConsoleObserver:
         """Say what is about to run."""
         federation, config = session.federation, session.config
         self._blocks = federation.blocks
-        capacities = "/".join(str(tier.blocks) for tier in federation.tiers)
         self._say(
             f"{config.method.name} on {session.model.source.base_name}: {config.train.rounds} rounds, "
             f"{config.train.clients_per_round} of {config.data.clients} clients each, "
-            f"tiers that train {capacities} of {federation.blocks} blocks"
+            f"tiers with {tier_words(federation)}"
         )
         for note in session.notes:
             self._say(f"note: {note}")
@@ -160,7 +144,7 @@ def _result_line(summary: dict[str, Any]) -> str:
 TIER_COLUMNS = (
     "tier",
     "clients",
-    "blocks",
+    "budget",
     "took part",
     "trained each block",
     "peak",
@@ -178,7 +162,7 @@ def tier_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             str(g),
             str(tier["clients"]),
-            str(tier["budget"]["blocks"]),
+            budget_words(Budget(**tier["budget"])),
             f"{tier['participations']} times",
             " ".join(map(str, tier["blocks_trained"])),
             human_bytes(tier["measured_peak_bytes"]),

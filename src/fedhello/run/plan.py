@@ -1,51 +1,38 @@
-"""What a run would do, before it does anything: tiers, uploads, and the labels that each client holds."""
+"""What a run would do, before it does anything: what each tier trains, what that takes, and why not more."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fedhello.client.activations import choose_policies
-from fedhello.client.prediction import predict
-from fedhello.client.training import state_bytes
+from fedhello.allocation.bytes import Needs, needs
+from fedhello.allocation.reasons import Point, front, reasons
 from fedhello.engine.wire import encode_tensors
 from fedhello.model.head import is_shared
-from fedhello.run.console import human_bytes
+from fedhello.run.drawing import svg_of
 from fedhello.run.session import Session
-from fedhello.types import Situation
+from fedhello.types import Allocation, Budget, Costs, Situation
+from fedhello.words import budget_words, human_bytes
 
-ROUNDS_SHOWN = 1000
+ROUNDS_SHOWN = 300
 """Draws behind the shown frequencies of a randomised allocation."""
+
+MARKS = {"keep": "●", "recompute": "◐", "compress": "◒", None: "·"}
+FROZEN_MARKS = {"keep": "○", "recompute": "◌", "compress": "◍"}
 
 
 def describe(session: Session) -> dict[str, Any]:
     """Return the plan of a prepared session, JSON-ready.
 
-    ``predicted_peak_bytes`` is for the tier's widest batch, above the loaded model. ``frequency`` is how often a client
-    of the tier would train each block under the allocation of the first round (before any Fisher score), estimated
-    over its clients and ``ROUNDS_SHOWN`` draws; None where that needs scores.
+    Per tier, over its clients and ``ROUNDS_SHOWN`` draws of the first round's allocation (before any Fisher score):
+    ``frequency`` of each block, ``blocks`` trained from fewest to most, and the most any draw needs. ``example`` is
+    the first draw, with the reasons why it is not more. Where the method needs scores first, every block counts alike.
     """
     federation = session.federation
     adapter = session.model.snapshot(share_head=is_shared(session.config.model.head))
-    sizes: Counter[int | None] = Counter()
-    for name, value in adapter.tensors.items():
-        sizes[adapter.block_of[name]] += value.numel() * value.element_size()
-    per_block = max(size for block, size in sizes.items() if block is not None)
-    draws = [_draws(session, g) for g in range(len(federation.tiers))]
-    tiers = [
-        {
-            "tier": g,
-            "clients": session.tier_of.count(g),
-            "blocks": tier.blocks,
-            "upload_bytes": tier.blocks * per_block + sizes[None],
-            "frequency": _frequency(draws[g], federation.blocks),
-            "predicted_peak_bytes": _predicted_peak(session, g, draws[g], sizes),
-        }
-        for g, tier in enumerate(federation.tiers)
-    ]
     return {
         "method": session.config.method.name,
         "model": session.model.source.base_name,
@@ -53,7 +40,7 @@ def describe(session: Session) -> dict[str, Any]:
         "rounds": session.config.train.rounds,
         "clients_per_round": federation.clients_per_round,
         "download_bytes": len(encode_tensors(adapter.tensors)),
-        "tiers": tiers,
+        "tiers": [_tier(session, g) for g in range(len(federation.tiers))],
         "labels": list(session.labels),
         "clients": [
             {"client": k, "tier": session.tier_of[k], "samples": int(row.sum()), "labels": row.tolist()}
@@ -75,14 +62,9 @@ def show(plan: dict[str, Any], console: Console) -> None:
         f"{plan['clients_per_round']} clients; each downloads {human_bytes(plan['download_bytes'])} per round",
         highlight=False,
     )
-    columns = ("tier", "clients", "blocks", "peak at most", "upload per round", "how often each block (first round)")
-    tiers = Table(*columns, box=None)
+    console.print(_tier_table(plan["tiers"]))
     for tier in plan["tiers"]:
-        peak = human_bytes(tier["predicted_peak_bytes"])
-        frequency = " ".join(f"{f:.2f}" for f in tier["frequency"]) if tier["frequency"] else "by Fisher score"
-        cells = (tier["tier"], tier["clients"], tier["blocks"], peak, human_bytes(tier["upload_bytes"]), frequency)
-        tiers.add_row(*map(str, cells))
-    console.print(tiers)
+        _show_tier(tier, console)
     clients = Table("client", "tier", "samples", *plan["labels"], box=None)
     for client in plan["clients"]:
         row = (client["client"], client["tier"], client["samples"], *client["labels"])
@@ -97,42 +79,201 @@ def show(plan: dict[str, Any], console: Console) -> None:
         console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def _draws(session: Session, tier: int) -> list[tuple[int, ...]] | None:
-    """Return what clients of a tier would train in ``ROUNDS_SHOWN`` first rounds; None where that needs scores."""
-    if session.method.scores_due(0):
-        return None
+def _tier_table(tiers: Sequence[dict[str, Any]]) -> Table:
+    columns = (
+        "tier",
+        "clients",
+        "budget",
+        "trains",
+        "peak at most",
+        "time",
+        "upload",
+        "how often each block (round 0)",
+    )
+    table = Table(*columns, box=None)
+    for tier in tiers:
+        if not tier["takes_part"]:
+            table.add_row(str(tier["tier"]), str(tier["clients"]), budget_words(Budget(**tier["budget"])), "left out")
+            continue
+        fewest, most = tier["blocks"]
+        used, most_needed = tier["fraction"], tier["needs"] or {}
+        seconds = None if not most_needed else most_needed["seconds"]
+        cells = (
+            tier["tier"],
+            tier["clients"],
+            budget_words(Budget(**tier["budget"])),
+            str(most) if fewest == most else f"{fewest}–{most}",
+            human_bytes(most_needed.get("peak_bytes")) + _share(used.get("memory")),
+            ("–" if not most_needed else f"{most_needed['relative_flops']:.0%}")
+            + ("" if seconds is None else f", {seconds:.2g} s{_share(used.get('seconds'))}"),
+            human_bytes(most_needed.get("upload_bytes")) + _share(used.get("upload")),
+            " ".join(f"{f:.2f}".lstrip("0") for f in tier["frequency"]) if tier["frequency"] else "by Fisher score",
+        )
+        table.add_row(*map(str, cells))
+    table.caption = "time: computation of a round / that of training all blocks without recomputation"
+    table.caption_justify = "left"
+    return table
+
+
+def _share(fraction: float | None) -> str:
+    return "" if fraction is None else f" ({fraction:.0%})"
+
+
+def _show_tier(tier: dict[str, Any], console: Console) -> None:
+    if not tier["takes_part"] or tier["example"] is None:
+        return
+    console.print(f"tier {tier['tier']}, for example {tier['example']['picture']}", highlight=False, markup=False)
+    for sentence in tier["example"]["reasons"]:
+        console.print(f"  – {sentence}", highlight=False, markup=False)
+    if Budget(**tier["budget"]).counts_blocks_only:
+        return
+    table = Table("", "blocks trained", "least memory", "at time", "least time", "at memory", box=None)
+    for n in sorted({point["blocks"] for point in tier["front"]}):
+        ways = [point for point in tier["front"] if point["blocks"] == n]
+        least = min(ways, key=lambda way: way["peak_bytes"])
+        fastest = min(ways, key=lambda way: way["flops"])
+        cells = [human_bytes(least["peak_bytes"]), f"{least['relative_flops']:.0%}"]
+        if fastest is not least:
+            cells += [f"{fastest['relative_flops']:.0%}", human_bytes(fastest["peak_bytes"])]
+        table.add_row("", str(n), *cells)
+    console.print("  what other budgets would afford (all points: --json, --picture):", highlight=False)
+    console.print(table)
+
+
+def _tier(session: Session, g: int) -> dict[str, Any]:
+    federation = session.federation
+    budget = federation.tiers[g]
+    members = [client for client in federation.clients if client.tier == g]
+    found: dict[str, Any] = {
+        "tier": g,
+        "clients": session.tier_of.count(g),
+        "budget": {key: value for key, value in asdict(budget).items() if value is not None},
+        "takes_part": bool(members),
+        "blocks": None,
+        "frequency": None,
+        "needs": None,
+        "fraction": {},
+        "example": None,
+        "front": [],
+    }
+    if not members:
+        return found
+    scored = session.method.scores_due(0)
+    draws = _draws(session, g, ROUNDS_SHOWN)
+    counts = [len(draw.blocks) for draw in draws]
+    found["blocks"] = [min(counts), max(counts)]
+    found["frequency"] = None if scored else _frequency(draws, federation.blocks)
+    if federation.costs:
+        costs = federation.costs[g]
+        found |= _predicted(draws, budget, costs)
+        # What was drawn is preferred to what was not; within each, blocks count alike.
+        preference = [2.0 if l in draws[0].blocks else 1.0 for l in range(federation.blocks)]
+        found["example"] = {
+            "blocks": draws[0].blocks,
+            "policies": draws[0].policies,
+            "picture": _picture(draws[0]),
+            "reasons": reasons(draws[0], budget, preference, costs, federation.rule),
+        }
+        found["front"] = [_point(point, costs) for point in front(preference, costs, federation.rule)]
+    return found
+
+
+def _predicted(draws: Sequence[Allocation], budget: Budget, costs: Costs) -> dict[str, Any]:
+    """Return the most that any draw needs, and which fraction of the budget that is."""
+    taken = [needs(costs, draw) for draw in set(draws)]
+    most = Needs(*(max(getattr(one, name) for one in taken) for name in vars(taken[0])))
+    seconds = None if budget.speed is None else most.flops / budget.speed
+    limits = {
+        "memory": (most.peak_bytes, budget.memory),
+        "upload": (most.upload_bytes, budget.upload),
+        "seconds": (seconds, budget.seconds),
+    }
+    return {
+        "needs": vars(most) | {"seconds": seconds, "relative_flops": most.flops / _everything(costs)},
+        "fraction": {
+            name: used / limit for name, (used, limit) in limits.items() if used is not None and limit is not None
+        },
+    }
+
+
+def _everything(costs: Costs) -> int:
+    """FLOPs of a round that trains all blocks and keeps all activations."""
+    return needs(costs, Allocation(tuple(range(len(costs.block_bytes))))).flops
+
+
+def _point(point: Point, costs: Costs) -> dict[str, Any]:
+    return {
+        "blocks": len(point.allocation.blocks),
+        "policies": point.allocation.policies,
+        "peak_bytes": point.needs.peak_bytes,
+        "flops": point.needs.flops,
+        "relative_flops": point.needs.flops / _everything(costs),
+        "upload_bytes": point.needs.upload_bytes,
+    }
+
+
+def _picture(allocation: Allocation) -> str:
+    """Show each block by one mark: trained or frozen, and what becomes of its activations."""
+    lowest = min(allocation.blocks, default=len(allocation.policies))
+    marks = [
+        MARKS[policy] if l in allocation.blocks else FROZEN_MARKS[policy] if l > lowest else MARKS[None]
+        for l, policy in enumerate(allocation.policies)
+    ]
+    legend = {"●": "trained", "◐": "trained, recomputed", "◒": "trained, compressed", "·": "not reached"}
+    legend |= {"○": "frozen, passed", "◌": "frozen, recomputed", "◍": "frozen, compressed"}
+    return "".join(marks) + "  (" + ", ".join(f"{mark} {legend[mark]}" for mark in dict.fromkeys(marks)) + ")"
+
+
+def _draws(session: Session, tier: int, count: int) -> list[Allocation]:
+    """Return what clients of a tier would train in first rounds, under equal scores where the method needs some."""
     federation = session.federation
     members = [client for client in federation.clients if client.tier == tier]
-    if not members:
-        return []
+    scores = (1.0,) * federation.blocks if session.method.scores_due(0) else None
     return [
         session.method.allocate(
-            Situation(members[t % len(members)], replace(federation, seed=federation.seed + t), round=0)
-        ).blocks
-        for t in range(ROUNDS_SHOWN)
+            Situation(members[t % len(members)], replace(federation, seed=federation.seed + t), 0, scores)
+        )
+        for t in range(count)
     ]
 
 
-def _frequency(draws: list[tuple[int, ...]] | None, blocks: int) -> list[float] | None:
-    if draws is None:
-        return None
-    counts = Counter(block for draw in draws for block in draw)
-    return [counts[block] / max(1, len(draws)) for block in range(blocks)]
+def _frequency(draws: Sequence[Allocation], blocks: int) -> list[float]:
+    counts = Counter(block for draw in draws for block in draw.blocks)
+    return [counts[block] / len(draws) for block in range(blocks)]
 
 
-def _predicted_peak(
-    session: Session, tier: int, draws: list[tuple[int, ...]] | None, sizes: Mapping[int | None, int]
-) -> int | None:
-    """Predict the most that the tier's draws need on its widest batch; without draws, with its lowest blocks."""
-    engine, settings, L = session.engine, session.engine.settings, session.federation.blocks
-    if engine.costs is None or draws == []:
-        return None
-    data = [engine.data[k] for k, g in enumerate(session.tier_of) if g == tier]
-    samples = max(min(settings.batch_size, len(examples)) for examples in data)
-    tokens = max(int(examples.lengths().max()) for examples in data)
-    peaks = []
-    for blocks in set(draws or [tuple(range(session.federation.tiers[tier].blocks))]):
-        state = state_bytes(sum(sizes[block] for block in (*blocks, None)), settings)
-        policies = choose_policies(settings.activations, blocks, L)
-        peaks.append(predict(engine.costs, blocks, policies, samples, tokens, state).peak_bytes)
-    return max(peaks)
+def picture(plan: dict[str, Any]) -> str:
+    """Draw what budgets afford, memory against computation with the blocks trained beside each point, as SVG.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    tiers = [tier for tier in plan["tiers"] if tier["front"]]
+
+    def draw(figure: Any) -> None:
+        rows = figure.subplots(len(tiers), 1, squeeze=False)[:, 0]
+        for axes, tier in zip(rows, tiers, strict=True):
+            _draw_front(figure, axes, tier)
+
+    return svg_of((8, 3.4 * max(1, len(tiers))), draw)
+
+
+def _draw_front(figure: Any, axes: Any, tier: dict[str, Any]) -> None:
+    points = tier["front"]
+    image = axes.scatter(
+        [point["peak_bytes"] / 1e6 for point in points],
+        [point["relative_flops"] for point in points],
+        c=[point["blocks"] for point in points],
+        cmap="viridis",
+        s=28,
+    )
+    if tier["budget"].get("memory"):
+        axes.axvline(tier["budget"]["memory"] / 1e6, color="black", linewidth=1, label="budget")
+    used = tier["needs"]
+    axes.plot(used["peak_bytes"] / 1e6, used["relative_flops"], "x", color="red", markersize=9, label="plan, at most")
+    axes.set_title(f"tier {tier['tier']}: {budget_words(Budget(**tier['budget']))}", loc="left")
+    axes.set_xlabel("peak memory above the model (MB)")
+    axes.set_ylabel("computation /\nall blocks, kept")
+    axes.legend(loc="best", fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.colorbar(image, ax=axes, label="blocks trained")

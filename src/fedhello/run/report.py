@@ -1,12 +1,12 @@
 """Pictures of a run: how accuracy grew, and who trained which block in each round. Needs the extra ``report``."""
 
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedhello.errors import MissingExtraError, RunFolderError
+from fedhello.errors import RunFolderError
+from fedhello.run.drawing import svg_of
 from fedhello.run.folder import RunFolder
 
 PAGE = """<!doctype html>
@@ -54,25 +54,18 @@ def svg(folder: RunFolder) -> str:
         MissingExtraError: If matplotlib is not installed.
         RunFolderError: If the run has no finished round.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib is not installed; run: pip install 'fedhello[report]'") from error
     rounds = folder.rounds()
     if not rounds:
         raise RunFolderError(f"expected at least one finished round in {folder.path}; there is none")
-    # A fixed salt and no date make the same run give the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "fedhello", "svg.fonttype": "none", "font.size": 10}):
-        figure = Figure(figsize=(8, 5.6), layout="constrained")
+    summary = folder.summary()
+
+    def draw(figure: Any) -> None:
         curve, blocks = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-        _draw_curve(curve, rounds, folder.summary()["start"])
+        _draw_curve(curve, rounds, summary["start"])
         _draw_blocks(figure, blocks, rounds)
-        figure.suptitle(_title(folder.summary()))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        figure.suptitle(_title(summary))
+
+    return svg_of((8, 5.6), draw)
 
 
 def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]], start: float) -> None:

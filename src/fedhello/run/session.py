@@ -1,26 +1,28 @@
 """From a configuration to a session: the one place where all parts are put together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedhello.client.prediction import calibrate
-from fedhello.client.training import TrainingSettings
+from fedhello.client.prediction import StepCosts, calibrate
+from fedhello.client.training import METRICS, TrainingSettings, bfloat16_pays, moments
 from fedhello.data import partition, sources
 from fedhello.data.batches import Examples, tokenise
 from fedhello.data.split import Split, stratified_split
 from fedhello.engine.local import LocalEngine
+from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, DataError, ModelError
 from fedhello.methods import METHODS, BoundMethod
 from fedhello.model.adapter import LoraModel, attach_lora
+from fedhello.model.head import is_shared
 from fedhello.model.loading import load_classifier, resolve
 from fedhello.randomness import generator, integer_seed
-from fedhello.run.config import Config, DataConfig, TierConfig
-from fedhello.types import Budget, Client, Federation
+from fedhello.run.config import Config, DataConfig
+from fedhello.run.federation import federate, with_speeds
+from fedhello.types import Federation
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,11 @@ def prepare(config: Config) -> Session:
         names=data.label_names,
     )
     parts = _partition(config.data, data, held_out, config.run.seed)
-    federation, tier_of, left_out = _federation(config, parts, data.labels, model.blocks.count)
-    if left_out:
-        notes.append(
-            f"{len(left_out)} clients hold one class only and are not invited to train, since train.loss: restricted "
-            f"would teach them nothing: {', '.join(map(str, left_out))}"
-        )
+    settings = _training_settings(config, model.device, notes)
+    costs = _step_costs(config, model, settings)
+    config = with_speeds(config, model, costs, notes)
+    lengths = [examples.lengths()[part] for part in parts]
+    federation, tier_of = federate(config, parts, data.labels, lengths, model, costs, notes)
     if method.uses_scores and not len(held_out.proxy):
         raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
 
@@ -102,9 +103,9 @@ def prepare(config: Config) -> Session:
         model=model,
         federation=federation,
         data={k: examples.subset(part) for k, part in enumerate(parts)},
-        settings=_training_settings(config),
+        settings=settings,
         personal_heads={} if config.model.head == "local" else None,
-        costs=calibrate(model) if config.train.measure_memory else None,
+        costs=costs,
     )
     server = ServerData(
         validation=examples.subset(held_out.validation),
@@ -171,16 +172,6 @@ def load_model(config: Config, labels: Sequence[str]) -> LoraModel:
     return model
 
 
-def assign_tiers(clients: int, tiers: Sequence[TierConfig]) -> tuple[int, ...]:
-    """Return each client's tier: consecutive ids, sizes by largest remainder, so thirds of 100 are 34, 33, 33."""
-    quotas = [Fraction(tier.share).limit_denominator(10**6) * clients for tier in tiers]
-    sizes = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(tiers)), key=lambda g: (sizes[g] - quotas[g], g))
-    for g in by_remainder[: clients - sum(sizes)]:
-        sizes[g] += 1
-    return tuple(g for g, size in enumerate(sizes) for _ in range(size))
-
-
 def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, seed: int) -> list[np.ndarray]:
     """Return the positions, in the whole data set, of each client's samples."""
     rng = generator(seed, "partition")
@@ -200,43 +191,30 @@ def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, se
     return [split.train[part] for part in parts]
 
 
-def _federation(
-    config: Config, parts: Sequence[np.ndarray], labels: np.ndarray, blocks: int
-) -> tuple[Federation, tuple[int, ...], list[int]]:
-    """Return the federation of the clients that can be invited, every client's tier, and who was left out."""
-    for g, tier in enumerate(config.clients.tiers):
-        if tier.blocks > blocks:
-            raise ConfigError(
-                f"expected clients.tiers.{g}.blocks to be at most {blocks}, the blocks of {config.model.name}; "
-                f"found {tier.blocks}"
-            )
-    tier_of = assign_tiers(len(parts), config.clients.tiers)
-    empty = [g for g in range(len(config.clients.tiers)) if g not in tier_of]
-    if empty:
-        raise ConfigError(
-            f"expected every tier to have a client; of {len(parts)} clients, none falls into tier {empty[0]}. "
-            "Raise data.clients or the tier's share."
-        )
-    budgets = tuple(Budget(blocks=tier.blocks) for tier in config.clients.tiers)
-    everyone = [
-        Client(k, tier_of[k], budgets[tier_of[k]], len(part), tuple(np.unique(labels[part]).tolist()))
-        for k, part in enumerate(parts)
-    ]
-    teachable = config.train.loss == "cross_entropy"
-    invited = tuple(client for client in everyone if teachable or len(client.classes) > 1)
-    left_out = [client.id for client in everyone if client not in invited]
-    if len(invited) < config.train.clients_per_round:
-        raise ConfigError(
-            f"expected {config.train.clients_per_round} clients to invite in each round; {len(left_out)} of "
-            f"{len(everyone)} clients hold one class only, which train.loss: restricted cannot use. "
-            "Lower train.clients_per_round or choose train.loss: cross_entropy."
-        )
-    federation = Federation(invited, budgets, blocks, config.train.clients_per_round, config.run.seed)
-    return federation, tier_of, left_out
+def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) -> StepCosts | None:
+    """Calibrate the model, unless nothing is to be predicted."""
+    if not config.train.measure_memory and all(tier.counts_blocks_only for tier in config.clients.tiers):
+        return None
+    shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
+    block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
+    costs = calibrate(model, autocast=settings.autocast == "bfloat16")
+    return replace(
+        costs,
+        head_bytes=0 if frozen else costs.head_bytes,
+        head_shared=shared,
+        moments=moments(settings),
+        block_upload=block_upload,
+        fixed_upload=fixed_upload,
+    )
 
 
-def _training_settings(config: Config) -> TrainingSettings:
+def _training_settings(config: Config, device: torch.device, notes: list[str]) -> TrainingSettings:
     train = config.train
+    autocast = train.autocast
+    if autocast == "auto":
+        autocast = "bfloat16" if bfloat16_pays(device, train.batch_size) else "none"
+        if autocast == "bfloat16":
+            notes.append("training runs in bfloat16 autocast, which is faster here; train.autocast=none keeps float32")
     return TrainingSettings(
         rounds=train.rounds,
         epochs=train.epochs,
@@ -248,8 +226,7 @@ def _training_settings(config: Config) -> TrainingSettings:
         weight_decay=train.weight_decay,
         momentum=train.momentum,
         loss=train.loss,
-        autocast=train.autocast,
-        activations=train.activations,
+        autocast=autocast,
         measure_memory=train.measure_memory,
     )
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,12 @@ def _tier_summary(session: Session, results: Sequence[RoundResult], tier: int) -
     for report in reports:
         trained[list(report.blocks)] += 1
     return {
-        "budget": {"blocks": session.federation.tiers[tier].blocks},
+        "budget": {k: v for k, v in asdict(session.federation.tiers[tier]).items() if v is not None},
+        "over_budget": sum(
+            report.tier == tier and report.client in result.record.over_budget
+            for result in results
+            for report in result.record.clients
+        ),
         "clients": session.tier_of.count(tier),
         "participations": len(reports),
         "blocks_trained": trained.tolist(),

@@ -1,0 +1,150 @@
+"""Why an allocation is what it is, and what other budgets would afford: for people who set budgets.
+
+reasons   sentences: what stands in the way of more, what the lowest block costs, what recomputation buys
+front     the best there is for each number of blocks, from least memory to least time
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from fedhello.allocation.bytes import OPTIONS, Needs, most_flops, needs, plan
+from fedhello.types import KEEP, Allocation, Budget, Costs, Policy, Rule
+from fedhello.words import human_bytes
+
+STEPS = 16
+"""Budgets that ``front`` tries between the least and the most memory."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to train some blocks."""
+
+    allocation: Allocation
+    needs: Needs
+
+
+def reasons(allocation: Allocation, budget: Budget, preference: Sequence[float], costs: Costs, rule: Rule) -> list[str]:
+    """Say why a client trains what it trains and not more.
+
+    Args:
+        allocation: What ``plan`` returned.
+        budget: For this budget,
+        preference: this preference, length L,
+        costs: these costs
+        rule: and this rule.
+    """
+    found = [_why_not_more(allocation, budget, preference, costs, rule)]
+    found += _reach(allocation, costs)
+    found += _trades(allocation, costs)
+    return [sentence for sentence in found if sentence]
+
+
+def _why_not_more(allocation: Allocation, budget: Budget, preference: Sequence[float], costs: Costs, rule: Rule) -> str:
+    missing = [l for l in range(len(preference)) if l not in allocation.blocks and preference[l] > 0]
+    if not missing:
+        return "every block that the method wants is trained"
+    if budget.blocks is not None and len(allocation.blocks) >= budget.blocks:
+        return f"the budget counts {budget.blocks} blocks"
+    l = max(missing, key=lambda block: (preference[block], -block))
+    blocks = tuple(sorted((*allocation.blocks, l)))
+    ways = [needs(costs, Allocation(blocks, _uniform(blocks, rule, i, len(preference)))) for i in range(_options(rule))]
+    least, fastest = min(w.peak_bytes for w in ways), min(w.flops for w in ways)
+    over = []
+    if budget.memory is not None and least > budget.memory:
+        over.append(f"{human_bytes(least)} of memory")
+    if budget.upload is not None and ways[0].upload_bytes > budget.upload:
+        over.append(f"{human_bytes(ways[0].upload_bytes)} of upload")
+    if fastest > most_flops(budget) and budget.speed:
+        over.append(f"{fastest / budget.speed:.3g} s")
+    if over:
+        return f"block {l} as well, wanted next, would take at least {' and '.join(over)}"
+    return f"block {l} as well, wanted next, fits each limit alone but not memory and time together"
+
+
+def _options(rule: Rule) -> int:
+    return len(OPTIONS[rule]["trained"])
+
+
+def _uniform(blocks: Sequence[int], rule: Rule, option: int, L: int) -> tuple[Policy, ...]:
+    """Return policies that treat all blocks alike: the rule's i-th option."""
+    chosen = OPTIONS[rule]
+    return tuple(KEEP if l < min(blocks) else chosen["trained" if l in blocks else "frozen"][option] for l in range(L))
+
+
+def _reach(allocation: Allocation, costs: Costs) -> list[str]:
+    """Say what the lowest block costs where frozen blocks lie above it."""
+    if len(allocation.blocks) < 2:
+        return []
+    lowest, second = allocation.blocks[:2]
+    if second == lowest + 1:
+        return []
+    without = Allocation(
+        allocation.blocks[1:], tuple(KEEP if l < second else p for l, p in enumerate(allocation.policies))
+    )
+    cost = needs(costs, allocation).peak_bytes - needs(costs, without).peak_bytes
+    return [
+        f"block {lowest} costs {human_bytes(cost)}, because back-propagation must reach it "
+        f"through block{'s' * (second - lowest > 2)} {_spans(range(lowest + 1, second))}"
+    ]
+
+
+def _trades(allocation: Allocation, costs: Costs) -> list[str]:
+    """Say what recomputing and compressing save, and what they take."""
+    found = []
+    for policy, word in (("recompute", "recomputing"), ("compress", "compressing")):
+        chosen = [l for l, p in enumerate(allocation.policies) if p == policy]
+        if not chosen:
+            continue
+        kept = replace(allocation, policies=tuple(KEEP if p == policy else p for p in allocation.policies))
+        here, there = needs(costs, allocation), needs(costs, kept)
+        more = here.flops / there.flops - 1
+        found.append(
+            f"{word} block{'s' * (len(chosen) > 1)} {_spans(chosen)} saves "
+            f"{human_bytes(there.peak_bytes - here.peak_bytes)}"
+            + (f" for {more:.0%} more computation" if policy == "recompute" else ", and rounds what backward sees")
+        )
+    return found
+
+
+def _spans(blocks: Sequence[int]) -> str:
+    """Write block numbers shortly: 1–3, 7."""
+    runs = [[l for _, l in group] for _, group in groupby(enumerate(blocks), key=lambda pair: pair[1] - pair[0])]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def front(preference: Sequence[float], costs: Costs, rule: Rule) -> list[Point]:
+    """Return the Pareto front of memory × computation × blocks trained.
+
+    For each n the n most preferred blocks are taken, and memory goes from the least that trains them to what the
+    fastest way takes, in ``STEPS`` steps; a point is dropped if another trains as many blocks and is no worse.
+    """
+    order = sorted((l for l, v in enumerate(preference) if v > 0), key=lambda l: (-preference[l], l))
+    found: list[Point] = []
+    for n in range(0 if costs.head_shared else 1, len(order) + 1):
+        wanted = tuple(1.0 if l in order[:n] else 0.0 for l in range(len(preference)))
+        fastest = _point(plan(Budget(blocks=n, memory=2**62), wanted, costs, rule), costs)
+        points = [fastest]
+        low = costs.head_only_peak
+        for step in range(STEPS):
+            memory = low + (fastest.needs.peak_bytes - low) * step // STEPS
+            allocation = plan(Budget(blocks=n, memory=memory), wanted, costs, rule)
+            point = _point(allocation, costs)
+            if len(allocation.blocks) == n and point.needs.peak_bytes <= memory:
+                points.append(point)
+        found += points
+    different = list({_key(point): point for point in found}.values())
+    return [point for point in different if not any(_beats(other, point) for other in different)]
+
+
+def _point(allocation: Allocation, costs: Costs) -> Point:
+    return Point(allocation, needs(costs, allocation))
+
+
+def _key(point: Point) -> tuple[int, int, int]:
+    """What counts, each the less the better: memory, computation, blocks left out."""
+    return point.needs.peak_bytes, point.needs.flops, -len(point.allocation.blocks)
+
+
+def _beats(one: Point, other: Point) -> bool:
+    return one is not other and all(a <= b for a, b in zip(_key(one), _key(other), strict=True))

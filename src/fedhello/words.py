@@ -1,0 +1,51 @@
+"""Quantities as people read them."""
+
+from fedhello.types import Budget, Federation
+
+
+def human_bytes(count: float | None) -> str:
+    """Write a number of bytes for people, in powers of 1000; ``–`` for None.
+
+    Example:
+        >>> human_bytes(1_234_567)
+        '1.23 MB'
+    """
+    if count is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def budget_words(budget: Budget) -> str:
+    """Write a budget for people.
+
+    Example:
+        >>> budget_words(Budget(memory=300_000_000, seconds=5.0, speed=4e10))
+        '300 MB, 5 s at 40 GFLOP/s'
+    """
+    parts = []
+    if budget.blocks is not None:
+        parts.append(f"{budget.blocks} block" + "s" * (budget.blocks != 1))
+    if budget.memory is not None:
+        parts.append(human_bytes(budget.memory))
+    if budget.seconds is not None:
+        speed = "" if budget.speed is None else f" at {budget.speed / 1e9:.3g} GFLOP/s"
+        parts.append(f"{budget.seconds:g} s{speed}")
+    if budget.upload is not None:
+        parts.append(f"{human_bytes(budget.upload)} up")
+    return ", ".join(parts)
+
+
+def tier_words(federation: Federation) -> str:
+    """Write the tiers of a federation for people.
+
+    Example:
+        >>> tier_words(Federation((), (Budget(2), Budget(4)), blocks=6, clients_per_round=1, seed=0))
+        '2/4 of 6 blocks'
+    """
+    if all(tier.counts_blocks_only for tier in federation.tiers):
+        return "/".join(str(tier.blocks) for tier in federation.tiers) + f" of {federation.blocks} blocks"
+    return " | ".join(budget_words(tier) for tier in federation.tiers) + f" for {federation.blocks} blocks"
