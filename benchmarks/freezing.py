@@ -9,32 +9,21 @@ batch of demo headlines; ``bert-base`` has the shape of BERT-base with random we
 import argparse
 import json
 
-import numpy as np
-import torch
-from transformers import BertConfig, BertForSequenceClassification
-
 from fedhello.allocation.geometric import PATTERNS, allocate_blocks
-from fedhello.client.training import Assignment, TrainingSettings, local_training
-from fedhello.data.batches import Examples
+from fedhello.client.training import Assignment, local_training
+from fedhello.data.batches import Samples
 from fedhello.engine.wire import encode_update
-from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.loading import FoundationModel, ModelSource
-from fedhello.run.config import load_config
-from fedhello.run.session import prepare
+from fedhello.model.adapter import LoraModel
 from fedhello.run.summary import versions
 from fedhello.types import Allocation, Update
-
-SETTINGS = TrainingSettings(
-    rounds=1, epochs=1, batch_size=16, optimizer="adamw", lr=1e-3, lr_schedule="constant", lr_decay=1.0,
-    weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
-)  # fmt: skip
+from models import MODELS, SETTINGS
 
 
 def main() -> None:
     """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["minilm", "bert-base"], default="minilm")
-    model, data = {"minilm": minilm, "bert-base": bert_base}[parser.parse_args().model]()
+    parser.add_argument("--model", choices=list(MODELS), default="minilm")
+    model, data = MODELS[parser.parse_args().model]()
     L = model.blocks.count
 
     full = measure(model, data, tuple(range(L)))
@@ -65,7 +54,7 @@ def main() -> None:
     )
 
 
-def measure(model: LoraModel, data: Examples, blocks: tuple[int, ...]) -> dict[str, float]:
+def measure(model: LoraModel, data: Samples, blocks: tuple[int, ...]) -> dict[str, float]:
     """Train one step under an allocation, from the same values each time, and return what it took."""
     adapter = model.snapshot(share_head=True)
     names = adapter.names(Allocation(blocks))
@@ -80,24 +69,6 @@ def measure(model: LoraModel, data: Examples, blocks: tuple[int, ...]) -> dict[s
         "tensor_bytes": tensor_bytes,
         "upload_overhead": sent / tensor_bytes - 1,
     }
-
-
-def minilm() -> tuple[LoraModel, Examples]:
-    """MiniLM and 16 headlines of about equal length."""
-    session = prepare(load_config(None))
-    test = session.server.test
-    return session.model, test.subset(np.argsort(test.lengths(), kind="stable")[200:216])
-
-
-def bert_base() -> tuple[LoraModel, Examples]:
-    """BERT-base's shape with random weights, LoRA r 16, 16 samples of 64 tokens."""
-    torch.manual_seed(0)
-    base = FoundationModel(
-        BertForSequenceClassification(BertConfig(num_labels=5)), None, ModelSource("bert-base shape", "bert-base shape")
-    )
-    model = attach_lora(base, classes=5, rank=16, alpha=16, dropout=0.0, targets="attention-qv", seed=0)
-    rng = np.random.default_rng(0)
-    return model, Examples(tuple(rng.integers(1, 30000, 64) for _ in range(16)), rng.integers(5, size=16), pad=0)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from dataclasses import replace
 
 import torch
 
+from fedhello.allocation.bytes import fixed_policies
 from fedhello.allocation.geometric import allocate_blocks
 from fedhello.client.training import Assignment, local_training
 from fedhello.run.summary import versions
 from fedhello.types import Allocation
-from freezing import SETTINGS, bert_base, minilm
+from models import MODELS, SETTINGS
 
 GOALS = {"bottleneck 1/2, recompute-frozen": (0.55, 1.20), "bottleneck 1/4, recompute-frozen": (0.33, 1.30)}
 GOALS |= {"all, recompute": (0.20, 1.35), "all, compress": (0.45, 1.25)}
@@ -28,10 +29,10 @@ GOALS |= {"all, recompute": (0.20, 1.35), "all, compress": (0.45, 1.25)}
 def main() -> None:
     """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["minilm", "bert-base"], default="bert-base")
+    parser.add_argument("--model", choices=list(MODELS), default="bert-base")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    model, data = {"minilm": minilm, "bert-base": bert_base}[arguments.model]()
+    model, data = MODELS[arguments.model]()
     L = model.blocks.count
     everything, half, quarter = (allocate_blocks("bottleneck", c, L) for c in (L, L // 2, L // 4))
     cases = {
@@ -49,9 +50,10 @@ def main() -> None:
     adapter = model.snapshot(share_head=True)
 
     def step(blocks: tuple[int, ...], rule: str, measure: bool) -> dict[str, float]:
-        work = Assignment(0, 0, adapter.names(Allocation(blocks)), data, (0, 1), seed=0)
+        allocation = Allocation(blocks, fixed_policies(rule, blocks, L))
+        work = Assignment(0, 0, adapter.names(allocation), data, (0, 1), seed=0, policies=allocation.policies)
         begin = time.perf_counter()
-        _, metrics = local_training(model, work, replace(SETTINGS, activations=rule, measure_memory=measure))
+        _, metrics = local_training(model, work, replace(SETTINGS, measure_memory=measure))
         seconds = time.perf_counter() - begin
         model.write(adapter.tensors)
         return metrics | {"seconds": seconds}

@@ -28,7 +28,7 @@ class Budget:
 
     Attributes:
         blocks: How many blocks it may train (the papers' capacity c), 0 ≤ blocks ≤ L. 0 trains the head only.
-        memory: Peak bytes of a training step, above the loaded model.
+        memory: Bytes that training may take at most, above the loaded model.
         upload: Bytes that it may send per round.
         seconds: Seconds of training per round.
         speed: FLOP/s that it reaches in training; needed where ``seconds`` is given.
@@ -59,6 +59,7 @@ class Costs:
         flops: FLOPs that a block adds to a round beyond its forward pass, by policy and role.
         flops_outside: FLOPs of a round outside that: the forward pass of everything, and the head.
         block_bytes: Per block, bytes of its LoRA factors; length L.
+        reserve: Bytes kept free for what no tensor accounts for: operators' scratch memory, the allocator's waste.
         head_bytes: Bytes of the head that trains with the blocks; 0 if it is frozen.
         head_shared: Whether the head is uploaded, so that a client may train it alone.
         moments: How many values the optimiser keeps per trained value between steps.
@@ -74,6 +75,7 @@ class Costs:
     flops: Mapping[tuple[Policy, Role], int] = field(hash=False)
     flops_outside: int
     block_bytes: tuple[int, ...]
+    reserve: int
     head_bytes: int
     head_shared: bool
     moments: int

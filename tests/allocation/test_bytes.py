@@ -37,7 +37,7 @@ def costs(blocks, **changed):
         "transient": {(p, r): TRANSIENT[p] for p, r in kinds},
         "flops": {(p, r): BACKWARD[r] + AGAIN[p] for p, r in kinds},
         "outside": 5, "outside_head_only": 3, "head_only_peak": 40, "flops_outside": 50,
-        "block_bytes": (2,) * blocks, "head_bytes": 1, "head_shared": True, "moments": 2,
+        "block_bytes": (2,) * blocks, "reserve": 0, "head_bytes": 1, "head_shared": True, "moments": 2,
         "block_upload": (3,) * blocks, "fixed_upload": 4,
     }  # fmt: skip
     return Costs(**values | changed)
@@ -49,6 +49,8 @@ def test_needs_by_hand():
     assert found.saved_bytes == 5 + 70 + 8 + 100
     # Backward at block 3: all is held, and 15 more; at block 2: 83 held, 95 more, and block 3's gradients.
     assert found.peak_bytes == max(5 + 178 + 15, 5 + 78 + 95 + 2) + 2 * (2 + 2 + 1)
+    assert found.memory_bytes == found.peak_bytes
+    assert needs(costs(4, reserve=7), allocation).memory_bytes == found.peak_bytes + 7
     assert found.flops == 50 + 6 + (10 + 9) + 12
     assert found.upload_bytes == 4 + 3 + 3
     head = needs(costs(4), Allocation((), ("keep",) * 4))
@@ -82,10 +84,11 @@ def worth(allocation, v, c):
     seconds=st.none() | st.integers(40, 150),
     shared=st.booleans(),
     uneven=st.booleans(),
+    reserve=st.sampled_from([0, 25]),
 )
-def test_the_plan_is_the_best_of_all_that_fit(v, rule, blocks, memory, upload, seconds, shared, uneven):
+def test_the_plan_is_the_best_of_all_that_fit(v, rule, blocks, memory, upload, seconds, shared, uneven, reserve):
     sizes = tuple(2 + 3 * l for l in range(len(v))) if uneven else (2,) * len(v)
-    c = costs(len(v), head_shared=shared, block_bytes=sizes, block_upload=tuple(s + 1 for s in sizes))
+    c = costs(len(v), head_shared=shared, reserve=reserve, block_bytes=sizes, block_upload=tuple(s + 1 for s in sizes))
     budget = Budget(blocks, memory, upload, seconds, 1.0)
     if budget.counts_blocks_only:
         return
@@ -183,8 +186,8 @@ def test_what_went_over_budget_is_planned_smaller():
 def test_excess_by_hand():
     world = byte_federation([300, 300, 300])
     report = [
-        ClientReport(k, k, (), (), 1, {"peak_bytes": peak, "predicted_peak_bytes": 250.0}, 0, 0)
-        for k, peak in enumerate((300.0, 301.0, 500.0))
+        ClientReport(k, k, (), (), 1, {"peak_bytes": peak, "predicted_memory_bytes": 250.0} | more, 0, 0)
+        for k, (peak, more) in enumerate([(300.0, {}), (301.0, {}), (100.0, {"process_bytes": 500.0})])
     ]
     assert measured_excess(world, report) == {1: 301 / 250, 2: 2.0}
     counted = Federation(world.clients, (Budget(2),) * 3, 6, 3, 0)

@@ -3,7 +3,7 @@
 A method gives every block l a preference v_l ≥ 0. The planner returns the blocks S and a policy per block that
 
     maximise    Σ_{l ∈ S} v_l
-    subject to  peak(S, policies) ≤ memory,    upload(S) ≤ its bytes,    FLOPs(S, policies) / speed ≤ seconds,
+    subject to  peak(S, policies) + reserve ≤ memory,    upload(S) ≤ its bytes,    FLOPs(S, policies) / speed ≤ seconds,
 
 and among equals those that take least time, then least memory. With m the lowest block of S, a step holds (bytes)
 
@@ -57,16 +57,25 @@ EQUAL = 1e-9
 
 @dataclass(frozen=True)
 class Needs:
-    """What an allocation takes: bytes of a step above the loaded model, and FLOPs and upload bytes of a round."""
+    """What an allocation takes: a step's bytes above the loaded model, FLOPs and upload bytes of a round.
+
+    Attributes:
+        saved_bytes: Held for backward.
+        peak_bytes: Of tensors.
+        memory_bytes: The peak with the reserve: what must fit the budget.
+        flops: Of the round.
+        upload_bytes: On the wire.
+    """
 
     saved_bytes: int
     peak_bytes: int
+    memory_bytes: int
     flops: int
     upload_bytes: int
 
     def within(self, budget: Budget) -> bool:
         """Whether all of it fits a budget."""
-        memory = budget.memory is None or self.peak_bytes <= budget.memory
+        memory = budget.memory is None or self.memory_bytes <= budget.memory
         upload = budget.upload is None or self.upload_bytes <= budget.upload
         return memory and upload and self.flops <= most_flops(budget)
 
@@ -164,7 +173,8 @@ def needs(costs: Costs, allocation: Allocation) -> Needs:
         flops += costs.flops[kind]
     trained_bytes = sum(costs.block_bytes[l] for l in trained) + costs.head_bytes
     upload = costs.fixed_upload + sum(costs.block_upload[l] for l in trained)
-    return Needs(held, peak + costs.moments * trained_bytes, flops, upload)
+    peak += costs.moments * trained_bytes
+    return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 
 def measured_excess(federation: Federation, reports: Sequence[ClientReport]) -> dict[int, float]:
@@ -172,14 +182,15 @@ def measured_excess(federation: Federation, reports: Sequence[ClientReport]) -> 
 
     Args:
         federation: Knows the budgets.
-        reports: With the metrics ``peak_bytes`` and ``predicted_peak_bytes``.
+        reports: With the metrics ``peak_bytes`` (of tensors) and ``process_bytes`` (of the process), as far as they
+            were measured, and ``predicted_memory_bytes``.
     """
     found = {}
     for report in reports:
-        memory = federation.tiers[report.tier].memory
-        peak, predicted = report.metrics.get("peak_bytes"), report.metrics.get("predicted_peak_bytes")
-        if memory is not None and peak is not None and predicted and peak > memory:
-            found[report.client] = max(1.0, peak / predicted)
+        memory, metrics = federation.tiers[report.tier].memory, report.metrics
+        measured = max(metrics.get("peak_bytes", 0.0), metrics.get("process_bytes", 0.0))
+        if memory is not None and measured > memory:
+            found[report.client] = max(1.0, measured / metrics["predicted_memory_bytes"])
     return found
 
 
@@ -283,7 +294,8 @@ def _fits(labels: _Labels, budget: Budget, costs: Costs) -> np.ndarray:
         fits &= labels.count <= budget.blocks
     if budget.memory is not None:
         state = costs.moments * (labels.bytes + costs.head_bytes)
-        fits &= np.maximum(costs.head_only_peak, costs.outside + labels.R) + state <= budget.memory
+        peak = np.maximum(costs.head_only_peak, costs.outside + labels.R) + state
+        fits &= peak + costs.reserve <= budget.memory
     if budget.upload is not None:
         fits &= costs.fixed_upload + labels.upload <= budget.upload
     fits &= costs.flops_outside + labels.flops <= most_flops(budget)

@@ -49,7 +49,7 @@ def _why_not_more(allocation: Allocation, budget: Budget, preference: Sequence[f
     l = max(missing, key=lambda block: (preference[block], -block))
     blocks = tuple(sorted((*allocation.blocks, l)))
     ways = [needs(costs, Allocation(blocks, _uniform(blocks, rule, i, len(preference)))) for i in range(_options(rule))]
-    least, fastest = min(w.peak_bytes for w in ways), min(w.flops for w in ways)
+    least, fastest = min(w.memory_bytes for w in ways), min(w.flops for w in ways)
     over = []
     if budget.memory is not None and least > budget.memory:
         over.append(f"{human_bytes(least)} of memory")
@@ -125,12 +125,12 @@ def front(preference: Sequence[float], costs: Costs, rule: Rule) -> list[Point]:
         wanted = tuple(1.0 if l in order[:n] else 0.0 for l in range(len(preference)))
         fastest = _point(plan(Budget(blocks=n, memory=2**62), wanted, costs, rule), costs)
         points = [fastest]
-        low = costs.head_only_peak
+        low = costs.head_only_peak + costs.reserve
         for step in range(STEPS):
-            memory = low + (fastest.needs.peak_bytes - low) * step // STEPS
+            memory = low + (fastest.needs.memory_bytes - low) * step // STEPS
             allocation = plan(Budget(blocks=n, memory=memory), wanted, costs, rule)
             point = _point(allocation, costs)
-            if len(allocation.blocks) == n and point.needs.peak_bytes <= memory:
+            if len(allocation.blocks) == n and point.needs.memory_bytes <= memory:
                 points.append(point)
         found += points
     different = list({_key(point): point for point in found}.values())
@@ -143,7 +143,7 @@ def _point(allocation: Allocation, costs: Costs) -> Point:
 
 def _key(point: Point) -> tuple[int, int, int]:
     """What counts, each the less the better: memory, computation, blocks left out."""
-    return point.needs.peak_bytes, point.needs.flops, -len(point.allocation.blocks)
+    return point.needs.memory_bytes, point.needs.flops, -len(point.allocation.blocks)
 
 
 def _beats(one: Point, other: Point) -> bool:

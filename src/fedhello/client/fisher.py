@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from fedhello.data.batches import Examples, evaluation_batches
+from fedhello.data.batches import Samples, evaluation_batches
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
 
@@ -32,7 +32,7 @@ class _Pass:
     y: Tensor
 
 
-def block_scores(model: LoraModel, proxy: Examples, batch_size: int = 32) -> tuple[float, ...]:
+def block_scores(model: LoraModel, proxy: Samples, batch_size: int = 32) -> tuple[float, ...]:
     """Return Γ under the values that the model holds now.
 
     Args:

@@ -1,18 +1,24 @@
 """Measure what one training step holds in memory.
 
-Two figures, because they answer two questions. *Saved bytes* are what autograd keeps for backward: they follow
+Three figures, because they answer three questions. *Saved bytes* are what autograd keeps for backward: they follow
 from the allocation and the batch, and repeat exactly. *Peak bytes* are the most that tensors created by the step
-held at one moment, gradients included: what must fit above the loaded model, beside an optimiser's older state.
+held at one moment, gradients included: they repeat exactly, too. *Process bytes* are what the machine really gave.
 """
 
+import ctypes
+import sys
 import weakref
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+RESERVE = 16 * 2**20
+"""Bytes that a plan keeps free for what tensors do not account for; 8 to 11 MB were seen on a CPU."""
 
 
 class StepMemory:
@@ -55,6 +61,78 @@ class StepMemory:
         if storage.data_ptr() not in self._parameters:
             self._saved[storage.data_ptr()] = storage.nbytes()
         return tensor
+
+
+class ProcessPeak:
+    """Context manager that measures how far this process's memory rises above where it was at the start.
+
+    On a GPU that is what torch's allocator holds there. On a CPU it is resident memory as the operating system sees it
+    (Linux only), scratch memory and the allocator's waste included, so it is the figure to hold against a client's real
+    memory; ``return_memory_at_once`` keeps the waste small.
+
+    Attributes:
+        peak_bytes: The rise, after the context has ended; None where the system does not tell.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.peak_bytes: int | None = None
+        self._device = device
+
+    def __enter__(self) -> "ProcessPeak":
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        elif _RESET.exists():
+            _call_c("malloc_trim", 0)
+            _RESET.write_text("5")  # forget the highest resident memory so far
+            self._before = _resident("VmRSS")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._device.type == "cuda":
+            self.peak_bytes = torch.cuda.max_memory_allocated(self._device) - self._before
+        elif _RESET.exists():
+            self.peak_bytes = max(0, _resident("VmHWM") - self._before)
+
+
+def return_memory_at_once() -> None:
+    """Make the C library give large tensors' memory back to the system as soon as they are freed (glibc only).
+
+    By default it raises the size from which it does so up to 32 MiB, and keeps the rest in a heap full of holes: a
+    step whose tensors need 0.3 GB was seen to take 1.1 GB of resident memory, and 0.36 GB after this call.
+    """
+    _call_c("mallopt", -3, 128 * 1024)  # M_MMAP_THRESHOLD, which also stops it from adapting
+
+
+@contextmanager
+def gpu_limit(device: torch.device, memory: int | None) -> Iterator[None]:
+    """Refuse, inside the context, that this process holds more than ``memory`` bytes above what it holds now."""
+    if device.type != "cuda" or memory is None:
+        yield
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    fraction = min(1.0, (torch.cuda.memory_reserved(device) + memory) / total)
+    torch.cuda.set_per_process_memory_fraction(fraction, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+_RESET = Path("/proc/self/clear_refs")
+
+
+def _resident(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def _call_c(name: str, *arguments: int) -> None:
+    """Call a function of the C library where it has it."""
+    if sys.platform == "linux":
+        function = getattr(ctypes.CDLL(None), name, None)
+        if function is not None:
+            function(*arguments)
 
 
 class _LiveBytes(TorchDispatchMode):

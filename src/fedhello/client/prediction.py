@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedhello.allocation.bytes import needs
 from fedhello.client.activations import activation_policies
 from fedhello.client.memory import StepMemory
-from fedhello.data.batches import Batch, Examples
+from fedhello.data.batches import Batch, Examples, Images, Samples
 from fedhello.model.adapter import LoraModel
-from fedhello.types import Allocation, Costs, Policy, Role
+from fedhello.types import KEEP, Allocation, Costs, Policy, Role
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Kind = tuple[Policy, Role]
@@ -68,6 +68,17 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Peak:
+    """A peak, which is of one moment in small batches and may be of another in large ones: the largest of several."""
+
+    moments: tuple[Growth, ...]
+
+    def at(self, shapes: Sequence[Shape]) -> int:
+        """Return the sum over batches."""
+        return max(growth.at(shapes) for growth in self.moments)
+
+
+@dataclass(frozen=True)
 class StepCosts:
     """What a model's steps take, by the part that takes it; see ``fedhello.types.Costs``.
 
@@ -81,6 +92,7 @@ class StepCosts:
         flops_outside: FLOPs of the forward pass, and of the head's backward.
         block_bytes: Per block, bytes of its LoRA factors.
         head_bytes: Bytes of the head that trains; 0 if it is frozen.
+        reserve: Bytes kept free for what no tensor accounts for.
         head_shared: Whether it is uploaded.
         moments: Values that the optimiser keeps per trained value between steps.
         block_upload: Per block, bytes on the wire.
@@ -88,14 +100,15 @@ class StepCosts:
     """
 
     saved: Mapping[Kind, Growth]
-    transient: Mapping[Kind, Growth]
+    transient: Mapping[Kind, Peak]
     outside: Growth
     outside_head_only: Growth
-    head_only_peak: Growth
+    head_only_peak: Peak
     flops: Mapping[Kind, Growth]
     flops_outside: Growth
     block_bytes: tuple[int, ...]
     head_bytes: int
+    reserve: int = 0
     head_shared: bool = True
     moments: int = 0
     block_upload: tuple[int, ...] = ()
@@ -104,7 +117,7 @@ class StepCosts:
     def at(self, widest: Shape, batches: Sequence[Shape] = ()) -> Costs:
         """Return the costs on certain data: bytes of the widest batch, FLOPs of all batches of a round."""
 
-        def in_step(parts: Mapping[Kind, Growth]) -> dict[Kind, int]:
+        def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
             return {kind: growth.at([widest]) for kind, growth in parts.items()}
 
         return Costs(
@@ -116,6 +129,7 @@ class StepCosts:
             flops={kind: growth.at(batches) for kind, growth in self.flops.items()},
             flops_outside=self.flops_outside.at(batches),
             block_bytes=self.block_bytes,
+            reserve=self.reserve,
             head_bytes=self.head_bytes,
             head_shared=self.head_shared,
             moments=self.moments,
@@ -124,58 +138,59 @@ class StepCosts:
         )
 
 
-MakeBatch = Callable[[int, int], Batch]
-"""Makes up a batch of b samples of T tokens."""
-
-
-def calibrate(
-    model: LoraModel,
-    make_batch: MakeBatch | None = None,
-    autocast: bool = False,
-    tokens: tuple[int, int] | None = None,
-) -> StepCosts:
+def calibrate(model: LoraModel, autocast: bool = False, policies: Collection[Policy] = POLICIES) -> StepCosts:
     """Measure a model's blocks on small batches; its values and random state stay as they are.
 
     Args:
         model: The model, with at least one block; it is left frozen and in training mode.
-        make_batch: Makes up batches; None makes up texts.
         autocast: Whether steps run in bf16 autocast.
-        tokens: Shorter and longer length to measure; None chooses. Equal for a model of one length.
+        policies: The policies to measure, ``keep`` among them; nothing is known of others.
     """
-    make = make_batch or text_batch
-    longest = min(LONGEST, model.longest_input or LONGEST)
-    short, long = tokens or (max(1, longest // 3), longest)
-    shapes = ((1, short), (2, short), (2, long))
-    L = model.blocks.count
+    long, L = _longest(model), model.blocks.count
+    short = max(1, long // 3)
+    small = ((1, short), (2, short), (2, long))
+    large = tuple((8 * b, T) for b, T in small)
 
-    def step(trained: Collection[int], policy: Policy) -> list[_Measured]:
-        return [_measure(model, trained, policy, make(*shape), autocast) for shape in shapes]
+    def steps(trained: Collection[int], policy: Policy, shapes: Sequence[Shape]) -> _Steps:
+        runs = [_measure(model, trained, policy, _made_up(model, *shape), autocast) for shape in shapes]
+        return _Steps(tuple(shapes), tuple(runs))
 
-    def through(values: Sequence[float], attends: bool = True) -> Growth:
-        return Growth.through(shapes, values, attends=attends)
-
+    # Casting weights dominates small batches, and work on activations large ones.
+    sizes = (small, large) if autocast else (small,)
     saved: dict[Kind, Growth] = {}
-    transient: dict[Kind, Growth] = {}
-    for policy in POLICIES:
-        everything, lowest_only = step(range(L), policy), step((0,), policy)
+    transient: dict[Kind, Peak] = {}
+    for policy in policies:
+        everything = [steps(range(L), policy, shapes) for shapes in sizes]
+        lowest_only = [steps((0,), policy, shapes) for shapes in sizes]
         # All blocks are alike but for their role: block 0 is the lowest, the last stands for the others.
-        saved[policy, "lowest"] = through([run.blocks[0] for run in everything])
-        saved[policy, "trained"] = through([run.blocks[-1] for run in everything])
-        saved[policy, "frozen"] = through([run.blocks[-1] for run in lowest_only])
-        transient[policy, "trained"] = through([run.transient for run in everything])
+        saved[policy, "lowest"] = everything[-1].through(lambda run: run.blocks[0])
+        saved[policy, "trained"] = everything[-1].through(lambda run: run.blocks[-1])
+        saved[policy, "frozen"] = lowest_only[-1].through(lambda run: run.blocks[-1])
+        transient[policy, "trained"] = Peak(tuple(size.through(lambda run: run.transient) for size in everything))
         transient[policy, "lowest"] = transient[policy, "trained"]
-        transient[policy, "frozen"] = through([run.transient for run in lowest_only])
-    head_only = step((), "keep")
+        transient[policy, "frozen"] = Peak(tuple(size.through(lambda run: run.transient) for size in lowest_only))
+    head_only = [steps((), KEEP, shapes) for shapes in (small, large)]
     return StepCosts(
         saved=saved,
         transient=transient,
-        outside=through([run.outside for run in everything], attends=False),
-        outside_head_only=through([run.outside for run in head_only], attends=False),
-        head_only_peak=through([run.peak for run in head_only]),
-        **_count_flops(model, make, (short, long)),
+        outside=everything[-1].through(lambda run: run.outside, attends=False),
+        outside_head_only=head_only[-1].through(lambda run: run.outside, attends=False),
+        head_only_peak=Peak(tuple(size.through(lambda run: run.peak) for size in head_only)),
+        **_count_flops(model, policies, small),
         block_bytes=_bytes_by_block(model),
         head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
     )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Like steps on calibration batches of growing size."""
+
+    shapes: tuple[Shape, ...]
+    runs: tuple["_Measured", ...]
+
+    def through(self, quantity: Callable[["_Measured"], float], *, attends: bool = True) -> Growth:
+        return Growth.through(self.shapes, [quantity(run) for run in self.runs], attends=attends)
 
 
 def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Shape, list[Shape]]:
@@ -191,38 +206,49 @@ def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Sha
     return (len(parts[0]), int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
 
 
-def measure_speed(model: LoraModel, costs: StepCosts, make_batch: MakeBatch | None = None) -> float:
+def measure_speed(model: LoraModel, costs: StepCosts) -> float:
     """Return about how many FLOP/s this machine reaches in training; the best of a few steps that train everything."""
-    make = make_batch or text_batch
-    shape = (8, min(LONGEST, model.longest_input or LONGEST))
+    shape = (8, _longest(model))
     at = costs.at(shape, [shape])
     L = len(costs.block_bytes)
     everything = Allocation(tuple(range(L)))
     seconds = []
     for _ in range(3):
         begin = time.perf_counter()
-        _step(model, range(L), make(*shape), nullcontext())
+        _step(model, range(L), _made_up(model, *shape), nullcontext())
         seconds.append(time.perf_counter() - begin)
     return needs(at, everything).flops / min(seconds)
 
 
-def text_batch(samples: int, tokens: int) -> Batch:
-    """Make up texts of one token repeated."""
-    made_up = Examples((np.ones(tokens, dtype=np.int64),) * samples, np.zeros(samples, dtype=np.int64), pad=0)
+def _longest(model: LoraModel) -> int:
+    return 1 if model.takes_images else min(LONGEST, model.longest_input or LONGEST)
+
+
+def _made_up(model: LoraModel, samples: int, tokens: int) -> Batch:
+    """Make up texts of one token repeated, or black images."""
+    labels = np.zeros(samples, dtype=np.int64)
+    made_up: Samples
+    if model.takes_images:
+        made_up = Images(np.zeros((samples, *model.image_shape), dtype=np.float32), labels)
+    else:
+        made_up = Examples((np.ones(tokens, dtype=np.int64),) * samples, labels, pad=0)
     return made_up.batch(np.arange(samples))
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Bytes of one step: what each block saved, what the rest saved, and the peak."""
+    """Bytes of one step: what each block saved, each block's gradients, what the rest saved, and the peak."""
 
     blocks: tuple[int, ...]
+    gradients: tuple[int, ...]
     outside: int
     peak: int
 
     @property
     def transient(self) -> int:
-        return self.peak - self.outside - sum(self.blocks)
+        """The peak without what is held when backward is at the block where most is held."""
+        held = (sum(self.blocks[: l + 1]) + sum(self.gradients[l + 1 :]) for l in range(len(self.blocks)))
+        return self.peak - self.outside - max(held)
 
 
 def _measure(model: LoraModel, trained: Collection[int], policy: Policy, batch: Batch, autocast: bool) -> _Measured:
@@ -252,7 +278,8 @@ def _measure(model: LoraModel, trained: Collection[int], policy: Policy, batch: 
             handle.remove()
     bounds = [*marks, ends[0]]
     per_block = tuple(after - before for before, after in pairwise(bounds))
-    return _Measured(per_block, held - sum(per_block), memory.peak_bytes)
+    gradients = tuple(size if l in trained else 0 for l, size in enumerate(_bytes_by_block(model)))
+    return _Measured(per_block, gradients, held - sum(per_block), memory.peak_bytes)
 
 
 def _step(
@@ -294,13 +321,12 @@ CPU_ATTENTION = {
 }
 
 
-def _count_flops(model: LoraModel, make: MakeBatch, tokens: tuple[int, int]) -> dict[str, Any]:
+def _count_flops(model: LoraModel, policies: Collection[Policy], shapes: Sequence[Shape]) -> dict[str, Any]:
     """Count the multiplications and additions of matrix products, twice each product, by policy and role."""
-    shapes = ((1, tokens[0]), (2, tokens[0]), (2, tokens[1]))
     L = model.blocks.count
 
     def count(trained: Collection[int]) -> tuple[Growth, Growth]:
-        counted = [_flops(model, trained, make(*shape)) for shape in shapes]
+        counted = [_flops(model, trained, _made_up(model, *shape)) for shape in shapes]
         return (
             Growth.through(shapes, [step for step, _ in counted]),
             Growth.through(shapes, [forward for _, forward in counted]),
@@ -314,7 +340,7 @@ def _count_flops(model: LoraModel, make: MakeBatch, tokens: tuple[int, int]) -> 
     frozen = _sum((1 / others, bottom), (-1 / others, none), (-1 / others, lowest))
     backward: dict[Role, Growth] = {"lowest": lowest, "trained": trained, "frozen": frozen}
     again = {"keep": 0.0, "recompute": 1.0, "compress": 0.0}
-    flops = {(p, role): _sum((1, growth), (again[p], forward)) for p in POLICIES for role, growth in backward.items()}
+    flops = {(p, role): _sum((1, growth), (again[p], forward)) for p in policies for role, growth in backward.items()}
     return {"flops": flops, "flops_outside": none}
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from fedhello.client.activations import activation_policies
 from fedhello.client.loss import Loss, absent_classes, classification_loss
-from fedhello.client.memory import StepMemory
-from fedhello.data.batches import Batch, Examples, training_batches
+from fedhello.client.memory import ProcessPeak, StepMemory
+from fedhello.data.batches import Batch, Samples, training_batches
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator, integer_seed
@@ -25,6 +26,7 @@ OptimizerName = Literal["adamw", "sgd"]
 
 METRICS = (
     "loss", "steps", "batches", "tokens", "widest_samples", "widest_tokens", "seconds", "saved_bytes", "peak_bytes",
+    "process_bytes",
 )  # fmt: skip
 """What ``local_training`` measures."""
 
@@ -52,6 +54,7 @@ class TrainingSettings:
         loss: ``cross_entropy`` or ``restricted`` to the client's own classes.
         autocast: ``bfloat16`` runs the forward pass in bf16 where torch deems it safe; ``none`` in fp32.
         measure_memory: Measure saved and peak bytes in each client's first, widest step.
+        measure_process: Measure how far the process's memory rises during each client's training.
     """
 
     rounds: int
@@ -66,6 +69,7 @@ class TrainingSettings:
     loss: Loss
     autocast: Literal["none", "bfloat16"]
     measure_memory: bool = True
+    measure_process: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Assignment:
     client: int
     round: int
     names: tuple[str, ...]
-    data: Examples
+    data: Samples
     classes: tuple[int, ...]
     seed: int
     policies: tuple[Policy, ...] = ()
@@ -136,7 +140,8 @@ def local_training(
     Returns:
         The trained tensors' new values on the CPU, and metrics: ``loss`` (mean over samples and epochs), ``steps``,
         ``batches`` (per epoch), ``tokens`` (with padding), ``widest_samples`` and ``widest_tokens`` of the widest step,
-        ``seconds``, and if measured its ``saved_bytes`` and ``peak_bytes``, the latter with the optimiser's state.
+        ``seconds``, and if measured its ``saved_bytes`` and ``peak_bytes``, the latter with the optimiser's state, and
+        the ``process_bytes`` of the whole training.
 
     Raises:
         UpdateError: If the loss is not finite, or a block (or the head) did not change at all.
@@ -150,20 +155,21 @@ def local_training(
     lengths = work.data.lengths()
     total, steps, tokens = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
+    process = ProcessPeak(model.device)
 
     model.module.train()
-    with _seeded_dropout(work, model.device):
+    with _seeded_dropout(work, model.device), process if settings.measure_process else nullcontext():
         for epoch in range(settings.epochs):
             order = generator(work.seed, "order", work.round, work.client, epoch)
             for positions in training_batches(lengths, settings.batch_size, order):
                 batch = work.data.batch(positions).to(model.device)
                 if steps == 0:
-                    widest = tuple(batch.inputs["input_ids"].shape)
+                    widest = batch.shape
                 measured = memory if steps == 0 else None
                 with _policies(model, work, measured), measured or nullcontext():
                     loss = _step(model.module, batch, absent, optimizer, settings.autocast)
                 total += loss * len(positions)
-                tokens += batch.inputs["input_ids"].numel()
+                tokens += prod(batch.shape)
                 steps += 1
     after = model.read(work.names)
     _check(model, work, float(total), before, after)
@@ -180,6 +186,8 @@ def local_training(
         # The first step makes the optimiser's state only after its backward pass; later ones hold it throughout.
         state = _state_bytes(optimizer) if steps > 1 else 0
         metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes + state}
+    if process.peak_bytes is not None:
+        metrics["process_bytes"] = process.peak_bytes
     return after, metrics
 
 

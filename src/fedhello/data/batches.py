@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,16 +14,75 @@ class Batch:
     """What a model is called with.
 
     Attributes:
-        inputs: Keyword arguments of the model: ``input_ids`` and ``attention_mask``, int64, shape (b, longest).
+        inputs: Keyword arguments of the model: ``input_ids`` and ``attention_mask``, int64, shape (b, longest), or
+            ``pixel_values``, shape (b, channels, height, width).
         labels: Int64, shape (b,).
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples b and tokens T of each; images, which all are of one size, count as one token."""
+        ids = self.inputs.get("input_ids")
+        return len(self.labels), 1 if ids is None else ids.shape[1]
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
         return Batch({name: value.to(device) for name, value in self.inputs.items()}, self.labels.to(device))
+
+
+class Samples(Protocol):
+    """A client's or the server's data, ready for the model."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Int64, shape (n,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def subset(self, positions: np.ndarray) -> "Samples":
+        """Return the samples at some positions, in that order."""
+        ...
+
+    def lengths(self) -> np.ndarray:
+        """Return the number of tokens of each sample, shape (n,)."""
+        ...
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        """Return the samples at some positions as one batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one size.
+
+    Attributes:
+        pixels: Normalised, float32, shape (n, channels, height, width).
+        labels: Int64, shape (n,).
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, positions: np.ndarray) -> "Images":
+        """Return the images at some positions, in that order."""
+        return Images(self.pixels[positions], self.labels[positions])
+
+    def lengths(self) -> np.ndarray:
+        """Return 1 for each image, shape (n,)."""
+        return np.ones(len(self), dtype=int)
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        """Return the images at some positions."""
+        inputs = {"pixel_values": torch.from_numpy(self.pixels[positions])}
+        return Batch(inputs, torch.from_numpy(self.labels[positions].astype(np.int64)))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from fedhello.allocation.bytes import needs
+from fedhello.client.memory import gpu_limit
 from fedhello.client.prediction import StepCosts
 from fedhello.client.training import Assignment, TrainingSettings, local_training
-from fedhello.data.batches import Examples
+from fedhello.data.batches import Samples
 from fedhello.engine.wire import Expected, decode_update, encode_task, encode_tensors, encode_update
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
@@ -36,7 +37,7 @@ class LocalEngine:
 
     model: LoraModel
     federation: Federation
-    data: Mapping[int, Examples]
+    data: Mapping[int, Samples]
     settings: TrainingSettings
     personal_heads: dict[int, dict[str, Tensor]] | None = None
     costs: StepCosts | None = None
@@ -73,7 +74,8 @@ class LocalEngine:
                 policies=allocations[k].policies,
             )
             try:
-                values, metrics = local_training(self.model, work, self.settings)
+                with gpu_limit(self.model.device, client.budget.memory):
+                    values, metrics = local_training(self.model, work, self.settings)
             finally:
                 # What the server scores and saves next must not hold one client's private head.
                 self.model.write(self.initial_head if personal else {})
@@ -93,7 +95,11 @@ class LocalEngine:
         # The first step makes the optimiser's state only after its backward pass; later ones hold it throughout.
         costs = replace(self.costs, moments=0) if update.metrics["steps"] == 1 else self.costs
         found = needs(costs.at(shape), allocation)
-        return {"predicted_saved_bytes": found.saved_bytes, "predicted_peak_bytes": found.peak_bytes}
+        return {
+            "predicted_saved_bytes": found.saved_bytes,
+            "predicted_peak_bytes": found.peak_bytes,
+            "predicted_memory_bytes": found.memory_bytes,
+        }
 
     def class_sums(self) -> Iterator[tuple[ClassSums, int]]:
         """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""

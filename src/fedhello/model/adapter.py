@@ -85,6 +85,19 @@ class LoraModel:
         return min((limit for limit in stated if limit is not None and limit < 10**9), default=None)
 
     @property
+    def takes_images(self) -> bool:
+        """Whether its input is images rather than tokens."""
+        return bool(self.module.get_base_model().main_input_name == "pixel_values")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of its images."""
+        config: Any = self.module.get_base_model().config
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return config.num_channels, height, width
+
+    @property
     def logits_layer(self) -> nn.Linear:
         """The trained linear layer that makes the logits: weight (classes, d), bias (classes,) or None."""
         wrapper: Any = self.module.get_base_model().get_submodule(self.logits_path)

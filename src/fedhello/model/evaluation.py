@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedhello.data.batches import Examples, evaluation_batches
+from fedhello.data.batches import Samples, evaluation_batches
 from fedhello.model.adapter import LoraModel
 
 BATCH_SIZE = 128
@@ -29,14 +29,14 @@ class Evaluation:
     samples: int
 
 
-def evaluate(model: LoraModel, examples: Examples) -> Evaluation:
+def evaluate(model: LoraModel, examples: Samples) -> Evaluation:
     """Score the model, with the head it holds now, on samples."""
     return _score(logits(model, examples), torch.from_numpy(examples.labels))
 
 
 def evaluate_personal(
     model: LoraModel,
-    examples: Examples,
+    examples: Samples,
     heads: Mapping[int, Mapping[str, Tensor]],
     classes: Mapping[int, tuple[int, ...]],
 ) -> Evaluation:
@@ -70,17 +70,17 @@ def evaluate_personal(
     )
 
 
-def logits(model: LoraModel, examples: Examples) -> Tensor:
+def logits(model: LoraModel, examples: Samples) -> Tensor:
     """Return the logits of samples, float32 on the CPU, shape (n, C)."""
     return _run(model, examples, features=False)
 
 
-def pooled_features(model: LoraModel, examples: Examples) -> Tensor:
+def pooled_features(model: LoraModel, examples: Samples) -> Tensor:
     """Return what enters the logits layer, float32 on the CPU, shape (n, d)."""
     return _run(model, examples, features=True)
 
 
-def _run(model: LoraModel, examples: Examples, features: bool) -> Tensor:
+def _run(model: LoraModel, examples: Samples, features: bool) -> Tensor:
     rows: list[Tensor] = []
     positions: list[np.ndarray] = []
     pooled: list[Tensor] = []

@@ -133,6 +133,6 @@ def _below_floor(tier: int, budget: Budget, costs: Costs, rule: Rule) -> str:
     seconds = "" if budget.speed is None else f", {floor.flops / budget.speed:.2g} s"
     return (
         f"the budget of tier {tier} is below the floor, so its clients are left out: training {what} takes "
-        f"{human_bytes(floor.peak_bytes)} of memory, {human_bytes(floor.upload_bytes)} of upload{seconds}; "
+        f"{human_bytes(floor.memory_bytes)} of memory, {human_bytes(floor.upload_bytes)} of upload{seconds}; "
         f"the budget is {budget_words(budget)}. A smaller train.batch_size or data.max_length lowers the floor."
     )

@@ -85,7 +85,7 @@ def _tier_table(tiers: Sequence[dict[str, Any]]) -> Table:
         "clients",
         "budget",
         "trains",
-        "peak at most",
+        "memory at most",
         "time",
         "upload",
         "how often each block (round 0)",
@@ -103,7 +103,7 @@ def _tier_table(tiers: Sequence[dict[str, Any]]) -> Table:
             tier["clients"],
             budget_words(Budget(**tier["budget"])),
             str(most) if fewest == most else f"{fewest}–{most}",
-            human_bytes(most_needed.get("peak_bytes")) + _share(used.get("memory")),
+            human_bytes(most_needed.get("memory_bytes")) + _share(used.get("memory")),
             ("–" if not most_needed else f"{most_needed['relative_flops']:.0%}")
             + ("" if seconds is None else f", {seconds:.2g} s{_share(used.get('seconds'))}"),
             human_bytes(most_needed.get("upload_bytes")) + _share(used.get("upload")),
@@ -125,16 +125,16 @@ def _show_tier(tier: dict[str, Any], console: Console) -> None:
     console.print(f"tier {tier['tier']}, for example {tier['example']['picture']}", highlight=False, markup=False)
     for sentence in tier["example"]["reasons"]:
         console.print(f"  – {sentence}", highlight=False, markup=False)
-    if Budget(**tier["budget"]).counts_blocks_only:
+    if not tier["front"]:
         return
     table = Table("", "blocks trained", "least memory", "at time", "least time", "at memory", box=None)
     for n in sorted({point["blocks"] for point in tier["front"]}):
         ways = [point for point in tier["front"] if point["blocks"] == n]
-        least = min(ways, key=lambda way: way["peak_bytes"])
+        least = min(ways, key=lambda way: way["memory_bytes"])
         fastest = min(ways, key=lambda way: way["flops"])
-        cells = [human_bytes(least["peak_bytes"]), f"{least['relative_flops']:.0%}"]
+        cells = [human_bytes(least["memory_bytes"]), f"{least['relative_flops']:.0%}"]
         if fastest is not least:
-            cells += [f"{fastest['relative_flops']:.0%}", human_bytes(fastest["peak_bytes"])]
+            cells += [f"{fastest['relative_flops']:.0%}", human_bytes(fastest["memory_bytes"])]
         table.add_row("", str(n), *cells)
     console.print("  what other budgets would afford (all points: --json, --picture):", highlight=False)
     console.print(table)
@@ -174,7 +174,8 @@ def _tier(session: Session, g: int) -> dict[str, Any]:
             "picture": _picture(draws[0]),
             "reasons": reasons(draws[0], budget, preference, costs, federation.rule),
         }
-        found["front"] = [_point(point, costs) for point in front(preference, costs, federation.rule)]
+        if not budget.counts_blocks_only:
+            found["front"] = [_point(point, costs) for point in front(preference, costs, federation.rule)]
     return found
 
 
@@ -184,7 +185,7 @@ def _predicted(draws: Sequence[Allocation], budget: Budget, costs: Costs) -> dic
     most = Needs(*(max(getattr(one, name) for one in taken) for name in vars(taken[0])))
     seconds = None if budget.speed is None else most.flops / budget.speed
     limits = {
-        "memory": (most.peak_bytes, budget.memory),
+        "memory": (most.memory_bytes, budget.memory),
         "upload": (most.upload_bytes, budget.upload),
         "seconds": (seconds, budget.seconds),
     }
@@ -205,7 +206,7 @@ def _point(point: Point, costs: Costs) -> dict[str, Any]:
     return {
         "blocks": len(point.allocation.blocks),
         "policies": point.allocation.policies,
-        "peak_bytes": point.needs.peak_bytes,
+        "memory_bytes": point.needs.memory_bytes,
         "flops": point.needs.flops,
         "relative_flops": point.needs.flops / _everything(costs),
         "upload_bytes": point.needs.upload_bytes,
@@ -261,7 +262,7 @@ def picture(plan: dict[str, Any]) -> str:
 def _draw_front(figure: Any, axes: Any, tier: dict[str, Any]) -> None:
     points = tier["front"]
     image = axes.scatter(
-        [point["peak_bytes"] / 1e6 for point in points],
+        [point["memory_bytes"] / 1e6 for point in points],
         [point["relative_flops"] for point in points],
         c=[point["blocks"] for point in points],
         cmap="viridis",
@@ -270,9 +271,9 @@ def _draw_front(figure: Any, axes: Any, tier: dict[str, Any]) -> None:
     if tier["budget"].get("memory"):
         axes.axvline(tier["budget"]["memory"] / 1e6, color="black", linewidth=1, label="budget")
     used = tier["needs"]
-    axes.plot(used["peak_bytes"] / 1e6, used["relative_flops"], "x", color="red", markersize=9, label="plan, at most")
+    axes.plot(used["memory_bytes"] / 1e6, used["relative_flops"], "x", color="red", markersize=9, label="plan, at most")
     axes.set_title(f"tier {tier['tier']}: {budget_words(Budget(**tier['budget']))}", loc="left")
-    axes.set_xlabel("peak memory above the model (MB)")
+    axes.set_xlabel("memory above the model (MB)")
     axes.set_ylabel("computation /\nall blocks, kept")
     axes.legend(loc="best", fontsize=8)
     axes.grid(alpha=0.3)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.allocation.bytes import OPTIONS
+from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import StepCosts, calibrate
 from fedhello.client.training import METRICS, TrainingSettings, bfloat16_pays, moments
 from fedhello.data import partition, sources
@@ -22,7 +24,7 @@ from fedhello.model.loading import load_classifier, resolve
 from fedhello.randomness import generator, integer_seed
 from fedhello.run.config import Config, DataConfig
 from fedhello.run.federation import federate, with_speeds
-from fedhello.types import Federation
+from fedhello.types import KEEP, Federation
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def prepare(config: Config) -> Session:
     )
     parts = _partition(config.data, data, held_out, config.run.seed)
     settings = _training_settings(config, model.device, notes)
+    if settings.measure_process:
+        return_memory_at_once()
     costs = _step_costs(config, model, settings)
     config = with_speeds(config, model, costs, notes)
     lengths = [examples.lengths()[part] for part in parts]
@@ -197,12 +201,16 @@ def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) ->
         return None
     shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
     block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
-    costs = calibrate(model, autocast=settings.autocast == "bfloat16")
+    options = OPTIONS[config.train.activations]
+    counted = config.train.activations == "auto" and all(tier.counts_blocks_only for tier in config.clients.tiers)
+    policies = {KEEP} if counted else {KEEP, *options["trained"], *options["frozen"]}
+    costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=sorted(policies))
     return replace(
         costs,
         head_bytes=0 if frozen else costs.head_bytes,
         head_shared=shared,
         moments=moments(settings),
+        reserve=RESERVE,
         block_upload=block_upload,
         fixed_upload=fixed_upload,
     )
@@ -228,6 +236,7 @@ def _training_settings(config: Config, device: torch.device, notes: list[str]) -
         loss=train.loss,
         autocast=autocast,
         measure_memory=train.measure_memory,
+        measure_process=any(tier.memory is not None for tier in config.clients.tiers),
     )
 
 
