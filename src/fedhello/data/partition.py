@@ -129,7 +129,8 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
         if len(positions) < count:
             raise DataError(f"expected group {str(name)!r} to have a sample for each of its {count} clients")
         parts += np.array_split(rng.permutation(positions), count)
-    return _sorted(parts)
+    # Tiers go by client id; in the order of the groups, a tier would be a domain.
+    return _sorted([parts[i] for i in rng.permutation(clients)])
 
 
 def label_histogram(parts: Parts, labels: np.ndarray, classes: int) -> np.ndarray:

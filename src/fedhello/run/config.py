@@ -143,6 +143,7 @@ class DataConfig(_Section):
     name: str = Field("embedded:bbc-headlines", min_length=1)
     text: str = "text"
     label: str = "label"
+    samples: int | None = Field(None, ge=1)
     clients: int = Field(20, ge=1)
     partition: Partition = Pathological(kind="pathological", classes_per_client=2)
     validation: float = Field(0.1, gt=0, lt=1)

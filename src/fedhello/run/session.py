@@ -80,6 +80,7 @@ def prepare(config: Config) -> Session:
         group_column=getattr(config.data.partition, "column", None),
         deduplicate=config.data.deduplicate,
     )
+    data = sources.draw(data, config.data.samples)
     model = load_model(config, data.label_names)
     examples, cut = _tokenised(config, data, model)
     method = METHODS[config.method.name]
