@@ -3,10 +3,11 @@
     python benchmarks/accuracy_per_byte.py [--data demo|reviews] [--seeds 0,1,2] [--only NAME …]
 
 Three tiers get a quarter, a half and the whole of the memory that training all blocks takes when every activation is
-kept (above the reserve; the same bytes for every row). ``demo`` is the embedded demo; ``reviews`` are 1,500 movie reviews of two sources as natural domains, cut to 32 tokens, in 10 rounds. Rows: the co-design, Fisher scores and the drawn patterns
-with recomputation where it is needed; without it (``keep``), where a budget admits only blocks near the output; with
-compression; and with an upload budget of 40 % beside the memory. Beside accuracy stand the blocks, the computation and
-the upload of each client's round, which is what training fewer blocks saves.
+kept (above the reserve; the same bytes for every row). ``demo`` is the embedded demo; ``reviews`` are 1,500 movie
+reviews of two sources as natural domains, cut to 32 tokens, in 10 rounds. Rows: the co-design, with recomputation where
+it is needed; without it (``keep``), where a budget admits only blocks near the output; with compression; and Fisher
+scores and the drawn patterns with an upload budget of 40 % beside the memory. Beside accuracy stand the blocks, the
+computation and the upload of each client's round, which is what training fewer blocks saves.
 """
 
 import argparse

@@ -69,9 +69,10 @@ MODELS: dict[str, Callable[..., tuple[LoraModel, Samples]]] = {
 
 
 def texts(samples: int, tokens: int) -> Examples:
-    """Random tokens, all of one length."""
+    """Random tokens, all of one length but the last, which is a little shorter, as in real batches."""
     rng = np.random.default_rng(0)
-    return Examples(tuple(rng.integers(1, 30000, tokens) for _ in range(samples)), np.arange(samples) % CLASSES, pad=0)
+    lengths = [tokens] * (samples - 1) + [max(1, tokens - 2)]
+    return Examples(tuple(rng.integers(1, 30000, length) for length in lengths), np.arange(samples) % CLASSES, pad=0)
 
 
 def images(samples: int) -> Images:

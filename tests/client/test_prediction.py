@@ -23,8 +23,8 @@ def test_growth_by_hand():
 def test_growth_goes_through_what_was_measured():
     shapes = [(1, 32), (2, 32), (2, 96)]
     attention, head = Growth(1000.0, 0.0, 7.0, 0.5), Growth(1000.0, 80.0, 7.0, 0.0)
-    for exact, attends in ((attention, True), (head, False)):
-        found = Growth.through(shapes, [exact.at([shape]) for shape in shapes], attends=attends)
+    for exact, terms in ((attention, "c α β"), (head, "c γ α")):
+        found = Growth.through(shapes, [exact.at([shape]) for shape in shapes], terms)
         assert found.at([(64, 128)]) == pytest.approx(exact.at([(64, 128)]), rel=1e-9)
 
 
@@ -48,7 +48,8 @@ def test_predictions_meet_the_measurement(rule, dropout, attention, tiny_model):
     costs, adapter = calibrate(model), model.snapshot(share_head=True)
     for samples, tokens in ((16, 20), (40, 30)):
         rng = np.random.default_rng(0)
-        data = Examples(tuple(rng.integers(1, 50, tokens) for _ in range(samples)), np.arange(samples) % 3, pad=0)
+        lengths = [*(tokens,) * (samples - 1), tokens - 3]
+        data = Examples(tuple(rng.integers(1, 50, n) for n in lengths), np.arange(samples) % 3, pad=0)
         for pattern, capacity in (
             ("bottleneck", 6),
             ("bottleneck", 3),
@@ -65,7 +66,8 @@ def test_predictions_meet_the_measurement(rule, dropout, attention, tiny_model):
             at = costs.at((samples, tokens))
             state = moments(SETTINGS) * sum(value.nbytes for value in values.values())
             found = needs(at, allocation)
-            assert found.saved_bytes == pytest.approx(measured["saved_bytes"], rel=0.02)
+            # An attention mask, held once for all blocks, is up to 3.5 % of what so small a model holds.
+            assert found.saved_bytes == pytest.approx(measured["saved_bytes"], rel=0.04)
             assert found.peak_bytes + state == pytest.approx(measured["peak_bytes"], rel=0.1)
 
 

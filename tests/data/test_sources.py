@@ -199,7 +199,7 @@ def test_some_samples_are_drawn_once_and_for_all(reviews):
     assert some.notes == ("6 of 10 samples were drawn (data.samples)",)
     assert draw(data, None) is data
     assert draw(data, 10) is data
-    with pytest.raises(DataError, match="expected every class among data.samples, 1 of 10"):
+    with pytest.raises(DataError, match=r"expected every class among data\.samples, 1 of 10"):
         draw(data, 1)
 
 

@@ -175,8 +175,13 @@ def rgd_hla(
 
 
 def tier_probabilities(federation: Federation, pattern: Pattern, tier_weighting: TierWeighting) -> np.ndarray:
-    """Return RGD-HLA's p for a federation, shape (L,); S_g is what tier g can afford of the pattern."""
+    """Return RGD-HLA's p for a federation, shape (L,); S_g is what tier g can afford of the pattern.
+
+    Where no tier can afford a block, p does not matter, and is uniform.
+    """
     members = [sum(client.tier == g for client in federation.clients) for g in range(len(federation.tiers))]
     weights = members if tier_weighting == "clients" else None
     sets = [allocation.blocks for allocation in plan_tiers(federation, pattern_preference(pattern, federation.blocks))]
+    if not any(sets):
+        return np.full(federation.blocks, 1 / federation.blocks)
     return set_probabilities(pattern, sets, federation.blocks, weights)

@@ -7,7 +7,7 @@ attention adds; outside the blocks it is c + γ·b + α·bT. A few small batches
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from itertools import pairwise
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedhello.allocation.bytes import needs
 from fedhello.client.activations import activation_policies
 from fedhello.client.memory import StepMemory
-from fedhello.data.batches import Batch, Examples, Images, Samples
+from fedhello.data.batches import Batch
 from fedhello.model.adapter import LoraModel
 from fedhello.types import KEEP, Allocation, Costs, Policy, Role
 
@@ -51,15 +51,15 @@ class Growth:
         return max(0, round(found))
 
     @staticmethod
-    def through(shapes: Sequence[Shape], values: Sequence[float], *, attends: bool = True) -> "Growth":
+    def through(shapes: Sequence[Shape], values: Sequence[float], terms: str = "c α β") -> "Growth":
         """Fit to calibration batches; where these leave a choice, take the smallest coefficients.
 
         Args:
-            shapes: Three different batches.
+            shapes: As many different batches as terms.
             values: One per batch.
-            attends: Whether the quantity may grow with T² (γ = 0); else it may grow with b alone (β = 0).
+            terms: Which of c, γ, α and β may differ from zero.
         """
-        used = [True, not attends, True, attends]
+        used = [term in terms.split() for term in "cγαβ"]
         system = np.array([[1.0, b, b * T, b * T**2] for b, T in shapes])[:, used]
         scale = system.max(axis=0)
         coefficients = np.zeros(4)
@@ -76,6 +76,11 @@ class Peak:
     def at(self, shapes: Sequence[Shape]) -> int:
         """Return the sum over batches."""
         return max(growth.at(shapes) for growth in self.moments)
+
+    @staticmethod
+    def of(peaks: Iterable["Peak"]) -> "Peak":
+        """Join peaks into one."""
+        return Peak(tuple(growth for peak in peaks for growth in peak.moments))
 
 
 @dataclass(frozen=True)
@@ -166,16 +171,16 @@ def calibrate(model: LoraModel, autocast: bool = False, policies: Collection[Pol
         saved[policy, "lowest"] = everything[-1].through(lambda run: run.blocks[0])
         saved[policy, "trained"] = everything[-1].through(lambda run: run.blocks[-1])
         saved[policy, "frozen"] = lowest_only[-1].through(lambda run: run.blocks[-1])
-        transient[policy, "trained"] = Peak(tuple(size.through(lambda run: run.transient) for size in everything))
+        transient[policy, "trained"] = Peak.of(size.peak(lambda run: run.transient) for size in everything)
         transient[policy, "lowest"] = transient[policy, "trained"]
-        transient[policy, "frozen"] = Peak(tuple(size.through(lambda run: run.transient) for size in lowest_only))
+        transient[policy, "frozen"] = Peak.of(size.peak(lambda run: run.transient) for size in lowest_only)
     head_only = [steps((), KEEP, shapes) for shapes in (small, large)]
     return StepCosts(
         saved=saved,
         transient=transient,
-        outside=everything[-1].through(lambda run: run.outside, attends=False),
-        outside_head_only=head_only[-1].through(lambda run: run.outside, attends=False),
-        head_only_peak=Peak(tuple(size.through(lambda run: run.peak) for size in head_only)),
+        outside=everything[-1].through(lambda run: run.outside, "c γ α"),
+        outside_head_only=head_only[-1].through(lambda run: run.outside, "c γ α"),
+        head_only_peak=Peak.of(size.peak(lambda run: run.peak) for size in head_only),
         **_count_flops(model, policies, small),
         block_bytes=_bytes_by_block(model),
         head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
@@ -189,8 +194,13 @@ class _Steps:
     shapes: tuple[Shape, ...]
     runs: tuple["_Measured", ...]
 
-    def through(self, quantity: Callable[["_Measured"], float], *, attends: bool = True) -> Growth:
-        return Growth.through(self.shapes, [quantity(run) for run in self.runs], attends=attends)
+    def through(self, quantity: Callable[["_Measured"], float], terms: str = "c α β") -> Growth:
+        return Growth.through(self.shapes, [quantity(run) for run in self.runs], terms)
+
+    def peak(self, quantity: Callable[["_Measured"], float]) -> Peak:
+        """In short texts the peak may be of a moment that attention has no part in: a line through the short ones."""
+        short = [quantity(run) for run in self.runs[:2]]
+        return Peak((self.through(quantity), Growth.through(self.shapes[:2], short, "c α")))
 
 
 def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Shape, list[Shape]]:
@@ -225,14 +235,14 @@ def _longest(model: LoraModel) -> int:
 
 
 def _made_up(model: LoraModel, samples: int, tokens: int) -> Batch:
-    """Make up texts of one token repeated, or black images."""
-    labels = np.zeros(samples, dtype=np.int64)
-    made_up: Samples
+    """Make up texts of one token repeated, the last one padded as in real batches, or black images."""
+    labels = torch.zeros(samples, dtype=torch.int64)
     if model.takes_images:
-        made_up = Images(np.zeros((samples, *model.image_shape), dtype=np.float32), labels)
-    else:
-        made_up = Examples((np.ones(tokens, dtype=np.int64),) * samples, labels, pad=0)
-    return made_up.batch(np.arange(samples))
+        return Batch({"pixel_values": torch.zeros(samples, *model.image_shape)}, labels)
+    mask = torch.ones(samples, tokens, dtype=torch.int64)
+    if tokens > 1:
+        mask[-1, -1] = 0  # a model may save work and memory where nothing is padded
+    return Batch({"input_ids": torch.ones_like(mask), "attention_mask": mask}, labels)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,11 @@ class LoraModel:
         return bool(self.module.get_base_model().main_input_name == "pixel_values")
 
     @property
+    def allows_recomputation(self) -> bool:
+        """Whether its blocks may run again in backward; a model that keeps a state between them says no."""
+        return bool(getattr(self.module.get_base_model(), "supports_gradient_checkpointing", True))
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of its images."""
         config: Any = self.module.get_base_model().config

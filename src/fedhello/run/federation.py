@@ -1,12 +1,13 @@
 """From budgets and data to a federation: who is in which tier, what training costs there, and who can take part."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
 from fedhello.allocation.bytes import cheapest, needs
-from fedhello.client.prediction import StepCosts, batch_shapes, measure_speed
+from fedhello.client.prediction import Shape, StepCosts, batch_shapes, measure_speed
 from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
 from fedhello.run.config import Config, TierConfig
@@ -47,10 +48,23 @@ def federate(
     labels: np.ndarray,
     lengths: Sequence[np.ndarray],
     model: LoraModel,
-    costs: StepCosts | None,
+    steps: StepCosts | None,
     notes: list[str],
 ) -> tuple[Federation, tuple[int, ...]]:
-    """Return the federation of the clients that can be invited, and every client's tier; note who is left out."""
+    """Return the federation of the clients that can be invited, and every client's tier.
+
+    Args:
+        config: The configuration.
+        parts: Per client, the positions of its samples in the data set.
+        labels: Of the whole data set.
+        lengths: Per client, the tokens of each of its samples.
+        model: The model.
+        steps: What its steps cost; None predicts nothing.
+        notes: Gets a note on who is left out, and why.
+
+    Raises:
+        ConfigError: If a tier has no client or more blocks than there are, or too few clients can be invited.
+    """
     tiers, L = config.clients.tiers, model.blocks.count
     for g, tier in enumerate(tiers):
         if tier.blocks is not None and tier.blocks > L:
@@ -65,74 +79,94 @@ def federate(
             f"expected every tier to have a client; of {len(parts)} clients, none falls into tier {empty[0]}. "
             "Raise data.clients or the tier's share."
         )
-    costs_of = tier_costs(config, tier_of, lengths, costs)
     budgets = tuple(Budget(tier.blocks, tier.memory, tier.upload, tier.seconds, tier.speed) for tier in tiers)
-    unable = [
-        g
-        for g, one in enumerate(costs_of)
-        if not needs(one, cheapest(one, config.train.activations)).within(budgets[g])
-    ]
-    notes += [_below_floor(g, budgets[g], costs_of[g], config.train.activations) for g in unable]
     everyone = [
         Client(k, tier_of[k], budgets[tier_of[k]], len(part), tuple(np.unique(labels[part]).tolist()))
         for k, part in enumerate(parts)
     ]
+    shapes = [
+        _tier_shapes(config, [lengths[k] for k in range(len(parts)) if tier_of[k] == g]) for g in range(len(tiers))
+    ]
+    costs = () if steps is None else tuple(steps.at(*shape) for shape in shapes)
+    federation = Federation(
+        clients=_invited(config, everyone, budgets, costs, shapes, steps, notes),
+        tiers=budgets,
+        blocks=L,
+        clients_per_round=config.train.clients_per_round,
+        seed=config.run.seed,
+        rule=config.train.activations,
+        costs=costs,
+    )
+    return federation, tier_of
+
+
+def _tier_shapes(config: Config, lengths: Sequence[np.ndarray]) -> tuple[Shape, list[Shape]]:
+    """Return the widest batch and the longest round, as batches, of a tier's clients."""
+    shapes = [batch_shapes(of_client, config.train.batch_size, config.train.epochs) for of_client in lengths]
+    widest = max(samples for (samples, _), _ in shapes), max(tokens for (_, tokens), _ in shapes)
+    return widest, max((batches for _, batches in shapes), key=lambda batches: sum(b * T for b, T in batches))
+
+
+def _invited(
+    config: Config,
+    everyone: Sequence[Client],
+    budgets: Sequence[Budget],
+    costs: Sequence[Costs],
+    shapes: Sequence[tuple[Shape, list[Shape]]],
+    steps: StepCosts | None,
+    notes: list[str],
+) -> tuple[Client, ...]:
+    """Return the clients that can train something; note who cannot, and why."""
+    rule, reasons = config.train.activations, []
+    unable = [g for g, one in enumerate(costs) if not needs(one, cheapest(one, rule)).within(budgets[g])]
+    for g in unable:
+        batch = None if steps is None else _largest_batch(budgets[g], shapes[g][0], steps, rule)
+        reasons.append(_below_floor(g, budgets[g], costs[g], rule, batch))
     able = [client for client in everyone if client.tier not in unable]
-    teachable = [c for c in able if config.train.loss == "cross_entropy" or len(c.classes) > 1]
-    one_class = [client.id for client in able if client not in teachable]
+    one_class = [c.id for c in able if config.train.loss == "restricted" and len(c.classes) < 2]
     if one_class:
-        notes.append(
+        reasons.append(
             f"{len(one_class)} clients hold one class only and are not invited to train, since train.loss: restricted "
             f"would teach them nothing: {', '.join(map(str, one_class))}"
         )
-    if len(teachable) < config.train.clients_per_round:
+    notes += reasons
+    invited = tuple(client for client in able if client.id not in one_class)
+    if len(invited) < config.train.clients_per_round:
         raise ConfigError(
-            f"expected {config.train.clients_per_round} clients to invite in each round; of {len(everyone)} clients, "
-            f"{len(everyone) - len(able)} have a budget below the floor and {len(one_class)} hold one class only, "
-            "which train.loss: restricted cannot use. Lower train.clients_per_round, or: "
-            + " ".join(note for note in notes if "floor" in note or "one class" in note)
+            f"expected {config.train.clients_per_round} clients to invite in each round; {len(invited)} of "
+            f"{len(everyone)} can train: {'; '.join(reasons)}. Lower train.clients_per_round, "
+            + ("raise the budgets" if unable else "or choose train.loss: cross_entropy")
+            + "."
         )
-    return (
-        Federation(
-            clients=tuple(teachable),
-            tiers=budgets,
-            blocks=L,
-            clients_per_round=config.train.clients_per_round,
-            seed=config.run.seed,
-            rule=config.train.activations,
-            costs=costs_of,
-        ),
-        tier_of,
-    )
+    return invited
 
 
-def tier_costs(
-    config: Config, tier_of: Sequence[int], lengths: Sequence[np.ndarray], costs: StepCosts | None
-) -> tuple[Costs, ...]:
-    """Return what training takes at most in each tier: the widest batch and the longest round of its clients."""
-    if costs is None:
-        return ()
-    found = []
-    for g in range(len(config.clients.tiers)):
-        shapes = [
-            batch_shapes(lengths[k], config.train.batch_size, config.train.epochs)
-            for k, tier in enumerate(tier_of)
-            if tier == g
-        ]
-        widest = max(samples for (samples, _), _ in shapes), max(tokens for (_, tokens), _ in shapes)
-        longest = max((batches for _, batches in shapes), key=lambda batches: sum(b * T for b, T in batches))
-        found.append(costs.at(widest, longest))
-    return tuple(found)
+def _below_floor(tier: int, budget: Budget, costs: Costs, rule: Rule, batch: int | None) -> str:
+    """Say that a tier's budget does not afford the least there is to train, what that would be, and what helps.
 
-
-def _below_floor(tier: int, budget: Budget, costs: Costs, rule: Rule) -> str:
-    """Say that a tier's budget does not afford the least there is to train, and what that would be."""
+    Args:
+        tier: Its number.
+        budget: Its budget.
+        costs: Its costs.
+        rule: The policies allowed.
+        batch: The largest batch whose floor fits; None if there is none.
+    """
     least = cheapest(costs, rule)
     floor = needs(costs, least)
     what = "the head alone" if not least.blocks else "the last block"
     seconds = "" if budget.speed is None else f", {floor.flops / budget.speed:.2g} s"
+    advice = "no batch size fits" if batch is None else f"train.batch_size={batch} would fit"
     return (
         f"the budget of tier {tier} is below the floor, so its clients are left out: training {what} takes "
         f"{human_bytes(floor.memory_bytes)} of memory, {human_bytes(floor.upload_bytes)} of upload{seconds}; "
-        f"the budget is {budget_words(budget)}. A smaller train.batch_size or data.max_length lowers the floor."
+        f"the budget is {budget_words(budget)}; {advice}"
     )
+
+
+def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts, rule: Rule) -> int | None:
+    """Return the largest batch, of samples as long as the widest one's, whose floor fits a budget but for its time."""
+    for samples in range(widest[0] - 1, 0, -1):
+        costs = steps.at((samples, widest[1]))
+        if needs(costs, cheapest(costs, rule)).within(replace(budget, seconds=None)):
+            return samples
+    return None

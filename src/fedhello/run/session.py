@@ -203,6 +203,7 @@ def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) ->
     shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
     block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
     options = OPTIONS[config.train.activations]
+    _check_recomputation(config, model)
     counted = config.train.activations == "auto" and all(tier.counts_blocks_only for tier in config.clients.tiers)
     policies = {KEEP} if counted else {KEEP, *options["trained"], *options["frozen"]}
     costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=sorted(policies))
@@ -215,6 +216,17 @@ def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) ->
         block_upload=block_upload,
         fixed_upload=fixed_upload,
     )
+
+
+def _check_recomputation(config: Config, model: LoraModel) -> None:
+    counted = all(tier.counts_blocks_only for tier in config.clients.tiers)
+    rule = config.train.activations
+    recomputes = any("recompute" in policies for policies in OPTIONS[rule].values())
+    if recomputes and not model.allows_recomputation and not (rule == "auto" and counted):
+        raise ModelError(
+            f"expected train.activations to be keep or compress, since {config.model.name} forbids recomputation "
+            f"(supports_gradient_checkpointing is false); found {rule}"
+        )
 
 
 def _training_settings(config: Config, device: torch.device, notes: list[str]) -> TrainingSettings:
