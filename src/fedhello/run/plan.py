@@ -11,6 +11,7 @@ from rich.table import Table
 from fedhello.allocation.bytes import Needs, needs
 from fedhello.allocation.reasons import Point, front, reasons
 from fedhello.engine.wire import encode_tensors
+from fedhello.errors import ConfigError
 from fedhello.model.head import is_shared
 from fedhello.run.drawing import svg_of
 from fedhello.run.session import Session
@@ -247,16 +248,19 @@ def picture(plan: dict[str, Any]) -> str:
     """Draw what budgets afford, memory against computation with the blocks trained beside each point, as SVG.
 
     Raises:
+        ConfigError: If every budget counts blocks, so that there is nothing to draw.
         MissingExtraError: If matplotlib is not installed.
     """
     tiers = [tier for tier in plan["tiers"] if tier["front"]]
+    if not tiers:
+        raise ConfigError("expected a tier with memory, upload or seconds to draw; all budgets count blocks")
 
     def draw(figure: Any) -> None:
         rows = figure.subplots(len(tiers), 1, squeeze=False)[:, 0]
         for axes, tier in zip(rows, tiers, strict=True):
             _draw_front(figure, axes, tier)
 
-    return svg_of((8, 3.4 * max(1, len(tiers))), draw)
+    return svg_of((8, 3.4 * len(tiers)), draw)
 
 
 def _draw_front(figure: Any, axes: Any, tier: dict[str, Any]) -> None:
