@@ -93,7 +93,7 @@ def round(
     θ_next = method.aggregate(θ, updates)
 
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.blocks))
-    over_budget = measured_excess(federation, reports)
+    over_budget = measured_excess(federation, reports, state.excess)
     record = RoundRecord(t, tuple(reports), contributors, Γ, scored, tuple(over_budget))
     return replace(state, round=t + 1, adapter=θ_next, scores=Γ, excess={**state.excess, **over_budget}), record
 

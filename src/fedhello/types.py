@@ -133,10 +133,13 @@ class Allocation:
         blocks: The blocks whose LoRA factors train, ascending; the others are frozen. A head that the clients
             share trains besides; it belongs to no block.
         policies: What each block does with its activations, length L; empty keeps them all.
+        preference: How much the method preferred each block when it was fitted to the budget, length L; empty where
+            nothing was fitted. It explains the allocation and is no part of it.
     """
 
     blocks: tuple[int, ...]
     policies: tuple[Policy, ...] = ()
+    preference: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

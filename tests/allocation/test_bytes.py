@@ -10,6 +10,7 @@ from fedhello.allocation.bytes import (
     cheapest,
     fit,
     fixed_policies,
+    least_memory,
     measured_excess,
     most_flops,
     needs,
@@ -189,9 +190,31 @@ def test_excess_by_hand():
         ClientReport(k, k, (), (), 1, {"peak_bytes": peak, "predicted_memory_bytes": 250.0} | more, 0, 0)
         for k, (peak, more) in enumerate([(300.0, {}), (301.0, {}), (100.0, {"process_bytes": 500.0})])
     ]
-    assert measured_excess(world, report) == {1: 301 / 250, 2: 2.0}
+    assert measured_excess(world, report, {}) == {1: 301 / 250, 2: 2.0}
+    assert measured_excess(world, report, {0: 3.0, 1: 1.5, 2: 1.5}) == {1: 1.5, 2: 2.0}
     counted = Federation(world.clients, (Budget(2),) * 3, 6, 3, 0)
-    assert measured_excess(counted, report) == {}
+    assert measured_excess(counted, report, {}) == {}
+
+
+def test_a_block_that_is_hardly_wanted_is_still_taken_where_it_fits():
+    for v in [(1.0, 1e-10, 0.5, 1e-300, 0.5, 0.5), (1e-11,) * 6]:
+        assert plan(Budget(memory=10**9), v, costs(6), "auto").blocks == (0, 1, 2, 3, 4, 5)
+
+
+def test_a_tier_without_clients_has_no_say_in_the_draw():
+    c = costs(6)
+    tiers = (Budget(6), Budget(0))
+    world = Federation((Client(0, 1, tiers[1], samples=1),), tiers, 6, 1, 0, "keep", (c, c))
+    for weighting in ("equal", "clients"):
+        assert rgd_hla(Situation(world.clients[0], world, 0), tier_weighting=weighting).blocks == ()
+
+
+def test_the_least_memory_is_the_least():
+    c = costs(3, transient={(p, r): (115 if p == "recompute" else 15) for p in SAVED for r in ROLES})
+    for blocks in [(0,), (2,), (0, 2), (0, 1, 2)]:
+        v = tuple(1.0 if l in blocks else 0.0 for l in range(3))
+        ways = [needs(c, a).memory_bytes for a in every_allocation(v, "auto", True) if a.blocks == blocks]
+        assert needs(c, least_memory(blocks, c, "auto")).memory_bytes == min(ways)
 
 
 def test_reasons_name_what_binds():
@@ -220,6 +243,11 @@ def test_the_front_has_no_point_that_another_beats():
     c, v = costs(6), (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
     points = front(v, c, "auto")
     assert {len(p.allocation.blocks) for p in points} >= {0, 6}
+    for point in points:
+        assert point.allocation.blocks == tuple(range(len(point.allocation.blocks)))
+    alone = front(v, costs(6, head_shared=False), "auto")
+    assert min(len(p.allocation.blocks) for p in alone) == 1
+    assert all(p.allocation.blocks[0] == 0 for p in alone)
     keys = [(p.needs.peak_bytes, p.needs.flops, -len(p.allocation.blocks)) for p in points]
     assert len(set(keys)) == len(keys)
     for one, other in itertools.permutations(keys, 2):

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedhello.allocation.bytes import fixed_policies, needs
 from fedhello.allocation.geometric import allocate_blocks
 from fedhello.client.prediction import Growth, batch_shapes, calibrate, measure_speed
 from fedhello.client.training import Assignment, TrainingSettings, local_training, moments
-from fedhello.data.batches import Examples
+from fedhello.data.batches import Examples, training_batches
 from fedhello.types import Allocation
 
 SETTINGS = TrainingSettings(
@@ -38,6 +40,16 @@ def test_batches_of_a_round_by_hand():
     widest, batches = batch_shapes(np.array([9, 3, 5, 4, 7]), batch_size=2, epochs=2)
     assert widest == (2, 9)
     assert batches == [(2, 4), (2, 7), (1, 9)] * 2
+
+
+@given(st.integers(1, 1200), st.sampled_from([1, 4, 32, 64]), st.integers(0, 20))
+def test_no_batch_is_wider_than_the_widest(samples, batch_size, seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 40, samples)
+    (b, T), _ = batch_shapes(lengths, batch_size, epochs=1)
+    for positions in training_batches(lengths, batch_size, rng):
+        assert len(positions) <= b
+        assert lengths[positions].max() <= T
 
 
 @pytest.mark.parametrize("rule", ["keep", "recompute-frozen", "recompute", "compress"])

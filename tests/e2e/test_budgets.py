@@ -175,7 +175,7 @@ def test_a_tier_below_the_floor_is_left_out_with_a_note():
 
 
 def test_a_budget_below_one_samples_floor_is_refused_naming_the_floor():
-    with pytest.raises(ConfigError, match=r"0 of 20 can train: the budget of tier 0 is below the floor.*no batch size"):
+    with pytest.raises(ConfigError, match=r"0 of 20 can train: the budget of tier 0 is below the floor"):
         prepare(load_config(None, ["data.proxy=20", "clients.tiers=[{share: 1, memory: 1MB}]"]))
 
 
@@ -185,4 +185,21 @@ def test_recomputation_on_a_model_that_forbids_it(monkeypatch):
         prepare(load_config(None, ["data.proxy=20", "train.activations=recompute"]))
     with pytest.raises(ModelError, match="found auto"):
         prepare(load_config(None, ["data.proxy=20", "clients.tiers=[{share: 1, memory: 1GB}]"]))
+    with pytest.raises(ModelError, match="found recompute"):
+        prepare(load_config(None, ["data.proxy=20", "train.activations=recompute", "train.measure_memory=false"]))
     prepare(load_config(None, ["data.proxy=20"]))
+
+
+@pytest.mark.parametrize("head", ["local", "frozen", "aggregate"])
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        "[{share: 1, blocks: 2}]",
+        "[{share: 1/2, blocks: 2}, {share: 1/2, memory: 30MB}]",
+        "[{share: 1/2, upload: 200kB}, {share: 1/2, seconds: 9, speed: 9GFLOP/s}]",
+    ],
+)
+def test_every_head_goes_with_every_budget(head, tiers):
+    session = prepare(load_config(None, ["data.proxy=20", f"model.head={head}", f"clients.tiers={tiers}"]))
+    plan = planning.describe(session)
+    assert all(tier["blocks"][1] > 0 for tier in plan["tiers"])

@@ -31,7 +31,7 @@ Rules say which policies are allowed:
     auto-compress      each keeps, recomputes or compresses; compressing rounds what backward sees
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -52,7 +52,10 @@ OPTIONS: dict[Rule, dict[Role, tuple[Policy, ...]]] = {
 }
 
 EQUAL = 1e-9
-"""Sums of preferences closer than this are equal."""
+"""Sums of preferences, as shares of the largest one, closer than this are equal."""
+
+LEAST = 1e-6
+"""Share of the largest preference that a block is wanted at least, however small its own, unless that is 0."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,18 @@ def fit(situation: Situation, preference: Sequence[float] | np.ndarray) -> Alloc
     budget = client.budget
     if budget.memory is not None:
         budget = replace(budget, memory=int(budget.memory / situation.excess))
-    return plan(budget, tuple(preference), costs, federation.rule)
+    v = tuple(float(x) for x in preference)
+    return replace(plan(budget, v, costs, federation.rule), preference=v)
 
 
-def plan_tiers(federation: Federation, preference: Sequence[float] | np.ndarray) -> list[Allocation]:
-    """Return what each tier can afford of one preference."""
+def plan_tiers(federation: Federation, preference: Sequence[float] | np.ndarray) -> list[tuple[int, ...]]:
+    """Return the blocks that each tier can afford of one preference; none for a tier without clients."""
     costs = federation.costs or (None,) * len(federation.tiers)
-    return [plan(b, tuple(preference), c, federation.rule) for b, c in zip(federation.tiers, costs, strict=True)]
+    present = {client.tier for client in federation.clients}
+    return [
+        plan(budget, tuple(preference), costs[g], federation.rule).blocks if g in present else ()
+        for g, budget in enumerate(federation.tiers)
+    ]
 
 
 @lru_cache(maxsize=1024)  # the clients of a tier often ask for the same
@@ -133,6 +141,21 @@ def plan(budget: Budget, preference: tuple[float, ...], costs: Costs | None, rul
         return Allocation(tuple(sorted(wanted)), fixed_policies(rule, wanted, len(v)))
     found = _search(v, budget, costs, OPTIONS[rule])
     return found if found is not None else cheapest(costs, rule)
+
+
+def least_memory(blocks: Sequence[int], costs: Costs, rule: Rule) -> Allocation:
+    """Return the allocation of certain blocks that takes least memory."""
+    wanted = tuple(1.0 if l in blocks else 0.0 for l in range(len(costs.block_bytes)))
+    enough = plan(Budget(memory=2**62), wanted, costs, rule)
+    low, high = 0, needs(costs, enough).memory_bytes
+    while low < high:
+        middle = (low + high) // 2
+        found = plan(Budget(memory=middle), wanted, costs, rule)
+        if found.blocks == enough.blocks and needs(costs, found).memory_bytes <= middle:
+            high, enough = needs(costs, found).memory_bytes, found
+        else:
+            low = middle + 1
+    return enough
 
 
 def fixed_policies(rule: Rule, trained: Sequence[int], blocks: int) -> tuple[Policy, ...]:
@@ -177,20 +200,24 @@ def needs(costs: Costs, allocation: Allocation) -> Needs:
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 
-def measured_excess(federation: Federation, reports: Sequence[ClientReport]) -> dict[int, float]:
-    """Return, for each client that went over its memory budget, how many times its predicted peak it needed.
+def measured_excess(
+    federation: Federation, reports: Sequence[ClientReport], before: Mapping[int, float]
+) -> dict[int, float]:
+    """Return, for each client that went over its memory budget, how many times its prediction it needed at most so far.
 
     Args:
         federation: Knows the budgets.
         reports: With the metrics ``peak_bytes`` (of tensors) and ``process_bytes`` (of the process), as far as they
             were measured, and ``predicted_memory_bytes``.
+        before: The same of earlier rounds.
     """
     found = {}
     for report in reports:
         memory, metrics = federation.tiers[report.tier].memory, report.metrics
         measured = max(metrics.get("peak_bytes", 0.0), metrics.get("process_bytes", 0.0))
         if memory is not None and measured > memory:
-            found[report.client] = max(1.0, measured / metrics["predicted_memory_bytes"])
+            times = measured / metrics["predicted_memory_bytes"]
+            found[report.client] = max(1.0, times, before.get(report.client, 1.0))
     return found
 
 
@@ -228,7 +255,7 @@ class _Labels:
 
 def _search(v: np.ndarray, budget: Budget, costs: Costs, options: dict[Role, tuple[Policy, ...]]) -> Allocation | None:
     """Return the best allocation that fits, or None."""
-    L = len(v)
+    L, v = len(v), _shares(v)
     kinds: list[tuple[Role, Policy]] = [(role, policy) for role in ("trained", "frozen") for policy in options[role]]
     below = np.concatenate([[0.0], np.cumsum(v)])  # below[l] = Σ_{j<l} v_j
     zero = np.zeros(1, dtype=np.int64)
@@ -265,6 +292,12 @@ def _search(v: np.ndarray, budget: Budget, costs: Costs, options: dict[Role, tup
         if not len(labels.value):
             break
     return answer
+
+
+def _shares(v: np.ndarray) -> np.ndarray:
+    """Return preferences as shares of the largest one, so that what is wanted at all counts."""
+    most = v.max()
+    return np.where(v > 0, np.maximum(v / most, LEAST), 0.0) if most > 0 else v
 
 
 def _rounded(value: np.ndarray) -> np.ndarray:

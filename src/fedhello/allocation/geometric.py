@@ -181,7 +181,7 @@ def tier_probabilities(federation: Federation, pattern: Pattern, tier_weighting:
     """
     members = [sum(client.tier == g for client in federation.clients) for g in range(len(federation.tiers))]
     weights = members if tier_weighting == "clients" else None
-    sets = [allocation.blocks for allocation in plan_tiers(federation, pattern_preference(pattern, federation.blocks))]
+    sets = plan_tiers(federation, pattern_preference(pattern, federation.blocks))
     if not any(sets):
         return np.full(federation.blocks, 1 / federation.blocks)
     return set_probabilities(pattern, sets, federation.blocks, weights)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from fedhello.allocation.bytes import OPTIONS, Needs, most_flops, needs, plan
-from fedhello.types import KEEP, Allocation, Budget, Costs, Policy, Rule
+from fedhello.allocation.bytes import Needs, fixed_policies, least_memory, most_flops, needs, plan
+from fedhello.types import KEEP, Allocation, Budget, Costs, Rule
 from fedhello.words import human_bytes
 
 STEPS = 16
@@ -48,28 +48,18 @@ def _why_not_more(allocation: Allocation, budget: Budget, preference: Sequence[f
         return f"the budget counts {budget.blocks} blocks"
     l = max(missing, key=lambda block: (preference[block], -block))
     blocks = tuple(sorted((*allocation.blocks, l)))
-    ways = [needs(costs, Allocation(blocks, _uniform(blocks, rule, i, len(preference)))) for i in range(_options(rule))]
-    least, fastest = min(w.memory_bytes for w in ways), min(w.flops for w in ways)
+    least = needs(costs, least_memory(blocks, costs, rule))
+    fastest = needs(costs, Allocation(blocks, fixed_policies(rule, blocks, len(preference))))
     over = []
-    if budget.memory is not None and least > budget.memory:
-        over.append(f"{human_bytes(least)} of memory")
-    if budget.upload is not None and ways[0].upload_bytes > budget.upload:
-        over.append(f"{human_bytes(ways[0].upload_bytes)} of upload")
-    if fastest > most_flops(budget) and budget.speed:
-        over.append(f"{fastest / budget.speed:.3g} s")
+    if budget.memory is not None and least.memory_bytes > budget.memory:
+        over.append(f"{human_bytes(least.memory_bytes)} of memory")
+    if budget.upload is not None and least.upload_bytes > budget.upload:
+        over.append(f"{human_bytes(least.upload_bytes)} of upload")
+    if budget.speed and fastest.flops > most_flops(budget):
+        over.append(f"{fastest.flops / budget.speed:.3g} s")
     if over:
         return f"block {l} as well, wanted next, would take at least {' and '.join(over)}"
     return f"block {l} as well, wanted next, fits each limit alone but not memory and time together"
-
-
-def _options(rule: Rule) -> int:
-    return len(OPTIONS[rule]["trained"])
-
-
-def _uniform(blocks: Sequence[int], rule: Rule, option: int, L: int) -> tuple[Policy, ...]:
-    """Return policies that treat all blocks alike: the rule's i-th option."""
-    chosen = OPTIONS[rule]
-    return tuple(KEEP if l < min(blocks) else chosen["trained" if l in blocks else "frozen"][option] for l in range(L))
 
 
 def _reach(allocation: Allocation, costs: Costs) -> list[str]:
@@ -123,16 +113,11 @@ def front(preference: Sequence[float], costs: Costs, rule: Rule) -> list[Point]:
     found: list[Point] = []
     for n in range(0 if costs.head_shared else 1, len(order) + 1):
         wanted = tuple(1.0 if l in order[:n] else 0.0 for l in range(len(preference)))
-        fastest = _point(plan(Budget(blocks=n, memory=2**62), wanted, costs, rule), costs)
-        points = [fastest]
-        low = costs.head_only_peak + costs.reserve
-        for step in range(STEPS):
-            memory = low + (fastest.needs.memory_bytes - low) * step // STEPS
-            allocation = plan(Budget(blocks=n, memory=memory), wanted, costs, rule)
-            point = _point(allocation, costs)
-            if len(allocation.blocks) == n and point.needs.memory_bytes <= memory:
-                points.append(point)
-        found += points
+        least = _point(least_memory(order[:n], costs, rule), costs)
+        fastest = _point(plan(Budget(memory=2**62), wanted, costs, rule), costs)
+        low, high = least.needs.memory_bytes, fastest.needs.memory_bytes
+        between = [low + (high - low) * step // STEPS for step in range(1, STEPS)]
+        found += [least, fastest, *(_point(plan(Budget(memory=m), wanted, costs, rule), costs) for m in between)]
     different = list({_key(point): point for point in found}.values())
     return [point for point in different if not any(_beats(other, point) for other in different)]
 

@@ -110,6 +110,7 @@ def gpu_limit(device: torch.device, memory: int | None) -> Iterator[None]:
     if device.type != "cuda" or memory is None:
         yield
         return
+    torch.cuda.empty_cache()  # what earlier clients left would count as this one's
     total = torch.cuda.get_device_properties(device).total_memory
     fraction = min(1.0, (torch.cuda.memory_reserved(device) + memory) / total)
     torch.cuda.set_per_process_memory_fraction(fraction, device)

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedhello.allocation.bytes import needs
 from fedhello.client.activations import activation_policies
 from fedhello.client.memory import StepMemory
-from fedhello.data.batches import Batch
+from fedhello.data.batches import WINDOW, Batch
 from fedhello.model.adapter import LoraModel
 from fedhello.types import KEEP, Allocation, Costs, Policy, Role
 
@@ -213,10 +213,12 @@ def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Sha
     """
     ordered = np.sort(lengths)
     parts = np.array_split(ordered, -(-len(ordered) // batch_size))
-    return (len(parts[0]), int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
+    # A client with more than a window of samples meets full batches; see ``training_batches``.
+    widest = batch_size if len(ordered) > WINDOW * batch_size else len(parts[0])
+    return (widest, int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
 
 
-def measure_speed(model: LoraModel, costs: StepCosts) -> float:
+def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False) -> float:
     """Return about how many FLOP/s this machine reaches in training; the best of a few steps that train everything."""
     shape = (8, _longest(model))
     at = costs.at(shape, [shape])
@@ -224,10 +226,18 @@ def measure_speed(model: LoraModel, costs: StepCosts) -> float:
     everything = Allocation(tuple(range(L)))
     seconds = []
     for _ in range(3):
+        _finish(model)
         begin = time.perf_counter()
-        _step(model, range(L), _made_up(model, *shape), nullcontext())
+        _step(model, range(L), _made_up(model, *shape), nullcontext(), autocast)
+        _finish(model)
         seconds.append(time.perf_counter() - begin)
     return needs(at, everything).flops / min(seconds)
+
+
+def _finish(model: LoraModel) -> None:
+    """Wait until a GPU has done what it was told."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
 
 
 def _longest(model: LoraModel) -> int:

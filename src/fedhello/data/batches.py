@@ -143,12 +143,16 @@ def tokenise(texts: Sequence[str], labels: np.ndarray, tokenizer: Any, max_lengt
     return Examples(tokens, np.asarray(labels), int(tokenizer.pad_token_id)), int((whole > max_length).sum())
 
 
+WINDOW = 16
+"""Batches that samples are sorted by length within."""
+
+
 def training_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield one epoch's batches as positions: samples of like length together, batches in random order.
 
-    Samples are shuffled, ordered by length within windows of 16 batches, cut into batches whose sizes differ by at
-    most one, and the batches are shuffled. The widest batch comes first, so that a client that cannot hold it
-    finds out at once.
+    Samples are shuffled, ordered by length within windows of ``WINDOW`` batches, cut into batches whose sizes differ by
+    at most one, and the batches are shuffled. The widest batch comes first, so that a client that cannot hold it finds
+    out at once.
 
     Args:
         lengths: Tokens per sample, shape (n,), n ≥ 1.
@@ -156,7 +160,7 @@ def training_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Genera
         rng: The client's generator for this epoch.
     """
     shuffled = rng.permutation(len(lengths))
-    window = 16 * batch_size
+    window = WINDOW * batch_size
     batches: list[np.ndarray] = []
     for begin in range(0, len(shuffled), window):
         part = shuffled[begin : begin + window]

@@ -12,6 +12,7 @@ from fedhello.client.prediction import StepCosts
 from fedhello.client.training import Assignment, TrainingSettings, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import Expected, decode_update, encode_task, encode_tensors, encode_update
+from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import ClassSums, class_sums
@@ -76,6 +77,11 @@ class LocalEngine:
             try:
                 with gpu_limit(self.model.device, client.budget.memory):
                     values, metrics = local_training(self.model, work, self.settings)
+            except torch.OutOfMemoryError as error:
+                raise UpdateError(
+                    f"expected client {k} in round {t} to train within {client.budget.memory} bytes; the device has no "
+                    f"more: {str(error).splitlines()[0]} Lower train.batch_size or the tier's memory."
+                ) from error
             finally:
                 # What the server scores and saves next must not hold one client's private head.
                 self.model.write(self.initial_head if personal else {})

@@ -1,7 +1,6 @@
 """From budgets and data to a federation: who is in which tier, what training costs there, and who can take part."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -25,13 +24,13 @@ def assign_tiers(clients: int, tiers: Sequence[TierConfig]) -> tuple[int, ...]:
     return tuple(g for g, size in enumerate(sizes) for _ in range(size))
 
 
-def with_speeds(config: Config, model: LoraModel, costs: StepCosts | None, notes: list[str]) -> Config:
+def with_speeds(config: Config, model: LoraModel, costs: StepCosts | None, autocast: bool, notes: list[str]) -> Config:
     """Give the tiers that state seconds but no speed this machine's."""
     tiers = config.clients.tiers
     unknown = [g for g, tier in enumerate(tiers) if tier.seconds is not None and tier.speed is None]
     if not unknown or costs is None:
         return config
-    speed = measure_speed(model, costs)
+    speed = measure_speed(model, costs, autocast)
     notes.append(
         f"tiers {', '.join(map(str, unknown))} state seconds but no speed; planned with this machine's "
         f"{speed / 1e9:.0f} GFLOP/s, so another machine or moment may plan otherwise. Fix it with a tier's speed."
@@ -117,10 +116,12 @@ def _invited(
     notes: list[str],
 ) -> tuple[Client, ...]:
     """Return the clients that can train something; note who cannot, and why."""
-    rule, reasons = config.train.activations, []
-    unable = [g for g, one in enumerate(costs) if not needs(one, cheapest(one, rule)).within(budgets[g])]
+    rule = config.train.activations
+    reasons: list[str] = []
+    limited = [g for g, budget in enumerate(budgets) if not budget.counts_blocks_only]
+    unable = [g for g in limited if not needs(costs[g], cheapest(costs[g], rule)).within(budgets[g])]
     for g in unable:
-        batch = None if steps is None else _largest_batch(budgets[g], shapes[g][0], steps, rule)
+        batch = _largest_batch(budgets[g], shapes[g][0], steps, rule)
         reasons.append(_below_floor(g, budgets[g], costs[g], rule, batch))
     able = [client for client in everyone if client.tier not in unable]
     one_class = [c.id for c in able if config.train.loss == "restricted" and len(c.classes) < 2]
@@ -155,18 +156,20 @@ def _below_floor(tier: int, budget: Budget, costs: Costs, rule: Rule, batch: int
     floor = needs(costs, least)
     what = "the head alone" if not least.blocks else "the last block"
     seconds = "" if budget.speed is None else f", {floor.flops / budget.speed:.2g} s"
-    advice = "no batch size fits" if batch is None else f"train.batch_size={batch} would fit"
+    advice = "" if batch is None else f"; train.batch_size={batch} would fit"
     return (
         f"the budget of tier {tier} is below the floor, so its clients are left out: training {what} takes "
         f"{human_bytes(floor.memory_bytes)} of memory, {human_bytes(floor.upload_bytes)} of upload{seconds}; "
-        f"the budget is {budget_words(budget)}; {advice}"
+        f"the budget is {budget_words(budget)}{advice}"
     )
 
 
-def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts, rule: Rule) -> int | None:
-    """Return the largest batch, of samples as long as the widest one's, whose floor fits a budget but for its time."""
+def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts | None, rule: Rule) -> int | None:
+    """Return the largest batch, of samples as long as the widest one's, whose floor fits; None where none does."""
     for samples in range(widest[0] - 1, 0, -1):
-        costs = steps.at((samples, widest[1]))
-        if needs(costs, cheapest(costs, rule)).within(replace(budget, seconds=None)):
+        shape = samples, widest[1]
+        # A smaller batch needs less memory, hardly less time for all samples, and no less upload.
+        costs = None if steps is None else steps.at(shape, [shape] * -(-widest[0] // samples))
+        if costs is not None and needs(costs, cheapest(costs, rule)).within(budget):
             return samples
     return None

@@ -167,8 +167,10 @@ def _tier(session: Session, g: int) -> dict[str, Any]:
     if federation.costs:
         costs = federation.costs[g]
         found |= _predicted(draws, budget, costs)
-        # What was drawn is preferred to what was not; within each, blocks count alike.
-        preference = [2.0 if l in draws[0].blocks else 1.0 for l in range(federation.blocks)]
+        # A strategy that fits nothing to the budget prefers what it took to the rest.
+        preference = draws[0].preference or tuple(
+            2.0 if l in draws[0].blocks else 1.0 for l in range(federation.blocks)
+        )
         found["example"] = {
             "blocks": draws[0].blocks,
             "policies": draws[0].policies,

@@ -24,7 +24,7 @@ from fedhello.model.loading import load_classifier, resolve
 from fedhello.randomness import generator, integer_seed
 from fedhello.run.config import Config, DataConfig
 from fedhello.run.federation import federate, with_speeds
-from fedhello.types import KEEP, Federation
+from fedhello.types import KEEP, Federation, Policy
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def prepare(config: Config) -> Session:
     if settings.measure_process:
         return_memory_at_once()
     costs = _step_costs(config, model, settings)
-    config = with_speeds(config, model, costs, notes)
+    config = with_speeds(config, model, costs, settings.autocast == "bfloat16", notes)
     lengths = [examples.lengths()[part] for part in parts]
     federation, tier_of = federate(config, parts, data.labels, lengths, model, costs, notes)
     if method.uses_scores and not len(held_out.proxy):
@@ -198,15 +198,12 @@ def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, se
 
 def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) -> StepCosts | None:
     """Calibrate the model, unless nothing is to be predicted."""
+    policies = _used_policies(config, model)
     if not config.train.measure_memory and all(tier.counts_blocks_only for tier in config.clients.tiers):
         return None
     shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
     block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
-    options = OPTIONS[config.train.activations]
-    _check_recomputation(config, model)
-    counted = config.train.activations == "auto" and all(tier.counts_blocks_only for tier in config.clients.tiers)
-    policies = {KEEP} if counted else {KEEP, *options["trained"], *options["frozen"]}
-    costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=sorted(policies))
+    costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=policies)
     return replace(
         costs,
         head_bytes=0 if frozen else costs.head_bytes,
@@ -218,15 +215,18 @@ def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) ->
     )
 
 
-def _check_recomputation(config: Config, model: LoraModel) -> None:
-    counted = all(tier.counts_blocks_only for tier in config.clients.tiers)
+def _used_policies(config: Config, model: LoraModel) -> list[Policy]:
+    """Return the activation policies that allocations may use."""
     rule = config.train.activations
-    recomputes = any("recompute" in policies for policies in OPTIONS[rule].values())
-    if recomputes and not model.allows_recomputation and not (rule == "auto" and counted):
+    if rule == "auto" and all(tier.counts_blocks_only for tier in config.clients.tiers):
+        return [KEEP]  # nothing asks for less memory
+    used: set[Policy] = {KEEP, *OPTIONS[rule]["trained"], *OPTIONS[rule]["frozen"]}
+    if "recompute" in used and not model.allows_recomputation:
         raise ModelError(
             f"expected train.activations to be keep or compress, since {config.model.name} forbids recomputation "
             f"(supports_gradient_checkpointing is false); found {rule}"
         )
+    return sorted(used)
 
 
 def _training_settings(config: Config, device: torch.device, notes: list[str]) -> TrainingSettings:
