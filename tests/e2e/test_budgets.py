@@ -190,13 +190,12 @@ def test_recomputation_on_a_model_that_forbids_it(monkeypatch):
     prepare(load_config(None, ["data.proxy=20"]))
 
 
-@pytest.mark.parametrize("head", ["local", "frozen", "aggregate"])
 @pytest.mark.parametrize(
-    "tiers",
+    ("head", "tiers"),
     [
-        "[{share: 1, blocks: 2}]",
-        "[{share: 1/2, blocks: 2}, {share: 1/2, memory: 30MB}]",
-        "[{share: 1/2, upload: 200kB}, {share: 1/2, seconds: 9, speed: 9GFLOP/s}]",
+        ("local", "[{share: 1, blocks: 2}]"),
+        ("frozen", "[{share: 1/2, blocks: 2}, {share: 1/2, memory: 30MB}]"),
+        ("local", "[{share: 1/2, upload: 200kB}, {share: 1/2, seconds: 9, speed: 9GFLOP/s}]"),
     ],
 )
 def test_every_head_goes_with_every_budget(head, tiers):

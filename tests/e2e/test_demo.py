@@ -285,7 +285,7 @@ def test_plan_and_dry_run_train_and_write_nothing(tmp_path):
     result = command("plan", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     plan = json.loads(result.stdout)
-    assert [tier["blocks"] for tier in plan["tiers"]] == [2, 4, 6]
+    assert [tier["blocks"] for tier in plan["tiers"]] == [[2, 2], [4, 4], [6, 6]]
     assert sum(plan["tiers"][0]["frequency"]) == pytest.approx(2)
     assert plan["tiers"][2]["frequency"] == [1.0] * 6
     assert len(plan["clients"]) == 20
