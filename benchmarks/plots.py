@@ -47,26 +47,6 @@ def memory(figure: Any, results: list[dict[str, Any]]) -> None:
     axes.grid(alpha=0.3)
 
 
-def prediction(figure: Any, results: list[dict[str, Any]]) -> None:
-    """Predicted over measured peak, for every case."""
-    axes = figure.subplots()
-    rows = results[0]["rows"]
-    for name in dict.fromkeys((row["model"], row["variant"]) for row in rows):
-        chosen = [row for row in rows if (row["model"], row["variant"]) == name]
-        axes.plot(
-            [row["peak_bytes"] / 1e6 for row in chosen],
-            [100 * row["peak_error"] for row in chosen],
-            ".",
-            label=", ".join(name),
-        )
-    axes.axhspan(-10, 10, alpha=0.08)
-    axes.set_xscale("log")
-    axes.set_xlabel("measured peak (MB)")
-    axes.set_ylabel("error of the prediction (%)")
-    axes.legend(fontsize=6)
-    axes.grid(alpha=0.3)
-
-
 def fisher(figure: Any, results: list[dict[str, Any]]) -> None:
     """Seconds of both ways."""
     axes = figure.subplots()
@@ -123,7 +103,6 @@ def accuracy_per_byte(figure: Any, results: list[dict[str, Any]]) -> None:
 
 PICTURES: dict[str, tuple[list[str], Callable[[Any, list[dict[str, Any]]], None]]] = {
     "memory": (["memory_bert_base", "memory_vit_b16", "memory_minilm"], memory),
-    "prediction": (["prediction"], prediction),
     "fisher": (["fisher"], fisher),
     "throughput": (["throughput"], throughput),
     "resident": (["resident_minilm"], resident),
