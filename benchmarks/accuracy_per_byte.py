@@ -14,14 +14,13 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from typing import Any
 
+import runs
 from fedhello.allocation.bytes import needs
 from fedhello.run.config import load_config
-from fedhello.run.rounds import rounds, start
 from fedhello.run.session import Session, prepare
-from fedhello.run.summary import summarise, versions
+from fedhello.run.summary import versions
 from fedhello.types import Allocation
 
 DATA = {
@@ -95,12 +94,7 @@ def tiers(budgets: list[int], upload: int | None) -> list[str]:
 
 def play(overrides: list[str], seed: int) -> dict[str, Any]:
     """Run one configuration and return what it reached and took, per client and round."""
-    begin = time.perf_counter()
-    session = prepare(load_config(None, [*overrides, f"run.seed={seed}"]))
-    beginning = start(session)
-    results = [result for _, result in rounds(session, beginning.state)]
-    seconds = time.perf_counter() - begin
-    summary = summarise(session, beginning, results, wall_seconds=seconds, status="finished")
+    session, results, summary = runs.play(overrides, seed)
     reports = [report for result in results for report in result.record.clients]
     return summary | {
         "blocks": statistics.fmean(len(report.blocks) for report in reports),

@@ -10,12 +10,9 @@ import argparse
 import json
 import statistics
 import sys
-import time
 
-from fedhello.run.config import load_config
-from fedhello.run.rounds import rounds, start
-from fedhello.run.session import prepare
-from fedhello.run.summary import summarise, versions
+import runs
+from fedhello.run.summary import versions
 
 IID = "data.partition={kind: iid}"
 PLAIN = ["model.head=aggregate", "train.loss=cross_entropy"]
@@ -61,12 +58,7 @@ def main() -> None:
 
 def play(overrides: list[str], seed: int) -> dict[str, float]:
     """Run one configuration without a folder and return its summary."""
-    begin = time.perf_counter()
-    session = prepare(load_config(None, [*overrides, f"run.seed={seed}"]))
-    beginning = start(session)
-    results = [result for _, result in rounds(session, beginning.state)]
-    seconds = time.perf_counter() - begin
-    summary = summarise(session, beginning, results, wall_seconds=seconds, status="finished")
+    _, results, summary = runs.play(overrides, seed)
     last = [result.validation.accuracy for result in results[-5:]]
     return summary | {"validation_last_5": statistics.fmean(last)}
 

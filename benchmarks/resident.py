@@ -96,7 +96,7 @@ def child(name: str, case: str) -> dict[str, Any]:
 
 
 def published_semantics(model: Any, data: Any, batch_size: int) -> None:
-    """Train a deep copy with gradients for everything; blocks 0 to L/2 are "frozen" by a rate of zero."""
+    """Train a deep copy with gradients and optimiser for everything, at a rate of zero: it costs what any rate does."""
     copied = copy.deepcopy(model.module)
     parameters = dict(copied.named_parameters())
     trainable = [p for name, p in parameters.items() if "lora_" in name or "modules_to_save" in name]

@@ -133,7 +133,7 @@ def test_a_client_over_its_budget_is_recorded_and_planned_smaller(monkeypatch):
         return replace(
             costs,
             saved={kind: half(growth) for kind, growth in costs.saved.items()},
-            transient={kind: Peak(tuple(map(half, peak.moments))) for kind, peak in costs.transient.items()},
+            transient={kind: Peak(tuple(map(half, peak.pieces))) for kind, peak in costs.transient.items()},
         )
 
     monkeypatch.setattr("fedhello.run.session.calibrate", wrong)

@@ -71,16 +71,16 @@ class Growth:
 class Peak:
     """A peak, which is of one moment in small batches and may be of another in large ones: the largest of several."""
 
-    moments: tuple[Growth, ...]
+    pieces: tuple[Growth, ...]
 
     def at(self, shapes: Sequence[Shape]) -> int:
         """Return the sum over batches."""
-        return max(growth.at(shapes) for growth in self.moments)
+        return max(growth.at(shapes) for growth in self.pieces)
 
     @staticmethod
     def of(peaks: Iterable["Peak"]) -> "Peak":
         """Join peaks into one."""
-        return Peak(tuple(growth for peak in peaks for growth in peak.moments))
+        return Peak(tuple(growth for peak in peaks for growth in peak.pieces))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class StepCosts:
         outside: Bytes held outside the blocks.
         outside_head_only: The same where no block trains.
         head_only_peak: Peak of a step that trains no block.
-        flops: FLOPs a block adds to the forward pass.
+        flops: FLOPs a block adds beyond its forward pass.
         flops_outside: FLOPs of the forward pass, and of the head's backward.
         block_bytes: Per block, bytes of its LoRA factors.
         head_bytes: Bytes of the head that trains; 0 if it is frozen.

@@ -33,7 +33,7 @@ from fedhello.methods import METHODS
 from fedhello.model.adapter import ATTENTION_QV
 from fedhello.model.head import HeadPolicy
 from fedhello.run.complaints import nearest, sentence
-from fedhello.types import Rule
+from fedhello.types import Budget, Rule
 
 
 class _Section(BaseModel):
@@ -174,13 +174,13 @@ class TierConfig(_Section):
         return {key: value for key, value in handler(self).items() if value is not None}
 
     @property
-    def counts_blocks_only(self) -> bool:
-        """Whether it is a number of blocks and nothing else."""
-        return self.memory is None and self.upload is None and self.seconds is None
+    def budget(self) -> Budget:
+        """What a client of the tier can afford."""
+        return Budget(self.blocks, self.memory, self.upload, self.seconds, self.speed)
 
     @model_validator(mode="after")
     def _affords_something(self) -> "TierConfig":
-        if self.blocks is None and self.counts_blocks_only:
+        if self.blocks is None and self.budget.counts_blocks_only:
             raise ValueError("a tier needs blocks, memory, upload or seconds; found none of them")
         if self.speed is not None and self.seconds is None:
             raise ValueError("a tier's speed has a meaning only beside its seconds")

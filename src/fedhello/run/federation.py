@@ -78,7 +78,7 @@ def federate(
             f"expected every tier to have a client; of {len(parts)} clients, none falls into tier {empty[0]}. "
             "Raise data.clients or the tier's share."
         )
-    budgets = tuple(Budget(tier.blocks, tier.memory, tier.upload, tier.seconds, tier.speed) for tier in tiers)
+    budgets = tuple(tier.budget for tier in tiers)
     everyone = [
         Client(k, tier_of[k], budgets[tier_of[k]], len(part), tuple(np.unique(labels[part]).tolist()))
         for k, part in enumerate(parts)

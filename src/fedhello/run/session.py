@@ -199,7 +199,7 @@ def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, se
 def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) -> StepCosts | None:
     """Calibrate the model, unless nothing is to be predicted."""
     policies = _used_policies(config, model)
-    if not config.train.measure_memory and all(tier.counts_blocks_only for tier in config.clients.tiers):
+    if not config.train.measure_memory and all(tier.budget.counts_blocks_only for tier in config.clients.tiers):
         return None
     shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
     block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
@@ -218,7 +218,7 @@ def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) ->
 def _used_policies(config: Config, model: LoraModel) -> list[Policy]:
     """Return the activation policies that allocations may use."""
     rule = config.train.activations
-    if rule == "auto" and all(tier.counts_blocks_only for tier in config.clients.tiers):
+    if rule == "auto" and all(tier.budget.counts_blocks_only for tier in config.clients.tiers):
         return [KEEP]  # nothing asks for less memory
     used: set[Policy] = {KEEP, *OPTIONS[rule]["trained"], *OPTIONS[rule]["frozen"]}
     if "recompute" in used and not model.allows_recomputation:

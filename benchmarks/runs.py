@@ -1,0 +1,19 @@
+"""Runs without a folder, for the benchmarks that compare accuracies."""
+
+import time
+from typing import Any
+
+from fedhello.run.config import load_config
+from fedhello.run.rounds import RoundResult, rounds, start
+from fedhello.run.session import Session, prepare
+from fedhello.run.summary import summarise
+
+
+def play(overrides: list[str], seed: int) -> tuple[Session, list[RoundResult], dict[str, Any]]:
+    """Run one configuration of the demo and return its session, rounds and summary."""
+    begin = time.perf_counter()
+    session = prepare(load_config(None, [*overrides, f"run.seed={seed}"]))
+    beginning = start(session)
+    results = [result for _, result in rounds(session, beginning.state)]
+    seconds = time.perf_counter() - begin
+    return session, results, summarise(session, beginning, results, wall_seconds=seconds, status="finished")
