@@ -1,19 +1,21 @@
 """Accuracy under equal byte budgets: each pattern, Fisher scores and full training, on two data sets.
 
-    python benchmarks/accuracy_per_byte.py [--data demo|reviews] [--seeds 0,1,2] [--only NAME …]
+    python benchmarks/accuracy_per_byte.py [--data demo|reviews] [--seeds 0,1,2] [--only NAME …] [--resume FILE]
 
 Three tiers get a quarter, a half and the whole of the memory that training all blocks takes when every activation is
 kept (above the reserve; the same bytes for every row). ``demo`` is the embedded demo; ``reviews`` are 1,500 movie
 reviews of two sources as natural domains, cut to 32 tokens, in 10 rounds. Rows: the co-design, with recomputation where
 it is needed; without it (``keep``), where a budget admits only blocks near the output; with compression; and Fisher
 scores and the drawn patterns with an upload budget of 40 % beside the memory. Beside accuracy stand the blocks, the
-computation and the upload of each client's round, which is what training fewer blocks saves.
+computation and the upload of each client's round, which is what training fewer blocks saves. All rows take an hour and
+more; with ``--resume`` each is written to FILE when it is done, and those that FILE has are not run again.
 """
 
 import argparse
 import json
 import statistics
 import sys
+from pathlib import Path
 from typing import Any
 
 import runs
@@ -52,29 +54,52 @@ def main() -> None:
     parser.add_argument("--data", choices=list(DATA), default="demo")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--resume", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     common = DATA[arguments.data]
     budgets, upload = equal_budgets(common)
-    rows = []
-    for name in arguments.only:
-        limit = int(LESS_UPLOAD * upload) if name.endswith("upload") else None
-        runs = [play([*common, *tiers(budgets, limit), *ROWS[name]], seed) for seed in seeds]
-        accuracy = [run["mean_last_5"] for run in runs]
-        row: dict[str, Any] = {
-            "name": name,
-            "mean_last_5": statistics.fmean(accuracy),
-            "std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
-            "seeds": accuracy,
-            "start": statistics.fmean(run["start"] for run in runs),
-        }
-        for key in ("blocks", "relative_computation", "bytes_up", "over_budget", "train_seconds"):
-            row[key] = statistics.fmean(run[key] for run in runs)
-        row["tiers"] = [tier for run in runs[:1] for tier in run["tiers"]]
-        rows.append(row)
-        print({key: row[key] for key in row if key != "tiers"}, file=sys.stderr, flush=True)
     facts = {"data": arguments.data, "memory_budgets": budgets, "full_upload": upload, "seeds": seeds}
-    print(json.dumps({"benchmark": "accuracy_per_byte", **facts, "rows": rows, "versions": versions()}, indent=1))
+    result = {"benchmark": "accuracy_per_byte", **facts, "rows": recorded(arguments.resume, facts)}
+    for name in arguments.only:
+        if name in {row["name"] for row in result["rows"]}:
+            continue
+        limit = int(LESS_UPLOAD * upload) if name.endswith("upload") else None
+        row = measure(name, [*common, *tiers(budgets, limit), *ROWS[name]], seeds)
+        result["rows"] = sorted([*result["rows"], row], key=lambda row: list(ROWS).index(row["name"]))
+        result["versions"] = versions()
+        if arguments.resume is not None:
+            arguments.resume.write_text(json.dumps(result, indent=1))
+        print({key: row[key] for key in row if key != "tiers"}, file=sys.stderr, flush=True)
+    print(json.dumps(result, indent=1))
+
+
+def recorded(path: Path | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows that a file has; what it was measured for must be the same."""
+    if path is None or not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    for key, value in facts.items():
+        if found[key] != value:
+            sys.exit(f"{path} holds rows for {key} {found[key]}, but this run has {value}; give another file")
+    return found["rows"]
+
+
+def measure(name: str, overrides: list[str], seeds: list[int]) -> dict[str, Any]:
+    """Run one row with every seed."""
+    found = [play(overrides, seed) for seed in seeds]
+    accuracy = [run["mean_last_5"] for run in found]
+    row: dict[str, Any] = {
+        "name": name,
+        "mean_last_5": statistics.fmean(accuracy),
+        "std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
+        "seeds": accuracy,
+        "start": statistics.fmean(run["start"] for run in found),
+    }
+    for key in ("blocks", "relative_computation", "bytes_up", "over_budget", "train_seconds"):
+        row[key] = statistics.fmean(run[key] for run in found)
+    row["tiers"] = [tier for run in found[:1] for tier in run["tiers"]]
+    return row
 
 
 def equal_budgets(common: list[str]) -> tuple[list[int], int]:
