@@ -1,14 +1,15 @@
 import doctest
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fedhello import algorithm, randomness, words
+from fedhello.allocation import baselines, geometric, ranks
 from fedhello.allocation import bytes as bytes_module
-from fedhello.allocation import geometric
 from fedhello.methods import METHODS
-from fedhello.types import Adapter, Update
+from fedhello.types import Adapter, Budget, Update
 
 
 def number_adapter(blocks: int) -> Adapter:
@@ -21,17 +22,18 @@ def trainer(federation, log=None):
     """Training that adds the client's id plus one to whatever is allocated."""
     samples = {client.id: client.samples for client in federation.clients}
 
-    def train(adapter, allocations, t):
-        if log is not None:
-            log.append((t, dict(allocations)))
-        for k in sorted(allocations):
-            names = adapter.names(allocations[k])
+    def train(tasks):
+        for task in tasks:
+            k, t, adapter = task.client, task.round, task.adapter
+            if log is not None:
+                log.append((t, k, task.allocation))
+            names = adapter.names(task.allocation)
             yield Update(k, t, samples[k], {n: adapter.tensors[n] + k + 1 for n in names}, {"loss": 0.0, "batches": 1})
 
     return train
 
 
-@pytest.mark.parametrize("module", [algorithm, geometric, bytes_module, randomness, words])
+@pytest.mark.parametrize("module", [algorithm, baselines, geometric, ranks, bytes_module, randomness, words])
 def test_examples_in_docstrings_are_true(module):
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0
@@ -106,17 +108,34 @@ def test_sampling_is_without_replacement_sorted_and_fair(federation):
     assert max(counts) - min(counts) < 80  # 400 ± 5 standard deviations of 15.5
 
 
+def factor_adapter(blocks: int, R: int = 6) -> Adapter:
+    """One targeted module per block, with factors of rank R, and a head."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"layer.{b}.q.lora_A.weight": torch.randn(R, 5, generator=generator) for b in range(blocks)}
+    tensors |= {f"layer.{b}.q.lora_B.weight": torch.zeros(7, R) for b in range(blocks)}
+    tensors["head"] = torch.zeros(1)
+    return Adapter(tensors, {n: None if n == "head" else int(n.split(".")[1]) for n in tensors})
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_repeats_bit_for_bit_and_differs_by_seed(name, federation):
     def play(seed):
         world = federation([1, 2, 3, 4, 5, 6], blocks=6, clients_per_round=3, seed=seed)
-        state, seen = algorithm.init(number_adapter(6)), []
+        tiers = tuple(Budget(blocks=c, rank=c) for c in range(1, 7))
+        clients = tuple(replace(k, budget=tiers[k.tier]) for k in world.clients)
+        world = replace(world, tiers=tiers, clients=clients, rank=6)
+        state, seen = algorithm.init(factor_adapter(6)), []
         for _ in range(15):
             state, record = algorithm.round(
-                state, world, METHODS[name].bind(), trainer(world), lambda _: (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+                state,
+                world,
+                METHODS[name].bind(),
+                trainer(world),
+                lambda _: (1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+                lambda models, how, t: models,
             )
             seen.append(record)
-        return {n: float(v) for n, v in state.adapter.tensors.items()}, seen
+        return {n: v.tolist() for n, v in (state.adapter.tensors | state.memory).items()}, seen
 
     assert play(0) == play(0)
     assert play(0) != play(1)
@@ -144,7 +163,7 @@ def test_the_table_of_methods_is_complete():
         assert method.name == name
         assert method.paper
         assert method.summary
-        assert "weighting" in method.options.model_fields
+        assert method.options()  # every option has a default
 
 
 def test_options_of_one_name_must_agree():

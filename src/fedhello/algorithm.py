@@ -9,8 +9,9 @@
                  for each layer l: θ_lᵗ⁺¹ ← weighted mean of θ_{k,l} over C_l = {k ∈ S_t : l ∈ m_k},
                                    θ_lᵗ⁺¹ ← θ_lᵗ where C_l is empty
 
-What HLA and the mean are is the method's choice (``fedhello.methods``); how clients are reached is the
-engine's (``fedhello.engine``). This file knows neither a model nor a disk, a network or a terminal.
+What HLA and the mean are is the method's choice (``fedhello.methods``), and so is the part of θᵗ that a client gets
+where ranks differ; how clients are reached is the engine's (``fedhello.engine``). This file knows neither a model nor
+a disk, a network or a terminal.
 
 Example: two blocks of one number each, two clients, and "training" that adds the client's id plus one.
 
@@ -21,10 +22,11 @@ Example: two blocks of one number each, two clients, and "training" that adds th
     >>> small, large = Budget(blocks=1), Budget(blocks=2)
     >>> clients = (Client(0, 0, small, samples=3), Client(1, 1, large, samples=1))
     >>> federation = Federation(clients, (small, large), blocks=2, clients_per_round=2, seed=0)
-    >>> def train(adapter, allocations, t):
-    ...     for k, m_k in allocations.items():
-    ...         values = {name: adapter.tensors[name] + k + 1 for name in adapter.names(m_k)}
-    ...         yield Update(client=k, round=t, samples=clients[k].samples, tensors=values)
+    >>> def train(tasks):
+    ...     for task in tasks:
+    ...         k, names = task.client, task.adapter.names(task.allocation)
+    ...         values = {name: task.adapter.tensors[name] + k + 1 for name in names}
+    ...         yield Update(client=k, round=task.round, samples=clients[k].samples, tensors=values)
     >>> method = METHODS["gd-hla"].bind(pattern="triangle")
     >>> state, record = round(init(theta), federation, method, train, score=None)
     >>> [float(state.adapter.tensors[name]) for name in ("a", "b")], record.contributors
@@ -34,7 +36,6 @@ Block 0 is the mean over both clients, (3·1 + 1·2)/4; block 1 was trained by c
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from fedhello.allocation.bytes import measured_excess
 from fedhello.methods import BoundMethod
@@ -44,15 +45,18 @@ from fedhello.types import (
     Allocation,
     Client,
     ClientReport,
+    Context,
+    Distil,
     Federation,
     RoundRecord,
     RunState,
     Situation,
+    Task,
     Update,
 )
 
-Train = Callable[[Adapter, Mapping[int, Allocation], int], Iterable[Update]]
-"""LocalTraining on every client of a round: (θ, client → m_k, t) → updates in ascending client id."""
+Train = Callable[[Iterable[Task]], Iterable[Update]]
+"""LocalTraining on every client of a round: tasks (θ_k, m_k, t) in ascending client id → updates in the same order."""
 
 Score = Callable[[Adapter], tuple[float, ...]]
 """Γ: one Fisher score per block under θ, from the server's proxy set; length L."""
@@ -64,7 +68,12 @@ def init(adapter: Adapter) -> RunState:
 
 
 def round(
-    state: RunState, federation: Federation, method: BoundMethod, train: Train, score: Score | None
+    state: RunState,
+    federation: Federation,
+    method: BoundMethod,
+    train: Train,
+    score: Score | None,
+    distil: Distil | None = None,
 ) -> tuple[RunState, RoundRecord]:
     """Play one round of Algorithm 1.
 
@@ -74,6 +83,7 @@ def round(
         method: The strategies for m_k and for the mean, with their options.
         train: Reaches the clients; see ``Train``.
         score: Computes Γ; may be None for a method that never asks for it.
+        distil: Reaches the server's public set; None if there is none.
 
     Returns:
         The state after the round, and the record of what happened in it.
@@ -86,16 +96,20 @@ def round(
         raise ValueError(f"{method.name} asks for Fisher scores in round {t}, but no score function was given")
     Γ = score(θ) if scored and score is not None else state.scores
 
-    m = {k.id: method.allocate(Situation(k, federation, t, Γ, state.excess.get(k.id, 1.0))) for k in S_t}
+    at = {k.id: Situation(k, federation, t, Γ, state.excess.get(k.id, 1.0), state.memory) for k in S_t}
+    chosen = {k: method.allocate(situation) for k, situation in at.items()}
+    m = {k: m_k for k, m_k in chosen.items() if m_k is not None}  # the others sit this round out
 
     reports: list[ClientReport] = []
-    updates = _reported(train(θ, m, t), S_t, m, reports)
-    θ_next = method.aggregate(θ, updates)
+    tasks = (method.send(θ, m_k, at[k]) for k, m_k in m.items())
+    updates = _reported(train(tasks), S_t, m, reports)
+    θ_next = method.aggregate(Context(θ, federation, t, m, state.memory, distil), updates)
 
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.blocks))
     over_budget = measured_excess(federation, reports, state.excess)
     record = RoundRecord(t, tuple(reports), contributors, Γ, scored, tuple(over_budget))
-    return replace(state, round=t + 1, adapter=θ_next, scores=Γ, excess={**state.excess, **over_budget}), record
+    excess = {**state.excess, **over_budget}
+    return RunState(t + 1, θ_next.adapter, Γ, excess, θ_next.memory), record
 
 
 def sample_clients(federation: Federation, round: int) -> tuple[Client, ...]:
@@ -115,5 +129,6 @@ def _reported(
     tier = {k.id: k.tier for k in S_t}
     for u in updates:
         k, a = u.client, m[u.client]
-        reports.append(ClientReport(k, tier[k], a.blocks, a.policies, u.samples, u.metrics, u.bytes_down, u.bytes_up))
+        sizes = (u.bytes_down, u.bytes_up)
+        reports.append(ClientReport(k, tier[k], a.blocks, a.policies, u.samples, u.metrics, *sizes, a.ranks))
         yield u

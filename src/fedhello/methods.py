@@ -6,21 +6,73 @@ from the function's signature.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from fedhello.aggregation.layerwise import average_layerwise
+from fedhello.aggregation.padding import average_by_norm, average_padded, average_replicated
+from fedhello.aggregation.product import (
+    average_corrected,
+    average_partitions,
+    average_products,
+    average_rebalanced,
+    average_with_residual,
+)
+from fedhello.aggregation.separate import (
+    distil_between_ranks,
+    keep_own_models,
+    models_by_client,
+    models_by_rank,
+    send_model_of_rank,
+    send_own_model,
+)
+from fedhello.aggregation.stacking import stack, stack_fits
+from fedhello.allocation import baselines, ranks
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import gd_hla, rgd_hla
 from fedhello.allocation.schedule import after_warmup, fed_hello, never, periodically
-from fedhello.types import Adapter, Aggregator, Allocation, Allocator, Situation, Update
+from fedhello.client.loss import plain, tail_regulariser
+from fedhello.factors import send_folded, send_part, send_without_A
+from fedhello.types import (
+    Adapter,
+    Aggregator,
+    Allocation,
+    Allocator,
+    Context,
+    Federation,
+    Outcome,
+    RunState,
+    Sender,
+    Situation,
+    Task,
+    Update,
+)
 
 ScoreSchedule = Callable[[int], bool]
 """Whether Fisher scores are computed anew in round t."""
+
+
+LocalOptions = Callable[..., Mapping[str, Any]]
+"""Settings of local training that a method changes, from its options; see ``TrainingSettings``."""
+
+Models = Callable[[RunState, Federation], Mapping[str, Adapter]]
+"""The models that a run leads to, by name; accuracies are means over them."""
+
+Check = Callable[[Federation, Adapter], str | None]
+"""What keeps a method from running in a federation, as a sentence; None if nothing does."""
+
+
+def the_global_model(state: RunState, federation: Federation) -> dict[str, Adapter]:
+    """Return the one model that most methods lead to."""
+    return {"": state.adapter}
+
+
+def runs_anywhere(federation: Federation, adapter: Adapter) -> None:
+    """For methods that ask for nothing special."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +80,12 @@ class BoundMethod:
     """A method with its options filled in, as Algorithm 1 uses it."""
 
     name: str
-    allocate: Callable[[Situation], Allocation]
-    aggregate: Callable[[Adapter, Iterable[Update]], Adapter]
+    allocate: Callable[[Situation], Allocation | None]
+    send: Callable[[Adapter, Allocation, Situation], Task]
+    aggregate: Callable[[Context, Iterable[Update]], Outcome]
     scores_due: Callable[[int], bool]
+    models: Models
+    local: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,7 +98,14 @@ class Method:
         paper: Where it comes from.
         allocate: Who trains what.
         aggregate: How updates combine.
+        allocates: Whether a tier's budget counts ``blocks`` or ``ranks``, or ``either`` serves.
+        send: What a client starts from.
         scores_due: When Fisher scores are computed anew.
+        local: What it changes in local training.
+        models: The models that it leads to.
+        check: What keeps it from running.
+        pooled: Whether one client holds everybody's data, as no federation could.
+        distils: Whether it needs a public set.
     """
 
     name: str
@@ -51,7 +113,19 @@ class Method:
     paper: str
     allocate: Allocator
     aggregate: Aggregator = average_layerwise
+    allocates: Literal["blocks", "ranks", "either"] = "blocks"
+    send: Sender = send_part
     scores_due: ScoreSchedule = never
+    local: LocalOptions = plain
+    models: Models = the_global_model
+    check: Check = runs_anywhere
+    pooled: bool = False
+    distils: bool = False
+
+    @property
+    def averages_layerwise(self) -> bool:
+        """Whether updates combine as in Fed-HeLLo."""
+        return getattr(self.aggregate, "func", self.aggregate) is average_layerwise
 
     @property
     def uses_scores(self) -> bool:
@@ -62,7 +136,7 @@ class Method:
     def options(self) -> type[BaseModel]:
         """A pydantic model of the method's options: the keyword-only parameters of its functions."""
         fields: dict[str, Any] = {}
-        for function in (self.allocate, self.aggregate, self.scores_due):
+        for function in (self.allocate, self.send, self.aggregate, self.scores_due, self.local):
             for p in _options_of(function):
                 field = (p.annotation, p.default)
                 if p.default is p.empty or fields.setdefault(p.name, field) != field:
@@ -86,7 +160,15 @@ class Method:
         def fill(function: Callable[..., Any]) -> Callable[..., Any]:
             return partial(function, **{p.name: values[p.name] for p in _options_of(function)})
 
-        return BoundMethod(self.name, fill(self.allocate), fill(self.aggregate), fill(self.scores_due))
+        return BoundMethod(
+            name=self.name,
+            allocate=fill(self.allocate),
+            send=fill(self.send),
+            aggregate=fill(self.aggregate),
+            scores_due=fill(self.scores_due),
+            models=self.models,
+            local=fill(self.local)(),
+        )
 
 
 def _options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -95,35 +177,215 @@ def _options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 _FED_HELLO = "Zhang et al., Fed-HeLLo, IEEE TNNLS 36(10), 2025, arXiv 2506.12213"
+_HELORA = "Fan et al., HeLoRA, ACM TOIT 25(2), 2025"
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method(
-            name="fed-hello",
-            summary="randomised geometric warm start, then Fisher scores (the paper's co-design)",
-            paper=f"{_FED_HELLO}, Algorithm 1",
-            allocate=fed_hello,
-            scores_due=after_warmup,
-        ),
-        Method(
-            name="fim-hla",
-            summary="blocks drawn by Fisher score, recomputed every `refresh` rounds",
-            paper=f"{_FED_HELLO}, FIM-HLA",
-            allocate=fim_hla,
-            scores_due=periodically,
-        ),
-        Method(
-            name="gd-hla",
-            summary="each client keeps the blocks of a geometric pattern",
-            paper=f"{_FED_HELLO}, GD-HLA",
-            allocate=gd_hla,
-        ),
-        Method(
-            name="rgd-hla",
-            summary="blocks drawn anew each round from a geometric pattern",
-            paper=f"{_FED_HELLO}, RGD-HLA",
-            allocate=rgd_hla,
-        ),
-    )
-}
+_ROWS = (
+    Method(
+        name="fed-hello",
+        summary="randomised geometric warm start, then Fisher scores (the paper's co-design)",
+        paper=f"{_FED_HELLO}, Algorithm 1",
+        allocate=fed_hello,
+        scores_due=after_warmup,
+    ),
+    Method(
+        name="fim-hla",
+        summary="blocks drawn by Fisher score, recomputed every `refresh` rounds",
+        paper=f"{_FED_HELLO}, FIM-HLA",
+        allocate=fim_hla,
+        scores_due=periodically,
+    ),
+    Method(
+        name="gd-hla",
+        summary="each client keeps the blocks of a geometric pattern",
+        paper=f"{_FED_HELLO}, GD-HLA",
+        allocate=gd_hla,
+    ),
+    Method(
+        name="rgd-hla",
+        summary="blocks drawn anew each round from a geometric pattern",
+        paper=f"{_FED_HELLO}, RGD-HLA",
+        allocate=rgd_hla,
+    ),
+    Method(
+        name="helora-pad",
+        summary="lower ranks padded by context, weights that grow with the rank",
+        paper=f"{_HELORA}, HeLoRA-Pad",
+        allocate=ranks.own_rank,
+        allocates="ranks",
+        aggregate=average_padded,
+    ),
+    Method(
+        name="helora-kd",
+        summary="one model per rank; they learn from each other on a public set",
+        paper=f"{_HELORA}, HeLoRA-KD",
+        allocate=ranks.own_rank,
+        allocates="ranks",
+        send=send_model_of_rank,
+        aggregate=distil_between_ranks,
+        models=models_by_rank,
+        distils=True,
+    ),
+    Method(
+        name="fedit",
+        summary="FedAvg of LoRA; here all clients at the rank that the weakest affords",
+        paper="Zhang et al., FedIT, ICASSP 2024, arXiv 2305.05644",
+        allocate=ranks.common_rank,
+        allocates="ranks",
+    ),
+    Method(
+        name="exclusive",
+        summary="only clients that can train everything take part",
+        paper=f"{_FED_HELLO}, baseline",
+        allocate=baselines.only_the_able,
+        allocates="either",
+    ),
+    Method(
+        name="straggler",
+        summary="every client trains as many blocks as the weakest can, evenly spread",
+        paper=f"{_FED_HELLO}, baseline",
+        allocate=baselines.weakest_for_all,
+    ),
+    Method(
+        name="full",
+        summary="every client trains everything, whatever its budget: a reference, not an option",
+        paper="McMahan et al., FedAvg, AISTATS 2017, on LoRA factors",
+        allocate=baselines.everything,
+        allocates="either",
+    ),
+    Method(
+        name="local-only",
+        summary="every client keeps its own model: what taking part must beat",
+        paper="reference",
+        allocate=baselines.within_budget,
+        send=send_own_model,
+        aggregate=keep_own_models,
+        models=models_by_client,
+    ),
+    Method(
+        name="centralised",
+        summary="one client holds all data and trains on as many samples per round: the upper bound",
+        paper="reference",
+        allocate=baselines.everything,
+        allocates="either",
+        pooled=True,
+    ),
+    Method(
+        name="fedra",
+        summary="clients hold random sub-models: the other blocks do not exist there",
+        paper="Su et al., FedRA, ECCV 2024, arXiv 2311.11227",
+        allocate=baselines.random_sub_model,
+        aggregate=partial(average_layerwise, weighting="clients"),
+    ),
+    Method(
+        name="fedra-mask",
+        summary="random blocks train, the others are frozen (what Fed-HeLLo compares with as FedRA)",
+        paper="Su et al., FedRA, as in Fed-HeLLo's logs",
+        allocate=baselines.random_blocks,
+        aggregate=partial(average_layerwise, weighting="clients"),
+    ),
+    Method(
+        name="legend",
+        summary="the last blocks, ranks growing towards the output",
+        paper="Liu et al., LEGEND, arXiv 2412.20004",
+        allocate=baselines.last_blocks,
+    ),
+    Method(
+        name="hetlora",
+        summary="zero padding, weights by norm, tails regularised and pruned",
+        paper="Cho et al., HetLoRA, EMNLP 2024, arXiv 2401.06432",
+        allocate=ranks.pruned_rank,
+        allocates="ranks",
+        aggregate=average_by_norm,
+        local=tail_regulariser,
+    ),
+    Method(
+        name="flexlora",
+        summary="products averaged, factored anew by SVD",
+        paper="Bai et al., FlexLoRA, NeurIPS 2024, arXiv 2402.11505",
+        allocate=ranks.own_rank,
+        allocates="ranks",
+        aggregate=average_products,
+    ),
+    Method(
+        name="raflora",
+        summary="products averaged per partition of the ranks over those who hold it, then SVD",
+        paper="raFLoRA, arXiv 2602.13486",
+        allocate=ranks.own_rank,
+        allocates="ranks",
+        aggregate=average_partitions,
+    ),
+    Method(
+        name="rbla",
+        summary="each component averaged over the clients that hold it",
+        paper="Tavallaie & Nazemi, RBLA, arXiv 2408.08699",
+        allocate=ranks.own_rank,
+        allocates="ranks",
+    ),
+    Method(
+        name="replication",
+        summary="missing components copied from the clients of highest rank",
+        paper="Koo et al., arXiv 2406.17477",
+        allocate=ranks.own_rank,
+        allocates="ranks",
+        aggregate=average_replicated,
+    ),
+    Method(
+        name="hralora",
+        summary="ranks per block by Fisher score, A and B in turn, balanced by SVD",
+        paper="HRALoRA, CCGrid 2026",
+        allocate=ranks.ranks_by_fisher,
+        allocates="ranks",
+        aggregate=average_rebalanced,
+        scores_due=periodically,
+    ),
+    Method(
+        name="fed-plora",
+        summary="random rank-1 components train, the others are folded into the base",
+        paper="Fed-PLoRA, ICLR 2026, arXiv 2602.16936",
+        allocate=ranks.random_components,
+        allocates="ranks",
+        send=send_folded,
+    ),
+    Method(
+        name="flora",
+        summary="factors stacked and merged into the base; exact",
+        paper="Wang et al., FLoRA, NeurIPS 2024, arXiv 2409.05976",
+        allocate=ranks.own_rank,
+        allocates="ranks",
+        aggregate=stack,
+        check=stack_fits,
+    ),
+    Method(
+        name="ffa-lora",
+        summary="A is random and frozen, B trains; exact",
+        paper="Sun et al., FFA-LoRA, ICLR 2024, arXiv 2403.12313",
+        allocate=ranks.common_rank_B,
+        allocates="ranks",
+        send=send_without_A,
+    ),
+    Method(
+        name="rolora",
+        summary="B and A train in turn; exact",
+        paper="Chen et al., RoLoRA, arXiv 2502.01755",
+        allocate=ranks.common_rank_alternating,
+        allocates="ranks",
+    ),
+    Method(
+        name="fedex-lora",
+        summary="factors averaged, what their product misses is merged into the base; exact",
+        paper="Singhal et al., FedEx-LoRA, arXiv 2410.09432",
+        allocate=ranks.common_rank,
+        allocates="ranks",
+        aggregate=average_with_residual,
+    ),
+    Method(
+        name="lora-fair",
+        summary="factors averaged, B corrected on the server",
+        paper="Bian et al., LoRA-FAIR, ICCV 2025, arXiv 2411.14961",
+        allocate=ranks.common_rank,
+        allocates="ranks",
+        aggregate=average_corrected,
+    ),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _ROWS}

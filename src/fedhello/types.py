@@ -1,7 +1,7 @@
 """The values that travel through fedhello: small, frozen, free of any engine, disk or model code."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,6 +18,9 @@ Role = Literal["lowest", "trained", "frozen"]
 """A block's part in backward: the lowest trained one (nothing asks for the gradient of its input), another trained
 one, or a frozen one that backward must pass. Blocks below the lowest have none."""
 
+Factors = Literal["A", "B", "AB"]
+"""Which LoRA factors train."""
+
 Rule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
 """Which policies a run allows; see ``fedhello.allocation.bytes``."""
 
@@ -27,7 +30,9 @@ class Budget:
     """What a client can afford. A limit that is None does not bind; at least one is given.
 
     Attributes:
-        blocks: How many blocks it may train (the papers' capacity c), 0 ≤ blocks ≤ L. 0 trains the head only.
+        blocks: How many blocks it may train (the papers' capacity c), 0 ≤ blocks ≤ L. 0 trains the head only. For
+            methods that allocate blocks.
+        rank: The highest LoRA rank it may train (the papers' r_k), 1 ≤ rank ≤ R. For methods that allocate ranks.
         memory: Bytes that training may take at most, above the loaded model.
         upload: Bytes that it may send per round.
         seconds: Seconds of training per round.
@@ -39,10 +44,11 @@ class Budget:
     upload: int | None = None
     seconds: float | None = None
     speed: float | None = None
+    rank: int | None = None
 
     @property
-    def counts_blocks_only(self) -> bool:
-        """Whether it is a number of blocks and nothing else, as in the papers."""
+    def only_counts(self) -> bool:
+        """Whether it is a number of blocks or a rank and nothing else, as in the papers."""
         return self.memory is None and self.upload is None and self.seconds is None
 
 
@@ -58,13 +64,14 @@ class Costs:
         head_only_peak: Peak bytes of a step that trains no block.
         flops: FLOPs that a block adds to a round beyond its forward pass, by policy and role.
         flops_outside: FLOPs of a round outside that: the forward pass of everything, and the head.
-        block_bytes: Per block, bytes of its LoRA factors; length L.
+        block_bytes: Per block, bytes of its LoRA factors at full rank; length L.
         reserve: Bytes kept free for what no tensor accounts for: operators' scratch memory, the allocator's waste.
         head_bytes: Bytes of the head that trains with the blocks; 0 if it is frozen.
         head_shared: Whether the head is uploaded, so that a client may train it alone.
         moments: How many values the optimiser keeps per trained value between steps.
         block_upload: Per block, bytes on the wire, at most; length L.
         fixed_upload: Bytes on the wire of an update without a block, at most.
+        rank: R, the rank that ``block_bytes`` and ``block_upload`` are for.
     """
 
     saved: Mapping[tuple[Policy, Role], int] = field(hash=False)
@@ -81,6 +88,23 @@ class Costs:
     moments: int
     block_upload: tuple[int, ...]
     fixed_upload: int
+    rank: int = 1
+
+    def at_rank(self, rank: int) -> "Costs":
+        """Return the costs of factors of another rank: their bytes and the upload's; activations are indifferent."""
+        if rank == self.rank:
+            return self
+        less = tuple(size - size * rank // self.rank for size in self.block_bytes)
+        return replace(
+            self,
+            block_bytes=tuple(size - saved for size, saved in zip(self.block_bytes, less, strict=True)),
+            block_upload=tuple(size - saved for size, saved in zip(self.block_upload, less, strict=True)),
+            rank=rank,
+        )
+
+    def of_blocks(self, count: int) -> "Costs":
+        """Return the costs of a sub-model of so many of the blocks."""
+        return replace(self, block_bytes=self.block_bytes[:count], block_upload=self.block_upload[:count])
 
 
 @dataclass(frozen=True)
@@ -114,6 +138,8 @@ class Federation:
         seed: Source of every random choice.
         rule: Which activation policies allocations may use.
         costs: Per tier, what training takes on the largest of its clients' data; empty where nothing is predicted.
+        rank: R, the rank of the global adapter.
+        scale: s, the LoRA scale, the same for all ranks: h = W₀x + s·B A x.
     """
 
     clients: tuple[Client, ...]
@@ -123,6 +149,8 @@ class Federation:
     seed: int
     rule: Rule = "keep"
     costs: tuple[Costs, ...] = ()
+    rank: int = 1
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -135,11 +163,31 @@ class Allocation:
         policies: What each block does with its activations, length L; empty keeps them all.
         preference: How much the method preferred each block when it was fitted to the budget, length L; empty where
             nothing was fitted. It explains the allocation and is no part of it.
+        ranks: r_l, the rank that the client holds of each block, length L; empty for the full rank R everywhere.
+        components: Which of the R rank-1 components the client trains, ascending, the same in every block; empty for
+            the first r_l.
+        factors: Which factors train.
+        absent: Blocks that the client's sub-model leaves out altogether, ascending.
     """
 
     blocks: tuple[int, ...]
     policies: tuple[Policy, ...] = ()
     preference: tuple[float, ...] = field(default=(), compare=False)
+    ranks: tuple[int, ...] = ()
+    components: tuple[int, ...] = ()
+    factors: Factors = "AB"
+    absent: tuple[int, ...] = ()
+
+    def held(self, block: int, R: int) -> tuple[int, ...]:
+        """Return the components of a block that the client holds, ascending."""
+        return self.components or tuple(range(self.ranks[block] if self.ranks else R))
+
+
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+"""How the names of factors end; what is before names the targeted module."""
+
+MERGED_A, MERGED_B = ".merged_A.weight", ".merged_B.weight"
+"""The same for a product B·A (scale included) that clients add to the frozen weight of the module."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +196,8 @@ class Adapter:
 
     Attributes:
         tensors: Name → value. ``….lora_A.weight`` is A of shape (r, d_in), ``….lora_B.weight`` is B of shape
-            (d_out, r); the head's weight is (classes, d) and its bias (classes,).
+            (d_out, r); the head's weight is (classes, d) and its bias (classes,). ``….merged_A.weight`` and
+            ``….merged_B.weight`` are of some shape (m, d_in) and (d_out, m) and never train.
         block_of: Name → block, or None for the head. Same keys.
     """
 
@@ -158,7 +207,52 @@ class Adapter:
     def names(self, allocation: Allocation) -> tuple[str, ...]:
         """Return the names of the tensors that train, and are uploaded, under an allocation; sorted."""
         allocated = set(allocation.blocks)
-        return tuple(sorted(n for n, block in self.block_of.items() if block is None or block in allocated))
+        frozen = [MERGED_A, MERGED_B]
+        frozen += [LORA_A] if allocation.factors == "B" else [LORA_B] if allocation.factors == "A" else []
+        return tuple(
+            sorted(
+                n
+                for n, block in self.block_of.items()
+                if block is None or (block in allocated and not n.endswith(tuple(frozen)))
+            )
+        )
+
+    @property
+    def modules(self) -> dict[str, int]:
+        """The targeted modules, by the start of their factors' names, each with its block; sorted."""
+        names = sorted(name for name in self.tensors if name.endswith(LORA_A))
+        return {name.removesuffix(LORA_A): self.block_of[name] or 0 for name in names}
+
+    @property
+    def rank(self) -> int:
+        """R, the rank of its factors."""
+        return max(self.tensors[module + LORA_A].shape[0] for module in self.modules)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Adapter":
+        """Return the adapter with some values replaced, and products to be merged added to their module's block."""
+        block_of = dict(self.block_of)
+        for name in tensors.keys() - block_of.keys():
+            block_of[name] = block_of[name.removesuffix(MERGED_A).removesuffix(MERGED_B) + LORA_A]
+        return Adapter({**self.tensors, **tensors}, block_of)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one client is asked to do in one round.
+
+    Attributes:
+        client: Its id.
+        round: t.
+        allocation: m_k.
+        adapter: θ_k, what it starts from: the global adapter or the client's part of it.
+        known: Names of the tensors that it knows already, so that they need not travel.
+    """
+
+    client: int
+    round: int
+    allocation: Allocation
+    adapter: Adapter
+    known: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -196,6 +290,7 @@ class ClientReport:
     metrics: Mapping[str, float]
     bytes_down: int
     bytes_up: int
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -228,12 +323,14 @@ class RunState:
         adapter: θ, the global adapter.
         scores: Γ of the last Fisher scoring, length L; None before the first.
         excess: Client → how many times its predicted peak it was seen to need, for those that went over budget.
+        memory: Name → value: what the method remembers besides, such as one model per rank.
     """
 
     round: int
     adapter: Adapter
     scores: tuple[float, ...] | None = None
     excess: Mapping[int, float] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -246,6 +343,7 @@ class Situation:
         round: t, from 0.
         scores: Γ of the last Fisher scoring, or None.
         excess: How many times its predicted peak this client was seen to need when it went over budget; else 1.
+        memory: What the method remembers.
     """
 
     client: Client
@@ -253,6 +351,7 @@ class Situation:
     round: int
     scores: tuple[float, ...] | None = None
     excess: float = 1.0
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rng(self) -> np.random.Generator:
         """Return this client's generator for this round's allocation."""
@@ -262,14 +361,83 @@ class Situation:
 class Allocator(Protocol):
     """Decides what one client trains in one round; keyword-only parameters are the method's options."""
 
-    def __call__(self, situation: Situation) -> Allocation:
-        """Return the client's allocation."""
+    def __call__(self, situation: Situation) -> Allocation | None:
+        """Return the client's allocation; None if it sits this round out."""
         ...
 
 
-class Aggregator(Protocol):
-    """Combines updates, which arrive one by one in ascending client id, into the next adapter."""
+class Sender(Protocol):
+    """Decides what a client starts from; keyword-only parameters are the method's options."""
 
-    def __call__(self, adapter: Adapter, updates: Iterable[Update]) -> Adapter:
-        """Return the next global adapter."""
+    def __call__(self, adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+        """Return the client's task."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round leads to: the next global adapter, and what the method remembers."""
+
+    adapter: Adapter
+    memory: Mapping[str, Tensor]
+
+
+Distil = Callable[[Sequence[Adapter], "Distillation", int], Sequence[Adapter]]
+"""Trains models from each other on the server's public set: (models, how, round) → models."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How models learn from each other on the public set.
+
+    Attributes:
+        teachers: Each learns from the mean of the ``others``, or of ``all`` including itself.
+        temperature: T > 0 of the softmax.
+        epochs: Passes over the public set.
+        lr: Learning rate.
+        batch_size: Samples per step.
+    """
+
+    teachers: Literal["others", "all"]
+    temperature: float
+    epochs: int
+    lr: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that an aggregator may look at besides the updates.
+
+    Attributes:
+        adapter: θ, the global adapter of the round.
+        federation: The clients, their tiers and L.
+        round: t.
+        allocations: Client → m_k.
+        memory: What the method remembers of earlier rounds.
+        distil: Reaches the public set; None where there is none.
+    """
+
+    adapter: Adapter
+    federation: Federation
+    round: int
+    allocations: Mapping[int, Allocation]
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    distil: Distil | None = None
+
+    def components(self, update: "Update", name: str) -> tuple[int, ...]:
+        """Return which of the R components an update's tensor holds."""
+        block = self.adapter.block_of[name]
+        return () if block is None else self.allocations[update.client].held(block, self.federation.rank)
+
+    def then(self, tensors: Mapping[str, Tensor], memory: Mapping[str, Tensor] | None = None) -> Outcome:
+        """Return the outcome with some tensors of the adapter replaced, and something more to remember."""
+        return Outcome(self.adapter.with_tensors(tensors), {**self.memory, **(memory or {})})
+
+
+class Aggregator(Protocol):
+    """Combines updates, which arrive one by one in ascending client id; keyword-only parameters are options."""
+
+    def __call__(self, context: Context, updates: Iterable[Update]) -> Outcome:
+        """Return the next global adapter, and what to remember."""
         ...

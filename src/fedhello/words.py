@@ -29,6 +29,8 @@ def budget_words(budget: Budget) -> str:
     parts = []
     if budget.blocks is not None:
         parts.append(f"{budget.blocks} block" + "s" * (budget.blocks != 1))
+    if budget.rank is not None:
+        parts.append(f"rank {budget.rank}")
     if budget.memory is not None:
         parts.append(human_bytes(budget.memory))
     if budget.seconds is not None:
@@ -46,6 +48,6 @@ def tier_words(federation: Federation) -> str:
         >>> tier_words(Federation((), (Budget(2), Budget(4)), blocks=6, clients_per_round=1, seed=0))
         '2/4 of 6 blocks'
     """
-    if all(tier.counts_blocks_only for tier in federation.tiers):
+    if all(tier.only_counts and tier.rank is None for tier in federation.tiers):
         return "/".join(str(tier.blocks) for tier in federation.tiers) + f" of {federation.blocks} blocks"
     return " | ".join(budget_words(tier) for tier in federation.tiers) + f" for {federation.blocks} blocks"

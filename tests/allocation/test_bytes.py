@@ -91,7 +91,7 @@ def test_the_plan_is_the_best_of_all_that_fit(v, rule, blocks, memory, upload, s
     sizes = tuple(2 + 3 * l for l in range(len(v))) if uneven else (2,) * len(v)
     c = costs(len(v), head_shared=shared, reserve=reserve, block_bytes=sizes, block_upload=tuple(s + 1 for s in sizes))
     budget = Budget(blocks, memory, upload, seconds, 1.0)
-    if budget.counts_blocks_only:
+    if budget.only_counts:
         return
     fitting = [a for a in every_allocation(v, rule, shared) if needs(c, a).within(budget)]
     if blocks is not None:

@@ -27,7 +27,7 @@ from fedhello.client.memory import ProcessPeak
 from fedhello.run.config import load_config
 from fedhello.run.rounds import start
 from fedhello.run.session import prepare
-from fedhello.types import Allocation, Situation
+from fedhello.types import Allocation, Situation, Task
 
 torch.set_num_threads(1)
 case, *overrides = sys.argv[1:]
@@ -51,7 +51,7 @@ else:
     allocation = session.method.allocate(Situation(client, federation, 0))
     if case == "full":
         allocation = Allocation(tuple(range(federation.blocks)), ("keep",) * federation.blocks)
-    (update,) = session.engine.train(adapter, {client.id: allocation}, 0)
+    (update,) = session.engine.train([Task(client.id, 0, allocation, adapter)])
     print(json.dumps(update.metrics | {"memory": client.budget.memory, "blocks": allocation.blocks}))
 """
 

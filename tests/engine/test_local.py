@@ -11,12 +11,17 @@ from fedhello.engine import local as local_module
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import encode_tensors
 from fedhello.methods import METHODS
-from fedhello.types import Allocation
+from fedhello.types import Allocation, Task
 
 SETTINGS = TrainingSettings(
     rounds=4, epochs=1, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
     weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
 )  # fmt: skip
+
+
+def tasks(adapter, allocations, t):
+    """Everybody starts from the whole adapter."""
+    return [Task(k, t, allocations[k], adapter) for k in sorted(allocations)]
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def engine(tiny_model, random_examples, federation):
 def test_updates_come_in_ascending_order_and_hold_exactly_the_allocated_tensors(engine):
     e = engine()
     adapter = e.model.snapshot(share_head=True)
-    updates = list(e.train(adapter, {2: Allocation((1,)), 0: Allocation(()), 1: Allocation((0, 2))}, t=0))
+    updates = list(e.train(tasks(adapter, {2: Allocation((1,)), 0: Allocation(()), 1: Allocation((0, 2))}, t=0)))
     assert [u.client for u in updates] == [0, 1, 2]
     assert [u.samples for u in updates] == [10, 11, 12]
     assert [len(u.tensors) for u in updates] == [2, 10, 6]
@@ -45,8 +50,8 @@ def test_every_client_starts_from_the_global_adapter(engine):
     e = engine()
     adapter = e.model.snapshot(share_head=True)
     allocation = Allocation((0, 1, 2))
-    alone = next(iter(e.train(adapter, {2: allocation}, t=0)))
-    *_, after_others = e.train(adapter, {0: allocation, 1: allocation, 2: allocation}, t=0)
+    alone = next(iter(e.train(tasks(adapter, {2: allocation}, t=0))))
+    *_, after_others = e.train(tasks(adapter, {0: allocation, 1: allocation, 2: allocation}, t=0))
     assert all(torch.equal(alone.tensors[name], after_others.tensors[name]) for name in alone.tensors)
 
 
@@ -54,7 +59,7 @@ def test_the_global_adapter_is_not_changed_by_training(engine):
     e = engine()
     adapter = e.model.snapshot(share_head=True)
     copy = {name: value.clone() for name, value in adapter.tensors.items()}
-    list(e.train(adapter, {0: Allocation((0, 1, 2))}, t=0))
+    list(e.train(tasks(adapter, {0: Allocation((0, 1, 2))}, t=0)))
     assert all(torch.equal(copy[name], adapter.tensors[name]) for name in copy)
 
 
@@ -69,11 +74,11 @@ def test_bytes_are_those_of_the_messages(engine, monkeypatch):
     monkeypatch.setattr(local_module, "encode_update", spy)
     e = engine()
     adapter = e.model.snapshot(share_head=True)
-    updates = list(e.train(adapter, {0: Allocation((1,)), 2: Allocation((0, 1, 2))}, t=0))
+    updates = list(e.train(tasks(adapter, {0: Allocation((1,)), 2: Allocation((0, 1, 2))}, t=0)))
     assert [u.bytes_up for u in updates] == [len(payload) for payload in sent]
     adapter_bytes = len(encode_tensors(adapter.tensors))
-    tasks = ['{"round":0,"blocks":[1],"policies":[]}', '{"round":0,"blocks":[0,1,2],"policies":[]}']
-    assert [u.bytes_down for u in updates] == [adapter_bytes + len(task) for task in tasks]
+    asked = ['{"round":0,"blocks":[1],"policies":[]}', '{"round":0,"blocks":[0,1,2],"policies":[]}']
+    assert [u.bytes_down for u in updates] == [adapter_bytes + len(task) for task in asked]
     assert load(encode_tensors(adapter.tensors)).keys() == adapter.tensors.keys()
 
 
@@ -83,7 +88,7 @@ def test_no_model_is_copied_per_client(engine, monkeypatch):
     e = engine()
     identity = id(e.model.module)
     monkeypatch.setattr(copy, "deepcopy", lambda *_: pytest.fail("a model was copied"))
-    list(e.train(e.model.snapshot(share_head=True), {0: Allocation((0,)), 1: Allocation((1,))}, t=0))
+    list(e.train(tasks(e.model.snapshot(share_head=True), {0: Allocation((0,)), 1: Allocation((1,))}, t=0)))
     assert id(e.model.module) == identity
 
 
@@ -92,13 +97,13 @@ def test_personal_heads_stay_with_their_clients(engine):
     adapter = e.model.snapshot(share_head=False)
     start = e.model.read(e.model.head_names)
     both = {0: Allocation((0,)), 1: Allocation((0,))}
-    updates = list(e.train(adapter, both, t=0))
+    updates = list(e.train(tasks(adapter, both, t=0)))
     assert all(set(u.tensors) == set(adapter.names(Allocation((0,)))) for u in updates)
     weight = e.model.head_tensor_name("weight")
     first = {k: head[weight].clone() for k, head in e.personal_heads.items()}
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], start[weight])
-    list(e.train(adapter, {0: Allocation((0,))}, t=1))
+    list(e.train(tasks(adapter, {0: Allocation((0,))}, t=1)))
     assert not torch.equal(first[0], e.personal_heads[0][weight])
     assert torch.equal(first[1], e.personal_heads[1][weight])
 
@@ -110,7 +115,7 @@ def test_a_personal_head_goes_on_from_where_it_was(engine):
     e.personal_heads[0] = {
         name: torch.full_like(value, 0.5) for name, value in e.model.read(e.model.head_names).items()
     }
-    list(e.train(adapter, {0: Allocation((0,))}, t=0))
+    list(e.train(tasks(adapter, {0: Allocation((0,))}, t=0)))
     assert e.personal_heads[0][weight] == pytest.approx(torch.full((3, 8), 0.5), abs=1e-4)
 
 
@@ -118,7 +123,7 @@ def test_frozen_heads_neither_train_nor_travel(engine):
     e = engine()
     adapter = e.model.snapshot(share_head=False)
     start = e.model.read(e.model.head_names)
-    (update,) = e.train(adapter, {0: Allocation((0, 1))}, t=0)
+    (update,) = e.train(tasks(adapter, {0: Allocation((0, 1))}, t=0))
     assert not set(update.tensors) & set(e.model.head_names)
     assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
 
@@ -139,7 +144,8 @@ def test_two_runs_with_one_seed_give_bit_identical_adapters(engine, name):
         state = algorithm.init(e.model.snapshot(share_head=True))
         for _ in range(3):
             method = METHODS[name].bind()
-            state, _ = algorithm.round(state, e.federation, method, e.train, lambda _: (1.0, 2.0, 3.0))
+            world = replace(e.federation, rank=2)
+            state, _ = algorithm.round(state, world, method, e.train, lambda _: (1.0, 2.0, 3.0), lambda m, *_: m)
         return state.adapter.tensors
 
     one, other = play(), play()
@@ -149,14 +155,14 @@ def test_two_runs_with_one_seed_give_bit_identical_adapters(engine, name):
 def test_no_private_head_is_left_in_the_model(engine):
     e = engine(head="personal")
     start = e.model.read(e.model.head_names)
-    list(e.train(e.model.snapshot(share_head=False), {0: Allocation((0,)), 1: Allocation((0,))}, t=0))
+    list(e.train(tasks(e.model.snapshot(share_head=False), {0: Allocation((0,)), 1: Allocation((0,))}, t=0)))
     assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
 
 
 def test_equal_runs_send_equally_many_bytes(engine):
     def sent():
         e = engine()
-        return [u.bytes_up for u in e.train(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0)]
+        return [u.bytes_up for u in e.train(tasks(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0))]
 
     assert sent() == sent()
 
@@ -177,7 +183,7 @@ def test_an_interrupted_client_leaves_no_head_behind(engine, monkeypatch):
     monkeypatch.setattr(training, "_step", step)
     both = {0: Allocation((0,)), 1: Allocation((0,))}
     with pytest.raises(KeyboardInterrupt):
-        list(e.train(e.model.snapshot(share_head=False), both, t=0))
+        list(e.train(tasks(e.model.snapshot(share_head=False), both, t=0)))
     assert len(calls) == 5
     assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
     assert e.personal_heads == {}

@@ -183,7 +183,8 @@ def test_any_numbers_survive_a_round_trip(tmp_path_factory, lr, rounds, seed, me
         "train": {"lr": lr, "rounds": rounds},
         "run": {"seed": seed},
         "method": {"name": method},
-        "parity": parity,
+        "clients": {"tiers": [{"share": 1, "blocks": 2, "rank": 4}]},
+        "parity": parity if METHODS[method].averages_layerwise else "corrected",
     }
     config = parse_config(raw)
     path = tmp_path_factory.mktemp("config") / "config.yaml"
@@ -317,7 +318,7 @@ def test_a_speed_without_its_unit_is_refused(written):
 
 
 def test_what_tiers_need_and_allow():
-    assert "a tier needs blocks, memory, upload or seconds" in refusal("clients.tiers=[{share: 1}]")
+    assert "a tier needs blocks, rank, memory, upload or seconds" in refusal("clients.tiers=[{share: 1}]")
     assert "only beside its seconds" in refusal("clients.tiers=[{share: 1, blocks: 1, speed: 1GFLOP/s}]")
     assert refusal("clients.tiers=[{share: 1, seconds: -1}]").startswith("clients.tiers.0.seconds: ")
     assert "train.measure_memory: true" in refusal(
@@ -484,11 +485,37 @@ def test_published_does_not_trip_over_a_section_that_is_none(section):
     assert "input should be a valid" in refusal("parity=published", section)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "fed-hello"])
+RANK_TIERS = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
+
+
+@pytest.mark.parametrize("name", [n for n, row in METHODS.items() if n != "fed-hello" and row.averages_layerwise])
 def test_published_sets_no_option_that_a_method_does_not_have(name):
-    config = load_config(None, ["parity=published", f"method.name={name}"])
+    config = load_config(None, ["parity=published", f"method.name={name}", RANK_TIERS])
     assert "persist" not in config.method.options
     assert config.method.options["weighting"] == "batches"
+
+
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if not row.averages_layerwise])
+def test_published_is_about_methods_that_average_layer_by_layer(name):
+    assert f"found {name}" in refusal("parity=published", f"method.name={name}", RANK_TIERS)
+
+
+@pytest.mark.parametrize(("name", "found", "wanted"), [("helora-pad", "blocks", "rank"), ("gd-hla", "rank", "blocks")])
+def test_a_budget_of_the_other_kind_is_refused(name, found, wanted):
+    said = refusal(f"method.name={name}", f"clients.tiers=[{{share: 1, {found}: 2}}]", "method={name: " + name + "}")
+    assert said.startswith(f"expected clients.tiers.0 to state {wanted} or bytes, since {name} allocates")
+    assert f"found only {found}: 2" in said
+
+
+def test_a_budget_of_bytes_suits_every_method():
+    for name in METHODS:
+        load_config(None, [f"method={{name: {name}}}", "clients.tiers=[{share: 1, upload: 1MB}]"])
+
+
+def test_a_rank_above_the_adapters_is_refused():
+    assert "clients.tiers.0.rank must be at most model.lora.rank, 8; found 9" in refusal(
+        "method={name: rbla}", "clients.tiers=[{share: 1, rank: 9}]"
+    )
 
 
 def test_published_does_not_hide_an_unknown_method():

@@ -6,16 +6,22 @@ The paper's weights were known to us from second hand only, as "by client counts
 
 which equals θ_l + Σ w_k δ_{k,l} / Σ w_k for the deltas δ_{k,l} = θ_{k,l} − θ_l. A tensor that nobody trained
 stays as it is. The denominator belongs to the tensor, not to the round.
+
+Where clients hold different ranks or components, the same rule holds for each component j by itself, over the clients
+that hold it: RBLA (Tavallaie & Nazemi, arXiv 2408.08699), and the aggregation of Fed-PLoRA (arXiv 2602.16936). Where
+all hold all, it is FedAvg.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from fedhello.aggregation.mean import WeightedMean
 from fedhello.errors import UpdateError
-from fedhello.types import Adapter, Update
+from fedhello.factors import along_components, spread
+from fedhello.types import Context, Outcome, Update
 
 Weighting = Literal["samples", "clients", "batches"]
 
@@ -40,30 +46,36 @@ def weight_of(update: Update, weighting: Weighting) -> float:
             return float(batches)
 
 
-def average_layerwise(adapter: Adapter, updates: Iterable[Update], *, weighting: Weighting = "samples") -> Adapter:
-    """Average each tensor over its contributors.
+def average_layerwise(context: Context, updates: Iterable[Update], *, weighting: Weighting = "samples") -> Outcome:
+    """Average each tensor, and each component of a factor, over its contributors.
 
     Updates are consumed one by one and only running sums are kept, in float64: the memory is that of one
     adapter, however many clients answer. As the updates come in ascending client id, equal runs give equal
     bits.
 
     Args:
-        adapter: θ, the global adapter that the clients started from.
+        context: With θ, the global adapter that the clients started from.
         updates: The clients' new values, ascending client id.
         weighting: What w_k counts.
 
     Returns:
         The next global adapter. Tensors without a contributor are the very same objects as before.
     """
-    sums: dict[str, Tensor] = {}
-    totals: dict[str, float] = {}
+    mean = WeightedMean()
     for update in updates:
         w = weight_of(update, weighting)
         for name, value in update.tensors.items():
-            if name in sums:
-                sums[name].add_(value.double(), alpha=w)
-            else:
-                sums[name] = value.double() * w
-            totals[name] = totals.get(name, 0.0) + w
-    averaged = {name: (sums[name] / totals[name]).to(adapter.tensors[name].dtype) for name in sums}
-    return replace(adapter, tensors={**adapter.tensors, **averaged})
+            add_part(mean, context, update, name, value, w)
+    return context.then(mean.result(context.adapter.tensors))
+
+
+def add_part(mean: WeightedMean, context: Context, update: Update, name: str, value: Tensor, w: float) -> None:
+    """Add a client's part of a tensor with weight w at its components, and with weight 0 at the others."""
+    like = context.adapter.tensors[name]
+    if value.shape == like.shape:
+        mean.add(name, value, w)
+        return
+    components = context.components(update, name)
+    held = torch.zeros(context.federation.rank, dtype=torch.float64)
+    held[list(components)] = w
+    mean.add(name, spread(name, value, like, components), along_components(name, held))

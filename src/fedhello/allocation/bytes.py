@@ -100,13 +100,18 @@ def fit(situation: Situation, preference: Sequence[float] | np.ndarray) -> Alloc
         situation: Client, federation and round.
         preference: v, length L; a block with v_l = 0 is not wanted.
     """
+    budget, costs = means(situation)
+    v = tuple(float(x) for x in preference)
+    return replace(plan(budget, v, costs, situation.federation.rule), preference=v)
+
+
+def means(situation: Situation) -> tuple[Budget, Costs | None]:
+    """Return what the client of a situation can spend, and what blocks cost it; None where nothing is predicted."""
     client, federation = situation.client, situation.federation
-    costs = federation.costs[client.tier] if federation.costs else None
     budget = client.budget
     if budget.memory is not None:
         budget = replace(budget, memory=int(budget.memory / situation.excess))
-    v = tuple(float(x) for x in preference)
-    return replace(plan(budget, v, costs, federation.rule), preference=v)
+    return budget, federation.costs[client.tier] if federation.costs else None
 
 
 def plan_tiers(federation: Federation, preference: Sequence[float] | np.ndarray) -> list[tuple[int, ...]]:
@@ -133,8 +138,8 @@ def plan(budget: Budget, preference: tuple[float, ...], costs: Costs | None, rul
         The best allocation. Where none fits, the cheapest there is, so that the client shows what it needs.
     """
     v = np.asarray(preference, dtype=np.float64)
-    if budget.counts_blocks_only or costs is None:
-        if budget.blocks is None or not budget.counts_blocks_only:
+    if budget.only_counts or costs is None:
+        if budget.blocks is None or not budget.only_counts:
             raise ValueError(f"expected the costs of blocks beside a budget in bytes or seconds; found {budget}")
         # A stable sort, so that of equals the lowest come first.
         wanted = [int(l) for l in np.argsort(-v, kind="stable")[: budget.blocks] if v[l] > 0]
@@ -180,22 +185,30 @@ def cheapest(costs: Costs, rule: Rule) -> Allocation:
 
 
 def needs(costs: Costs, allocation: Allocation) -> Needs:
-    """Return what an allocation takes, by the formulas above."""
+    """Return what an allocation takes, by the formulas above.
+
+    Two figures are bounds: where one factor of a pair trains, both are counted; and blocks that a sub-model leaves out
+    still count in its forward FLOPs.
+    """
     trained, policies = set(allocation.blocks), allocation.policies
     L = len(costs.block_bytes)
     lowest = min(trained, default=L)
+    at = {l: costs.at_rank(len(allocation.held(l, costs.rank))) for l in trained}
+    size = {l: at[l].block_bytes[l] for l in trained}
     held = costs.outside if trained else costs.outside_head_only
-    above = sum(costs.block_bytes[l] for l in trained)
+    above = sum(size.values())
     peak, flops = costs.head_only_peak, costs.flops_outside
     for l in range(lowest, L):
+        if l in allocation.absent:
+            continue
         role: Role = "lowest" if l == lowest else "trained" if l in trained else "frozen"
         kind = (policies[l] if policies else KEEP, role)
-        above -= costs.block_bytes[l] if l in trained else 0
+        above -= size.get(l, 0)
         held += costs.saved[kind]
         peak = max(peak, held + costs.transient[kind] + above)
         flops += costs.flops[kind]
-    trained_bytes = sum(costs.block_bytes[l] for l in trained) + costs.head_bytes
-    upload = costs.fixed_upload + sum(costs.block_upload[l] for l in trained)
+    trained_bytes = sum(size.values()) + costs.head_bytes
+    upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
     peak += costs.moments * trained_bytes
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 

@@ -35,6 +35,7 @@ def reasons(allocation: Allocation, budget: Budget, preference: Sequence[float],
         rule: and this rule.
     """
     found = [_why_not_more(allocation, budget, preference, costs, rule)]
+    found += _why_no_higher_rank(allocation, budget, costs)
     found += _reach(allocation, costs)
     found += _trades(allocation, costs)
     return [sentence for sentence in found if sentence]
@@ -60,6 +61,22 @@ def _why_not_more(allocation: Allocation, budget: Budget, preference: Sequence[f
     if over:
         return f"block {l} as well, wanted next, would take at least {' and '.join(over)}"
     return f"block {l} as well, wanted next, fits each limit alone but not memory and time together"
+
+
+def _why_no_higher_rank(allocation: Allocation, budget: Budget, costs: Costs) -> list[str]:
+    """Say what keeps a client that holds fewer than R components from holding one more."""
+    r = max((len(allocation.held(l, costs.rank)) for l in allocation.blocks), default=costs.rank)
+    if r >= costs.rank:
+        return []
+    if budget.rank == r:
+        return [f"the budget counts rank {r} of {costs.rank}"]
+    more = replace(allocation, ranks=(r + 1,) * len(costs.block_bytes), components=())
+    if needs(costs, more).within(budget):
+        return [f"the method asks for rank {r} of {costs.rank}"]
+    there = needs(costs, more)
+    return [
+        f"rank {r + 1} would take {human_bytes(there.memory_bytes)} of memory, {human_bytes(there.upload_bytes)} up"
+    ]
 
 
 def _reach(allocation: Allocation, costs: Costs) -> list[str]:

@@ -102,6 +102,7 @@ class StepCosts:
         moments: Values that the optimiser keeps per trained value between steps.
         block_upload: Per block, bytes on the wire.
         fixed_upload: Bytes on the wire without a block.
+        rank: R, that the bytes of blocks are for.
     """
 
     saved: Mapping[Kind, Growth]
@@ -118,6 +119,7 @@ class StepCosts:
     moments: int = 0
     block_upload: tuple[int, ...] = ()
     fixed_upload: int = 0
+    rank: int = 1
 
     def at(self, widest: Shape, batches: Sequence[Shape] = ()) -> Costs:
         """Return the costs on certain data: bytes of the widest batch, FLOPs of all batches of a round."""
@@ -140,6 +142,7 @@ class StepCosts:
             moments=self.moments,
             block_upload=self.block_upload or (0,) * len(self.block_bytes),
             fixed_upload=self.fixed_upload,
+            rank=self.rank,
         )
 
 

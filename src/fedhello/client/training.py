@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedhello.client.activations import activation_policies
-from fedhello.client.loss import Loss, absent_classes, classification_loss
+from fedhello.client.loss import Loss, absent_classes, classification_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.data.batches import Batch, Samples, training_batches
 from fedhello.errors import UpdateError
@@ -25,8 +26,8 @@ OptimizerName = Literal["adamw", "sgd"]
 
 
 METRICS = (
-    "loss", "steps", "batches", "tokens", "widest_samples", "widest_tokens", "seconds", "saved_bytes", "peak_bytes",
-    "process_bytes",
+    "loss", "samples", "steps", "batches", "tokens", "widest_samples", "widest_tokens", "seconds", "saved_bytes",
+    "peak_bytes", "process_bytes",
 )  # fmt: skip
 """What ``local_training`` measures."""
 
@@ -55,6 +56,9 @@ class TrainingSettings:
         autocast: ``bfloat16`` runs the forward pass in bf16 where torch deems it safe; ``none`` in fp32.
         measure_memory: Measure saved and peak bytes in each client's first, widest step.
         measure_process: Measure how far the process's memory rises during each client's training.
+        samples: The most samples of a client that it sees in one epoch, drawn anew each time; None for all.
+        tail_penalty: λ of HetLoRA's regulariser; see ``fedhello.client.loss.tail_regulariser``.
+        tail_from: γ of HetLoRA's regulariser.
     """
 
     rounds: int
@@ -70,6 +74,9 @@ class TrainingSettings:
     autocast: Literal["none", "bfloat16"]
     measure_memory: bool = True
     measure_process: bool = False
+    samples: int | None = None
+    tail_penalty: float = 0.0
+    tail_from: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Assignment:
         classes: Its own labels.
         seed: The run's seed.
         policies: What each block does with its activations until backward, length L; empty keeps them all.
+        absent: Blocks that are left out of the model.
     """
 
     client: int
@@ -93,6 +101,7 @@ class Assignment:
     classes: tuple[int, ...]
     seed: int
     policies: tuple[Policy, ...] = ()
+    absent: tuple[int, ...] = ()
 
 
 def bfloat16_pays(device: torch.device, batch_size: int) -> bool:
@@ -138,10 +147,10 @@ def local_training(
         settings: How.
 
     Returns:
-        The trained tensors' new values on the CPU, and metrics: ``loss`` (mean over samples and epochs), ``steps``,
-        ``batches`` (per epoch), ``tokens`` (with padding), ``widest_samples`` and ``widest_tokens`` of the widest step,
-        ``seconds``, and if measured its ``saved_bytes`` and ``peak_bytes``, the latter with the optimiser's state, and
-        the ``process_bytes`` of the whole training.
+        The trained tensors' new values on the CPU, and metrics: ``loss`` (mean over samples and epochs), ``samples``
+        (seen, over all epochs), ``steps``, ``batches`` (per epoch), ``tokens`` (with padding), ``widest_samples`` and
+        ``widest_tokens`` of the widest step, ``seconds``, and if measured its ``saved_bytes`` and ``peak_bytes``, the
+        latter with the optimiser's state, and the ``process_bytes`` of the whole training.
 
     Raises:
         UpdateError: If the loss is not finite, or a block (or the head) did not change at all.
@@ -152,29 +161,29 @@ def local_training(
     optimizer = _optimizer(parameters, settings, learning_rate(settings, work.round))
     absent = absent_classes(settings.loss, work.classes, model.classes)
     absent = None if absent is None else absent.to(model.device)
-    lengths = work.data.lengths()
-    total, steps, tokens = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0
+    total, steps, tokens, seen = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
     process = ProcessPeak(model.device)
 
     model.module.train()
-    with _seeded_dropout(work, model.device), process if settings.measure_process else nullcontext():
+    with _surroundings(model, work), process if settings.measure_process else nullcontext():
         for epoch in range(settings.epochs):
-            order = generator(work.seed, "order", work.round, work.client, epoch)
-            for positions in training_batches(lengths, settings.batch_size, order):
+            for positions in _epoch(work, settings, epoch):
                 batch = work.data.batch(positions).to(model.device)
                 if steps == 0:
                     widest = batch.shape
                 measured = memory if steps == 0 else None
                 with _policies(model, work, measured), measured or nullcontext():
-                    loss = _step(model.module, batch, absent, optimizer, settings.autocast)
+                    loss = _step(model, batch, absent, optimizer, settings)
                 total += loss * len(positions)
+                seen += len(positions)
                 tokens += prod(batch.shape)
                 steps += 1
     after = model.read(work.names)
     _check(model, work, float(total), before, after)
     metrics = {
-        "loss": float(total) / (settings.epochs * len(work.data)),
+        "loss": float(total) / seen,
+        "samples": seen,
         "steps": steps,
         "batches": steps // settings.epochs,
         "tokens": tokens,
@@ -189,6 +198,18 @@ def local_training(
     if process.peak_bytes is not None:
         metrics["process_bytes"] = process.peak_bytes
     return after, metrics
+
+
+def _epoch(work: Assignment, settings: TrainingSettings, epoch: int) -> Iterator[np.ndarray]:
+    """Yield the positions of each batch of one epoch."""
+    order = generator(work.seed, "order", work.round, work.client, epoch)
+    lengths = work.data.lengths()
+    if settings.samples is None or settings.samples >= len(lengths):
+        yield from training_batches(lengths, settings.batch_size, order)
+        return
+    drawn = np.sort(order.choice(len(lengths), size=settings.samples, replace=False))
+    for positions in training_batches(lengths[drawn], settings.batch_size, order):
+        yield drawn[positions]
 
 
 def _policies(model: LoraModel, work: Assignment, memory: StepMemory | None) -> AbstractContextManager[None]:
@@ -212,13 +233,16 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def _step(
-    module: nn.Module, batch: Batch, absent: Tensor | None, optimizer: torch.optim.Optimizer, autocast: str
+    model: LoraModel, batch: Batch, absent: Tensor | None, optimizer: torch.optim.Optimizer, settings: TrainingSettings
 ) -> Tensor:
     device = batch.labels.device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast == "bfloat16"):
-        logits = module(**batch.inputs).logits
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
+        logits = model.module(**batch.inputs).logits
     loss = classification_loss(logits, batch.labels, absent)
-    torch.autograd.backward(loss)
+    target = loss
+    if settings.tail_penalty:
+        target = loss + settings.tail_penalty * tail_products(model.trained_pairs(), settings.tail_from)
+    torch.autograd.backward(target)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.detach()
@@ -228,6 +252,13 @@ def _optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings, l
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(parameters, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
+
+
+@contextmanager
+def _surroundings(model: LoraModel, work: Assignment) -> Iterator[None]:
+    """Leave out absent blocks, and draw dropout masks from the client's own stream."""
+    with model.without_blocks(work.absent) if work.absent else nullcontext(), _seeded_dropout(work, model.device):
+        yield
 
 
 @contextmanager

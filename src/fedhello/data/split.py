@@ -10,19 +10,21 @@ from fedhello.errors import DataError
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of four disjoint parts of a data set; each ascending.
+    """Indices of five disjoint parts of a data set; each ascending.
 
     Attributes:
         train: What is partitioned over the clients.
         validation: For choosing, on the server.
         test: For reporting, on the server.
         proxy: For Fisher scores, on the server.
+        public: For distillation, on the server; labels are not used.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
     proxy: np.ndarray
+    public: np.ndarray
 
 
 def class_name(c: int, names: Sequence[str]) -> str:
@@ -31,7 +33,14 @@ def class_name(c: int, names: Sequence[str]) -> str:
 
 
 def stratified_split(
-    labels: np.ndarray, *, validation: float, test: float, proxy: int, seed: int = 0, names: Sequence[str] = ()
+    labels: np.ndarray,
+    *,
+    validation: float,
+    test: float,
+    proxy: int,
+    public: int = 0,
+    seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Split:
     """Split by label, so that each part has the classes in about the whole's proportions.
 
@@ -40,6 +49,7 @@ def stratified_split(
         validation: Share of the samples, in (0, 1).
         test: Share of the samples, in (0, 1).
         proxy: Number of samples ≥ 0 that the server keeps for Fisher scores.
+        public: Number of samples ≥ 0 that the server keeps for distillation.
         names: The classes' names, for messages.
         seed: Not the run's: the split stays the same for all seeds, so that runs are comparable.
 
@@ -49,11 +59,11 @@ def stratified_split(
     from sklearn.model_selection import train_test_split
 
     n, classes = len(labels), len(np.unique(labels))
-    sizes = {"test": round(test * n), "validation": round(validation * n), "proxy": proxy}
+    sizes = {"test": round(test * n), "validation": round(validation * n), "proxy": proxy, "public": public}
     rest = np.arange(n)
     parts: dict[str, np.ndarray] = {}
     for name, size in sizes.items():
-        if size == 0 and name == "proxy":
+        if size == 0 and name in ("proxy", "public"):
             parts[name] = np.array([], dtype=int)
             continue
         if size < classes or len(rest) - size < classes:

@@ -1,6 +1,6 @@
 """The local engine: all clients in this process, one after the other, on one model in memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -16,7 +16,7 @@ from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import ClassSums, class_sums
-from fedhello.types import Adapter, Allocation, Federation, Update
+from fedhello.types import Allocation, Client, Federation, Task, Update
 
 
 @dataclass
@@ -47,51 +47,56 @@ class LocalEngine:
     def __post_init__(self) -> None:
         self.initial_head = self.model.read(self.model.head_names)
 
-    def train(self, adapter: Adapter, allocations: Mapping[int, Allocation], t: int) -> Iterator[Update]:
+    def train(self, tasks: Iterable[Task]) -> Iterator[Update]:
         """Train the clients of a round, in ascending id, and yield their updates one by one.
 
         Args:
-            adapter: θ, the global adapter that each of them starts from.
-            allocations: Client → m_k.
-            t: The round.
+            tasks: What each of them starts from and trains.
 
         Raises:
             UpdateError: If a client's training fails.
         """
         clients = {client.id: client for client in self.federation.clients}
-        adapter_bytes = len(encode_tensors(adapter.tensors))
         heads: dict[int, dict[str, Tensor]] = {}
-        for k in sorted(allocations):
-            client, names = clients[k], adapter.names(allocations[k])
+        for task in tasks:
+            k, client = task.client, clients[task.client]
+            names = task.adapter.names(task.allocation)
             personal = self._put_personal_head(k)
-            self.model.write(adapter.tensors)
-            work = Assignment(
-                client=k,
-                round=t,
-                names=(*names, *personal),
-                data=self.data[k],
-                classes=client.classes,
-                seed=self.federation.seed,
-                policies=allocations[k].policies,
-            )
-            try:
-                with gpu_limit(self.model.device, client.budget.memory):
-                    values, metrics = local_training(self.model, work, self.settings)
-            except torch.OutOfMemoryError as error:
-                raise UpdateError(
-                    f"expected client {k} in round {t} to train within {client.budget.memory} bytes; the device has no "
-                    f"more: {str(error).splitlines()[0]} Lower train.batch_size or the tier's memory."
-                ) from error
-            finally:
-                # What the server scores and saves next must not hold one client's private head.
-                self.model.write(self.initial_head if personal else {})
+            values, metrics = self._train_one(task, client, (*names, *personal))
             heads |= {k: {name: values.pop(name) for name in personal}} if personal else {}
-            payload = encode_update(Update(k, t, client.samples, values, metrics))
-            expected = Expected(k, t, client.samples, {name: adapter.tensors[name] for name in names})
-            update = decode_update(payload, expected, adapter_bytes + len(encode_task(t, allocations[k])))
-            yield replace(update, metrics={**update.metrics, **self._predicted(update, allocations[k])})
+            payload = encode_update(Update(k, task.round, client.samples, values, metrics))
+            expected = Expected(k, task.round, client.samples, {name: task.adapter.tensors[name] for name in names})
+            update = decode_update(payload, expected, len(encode_task(task)))
+            yield replace(update, metrics={**update.metrics, **self._predicted(update, task.allocation)})
         # A round that breaks off leaves everybody's head as it was before it.
         self.personal_heads = None if self.personal_heads is None else self.personal_heads | heads
+
+    def _train_one(
+        self, task: Task, client: Client, names: tuple[str, ...]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Train one client; afterwards the model holds its factors, but no personal head."""
+        self.model.write(task.adapter.tensors)
+        work = Assignment(
+            client=client.id,
+            round=task.round,
+            names=names,
+            data=self.data[client.id],
+            classes=client.classes,
+            seed=self.federation.seed,
+            policies=task.allocation.policies,
+            absent=task.allocation.absent,
+        )
+        try:
+            with gpu_limit(self.model.device, client.budget.memory):
+                return local_training(self.model, work, self.settings)
+        except torch.OutOfMemoryError as error:
+            raise UpdateError(
+                f"expected client {client.id} in round {task.round} to train within {client.budget.memory} bytes; the "
+                f"device has no more: {str(error).splitlines()[0]} Lower train.batch_size or the tier's memory."
+            ) from error
+        finally:
+            # What the server scores and saves next must not hold one client's private head.
+            self.model.write(self.initial_head if self.personal_heads is not None else {})
 
     def _predicted(self, update: Update, allocation: Allocation) -> dict[str, float]:
         """Return what the client's widest step was predicted to take; the server knows it without being told."""

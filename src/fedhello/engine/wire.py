@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedhello.errors import UpdateError
-from fedhello.types import Adapter, Allocation, Update
+from fedhello.types import Adapter, Task, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI")
@@ -55,10 +55,18 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
-def encode_task(round: int, allocation: Allocation) -> bytes:
-    """Serialise what a client is asked to do, as it goes down beside the adapter."""
-    task = {"round": round, "blocks": allocation.blocks, "policies": allocation.policies}
-    return json.dumps(task, separators=(",", ":")).encode()
+def encode_task(task: Task) -> bytes:
+    """Serialise what a client is asked to do and starts from, but for what it knows already."""
+    allocation = task.allocation
+    header: dict[str, object] = {"round": task.round, "blocks": allocation.blocks, "policies": allocation.policies}
+    if allocation.components:
+        header["components"] = allocation.components
+    if allocation.factors != "AB":
+        header["factors"] = allocation.factors
+    if allocation.absent:
+        header["absent"] = allocation.absent
+    sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
+    return json.dumps(header, separators=(",", ":")).encode() + encode_tensors(sent)
 
 
 def encode_update(update: Update) -> bytes:

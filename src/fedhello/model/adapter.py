@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedhello.errors import ModelError
+from fedhello.factors import unmerged
 from fedhello.model.blocks import PROJECTIONS, Blocks, find_attention_qv, find_blocks, find_head, find_named
 from fedhello.model.loading import FoundationModel
-from fedhello.types import Adapter
+from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Adapter
 
 ATTENTION_QV: Final = "attention-qv"
 
@@ -62,6 +63,10 @@ class LoraModel:
         self.blocks = blocks
         self.logits_path = logits_path
         self._parameters = _parameters_by_saved_name(self.module)
+        self.scale = config.lora_alpha / config.r
+        self._block_modules = self._find_block_modules()
+        self._frozen_weights: dict[str, Tensor] = {}
+        self._merged: dict[str, Tensor] = {}
         prefix = "base_model.model."
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
         self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
@@ -114,9 +119,24 @@ class LoraModel:
         return f"base_model.model.{self.logits_path}.{kind}"
 
     def block_modules(self) -> list[nn.Module]:
-        """Return the L transformer blocks, from input to output."""
+        """Return the L transformer blocks, from input to output, also while some are left out."""
+        return list(self._block_modules)
+
+    def _find_block_modules(self) -> list[nn.Module]:
         base = self.module.get_base_model()
         return [base.get_submodule(f"{self.blocks.path}.{i}") for i in range(self.blocks.count)]
+
+    @contextmanager
+    def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:
+        """Leave blocks out of the model inside the context: the others follow each other directly."""
+        parent, _, name = self.blocks.path.rpartition(".")
+        owner: nn.Module = self.module.get_base_model().get_submodule(parent)
+        whole = getattr(owner, name)
+        setattr(owner, name, nn.ModuleList(block for l, block in enumerate(whole) if l not in absent))
+        try:
+            yield
+        finally:
+            setattr(owner, name, whole)
 
     def factors(self) -> list[tuple[int, nn.Module]]:
         """Return the linear modules that hold the LoRA factors A and B, each with its block."""
@@ -124,15 +144,65 @@ class LoraModel:
         found = [(block_of_weight.get(id(getattr(m, "weight", None))), m) for m in self.module.modules()]
         return [(block, m) for block, m in found if block is not None]
 
+    def trained_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Return the live A and B of every module that trains both now."""
+        found = (
+            (self._parameters[n], self._parameters[n.replace(LORA_A, LORA_B)]) for n in self._parameters if LORA_A in n
+        )
+        return [(A, B) for A, B in found if A.requires_grad and B.requires_grad]
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Copy the named tensors out of the model, to the CPU."""
         return {name: self._parameters[name].detach().to("cpu", copy=True) for name in names}
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy values into the named tensors of the model."""
+        """Copy values into the named tensors of the model; factors take the rank that they come with.
+
+        A module whose factors are written also gets the product that comes with them, ``merged_B·merged_A``, added to
+        its frozen weight, and loses what was merged before. It is always added to the original weight, so writing
+        again and again adds no rounding errors.
+        """
         with torch.no_grad():
             for name, value in tensors.items():
+                if name.endswith((MERGED_A, MERGED_B)):
+                    continue
+                if value.shape != self._parameters[name].shape:
+                    self._replace(name, value)
                 self._parameters[name].copy_(value)
+            for name in tensors:
+                if name.endswith(LORA_A):
+                    self._merge(name.removesuffix(LORA_A), tensors)
+
+    def _replace(self, name: str, value: Tensor) -> None:
+        """Give a factor another rank."""
+        if self._but_rank(name, value) != self._but_rank(name, self._parameters[name]):
+            raise ModelError(
+                f"expected {name} of shape {tuple(self._parameters[name].shape)}, or of another rank; "
+                f"found {tuple(value.shape)}"
+            )
+        kind = "A" if name.endswith(LORA_A) else "B"
+        layer: Any = self.module.get_submodule(name.removesuffix(f".lora_{kind}.weight"))
+        linear = getattr(layer, f"lora_{kind}")["default"]
+        like = linear.weight
+        linear.weight = nn.Parameter(torch.empty(value.shape, dtype=like.dtype, device=like.device), like.requires_grad)
+        linear.out_features, linear.in_features = value.shape
+        layer.r["default"] = value.shape[0] if kind == "A" else value.shape[1]
+        self._parameters[name] = linear.weight
+
+    def _merge(self, module: str, tensors: Mapping[str, Tensor]) -> None:
+        held = {n: tensors[n] for n in (module + MERGED_A, module + MERGED_B) if n in tensors}
+        if not held and module not in self._frozen_weights:
+            return
+        layer: Any = self.module.get_submodule(module)
+        weight: Tensor = layer.get_base_layer().weight
+        frozen = self._frozen_weights.setdefault(module, weight.detach().clone())
+        for name in (module + MERGED_A, module + MERGED_B):
+            self._merged.pop(name, None)
+        weight.copy_(frozen)
+        if held:
+            product = (held[module + MERGED_B].double() @ held[module + MERGED_A].double()).to(weight)
+            weight.add_(product.T if layer.fan_in_fan_out else product)  # Conv1D holds the transpose
+            self._merged |= held
 
     def snapshot(self, share_head: bool) -> Adapter:
         """Copy the adapter out of the model: all LoRA factors, and the head if the clients share it."""
@@ -150,9 +220,14 @@ class LoraModel:
     def save(self, folder: Path) -> None:
         """Write the adapter as PEFT does (safetensors and JSON), naming the base by its public name.
 
-        The folder appears whole or not at all.
+        What is merged into frozen weights becomes part of the factors, whose rank grows. The folder appears whole or
+        not at all.
         """
-        config = self.module.peft_config["default"]
+        config: Any = self.module.peft_config["default"]
+        adapter = self.snapshot(share_head=True).with_tensors(self._merged)
+        self.write(unmerged(adapter, self.scale).tensors)
+        config.r = self.snapshot(share_head=True).rank
+        config.lora_alpha = self.scale * config.r
         config.base_model_name_or_path = self.source.base_name
         config.revision = self.source.revision
         with _appearing_whole(folder) as staged:
@@ -178,8 +253,8 @@ class LoraModel:
         if not file.is_file():
             raise ModelError(f"expected an adapter in {folder}; there is no adapter_model.safetensors")
         saved = load_file(file)
-        expected = {name: tuple(p.shape) for name, p in self._parameters.items()}
-        found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+        expected = {name: self._but_rank(name, p) for name, p in self._parameters.items()}
+        found = {name: self._but_rank(name, tensor) for name, tensor in saved.items()}
         if found != expected:
             odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             raise ModelError(
@@ -187,6 +262,13 @@ class LoraModel:
                 f"expected shape {expected.get(odd[0])}, found {found.get(odd[0])}"
             )
         self.write(saved)
+
+    @staticmethod
+    def _but_rank(name: str, tensor: Tensor) -> tuple[int, ...]:
+        """Return a tensor's shape, of a factor only the side that is not the rank."""
+        if name.endswith(LORA_A):
+            return (tensor.shape[1],)
+        return (tensor.shape[0],) if name.endswith(LORA_B) else tuple(tensor.shape)
 
     def save_merged(self, folder: Path) -> None:
         """Write the whole model with the adapter merged into its weights; this object is of no use afterwards."""

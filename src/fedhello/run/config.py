@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -29,7 +30,7 @@ from pydantic import (
 from fedhello.client.loss import Loss
 from fedhello.client.training import LearningRateSchedule, OptimizerName
 from fedhello.errors import ConfigError
-from fedhello.methods import METHODS
+from fedhello.methods import METHODS, Method
 from fedhello.model.adapter import ATTENTION_QV
 from fedhello.model.head import HeadPolicy
 from fedhello.run.complaints import nearest, sentence
@@ -149,6 +150,7 @@ class DataConfig(_Section):
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
     proxy: int = Field(100, ge=0)
+    public: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] = 0
     max_length: int = Field(128, ge=4)
     deduplicate: bool = True
 
@@ -164,6 +166,7 @@ class TierConfig(_Section):
 
     share: Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
     blocks: int | None = Field(None, ge=0)
+    rank: int | None = Field(None, ge=1)
     memory: Bytes | None = None
     upload: Bytes | None = None
     seconds: float | None = Field(None, gt=0)
@@ -176,12 +179,12 @@ class TierConfig(_Section):
     @property
     def budget(self) -> Budget:
         """What a client of the tier can afford."""
-        return Budget(self.blocks, self.memory, self.upload, self.seconds, self.speed)
+        return Budget(self.blocks, self.memory, self.upload, self.seconds, self.speed, self.rank)
 
     @model_validator(mode="after")
     def _affords_something(self) -> "TierConfig":
-        if self.blocks is None and self.budget.counts_blocks_only:
-            raise ValueError("a tier needs blocks, memory, upload or seconds; found none of them")
+        if self.blocks is None and self.rank is None and self.budget.only_counts:
+            raise ValueError("a tier needs blocks, rank, memory, upload or seconds; found none of them")
         if self.speed is not None and self.seconds is None:
             raise ValueError("a tier's speed has a meaning only beside its seconds")
         return self
@@ -248,7 +251,10 @@ class RunConfig(_Section):
     device: str = "auto"
     out: str = "runs"
     name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
-    track: list[Literal["jsonl"]] = ["jsonl"]
+    track: Annotated[
+        list[Literal["jsonl", "tensorboard", "wandb", "mlflow"]],
+        AfterValidator(lambda names: list(dict.fromkeys(["jsonl", *names]))),  # rounds.jsonl is written in any case
+    ] = ["jsonl"]
 
 
 class Config(_Section):
@@ -271,6 +277,11 @@ class Config(_Section):
             )
         if not self.train.measure_memory and any(tier.memory is not None for tier in self.clients.tiers):
             raise ValueError("a tier with memory needs train.measure_memory: true, since a budget is also measured")
+        for g, tier in enumerate(self.clients.tiers):
+            if tier.rank is not None and tier.rank > self.model.lora.rank:
+                raise ValueError(
+                    f"clients.tiers.{g}.rank must be at most model.lora.rank, {self.model.lora.rank}; found {tier.rank}"
+                )
         needs_head = self.model.head in ("local", "frozen")
         if needs_head and any(tier.blocks == 0 for tier in self.clients.tiers):
             raise ValueError(
@@ -322,7 +333,9 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     config = _validated(raw)
     if config.parity == "published":
         config = _validated(_with_published_semantics(raw))
-    return config.model_copy(update={"method": _resolved_method(config.method)})
+    method = _resolved_method(config.method)
+    _check_budgets(config, METHODS[method.name])
+    return config.model_copy(update={"method": method})
 
 
 def dump_config(config: Config) -> str:
@@ -335,6 +348,21 @@ def _validated(raw: Mapping[str, Any]) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(sentence(error, Config, "")) from error
+
+
+def _check_budgets(config: Config, method: Method) -> None:
+    """Check that every tier's budget is one that the method can use."""
+    wanted = {"blocks": "blocks", "ranks": "rank", "either": None}[method.allocates]
+    if wanted is None:
+        return
+    for g, tier in enumerate(config.clients.tiers):
+        if tier.budget.only_counts and getattr(tier, wanted) is None:
+            other = "rank" if wanted == "blocks" else "blocks"
+            raise ConfigError(
+                f"expected clients.tiers.{g} to state {wanted} or bytes, since {method.name} allocates "
+                f"{method.allocates}; found only {other}: {getattr(tier, other)}. Add {wanted}, or choose a method "
+                f"that allocates {'ranks' if other == 'rank' else 'blocks'} (see fedhello methods)."
+            )
 
 
 def _resolved_method(method: MethodConfig) -> MethodConfig:
@@ -355,6 +383,11 @@ def _with_published_semantics(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Set what ``parity: published`` stands for; a key that says otherwise is an error, not a mixture."""
     result: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
     name = result.get("method", {}).get("name", MethodConfig().name)
+    if name in METHODS and not METHODS[name].averages_layerwise:
+        raise ConfigError(
+            f"expected a method that averages layer by layer under parity: published, which is about Fed-HeLLo's code; "
+            f"found {name}. Leave parity out."
+        )
     for dotted, allowed in PUBLISHED.items():
         section, key = dotted.split(".")
         if section == "method" and name in METHODS and key not in METHODS[name].options.model_fields:

@@ -78,7 +78,7 @@ class ConsoleObserver:
             str(record.round + 1) + (" Γ" if record.scored else ""),
             f"{result.test.accuracy:.3f}",
             f"{result.validation.accuracy:.3f}",
-            f"{result.train_loss:.3f}",
+            "–" if result.train_loss is None else f"{result.train_loss:.3f}",
             block_map(record.clients, self._blocks),
             human_bytes(sum(client.bytes_up for client in record.clients)),
             human_bytes(sum(client.bytes_down for client in record.clients)),

@@ -95,6 +95,8 @@ def federate(
         seed=config.run.seed,
         rule=config.train.activations,
         costs=costs,
+        rank=config.model.lora.rank,
+        scale=model.scale,
     )
     return federation, tier_of
 
@@ -118,7 +120,7 @@ def _invited(
     """Return the clients that can train something; note who cannot, and why."""
     rule = config.train.activations
     reasons: list[str] = []
-    limited = [g for g, budget in enumerate(budgets) if not budget.counts_blocks_only]
+    limited = [g for g, budget in enumerate(budgets) if not budget.only_counts]
     unable = [g for g in limited if not needs(costs[g], cheapest(costs[g], rule)).within(budgets[g])]
     for g in unable:
         batch = _largest_batch(budgets[g], shapes[g][0], steps, rule)

@@ -6,6 +6,7 @@ rounds.jsonl    one object per finished round
 summary.json    the result, see ``fedhello.run.summary.summarise``
 adapter/        the PEFT adapter
 heads/          each client's own head, with the head policy ``local`` only
+models/         the models of a method that leads to several, one file each
 report.html     the pictures
 log.txt         what was said
 """
@@ -25,6 +26,7 @@ from fedhello.errors import RunFolderError
 from fedhello.run.config import Config, dump_config, load_config
 from fedhello.run.rounds import RoundResult
 from fedhello.run.session import Session
+from fedhello.types import Adapter
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,20 @@ class RunFolder:
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def finish(self, session: Session, summary: Mapping[str, Any]) -> None:
-        """Write adapter, personal heads and summary; the model must hold the final adapter."""
+    def finish(self, session: Session, summary: Mapping[str, Any], models: Mapping[str, Adapter]) -> None:
+        """Write adapter, models, personal heads and summary; the model must hold the final adapter.
+
+        Args:
+            session: The session.
+            summary: The result.
+            models: What the run leads to, by name; a single one is the adapter itself.
+        """
         session.model.save(self.adapter)
+        for name, adapter in models.items() if len(models) > 1 else ():
+            target = self.path / "models" / f"{name.replace(' ', '-')}.safetensors"
+            target.parent.mkdir(exist_ok=True)
+            # A file may not hold one tensor twice, nor a view into another.
+            safetensors.torch.save_file({n: value.clone() for n, value in adapter.tensors.items()}, target)
         for k, head in (session.engine.personal_heads or {}).items():
             target = self.path / "heads" / f"client-{k}.safetensors"
             target.parent.mkdir(exist_ok=True)

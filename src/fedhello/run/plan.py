@@ -161,6 +161,8 @@ def _tier(session: Session, g: int) -> dict[str, Any]:
         return found
     scored = session.method.scores_due(0)
     draws = _draws(session, g, ROUNDS_SHOWN)
+    if not draws:
+        return found | {"takes_part": False}
     counts = [len(draw.blocks) for draw in draws]
     found["blocks"] = [min(counts), max(counts)]
     found["frequency"] = None if scored else _frequency(draws, federation.blocks)
@@ -175,9 +177,10 @@ def _tier(session: Session, g: int) -> dict[str, Any]:
             "blocks": draws[0].blocks,
             "policies": draws[0].policies,
             "picture": _picture(draws[0]),
+            "ranks": draws[0].ranks,
             "reasons": reasons(draws[0], budget, preference, costs, federation.rule),
         }
-        if not budget.counts_blocks_only:
+        if not budget.only_counts:
             found["front"] = [_point(point, costs) for point in front(preference, costs, federation.rule)]
     return found
 
@@ -229,16 +232,20 @@ def _picture(allocation: Allocation) -> str:
 
 
 def _draws(session: Session, tier: int, count: int) -> list[Allocation]:
-    """Return what clients of a tier would train in first rounds, under equal scores where the method needs some."""
+    """Return what clients of a tier would train in first rounds, under equal scores where the method needs some.
+
+    Empty if the method lets them sit out.
+    """
     federation = session.federation
     members = [client for client in federation.clients if client.tier == tier]
     scores = (1.0,) * federation.blocks if session.method.scores_due(0) else None
-    return [
+    drawn = (
         session.method.allocate(
             Situation(members[t % len(members)], replace(federation, seed=federation.seed + t), 0, scores)
         )
         for t in range(count)
-    ]
+    )
+    return [allocation for allocation in drawn if allocation is not None]
 
 
 def _frequency(draws: Sequence[Allocation], blocks: int) -> list[float]:

@@ -1,13 +1,16 @@
 """Play a prepared session to its end: rounds, observers, folder; and end well when interrupted."""
 
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from fedhello.run.folder import RunFolder
 from fedhello.run.rounds import Beginning, RoundResult, rounds, start
 from fedhello.run.session import Session
 from fedhello.run.summary import summarise
+from fedhello.run.tracking import Tracker, check_installed
 
 
 class Observer(Protocol):
@@ -24,7 +27,7 @@ class Observer(Protocol):
 
 
 def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()) -> dict[str, Any]:
-    """Run all rounds and fill the folder.
+    """Run all rounds, fill the folder and hand each round to the sinks that ``run.track`` names.
 
     Ctrl-C or an error in a round abandons that round; the rounds before it are kept, with their adapter.
 
@@ -32,17 +35,24 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
         The summary; its ``status`` is ``finished`` or ``interrupted``.
 
     Raises:
+        MissingExtraError: If ``run.track`` names a tool that is not installed; nothing has been written then.
         Exception: What a round failed with; the folder then holds a summary with the status ``failed``.
     """
+    track = session.config.run.track
+    check_installed(track)
     begin = time.perf_counter()
     beginning = start(session)
     state = beginning.state
     folder.begin(session)
-    for observer in observers:
-        observer.on_start(session, beginning)
+    tracker = Tracker(track, folder.path, lambda line: _warn(folder, line))
+    # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
+    observers = [tracker, *observers]
     results: list[RoundResult] = []
     status, failure = "finished", None
     try:
+        session = replace(session, notes=(*session.notes, *tracker.open(session.config)))
+        for observer in observers:
+            observer.on_start(session, beginning)
         for after, result in rounds(session, state):
             folder.add_round(result)
             state = after
@@ -58,10 +68,16 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
     summary = summarise(session, beginning, results, wall_seconds=seconds, status=status)
     summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
     try:
-        folder.finish(session, summary)
+        folder.finish(session, summary, session.method.models(state, session.federation))
     finally:
-        for observer in observers:
+        for observer in reversed(observers):
             observer.on_end(summary)
     if failure is not None:
         raise failure
     return summary
+
+
+def _warn(folder: RunFolder, line: str) -> None:
+    """Log what a user must hear of, and say it on standard error, whatever else is shown."""
+    folder.log(f"note: {line}")
+    sys.stderr.write(f"note: {line}\n")

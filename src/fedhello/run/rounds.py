@@ -1,15 +1,18 @@
 """Play a session's rounds: start, then one after the other, scoring the global adapter after each."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from fedhello import algorithm
+from fedhello.client.distillation import learn_from_each_other
 from fedhello.client.fisher import block_scores
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal
 from fedhello.model.head import add_up, is_shared, prototype_head
 from fedhello.run.session import Session
-from fedhello.types import Adapter, RoundRecord, RunState
+from fedhello.types import Adapter, Distillation, RoundRecord, RunState
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class RoundResult:
 
     Attributes:
         record: What the algorithm did.
-        train_loss: Mean over the round's samples.
+        train_loss: Mean over the round's samples; None where nobody took part.
         validation: Of the global adapter after the round; for choosing.
         test: Likewise; for reporting only.
         seconds: Wall seconds of allocation, training and aggregation.
@@ -43,7 +46,7 @@ class RoundResult:
     """
 
     record: RoundRecord
-    train_loss: float
+    train_loss: float | None
     validation: Evaluation
     test: Evaluation
     seconds: float
@@ -70,23 +73,63 @@ def start(session: Session) -> Beginning:
 
 
 def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
-    """Play the remaining rounds one by one, evaluating the global adapter after each."""
+    """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) after each."""
 
     def fisher(adapter: Adapter) -> tuple[float, ...]:
         session.model.write(adapter.tensors)
         return block_scores(session.model, session.server.proxy)
 
+    def distil(models: Sequence[Adapter], how: Distillation, t: int) -> list[Adapter]:
+        return learn_from_each_other(session.model, session.server.public, models, how, session.config.run.seed, t)
+
+    scores = _Scores(session)
     while state.round < session.config.train.rounds:
         begin = time.perf_counter()
-        state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher)
+        state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
         played = time.perf_counter()
-        validation, test = evaluate_adapter(session, state.adapter)
+        validation, test = scores.of(state)
         samples = sum(report.samples for report in record.clients)
-        loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples
+        # Nobody may have been able to take part.
+        loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
         yield (
             state,
             RoundResult(record, loss, validation, test, played - begin, time.perf_counter() - played),
         )
+
+
+@dataclass
+class _Scores:
+    """Evaluates the models that a state leads to; a model that did not change since the last round is not run again.
+
+    Attributes:
+        session: The session.
+        known: Name of a model → its tensors' identities, and its scores on validation and test set.
+    """
+
+    session: Session
+    known: dict[str, tuple[list[Tensor], tuple[Evaluation, Evaluation]]] = field(default_factory=dict)
+
+    def of(self, state: RunState) -> tuple[Evaluation, Evaluation]:
+        """Return the mean over the models on the validation and the test set."""
+        models = self.session.method.models(state, self.session.federation)
+        if len(models) == 1:
+            return evaluate_adapter(self.session, next(iter(models.values())))
+        found = [self._one(name, adapter) for name, adapter in models.items()]
+        return _mean([one for one, _ in found]), _mean([other for _, other in found])
+
+    def _one(self, name: str, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
+        tensors = list(adapter.tensors.values())
+        for before, scores in self.known.values():
+            if len(before) == len(tensors) and all(a is b for a, b in zip(before, tensors, strict=True)):
+                self.known[name] = (tensors, scores)
+                return scores
+        self.known[name] = (tensors, evaluate_adapter(self.session, adapter))
+        return self.known[name][1]
+
+
+def _mean(scores: Sequence[Evaluation]) -> Evaluation:
+    n = len(scores)
+    return Evaluation(sum(s.accuracy for s in scores) / n, sum(s.loss for s in scores) / n, scores[0].samples)
 
 
 def evaluate_adapter(session: Session, adapter: Adapter) -> tuple[Evaluation, Evaluation]:

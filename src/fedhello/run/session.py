@@ -17,14 +17,15 @@ from fedhello.data.split import Split, stratified_split
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, DataError, ModelError
-from fedhello.methods import METHODS, BoundMethod
+from fedhello.methods import METHODS, BoundMethod, Method
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.head import is_shared
 from fedhello.model.loading import load_classifier, resolve
 from fedhello.randomness import generator, integer_seed
-from fedhello.run.config import Config, DataConfig
+from fedhello.run.config import Config, DataConfig, TierConfig
 from fedhello.run.federation import federate, with_speeds
-from fedhello.types import KEEP, Federation, Policy
+from fedhello.types import KEEP, Federation, Policy, Situation
+from fedhello.words import budget_words
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ServerData:
     validation: Examples
     test: Examples
     proxy: Examples
+    public: Examples
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,14 @@ def prepare(config: Config) -> Session:
         deduplicate=config.data.deduplicate,
     )
     data = sources.draw(data, config.data.samples)
-    model = load_model(config, data.label_names)
-    examples, cut = _tokenised(config, data, model)
     method = METHODS[config.method.name]
+    if method.distils and not config.data.public:
+        raise ConfigError(
+            f"expected data.public, a number of samples to hold out or a data set, since {method.name} lets models "
+            "learn from each other on a public set; found 0. Set data.public=200, for example."
+        )
+    model = load_model(config, data.label_names)
+    examples, cut = _tokenised(config, data.texts, data.labels, model)
     notes = [*data.notes, *_notes(config, cut, len(examples), method.uses_scores)]
 
     held_out = stratified_split(
@@ -91,16 +98,25 @@ def prepare(config: Config) -> Session:
         validation=config.data.validation,
         test=config.data.test,
         proxy=config.data.proxy,
+        public=config.data.public if isinstance(config.data.public, int) else 0,
         names=data.label_names,
     )
+    public = _public(config, data, held_out, model, examples)
     parts = _partition(config.data, data, held_out, config.run.seed)
-    settings = _training_settings(config, model.device, notes)
+    bound = method.bind(**config.method.options)
+    settings = replace(_training_settings(config, model.device, notes), **bound.local)
+    if method.pooled:
+        settings = replace(settings, samples=_samples_per_round(config, parts))
+        parts = [np.concatenate(parts)]
     if settings.measure_process:
         return_memory_at_once()
     costs = _step_costs(config, model, settings)
     config = with_speeds(config, model, costs, settings.autocast == "bfloat16", notes)
     lengths = [examples.lengths()[part] for part in parts]
-    federation, tier_of = federate(config, parts, data.labels, lengths, model, costs, notes)
+    federation, tier_of = federate(
+        _pooled(config) if method.pooled else config, parts, data.labels, lengths, model, costs, notes
+    )
+    _check_method(method, bound, federation, model, notes)
     if method.uses_scores and not len(held_out.proxy):
         raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
 
@@ -116,6 +132,7 @@ def prepare(config: Config) -> Session:
         validation=examples.subset(held_out.validation),
         test=examples.subset(held_out.test),
         proxy=examples.subset(held_out.proxy),
+        public=public,
     )
     return Session(
         config=config,
@@ -123,7 +140,7 @@ def prepare(config: Config) -> Session:
         model=model,
         initial=model.read(model.block_of),
         federation=federation,
-        method=method.bind(**config.method.options),
+        method=bound,
         engine=engine,
         server=server,
         histogram=partition.label_histogram(parts, data.labels, len(data.label_names)),
@@ -132,7 +149,68 @@ def prepare(config: Config) -> Session:
     )
 
 
-def _tokenised(config: Config, data: sources.LabelledTexts, model: LoraModel) -> tuple[Examples, int]:
+def _check_method(
+    method: Method, bound: BoundMethod, federation: Federation, model: LoraModel, notes: list[str]
+) -> None:
+    """Check that the method can run here, and note the tiers whose clients it lets sit out.
+
+    Raises:
+        ConfigError: If it cannot, or nobody could take part.
+    """
+    complaint = method.check(federation, model.snapshot(share_head=False))
+    if complaint is not None:
+        raise ConfigError(complaint)
+    one_of = {client.tier: client for client in federation.clients}
+    equal = (1.0,) * federation.blocks
+    out = [g for g, k in sorted(one_of.items()) if bound.allocate(Situation(k, federation, 0, equal)) is None]
+    if not out:
+        return
+    budgets = " | ".join(budget_words(federation.tiers[g]) for g in out)
+    who = f"clients of tiers {', '.join(map(str, out))} ({budgets}) sit out, since {method.name} asks for more"
+    if len(out) == len(one_of):
+        raise ConfigError(f"expected a tier that can afford {method.name}; all {who} than any affords. Raise a budget.")
+    notes.append(f"{who} than they can afford")
+
+
+def _public(
+    config: Config, data: sources.LabelledTexts, split: Split, model: LoraModel, examples: Examples
+) -> Examples:
+    """Return the server's public set; empty where there is none.
+
+    Raises:
+        DataError: If it overlaps what clients hold.
+    """
+    public = config.data.public
+    if isinstance(public, int):
+        return examples.subset(split.public)
+    found = sources.load(public, text_column=config.data.text, label_column=config.data.label, deduplicate=True)
+    common = {data.texts[i] for i in split.train} & set(found.texts)
+    if common:
+        raise DataError(
+            f"expected data.public to be disjoint from the clients' data; {len(common)} of its {len(found.texts)} "
+            f"texts are theirs, for example {min(common)[:60]!r}. Take them out, or set data.public to a number."
+        )
+    # Its labels are not used, and may be of another kind.
+    return _tokenised(config, found.texts, np.zeros(len(found.texts), dtype=int), model)[0]
+
+
+def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
+    """Return how many samples the clients of a round see in an epoch, on average."""
+    return round(config.train.clients_per_round * sum(map(len, parts)) / len(parts))
+
+
+def _pooled(config: Config) -> Config:
+    """Return the configuration of one client that can afford everything."""
+    tier = TierConfig(share=1.0, blocks=None, rank=config.model.lora.rank)
+    return config.model_copy(
+        update={
+            "clients": config.clients.model_copy(update={"tiers": [tier]}),
+            "train": config.train.model_copy(update={"clients_per_round": 1}),
+        }
+    )
+
+
+def _tokenised(config: Config, texts: Sequence[str], labels: np.ndarray, model: LoraModel) -> tuple[Examples, int]:
     """Return the tokenised texts, and how many had to be cut."""
     longest = model.longest_input
     if longest is not None and config.data.max_length > longest:
@@ -142,7 +220,7 @@ def _tokenised(config: Config, data: sources.LabelledTexts, model: LoraModel) ->
         )
     if model.tokenizer.pad_token_id is None:
         raise ModelError(f"expected the tokenizer of {config.model.name} to have a padding token; it has none")
-    return tokenise(data.texts, data.labels, model.tokenizer, config.data.max_length)
+    return tokenise(texts, labels, model.tokenizer, config.data.max_length)
 
 
 def _notes(config: Config, cut: int, samples: int, uses_scores: bool) -> list[str]:
@@ -199,7 +277,7 @@ def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, se
 def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) -> StepCosts | None:
     """Calibrate the model, unless nothing is to be predicted."""
     policies = _used_policies(config, model)
-    if not config.train.measure_memory and all(tier.budget.counts_blocks_only for tier in config.clients.tiers):
+    if not config.train.measure_memory and all(tier.budget.only_counts for tier in config.clients.tiers):
         return None
     shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
     block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
@@ -212,13 +290,14 @@ def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) ->
         reserve=RESERVE,
         block_upload=block_upload,
         fixed_upload=fixed_upload,
+        rank=config.model.lora.rank,
     )
 
 
 def _used_policies(config: Config, model: LoraModel) -> list[Policy]:
     """Return the activation policies that allocations may use."""
     rule = config.train.activations
-    if rule == "auto" and all(tier.budget.counts_blocks_only for tier in config.clients.tiers):
+    if rule == "auto" and all(tier.budget.only_counts for tier in config.clients.tiers):
         return [KEEP]  # nothing asks for less memory
     used: set[Policy] = {KEEP, *OPTIONS[rule]["trained"], *OPTIONS[rule]["frozen"]}
     if "recompute" in used and not model.allows_recomputation:

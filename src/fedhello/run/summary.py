@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fedhello.methods import METHODS, the_global_model
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
 
@@ -25,7 +26,7 @@ def summarise(
     """
     reports = [report for result in results for report in result.record.clients]
     train_seconds = sum(report.metrics["seconds"] for report in reports)
-    samples = sum(report.samples * session.config.train.epochs for report in reports)
+    samples = sum(int(report.metrics["samples"]) for report in reports)
     test = [result.test.accuracy for result in results]
     best = max(range(len(results)), key=lambda i: results[i].validation.accuracy, default=None)
     return {
@@ -33,7 +34,7 @@ def summarise(
         "method": session.config.method.name,
         "seed": session.config.run.seed,
         "rounds": len(results),
-        "metric": "test accuracy of personal heads" if session.engine.personal_heads is not None else "test accuracy",
+        "metric": _metric(session),
         "start": beginning.test.accuracy,
         "final": test[-1] if test else None,
         "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
@@ -53,6 +54,12 @@ def summarise(
         "notes": list(session.notes),
         "versions": versions(),
     }
+
+
+def _metric(session: Session) -> str:
+    of = " of personal heads" if session.engine.personal_heads is not None else ""
+    one = METHODS[session.config.method.name].models is the_global_model
+    return f"test accuracy{of}" if one else f"test accuracy{of}, mean over models"
 
 
 def versions() -> dict[str, str]:

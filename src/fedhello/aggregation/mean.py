@@ -1,0 +1,43 @@
+"""The running weighted mean that every averaging aggregator is made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class WeightedMean:
+    """Σ w x / Σ w for each name, entry by entry, in float64; one sum per name, however many values are added.
+
+    Values come in a fixed order, so equal runs give equal bits.
+
+    Attributes:
+        sums: Name → Σ w x.
+        totals: Name → Σ w, of a shape that broadcasts to the value's.
+    """
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    totals: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, value: Tensor, weight: float | Tensor) -> None:
+        """Add a value with a weight: one number, or one per row or column (then an entry may weigh 0)."""
+        w = torch.as_tensor(weight, dtype=torch.float64)
+        if name in self.sums:
+            self.sums[name].addcmul_(value.double(), w.expand(value.shape))
+            self.totals[name] = self.totals[name] + w
+        else:
+            self.sums[name] = value.double() * w
+            self.totals[name] = w
+
+    def result(self, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the means in the type of the values before; entries that nothing was added to keep those."""
+        return {name: self._result(name, before[name]) for name in self.sums}
+
+    def _result(self, name: str, before: Tensor) -> Tensor:
+        total = self.totals[name].expand(before.shape)
+        if bool((total > 0).all()):
+            return (self.sums[name] / total).to(before.dtype)
+        mean = (self.sums[name] / total.clamp_min(torch.finfo(torch.float64).tiny)).to(before.dtype)
+        return torch.where(total > 0, mean, before)

@@ -1,0 +1,246 @@
+"""Averages of the product B A rather than of its factors: FlexLoRA, raFLoRA, FedEx-LoRA, LoRA-FAIR, HRALoRA.
+
+    ΔW = Σ_k w_k s B_k A_k,        w_k = n_k / Σ n_k over the clients that trained the module
+
+is what the clients' models are on average; Ā and B̄ multiply to something else. Each method differs in what it makes of
+ΔW. All clients share the scale s, so it cancels wherever ΔW is turned into factors again.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedhello.aggregation.layerwise import add_part
+from fedhello.aggregation.lowrank import LowRankSum, split_svd
+from fedhello.aggregation.mean import WeightedMean
+from fedhello.factors import pairs, spread
+from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Context, Outcome, Update
+
+Sigma = Literal["B", "both"]
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass
+class Products:
+    """Σ_k w_k B_k A_k of each module over the clients that trained it, by samples.
+
+    Attributes:
+        sums: Module → Σ n_k B_k A_k.
+        totals: Module → Σ n_k.
+    """
+
+    sums: dict[str, LowRankSum] = field(default_factory=lambda: defaultdict(LowRankSum))
+    totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, update: Update) -> None:
+        """Add an update's products."""
+        for module, A, B in factor_pairs(update):
+            self.sums[module].add(B, A, update.samples)
+            self.totals[module] += update.samples
+
+    def means(self) -> dict[str, LowRankSum]:
+        """Return the means."""
+        return {module: total.scaled(1 / self.totals[module]) for module, total in self.sums.items()}
+
+
+def factor_pairs(update: Update) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield each module that an update trained, with its A and B."""
+    for name in sorted(update.tensors):
+        if name.endswith(LORA_A):
+            module = name.removesuffix(LORA_A)
+            yield module, update.tensors[name], update.tensors[module + LORA_B]
+
+
+def add_head(context: Context, update: Update, rest: WeightedMean) -> None:
+    """Add an update's tensors that are no factors, weighted by samples."""
+    for name, value in update.tensors.items():
+        if context.adapter.block_of[name] is None:
+            rest.add(name, value, update.samples)
+
+
+def average_products(context: Context, updates: Iterable[Update], *, sigma: Sigma = "B") -> Outcome:
+    """FlexLoRA: ΔW by SVD into factors of rank R; a client of rank r_k gets the top r_k triplets (arXiv 2402.11505).
+
+    ``sigma`` puts the singular values into B (as the paper) or their square root into both.
+    """
+    rest, products = WeightedMean(), Products()
+    for update in updates:
+        products.add(update)
+        add_head(context, update, rest)
+    return context.then(rest.result(context.adapter.tensors) | _factored(context, products.means(), sigma))
+
+
+def _factored(context: Context, products: dict[str, LowRankSum], sigma: Sigma) -> dict[str, Tensor]:
+    tensors = {}
+    for module, total in products.items():
+        B, A = split_svd(total, context.federation.rank, sigma)
+        tensors[module + LORA_A] = A.to(context.adapter.tensors[module + LORA_A].dtype)
+        tensors[module + LORA_B] = B.to(context.adapter.tensors[module + LORA_B].dtype)
+    return tensors
+
+
+def average_partitions(context: Context, updates: Iterable[Update], *, sigma: Sigma = "both") -> Outcome:
+    """raFLoRA: each partition of the ranks is averaged over the clients that hold it, then SVD (arXiv 2602.13486).
+
+    With h_1 < … < h_m the ranks of all tiers (not of this round's clients) and partition j = (h_{j−1}, h_j],
+
+        ΔW = Σ_j Σ_{k: r_k ≥ h_j} (n_k / N_j) B_k[:, j] A_k[j, :],        N_j = Σ_{k: r_k ≥ h_j} n_k.
+
+    A partition that nobody holds in this round keeps its part of the global adapter; the paper does not say.
+    """
+    rest = WeightedMean()
+    partitions = rank_partitions(context)
+    sums: dict[tuple[str, int], LowRankSum] = defaultdict(LowRankSum)
+    totals: dict[tuple[str, int], float] = defaultdict(float)
+    for update in updates:
+        for module, A, B in factor_pairs(update):
+            for low, high in (one for one in partitions if A.shape[0] >= one[1]):
+                sums[module, low].add(B[:, low:high], A[low:high], update.samples)
+                totals[module, low] += update.samples
+        add_head(context, update, rest)
+    trained = {module for module, _ in sums}
+    products = {}
+    for module, _, A, B in pairs(context.adapter):
+        if module in trained:
+            products[module] = LowRankSum()
+            for low, high in partitions:
+                if (module, low) in sums:
+                    U, V = sums[module, low].scaled(1 / totals[module, low]).factors()
+                else:
+                    U, V = B[:, low:high], A[low:high]
+                products[module].add(U, V)
+    return context.then(rest.result(context.adapter.tensors) | _factored(context, products, sigma))
+
+
+def rank_partitions(context: Context) -> list[tuple[int, int]]:
+    """Return the partitions of the components 0 … R−1, each from its first to before its last.
+
+    The edges are the ranks of all tiers, and of this round's clients where tiers state bytes.
+    """
+    ranks = {context.federation.tiers[client.tier].rank for client in context.federation.clients}
+    ranks |= {r for allocation in context.allocations.values() for r in allocation.ranks}
+    edges = sorted({0, context.federation.rank, *(r for r in ranks if r is not None)})
+    return list(pairwise(edges))
+
+
+def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcome:
+    """FedEx-LoRA: factors are averaged, and what their product misses is merged into W₀ (arXiv 2410.09432).
+
+        W₀ ← W₀ + s (Σ_k w_k B_k A_k − B̄ Ā)
+
+    The residual travels as factors. Weights are by samples; the paper's are equal.
+    """
+    mean, products = WeightedMean(), Products()
+    for update in updates:
+        for name, value in update.tensors.items():
+            add_part(mean, context, update, name, value, update.samples)
+        products.add(update)
+    tensors = mean.result(context.adapter.tensors)
+    for module, residual in products.means().items():
+        residual.add(tensors[module + LORA_B], tensors[module + LORA_A], -1.0)
+        tensors |= merged(context, module, residual.scaled(context.federation.scale))
+    return context.then(tensors)
+
+
+def merged(context: Context, module: str, more: LowRankSum) -> dict[str, Tensor]:
+    """Return a module's merged product with more added to it; its rank never exceeds min(d_out, d_in)."""
+    before = context.adapter.tensors
+    total = LowRankSum(list(more.left), list(more.right))
+    if module + MERGED_A in before:
+        total.add(before[module + MERGED_B], before[module + MERGED_A])
+    Q, P = total.factors()
+    dtype = before[module + LORA_A].dtype
+    return {module + MERGED_A: P.to(dtype).contiguous(), module + MERGED_B: Q.to(dtype).contiguous()}
+
+
+def average_corrected(
+    context: Context,
+    updates: Iterable[Update],
+    *,
+    similarity: Literal["cosine", "least-squares"] = "cosine",
+    penalty: Annotated[float, Field(gt=0)] = 0.01,
+) -> Outcome:
+    """LoRA-FAIR: B̄ is corrected on the server so that its product with Ā comes close to ΔW (arXiv 2411.14961).
+
+        cosine           ΔB = argmin 1 − cos(ΔW, (B̄ + ΔB) Ā) + λ ‖ΔB‖²
+        least-squares    ΔB = argmin ‖ΔW − (B̄ + ΔB) Ā‖² + λ ‖ΔB‖² = (ΔW − B̄ Ā) Āᵀ (Ā Āᵀ + λ I)⁻¹
+
+    ΔW Āᵀ, Ā Āᵀ and ‖ΔW‖ are all that is needed of ΔW. The text leaves open whether the similarity is maximised; here
+    it is.
+    """
+    mean, products = WeightedMean(), Products()
+    for update in updates:
+        for name, value in update.tensors.items():
+            add_part(mean, context, update, name, value, update.samples)
+        products.add(update)
+    tensors = mean.result(context.adapter.tensors)
+    correct = corrected_by_cosine if similarity == "cosine" else corrected_by_least_squares
+    for module, product in products.means().items():
+        A, B = tensors[module + LORA_A], tensors[module + LORA_B]
+        tensors[module + LORA_B] = (B.double() + correct(product, A, B, penalty)).to(B.dtype)
+    return context.then(tensors)
+
+
+def corrected_by_least_squares(product: LowRankSum, A: Tensor, B: Tensor, penalty: float) -> Tensor:
+    """Return ΔB = (ΔW − B A) Aᵀ (A Aᵀ + λ I)⁻¹, shape (d_out, r), float64."""
+    U, V = product.factors()
+    A, B = A.double(), B.double()
+    gram = A @ A.T
+    right = U @ (V @ A.T) - B @ gram
+    delta: Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), right, left=False)
+    return delta
+
+
+def corrected_by_cosine(product: LowRankSum, A: Tensor, B: Tensor, penalty: float) -> Tensor:
+    """Return the ΔB that maximises cos(ΔW, (B + ΔB) A) − λ ‖ΔB‖², shape (d_out, r), float64."""
+    U, V = product.factors()
+    A, B = A.double(), B.double()
+    M, gram, length = U @ (V @ A.T), A @ A.T, product.norm()
+    # The cosine of a product of zero has no gradient; a little of the way to ΔW has.
+    start = torch.zeros_like(B) if float(((B @ gram) * B).sum()) > 0 else 1e-3 * M / M.norm().clamp_min(TINY)
+    delta = start.requires_grad_()
+    optimizer = torch.optim.LBFGS([delta], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        corrected = B + delta
+        norm = ((corrected @ gram) * corrected).sum().clamp_min(TINY).sqrt()
+        loss = 1 - (corrected * M).sum() / (norm * length) + penalty * delta.square().sum()
+        torch.autograd.backward(loss)
+        return loss
+
+    if length > 0:
+        optimizer.step(closure)
+    return delta.detach()
+
+
+def average_rebalanced(context: Context, updates: Iterable[Update]) -> Outcome:
+    """HRALoRA: the factor that was trained is averaged, then SVD balances the product (CCGrid 2026).
+
+    A component that a client does not hold counts as the global one, since its gradient is masked; so each component's
+    mean runs over all clients that trained the block.
+    """
+    mean = WeightedMean()
+    for update in updates:
+        for name, value in update.tensors.items():
+            like = context.adapter.tensors[name]
+            components = context.components(update, name)
+            if value.shape != like.shape:
+                own = spread(name, torch.ones_like(value), like, components).bool()
+                value = torch.where(own, spread(name, value, like, components), like)
+            mean.add(name, value, update.samples)
+    tensors = mean.result(context.adapter.tensors)
+    after = context.adapter.with_tensors(tensors)
+    for module, _, A, B in pairs(after):
+        if module + LORA_A in tensors or module + LORA_B in tensors:
+            product = LowRankSum()
+            product.add(B, A)
+            tensors |= _factored(context, {module: product}, "both")
+    return context.then(tensors)

@@ -1,0 +1,144 @@
+"""Models that are not averaged: HeLoRA-KD's one model per rank, and local-only's one model per client.
+
+They are remembered as ``rank/8/NAME`` and ``client/3/NAME``; whoever has none yet starts from the global adapter.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedhello.aggregation.mean import WeightedMean
+from fedhello.factors import held_part, part, spread
+from fedhello.types import (
+    Adapter,
+    Allocation,
+    Context,
+    Distillation,
+    Federation,
+    Outcome,
+    RunState,
+    Situation,
+    Task,
+    Update,
+)
+
+
+def remembered(memory: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
+    """Return the tensors that are remembered of an owner such as ``rank/8``."""
+    prefix = owner + "/"
+    return {name.removeprefix(prefix): value for name, value in memory.items() if name.startswith(prefix)}
+
+
+def _of(memory: Mapping[str, Tensor], owner: str, otherwise: Adapter) -> Adapter:
+    return otherwise.with_tensors(remembered(memory, owner))
+
+
+def _to_remember(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{owner}/{name}": value for name, value in tensors.items()}
+
+
+def send_model_of_rank(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+    """Let a client start from the model of its rank."""
+    model = _of(situation.memory, f"rank/{allocation.ranks[0]}", held_part(adapter, allocation))
+    return Task(situation.client.id, situation.round, allocation, model)
+
+
+def distil_between_ranks(
+    context: Context,
+    updates: Iterable[Update],
+    *,
+    teachers: Literal["others", "all"] = "others",
+    temperature: Annotated[float, Field(gt=0)] = 1.0,
+    distil_epochs: Annotated[int, Field(ge=1)] = 1,
+    distil_lr: Annotated[float, Field(gt=0)] = 5e-4,
+    distil_batch: Annotated[int, Field(ge=1)] = 32,
+) -> Outcome:
+    """HeLoRA-KD: clients of one rank are averaged, then the ranks' models learn from each other (ACM TOIT 2025).
+
+        minimise  KL( softmax(z̄/T) ‖ softmax(z_r/T) ) T²,        z̄ = mean of the other models' logits
+
+    on a public set that no client holds. From the paper: mutual learning in which each model keeps its structure. From
+    the published code: the mean of ``all`` models' logits, T = 1, and one upload per rank and round. Ours: the
+    ``others`` only, as mutual learning has it; teachers without dropout; a public set that is disjoint from the
+    clients' data; averaging where several clients of one rank answer. The global adapter is the highest rank's model.
+
+    Raises:
+        ValueError: If there is no public set.
+    """
+    if context.distil is None:
+        raise ValueError("distillation needs a public set")
+    means: dict[int, WeightedMean] = {}
+    for update in updates:
+        mean = means.setdefault(context.allocations[update.client].ranks[0], WeightedMean())
+        for name, value in update.tensors.items():
+            mean.add(name, value, update.samples)
+    if not means:
+        return context.then({})
+    seen = {allocation.ranks[0] for allocation in context.allocations.values()}
+    models = rank_models(context.memory, context.adapter, context.federation.blocks, seen)
+    for r, mean in means.items():
+        models[r] = models[r].with_tensors(mean.result(models[r].tensors))
+    learnt = dict(models)
+    if len(models) > 1:
+        how = Distillation(teachers, temperature, distil_epochs, distil_lr, distil_batch)
+        learnt = dict(zip(models, context.distil(list(models.values()), how, context.round), strict=True))
+    memory = {
+        key: value for r, model in learnt.items() for key, value in _to_remember(f"rank/{r}", model.tensors).items()
+    }
+    highest = max(learnt)
+    return context.then(_as_global(context.adapter, learnt[highest], highest), memory)
+
+
+def _as_global(adapter: Adapter, model: Adapter, rank: int) -> dict[str, Tensor]:
+    """Return a model's tensors within the global ones, whose further components stay: a higher rank may yet come."""
+    rest = range(rank, adapter.rank)
+    found = {}
+    for n, value in model.tensors.items():
+        like = adapter.tensors[n]
+        further = spread(n, part(n, like, rest), like, rest) if value.shape != like.shape else torch.zeros(())
+        found[n] = spread(n, value, like, range(rank)) + further
+    return found
+
+
+def rank_models(
+    memory: Mapping[str, Tensor], adapter: Adapter, blocks: int, more: Iterable[int] = ()
+) -> dict[int, Adapter]:
+    """Return the model of each rank, by rank, ascending: those remembered, and those of more ranks."""
+    ranks = {int(name.split("/")[1]) for name in memory} | set(more)
+    everywhere = tuple(range(blocks))
+    return {
+        r: _of(memory, f"rank/{r}", held_part(adapter, Allocation(everywhere, ranks=(r,) * blocks)))
+        for r in sorted(ranks)
+    }
+
+
+def models_by_rank(state: RunState, federation: Federation) -> dict[str, Adapter]:
+    """Return HeLoRA-KD's models, each under its rank; before the first round there is only the global adapter."""
+    models = rank_models(state.memory, state.adapter, federation.blocks)
+    return {f"rank {r}": model for r, model in models.items()} or {"": state.adapter}
+
+
+def send_own_model(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+    """Let a client go on from its own model; once it has one, nothing needs to travel."""
+    k = situation.client.id
+    own = remembered(situation.memory, f"client/{k}")
+    known = frozenset(adapter.tensors) if own else frozenset()
+    return Task(k, situation.round, allocation, adapter.with_tensors(own), known)
+
+
+def keep_own_models(context: Context, updates: Iterable[Update]) -> Outcome:
+    """local-only: every client keeps what it trained; the global adapter stays as it was before training."""
+    memory = {
+        key: value
+        for update in updates
+        for key, value in _to_remember(f"client/{update.client}", update.tensors).items()
+    }
+    return context.then({}, memory)
+
+
+def models_by_client(state: RunState, federation: Federation) -> dict[str, Adapter]:
+    """Return local-only's models, each under its client."""
+    return {f"client {k.id}": _of(state.memory, f"client/{k.id}", state.adapter) for k in federation.clients}

@@ -1,0 +1,146 @@
+"""Who trains at what rank: for methods that let every client train all blocks, the weak ones at a lower rank.
+
+A tier states its rank r_k, or bytes: then r_k is the highest rank at which all blocks fit. Activations are indifferent
+to the rank, so a rank hardly saves memory; what it saves is upload and the optimiser's state.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from fedhello.allocation.bytes import fixed_policies, means, needs, plan
+from fedhello.types import Allocation, Factors, Federation, Policy, Situation
+
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def affordable(situation: Situation) -> tuple[int, tuple[Policy, ...]]:
+    """Return the highest rank at which the client can train all blocks, and each block's policy; 0 if there is none."""
+    budget, costs = means(situation)
+    federation = situation.federation
+    L, most = federation.blocks, min(federation.rank, budget.rank or federation.rank)
+    if budget.only_counts or costs is None:
+        return most, fixed_policies(federation.rule, range(L), L)
+    for r in range(most, 0, -1):
+        found = plan(replace(budget, blocks=None), (1.0,) * L, costs.at_rank(r), federation.rule)
+        if len(found.blocks) == L:
+            return r, found.policies
+    return 0, ()
+
+
+def _everywhere(
+    situation: Situation, rank: int, policies: tuple[Policy, ...], factors: Factors = "AB"
+) -> Allocation | None:
+    """Return the allocation of all blocks at one rank; None if there is no rank to train at."""
+    L = situation.federation.blocks
+    return Allocation(tuple(range(L)), policies, ranks=(rank,) * L, factors=factors) if rank else None
+
+
+def own_rank(situation: Situation) -> Allocation | None:
+    """Every client trains all blocks at the rank that it can afford (HeLoRA, FlexLoRA, RBLA, FLoRA, …)."""
+    return _everywhere(situation, *affordable(situation))
+
+
+def common_rank(situation: Situation) -> Allocation | None:
+    """Every client trains all blocks at the rank that all can afford: the smallest of the clients' (FedIT)."""
+    r, policies = affordable(situation)
+    return _everywhere(situation, min(r, weakest_rank(situation.federation)), policies)
+
+
+def weakest_rank(federation: Federation) -> int:
+    """Return the smallest rank of the tiers that can train at all; 0 if none can."""
+    one_of = {client.tier: client for client in federation.clients}
+    ranks = [affordable(Situation(client, federation, 0))[0] for client in one_of.values()]
+    return min((r for r in ranks if r), default=0)
+
+
+def common_rank_B(situation: Situation) -> Allocation | None:
+    """Like ``common_rank``, but A stays as it was drawn and only B trains (FFA-LoRA)."""
+    found = common_rank(situation)
+    return None if found is None else replace(found, factors="B")
+
+
+def common_rank_alternating(situation: Situation) -> Allocation | None:
+    """Like ``common_rank``, but B trains in rounds 0, 2, … and A in the others (RoLoRA).
+
+    B goes first: while it is zero, A has no gradient.
+    """
+    found = common_rank(situation)
+    return None if found is None else replace(found, factors="A" if situation.round % 2 else "B")
+
+
+def pruned_rank(situation: Situation) -> Allocation | None:
+    """The client's own rank, or what it was pruned to since (HetLoRA)."""
+    r, policies = affordable(situation)
+    pruned = situation.memory.get(f"rank/{situation.client.id}")
+    return _everywhere(situation, r if pruned is None else min(r, int(pruned)), policies)
+
+
+def random_components(situation: Situation) -> Allocation | None:
+    """r_k of the R rank-1 components, drawn anew for each client and round; the others are folded (Fed-PLoRA)."""
+    found = own_rank(situation)
+    if found is None:
+        return None
+    drawn = situation.rng().choice(situation.federation.rank, size=found.ranks[0], replace=False)
+    return replace(found, components=tuple(sorted(int(j) for j in drawn)))
+
+
+def ranks_by_fisher(
+    situation: Situation, *, warmup: Whole = 5, rank_min: Positive = 1, alternate: bool = True
+) -> Allocation | None:
+    """Ranks per block in proportion to the Fisher scores, within a budget of r_k for each block on average (HRALoRA).
+
+    The first ``warmup`` rounds train A and B; later ones B in even and A in odd rounds. As one factor takes half the
+    bytes, the published settings double the ranks then; here the budget is one of ranks throughout.
+
+    Raises:
+        ValueError: If no scores were computed yet.
+    """
+    found = own_rank(situation)
+    if found is None:
+        return None
+    if situation.scores is None:
+        raise ValueError("ranks by Fisher scores need scores; none were computed before this round")
+    L, R, t = situation.federation.blocks, situation.federation.rank, situation.round
+    factors: Factors = "AB" if t < warmup or not alternate else "A" if t % 2 else "B"
+    budget, costs = means(situation)
+    for r in range(found.ranks[0], 0, -1):
+        ranks = share_ranks(situation.scores, r * L, min(rank_min, r), R)
+        shared = replace(found, ranks=ranks, factors=factors)
+        # Shared unequally, as many ranks may hold more gradients at once.
+        if budget.only_counts or costs is None or needs(costs, shared).within(replace(budget, blocks=None)):
+            return shared
+    return None
+
+
+def share_ranks(scores: Sequence[float], total: int, least: int, most: int) -> tuple[int, ...]:
+    """Share a number of ranks among blocks in proportion to their scores.
+
+    Args:
+        scores: Γ ≥ 0, length L.
+        total: Ranks to share, within L·least … L·most.
+        least: r_min of every block.
+        most: R.
+
+    Returns:
+        Integers that sum to ``total``, each within ``least`` … ``most``; what rounding leaves over goes to the highest
+        scores that have room.
+
+    Example:
+        >>> share_ranks((1.0, 3.0, 0.0), total=12, least=1, most=8)
+        (3, 8, 1)
+    """
+    Γ = np.asarray(scores, dtype=np.float64)
+    shares = Γ * total / Γ.sum() if Γ.sum() > 0 else np.full(len(Γ), total / len(Γ))
+    ranks = np.clip(np.floor(shares).astype(int), least, most)
+    highest_first = np.argsort(-Γ, kind="stable")
+    while ranks.sum() != total:
+        step = 1 if ranks.sum() < total else -1
+        order = highest_first if step > 0 else highest_first[::-1]
+        room = next(l for l in order if least <= ranks[l] + step <= most)
+        ranks[room] += step
+    return tuple(int(r) for r in ranks)

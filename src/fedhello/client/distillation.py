@@ -1,0 +1,80 @@
+"""Deep mutual learning on the server's public set: models learn from each other's predictions (Zhang et al. 2018).
+
+For model r, with z_r its logits and z̄_r the mean of the others' (or of all),
+
+    minimise  T² KL( softmax(z̄_r / T) ‖ softmax(z_r / T) )
+
+over the public set, without its labels. Teachers predict once per epoch, in evaluation mode, so they are the models at
+the epoch's start; students train in training mode, one after the other, on the one foundation model in memory.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from fedhello.data.batches import Samples, training_batches
+from fedhello.model.adapter import LoraModel
+from fedhello.model.evaluation import logits
+from fedhello.randomness import generator, integer_seed
+from fedhello.types import Adapter, Allocation, Distillation
+
+
+def learn_from_each_other(
+    model: LoraModel, public: Samples, models: Sequence[Adapter], how: Distillation, seed: int, t: int
+) -> list[Adapter]:
+    """Return the models after ``how.epochs`` passes over the public set.
+
+    Args:
+        model: The foundation model; it serves all of them in turn.
+        public: At least one sample; labels are not looked at.
+        models: At least two, of any ranks.
+        how: Teachers, temperature, epochs, learning rate and batch size.
+        seed: The run's.
+        t: The round.
+    """
+    learnt = list(models)
+    for epoch in range(how.epochs):
+        z = []
+        for adapter in learnt:
+            model.write(adapter.tensors)
+            z.append(logits(model, public))
+        total = torch.stack(z).sum(dim=0)
+        for i, adapter in enumerate(learnt):
+            teacher = total / len(z) if how.teachers == "all" else (total - z[i]) / (len(z) - 1)
+            learnt[i] = _taught(model, public, adapter, teacher, how, (seed, t, i, epoch))
+    return learnt
+
+
+def _taught(
+    model: LoraModel,
+    public: Samples,
+    adapter: Adapter,
+    teacher: Tensor,
+    how: Distillation,
+    stream: tuple[int, int, int, int],
+) -> Adapter:
+    seed, t, i, epoch = stream
+    model.write(adapter.tensors)
+    names = adapter.names(Allocation(tuple(range(model.blocks.count))))
+    optimizer = torch.optim.AdamW(model.select(names), lr=how.lr, weight_decay=0.0)
+    model.module.train()
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(integer_seed(seed, "distillation", t, i, epoch))
+        order = generator(seed, "public order", t, i, epoch)
+        for positions in training_batches(public.lengths(), how.batch_size, order):
+            z = model.module(**public.batch(positions).to(model.device).inputs).logits
+            loss = distillation_loss(z, teacher[np.asarray(positions)].to(z.device), how.temperature)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return adapter.with_tensors(model.read(names))
+
+
+def distillation_loss(z: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T² KL(softmax(teacher/T) ‖ softmax(z/T)), the mean over the batch; both of shape (b, C)."""
+    student = log_softmax(z.float() / temperature, dim=1)
+    target = log_softmax(teacher.float() / temperature, dim=1)
+    return temperature**2 * kl_div(student, target, reduction="batchmean", log_target=True)

@@ -1,0 +1,117 @@
+"""What part of the global adapter a client gets, and where the client's part belongs in it.
+
+An adapter of rank R is a sum of rank-1 components, BA = Σ_{j<R} B[:, j] A[j, :]. A client holds some of them: A's rows
+and B's columns at the same positions, usually the first r_k. One scale s serves all ranks, so a component means the
+same on every client.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Adapter, Allocation, Situation, Task
+
+Shrink = Annotated[float, Field(gt=0, lt=1)]
+"""γ: the share of a rank that is no tail (HetLoRA)."""
+
+
+def tail_start(r: int, shrink: float) -> int:
+    """Return ⌊γ r⌋, the first component of the tail of rank r; at least 1, so that something always stays."""
+    return max(1, int(round(shrink * r, 9)))  # 0.58 · 50 is 28.999999999999996
+
+
+def part(name: str, value: Tensor, components: Sequence[int]) -> Tensor:
+    """Return A's rows or B's columns at some components; any other tensor as it is."""
+    if name.endswith(LORA_A):
+        return value[list(components)]
+    if name.endswith(LORA_B):
+        return value[:, list(components)]
+    return value
+
+
+def spread(name: str, value: Tensor, like: Tensor, components: Sequence[int]) -> Tensor:
+    """Return a tensor shaped as the global one that holds a client's part at its components, and 0 elsewhere."""
+    if value.shape == like.shape:
+        return value
+    whole = torch.zeros(like.shape, dtype=value.dtype)
+    part_of = (list(components),) if name.endswith(LORA_A) else (slice(None), list(components))
+    whole[part_of] = value
+    return whole
+
+
+def along_components(name: str, values: Tensor) -> Tensor:
+    """Return one value per component in the shape that multiplies A's rows or B's columns."""
+    return values.unsqueeze(1) if name.endswith(LORA_A) else values.unsqueeze(0)
+
+
+def pairs(adapter: Adapter) -> Iterator[tuple[str, int, Tensor, Tensor]]:
+    """Yield every targeted module's name, block, A and B."""
+    for module, block in adapter.modules.items():
+        yield module, block, adapter.tensors[module + LORA_A], adapter.tensors[module + LORA_B]
+
+
+def held_part(adapter: Adapter, allocation: Allocation) -> Adapter:
+    """Return what a client holds of the global adapter: its components of the blocks that it has."""
+    R = adapter.rank if allocation.ranks or allocation.components else 1
+    tensors = {}
+    for name, value in adapter.tensors.items():
+        block = adapter.block_of[name]
+        if block is None:
+            tensors[name] = value
+        elif block not in allocation.absent:
+            restricted = allocation.ranks or allocation.components
+            tensors[name] = part(name, value, allocation.held(block, R)) if restricted else value
+    return Adapter(tensors, {name: adapter.block_of[name] for name in tensors})
+
+
+def send_part(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+    """Let a client start from its part of the global adapter."""
+    restricted = allocation.ranks or allocation.components or allocation.absent
+    mine = held_part(adapter, allocation) if restricted else adapter
+    return Task(situation.client.id, situation.round, allocation, mine)
+
+
+def send_without_A(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+    """Send no A: it never changes, and every client makes it from the run's seed."""
+    task = send_part(adapter, allocation, situation)
+    return replace(task, known=frozenset(name for name in task.adapter.tensors if name.endswith(LORA_A)))
+
+
+def send_folded(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+    """Let a client train its components, and fold the others into its frozen weights (Fed-PLoRA).
+
+    With K its components, the frozen weight becomes W₀ + s Σ_{j ∉ K} B[:, j] A[j, :], so the client starts exactly from
+    the global model.
+    """
+    task, s = send_part(adapter, allocation, situation), situation.federation.scale
+    rest = [j for j in range(adapter.rank) if j not in allocation.components]
+    folded: dict[str, Tensor] = {}
+    for module, _, A, B in pairs(adapter):
+        if rest:
+            folded |= {module + MERGED_A: A[rest], module + MERGED_B: s * B[:, rest]}
+    return replace(task, adapter=task.adapter.with_tensors(folded))
+
+
+def unmerged(adapter: Adapter, scale: float) -> Adapter:
+    """Return the same model as plain factors: products that clients merge become further components.
+
+    With the merged product Q P (scale included), s B A + Q P = s [B, Q/s] [A; P]. All modules get the same rank; where
+    one has less to merge, zeros fill up. An adapter without merged products is returned as it is.
+    """
+    merged = {m: adapter.tensors[m + MERGED_A].shape[0] for m in adapter.modules if m + MERGED_A in adapter.tensors}
+    if not merged:
+        return adapter
+    most = max(merged.values())
+    tensors = {n: value for n, value in adapter.tensors.items() if not n.endswith((MERGED_A, MERGED_B))}
+    for module, _, A, B in pairs(adapter):
+        m = merged.get(module, 0)
+        P = adapter.tensors[module + MERGED_A] if m else A.new_zeros(0, A.shape[1])
+        Q = adapter.tensors[module + MERGED_B] if m else B.new_zeros(B.shape[0], 0)
+        fill = most - m
+        tensors[module + LORA_A] = torch.cat([A, P, A.new_zeros(fill, A.shape[1])])
+        tensors[module + LORA_B] = torch.cat([B, Q / scale, B.new_zeros(B.shape[0], fill)], dim=1)
+    return Adapter(tensors, {name: adapter.block_of[name] for name in tensors})

@@ -1,0 +1,80 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedhello.aggregation.stacking import fresh_A, stack, stack_fits
+from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Budget, Client
+
+Q, V = "layer.0.q", "layer.1.v"
+
+
+@pytest.mark.parametrize("ranks", [(4, 4), (1, 2, 4), (2,)])
+def test_the_stack_is_merged_and_the_factors_start_afresh(ranks, a_round):
+    a = a_round(ranks)
+    after = a.played(stack).adapter
+    for module in (Q, V):
+        assert not after.tensors[module + LORA_B].any()
+        # With B = 0, what is merged is all there is.
+        assert a.dense(after, module) == pytest.approx(0.5 * a.mean_product(module), rel=1e-5, abs=1e-5)
+        assert after.block_of[module + MERGED_A] == a.context.adapter.block_of[module + LORA_A]
+    assert after.tensors["head.weight"].numpy() == pytest.approx(a.mean("head.weight"), rel=1e-6)
+
+
+def test_a_second_stack_adds_to_the_first(a_round):
+    a = a_round((1, 2))
+    once = a.played(stack).adapter
+    twice = replace(a, context=replace(a.context, adapter=once)).played(stack).adapter
+    for module, (d_out, d_in) in ((Q, (5, 7)), (V, (8, 6))):
+        assert a.dense(twice, module) == pytest.approx(2 * a.dense(once, module), rel=1e-5, abs=1e-5)
+        assert twice.tensors[module + MERGED_A].shape[0] <= min(d_out, d_in)
+        assert twice.tensors[module + MERGED_B].shape[1] <= min(d_out, d_in)
+
+
+def test_fresh_factors_come_from_the_runs_seed(a_round):
+    a = a_round((2, 2))
+
+    def drawn(**changes):
+        context = replace(a.context, round=changes.get("round", 2))
+        context = replace(context, federation=replace(context.federation, seed=changes.get("seed", 3)))
+        after = replace(a, context=context).played(stack).adapter
+        return tuple(tuple(after.tensors[module + LORA_A].flatten().tolist()) for module in (Q, V))
+
+    state = torch.random.get_rng_state()
+    assert drawn() == drawn()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert len({drawn(), drawn(round=3), drawn(seed=4)}) == 3
+    one, other = (torch.tensor(A[:5]) for A in drawn())
+    assert not torch.allclose(one * 7**0.5, other * 6**0.5)  # not the same numbers within other bounds
+
+
+def test_fresh_factors_are_as_peft_starts_them():
+    found, pefts = fresh_A(torch.zeros(64, 49), seed=1), torch.empty(64, 49)
+    torch.nn.init.kaiming_uniform_(pefts, a=math.sqrt(5))
+    for A in (found, pefts):
+        assert float(A.abs().max()) == pytest.approx(1 / 7, rel=0.01)
+        assert float(A.std()) == pytest.approx(1 / 7 / math.sqrt(3), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "invited", "complaint"),
+    [
+        ((1, 1), 5, None),
+        ((2, 2), 2, None),
+        ((1, 4), 2, "2 x 4 = 8"),
+        ((3, 1), 2, "2 x 3 = 6"),
+        ((None, 1), 2, "2 x 4 = 8"),  # a tier of bytes may reach the full rank
+    ],
+)
+def test_a_stack_larger_than_the_smallest_module_is_refused(ranks, invited, complaint, a_round):
+    a = a_round((1,))
+    tiers = tuple(Budget(rank=r) for r in ranks)
+    clients = tuple(Client(k, k, tier, 1) for k, tier in enumerate(tiers))
+    world = replace(a.context.federation, tiers=tiers, clients=clients, clients_per_round=invited)
+    found = stack_fits(world, a.context.adapter)
+    if complaint is None:
+        assert found is None
+    else:
+        assert "at most 5, since" in found
+        assert complaint in found
