@@ -32,6 +32,16 @@ Words = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON, on standard output.")]
 Head = Annotated[int | None, typer.Option("--client", help="Whose head to use, where clients keep their own.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")]
+Target = Annotated[
+    float | None,
+    typer.Option(
+        "--target", help="The test accuracy whose price is asked for; 98 % of the best method's if not given."
+    ),
+]
+Reference = Annotated[
+    str | None, typer.Option("--reference", help="The method that others are compared with; the first if not given.")
+]
 
 
 def main() -> None:
@@ -65,7 +75,7 @@ def _global(context: typer.Context) -> None:
 def run(
     words: Words = None,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")] = False,
+    quiet: Quiet = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train and write nothing.")] = False,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
@@ -74,10 +84,12 @@ def run(
     from fedhello.run.play import play
     from fedhello.run.report import write_report
     from fedhello.run.session import prepare
+    from fedhello.run.tracking import check_installed
 
     config = _config(words)
     folder = choose(config)
     check_free(folder)
+    check_installed(config.run.track)
     console = Console(stderr=as_json)
     hidden = quiet or as_json
     if not hidden:
@@ -109,12 +121,51 @@ def plan(
 ) -> None:
     """Show what every tier would train, what it takes, why not more, and the labels of every client; train nothing."""
     from fedhello.run import plan as planning
+    from fedhello.run.report import write_whole
     from fedhello.run.session import prepare
 
     described = _plan(prepare(_config(words)))
     _say(described, as_json)
     if picture is not None:
-        _write(picture, planning.picture(described))
+        write_whole(picture, planning.picture(described) + "\n")
+
+
+@app.command()
+def compare(
+    methods: Annotated[
+        str,
+        typer.Option("--methods", help="Such as fed-hello,gd-hla:pattern=triangle: options follow a colon each."),
+    ],
+    words: Words = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Each method runs with each of them.")] = "0,1,2",
+    out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN.OUT/comparison if not given.")] = None,
+    target: Target = None,
+    reference: Reference = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run several methods with several seeds and put them side by side; go on where that stopped."""
+    from fedhello.run import compare as comparing
+    from fedhello.run import results
+    from fedhello.run.report import check_out
+    from fedhello.run.tracking import check_installed
+
+    config = comparing.load_shared(*_file_and_overrides(words))
+    folder = out or Path(config.run.out) / "comparison"
+    asked, seed_list = comparing.asked_methods(methods), comparing.asked_seeds(seeds)
+    results.check_target(target)
+    label = results.chosen_reference(reference, [method.label for method in asked])
+    check_installed(config.run.track)
+    check_out(folder)
+    planned, notes = comparing.plan_runs(config, asked, seed_list, folder)
+    console, hidden = Console(stderr=as_json), quiet or as_json
+    if not hidden:
+        for note in notes:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    if not comparing.make_runs(planned, console, hidden):
+        raise typer.Exit(INTERRUPTED)
+    runs = [results.read_run(run.folder) for run in planned]
+    _present(results.compare(runs, reference=label, target=target, notes=notes), folder, as_json, quiet, said=notes)
 
 
 @app.command()
@@ -194,20 +245,35 @@ def export(
 
 @app.command()
 def report(
-    run: Run,
-    picture: Annotated[Path | None, typer.Option("--picture", help="Write the picture alone, as SVG.")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of comparisons.")],
+    picture: Annotated[Path | None, typer.Option("--picture", help="Write one run's picture alone, as SVG.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to put what several runs give.")] = None,
+    target: Target = None,
+    reference: Reference = None,
+    as_json: Json = False,
 ) -> None:
-    """Draw a run's learning curve and who trained which block, as report.html in its folder."""
+    """Draw a run's learning curve and who trained which block; put several runs, or a comparison's, side by side."""
+    from fedhello.run import results
     from fedhello.run.folder import RunFolder
-    from fedhello.run.report import svg, write_report
+    from fedhello.run.report import check_out
 
-    folder = RunFolder(run)
-    folder.config()
-    if picture is None:
-        print(write_report(folder))
-    else:
-        _write(picture, svg(folder))
-        print(picture)
+    several = len(runs) > 1 or results.is_comparison(runs[0])
+    if not several:
+        given = {"--out": out, "--target": target, "--reference": reference, "--json": as_json or None}
+        _refuse({name for name, value in given.items() if value is not None}, "for several runs or a comparison")
+        _report_one(RunFolder(runs[0]), picture)
+        return
+    _refuse({"--picture"} if picture is not None else set(), "for one run")
+    if out is None and len(runs) > 1:
+        raise ConfigError("expected --out, the folder for what several runs give side by side; found none")
+    folder = out or runs[0]
+    check_out(folder)
+    found, notes = results.collect(results.run_folders(runs))
+    before = results.earlier(runs[0]) if len(runs) == 1 else {}
+    if target is None and before.get("target_given"):
+        target = before["target"]
+    comparison = results.compare(found, reference=reference or before.get("reference"), target=target, notes=notes)
+    _present(comparison, folder, as_json, quiet=False)
 
 
 @app.command()
@@ -219,6 +285,7 @@ def methods(as_json: Json = False) -> None:
         {
             "name": method.name,
             "summary": method.summary,
+            "allocates": method.allocates,
             "options": {name: field.default for name, field in method.options.model_fields.items()},
             "paper": method.paper,
         }
@@ -227,10 +294,11 @@ def methods(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("method", "what it does", "options (defaults)", "paper", box=None, pad_edge=False)
+    columns = ("method", "what it does", "allocates", "options (defaults)", "paper")
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         options = ", ".join(f"{name}: {value}" for name, value in row["options"].items())
-        table.add_row(row["name"], row["summary"], options, row["paper"])
+        table.add_row(row["name"], row["summary"], row["allocates"], options, row["paper"])
     Console().print(table)
 
 
@@ -296,11 +364,14 @@ def doctor(as_json: Json = False) -> None:
 def _config(words: Sequence[str] | None) -> Any:
     from fedhello.run.config import load_config
 
+    return load_config(*_file_and_overrides(words))
+
+
+def _file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[str]]:
     files = [word for word in words or () if "=" not in word]
     if len(files) > 1:
         raise ConfigError(f"expected one configuration file; found {len(files)}: {', '.join(files)}")
-    overrides = [word for word in words or () if "=" in word]
-    return load_config(Path(files[0]) if files else None, overrides)
+    return Path(files[0]) if files else None, [word for word in words or () if "=" in word]
 
 
 def _restore(run: Path, client: int | None) -> tuple[Any, list[str], Any]:
@@ -325,11 +396,38 @@ def _restore(run: Path, client: int | None) -> tuple[Any, list[str], Any]:
     return config, labels, model
 
 
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(f"expected to write {file}; {error.strerror or error}") from error
+def _report_one(folder: Any, picture: Path | None) -> None:
+    from fedhello.run.report import svg, write_report, write_whole
+
+    folder.config()
+    if picture is None:
+        print(write_report(folder))
+    else:
+        write_whole(picture, svg(folder) + "\n")
+        print(picture)
+
+
+def _refuse(options: set[str], where: str) -> None:
+    if options:
+        raise ConfigError(f"expected no {' or '.join(sorted(options))} here; that is {where}")
+
+
+def _present(comparison: Any, folder: Path, as_json: bool, quiet: bool, said: Sequence[str] = ()) -> None:
+    """Write what a comparison comes to into a folder, and print it."""
+    from fedhello.run.report import write_comparison
+    from fedhello.run.results import describe
+    from fedhello.run.tables import show
+
+    described = describe(comparison)
+    missing = write_comparison(comparison, described, folder)
+    if as_json:
+        print(json.dumps(described))
+    elif not quiet:
+        show(described, Console(), said)
+        page = "comparison.json" if missing else "report.html"
+        print(f"results: {folder / 'results.csv'}, {folder / page}")
+    if missing:
+        print(f"note: {missing}", file=sys.stderr)
 
 
 def _plan(session: Any) -> dict[str, Any]:

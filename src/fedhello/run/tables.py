@@ -1,0 +1,140 @@
+"""A comparison in words: tables and sentences for the terminal and the page, and the CSV."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedhello.run.results import ACCURACIES
+from fedhello.run.statistics import CONFIDENCE, TARGET_SHARE
+from fedhello.types import Budget
+from fedhello.words import budget_words, human_bytes
+
+WIDTH = 160
+"""Columns of the tables where there is no terminal that says how many it has."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of words for the terminal and the page."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def csv_text(described: Mapping[str, Any]) -> str:
+    """Return one line per run, under the names of ``describe``'s runs; what is None is empty."""
+    rows = described["runs"]
+    columns = dict.fromkeys(key for row in rows for key in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def tables(described: Mapping[str, Any]) -> list[TextTable]:
+    """Write a described comparison as tables of words."""
+    methods = described["methods"]
+    differences = {entry["method"]: entry for entry in described["differences"]}
+    target, reference = f"{described['target']:.3f}", described["reference"]
+    tiers = max(len(method["tiers"]) for method in methods)
+    return [
+        TextTable(
+            f"{described['metric']}: mean ± standard deviation over seeds",
+            ("method", "seeds", "last", "mean of last 5", "best on validation", f"against {reference}", "verdict"),
+            tuple(_accuracy_cells(method, differences) for method in methods),
+        ),
+        TextTable(
+            f"what it took: means over seeds; the target is an accuracy of {target}",
+            ("method", "up", "down", "reached target", "rounds to it", "up to it", "down to it", "s", "s training"),
+            tuple(_cost_cells(method) for method in methods),
+        ),
+        TextTable(
+            "peak memory of a step per tier, largest over seeds (budget)",
+            ("method", *(f"tier {g}" for g in range(tiers))),
+            tuple((method["method"], *_tier_cells(method["tiers"], tiers)) for method in methods),
+        ),
+    ]
+
+
+def sentences(described: Mapping[str, Any]) -> list[str]:
+    """Return what must be said beside the tables."""
+    target = f"The target is a test accuracy of {described['target']:.4f}"
+    samples, differences = described["test_samples"], described["differences"]
+    said = [
+        f"{target}, as given."
+        if described["target_given"]
+        else f"{target}: {100 * TARGET_SHARE:.0f} % of the best method's mean of the last 5 rounds.",
+        f"The test set has {samples} samples, so one sample is {1 / samples:.4f} of accuracy.",
+    ]
+    if differences:
+        said.append(
+            f"Differences are those of the mean of the last 5 rounds from {described['reference']}, paired by seed, "
+            f"with a {100 * CONFIDENCE:.0f} % Student-t interval."
+        )
+    return [*said, *filter(None, [described["chance"]])]
+
+
+def show(described: Mapping[str, Any], console: Console, said: Sequence[str] = ()) -> None:
+    """Print a described comparison for people, without the notes that they have been told."""
+    if not console.is_terminal:
+        console.width = WIDTH
+    for table in tables(described):
+        drawn = Table(*table.columns, box=None, pad_edge=False, header_style="bold", title=table.title)
+        drawn.title_justify = "left"
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+    for line in (*sentences(described), *(f"note: {note}" for note in described["notes"] if note not in said)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _accuracy_cells(method: Mapping[str, Any], differences: Mapping[str, Any]) -> tuple[str, ...]:
+    found = differences.get(method["method"])
+    return (
+        method["method"],
+        str(len(method["seeds"])),
+        *(_spread_words(method[key]) for key in ACCURACIES[1:]),
+        "reference" if found is None else _difference_words(found),
+        "" if found is None else found["verdict"],
+    )
+
+
+def _cost_cells(method: Mapping[str, Any]) -> tuple[str, ...]:
+    rounds = method["rounds_to_target"]
+    return (
+        method["method"],
+        human_bytes(method["bytes_up"]),
+        human_bytes(method["bytes_down"]),
+        f"{method['reached_target']} of {len(method['seeds'])} seeds",
+        "–" if rounds is None else f"{rounds:.1f}",
+        human_bytes(method["bytes_up_to_target"]),
+        human_bytes(method["bytes_down_to_target"]),
+        f"{method['wall_seconds']:.1f}",
+        f"{method['train_seconds']:.1f}",
+    )
+
+
+def _tier_cells(tiers: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+    cells = [f"{human_bytes(tier['peak_bytes'])} ({budget_words(Budget(**tier['budget']))})" for tier in tiers]
+    return cells + ["–"] * (count - len(tiers))
+
+
+def _spread_words(found: Mapping[str, Any]) -> str:
+    if found["mean"] is None:
+        return "–"
+    return f"{found['mean']:.3f}" + ("" if found["deviation"] is None else f" ± {found['deviation']:.3f}")
+
+
+def _difference_words(found: Mapping[str, Any]) -> str:
+    """Write a difference with its interval and the number of seeds, with a true minus."""
+    if found["mean"] is None:
+        return "–"
+    interval = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
+    return f"{found['mean']:+.3f}{interval} (n = {found['n']})".replace("-", "−")

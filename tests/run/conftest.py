@@ -1,0 +1,131 @@
+"""A place with a tiny model and data for real runs, made-up folders of runs, and the command line in this process."""
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from fedhello import cli
+from fedhello.model.loading import resolve
+from fedhello.run.config import dump_config, load_config
+
+TINY = """
+model: {name: ./tiny, lora: {rank: 4, alpha: 4}}
+data: {name: texts.csv, clients: 4, proxy: 4, max_length: 16, partition: {kind: iid}}
+clients: {tiers: [{share: 1/2, blocks: 1}, {share: 1/2, blocks: 3}]}
+train: {rounds: 2, clients_per_round: 2, lr: 1e-2}
+"""
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """A folder with a model of three blocks with random weights, 80 texts of two classes, and tiny.yaml for both."""
+    place = tmp_path_factory.mktemp("workplace")
+    (place / "tiny").mkdir()
+    for file in Path(resolve("embedded:minilm").location).glob("*token*"):
+        shutil.copy(file, place / "tiny")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            hidden_size=16,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+        )
+        BertForSequenceClassification(config).save_pretrained(place / "tiny")
+    words = {"fruit": ["apple", "pear", "plum", "cherry"], "metal": ["iron", "copper", "zinc", "silver"]}
+    rows = [f"{word} number {i},{kind}" for kind, group in words.items() for i in range(10) for word in group]
+    (place / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (place / "tiny.yaml").write_text(TINY)
+    return place
+
+
+@pytest.fixture(scope="session")
+def call():
+    """Run the command line in this process, in a folder; return exit code, standard output and standard error."""
+
+    def run(folder, *words):
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+            patch.setattr(sys, "argv", ["fedhello", *map(str, words)])
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            try:
+                cli.main()
+            except SystemExit as exit_:
+                code = exit_.code
+        return code, out.getvalue(), err.getvalue()
+
+    return run
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """Write the folder of a run that never took place, with the numbers given."""
+
+    def write(
+        name,
+        method,
+        seed,
+        accuracies,
+        *overrides,
+        start=0.5,
+        up=1000,
+        down=3000,
+        before=200,
+        peaks=(2e6, 5e6),
+        status="finished",
+    ):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        words = [
+            f"method.name={method}",
+            f"run.seed={seed}",
+            "clients.tiers=[{share: 1/2, blocks: 1}, {share: 1/2, blocks: 6}]",
+        ]
+        (folder / "config.yaml").write_text(dump_config(load_config(None, [*words, *overrides])))
+        rounds = [
+            {
+                "round": t,
+                "clients": [{"client": 0, "tier": 0, "bytes_up": up, "bytes_down": down}],
+                "contributors": [1, 0, 1, 0, 0, t % 2],
+                "scored": False,
+                "validation": {"accuracy": accuracy, "loss": 1.0, "samples": 10},
+                "test": {"accuracy": accuracy, "loss": 1.0, "samples": 40},
+            }
+            for t, accuracy in enumerate(accuracies)
+        ]
+        (folder / "rounds.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rounds))
+        summary = {
+            "status": status,
+            "method": method,
+            "model": "some/model",
+            "seed": seed,
+            "rounds": len(rounds),
+            "metric": "test accuracy",
+            "start": start,
+            "final": accuracies[-1],
+            "mean_last_5": sum(accuracies[-5:]) / len(accuracies[-5:]),
+            "best_on_validation": max(accuracies),
+            "bytes_up": before + up * len(rounds),
+            "bytes_down": down * len(rounds),
+            "wall_seconds": 2.0,
+            "train_seconds": 1.5,
+            "samples_per_second": 10.0,
+            "tiers": [
+                {"budget": {"blocks": blocks}, "measured_peak_bytes": peak}
+                for blocks, peak in zip((1, 6), peaks, strict=True)
+            ],
+            "versions": {"fedhello": "0"},
+        }
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+    return write
