@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import torch
+
 from fedhello import errors
 from fedhello.methods import METHODS
 from fedhello.run.config import dump_config, load_config
-from fedhello.types import Budget, Client, Federation, Situation
+from fedhello.types import Adapter, Budget, Client, Context, Federation, Situation, Update
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +37,7 @@ def test_functions_that_the_paper_page_names_exist():
 
 
 def test_the_how_to_adds_a_strategy(monkeypatch):
-    page = (ROOT / "docs" / "how-to" / "add-an-allocation-strategy.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "add-your-own-method.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert code.count("\n") <= 40
     monkeypatch.setattr("fedhello.methods.METHODS", METHODS.copy())
@@ -46,6 +48,20 @@ def test_the_how_to_adds_a_strategy(monkeypatch):
     world = Federation((client,), (Budget(2),), blocks=6, clients_per_round=1, seed=0)
     bound = methods.METHODS["every-other"].bind(first=1)
     assert bound.allocate(Situation(client, world, 0)).blocks == (1, 3)
+    before = Adapter({"x": torch.zeros(1)}, {"x": 1})
+    updates = [Update(k, 0, 1, {"x": torch.full((1,), float(k))}, {"loss": float(k)}) for k in (1, 3)]
+    after = bound.aggregate(Context(before, world, 0, {}), updates)
+    assert float(after.adapter.tensors["x"]) == 2.5  # (1·1 + 3·3)/4
+
+
+def test_every_method_and_option_is_in_the_reference():
+    folder = ROOT / "docs" / "reference"
+    methods = (folder / "methods.md").read_text(encoding="utf-8")
+    configuration = (folder / "configuration.md").read_text(encoding="utf-8")
+    for name, method in METHODS.items():
+        assert re.search(rf"^\| `{name}` \|", methods, re.MULTILINE), name
+        for option in method.options.model_fields:
+            assert re.search(rf"`(method\.)?{option}`", configuration), (name, option)
 
 
 def test_local_links_lead_somewhere():
