@@ -23,6 +23,8 @@ ROWS: dict[str, list[str]] = {
     "default, IID": [IID],
     "default, Dirichlet 0.1": ["data.partition={kind: dirichlet, alpha: 0.1}"],
     "default, activations compressed": ["train.activations=compress"],
+    "batches of 32, fp32": ["train.batch_size=32", "train.autocast=none"],
+    "batches of 32, bf16": ["train.batch_size=32", "train.autocast=bfloat16"],
     "head aggregate, loss cross_entropy": PLAIN,
     "head aggregate, loss cross_entropy, IID": [*PLAIN, IID],
     "head aggregate, loss restricted": ["model.head=aggregate"],
