@@ -9,7 +9,7 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel, attach_lora
@@ -45,6 +45,31 @@ def tiny_model() -> Callable[..., LoraModel]:
             )
             base = FoundationModel(BertForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
         return attach_lora(base, classes=classes, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=seed)
+
+    return build
+
+
+@pytest.fixture
+def tiny_decoder() -> Callable[..., LoraModel]:
+    """A Llama classifier with random weights: L blocks of width 16, two heads that share keys, LoRA of rank 2."""
+
+    def build(blocks: int = 3, attention: str = "sdpa") -> LoraModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            config = LlamaConfig(
+                vocab_size=50,
+                hidden_size=16,
+                num_hidden_layers=blocks,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=64,
+                pad_token_id=0,
+                num_labels=3,
+                attn_implementation=attention,
+            )
+            base = FoundationModel(LlamaForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
+        return attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
 
     return build
 

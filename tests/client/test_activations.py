@@ -38,6 +38,21 @@ def test_recomputed_gradients_are_the_same_bits(tiny_model, random_examples, pol
     assert all(torch.equal(one, other) for one, other in zip(kept, recomputed, strict=True))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_recomputed_gradients_of_a_decoder_are_the_same_bits(tiny_decoder, random_examples, attention):
+    """A block that runs again must not find the keys and values of its first run in a cache."""
+    model, data = warm(tiny_decoder(attention=attention)), random_examples()
+    kept, recomputed = gradients(model, data, ("keep",) * 3), gradients(model, data, ("recompute",) * 3)
+    assert all(torch.equal(one, other) for one, other in zip(kept, recomputed, strict=True))
+
+
+def test_compressed_gradients_of_a_decoder_are_close(tiny_decoder, random_examples):
+    model, data = warm(tiny_decoder()), random_examples(samples=30)
+    exact = torch.cat([g.flatten() for g in gradients(model, data, ("keep",) * 3)])
+    rough = torch.cat([g.flatten() for g in gradients(model, data, ("compress",) * 3)])
+    assert 0 < float((exact - rough).norm() / exact.norm()) < 0.05
+
+
 def test_recomputation_runs_the_blocks_twice(tiny_model, random_examples):
     model = warm(tiny_model())
     calls = []

@@ -64,6 +64,7 @@ class LoraModel:
         self.logits_path = logits_path
         self._parameters = _parameters_by_saved_name(self.module)
         self.scale = config.lora_alpha / config.r
+        self._keep_no_cache()
         self._block_modules = self._find_block_modules()
         self._frozen_weights: dict[str, Tensor] = {}
         self._merged: dict[str, Tensor] = {}
@@ -125,6 +126,16 @@ class LoraModel:
     def _find_block_modules(self) -> list[nn.Module]:
         base = self.module.get_base_model()
         return [base.get_submodule(f"{self.blocks.path}.{i}") for i in range(self.blocks.count)]
+
+    def _keep_no_cache(self) -> None:
+        """Let a decoder return no keys and values.
+
+        Nobody asks for them here, and a block that runs again in backward would add its own to them once more.
+        """
+        inner: Any = self.module.get_base_model().config
+        self._used_cache: bool | None = getattr(inner, "use_cache", None)
+        if self._used_cache is not None:
+            inner.use_cache = False
 
     @contextmanager
     def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:
@@ -273,6 +284,8 @@ class LoraModel:
     def save_merged(self, folder: Path) -> None:
         """Write the whole model with the adapter merged into its weights; this object is of no use afterwards."""
         merged = self.module.merge_and_unload()
+        if self._used_cache is not None:
+            merged.config.use_cache = self._used_cache
         with _appearing_whole(folder) as staged:
             merged.save_pretrained(str(staged), safe_serialization=True)
             self.tokenizer.save_pretrained(str(staged))
