@@ -17,7 +17,7 @@ from typing import Any
 from fedhello.allocation.bytes import OPTIONS, fixed_policies, needs
 from fedhello.allocation.geometric import allocate_blocks
 from fedhello.client.prediction import calibrate
-from fedhello.client.training import Assignment, local_training
+from fedhello.client.training import Assignment, local_training, moments
 from fedhello.run.summary import versions
 from fedhello.types import Allocation
 from models import MODELS, SETTINGS, images, texts
@@ -76,7 +76,7 @@ def compare(name: str, variant: str, config: dict[str, Any], autocast: str) -> t
     rows = []
     for samples, tokens in SHAPES.get(name, IMAGES):
         data = images(samples) if name == "vit-b16" else texts(samples, tokens)
-        at = costs.at((samples, tokens))
+        at = replace(costs, moments=moments(SETTINGS)).at((samples, tokens))
         for rule in RULES:
             for blocks in sorted(allocations):
                 allocation = Allocation(blocks, fixed_policies(rule, blocks, L))
@@ -84,7 +84,7 @@ def compare(name: str, variant: str, config: dict[str, Any], autocast: str) -> t
                 work = Assignment(0, 0, names, data, (0, 1, 2, 3, 4), seed=0, policies=allocation.policies)
                 _, found = local_training(model, work, replace(SETTINGS, autocast=autocast))
                 model.write(adapter.tensors)
-                predicted = needs(at, allocation)
+                predicted = needs(at, allocation, first_step=True)
                 rows.append(
                     {
                         "model": name,

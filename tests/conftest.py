@@ -51,18 +51,18 @@ def tiny_model() -> Callable[..., LoraModel]:
 
 @pytest.fixture
 def tiny_decoder() -> Callable[..., LoraModel]:
-    """A Llama classifier with random weights: L blocks of width 16, two heads that share keys, LoRA of rank 2."""
+    """A Llama classifier with random weights: L blocks, heads that share keys in pairs, LoRA of rank 2."""
 
-    def build(blocks: int = 3, attention: str = "sdpa") -> LoraModel:
+    def build(blocks: int = 3, attention: str = "sdpa", width: int = 16) -> LoraModel:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             config = LlamaConfig(
                 vocab_size=50,
-                hidden_size=16,
+                hidden_size=width,
                 num_hidden_layers=blocks,
                 num_attention_heads=4,
                 num_key_value_heads=2,
-                intermediate_size=32,
+                intermediate_size=2 * width,
                 max_position_embeddings=64,
                 pad_token_id=0,
                 num_labels=3,

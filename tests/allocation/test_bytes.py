@@ -58,6 +58,18 @@ def test_needs_by_hand():
     assert (head.saved_bytes, head.peak_bytes, head.flops, head.upload_bytes) == (3, 40 + 2, 50, 4)
 
 
+def test_the_optimisers_step_may_need_more_than_backward():
+    """Gradients and two moments of large factors, where activations are few."""
+    large, everything = costs(4, block_bytes=(500,) * 4), Allocation((0, 1, 2, 3), ("recompute",) * 4)
+    trained = 4 * 500 + 1
+    backward = 5 + 8 + 3 * 8 + 95 + 3 * 500 - 3 * 8  # at block 0: the others' activations are gone, not their gradients
+    assert backward < trained
+    assert needs(large, everything).peak_bytes == trained + 2 * trained
+    assert needs(large, everything, first_step=True).peak_bytes == trained + 2 * trained
+    small = costs(4)
+    assert needs(small, everything, first_step=True).peak_bytes == needs(small, everything).peak_bytes - 2 * 9
+
+
 def every_allocation(v, rule, can_train_head):
     L = len(v)
     for n in range(L + 1):

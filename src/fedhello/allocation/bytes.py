@@ -8,7 +8,8 @@ A method gives every block l a preference v_l ≥ 0. The planner returns the blo
 and among equals those that take least time, then least memory. With m the lowest block of S, a step holds (bytes)
 
     saved = outside + Σ_{l ≥ m} s_l
-    peak  = max( head only,  outside + max_l ( Σ_{m ≤ j ≤ l} s_j + t_l + Σ_{j > l} g_j ) ) + moments · trained bytes
+    peak  = max( backward, trained bytes ) + moments · trained bytes
+    backward = max( head only,  outside + max_l ( Σ_{m ≤ j ≤ l} s_j + t_l + Σ_{j > l} g_j ) )
 
 where s_l is what block l holds for backward, t_l what work on it needs for a moment, and g_j the gradients of block
 j; s and t follow from the block's policy and role, 0 below m. Backward goes from top to bottom, hence the sums.
@@ -184,8 +185,11 @@ def cheapest(costs: Costs, rule: Rule) -> Allocation:
     return min(choices, key=lambda a: needs(costs, a).peak_bytes)
 
 
-def needs(costs: Costs, allocation: Allocation) -> Needs:
+def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Needs:
     """Return what an allocation takes, by the formulas above.
+
+    The optimiser's step itself holds all gradients and moments, which is more than backward where activations are few.
+    In the ``first_step`` of a round there are no moments yet during backward.
 
     Two figures are bounds: where one factor of a pair trains, both are counted; and blocks that a sub-model leaves out
     still count in its forward FLOPs.
@@ -209,7 +213,8 @@ def needs(costs: Costs, allocation: Allocation) -> Needs:
         flops += costs.flops[kind]
     trained_bytes = sum(size.values()) + costs.head_bytes
     upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
-    peak += costs.moments * trained_bytes
+    state = costs.moments * trained_bytes
+    peak = max(peak if first_step else peak + state, trained_bytes + state)
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 
@@ -339,8 +344,9 @@ def _fits(labels: _Labels, budget: Budget, costs: Costs) -> np.ndarray:
     if budget.blocks is not None:
         fits &= labels.count <= budget.blocks
     if budget.memory is not None:
-        state = costs.moments * (labels.bytes + costs.head_bytes)
-        peak = np.maximum(costs.head_only_peak, costs.outside + labels.R) + state
+        trained = labels.bytes + costs.head_bytes
+        backward = np.maximum(costs.head_only_peak, costs.outside + labels.R)
+        peak = np.maximum(backward, trained) + costs.moments * trained
         fits &= peak + costs.reserve <= budget.memory
     if budget.upload is not None:
         fits &= costs.fixed_upload + labels.upload <= budget.upload

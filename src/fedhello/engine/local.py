@@ -103,9 +103,7 @@ class LocalEngine:
         if self.costs is None:
             return {}
         shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
-        # The first step makes the optimiser's state only after its backward pass; later ones hold it throughout.
-        costs = replace(self.costs, moments=0) if update.metrics["steps"] == 1 else self.costs
-        found = needs(costs.at(shape), allocation)
+        found = needs(self.costs.at(shape), allocation, first_step=update.metrics["steps"] == 1)
         return {
             "predicted_saved_bytes": found.saved_bytes,
             "predicted_peak_bytes": found.peak_bytes,
