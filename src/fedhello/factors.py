@@ -55,24 +55,26 @@ def pairs(adapter: Adapter) -> Iterator[tuple[str, int, Tensor, Tensor]]:
 
 
 def held_part(adapter: Adapter, allocation: Allocation) -> Adapter:
-    """Return what a client holds of the global adapter: its components of the blocks that it has."""
-    R = adapter.rank if allocation.ranks or allocation.components else 1
-    tensors = {}
+    """Return what a client holds of the global adapter: its components of the blocks that it has.
+
+    Where that is everything, it is the very same adapter.
+    """
+    if not (allocation.ranks or allocation.components or allocation.absent):
+        return adapter
+    less = bool(allocation.ranks or allocation.components)  # else nothing needs to be copied
+    R, tensors = adapter.rank, {}
     for name, value in adapter.tensors.items():
         block = adapter.block_of[name]
         if block is None:
             tensors[name] = value
         elif block not in allocation.absent:
-            restricted = allocation.ranks or allocation.components
-            tensors[name] = part(name, value, allocation.held(block, R)) if restricted else value
+            tensors[name] = part(name, value, allocation.held(block, R)) if less else value
     return Adapter(tensors, {name: adapter.block_of[name] for name in tensors})
 
 
 def send_part(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
     """Let a client start from its part of the global adapter."""
-    restricted = allocation.ranks or allocation.components or allocation.absent
-    mine = held_part(adapter, allocation) if restricted else adapter
-    return Task(situation.client.id, situation.round, allocation, mine)
+    return Task(situation.client.id, situation.round, allocation, held_part(adapter, allocation))
 
 
 def send_without_A(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:

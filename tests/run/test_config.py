@@ -509,7 +509,9 @@ def test_a_budget_of_the_other_kind_is_refused(name, found, wanted):
 
 def test_a_budget_of_bytes_suits_every_method():
     for name in METHODS:
-        load_config(None, [f"method={{name: {name}}}", "clients.tiers=[{share: 1, upload: 1MB}]"])
+        config = load_config(None, [f"method={{name: {name}}}", "clients.tiers=[{share: 1, upload: 1MB}]"])
+        assert config.method.name == name
+        assert config.clients.tiers[0].upload == 10**6
 
 
 def test_a_rank_above_the_adapters_is_refused():

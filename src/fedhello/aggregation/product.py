@@ -130,6 +130,16 @@ def rank_partitions(context: Context) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
+def means_of_both(context: Context, updates: Iterable[Update]) -> tuple[dict[str, Tensor], dict[str, LowRankSum]]:
+    """Return the means of the tensors by themselves, Ā and B̄ among them, and Σ_k w_k B_k A_k of each module."""
+    mean, products = WeightedMean(), Products()
+    for update in updates:
+        for name, value in update.tensors.items():
+            add_part(mean, context, update, name, value, update.samples)
+        products.add(update)
+    return mean.result(context.adapter.tensors), products.means()
+
+
 def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcome:
     """FedEx-LoRA: factors are averaged, and what their product misses is merged into W₀ (arXiv 2410.09432).
 
@@ -137,13 +147,8 @@ def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcom
 
     The residual travels as factors. Weights are by samples; the paper's are equal.
     """
-    mean, products = WeightedMean(), Products()
-    for update in updates:
-        for name, value in update.tensors.items():
-            add_part(mean, context, update, name, value, update.samples)
-        products.add(update)
-    tensors = mean.result(context.adapter.tensors)
-    for module, residual in products.means().items():
+    tensors, products = means_of_both(context, updates)
+    for module, residual in products.items():
         residual.add(tensors[module + LORA_B], tensors[module + LORA_A], -1.0)
         tensors |= merged(context, module, residual.scaled(context.federation.scale))
     return context.then(tensors)
@@ -175,14 +180,9 @@ def average_corrected(
     ΔW Āᵀ, Ā Āᵀ and ‖ΔW‖ are all that is needed of ΔW. The text leaves open whether the similarity is maximised; here
     it is.
     """
-    mean, products = WeightedMean(), Products()
-    for update in updates:
-        for name, value in update.tensors.items():
-            add_part(mean, context, update, name, value, update.samples)
-        products.add(update)
-    tensors = mean.result(context.adapter.tensors)
+    tensors, products = means_of_both(context, updates)
     correct = corrected_by_cosine if similarity == "cosine" else corrected_by_least_squares
-    for module, product in products.means().items():
+    for module, product in products.items():
         A, B = tensors[module + LORA_A], tensors[module + LORA_B]
         tensors[module + LORA_B] = (B.double() + correct(product, A, B, penalty)).to(B.dtype)
     return context.then(tensors)
