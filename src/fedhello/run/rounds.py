@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fedhello import algorithm
@@ -133,14 +134,18 @@ def _mean(scores: Sequence[Evaluation]) -> Evaluation:
 
 
 def evaluate_adapter(session: Session, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
-    """Evaluate an adapter on the validation and the test set, with personal heads if clients keep their own."""
+    """Evaluate an adapter on the validation and the test set, with personal heads if clients keep their own.
+
+    The forward pass runs in the number type that training has it in.
+    """
     model, engine, server = session.model, session.engine, session.server
     model.write(adapter.tensors)
-    if engine.personal_heads is None:
-        return evaluate(model, server.validation), evaluate(model, server.test)
-    classes = {client.id: client.classes for client in session.federation.clients}
-    heads = {k: engine.personal_heads.get(k, engine.initial_head) for k in classes}
-    return (
-        evaluate_personal(model, server.validation, heads, classes),
-        evaluate_personal(model, server.test, heads, classes),
-    )
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=session.engine.settings.autocast == "bfloat16"):
+        if engine.personal_heads is None:
+            return evaluate(model, server.validation), evaluate(model, server.test)
+        classes = {client.id: client.classes for client in session.federation.clients}
+        heads = {k: engine.personal_heads.get(k, engine.initial_head) for k in classes}
+        return (
+            evaluate_personal(model, server.validation, heads, classes),
+            evaluate_personal(model, server.test, heads, classes),
+        )
