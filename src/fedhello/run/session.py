@@ -314,7 +314,10 @@ def _training_settings(config: Config, device: torch.device, notes: list[str]) -
     if autocast == "auto":
         autocast = "bfloat16" if bfloat16_pays(device, train.batch_size) else "none"
         if autocast == "bfloat16":
-            notes.append("training and evaluation run in bfloat16 autocast, which is faster here; train.autocast=none keeps float32")
+            notes.append(
+                "training and evaluation run in bfloat16 autocast, which is faster here; train.autocast=none keeps "
+                "float32"
+            )
     return TrainingSettings(
         rounds=train.rounds,
         epochs=train.epochs,
