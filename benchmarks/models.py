@@ -78,7 +78,8 @@ def texts(samples: int, tokens: int) -> Examples:
 def images(samples: int) -> Images:
     """Random images."""
     rng = np.random.default_rng(0)
-    return Images(rng.standard_normal((samples, 3, 224, 224), dtype=np.float32), np.arange(samples) % CLASSES)
+    pixels = rng.integers(0, 256, (samples, 3, 224, 224), dtype=np.uint8)
+    return Images(pixels, np.arange(samples), np.arange(samples) % CLASSES, (0.5,) * 3, (0.5,) * 3)
 
 
 def _random(kind: type[nn.Module], config: object, name: str) -> LoraModel:

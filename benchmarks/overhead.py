@@ -20,7 +20,7 @@ import torch
 
 from fedhello import algorithm
 from fedhello.client.fisher import block_scores
-from fedhello.client.loss import absent_classes, classification_loss
+from fedhello.client.loss import absent_classes, prediction_loss
 from fedhello.client.training import learning_rate
 from fedhello.data.batches import training_batches
 from fedhello.randomness import generator
@@ -105,7 +105,7 @@ def bare_round(session, state, record) -> float:
             )
         ]
         own = next(c.classes for c in session.federation.clients if c.id == report.client)
-        absent = absent_classes(settings.loss, own, model.classes)
+        absent = absent_classes(own, model.classes) if settings.loss == "restricted" else None
         prepared.append((report, batches, absent))
     parameters = {name: model._parameters[name] for name in state.adapter.tensors}
     lr = learning_rate(settings, state.round)
@@ -124,7 +124,7 @@ def bare_round(session, state, record) -> float:
                     trainable.append(parameter)
         optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=settings.weight_decay)
         for batch in batches:
-            loss = classification_loss(module(**batch.inputs).logits, batch.labels, absent)
+            loss = prediction_loss(module(**batch.inputs).logits.float(), batch.labels, absent)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -205,7 +205,7 @@ def predict(
     """Classify texts with a run's adapter."""
     import torch
 
-    from fedhello.data.batches import tokenise
+    from fedhello.data.encoding import tokenise
     from fedhello.model.evaluation import logits
 
     config, labels, model = _restore(run, client)

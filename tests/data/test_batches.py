@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhello.data.batches import Examples, evaluation_batches, tokenise, training_batches
+from fedhello.data.batches import Examples, evaluation_batches, training_batches
+from fedhello.data.encoding import tokenise
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 lengths_of = st.lists(st.integers(1, 128), min_size=1, max_size=120).map(np.array)

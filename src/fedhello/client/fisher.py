@@ -2,7 +2,8 @@
 
     Γ_l = (1/|D|) Σ_{d ∈ D} ‖∇_{θ_l} log p(y_d | x_d)‖²,        θ_l = the LoRA factors of block l
 
-with the log-likelihood over all classes, the model in evaluation mode, and every sample of D exactly once. The
+with the log-likelihood over all classes (of a language model, that of the whole response: the sum over its tokens),
+the model in evaluation mode, and every sample of D exactly once. The
 square is taken per sample: the gradient of a batch's mean would let samples cancel each other.
 
 No loop over samples is needed. A factor W is linear, y = x Wᵀ, so sample d's gradient is G_d = Σ_t g_{d,t} x_{d,t}ᵀ
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy
 
 from fedhello.data.batches import Samples, evaluation_batches
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.forward import predictions
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,13 @@ def block_scores(model: LoraModel, proxy: Samples, batch_size: int = 32) -> tupl
         for positions in evaluation_batches(proxy.lengths(), batch_size):
             passes.clear()
             batch = proxy.batch(positions).to(model.device)
-            log_p = log_softmax(model.module(**batch.inputs).logits.float(), dim=1)
+            found = predictions(model, batch)
             if len(passes) != len(handles):
                 raise ModelError(
                     f"expected each LoRA factor to be used once per forward pass; {len(handles)} factors were used "
                     f"{len(passes)} times. Models that share a block among layers have no score per block."
                 )
-            log_likelihood = log_p.gather(1, batch.labels.unsqueeze(1)).sum()
+            log_likelihood = -cross_entropy(found.z, found.y, reduction="sum")
             gradients = torch.autograd.grad(log_likelihood, [one.y for one in passes])
             for one, g in zip(passes, gradients, strict=True):
                 totals[one.block] += float(squared_norms(one.x, g).sum())

@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedhello.allocation.bytes import needs
 from fedhello.client.activations import activation_policies
 from fedhello.client.memory import StepMemory
-from fedhello.data.batches import WINDOW, Batch
+from fedhello.data.batches import IGNORED, WINDOW, Batch
 from fedhello.model.adapter import LoraModel
+from fedhello.model.forward import predictions
 from fedhello.types import KEEP, Allocation, Costs, Policy, Role
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -146,13 +147,16 @@ class StepCosts:
         )
 
 
-def calibrate(model: LoraModel, autocast: bool = False, policies: Collection[Policy] = POLICIES) -> StepCosts:
+def calibrate(
+    model: LoraModel, autocast: bool = False, policies: Collection[Policy] = POLICIES, answer: int | None = None
+) -> StepCosts:
     """Measure a model's blocks on small batches; its values and random state stay as they are.
 
     Args:
         model: The model, with at least one block; it is left frozen and in training mode.
         autocast: Whether steps run in bf16 autocast.
         policies: The policies to measure, ``keep`` among them; nothing is known of others.
+        answer: Of a language model, the tokens of the longest response: as many as each sample is taken to have.
     """
     long, L = _longest(model), model.blocks.count
     short = max(1, long // 3)
@@ -160,7 +164,7 @@ def calibrate(model: LoraModel, autocast: bool = False, policies: Collection[Pol
     large = tuple((8 * b, T) for b, T in small)
 
     def steps(trained: Collection[int], policy: Policy, shapes: Sequence[Shape]) -> _Steps:
-        runs = [_measure(model, trained, policy, _made_up(model, *shape), autocast) for shape in shapes]
+        runs = [_measure(model, trained, policy, _made_up(model, *shape, answer), autocast) for shape in shapes]
         return _Steps(tuple(shapes), tuple(runs))
 
     # Casting weights dominates small batches, and work on activations large ones.
@@ -184,7 +188,7 @@ def calibrate(model: LoraModel, autocast: bool = False, policies: Collection[Pol
         outside=everything[-1].through(lambda run: run.outside, "c γ α"),
         outside_head_only=head_only[-1].through(lambda run: run.outside, "c γ α"),
         head_only_peak=Peak.of(size.peak(lambda run: run.peak) for size in head_only),
-        **_count_flops(model, policies, small),
+        **_count_flops(model, policies, small, answer),
         block_bytes=_bytes_by_block(model),
         head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
     )
@@ -221,7 +225,7 @@ def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Sha
     return (widest, int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
 
 
-def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False) -> float:
+def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:
     """Return about how many FLOP/s this machine reaches in training; the best of a few steps that train everything."""
     shape = (8, _longest(model))
     at = costs.at(shape, [shape])
@@ -231,7 +235,7 @@ def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False) ->
     for _ in range(3):
         _finish(model)
         begin = time.perf_counter()
-        _step(model, range(L), _made_up(model, *shape), nullcontext(), autocast)
+        _step(model, range(L), _made_up(model, *shape, answer), nullcontext(), autocast)
         _finish(model)
         seconds.append(time.perf_counter() - begin)
     return needs(at, everything).flops / min(seconds)
@@ -247,15 +251,22 @@ def _longest(model: LoraModel) -> int:
     return 1 if model.takes_images else min(LONGEST, model.longest_input or LONGEST)
 
 
-def _made_up(model: LoraModel, samples: int, tokens: int) -> Batch:
-    """Make up texts of one token repeated, the last one padded as in real batches, or black images."""
+def _made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = None) -> Batch:
+    """Make up texts of one token repeated, the last one padded as in real batches, or black images.
+
+    With ``answer`` the last tokens of each text, that many where there are, are its response.
+    """
     labels = torch.zeros(samples, dtype=torch.int64)
     if model.takes_images:
         return Batch({"pixel_values": torch.zeros(samples, *model.image_shape)}, labels)
     mask = torch.ones(samples, tokens, dtype=torch.int64)
     if tokens > 1:
         mask[-1, -1] = 0  # a model may save work and memory where nothing is padded
-    return Batch({"input_ids": torch.ones_like(mask), "attention_mask": mask}, labels)
+    ids = torch.ones_like(mask)
+    if answer is not None:
+        answered = (mask == 1) & (torch.arange(tokens) >= max(1, tokens - answer))
+        labels = torch.where(answered, ids, IGNORED)
+    return Batch({"input_ids": ids, "attention_mask": mask}, labels)
 
 
 @dataclass(frozen=True)
@@ -320,8 +331,8 @@ def _step(
     bf16 = torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext()
     with torch.random.fork_rng(), watch:
         with bf16:
-            logits = model.module(**batch.inputs).logits
-        loss = cross_entropy(logits.float(), batch.labels)
+            found = predictions(model, batch)
+        loss = cross_entropy(found.z, found.y)
         between()
         torch.autograd.grad(loss, parameters)
 
@@ -344,12 +355,14 @@ CPU_ATTENTION = {
 }
 
 
-def _count_flops(model: LoraModel, policies: Collection[Policy], shapes: Sequence[Shape]) -> dict[str, Any]:
+def _count_flops(
+    model: LoraModel, policies: Collection[Policy], shapes: Sequence[Shape], answer: int | None
+) -> dict[str, Any]:
     """Count the multiplications and additions of matrix products, twice each product, by policy and role."""
     L = model.blocks.count
 
     def count(trained: Collection[int]) -> tuple[Growth, Growth]:
-        counted = [_flops(model, trained, _made_up(model, *shape)) for shape in shapes]
+        counted = [_flops(model, trained, _made_up(model, *shape, answer)) for shape in shapes]
         return (
             Growth.through(shapes, [step for step, _ in counted]),
             Growth.through(shapes, [forward for _, forward in counted]),

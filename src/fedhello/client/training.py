@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fedhello.client.activations import activation_policies
-from fedhello.client.loss import Loss, absent_classes, classification_loss, tail_products
+from fedhello.client.loss import Loss, absent_classes, prediction_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.data.batches import Batch, Samples, training_batches
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.forward import predictions
 from fedhello.randomness import generator, integer_seed
 from fedhello.types import Policy
 
@@ -159,7 +160,7 @@ def local_training(
     before = model.read(work.names)
     parameters = model.select(work.names)
     optimizer = _optimizer(parameters, settings, learning_rate(settings, work.round))
-    absent = absent_classes(settings.loss, work.classes, model.classes)
+    absent = absent_classes(work.classes, model.classes) if settings.loss == "restricted" else None
     absent = None if absent is None else absent.to(model.device)
     total, steps, tokens, seen = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
@@ -237,8 +238,8 @@ def _step(
 ) -> Tensor:
     device = batch.labels.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
-        logits = model.module(**batch.inputs).logits
-    loss = classification_loss(logits, batch.labels, absent)
+        found = predictions(model, batch)
+    loss = prediction_loss(found.z, found.y, absent)
     target = loss
     if settings.tail_penalty:
         target = loss + settings.tail_penalty * tail_products(model.trained_pairs(), settings.tail_from)

@@ -1,12 +1,15 @@
-"""Tokenised samples, and batches of them that waste little on padding."""
+"""Samples that are ready for a model, and batches of them that waste little on padding."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+IGNORED: Final = -100
+"""The label of a token that is not to be predicted: of a prompt, or padding."""
 
 
 @dataclass(frozen=True)
@@ -14,9 +17,10 @@ class Batch:
     """What a model is called with.
 
     Attributes:
-        inputs: Keyword arguments of the model: ``input_ids`` and ``attention_mask``, int64, shape (b, longest), or
-            ``pixel_values``, shape (b, channels, height, width).
-        labels: Int64, shape (b,).
+        inputs: Keyword arguments of the model: ``input_ids`` and ``attention_mask``, int64, shape (b, longest), for
+            some models ``token_type_ids``; or ``pixel_values``, shape (b, channels, height, width).
+        labels: Int64: of classification shape (b,), of language modelling shape (b, longest), where tokens that are
+            not to be predicted have the label ``IGNORED``.
     """
 
     inputs: dict[str, Tensor]
@@ -56,32 +60,48 @@ class Samples(Protocol):
         ...
 
 
+class Pixels(Protocol):
+    """Images of one size, in memory or decoded when asked for."""
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        """Return the images at some positions: uint8, shape (b, channels, height, width)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Images:
-    """Images of one size.
+    """Images of one size; parts of it share the pixels.
 
     Attributes:
-        pixels: Normalised, float32, shape (n, channels, height, width).
+        pixels: Of the whole data set.
+        rows: Which of them these samples are, shape (n,).
         labels: Int64, shape (n,).
+        mean: What the model takes from each channel, of values within 0 … 1; shape (channels,).
+        std: What it then divides each channel by, likewise.
     """
 
-    pixels: np.ndarray
+    pixels: Pixels
+    rows: np.ndarray
     labels: np.ndarray
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, positions: np.ndarray) -> "Images":
         """Return the images at some positions, in that order."""
-        return Images(self.pixels[positions], self.labels[positions])
+        return replace(self, rows=self.rows[positions], labels=self.labels[positions])
 
     def lengths(self) -> np.ndarray:
         """Return 1 for each image, shape (n,)."""
         return np.ones(len(self), dtype=int)
 
     def batch(self, positions: np.ndarray) -> Batch:
-        """Return the images at some positions."""
-        inputs = {"pixel_values": torch.from_numpy(self.pixels[positions])}
+        """Return the images at some positions, normalised."""
+        x = torch.from_numpy(self.pixels[self.rows[positions]]).float().div_(255)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        inputs = {"pixel_values": x.sub_(mean).div_(std)}
         return Batch(inputs, torch.from_numpy(self.labels[positions].astype(np.int64)))
 
 
@@ -91,56 +111,55 @@ class Examples:
 
     Attributes:
         tokens: Per sample its token ids, int64, shape (length,).
-        labels: Int64, shape (n,).
+        labels: Classes, int64, shape (n,).
         pad: The id that fills a batch up to its longest sample.
+        segments: Of text pairs, where the model tells them apart: per sample 0 or 1 for each token.
+        answers: Of prompts with responses: per sample the position, at least 1, at which the response begins, shape
+            (n,). The batch's labels are then the tokens of the responses.
     """
 
     tokens: tuple[np.ndarray, ...]
     labels: np.ndarray
     pad: int
+    segments: tuple[np.ndarray, ...] | None = None
+    answers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, positions: np.ndarray) -> "Examples":
         """Return the samples at some positions, in that order."""
-        return Examples(tuple(self.tokens[i] for i in positions), self.labels[positions], self.pad)
+        return Examples(
+            tuple(self.tokens[i] for i in positions),
+            self.labels[positions],
+            self.pad,
+            None if self.segments is None else tuple(self.segments[i] for i in positions),
+            None if self.answers is None else self.answers[positions],
+        )
 
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of each sample, shape (n,)."""
         return np.array([len(t) for t in self.tokens], dtype=int)
 
     def batch(self, positions: np.ndarray) -> Batch:
-        """Return the samples at some positions, padded to the longest of them."""
-        rows = [self.tokens[i] for i in positions]
-        longest = max(len(row) for row in rows)
-        ids = np.full((len(rows), longest), self.pad, dtype=np.int64)
-        mask = np.zeros((len(rows), longest), dtype=np.int64)
-        for r, row in enumerate(rows):
-            ids[r, : len(row)] = row
-            mask[r, : len(row)] = 1
-        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        return Batch(inputs, torch.from_numpy(self.labels[positions].astype(np.int64)))
+        """Return the samples at some positions, padded on the right to the longest of them."""
+        lengths = np.array([len(self.tokens[i]) for i in positions])
+        present = np.arange(lengths.max()) < lengths[:, None]
+        ids = _filled(present, [self.tokens[i] for i in positions], self.pad)
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(present.astype(np.int64))}
+        if self.segments is not None:
+            inputs["token_type_ids"] = torch.from_numpy(_filled(present, [self.segments[i] for i in positions], 0))
+        if self.answers is None:
+            return Batch(inputs, torch.from_numpy(self.labels[positions].astype(np.int64)))
+        answered = present & (np.arange(lengths.max()) >= self.answers[positions][:, None])
+        return Batch(inputs, torch.from_numpy(np.where(answered, ids, IGNORED)))
 
 
-def tokenise(texts: Sequence[str], labels: np.ndarray, tokenizer: Any, max_length: int) -> tuple[Examples, int]:
-    """Tokenise texts once.
-
-    Args:
-        texts: n texts.
-        labels: Shape (n,).
-        tokenizer: Of the foundation model, with a padding token.
-        max_length: Longest sample, in tokens; longer ones are cut.
-
-    Returns:
-        The samples, and how many of them were cut.
-    """
-    encoded = tokenizer(list(texts), add_special_tokens=True, truncation=False, padding=False, verbose=False)
-    whole = np.array([len(ids) for ids in encoded["input_ids"]])
-    if (whole > max_length).any():
-        encoded = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length)
-    tokens = tuple(np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"])
-    return Examples(tokens, np.asarray(labels), int(tokenizer.pad_token_id)), int((whole > max_length).sum())
+def _filled(present: np.ndarray, rows: Sequence[np.ndarray], value: int) -> np.ndarray:
+    """Return rows of different lengths as one array, with a value where no row is."""
+    filled = np.full(present.shape, value, dtype=np.int64)
+    filled[present] = np.concatenate(rows)
+    return filled
 
 
 WINDOW = 16

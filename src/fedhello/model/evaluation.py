@@ -1,17 +1,22 @@
-"""Run a model over samples without training it: logits, pooled features, accuracy and loss."""
+"""Run a model over samples without training it: logits, pooled features, accuracy, F1, loss and perplexity."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedhello.data.batches import Samples, evaluation_batches
 from fedhello.model.adapter import LoraModel
+from fedhello.model.forward import predictions
 
 BATCH_SIZE = 128
+LANGUAGE_BATCH_SIZE = 16
+"""Of language models, whose logits are as wide as the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -19,19 +24,66 @@ class Evaluation:
     """How well a model does on some samples.
 
     Attributes:
-        accuracy: Share of samples whose largest logit is the label's, within 0 … 1.
-        loss: Mean of −log p(y|x).
+        accuracy: Share of predictions whose largest logit is the right one's, within 0 … 1: of classification one per
+            sample, of language modelling one per token of a response, given the right tokens before it.
+        loss: Mean of −log p(y|x) over predictions.
         samples: How many, counted once per head.
+        more: Of classification ``macro_f1`` and ``micro_f1``, of language modelling ``perplexity``, exp(loss).
     """
 
     accuracy: float
     loss: float
     samples: int
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
-def evaluate(model: LoraModel, examples: Samples) -> Evaluation:
+def evaluate(model: LoraModel, samples: Samples) -> Evaluation:
     """Score the model, with the head it holds now, on samples."""
-    return _score(logits(model, examples), torch.from_numpy(examples.labels))
+    if model.head_names:
+        return _classified(logits(model, samples), torch.from_numpy(samples.labels))
+    return _spoken(model, samples)
+
+
+def _classified(z: Tensor, y: Tensor) -> Evaluation:
+    predicted = z.argmax(dim=1)
+    accuracy = float((predicted == y).double().mean())
+    macro = float(f1_score(y, predicted, average="macro", zero_division=0.0))
+    # Every sample has one label and one prediction, so micro F1 is the accuracy.
+    return Evaluation(accuracy, float(cross_entropy(z, y)), len(y), {"macro_f1": macro, "micro_f1": accuracy})
+
+
+def _spoken(model: LoraModel, samples: Samples) -> Evaluation:
+    """Score a language model batch by batch: its logits are too wide to keep."""
+    right, loss, tokens = 0, 0.0, 0
+    model.module.eval()
+    with torch.inference_mode():
+        for positions in evaluation_batches(samples.lengths(), LANGUAGE_BATCH_SIZE):
+            found = predictions(model, samples.batch(positions).to(model.device))
+            right += int((found.z.argmax(dim=1) == found.y).sum())
+            loss += float(cross_entropy(found.z, found.y, reduction="sum"))
+            tokens += len(found.y)
+    # exp(710) is beyond a float; a model that is so wrong need not be told apart.
+    return Evaluation(right / tokens, loss / tokens, len(samples), {"perplexity": exp(min(loss / tokens, 700.0))})
+
+
+def weighted_mean(scores: Sequence[Evaluation], weights: Sequence[float], samples: int) -> Evaluation:
+    """Return the mean of several evaluations.
+
+    Args:
+        scores: At least one, all of one task.
+        weights: One for each.
+        samples: How many samples the mean is of.
+    """
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
+
+    return Evaluation(
+        mean(score.accuracy for score in scores),
+        mean(score.loss for score in scores),
+        samples,
+        {name: mean(score.more[name] for score in scores) for name in scores[0].more},
+    )
 
 
 def evaluate_personal(
@@ -59,15 +111,11 @@ def evaluate_personal(
             absent = torch.ones(model.classes, dtype=torch.bool)
             absent[list(classes[k])] = False
             z = logits(model, known).masked_fill(absent, float("-inf"))
-            scores.append(_score(z, torch.from_numpy(known.labels)))
+            scores.append(_classified(z, torch.from_numpy(known.labels)))
     finally:
         model.write(own_head)
-    total = sum(score.samples for score in scores)
-    return Evaluation(
-        accuracy=sum(score.accuracy * score.samples for score in scores) / total,
-        loss=sum(score.loss * score.samples for score in scores) / total,
-        samples=total,
-    )
+    sizes = [score.samples for score in scores]
+    return weighted_mean(scores, sizes, sum(sizes))
 
 
 def logits(model: LoraModel, examples: Samples) -> Tensor:
@@ -97,8 +145,3 @@ def _run(model: LoraModel, examples: Samples, features: bool) -> Tensor:
         hook.remove()
     order = np.argsort(np.concatenate(positions))
     return torch.cat(rows)[torch.from_numpy(order)].clone()
-
-
-def _score(z: Tensor, labels: Tensor) -> Evaluation:
-    accuracy = (z.argmax(dim=1) == labels).double().mean()
-    return Evaluation(float(accuracy), float(cross_entropy(z, labels)), len(labels))

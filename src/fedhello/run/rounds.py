@@ -10,7 +10,7 @@ from torch import Tensor
 from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.client.fisher import block_scores
-from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal
+from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import add_up, is_shared, prototype_head
 from fedhello.run.session import Session
 from fedhello.types import Adapter, Distillation, RoundRecord, RunState
@@ -116,7 +116,9 @@ class _Scores:
         if len(models) == 1:
             return evaluate_adapter(self.session, next(iter(models.values())))
         found = [self._one(name, adapter) for name, adapter in models.items()]
-        return _mean([one for one, _ in found]), _mean([other for _, other in found])
+        equal = [1.0] * len(found)
+        validation, test = zip(*found, strict=True)
+        return weighted_mean(validation, equal, validation[0].samples), weighted_mean(test, equal, test[0].samples)
 
     def _one(self, name: str, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
         tensors = list(adapter.tensors.values())
@@ -126,11 +128,6 @@ class _Scores:
                 return scores
         self.known[name] = (tensors, evaluate_adapter(self.session, adapter))
         return self.known[name][1]
-
-
-def _mean(scores: Sequence[Evaluation]) -> Evaluation:
-    n = len(scores)
-    return Evaluation(sum(s.accuracy for s in scores) / n, sum(s.loss for s in scores) / n, scores[0].samples)
 
 
 def evaluate_adapter(session: Session, adapter: Adapter) -> tuple[Evaluation, Evaluation]:

@@ -12,7 +12,8 @@ from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import StepCosts, calibrate
 from fedhello.client.training import METRICS, TrainingSettings, bfloat16_pays, moments
 from fedhello.data import partition, sources
-from fedhello.data.batches import Examples, tokenise
+from fedhello.data.batches import Examples
+from fedhello.data.encoding import tokenise
 from fedhello.data.split import Split, stratified_split
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import upload_bound

@@ -1,0 +1,138 @@
+"""From raw inputs to samples: tokenise texts, pairs of texts, and prompts with their responses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedhello.data.batches import Examples
+from fedhello.errors import DataError
+
+LEAST_PROMPT = 4
+"""Tokens of a prompt that a long response must leave room for."""
+
+
+def tokenise(
+    texts: Sequence[str], labels: np.ndarray, tokenizer: Any, max_length: int, seconds: Sequence[str] | None = None
+) -> tuple[Examples, int]:
+    """Tokenise texts, or pairs of texts, once.
+
+    Args:
+        texts: n texts.
+        labels: Shape (n,).
+        tokenizer: Of the foundation model, with a padding token.
+        max_length: Longest sample, in tokens; of longer ones the end is cut, of pairs the end of the longer text.
+        seconds: The second texts of pairs.
+
+    Returns:
+        The samples, and how many of them were cut.
+    """
+    pair = () if seconds is None else (list(seconds),)
+    encoded = tokenizer(list(texts), *pair, add_special_tokens=True, truncation=False, padding=False, verbose=False)
+    whole = np.array([len(ids) for ids in encoded["input_ids"]])
+    if (whole > max_length).any():
+        encoded = tokenizer(list(texts), *pair, add_special_tokens=True, truncation=True, max_length=max_length)
+    segments = None if seconds is None else _arrays(encoded.get("token_type_ids"))
+    examples = Examples(_arrays(encoded["input_ids"]) or (), np.asarray(labels), int(tokenizer.pad_token_id), segments)
+    return examples, int((whole > max_length).sum())
+
+
+def _arrays(rows: Sequence[Sequence[int]] | None) -> tuple[np.ndarray, ...] | None:
+    return None if rows is None else tuple(np.asarray(row, dtype=np.int64) for row in rows)
+
+
+def tokenise_instructions(
+    pairs: Sequence[tuple[str, str]], labels: np.ndarray, tokenizer: Any, max_length: int
+) -> tuple[Examples, int]:
+    """Tokenise prompts with their responses once; only the response, with the token that ends it, is to be predicted.
+
+    Where the tokenizer has a chat template, a prompt is the user's turn in it and a response the assistant's. Elsewhere
+    a response follows its prompt and a line break. Where a response begins is found by tokenising the prompt alone.
+
+    Args:
+        pairs: n prompts and responses.
+        labels: Shape (n,).
+        tokenizer: Of the foundation model, with a padding token and one that ends a text.
+        max_length: Longest sample, in tokens. Of longer ones the end of the prompt is cut, of responses that are too
+            long by themselves also their end.
+
+    Returns:
+        The samples, and how many of them were cut.
+
+    Raises:
+        DataError: If a response is empty, so that nothing would be predicted.
+    """
+    empty = [i for i, (_, response) in enumerate(pairs) if not response.strip()]
+    if empty:
+        raise DataError(
+            f"expected every prompt to have a response; {len(empty)} of {len(pairs)} have none, the first is sample "
+            f"{empty[0]}. Leave them out."
+        )
+    rendered = [_rendered(prompt, response, tokenizer) for prompt, response in pairs]
+    before = _prompt_ids([opened for opened, _ in rendered], tokenizer)
+    after = _ids([answer for _, answer in rendered], tokenizer)
+    long = [i for i in range(len(pairs)) if len(before[i]) + len(after[i]) > max_length]
+    for i in long:
+        before[i], after[i] = _shortened(pairs[i][0], after[i], tokenizer, max_length)
+    tokens = tuple(np.array([*b, *a], dtype=np.int64) for b, a in zip(before, after, strict=True))
+    answers = np.array([len(b) for b in before])
+    return Examples(tokens, np.asarray(labels), int(tokenizer.pad_token_id), answers=answers), len(long)
+
+
+def tokenise_prompts(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Tokenise prompts as they stand before their responses."""
+    return _prompt_ids([_opened(prompt, tokenizer) for prompt in prompts], tokenizer)
+
+
+def _rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
+    """Return the text of a prompt and of what follows it: the response and what ends it."""
+    opened = _opened(prompt, tokenizer)
+    if tokenizer.chat_template is None:
+        return opened, response + (tokenizer.eos_token or "")
+    turns = [_said("user", prompt), _said("assistant", response)]
+    whole = tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=False)
+    if not whole.startswith(opened):
+        raise DataError(
+            "expected the tokenizer's chat template to put the assistant's turn behind the user's; it changes what "
+            "stands before it, so the response cannot be told from the prompt"
+        )
+    return opened, whole.removeprefix(opened)
+
+
+def _opened(prompt: str, tokenizer: Any) -> str:
+    if tokenizer.chat_template is None:
+        return prompt.rstrip() + "\n"
+    return str(tokenizer.apply_chat_template([_said("user", prompt)], add_generation_prompt=True, tokenize=False))
+
+
+def _prompt_ids(opened: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Tokenise opened prompts; a template brings its own special tokens, and a prompt is not the end of a text."""
+    ids = _ids(opened, tokenizer, special=tokenizer.chat_template is None)
+    end = tokenizer.eos_token_id
+    return [row[:-1] if len(row) > 1 and row[-1] == end else row for row in ids]
+
+
+def _ids(texts: Sequence[str], tokenizer: Any, special: bool = False) -> list[list[int]]:
+    found = tokenizer(list(texts), add_special_tokens=special, truncation=False, padding=False, verbose=False)
+    return [list(row) for row in found["input_ids"]]
+
+
+def _shortened(prompt: str, after: list[int], tokenizer: Any, max_length: int) -> tuple[list[int], list[int]]:
+    """Cut the end of the prompt's text, but not of what a template puts around it, then the end of the response."""
+    (around,) = tokenise_prompts([""], tokenizer)
+    (content,) = _ids([prompt], tokenizer)
+    room = max(LEAST_PROMPT, max_length - len(around) - len(after))
+    (before,) = tokenise_prompts([tokenizer.decode(content[:room])], tokenizer)
+    while len(before) + len(after) > max_length and room > LEAST_PROMPT:  # text that was cut may take a token more
+        room -= 1
+        (before,) = tokenise_prompts([tokenizer.decode(content[:room])], tokenizer)
+    if len(before) >= max_length:
+        raise DataError(
+            f"expected data.max_length to leave room for a response; what stands before it takes {len(before)} tokens "
+            f"of {max_length}. Raise it."
+        )
+    return before, after[: max_length - len(before)]
+
+
+def _said(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}

@@ -1,0 +1,74 @@
+"""Let a language model answer prompts, and compare its answers with the right ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fedhello.data.encoding import tokenise_prompts
+from fedhello.errors import MissingExtraError
+from fedhello.model.adapter import LoraModel
+
+BATCH_SIZE = 16
+
+
+def generate(model: LoraModel, prompts: Sequence[str], max_new_tokens: int, max_length: int) -> list[str]:
+    """Return the model's answers to prompts: the likeliest token each time, until the answer ends.
+
+    Args:
+        model: A causal language model; its values stay as they are.
+        prompts: As a user would write them; the tokenizer's chat template is put around them where it has one.
+        max_new_tokens: Longest answer.
+        max_length: Longest prompt in tokens; of longer ones the beginning is cut.
+    """
+    ids = [row[-max_length:] for row in tokenise_prompts(prompts, model.tokenizer)]
+    # Prompts of like length together, the longest first, so that what does not fit is found out at once.
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    answers = [""] * len(ids)
+    for begin in range(0, len(order), BATCH_SIZE):
+        part = order[begin : begin + BATCH_SIZE]
+        for i, answer in zip(part, _answers(model, [ids[i] for i in part], max_new_tokens), strict=True):
+            answers[i] = answer
+    return answers
+
+
+def _answers(model: LoraModel, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+    """Generate for prompts that are padded on the left, so that all answers begin at one position."""
+    tokenizer, longest = model.tokenizer, max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id))
+    mask = torch.zeros_like(ids)
+    for r, row in enumerate(rows):
+        ids[r, longest - len(row) :] = torch.tensor(row)
+        mask[r, longest - len(row) :] = 1
+    model.module.eval()
+    with torch.inference_mode():
+        generator: Any = model.module
+        made = generator.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    return [text.strip() for text in tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)]
+
+
+def rouge_l(answers: Sequence[str], references: Sequence[str]) -> float:
+    """Return the mean ROUGE-L of answers, within 0 … 1: the F-measure of the longest common subsequence of words.
+
+    As the package rouge-score computes it, without stemming (Lin 2004, "ROUGE: a package for automatic evaluation of
+    summaries").
+
+    Raises:
+        MissingExtraError: If the package is not installed.
+    """
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise MissingExtraError("ROUGE-L needs the package rouge-score: pip install 'fedhello[instruction]'") from error
+    scorer = RougeScorer(["rougeL"])
+    scores = [scorer.score(right, answer)["rougeL"].fmeasure for answer, right in zip(answers, references, strict=True)]
+    return float(sum(scores) / len(scores))
