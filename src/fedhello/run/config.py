@@ -33,6 +33,7 @@ from fedhello.errors import ConfigError
 from fedhello.methods import METHODS, Method
 from fedhello.model.adapter import ATTENTION_QV
 from fedhello.model.head import HeadPolicy
+from fedhello.model.loading import Quantisation
 from fedhello.run.complaints import nearest, sentence
 from fedhello.types import Budget, Rule
 
@@ -79,12 +80,16 @@ Speed = Annotated[
 
 
 class LoraConfig(_Section):
-    """How LoRA is placed: h = W₀x + (alpha/rank)·B A x."""
+    """How LoRA is placed: h = W₀x + (alpha/rank)·B A x, with rslora h = W₀x + (alpha/√rank)·B A x."""
 
     rank: int = Field(8, ge=1)
     alpha: float = Field(8, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["attention-qv"] | Annotated[list[str], Field(min_length=1)] = ATTENTION_QV
+    targets: Literal["attention-qv", "attention", "all-linear"] | Annotated[list[str], Field(min_length=1)] = (
+        ATTENTION_QV
+    )
+    rslora: bool = False
+    dora: bool = False
 
 
 class ModelConfig(_Section):
@@ -96,7 +101,9 @@ class ModelConfig(_Section):
     head: HeadPolicy = "prototypes"
     head_scale: float = Field(10.0, gt=0)
     lora: LoraConfig = LoraConfig()
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    quantisation: Quantisation = "none"
+    pad_token: str | None = Field(None, min_length=1)
 
 
 class Iid(_Section):
@@ -335,6 +342,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         config = _validated(_with_published_semantics(raw))
     method = _resolved_method(config.method)
     _check_budgets(config, METHODS[method.name])
+    _check_weights(config.model, METHODS[method.name])
     return config.model_copy(update={"method": method})
 
 
@@ -363,6 +371,28 @@ def _check_budgets(config: Config, method: Method) -> None:
                 f"{method.allocates}; found only {other}: {getattr(tier, other)}. Add {wanted}, or choose a method "
                 f"that allocates {'ranks' if other == 'rank' else 'blocks'} (see fedhello methods)."
             )
+
+
+def _check_weights(model: ModelConfig, method: Method) -> None:
+    """Check that the method can work with the kind of weights and factors."""
+    if method.merges and (model.dtype != "float32" or model.quantisation != "none"):
+        raise ConfigError(
+            f"expected model.dtype=float32 and model.quantisation=none, since {method.name} adds products to the "
+            f"frozen weights, which coarser ones would round away; found {model.dtype} and {model.quantisation}"
+        )
+    if not model.lora.dora:
+        return
+    reasons = {
+        "combines factors by their product, which leaves magnitudes out": not method.averages_layerwise,
+        "adds products to the frozen weights, whose norms magnitudes are relative to": method.merges,
+        "scores blocks by the gradients of factors, which pass through their norms under DoRA": method.uses_scores,
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise ConfigError(
+            f"expected model.lora.dora=false, since {method.name} {reason}; found true. Choose a method that averages "
+            "layer by layer without scores, such as rgd-hla or straggler."
+        )
 
 
 def _resolved_method(method: MethodConfig) -> MethodConfig:

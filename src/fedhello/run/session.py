@@ -1,6 +1,6 @@
 """From a configuration to a session: the one place where all parts are put together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,11 +21,11 @@ from fedhello.errors import ConfigError, DataError, ModelError
 from fedhello.methods import METHODS, BoundMethod, Method
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.head import is_shared
-from fedhello.model.loading import load_classifier, resolve
+from fedhello.model.loading import CAUSAL_LM, Kind, load_foundation, resolve
 from fedhello.randomness import generator, integer_seed
 from fedhello.run.config import Config, DataConfig, TierConfig
 from fedhello.run.federation import federate, with_speeds
-from fedhello.types import KEEP, Federation, Policy, Situation
+from fedhello.types import KEEP, Allocation, Federation, Policy, Situation
 from fedhello.words import budget_words
 
 
@@ -91,6 +91,7 @@ def prepare(config: Config) -> Session:
             "learn from each other on a public set; found 0. Set data.public=200, for example."
         )
     model = load_model(config, data.label_names)
+    config = _pinned(config, model)
     examples, cut = _tokenised(config, data.texts, data.labels, model)
     notes = [*data.notes, *_notes(config, cut, len(examples), method.uses_scores)]
 
@@ -163,7 +164,10 @@ def _check_method(
         raise ConfigError(complaint)
     one_of = {client.tier: client for client in federation.clients}
     equal = (1.0,) * federation.blocks
-    out = [g for g, k in sorted(one_of.items()) if bound.allocate(Situation(k, federation, 0, equal)) is None]
+    first = {g: bound.allocate(Situation(k, federation, 0, equal)) for g, k in sorted(one_of.items())}
+    if model.has_magnitudes:
+        _check_whole_factors(method, first.values(), federation.rank)
+    out = [g for g, allocation in first.items() if allocation is None]
     if not out:
         return
     budgets = " | ".join(budget_words(federation.tiers[g]) for g in out)
@@ -171,6 +175,29 @@ def _check_method(
     if len(out) == len(one_of):
         raise ConfigError(f"expected a tier that can afford {method.name}; all {who} than any affords. Raise a budget.")
     notes.append(f"{who} than they can afford")
+
+
+def _check_whole_factors(method: Method, allocations: Iterable[Allocation | None], rank: int) -> None:
+    """Check that clients train all of the factors, as DoRA's magnitudes need: they belong to the whole product.
+
+    Raises:
+        ConfigError: If some client trains a part.
+    """
+    for allocation in allocations:
+        if allocation is None:
+            continue
+        part = allocation.components or any(r < rank for r in allocation.ranks) or allocation.factors != "AB"
+        if part:
+            raise ConfigError(
+                f"expected model.lora.dora=false, since under {method.name} a client trains a part of the factors, and "
+                "magnitudes belong to the whole; found true. Choose a method that allocates blocks, such as rgd-hla."
+            )
+
+
+def _pinned(config: Config, model: LoraModel) -> Config:
+    """Return the configuration with the commit of a hub id that was loaded, so that the run can be repeated."""
+    revision = model.source.revision
+    return config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
 
 
 def _public(
@@ -233,26 +260,42 @@ def _notes(config: Config, cut: int, samples: int, uses_scores: bool) -> list[st
     return notes
 
 
-def load_model(config: Config, labels: Sequence[str]) -> LoraModel:
+def load_model(config: Config, labels: Sequence[str], kind: Kind = "text-classification") -> LoraModel:
     """Load the configured foundation model with a fresh adapter and head, on its device.
 
+    Args:
+        config: The configuration.
+        labels: The names of the classes; ignored for a language model, which gets no head.
+        kind: What the model is for.
+
     Raises:
-        MissingExtraError: If an embedded model is not installed.
+        MissingExtraError: If an embedded model, or what quantises, is not installed.
         ModelError: If it cannot be loaded, verified or understood.
     """
-    source = resolve(config.model.name, config.model.revision)
-    base = load_classifier(source, labels, integer_seed(config.run.seed, "head"))
+    device = _device(config.run.device)
+    base = load_foundation(
+        resolve(config.model.name, config.model.revision),
+        kind,
+        labels,
+        integer_seed(config.run.seed, "head"),
+        dtype=getattr(torch, config.model.dtype),
+        quantisation=config.model.quantisation,
+        pad_token=config.model.pad_token,
+        device=device,
+    )
     lora = config.model.lora
     model = attach_lora(
         base,
-        classes=len(labels),
+        classes=None if kind == CAUSAL_LM else len(labels),
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
         targets=lora.targets,
         seed=integer_seed(config.run.seed, "lora"),
+        rslora=lora.rslora,
+        dora=lora.dora,
     )
-    model.module.to(_device(config.run.device))
+    model.module.to(device)
     return model
 
 
@@ -338,7 +381,9 @@ def _training_settings(config: Config, device: torch.device, notes: list[str]) -
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
