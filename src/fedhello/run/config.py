@@ -6,6 +6,7 @@ The defaults are the embedded demo. A configuration is read in one place and tur
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,12 +30,17 @@ from pydantic import (
 
 from fedhello.client.loss import Loss
 from fedhello.client.training import LearningRateSchedule, OptimizerName
+from fedhello.data.columns import placeholders
+from fedhello.data.dataset import UNNAMED, Columns, Kind
+from fedhello.data.embedded_sets import EMBEDDED_DATA
+from fedhello.embedded import PREFIX
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS, Method
 from fedhello.model.adapter import ATTENTION_QV
 from fedhello.model.head import HeadPolicy
-from fedhello.run.complaints import nearest, sentence
+from fedhello.run.complaints import sentence
 from fedhello.types import Budget, Rule
+from fedhello.words import nearest
 
 
 class _Section(BaseModel):
@@ -128,36 +134,94 @@ class Natural(_Section):
     column: str
 
 
+class Files(_Section):
+    """One client per file of the folder that ``data.name`` names, in the order of the files' names."""
+
+    kind: Literal["files"]
+
+
 def _default_kind(value: object) -> object:
     """Take the kind of the default partition where none is named, so that one key can be overridden alone."""
     return {"kind": "pathological", **value} if isinstance(value, dict) else value
 
 
 Partition = Annotated[
-    Iid | Dirichlet | Pathological | Natural, Field(discriminator="kind"), BeforeValidator(_default_kind)
+    Iid | Dirichlet | Pathological | Natural | Files, Field(discriminator="kind"), BeforeValidator(_default_kind)
 ]
+
+
+def _template(value: object) -> object:
+    """Check a template; YAML reads one that is nothing but a column in braces as a mapping."""
+    if isinstance(value, dict):
+        raise ValueError("a column is named without braces where nothing else stands beside it")
+    if isinstance(value, str):
+        try:
+            placeholders(value)
+        except ValueError as error:
+            raise ValueError(f"a template has columns in braces, such as 'Question: {{question}}'; {error}") from None
+    return value
+
+
+Name = Annotated[str, Field(min_length=1)]
+Template = Annotated[str, BeforeValidator(_template), Field(min_length=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DataConfig(_Section):
     """The data set, what the server keeps of it, and how the rest is split over clients."""
 
-    name: str = Field("embedded:bbc-headlines", min_length=1)
-    text: str = "text"
-    label: str = "label"
+    name: Name = "embedded:bbc-headlines"
+    split: Name | None = None
+    text: Name | Annotated[list[Name], Field(min_length=2, max_length=2)] = "text"
+    label: Name = "label"
+    image: Name | None = None
+    prompt: Template | None = None
+    response: Template | None = None
     samples: int | None = Field(None, ge=1)
     clients: int = Field(20, ge=1)
     partition: Partition = Pathological(kind="pathological", classes_per_client=2)
-    validation: float = Field(0.1, gt=0, lt=1)
-    test: float = Field(0.2, gt=0, lt=1)
+    validation: Share | Name = 0.1
+    test: Share | Name = 0.2
     proxy: int = Field(100, ge=0)
-    public: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] = 0
+    public: Annotated[int, Field(ge=0)] | Name = 0
     max_length: int = Field(128, ge=4)
     deduplicate: bool = True
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns of the data set hold what."""
+        text = self.text if isinstance(self.text, str) else (self.text[0], self.text[1])
+        group = self.partition.column if isinstance(self.partition, Natural) else None
+        return Columns(text, self.label, self.image, self.prompt, self.response, group)
+
+    @property
+    def kind(self) -> Kind | None:
+        """What a sample is; None where only the data set knows."""
+        columns = self.columns
+        if replace(columns, group=None) != UNNAMED:
+            return columns.kind
+        embedded_set = EMBEDDED_DATA.get(self.name.removeprefix(PREFIX)) if self.name.startswith(PREFIX) else None
+        return None if embedded_set is None else embedded_set.columns.kind
 
     @model_validator(mode="after")
     def _leave_something_to_train_on(self) -> "DataConfig":
-        if self.validation + self.test >= 1:
-            raise ValueError(f"validation and test leave nothing to train on: {self.validation} + {self.test} ≥ 1")
+        validation, test = (0.0 if isinstance(part, str) else part for part in (self.validation, self.test))
+        if validation + test >= 1:
+            raise ValueError(f"validation and test leave nothing to train on: {validation} + {test} ≥ 1")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_sample(self) -> "DataConfig":
+        if (self.prompt is None) != (self.response is None):
+            given, lacking = ("prompt", "response") if self.response is None else ("response", "prompt")
+            raise ValueError(f"instruction data has a prompt and a response; found {given} without {lacking}")
+        kinds = {"text": self.text != "text", "image": self.image is not None, "prompt": self.prompt is not None}
+        named = [key for key, is_named in kinds.items() if is_named]
+        if len(named) > 1:
+            raise ValueError(f"a sample is a text, an image or a prompt with a response; found {' and '.join(named)}")
+        if not isinstance(self.text, str) and self.text[0] == self.text[1]:
+            raise ValueError(f"a pair of texts has two columns; found {self.text[0]!r} twice")
         return self
 
 

@@ -11,18 +11,19 @@ from fedhello.allocation.bytes import OPTIONS
 from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import StepCosts, calibrate
 from fedhello.client.training import METRICS, TrainingSettings, bfloat16_pays, moments
-from fedhello.data import partition, sources
 from fedhello.data.batches import Examples, tokenise
-from fedhello.data.split import Split, stratified_split
+from fedhello.data.dataset import DataSet
+from fedhello.data.partition import label_histogram
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import upload_bound
-from fedhello.errors import ConfigError, DataError, ModelError
+from fedhello.errors import ConfigError, ModelError
 from fedhello.methods import METHODS, BoundMethod, Method
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.head import is_shared
 from fedhello.model.loading import load_classifier, resolve
-from fedhello.randomness import generator, integer_seed
-from fedhello.run.config import Config, DataConfig, TierConfig
+from fedhello.randomness import integer_seed
+from fedhello.run.config import Config, TierConfig
+from fedhello.run.data import load_data, partition_data, public_data, split_data
 from fedhello.run.federation import federate, with_speeds
 from fedhello.types import KEEP, Federation, Policy, Situation
 from fedhello.words import budget_words
@@ -75,14 +76,7 @@ def prepare(config: Config) -> Session:
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
     """
-    data = sources.load(
-        config.data.name,
-        text_column=config.data.text,
-        label_column=config.data.label,
-        group_column=getattr(config.data.partition, "column", None),
-        deduplicate=config.data.deduplicate,
-    )
-    data = sources.draw(data, config.data.samples)
+    data = load_data(config.data)
     method = METHODS[config.method.name]
     if method.distils and not config.data.public:
         raise ConfigError(
@@ -90,19 +84,13 @@ def prepare(config: Config) -> Session:
             "learn from each other on a public set; found 0. Set data.public=200, for example."
         )
     model = load_model(config, data.label_names)
-    examples, cut = _tokenised(config, data.texts, data.labels, model)
+    examples, cut = _encoded(config, data, model)
     notes = [*data.notes, *_notes(config, cut, len(examples), method.uses_scores)]
 
-    held_out = stratified_split(
-        data.labels,
-        validation=config.data.validation,
-        test=config.data.test,
-        proxy=config.data.proxy,
-        public=config.data.public if isinstance(config.data.public, int) else 0,
-        names=data.label_names,
-    )
-    public = _public(config, data, held_out, model, examples)
-    parts = _partition(config.data, data, held_out, config.run.seed)
+    held_out = split_data(config.data, data)
+    found = public_data(config.data, data, held_out)
+    public = examples.subset(held_out.public) if found is None else _encoded(config, found, model)[0]
+    parts = partition_data(config.data, data, held_out, config.run.seed)
     bound = method.bind(**config.method.options)
     settings = replace(_training_settings(config, model.device, notes), **bound.local)
     if method.pooled:
@@ -143,7 +131,7 @@ def prepare(config: Config) -> Session:
         method=bound,
         engine=engine,
         server=server,
-        histogram=partition.label_histogram(parts, data.labels, len(data.label_names)),
+        histogram=label_histogram(parts, data.labels, len(data.label_names)),
         tier_of=tier_of,
         notes=tuple(notes),
     )
@@ -172,28 +160,6 @@ def _check_method(
     notes.append(f"{who} than they can afford")
 
 
-def _public(
-    config: Config, data: sources.LabelledTexts, split: Split, model: LoraModel, examples: Examples
-) -> Examples:
-    """Return the server's public set; empty where there is none.
-
-    Raises:
-        DataError: If it overlaps what clients hold.
-    """
-    public = config.data.public
-    if isinstance(public, int):
-        return examples.subset(split.public)
-    found = sources.load(public, text_column=config.data.text, label_column=config.data.label, deduplicate=True)
-    common = {data.texts[i] for i in split.train} & set(found.texts)
-    if common:
-        raise DataError(
-            f"expected data.public to be disjoint from the clients' data; {len(common)} of its {len(found.texts)} "
-            f"texts are theirs, for example {min(common)[:60]!r}. Take them out, or set data.public to a number."
-        )
-    # Its labels are not used, and may be of another kind.
-    return _tokenised(config, found.texts, np.zeros(len(found.texts), dtype=int), model)[0]
-
-
 def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
     """Return how many samples the clients of a round see in an epoch, on average."""
     return round(config.train.clients_per_round * sum(map(len, parts)) / len(parts))
@@ -210,8 +176,12 @@ def _pooled(config: Config) -> Config:
     )
 
 
-def _tokenised(config: Config, texts: Sequence[str], labels: np.ndarray, model: LoraModel) -> tuple[Examples, int]:
-    """Return the tokenised texts, and how many had to be cut."""
+def _encoded(config: Config, data: DataSet, model: LoraModel) -> tuple[Examples, int]:
+    """Return the samples as the model takes them, and how many had to be cut."""
+    if data.kind != "texts":
+        raise ConfigError(
+            f"expected single texts to classify; {config.data.name} holds {data.kind}, which are not supported yet"
+        )
     longest = model.longest_input
     if longest is not None and config.data.max_length > longest:
         raise ConfigError(
@@ -220,7 +190,8 @@ def _tokenised(config: Config, texts: Sequence[str], labels: np.ndarray, model: 
         )
     if model.tokenizer.pad_token_id is None:
         raise ModelError(f"expected the tokenizer of {config.model.name} to have a padding token; it has none")
-    return tokenise(texts, labels, model.tokenizer, config.data.max_length)
+    texts = [text for text in data.inputs if isinstance(text, str)]
+    return tokenise(texts, data.labels, model.tokenizer, config.data.max_length)
 
 
 def _notes(config: Config, cut: int, samples: int, uses_scores: bool) -> list[str]:
@@ -253,25 +224,6 @@ def load_model(config: Config, labels: Sequence[str]) -> LoraModel:
     )
     model.module.to(_device(config.run.device))
     return model
-
-
-def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, seed: int) -> list[np.ndarray]:
-    """Return the positions, in the whole data set, of each client's samples."""
-    rng = generator(seed, "partition")
-    labels, how, clients = data.labels[split.train], config.partition, config.clients
-    match how.kind:
-        case "iid":
-            parts = partition.iid(len(labels), clients, rng)
-        case "dirichlet":
-            parts = partition.dirichlet(labels, clients, how.alpha, how.minimum, rng)
-        case "pathological":
-            parts = partition.pathological(labels, clients, how.classes_per_client, how.minimum, rng, data.label_names)
-        case "natural":
-            parts = partition.natural([data.groups[i] for i in split.train], clients, rng)
-    empty = [k for k, part in enumerate(parts) if len(part) == 0]
-    if empty:
-        raise DataError(f"expected every client to have a sample; clients {empty} have none. Lower data.clients.")
-    return [split.train[part] for part in parts]
 
 
 def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) -> StepCosts | None:
