@@ -114,6 +114,35 @@ def run(
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder, an embedded data set or a hub id.")],
+    text: Annotated[list[str] | None, typer.Option("--text", help="Column of texts; twice for pairs.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column of classes.")] = None,
+    image: Annotated[str | None, typer.Option("--image", help="Column of images.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Column of prompts, or a template.")] = None,
+    response: Annotated[str | None, typer.Option("--response", help="Column of responses, or a template.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where to.")] = Path("fedhello.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Look at your data and write a first configuration for it."""
+    from fedhello.data.inspect import Asked
+    from fedhello.run.starter import starter
+
+    if out.exists() and not force:
+        raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another --out, or --force.")
+    if text is not None and len(text) > 2:
+        raise ConfigError(f"expected --text once, or twice for pairs of texts; found it {len(text)} times")
+    found = starter(name, Asked(tuple(text or ()), label, image, prompt, response))
+    try:
+        out.write_text(found.text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"expected to write {out}; {error.strerror or error}. Give another --out.") from error
+    for line in found.findings:
+        print(line)
+    print(f"wrote {out}; see what it would do: fedhello plan {out}, and do it: fedhello run {out}")
+
+
+@app.command()
 def plan(
     words: Words = None,
     as_json: Json = False,

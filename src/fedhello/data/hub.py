@@ -58,7 +58,8 @@ def _library(purpose: str) -> ModuleType:
         import datasets
     except ImportError as error:
         raise MissingExtraError(f"{purpose} needs datasets; run: pip install 'fedhello[datasets]'") from error
-    return datasets
+    module: ModuleType = datasets
+    return module
 
 
 def _source(name: str, found: Any) -> Source:

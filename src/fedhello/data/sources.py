@@ -76,8 +76,9 @@ def load(
     if source.columns is not None and replace(columns, group=None) == UNNAMED:
         columns = replace(source.columns, group=columns.group)
     held_out, used = _held_out(source, {"validation": validation, "test": test})
+    notes: list[str] = []
     if file_per_client:
-        training, notes = _client_tables(source, used), []
+        training = _client_tables(source, used)
     else:
         training, notes = _training_table(source, split, used)
     samples: list[_Sample] = []

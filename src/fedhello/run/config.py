@@ -4,6 +4,8 @@ The defaults are the embedded demo. A configuration is read in one place and tur
 ``fedhello.run.session``; no other part of fedhello sees it.
 """
 
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -405,6 +407,16 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
 def dump_config(config: Config) -> str:
     """Return the fully resolved configuration as YAML; reading it back gives an equal one."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_YamlDumper, sort_keys=False, allow_unicode=True)
+
+
+def yaml_line(value: object) -> str:
+    """Return a value as one line of YAML, which a configuration reads back as it is."""
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # YAML's own writer would break the line
+    dumped = yaml.dump(
+        value, Dumper=_YamlDumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return dumped.removesuffix("...\n").strip()
 
 
 def _validated(raw: Mapping[str, Any]) -> Config:
