@@ -114,6 +114,35 @@ def run(
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder, an embedded data set or a hub id.")],
+    text: Annotated[list[str] | None, typer.Option("--text", help="Column of texts; twice for pairs.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column of classes.")] = None,
+    image: Annotated[str | None, typer.Option("--image", help="Column of images.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Column of prompts, or a template.")] = None,
+    response: Annotated[str | None, typer.Option("--response", help="Column of responses, or a template.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where to.")] = Path("fedhello.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Look at your data and write a first configuration for it."""
+    from fedhello.data.inspect import Asked
+    from fedhello.run.starter import starter
+
+    if out.exists() and not force:
+        raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another --out, or --force.")
+    if text is not None and len(text) > 2:
+        raise ConfigError(f"expected --text once, or twice for pairs of texts; found it {len(text)} times")
+    found = starter(name, Asked(tuple(text or ()), label, image, prompt, response))
+    try:
+        out.write_text(found.text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"expected to write {out}; {error.strerror or error}. Give another --out.") from error
+    for line in found.findings:
+        print(line)
+    print(f"wrote {out}; see what it would do: fedhello plan {out}, and do it: fedhello run {out}")
+
+
+@app.command()
 def plan(
     words: Words = None,
     as_json: Json = False,
@@ -171,6 +200,8 @@ def compare(
 @app.command()
 def evaluate(run: Run, as_json: Json = False) -> None:
     """Score a run's adapter, read back from its folder, on its validation and test set."""
+    from fedhello.model.generation import rouge_l
+    from fedhello.run.answers import answer
     from fedhello.run.folder import RunFolder
     from fedhello.run.rounds import evaluate_adapter
     from fedhello.run.session import prepare
@@ -180,48 +211,44 @@ def evaluate(run: Run, as_json: Json = False) -> None:
     session.model.load(folder.adapter)
     if session.engine.personal_heads is not None:
         session.engine.personal_heads = folder.personal_heads()
-    validation, test = evaluate_adapter(session, session.model.snapshot(share_head=False))
-    result = {
-        "validation": {"accuracy": validation.accuracy, "loss": validation.loss},
-        "test": {"accuracy": test.accuracy, "loss": test.loss},
-        "samples": {"validation": validation.samples, "test": test.samples},
+    scores = dict(
+        zip(("validation", "test"), evaluate_adapter(session, session.model.snapshot(share_head=False)), strict=True)
+    )
+    result: dict[str, Any] = {
+        part: {"accuracy": score.accuracy, "loss": score.loss, **score.more} for part, score in scores.items()
     }
+    result["samples"] = {part: score.samples for part, score in scores.items()}
+    if session.server.questions:
+        result["test"]["rouge_l"] = rouge_l(answer(session), [right for _, right in session.server.questions])
     if as_json:
         print(json.dumps(result))
-    else:
-        print(f"test accuracy {test.accuracy:.4f}, loss {test.loss:.4f} on {test.samples} samples")
-        print(
-            f"validation accuracy {validation.accuracy:.4f}, loss {validation.loss:.4f} on {validation.samples} samples"
-        )
+        return
+    for part in ("test", "validation"):
+        listed = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result[part].items())
+        print(f"{part} {listed} on {result['samples'][part]} samples")
 
 
 @app.command()
 def predict(
     run: Run,
-    texts: Annotated[list[str], typer.Argument(help="One or more texts.")],
+    texts: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, image files or prompts.")],
+    pair: Annotated[list[str] | None, typer.Option("--pair", help="The second text of each pair, in order.")] = None,
     client: Head = None,
     as_json: Json = False,
 ) -> None:
-    """Classify texts with a run's adapter."""
-    import torch
-
-    from fedhello.data.encoding import tokenise
-    from fedhello.model.evaluation import logits
+    """Classify texts, pairs of texts or image files with a run's adapter, or let a language model answer prompts."""
+    from fedhello.run.inference import infer
 
     config, labels, model = _restore(run, client)
-    examples, _ = tokenise(
-        texts, torch.zeros(len(texts), dtype=torch.int64).numpy(), model.tokenizer, config.data.max_length
-    )
-    probabilities = logits(model, examples).softmax(dim=1)
-    results = [
-        {"text": text, "label": labels[int(row.argmax())], "probability": float(row.max())}
-        for text, row in zip(texts, probabilities, strict=True)
-    ]
+    results = infer(config, labels, model, texts, pair or ())
     if as_json:
         print(json.dumps(results))
-    else:
-        for result in results:
-            print(f"{result['label']}\t{result['probability']:.3f}\t{result['text']}")
+        return
+    for result in results:
+        if "answer" in result:
+            print(result["answer"])
+        else:
+            print(f"{result['label']}\t{result['probability']:.3f}\t{result['input']}")
 
 
 @app.command()
@@ -380,8 +407,9 @@ def _restore(run: Path, client: int | None) -> tuple[Any, list[str], Any]:
     from fedhello.run.session import load_model
 
     folder = RunFolder(run)
-    config, labels = folder.config(), folder.summary()["labels"]
-    model = load_model(config, labels)
+    config, summary = folder.config(), folder.summary()
+    labels = summary["labels"]
+    model = load_model(config, labels, summary["model_kind"])
     model.load(folder.adapter)
     if config.model.head == "local":
         heads = folder.personal_heads()

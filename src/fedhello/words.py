@@ -1,4 +1,8 @@
-"""Quantities as people read them."""
+"""Quantities and near misses as people read them."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedhello.types import Budget, Federation
 
@@ -51,3 +55,9 @@ def tier_words(federation: Federation) -> str:
     if all(tier.only_counts and tier.rank is None for tier in federation.tiers):
         return "/".join(str(tier.blocks) for tier in federation.tiers) + f" of {federation.blocks} blocks"
     return " | ".join(budget_words(tier) for tier in federation.tiers) + f" for {federation.blocks} blocks"
+
+
+def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """Return the end of a sentence: a full stop, and the known word that comes close, if any."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f". Did you mean {close[0]}?" if close else "."

@@ -172,7 +172,7 @@ def test_one_class(refused):
 
 def test_a_missing_column(refused):
     sentence = refused(DATA, "run", *SMALL, "data.label=topic")
-    assert sentence == "expected a column 'topic' in texts.csv (data.label); it has 'text', 'label'"
+    assert sentence == "expected a column 'topic' in texts.csv (data.label); it has 'text', 'label'."
 
 
 def test_no_such_csv_file(refused):

@@ -70,7 +70,7 @@ def store(key: str | None, examples: Examples, cut: int) -> None:
     path = _path(key)
     if path is None or len(examples) < LEAST:
         return
-    arrays = {"lengths": examples.lengths(), "cut": np.asarray(cut), "pad": np.asarray(examples.pad)}
+    arrays: dict[str, Any] = {"lengths": examples.lengths(), "cut": np.asarray(cut), "pad": np.asarray(examples.pad)}
     arrays["tokens"] = np.concatenate(examples.tokens)
     if examples.segments is not None:
         arrays["segments"] = np.concatenate(examples.segments)

@@ -79,9 +79,13 @@ def tokenise_instructions(
     return Examples(tokens, np.asarray(labels), int(tokenizer.pad_token_id), answers=answers), len(long)
 
 
-def tokenise_prompts(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Tokenise prompts as they stand before their responses."""
-    return _prompt_ids([_opened(prompt, tokenizer) for prompt in prompts], tokenizer)
+def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | None = None) -> list[list[int]]:
+    """Tokenise prompts as they stand before their responses; of those that are too long, the end of the text is cut."""
+    ids = _prompt_ids([_opened(prompt, tokenizer) for prompt in prompts], tokenizer)
+    for i, row in enumerate(ids):
+        if max_length is not None and len(row) > max_length:
+            ids[i], _ = _shortened(prompts[i], [tokenizer.eos_token_id], tokenizer, max_length + 1)
+    return ids
 
 
 def _rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:

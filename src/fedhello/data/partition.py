@@ -133,6 +133,21 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
     return _sorted([parts[i] for i in rng.permutation(clients)])
 
 
+def by_group(groups: Sequence[str], clients: int) -> Parts:
+    """Give each group to one client, in the order of the groups' names.
+
+    Raises:
+        DataError: If there are not as many groups as clients.
+    """
+    names, member_of = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) != clients:
+        raise DataError(
+            f"expected data.clients to be {len(names)}, the number of files with samples to train on, since each file "
+            f"is one client's; found {clients}"
+        )
+    return [np.flatnonzero(member_of == g) for g in range(len(names))]
+
+
 def label_histogram(parts: Parts, labels: np.ndarray, classes: int) -> np.ndarray:
     """Count each client's samples by class: integers, shape (K, C)."""
     return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])

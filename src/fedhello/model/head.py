@@ -4,6 +4,7 @@
     aggregate    starts random, then trains and is averaged
     local        starts random; each client trains and keeps its own
     frozen       random and never trained: what the published numbers of Fed-HeLLo used
+    none         there is none: a language model
 
 Class prototypes (Legate et al. 2023, "Guiding the last layer in federated learning with pre-trained models",
 FedNCM). Client k sends, once and for each class c, of the features h that enter the logits layer
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from fedhello.errors import DataError
 
-HeadPolicy = Literal["prototypes", "aggregate", "local", "frozen"]
+HeadPolicy = Literal["prototypes", "aggregate", "local", "frozen", "none"]
 
 
 def is_shared(policy: HeadPolicy) -> bool:

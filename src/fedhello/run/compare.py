@@ -16,7 +16,7 @@ from rich.status import Status
 
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
-from fedhello.run.complaints import nearest, sentence
+from fedhello.run.complaints import sentence
 from fedhello.run.config import Config, MethodConfig, load_config, parse_config
 from fedhello.run.console import ConsoleObserver
 from fedhello.run.folder import RunFolder, check_free
@@ -25,6 +25,7 @@ from fedhello.run.report import write_report
 from fedhello.run.results import RUNS, differing, label_of
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session, load_model, prepare
+from fedhello.words import nearest
 
 Kind = Literal["blocks", "rank"]
 """In what a tier may state a count."""

@@ -1,10 +1,11 @@
 """Turn what pydantic complains of into one sentence: the key, what was found and, if misspelt, the nearest one."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+
+from fedhello.words import nearest
 
 
 def sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
@@ -52,9 +53,3 @@ def _union_members(kind: Any) -> list[type[BaseModel]]:
         kind = get_args(kind)[0]
     members = get_args(kind) if get_origin(kind) is Union or type(kind).__name__ == "UnionType" else ()
     return [m for m in members if isinstance(m, type) and issubclass(m, BaseModel) and "kind" in m.model_fields]
-
-
-def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """Return the end of a sentence: a full stop, and the known word that comes close, if any."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f". Did you mean {close[0]}?" if close else "."

@@ -4,8 +4,11 @@ The defaults are the embedded demo. A configuration is read in one place and tur
 ``fedhello.run.session``; no other part of fedhello sees it.
 """
 
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,13 +32,18 @@ from pydantic import (
 
 from fedhello.client.loss import Loss
 from fedhello.client.training import LearningRateSchedule, OptimizerName
+from fedhello.data.columns import placeholders
+from fedhello.data.dataset import UNNAMED, Columns, Kind
+from fedhello.data.embedded_sets import EMBEDDED_DATA
+from fedhello.embedded import PREFIX
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS, Method
 from fedhello.model.adapter import ATTENTION_QV
 from fedhello.model.head import HeadPolicy
 from fedhello.model.loading import Quantisation
-from fedhello.run.complaints import nearest, sentence
+from fedhello.run.complaints import sentence
 from fedhello.types import Budget, Rule
+from fedhello.words import nearest
 
 
 class _Section(BaseModel):
@@ -97,7 +105,7 @@ class ModelConfig(_Section):
 
     name: str = Field("embedded:minilm", min_length=1)
     revision: str | None = None
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "instruction"] = "classification"
     head: HeadPolicy = "prototypes"
     head_scale: float = Field(10.0, gt=0)
     lora: LoraConfig = LoraConfig()
@@ -135,36 +143,96 @@ class Natural(_Section):
     column: str
 
 
+class Files(_Section):
+    """One client per file of the folder that ``data.name`` names, in the order of the files' names."""
+
+    kind: Literal["files"]
+
+
 def _default_kind(value: object) -> object:
     """Take the kind of the default partition where none is named, so that one key can be overridden alone."""
     return {"kind": "pathological", **value} if isinstance(value, dict) else value
 
 
 Partition = Annotated[
-    Iid | Dirichlet | Pathological | Natural, Field(discriminator="kind"), BeforeValidator(_default_kind)
+    Iid | Dirichlet | Pathological | Natural | Files, Field(discriminator="kind"), BeforeValidator(_default_kind)
 ]
+
+
+def _template(value: object) -> object:
+    """Check a template; YAML reads one that is nothing but a column in braces as a mapping."""
+    if isinstance(value, dict):
+        raise ValueError("a column is named without braces where nothing else stands beside it")
+    if isinstance(value, str):
+        try:
+            placeholders(value)
+        except ValueError as error:
+            raise ValueError(f"a template has columns in braces, such as 'Question: {{question}}'; {error}") from None
+    return value
+
+
+Name = Annotated[str, Field(min_length=1)]
+Template = Annotated[str, BeforeValidator(_template), Field(min_length=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DataConfig(_Section):
     """The data set, what the server keeps of it, and how the rest is split over clients."""
 
-    name: str = Field("embedded:bbc-headlines", min_length=1)
-    text: str = "text"
-    label: str = "label"
+    name: Name = "embedded:bbc-headlines"
+    split: Name | None = None
+    text: Name | Annotated[list[Name], Field(min_length=2, max_length=2)] = "text"
+    label: Name = "label"
+    image: Name | None = None
+    prompt: Template | None = None
+    response: Template | None = None
     samples: int | None = Field(None, ge=1)
     clients: int = Field(20, ge=1)
     partition: Partition = Pathological(kind="pathological", classes_per_client=2)
-    validation: float = Field(0.1, gt=0, lt=1)
-    test: float = Field(0.2, gt=0, lt=1)
+    validation: Share | Name = 0.1
+    test: Share | Name = 0.2
     proxy: int = Field(100, ge=0)
-    public: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] = 0
+    public: Annotated[int, Field(ge=0)] | Name = 0
     max_length: int = Field(128, ge=4)
+    answers: int = Field(50, ge=0)
+    answer_tokens: int = Field(64, ge=1)
     deduplicate: bool = True
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns of the data set hold what."""
+        text = self.text if isinstance(self.text, str) else (self.text[0], self.text[1])
+        group = self.partition.column if isinstance(self.partition, Natural) else None
+        return Columns(text, self.label, self.image, self.prompt, self.response, group)
+
+    @property
+    def kind(self) -> Kind | None:
+        """What a sample is; None where only the data set knows."""
+        columns = self.columns
+        if replace(columns, group=None) != UNNAMED:
+            return columns.kind
+        embedded_set = EMBEDDED_DATA.get(self.name.removeprefix(PREFIX)) if self.name.startswith(PREFIX) else None
+        return None if embedded_set is None else embedded_set.columns.kind
 
     @model_validator(mode="after")
     def _leave_something_to_train_on(self) -> "DataConfig":
-        if self.validation + self.test >= 1:
-            raise ValueError(f"validation and test leave nothing to train on: {self.validation} + {self.test} ≥ 1")
+        validation, test = (0.0 if isinstance(part, str) else part for part in (self.validation, self.test))
+        if validation + test >= 1:
+            raise ValueError(f"validation and test leave nothing to train on: {validation} + {test} ≥ 1")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_sample(self) -> "DataConfig":
+        if (self.prompt is None) != (self.response is None):
+            given, lacking = ("prompt", "response") if self.response is None else ("response", "prompt")
+            raise ValueError(f"instruction data has a prompt and a response; found {given} without {lacking}")
+        kinds = {"text": self.text != "text", "image": self.image is not None, "prompt": self.prompt is not None}
+        named = [key for key, is_named in kinds.items() if is_named]
+        if len(named) > 1:
+            raise ValueError(f"a sample is a text, an image or a prompt with a response; found {' and '.join(named)}")
+        if not isinstance(self.text, str) and self.text[0] == self.text[1]:
+            raise ValueError(f"a pair of texts has two columns; found {self.text[0]!r} twice")
         return self
 
 
@@ -289,11 +357,10 @@ class Config(_Section):
                 raise ValueError(
                     f"clients.tiers.{g}.rank must be at most model.lora.rank, {self.model.lora.rank}; found {tier.rank}"
                 )
-        needs_head = self.model.head in ("local", "frozen")
-        if needs_head and any(tier.blocks == 0 for tier in self.clients.tiers):
+        if self.model.head in ("local", "frozen", "none") and any(tier.blocks == 0 for tier in self.clients.tiers):
             raise ValueError(
                 f"a tier with blocks: 0 would upload nothing, since model.head is {self.model.head}; "
-                "give it a block or choose the head prototypes or aggregate"
+                "give it a block, or choose the head prototypes or aggregate for classification"
             )
         if all(tier.blocks == 0 for tier in self.clients.tiers):
             raise ValueError("at least one tier must be able to train a block; all have blocks: 0")
@@ -312,6 +379,13 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "method.weighting": ("batches", "clients"),
     "method.persist": (False,),
 }
+
+INSTRUCTION: dict[str, tuple[Any, ...]] = {
+    "model.task": ("instruction",),
+    "model.head": ("none",),
+    "train.loss": ("cross_entropy",),
+}
+"""What instruction data stands for: a language model has no head, and its classes are the tokens."""
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -338,6 +412,14 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     """
     raw = {key: value for key, value in raw.items() if value is not None}  # an empty section is no section
     config = _validated(raw)
+    if config.data.kind == "instructions":
+        raw = _with_fixed(raw, INSTRUCTION, "for instruction data, which has prompts with responses")
+        config = _validated(raw)
+    elif config.model.task == "instruction" or config.model.head == "none":
+        raise ConfigError(
+            "expected data.prompt and data.response beside model.task: instruction or model.head: none; found neither. "
+            "Name the columns of prompts and responses, or leave task and head out."
+        )
     if config.parity == "published":
         config = _validated(_with_published_semantics(raw))
     method = _resolved_method(config.method)
@@ -349,6 +431,16 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
 def dump_config(config: Config) -> str:
     """Return the fully resolved configuration as YAML; reading it back gives an equal one."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_YamlDumper, sort_keys=False, allow_unicode=True)
+
+
+def yaml_line(value: object) -> str:
+    """Return a value as one line of YAML, which a configuration reads back as it is."""
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # YAML's own writer would break the line
+    dumped = yaml.dump(
+        value, Dumper=_YamlDumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return dumped.removesuffix("...\n").strip()
 
 
 def _validated(raw: Mapping[str, Any]) -> Config:
@@ -410,23 +502,33 @@ def _resolved_method(method: MethodConfig) -> MethodConfig:
 
 
 def _with_published_semantics(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Set what ``parity: published`` stands for; a key that says otherwise is an error, not a mixture."""
-    result: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
-    name = result.get("method", {}).get("name", MethodConfig().name)
+    """Set what ``parity: published`` stands for."""
+    name = raw.get("method", {}).get("name", MethodConfig().name)
     if name in METHODS and not METHODS[name].averages_layerwise:
         raise ConfigError(
             f"expected a method that averages layer by layer under parity: published, which is about Fed-HeLLo's code; "
             f"found {name}. Leave parity out."
         )
-    for dotted, allowed in PUBLISHED.items():
+    left_out = {
+        dotted
+        for dotted in PUBLISHED
+        if dotted.startswith("method.")
+        and name in METHODS
+        and dotted.removeprefix("method.") not in METHODS[name].options.model_fields
+    }
+    return _with_fixed(raw, {k: v for k, v in PUBLISHED.items() if k not in left_out}, "under parity: published")
+
+
+def _with_fixed(raw: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], when: str) -> dict[str, Any]:
+    """Set dotted keys to the first of their allowed values; a key that says otherwise is an error, not a mixture."""
+    result: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
+    for dotted, allowed in fixed.items():
         section, key = dotted.split(".")
-        if section == "method" and name in METHODS and key not in METHODS[name].options.model_fields:
-            continue
         given = result.setdefault(section, {})
         if given.setdefault(key, allowed[0]) not in allowed:
             raise ConfigError(
-                f"expected {dotted} to be {' or '.join(map(repr, allowed))} under parity: published; "
-                f"found {given[key]!r}. Leave one of the two out."
+                f"expected {dotted} to be {' or '.join(map(repr, allowed))} {when}; found {given[key]!r}. "
+                "Leave one of the two out."
             )
     return result
 

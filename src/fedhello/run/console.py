@@ -14,6 +14,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fedhello.model.loading import AUTO_CLASSES, CAUSAL_LM
 from fedhello.run.folder import RunFolder
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
@@ -134,12 +135,22 @@ def _result_line(summary: dict[str, Any]) -> str:
     ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_seconds']:.0f} s"
     if not summary["rounds"]:
         return ended
+    before, after = summary["start_scores"]["more"], summary["final_scores"]["more"]
+    more = "".join(
+        f"; {name.replace('_', ' ')} {before[name]:.3f} → {after[name]:.3f}" for name in EXTRA & after.keys()
+    )
+    if summary.get("rouge_l"):
+        rouge = summary["rouge_l"]
+        more += f"; ROUGE-L {rouge['before']:.3f} → {rouge['after']:.3f} on {rouge['samples']} answers"
     return (
         f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {summary['final']:.3f} after the last "
         f"round, {summary['mean_last_5']:.3f} mean of the last 5, {summary['best_on_validation']:.3f} in the round "
-        "that was best on validation"
+        f"that was best on validation{more}"
     )
 
+
+EXTRA = {"perplexity"}
+"""Scores beside the accuracy that the last line shows."""
 
 TIER_COLUMNS = (
     "tier",
@@ -197,9 +208,11 @@ def loading_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
             f"adapter without a head: {folder.adapter}",
             f"each client's own head: {folder.path / 'heads'}; see fedhello predict --client and export --client",
         ]
+    auto = AUTO_CLASSES[summary["model_kind"]].__name__
+    classes = "" if summary["model_kind"] == CAUSAL_LM else f", num_labels={labels}"
     return [
         f"adapter: {folder.adapter}",
         "load it with:",
-        f"  model = AutoModelForSequenceClassification.from_pretrained({summary['model']!r}, num_labels={labels})",
+        f"  model = {auto}.from_pretrained({summary['model']!r}{classes})",
         f"  model = PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
     ]

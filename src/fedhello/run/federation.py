@@ -24,13 +24,20 @@ def assign_tiers(clients: int, tiers: Sequence[TierConfig]) -> tuple[int, ...]:
     return tuple(g for g, size in enumerate(sizes) for _ in range(size))
 
 
-def with_speeds(config: Config, model: LoraModel, costs: StepCosts | None, autocast: bool, notes: list[str]) -> Config:
+def with_speeds(
+    config: Config,
+    model: LoraModel,
+    costs: StepCosts | None,
+    autocast: bool,
+    notes: list[str],
+    answer: int | None = None,
+) -> Config:
     """Give the tiers that state seconds but no speed this machine's."""
     tiers = config.clients.tiers
     unknown = [g for g, tier in enumerate(tiers) if tier.seconds is not None and tier.speed is None]
     if not unknown or costs is None:
         return config
-    speed = measure_speed(model, costs, autocast)
+    speed = measure_speed(model, costs, autocast, answer)
     notes.append(
         f"tiers {', '.join(map(str, unknown))} state seconds but no speed; planned with this machine's "
         f"{speed / 1e9:.0f} GFLOP/s, so another machine or moment may plan otherwise. Fix it with a tier's speed."

@@ -6,6 +6,7 @@ rounds.jsonl    one object per finished round
 summary.json    the result, see ``fedhello.run.summary.summarise``
 adapter/        the PEFT adapter
 heads/          each client's own head, with the head policy ``local`` only
+answers.jsonl   a language model's answers to test prompts, before and after training
 models/         the models of a method that leads to several, one file each
 report.html     the pictures
 log.txt         what was said
@@ -23,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fedhello.errors import RunFolderError
+from fedhello.run.answers import Answers
 from fedhello.run.config import Config, dump_config, load_config
 from fedhello.run.rounds import RoundResult
 from fedhello.run.session import Session
@@ -85,13 +87,20 @@ class RunFolder:
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def finish(self, session: Session, summary: Mapping[str, Any], models: Mapping[str, Adapter]) -> None:
-        """Write adapter, models, personal heads and summary; the model must hold the final adapter.
+    def finish(
+        self,
+        session: Session,
+        summary: Mapping[str, Any],
+        models: Mapping[str, Adapter],
+        answers: Answers | None = None,
+    ) -> None:
+        """Write adapter, models, personal heads, answers and summary; the model must hold the final adapter.
 
         Args:
             session: The session.
             summary: The result.
             models: What the run leads to, by name; a single one is the adapter itself.
+            answers: Of a language model.
         """
         session.model.save(self.adapter)
         for name, adapter in models.items() if len(models) > 1 else ():
@@ -103,6 +112,9 @@ class RunFolder:
             target = self.path / "heads" / f"client-{k}.safetensors"
             target.parent.mkdir(exist_ok=True)
             safetensors.torch.save_file(dict(head), target)
+        if answers is not None:
+            lines = [json.dumps(row, ensure_ascii=False) for row in answers.rows()]
+            (self.path / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         _write_json(self.path / "summary.json", summary)
 
     def config(self) -> Config:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from fedhello.run.answers import answer, compared
 from fedhello.run.folder import RunFolder
 from fedhello.run.rounds import Beginning, RoundResult, rounds, start
 from fedhello.run.session import Session
@@ -43,6 +44,7 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
     begin = time.perf_counter()
     beginning = start(session)
     state = beginning.state
+    before = answer(session)
     folder.begin(session)
     tracker = Tracker(track, folder.path, lambda line: _warn(folder, line))
     # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
@@ -67,8 +69,10 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
     seconds = time.perf_counter() - begin
     summary = summarise(session, beginning, results, wall_seconds=seconds, status=status)
     summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
+    answers = compared(session.server.questions, before, answer(session)) if status == "finished" else None
+    summary["rouge_l"] = None if answers is None else answers.summary()
     try:
-        folder.finish(session, summary, session.method.models(state, session.federation))
+        folder.finish(session, summary, session.method.models(state, session.federation), answers)
     finally:
         for observer in reversed(observers):
             observer.on_end(summary)

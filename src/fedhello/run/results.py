@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fedhello.errors import ConfigError, RunFolderError
-from fedhello.run.complaints import nearest
 from fedhello.run.config import Config
 from fedhello.run.folder import RunFolder
 from fedhello.run.statistics import (
@@ -22,6 +21,7 @@ from fedhello.run.statistics import (
     spread,
 )
 from fedhello.run.tracking import flatten
+from fedhello.words import nearest
 
 RUNS = "runs"
 """The folder of the runs within the folder of a comparison."""

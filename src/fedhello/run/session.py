@@ -11,32 +11,43 @@ from fedhello.allocation.bytes import OPTIONS
 from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import StepCosts, calibrate
 from fedhello.client.training import METRICS, TrainingSettings, bfloat16_pays, moments
-from fedhello.data import partition, sources
-from fedhello.data.batches import Examples
-from fedhello.data.encoding import tokenise
-from fedhello.data.split import Split, stratified_split
+from fedhello.data.batches import Samples
+from fedhello.data.dataset import Kind
+from fedhello.data.partition import label_histogram
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import upload_bound
-from fedhello.errors import ConfigError, DataError, ModelError
+from fedhello.errors import ConfigError, ModelError
 from fedhello.methods import METHODS, BoundMethod, Method
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.head import is_shared
-from fedhello.model.loading import CAUSAL_LM, Kind, load_foundation, resolve
-from fedhello.randomness import generator, integer_seed
-from fedhello.run.config import Config, DataConfig, TierConfig
+from fedhello.model.loading import CAUSAL_LM, load_foundation, resolve
+from fedhello.model.loading import Kind as ModelKind
+from fedhello.randomness import integer_seed
+from fedhello.run.config import Config, TierConfig
+from fedhello.run.data import load_data, partition_data, public_data, split_data
 from fedhello.run.federation import federate, with_speeds
+from fedhello.run.samples import MODEL_KINDS, encode, longest_answer, questions
 from fedhello.types import KEEP, Allocation, Federation, Policy, Situation
 from fedhello.words import budget_words
 
 
 @dataclass(frozen=True)
 class ServerData:
-    """What the server holds; disjoint from every client's data and from each other."""
+    """What the server holds; disjoint from every client's data and from each other.
 
-    validation: Examples
-    test: Examples
-    proxy: Examples
-    public: Examples
+    Attributes:
+        validation: For choosing.
+        test: For reporting.
+        proxy: For Fisher scores.
+        public: For distillation.
+        questions: Prompts of the test set with their responses, which a language model answers.
+    """
+
+    validation: Samples
+    test: Samples
+    proxy: Samples
+    public: Samples
+    questions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,8 @@ class Session:
 
     Attributes:
         config: Fully resolved.
-        labels: Names of the classes.
+        kind: What a sample is.
+        labels: Names of the classes, or of the categories of instruction data.
         model: The one model in memory.
         initial: The values of its adapter and head when it was prepared.
         federation: The clients that can be invited.
@@ -58,6 +70,7 @@ class Session:
     """
 
     config: Config
+    kind: Kind
     labels: tuple[str, ...]
     model: LoraModel
     initial: Mapping[str, Tensor]
@@ -76,35 +89,29 @@ def prepare(config: Config) -> Session:
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
     """
-    data = sources.load(
-        config.data.name,
-        text_column=config.data.text,
-        label_column=config.data.label,
-        group_column=getattr(config.data.partition, "column", None),
-        deduplicate=config.data.deduplicate,
-    )
-    data = sources.draw(data, config.data.samples)
+    data = load_data(config.data)
     method = METHODS[config.method.name]
     if method.distils and not config.data.public:
         raise ConfigError(
             f"expected data.public, a number of samples to hold out or a data set, since {method.name} lets models "
             "learn from each other on a public set; found 0. Set data.public=200, for example."
         )
-    model = load_model(config, data.label_names)
+    if method.distils and data.kind == "instructions":
+        raise ConfigError(
+            f"expected a method for language models, since {method.name} lets classifiers learn from each other's "
+            "classes; found instruction data. Choose helora-pad, for example."
+        )
+    model = load_model(config, data.label_names, MODEL_KINDS[data.kind])
     config = _pinned(config, model)
-    examples, cut = _tokenised(config, data.texts, data.labels, model)
-    notes = [*data.notes, *_notes(config, cut, len(examples), method.uses_scores)]
+    samples, changes = encode(config, data, model)
+    notes = [*data.notes, *changes]
+    if method.uses_scores and config.model.head == "local":
+        notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
 
-    held_out = stratified_split(
-        data.labels,
-        validation=config.data.validation,
-        test=config.data.test,
-        proxy=config.data.proxy,
-        public=config.data.public if isinstance(config.data.public, int) else 0,
-        names=data.label_names,
-    )
-    public = _public(config, data, held_out, model, examples)
-    parts = _partition(config.data, data, held_out, config.run.seed)
+    held_out = split_data(config.data, data)
+    found = public_data(config.data, data, held_out)
+    public = samples.subset(held_out.public) if found is None else encode(config, found, model)[0]
+    parts = partition_data(config.data, data, held_out, config.run.seed)
     bound = method.bind(**config.method.options)
     settings = replace(_training_settings(config, model.device, notes), **bound.local)
     if method.pooled:
@@ -112,9 +119,10 @@ def prepare(config: Config) -> Session:
         parts = [np.concatenate(parts)]
     if settings.measure_process:
         return_memory_at_once()
-    costs = _step_costs(config, model, settings)
-    config = with_speeds(config, model, costs, settings.autocast == "bfloat16", notes)
-    lengths = [examples.lengths()[part] for part in parts]
+    answer = longest_answer(samples, held_out.train)
+    costs = _step_costs(config, model, settings, answer)
+    config = with_speeds(config, model, costs, settings.autocast == "bfloat16", notes, answer)
+    lengths = [samples.lengths()[part] for part in parts]
     federation, tier_of = federate(
         _pooled(config) if method.pooled else config, parts, data.labels, lengths, model, costs, notes
     )
@@ -125,19 +133,21 @@ def prepare(config: Config) -> Session:
     engine = LocalEngine(
         model=model,
         federation=federation,
-        data={k: examples.subset(part) for k, part in enumerate(parts)},
+        data={k: samples.subset(part) for k, part in enumerate(parts)},
         settings=settings,
         personal_heads={} if config.model.head == "local" else None,
         costs=costs,
     )
     server = ServerData(
-        validation=examples.subset(held_out.validation),
-        test=examples.subset(held_out.test),
-        proxy=examples.subset(held_out.proxy),
+        validation=samples.subset(held_out.validation),
+        test=samples.subset(held_out.test),
+        proxy=samples.subset(held_out.proxy),
         public=public,
+        questions=questions(config, data, held_out.test),
     )
     return Session(
         config=config,
+        kind=data.kind,
         labels=data.label_names,
         model=model,
         initial=model.read(model.block_of),
@@ -145,7 +155,7 @@ def prepare(config: Config) -> Session:
         method=bound,
         engine=engine,
         server=server,
-        histogram=partition.label_histogram(parts, data.labels, len(data.label_names)),
+        histogram=label_histogram(parts, data.labels, len(data.label_names)),
         tier_of=tier_of,
         notes=tuple(notes),
     )
@@ -200,28 +210,6 @@ def _pinned(config: Config, model: LoraModel) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
 
 
-def _public(
-    config: Config, data: sources.LabelledTexts, split: Split, model: LoraModel, examples: Examples
-) -> Examples:
-    """Return the server's public set; empty where there is none.
-
-    Raises:
-        DataError: If it overlaps what clients hold.
-    """
-    public = config.data.public
-    if isinstance(public, int):
-        return examples.subset(split.public)
-    found = sources.load(public, text_column=config.data.text, label_column=config.data.label, deduplicate=True)
-    common = {data.texts[i] for i in split.train} & set(found.texts)
-    if common:
-        raise DataError(
-            f"expected data.public to be disjoint from the clients' data; {len(common)} of its {len(found.texts)} "
-            f"texts are theirs, for example {min(common)[:60]!r}. Take them out, or set data.public to a number."
-        )
-    # Its labels are not used, and may be of another kind.
-    return _tokenised(config, found.texts, np.zeros(len(found.texts), dtype=int), model)[0]
-
-
 def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
     """Return how many samples the clients of a round see in an epoch, on average."""
     return round(config.train.clients_per_round * sum(map(len, parts)) / len(parts))
@@ -238,29 +226,7 @@ def _pooled(config: Config) -> Config:
     )
 
 
-def _tokenised(config: Config, texts: Sequence[str], labels: np.ndarray, model: LoraModel) -> tuple[Examples, int]:
-    """Return the tokenised texts, and how many had to be cut."""
-    longest = model.longest_input
-    if longest is not None and config.data.max_length > longest:
-        raise ConfigError(
-            f"expected data.max_length to be at most {longest}, the positions of {config.model.name}; "
-            f"found {config.data.max_length}"
-        )
-    if model.tokenizer.pad_token_id is None:
-        raise ModelError(f"expected the tokenizer of {config.model.name} to have a padding token; it has none")
-    return tokenise(texts, labels, model.tokenizer, config.data.max_length)
-
-
-def _notes(config: Config, cut: int, samples: int, uses_scores: bool) -> list[str]:
-    notes = []
-    if cut:
-        notes.append(f"{cut} of {samples} texts were cut to data.max_length, {config.data.max_length} tokens")
-    if uses_scores and config.model.head == "local":
-        notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
-    return notes
-
-
-def load_model(config: Config, labels: Sequence[str], kind: Kind = "text-classification") -> LoraModel:
+def load_model(config: Config, labels: Sequence[str], kind: ModelKind = "text-classification") -> LoraModel:
     """Load the configured foundation model with a fresh adapter and head, on its device.
 
     Args:
@@ -299,33 +265,14 @@ def load_model(config: Config, labels: Sequence[str], kind: Kind = "text-classif
     return model
 
 
-def _partition(config: DataConfig, data: sources.LabelledTexts, split: Split, seed: int) -> list[np.ndarray]:
-    """Return the positions, in the whole data set, of each client's samples."""
-    rng = generator(seed, "partition")
-    labels, how, clients = data.labels[split.train], config.partition, config.clients
-    match how.kind:
-        case "iid":
-            parts = partition.iid(len(labels), clients, rng)
-        case "dirichlet":
-            parts = partition.dirichlet(labels, clients, how.alpha, how.minimum, rng)
-        case "pathological":
-            parts = partition.pathological(labels, clients, how.classes_per_client, how.minimum, rng, data.label_names)
-        case "natural":
-            parts = partition.natural([data.groups[i] for i in split.train], clients, rng)
-    empty = [k for k, part in enumerate(parts) if len(part) == 0]
-    if empty:
-        raise DataError(f"expected every client to have a sample; clients {empty} have none. Lower data.clients.")
-    return [split.train[part] for part in parts]
-
-
-def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings) -> StepCosts | None:
+def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:
     """Calibrate the model, unless nothing is to be predicted."""
     policies = _used_policies(config, model)
     if not config.train.measure_memory and all(tier.budget.only_counts for tier in config.clients.tiers):
         return None
     shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
     block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
-    costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=policies)
+    costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=policies, answer=answer)
     return replace(
         costs,
         head_bytes=0 if frozen else costs.head_bytes,

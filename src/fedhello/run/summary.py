@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedhello.methods import METHODS, the_global_model
+from fedhello.model.loading import CAUSAL_LM
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
 
@@ -36,6 +37,8 @@ def summarise(
         "rounds": len(results),
         "metric": _metric(session),
         "start": beginning.test.accuracy,
+        "start_scores": asdict(beginning.test),
+        "final_scores": asdict(results[-1].test) if results else None,
         "final": test[-1] if test else None,
         "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
         "best_on_validation": None if best is None else test[best],
@@ -50,6 +53,7 @@ def summarise(
         "tiers": [_tier_summary(session, results, g) for g in range(len(session.federation.tiers))],
         "personal_heads": session.engine.personal_heads is not None,
         "model": session.model.source.base_name,
+        "model_kind": session.model.kind,
         "labels": list(session.labels),
         "notes": list(session.notes),
         "versions": versions(),
@@ -57,6 +61,8 @@ def summarise(
 
 
 def _metric(session: Session) -> str:
+    if session.model.kind == CAUSAL_LM:
+        return "test token accuracy"
     of = " of personal heads" if session.engine.personal_heads is not None else ""
     one = METHODS[session.config.method.name].models is the_global_model
     return f"test accuracy{of}" if one else f"test accuracy{of}, mean over models"

@@ -1,0 +1,176 @@
+"""From a table's columns to samples: every value checked, every complaint naming its row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from string import Formatter
+
+import numpy as np
+
+from fedhello.data.dataset import Columns, Input, Picture
+from fedhello.data.tables import Table
+from fedhello.errors import DataError
+from fedhello.words import nearest
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples of one table, in its order.
+
+    Attributes:
+        inputs: n samples.
+        labels: Their classes' names; of instruction data the categories.
+        groups: What a natural partition follows; empty strings without a group column.
+        place: Returns what messages call a sample.
+    """
+
+    inputs: list[Input]
+    labels: list[str]
+    groups: list[str]
+    place: Callable[[int], str]
+
+
+NO_CATEGORY = "all"
+"""The one category of instruction data that has no such column."""
+
+
+def read_rows(table: Table, columns: Columns) -> Rows:
+    """Read the samples of a table.
+
+    Raises:
+        DataError: If a column is missing, or a value is missing or of the wrong type.
+    """
+    inputs = _inputs(table, columns)
+    if columns.kind == "instructions" and columns.label == Columns.label and columns.label not in table.columns:
+        labels = [NO_CATEGORY] * len(inputs)
+    else:
+        labels = _names(table, columns.label, "data.label")
+    groups = _names(table, columns.group, "data.partition.column") if columns.group else [""] * len(inputs)
+    return Rows(inputs, labels, groups, lambda row: f"{table.place(row)} of {table.name}")
+
+
+def _inputs(table: Table, columns: Columns) -> list[Input]:
+    if columns.prompt is not None and columns.response is not None:
+        prompts = _rendered(table, columns.prompt, "data.prompt")
+        return list(zip(prompts, _rendered(table, columns.response, "data.response"), strict=True))
+    if columns.image is not None:
+        return list(_pictures(table, columns.image))
+    if isinstance(columns.text, str):
+        return list(_texts(table, columns.text, "data.text"))
+    one, other = (_texts(table, column, "data.text") for column in columns.text)
+    return list(zip(one, other, strict=True))
+
+
+def placeholders(template: str) -> list[str]:
+    """Return the columns that a template names in braces; ``{{`` and ``}}`` stand for braces themselves.
+
+    Raises:
+        ValueError: If a brace has no partner, or nothing in it.
+    """
+    return [column for _, column in _pieces(template) if column]
+
+
+def _pieces(template: str) -> list[tuple[str, str]]:
+    """Return a template as pairs of literal text and the column that follows it; "" where none does."""
+    if "{" not in template and "}" not in template:
+        return [("", template)]  # the name of a column
+    pieces = []
+    for literal, name, spec, conversion in Formatter().parse(template):
+        column = (name or "") + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+        if name is not None and not column:
+            raise ValueError("a pair of braces names no column")
+        pieces.append((literal, column))
+    return pieces
+
+
+def _rendered(table: Table, template: str, key: str) -> list[str]:
+    """Fill a template in for each row; a column within may be empty, the whole may not."""
+    pieces = _pieces(template)
+    found = {column: _column(table, column, key) for _, column in pieces if column}
+    texts = {
+        column: [_text(table, column, row, value, required=False) for row, value in enumerate(values)]
+        for column, values in found.items()
+    }
+    filled = [
+        "".join(literal + (texts[column][row] if column else "") for literal, column in pieces).strip()
+        for row in range(len(next(iter(texts.values()))))
+    ]
+    if "" in filled:
+        raise _lacking(table, template, filled.index(""))
+    return filled
+
+
+def _texts(table: Table, column: str, key: str) -> list[str]:
+    return [_text(table, column, row, value) for row, value in enumerate(_column(table, column, key))]
+
+
+def _text(table: Table, column: str, row: int, value: object, required: bool = True) -> str:
+    if value is None:
+        value = ""
+    if not isinstance(value, str):
+        raise DataError(
+            f"expected texts in the column {column!r} of {table.name}; {table.place(row)} has {_shown(value)}"
+        )
+    value = value.strip()
+    if required and not value:
+        raise _lacking(table, column, row)
+    return value
+
+
+def _names(table: Table, column: str, key: str) -> list[str]:
+    """Return a column of strings or integers as strings."""
+    return [_name(table, column, row, value) for row, value in enumerate(_column(table, column, key))]
+
+
+def _name(table: Table, column: str, row: int, value: object) -> str:
+    if isinstance(value, (int, np.integer)):
+        return str(value)
+    if value is None:
+        raise _lacking(table, column, row)
+    if not isinstance(value, str):
+        raise DataError(
+            f"expected strings or integers in the column {column!r} of {table.name}; {table.place(row)} has "
+            f"{_shown(value)}. Turn it into names of classes."
+        )
+    value = value.strip()
+    if not value:
+        raise _lacking(table, column, row)
+    return value
+
+
+def _pictures(table: Table, column: str) -> list[Picture]:
+    return [_picture(table, column, row, value) for row, value in enumerate(_column(table, column, "data.image"))]
+
+
+def _picture(table: Table, column: str, row: int, value: object) -> Picture:
+    """Return a cell as an image: a path, the bytes of a file, a mapping with one of the two, or pixels."""
+    if isinstance(value, Picture):
+        return value
+    if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and value.strip():
+        path = table.folder / value.strip()
+        return Picture(path, str(path))
+    name = f"{table.place(row)} of {table.name}"
+    if isinstance(value, bytes) and value:
+        return Picture(value, name)
+    if value is None or value in ("", b""):
+        raise _lacking(table, column, row)
+    raise DataError(f"expected paths or bytes of images in the column {column!r}; {name} has {_shown(value)}")
+
+
+def _column(table: Table, column: str, key: str) -> Sequence[object]:
+    if column not in table.columns:
+        raise DataError(
+            f"expected a column {column!r} in {table.name} ({key}); it has {', '.join(map(repr, table.columns))}"
+            + nearest(column, table.columns)
+        )
+    return table.values(column)
+
+
+def _lacking(table: Table, column: str, row: int) -> DataError:
+    return DataError(f"expected a value of {column!r} in each row of {table.name}; {table.place(row)} lacks one")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 40 else text[:40] + '…'} ({type(value).__name__})"

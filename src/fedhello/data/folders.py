@@ -1,0 +1,119 @@
+"""Data sets that are folders: images by class, images in idx files, one data file per client or split."""
+
+import gzip
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fedhello.data.dataset import Columns, Picture
+from fedhello.data.tables import SUFFIXES, Source, Table, read_table
+from fedhello.errors import DataError
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+"""Suffixes of image files."""
+
+IMAGE_COLUMNS = Columns(image="image")
+"""Of data sets whose form says that they are classified images."""
+
+IDX_SPLITS = {"train": "train", "t10k": "test"}
+"""What idx files are called, and the split that this means."""
+
+
+def folder_source(folder: Path) -> Source:
+    """Find out what a folder holds.
+
+    Raises:
+        DataError: If it is no form of data set.
+    """
+    if any(folder.glob("*-images*idx3-ubyte*")):
+        return Source(str(folder), idx_splits(folder), IMAGE_COLUMNS)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if files:
+        return _files(folder, files)
+    classes = _class_folders(folder)
+    if classes:
+        return Source(str(folder), {"": partial(_image_table, folder, classes)}, IMAGE_COLUMNS)
+    splits = {path.name: found for path in _folders(folder) if (found := _class_folders(path))}
+    if splits:
+        readers = {name: partial(_image_table, folder / name, found) for name, found in splits.items()}
+        return Source(str(folder), readers, IMAGE_COLUMNS)
+    raise DataError(
+        f"expected a data set in the folder {folder}: images in one sub-folder per class, CSV, JSONL or Parquet files, "
+        "or what datasets' save_to_disk wrote; found none of them"
+    )
+
+
+def _files(folder: Path, files: list[Path]) -> Source:
+    readers = {path.stem: partial(read_table, path) for path in files}
+    if len(readers) < len(files):
+        names = ", ".join(path.name for path in files)
+        raise DataError(f"expected file names in {folder} that differ before the suffix; found {names}")
+    return Source(str(folder), readers, files=True)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    """Return the sub-folders, if one of them holds an image itself, so that they are classes."""
+    folders = _folders(folder)
+    holds = any(path.suffix.lower() in IMAGES for sub in folders for path in sub.iterdir())
+    return folders if holds else []
+
+
+def _image_table(folder: Path, classes: list[Path]) -> Table:
+    pictures: list[Picture] = []
+    labels: list[str] = []
+    for sub in classes:
+        found = _images(sub)
+        if not found:
+            raise DataError(f"expected images in each class's folder; {sub} has none. Remove it, or add images.")
+        pictures += [Picture(path, str(path)) for path in found]
+        labels += [sub.name] * len(found)
+    return Table.of(str(folder), {"image": pictures, "label": labels})
+
+
+def idx_splits(folder: Path, names: tuple[str, ...] | None = None) -> Mapping[str, Callable[[], Table]]:
+    """Return what reads the splits of a folder in the format of MNIST.
+
+    Args:
+        folder: With such files as ``train-images-idx3-ubyte.gz`` and ``train-labels-idx1-ubyte.gz``.
+        names: Of the classes; None calls them by their numbers.
+    """
+    found = sorted(path.name.split("-images")[0] for path in folder.glob("*-images*idx3-ubyte*"))
+    return {IDX_SPLITS.get(prefix, prefix): partial(_idx_table, folder, prefix, names) for prefix in found}
+
+
+def _idx_table(folder: Path, prefix: str, names: tuple[str, ...] | None) -> Table:
+    pixels = _idx(folder, f"{prefix}-images*idx3-ubyte*", dimensions=3)
+    numbers = _idx(folder, f"{prefix}-labels*idx1-ubyte*", dimensions=1)
+    if len(pixels) != len(numbers):
+        raise DataError(
+            f"expected as many labels as images in {folder} ({prefix}); found {len(numbers)} and {len(pixels)}"
+        )
+    labels = [str(c) if names is None else names[c] for c in numbers.tolist()]
+    pictures = [Picture(image, f"image {i} of {folder} ({prefix})") for i, image in enumerate(pixels)]
+    return Table.of(f"{folder} ({prefix})", {"image": pictures, "label": labels})
+
+
+def _idx(folder: Path, pattern: str, dimensions: int) -> np.ndarray:
+    """Read an idx file: two zero bytes, 8 for uint8, the number of dimensions, big-endian sizes, the values."""
+    path = next(iter(sorted(folder.glob(pattern))), None)
+    if path is None:
+        raise DataError(f"expected a file {pattern} in {folder}; found none")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"expected {path} to be a gzipped idx file; {error}") from error
+    begin = 4 + 4 * dimensions
+    shape = tuple(int(size) for size in np.frombuffer(raw[4:begin], dtype=">u4"))
+    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) - begin != np.prod(shape, dtype=np.int64):
+        raise DataError(f"expected {path} to be an idx file of bytes in {dimensions} dimensions; it is not")
+    return np.frombuffer(raw, dtype=np.uint8, offset=begin).reshape(shape)

@@ -1,0 +1,135 @@
+"""Decode images, many at once, with Pillow."""
+
+import io
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fedhello.data.dataset import Picture
+from fedhello.errors import DataError, MissingExtraError
+
+BILINEAR = 2
+"""Pillow's number of bilinear resampling, in which image processors of transformers count as well."""
+
+WORKERS = 8
+"""Threads that decode; Pillow lets go of the interpreter meanwhile."""
+
+SAMPLED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
+"""Pillow's modes of at most 8 bits per channel; deeper ones cannot be converted without choosing a range."""
+
+
+def decode(
+    pictures: Sequence[Picture],
+    size: tuple[int, int],
+    *,
+    channels: int = 3,
+    resample: int = BILINEAR,
+    workers: int = WORKERS,
+) -> np.ndarray:
+    """Decode images and scale them to one size, upright as their orientation tag says; a grey one fills all channels.
+
+    Args:
+        pictures: n images.
+        size: Height and width.
+        channels: 3 for red, green and blue, 1 for grey.
+        resample: Pillow's number of the filter, as ``resample`` of an image processor has it.
+        workers: Threads.
+
+    Returns:
+        Pixels, uint8, shape (n, channels, height, width).
+
+    Raises:
+        DataError: If one cannot be decoded; it is named.
+        MissingExtraError: If Pillow is not installed.
+    """
+    _pillow()
+    mode = {1: "L", 3: "RGB"}[channels]
+    height, width = size
+    pixels = np.empty((len(pictures), channels, height, width), dtype=np.uint8)
+
+    def fill(i: int) -> None:
+        image = _opened(pictures[i]).convert(mode)
+        if image.size != (width, height):
+            image = image.resize((width, height), resample)
+        pixels[i] = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(fill, range(len(pictures))):
+            pass  # an exception of a thread comes out here
+    return pixels
+
+
+@dataclass(frozen=True)
+class DecodedLater:
+    """Images that are decoded each time they are asked for, for data sets that do not fit into memory.
+
+    Attributes:
+        pictures: n images.
+        size: Height and width.
+        channels: As in ``decode``.
+    """
+
+    pictures: tuple[Picture, ...]
+    size: tuple[int, int]
+    channels: int = 3
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        """Return the images at some positions, as ``decode`` does."""
+        return decode([self.pictures[i] for i in positions.tolist()], self.size, channels=self.channels)
+
+
+def undecodable(pictures: Sequence[Picture], workers: int = WORKERS) -> dict[int, str]:
+    """Decode images and say why, for the positions of those that cannot be.
+
+    Raises:
+        MissingExtraError: If Pillow is not installed.
+    """
+    _pillow()
+
+    def complaint(picture: Picture) -> str | None:
+        try:
+            _opened(picture)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = enumerate(pool.map(complaint, pictures))
+        return {i: reason for i, reason in found if reason is not None}
+
+
+def _opened(picture: Picture) -> Any:
+    """Return a decoded image of Pillow, of 8 bits per channel.
+
+    Raises:
+        DataError: If it cannot be decoded.
+    """
+    Image = _pillow()
+    from PIL import ImageOps
+
+    try:
+        if isinstance(picture.content, np.ndarray):
+            image = Image.fromarray(picture.content)
+        else:
+            image = Image.open(io.BytesIO(picture.encoded(picture.content)))
+            image.load()
+        image = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        hint = "Repair it, or set data.on_bad_image: skip."
+        raise DataError(f"expected an image; {picture.name} cannot be decoded ({error}). {hint}") from error
+    if image.mode not in SAMPLED:
+        raise DataError(f"expected 8 bits per channel; {picture.name} is of Pillow's mode {image.mode}. Convert it.")
+    return image
+
+
+def _pillow() -> ModuleType:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("images need pillow; run: pip install 'fedhello[images]'") from error
+    return Image
