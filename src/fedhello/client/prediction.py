@@ -334,7 +334,8 @@ def _step(
             found = predictions(model, batch)
         loss = cross_entropy(found.z, found.y)
         between()
-        torch.autograd.grad(loss, parameters)
+        if parameters:  # without a head and a block there is nothing to train
+            torch.autograd.grad(loss, parameters)
 
 
 def _attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:

@@ -1,0 +1,148 @@
+"""A language model from a folder, tuned on instructions, from the configuration to the answers."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
+SPECIAL = ["[PAD]", "[UNK]", "<end>", "<user>", "<assistant>"]
+WORDS = [*SPECIAL, "which", "colour", "has", "the", *COLOURS, *COLOURS.values(), *(f"n{i}" for i in range(20))]
+CONFIG = """
+model: {name: ./speaker, lora: {rank: 4, alpha: 8, targets: all-linear}}
+data:
+  name: questions.jsonl
+  prompt: which colour has the {thing} {number}
+  response: colour
+  clients: 4
+  proxy: 4
+  max_length: 24
+  answers: 4
+  answer_tokens: 3
+  partition: {kind: iid}
+clients: {tiers: [{share: 1/2, blocks: 1}, {share: 1/2, blocks: 2}]}
+train: {rounds: 6, clients_per_round: 4, lr: 5e-2, batch_size: 8, epochs: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("language")
+    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, unk_token="[UNK]", pad_token="[PAD]", eos_token="<end>", model_max_length=64
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<assistant>"]})
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(place / "speaker")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=2,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(place / "speaker")
+    rows = [{"thing": t, "number": f"n{i}", "colour": c} for i in range(20) for t, c in COLOURS.items()]
+    (place / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (place / "language.yaml").write_text(CONFIG)
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(place, call):
+    code, out, err = call(place, "run", "language.yaml", "run.name=first", "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_a_language_model_learns_to_answer(finished):
+    assert finished["metric"] == "test token accuracy"
+    assert finished["model_kind"] == "causal-lm"
+    assert finished["final"] > finished["start"]
+    assert finished["final_scores"]["more"]["perplexity"] < finished["start_scores"]["more"]["perplexity"]
+    assert finished["rouge_l"]["samples"] == 4
+    assert finished["rouge_l"]["after"] > finished["rouge_l"]["before"]
+
+
+def test_answers_before_and_after_are_kept(place, finished):
+    rows = [json.loads(line) for line in (place / "runs/first/answers.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert all(row["prompt"].startswith("which colour has the ") for row in rows)
+    assert all(row["reference"] in COLOURS.values() for row in rows)
+    assert [row["before"] for row in rows] != [row["after"] for row in rows]
+
+
+def test_evaluate_reads_the_same_scores_back(place, finished, call):
+    code, out, _ = call(place, "evaluate", "runs/first", "--json")
+    assert code == 0
+    test = json.loads(out)["test"]
+    assert test["accuracy"] == finished["final"]
+    assert test["perplexity"] == pytest.approx(finished["final_scores"]["more"]["perplexity"], rel=1e-5)
+    assert test["rouge_l"] == finished["rouge_l"]["after"]
+
+
+def test_predict_answers_prompts(place, finished, call):
+    kept = [json.loads(line) for line in (place / "runs/first/answers.jsonl").read_text().splitlines()]
+    code, out, _ = call(place, "predict", "runs/first", *(row["prompt"] for row in kept), "--json")
+    assert code == 0
+    assert [row["answer"] for row in json.loads(out)] == [row["after"] for row in kept]
+
+
+def test_second_texts_are_refused(place, finished, call):
+    code, _, err = call(place, "predict", "runs/first", "which colour", "--pair", "has")
+    assert code == 2
+    assert "no second texts" in err
+
+
+def test_peft_and_transformers_load_what_is_saved_and_exported(place, finished, call):
+    code, _, err = call(place, "export", "runs/first", "--merge", "--out", "merged")
+    assert code == 0, err
+    tokenizer = AutoTokenizer.from_pretrained(place / "merged")
+    batch = tokenizer("<user> which colour has the sky n1 <end> <assistant>", return_tensors="pt")
+    base = AutoModelForCausalLM.from_pretrained(place / "speaker")
+    adapted = PeftModel.from_pretrained(base, place / "runs/first/adapter").eval()
+    merged = AutoModelForCausalLM.from_pretrained(place / "merged").eval()
+    assert merged.config.use_cache
+    with torch.inference_mode():
+        one, other = (model(input_ids=batch["input_ids"]).logits for model in (adapted, merged))
+    assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_the_plan_states_the_bytes_of_responses(place, call):
+    code, out, err = call(place, "plan", "language.yaml", "clients.tiers=[{share: 1, memory: 80MB}]", "--json")
+    assert code == 0, err
+    assert json.loads(out)["tiers"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model.head=prototypes"], "expected model.head to be 'none' for instruction data"),
+        (["train.loss=restricted"], "expected train.loss to be 'cross_entropy' for instruction data"),
+        (["data.answer_tokens=64"], "leave room for a prompt within 64 tokens"),
+        (["data.max_length=65"], "at most 64"),
+        (["data.max_length=6"], "leave room for a response"),
+        (["data.prompt=which colour has the {fruit}"], "'fruit'"),
+        (["data.response=null"], "prompt without response"),
+        (["method={name: helora-kd}", "data.public=8", "clients.tiers=[{share: 1, rank: 4}]"], "language models"),
+    ],
+)
+def test_bad_input_is_one_sentence(overrides, expected, place, call):
+    code, _, err = call(place, "run", "language.yaml", *overrides, "--dry-run")
+    assert code in (2, 3), err
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_task_instruction_without_prompts_is_refused(call, workplace):
+    code, _, err = call(workplace, "run", "tiny.yaml", "model.task=instruction", "--dry-run")
+    assert code == 2
+    assert "data.prompt" in err
