@@ -16,6 +16,9 @@ from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.loading import AUTO_CLASSES, FoundationModel, load_foundation, resolve
 
+# transformers 5.0 compiles a part of DeBERTa in a way that torch has deprecated since.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
 VOCABULARY, CLASSES = 40, 3
 LABELS = [f"label {c}" for c in range(CLASSES)]
 ENCODER = {

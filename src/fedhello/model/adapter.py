@@ -489,7 +489,8 @@ def _shortest(module: nn.Module, paths: Sequence[str]) -> list[str]:
 
 def _parameters_by_saved_name(module: PeftModel) -> dict[str, nn.Parameter]:
     """Map the names that PEFT saves to the live parameters, by their storage rather than by their spelling."""
-    saved = {tensor.data_ptr(): name for name, tensor in get_peft_model_state_dict(module).items()}
+    state = get_peft_model_state_dict(module, save_embedding_layers=False)
+    saved = {tensor.data_ptr(): name for name, tensor in state.items()}
     found = {saved[p.data_ptr()]: p for p in module.parameters() if p.data_ptr() in saved}
     trainable = [name for name, p in module.named_parameters() if p.requires_grad]
     if len(found) != len(saved) or len(found) != len(trainable):
