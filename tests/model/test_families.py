@@ -202,6 +202,16 @@ def test_parts_are_found(case):
         assert logits(model.module, kind).shape == (2, CLASSES)
 
 
+def test_the_longest_input_is_one_that_runs(case):
+    family, kind, source = case
+    if kind == "image-classification":
+        return
+    model = attached(load_foundation(source, kind, LABELS, seed=0))
+    assert model.longest_input == (31 if family.config == "RobertaConfig" else 32)
+    with torch.no_grad():
+        model.module(input_ids=torch.full((1, model.longest_input), 5))
+
+
 def test_attention_is_found(case):
     family, kind, source = case
     model = attached(load_foundation(source, kind, LABELS, seed=0))

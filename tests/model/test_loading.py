@@ -1,5 +1,6 @@
 """What a folder, a hub id or a package may hold, and what is said where it does not fit."""
 
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -43,7 +44,8 @@ def saved(tmp_path):
     def save(config, of=AutoModelForSequenceClassification, pad="<pad>", classes=2):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            config = type(config)(**{**config.to_dict(), "num_labels": classes})
+            config = copy.deepcopy(config)
+            config.num_labels = classes
             of.from_config(config).save_pretrained(tmp_path / "model")
         words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, 20)}}
         tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))

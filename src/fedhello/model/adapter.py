@@ -136,8 +136,14 @@ class LoraModel:
     @property
     def longest_input(self) -> int | None:
         """The most tokens that model and tokenizer take, or None where neither says."""
-        config: Any = self.module.get_base_model().config
-        stated = [getattr(config, "max_position_embeddings", None), getattr(self.tokenizer, "model_max_length", None)]
+        base: Any = self.module.get_base_model()
+        positions = getattr(base.config, "max_position_embeddings", None)
+        for part in base.modules():
+            # RoBERTa's kind counts positions from behind the one of the padding.
+            if isinstance(part, nn.Embedding) and part.num_embeddings == positions and part.padding_idx is not None:
+                positions -= part.padding_idx + 1
+                break
+        stated = [positions, getattr(self.tokenizer, "model_max_length", None)]
         # A tokenizer that does not know says 10³⁰.
         return min((limit for limit in stated if limit is not None and limit < 10**9), default=None)
 

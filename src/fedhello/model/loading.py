@@ -253,8 +253,8 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
         where = "Give model.name an embedded model, a folder, or a hub id that can be reached."
         if source.is_on_hub:
             where = (
-                "Where the hub is out of reach, download it elsewhere and set model.name to the path of that folder, with "
-                "config.json, weights and tokenizer; or use an embedded model (see fedhello models)."
+                "Where the hub is out of reach, download it elsewhere and set model.name to the path of that folder, "
+                "with config.json, weights and tokenizer; or use an embedded model (see fedhello models)."
             )
         raise ModelError(
             f"expected a transformers model for {kind.replace('-', ' ')} at {source.location!r}; it could not be "

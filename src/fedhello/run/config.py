@@ -399,8 +399,8 @@ def _check_dora(config: Config, method: Method) -> None:
         )
     if any(not tier.budget.only_counts for tier in config.clients.tiers):
         raise ConfigError(
-            "expected model.lora.dora=false with budgets in memory, upload or seconds, since what DoRA's norms take for "
-            "a moment is not predicted; found true. Give clients.tiers blocks alone."
+            "expected model.lora.dora=false with budgets in memory, upload or seconds, since what DoRA's norms take "
+            "for a moment is not predicted; found true. Give clients.tiers blocks alone."
         )
 
 
