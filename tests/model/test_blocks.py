@@ -13,7 +13,15 @@ from transformers import (
 
 from fedhello.errors import ModelError
 from fedhello.model.adapter import attach_lora
-from fedhello.model.blocks import Blocks, find_attention_qv, find_blocks, find_head, find_named
+from fedhello.model.blocks import (
+    Blocks,
+    find_all_linear,
+    find_attention,
+    find_attention_qv,
+    find_blocks,
+    find_head,
+    find_named,
+)
 from fedhello.model.loading import FoundationModel, ModelSource
 
 SMALL = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_labels": 4}
@@ -101,3 +109,56 @@ def test_projections_outside_the_blocks_get_no_adapter():
     lora = attach_lora(base, classes=4, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     assert len(lora.block_of) == 2 * 4 + 2
     assert not any("bert.value" in name for name in lora.block_of)
+
+
+def stack(block, count=2):
+    model = nn.Module()
+    model.layers = nn.ModuleList([block() for _ in range(count)])
+    return model
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(4, 4) for _ in range(4))
+
+
+class Listed(nn.Module):
+    """Attention and feed-forward part as members of one list, as in T5."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([Attention(), nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))])
+
+
+class Flat(Attention):
+    """Projections of attention directly in the block, beside the feed-forward part's."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+
+
+class Experts(nn.Module):
+    """A block with a list of experts, which are like blocks in all but attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
+        self.experts = nn.ModuleList(nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))) for _ in range(2))
+
+
+def test_attention_is_the_part_that_holds_query_and_value():
+    model = stack(Listed)
+    blocks = find_blocks(model)
+    assert find_attention(model, blocks)[:4] == [f"layers.0.parts.0.{name}" for name in "qkvo"]
+    assert len(find_attention(model, blocks)) == 8
+    assert len(find_all_linear(model, blocks)) == 12
+    flat = stack(Flat)
+    assert find_attention_qv(flat, find_blocks(flat)) == [f"layers.{i}.{name}" for i in (0, 1) for name in "qv"]
+    with pytest.raises(ModelError, match="has q, k, v, o, up, down"):
+        find_attention(flat, find_blocks(flat))
+
+
+def test_experts_are_no_stages():
+    assert find_blocks(stack(Experts)) == Blocks("layers", 2)

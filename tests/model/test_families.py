@@ -16,6 +16,9 @@ from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.loading import AUTO_CLASSES, FoundationModel, load_foundation, resolve
 
+# transformers 5.0 compiles a part of DeBERTa in a way that torch has deprecated since.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
 VOCABULARY, CLASSES = 40, 3
 LABELS = [f"label {c}" for c in range(CLASSES)]
 ENCODER = {
@@ -197,6 +200,16 @@ def test_parts_are_found(case):
         heads = {name.removeprefix("base_model.model.").split(".")[0] for name in model.head_names}
         assert (heads, model.logits_path, model.classes) == (set(family.head), family.logits, CLASSES)
         assert logits(model.module, kind).shape == (2, CLASSES)
+
+
+def test_the_longest_input_is_one_that_runs(case):
+    family, kind, source = case
+    if kind == "image-classification":
+        return
+    model = attached(load_foundation(source, kind, LABELS, seed=0))
+    assert model.longest_input == (31 if family.config == "RobertaConfig" else 32)
+    with torch.no_grad():
+        model.module(input_ids=torch.full((1, model.longest_input), 5))
 
 
 def test_attention_is_found(case):

@@ -545,3 +545,38 @@ def test_the_configuration_of_the_contract_is_valid():
     config = parse_config(yaml.safe_load(text) | {"train": {"lr": 5e-4}})
     assert config.train.lr == 5e-4
     assert [tier.blocks for tier in config.clients.tiers] == [2, 4, 6]
+
+
+# weights and factors
+
+
+@pytest.mark.parametrize("weights", ["model.dtype=bfloat16", "model.quantisation=8bit", "model.quantisation=4bit"])
+def test_products_are_added_to_exact_weights_alone(weights):
+    ranks = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
+    refused = set()
+    for name in METHODS:
+        try:
+            load_config(None, [weights, f"method.name={name}", ranks])
+        except ConfigError as error:
+            assert "adds products to the frozen weights" in str(error)
+            refused.add(name)
+    assert refused == {"fed-plora", "flora", "fedex-lora"}
+
+
+def test_magnitudes_are_for_methods_that_average_layer_by_layer_without_scores():
+    ranks = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
+    taken = set()
+    for name in METHODS:
+        try:
+            load_config(None, ["model.lora.dora=true", f"method.name={name}", ranks])
+            taken.add(name)
+        except ConfigError as error:
+            assert str(error).startswith(f"expected model.lora.dora=false, since {name} ")
+    allocate_blocks = {"gd-hla", "rgd-hla", "straggler", "exclusive", "full", "centralised", "fedra", "fedra-mask"}
+    # The others give clients parts of the factors, which is seen when they allocate.
+    assert taken == allocate_blocks | {"legend", "fedit", "rbla", "ffa-lora", "rolora"}
+
+
+def test_magnitudes_and_budgets_in_bytes_exclude_each_other():
+    tiers = "clients.tiers=[{share: 1, memory: 30MB}]"
+    assert "is not predicted" in refusal("model.lora.dora=true", "method.name=rgd-hla", tiers)

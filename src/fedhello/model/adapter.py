@@ -136,8 +136,14 @@ class LoraModel:
     @property
     def longest_input(self) -> int | None:
         """The most tokens that model and tokenizer take, or None where neither says."""
-        config: Any = self.module.get_base_model().config
-        stated = [getattr(config, "max_position_embeddings", None), getattr(self.tokenizer, "model_max_length", None)]
+        base: Any = self.module.get_base_model()
+        positions = getattr(base.config, "max_position_embeddings", None)
+        for part in base.modules():
+            # RoBERTa's kind counts positions from behind the one of the padding.
+            if isinstance(part, nn.Embedding) and part.num_embeddings == positions and part.padding_idx is not None:
+                positions -= part.padding_idx + 1
+                break
+        stated = [positions, getattr(self.tokenizer, "model_max_length", None)]
         # A tokenizer that does not know says 10³⁰.
         return min((limit for limit in stated if limit is not None and limit < 10**9), default=None)
 
@@ -489,7 +495,8 @@ def _shortest(module: nn.Module, paths: Sequence[str]) -> list[str]:
 
 def _parameters_by_saved_name(module: PeftModel) -> dict[str, nn.Parameter]:
     """Map the names that PEFT saves to the live parameters, by their storage rather than by their spelling."""
-    saved = {tensor.data_ptr(): name for name, tensor in get_peft_model_state_dict(module).items()}
+    state = get_peft_model_state_dict(module, save_embedding_layers=False)
+    saved = {tensor.data_ptr(): name for name, tensor in state.items()}
     found = {saved[p.data_ptr()]: p for p in module.parameters() if p.data_ptr() in saved}
     trainable = [name for name, p in module.named_parameters() if p.requires_grad]
     if len(found) != len(saved) or len(found) != len(trainable):

@@ -424,7 +424,9 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         config = _validated(_with_published_semantics(raw))
     method = _resolved_method(config.method)
     _check_budgets(config, METHODS[method.name])
-    _check_weights(config.model, METHODS[method.name])
+    _check_merging(config.model, METHODS[method.name])
+    if config.model.lora.dora:
+        _check_dora(config, METHODS[method.name])
     return config.model_copy(update={"method": method})
 
 
@@ -465,15 +467,17 @@ def _check_budgets(config: Config, method: Method) -> None:
             )
 
 
-def _check_weights(model: ModelConfig, method: Method) -> None:
-    """Check that the method can work with the kind of weights and factors."""
+def _check_merging(model: ModelConfig, method: Method) -> None:
+    """Check that products are added to weights that can take them."""
     if method.merges and (model.dtype != "float32" or model.quantisation != "none"):
         raise ConfigError(
             f"expected model.dtype=float32 and model.quantisation=none, since {method.name} adds products to the "
             f"frozen weights, which coarser ones would round away; found {model.dtype} and {model.quantisation}"
         )
-    if not model.lora.dora:
-        return
+
+
+def _check_dora(config: Config, method: Method) -> None:
+    """Check that magnitudes beside the factors fit the method and the budgets."""
     reasons = {
         "combines factors by their product, which leaves magnitudes out": not method.averages_layerwise,
         "adds products to the frozen weights, whose norms magnitudes are relative to": method.merges,
@@ -484,6 +488,11 @@ def _check_weights(model: ModelConfig, method: Method) -> None:
         raise ConfigError(
             f"expected model.lora.dora=false, since {method.name} {reason}; found true. Choose a method that averages "
             "layer by layer without scores, such as rgd-hla or straggler."
+        )
+    if any(not tier.budget.only_counts for tier in config.clients.tiers):
+        raise ConfigError(
+            "expected model.lora.dora=false with budgets in memory, upload or seconds, since what DoRA's norms take "
+            "for a moment is not predicted; found true. Give clients.tiers blocks alone."
         )
 
 

@@ -266,9 +266,10 @@ def load_model(config: Config, labels: Sequence[str], kind: ModelKind = "text-cl
 
 
 def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:
-    """Calibrate the model, unless nothing is to be predicted."""
+    """Calibrate the model, unless nothing is to be predicted, or cannot be (DoRA)."""
     policies = _used_policies(config, model)
-    if not config.train.measure_memory and all(tier.budget.only_counts for tier in config.clients.tiers):
+    wanted = config.train.measure_memory or not all(tier.budget.only_counts for tier in config.clients.tiers)
+    if model.has_magnitudes or not wanted:
         return None
     shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
     block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
