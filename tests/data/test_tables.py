@@ -52,9 +52,9 @@ def test_columns_of_json_lines_are_all_that_a_line_names(file):
     ("content", "complaint"),
     [
         ("", "per line in .*x.jsonl; it is empty"),
-        ('{"text": "a", "label": "x"}\n\n[1, 2]\n', "line 3 is a list"),
+        ('{"text": "a", "label": "x"}\n\n[1, 2]\n', "line 3 holds list"),
         ('{"text": "a", "label": "x"}\n{"text"\n', "line 2: Expecting"),
-        ('[{"text": "a", "label": "x"}]', "line 1 is a list"),
+        ('[{"text": "a", "label": "x"}]', "line 1 holds list"),
         (lines(ROWS[0], {"text": "b", "label": 0.5}), r"strings or integers in the column 'label' .*line 2 has 0\.5"),
         (lines(ROWS[0], {"text": "b", "label": ["x"]}), r"line 2 has \['x'\] \(list\)"),
         (lines(ROWS[0], {"text": "b", "label": None}), "line 2 lacks one"),
