@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhello.data.partition import dirichlet, iid, label_histogram, natural, pathological
+from fedhello.data.partition import by_group, dirichlet, iid, label_histogram, natural, pathological
 from fedhello.errors import DataError
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
@@ -250,3 +250,16 @@ ALL = {
 def test_equal_seeds_give_equal_partitions_and_others_do_not(kind):
     assert equal(ALL[kind](rng(7)), ALL[kind](rng(7)))
     assert not equal(ALL[kind](rng(7)), ALL[kind](rng(8)))
+
+
+# by group
+
+
+def test_each_group_is_one_clients_in_the_order_of_names():
+    parts = by_group(["b", "a", "b", "c"], 3)
+    assert [part.tolist() for part in parts] == [[1], [0, 2], [3]]
+
+
+def test_there_are_as_many_clients_as_groups():
+    with pytest.raises(DataError, match=r"expected data\.clients to be 2, .*found 3"):
+        by_group(["b", "a"], 3)

@@ -209,3 +209,88 @@ def test_a_missing_package_is_named_by_its_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fedhello\[demo\]'"):
         load("embedded:bbc-headlines")
+
+
+def test_the_articles_are_instruction_data():
+    data = load("embedded:bbc-articles", deduplicate=False)
+    assert (data.kind, len(data)) == ("instructions", 2225)
+    prompt, response = data.inputs[0]
+    assert response == load("embedded:bbc-headlines", deduplicate=False).inputs[0]
+    assert response not in prompt.split("\n")[0]
+    assert len(prompt) > 5 * len(response)
+    assert data.label_names == ("business", "entertainment", "politics", "sports", "tech")
+
+
+def test_the_columns_of_embedded_data_can_be_used_otherwise():
+    data = load("embedded:bbc-articles", Columns(text="headline", label="topic"))
+    headlines = load("embedded:bbc-headlines")
+    assert (data.kind, data.inputs, data.labels.tolist()) == ("texts", headlines.inputs, headlines.labels.tolist())
+
+
+def test_the_digits_are_images():
+    data = load("embedded:digits")
+    assert (data.kind, len(data), data.label_names) == ("images", 1797, tuple("0123456789"))
+    pixels = np.stack([picture.content for picture in data.inputs])
+    assert (pixels.shape[1:], pixels.dtype, pixels.min(), pixels.max()) == ((8, 8), np.uint8, 0, 255)
+
+
+# splits
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """CSV files to train and to test on, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(6)))
+    (tmp_path / "held.csv").write_text("text,label\nnew,x\ntext 1,y\nnew too,y\n")
+    return tmp_path
+
+
+def test_a_file_may_be_given_for_testing(tables):
+    data = load("train.csv", test="held.csv", deduplicate=False)
+    assert data.inputs[6:] == ("new", "text 1", "new too")
+    assert data.parts["test"].tolist() == [6, 7, 8]
+    assert data.pool.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_is_tested_is_not_trained_on(tables):
+    data = load("train.csv", test="held.csv")
+    assert [data.inputs[i] for i in data.pool] == ["text 0", "text 2", "text 3", "text 4", "text 5"]
+    assert [data.inputs[i] for i in data.parts["test"]] == ["new", "text 1", "new too"]
+    assert data.notes == (
+        "1 of 9 samples repeat an earlier text and were left out; 1 of them stay only in the test or validation data, "
+        "where they are as well",
+    )
+
+
+def test_a_label_that_only_the_test_data_has_is_refused_by_its_line(tables):
+    (tables / "held.csv").write_text("text,label\nnew,x\nnewer,yy\n")
+    with pytest.raises(DataError, match=r"in data\.test; line 3 of held\.csv is labelled 'yy'\. Did you mean y\?"):
+        load("train.csv", test="held.csv")
+
+
+def test_a_held_out_file_needs_no_group(tables):
+    (tables / "train.csv").write_text("text,label,who\na,x,ann\nb,y,bob\n")
+    data = load("train.csv", Columns(group="who"), validation="held.csv")
+    assert data.groups == ("ann", "bob", "", "", "")
+
+
+def test_a_split_that_a_file_does_not_have(tables):
+    with pytest.raises(DataError, match=r"data\.test to be a file, or .*found 'test'\. train\.csv has no splits\."):
+        load("train.csv", test="test")
+    with pytest.raises(DataError, match=r"data\.split to be a split .*found 'tran'"):
+        load("train.csv", split="tran")
+
+
+def test_splits_cannot_be_used_twice(tables):
+    with pytest.raises(DataError, match="both are the split 'held'"):
+        load(".", validation="held", test="held")
+    with pytest.raises(DataError, match="found 'held' in both"):
+        load(".", split="held", test="held")
+
+
+def test_samples_are_drawn_from_what_can_be_trained_on(tables):
+    data = draw(load("train.csv", test="held.csv", deduplicate=False), 4)
+    assert [data.inputs[i] for i in data.parts["test"]] == ["new", "text 1", "new too"]
+    assert len(data.pool) == 4
+    assert data.notes == ("4 of 6 samples were drawn (data.samples)",)

