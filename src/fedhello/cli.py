@@ -14,7 +14,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
+from fedhello.errors import (
+    ConfigError,
+    DataOutOfReachError,
+    FedhelloError,
+    MissingExtraError,
+    ModelOutOfReachError,
+    RunFolderError,
+)
 
 INTERRUPTED = 130
 
@@ -94,10 +101,10 @@ def run(
     hidden = quiet or as_json
     if not hidden:
         console.print("loading the model, the data and the clients …", highlight=False)
-    session = prepare(config)
     if dry_run:
-        _say(_plan(session), as_json)
+        _try_out(config, as_json)
         return
+    session = prepare(config)
     observer = ConsoleObserver(console, folder, config.train.rounds, quiet=hidden)
     summary = play(session, folder, [observer])
     if summary["rounds"]:
@@ -462,6 +469,20 @@ def _plan(session: Any) -> dict[str, Any]:
     from fedhello.run.plan import describe
 
     return describe(session)
+
+
+def _try_out(config: Any, as_json: bool) -> None:
+    """Show the plan; where model or data must be downloaded first, say that they were not looked at."""
+    from fedhello.run.session import prepare
+
+    try:
+        _say(_plan(prepare(config)), as_json)
+    except (ModelOutOfReachError, DataOutOfReachError) as error:
+        if as_json:
+            print(json.dumps({"checked": "configuration", "unchecked": str(error)}))
+            return
+        print(f"the configuration is in order: {config.method.name}, {config.train.rounds} rounds")
+        print(f"not checked, since it must be downloaded first: {error}")
 
 
 def _say(plan: dict[str, Any], as_json: bool) -> None:

@@ -29,6 +29,14 @@ class ModelError(FedhelloError):
     exit_code = 4
 
 
+class ModelOutOfReachError(ModelError):
+    """The model is on the hub, and the hub cannot be asked; nothing is known to be wrong with it."""
+
+
+class DataOutOfReachError(DataError):
+    """The data set is on the hub, and the hub cannot be asked; nothing is known to be wrong with it."""
+
+
 class RunFolderError(FedhelloError):
     """A run's folder exists already, is missing, or cannot be written or read."""
 

@@ -488,6 +488,7 @@ class MadeUpSession:
     model: object = field(default_factory=MadeUpModel)
     engine: object = field(default_factory=lambda: SimpleNamespace(personal_heads=None))
     federation: object = None
+    server: object = field(default_factory=lambda: SimpleNamespace(questions=()))
     method: object = field(default_factory=lambda: SimpleNamespace(models=lambda *_: {"": None}))
 
 

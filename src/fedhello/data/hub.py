@@ -7,7 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from fedhello.data.tables import Source, Table, first_line
-from fedhello.errors import DataError, MissingExtraError
+from fedhello.errors import DataError, DataOutOfReachError, MissingExtraError
+from fedhello.hub import is_out_of_reach
 
 
 def is_saved(folder: Path) -> bool:
@@ -16,8 +17,10 @@ def is_saved(folder: Path) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a hub id, such as ``org/name``, rather than that of a file's path."""
-    return re.fullmatch(r"\w[\w.-]*/[\w.-]*\w", name) is not None and not re.search(r"\.(csv|jsonl?|parquet)$", name)
+    """Whether a name has the form of a hub id, ``org/name`` or ``org/name:subset``, rather than of a file's path."""
+    id_, _, subset = name.partition(":")
+    is_file = re.search(r"\.(csv|jsonl?|parquet)$", name) is not None
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]*\w", id_) is not None and (":" not in name or bool(subset)) and not is_file
 
 
 def saved_source(folder: Path) -> Source:
@@ -38,15 +41,18 @@ def saved_source(folder: Path) -> Source:
 def hub_source(name: str) -> Source:
     """Load a data set from the hub, or from the hub's cache on this machine.
 
+    Args:
+        name: ``org/name``, or ``org/name:subset`` of a data set that has several.
+
     Raises:
         MissingExtraError: If ``datasets`` is not installed.
         DataError: If the hub cannot be reached, or has no such data set.
     """
     library = _library(f"the data set {name}")
     try:
-        found = library.load_dataset(name)
+        found = library.load_dataset(*name.split(":", 1))
     except Exception as error:  # the kinds of network errors are those of several libraries
-        raise DataError(
+        raise (DataOutOfReachError if is_out_of_reach(error) else DataError)(
             f"expected the data set {name!r} on the hub, since there is no such file or folder; it could not be "
             f"loaded: {first_line(error)}. Without a network, set data.name to a file or a folder of your own."
         ) from error
