@@ -22,7 +22,7 @@ from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.head import is_shared
 from fedhello.model.loading import load_classifier, resolve
 from fedhello.randomness import integer_seed
-from fedhello.run.config import Config, TierConfig
+from fedhello.run.config import Config, DataConfig, TierConfig
 from fedhello.run.data import load_data, partition_data, public_data, split_data
 from fedhello.run.federation import federate, with_speeds
 from fedhello.types import KEEP, Federation, Policy, Situation
@@ -76,13 +76,9 @@ def prepare(config: Config) -> Session:
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
     """
-    data = load_data(config.data)
     method = METHODS[config.method.name]
-    if method.distils and not config.data.public:
-        raise ConfigError(
-            f"expected data.public, a number of samples to hold out or a data set, since {method.name} lets models "
-            "learn from each other on a public set; found 0. Set data.public=200, for example."
-        )
+    _check_server_data(config.data, method)
+    data = load_data(config.data)
     model = load_model(config, data.label_names)
     examples, cut = _encoded(config, data, model)
     notes = [*data.notes, *_notes(config, cut, len(examples), method.uses_scores)]
@@ -105,8 +101,6 @@ def prepare(config: Config) -> Session:
         _pooled(config) if method.pooled else config, parts, data.labels, lengths, model, costs, notes
     )
     _check_method(method, bound, federation, model, notes)
-    if method.uses_scores and not len(held_out.proxy):
-        raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
 
     engine = LocalEngine(
         model=model,
@@ -135,6 +129,21 @@ def prepare(config: Config) -> Session:
         tier_of=tier_of,
         notes=tuple(notes),
     )
+
+
+def _check_server_data(config: DataConfig, method: Method) -> None:
+    """Check that the server is to keep the data that the method needs there.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if method.distils and not config.public:
+        raise ConfigError(
+            f"expected data.public, a number of samples to hold out or a data set, since {method.name} lets models "
+            "learn from each other on a public set; found 0. Set data.public=200, for example."
+        )
+    if method.uses_scores and not config.proxy:
+        raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
 
 
 def _check_method(
