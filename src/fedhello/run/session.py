@@ -23,7 +23,7 @@ from fedhello.model.head import is_shared
 from fedhello.model.loading import CAUSAL_LM, load_foundation, resolve
 from fedhello.model.loading import Kind as ModelKind
 from fedhello.randomness import integer_seed
-from fedhello.run.config import Config, TierConfig
+from fedhello.run.config import Config, DataConfig, TierConfig
 from fedhello.run.data import load_data, partition_data, public_data, split_data
 from fedhello.run.federation import federate, with_speeds
 from fedhello.run.samples import MODEL_KINDS, encode, longest_answer, questions
@@ -89,18 +89,9 @@ def prepare(config: Config) -> Session:
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
     """
-    data = load_data(config.data)
     method = METHODS[config.method.name]
-    if method.distils and not config.data.public:
-        raise ConfigError(
-            f"expected data.public, a number of samples to hold out or a data set, since {method.name} lets models "
-            "learn from each other on a public set; found 0. Set data.public=200, for example."
-        )
-    if method.distils and data.kind == "instructions":
-        raise ConfigError(
-            f"expected a method for language models, since {method.name} lets classifiers learn from each other's "
-            "classes; found instruction data. Choose helora-pad, for example."
-        )
+    _check_server_data(config.data, method)
+    data = load_data(config.data)
     model = load_model(config, data.label_names, MODEL_KINDS[data.kind])
     config = _pinned(config, model)
     samples, changes = encode(config, data, model)
@@ -127,8 +118,6 @@ def prepare(config: Config) -> Session:
         _pooled(config) if method.pooled else config, parts, data.labels, lengths, model, costs, notes
     )
     _check_method(method, bound, federation, model, notes)
-    if method.uses_scores and not len(held_out.proxy):
-        raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
 
     engine = LocalEngine(
         model=model,
@@ -159,6 +148,26 @@ def prepare(config: Config) -> Session:
         tier_of=tier_of,
         notes=tuple(notes),
     )
+
+
+def _check_server_data(config: DataConfig, method: Method) -> None:
+    """Check that the server is to keep the data that the method needs there.
+
+    Raises:
+        ConfigError: If not, or if the method cannot use it.
+    """
+    if method.distils and config.kind == "instructions":
+        raise ConfigError(
+            f"expected a method for language models, since {method.name} lets classifiers learn from each other's "
+            "classes; found instruction data. Choose helora-pad, for example."
+        )
+    if method.distils and not config.public:
+        raise ConfigError(
+            f"expected data.public, a number of samples to hold out or a data set, since {method.name} lets models "
+            "learn from each other on a public set; found 0. Set data.public=200, for example."
+        )
+    if method.uses_scores and not config.proxy:
+        raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
 
 
 def _check_method(
