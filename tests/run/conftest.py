@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from fedhello import cli
 from fedhello.model.loading import resolve
@@ -45,6 +52,38 @@ def workplace(tmp_path_factory):
     (place / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     (place / "tiny.yaml").write_text(TINY)
     return place
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def make_speaker():
+    """Save a language model with random weights, whose tokens are words, into a folder."""
+
+    def make(folder, words, blocks, width=32):
+        known = ["[PAD]", "[UNK]", "<end>", "<user>", "<assistant>", *words]
+        plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
+        plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=plain, unk_token="[UNK]", pad_token="[PAD]", eos_token="<end>"
+        )
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<assistant>"]})
+        tokenizer.chat_template = CHAT
+        tokenizer.save_pretrained(folder)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            config = LlamaConfig(
+                vocab_size=len(known), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=blocks,
+                num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, pad_token_id=0,
+                bos_token_id=None, eos_token_id=2,
+            )  # fmt: skip
+            LlamaForCausalLM(config).save_pretrained(folder)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,12 @@ import json
 import pytest
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-CHAT = (
-    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
-    "{% if add_generation_prompt %}<assistant> {% endif %}"
-)
 COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
-SPECIAL = ["[PAD]", "[UNK]", "<end>", "<user>", "<assistant>"]
-WORDS = [*SPECIAL, "which", "colour", "has", "the", *COLOURS, *COLOURS.values(), *(f"n{i}" for i in range(20))]
+NUMBERS = [f"n{i}" for i in range(20)]
 CONFIG = """
-model: {name: ./speaker, lora: {rank: 4, alpha: 8, targets: all-linear}}
+model: {name: ./speaker, lora: {rank: 8, alpha: 32, targets: all-linear}}
 data:
   name: questions.jsonl
   prompt: which colour has the {thing} {number}
@@ -24,33 +18,19 @@ data:
   clients: 4
   proxy: 4
   max_length: 24
-  answers: 4
+  answers: 12
   answer_tokens: 3
   partition: {kind: iid}
 clients: {tiers: [{share: 1/2, blocks: 1}, {share: 1/2, blocks: 2}]}
-train: {rounds: 6, clients_per_round: 4, lr: 5e-2, batch_size: 8, epochs: 2}
+train: {rounds: 8, clients_per_round: 4, lr: 3e-2, batch_size: 8, epochs: 4}
 """
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, make_speaker):
     place = tmp_path_factory.mktemp("language")
-    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain, unk_token="[UNK]", pad_token="[PAD]", eos_token="<end>", model_max_length=64
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<assistant>"]})
-    tokenizer.chat_template = CHAT
-    tokenizer.save_pretrained(place / "speaker")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=2,
-        )  # fmt: skip
-        LlamaForCausalLM(config).save_pretrained(place / "speaker")
-    rows = [{"thing": t, "number": f"n{i}", "colour": c} for i in range(20) for t, c in COLOURS.items()]
+    make_speaker(place / "speaker", [*COLOURS, *COLOURS.values(), "which", "colour", "has", "the", *NUMBERS], blocks=2)
+    rows = [{"thing": t, "number": n, "colour": c} for n in NUMBERS for t, c in COLOURS.items()]
     (place / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     (place / "language.yaml").write_text(CONFIG)
     return place
@@ -68,13 +48,13 @@ def test_a_language_model_learns_to_answer(finished):
     assert finished["model_kind"] == "causal-lm"
     assert finished["final"] > finished["start"]
     assert finished["final_scores"]["more"]["perplexity"] < finished["start_scores"]["more"]["perplexity"]
-    assert finished["rouge_l"]["samples"] == 4
+    assert finished["rouge_l"]["samples"] == 12
     assert finished["rouge_l"]["after"] > finished["rouge_l"]["before"]
 
 
 def test_answers_before_and_after_are_kept(place, finished):
     rows = [json.loads(line) for line in (place / "runs/first/answers.jsonl").read_text().splitlines()]
-    assert len(rows) == 4
+    assert len(rows) == 12
     assert all(row["prompt"].startswith("which colour has the ") for row in rows)
     assert all(row["reference"] in COLOURS.values() for row in rows)
     assert [row["before"] for row in rows] != [row["after"] for row in rows]
