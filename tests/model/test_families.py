@@ -313,7 +313,7 @@ def test_recomputation_gives_the_same_gradients(case):
     assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
 
 
-def test_bfloat16_weights_keep_factors_and_head_in_float32(case):
+def test_bfloat16_weights_keep_factors_and_head_in_float32(case, tmp_path):
     _, kind, source = case
     model = attached(load_foundation(source, kind, LABELS, seed=0, dtype=torch.bfloat16))
     assert {value.dtype for value in model.read(model.block_of).values()} == {torch.float32}
@@ -324,6 +324,8 @@ def test_bfloat16_weights_keep_factors_and_head_in_float32(case):
     live = model.select(model.block_of)
     torch.autograd.grad(model.module(**inputs(kind)).logits.float().square().sum(), live)
     assert torch.allclose(logits(model.module, kind).float(), logits(exact.module, kind), atol=0.1, rtol=0.1)
+    model.save_merged(tmp_path / "merged")
+    assert {value.dtype for value in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("option", ["rslora", "dora"])

@@ -138,6 +138,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_running_it(tmp_path):
     config = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.Odd", "AutoModelForCausalLM": "odd.Odd"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "odd.py").write_text("raise SystemExit('ran')")
+    assert resolve(str(tmp_path)).arguments["trust_remote_code"] is False  # else a terminal is asked
     with pytest.raises(ModelError, match="comes with code of its own, which is never run here"):
         load_foundation(resolve(str(tmp_path)), IMAGES, LABELS, 0)
 
