@@ -111,3 +111,23 @@ def test_compressed_blocks_hold_about_a_third(tiny_model, random_examples):
     compressed, _ = saved_bytes(model, data, ("compress",) * 3)
     # One byte instead of four, plus a scale for every row of 8 numbers (real models have hundreds).
     assert 0.25 * kept < compressed < 0.65 * kept
+
+
+def test_weights_that_autocast_copies_are_never_compressed(tiny_model, random_examples):
+    model, data = warm(tiny_model(width=24)), random_examples(samples=5)
+    weights = {tuple(p.shape) for block in model.block_modules() for p in block.parameters() if p.dim() == 2}
+    weights |= {shape[::-1] for shape in weights}
+    noted = []
+    model.module.train()
+    parameters = model.select(model.block_of)
+    batch = data.batch(np.arange(len(data)))
+    assert batch.inputs["input_ids"].numel() not in {side for shape in weights for side in shape}
+    with (
+        activation_policies(model.block_modules(), ("compress",) * 3, noted.append),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        loss = cross_entropy(model.module(**batch.inputs).logits.float(), batch.labels)
+    torch.autograd.grad(loss, parameters)
+    assert any(held.dtype == torch.bfloat16 and tuple(held.shape) in weights for held in noted)
+    assert any(held.dtype == torch.int8 for held in noted)
+    assert not any(held.dtype == torch.int8 and tuple(held.shape) in weights for held in noted)

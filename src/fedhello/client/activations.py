@@ -6,8 +6,9 @@
 
 Recomputation gives the very same gradients: the random state is restored, so dropout masks are the same too.
 Compression does not; each element x of a row is rounded to a multiple of s = max|row| / 127, so it is off by at most
-s/2. Integers, booleans, parameters, tensors with infinities (masks) and tensors much smaller than the block's input
-(statistics of a normalisation or a softmax, where little is to be saved and every digit counts) are left alone.
+s/2. Integers, booleans, parameters and autocast's copies of them, tensors with infinities (masks) and tensors much
+smaller than the block's input (statistics of a normalisation or a softmax, where little is to be saved and every digit
+counts) are left alone.
 """
 
 import weakref
@@ -96,10 +97,10 @@ def _recomputed(forward: Callable[..., Any], note: Callable[[Tensor], object]) -
 
 def _compressed(block: nn.Module, note: Callable[[Tensor], object]) -> Callable[..., Any]:
     forward = block.forward
-    parameters = {p.untyped_storage().data_ptr() for p in block.parameters()}
+    weights = _Weights(block)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        packer = _Packer(parameters, _hidden(args, kwargs).numel() // SHARE, note)
+        packer = _Packer(weights, _hidden(args, kwargs).numel() // SHARE, note)
         with saved_tensors_hooks(packer.pack, packer.unpack):
             return forward(*args, **kwargs)
 
@@ -111,11 +112,30 @@ def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
+class _Weights:
+    """Knows a block's parameters, and the copies of them in another type that autocast makes."""
+
+    def __init__(self, block: nn.Module) -> None:
+        parameters = list(block.parameters())
+        self._storages = {p.untyped_storage().data_ptr() for p in parameters}
+        self._types = {p.dtype for p in parameters}
+        shapes = {tuple(p.shape) for p in parameters}
+        self._shapes = shapes | {shape[::-1] for shape in shapes}
+
+    def has(self, x: Tensor) -> bool:
+        """Whether a tensor is a parameter or, by its shape and type, the copy of one.
+
+        An activation may have the shape of a weight; it is then held as it is, which costs memory and nothing else.
+        """
+        is_copy = x.dtype not in self._types and tuple(x.shape) in self._shapes
+        return is_copy or x.untyped_storage().data_ptr() in self._storages
+
+
 class _Packer:
     """Packs what autograd saves during one forward pass; what is saved twice is packed once."""
 
-    def __init__(self, parameters: set[int], smallest: int, note: Callable[[Tensor], object]) -> None:
-        self._parameters = parameters
+    def __init__(self, weights: _Weights, smallest: int, note: Callable[[Tensor], object]) -> None:
+        self._weights = weights
         self._smallest = smallest
         self._note = note
         self._packed: dict[tuple[Any, ...], tuple[weakref.ref[Any], Int8Rows]] = {}
@@ -128,7 +148,7 @@ class _Packer:
 
     def _pack(self, x: Tensor) -> Tensor | Int8Rows:
         storage = x.untyped_storage()
-        if not x.is_floating_point() or x.numel() < self._smallest or storage.data_ptr() in self._parameters:
+        if not x.is_floating_point() or x.numel() < self._smallest or self._weights.has(x):
             return x
         key = (id(storage), x.storage_offset(), x.shape, x.stride(), x._version)
         known = self._packed.get(key)

@@ -66,6 +66,13 @@ def _spoken(model: LoraModel, samples: Samples) -> Evaluation:
     return Evaluation(right / tokens, loss / tokens, len(samples), {"perplexity": exp(min(loss / tokens, 700.0))})
 
 
+def _last_tokens(h: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return one feature per sample, shape (b, d); a decoder has one per token, and classifies by the last."""
+    if h.dim() == 2:
+        return h
+    return h[torch.arange(len(h), device=h.device), inputs["attention_mask"].sum(dim=1) - 1]
+
+
 def weighted_mean(scores: Sequence[Evaluation], weights: Sequence[float], samples: int) -> Evaluation:
     """Return the mean of several evaluations.
 
@@ -138,8 +145,9 @@ def _run(model: LoraModel, examples: Samples, features: bool) -> Tensor:
         with torch.inference_mode():
             for part in evaluation_batches(examples.lengths(), BATCH_SIZE):
                 pooled.clear()
-                z = model.module(**examples.batch(part).to(model.device).inputs).logits
-                rows.append((pooled[0] if features else z).float().cpu())
+                inputs = examples.batch(part).to(model.device).inputs
+                z = model.module(**inputs).logits
+                rows.append((_last_tokens(pooled[0], inputs) if features else z).float().cpu())
                 positions.append(part)
     finally:
         hook.remove()

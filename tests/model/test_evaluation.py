@@ -1,0 +1,131 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fedhello.client.fisher import block_scores
+from fedhello.client.memory import StepMemory
+from fedhello.client.prediction import calibrate
+from fedhello.data.batches import IGNORED, Batch, Examples
+from fedhello.errors import DataError
+from fedhello.model.adapter import attach_lora
+from fedhello.model.evaluation import Evaluation, evaluate, logits, pooled_features, weighted_mean
+from fedhello.model.forward import predictions
+from fedhello.model.loading import FoundationModel, ModelSource
+
+
+@pytest.fixture
+def speaker():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+            max_position_embeddings=32, pad_token_id=0, tie_word_embeddings=True,
+        )  # fmt: skip
+        base = FoundationModel(LlamaForCausalLM(config), None, ModelSource("tiny", "tiny"), "causal-lm")
+    model = attach_lora(base, classes=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    values = model.snapshot(share_head=True).tensors
+    generator = torch.Generator().manual_seed(1)
+    model.write({name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in values.items()})
+    return model
+
+
+@pytest.fixture
+def dialogues():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(6, 15, 7)
+    tokens = tuple(rng.integers(1, 40, n) for n in lengths)
+    return Examples(tokens, np.zeros(7, dtype=int), pad=0, answers=np.array([n // 2 for n in lengths]))
+
+
+def test_a_language_models_loss_is_the_one_of_transformers(speaker, dialogues):
+    batch = dialogues.batch(np.arange(7))
+    found = predictions(speaker, batch)
+    assert len(found.z) == int((batch.labels != IGNORED).sum())
+    loss = torch.nn.functional.cross_entropy(found.z, found.y)
+    expected = speaker.module(**batch.inputs, labels=batch.labels).loss
+    assert torch.allclose(loss, expected, atol=1e-6)
+
+
+def test_only_responses_get_logits(speaker, dialogues):
+    batch = dialogues.batch(np.arange(7))
+    with StepMemory(speaker.module.parameters()) as few:
+        predictions(speaker, batch)
+    everything = Batch(batch.inputs, torch.where(batch.inputs["attention_mask"] == 1, batch.inputs["input_ids"], -100))
+    with StepMemory(speaker.module.parameters()) as many:
+        predictions(speaker, everything)
+    assert few.saved_bytes < many.saved_bytes
+
+
+def test_predictions_know_their_samples(speaker, dialogues):
+    batch = dialogues.batch(np.arange(7))
+    found = predictions(speaker, batch)
+    counts = [len(t) - a for t, a in zip(dialogues.tokens, dialogues.answers, strict=True)]
+    assert torch.bincount(found.sample).tolist() == counts
+
+
+def test_a_batch_without_labels_is_refused(speaker, dialogues):
+    batch = dialogues.batch(np.arange(2))
+    with pytest.raises(DataError, match="none of its tokens has one"):
+        predictions(speaker, Batch(batch.inputs, torch.full_like(batch.labels, IGNORED)))
+
+
+def test_a_language_model_is_scored_by_token(speaker, dialogues):
+    found = evaluate(speaker, dialogues)
+    nll, right, tokens = 0.0, 0, 0
+    for i in range(len(dialogues)):
+        ids, a = torch.from_numpy(dialogues.tokens[i]), dialogues.answers[i]
+        with torch.inference_mode():
+            z = speaker.module(input_ids=ids[None]).logits[0, a - 1 : -1].log_softmax(dim=1)
+        nll -= float(z.gather(1, ids[a:, None]).sum())
+        right += int((z.argmax(dim=1) == ids[a:]).sum())
+        tokens += len(ids) - a
+    assert found.loss == pytest.approx(nll / tokens, rel=1e-5)
+    assert found.accuracy == right / tokens
+    assert found.more == {"perplexity": pytest.approx(math.exp(nll / tokens), rel=1e-5)}
+    assert found.samples == 7
+
+
+def test_fisher_scores_of_a_language_model_square_the_gradient_of_each_response(speaker, dialogues):
+    expected = np.zeros(3)
+    speaker.module.eval()
+    for i in range(len(dialogues)):
+        names = [name for name, block in speaker.block_of.items() if block is not None]
+        parameters = speaker.select(names)
+        found = predictions(speaker, dialogues.batch(np.array([i])))
+        log_p = -torch.nn.functional.cross_entropy(found.z, found.y, reduction="sum")
+        for name, g in zip(sorted(names), torch.autograd.grad(log_p, parameters), strict=True):
+            expected[speaker.block_of[name]] += float(g.double().square().sum())
+    assert np.allclose(block_scores(speaker, dialogues), expected / 7, rtol=1e-4)
+
+
+def test_calibration_knows_how_long_responses_are(speaker):
+    short, long = (calibrate(speaker, policies=["keep"], answer=n) for n in (2, 10))
+    shape = (4, 20)
+    assert short.at(shape).outside < long.at(shape).outside
+    assert short.at(shape, [shape]).flops_outside < long.at(shape, [shape]).flops_outside
+
+
+def test_f1_is_the_mean_over_classes(tiny_model, random_examples):
+    model, data = tiny_model(), random_examples(samples=40)
+    found = evaluate(model, data)
+    predicted = logits(model, data).argmax(dim=1).numpy()
+    assert found.more["macro_f1"] == pytest.approx(f1_score(data.labels, predicted, average="macro", zero_division=0.0))
+    assert found.more["micro_f1"] == pytest.approx(f1_score(data.labels, predicted, average="micro"))
+
+
+def test_a_decoders_features_are_those_that_its_logits_are_made_of(tiny_decoder, random_examples):
+    model, data = tiny_decoder(), random_examples(samples=9)
+    h = pooled_features(model, data)
+    assert h.shape == (9, 16)
+    z = h @ model.logits_layer.weight.detach().T
+    assert torch.allclose(z, logits(model, data), atol=1e-5)
+
+
+def test_the_mean_of_evaluations_is_weighted():
+    one, other = Evaluation(0.5, 1.0, 10, {"macro_f1": 0.4}), Evaluation(1.0, 3.0, 30, {"macro_f1": 0.8})
+    mean = weighted_mean([one, other], [1.0, 3.0], 40)
+    assert mean == Evaluation(0.875, 2.5, 40, {"macro_f1": pytest.approx(0.7)})
