@@ -28,9 +28,9 @@ TASKS: dict[Kind, str] = {
 
 MODELS: dict[Kind, str] = {
     "images": "facebook/deit-tiny-patch16-224",
-    "instructions": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "instructions": "embedded:smollm2",
 }
-"""Small models of the hub, for what no embedded model does."""
+"""Small models, for what the default model does not do."""
 
 COMMENTS = {
     "validation": "a share that the server keeps for choosing; or a file, or a split of the data set",
