@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from fedhello.client.activations import activation_policies, to_int8_rows
 from fedhello.client.memory import StepMemory
+from fedhello.data.batches import Examples
 
 
 def warm(model):
@@ -113,21 +114,25 @@ def test_compressed_blocks_hold_about_a_third(tiny_model, random_examples):
     assert 0.25 * kept < compressed < 0.65 * kept
 
 
-def test_weights_that_autocast_copies_are_never_compressed(tiny_model, random_examples):
-    model, data = warm(tiny_model(width=24)), random_examples(samples=5)
-    weights = {tuple(p.shape) for block in model.block_modules() for p in block.parameters() if p.dim() == 2}
-    weights |= {shape[::-1] for shape in weights}
+@pytest.mark.parametrize("samples", [4, 5])
+def test_weights_that_autocast_copies_are_never_compressed_and_activations_are(tiny_model, samples):
+    model, tokens = warm(tiny_model(width=24)), np.arange(1, 7)
+    weights = {tuple(p.shape): p.detach() for block in model.block_modules() for p in block.parameters()}
+    data = Examples((tokens,) * samples, np.arange(samples) % 3, pad=0)  # 4 × 6 tokens are as many as a weight's rows
     noted = []
     model.module.train()
     parameters = model.select(model.block_of)
-    batch = data.batch(np.arange(len(data)))
-    assert batch.inputs["input_ids"].numel() not in {side for shape in weights for side in shape}
+    batch = data.batch(np.arange(samples))
     with (
         activation_policies(model.block_modules(), ("compress",) * 3, noted.append),
         torch.autocast("cpu", torch.bfloat16),
     ):
         loss = cross_entropy(model.module(**batch.inputs).logits.float(), batch.labels)
     torch.autograd.grad(loss, parameters)
-    assert any(held.dtype == torch.bfloat16 and tuple(held.shape) in weights for held in noted)
-    assert any(held.dtype == torch.int8 for held in noted)
-    assert not any(held.dtype == torch.int8 and tuple(held.shape) in weights for held in noted)
+    kept = [held for held in noted if held.dtype == torch.bfloat16 and held.shape == (24, 24)]
+    # Query, key, value and output of each block; below block 0 nothing asks for a gradient, which needs the output alone.
+    assert len({held.data_ptr() for held in kept}) == 9
+    assert (24, 24) in weights
+    compressed = {tuple(held.shape) for held in noted if held.dtype == torch.int8}
+    assert (6 * samples, 24) in compressed
+    assert not compressed & {(48, 24), (24, 48)}

@@ -116,19 +116,20 @@ class _Weights:
     """Knows a block's parameters, and the copies of them in another type that autocast makes."""
 
     def __init__(self, block: nn.Module) -> None:
-        parameters = list(block.parameters())
-        self._storages = {p.untyped_storage().data_ptr() for p in parameters}
-        self._types = {p.dtype for p in parameters}
-        shapes = {tuple(p.shape) for p in parameters}
-        self._shapes = shapes | {shape[::-1] for shape in shapes}
+        self._storages: set[int] = set()
+        self._by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+        for parameter in block.parameters():
+            self._storages.add(parameter.untyped_storage().data_ptr())
+            p = parameter.detach()
+            for view in (p, p.mT) if p.dim() > 1 else (p,):
+                self._by_shape.setdefault(tuple(view.shape), []).append(view)
 
     def has(self, x: Tensor) -> bool:
-        """Whether a tensor is a parameter or, by its shape and type, the copy of one.
-
-        An activation may have the shape of a weight; it is then held as it is, which costs memory and nothing else.
-        """
-        is_copy = x.dtype not in self._types and tuple(x.shape) in self._shapes
-        return is_copy or x.untyped_storage().data_ptr() in self._storages
+        """Whether a tensor is a parameter or the copy of one, by the first of its rows."""
+        if x.untyped_storage().data_ptr() in self._storages:
+            return True
+        alike = self._by_shape.get(tuple(x.shape), ())
+        return any(p.dtype != x.dtype and torch.equal(x[0], p[0].to(x.dtype)) for p in alike)
 
 
 class _Packer:
