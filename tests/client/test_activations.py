@@ -130,7 +130,7 @@ def test_weights_that_autocast_copies_are_never_compressed_and_activations_are(t
         loss = cross_entropy(model.module(**batch.inputs).logits.float(), batch.labels)
     torch.autograd.grad(loss, parameters)
     kept = [held for held in noted if held.dtype == torch.bfloat16 and held.shape == (24, 24)]
-    # Query, key, value and output of each block; below block 0 nothing asks for a gradient, which needs the output alone.
+    # Of the four of block 0 only the output: below it nothing needs a gradient.
     assert len({held.data_ptr() for held in kept}) == 9
     assert (24, 24) in weights
     compressed = {tuple(held.shape) for held in noted if held.dtype == torch.int8}
