@@ -16,10 +16,9 @@ from rich.table import Table
 
 from fedhello.errors import (
     ConfigError,
-    DataOutOfReachError,
     FedhelloError,
     MissingExtraError,
-    ModelOutOfReachError,
+    OutOfReachError,
     RunFolderError,
 )
 
@@ -477,7 +476,7 @@ def _try_out(config: Any, as_json: bool) -> None:
 
     try:
         _say(_plan(prepare(config)), as_json)
-    except (ModelOutOfReachError, DataOutOfReachError) as error:
+    except OutOfReachError as error:
         if as_json:
             print(json.dumps({"checked": "configuration", "unchecked": str(error)}))
             return

@@ -29,14 +29,6 @@ class ModelError(FedhelloError):
     exit_code = 4
 
 
-class ModelOutOfReachError(ModelError):
-    """The model is on the hub, and the hub cannot be asked; nothing is known to be wrong with it."""
-
-
-class DataOutOfReachError(DataError):
-    """The data set is on the hub, and the hub cannot be asked; nothing is known to be wrong with it."""
-
-
 class RunFolderError(FedhelloError):
     """A run's folder exists already, is missing, or cannot be written or read."""
 
@@ -53,3 +45,9 @@ class UpdateError(FedhelloError):
     """A client's update is not what its allocation promised."""
 
     exit_code = 7
+
+
+class OutOfReachError(FedhelloError):
+    """A model or a data set is on the hub, and the hub cannot be asked; nothing is known to be wrong with it."""
+
+    exit_code = 8

@@ -6,7 +6,7 @@ import pytest
 from fedhello.data.dataset import Columns
 from fedhello.data.hub import is_hub_id
 from fedhello.data.sources import load
-from fedhello.errors import DataError, MissingExtraError
+from fedhello.errors import DataError, MissingExtraError, OutOfReachError
 
 
 def refuse(name):
@@ -29,6 +29,8 @@ def unreachable(monkeypatch):
         ("./folder", False),
         ("/a/b", False),
         ("a/b/c", False),
+        ("org/name:subset", True),
+        ("org/name:", False),
         ("folder/", False),
     ],
 )
@@ -37,7 +39,7 @@ def test_what_looks_like_a_hub_id(name, expected):
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do_instead(unreachable):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(OutOfReachError) as caught:
         load("org/name")
     assert str(caught.value) == (
         "expected the data set 'org/name' on the hub, since there is no such file or folder; it could not be loaded: "

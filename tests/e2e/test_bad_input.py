@@ -14,7 +14,7 @@ from fedhello.errors import ModelError
 from fedhello.model.blocks import find_blocks
 from fedhello.model.loading import EMBEDDED_MODELS, resolve
 
-CONFIG, DATA, MODEL, FOLDER, EXTRA = 2, 3, 4, 5, 6
+CONFIG, DATA, MODEL, FOLDER, EXTRA, OUT_OF_REACH = 2, 3, 4, 5, 6, 8
 
 # 40 short texts: 4 proxy, 8 test, 4 validation, 24 for training.
 SMALL = (
@@ -223,13 +223,13 @@ def test_a_model_folder_that_does_not_exist(refused):
 
 def test_a_name_that_is_no_folder_and_not_on_the_hub(refused, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    sentence = refused(MODEL, "run", *SMALL, "model.name=no-such-model")
+    sentence = refused(OUT_OF_REACH, "run", *SMALL, "model.name=no-such-model")
     assert sentence.startswith("expected a transformers model for text classification at 'no-such-model'")
 
 
 def test_an_unknown_embedded_model(refused):
     sentence = refused(MODEL, "run", *SMALL, "model.name=embedded:bert")
-    assert sentence == "expected one of the embedded models embedded:minilm; found embedded:bert"
+    assert sentence == "expected one of the embedded models embedded:minilm, embedded:smollm2; found embedded:bert"
 
 
 def test_a_model_folder_without_configuration(refused):

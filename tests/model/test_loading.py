@@ -22,7 +22,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from fedhello.errors import MissingExtraError, ModelError
+from fedhello.errors import MissingExtraError, ModelError, OutOfReachError
 from fedhello.model.adapter import attach_lora
 from fedhello.model.loading import EMBEDDED_MODELS, ModelSource, load_foundation, resolve
 
@@ -144,7 +144,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_running_it(tmp_path):
 
 
 def test_a_hub_id_out_of_reach_says_how_to_do_without():
-    with pytest.raises(ModelError, match=r"'no-one/nothing'; .*set model\.name to the path of that folder"):
+    with pytest.raises(OutOfReachError, match=r"'no-one/nothing'; .*set model\.name to the path of that folder"):
         load_foundation(resolve("no-one/nothing"), TEXT, LABELS, 0)
 
 
@@ -161,7 +161,7 @@ def test_a_hub_id_is_pinned_to_the_commit_that_is_loaded(saved, tmp_path, monkey
     model.save(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("some/model", commit)
-    with pytest.raises(ModelError, match="could not be loaded"):
+    with pytest.raises(OutOfReachError, match="could not be loaded"):
         load_foundation(resolve("some/model", "another"), TEXT, LABELS, 0)
 
 

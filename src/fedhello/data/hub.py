@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from fedhello.data.tables import Source, Table, first_line
-from fedhello.errors import DataError, DataOutOfReachError, MissingExtraError
+from fedhello.errors import DataError, MissingExtraError, OutOfReachError
 from fedhello.hub import is_out_of_reach
 
 
@@ -52,7 +52,7 @@ def hub_source(name: str) -> Source:
     try:
         found = library.load_dataset(*name.split(":", 1))
     except Exception as error:  # the kinds of network errors are those of several libraries
-        raise (DataOutOfReachError if is_out_of_reach(error) else DataError)(
+        raise (OutOfReachError if is_out_of_reach(error) else DataError)(
             f"expected the data set {name!r} on the hub, since there is no such file or folder; it could not be "
             f"loaded: {first_line(error)}. Without a network, set data.name to a file or a folder of your own."
         ) from error

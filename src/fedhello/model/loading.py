@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from fedhello import embedded
-from fedhello.errors import FedhelloError, MissingExtraError, ModelError, ModelOutOfReachError
+from fedhello.errors import FedhelloError, MissingExtraError, ModelError, OutOfReachError
 from fedhello.hub import is_out_of_reach
 from fedhello.model.blocks import find_head
 
@@ -257,7 +257,7 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
                 "Where the hub is out of reach, download it elsewhere and set model.name to the path of that folder, "
                 "with config.json, weights and tokenizer; or use an embedded model (see fedhello models)."
             )
-        raise (ModelOutOfReachError if source.is_on_hub and is_out_of_reach(error) else ModelError)(
+        raise (OutOfReachError if source.is_on_hub and is_out_of_reach(error) else ModelError)(
             f"expected a transformers model for {kind.replace('-', ' ')} at {source.location!r}; it could not be "
             f"loaded: {reason}. {where}"
         ) from error
