@@ -160,7 +160,7 @@ def calibrate(
     """
     long, L = _longest(model), model.blocks.count
     short = max(1, long // 3)
-    small = ((1, short), (2, short), (2, long))
+    small = tuple(dict.fromkeys(((1, short), (2, short), (2, long))))  # images are all of one length
     large = tuple((8 * b, T) for b, T in small)
 
     def steps(trained: Collection[int], policy: Policy, shapes: Sequence[Shape]) -> _Steps:
