@@ -100,7 +100,7 @@ def test_instruction_data(checked, tmp_path):
     config, data, _ = checked("my.jsonl")
     assert (config.data.kind, data.inputs[0]) == ("instructions", ("Do 0 of these\n\nContext 0", "Done 0 times"))
     assert config.data.partition.kind == "iid"
-    assert config.model.name.startswith("HuggingFaceTB/")
+    assert config.model.name == "embedded:smollm2"
 
 
 def test_given_splits_are_held_out(checked, tmp_path):
