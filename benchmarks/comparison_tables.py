@@ -52,7 +52,18 @@ def table(comparison: dict[str, Any]) -> list[str]:
         cells += [f"{method[key] / 1e6:.1f} MB" for key in ("bytes_up", "bytes_down")]
         lines.append(f"| {' | '.join(cells)} |")
     start = comparison["methods"][0]["start"]["mean"]
+    lines += by_domain(ordered)
     return [*lines, "", f"Before training: {start:.3f}. One test sample is {1 / comparison['test_samples']:.4f}."]
+
+
+def by_domain(methods: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of the table of accuracies per domain; none where there are no domains."""
+    domains = list(methods[0]["domains"])
+    if not domains:
+        return []
+    lines = ["", f"| method | last, on {' | on '.join(domains)} |", "|---|" + "---|" * len(domains)]
+    rows = [[f"`{method['method']}`", *(spread(method["domains"][name]) for name in domains)] for method in methods]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def spread(value: dict[str, Any]) -> str:

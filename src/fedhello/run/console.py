@@ -142,6 +142,8 @@ def _result_line(summary: dict[str, Any]) -> str:
     if summary.get("rouge_l"):
         rouge = summary["rouge_l"]
         more += f"; ROUGE-L {rouge['before']:.3f} → {rouge['after']:.3f} on {rouge['samples']} answers"
+    if summary["domains"]:
+        more += "; in " + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in summary["domains"].items())
     return (
         f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {summary['final']:.3f} after the last "
         f"round, {summary['mean_last_5']:.3f} mean of the last 5, {summary['best_on_validation']:.3f} in the round "

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from fedhello.run.answers import answer, compared
 from fedhello.run.folder import RunFolder
-from fedhello.run.rounds import Beginning, RoundResult, rounds, start
+from fedhello.run.rounds import Beginning, RoundResult, domain_scores, rounds, start
 from fedhello.run.session import Session
 from fedhello.run.summary import summarise
 from fedhello.run.tracking import Tracker, check_installed
@@ -70,6 +70,7 @@ def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()
     summary = summarise(session, beginning, results, wall_seconds=seconds, status=status)
     summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
     answers = compared(session.server.questions, before, answer(session)) if status == "finished" else None
+    summary["domains"] = domain_scores(session, state) if results else {}
     summary["rouge_l"] = None if answers is None else answers.summary()
     try:
         folder.finish(session, summary, session.method.models(state, session.federation), answers)

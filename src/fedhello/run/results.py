@@ -375,6 +375,10 @@ def _method(label: str, group: Sequence[FinishedRun], target: float) -> dict[str
         **{key: mean(key) for key in ("bytes_up", "bytes_down", "wall_seconds", "train_seconds")},
         "reached_target": sum(row["rounds_to_target"] is not None for row in rows),
         **{key: mean(key) for key in ("rounds_to_target", "bytes_up_to_target", "bytes_down_to_target")},
+        "domains": {
+            name: asdict(spread([run.summary["domains"][name] for run in group if "domains" in run.summary]))
+            for name in group[0].summary.get("domains", {})
+        },
         "tiers": [_tier(tiers) for tiers in zip(*(run.summary["tiers"] for run in group), strict=True)],
     }
 

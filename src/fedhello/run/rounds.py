@@ -1,7 +1,7 @@
 """Play a session's rounds: start, then one after the other, scoring the global adapter after each."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.client.fisher import block_scores
+from fedhello.data.batches import Samples
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import add_up, is_shared, prototype_head
 from fedhello.run.session import Session
@@ -131,18 +132,34 @@ class _Scores:
 
 
 def evaluate_adapter(session: Session, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
-    """Evaluate an adapter on the validation and the test set, with personal heads if clients keep their own.
+    """Evaluate an adapter on the validation and the test set, with personal heads if clients keep their own."""
+    validation, test = _evaluated(session, adapter, (session.server.validation, session.server.test))
+    return validation, test
 
-    The forward pass runs in the number type that training has it in.
+
+def domain_scores(session: Session, state: RunState) -> dict[str, float]:
+    """Return the test accuracy within each domain, the mean over the models that a state leads to.
+
+    Empty where the data has no domains, or clients keep their own heads: those do not know all classes.
     """
-    model, engine, server = session.model, session.engine, session.server
+    domains = session.server.domains
+    if not domains or session.engine.personal_heads is not None:
+        return {}
+    models = session.method.models(state, session.federation).values()
+    found = [_evaluated(session, adapter, domains.values()) for adapter in models]
+    return {
+        name: sum(score.accuracy for score in scores) / len(scores)
+        for name, scores in zip(domains, zip(*found, strict=True), strict=True)
+    }
+
+
+def _evaluated(session: Session, adapter: Adapter, parts: Iterable[Samples]) -> list[Evaluation]:
+    """Evaluate an adapter on some samples; the forward pass runs in the number type that training has it in."""
+    model, engine = session.model, session.engine
     model.write(adapter.tensors)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=session.engine.settings.autocast == "bfloat16"):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=engine.settings.autocast == "bfloat16"):
         if engine.personal_heads is None:
-            return evaluate(model, server.validation), evaluate(model, server.test)
+            return [evaluate(model, part) for part in parts]
         classes = {client.id: client.classes for client in session.federation.clients}
         heads = {k: engine.personal_heads.get(k, engine.initial_head) for k in classes}
-        return (
-            evaluate_personal(model, server.validation, heads, classes),
-            evaluate_personal(model, server.test, heads, classes),
-        )
+        return [evaluate_personal(model, part, heads, classes) for part in parts]

@@ -119,3 +119,9 @@ def questions(config: Config, data: DataSet, test: np.ndarray) -> tuple[tuple[st
     rouge_scorer()
     found = (data.inputs[i] for i in test[: config.data.answers].tolist())
     return tuple(sample for sample in found if isinstance(sample, tuple))
+
+
+def by_domain(data: DataSet, samples: Samples, test: np.ndarray) -> dict[str, Samples]:
+    """Return the samples of the test set by the group that the data names for each, in the order of the names."""
+    groups = np.array(data.groups)[test]
+    return {str(name): samples.subset(test[groups == name]) for name in np.unique(groups)}

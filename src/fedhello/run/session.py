@@ -1,7 +1,7 @@
 """From a configuration to a session: the one place where all parts are put together."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from fedhello.randomness import integer_seed
 from fedhello.run.config import Config, DataConfig, TierConfig
 from fedhello.run.data import load_data, partition_data, public_data, split_data
 from fedhello.run.federation import federate, with_speeds
-from fedhello.run.samples import MODEL_KINDS, encode, longest_answer, questions
+from fedhello.run.samples import MODEL_KINDS, by_domain, encode, longest_answer, questions
 from fedhello.types import KEEP, Allocation, Federation, Policy, Situation
 from fedhello.words import budget_words
 
@@ -41,6 +41,7 @@ class ServerData:
         proxy: For Fisher scores.
         public: For distillation.
         questions: Prompts of the test set with their responses, which a language model answers.
+        domains: Domain → its samples of the test set, where clients are split along a column.
     """
 
     validation: Samples
@@ -48,6 +49,7 @@ class ServerData:
     proxy: Samples
     public: Samples
     questions: tuple[tuple[str, str], ...] = ()
+    domains: Mapping[str, Samples] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def prepare(config: Config) -> Session:
         proxy=samples.subset(held_out.proxy),
         public=public,
         questions=questions(config, data, held_out.test),
+        domains=by_domain(data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
     )
     return Session(
         config=config,

@@ -44,7 +44,8 @@ def tables(described: Mapping[str, Any]) -> list[TextTable]:
     differences = {entry["method"]: entry for entry in described["differences"]}
     target, reference = f"{described['target']:.3f}", described["reference"]
     tiers = max(len(method["tiers"]) for method in methods)
-    return [
+    domains = list(dict.fromkeys(name for method in methods for name in method["domains"]))
+    found = [
         TextTable(
             f"{described['metric']}: mean ± standard deviation over seeds",
             ("method", "seeds", "last", "mean of last 5", "best on validation", f"against {reference}", "verdict"),
@@ -61,6 +62,10 @@ def tables(described: Mapping[str, Any]) -> list[TextTable]:
             tuple((method["method"], *_tier_cells(method["tiers"], tiers)) for method in methods),
         ),
     ]
+    if domains:
+        rows = tuple((method["method"], *_domain_cells(method["domains"], domains)) for method in methods)
+        found.append(TextTable("last test accuracy in each domain", ("method", *domains), rows))
+    return found
 
 
 def sentences(described: Mapping[str, Any]) -> list[str]:
@@ -124,6 +129,10 @@ def _cost_cells(method: Mapping[str, Any]) -> tuple[str, ...]:
 def _tier_cells(tiers: Sequence[Mapping[str, Any]], count: int) -> list[str]:
     cells = [f"{human_bytes(tier['peak_bytes'])} ({budget_words(Budget(**tier['budget']))})" for tier in tiers]
     return cells + ["–"] * (count - len(tiers))
+
+
+def _domain_cells(found: Mapping[str, Any], domains: Sequence[str]) -> list[str]:
+    return [_spread_words(found[name]) if name in found else "–" for name in domains]
 
 
 def _spread_words(found: Mapping[str, Any]) -> str:
