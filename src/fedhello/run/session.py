@@ -250,7 +250,7 @@ def load_model(config: Config, labels: Sequence[str], kind: ModelKind = "text-cl
         MissingExtraError: If an embedded model, or what quantises, is not installed.
         ModelError: If it cannot be loaded, verified or understood.
     """
-    device = _device(config.run.device)
+    device = choose_device(config.run.device)
     base = load_foundation(
         resolve(config.model.name, config.model.revision),
         kind,
@@ -339,7 +339,12 @@ def _training_settings(config: Config, device: torch.device, notes: list[str]) -
     )
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """Return a device by its name; ``auto`` takes CUDA before MPS before the CPU.
+
+    Raises:
+        ConfigError: If this machine has no such device.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
