@@ -33,13 +33,17 @@ def test_a_damaged_one_gives_way_to_the_one_before_it(broken, place, processes, 
     assert outcome(place / "runs" / "r") == undisturbed(*broken)
 
 
+def content(run):
+    said = ("log.txt", ".lock")
+    return {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name not in said}
+
+
 def refused(call, place):
     """Return the sentence of a resume that is refused and changes nothing."""
-    run = place / "runs" / "r"
-    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "log.txt"}
+    before = content(place / "runs" / "r")
     code, out, err = call(place, "resume", "runs/r", "--json")
     assert (code, out) == (FOLDER, "")
-    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "log.txt"}
+    assert content(place / "runs" / "r") == before
     return err.splitlines()[-1]
 
 
