@@ -2,7 +2,7 @@
 
 config.yaml     the fully resolved configuration
 clients.json    tier and label histogram of each client
-rounds.jsonl    one object per finished round
+rounds.jsonl    one object per finished round, and per attempt that failed
 summary.json    the result, see ``fedhello.run.summary.summarise``
 adapter/        the PEFT adapter
 heads/          each client's own head, with the head policy ``local`` only
@@ -76,7 +76,7 @@ class RunFolder:
         (self.path / "log.txt").touch()
 
     def add_round(self, result: RoundResult) -> None:
-        """Append a finished round to ``rounds.jsonl``, in one write."""
+        """Append a finished round, or an attempt that failed, to ``rounds.jsonl``, in one write."""
         entry = asdict(result)
         entry = entry.pop("record") | entry
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
@@ -143,9 +143,9 @@ class RunFolder:
         return summary
 
     def rounds(self) -> list[dict[str, Any]]:
-        """Read all finished rounds."""
+        """Read all finished rounds, without the attempts that failed."""
         text = (self.path / "rounds.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return [entry for entry in map(json.loads, text.splitlines()) if entry.get("failed") is None]
 
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
         """Read the clients' own heads; empty where heads are not personal."""
