@@ -24,8 +24,8 @@ def summarise(
     """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
 
     Bytes and rejections are those of all attempts, everything else is of the rounds that were committed. ``start``,
-    ``final`` and ``mean_last_5`` are of the test set, before, after and over the last rounds; ``best_on_validation`` is the
-    test accuracy of the round that was best on the validation set.
+    ``final`` and ``mean_last_5`` are of the test set, before, after and over the last rounds; ``best_on_validation``
+    is the test accuracy of the round that was best on the validation set.
     """
     results = [result for result in attempts if result.record.failed is None]
     reports = [report for result in results for report in result.record.clients]
