@@ -127,6 +127,7 @@ def prepare(config: Config) -> Session:
         settings=settings,
         personal_heads={} if config.model.head == "local" else None,
         costs=costs,
+        dropout=0.0 if method.pooled else config.clients.dropout,
     )
     server = ServerData(
         validation=samples.subset(held_out.validation),
