@@ -138,6 +138,7 @@ def test_seconds_of_earlier_processes_count(broken, place, call):
     newest(place).write_bytes(checkpoints.encode(replace(read, more={**read.more, "seconds": 1000.0})))
     assert call(place, "resume", "runs/r", "--quiet")[0] == 0
     assert 1000 < json.loads((place / "runs" / "r" / "summary.json").read_text())["wall_seconds"] < 1600
+    assert checkpoints.decode(newest(place).read_bytes()).more["seconds"] > 1000
 
 
 def test_what_is_no_run_cannot_be_resumed(place, call):
