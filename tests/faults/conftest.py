@@ -153,7 +153,7 @@ def toy():
     """A federation of clients that all train everything: two blocks of two numbers each, and no head."""
 
     def build(clients=5, **changes):
-        budget = Budget(blocks=2)
+        budget = Budget(blocks=2, rank=2)
         everyone = tuple(Client(k, 0, budget, samples=10, classes=(0, 1)) for k in range(clients))
         plain = {"clients_per_round": clients, "seed": 0} | changes
         adapter = Adapter({"0.lora_A.weight": torch.zeros(1, 2), "1.lora_A.weight": torch.ones(1, 2)}, {})
