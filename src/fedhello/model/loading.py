@@ -214,6 +214,7 @@ def load_foundation(
             **classes,
             **how,
             dtype=dtype,
+            use_safetensors=True,  # else transformers unpickles pytorch_model.bin where there is nothing better
             ignore_mismatched_sizes=True,  # a head for other classes is replaced
             output_loading_info=True,
         )
@@ -256,6 +257,12 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
             where = (
                 "Where the hub is out of reach, download it elsewhere and set model.name to the path of that folder, "
                 "with config.json, weights and tokenizer; or use an embedded model (see fedhello models)."
+            )
+        if "no file named model.safetensors" in reason or "use_safetensors" in reason:
+            reason = "there are no weights in safetensors"
+            where = (
+                "Weights in pytorch_model.bin are a pickle, which can run code and is never read here: load them where "
+                "you trust them and save them anew with save_pretrained."
             )
         raise (OutOfReachError if source.is_on_hub and is_out_of_reach(error) else ModelError)(
             f"expected a transformers model for {kind.replace('-', ' ')} at {source.location!r}; it could not be "
