@@ -109,7 +109,7 @@ class ModelSource:
 
     Attributes:
         location: What transformers loads: a folder or a hub id.
-        base_name: What an exported adapter names as its base: a hub id where there is one.
+        base_name: What an exported adapter names as its base: a hub id, or a folder's own name without its path.
         revision: The hub revision, or None. Of a loaded model it is the hash of the commit.
         gguf: Name of the GGUF file in the folder that holds everything, or None.
     """
@@ -166,7 +166,8 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ModelError(f"expected a folder with config.json and weights; {name} has no config.json")
-        return ModelSource(location=name, base_name=name)
+        # An adapter goes to others, for whom the folder's path is no name, and none of their business.
+        return ModelSource(location=name, base_name=Path(name).resolve().name)
     if name.startswith((".", "/", "~")):
         raise ModelError(f"expected the folder of a model; {name} does not exist")
     return ModelSource(location=name, base_name=name, revision=revision)
