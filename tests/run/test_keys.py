@@ -18,13 +18,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.run.keys import make_client_key, make_server_keys
 
-HOSTS = ["localhost", "127.0.0.1", "::1"]
+HOSTS = ["fl.example.org", "192.0.2.7", "2001:db8::7"]
+LOOPBACK = ["localhost", "127.0.0.1", "::1"]
 PRESENT = datetime.datetime.now(datetime.UTC)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The files of a server that is called localhost, 127.0.0.1 and ::1."""
+    """The files of a server that is called as in HOSTS."""
     path = tmp_path_factory.mktemp("keys") / "new" / "keys"
     make_server_keys(HOSTS, 365, path)
     return path
@@ -68,12 +69,12 @@ def visit(folder, host="localhost", trust=None):
         return secured.recv(100)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", HOSTS + LOOPBACK)
 def test_the_certificate_holds_for_each_name_and_address(host, folder):
     assert visit(folder, host) == b"welcome"
 
 
-@pytest.mark.parametrize("host", ["example.org", "sub.localhost", "127.0.0.2", "fedhello server"])
+@pytest.mark.parametrize("host", ["example.org", "x.fl.example.org", "127.0.0.2", "fedhello server"])
 def test_another_host_is_refused(host, folder):
     with pytest.raises(ssl.SSLCertVerificationError, match="match"):
         visit(folder, host)
@@ -177,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("hosts", "sentence"),
     [
-        ([], "expected --host, a name or address"),
+        ((), "expected --host, a name or address"),
         (["localhost:8000"], "without port; found 'localhost:8000'"),
         (["*.example.org"], r"found '\*\.example\.org'"),
         (["exämple.org"], "expected --host to be a name"),

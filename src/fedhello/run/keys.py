@@ -31,6 +31,9 @@ PRIVATE, PUBLIC, FOLDER = 0o600, 0o644, 0o700
 PORT = 8000
 """Where Flower's server listens unless told otherwise."""
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""What the server's own processes call it; every certificate holds for these too."""
+
 LONGEST_DAYS = 3650
 
 EARLIER = timedelta(days=1)
@@ -46,7 +49,7 @@ def make_server_keys(
     """Make a certificate authority, and a certificate for a server that clients reach under the names given.
 
     Args:
-        hosts: Names and IP addresses, one at least.
+        hosts: Names and IP addresses, one at least; those of the machine itself are added.
         days: How long both certificates are valid.
         folder: Where to; made if it is not there.
         now: What the days count from; the present if not given.
@@ -58,8 +61,8 @@ def make_server_keys(
         ConfigError: If a host or the number of days cannot be certified.
         RunFolderError: If one of the files exists, or cannot be written.
     """
-    names = [_subject_name(host) for host in hosts]
-    if not names:
+    names = [_subject_name(host) for host in dict.fromkeys((*hosts, *LOOPBACK))]
+    if not hosts:
         raise ConfigError("expected --host, a name or address by which clients reach the server; found none")
     if not 1 <= days <= LONGEST_DAYS:
         raise ConfigError(f"expected --days between 1 and {LONGEST_DAYS}; found {days}")
