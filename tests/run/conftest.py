@@ -1,4 +1,4 @@
-"""Speakers with random weights, and made-up folders of runs."""
+"""Language models that are small enough to train, and made-up folders of runs."""
 
 import json
 

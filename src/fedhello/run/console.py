@@ -18,10 +18,12 @@ from fedhello.model.loading import AUTO_CLASSES, CAUSAL_LM
 from fedhello.run.folder import RunFolder
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
-from fedhello.types import Budget, ClientReport
+from fedhello.types import Budget, ClientReport, Reason, RoundRecord
 from fedhello.words import budget_words, human_bytes, tier_words
 
 SHOWN_ROUNDS = 20
+ABSENT: tuple[Reason, ...] = ("lost", "late")
+"""Reasons that need no further words."""
 WIDEST_MAP = 48
 """More blocks than this over a round's clients are shown as counts, not one mark per client and block."""
 
@@ -31,6 +33,18 @@ def block_map(clients: tuple[ClientReport, ...], blocks: int) -> str:
     if len(clients) * blocks <= WIDEST_MAP:
         return " ".join("".join("●" if b in c.blocks else "·" for b in range(blocks)) for c in clients)
     return " ".join(str(sum(b in c.blocks for c in clients)) for b in range(blocks))
+
+
+def said_of(record: RoundRecord) -> list[str]:
+    """Say whose replies do not count in a round and why, what was done otherwise than asked, and whether it failed."""
+    where = f"round {record.round + 1}" + (f", attempt {record.attempt + 1}" if record.attempt else "")
+    absent = [
+        f"client {r.client} {r.reason}" + ("" if r.reason in ABSENT else f" ({r.detail})") for r in record.rejections
+    ]
+    asked = len(record.clients) + len(absent)
+    lines = [f"{where}: {len(absent)} of {asked} replies do not count: {'; '.join(absent)}"] if absent else []
+    lines += [f"{where}: note: {flag}" for flag in record.flags]
+    return lines if record.failed is None else [*lines, f"{where} failed, and nothing has changed: {record.failed}"]
 
 
 class ConsoleObserver:
@@ -68,6 +82,9 @@ class ConsoleObserver:
         self._say(
             f"before training: test {beginning.test.accuracy:.3f}, validation {beginning.validation.accuracy:.3f}"
         )
+        if beginning.state.round:
+            self._say(f"going on after round {beginning.state.round} of {config.train.rounds}")
+            self._progress.update(self._task, completed=beginning.state.round)
         if not self._quiet and self._console.is_terminal:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
             self._live.start()
@@ -75,6 +92,10 @@ class ConsoleObserver:
     def on_round(self, result: RoundResult) -> None:
         """Show one round."""
         record = result.record
+        for line in said_of(record):
+            self._say(line)
+        if record.failed is not None:
+            return
         cells = (
             str(record.round + 1) + (" Γ" if record.scored else ""),
             f"{result.test.accuracy:.3f}",
@@ -109,6 +130,8 @@ class ConsoleObserver:
             self._console.print(tier_table(summary))
         for line in loading_lines(summary, self._folder):
             self._say(line)
+        if summary["status"] != "finished":
+            self._say(f"go on with: fedhello resume {self._folder.path}")
 
     def _say(self, line: str) -> None:
         if self._folder.path.exists():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 
@@ -104,6 +105,8 @@ def federate(
         costs=costs,
         rank=config.model.lora.rank,
         scale=model.scale,
+        quorum=ceil(config.train.quorum * config.train.clients_per_round - 1e-9),
+        over_selection=config.train.over_selection,
     )
     return federation, tier_of
 

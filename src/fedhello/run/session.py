@@ -15,6 +15,7 @@ from fedhello.data.batches import Samples
 from fedhello.data.dataset import Kind
 from fedhello.data.partition import label_histogram
 from fedhello.engine.local import LocalEngine
+from fedhello.engine.protocol import Engine
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, ModelError
 from fedhello.methods import METHODS, BoundMethod, Method
@@ -76,7 +77,7 @@ class Session:
     initial: Mapping[str, Tensor]
     federation: Federation
     method: BoundMethod
-    engine: LocalEngine
+    engine: Engine
     server: ServerData
     histogram: np.ndarray
     tier_of: tuple[int, ...]
@@ -126,6 +127,7 @@ def prepare(config: Config) -> Session:
         settings=settings,
         personal_heads={} if config.model.head == "local" else None,
         costs=costs,
+        dropout=0.0 if method.pooled else config.clients.dropout,
     )
     server = ServerData(
         validation=samples.subset(held_out.validation),

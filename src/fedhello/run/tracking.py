@@ -247,13 +247,15 @@ class Tracker:
         )
 
     def on_start(self, session: Session, beginning: Beginning) -> None:
-        """Record what the adapter is worth before training."""
+        """Record what the adapter is worth before training, unless an earlier process has done so."""
+        if beginning.state.round:
+            return
         scores = {"validation": asdict(beginning.validation), "test": asdict(beginning.test)}
         self._record(beginning.state.round, numbers(scores))
 
     def on_round(self, result: RoundResult) -> None:
-        """Record a round."""
-        if self._sinks:
+        """Record a round; an attempt that failed is none."""
+        if self._sinks and result.record.failed is None:
             self._record(result.record.round + 1, round_metrics(result))
 
     def on_end(self, summary: dict[str, Any]) -> None:
