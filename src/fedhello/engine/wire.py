@@ -186,7 +186,7 @@ def decode(payload: bytes, expected: Expected) -> Update | Rejection:
         _check_identity(header, expected)
         samples = _samples(header["samples"], expected)
         metrics = _metrics(header["metrics"], samples)
-        tensors = _tensors(body, expected)
+        tensors = _tensors(body, expected.tensors)
     except UpdateError as error:
         who = f"client {expected.client} in round {expected.round}"
         sizes = (expected.bytes_down, len(payload))
@@ -270,14 +270,14 @@ def _metrics(found: object, samples: int) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _tensors(body: bytes, expected: Expected) -> dict[str, Tensor]:
-    _check_names(body, expected.tensors)
+def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    _check_names(body, expected)
     try:
         tensors = safetensors.torch.load(body)
     except Exception as error:  # the library names no class for what it raises on bytes that are no tensors
         raise UpdateError(f"expected safetensors; {_short(str(error))}", "malformed") from error
     for name, value in tensors.items():
-        like = expected.tensors[name]
+        like = expected[name]
         if value.shape != like.shape or value.dtype != like.dtype:
             raise UpdateError(
                 f"expected {name!r} as {like.dtype} of shape {tuple(like.shape)}; "
