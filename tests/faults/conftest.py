@@ -15,7 +15,7 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from fedhello.client.training import METRICS
+from fedhello.client.training import METRICS, TrainingSettings
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
 from fedhello.types import Adapter, Budget, Client, Federation, Rejection, Update
 
@@ -203,3 +203,12 @@ def toy():
         return Federation(everyone, (budget,), blocks=2, **plain), adapter
 
     return build
+
+
+@pytest.fixture(scope="session")
+def local_settings():
+    """How clients of a tiny model train."""
+    return TrainingSettings(
+        rounds=4, epochs=2, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
+        weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
+    )  # fmt: skip
