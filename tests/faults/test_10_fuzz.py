@@ -19,9 +19,9 @@ few = settings(max_examples=200, deadline=None, derandomize=True)
 
 def check(letter, payload):
     """Decode, and hold what is taken against what was asked; return whether it was taken."""
-    begin = time.perf_counter()
+    begin = time.thread_time()
     found = decode(payload, letter.expected)
-    assert time.perf_counter() - begin < 0.05
+    assert time.thread_time() - begin < 0.05
     if isinstance(found, Rejection):
         return False
     assert isinstance(found, Update)
