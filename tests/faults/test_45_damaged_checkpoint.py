@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -130,6 +131,14 @@ def test_a_finished_run_says_so_and_stays_as_it_is(broken, place, call, outcome)
     code, out, _ = call(place, "resume", "runs/r", "--json")
     assert json.loads(out) == json.loads((place / "runs" / "r" / "summary.json").read_text())
     assert outcome(place / "runs" / "r") == before
+
+
+def test_seconds_of_earlier_processes_count(broken, place, call):
+    read = checkpoints.decode(newest(place).read_bytes())
+    newest(place).write_bytes(checkpoints.encode(replace(read, more={**read.more, "seconds": 1000.0})))
+    assert call(place, "resume", "runs/r", "--quiet")[0] == 0
+    assert 1000 < json.loads((place / "runs" / "r" / "summary.json").read_text())["wall_seconds"] < 1600
+    assert checkpoints.decode(newest(place).read_bytes()).more["seconds"] > 1000
 
 
 def test_what_is_no_run_cannot_be_resumed(place, call):
