@@ -51,3 +51,15 @@ class OutOfReachError(FedhelloError):
     """A model or a data set is on the hub, and the hub cannot be asked; nothing is known to be wrong with it."""
 
     exit_code = 8
+
+
+class EngineError(FedhelloError):
+    """What carries messages between server and clients does not work, or they do not fit together."""
+
+    exit_code = 10
+
+
+class ClientsError(FedhelloError):
+    """Too few clients have joined in time."""
+
+    exit_code = 11

@@ -357,7 +357,10 @@ class RunConfig(_Section):
     """Where and how the run takes place."""
 
     seed: int = Field(0, ge=0)
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "flower"] = "local"
+    wait: float = Field(600.0, gt=0)
+    deadline_floor: float = Field(30.0, gt=0)
+    deadline_factor: float = Field(3.0, ge=1)
     device: str = "auto"
     out: str = "runs"
     name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
