@@ -1,7 +1,12 @@
-"""Small models and federations that every test can afford."""
+"""Small models, data and federations that every test can afford, and the command line in this process."""
 
+import contextlib
+import io
 import os
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +17,10 @@ os.environ["FEDHELLO_CACHE"] = ""
 
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
+from fedhello import cli
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.loading import FoundationModel, ModelSource
+from fedhello.model.loading import FoundationModel, ModelSource, resolve
 from fedhello.types import Budget, Client, Federation
 
 
@@ -99,3 +105,54 @@ def federation() -> Callable[..., Federation]:
         return Federation(clients, tuple(Budget(c) for c in tiers), blocks, clients_per_round or len(clients), seed)
 
     return build
+
+
+TINY = """
+model: {name: ./tiny, lora: {rank: 4, alpha: 4}}
+data: {name: texts.csv, clients: 4, proxy: 4, max_length: 16, partition: {kind: iid}}
+clients: {tiers: [{share: 1/2, blocks: 1}, {share: 1/2, blocks: 3}]}
+train: {rounds: 2, clients_per_round: 2, lr: 1e-2}
+"""
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """A folder with a model of three blocks with random weights, 80 texts of two classes, and tiny.yaml for both."""
+    place = tmp_path_factory.mktemp("workplace")
+    (place / "tiny").mkdir()
+    for file in Path(resolve("embedded:minilm").location).glob("*token*"):
+        shutil.copy(file, place / "tiny")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            hidden_size=16,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+        )
+        BertForSequenceClassification(config).save_pretrained(place / "tiny")
+    words = {"fruit": ["apple", "pear", "plum", "cherry"], "metal": ["iron", "copper", "zinc", "silver"]}
+    rows = [f"{word} number {i},{kind}" for kind, group in words.items() for i in range(10) for word in group]
+    (place / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (place / "tiny.yaml").write_text(TINY)
+    return place
+
+
+@pytest.fixture(scope="session")
+def call():
+    """Run the command line in this process, in a folder; return exit code, standard output and standard error."""
+
+    def run(folder, *words):
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+            patch.setattr(sys, "argv", ["fedhello", *map(str, words)])
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            try:
+                cli.main()
+            except SystemExit as exit_:
+                code = exit_.code
+        return code, out.getvalue(), err.getvalue()
+
+    return run

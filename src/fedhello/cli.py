@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ Reference = Annotated[
 
 def main() -> None:
     """Run the command line; errors become one sentence on standard error and a numbered exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be asked to end is to be interrupted
     try:
         # Without standalone mode, click returns the code of typer.Exit instead of raising it.
         code = app(standalone_mode=False)
@@ -85,10 +87,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train and write nothing.")] = False,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
-    from fedhello.run.console import ConsoleObserver
     from fedhello.run.folder import check_free, choose
-    from fedhello.run.play import play
-    from fedhello.run.report import write_report
     from fedhello.run.session import prepare
     from fedhello.run.tracking import check_installed
 
@@ -96,27 +95,46 @@ def run(
     folder = choose(config)
     check_free(folder)
     check_installed(config.run.track)
-    console = Console(stderr=as_json)
-    hidden = quiet or as_json
+    console, hidden = _console(as_json, quiet)
     if not hidden:
         console.print("loading the model, the data and the clients …", highlight=False)
     if dry_run:
         _try_out(config, as_json)
         return
-    session = prepare(config)
-    observer = ConsoleObserver(console, folder, config.train.rounds, quiet=hidden)
-    summary = play(session, folder, [observer])
-    if summary["rounds"]:
-        try:
-            report = write_report(folder)
-            if not hidden:
-                console.print(f"report: {report}", highlight=False, soft_wrap=True)
-        except MissingExtraError as error:
-            print(f"note: no report.html, {error}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(summary))
-    if summary["status"] == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+    _play(prepare(config), folder, as_json, quiet)
+
+
+@app.command()
+def resume(
+    run: Run,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Such as run.keep=1: what changes nothing of the rounds."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run that was interrupted, failed or killed, from its last checkpoint."""
+    from fedhello.run.folder import RunFolder
+    from fedhello.run.play import warn
+    from fedhello.run.progress import is_finished, restore, resumed_config, store_config
+    from fedhello.run.session import prepare
+    from fedhello.run.tracking import check_installed
+
+    folder = RunFolder(run)
+    config = resumed_config(folder, overrides or ())
+    check_installed(config.run.track)
+    console, hidden = _console(as_json, quiet)
+    with folder.locked():
+        if is_finished(folder, config):
+            _say_finished(folder, console, as_json, hidden)
+            return
+        if not hidden:
+            console.print("loading the model, the data and the clients …", highlight=False)
+        session = prepare(config)
+        resumed = restore(session, folder, lambda line: warn(folder, line))
+        store_config(folder, config)
+        _play(session, folder, as_json, quiet, resumed)
 
 
 @app.command()
@@ -156,7 +174,7 @@ def plan(
 ) -> None:
     """Show what every tier would train, what it takes, why not more, and the labels of every client; train nothing."""
     from fedhello.run import plan as planning
-    from fedhello.run.report import write_whole
+    from fedhello.run.files import write_whole
     from fedhello.run.session import prepare
 
     described = _plan(prepare(_config(words)))
@@ -394,6 +412,42 @@ def doctor(as_json: Json = False) -> None:
         print(f"extra {extra}: " + ("installed" if present else f"missing; run: pip install 'fedhello[{extra}]'"))
 
 
+def _console(as_json: bool, quiet: bool) -> tuple[Console, bool]:
+    """Return where progress is shown, and whether it is hidden."""
+    return Console(stderr=as_json), quiet or as_json
+
+
+def _play(session: Any, folder: Any, as_json: bool, quiet: bool, resumed: Any = None) -> None:
+    """Play a session, draw its report and print what was asked for."""
+    from fedhello.run.console import ConsoleObserver
+    from fedhello.run.play import play
+    from fedhello.run.report import write_report
+
+    console, hidden = _console(as_json, quiet)
+    observer = ConsoleObserver(console, folder, session.config.train.rounds, quiet=hidden)
+    summary = play(session, folder, [observer], resumed)
+    if summary["rounds"]:
+        try:
+            report = write_report(folder)
+            if not hidden:
+                console.print(f"report: {report}", highlight=False, soft_wrap=True)
+        except MissingExtraError as error:
+            print(f"note: no report.html, {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(summary))
+    if summary["status"] == "interrupted":
+        if hidden:  # else it has been said
+            print(f"interrupted; go on with: fedhello resume {folder.path}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _say_finished(folder: Any, console: Console, as_json: bool, hidden: bool) -> None:
+    if as_json:
+        print(json.dumps(folder.summary()))
+    if not hidden:
+        console.print(f"{folder.path} has finished all its rounds; there is nothing to go on with", highlight=False)
+
+
 def _config(words: Sequence[str] | None) -> Any:
     from fedhello.run.config import load_config
 
@@ -431,7 +485,8 @@ def _restore(run: Path, client: int | None) -> tuple[Any, list[str], Any]:
 
 
 def _report_one(folder: Any, picture: Path | None) -> None:
-    from fedhello.run.report import svg, write_report, write_whole
+    from fedhello.run.files import write_whole
+    from fedhello.run.report import svg, write_report
 
     folder.config()
     if picture is None:

@@ -1,58 +1,13 @@
-"""A place with a tiny model and data for real runs, made-up folders of runs, and the command line in this process."""
+"""Language models that are small enough to train, and made-up folders of runs."""
 
-import contextlib
-import io
 import json
-import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fedhello import cli
-from fedhello.model.loading import resolve
 from fedhello.run.config import dump_config, load_config
-
-TINY = """
-model: {name: ./tiny, lora: {rank: 4, alpha: 4}}
-data: {name: texts.csv, clients: 4, proxy: 4, max_length: 16, partition: {kind: iid}}
-clients: {tiers: [{share: 1/2, blocks: 1}, {share: 1/2, blocks: 3}]}
-train: {rounds: 2, clients_per_round: 2, lr: 1e-2}
-"""
-
-
-@pytest.fixture(scope="session")
-def workplace(tmp_path_factory):
-    """A folder with a model of three blocks with random weights, 80 texts of two classes, and tiny.yaml for both."""
-    place = tmp_path_factory.mktemp("workplace")
-    (place / "tiny").mkdir()
-    for file in Path(resolve("embedded:minilm").location).glob("*token*"):
-        shutil.copy(file, place / "tiny")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = BertConfig(
-            hidden_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=32,
-        )
-        BertForSequenceClassification(config).save_pretrained(place / "tiny")
-    words = {"fruit": ["apple", "pear", "plum", "cherry"], "metal": ["iron", "copper", "zinc", "silver"]}
-    rows = [f"{word} number {i},{kind}" for kind, group in words.items() for i in range(10) for word in group]
-    (place / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (place / "tiny.yaml").write_text(TINY)
-    return place
-
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
@@ -84,25 +39,6 @@ def make_speaker():
             LlamaForCausalLM(config).save_pretrained(folder)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def call():
-    """Run the command line in this process, in a folder; return exit code, standard output and standard error."""
-
-    def run(folder, *words):
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-            patch.setattr(sys, "argv", ["fedhello", *map(str, words)])
-            patch.setattr(sys, "stdout", out)
-            patch.setattr(sys, "stderr", err)
-            try:
-                cli.main()
-            except SystemExit as exit_:
-                code = exit_.code
-        return code, out.getvalue(), err.getvalue()
-
-    return run
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from fedhello.run import tracking
 from fedhello.run.config import RunConfig, dump_config, load_config, parse_config
 from fedhello.run.folder import RunFolder
 from fedhello.run.play import play
+from fedhello.run.progress import Progress
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.tracking import (
     SINKS,
@@ -501,7 +502,8 @@ def run(monkeypatch, tmp_path):
 
     def go(track, observers=(), rounds=None):
         played = iter([made_up(0), made_up(1)]) if rounds is None else rounds
-        monkeypatch.setattr("fedhello.run.play.start", lambda session: BEGINNING)
+        monkeypatch.setattr("fedhello.run.play.begin", lambda _: Progress(BEGINNING, (), BEGINNING.state, None))
+        monkeypatch.setattr("fedhello.run.play.identity_of", lambda session: {})
         monkeypatch.setattr("fedhello.run.play.rounds", lambda session, state: ((state, r) for r in played))
         monkeypatch.setattr("fedhello.run.play.summarise", summarise)
         config = parse_config({"run": {"track": track}})
@@ -586,7 +588,7 @@ def test_ctrl_c_while_a_sink_opens_ends_the_run_in_order(sinks, run, monkeypatch
 @pytest.mark.parametrize("name", TOOLS)
 def test_a_missing_package_is_found_before_anything_is_trained_or_written(missing, monkeypatch, tmp_path, name):
     started = []
-    monkeypatch.setattr("fedhello.run.play.start", started.append)
+    monkeypatch.setattr("fedhello.run.play.begin", started.append)
     config = load_config(None, [f"run.track=[{name}]"])
     with pytest.raises(MissingExtraError):
         play(MadeUpSession(config), RunFolder(tmp_path / "run"))

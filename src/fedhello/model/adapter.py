@@ -1,5 +1,6 @@
 """The adapter in a model: inject it, read it, write it, save it. The only module that imports peft."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -300,6 +301,21 @@ class LoraModel:
             parameter.requires_grad_(name in chosen)
             parameter.grad = None
         return [self._parameters[name] for name in sorted(chosen)]
+
+    def weights_digest(self) -> str:
+        """Return a SHA-256 of the frozen weights: names, types, shapes and about a thousand values of each.
+
+        That many tell other weights of the same shapes apart, whatever the size of the model.
+        """
+        own = {id(parameter) for parameter in self._parameters.values()}
+        digest = hashlib.sha256()
+        for name, weight in self.module.named_parameters():
+            if id(weight) not in own:
+                values = weight.detach().flatten()
+                some = values[:: max(1, len(values) // 1024)].contiguous().cpu()
+                digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+                digest.update(some.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write the adapter as PEFT does (safetensors and JSON), naming the base by its public name.

@@ -17,7 +17,7 @@ from rich.status import Status
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.run.complaints import sentence
-from fedhello.run.config import Config, MethodConfig, load_config, parse_config
+from fedhello.run.config import IRRELEVANT, Config, MethodConfig, load_config, parse_config
 from fedhello.run.console import ConsoleObserver
 from fedhello.run.folder import RunFolder, check_free
 from fedhello.run.play import play
@@ -300,7 +300,7 @@ def _planned(label: str, config: Config) -> PlannedRun:
         found = folder.config()
     except ConfigError as error:
         raise RunFolderError(f"expected a run of this version at {folder.path}; {error} Give another --out.") from error
-    differences = differing([found, config], ["run.out"])
+    differences = differing([found, config], IRRELEVANT)
     if differences:
         said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in differences.items())
         raise RunFolderError(

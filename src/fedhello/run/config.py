@@ -364,6 +364,8 @@ class RunConfig(_Section):
     device: str = "auto"
     out: str = "runs"
     name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
+    checkpoint_every: int = Field(1, ge=1)
+    keep: int = Field(3, ge=1)
     track: Annotated[
         list[Literal["jsonl", "tensorboard", "wandb", "mlflow"]],
         AfterValidator(lambda names: list(dict.fromkeys(["jsonl", *names]))),  # rounds.jsonl is written in any case
@@ -424,6 +426,10 @@ INSTRUCTION: dict[str, tuple[Any, ...]] = {
     "train.loss": ("cross_entropy",),
 }
 """What instruction data stands for: a language model has no head, and its classes are the tokens."""
+
+
+IRRELEVANT = ("run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep")
+"""What has no influence on a result: where the folder lies, who else is told, and what is kept on the way."""
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:

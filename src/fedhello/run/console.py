@@ -68,6 +68,9 @@ class ConsoleObserver:
         self._say(
             f"before training: test {beginning.test.accuracy:.3f}, validation {beginning.validation.accuracy:.3f}"
         )
+        if beginning.state.round:
+            self._say(f"going on after round {beginning.state.round} of {config.train.rounds}")
+            self._progress.update(self._task, completed=beginning.state.round)
         if not self._quiet and self._console.is_terminal:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
             self._live.start()
@@ -109,6 +112,8 @@ class ConsoleObserver:
             self._console.print(tier_table(summary))
         for line in loading_lines(summary, self._folder):
             self._say(line)
+        if summary["status"] != "finished":
+            self._say(f"go on with: fedhello resume {self._folder.path}")
 
     def _say(self, line: str) -> None:
         if self._folder.path.exists():

@@ -3,6 +3,7 @@
 config.yaml     the fully resolved configuration
 clients.json    tier and label histogram of each client
 rounds.jsonl    one object per finished round
+checkpoints/    what the run goes on from, see ``fedhello.run.checkpoint``
 summary.json    the result, see ``fedhello.run.summary.summarise``
 adapter/        the PEFT adapter
 heads/          each client's own head, with the head policy ``local`` only
@@ -10,32 +11,49 @@ answers.jsonl   a language model's answers to test prompts, before and after tra
 models/         the models of a method that leads to several, one file each
 report.html     the pictures
 log.txt         what was said
+.lock           who writes here, while somebody does
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
 from fedhello.errors import RunFolderError
 from fedhello.run.answers import Answers
 from fedhello.run.config import Config, dump_config, load_config
+from fedhello.run.files import append_line, sync_folder, whole_lines, write_whole, writing
 from fedhello.run.rounds import RoundResult
 from fedhello.run.session import Session
-from fedhello.types import Adapter
+from fedhello.types import Adapter, RoundRecord
+
+RECORD_KEYS = [f.name for f in fields(RoundRecord)]
+
+ENDING = ("summary.json", "report.html", "answers.jsonl", "adapter", "heads", "models")
+"""What is there of a run that has ended, the first to go where it goes on."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run.
+
+    Attributes:
+        path: Where.
+    """
 
     path: Path
+    _lock: IO[str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def adapter(self) -> Path:
@@ -47,45 +65,110 @@ class RunFolder:
         """Where the report is."""
         return self.path / "report.html"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
     def begin(self, session: Session) -> None:
-        """Create the folder and write what is known before the first round.
+        """Make the folder with what is known before the first round; it appears whole.
 
         Raises:
             RunFolderError: If it exists or cannot be written.
         """
+        check_free(self)
+        made = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        with writing(self.path):
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir(parents=True)
         try:
-            self.path.mkdir(parents=True)
-        except FileExistsError:
-            raise RunFolderError(
-                f"expected a new folder for this run; {self.path} exists. Give another run.name, or remove it."
-            ) from None
-        except OSError as error:
-            raise RunFolderError(f"expected to create {self.path}; {error.strerror or error}") from error
-        (self.path / "config.yaml").write_text(dump_config(session.config), encoding="utf-8")
-        clients = [
-            {
-                "client": k,
-                "tier": tier,
-                "samples": sum(row),
-                "labels": dict(zip(session.labels, row, strict=True)),
-            }
-            for k, (tier, row) in enumerate(zip(session.tier_of, session.histogram.tolist(), strict=True))
-        ]
-        _write_json(self.path / "clients.json", clients)
-        (self.path / "rounds.jsonl").touch()
-        (self.path / "log.txt").touch()
+            write_whole(made / "config.yaml", dump_config(session.config))
+            _write_json(made / "clients.json", clients(session))
+            write_whole(made / "rounds.jsonl", "")
+            write_whole(made / "log.txt", "")
+            with writing(self.path):
+                made.rename(self.path)
+                sync_folder(self.path.parent)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from writing here; what holds the lock already may ask again.
+
+        The operating system lets go of it when the process ends, however that happens.
+
+        Raises:
+            RunFolderError: If another process writes here.
+        """
+        if self._lock is not None:
+            yield
+            return
+        self._lock = self._take_lock()
+        try:
+            yield
+        finally:
+            self._lock.truncate(0)
+            self._lock.close()
+            self._lock = None
+
+    def _take_lock(self) -> IO[str]:
+        with writing(self.path):
+            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # which of the two depends on the system
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                lock.close()
+                raise RunFolderError(
+                    f"expected nobody else to write to {self.path}; {holder} does. Wait until it has ended, or end it."
+                ) from None
+            # Whoever stands there has died without a word.
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            return lock
 
     def add_round(self, result: RoundResult) -> None:
-        """Append a finished round to ``rounds.jsonl``, in one write."""
+        """Append a finished round to ``rounds.jsonl``.
+
+        Raises:
+            RunFolderError: If it cannot be written.
+        """
         entry = asdict(result)
         entry = entry.pop("record") | entry
-        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_line(self.path / "rounds.jsonl", json.dumps(entry))
 
     def log(self, line: str) -> None:
-        """Append a line to ``log.txt``."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        """Append a line to ``log.txt``.
+
+        Raises:
+            RunFolderError: If it cannot be written.
+        """
+        with writing(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def rewind(self, lines: int) -> list[RoundResult]:
+        """Go back to the first lines of ``rounds.jsonl``, without what a run leaves when it ends, and return them.
+
+        Raises:
+            RunFolderError: If there are fewer, or one is none of a round's.
+        """
+        file = self.path / "rounds.jsonl"
+        found = whole_lines(file)[:lines]
+        if len(found) < lines:
+            raise RunFolderError(
+                f"expected the {lines} lines of {file} that the checkpoint belongs to; found {len(found)}. "
+                "Put the file back as it was, or start the run anew."
+            )
+        results = [_result(line, f"{file}, line {i + 1}") for i, line in enumerate(found)]
+        with writing(self.path):
+            for name in ENDING:
+                ended = self.path / name
+                shutil.rmtree(ended) if ended.is_dir() else ended.unlink(missing_ok=True)
+        write_whole(file, "".join(f"{line}\n" for line in found))
+        return results
 
     def finish(
         self,
@@ -101,21 +184,27 @@ class RunFolder:
             summary: The result.
             models: What the run leads to, by name; a single one is the adapter itself.
             answers: Of a language model.
+
+        Raises:
+            RunFolderError: If something cannot be written.
         """
-        session.model.save(self.adapter)
+        with writing(self.adapter):
+            session.model.save(self.adapter)
         for name, adapter in models.items() if len(models) > 1 else ():
-            target = self.path / "models" / f"{name.replace(' ', '-')}.safetensors"
-            target.parent.mkdir(exist_ok=True)
-            # A file may not hold one tensor twice, nor a view into another.
-            safetensors.torch.save_file({n: value.clone() for n, value in adapter.tensors.items()}, target)
+            self._write_tensors(f"models/{name.replace(' ', '-')}", adapter.tensors)
         for k, head in (session.engine.personal_heads or {}).items():
-            target = self.path / "heads" / f"client-{k}.safetensors"
-            target.parent.mkdir(exist_ok=True)
-            safetensors.torch.save_file(dict(head), target)
+            self._write_tensors(f"heads/client-{k}", head)
         if answers is not None:
             lines = [json.dumps(row, ensure_ascii=False) for row in answers.rows()]
-            (self.path / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_whole(self.path / "answers.jsonl", "\n".join(lines) + "\n")
         _write_json(self.path / "summary.json", summary)
+
+    def _write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        file = self.path / f"{name}.safetensors"
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+        # A file may not hold one tensor twice, nor a view into another.
+        write_whole(file, safetensors.torch.save({n: value.clone() for n, value in tensors.items()}))
 
     def config(self) -> Config:
         """Read the configuration back.
@@ -144,8 +233,7 @@ class RunFolder:
 
     def rounds(self) -> list[dict[str, Any]]:
         """Read all finished rounds."""
-        text = (self.path / "rounds.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in whole_lines(self.path / "rounds.jsonl")]
 
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
         """Read the clients' own heads; empty where heads are not personal."""
@@ -178,8 +266,10 @@ def check_free(folder: RunFolder) -> None:
         RunFolderError: If it exists, or its nearest existing parent cannot be written.
     """
     if folder.path.exists():
+        broken = (folder.path / "config.yaml").is_file() and not (folder.path / "summary.json").is_file()
+        more = f" Or go on with it: fedhello resume {folder.path}" if broken else ""
         raise RunFolderError(
-            f"expected a new folder for this run; {folder.path} exists. Give another run.name, or remove it."
+            f"expected a new folder for this run; {folder.path} exists. Give another run.name, or remove it.{more}"
         )
     parent = folder.path.parent
     while not parent.exists():
@@ -188,7 +278,27 @@ def check_free(folder: RunFolder) -> None:
         raise RunFolderError(f"expected to create {folder.path}; {parent} is not a folder that can be written")
 
 
+def clients(session: Session) -> list[dict[str, Any]]:
+    """Return tier and labels of every client, as ``clients.json`` holds them."""
+    return [
+        {"client": k, "tier": tier, "samples": sum(row), "labels": dict(zip(session.labels, row, strict=True))}
+        for k, (tier, row) in enumerate(zip(session.tier_of, session.histogram.tolist(), strict=True))
+    ]
+
+
+def _result(line: str, where: str) -> RoundResult:
+    """Read a line of ``rounds.jsonl`` back.
+
+    Raises:
+        RunFolderError: If it is none of a round's.
+    """
+    try:
+        entry = json.loads(line)
+        record = {key: entry.pop(key) for key in RECORD_KEYS if key in entry}
+        return TypeAdapter(RoundResult).validate_python({"record": record, **entry})
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise RunFolderError(f"expected a round in {where}; {' '.join(str(error).split())[:200]}") from error
+
+
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(value, indent=2) + "\n")

@@ -1,14 +1,17 @@
-"""Play a prepared session to its end: rounds, observers, folder; and end well when interrupted."""
+"""Play a prepared session to its end: rounds, observers, folder, checkpoints; and end well when interrupted."""
 
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from fedhello.errors import RunFolderError
 from fedhello.run.answers import answer, compared
+from fedhello.run.checkpoint import Checkpoints
 from fedhello.run.folder import RunFolder
-from fedhello.run.rounds import Beginning, RoundResult, rounds, start
+from fedhello.run.interrupts import Interrupts
+from fedhello.run.progress import Progress, begin, identity_of
+from fedhello.run.rounds import Beginning, RoundResult, rounds
 from fedhello.run.session import Session
 from fedhello.run.summary import summarise
 from fedhello.run.tracking import Tracker, check_installed
@@ -18,7 +21,7 @@ class Observer(Protocol):
     """Something that only watches: a progress display, a tracker."""
 
     def on_start(self, session: Session, beginning: Beginning) -> None:
-        """Called once before the first round."""
+        """Called once before the first round of this process."""
 
     def on_round(self, result: RoundResult) -> None:
         """Called after each round."""
@@ -27,61 +30,134 @@ class Observer(Protocol):
         """Called once after the last round, also of an interrupted or failed run."""
 
 
-def play(session: Session, folder: RunFolder, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+def play(
+    session: Session, folder: RunFolder, observers: Sequence[Observer] = (), resumed: Progress | None = None
+) -> dict[str, Any]:
     """Run all rounds, fill the folder and hand each round to the sinks that ``run.track`` names.
 
-    Ctrl-C or an error in a round abandons that round; the rounds before it are kept, with their adapter.
+    Ctrl-C, SIGTERM or an error in a round abandons that round; the rounds before it are kept, with their adapter and a
+    checkpoint. A second Ctrl-C ends everything at once; the checkpoint before stays.
+
+    Args:
+        session: With any engine.
+        folder: Of a new run, or of ``resumed``.
+        observers: Who watches.
+        resumed: What ``fedhello.run.progress.restore`` found; None starts a new run.
 
     Returns:
-        The summary; its ``status`` is ``finished`` or ``interrupted``.
+        The summary of all rounds, those of earlier processes too; its ``status`` is ``finished`` or ``interrupted``.
 
     Raises:
         MissingExtraError: If ``run.track`` names a tool that is not installed; nothing has been written then.
+        RunFolderError: If the folder cannot be written, or another process writes to it.
         Exception: What a round failed with; the folder then holds a summary with the status ``failed``.
     """
-    track = session.config.run.track
-    check_installed(track)
-    begin = time.perf_counter()
-    beginning = start(session)
-    state = beginning.state
-    before = answer(session)
-    folder.begin(session)
-    tracker = Tracker(track, folder.path, lambda line: _warn(folder, line))
-    # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
-    observers = [tracker, *observers]
-    results: list[RoundResult] = []
-    status, failure = "finished", None
-    try:
-        session = replace(session, notes=(*session.notes, *tracker.open(session.config)))
-        for observer in observers:
-            observer.on_start(session, beginning)
-        for after, result in rounds(session, state):
-            folder.add_round(result)
-            state = after
-            results.append(result)
-            for observer in observers:
-                observer.on_round(result)
-    except KeyboardInterrupt:
-        status = "interrupted"
-    except Exception as error:  # whatever it was, the finished rounds are worth keeping; it is raised again below
-        status, failure = "failed", error
-    session.model.write(state.adapter.tensors)
-    seconds = time.perf_counter() - begin
-    summary = summarise(session, beginning, results, wall_seconds=seconds, status=status)
-    summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
-    answers = compared(session.server.questions, before, answer(session)) if status == "finished" else None
-    summary["rouge_l"] = None if answers is None else answers.summary()
-    try:
-        folder.finish(session, summary, session.method.models(state, session.federation), answers)
-    finally:
-        for observer in reversed(observers):
-            observer.on_end(summary)
-    if failure is not None:
-        raise failure
-    return summary
+    check_installed(session.config.run.track)
+    progress = begin(session) if resumed is None else resumed
+    if resumed is None:
+        folder.begin(session)
+    with folder.locked(), Interrupts() as interrupts:
+        tracker = Tracker(session.config.run.track, folder.path, lambda line: warn(folder, line))
+        # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
+        run = _Run(session, folder, [tracker, *observers], interrupts, progress)
+        status, failure = "finished", None
+        try:
+            run.open(tracker)
+            run.play()
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except Exception as error:  # whatever it was, the finished rounds are worth keeping; it is raised again below
+            status, failure = "failed", error
+        return run.end(status, failure)
 
 
-def _warn(folder: RunFolder, line: str) -> None:
+def warn(folder: RunFolder, line: str) -> None:
     """Log what a user must hear of, and say it on standard error, whatever else is shown."""
     folder.log(f"note: {line}")
     sys.stderr.write(f"note: {line}\n")
+
+
+@dataclass
+class _Run:
+    """A run on its way.
+
+    Attributes:
+        session: The session.
+        folder: Locked.
+        observers: Who watches.
+        interrupts: What may end it.
+        progress: How far it has come.
+        saved: How many results the last checkpoint of this process covers; None before it.
+    """
+
+    session: Session
+    folder: RunFolder
+    observers: Sequence[Observer]
+    interrupts: Interrupts
+    progress: Progress
+    saved: int | None = None
+    checkpoints: Checkpoints = field(init=False)
+    identity: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.checkpoints = Checkpoints(self.folder.checkpoints, self.session.config.run.keep)
+        self.identity = identity_of(self.session)
+
+    def open(self, tracker: Tracker) -> None:
+        """Save where it starts, and open what shows it."""
+        self._save()
+        notes = (*self.session.notes, *self.progress.notes)
+        self.session = replace(self.session, notes=notes)
+        self.session = replace(self.session, notes=(*notes, *tracker.open(self.session.config)))
+        for observer in self.observers:
+            observer.on_start(self.session, self.progress.beginning)
+
+    def play(self) -> None:
+        """Play the rounds that are left; each counts completely or not at all."""
+        for state, result in rounds(self.session, self.progress.state):
+            with self.interrupts.held_back():
+                self.folder.add_round(result)
+                self.progress = self.progress.after(state, self.session.engine.personal_heads, result)
+                if len(self.progress.results) % self.session.config.run.checkpoint_every == 0:
+                    self._save()
+            for observer in self.observers:
+                observer.on_round(result)
+
+    def end(self, status: str, failure: Exception | None) -> dict[str, Any]:
+        """Write what it led to, and say so."""
+        try:
+            self._save()
+        except RunFolderError as error:
+            status, failure = "failed", failure or error
+        session, progress = self.session, self.progress
+        session.engine.personal_heads = progress.heads  # an abandoned round may have left its traces
+        session.model.write(progress.state.adapter.tensors)
+        seconds = progress.wall_seconds
+        summary = summarise(session, progress.beginning, progress.results, wall_seconds=seconds, status=status)
+        summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
+        try:
+            self._close(summary)
+        except RunFolderError as error:
+            failure = failure or error
+        if failure is not None:
+            raise failure
+        return summary
+
+    def _close(self, summary: dict[str, Any]) -> None:
+        session, progress = self.session, self.progress
+        asked = session.server.questions if summary["status"] == "finished" else ()
+        answers = compared(asked, progress.answers, answer(session) if asked else ())
+        summary["rouge_l"] = None if answers is None else answers.summary()
+        try:
+            models = session.method.models(progress.state, session.federation)
+            self.folder.finish(session, summary, models, answers)
+        finally:
+            for observer in reversed(self.observers):
+                observer.on_end(summary)
+
+    def _save(self) -> None:
+        """Save a checkpoint, unless nothing has happened since the last."""
+        done = len(self.progress.results)
+        if self.saved != done:
+            self.checkpoints.save(self.progress.checkpoint(self.identity))
+            self.saved = done

@@ -12,6 +12,7 @@ from typing import Any
 from fedhello.errors import MissingExtraError, RunFolderError
 from fedhello.run import drawing
 from fedhello.run.drawing import svg_of
+from fedhello.run.files import write_whole
 from fedhello.run.folder import RunFolder, check_free
 from fedhello.run.results import COMPARISON_FILE, Comparison, FinishedRun
 from fedhello.run.tables import TextTable, csv_text, sentences, tables
@@ -55,12 +56,12 @@ def write_report(folder: RunFolder) -> Path:
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
-        RunFolderError: If the run has no finished round.
+        RunFolderError: If the run has no finished round, or the page cannot be written.
     """
     summary = folder.summary()
     table = TextTable("", (), tuple((key, _cell(summary.get(key))) for key in SHOWN))
     page = _page(f"fedhello: {folder.path.name}", [_table(table), _figure(svg(folder), "")])
-    folder.report.write_text(page, encoding="utf-8")
+    write_whole(folder.report, page)
     return folder.report
 
 
@@ -157,20 +158,6 @@ def write_comparison(comparison: Comparison, described: Mapping[str, Any], out: 
         write_whole(out / f"{name}.svg", picture + "\n")
     write_whole(out / "report.html", _comparison_page(out, described, drawn.values(), blocks))
     return None
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all.
-
-    Raises:
-        RunFolderError: If it cannot be written.
-    """
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        raise RunFolderError(f"expected to write {file}; {error.strerror or error}") from error
 
 
 def pictures(comparison: Comparison) -> dict[str, tuple[str, str]]:

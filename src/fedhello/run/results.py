@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhello.errors import ConfigError, RunFolderError
-from fedhello.run.config import Config
+from fedhello.run.config import IRRELEVANT, Config
 from fedhello.run.folder import RunFolder
 from fedhello.run.statistics import (
     CONFIDENCE,
@@ -29,8 +29,8 @@ RUNS = "runs"
 COMPARISON_FILE = "comparison.json"
 """What a comparison came to, in its folder."""
 
-OWN_KEYS = ("run.seed", "run.name", "run.out", "run.track")
-"""What runs of one method may differ in: the seed, where the folder lies, and who else is told."""
+OWN_KEYS = ("run.seed", *IRRELEVANT)
+"""What runs of one method may differ in: the seed, and what has no influence on a result."""
 
 METHOD_KEYS = ("method", "clients.tiers")
 """What methods may differ in besides: their names and options, and budgets stated in what they allocate."""

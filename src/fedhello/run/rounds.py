@@ -21,7 +21,7 @@ class Beginning:
     """What is there before round 0.
 
     Attributes:
-        state: The state.
+        state: The state; that of a run that goes on is its checkpoint's.
         bytes_up: Bytes that clients sent for the class prototypes.
         validation: Of the adapter that nobody has trained yet.
         test: Likewise.

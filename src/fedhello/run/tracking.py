@@ -247,7 +247,9 @@ class Tracker:
         )
 
     def on_start(self, session: Session, beginning: Beginning) -> None:
-        """Record what the adapter is worth before training."""
+        """Record what the adapter is worth before training, unless an earlier process has done so."""
+        if beginning.state.round:
+            return
         scores = {"validation": asdict(beginning.validation), "test": asdict(beginning.test)}
         self._record(beginning.state.round, numbers(scores))
 

@@ -1,0 +1,97 @@
+"""Real processes that can be killed, and what two runs must have in common."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+NURSERY = Path(__file__).with_name("nursery.py")
+
+
+class Processes:
+    """Starts the command line in processes of its own, which are children of one that has imported everything."""
+
+    def __init__(self):
+        self._nursery = subprocess.Popen(
+            [sys.executable, NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._ask({}) == "ready"
+
+    def start(self, folder, *words, **more):
+        """Start a command in a folder; return its process id. It writes to ``folder/out`` and ``folder/err``."""
+        return int(self._ask({"folder": str(folder), "words": [str(word) for word in words], **more}))
+
+    def wait(self, pid):
+        """Wait for a command and return its exit code; −9 of one that was killed."""
+        return int(self._ask({"wait": pid}))
+
+    def call(self, folder, *words, **more):
+        """Run a command to its end; return exit code, standard output and standard error."""
+        code = self.wait(self.start(folder, *words, **more))
+        return code, (folder / "out").read_text(), (folder / "err").read_text()
+
+    def kill(self, pid, number=signal.SIGKILL):
+        os.kill(pid, number)
+        return self.wait(pid)
+
+    def close(self):
+        self._nursery.stdin.close()
+        self._nursery.wait(timeout=60)
+        self._nursery.stdout.close()
+
+    def _ask(self, question):
+        self._nursery.stdin.write(json.dumps(question) + "\n")
+        self._nursery.stdin.flush()
+        return self._nursery.stdout.readline().strip()
+
+
+@pytest.fixture(scope="session")
+def processes():
+    found = Processes()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def until():
+    """Wait for a condition."""
+
+    def wait(condition, seconds=60.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it never came to pass"
+            time.sleep(0.001)
+
+    return wait
+
+
+def without_seconds(value):
+    """Return a value without what differs from run to run: seconds, and what the system says of memory."""
+    if isinstance(value, dict):
+        return {
+            key: without_seconds(inner)
+            for key, inner in value.items()
+            if "seconds" not in key and "per_second" not in key and "process_bytes" not in key
+        }
+    return [without_seconds(inner) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="session")
+def outcome():
+    """Return all of a run that must repeat: its tensors, its rounds and its figures."""
+
+    def read(folder):
+        files = [file for part in ("adapter", "heads", "models") for file in sorted((folder / part).glob("*"))]
+        rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+        return (
+            {str(file.relative_to(folder)): file.read_bytes() for file in files},
+            [without_seconds(entry) for entry in rounds],
+            without_seconds(json.loads((folder / "summary.json").read_text())),
+        )
+
+    return read

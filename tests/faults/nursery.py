@@ -1,0 +1,65 @@
+"""A process that has imported everything and gives birth to the command line, so that each test need not wait for it.
+
+It reads one question per line: ``{folder, words, dies_at}`` starts a command, ``{wait}`` waits for one. With
+``dies_at: n`` the child kills itself (SIGKILL) in front of its n-th step of writing: an fsync or a rename.
+"""
+
+import itertools
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+def main():
+    import matplotlib.backends.backend_svg
+    import matplotlib.pyplot
+
+    import fedhello.run.compare  # noqa: F401 - nearly all there is
+    from fedhello import cli
+
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "wait" in question:
+            _, status = os.waitpid(question["wait"], 0)
+            answer = os.waitstatus_to_exitcode(status)
+        elif "words" in question:
+            answer = os.fork() or child(cli, question)
+        else:
+            answer = "ready"
+        print(answer, flush=True)
+
+
+def child(cli, question):
+    os.chdir(question["folder"])
+    null = os.open(os.devnull, os.O_RDONLY)
+    out, err = (os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("out", "err"))
+    for descriptor, standard in ((null, 0), (out, 1), (err, 2)):
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["fedhello", *question["words"]]
+    steps = itertools.count(1)
+
+    def mortal(step):
+        def wrapped(*arguments, **named):
+            if next(steps) == question["dies_at"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(*arguments, **named)
+
+        return wrapped
+
+    if question.get("dies_at"):
+        os.fsync = mortal(os.fsync)
+        Path.replace, Path.rename = mortal(Path.replace), mortal(Path.rename)
+    try:
+        cli.main()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(sys.exc_info()[1].code if isinstance(sys.exc_info()[1], SystemExit) else 70)
+
+
+if __name__ == "__main__":
+    main()

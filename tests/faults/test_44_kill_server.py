@@ -1,0 +1,127 @@
+"""``kill -9`` at any instant costs at most the running round, and the resumed run ends bit-identically."""
+
+import random
+import time
+
+import pytest
+
+KILLED = -9
+SHORT = ["run.name=r", "train.rounds=3"]
+ROUND = 0.15  # seconds, about
+LONG = ["run.name=r", "train.rounds=10"]
+
+
+@pytest.fixture
+def place(workplace, tmp_path):
+    """A workplace of its own."""
+    for name in ("tiny.yaml", "texts.csv", "tiny"):
+        (tmp_path / name).symlink_to(workplace / name)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(processes, workplace, tmp_path_factory, outcome):
+    """Outcomes of runs that nobody disturbs, by what they were started with."""
+    known = {}
+
+    def run(*words):
+        if words not in known:
+            place = tmp_path_factory.mktemp("undisturbed")
+            for name in ("tiny.yaml", "texts.csv", "tiny"):
+                (place / name).symlink_to(workplace / name)
+            assert processes.call(place, "run", "tiny.yaml", *words)[0] == 0, (place / "err").read_text()
+            known[words] = outcome(place / "runs" / "r")
+        return known[words]
+
+    return run
+
+
+def check_resumed(processes, place, expected, outcome):
+    """Resume what was killed; it must have repeated one round at most, and end as if nothing had been."""
+    run = place / "runs" / "r"
+    finished = len((run / "rounds.jsonl").read_text().split("\n")) - 1
+    code, _, err = processes.call(place, "resume", "runs/r")
+    assert code == 0, err
+    assert outcome(run) == expected
+    if finished > 1:
+        log = (run / "log.txt").read_text()
+        assert any(f"going on after round {done} of" in log for done in (finished, finished - 1))
+
+
+@pytest.mark.parametrize("step", [15, 16, 17, 19, 20, 22])
+def test_killed_at_a_step_of_writing(processes, place, undisturbed, outcome, step):
+    expected = undisturbed(*SHORT)
+    assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=step)) == KILLED
+    check_resumed(processes, place, expected, outcome)
+
+
+def test_killed_before_there_is_a_folder(processes, place, undisturbed, outcome):
+    expected = undisturbed(*SHORT)
+    assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=13)) == KILLED
+    assert not (place / "runs" / "r").exists()
+    assert processes.call(place, "run", "tiny.yaml", *SHORT)[0] == 0
+    assert outcome(place / "runs" / "r") == expected
+
+
+def test_killed_before_the_first_checkpoint_says_that_it_begins(processes, place, undisturbed, outcome):
+    expected = undisturbed(*SHORT)
+    processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=15))
+    code, _, err = processes.call(place, "resume", "runs/r")
+    assert (code, err) == (0, "note: there is no checkpoint yet; the run begins at round 1\n")
+    assert outcome(place / "runs" / "r") == expected
+
+
+def test_killed_twice_and_with_fewer_checkpoints(processes, place, undisturbed, outcome):
+    expected = undisturbed(*SHORT)
+    words = ["run", "tiny.yaml", *SHORT, "run.checkpoint_every=2", "run.keep=1"]
+    assert processes.wait(processes.start(place, *words, dies_at=19)) == KILLED
+    assert processes.wait(processes.start(place, "resume", "runs/r", dies_at=12)) == KILLED
+    assert processes.call(place, "resume", "runs/r")[0] == 0
+    assert outcome(place / "runs" / "r") == expected
+    assert len(list((place / "runs" / "r" / "checkpoints").iterdir())) == 1
+
+
+def kill_at_random(processes, place, undisturbed, outcome, until, seed):
+    expected = undisturbed(*LONG)
+    rng, rounds = random.Random(seed), place / "runs" / "r" / "rounds.jsonl"
+    done, share = rng.randrange(10), rng.random()
+    pid = processes.start(place, "run", "tiny.yaml", *LONG)
+    until(lambda: rounds.exists() and len(rounds.read_text().splitlines()) >= done)
+    time.sleep(share * ROUND)
+    processes.kill(pid)
+    check_resumed(processes, place, expected, outcome)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_a_random_instant(processes, place, undisturbed, outcome, until, seed):
+    kill_at_random(processes, place, undisturbed, outcome, until, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3, 33))
+def test_killed_at_thirty_random_instants(processes, place, undisturbed, outcome, until, seed):
+    kill_at_random(processes, place, undisturbed, outcome, until, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", range(15, 45))
+def test_killed_at_every_step_of_writing(processes, place, undisturbed, outcome, step):
+    expected = undisturbed(*SHORT)
+    if processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=step)) == KILLED:
+        check_resumed(processes, place, expected, outcome)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.head=local"],
+        ["method.name=helora-kd", "data.public=8", "clients.tiers=[{share: 1/2, rank: 2}, {share: 1/2, rank: 4}]"],
+        ["method.name=flora", "clients.tiers=[{share: 1/2, rank: 2}, {share: 1/2, rank: 4}]"],
+        ["clients.tiers=[{share: 1/2, memory: 20MB}, {share: 1/2, memory: 30MB}]"],
+    ],
+    ids=["personal heads", "several models", "merged products", "over budget"],
+)
+def test_all_that_rounds_hand_on_is_in_the_checkpoint(processes, place, undisturbed, outcome, words):
+    expected = undisturbed(*SHORT, *words)
+    assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, *words, dies_at=22)) == KILLED
+    check_resumed(processes, place, expected, outcome)
