@@ -428,7 +428,10 @@ INSTRUCTION: dict[str, tuple[Any, ...]] = {
 """What instruction data stands for: a language model has no head, and its classes are the tokens."""
 
 
-IRRELEVANT = ("run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep")
+IRRELEVANT = (
+    "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
+    "run.deadline_factor",
+)  # fmt: skip
 """What has no influence on a result: where the folder lies, who else is told, and what is kept on the way."""
 
 

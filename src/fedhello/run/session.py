@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ class Session:
         histogram: Samples of each client by class, integers, shape (K, C).
         tier_of: Tier of each client, by id.
         notes: What a user should know before the start.
+        described: What ``clients.json`` holds of each client where its histogram is not known here.
     """
 
     config: Config
@@ -83,6 +85,7 @@ class Session:
     histogram: np.ndarray
     tier_of: tuple[int, ...]
     notes: tuple[str, ...]
+    described: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
