@@ -9,6 +9,9 @@
                  for each layer l: θ_lᵗ⁺¹ ← weighted mean of θ_{k,l} over C_l = {k ∈ S_t : l ∈ m_k},
                                    θ_lᵗ⁺¹ ← θ_lᵗ where C_l is empty
 
+What the paper leaves open: a client whose update does not come, or does not count, is as if it were not in S_t; where
+fewer count than the quorum, all stays as it was and round t is attempted again with another S_t.
+
 What HLA and the mean are is the method's choice (``fedhello.methods``), and so is the part of θᵗ that a client gets
 where ranks differ; how clients are reached is the engine's (``fedhello.engine``). This file knows neither a model nor
 a disk, a network or a terminal.
@@ -36,6 +39,7 @@ Block 0 is the mean over both clients, (3·1 + 1·2)/4; block 1 was trained by c
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from fedhello.allocation.bytes import measured_excess
 from fedhello.methods import BoundMethod
@@ -48,6 +52,7 @@ from fedhello.types import (
     Context,
     Distil,
     Federation,
+    Rejection,
     RoundRecord,
     RunState,
     Situation,
@@ -55,8 +60,8 @@ from fedhello.types import (
     Update,
 )
 
-Train = Callable[[Iterable[Task]], Iterable[Update]]
-"""LocalTraining on every client of a round: tasks (θ_k, m_k, t) in ascending client id → updates in the same order."""
+Train = Callable[[Iterable[Task]], Iterable[Update | Rejection]]
+"""LocalTraining on every client of a round: tasks (θ_k, m_k, t) in ascending client id → replies in the same order."""
 
 Score = Callable[[Adapter], tuple[float, ...]]
 """Γ: one Fisher score per block under θ, from the server's proxy set; length L."""
@@ -75,7 +80,7 @@ def round(
     score: Score | None,
     distil: Distil | None = None,
 ) -> tuple[RunState, RoundRecord]:
-    """Play one round of Algorithm 1.
+    """Play one round of Algorithm 1, or one attempt at it: it counts completely or not at all.
 
     Args:
         state: The state before the round; it is not changed.
@@ -89,7 +94,7 @@ def round(
         The state after the round, and the record of what happened in it.
     """
     t, θ = state.round, state.adapter
-    S_t = sample_clients(federation, t)
+    S_t = sample_clients(federation, t, state.attempt)
 
     scored = method.scores_due(t)
     if scored and score is None:
@@ -101,33 +106,44 @@ def round(
     m = {k: m_k for k, m_k in chosen.items() if m_k is not None}  # the others sit this round out
 
     reports: list[ClientReport] = []
-    tasks = (method.send(θ, m_k, at[k]) for k, m_k in m.items())
-    updates = _reported(train(tasks), S_t, m, reports)
-    θ_next = method.aggregate(Context(θ, federation, t, m, state.memory, distil), updates)
+    rejections: list[Rejection] = []
+    context = Context(θ, federation, t, m, state.memory, distil)
+    tasks = (replace(method.send(θ, m_k, at[k]), attempt=state.attempt) for k, m_k in m.items())
+    updates = _counted(method.screen(context, train(tasks)), S_t, m, reports, rejections)
+    θ_next = method.aggregate(context, updates)
 
+    needed = federation.enough(len(m))
+    failed = f"{len(reports)} of {len(m)} updates count; the quorum is {needed}" if len(reports) < needed else None
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.blocks))
-    over_budget = measured_excess(federation, reports, state.excess)
-    record = RoundRecord(t, tuple(reports), contributors, Γ, scored, tuple(over_budget))
+    over_budget = measured_excess(federation, reports, state.excess, rejections)
+    happened = (tuple(over_budget), tuple(rejections), failed, state.attempt, θ_next.flags)
+    record = RoundRecord(t, tuple(reports), contributors, Γ, scored, *happened)
     excess = {**state.excess, **over_budget}
+    if failed is not None:
+        return replace(state, attempt=state.attempt + 1, excess=excess), record
     return RunState(t + 1, θ_next.adapter, Γ, excess, θ_next.memory), record
 
 
-def sample_clients(federation: Federation, round: int) -> tuple[Client, ...]:
-    """Return S_t: ``clients_per_round`` different clients, uniformly at random, in ascending id."""
-    rng = generator(federation.seed, "sampling", round)
-    chosen = rng.choice(len(federation.clients), size=federation.clients_per_round, replace=False)
+def sample_clients(federation: Federation, round: int, attempt: int = 0) -> tuple[Client, ...]:
+    """Return S_t: as many different clients as are invited, uniformly at random, in ascending id."""
+    rng = generator(federation.seed, "sampling", round, *([attempt] if attempt else []))
+    chosen = rng.choice(len(federation.clients), size=federation.invited, replace=False)
     return tuple(federation.clients[i] for i in sorted(chosen))
 
 
-def _reported(
-    updates: Iterable[Update],
+def _counted(
+    replies: Iterable[Update | Rejection],
     S_t: tuple[Client, ...],
     m: Mapping[int, Allocation],
     reports: list[ClientReport],
+    rejections: list[Rejection],
 ) -> Iterator[Update]:
-    """Pass updates on one by one and note, without the tensors, what each client did."""
+    """Pass updates on one by one; note, without the tensors, what each client did and which replies do not count."""
     tier = {k.id: k.tier for k in S_t}
-    for u in updates:
+    for u in replies:
+        if isinstance(u, Rejection):
+            rejections.append(u)
+            continue
         k, a = u.client, m[u.client]
         sizes = (u.bytes_down, u.bytes_up)
         reports.append(ClientReport(k, tier[k], a.blocks, a.policies, u.samples, u.metrics, *sizes, a.ranks))

@@ -4,6 +4,11 @@ Every error carries one sentence: what was expected, what was found, how to fix 
 prints that sentence and exits with ``exit_code``; a library user catches ``FedhelloError``.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedhello.types import Reason
+
 
 class FedhelloError(Exception):
     """Base of all errors that fedhello raises on purpose."""
@@ -42,15 +47,29 @@ class MissingExtraError(FedhelloError):
 
 
 class UpdateError(FedhelloError):
-    """A client's update is not what its allocation promised."""
+    """A client's update is not what its allocation promised.
+
+    Attributes:
+        reason: The kind of reason, under which an engine lists the client as rejected.
+    """
 
     exit_code = 7
+
+    def __init__(self, sentence: str, reason: "Reason" = "failed") -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 class OutOfReachError(FedhelloError):
     """A model or a data set is on the hub, and the hub cannot be asked; nothing is known to be wrong with it."""
 
     exit_code = 8
+
+
+class QuorumError(FedhelloError):
+    """Too few clients' updates counted, in several attempts at one round."""
+
+    exit_code = 9
 
 
 class EngineError(FedhelloError):

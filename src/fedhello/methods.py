@@ -45,6 +45,7 @@ from fedhello.types import (
     Context,
     Federation,
     Outcome,
+    Rejection,
     RunState,
     Sender,
     Situation,
@@ -75,6 +76,15 @@ def runs_anywhere(federation: Federation, adapter: Adapter) -> None:
     """For methods that ask for nothing special."""
 
 
+Screen = Callable[[Context, Iterable[Update | Rejection]], Iterable[Update | Rejection]]
+"""What becomes of the clients' replies before they are combined: some updates may change, or be rejected."""
+
+
+def all_pass(context: Context, replies: Iterable[Update | Rejection]) -> Iterable[Update | Rejection]:
+    """Let every update pass as it is."""
+    return replies
+
+
 @dataclass(frozen=True)
 class BoundMethod:
     """A method with its options filled in, as Algorithm 1 uses it."""
@@ -86,6 +96,7 @@ class BoundMethod:
     scores_due: Callable[[int], bool]
     models: Models
     local: Mapping[str, Any]
+    screen: Screen = all_pass
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,6 +21,12 @@ one, or a frozen one that backward must pass. Blocks below the lowest have none.
 
 Factors = Literal["A", "B", "AB"]
 """Which LoRA factors train."""
+
+Reason = Literal[
+    "malformed", "checksum", "too large", "stale", "duplicate", "not invited", "wrong tensors", "not finite",
+    "wrong count", "out of bounds", "over budget", "failed", "late", "lost",
+]  # fmt: skip
+"""Why a client's reply does not count: see ``docs/reference/run-folder.md`` for what each stands for."""
 
 Rule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
 """Which policies a run allows; see ``fedhello.allocation.bytes``."""
@@ -140,6 +147,9 @@ class Federation:
         costs: Per tier, what training takes on the largest of its clients' data; empty where nothing is predicted.
         rank: R, the rank of the global adapter.
         scale: s, the LoRA scale, the same for all ranks: h = W₀x + s·B A x.
+        quorum: How many of ``clients_per_round`` updates must count for a round to commit; where fewer are asked to
+            train, the same share of those.
+        over_selection: How many times ``clients_per_round`` are invited, so that as many are left when some are lost.
     """
 
     clients: tuple[Client, ...]
@@ -151,6 +161,18 @@ class Federation:
     costs: tuple[Costs, ...] = ()
     rank: int = 1
     scale: float = 1.0
+    quorum: int = 1
+    over_selection: float = 1.0
+
+    @property
+    def invited(self) -> int:
+        """How many clients are invited to a round."""
+        wanted = ceil(self.clients_per_round * self.over_selection - 1e-9)  # 10 · 1.1 is above 11 in binary
+        return min(len(self.clients), wanted)
+
+    def enough(self, asked: int) -> int:
+        """Return how many updates must count where so many clients were asked to train."""
+        return min(self.quorum, -(-asked * self.quorum // self.clients_per_round))
 
 
 @dataclass(frozen=True)
@@ -246,6 +268,7 @@ class Task:
         allocation: m_k.
         adapter: θ_k, what it starts from: the global adapter or the client's part of it.
         known: Names of the tensors that it knows already, so that they need not travel.
+        attempt: How many attempts at the round have failed before.
     """
 
     client: int
@@ -253,6 +276,7 @@ class Task:
     allocation: Allocation
     adapter: Adapter
     known: frozenset[str] = frozenset()
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -279,6 +303,27 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Rejection:
+    """Why a client's reply does not count; to the round, a rejected client is an absent one.
+
+    Attributes:
+        client: Its id.
+        round: The round it was invited to.
+        reason: The kind of reason.
+        detail: A sentence.
+        bytes_down: Bytes it received for this round, as sent.
+        bytes_up: Bytes of its reply; 0 where none came.
+    """
+
+    client: int
+    round: int
+    reason: Reason
+    detail: str = ""
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True)
 class ClientReport:
     """What is remembered of one client in one round, for the run's folder; no tensors."""
 
@@ -295,15 +340,19 @@ class ClientReport:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What happened in one round.
+    """What happened in one attempt at a round.
 
     Attributes:
         round: t, from 0.
-        clients: One report per client that took part, ascending id.
+        clients: One report per client whose update counted, ascending id.
         contributors: Per block, how many clients trained it; length L.
         scores: Γ, the Fisher scores that this round's allocation used; length L, or None.
         scored: Whether the scores were recomputed in this round.
-        over_budget: The clients whose measured peak was above their memory budget.
+        over_budget: The clients that went over their memory budget.
+        rejections: One per client that was asked to train and whose reply does not count.
+        failed: Why the attempt was abandoned, so that everything stayed as it was; None if the round was committed.
+        attempt: How many attempts at the round had failed before.
+        flags: What the aggregation did otherwise than it was asked to, one sentence each.
     """
 
     round: int
@@ -312,6 +361,10 @@ class RoundRecord:
     scores: tuple[float, ...] | None
     scored: bool
     over_budget: tuple[int, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+    failed: str | None = None
+    attempt: int = 0
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -324,6 +377,7 @@ class RunState:
         scores: Γ of the last Fisher scoring, length L; None before the first.
         excess: Client → how many times its predicted peak it was seen to need, for those that went over budget.
         memory: Name → value: what the method remembers besides, such as one model per rank.
+        attempt: How many attempts at the round that comes next have failed.
     """
 
     round: int
@@ -331,6 +385,7 @@ class RunState:
     scores: tuple[float, ...] | None = None
     excess: Mapping[int, float] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -376,10 +431,11 @@ class Sender(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round leads to: the next global adapter, and what the method remembers."""
+    """What a round leads to: the next global adapter, what the method remembers, and what was done otherwise."""
 
     adapter: Adapter
     memory: Mapping[str, Tensor]
+    flags: tuple[str, ...] = ()
 
 
 Distil = Callable[[Sequence[Adapter], "Distillation", int], Sequence[Adapter]]

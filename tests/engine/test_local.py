@@ -11,7 +11,7 @@ from fedhello.engine import local as local_module
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import encode_tensors
 from fedhello.methods import METHODS
-from fedhello.types import Allocation, Task
+from fedhello.types import Allocation, ClientReport, Rejection, RoundRecord, Task, Update
 
 SETTINGS = TrainingSettings(
     rounds=4, epochs=1, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
@@ -22,6 +22,14 @@ SETTINGS = TrainingSettings(
 def tasks(adapter, allocations, t):
     """Everybody starts from the whole adapter."""
     return [Task(k, t, allocations[k], adapter) for k in sorted(allocations)]
+
+
+def committed(engine, adapter, allocations, t, failed=None):
+    """Train, and let all updates count, or none if the attempt failed."""
+    replies = list(engine.train(tasks(adapter, allocations, t)))
+    reports = [ClientReport(u.client, 0, (), (), u.samples, u.metrics, 0, 0) for u in replies if isinstance(u, Update)]
+    engine.commit(RoundRecord(t, tuple(reports), (), None, False, failed=failed))
+    return replies
 
 
 @pytest.fixture
@@ -67,8 +75,8 @@ def test_bytes_are_those_of_the_messages(engine, monkeypatch):
     sent = []
     real = local_module.encode_update
 
-    def spy(update):
-        sent.append(real(update))
+    def spy(update, run):
+        sent.append(real(update, run))
         return sent[-1]
 
     monkeypatch.setattr(local_module, "encode_update", spy)
@@ -97,13 +105,13 @@ def test_personal_heads_stay_with_their_clients(engine):
     adapter = e.model.snapshot(share_head=False)
     start = e.model.read(e.model.head_names)
     both = {0: Allocation((0,)), 1: Allocation((0,))}
-    updates = list(e.train(tasks(adapter, both, t=0)))
+    updates = committed(e, adapter, both, t=0)
     assert all(set(u.tensors) == set(adapter.names(Allocation((0,)))) for u in updates)
     weight = e.model.head_tensor_name("weight")
     first = {k: head[weight].clone() for k, head in e.personal_heads.items()}
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], start[weight])
-    list(e.train(tasks(adapter, {0: Allocation((0,))}, t=1)))
+    committed(e, adapter, {0: Allocation((0,))}, t=1)
     assert not torch.equal(first[0], e.personal_heads[0][weight])
     assert torch.equal(first[1], e.personal_heads[1][weight])
 
@@ -115,7 +123,7 @@ def test_a_personal_head_goes_on_from_where_it_was(engine):
     e.personal_heads[0] = {
         name: torch.full_like(value, 0.5) for name, value in e.model.read(e.model.head_names).items()
     }
-    list(e.train(tasks(adapter, {0: Allocation((0,))}, t=0)))
+    committed(e, adapter, {0: Allocation((0,))}, t=0)
     assert e.personal_heads[0][weight] == pytest.approx(torch.full((3, 8), 0.5), abs=1e-4)
 
 
@@ -187,3 +195,44 @@ def test_an_interrupted_client_leaves_no_head_behind(engine, monkeypatch):
     assert len(calls) == 5
     assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
     assert e.personal_heads == {}
+
+
+def test_a_failed_attempt_leaves_every_head_as_it_was(engine):
+    e = engine(head="personal")
+    committed(e, e.model.snapshot(share_head=False), {0: Allocation((0,))}, t=0, failed="the quorum is 2")
+    assert e.personal_heads == {}
+
+
+def test_one_clients_error_is_its_own_and_its_head_stays(engine, monkeypatch):
+    e = engine(head="personal")
+    real = local_module.local_training
+
+    def training(model, work, settings):
+        if work.client == 1:
+            raise OSError("its disk is gone")
+        return real(model, work, settings)
+
+    monkeypatch.setattr(local_module, "local_training", training)
+    allocation = Allocation((0,))
+    replies = committed(e, e.model.snapshot(share_head=False), {0: allocation, 1: allocation, 2: allocation}, t=0)
+    assert [type(reply) for reply in replies] == [Update, Rejection, Update]
+    assert (replies[1].client, replies[1].reason, replies[1].detail) == (1, "failed", "OSError: its disk is gone")
+    assert replies[1].bytes_down == replies[0].bytes_down
+    assert e.personal_heads.keys() == {0, 2}
+
+
+def test_training_that_diverges_is_rejected_as_not_finite(engine):
+    e = engine(lr=1e38)
+    (reply,) = e.train(tasks(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0))
+    assert reply.reason == "not finite"
+    assert "Lower train.lr" in reply.detail
+
+
+def test_a_client_without_memory_is_rejected_as_over_budget(engine, monkeypatch):
+    def training(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(local_module, "local_training", training)
+    e = engine()
+    (reply,) = e.train(tasks(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0))
+    assert reply.reason == "over budget"

@@ -13,8 +13,6 @@ from pathlib import Path
 
 
 def main():
-    import matplotlib.backends.backend_svg
-    import matplotlib.pyplot
 
     import fedhello.run.compare  # noqa: F401 - nearly all there is
     from fedhello import cli

@@ -38,7 +38,19 @@ from functools import lru_cache
 
 import numpy as np
 
-from fedhello.types import KEEP, Allocation, Budget, ClientReport, Costs, Federation, Policy, Role, Rule, Situation
+from fedhello.types import (
+    KEEP,
+    Allocation,
+    Budget,
+    ClientReport,
+    Costs,
+    Federation,
+    Policy,
+    Rejection,
+    Role,
+    Rule,
+    Situation,
+)
 
 OPTIONS: dict[Rule, dict[Role, tuple[Policy, ...]]] = {
     "keep": {"trained": ("keep",), "frozen": ("keep",)},
@@ -218,8 +230,15 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 
+OUT_OF_MEMORY = 1.25
+"""How many times its prediction a client is taken to need that ran out of memory before anything was measured."""
+
+
 def measured_excess(
-    federation: Federation, reports: Sequence[ClientReport], before: Mapping[int, float]
+    federation: Federation,
+    reports: Sequence[ClientReport],
+    before: Mapping[int, float],
+    rejections: Sequence[Rejection] = (),
 ) -> dict[int, float]:
     """Return, for each client that went over its memory budget, how many times its prediction it needed at most so far.
 
@@ -228,8 +247,9 @@ def measured_excess(
         reports: With the metrics ``peak_bytes`` (of tensors) and ``process_bytes`` (of the process), as far as they
             were measured, and ``predicted_memory_bytes``.
         before: The same of earlier rounds.
+        rejections: A client that ran out of memory measured nothing; each time it is taken to need a quarter more.
     """
-    found = {}
+    found = {r.client: before.get(r.client, 1.0) * OUT_OF_MEMORY for r in rejections if r.reason == "over budget"}
     for report in reports:
         memory, metrics = federation.tiers[report.tier].memory, report.metrics
         measured = max(metrics.get("peak_bytes", 0.0), metrics.get("process_bytes", 0.0))

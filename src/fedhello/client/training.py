@@ -26,11 +26,13 @@ LearningRateSchedule = Literal["constant", "cosine", "linear", "exponential", "p
 OptimizerName = Literal["adamw", "sgd"]
 
 
-METRICS = (
-    "loss", "samples", "steps", "batches", "tokens", "widest_samples", "widest_tokens", "seconds", "saved_bytes",
-    "peak_bytes", "process_bytes",
+ALWAYS_MEASURED = (
+    "loss", "samples", "steps", "batches", "tokens", "widest_samples", "widest_tokens", "seconds",
 )  # fmt: skip
-"""What ``local_training`` measures."""
+"""What ``local_training`` measures in any case."""
+
+METRICS = (*ALWAYS_MEASURED, "saved_bytes", "peak_bytes", "process_bytes")
+"""What ``local_training`` measures at most."""
 
 BFLOAT16_BATCH = 32
 """Samples from which on bf16 autocast is faster on a CPU that computes in bf16; see benchmarks/throughput.py."""
@@ -275,7 +277,7 @@ def _check(
 ) -> None:
     who = f"client {work.client} in round {work.round}"
     if not math.isfinite(total) or not all(bool(value.isfinite().all()) for value in after.values()):
-        raise UpdateError(f"expected finite training values; {who} got NaN or infinity. Lower train.lr.")
+        raise UpdateError(f"expected finite training values; {who} got NaN or infinity. Lower train.lr.", "not finite")
     # Single factors may rest: while B is zero, A has no gradient. A whole block must not.
     moved = {model.block_of[name] for name in work.names if not torch.equal(before[name], after[name])}
     still = {model.block_of[name] for name in work.names} - moved

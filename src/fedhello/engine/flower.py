@@ -31,7 +31,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,9 @@ def _retry() -> RetryInvoker:
 
 def _superexec(address: Address, secret: bytes) -> RuntimeHttpClient:
     protected = frozenset({"/flwr.proto.Runtime/AcquireTask"})
-    return _runtime(address, "SuperExec", SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=protected))
+    return _runtime(
+        address, "SuperExec", SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=protected)
+    )
 
 
 def _runtime(address: Address, component: str, credential: Any) -> RuntimeHttpClient:

@@ -1,22 +1,22 @@
 """The local engine: all clients in this process, one after the other, on one model in memory."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
-from fedhello.allocation.bytes import needs
 from fedhello.client.memory import gpu_limit
-from fedhello.client.prediction import StepCosts
+from fedhello.client.prediction import StepCosts, predicted
 from fedhello.client.training import Assignment, TrainingSettings, local_training
 from fedhello.data.batches import Samples
-from fedhello.engine.wire import Expected, decode_update, encode_task, encode_tensors, encode_update
+from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_update, expect
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import ClassSums, class_sums
-from fedhello.types import Allocation, Client, Federation, Task, Update
+from fedhello.randomness import generator
+from fedhello.types import Client, Federation, Reason, Rejection, RoundRecord, Task, Update
 
 
 @dataclass
@@ -33,6 +33,8 @@ class LocalEngine:
         settings: How clients train.
         personal_heads: Client → its own head, for the head policy ``local``; None where heads are not personal.
         costs: What steps hold by allocation; None predicts nothing.
+        dropout: Each invited client is lost with this probability: a simulation, drawn from a stream of its own.
+        run: Id of the run, which every update states.
         initial_head: The head's tensors as the engine found them: where every personal head starts.
     """
 
@@ -42,34 +44,74 @@ class LocalEngine:
     settings: TrainingSettings
     personal_heads: dict[int, dict[str, Tensor]] | None = None
     costs: StepCosts | None = None
+    dropout: float = 0.0
+    run: str = "local"
     initial_head: dict[str, Tensor] = field(init=False)
+    _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.initial_head = self.model.read(self.model.head_names)
+        self._trained_heads = {}
 
-    def train(self, tasks: Iterable[Task]) -> Iterator[Update]:
-        """Train the clients of a round, in ascending id, and yield their updates one by one.
+    def train(self, tasks: Iterable[Task]) -> Iterator[Update | Rejection]:
+        """Train the clients of a round, in ascending id, and yield their replies one by one.
+
+        Whatever goes wrong at one client is that client's ``Rejection``. New personal heads wait for ``commit``.
 
         Args:
             tasks: What each of them starts from and trains.
-
-        Raises:
-            UpdateError: If a client's training fails.
         """
         clients = {client.id: client for client in self.federation.clients}
-        heads: dict[int, dict[str, Tensor]] = {}
-        for task in tasks:
-            k, client = task.client, clients[task.client]
-            names = task.adapter.names(task.allocation)
-            personal = self._put_personal_head(k)
-            values, metrics = self._train_one(task, client, (*names, *personal))
-            heads |= {k: {name: values.pop(name) for name in personal}} if personal else {}
-            payload = encode_update(Update(k, task.round, client.samples, values, metrics))
-            expected = Expected(k, task.round, client.samples, {name: task.adapter.tensors[name] for name in names})
-            update = decode_update(payload, expected, len(encode_task(task)))
-            yield replace(update, metrics={**update.metrics, **self._predicted(update, task.allocation)})
-        # A round that breaks off leaves everybody's head as it was before it.
-        self.personal_heads = None if self.personal_heads is None else self.personal_heads | heads
+        self._trained_heads = {}
+        for task, absence in self._arrivals(tasks):
+            yield self._reply(task, clients[task.client]) if absence is None else absence
+
+    def commit(self, record: RoundRecord) -> None:
+        """Adopt the personal heads of the clients that counted; all others keep the heads that they had."""
+        if self.personal_heads is not None and record.failed is None:
+            counted = {report.client for report in record.clients}
+            self.personal_heads |= {k: head for k, head in self._trained_heads.items() if k in counted}
+        self._trained_heads = {}
+
+    def _arrivals(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Rejection | None]]:
+        """Say of each task why its client does not count from the start: it is lost, or too late; None if it does."""
+        if self.federation.over_selection == 1:  # then nobody can be late, and tasks need not all be held at once
+            yield from ((task, self._lost(task)) for task in tasks)
+            return
+        found = [(task, self._lost(task)) for task in tasks]
+        arriving = [task.client for task, lost in found if lost is None]
+        late = set(self._order(found[0][0], arriving)[self.federation.clients_per_round :]) if found else set()
+        for task, lost in found:
+            yield task, self._absent(task, "late", "enough others came first") if task.client in late else lost
+
+    def _lost(self, task: Task) -> Rejection | None:
+        chance = generator(self.federation.seed, "dropout of clients", task.round, task.attempt, task.client).random()
+        return self._absent(task, "lost", "nothing came back") if chance < self.dropout else None
+
+    def _order(self, task: Task, clients: Sequence[int]) -> list[int]:
+        """Return the order in which clients would arrive in a task's round."""
+        rng = generator(self.federation.seed, "order of arrival", task.round, task.attempt)
+        return [clients[i] for i in rng.permutation(len(clients))]
+
+    def _absent(self, task: Task, reason: Reason, detail: str) -> Rejection:
+        return Rejection(task.client, task.round, reason, detail, len(encode_task(task)))
+
+    def _reply(self, task: Task, client: Client) -> Update | Rejection:
+        """Train one client and pass its update through the same encoding and checks as on a network."""
+        bytes_down = len(encode_task(task))
+        personal = self._put_personal_head(client.id)
+        try:
+            values, metrics = self._train_one(task, client, (*task.adapter.names(task.allocation), *personal))
+            head = {name: values.pop(name) for name in personal}
+            payload = encode_update(Update(client.id, task.round, client.samples, values, metrics), self.run)
+        except Exception as error:  # one client's fault, of whatever kind, must not end the run
+            return Rejection(client.id, task.round, *_fault(error), bytes_down)
+        update = decode(payload, expect(task, client.samples, self.run, bytes_down))
+        if isinstance(update, Rejection):
+            return update
+        if personal:
+            self._trained_heads[client.id] = head
+        return predicted(update, task.allocation, self.costs)
 
     def _train_one(
         self, task: Task, client: Client, names: tuple[str, ...]
@@ -92,23 +134,12 @@ class LocalEngine:
         except torch.OutOfMemoryError as error:
             raise UpdateError(
                 f"expected client {client.id} in round {task.round} to train within {client.budget.memory} bytes; the "
-                f"device has no more: {str(error).splitlines()[0]} Lower train.batch_size or the tier's memory."
+                f"device has no more: {str(error).splitlines()[0]} Lower train.batch_size or the tier's memory.",
+                "over budget",
             ) from error
         finally:
             # What the server scores and saves next must not hold one client's private head.
             self.model.write(self.initial_head if self.personal_heads is not None else {})
-
-    def _predicted(self, update: Update, allocation: Allocation) -> dict[str, float]:
-        """Return what the client's widest step was predicted to take; the server knows it without being told."""
-        if self.costs is None:
-            return {}
-        shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
-        found = needs(self.costs.at(shape), allocation, first_step=update.metrics["steps"] == 1)
-        return {
-            "predicted_saved_bytes": found.saved_bytes,
-            "predicted_peak_bytes": found.peak_bytes,
-            "predicted_memory_bytes": found.memory_bytes,
-        }
 
     def class_sums(self) -> Iterator[tuple[ClassSums, int]]:
         """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""
@@ -123,3 +154,10 @@ class LocalEngine:
             return ()
         self.model.write(self.personal_heads.get(k, self.initial_head))
         return self.model.head_names
+
+
+def _fault(error: Exception) -> tuple[Reason, str]:
+    """Return why a client failed, as a kind of reason and a sentence."""
+    if isinstance(error, UpdateError):
+        return error.reason, str(error)
+    return "failed", f"{type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedhello.client.training import TrainingSettings
 from fedhello.model.head import ClassSums
-from fedhello.types import Task, Update
+from fedhello.types import Rejection, RoundRecord, Task, Update
 
 
 class Engine(Protocol):
@@ -28,8 +28,12 @@ class Engine(Protocol):
         """Return the head's tensors where every personal head starts."""
         ...
 
-    def train(self, tasks: Iterable[Task]) -> Iterable[Update]:
-        """Let the clients of a round train, and yield what they return, in ascending client id."""
+    def train(self, tasks: Iterable[Task]) -> Iterable[Update | Rejection]:
+        """Let the clients of a round train, and yield what comes of it, in ascending client id."""
+        ...
+
+    def commit(self, record: RoundRecord) -> None:
+        """Adopt what the clients that counted keep for themselves."""
         ...
 
     def class_sums(self) -> Iterable[tuple[ClassSums, int]]:

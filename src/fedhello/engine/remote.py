@@ -16,12 +16,11 @@ again by its name. No wall clock is read; what decides is the order of messages 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Protocol
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -374,9 +373,7 @@ class RemoteEngine:
     def _rate(self, client: int) -> float:
         return self.rates.get(client, len(PROBE) / self.pace.floor)
 
-    def _send(
-        self, client: int, kind: str, fields: Fields, seconds: float, group: str = ""
-    ) -> _Sent:
+    def _send(self, client: int, kind: str, fields: Fields, seconds: float, group: str = "") -> _Sent:
         began = self.clock()
         node = self.node_of.get(client, 0)
         message = self.link.send(node, kind, fields, group) if node else ""

@@ -301,7 +301,7 @@ class TierConfig(_Section):
 
 
 class ClientsConfig(_Section):
-    """The tiers; clients are assigned to them by id, in this order."""
+    """The tiers; clients are assigned to them by id, in this order. ``dropout`` simulates lost clients."""
 
     tiers: list[TierConfig] = Field(
         default=[
@@ -311,6 +311,7 @@ class ClientsConfig(_Section):
         ],
         min_length=1,
     )
+    dropout: float = Field(0.0, ge=0, lt=1)
 
     @field_validator("tiers")
     @classmethod
@@ -339,6 +340,9 @@ class TrainConfig(_Section):
 
     rounds: int = Field(20, ge=1)
     clients_per_round: int = Field(5, ge=1)
+    over_selection: float = Field(1.0, ge=1)
+    quorum: Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)] = 0.5
+    retries: int = Field(3, ge=1)
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
     optimizer: OptimizerName = "adamw"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from fedhello.model.adapter import LoraModel
 from fedhello.run.config import Config, TierConfig
 from fedhello.types import Budget, Client, Costs, Federation, Rule
 from fedhello.words import budget_words, human_bytes
-
 
 Batches = tuple[Shape, Sequence[Shape]]
 """A client's widest batch, and about which batches it meets in a round."""
@@ -135,6 +135,8 @@ def federation_of(
         costs=costs,
         rank=config.model.lora.rank,
         scale=model.scale,
+        quorum=ceil(config.train.quorum * config.train.clients_per_round - 1e-9),
+        over_selection=config.train.over_selection,
     )
 
 

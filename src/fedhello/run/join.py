@@ -347,14 +347,18 @@ class _Supervisor:
                 self._start_what_is_missing()
             elif time.monotonic() - seen > self._connection.patience:
                 where = f"{self._connection.host}:{self._connection.port}"
-                raise EngineError(f"expected a server at {where}; nothing answered for {self._connection.patience:.0f} s")
+                raise EngineError(
+                    f"expected a server at {where}; nothing answered for {self._connection.patience:.0f} s"
+                )
             if self._over():
                 return
             time.sleep(PAUSE)
 
     def _start_what_is_missing(self) -> None:
         if self._node is None:
-            self._node = spawn("fedhello.engine.flower", self._connection.supernode(self._port, self._secret), self._log)
+            self._node = spawn(
+                "fedhello.engine.flower", self._connection.supernode(self._port, self._secret), self._log
+            )
         if self._worker is None:
             arguments = [json.dumps(asdict(self._options)), str(self._port), str(self._secret)]
             self._worker = spawn("fedhello.run.join", arguments)
@@ -403,6 +407,18 @@ def _why(code: int) -> str:
     if code == HUNG:
         return "training took longer than the server waits for"
     return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """Read HOST:PORT, where an IPv6 address stands in brackets.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:/]+)):(\d{1,5})", text)
+    if found is None or not 0 < int(found[3]) < 2**16:
+        raise ConfigError(f"expected --server to be HOST:PORT, such as 192.168.0.7:8000; found {text!r}")
+    return found[1] or found[2], int(found[3])
 
 
 def free_port() -> int:

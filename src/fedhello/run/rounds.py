@@ -10,6 +10,7 @@ from torch import Tensor
 from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.client.fisher import block_scores
+from fedhello.errors import QuorumError
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import add_up, is_shared, prototype_head
 from fedhello.run.session import Session
@@ -35,7 +36,7 @@ class Beginning:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One round as it is shown and stored.
+    """One attempt at a round as it is shown and stored.
 
     Attributes:
         record: What the algorithm did.
@@ -74,7 +75,13 @@ def start(session: Session) -> Beginning:
 
 
 def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
-    """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) after each."""
+    """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) after each.
+
+    An attempt that fails is yielded like a round: nothing has changed, and the round is attempted again.
+
+    Raises:
+        QuorumError: If ``train.retries`` attempts at one round fail.
+    """
 
     def fisher(adapter: Adapter) -> tuple[float, ...]:
         session.model.write(adapter.tensors)
@@ -84,18 +91,29 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         return learn_from_each_other(session.model, session.server.public, models, how, session.config.run.seed, t)
 
     scores = _Scores(session)
+    known: tuple[Evaluation, Evaluation] | None = None
     while state.round < session.config.train.rounds:
         begin = time.perf_counter()
         state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
+        session.engine.commit(record)
         played = time.perf_counter()
-        validation, test = scores.of(state)
+        if record.failed is None or known is None:
+            known = scores.of(state)
         samples = sum(report.samples for report in record.clients)
         # Nobody may have been able to take part.
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
-        yield (
-            state,
-            RoundResult(record, loss, validation, test, played - begin, time.perf_counter() - played),
-        )
+        yield state, RoundResult(record, loss, *known, played - begin, time.perf_counter() - played)
+        if record.failed is not None and state.attempt >= session.config.train.retries:
+            raise _no_quorum(record)
+
+
+def _no_quorum(record: RoundRecord) -> QuorumError:
+    reasons = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
+    return QuorumError(
+        f"expected enough updates in round {record.round + 1}; found {record.attempt + 1} failed attempts, at the last "
+        f"of which {record.failed} ({reasons}). Put right what the clients report, or change train.quorum, "
+        "train.retries or train.over_selection."
+    )
 
 
 @dataclass

@@ -6,6 +6,7 @@
 Started again on the folder of a run that has not finished, it goes on from the last checkpoint, with the same clients.
 """
 
+import itertools
 import json
 import os
 import secrets
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,12 +24,13 @@ import numpy as np
 
 from fedhello.engine.processes import spawn, stop
 from fedhello.engine.remote import Address, DeclaredBudget, Facts, Link, Lobby, Pace, RemoteEngine, invitation
-from fedhello.errors import ClientsError, ConfigError, EngineError, FedhelloError, RunFolderError
+from fedhello.errors import ClientsError, ConfigError, EngineError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.model.loading import CAUSAL_LM
-from fedhello.run.config import Config, TierConfig, dump_config, parse_config
+from fedhello.run.config import Config, parse_config
 from fedhello.run.federation import federation_of
 from fedhello.run.folder import RunFolder
+from fedhello.run.join import free_port
 from fedhello.run.play import Observer, play, warn
 from fedhello.run.progress import restore
 from fedhello.run.samples import longest_answer
@@ -117,8 +119,19 @@ def served(config: Config) -> Config:
         )
     if config.clients.dropout:
         raise ConfigError("expected clients.dropout: 0, since real clients are lost by themselves; found another")
-    name = config.run.name or f"{config.method.name}-seed{config.run.seed}-flower"
+    name = config.run.name or _free_name(config)
     return config.model_copy(update={"run": config.run.model_copy(update={"engine": "flower", "name": name})})
+
+
+def _free_name(config: Config) -> str:
+    """Return the first name, made of method and seed, whose run has not finished: it begins, or goes on."""
+    base = f"{config.method.name}-seed{config.run.seed}-flower"
+    names = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not _has_finished(RunFolder(Path(config.run.out) / name)))
+
+
+def _has_finished(folder: RunFolder) -> bool:
+    return (folder.path / "summary.json").is_file() and folder.summary()["status"] == "finished"
 
 
 @contextmanager
@@ -170,7 +183,10 @@ def check_port(options: ServerOptions) -> None:
 
 
 def serve(
-    config: Config, options: ServerOptions, observers: Callable[[RunFolder], Sequence[Observer]], say: Say,
+    config: Config,
+    options: ServerOptions,
+    observers: Callable[[RunFolder], Sequence[Observer]],
+    say: Say,
     ready: Callable[[ServerOptions], None] = lambda options: None,
 ) -> tuple[RunFolder, dict[str, Any]]:
     """Play a configuration with clients that join over the network.
@@ -192,6 +208,7 @@ def serve(
 
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
     _check_folder(folder)
+    options = replace(options, port=options.port or free_port())
     check_port(options)
     say("loading the model and the server's data …")
     loaded = load(config)
@@ -208,7 +225,7 @@ def serve(
 
 def _check_folder(folder: RunFolder) -> None:
     """Check that a run can begin, or go on, in a folder."""
-    if (folder.path / "summary.json").is_file() and folder.summary()["status"] == "finished":
+    if _has_finished(folder):
         raise RunFolderError(f"expected a run that has not finished; {folder.path} has. Give another run.name.")
 
 
@@ -222,9 +239,7 @@ def serve_on(link: Link, file: Path) -> None:
     play_over(link, load(config), folder, [], print)
 
 
-def play_over(
-    link: Link, loaded: Loaded, folder: RunFolder, observers: Sequence[Observer], say: Say
-) -> dict[str, Any]:
+def play_over(link: Link, loaded: Loaded, folder: RunFolder, observers: Sequence[Observer], say: Say) -> dict[str, Any]:
     """Wait for the clients, play the run, or what is left of it, and say goodbye.
 
     Raises:
@@ -279,7 +294,10 @@ def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
 
 
 def gather(
-    lobby: Lobby, config: Config, roster: Sequence[Facts], say: Say,
+    lobby: Lobby,
+    config: Config,
+    roster: Sequence[Facts],
+    say: Say,
     wait: Callable[[float], None] = time.sleep,
 ) -> tuple[tuple[Facts, ...], dict[int, int], dict[int, float]]:
     """Wait for the clients to join: all of ``data.clients``, or those of the roster, of whom the quorum is enough.
@@ -321,9 +339,7 @@ def gather(
     return members, nodes, {ids[name]: rate for name, (_, _, rate) in here.items()}
 
 
-def _admit(
-    facts: Facts | str, config: Config, roster: Sequence[Facts], here: Mapping[str, Any]
-) -> str | None:
+def _admit(facts: Facts | str, config: Config, roster: Sequence[Facts], here: Mapping[str, Any]) -> str | None:
     """Return why a client cannot take part; None if it can."""
     if isinstance(facts, str):
         return facts
@@ -370,9 +386,7 @@ def _tier(member: Facts, share: float) -> dict[str, Any]:
     return {"share": share, **tier}
 
 
-def remote_session(
-    loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: str
-) -> tuple[Session, RemoteEngine]:
+def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: str) -> tuple[Session, RemoteEngine]:
     """Put the session of a run together whose clients have joined.
 
     Raises:

@@ -148,6 +148,7 @@ def prepare(config: Config) -> Session:
         settings=settings,
         personal_heads={} if config.model.head == "local" else None,
         costs=costs,
+        dropout=0.0 if method.pooled else config.clients.dropout,
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
     return assemble(replace(loaded, config=config), federation, tier_of, engine, histogram)
@@ -366,9 +367,7 @@ def _used_policies(config: Config, model: LoraModel) -> list[Policy]:
     return sorted(used)
 
 
-def training_settings(
-    config: Config, method: BoundMethod, device: torch.device, notes: list[str]
-) -> TrainingSettings:
+def training_settings(config: Config, method: BoundMethod, device: torch.device, notes: list[str]) -> TrainingSettings:
     """Return how clients train under a configuration and the method's own options; the number type is this machine's.
 
     Args:
