@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Protocol
@@ -523,11 +524,9 @@ class RemoteEngine:
 
 def invitation(config: Mapping[str, Any], labels: Sequence[str], run: str) -> Fields:
     """Return what a node is asked to join with."""
-    from fedhello import __version__
-
     return {
         "protocol": PROTOCOL,
-        "version": __version__,
+        "version": version("fedhello"),
         "config": json.dumps(config),
         "labels": json.dumps(list(labels)),
         "run": run,

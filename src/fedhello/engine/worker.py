@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor
 
-from fedhello import __version__
 from fedhello.client.training import TrainingSettings
 from fedhello.data.batches import Samples
 from fedhello.engine.local import LocalEngine
@@ -150,7 +150,8 @@ def _check_versions(fields: Fields) -> None:
         EngineError: If not.
     """
     theirs = int(fields["protocol"]), str(fields["version"])
-    if theirs != (PROTOCOL, __version__):
+    ours = version("fedhello")
+    if theirs != (PROTOCOL, ours):
         raise EngineError(
-            f"expected a server with fedhello {__version__}, as this client has; found {theirs[1]}. Install the same."
+            f"expected a server with fedhello {ours}, as this client has; found {theirs[1]}. Install the same."
         )
