@@ -222,8 +222,10 @@ def test_one_clients_error_is_its_own_and_its_head_stays(engine, monkeypatch):
 
 
 def test_training_that_diverges_is_rejected_as_not_finite(engine):
-    e = engine(lr=1e38)
-    (reply,) = e.train(tasks(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0))
+    e = engine()
+    adapter = e.model.snapshot(share_head=True)
+    adapter = adapter.with_tensors({e.model.head_tensor_name("weight"): torch.full((3, 8), float("nan"))})
+    (reply,) = e.train(tasks(adapter, {0: Allocation((0,))}, t=0))
     assert reply.reason == "not finite"
     assert "Lower train.lr" in reply.detail
 

@@ -18,10 +18,12 @@ from fedhello.model.loading import AUTO_CLASSES, CAUSAL_LM
 from fedhello.run.folder import RunFolder
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
-from fedhello.types import Budget, ClientReport
+from fedhello.types import Budget, ClientReport, Reason, RoundRecord
 from fedhello.words import budget_words, human_bytes, tier_words
 
 SHOWN_ROUNDS = 20
+ABSENT: tuple[Reason, ...] = ("lost", "late")
+"""Reasons that need no further words."""
 WIDEST_MAP = 48
 """More blocks than this over a round's clients are shown as counts, not one mark per client and block."""
 
@@ -31,6 +33,18 @@ def block_map(clients: tuple[ClientReport, ...], blocks: int) -> str:
     if len(clients) * blocks <= WIDEST_MAP:
         return " ".join("".join("●" if b in c.blocks else "·" for b in range(blocks)) for c in clients)
     return " ".join(str(sum(b in c.blocks for c in clients)) for b in range(blocks))
+
+
+def said_of(record: RoundRecord) -> list[str]:
+    """Say whose replies do not count in a round and why, what was done otherwise than asked, and whether it failed."""
+    where = f"round {record.round + 1}" + (f", attempt {record.attempt + 1}" if record.attempt else "")
+    absent = [
+        f"client {r.client} {r.reason}" + ("" if r.reason in ABSENT else f" ({r.detail})") for r in record.rejections
+    ]
+    asked = len(record.clients) + len(absent)
+    lines = [f"{where}: {len(absent)} of {asked} replies do not count: {'; '.join(absent)}"] if absent else []
+    lines += [f"{where}: note: {flag}" for flag in record.flags]
+    return lines if record.failed is None else [*lines, f"{where} failed, and nothing has changed: {record.failed}"]
 
 
 class ConsoleObserver:
@@ -78,6 +92,10 @@ class ConsoleObserver:
     def on_round(self, result: RoundResult) -> None:
         """Show one round."""
         record = result.record
+        for line in said_of(record):
+            self._say(line)
+        if record.failed is not None:
+            return
         cells = (
             str(record.round + 1) + (" Γ" if record.scored else ""),
             f"{result.test.accuracy:.3f}",

@@ -2,7 +2,7 @@
 
 config.yaml     the fully resolved configuration
 clients.json    tier and label histogram of each client
-rounds.jsonl    one object per finished round
+rounds.jsonl    one object per finished round, and per attempt that failed
 checkpoints/    what the run goes on from, see ``fedhello.run.checkpoint``
 summary.json    the result, see ``fedhello.run.summary.summarise``
 adapter/        the PEFT adapter
@@ -131,7 +131,7 @@ class RunFolder:
             return lock
 
     def add_round(self, result: RoundResult) -> None:
-        """Append a finished round to ``rounds.jsonl``.
+        """Append a finished round, or an attempt that failed, to ``rounds.jsonl``.
 
         Raises:
             RunFolderError: If it cannot be written.
@@ -232,8 +232,9 @@ class RunFolder:
         return summary
 
     def rounds(self) -> list[dict[str, Any]]:
-        """Read all finished rounds."""
-        return [json.loads(line) for line in whole_lines(self.path / "rounds.jsonl")]
+        """Read all finished rounds, without the attempts that failed."""
+        entries = map(json.loads, whole_lines(self.path / "rounds.jsonl"))
+        return [entry for entry in entries if entry.get("failed") is None]
 
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
         """Read the clients' own heads; empty where heads are not personal."""

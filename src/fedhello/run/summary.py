@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,14 +19,17 @@ LAST = 5
 
 
 def summarise(
-    session: Session, beginning: Beginning, results: Sequence[RoundResult], *, wall_seconds: float, status: str
+    session: Session, beginning: Beginning, attempts: Sequence[RoundResult], *, wall_seconds: float, status: str
 ) -> dict[str, Any]:
     """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
 
-    ``start``, ``final`` and ``mean_last_5`` are of the test set, before, after and over the last rounds;
-    ``best_on_validation`` is the test accuracy of the round that was best on the validation set.
+    Bytes and rejections are those of all attempts, everything else is of the rounds that were committed. ``start``,
+    ``final`` and ``mean_last_5`` are of the test set, before, after and over the last rounds; ``best_on_validation``
+    is the test accuracy of the round that was best on the validation set.
     """
+    results = [result for result in attempts if result.record.failed is None]
     reports = [report for result in results for report in result.record.clients]
+    sent = [reply for result in attempts for reply in (*result.record.clients, *result.record.rejections)]
     train_seconds = sum(report.metrics["seconds"] for report in reports)
     samples = sum(int(report.metrics["samples"]) for report in reports)
     test = [result.test.accuracy for result in results]
@@ -43,8 +47,11 @@ def summarise(
         "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
         "best_on_validation": None if best is None else test[best],
         "best_round": None if best is None else best,
-        "bytes_up": beginning.bytes_up + sum(report.bytes_up for report in reports),
-        "bytes_down": sum(report.bytes_down for report in reports),
+        "bytes_up": beginning.bytes_up + sum(reply.bytes_up for reply in sent),
+        "bytes_down": sum(reply.bytes_down for reply in sent),
+        "rejections": Counter(rejection.reason for result in attempts for rejection in result.record.rejections),
+        "failed_attempts": len(attempts) - len(results),
+        "flags": list(dict.fromkeys(flag for result in results for flag in result.record.flags)),
         "wall_seconds": wall_seconds,
         "train_seconds": train_seconds,
         "evaluation_seconds": sum(result.evaluation_seconds for result in results),

@@ -254,8 +254,8 @@ class Tracker:
         self._record(beginning.state.round, numbers(scores))
 
     def on_round(self, result: RoundResult) -> None:
-        """Record a round."""
-        if self._sinks:
+        """Record a round; an attempt that failed is none."""
+        if self._sinks and result.record.failed is None:
             self._record(result.record.round + 1, round_metrics(result))
 
     def on_end(self, summary: dict[str, Any]) -> None:
