@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,3 +96,44 @@ def outcome():
         )
 
     return read
+
+
+def furnish(place, workplace):
+    for name in ("tiny.yaml", "texts.csv"):
+        shutil.copy(workplace / name, place)
+    shutil.copytree(workplace / "tiny", place / "tiny")
+
+
+@pytest.fixture
+def place(workplace, tmp_path):
+    """A workplace that a test may change."""
+    furnish(tmp_path, workplace)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(processes, workplace, tmp_path_factory, outcome):
+    """Outcomes of runs that nobody disturbs, by what they were started with; each is named r."""
+    known = {}
+
+    def run(*words):
+        if words not in known:
+            place = tmp_path_factory.mktemp("undisturbed")
+            furnish(place, workplace)
+            code, _, err = processes.call(place, "run", "tiny.yaml", *words)
+            assert code == 0, err
+            known[words] = outcome(place / "runs" / "r")
+        return known[words]
+
+    return run
+
+
+SHORT = ("run.name=r", "train.rounds=3", "train.measure_memory=false")
+
+
+@pytest.fixture
+def broken(processes, place):
+    """A run of three rounds, ``runs/r`` in its place, that was killed at the end of the third; its words."""
+    assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at="summary.json")) == -9
+    assert not (place / "runs" / "r" / "summary.json").exists()
+    return SHORT

@@ -116,8 +116,9 @@ class RunFolder:
         with writing(self.path):
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
             try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):  # which of the two depends on the system
+                # lockf would let go as soon as this process closed the file elsewhere, after a mere look at it.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
                 lock.close()
