@@ -45,6 +45,7 @@ from flwr.common.serde import fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import telemetry
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
@@ -63,6 +64,8 @@ from fedhello.engine.processes import end_with_parent
 from fedhello.engine.remote import Address, Failure, Fields, Reply
 from fedhello.errors import EngineError
 from fedhello.types import Reason
+
+telemetry.FLWR_TELEMETRY_ENABLED = "0"  # for where something else has imported flwr before
 
 RECORD = "fedhello"
 """The one record that every message has."""
