@@ -140,6 +140,7 @@ def test_what_does_not_go_out_has_no_id(grid):
 
 def test_flower_says_nothing_to_anybody_and_installs_nothing():
     from flwr.supercore import telemetry
+
     assert telemetry.FLWR_TELEMETRY_ENABLED == "0"
     assert {name: os.environ[name] for name in flower.QUIET} == dict(flower.QUIET)
 

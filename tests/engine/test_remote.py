@@ -3,52 +3,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from network import Network, remote_engine
+from network import remote_facts, remote_tasks
 
-from fedhello.client.training import TrainingSettings
-from fedhello.engine.local import LocalEngine
-from fedhello.engine.remote import DeclaredBudget, Facts, Failure, Pace, read_facts
+from fedhello.engine.remote import Failure, Pace, read_facts
 from fedhello.engine.wire import encode_update
-from fedhello.engine.worker import Prepared, Worker
+from fedhello.engine.worker import Worker
 from fedhello.errors import EngineError, UpdateError
-from fedhello.types import Allocation, Rejection, Task
-
-SETTINGS = TrainingSettings(
-    rounds=4, epochs=1, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
-    weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
-)  # fmt: skip
-
-
-def facts_of(k, samples):
-    return Facts(
-        name=f"client-{k}", samples=samples, classes=(0, 1), widest=(4, 9), batches=((4, 9),),
-        budget=DeclaredBudget(blocks=2), speed=1e9, busy=0.0,
-    )  # fmt: skip
+from fedhello.types import Rejection
 
 
 @pytest.fixture
-def world(tiny_model, random_examples, federation):
-    def build(clients=3, clients_per_round=None, over_selection=1.0, **more):
-        there = federation([1, 2, 3][:clients], blocks=3, clients_per_round=clients_per_round)
-        there = replace(there, over_selection=over_selection)
-        data = {k: random_examples(samples=10 + k, seed=k) for k in range(clients)}
-        facts = [facts_of(k, 10 + k) for k in range(clients)]
-        prepared = {}
-        for k in range(clients):
-            model = tiny_model(blocks=3)
-            prepared[k] = Prepared(model, data[k], SETTINGS, facts[k], 0, model.read(model.block_of))
-        network = Network()
-        engine = remote_engine(network, there, facts, SETTINGS, prepared, **more)
-        local = LocalEngine(tiny_model(blocks=3), there, data, SETTINGS, run="this-run")
-        return network, engine, local
-
-    return build
-
-
-def tasks(local, t=0, allocations=None):
-    adapter = local.model.snapshot(share_head=True)
-    found = allocations or {k: Allocation(tuple(range(k + 1))) for k in sorted(local.data)}
-    return [Task(k, t, allocation, adapter) for k, allocation in found.items()]
+def world(remote_world):
+    return remote_world
 
 
 def reasons(replies):
@@ -57,7 +23,7 @@ def reasons(replies):
 
 def test_updates_are_those_of_the_local_engine_bit_for_bit(world):
     _, engine, local = world()
-    asked = tasks(local)
+    asked = remote_tasks(local)
     here = list(local.train(asked))
     there = list(engine.train(asked))
     assert [u.client for u in there] == [0, 1, 2]
@@ -69,7 +35,7 @@ def test_updates_are_those_of_the_local_engine_bit_for_bit(world):
 def test_class_sums_are_those_of_the_local_engine(world):
     like = {"features": torch.empty(3, 8).double(), "counts": torch.empty(3).double(), "norms": torch.empty(3).double()}
     _, engine, local = world(sums_like=like)
-    list(engine.train(tasks(local)))  # sums are of the model as it was before any training
+    list(engine.train(remote_tasks(local)))  # sums are of the model as it was before any training
     for (here, size), (there, sent) in zip(local.class_sums(), engine.class_sums(), strict=True):
         assert size == sent
         assert all(torch.equal(getattr(here, name), getattr(there, name)) for name in like)
@@ -92,18 +58,18 @@ def test_who_does_not_answer_in_time_is_late_and_its_reply_is_never_used(world):
     network, engine, local = world()
     network.faults["client-1", "train"] = ["slow"]
     network.delay = 1000.0
-    assert reasons(engine.train(tasks(local))) == ["update", "late", "update"]
+    assert reasons(engine.train(remote_tasks(local))) == ["update", "late", "update"]
     network.now += 2000  # now the late reply is there
-    assert reasons(engine.train(tasks(local, t=1))) == ["update", "update", "update"]
-    assert [u.round for u in engine.train(tasks(local, t=2))] == [2, 2, 2]
+    assert reasons(engine.train(remote_tasks(local, t=1))) == ["update", "update", "update"]
+    assert [u.round for u in engine.train(remote_tasks(local, t=2))] == [2, 2, 2]
 
 
 def test_the_round_ends_at_the_deadline(world):
     network, engine, local = world()
     network.faults["client-2", "train"] = ["silent"]
-    task = tasks(local)[2]
+    task = remote_tasks(local)[2]
     begin = network.now
-    list(engine.train(tasks(local)))
+    list(engine.train(remote_tasks(local)))
     sent = next(fields for name, kind, fields, _ in network.sent if (name, kind) == ("client-2", "train"))
     assert engine.seconds(task, 0) < sent["seconds"]
     assert network.now - begin == pytest.approx(sent["seconds"], abs=0.2)
@@ -118,14 +84,14 @@ def test_deadlines_follow_bytes_rates_and_speeds():
 
 def test_a_rate_that_was_seen_shortens_the_deadline_and_one_slow_reply_does_not_ruin_it(world):
     network, engine, local = world()
-    task = tasks(local)[0]
+    task = remote_tasks(local)[0]
     first = engine.seconds(task, 10**8)
     engine.rates[0] = 10**8
     fast = engine.seconds(task, 10**8)
     assert fast < first
     network.faults["client-0", "train"] = ["slow"]
     network.delay = 5.0
-    list(engine.train(tasks(local)))
+    list(engine.train(remote_tasks(local)))
     assert engine.rates[0] == 10**8 / 2
 
 
@@ -133,12 +99,12 @@ def test_who_disconnects_is_lost_at_once_and_is_itself_again_when_it_is_back(wor
     network, engine, local = world()
     network.faults["client-1", "train"] = ["down"]
     begin = network.now
-    assert reasons(engine.train(tasks(local))) == ["update", "lost", "update"]
+    assert reasons(engine.train(remote_tasks(local))) == ["update", "lost", "update"]
     assert network.now - begin < 3
-    assert reasons(engine.train(tasks(local, t=1))) == ["update", "lost", "update"]
+    assert reasons(engine.train(remote_tasks(local, t=1))) == ["update", "lost", "update"]
     network.connect("client-1", network.workers["client-1"])
     network.now += 2
-    assert reasons(engine.train(tasks(local, t=2))) == ["update", "update", "update"]
+    assert reasons(engine.train(remote_tasks(local, t=2))) == ["update", "update", "update"]
 
 
 def test_a_client_that_started_anew_behind_its_old_node_is_asked_to_join_again(world):
@@ -146,10 +112,10 @@ def test_a_client_that_started_anew_behind_its_old_node_is_asked_to_join_again(w
     worker = network.workers["client-0"]
     client, worker._client = worker._client, None
     worker._joined = None
-    assert reasons(engine.train(tasks(local)))[0] == "failed"
+    assert reasons(engine.train(remote_tasks(local)))[0] == "failed"
     worker._prepare = lambda config, labels: client
     network.now += 2
-    assert reasons(engine.train(tasks(local, t=1))) == ["update", "update", "update"]
+    assert reasons(engine.train(remote_tasks(local, t=1))) == ["update", "update", "update"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +133,7 @@ def test_a_client_that_started_anew_behind_its_old_node_is_asked_to_join_again(w
 def test_what_is_no_update_is_a_rejection_with_its_reason(world, change, reason):
     network, engine, local = world()
     network.faults["client-1", "train"] = [change]
-    replies = list(engine.train(tasks(local)))
+    replies = list(engine.train(remote_tasks(local)))
     assert reasons(replies) == ["update", reason, "update"]
     assert len(replies[1].detail) <= 400
     assert replies[1].detail.isprintable()
@@ -177,30 +143,30 @@ def test_a_replayed_update_of_an_earlier_round_is_stale(world):
     network, engine, local = world()
     kept = []
     network.faults["client-1", "train"] = [lambda reply: kept.append(reply) or reply, lambda reply: kept[0]]
-    list(engine.train(tasks(local)))
-    replies = list(engine.train(tasks(local, t=1)))
+    list(engine.train(remote_tasks(local)))
+    replies = list(engine.train(remote_tasks(local, t=1)))
     assert reasons(replies) == ["update", "stale", "update"]
 
 
 def test_an_update_in_the_name_of_another_client_is_not_invited(world):
     network, engine, local = world()
-    forged = next(u for u in local.train(tasks(local)) if u.client == 0)
+    forged = next(u for u in local.train(remote_tasks(local)) if u.client == 0)
     network.faults["client-1", "train"] = [lambda reply: {"update": encode_update(forged, "this-run")}]
-    assert reasons(engine.train(tasks(local))) == ["update", "not invited", "update"]
+    assert reasons(engine.train(remote_tasks(local))) == ["update", "not invited", "update"]
 
 
 def test_an_update_of_another_run_is_stale(world):
     network, engine, local = world()
-    forged = next(u for u in local.train(tasks(local)) if u.client == 1)
+    forged = next(u for u in local.train(remote_tasks(local)) if u.client == 1)
     network.faults["client-1", "train"] = [lambda reply: {"update": encode_update(forged, "another")}]
-    assert reasons(engine.train(tasks(local))) == ["update", "stale", "update"]
+    assert reasons(engine.train(remote_tasks(local))) == ["update", "stale", "update"]
 
 
 def test_the_first_to_arrive_are_enough_where_more_were_invited(world):
     network, engine, local = world(clients_per_round=2, over_selection=1.5)
     network.faults["client-0", "train"] = ["slow"]
     network.delay = 5.0
-    replies = list(engine.train(tasks(local)))
+    replies = list(engine.train(remote_tasks(local)))
     assert reasons(replies) == ["late", "update", "update"]
     assert network.now < 5
 
@@ -229,7 +195,7 @@ def test_a_round_waits_for_its_quorum_to_be_connected_and_not_for_ever(world):
     network.node_of.clear()
     begin = network.now
     network.now += 2
-    assert reasons(engine.train(tasks(local))) == ["lost"] * 3
+    assert reasons(engine.train(remote_tasks(local))) == ["lost"] * 3
     assert 50 <= network.now - begin < 60
 
 
@@ -248,10 +214,10 @@ def test_goodbye_reaches_everybody(world):
     ],
 )  # fmt: skip
 def test_facts_that_are_none_are_refused(change):
-    facts = json.loads(facts_of(0, 10).model_dump_json()) | change
+    facts = json.loads(remote_facts(0, 10).model_dump_json()) | change
     with pytest.raises(UpdateError):
         read_facts({"facts": json.dumps(facts)}, classes=3)
-    assert read_facts({"facts": facts_of(0, 10).model_dump_json()}, classes=3).samples == 10
+    assert read_facts({"facts": remote_facts(0, 10).model_dump_json()}, classes=3).samples == 10
 
 
 @pytest.mark.parametrize("reply", [{}, {"facts": b"x"}, {"facts": "x" * 2**23}, {"error": "failed", "detail": "no"},

@@ -1,9 +1,29 @@
-"""A network in one process: workers that answer at once, faults on demand, and a clock that only moves when waited on."""
+"""A network in one process: workers that answer at once, faults on demand, a clock that moves when waited on."""
 
 import itertools
 
-from fedhello.engine.remote import Lobby, Pace, RemoteEngine, invitation
+from fedhello.client.training import TrainingSettings
+from fedhello.engine.remote import DeclaredBudget, Facts, Lobby, Pace, RemoteEngine, invitation
 from fedhello.engine.worker import Worker
+from fedhello.types import Allocation, Task
+
+SETTINGS = TrainingSettings(
+    rounds=4, epochs=1, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
+    weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
+)  # fmt: skip
+
+
+def remote_facts(k, samples):
+    return Facts(
+        name=f"client-{k}", samples=samples, classes=(0, 1), widest=(4, 9), batches=((4, 9),),
+        budget=DeclaredBudget(blocks=2), speed=1e9, busy=0.0,
+    )  # fmt: skip
+
+
+def remote_tasks(local, t=0, allocations=None):
+    adapter = local.model.snapshot(share_head=True)
+    found = allocations or {k: Allocation(tuple(range(k + 1))) for k in sorted(local.data)}
+    return [Task(k, t, allocation, adapter) for k, allocation in found.items()]
 
 
 class Network:
@@ -79,4 +99,3 @@ def remote_engine(network, federation, facts, settings, prepared, **more):
     engine.look_around()
     assert engine.node_of == nodes
     return engine
-

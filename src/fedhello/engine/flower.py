@@ -1,9 +1,9 @@
 """Flower underneath: the only file that imports flwr, and knows what it does.
 
-    Flower's part                 here
-    SuperLink, SuperNode          children of the server and of each client: ``python -m fedhello.engine.flower superlink``
-    run, ServerApp process        ``opened``: the server's own process submits the run, takes its task and gets the grid
-    message, ClientApp process    ``answered``: the client's own, warm process takes the tasks of its SuperNode
+    Flower's part                here
+    SuperLink, SuperNode         children of the server and of each client, started by ``main``
+    run, ServerApp process       ``opened``: the server's own process submits the run, takes its task and gets the grid
+    message, ClientApp process   ``answered``: the client's own, warm process takes the tasks of its SuperNode
 
 Flower would start a new process for every message, and so load the model anew each time; and it would install and run
 the code that the server sends along. Both ends here take their tasks themselves, as Flower's own processes do under
@@ -38,6 +38,7 @@ from typing import Any
 
 import httpx
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app.error import Error
 from flwr.cli.build import build_fab_from_files
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
@@ -49,12 +50,13 @@ from flwr.supercore import telemetry
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
@@ -74,7 +76,10 @@ TTL = 7 * 24 * 3600.0
 """Seconds that a message stays valid; far more than any deadline, since the ends' clocks take part in Flower's sum."""
 
 RETRY_SECONDS = 30.0
-"""How long a call to this machine's own SuperLink or SuperNode is repeated before it is an error."""
+"""How long a call to this machine's own SuperLink is repeated before it is an error."""
+
+BROKEN_OFF = (httpx.HTTPError, RunNotRunningException, ObjectPullError)
+"""What Flower raises where the SuperNode has ended, or the server has, on whose behalf it asked."""
 
 POLL = 0.1
 """Seconds between two looks for a task."""
@@ -217,9 +222,13 @@ def answered(
     tasks = _superexec(address, secret)
     try:
         while going_on():
-            token = _acquire(tasks, "flwr-clientapp", 1.0)
-            if token is not None:
-                _answer_one(address, token, answer)
+            try:
+                token = _acquire(tasks, "flwr-clientapp", 1.0)
+                if token is not None:
+                    _answer_one(address, token, answer)
+            except BROKEN_OFF as error:
+                sys.stderr.write(f"note: the SuperNode does not answer, it may be starting anew: {error!r}\n")
+                time.sleep(1.0)
     finally:
         tasks.close()
 
@@ -232,8 +241,13 @@ def _answer_one(address: Address, token: str, answer: Callable[[str, Fields], Fi
         # The app that comes along is neither unpacked nor run.
         message, context, _, _ = pull_task_input(client)
         fields = _fields(message)
-        content = answer(str(fields.pop("kind", "")), fields)
-        push_message(client, Message(RecordDict({RECORD: ConfigRecord(content)}), reply_to=message), context)
+        try:
+            record = ConfigRecord(answer(str(fields.pop("kind", "")), fields))
+        except Exception as error:  # nobody foresaw it: the server hears of it before this process ends
+            failed = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__)
+            push_message(client, Message(failed, reply_to=message), context)
+            raise
+        push_message(client, Message(RecordDict({RECORD: record}), reply_to=message), context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
     finally:
         _end(heartbeat)
@@ -251,12 +265,6 @@ def _acquire(client: RuntimeHttpClient, kind: str, seconds: float) -> str | None
     return None
 
 
-def _retry() -> RetryInvoker:
-    invoker = make_simple_http_retry_invoker()
-    invoker.max_time = RETRY_SECONDS
-    return invoker
-
-
 def _superexec(address: Address, secret: bytes) -> RuntimeHttpClient:
     protected = frozenset({"/flwr.proto.Runtime/AcquireTask"})
     return _runtime(
@@ -270,7 +278,6 @@ def _runtime(address: Address, component: str, credential: Any) -> RuntimeHttpCl
         address.insecure,
         address.certificate(),
         [RuntimeVersionHttpInterceptor(component_name=component), credential],
-        retry_invoker=_retry(),
     )
 
 

@@ -23,11 +23,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedhello import embedded
 from fedhello.engine.processes import end_with_parent, spawn, stop
 from fedhello.errors import ConfigError, EngineError, FedhelloError, ModelError
+
+if TYPE_CHECKING:
+    from fedhello.engine.worker import Prepared
 
 SHARE_OF_FREE = 0.8
 """Of the memory that is free once the model is loaded, what a client that names no budget may take."""
@@ -345,7 +348,9 @@ class _Supervisor:
             if self._connection.answers():
                 seen = time.monotonic()
                 self._start_what_is_missing()
-            elif time.monotonic() - seen > self._connection.patience:
+            else:
+                self._stop_node()  # else it would wait longer and longer between two tries
+            if time.monotonic() - seen > self._connection.patience:
                 where = f"{self._connection.host}:{self._connection.port}"
                 raise EngineError(
                     f"expected a server at {where}; nothing answered for {self._connection.patience:.0f} s"
@@ -436,6 +441,7 @@ def _say(line: str) -> None:
 def main() -> None:
     """Be the worker of a client: ``OPTIONS PORT SECRET``."""
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair; Flower raises it, too, in its threads
     from fedhello.engine.flower import answered
     from fedhello.engine.remote import Address
     from fedhello.engine.worker import Worker

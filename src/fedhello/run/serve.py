@@ -135,12 +135,8 @@ def _has_finished(folder: RunFolder) -> bool:
 
 
 @contextmanager
-def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[None]:
-    """Run a SuperLink, which ends with this context or this process, whichever is first.
-
-    Raises:
-        EngineError: If it does not start.
-    """
+def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[Callable[[], None]]:
+    """Start a SuperLink, which ends with this context or this process, whichever is first; yield what waits for it."""
     with TemporaryDirectory(prefix="fedhello-") as folder:  # of mode 0700
         secret_file = Path(folder) / "secret"
         secret_file.touch(0o600)
@@ -148,8 +144,7 @@ def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[None
         os.environ["FLWR_HOME"] = str(Path(folder) / "flwr")
         child = spawn("fedhello.engine.flower", options.superlink(secret_file), log)
         try:
-            _wait_until_it_listens(child, options, log)
-            yield
+            yield lambda: _wait_until_it_listens(child, options, log)
         finally:
             stop(child)
 
@@ -210,12 +205,13 @@ def serve(
     _check_folder(folder)
     options = replace(options, port=options.port or free_port())
     check_port(options)
-    say("loading the model and the server's data …")
-    loaded = load(config)
     secret = secrets.token_bytes(32)
     log = folder.path.with_name(f"{folder.path.name}.flower.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with superlink(options, secret, log):
+    with superlink(options, secret, log) as listens:
+        say("loading the model and the server's data …")
+        loaded = load(config)
+        listens()
         register(options.address, options.public_keys)
         with opened(options.address, secret) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
