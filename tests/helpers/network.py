@@ -29,7 +29,7 @@ def remote_tasks(local, t=0, allocations=None):
 class Network:
     """A ``Link`` to workers, by name. ``faults`` maps (name, kind) to what becomes of the next such messages.
 
-    ``silent``: no reply ever; ``slow``: the reply takes ``delay`` seconds; ``down``: the node disconnects; a function
+    ``silent``: no reply ever; ``slow``: the reply takes ``delay`` seconds, a number or a function of the fields; ``down``: the node disconnects; a function
     changes the reply.
     """
 
@@ -68,7 +68,8 @@ class Network:
         reply = self.workers[name].answer(kind, fields)
         if callable(fault):
             reply = fault(reply)
-        self._replies[message] = (self.now + (self.delay if fault == "slow" else 0.0), reply)
+        delay = self.delay(fields) if callable(self.delay) else self.delay
+        self._replies[message] = (self.now + (delay if fault == "slow" else 0.0), reply)
         return message
 
     def reply(self, message_id):
