@@ -29,8 +29,8 @@ def remote_tasks(local, t=0, allocations=None):
 class Network:
     """A ``Link`` to workers, by name. ``faults`` maps (name, kind) to what becomes of the next such messages.
 
-    ``silent``: no reply ever; ``slow``: the reply takes ``delay`` seconds, a number or a function of the fields; ``down``: the node disconnects; a function
-    changes the reply.
+    ``silent``: no reply ever; ``slow``: the reply takes ``delay`` seconds, a number or a function of the fields;
+    ``down``: the node disconnects; a function changes the reply.
     """
 
     def __init__(self):

@@ -220,14 +220,18 @@ def answered(
         going_on: Asked after each message and at least once a second.
     """
     tasks = _superexec(address, secret)
+    silent = True  # until it has started
     try:
         while going_on():
             try:
                 token = _acquire(tasks, "flwr-clientapp", 1.0)
+                silent = False
                 if token is not None:
                     _answer_one(address, token, answer)
             except BROKEN_OFF as error:
-                sys.stderr.write(f"note: the SuperNode does not answer, it may be starting anew: {error!r}\n")
+                if not silent:
+                    sys.stderr.write(f"note: the connection broke off, and is made again: {error!r}\n")
+                silent = True
                 time.sleep(1.0)
     finally:
         tasks.close()
