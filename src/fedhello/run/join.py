@@ -89,6 +89,8 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     Raises:
         FedhelloError: Of the kind that fits, if they do not go together.
     """
+    import numpy as np
+
     from fedhello.client.memory import return_memory_at_once
     from fedhello.client.prediction import batch_shapes
     from fedhello.engine.remote import DeclaredBudget, Facts
@@ -117,7 +119,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         widest=widest,
         batches=tuple(batches),
         budget=budget,
-        speed=_speed(model, settings, longest_answer(samples, range(len(samples)))),
+        speed=_speed(model, settings, longest_answer(samples, np.arange(len(samples)))),
         busy=0.0,
     )
     _say(_described(facts))
