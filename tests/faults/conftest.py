@@ -1,15 +1,22 @@
-"""Real processes that can be killed, and what two runs must have in common."""
+"""Updates written wrongly, toy federations; real processes that can be killed, and what two runs must share."""
 
 import json
 import os
-import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
+import torch
+
+from fedhello.client.training import METRICS, TrainingSettings
+from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
+from fedhello.types import Adapter, Budget, Client, Federation, Rejection, Update
 
 NURSERY = Path(__file__).with_name("nursery.py")
 
@@ -98,42 +105,68 @@ def outcome():
     return read
 
 
-def furnish(place, workplace):
-    for name in ("tiny.yaml", "texts.csv"):
-        shutil.copy(workplace / name, place)
-    shutil.copytree(workplace / "tiny", place / "tiny")
+class Letter:
+    """An update as it should come, and ways to write it otherwise with a digest that fits."""
 
+    tensors = MappingProxyType(
+        {"a.lora_A.weight": torch.arange(6.0).reshape(2, 3) / 7, "b.lora_B.weight": torch.tensor([[1.0], [-2.0]])}
+    )
+    metrics = MappingProxyType(dict.fromkeys(METRICS, 1.0))
+    update = Update(client=3, round=5, samples=40, tensors=tensors, metrics=metrics)
+    expected = Expected(client=3, round=5, samples=40, tensors=tensors, run="this run")
+    good = encode_update(update, "this run")
 
-@pytest.fixture
-def place(workplace, tmp_path):
-    """A workplace that a test may change."""
-    furnish(tmp_path, workplace)
-    return tmp_path
+    def header(self, **changes):
+        """The header as bytes, with some of its keys changed."""
+        plain = {"run": "this run", "client": 3, "round": 5, "samples": 40, "metrics": dict(self.metrics)}
+        return json.dumps(plain | changes).encode()
+
+    def write(self, header=None, tensors=None):
+        """Put it together; both parts may be bytes already."""
+        tensors = self.tensors if tensors is None else tensors
+        body = tensors if isinstance(tensors, bytes) else encode_tensors(tensors)
+        return seal(self.header() if header is None else header, body)
+
+    def write_entries(self, entries, values=b""):
+        """Put it together with a hand-made header of safetensors: JSON as bytes."""
+        return self.write(tensors=struct.pack("<Q", len(entries)) + entries + values)
+
+    def reason(self, payload, **changes):
+        """Why it is refused; None where it is not."""
+        found = decode(payload, replace(self.expected, **changes))
+        return found.reason if isinstance(found, Rejection) else None
+
+    def detail(self, payload, **changes):
+        return decode(payload, replace(self.expected, **changes)).detail
 
 
 @pytest.fixture(scope="session")
-def undisturbed(processes, workplace, tmp_path_factory, outcome):
-    """Outcomes of runs that nobody disturbs, by what they were started with; each is named r."""
-    known = {}
-
-    def run(*words):
-        if words not in known:
-            place = tmp_path_factory.mktemp("undisturbed")
-            furnish(place, workplace)
-            code, _, err = processes.call(place, "run", "tiny.yaml", *words)
-            assert code == 0, err
-            known[words] = outcome(place / "runs" / "r")
-        return known[words]
-
-    return run
+def letter():
+    found = Letter()
+    assert found.reason(found.good) is None
+    assert found.reason(found.write()) is None, "what is written by hand is right when nothing is changed"
+    return found
 
 
-SHORT = ("run.name=r", "train.rounds=3", "train.measure_memory=false")
+@pytest.fixture(scope="session")
+def toy():
+    """A federation of clients that all train everything: two blocks of two numbers each, and no head."""
+
+    def build(clients=5, **changes):
+        budget = Budget(blocks=2, rank=2)
+        everyone = tuple(Client(k, 0, budget, samples=10, classes=(0, 1)) for k in range(clients))
+        plain = {"clients_per_round": clients, "seed": 0} | changes
+        adapter = Adapter({"0.lora_A.weight": torch.zeros(1, 2), "1.lora_A.weight": torch.ones(1, 2)}, {})
+        adapter = replace(adapter, block_of={name: int(name[0]) for name in adapter.tensors})
+        return Federation(everyone, (budget,), blocks=2, **plain), adapter
+
+    return build
 
 
-@pytest.fixture
-def broken(processes, place):
-    """A run of three rounds, ``runs/r`` in its place, that was killed at the end of the third; its words."""
-    assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at="summary.json")) == -9
-    assert not (place / "runs" / "r" / "summary.json").exists()
-    return SHORT
+@pytest.fixture(scope="session")
+def local_settings():
+    """How clients of a tiny model train."""
+    return TrainingSettings(
+        rounds=4, epochs=2, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
+        weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
+    )  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.aggregation.robust import defended
 from fedhello.allocation.bytes import OPTIONS
 from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import StepCosts, calibrate
@@ -172,7 +173,8 @@ def load(config: Config) -> Loaded:
     held_out = split_data(config.data, data)
     found = public_data(config.data, data, held_out)
     public = samples.subset(held_out.public) if found is None else encode(config, found, model)[0]
-    return Loaded(config, method.bind(**config.method.options), data, model, samples, held_out, public, notes)
+    bound = defended(method.bind(**config.method.options), config.defence.defence)
+    return Loaded(config, bound, data, model, samples, held_out, public, notes)
 
 
 def assemble(

@@ -1,0 +1,64 @@
+"""What may come back in one round: from those invited, once each, as many as are wanted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedhello.engine.wire import Expected, decode
+from fedhello.types import Reason, Rejection, Update
+
+
+@dataclass
+class Inbox:
+    """Takes the replies of a round in any order, and remembers who has replied but not what.
+
+    Attributes:
+        round: t.
+        expected: Client → what it was asked for; nobody else was invited.
+        wanted: So many updates count, the first that come; None for all.
+        counted: The clients whose update counts.
+        rejected: Client → why its reply does not count; a client may try again until one counts.
+    """
+
+    round: int
+    expected: Mapping[int, Expected]
+    wanted: int | None = None
+    counted: set[int] = field(default_factory=set)
+    rejected: dict[int, Rejection] = field(default_factory=dict)
+
+    def take(self, client: int, payload: bytes) -> Update | Rejection:
+        """Return the update in a message, or why it does not count.
+
+        Args:
+            client: Whose message it is, as the transport vouches for it.
+            payload: Any bytes at all.
+        """
+        if client not in self.expected:
+            return self._refusal(client, "not invited", "nothing was asked of this client", payload)
+        if client in self.counted:
+            return self._refusal(client, "duplicate", "its update counts already", payload)
+        if self.is_full:
+            reply: Update | Rejection = self._refusal(client, "late", "enough others came first", payload)
+        else:
+            reply = decode(payload, self.expected[client])
+        if isinstance(reply, Rejection):
+            self.rejected[client] = reply
+        else:
+            self.counted.add(client)
+            self.rejected.pop(client, None)
+        return reply
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many updates count as are wanted."""
+        return self.wanted is not None and len(self.counted) >= self.wanted
+
+    def close(self) -> tuple[Rejection, ...]:
+        """Return why each client does not count that does not, in ascending id; who never replied is lost, or late."""
+        silent = self.expected.keys() - self.counted - self.rejected.keys()
+        reason: Reason = "late" if self.is_full else "lost"
+        absent = {k: self._refusal(k, reason, "nothing came back in time", b"") for k in silent}
+        return tuple(reply for _, reply in sorted((self.rejected | absent).items()))
+
+    def _refusal(self, client: int, reason: Reason, detail: str, payload: bytes) -> Rejection:
+        sent = self.expected[client].bytes_down if client in self.expected else 0
+        return Rejection(client, self.round, reason, detail, sent, len(payload))
