@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from fedhello.client.training import METRICS, TrainingSettings
+from fedhello.client.training import METRICS
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
 from fedhello.types import Adapter, Budget, Client, Federation, Rejection, Update
 
@@ -105,6 +106,47 @@ def outcome():
     return read
 
 
+def furnish(place, workplace):
+    for name in ("tiny.yaml", "texts.csv"):
+        shutil.copy(workplace / name, place)
+    shutil.copytree(workplace / "tiny", place / "tiny")
+
+
+@pytest.fixture
+def place(workplace, tmp_path):
+    """A workplace that a test may change."""
+    furnish(tmp_path, workplace)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(processes, workplace, tmp_path_factory, outcome):
+    """Outcomes of runs that nobody disturbs, by what they were started with; each is named r."""
+    known = {}
+
+    def run(*words):
+        if words not in known:
+            place = tmp_path_factory.mktemp("undisturbed")
+            furnish(place, workplace)
+            code, _, err = processes.call(place, "run", "tiny.yaml", *words)
+            assert code == 0, err
+            known[words] = outcome(place / "runs" / "r")
+        return known[words]
+
+    return run
+
+
+SHORT = ("run.name=r", "train.rounds=3", "train.measure_memory=false")
+
+
+@pytest.fixture
+def broken(processes, place):
+    """A run of three rounds, ``runs/r`` in its place, that was killed at the end of the third; its words."""
+    assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at="summary.json")) == -9
+    assert not (place / "runs" / "r" / "summary.json").exists()
+    return SHORT
+
+
 class Letter:
     """An update as it should come, and ways to write it otherwise with a digest that fits."""
 
@@ -153,7 +195,7 @@ def toy():
     """A federation of clients that all train everything: two blocks of two numbers each, and no head."""
 
     def build(clients=5, **changes):
-        budget = Budget(blocks=2, rank=2)
+        budget = Budget(blocks=2)
         everyone = tuple(Client(k, 0, budget, samples=10, classes=(0, 1)) for k in range(clients))
         plain = {"clients_per_round": clients, "seed": 0} | changes
         adapter = Adapter({"0.lora_A.weight": torch.zeros(1, 2), "1.lora_A.weight": torch.ones(1, 2)}, {})
@@ -161,12 +203,3 @@ def toy():
         return Federation(everyone, (budget,), blocks=2, **plain), adapter
 
     return build
-
-
-@pytest.fixture(scope="session")
-def local_settings():
-    """How clients of a tiny model train."""
-    return TrainingSettings(
-        rounds=4, epochs=2, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
-        weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
-    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -33,13 +34,17 @@ def test_a_damaged_one_gives_way_to_the_one_before_it(broken, place, processes, 
     assert outcome(place / "runs" / "r") == undisturbed(*broken)
 
 
+def content(run):
+    said = ("log.txt", ".lock")
+    return {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name not in said}
+
+
 def refused(call, place):
     """Return the sentence of a resume that is refused and changes nothing."""
-    run = place / "runs" / "r"
-    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "log.txt"}
+    before = content(place / "runs" / "r")
     code, out, err = call(place, "resume", "runs/r", "--json")
     assert (code, out) == (FOLDER, "")
-    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "log.txt"}
+    assert content(place / "runs" / "r") == before
     return err.splitlines()[-1]
 
 
@@ -126,6 +131,14 @@ def test_a_finished_run_says_so_and_stays_as_it_is(broken, place, call, outcome)
     code, out, _ = call(place, "resume", "runs/r", "--json")
     assert json.loads(out) == json.loads((place / "runs" / "r" / "summary.json").read_text())
     assert outcome(place / "runs" / "r") == before
+
+
+def test_seconds_of_earlier_processes_count(broken, place, call):
+    read = checkpoints.decode(newest(place).read_bytes())
+    newest(place).write_bytes(checkpoints.encode(replace(read, more={**read.more, "seconds": 1000.0})))
+    assert call(place, "resume", "runs/r", "--quiet")[0] == 0
+    assert 1000 < json.loads((place / "runs" / "r" / "summary.json").read_text())["wall_seconds"] < 1600
+    assert checkpoints.decode(newest(place).read_bytes()).more["seconds"] > 1000
 
 
 def test_what_is_no_run_cannot_be_resumed(place, call):

@@ -57,3 +57,14 @@ def test_a_process_may_ask_for_its_own_lock_again(tmp_path):
 def test_an_error_inside_is_not_one_of_the_lock(tmp_path):
     with pytest.raises(FileNotFoundError), RunFolder(tmp_path).locked():
         raise FileNotFoundError
+
+
+def test_a_comparison_leaves_a_run_alone_that_somebody_writes(place, call):
+    run = place / "cmp" / "runs" / "gd-hla-seed0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("{}")
+    with RunFolder(run).locked():
+        code, _, err = call(place, "compare", "tiny.yaml", "--methods", "gd-hla", "--seeds", "0", "--out", "cmp")
+        assert code == 5
+        assert "expected nobody else to write to cmp/runs/gd-hla-seed0" in err
+        assert (run / "config.yaml").exists()

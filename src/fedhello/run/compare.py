@@ -345,7 +345,8 @@ def _make(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict[st
         try:
             session = prepare(run.config)
             if run.before == "unfinished":
-                _remove(run.folder.path)
+                with run.folder.locked():  # somebody else may be about to finish it
+                    _remove(run.folder.path)
             log = ConsoleObserver(console, run.folder, run.config.train.rounds, quiet=True)
             summary = play(session, run.folder, [log, _Progress(status, place)])
         except FedhelloError as error:

@@ -1,0 +1,48 @@
+"""A run that failed exits with another code than 0, one that went well with 0; ``--json`` says what the file says."""
+
+import contextlib
+import json
+
+WORDS = ("run.name=r", "train.rounds=3", "train.measure_memory=false")
+
+
+def test_a_run_that_goes_well(place, processes):
+    code, out, _ = processes.call(place, "run", "tiny.yaml", *WORDS, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((place / "runs" / "r" / "summary.json").read_text())
+    assert json.loads(out)["status"] == "finished"
+
+
+def test_a_run_that_fails(place, processes):
+    words = [*WORDS, "train.lr=1e30", "train.optimizer=sgd"]
+    code, out, err = processes.call(place, "run", "tiny.yaml", *words, "--json")
+    assert code not in (0, 1, 130)
+    assert out == ""
+    assert err.startswith("error: expected ")
+    assert err.count("\n") == 1
+    summary = json.loads((place / "runs" / "r" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert summary["error"]
+    assert processes.call(place, "resume", "runs/r", "--json")[0] == code  # the same again, since it repeats
+
+
+def test_a_run_that_failed_by_accident_goes_on(place, call, monkeypatch, undisturbed, outcome):
+    from fedhello.model import evaluation
+
+    scored = []
+
+    def unlucky(*arguments):
+        scored.append(1)
+        if len(scored) == 5:  # before training and after each round: validation and test
+            raise MemoryError("no more of it")
+        return real(*arguments)
+
+    real = evaluation.evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr("fedhello.run.rounds.evaluate", unlucky)
+        with contextlib.suppress(MemoryError):
+            call(place, "run", "tiny.yaml", *WORDS, "--quiet")
+    summary = json.loads((place / "runs" / "r" / "summary.json").read_text())
+    assert (summary["status"], summary["rounds"]) == ("failed", 1)
+    assert call(place, "resume", "runs/r", "--quiet")[0] == 0
+    assert outcome(place / "runs" / "r") == undisturbed(*WORDS)
