@@ -32,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+keys = typer.Typer(help="Make certificates and keys for a federation on many machines.")
+app.add_typer(keys, name="keys")
+
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and overrides such as train.rounds=5."),
@@ -494,6 +497,37 @@ def doctor(as_json: Json = False) -> None:
     print(f"device {facts['device']}, {facts['threads']} threads, {human_bytes(memory.available)} of memory available")
     for extra, present in facts["extras"].items():
         print(f"extra {extra}: " + ("installed" if present else f"missing; run: pip install 'fedhello[{extra}]'"))
+
+
+@keys.command("server")
+def server_keys(
+    host: Annotated[list[str], typer.Option("--host", help="Name or IP address that clients call; more than once.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
+    days: Annotated[int, typer.Option("--days", help="How long the certificate is valid.")] = 365,
+) -> None:
+    """Make a certificate authority of your own, and a certificate for the server."""
+    from fedhello.run.keys import make_server_keys, server_steps
+
+    files = make_server_keys(host, days, out)
+    _list_files(files, server_steps(out, host[0]))
+
+
+@keys.command("client")
+def client_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the client's key.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
+) -> None:
+    """Make a key pair for one client."""
+    from fedhello.run.keys import client_steps, make_client_key
+
+    files = make_client_key(name, out)
+    _list_files(files, client_steps(*files))
+
+
+def _list_files(files: Sequence[Path], steps: Sequence[str]) -> None:
+    print("wrote " + ", ".join(map(str, files)))
+    for step in steps:
+        print(step)
 
 
 def _console(as_json: bool, quiet: bool) -> tuple[Console, bool]:

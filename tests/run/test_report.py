@@ -199,6 +199,16 @@ def test_several_runs_side_by_side(two_methods, call, tmp_path):
     assert "gd-hla, seed 0: how many clients trained each block" in page
 
 
+def test_what_a_page_quotes_is_no_markup(made_up, call, tmp_path):
+    name = "data.name=<script>alert(1)</script>"
+    runs = [made_up(f"{method}<b>", method, 0, [0.6, 0.7], name) for method in ("fed-hello", "full")]
+    assert call(tmp_path, "report", *runs, "--out", "<i>both")[0] == 0
+    page = (tmp_path / "<i>both" / "report.html").read_text()
+    check_page(page)
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<title>fedhello: &lt;i&gt;both</title>" in page
+
+
 def test_the_csv_has_one_row_per_run_and_json_is_the_comparison_alone(two_methods, call, tmp_path, no_matplotlib):
     code, out, _ = call(tmp_path, "report", *two_methods, "--out", "both", "--target", "0.7", "--json")
     assert code == 0

@@ -109,7 +109,7 @@ class ModelSource:
 
     Attributes:
         location: What transformers loads: a folder or a hub id.
-        base_name: What an exported adapter names as its base: a hub id where there is one.
+        base_name: What an exported adapter names as its base: a hub id, or a folder's own name without its path.
         revision: The hub revision, or None. Of a loaded model it is the hash of the commit.
         gguf: Name of the GGUF file in the folder that holds everything, or None.
     """
@@ -166,7 +166,8 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ModelError(f"expected a folder with config.json and weights; {name} has no config.json")
-        return ModelSource(location=name, base_name=name)
+        # An adapter goes to others, for whom the folder's path is no name, and none of their business.
+        return ModelSource(location=name, base_name=Path(name).resolve().name)
     if name.startswith((".", "/", "~")):
         raise ModelError(f"expected the folder of a model; {name} does not exist")
     return ModelSource(location=name, base_name=name, revision=revision)
@@ -214,6 +215,7 @@ def load_foundation(
             **classes,
             **how,
             dtype=dtype,
+            use_safetensors=True,  # else transformers unpickles pytorch_model.bin where there is nothing better
             ignore_mismatched_sizes=True,  # a head for other classes is replaced
             output_loading_info=True,
         )
@@ -256,6 +258,12 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
             where = (
                 "Where the hub is out of reach, download it elsewhere and set model.name to the path of that folder, "
                 "with config.json, weights and tokenizer; or use an embedded model (see fedhello models)."
+            )
+        if "no file named model.safetensors" in reason or "use_safetensors" in reason:
+            reason = "there are no weights in safetensors"
+            where = (
+                "Weights in pytorch_model.bin are a pickle, which can run code and is never read here: load them where "
+                "you trust them and save them anew with save_pretrained."
             )
         raise (OutOfReachError if source.is_on_hub and is_out_of_reach(error) else ModelError)(
             f"expected a transformers model for {kind.replace('-', ' ')} at {source.location!r}; it could not be "
