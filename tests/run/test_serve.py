@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,19 @@ from safetensors.torch import load_file
 
 from fedhello.engine.remote import Lobby
 from fedhello.engine.worker import Worker
-from fedhello.errors import ConfigError, DataError, ModelError, RunFolderError
+from fedhello.errors import ConfigError, DataError, EngineError, ModelError, RunFolderError
 from fedhello.run.config import load_config
 from fedhello.run.folder import RunFolder
-from fedhello.run.join import ClientOptions, Connection, default_name, parse_bytes, parse_server, prepare_client
+from fedhello.run.join import (
+    MOST_CRASHES,
+    ClientOptions,
+    Connection,
+    _Supervisor,
+    default_name,
+    parse_bytes,
+    parse_server,
+    prepare_client,
+)
 from fedhello.run.serve import ServerOptions, _check_folder, _invitation, gather, play_over, served, with_tiers
 from fedhello.run.session import load, prepare
 
@@ -256,3 +266,18 @@ def test_the_server_listens_on_this_machine_alone_unless_told_otherwise():
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert ServerOptions(host="0.0.0.0").address.host == "127.0.0.1"
     assert "--memory" in ServerOptions().client_command()
+
+
+def test_a_worker_that_ends_again_and_again_is_an_error(tmp_path):
+    said = []
+    watcher = _Supervisor(Connection("h", 1), ClientOptions("a", "x.csv"), said.append, tmp_path, tmp_path / "log")
+    for _ in range(MOST_CRASHES):
+        watcher._began = time.monotonic()
+        watcher._count_crash("by signal SIGKILL")
+    watcher._began = time.monotonic()
+    with pytest.raises(EngineError, match="5 times"):
+        watcher._count_crash("by signal SIGKILL")
+    watcher._began = time.monotonic() - 1000  # it had trained for long
+    watcher._count_crash("by signal SIGKILL")
+    assert len(said) == MOST_CRASHES + 1
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600

@@ -8,7 +8,6 @@ Started again on the folder of a run that has not finished, it goes on from the 
 
 import itertools
 import json
-import os
 import secrets
 import socket
 import subprocess
@@ -141,8 +140,7 @@ def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[Call
         secret_file = Path(folder) / "secret"
         secret_file.touch(0o600)
         secret_file.write_bytes(secret)
-        os.environ["FLWR_HOME"] = str(Path(folder) / "flwr")
-        child = spawn("fedhello.engine.flower", options.superlink(secret_file), log)
+        child = spawn("fedhello.engine.flower", options.superlink(secret_file), log, home=Path(folder) / "flwr")
         try:
             yield lambda: _wait_until_it_listens(child, options, log)
         finally:
