@@ -207,7 +207,9 @@ def client(
     _check_flower()
     _end_in_order()
     budget = {
-        "memory": memory and parse_bytes(memory), "upload": upload and parse_bytes(upload), "seconds": seconds,
+        "memory": None if memory is None else parse_bytes(memory),
+        "upload": None if upload is None else parse_bytes(upload),
+        "seconds": seconds,
         "blocks": blocks, "rank": rank,
     }  # fmt: skip
     options = ClientOptions(

@@ -1,85 +1,38 @@
-"""Case 53: with keys, only clients with a registered key connect; the server is for this machine unless told otherwise.
+"""Case 53 with real processes: TLS and node keys: who has none, or a wrong one, or speaks plain text, is not let in."""
 
-What TLS itself refuses, such as an expired certificate, is in ``tests/run/test_keys.py``.
-"""
-
-import secrets
-import time
+import json
+import shutil
 
 import pytest
+from machines import CONFIG, Machines
 
-from fedhello.engine.processes import spawn, stop
-from fedhello.run.join import Connection, free_port
-from fedhello.run.keys import make_client_key, make_server_keys
-from fedhello.run.serve import ServerOptions, superlink
+pytest.importorskip("flwr", reason="needs the extra flower")
 
 
-def test_the_server_listens_on_this_machine_alone_by_default(call, tmp_path):
-    assert ServerOptions().host == "127.0.0.1"
-    code, out, _ = call(tmp_path, "server", "--help")
-    assert code == 0
-    assert "127.0.0.1" in out
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory):
-    """The keys of a server and of one client that it knows; a key that it does not know, and another authority."""
-    folder = tmp_path_factory.mktemp("keys")
-    make_server_keys(["localhost"], 1, folder / "server")
-    make_client_key("node", folder / "server")
-    make_client_key("stranger", folder / "elsewhere")
-    make_server_keys(["localhost"], 1, folder / "elsewhere")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def listening(keys, tmp_path_factory):
-    """A server with these keys; its port."""
-    flower = pytest.importorskip("fedhello.engine.flower", reason="needs the extra flower")
-    options = ServerOptions(port=free_port(), keys=keys / "server")
-    log = tmp_path_factory.mktemp("log") / "superlink.log"
-    with superlink(options, secrets.token_bytes(32), log) as wait:
-        wait()
-        flower.register(options.address, options.public_keys)
-        yield options.port
-    assert "PRIVATE KEY" not in log.read_text()
-
-
-def stays_connected(connection, folder, seconds):
-    """Start a client's node; return whether it runs after so many seconds without a failed attempt to connect."""
-    secret, log = folder / "secret", folder / "log"
-    secret.write_bytes(secrets.token_bytes(32))
-    child = spawn("fedhello.engine.flower", connection.supernode(free_port(), secret), log)
+@pytest.mark.slow
+def test_only_clients_with_a_known_key_take_part_and_no_secret_is_said(workplace, tmp_path, call):
+    shutil.copytree(workplace, tmp_path / "place")
+    config = CONFIG.replace("clients: 3", "clients: 2").replace("clients_per_round: 3", "clients_per_round: 2")
+    net = Machines(tmp_path / "place", config.replace("{share: 1/3, blocks: 3}", "{share: 1/3, blocks: 2}"))
     try:
-        end = time.monotonic() + seconds
-        refused = False
-        while not refused and time.monotonic() < end:
-            time.sleep(0.1)
-            refused = child.poll() is not None or "Connection attempt failed" in log.read_text()
-        assert child.poll() != 0
-        return not refused
+        keys = net.folder / "keys"
+        assert call(net.folder, "keys", "server", "--host", "127.0.0.1", "--out", "keys")[0] == 0
+        for name in ("berlin", "madrid"):
+            assert call(net.folder, "keys", "client", name, "--out", "keys")[0] == 0
+        assert call(net.folder, "keys", "client", "stranger", "--out", "elsewhere")[0] == 0
+        net.server("--keys", "keys")
+        own = ("--blocks", 2, "--ca", "keys/ca.crt")
+        net.client(0, *own, "--key", "keys/berlin")
+        net.client(1, *own, "--key", "elsewhere/stranger", name="stranger")
+        net.client(1, "--blocks", 2, "--patience", 600, name="plain")
+        net.wait_for(lambda: "the connection ended" in net.said("stranger"), what="the stranger's refusal")
+        net.client(1, *own, "--key", "keys/madrid")
+        assert net.end("server") == 0, net.all_said()
+        took_part = [entry["facts"]["name"] for entry in json.loads((net.run / "clients.json").read_text())]
+        assert took_part == ["berlin", "madrid"]
+        assert all(len(entry["clients"]) == 2 for entry in net.rounds())
+        said = net.all_said() + "".join(file.read_text() for file in (net.folder / "runs").glob("*.log"))
+        secrets = [(keys / name).read_text().split("\n")[1] for name in ("berlin", "madrid", "server.key", "ca.key")]
+        assert not any(secret in said for secret in [*secrets, "PRIVATE KEY"])
     finally:
-        stop(child)
-        assert "PRIVATE KEY" not in log.read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("ca", "key"),
-    [
-        ("server/ca.crt", "elsewhere/stranger"),
-        ("server/ca.crt", None),
-        ("elsewhere/ca.crt", "server/node"),
-        (None, None),
-    ],
-    ids=["wrong key", "no key", "wrong authority", "plaintext"],
-)
-def test_whoever_lacks_something_is_refused(ca, key, keys, listening, tmp_path):
-    connection = Connection("localhost", listening, ca and keys / ca, key and keys / key)
-    assert not stays_connected(connection, tmp_path, 60)
-
-
-@pytest.mark.slow
-def test_a_client_with_a_known_key_stays_connected(keys, listening, tmp_path):
-    connection = Connection("localhost", listening, keys / "server" / "ca.crt", keys / "server" / "node")
-    assert stays_connected(connection, tmp_path, 25)
+        net.close()

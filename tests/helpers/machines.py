@@ -42,9 +42,9 @@ class Machines:
     def server(self, *words):
         return self.start("server", "server", "net.yaml", "--port", self.port, *words)
 
-    def client(self, k, *words):
+    def client(self, k, *words, name=None):
         brought = ("--part", k, "--data", "texts.csv", "--model", "tiny")
-        return self.start(f"client-{k}", "client", "--server", f"127.0.0.1:{self.port}", *brought, *words)
+        return self.start(name or f"client-{k}", "client", "--server", f"127.0.0.1:{self.port}", *brought, *words)
 
     def said(self, name):
         return (self.folder / f"{name}.log").read_text()

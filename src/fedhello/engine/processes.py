@@ -16,19 +16,23 @@ GRACE = 5.0
 """Seconds that a process gets to end in an orderly way."""
 
 
-def spawn(module: str, arguments: Sequence[str], log: Path | None = None) -> subprocess.Popen[bytes]:
+def spawn(
+    module: str, arguments: Sequence[str], log: Path | None = None, home: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Start ``python -m module arguments`` as a child that calls ``end_with_parent``.
 
     Args:
         module: The module.
         arguments: Its arguments.
         log: Gets what the child says; None leaves it on this process's standard error.
+        home: Where Flower may leave its files; None is the user's choice.
     """
+    environment = os.environ if home is None else {**os.environ, "FLWR_HOME": str(home)}
     command = [sys.executable, "-m", module, *arguments]
     if log is None:
-        return subprocess.Popen(command, stdin=subprocess.PIPE)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment)
 
 
 def end_with_parent() -> None:

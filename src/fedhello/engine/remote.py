@@ -42,6 +42,9 @@ PROBE = bytes(2**19)
 LONGEST_FACTS = 2**22
 """Bytes of a client's facts that are read."""
 
+FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite"}
+"""What a client may say went wrong, beside that it failed."""
+
 Fields = dict[str, Any]
 """What a message holds: name → bytes, str, int or float."""
 
@@ -402,8 +405,7 @@ class RemoteEngine:
             if reply["error"] == "join first":
                 self.node_of.pop(one.client, None)
                 self.lobby.ask_again(one.node)
-            reason = reply["error"] if reply["error"] in ("over budget", "not finite") else "failed"
-            return _rejected(one, reason, _one_line(reply.get("detail")))
+            return _rejected(one, FAULTS.get(str(reply["error"]), "failed"), _one_line(reply.get("detail")))
         payload = reply.get("update")
         if not isinstance(payload, bytes) or one.expected is None:
             return _rejected(one, "malformed", "expected an update; there is none in the reply")

@@ -11,7 +11,6 @@ its name. When the SuperNode ends, since the server was away, it alone is; the w
 import contextlib
 import hashlib
 import json
-import os
 import re
 import secrets
 import signal
@@ -40,6 +39,10 @@ WAIT_TO_SEND = 3.0
 
 PAUSE = 2.0
 """Seconds before something that ended is started anew."""
+
+
+MOST_CRASHES, LONG = 5, 300.0
+"""How often a worker may end within so many seconds of its start before that is an error."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     Raises:
         FedhelloError: Of the kind that fits, if they do not go together.
     """
+    import numpy as np
+
     from fedhello.client.memory import return_memory_at_once
     from fedhello.client.prediction import batch_shapes
     from fedhello.engine.remote import DeclaredBudget, Facts
@@ -117,7 +122,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         widest=widest,
         batches=tuple(batches),
         budget=budget,
-        speed=_speed(model, settings, longest_answer(samples, range(len(samples)))),
+        speed=_speed(model, settings, longest_answer(samples, np.arange(len(samples)))),
         busy=0.0,
     )
     _say(_described(facts))
@@ -337,9 +342,10 @@ class _Supervisor:
         self._secret.touch(0o600)
         self._secret.write_bytes(secrets.token_bytes(32))
         self._port = free_port()
+        self._crashes, self._began, self._said = 0, 0.0, ""
         self._node: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
-        os.environ["FLWR_HOME"] = str(folder / "flwr")
+        self._home = folder / "flwr"
 
     def watch(self) -> None:
         """Keep both running until the run is over."""
@@ -361,12 +367,12 @@ class _Supervisor:
 
     def _start_what_is_missing(self) -> None:
         if self._node is None:
-            self._node = spawn(
-                "fedhello.engine.flower", self._connection.supernode(self._port, self._secret), self._log
-            )
+            arguments = self._connection.supernode(self._port, self._secret)
+            self._node = spawn("fedhello.engine.flower", arguments, self._log, self._home)
         if self._worker is None:
             arguments = [json.dumps(asdict(self._options)), str(self._port), str(self._secret)]
-            self._worker = spawn("fedhello.run.join", arguments)
+            self._worker = spawn("fedhello.run.join", arguments, home=self._home)
+            self._began = time.monotonic()
 
     def _over(self) -> bool:
         """See who has ended; return whether the run is over."""
@@ -378,13 +384,30 @@ class _Supervisor:
             if code in known_codes():
                 time.sleep(WAIT_TO_SEND)
                 raise SystemExit(code)  # the worker has said why
-            self._say(f"the training process ended ({_why(code)}); starting it anew")
+            self._count_crash(_why(code))
             self._stop_node()  # a new node is known to be new, and gets no reply that is not coming any more
         if self._node is not None and self._node.poll() is not None:
             # With a key, Flower refuses the same node for about a minute after an end that was not orderly.
-            self._say(f"the connection ended ({_why(self._node.returncode)}); connecting again")
+            self._say_once(f"the connection ended ({_why(self._node.returncode)}); connecting again")
             self._node = None
         return False
+
+    def _count_crash(self, why: str) -> None:
+        """Say that the worker ended, unless it does so again and again.
+
+        Raises:
+            EngineError: If it does.
+        """
+        self._crashes = 1 if time.monotonic() - self._began > LONG else self._crashes + 1
+        if self._crashes > MOST_CRASHES:
+            raise EngineError(f"expected the training process to go on; it ended {MOST_CRASHES} times, at last {why}")
+        self._say(f"the training process ended ({why}); starting it anew")
+
+    def _say_once(self, line: str) -> None:
+        """Say what may come to be said every few seconds."""
+        if line != self._said:
+            self._say(line)
+        self._said = line
 
     def _stop_node(self) -> None:
         if self._node is not None:

@@ -8,7 +8,6 @@ Started again on the folder of a run that has not finished, it goes on from the 
 
 import itertools
 import json
-import os
 import secrets
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fedhello.engine.processes import spawn, stop
-from fedhello.engine.remote import Address, DeclaredBudget, Facts, Link, Lobby, Pace, RemoteEngine, invitation
+from fedhello.engine.remote import Address, Facts, Link, Lobby, Pace, RemoteEngine, invitation
 from fedhello.errors import ClientsError, ConfigError, EngineError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.model.loading import CAUSAL_LM
@@ -141,8 +140,7 @@ def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[Call
         secret_file = Path(folder) / "secret"
         secret_file.touch(0o600)
         secret_file.write_bytes(secret)
-        os.environ["FLWR_HOME"] = str(Path(folder) / "flwr")
-        child = spawn("fedhello.engine.flower", options.superlink(secret_file), log)
+        child = spawn("fedhello.engine.flower", options.superlink(secret_file), log, home=Path(folder) / "flwr")
         try:
             yield lambda: _wait_until_it_listens(child, options, log)
         finally:
@@ -357,7 +355,7 @@ def with_tiers(config: Config, members: Sequence[Facts]) -> Config:
         ConfigError: If the method cannot use a budget.
     """
     budgets = _budgets(members)
-    tiers = [_tier(budget, sum(_key(m) == key for m in members) / len(members)) for key, budget in budgets.items()]
+    tiers = [_tier(member, sum(_key(m) == key for m in members) / len(members)) for key, member in budgets.items()]
     plain = config.model_dump(mode="json")
     plain["clients"]["tiers"] = tiers
     plain["data"]["clients"] = max(len(members), config.train.clients_per_round)
@@ -368,8 +366,12 @@ def _key(member: Facts) -> str:
     return json.dumps(asdict(member.as_budget()))
 
 
-def _budgets(members: Sequence[Facts]) -> dict[str, DeclaredBudget]:
-    return {_key(member): member for member in members}
+def _budgets(members: Sequence[Facts]) -> dict[str, Facts]:
+    """Return a member of each different budget, by the budget, in the order of ids."""
+    found: dict[str, Facts] = {}
+    for member in members:
+        found.setdefault(_key(member), member)
+    return found
 
 
 def _tier(member: Facts, share: float) -> dict[str, Any]:
