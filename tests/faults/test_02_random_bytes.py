@@ -30,9 +30,9 @@ def test_what_is_no_update_is_malformed(letter, payload):
 def test_a_claimed_length_allocates_nothing_and_takes_no_time(letter, length):
     payload = letter.write(tensors=struct.pack("<Q", length) + b"{}")
     tracemalloc.start()
-    begin = time.perf_counter()
+    begin = time.thread_time()
     assert letter.reason(payload) == "malformed"
-    assert time.perf_counter() - begin < 0.05
+    assert time.thread_time() - begin < 0.05
     assert tracemalloc.get_traced_memory()[1] < 2**16
     tracemalloc.stop()
 

@@ -21,8 +21,8 @@ def test_a_payload_above_the_limit_is_not_read(letter, monkeypatch):
 def test_even_a_huge_one_takes_neither_time_nor_memory(letter):
     payload = bytes(10**8)
     tracemalloc.start()
-    begin = time.perf_counter()
+    begin = time.thread_time()
     assert letter.reason(payload) == "too large"
-    assert time.perf_counter() - begin < 0.05
+    assert time.thread_time() - begin < 0.05
     assert tracemalloc.get_traced_memory()[1] < 2**16
     tracemalloc.stop()

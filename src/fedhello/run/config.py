@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedhello.aggregation.robust import Defence, RobustRule
 from fedhello.client.loss import Loss
 from fedhello.client.training import LearningRateSchedule, OptimizerName
 from fedhello.data.columns import placeholders
@@ -357,6 +358,20 @@ class TrainConfig(_Section):
     measure_memory: bool = True
 
 
+class DefenceConfig(_Section):
+    """What is done about clients that are broken or hostile."""
+
+    screen: float | None = Field(None, gt=1)
+    clip: float | None = Field(None, gt=0)
+    rule: RobustRule = "mean"
+    byzantine: int = Field(1, ge=0)
+
+    @property
+    def defence(self) -> Defence:
+        """The same for the aggregation."""
+        return Defence(self.screen, self.clip, self.rule, self.byzantine)
+
+
 class RunConfig(_Section):
     """Where and how the run takes place."""
 
@@ -381,6 +396,7 @@ class Config(_Section):
     clients: ClientsConfig = ClientsConfig()
     method: MethodConfig = MethodConfig()
     train: TrainConfig = TrainConfig()
+    defence: DefenceConfig = DefenceConfig()
     run: RunConfig = RunConfig()
     parity: Literal["corrected", "published"] = "corrected"
 
@@ -470,6 +486,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     method = _resolved_method(config.method)
     _check_budgets(config, METHODS[method.name])
     _check_merging(config.model, METHODS[method.name])
+    _check_defence(config, METHODS[method.name])
     if config.model.lora.dora:
         _check_dora(config, METHODS[method.name])
     return config.model_copy(update={"method": method})
@@ -510,6 +527,25 @@ def _check_budgets(config: Config, method: Method) -> None:
                 f"{method.allocates}; found only {other}: {getattr(tier, other)}. Add {wanted}, or choose a method "
                 f"that allocates {'ranks' if other == 'rank' else 'blocks'} (see fedhello methods)."
             )
+
+
+def _check_defence(config: Config, method: Method) -> None:
+    """Check that a robust rule can take the place of the method's mean, and that a round has enough clients for it."""
+    defence = config.defence.defence
+    if defence.rule == "mean":
+        return
+    if not method.averages_layerwise:
+        raise ConfigError(
+            f"expected defence.rule=mean, since {method.name} does not average layer by layer; found {defence.rule}. "
+            "defence.screen and defence.clip work with every method."
+        )
+    invited = 1 if method.pooled else config.train.clients_per_round
+    if invited < defence.fewest:
+        raise ConfigError(
+            f"expected at least {defence.fewest} clients in a round for defence.rule={defence.rule} with "
+            f"defence.byzantine={defence.byzantine}; found {invited}. Raise train.clients_per_round, lower "
+            "defence.byzantine, or choose another rule."
+        )
 
 
 def _check_merging(model: ModelConfig, method: Method) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.aggregation.robust import defended
 from fedhello.allocation.bytes import OPTIONS
 from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import StepCosts, calibrate
@@ -104,7 +105,7 @@ def prepare(config: Config) -> Session:
     found = public_data(config.data, data, held_out)
     public = samples.subset(held_out.public) if found is None else encode(config, found, model)[0]
     parts = partition_data(config.data, data, held_out, config.run.seed)
-    bound = method.bind(**config.method.options)
+    bound = defended(method.bind(**config.method.options), config.defence.defence)
     settings = replace(_training_settings(config, model.device, notes), **bound.local)
     if method.pooled:
         settings = replace(settings, samples=_samples_per_round(config, parts))
