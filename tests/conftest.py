@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +157,27 @@ def call():
         return code, out.getvalue(), err.getvalue()
 
     return run
+
+
+@pytest.fixture
+def remote_world(tiny_model, random_examples, federation):
+    """A network of workers in this process, an engine over it, and the local engine to compare with."""
+    from network import SETTINGS, Network, remote_engine, remote_facts
+
+    from fedhello.engine.local import LocalEngine
+    from fedhello.engine.worker import Prepared
+
+    def build(clients=3, clients_per_round=None, over_selection=1.0, **more):
+        there = federation([1, 2, 3][:clients], blocks=3, clients_per_round=clients_per_round)
+        there = replace(there, over_selection=over_selection)
+        data = {k: random_examples(samples=10 + k, seed=k) for k in range(clients)}
+        facts = [remote_facts(k, 10 + k) for k in range(clients)]
+        prepared = {}
+        for k in range(clients):
+            model = tiny_model(blocks=3)
+            prepared[k] = Prepared(model, data[k], SETTINGS, facts[k], 0, model.read(model.block_of))
+        network = Network()
+        engine = remote_engine(network, there, facts, SETTINGS, prepared, **more)
+        return network, engine, LocalEngine(tiny_model(blocks=3), there, data, SETTINGS, run="this-run")
+
+    return build

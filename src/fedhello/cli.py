@@ -97,6 +97,8 @@ def run(
     from fedhello.run.tracking import check_installed
 
     config = _config(words)
+    if config.run.engine == "flower":
+        raise ConfigError("expected run.engine: local; clients on other machines are reached by fedhello server CONFIG")
     folder = choose(config)
     check_free(folder)
     check_installed(config.run.track)
@@ -128,6 +130,8 @@ def resume(
 
     folder = RunFolder(run)
     config = resumed_config(folder, overrides or ())
+    if config.run.engine == "flower":
+        raise ConfigError(f"expected a run on this machine; go on with this one by fedhello server {run}/config.yaml")
     check_installed(config.run.track)
     console, hidden = _console(as_json, quiet)
     with folder.locked():
@@ -140,6 +144,86 @@ def resume(
         resumed = restore(session, folder, lambda line: warn(folder, line))
         store_config(folder, config)
         _play(session, folder, as_json, quiet, resumed)
+
+
+@app.command()
+def server(
+    words: Words = None,
+    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for everywhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Its port; 0 takes a free one.")] = 8000,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="Folder that fedhello keys made: TLS, and clients that may connect.")
+    ] = None,
+    local: Annotated[int | None, typer.Option("--local", help="Start so many clients on this machine.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Play a configuration with clients on other machines; started again, go on where it stopped."""
+    from fedhello.run.console import ConsoleObserver
+    from fedhello.run.demo import demonstration, local_clients
+    from fedhello.run.serve import ServerOptions, serve, served
+
+    _check_flower()
+    _end_in_order()
+    config = served(_config(words) if local is None else demonstration(*_file_and_overrides(words), local))
+    console, hidden = _console(as_json, quiet)
+    options = ServerOptions(host, port, keys)
+
+    def say(line: str) -> None:
+        if not hidden:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def watching(folder: Any) -> list[Any]:
+        return [ConsoleObserver(console, folder, config.train.rounds, quiet=hidden)]
+
+    with local_clients(config, local or 0, say) as start:
+        folder, summary = serve(config, options, watching, say, start)
+    _say_result(folder, summary, as_json, quiet, "the same command")
+
+
+@app.command()
+def client(
+    server: Annotated[str, typer.Option("--server", help="HOST:PORT of fedhello server.")],
+    data: Annotated[str | None, typer.Option("--data", help="This client's own samples: a file or a folder.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", help="Such as 4GB; what is free if not given.")] = None,
+    upload: Annotated[str | None, typer.Option("--upload", help="Bytes per round, such as 1MB.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Of training per round.")] = None,
+    blocks: Annotated[int | None, typer.Option("--blocks", help="Blocks to train at most.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="LoRA rank to train at most.")] = None,
+    ca: Annotated[Path | None, typer.Option("--ca", help="The server's ca.crt; without it, no TLS.")] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="This client's private key.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A name that stays the same from start to start.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Folder of the model, where it has no public name.")
+    ] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Column of texts, if called otherwise than there.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column of classes, likewise.")] = None,
+    part: Annotated[int | None, typer.Option("--part", help="Take this part of the configured data set.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")] = "auto",
+    patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for a server that is away.")] = 600.0,
+    log: Annotated[Path | None, typer.Option("--log", help="Where to put what Flower says.")] = None,
+) -> None:
+    """Take part in a run on another machine, with your own data and budget."""
+    from fedhello.run.join import ClientOptions, Connection, default_name, parse_bytes, parse_server, take_part
+
+    _check_flower()
+    _end_in_order()
+    budget = {
+        "memory": None if memory is None else parse_bytes(memory),
+        "upload": None if upload is None else parse_bytes(upload),
+        "seconds": seconds,
+        "blocks": blocks, "rank": rank,
+    }  # fmt: skip
+    options = ClientOptions(
+        name=name or default_name(data, part, key),
+        data=data,
+        part=part,
+        model=model,
+        device=device,
+        columns={column: value for column, value in (("text", text), ("label", label)) if value is not None},
+        budget={limit: value for limit, value in budget.items() if value is not None},
+    )
+    take_part(Connection(*parse_server(server), ca, key, patience), options, _stderr, log)
 
 
 @app.command()
@@ -472,11 +556,18 @@ def _play(session: Any, folder: Any, as_json: bool, quiet: bool, resumed: Any = 
     """Play a session, draw its report and print what was asked for."""
     from fedhello.run.console import ConsoleObserver
     from fedhello.run.play import play
-    from fedhello.run.report import write_report
 
     console, hidden = _console(as_json, quiet)
     observer = ConsoleObserver(console, folder, session.config.train.rounds, quiet=hidden)
     summary = play(session, folder, [observer], resumed)
+    _say_result(folder, summary, as_json, quiet, f"fedhello resume {folder.path}")
+
+
+def _say_result(folder: Any, summary: Any, as_json: bool, quiet: bool, go_on: str) -> None:
+    """Draw a run's report and print what was asked for."""
+    from fedhello.run.report import write_report
+
+    console, hidden = _console(as_json, quiet)
     if summary["rounds"]:
         try:
             report = write_report(folder)
@@ -488,7 +579,7 @@ def _play(session: Any, folder: Any, as_json: bool, quiet: bool, resumed: Any = 
         print(json.dumps(summary))
     if summary["status"] == "interrupted":
         if hidden:  # else it has been said
-            print(f"interrupted; go on with: fedhello resume {folder.path}", file=sys.stderr)
+            print(f"interrupted; go on with: {go_on}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -497,6 +588,24 @@ def _say_finished(folder: Any, console: Console, as_json: bool, hidden: bool) ->
         print(json.dumps(folder.summary()))
     if not hidden:
         console.print(f"{folder.path} has finished all its rounds; there is nothing to go on with", highlight=False)
+
+
+def _check_flower() -> None:
+    if importlib.util.find_spec("flwr") is None:
+        raise MissingExtraError("clients on other machines need Flower; run: pip install 'fedhello[flower]'")
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM unwind like Ctrl-C, so that child processes and temporary files go."""
+
+    def end(number: int, _: Any) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _config(words: Sequence[str] | None) -> Any:

@@ -70,3 +70,15 @@ class QuorumError(FedhelloError):
     """Too few clients' updates counted, in several attempts at one round."""
 
     exit_code = 9
+
+
+class EngineError(FedhelloError):
+    """What carries messages between server and clients does not work, or they do not fit together."""
+
+    exit_code = 10
+
+
+class ClientsError(FedhelloError):
+    """Too few clients have joined in time."""
+
+    exit_code = 11

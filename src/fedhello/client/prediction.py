@@ -9,7 +9,7 @@ attention adds; outside the blocks it is c + γ·b + α·bT. A few small batches
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
 from math import prod
 from typing import Any, get_args
@@ -26,7 +26,7 @@ from fedhello.client.memory import StepMemory
 from fedhello.data.batches import IGNORED, WINDOW, Batch
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
-from fedhello.types import KEEP, Allocation, Costs, Policy, Role
+from fedhello.types import KEEP, Allocation, Costs, Policy, Role, Update
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Kind = tuple[Policy, Role]
@@ -223,6 +223,20 @@ def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Sha
     # A client with more than a window of samples meets full batches; see ``training_batches``.
     widest = batch_size if len(ordered) > WINDOW * batch_size else len(parts[0])
     return (widest, int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
+
+
+def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -> Update:
+    """Return an update with what its widest step was predicted to take; the server knows it without being told."""
+    if costs is None:
+        return update
+    shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
+    found = needs(costs.at(shape), allocation, first_step=update.metrics["steps"] == 1)
+    more = {
+        "predicted_saved_bytes": found.saved_bytes,
+        "predicted_peak_bytes": found.peak_bytes,
+        "predicted_memory_bytes": found.memory_bytes,
+    }
+    return replace(update, metrics={**update.metrics, **more})
 
 
 def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:

@@ -54,6 +54,7 @@ def load(
     file_per_client: bool = False,
     deduplicate: bool = True,
     skip_bad_images: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> DataSet:
     """Read the data set of a configured name.
 
@@ -67,6 +68,8 @@ def load(
         deduplicate: Keep only the first sample of each text, image or prompt, so that none is both trained on and
             tested; those chosen for testing or validation are kept rather than those to train on.
         skip_bad_images: Leave out images that cannot be decoded, and note it.
+        classes: The names of all classes, where a client has samples of some; None takes those that occur, two at
+            least.
 
     Raises:
         MissingExtraError: If the package of an embedded data set or a format is not installed.
@@ -92,7 +95,8 @@ def load(
     if deduplicate:
         samples, more = _without_repeats(samples, columns.kind)
         notes += more
-    return _assemble(samples, name, columns.kind, notes, grouped=file_per_client or columns.group is not None)
+    grouped = file_per_client or columns.group is not None
+    return _assemble(samples, name, columns.kind, notes, grouped, classes)
 
 
 @dataclass(frozen=True)
@@ -226,13 +230,19 @@ def _answer(sample: _Sample, kind: Kind) -> str:
     return sample.value[1] if kind == "instructions" and isinstance(sample.value, tuple) else sample.label
 
 
-def _assemble(samples: list[_Sample], name: str, kind: Kind, notes: list[str], grouped: bool) -> DataSet:
+def _assemble(
+    samples: list[_Sample], name: str, kind: Kind, notes: list[str], grouped: bool, classes: Sequence[str] | None
+) -> DataSet:
     of_part = {part: [i for i, sample in enumerate(samples) if sample.part == part] for part in _PARTS}
     if not of_part["train"]:
         raise DataError(f"expected at least one sample in {name}; it has none")
-    if kind != "instructions":
-        _check_classes(samples, name)
     names = sorted({sample.label for sample in samples})
+    if kind != "instructions":
+        if classes is None:
+            _check_classes(samples, name)
+        else:
+            _check_known(samples, classes)
+            names = list(classes)
     number = {label: c for c, label in enumerate(names)}
     return DataSet(
         inputs=tuple(sample.value for sample in samples),
@@ -243,6 +253,15 @@ def _assemble(samples: list[_Sample], name: str, kind: Kind, notes: list[str], g
         parts={part: np.array(of_part[part], dtype=int) for part in HELD_OUT if of_part[part]},
         notes=tuple(notes),
     )
+
+
+def _check_known(samples: list[_Sample], classes: Sequence[str]) -> None:
+    unknown = next((sample for sample in samples if sample.label not in classes), None)
+    if unknown is not None:
+        raise DataError(
+            f"expected the labels of the federation, {', '.join(classes)}; {unknown.place} is labelled "
+            f"{unknown.label!r}{nearest(unknown.label, classes)}"
+        )
 
 
 def _check_classes(samples: list[_Sample], name: str) -> None:

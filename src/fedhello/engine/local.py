@@ -1,14 +1,13 @@
 """The local engine: all clients in this process, one after the other, on one model in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
-from fedhello.allocation.bytes import needs
 from fedhello.client.memory import gpu_limit
-from fedhello.client.prediction import StepCosts
+from fedhello.client.prediction import StepCosts, predicted
 from fedhello.client.training import Assignment, TrainingSettings, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_update, expect
@@ -17,7 +16,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import ClassSums, class_sums
 from fedhello.randomness import generator
-from fedhello.types import Allocation, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
+from fedhello.types import Client, Federation, Reason, Rejection, RoundRecord, Task, Update
 
 
 @dataclass
@@ -112,7 +111,7 @@ class LocalEngine:
             return update
         if personal:
             self._trained_heads[client.id] = head
-        return replace(update, metrics={**update.metrics, **self._predicted(update, task.allocation)})
+        return predicted(update, task.allocation, self.costs)
 
     def _train_one(
         self, task: Task, client: Client, names: tuple[str, ...]
@@ -141,18 +140,6 @@ class LocalEngine:
         finally:
             # What the server scores and saves next must not hold one client's private head.
             self.model.write(self.initial_head if self.personal_heads is not None else {})
-
-    def _predicted(self, update: Update, allocation: Allocation) -> dict[str, float]:
-        """Return what the client's widest step was predicted to take; the server knows it without being told."""
-        if self.costs is None:
-            return {}
-        shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
-        found = needs(self.costs.at(shape), allocation, first_step=update.metrics["steps"] == 1)
-        return {
-            "predicted_saved_bytes": found.saved_bytes,
-            "predicted_peak_bytes": found.peak_bytes,
-            "predicted_memory_bytes": found.memory_bytes,
-        }
 
     def class_sums(self) -> Iterator[tuple[ClassSums, int]]:
         """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""

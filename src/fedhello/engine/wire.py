@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedhello.client.training import ALWAYS_MEASURED, METRICS
 from fedhello.errors import UpdateError
-from fedhello.types import Adapter, Rejection, Task, Update
+from fedhello.types import Adapter, Allocation, Rejection, Task, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI32s")
@@ -39,6 +39,9 @@ RUN_ID = 32
 
 LONGEST_HEADER = 2048
 """Bytes of the JSON header that are read; with every metric and the longest numbers it takes less than half."""
+
+LONGEST_TASK_HEADER = 2**16
+"""Characters within which the JSON of a task ends: blocks and policies of thousands of blocks."""
 
 MOST_SAMPLES = 2**31 - 1
 """A sample count above it is no count."""
@@ -268,6 +271,44 @@ def _metrics(found: object, samples: int) -> dict[str, float]:
     if not 1 <= found["batches"] <= samples:
         raise UpdateError(f"expected 1 to {samples} batches; found {_short(found['batches'])}", "wrong count")
     return {name: float(value) for name, value in found.items()}
+
+
+def decode_sums(payload: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Check serialised class sums against what must come, and return them.
+
+    Args:
+        payload: Any bytes at all.
+        like: Name → tensor of the shape and dtype that must come.
+
+    Raises:
+        UpdateError: If anything differs, or a value is not finite.
+    """
+    most = int(SLACK * sum(_sizes(like).values(), LONGEST_HEADER))
+    if len(payload) > most:
+        raise UpdateError(f"expected at most {most} bytes; found {len(payload)}", "too large")
+    return _tensors(payload, like)
+
+
+def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None]) -> Task:
+    """Read back what ``encode_task`` wrote, at the client.
+
+    Args:
+        payload: From the server.
+        client: Whose task it is.
+        block_of: Of the client's model.
+
+    Raises:
+        UpdateError: If it is no task for this model.
+    """
+    try:
+        header, end = json.JSONDecoder().raw_decode(payload[:LONGEST_TASK_HEADER].decode("latin-1"))
+        tensors = safetensors.torch.load(payload[end:])
+        lists = {key: tuple(header[key]) for key in ("blocks", "policies", "components", "absent") if key in header}
+        allocation = Allocation(**lists, factors=header.get("factors", "AB"))
+        known = {name: block_of[name] for name in tensors if name in block_of}
+        return Task(client, int(header["round"]), allocation, Adapter({}, known).with_tensors(tensors))
+    except Exception as error:  # the server's word is taken for what to train, not for being well-formed
+        raise UpdateError(f"expected a task for this model; {_short(str(error))}", "malformed") from error
 
 
 def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

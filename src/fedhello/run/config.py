@@ -376,7 +376,10 @@ class RunConfig(_Section):
     """Where and how the run takes place."""
 
     seed: int = Field(0, ge=0)
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "flower"] = "local"
+    wait: float = Field(600.0, gt=0)
+    deadline_floor: float = Field(30.0, gt=0)
+    deadline_factor: float = Field(3.0, ge=1)
     device: str = "auto"
     out: str = "runs"
     name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
@@ -445,7 +448,10 @@ INSTRUCTION: dict[str, tuple[Any, ...]] = {
 """What instruction data stands for: a language model has no head, and its classes are the tokens."""
 
 
-IRRELEVANT = ("run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep")
+IRRELEVANT = (
+    "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
+    "run.deadline_factor",
+)  # fmt: skip
 """What has no influence on a result: where the folder lies, who else is told, and what is kept on the way."""
 
 

@@ -1,5 +1,6 @@
 """From the configuration's data section to a data set, its split and every client's share."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,12 @@ from fedhello.randomness import generator
 from fedhello.run.config import DataConfig
 
 
-def load_data(config: DataConfig) -> DataSet:
+def load_data(config: DataConfig, classes: Sequence[str] | None = None) -> DataSet:
     """Read the configured data set.
+
+    Args:
+        config: The configuration.
+        classes: The names of all classes, where the data are one client's; None takes those that occur.
 
     Raises:
         DataError: If it cannot be read, or is no data set to train and test on.
@@ -28,6 +33,7 @@ def load_data(config: DataConfig) -> DataSet:
         file_per_client=config.partition.kind == "files",
         deduplicate=config.deduplicate,
         skip_bad_images=config.on_bad_image == "skip",
+        classes=classes,
     )
     return draw(data, config.samples)
 

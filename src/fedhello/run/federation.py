@@ -14,6 +14,9 @@ from fedhello.run.config import Config, TierConfig
 from fedhello.types import Budget, Client, Costs, Federation, Rule
 from fedhello.words import budget_words, human_bytes
 
+Batches = tuple[Shape, Sequence[Shape]]
+"""A client's widest batch, and about which batches it meets in a round."""
+
 
 def assign_tiers(clients: int, tiers: Sequence[TierConfig]) -> tuple[int, ...]:
     """Return each client's tier: consecutive ids, sizes by largest remainder, so thirds of 100 are 34, 33, 33."""
@@ -91,14 +94,41 @@ def federate(
         Client(k, tier_of[k], budgets[tier_of[k]], len(part), tuple(np.unique(labels[part]).tolist()))
         for k, part in enumerate(parts)
     ]
-    shapes = [
-        _tier_shapes(config, [lengths[k] for k in range(len(parts)) if tier_of[k] == g]) for g in range(len(tiers))
+    shapes = [batch_shapes(of_client, config.train.batch_size, config.train.epochs) for of_client in lengths]
+    return federation_of(config, everyone, shapes, model, steps, notes), tier_of
+
+
+def federation_of(
+    config: Config,
+    everyone: Sequence[Client],
+    shapes: Sequence[Batches],
+    model: LoraModel,
+    steps: StepCosts | None,
+    notes: list[str],
+) -> Federation:
+    """Return the federation of those clients that can be invited.
+
+    Args:
+        config: The configuration; its tiers are those of the clients.
+        everyone: All clients.
+        shapes: Per client, its widest batch and the batches of a round.
+        model: The model.
+        steps: What its steps cost; None predicts nothing.
+        notes: Gets a note on who is left out, and why.
+
+    Raises:
+        ConfigError: If too few clients can be invited.
+    """
+    budgets = tuple(tier.budget for tier in config.clients.tiers)
+    by_tier = [
+        _largest([of_client for client, of_client in zip(everyone, shapes, strict=True) if client.tier == g])
+        for g in range(len(budgets))
     ]
-    costs = () if steps is None else tuple(steps.at(*shape) for shape in shapes)
-    federation = Federation(
-        clients=_invited(config, everyone, budgets, costs, shapes, steps, notes),
+    costs = () if steps is None else tuple(steps.at(*shape) for shape in by_tier)
+    return Federation(
+        clients=_invited(config, everyone, budgets, costs, by_tier, steps, notes),
         tiers=budgets,
-        blocks=L,
+        blocks=model.blocks.count,
         clients_per_round=config.train.clients_per_round,
         seed=config.run.seed,
         rule=config.train.activations,
@@ -108,12 +138,10 @@ def federate(
         quorum=ceil(config.train.quorum * config.train.clients_per_round - 1e-9),
         over_selection=config.train.over_selection,
     )
-    return federation, tier_of
 
 
-def _tier_shapes(config: Config, lengths: Sequence[np.ndarray]) -> tuple[Shape, list[Shape]]:
+def _largest(shapes: Sequence[Batches]) -> Batches:
     """Return the widest batch and the longest round, as batches, of a tier's clients."""
-    shapes = [batch_shapes(of_client, config.train.batch_size, config.train.epochs) for of_client in lengths]
     widest = max(samples for (samples, _), _ in shapes), max(tokens for (_, tokens), _ in shapes)
     return widest, max((batches for _, batches in shapes), key=lambda batches: sum(b * T for b, T in batches))
 
@@ -123,7 +151,7 @@ def _invited(
     everyone: Sequence[Client],
     budgets: Sequence[Budget],
     costs: Sequence[Costs],
-    shapes: Sequence[tuple[Shape, list[Shape]]],
+    shapes: Sequence[Batches],
     steps: StepCosts | None,
     notes: list[str],
 ) -> tuple[Client, ...]:

@@ -282,6 +282,8 @@ def check_free(folder: RunFolder) -> None:
 
 def clients(session: Session) -> list[dict[str, Any]]:
     """Return tier and labels of every client, as ``clients.json`` holds them."""
+    if session.described:
+        return [dict(entry) for entry in session.described]
     return [
         {"client": k, "tier": tier, "samples": sum(row), "labels": dict(zip(session.labels, row, strict=True))}
         for k, (tier, row) in enumerate(zip(session.tier_of, session.histogram.tolist(), strict=True))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import StepCosts, calibrate
 from fedhello.client.training import METRICS, TrainingSettings, bfloat16_pays, moments
 from fedhello.data.batches import Samples
-from fedhello.data.dataset import Kind
+from fedhello.data.dataset import DataSet, Kind
 from fedhello.data.partition import label_histogram
+from fedhello.data.split import Split
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Engine
 from fedhello.engine.wire import upload_bound
@@ -71,6 +73,7 @@ class Session:
         histogram: Samples of each client by class, integers, shape (K, C).
         tier_of: Tier of each client, by id.
         notes: What a user should know before the start.
+        described: What ``clients.json`` holds of each client where its histogram is not known here.
     """
 
     config: Config
@@ -85,13 +88,80 @@ class Session:
     histogram: np.ndarray
     tier_of: tuple[int, ...]
     notes: tuple[str, ...]
+    described: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a run has before it is known who takes part.
+
+    Attributes:
+        config: With the commit of a hub id that was loaded.
+        method: With its options.
+        data: The data set that the configuration names.
+        model: With a fresh adapter and head.
+        samples: The data set as the model takes it.
+        held_out: What the server keeps of it.
+        public: The server's set for distillation.
+        notes: What a user should know; grows.
+    """
+
+    config: Config
+    method: BoundMethod
+    data: DataSet
+    model: LoraModel
+    samples: Samples
+    held_out: Split
+    public: Samples
+    notes: list[str]
+
+    @property
+    def row(self) -> Method:
+        """The method's row of the table."""
+        return METHODS[self.config.method.name]
 
 
 def prepare(config: Config) -> Session:
-    """Load, check and put together everything a run needs.
+    """Load, check and put together everything a run on this machine needs.
 
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
+    """
+    loaded = load(config)
+    config, data, samples, model, notes = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.notes
+    method = loaded.row
+    parts = partition_data(config.data, data, loaded.held_out, config.run.seed)
+    settings = training_settings(config, loaded.method, model.device, notes)
+    if method.pooled:
+        settings = replace(settings, samples=_samples_per_round(config, parts))
+        parts = [np.concatenate(parts)]
+    if settings.measure_process:
+        return_memory_at_once()
+    answer = longest_answer(samples, loaded.held_out.train)
+    costs = step_costs(config, model, settings, answer)
+    config = with_speeds(config, model, costs, settings.autocast == "bfloat16", notes, answer)
+    lengths = [samples.lengths()[part] for part in parts]
+    federation, tier_of = federate(
+        _pooled(config) if method.pooled else config, parts, data.labels, lengths, model, costs, notes
+    )
+    engine = LocalEngine(
+        model=model,
+        federation=federation,
+        data={k: samples.subset(part) for k, part in enumerate(parts)},
+        settings=settings,
+        personal_heads={} if config.model.head == "local" else None,
+        costs=costs,
+        dropout=0.0 if method.pooled else config.clients.dropout,
+    )
+    histogram = label_histogram(parts, data.labels, len(data.label_names))
+    return assemble(replace(loaded, config=config), federation, tier_of, engine, histogram)
+
+
+def load(config: Config) -> Loaded:
+    """Load and check everything but the clients.
+
+    Raises:
+        FedhelloError: Of the kind that fits, if anything does not fit.
     """
     method = METHODS[config.method.name]
     _check_server_data(config.data, method)
@@ -102,57 +172,44 @@ def prepare(config: Config) -> Session:
     notes = [*data.notes, *changes]
     if method.uses_scores and config.model.head == "local":
         notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
-
     held_out = split_data(config.data, data)
     found = public_data(config.data, data, held_out)
     public = samples.subset(held_out.public) if found is None else encode(config, found, model)[0]
-    parts = partition_data(config.data, data, held_out, config.run.seed)
     bound = defended(method.bind(**config.method.options), config.defence.defence)
-    settings = replace(_training_settings(config, model.device, notes), **bound.local)
-    if method.pooled:
-        settings = replace(settings, samples=_samples_per_round(config, parts))
-        parts = [np.concatenate(parts)]
-    if settings.measure_process:
-        return_memory_at_once()
-    answer = longest_answer(samples, held_out.train)
-    costs = _step_costs(config, model, settings, answer)
-    config = with_speeds(config, model, costs, settings.autocast == "bfloat16", notes, answer)
-    lengths = [samples.lengths()[part] for part in parts]
-    federation, tier_of = federate(
-        _pooled(config) if method.pooled else config, parts, data.labels, lengths, model, costs, notes
-    )
-    _check_method(method, bound, federation, model, notes)
+    return Loaded(config, bound, data, model, samples, held_out, public, notes)
 
-    engine = LocalEngine(
-        model=model,
-        federation=federation,
-        data={k: samples.subset(part) for k, part in enumerate(parts)},
-        settings=settings,
-        personal_heads={} if config.model.head == "local" else None,
-        costs=costs,
-        dropout=0.0 if method.pooled else config.clients.dropout,
-    )
+
+def assemble(
+    loaded: Loaded, federation: Federation, tier_of: tuple[int, ...], engine: Engine, histogram: np.ndarray
+) -> Session:
+    """Put a session together once it is known who takes part and how they are reached.
+
+    Raises:
+        ConfigError: If the method cannot run with these clients.
+    """
+    config, samples, held_out, model = loaded.config, loaded.samples, loaded.held_out, loaded.model
+    _check_method(loaded.row, loaded.method, federation, model, loaded.notes)
     server = ServerData(
         validation=samples.subset(held_out.validation),
         test=samples.subset(held_out.test),
         proxy=samples.subset(held_out.proxy),
-        public=public,
-        questions=questions(config, data, held_out.test),
-        domains=by_domain(data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
+        public=loaded.public,
+        questions=questions(config, loaded.data, held_out.test),
+        domains=by_domain(loaded.data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
     )
     return Session(
         config=config,
-        kind=data.kind,
-        labels=data.label_names,
+        kind=loaded.data.kind,
+        labels=loaded.data.label_names,
         model=model,
         initial=model.read(model.block_of),
         federation=federation,
-        method=bound,
+        method=loaded.method,
         engine=engine,
         server=server,
-        histogram=label_histogram(parts, data.labels, len(data.label_names)),
+        histogram=histogram,
         tier_of=tier_of,
-        notes=tuple(notes),
+        notes=tuple(loaded.notes),
     )
 
 
@@ -280,7 +337,7 @@ def load_model(config: Config, labels: Sequence[str], kind: ModelKind = "text-cl
     return model
 
 
-def _step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:
+def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:
     """Calibrate the model, unless nothing is to be predicted, or cannot be (DoRA)."""
     policies = _used_policies(config, model)
     wanted = config.train.measure_memory or not all(tier.budget.only_counts for tier in config.clients.tiers)
@@ -315,7 +372,15 @@ def _used_policies(config: Config, model: LoraModel) -> list[Policy]:
     return sorted(used)
 
 
-def _training_settings(config: Config, device: torch.device, notes: list[str]) -> TrainingSettings:
+def training_settings(config: Config, method: BoundMethod, device: torch.device, notes: list[str]) -> TrainingSettings:
+    """Return how clients train under a configuration and the method's own options; the number type is this machine's.
+
+    Args:
+        config: With the tiers that take part.
+        method: With its options.
+        device: Where they train.
+        notes: Gets a note on a choice made here.
+    """
     train = config.train
     autocast = train.autocast
     if autocast == "auto":
@@ -325,7 +390,7 @@ def _training_settings(config: Config, device: torch.device, notes: list[str]) -
                 "training and evaluation run in bfloat16 autocast, which is faster here; train.autocast=none keeps "
                 "float32"
             )
-    return TrainingSettings(
+    settings = TrainingSettings(
         rounds=train.rounds,
         epochs=train.epochs,
         batch_size=train.batch_size,
@@ -340,6 +405,7 @@ def _training_settings(config: Config, device: torch.device, notes: list[str]) -
         measure_memory=train.measure_memory,
         measure_process=any(tier.memory is not None for tier in config.clients.tiers),
     )
+    return replace(settings, **method.local)
 
 
 def choose_device(name: str) -> torch.device:

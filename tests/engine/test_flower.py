@@ -1,0 +1,173 @@
+"""What fedhello makes of Flower's own messages, without a process or a socket."""
+
+import ast
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+flower = pytest.importorskip("fedhello.engine.flower", reason="needs the extra flower")
+
+from flwr.app import ConfigRecord, RecordDict
+from flwr.app.error import Error
+from flwr.app.message import make_message
+from flwr.app.metadata import Metadata
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+import fedhello
+from fedhello.engine.remote import Failure
+
+SOURCES = Path(fedhello.__file__).parent
+
+
+class InProcessGrid(Grid):
+    """Replies to messages as Flower's grid does: by the id of the message, in any order, some of them twice."""
+
+    def __init__(self):
+        self.pushed = []
+        self.waiting = []
+
+    def set_run(self, run):
+        raise NotImplementedError
+
+    run = property(set_run)
+    create_message = send_and_receive = set_run
+
+    def get_node_ids(self):
+        return [11, 12]
+
+    def push_messages(self, messages):
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"id-{len(self.pushed)}"
+            self.pushed.append(message)
+            yield message.metadata.message_id
+
+    def pull_messages(self, message_ids):
+        wanted = set(message_ids)
+        return [reply for reply in self.waiting if reply.metadata.reply_to_message_id in wanted]
+
+
+@pytest.fixture
+def grid(monkeypatch):
+    # Outside a run, Flower does not say which node it is.
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(flower.TaskIdentity, name, 1)
+    return InProcessGrid()
+
+
+def reply_to(message_id, content=None, error=None, source=1):
+    metadata = Metadata(
+        run_id=1, message_id="", src_node_id=source, dst_node_id=1, reply_to_message_id=message_id, group_id="",
+        created_at=1.8e9, ttl=10.0, message_type="train",
+    )  # fmt: skip
+    return make_message(metadata=metadata, error=error) if error else make_message(metadata=metadata, content=content)
+
+
+def test_messages_carry_bytes_untouched_and_say_what_they_are(grid):
+    link = flower.GridLink(grid)
+    assert link.nodes() == frozenset({11, 12})
+    payload = bytes(range(256)) * 100
+    assert link.send(12, "train", {"client": 1, "task": payload, "seconds": 2.5, "run": "r"}, group="7") == "id-0"
+    message = grid.pushed[0]
+    assert (message.metadata.dst_node_id, message.metadata.message_type) == (12, "train")
+    assert message.metadata.group_id == "7"
+    assert dict(message.content["fedhello"]) == {
+        "kind": "train", "client": 1, "task": payload, "seconds": 2.5, "run": "r",
+    }  # fmt: skip
+    link.send(11, "join", {})
+    assert grid.pushed[1].metadata.message_type == "query"
+
+
+def test_a_message_stays_valid_whatever_a_client_s_clock_says(grid):
+    flower.GridLink(grid).send(11, "train", {})
+    assert grid.pushed[0].metadata.ttl > 2 * 24 * 3600
+
+
+def test_a_reply_belongs_to_the_message_that_it_answers_and_not_to_its_sender(grid):
+    link = flower.GridLink(grid)
+    first, second = link.send(11, "train", {}), link.send(12, "train", {})
+    grid.waiting = [reply_to(second, RecordDict({"fedhello": ConfigRecord({"update": b"2"})}), source=12)]
+    assert link.reply(first) is None
+    assert link.reply(second) == {"update": b"2"}
+    grid.waiting = [reply_to(first, error=Error(ErrorCode.NODE_UNAVAILABLE, "gone"), source=1)]
+    assert link.reply(first) == Failure("lost", "Flower's error 5: gone")
+
+
+def test_of_two_replies_to_one_message_the_first_counts(grid):
+    link = flower.GridLink(grid)
+    sent = link.send(11, "train", {})
+    grid.waiting = [
+        reply_to(sent, RecordDict({"fedhello": ConfigRecord({"update": value})}), source=11) for value in (b"1", b"2")
+    ]
+    assert link.reply(sent) == {"update": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (ErrorCode.NODE_UNAVAILABLE, "lost"),
+        (ErrorCode.CLIENT_APP_CRASHED, "lost"),
+        (ErrorCode.MESSAGE_UNAVAILABLE, "lost"),
+        (ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "late"),
+        (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "failed"),
+        (ErrorCode.UNKNOWN, "failed"),
+    ],
+)
+def test_error_replies_have_a_reason(grid, code, reason):
+    link = flower.GridLink(grid)
+    sent = link.send(11, "train", {})
+    grid.waiting = [reply_to(sent, error=Error(code, "what happened"))]
+    found = link.reply(sent)
+    assert isinstance(found, Failure)
+    assert found.reason == reason
+
+
+@pytest.mark.parametrize("content", [RecordDict(), RecordDict({"other": ConfigRecord({"update": b"x"})})])
+def test_a_reply_without_our_record_is_empty(grid, content):
+    link = flower.GridLink(grid)
+    sent = link.send(11, "train", {})
+    grid.waiting = [reply_to(sent, content)]
+    assert link.reply(sent) == {}
+
+
+def test_what_does_not_go_out_has_no_id(grid):
+    grid.push_messages = lambda messages: [None]
+    assert flower.GridLink(grid).send(11, "train", {}) == ""
+
+
+def test_flower_says_nothing_to_anybody_and_installs_nothing():
+    from flwr.supercore import telemetry
+
+    assert telemetry.FLWR_TELEMETRY_ENABLED == "0"
+    assert {name: os.environ[name] for name in flower.QUIET} == dict(flower.QUIET)
+
+
+def test_only_one_module_imports_flower():
+    found = set()
+    for file in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "flwr" for name in names):
+                found.add(file.name)
+    assert found == {"flower.py"}
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr 1.41 with pathspec 1
+def test_the_app_that_is_submitted_brings_no_code():
+    app, _ = flower.build_fab_from_files({"pyproject.toml": flower.APP.encode()})
+    assert sorted(zipfile.ZipFile(io.BytesIO(app)).namelist()) == [".info/CONTENT", "pyproject.toml"]
+
+
+def test_the_package_is_a_flower_app():
+    from flwr.cli.config_utils import load_and_validate
+
+    root = SOURCES.parents[1] / "pyproject.toml"
+    config, _ = load_and_validate(root, check_module=False)
+    components = config["tool"]["flwr"]["app"]["components"]
+    assert components == {
+        "serverapp": "fedhello.engine.flower:server_app", "clientapp": "fedhello.engine.flower:client_app",
+    }  # fmt: skip
