@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedhello.client.training import ALWAYS_MEASURED, METRICS
 from fedhello.errors import UpdateError
-from fedhello.types import Adapter, Rejection, Task, Update
+from fedhello.types import Adapter, Reason, Rejection, Task, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI32s")
@@ -39,6 +39,9 @@ RUN_ID = 32
 
 LONGEST_HEADER = 2048
 """Bytes of the JSON header that are read; with every metric and the longest numbers it takes less than half."""
+
+IDENTITY: dict[str, Reason] = {"run": "stale", "round": "stale", "client": "not invited"}
+"""What an update states of itself, and what it is called where that differs."""
 
 MOST_SAMPLES = 2**31 - 1
 """A sample count above it is no count."""
@@ -244,7 +247,7 @@ def _json(text: bytes) -> dict[str, Any]:
 
 
 def _check_identity(header: Mapping[str, Any], expected: Expected) -> None:
-    for key, reason in (("run", "stale"), ("round", "stale"), ("client", "not invited")):
+    for key, reason in IDENTITY.items():
         found, right = header[key], getattr(expected, key)
         if type(found) is not type(right) or found != right:
             raise UpdateError(f"expected {key} {right!r}; found {_short(found)}", reason)
