@@ -79,9 +79,7 @@ def test_deadlines_follow_bytes_rates_and_speeds():
     pace = Pace(floor=30, factor=3)
     assert pace.seconds(50 * 10**6, 10**6, 10**9, 10**9) == 30 + 3 * (50 + 1)  # 50 MB over 1 MB/s need no luck
     assert pace.seconds(10**5, 10**7, 10**9, 10**9) == pytest.approx(33.03)
-    assert (
-        pace.seconds(0, 1, 10**9, 1e-9) == 86_400
-    )
+    assert pace.seconds(0, 1, 10**9, 1e-9) == 86_400
     assert pace.seconds(0, 1, None, 10**9) == pace.seconds(0, 1, 10**9, None) == 30 + 3 * 3600
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -308,7 +309,7 @@ def gather(
         ClientsError: If too few join within ``run.wait`` seconds.
     """
     wanted = len(roster) or config.data.clients
-    enough = config.train.clients_per_round if roster else wanted
+    enough = ceil(config.train.quorum * config.train.clients_per_round) if roster else wanted
     here: dict[str, tuple[Facts, int, float]] = {}
     begin = said = lobby.clock()
     while len(here) < wanted:
