@@ -203,6 +203,15 @@ def test_a_failed_attempt_leaves_every_head_as_it_was(engine):
     assert e.personal_heads == {}
 
 
+def test_an_update_that_came_but_does_not_count_leaves_its_clients_head_as_it_was(engine):
+    """As one that a screen rejects."""
+    e = engine(head="personal")
+    both = {0: Allocation((0,)), 1: Allocation((0,))}
+    first, _ = e.train(tasks(e.model.snapshot(share_head=False), both, t=0))
+    e.commit(RoundRecord(0, (ClientReport(first.client, 0, (), (), 10, {}, 0, 0),), (), None, False))
+    assert e.personal_heads.keys() == {0}
+
+
 def test_one_clients_error_is_its_own_and_its_head_stays(engine, monkeypatch):
     e = engine(head="personal")
     real = local_module.local_training

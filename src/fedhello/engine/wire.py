@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedhello.client.training import ALWAYS_MEASURED, METRICS
 from fedhello.errors import UpdateError
-from fedhello.types import Adapter, Allocation, Rejection, Task, Update
+from fedhello.types import Adapter, Allocation, Reason, Rejection, Task, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI32s")
@@ -42,6 +42,9 @@ LONGEST_HEADER = 2048
 
 LONGEST_TASK_HEADER = 2**16
 """Characters within which the JSON of a task ends: blocks and policies of thousands of blocks."""
+
+IDENTITY: dict[str, Reason] = {"run": "stale", "round": "stale", "client": "not invited"}
+"""What an update states of itself, and what it is called where that differs."""
 
 MOST_SAMPLES = 2**31 - 1
 """A sample count above it is no count."""
@@ -247,7 +250,7 @@ def _json(text: bytes) -> dict[str, Any]:
 
 
 def _check_identity(header: Mapping[str, Any], expected: Expected) -> None:
-    for key, reason in (("run", "stale"), ("round", "stale"), ("client", "not invited")):
+    for key, reason in IDENTITY.items():
         found, right = header[key], getattr(expected, key)
         if type(found) is not type(right) or found != right:
             raise UpdateError(f"expected {key} {right!r}; found {_short(found)}", reason)

@@ -41,7 +41,7 @@ def said_of(record: RoundRecord) -> list[str]:
     absent = [
         f"client {r.client} {r.reason}" + ("" if r.reason in ABSENT else f" ({r.detail})") for r in record.rejections
     ]
-    asked = len({reply.client for reply in (*record.clients, *record.rejections)})
+    asked = len({report.client for report in record.clients} | {rejection.client for rejection in record.rejections})
     lines = [f"{where}: {len(absent)} of {asked} replies do not count: {'; '.join(absent)}"] if absent else []
     lines += [f"{where}: note: {flag}" for flag in record.flags]
     return lines if record.failed is None else [*lines, f"{where} failed, and nothing has changed: {record.failed}"]

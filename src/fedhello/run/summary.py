@@ -13,6 +13,7 @@ from fedhello.methods import METHODS, the_global_model
 from fedhello.model.loading import CAUSAL_LM
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
+from fedhello.types import ClientReport, Rejection
 
 LAST = 5
 """How many last rounds the reported mean is taken over."""
@@ -29,7 +30,8 @@ def summarise(
     """
     results = [result for result in attempts if result.record.failed is None]
     reports = [report for result in results for report in result.record.clients]
-    sent = [reply for result in attempts for reply in (*result.record.clients, *result.record.rejections)]
+    sent: list[ClientReport | Rejection] = [report for attempt in attempts for report in attempt.record.clients]
+    sent += [rejection for attempt in attempts for rejection in attempt.record.rejections]
     train_seconds = sum(report.metrics["seconds"] for report in reports)
     samples = sum(int(report.metrics["samples"]) for report in reports)
     test = [result.test.accuracy for result in results]
