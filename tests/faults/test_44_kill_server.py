@@ -1,5 +1,6 @@
 """``kill -9`` at any instant costs at most the running round, and the resumed run ends bit-identically."""
 
+import json
 import random
 import time
 
@@ -14,7 +15,8 @@ LONG = ["run.name=r", "train.rounds=10", "train.measure_memory=false"]
 def check_resumed(processes, place, expected, outcome):
     """Resume what was killed; it must have repeated one round at most, and end as if nothing had been."""
     run = place / "runs" / "r"
-    finished = len((run / "rounds.jsonl").read_text().split("\n")) - 1
+    lines = (run / "rounds.jsonl").read_text().split("\n")[:-1]
+    finished = sum(json.loads(line)["failed"] is None for line in lines)
     ended = (run / "summary.json").exists()
     code, _, err = processes.call(place, "resume", "runs/r")
     assert code == 0, err
@@ -100,4 +102,14 @@ def test_killed_at_every_step_of_writing(processes, place, undisturbed, outcome,
 def test_all_that_rounds_hand_on_is_in_the_checkpoint(processes, place, undisturbed, outcome, words):
     expected = undisturbed(*SHORT, *words)
     assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, *words, dies_at=22)) == KILLED
+    check_resumed(processes, place, expected, outcome)
+
+
+@pytest.mark.parametrize("step", [19, 23, 27])
+def test_failed_attempts_at_a_round_are_remembered(processes, place, undisturbed, outcome, step):
+    words = [*SHORT, "clients.dropout=0.5", "train.quorum=1.0", "train.retries=50", "run.seed=3"]
+    expected = undisturbed(*words)
+    attempts = [entry["attempt"] for entry in expected[1]]
+    assert max(attempts) > 0
+    assert processes.wait(processes.start(place, "run", "tiny.yaml", *words, dies_at=step)) == KILLED
     check_resumed(processes, place, expected, outcome)

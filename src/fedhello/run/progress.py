@@ -138,7 +138,13 @@ def identity_of(session: Session) -> dict[str, Any]:
             "tensors": len(session.initial),
             "adapter": {name: f"{value.dtype} {tuple(value.shape)}" for name, value in session.initial.items()},
         },
-        "machine": {"device": model.device.type, "threads": torch.get_num_threads(), **versions()},
+        "machine": {
+            "device": model.device.type,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "autocast": session.engine.settings.autocast,
+            **versions(),
+        },
     }
 
 
