@@ -116,7 +116,7 @@ def test_a_run_that_goes_on_admits_nobody_else(place):
     network = network_of()
     lobby = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
     stranger = [remote_facts(0, 10)]
-    with pytest.raises(Exception, match="expected 3 clients"):
+    with pytest.raises(Exception, match="expected 2 clients"):
         gather(lobby, config.model_copy(update={"run": config.run.model_copy(update={"wait": 5.0})}), stranger * 3,
                said.append, network.wait)  # fmt: skip
     assert sum("did not take part, with this data, from the start" in line for line in said) == 3
