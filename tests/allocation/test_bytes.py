@@ -18,7 +18,7 @@ from fedhello.allocation.bytes import (
 )
 from fedhello.allocation.geometric import gd_hla, rgd_hla
 from fedhello.allocation.reasons import front, reasons
-from fedhello.types import Allocation, Budget, Client, ClientReport, Costs, Federation, Situation
+from fedhello.types import Allocation, Budget, Client, ClientReport, Costs, Federation, Rejection, Situation
 
 ROLES = ("lowest", "trained", "frozen")
 SAVED = {
@@ -264,3 +264,10 @@ def test_the_front_has_no_point_that_another_beats():
     assert len(set(keys)) == len(keys)
     for one, other in itertools.permutations(keys, 2):
         assert not all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def test_each_time_a_client_runs_out_of_memory_it_is_planned_a_quarter_smaller(federation):
+    out = [Rejection(1, 0, "over budget"), Rejection(0, 0, "lost")]
+    world = federation([1, 1], blocks=2)
+    assert measured_excess(world, [], {}, out) == {1: 1.25}
+    assert measured_excess(world, [], {1: 2.0}, out) == {1: 2.5}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from network import remote_facts, remote_tasks
 
-from fedhello.engine.remote import Failure, Pace, read_facts
+from fedhello.engine.remote import SLOWEST, Failure, Pace, read_facts
 from fedhello.engine.wire import encode_update
 from fedhello.engine.worker import Worker
 from fedhello.errors import EngineError, UpdateError
@@ -79,6 +79,7 @@ def test_deadlines_follow_bytes_rates_and_speeds():
     pace = Pace(floor=30, factor=3)
     assert pace.seconds(50 * 10**6, 10**6, 10**9, 10**9) == 30 + 3 * (50 + 1)  # 50 MB over 1 MB/s need no luck
     assert pace.seconds(10**5, 10**7, 10**9, 10**9) == pytest.approx(33.03)
+    assert pace.seconds(0, 1, 10**9, 1e-9) == 86_400
     assert pace.seconds(0, 1, None, 10**9) == pace.seconds(0, 1, 10**9, None) == 30 + 3 * 3600
 
 
@@ -93,6 +94,10 @@ def test_a_rate_that_was_seen_shortens_the_deadline_and_one_slow_reply_does_not_
     network.delay = 5.0
     list(engine.train(remote_tasks(local)))
     assert engine.rates[0] == 10**8 / 2
+    for t in range(1, 20):
+        network.faults["client-0", "train"] = ["slow"]
+        list(engine.train(remote_tasks(local, t)))
+    assert engine.rates[0] >= SLOWEST
 
 
 def test_who_disconnects_is_lost_at_once_and_is_itself_again_when_it_is_back(world):

@@ -25,7 +25,16 @@ from fedhello.run.join import (
     parse_server,
     prepare_client,
 )
-from fedhello.run.serve import ServerOptions, _check_folder, _invitation, gather, play_over, served, with_tiers
+from fedhello.run.serve import (
+    BACK_SECONDS,
+    ServerOptions,
+    _check_folder,
+    _invitation,
+    gather,
+    play_over,
+    served,
+    with_tiers,
+)
 from fedhello.run.session import load, prepare
 
 
@@ -107,7 +116,7 @@ def test_a_run_that_goes_on_admits_nobody_else(place):
     network = network_of()
     lobby = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
     stranger = [remote_facts(0, 10)]
-    with pytest.raises(Exception, match="expected 3 clients"):
+    with pytest.raises(Exception, match="expected 2 clients"):
         gather(lobby, config.model_copy(update={"run": config.run.model_copy(update={"wait": 5.0})}), stranger * 3,
                said.append, network.wait)  # fmt: skip
     assert sum("did not take part, with this data, from the start" in line for line in said) == 3
@@ -281,3 +290,18 @@ def test_a_worker_that_ends_again_and_again_is_an_error(tmp_path):
     watcher._count_crash("by signal SIGKILL")
     assert len(said) == MOST_CRASHES + 1
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_that_goes_on_does_not_wait_for_clients_beyond_its_quorum_for_ever(place):
+    config, said = config_of(place), []
+    network = network_of(clients=2)
+    first = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
+    two = config.model_copy(update={"data": config.data.model_copy(update={"clients": 2})})
+    members, _, _ = gather(first, two, (), said.append, network.wait)
+    roster = [*members, remote_facts(2, 10)]  # the third does not come back
+    lobby = Lobby(network, _invitation(load(config), "s"), 2, network.clock)
+    begin = network.now
+    found, nodes, _ = gather(lobby, config, roster, said.append, network.wait)
+    assert [member.name for member in found] == ["part-000", "part-001", "client-2"]
+    assert sorted(nodes) == [0, 1]
+    assert BACK_SECONDS <= network.now - begin < BACK_SECONDS + 2

@@ -18,6 +18,9 @@ from fedhello.model.head import ClassSums, class_sums
 from fedhello.randomness import generator
 from fedhello.types import Client, Federation, Reason, Rejection, RoundRecord, Task, Update
 
+LONGEST_FAULT = 300
+"""Characters of an error's text that are kept."""
+
 
 @dataclass
 class LocalEngine:
@@ -160,4 +163,4 @@ def _fault(error: Exception) -> tuple[Reason, str]:
     """Return why a client failed, as a kind of reason and a sentence."""
     if isinstance(error, UpdateError):
         return error.reason, str(error)
-    return "failed", f"{type(error).__name__}: {error}"
+    return "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_FAULT]}"

@@ -39,6 +39,9 @@ PROTOCOL = 1
 PROBE = bytes(2**19)
 """What goes both ways when a client joins, for a first estimate of its rate."""
 
+SLOWEST = 16_000.0
+"""Bytes per second that a client is taken to reach in any case, so that none can draw out its deadlines at will."""
+
 LONGEST_FACTS = 2**22
 """Bytes of a client's facts that are read."""
 
@@ -189,16 +192,18 @@ class Pace:
         floor: For everything but bytes and FLOPs: Flower looks for messages every three seconds.
         factor: Allowance for a machine that is busy, and for estimates that are rough.
         unpredicted: Seconds of training where its FLOPs are not known.
+        most: Nobody is waited for longer, whatever speed it declares.
     """
 
     floor: float = 30.0
     factor: float = 3.0
     unpredicted: float = 3600.0
+    most: float = 86_400.0
 
     def seconds(self, bytes_: int, rate: float, flops: float | None, speed: float | None) -> float:
         """Return the seconds."""
         training = self.unpredicted if flops is None or speed is None else flops / speed
-        return self.floor + self.factor * (bytes_ / rate + training)
+        return min(self.most, self.floor + self.factor * (bytes_ / rate + training))
 
 
 POLL = 0.1
@@ -375,7 +380,7 @@ class RemoteEngine:
         return self.pace.seconds(bytes_, self._rate(task.client), flops, self.members[task.client].speed)
 
     def _rate(self, client: int) -> float:
-        return self.rates.get(client, len(PROBE) / self.pace.floor)
+        return self.rates.get(client, SLOWEST)
 
     def _send(self, client: int, kind: str, fields: Fields, seconds: float, group: str = "") -> _Sent:
         began = self.clock()
@@ -430,7 +435,8 @@ class RemoteEngine:
     def _observe(self, one: _Sent, bytes_up: int, busy: float) -> None:
         """Learn a client's rate; one reply that took long halves it at most."""
         way = max(self.clock() - one.began - busy, POLL)
-        self.rates[one.client] = max((one.bytes_down + bytes_up) / way, self._rate(one.client) / 2)
+        seen = (one.bytes_down + bytes_up) / way
+        self.rates[one.client] = max(seen, self._rate(one.client) / 2, SLOWEST)
 
     def _replies(self, sent: Sequence[_Sent]) -> Iterator[tuple[_Sent, Reply]]:
         """Yield each message with its reply, in the order of arrival, or with a failure once it is due."""

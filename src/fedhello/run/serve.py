@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,6 +42,9 @@ START_SECONDS = 60.0
 
 BACK_SECONDS = 60.0
 """How long a run that goes on waits for clients beyond its quorum; the others are admitted when they come."""
+
+COLD_SECONDS = 120.0
+"""What plain Flower's clients take besides: a new process per message, which loads the model and the data."""
 
 Say = Callable[[str], None]
 
@@ -228,6 +232,8 @@ def serve_on(link: Link, file: Path) -> None:
     from fedhello.run.config import load_config
 
     config = served(load_config(file))
+    slower = {"deadline_floor": config.run.deadline_floor + COLD_SECONDS}
+    config = config.model_copy(update={"run": config.run.model_copy(update=slower)})
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
     _check_folder(folder)
     play_over(link, load(config), folder, [], print)
@@ -303,7 +309,7 @@ def gather(
         ClientsError: If too few join within ``run.wait`` seconds.
     """
     wanted = len(roster) or config.data.clients
-    enough = config.train.clients_per_round if roster else wanted
+    enough = ceil(config.train.quorum * config.train.clients_per_round) if roster else wanted
     here: dict[str, tuple[Facts, int, float]] = {}
     begin = said = lobby.clock()
     while len(here) < wanted:
