@@ -55,6 +55,7 @@ class ConsoleObserver:
         self._folder = folder
         self._quiet = quiet
         self._blocks = 0
+        self._remote = False
         self._table = self._new_table()
         self._progress = Progress(
             TextColumn("round"),
@@ -72,6 +73,7 @@ class ConsoleObserver:
         """Say what is about to run."""
         federation, config = session.federation, session.config
         self._blocks = federation.blocks
+        self._remote = config.run.engine == "flower"
         self._say(
             f"{config.method.name} on {session.model.source.base_name}: {config.train.rounds} rounds, "
             f"{config.train.clients_per_round} of {config.data.clients} clients each, "
@@ -131,7 +133,8 @@ class ConsoleObserver:
         for line in loading_lines(summary, self._folder):
             self._say(line)
         if summary["status"] != "finished":
-            self._say(f"go on with: fedhello resume {self._folder.path}")
+            again = "fedhello server" if self._remote else "fedhello resume"
+            self._say(f"go on with: {again} {self._folder.path}{'/config.yaml' if self._remote else ''}")
 
     def _say(self, line: str) -> None:
         if self._folder.path.exists():
