@@ -70,7 +70,7 @@ def test_three_rounds_from_a_random_head_learn_real_data(tmp_path):
 def test_the_folder_holds_what_the_contract_says(demo):
     session, folder, summary = demo
     assert {f.name for f in folder.path.iterdir()} == {
-        "config.yaml", "clients.json", "rounds.jsonl", "summary.json", "adapter", "log.txt",
+        "config.yaml", "clients.json", "rounds.jsonl", "summary.json", "adapter", "checkpoints", "log.txt", ".lock",
     }  # fmt: skip
     assert folder.config() == session.config
     assert folder.summary() == json.loads(json.dumps(summary))

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from fedhello.client.training import METRICS
+from fedhello.client.training import METRICS, TrainingSettings
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
 from fedhello.types import Adapter, Budget, Client, Federation, Rejection, Update
 
@@ -195,7 +195,7 @@ def toy():
     """A federation of clients that all train everything: two blocks of two numbers each, and no head."""
 
     def build(clients=5, **changes):
-        budget = Budget(blocks=2)
+        budget = Budget(blocks=2, rank=2)
         everyone = tuple(Client(k, 0, budget, samples=10, classes=(0, 1)) for k in range(clients))
         plain = {"clients_per_round": clients, "seed": 0} | changes
         adapter = Adapter({"0.lora_A.weight": torch.zeros(1, 2), "1.lora_A.weight": torch.ones(1, 2)}, {})
@@ -203,3 +203,12 @@ def toy():
         return Federation(everyone, (budget,), blocks=2, **plain), adapter
 
     return build
+
+
+@pytest.fixture(scope="session")
+def local_settings():
+    """How clients of a tiny model train."""
+    return TrainingSettings(
+        rounds=4, epochs=2, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
+        weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
+    )  # fmt: skip

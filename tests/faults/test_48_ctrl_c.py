@@ -9,6 +9,15 @@ import pytest
 
 from fedhello.run.interrupts import Interrupts
 
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A process that was started in the background ignores Ctrl-C from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 WORDS = ("run.name=r", "train.rounds=10", "train.measure_memory=false")
 
 

@@ -7,7 +7,7 @@ import torch
 
 from fedhello.errors import ConfigError
 from fedhello.run.config import load_config
-from fedhello.run.session import _device, load_model, prepare
+from fedhello.run.session import choose_device, load_model, prepare
 
 PARTS = "clients.tiers=[{share: 1/2, blocks: 1, rank: 2}, {share: 1/2, blocks: 3, rank: 4}]"
 
@@ -58,13 +58,13 @@ def test_a_language_model_needs_no_labels(workplace, monkeypatch):
     assert (model.kind, model.head_names, model.logits_path, model.blocks.count) == ("causal-lm", (), None, 2)
 
 
-def test_the_device_is_the_fastest_there_is(monkeypatch):
+def test_thechoose_device_is_the_fastest_there_is(monkeypatch):
     there = {"cuda": True, "mps": True}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there["cuda"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there["mps"])
-    assert _device("auto").type == "cuda"
+    assert choose_device("auto").type == "cuda"
     there["cuda"] = False
-    assert _device("auto").type == "mps"
-    assert _device("cpu").type == "cpu"
+    assert choose_device("auto").type == "mps"
+    assert choose_device("cpu").type == "cpu"
     there["mps"] = False
-    assert _device("auto").type == "cpu"
+    assert choose_device("auto").type == "cpu"

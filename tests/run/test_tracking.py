@@ -492,7 +492,8 @@ class MadeUpSession:
     model: object = field(default_factory=MadeUpModel)
     engine: object = field(default_factory=lambda: SimpleNamespace(personal_heads=None))
     federation: object = None
-    server: object = field(default_factory=lambda: SimpleNamespace(questions=()))
+    server: object = field(default_factory=lambda: SimpleNamespace(questions=(), domains={}))
+    described: object = ()
     method: object = field(default_factory=lambda: SimpleNamespace(models=lambda *_: {"": None}))
 
 
