@@ -195,6 +195,15 @@ def test_an_update_that_changed_nothing_is_an_error(tiny_model, random_examples)
         local_training(model, work, replace(SETTINGS, lr=0.0))
 
 
+def test_a_head_may_rest_where_the_data_is_fitted_already(tiny_model, random_examples):
+    model = warm(tiny_model())
+    head = {name: 1e6 * model.read([name])[name] for name in model.head_names}  # steps of 1e-2 are lost in them
+    model.write(head)
+    values, _ = local_training(model, assignment(model, random_examples(), (0, 1, 2)), replace(SETTINGS, lr=1e-6))
+    assert all(torch.equal(values[name], before) for name, before in head.items())
+    assert any(name not in head and bool(value.any()) for name, value in values.items())
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [

@@ -156,7 +156,7 @@ def local_training(
         latter with the optimiser's state, and the ``process_bytes`` of the whole training.
 
     Raises:
-        UpdateError: If the loss is not finite, or a block (or the head) did not change at all.
+        UpdateError: If the loss is not finite, a block did not change at all, or nothing did.
     """
     begin = time.perf_counter()
     before = model.read(work.names)
@@ -278,9 +278,12 @@ def _check(
     who = f"client {work.client} in round {work.round}"
     if not math.isfinite(total) or not all(bool(value.isfinite().all()) for value in after.values()):
         raise UpdateError(f"expected finite training values; {who} got NaN or infinity. Lower train.lr.", "not finite")
-    # Single factors may rest: while B is zero, A has no gradient. A whole block must not.
+    # Single factors may rest: while B is zero, A has no gradient. A whole block must not. A head may beside blocks that
+    # move: where a client's data is fitted already, a step is so small that it is lost in the head's large values.
     moved = {model.block_of[name] for name in work.names if not torch.equal(before[name], after[name])}
     still = {model.block_of[name] for name in work.names} - moved
+    if moved:
+        still -= {None}
     if still:
         names = ", ".join("the head" if block is None else f"block {block}" for block in sorted(still, key=str))
         raise UpdateError(
