@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/fedhello run
 
 test: $(VENV)/.test
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 slow: $(VENV)/.test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow

@@ -1,6 +1,6 @@
 """Samples (tokens) per second of whole local rounds, for each task, against a bare PyTorch loop over the same batches.
 
-    python benchmarks/tasks.py [--repeats 5]
+    python benchmarks/tasks.py [--repeats 5] [--only TASK]
 
 Models have random weights of real shapes: MiniLM's for texts and pairs, ViT-S/16's for images that are decoded from PNG
 files in every batch, and SmolLM2-135M's with a third of its blocks for instructions. Both ways train everything on one
@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,8 +41,12 @@ def main() -> None:
     """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=TASKS)
     arguments = parser.parse_args()
-    rows = [measure(name, make, arguments.repeats) for name, make in TASKS.items()]
+    rows = []
+    for name in [arguments.only] if arguments.only else TASKS:
+        rows.append(measure(name, TASKS[name], arguments.repeats))
+        print(json.dumps(rows[-1]), file=sys.stderr)
     result = {"benchmark": "tasks", "threads": torch.get_num_threads(), "goal": 0.9, "rows": rows}
     print(json.dumps(result | {"versions": versions()}, indent=1))
 
