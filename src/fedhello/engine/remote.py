@@ -28,6 +28,7 @@ from torch import Tensor
 from fedhello.allocation.bytes import needs
 from fedhello.client.prediction import StepCosts, predicted
 from fedhello.client.training import TrainingSettings
+from fedhello.engine.inbox import Inbox
 from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, expect
 from fedhello.errors import EngineError, UpdateError
 from fedhello.model.head import ClassSums
@@ -391,19 +392,17 @@ class RemoteEngine:
 
     def _collect(self, sent: Sequence[_Sent], folder: Path) -> dict[int, Path | Rejection]:
         """Return, by client, where its update waits on disk, or why there is none."""
+        expected = {one.client: one.expected for one in sent if one.expected is not None}
+        round_ = max((one.round for one in expected.values()), default=0)
+        inbox = Inbox(round_, expected, self.federation.clients_per_round)
         found: dict[int, Path | Rejection] = {}
-        enough = self.federation.clients_per_round
         for one, reply in self._replies(sent):
-            found[one.client] = self._put_by(one, reply, folder)
-            enough -= isinstance(found[one.client], Path)
-            if not enough:
+            found[one.client] = self._put_by(one, reply, inbox, folder)
+            if inbox.is_full:
                 break
-        for one in sent:
-            if one.client not in found:
-                found[one.client] = _rejected(one, "late", "enough others were faster")
-        return found
+        return {rejection.client: rejection for rejection in inbox.close()} | found
 
-    def _put_by(self, one: _Sent, reply: Reply, folder: Path) -> Path | Rejection:
+    def _put_by(self, one: _Sent, reply: Reply, inbox: Inbox, folder: Path) -> Path | Rejection:
         if isinstance(reply, Failure):
             return _rejected(one, reply.reason, _one_line(reply.detail))
         if "error" in reply:
@@ -414,7 +413,7 @@ class RemoteEngine:
         payload = reply.get("update")
         if not isinstance(payload, bytes) or one.expected is None:
             return _rejected(one, "malformed", "expected an update; there is none in the reply")
-        update = decode(payload, one.expected)
+        update = inbox.take(one.client, payload)
         if isinstance(update, Rejection):
             return update
         self._observe(one, len(payload), update.metrics["seconds"])
