@@ -58,7 +58,7 @@ def table(comparison: dict[str, Any]) -> list[str]:
 
 def by_domain(methods: list[dict[str, Any]]) -> list[str]:
     """Return the lines of the table of accuracies per domain; none where there are no domains."""
-    domains = list(methods[0]["domains"])
+    domains = list(methods[0].get("domains", {}))
     if not domains:
         return []
     lines = ["", f"| method | last, on {' | on '.join(domains)} |", "|---|" + "---|" * len(domains)]

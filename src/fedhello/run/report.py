@@ -23,11 +23,11 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; --paper: #fff; --ink: #1a1a1a; --line: #8886; }}
 @media (prefers-color-scheme: dark) {{ :root {{ --paper: #16181c; --ink: #e6e6e6; }} }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
   background: var(--paper); color: var(--ink); }}
 .wide {{ overflow-x: auto; margin: 1rem 0; }}
 table {{ border-collapse: collapse; }}
-caption {{ text-align: left; font-weight: 600; padding-bottom: .3rem; }}
+h2 {{ font-size: 1rem; margin: 1.5rem 0 -.7rem; }}
 td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }}
 figure {{ margin: 1.5rem 0; }}
 figure > div {{ background: #fff; border-radius: 6px; }}
@@ -284,13 +284,14 @@ def _paragraph(text: str) -> str:
 
 def _table(table: TextTable) -> str:
     """Write a table; the first cell of each row is its heading."""
-    caption = f"<caption>{html.escape(table.title)}</caption>" if table.title else ""
+    # Beside the table, since what is in it moves out of sight when it is scrolled.
+    title = f"<h2>{html.escape(table.title)}</h2>" if table.title else ""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
     rows = "".join(
         f"<tr><th>{html.escape(first)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in rest)}</tr>"
         for first, *rest in table.rows
     )
-    return f'<div class="wide"><table>{caption}{f"<tr>{head}</tr>" if head else ""}{rows}</table></div>'
+    return f'{title}<div class="wide"><table>{f"<tr>{head}</tr>" if head else ""}{rows}</table></div>'
 
 
 def _figure(picture: str, caption: str) -> str:
