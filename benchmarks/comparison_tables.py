@@ -61,7 +61,7 @@ def by_domain(methods: list[dict[str, Any]]) -> list[str]:
     domains = list(methods[0].get("domains", {}))
     if not domains:
         return []
-    lines = ["", f"| method | last, on {' | on '.join(domains)} |", "|---|" + "---|" * len(domains)]
+    lines = ["", f"| method | {' | '.join(f'last, on {name}' for name in domains)} |", "|---|" + "---|" * len(domains)]
     rows = [[f"`{method['method']}`", *(spread(method["domains"][name]) for name in domains)] for method in methods]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
