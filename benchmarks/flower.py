@@ -1,17 +1,18 @@
 """What Flower costs: real processes on this machine, a MiniLM adapter and three clients of the embedded demo.
 
-    python benchmarks/flower.py [--rounds 6]
+    python benchmarks/flower.py [--rounds 6] [--memory-only] [key=value …]
 
 Prints JSON: seconds of a round beyond its longest training (``overhead_seconds``); bytes that all clients sent over TCP
-per byte of payload, polls and heartbeats included (``wire_per_payload``); seconds from killing the server until the
-next round after its restart has ended (``back_seconds``) and what a round takes; and the memory that the engine
-takes for 10 and for 100 updates of 10 MB (``memory_bytes``), which must not grow with them. Needs the extra ``flower``.
+per byte of payload, polls and heartbeats included (``wire_per_payload``); ``back_seconds`` until a round has ended with
+all three clients, from when the server was killed (``kill -9``) and started again, and a client likewise, and until a
+round has ended at all, from when a client's training process was stopped for good; and the memory that the engine takes
+for 10 and for 100 updates of 10 MB (``memory_bytes``), which must not grow with them. Further arguments override the
+configuration: ``method.name=full`` lets everybody send the whole adapter. Needs the extra ``flower``.
 """
 
 import argparse
 import json
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from fedhello.client.memory import ProcessPeak, return_memory_at_once
@@ -69,23 +71,25 @@ class Proxy:
 class Run:
     """A server and its clients."""
 
-    def __init__(self, folder: Path, rounds: int) -> None:
+    def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder = folder
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.proxy = Proxy(self.port)
         self.words = [
-            f"data.clients={CLIENTS}", f"train.clients_per_round={CLIENTS}", f"train.rounds={rounds}",
-            f"run.name={NAME}", "run.wait=1800",
+            f"data.clients={CLIENTS}", f"train.clients_per_round={CLIENTS}", "train.rounds=1000", f"run.name={NAME}",
+            "run.wait=1800", *overrides,
         ]  # fmt: skip
         self.server = self.start_server()
-        self.clients = [
-            self._start("client", "--server", f"127.0.0.1:{self.proxy.port}", "--part", str(k)) for k in range(CLIENTS)
-        ]
+        self.clients = [self.start_client(k) for k in range(CLIENTS)]
 
     def start_server(self) -> "subprocess.Popen[bytes]":
         """Start the server, or start it again."""
         return self._start("server", *self.words, "--port", str(self.port), "--quiet")
+
+    def start_client(self, k: int) -> "subprocess.Popen[bytes]":
+        """Start a client, or start it again."""
+        return self._start("client", "--server", f"127.0.0.1:{self.proxy.port}", "--part", str(k))
 
     def _start(self, *words: str) -> "subprocess.Popen[bytes]":
         with (self.folder / "log").open("ab") as log:
@@ -98,13 +102,13 @@ class Run:
         file = self.folder / "runs" / NAME / "rounds.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
-    def wait_for(self, rounds: int) -> float:
-        """Wait for so many rounds; return the seconds that took."""
-        begin = time.monotonic()
-        while len(self.rounds()) < rounds:
-            if self.server.poll() not in (None, 0):
+    def wait_for(self, clients: int, rounds: int = 1) -> float:
+        """Wait for so many more rounds with updates of at least so many clients; return the seconds that took."""
+        begin, done = time.monotonic(), len(self.rounds())
+        while sum(len(entry["clients"]) >= clients for entry in self.rounds()[done:]) < rounds:
+            if self.server.poll() is not None:
                 raise SystemExit(f"the server ended: {(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.2)
+            time.sleep(0.1)
         return time.monotonic() - begin
 
     def close(self) -> None:
@@ -114,37 +118,59 @@ class Run:
             process.wait(timeout=60)
 
 
-def real_run(rounds: int) -> dict:
-    """Measure rounds, kill the server half way, and start it again."""
+def real_run(rounds: int, overrides: list[str]) -> dict:
+    """Measure rounds; then kill the server, kill a client, and stop a client, each once."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), rounds)
+        run = Run(Path(folder), overrides)
         try:
-            run.wait_for(1)
-            before, first = run.proxy.sent, 1
-            half = max(2, rounds // 2)
-            run.wait_for(half)
-            sent = run.proxy.sent - before
-            run.server.send_signal(signal.SIGKILL)
-            run.server.wait()
-            done = len(run.rounds())
-            begin = time.monotonic()
-            run.server = run.start_server()
-            run.wait_for(done + 1)
-            back = time.monotonic() - begin
-            run.wait_for(rounds)
+            run.wait_for(CLIENTS)
+            before, first = run.proxy.sent, len(run.rounds())
+            run.wait_for(CLIENTS, rounds)
+            sent, quiet = run.proxy.sent - before, run.rounds()[first:]
+            back = {"server killed": after_kill_of_server(run)}
+            back["client killed"] = after_kill_of_client(run)
+            back["client hung"] = after_hang(run)
             played = run.rounds()
-            payload = sum(client["bytes_up"] for entry in played[first:half] for client in entry["clients"])
         finally:
             run.close()
-    beyond = [entry["seconds"] - max(c["metrics"]["seconds"] for c in entry["clients"]) for entry in played]
+    payload = sum(client["bytes_up"] for entry in quiet for client in entry["clients"])
+    beyond = [entry["seconds"] - max(c["metrics"]["seconds"] for c in entry["clients"]) for entry in quiet]
     return {
         "overhead_seconds": {"median": statistics.median(beyond), "largest": max(beyond)},
-        "round_seconds": statistics.median(entry["seconds"] for entry in played),
+        "round_seconds": statistics.median(entry["seconds"] for entry in quiet),
         "wire_per_payload": sent / payload,
-        "payload_bytes_per_round": payload / (half - first),
+        "payload_bytes_per_client": payload / len(quiet) / CLIENTS,
+        "wire_bytes_beyond_per_client": (sent - payload) / len(quiet) / CLIENTS,
         "back_seconds": back,
-        "rounds": [entry["round"] for entry in played],
+        "no_round_twice": [entry["round"] for entry in played] == list(range(len(played))),
+        "clients_per_round": [len(entry["clients"]) for entry in played],
     }
+
+
+def after_kill_of_server(run: Run) -> float:
+    """Kill the server, start it again; return the seconds until a round has ended with all clients."""
+    run.server.kill()
+    run.server.wait()
+    run.server = run.start_server()
+    return run.wait_for(CLIENTS)
+
+
+def after_kill_of_client(run: Run) -> float:
+    """Kill a client, start it again; return the seconds until a round has ended with all clients."""
+    run.clients[1].kill()
+    run.clients[1].wait()
+    run.clients[1] = run.start_client(1)
+    return run.wait_for(CLIENTS)
+
+
+def after_hang(run: Run) -> float:
+    """Stop a client's training process; return the seconds until a round has ended without it."""
+    worker = next(c for c in psutil.Process(run.clients[2].pid).children() if "fedhello.run.join" in c.cmdline())
+    worker.suspend()
+    try:
+        return run.wait_for(CLIENTS - 1)
+    finally:
+        worker.resume()
 
 
 class EndlessLink:
@@ -199,12 +225,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--memory-only", action="store_true")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     return_memory_at_once()
     memory_of(3)  # the first tensors and files of a process take some
     found = {"memory_bytes": {str(clients): memory_of(clients) for clients in (10, 100)}, "update_bytes": 10**7}
     if not arguments.memory_only:
-        found |= real_run(arguments.rounds)
+        found |= real_run(arguments.rounds, arguments.overrides)
     print(json.dumps({**found, "cpus": os.cpu_count(), "load": os.getloadavg(), "versions": versions()}, indent=1))
 
 

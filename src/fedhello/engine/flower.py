@@ -84,6 +84,9 @@ BROKEN_OFF = (httpx.HTTPError, RunNotRunningException, ObjectPullError)
 POLL = 0.1
 """Seconds between two looks for a task."""
 
+LONGEST_PAUSE = 4
+"""Seconds at most between a SuperNode's tries to reach a server that is away; Flower's 20 would hold up its return."""
+
 REASONS: dict[int, Reason] = {
     ErrorCode.MESSAGE_UNAVAILABLE: "lost",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "late",
@@ -357,8 +360,10 @@ def main() -> None:
 
         flower_superlink()
     else:
+        from flwr.supercore.retry import http_retry
         from flwr.supernode.cli import flower_supernode
 
+        http_retry.MAX_RETRY_DELAY = LONGEST_PAUSE
         flower_supernode()
 
 
