@@ -204,7 +204,8 @@ def client(
     log: Annotated[Path | None, typer.Option("--log", help="Where to put what Flower says.")] = None,
 ) -> None:
     """Take part in a run on another machine, with your own data and budget."""
-    from fedhello.run.join import ClientOptions, Connection, default_name, parse_bytes, parse_server, take_part
+    from fedhello.run.join import ClientOptions, default_name, parse_bytes
+    from fedhello.run.supervise import Connection, parse_server, take_part
 
     _check_flower()
     _end_in_order()

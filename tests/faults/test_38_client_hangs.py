@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from fedhello.engine.worker import HUNG
-from fedhello.run.join import _why, known_codes
+from fedhello.run.supervise import _why, known_codes
 
 HANGS = """
 import time

@@ -19,7 +19,8 @@ WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "da
 
 
 @pytest.mark.parametrize(
-    "file", ["engine/remote.py", "engine/worker.py", "engine/flower.py", "run/serve.py", "run/join.py"]
+    "file",
+    ["engine/remote.py", "engine/worker.py", "engine/flower.py", "run/serve.py", "run/join.py", "run/supervise.py"],
 )
 def test_no_wall_clock_is_read(file):
     calls = {

@@ -6,6 +6,8 @@ import signal
 import pytest
 from machines import CONFIG, Machines
 
+from fedhello.errors import EngineError
+
 pytest.importorskip("flwr", reason="needs the extra flower")
 pytestmark = pytest.mark.slow
 
@@ -42,6 +44,21 @@ def test_the_server_is_killed_and_started_again(machines):
     assert [net.end(f"client-{k}") for k in range(3)] == [0, 0, 0]
     assert net.left() == ([], False)
     print(f"back after {back:.0f} s")
+
+
+def test_the_superlink_alone_is_killed_and_the_same_command_goes_on(machines):
+    net = machines(CONFIG.replace("rounds: 2", "rounds: 5"))
+    net.server()
+    for k in range(3):
+        net.client(k)
+    net.wait_for(lambda: len(net.rounds()) >= 2, what="round 2")
+    net.children("server", "superlink").kill()
+    assert net.end("server") == EngineError.exit_code
+    assert "start the server again, with the same command" in net.said("server")
+    net.server()
+    assert net.end("server") == 0, net.all_said()
+    assert [entry["round"] for entry in net.rounds()] == list(range(5))
+    assert [net.end(f"client-{k}") for k in range(3)] == [0, 0, 0]
 
 
 def test_a_client_is_killed_and_started_again(machines):

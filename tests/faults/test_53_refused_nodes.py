@@ -10,9 +10,10 @@ import time
 import pytest
 
 from fedhello.engine.processes import spawn, stop
-from fedhello.run.join import Connection, free_port
+from fedhello.run.join import free_port
 from fedhello.run.keys import make_client_key, make_server_keys
 from fedhello.run.serve import ServerOptions, superlink
+from fedhello.run.supervise import Connection
 
 
 def test_the_server_listens_on_this_machine_alone_by_default(call, tmp_path):

@@ -6,6 +6,8 @@ import shutil
 import pytest
 from machines import CONFIG, Machines
 
+from fedhello.errors import EngineError
+
 pytest.importorskip("flwr", reason="needs the extra flower")
 
 
@@ -24,8 +26,10 @@ def test_only_clients_with_a_known_key_take_part_and_no_secret_is_said(workplace
         own = ("--blocks", 2, "--ca", "keys/ca.crt")
         net.client(0, *own, "--key", "keys/berlin")
         net.client(1, *own, "--key", "elsewhere/stranger", name="stranger")
-        net.client(1, "--blocks", 2, "--patience", 600, name="plain")
+        net.client(1, "--blocks", 2, name="plain")
         net.wait_for(lambda: "the connection ended" in net.said("stranger"), what="the stranger's refusal")
+        assert net.end("plain") == EngineError.exit_code
+        assert "speaks TLS" in net.said("plain")
         net.client(1, *own, "--key", "keys/madrid")
         assert net.end("server") == 0, net.all_said()
         took_part = [entry["facts"]["name"] for entry in json.loads((net.run / "clients.json").read_text())]

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 pytest.importorskip("flwr", reason="needs the extra flower")
 
 
-@pytest.mark.slow
 def test_real_processes_lead_to_the_adapter_of_one_process_and_leave_nothing_behind(workplace, tmp_path, call):
     shutil.copytree(workplace, tmp_path / "place")
     there = Machines(tmp_path / "place")
@@ -27,5 +26,9 @@ def test_real_processes_lead_to_the_adapter_of_one_process_and_leave_nothing_beh
         assert (summary["status"], summary["rounds"]) == ("finished", 2)
         assert all(len(entry["clients"]) == 3 and not entry["rejections"] for entry in there.rounds())
         assert there.left() == ([], False)
+        # What is left behind is a run like any other.
+        code, out, err = call(there.folder, "evaluate", "runs/net", "--json")
+        assert code == 0, err
+        assert json.loads(out)["test"]["accuracy"] == pytest.approx(summary["final"])
     finally:
         there.close()

@@ -231,6 +231,14 @@ def test_an_unknown_key_like_no_other_gets_the_list_alone():
     )
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("method=rgd-hla", "method.name"), ("data=my.csv", "data.name"), ("data.partition=iid", "data.partition.kind")],
+)
+def test_a_value_for_a_section_gets_the_key_that_was_meant(override, key):
+    assert f"expected keys below it, such as {key}; found {override.split('=')[1]!r}" in refusal(override)
+
+
 def test_a_key_of_another_kind_of_partition_is_unknown():
     assert refusal("data.partition={kind: iid, alpha: 2}").startswith("unknown key data.partition.alpha")
 

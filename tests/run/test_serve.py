@@ -15,16 +15,7 @@ from fedhello.engine.worker import Worker
 from fedhello.errors import ConfigError, DataError, EngineError, ModelError, RunFolderError
 from fedhello.run.config import load_config
 from fedhello.run.folder import RunFolder
-from fedhello.run.join import (
-    MOST_CRASHES,
-    ClientOptions,
-    Connection,
-    _Supervisor,
-    default_name,
-    parse_bytes,
-    parse_server,
-    prepare_client,
-)
+from fedhello.run.join import ClientOptions, default_name, parse_bytes, prepare_client
 from fedhello.run.serve import (
     BACK_SECONDS,
     ServerOptions,
@@ -36,6 +27,7 @@ from fedhello.run.serve import (
     with_tiers,
 )
 from fedhello.run.session import load, prepare
+from fedhello.run.supervise import MOST_CRASHES, Connection, _Supervisor, parse_server
 
 
 @pytest.fixture

@@ -176,7 +176,10 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
         yield GridLink(grid)
         status = SubStatus.COMPLETED
     except httpx.HTTPError as error:
-        raise EngineError(f"expected the SuperLink at {address.host_port} to go on; it broke off: {error!r}") from error
+        raise EngineError(
+            f"expected the SuperLink at {address.host_port} to go on; it broke off ({error!r}). All finished rounds are "
+            "saved: start the server again, with the same command."
+        ) from error
     finally:
         grid._retry_invoker.max_tries = 1
         _quietly(lambda: grid._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status=status)))
@@ -363,7 +366,7 @@ def main() -> None:
         from flwr.supercore.retry import http_retry
         from flwr.supernode.cli import flower_supernode
 
-        http_retry.MAX_RETRY_DELAY = LONGEST_PAUSE
+        http_retry.MAX_RETRY_DELAY = LONGEST_PAUSE  # type: ignore[attr-defined]  # Flower has no option for it
         flower_supernode()
 
 

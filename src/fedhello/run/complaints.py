@@ -14,10 +14,12 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
     # A misspelt key often also leaves a required one missing; the misspelling is what helps.
     first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
     # A discriminated union puts the chosen tag into the location; the user did not write it there.
-    keys, valid = _locate(first["loc"], root)
+    keys, valid, below = _locate(first["loc"], root)
     dotted = prefix + ".".join(keys)
     if first["type"] == "extra_forbidden":
         text = f"unknown key {dotted}" + nearest(keys[-1] if keys else "", valid) + f" Valid keys: {', '.join(valid)}."
+    elif first["type"] in ("model_type", "model_attributes_type") and below:
+        text = f"{dotted}: expected keys below it, such as {dotted}.{below[0]}; found {first['input']!r}"
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
@@ -27,8 +29,8 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
     return text + more
 
 
-def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """Return the keys that the user wrote, and the valid keys beside the last of them."""
+def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[str], list[str], list[str]]:
+    """Return the keys that the user wrote, the valid keys beside the last of them, and those below it."""
     keys: list[str] = []
     kind: Any = root
     valid: list[str] = []
@@ -45,7 +47,9 @@ def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             valid = list(kind.model_fields)
             kind = kind.model_fields[part].annotation if part in kind.model_fields else None
-    return keys, valid
+    inner = next(iter(_union_members(kind)), kind)
+    below = list(inner.model_fields) if isinstance(inner, type) and issubclass(inner, BaseModel) else []
+    return keys, valid, below
 
 
 def _union_members(kind: Any) -> list[type[BaseModel]]:

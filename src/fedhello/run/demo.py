@@ -10,8 +10,9 @@ from pathlib import Path
 from fedhello.engine.processes import end_with_parent, spawn, stop
 from fedhello.errors import ConfigError
 from fedhello.run.config import Config, load_config
-from fedhello.run.join import ClientOptions, Connection, take_part
+from fedhello.run.join import ClientOptions
 from fedhello.run.serve import ServerOptions
+from fedhello.run.supervise import Connection, take_part
 
 ROUNDS = 3
 """Of the embedded demo, where no configuration says otherwise."""
