@@ -1,4 +1,4 @@
-"""Case 53: a client that is told to speak otherwise than the server says so in one sentence, and does not try for ever."""
+"""Case 53: a client that is told to speak otherwise than the server says so and ends, and does not try for ever."""
 
 import contextlib
 import socket
@@ -80,6 +80,9 @@ def test_tls_to_a_server_without_keys(keys):
 
 def test_a_certificate_of_another_authority(keys):
     trusted = keys / "theirs" / "ca.crt"
-    with listening(tls(keys / "ours")) as port, pytest.raises(EngineError, match=r"signature|self-signed|issuer") as why:
+    with (
+        listening(tls(keys / "ours")) as port,
+        pytest.raises(EngineError, match=r"signature|self-signed|issuer") as why,
+    ):
         Connection("localhost", port, trusted).check()
     assert str(trusted) in str(why.value)

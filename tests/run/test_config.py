@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -490,7 +492,7 @@ def test_published_also_accepts_the_mean_over_clients():
 
 @pytest.mark.parametrize("section", ["train=5", "method=fim-hla", "model=[frozen]", "method.name=[fim-hla]"])
 def test_published_does_not_trip_over_a_section_that_is_none(section):
-    assert "input should be a valid" in refusal("parity=published", section)
+    assert re.search("input should be a valid|expected keys below it", refusal("parity=published", section))
 
 
 RANK_TIERS = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"

@@ -177,8 +177,8 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
         status = SubStatus.COMPLETED
     except httpx.HTTPError as error:
         raise EngineError(
-            f"expected the SuperLink at {address.host_port} to go on; it broke off ({error!r}). All finished rounds are "
-            "saved: start the server again, with the same command."
+            f"expected the SuperLink at {address.host_port} to go on; it broke off ({error!r}). All finished rounds "
+            "are saved: start the server again, with the same command."
         ) from error
     finally:
         grid._retry_invoker.max_tries = 1
