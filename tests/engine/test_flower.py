@@ -3,6 +3,8 @@
 import ast
 import io
 import os
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 flower = pytest.importorskip("fedhello.engine.flower", reason="needs the extra flower")
 
+import httpx
 from flwr.app import ConfigRecord, RecordDict
 from flwr.app.error import Error
 from flwr.app.message import make_message
@@ -58,6 +61,16 @@ def grid(monkeypatch):
     return InProcessGrid()
 
 
+def heard(link, message_id, looks=200):
+    """Return a reply once it has been fetched, which takes a thread a moment; None if there is none."""
+    for _ in range(looks):
+        reply = link.reply(message_id)
+        if reply is not None:
+            return reply
+        time.sleep(0.001)
+    return None
+
+
 def reply_to(message_id, content=None, error=None, source=1):
     metadata = Metadata(
         run_id=1, message_id="", src_node_id=source, dst_node_id=1, reply_to_message_id=message_id, group_id="",
@@ -90,10 +103,10 @@ def test_a_reply_belongs_to_the_message_that_it_answers_and_not_to_its_sender(gr
     link = flower.GridLink(grid)
     first, second = link.send(11, "train", {}), link.send(12, "train", {})
     grid.waiting = [reply_to(second, RecordDict({"fedhello": ConfigRecord({"update": b"2"})}), source=12)]
-    assert link.reply(first) is None
-    assert link.reply(second) == {"update": b"2"}
+    assert heard(link, first) is None
+    assert heard(link, second) == {"update": b"2"}
     grid.waiting = [reply_to(first, error=Error(ErrorCode.NODE_UNAVAILABLE, "gone"), source=1)]
-    assert link.reply(first) == Failure("lost", "Flower's error 5: gone")
+    assert heard(link, first) == Failure("lost", "Flower's error 5: gone")
 
 
 def test_of_two_replies_to_one_message_the_first_counts(grid):
@@ -102,7 +115,7 @@ def test_of_two_replies_to_one_message_the_first_counts(grid):
     grid.waiting = [
         reply_to(sent, RecordDict({"fedhello": ConfigRecord({"update": value})}), source=11) for value in (b"1", b"2")
     ]
-    assert link.reply(sent) == {"update": b"1"}
+    assert heard(link, sent) == {"update": b"1"}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +133,7 @@ def test_error_replies_have_a_reason(grid, code, reason):
     link = flower.GridLink(grid)
     sent = link.send(11, "train", {})
     grid.waiting = [reply_to(sent, error=Error(code, "what happened"))]
-    found = link.reply(sent)
+    found = heard(link, sent)
     assert isinstance(found, Failure)
     assert found.reason == reason
 
@@ -130,7 +143,65 @@ def test_a_reply_without_our_record_is_empty(grid, content):
     link = flower.GridLink(grid)
     sent = link.send(11, "train", {})
     grid.waiting = [reply_to(sent, content)]
-    assert link.reply(sent) == {}
+    assert heard(link, sent) == {}
+
+
+@pytest.mark.parametrize("error", [IndexError("pop from empty list"), ValueError("truncated message")])
+def test_a_reply_that_flower_cannot_take_apart_is_malformed_and_no_more(grid, error):
+    link = flower.GridLink(grid)
+    sent = link.send(11, "join", {})
+    grid.pull_messages = lambda ids: (_ for _ in ()).throw(error)
+    found = heard(link, sent)
+    assert isinstance(found, Failure)
+    assert found.reason == "malformed"
+    assert str(error) in found.detail
+
+
+def test_a_broken_connection_is_no_fault_of_the_reply(grid):
+    link = flower.GridLink(grid)
+    sent = link.send(11, "join", {})
+    grid.pull_messages = lambda ids: (_ for _ in ()).throw(httpx.ConnectError("gone"))
+    with pytest.raises(httpx.ConnectError):
+        heard(link, sent)
+
+
+def test_a_reply_whose_bytes_do_not_come_keeps_no_other_waiting(grid):
+    link = flower.GridLink(grid)
+    slow, fast = link.send(11, "train", {}), link.send(12, "train", {})
+    come = threading.Event()
+    answers = {name: reply_to(name, RecordDict({"fedhello": ConfigRecord({"update": b"1"})})) for name in (slow, fast)}
+
+    def pull(ids):
+        if slow in ids:
+            assert come.wait(10)
+        return [answers[name] for name in ids]
+
+    grid.pull_messages = pull
+    assert link.reply(slow) is None
+    assert heard(link, fast) == {"update": b"1"}
+    assert link.reply(slow) is None
+    come.set()
+    assert heard(link, slow) == {"update": b"1"}
+
+
+def test_replies_that_nobody_waits_for_do_not_pile_up(grid):
+    link = flower.GridLink(grid)
+    sent = [link.send(11, "train", {}) for _ in range(3 * flower.ARRIVING)]
+    for message in sent:
+        link.reply(message)
+        link.forget(message)
+    grid.waiting = [reply_to(message, RecordDict()) for message in sent[:-1]]
+    pull, fetched = grid.pull_messages, []
+    grid.pull_messages = lambda ids: fetched.extend(ids) or pull(ids)
+    for _ in range(200):
+        link.nodes()
+        time.sleep(0.001)
+    assert set(sent) <= set(fetched)
+    assert fetched.count(sent[0]) == 1
+    assert fetched.count(sent[-1]) > 1  # it has not come yet
+    late = link.send(12, "train", {})
+    grid.waiting = [reply_to(late, RecordDict())]
+    assert heard(link, late) == {}
 
 
 def test_what_does_not_go_out_has_no_id(grid):

@@ -40,6 +40,7 @@ class Network:
         self.node_of = {}
         self.sent = []
         self.faults = {}
+        self.forgotten = []
         self._replies = {}
         self._numbers = itertools.count(100)
 
@@ -75,6 +76,9 @@ class Network:
     def reply(self, message_id):
         due, reply = self._replies.get(message_id, (float("inf"), None))
         return reply if due <= self.now else None
+
+    def forget(self, message_id):
+        self.forgotten.append(message_id)
 
     def clock(self):
         return self.now

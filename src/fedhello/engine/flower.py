@@ -31,8 +31,10 @@ import hashlib
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +116,27 @@ clientapp = "fedhello.engine.flower:client_app"
 """The app that a run is submitted as: it names installed code and brings none."""
 
 
+ARRIVING = 16
+"""Replies that are fetched at a time; no more of them are in memory than that."""
+
+
 class GridLink:
-    """Flower's grid as a ``Link``: messages to nodes, and their replies one at a time."""
+    """Flower's grid as a ``Link``: messages to nodes, and their replies one at a time.
+
+    Flower announces a reply before its bytes have come, and then waits for them. That happens in threads here, so that
+    a slow client keeps nobody waiting, and deadlines hold.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._threads = ThreadPoolExecutor(ARRIVING + 1, thread_name_prefix="reply")
+        self._arriving: dict[str, Future[Reply | None]] = {}
+        self._unwanted: deque[str] = deque()
+        self._dropping: Future[None] | None = None
 
     def nodes(self) -> frozenset[int]:
         """Return the nodes that are connected now."""
+        self._drop()
         return frozenset(self._grid.get_node_ids())
 
     def send(self, node: int, kind: str, fields: Fields, group: str = "") -> str:
@@ -133,7 +148,46 @@ class GridLink:
         return next(iter(self._grid.push_messages([message])), None) or ""
 
     def reply(self, message_id: str) -> Reply | None:
-        """Return the reply to a message; None if there is none yet."""
+        """Return the reply to a message; None if there is none yet, or while it arrives."""
+        if message_id not in self._arriving:
+            if len(self._arriving) < ARRIVING:
+                self._arriving[message_id] = self._threads.submit(self._fetch, message_id)
+            return None
+        if not self._arriving[message_id].done():
+            return None
+        return self._arriving.pop(message_id).result()
+
+    def forget(self, message_id: str) -> None:
+        """Have the reply to a message dropped when it comes: until it is fetched, Flower keeps it in memory."""
+        self._arriving.pop(message_id, None)
+        self._unwanted.append(message_id)
+
+    def _drop(self) -> None:
+        if self._dropping is not None and self._dropping.done():
+            self._dropping.result()  # raises what went wrong
+            self._dropping = None
+        if self._unwanted and self._dropping is None:
+            self._dropping = self._threads.submit(self._fetch_unwanted)
+
+    def _fetch_unwanted(self) -> None:
+        for _ in range(len(self._unwanted)):
+            message_id = self._unwanted.popleft()
+            if self._fetch(message_id) is None:
+                self._unwanted.append(message_id)
+
+    def close(self) -> None:
+        """Wait for no reply any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch(self, message_id: str) -> Reply | None:
+        try:
+            return self._pull(message_id)
+        except httpx.HTTPError:
+            raise
+        except Exception as error:  # Flower takes what a node sent apart without a guard
+            return Failure("malformed", f"Flower cannot read the reply: {error!r}")
+
+    def _pull(self, message_id: str) -> Reply | None:
         # Error replies that the SuperLink makes come from node 1; the message that they answer is what identifies them.
         for message in self._grid.pull_messages([message_id]):
             if message.metadata.reply_to_message_id != message_id:
@@ -173,9 +227,10 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
         TaskIdentity.task_id, TaskIdentity.run_id = taken.task_id, taken.run.run_id
         TaskIdentity.node_id = taken.context.node_id
         grid.set_run(run_from_proto(taken.run))
-        yield GridLink(grid)
+        with closing(GridLink(grid)) as link:
+            yield link
         status = SubStatus.COMPLETED
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, RunNotRunningException) as error:
         raise EngineError(
             f"expected the SuperLink at {address.host_port} to go on; it broke off ({error!r}). All finished rounds "
             "are saved: start the server again, with the same command."
@@ -319,7 +374,7 @@ def _quietly(call: Callable[[], object]) -> None:
     """Say goodbye to a SuperLink that may be gone already."""
     try:
         call()
-    except (httpx.HTTPError, RuntimeError) as error:
+    except (httpx.HTTPError, RuntimeError, RunNotRunningException) as error:
         sys.stderr.write(f"note: the SuperLink did not hear the end of the run: {error!r}\n")
 
 

@@ -73,7 +73,9 @@ class LocalEngine:
         """Adopt the personal heads of the clients that counted; all others keep the heads that they had."""
         if self.personal_heads is not None and record.failed is None:
             counted = {report.client for report in record.clients}
-            self.personal_heads |= {k: head for k, head in self._trained_heads.items() if k in counted}
+            trained = {k: head for k, head in self._trained_heads.items() if k in counted}
+            # A new mapping: what was saved of the round before still refers to the old one.
+            self.personal_heads = {**self.personal_heads, **trained}
         self._trained_heads = {}
 
     def _arrivals(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Rejection | None]]:

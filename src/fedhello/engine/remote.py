@@ -31,7 +31,7 @@ from fedhello.client.training import TrainingSettings
 from fedhello.engine.inbox import Inbox
 from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, expect
 from fedhello.errors import EngineError, UpdateError
-from fedhello.model.head import ClassSums
+from fedhello.model.head import ClassSums, check_sums
 from fedhello.types import Allocation, Budget, Federation, Reason, Rejection, RoundRecord, Task, Update
 
 PROTOCOL = 1
@@ -42,6 +42,9 @@ PROBE = bytes(2**19)
 
 SLOWEST = 16_000.0
 """Bytes per second that a client is taken to reach in any case, so that none can draw out its deadlines at will."""
+
+SLOWEST_TRAINING = 1e8
+"""FLOP/s that it is taken to reach, likewise."""
 
 LONGEST_FACTS = 2**22
 """Bytes of a client's facts that are read."""
@@ -76,7 +79,11 @@ class Link(Protocol):
         ...
 
     def reply(self, message_id: str) -> Reply | None:
-        """Return the reply to a message; None if there is none yet."""
+        """Return the reply to a message; None if there is none yet. Does not wait for it."""
+        ...
+
+    def forget(self, message_id: str) -> None:
+        """Have the reply to a message dropped when it comes, which nobody will ask for any more."""
         ...
 
 
@@ -147,7 +154,7 @@ class Facts(_Strict):
     widest: tuple[Count, Count]
     batches: tuple[tuple[Count, Count], ...] = Field(min_length=1)
     budget: DeclaredBudget
-    speed: Amount | None = None
+    speed: Annotated[float, Field(ge=SLOWEST_TRAINING, le=1e18)] | None = None
     busy: float = Field(ge=0, le=1e9)
 
     def as_budget(self) -> Budget:
@@ -170,7 +177,7 @@ def read_facts(reply: Reply, classes: int) -> Facts:
         UpdateError: If it is not what was asked for.
     """
     if isinstance(reply, Failure):
-        raise UpdateError(f"expected a client to join; {reply.detail}", reply.reason)
+        raise UpdateError(f"expected a client to join; {_one_line(reply.detail)}", reply.reason)
     if "error" in reply:
         raise UpdateError(f"expected a client to join; it says: {_one_line(reply.get('detail'))}")
     text = reply.get("facts")
@@ -232,6 +239,7 @@ class Lobby:
     clock: Callable[[], float] = time.monotonic
     connected: frozenset[int] = frozenset()
     _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _kept: dict[int, "Arrival"] = field(default_factory=dict)
     _looked: float = -LOOK_AROUND
 
     def look(self) -> list["Arrival"]:
@@ -240,10 +248,17 @@ class Lobby:
             return []
         self._looked = self.clock()
         self.connected = self.link.nodes()
-        self._asked = {node: sent for node, sent in self._asked.items() if node in self.connected}
+        for node in self._asked.keys() - self.connected:
+            message, _ = self._asked.pop(node)
+            if message:
+                self.link.forget(message)
         for node in sorted(self.connected - self._asked.keys()):
-            self._asked[node] = (self.link.send(node, "join", self.invitation), self.clock())
-        return [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
+            message = self.link.send(node, "join", self.invitation)
+            if message:  # else it is asked at the next look
+                self._asked[node] = (message, self.clock())
+        kept, self._kept = self._kept, {}
+        again = [arrival for node, arrival in sorted(kept.items()) if node in self.connected]
+        return again + [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
 
     def _heard(self, node: int) -> "Arrival | None":
         message, began = self._asked[node]
@@ -260,20 +275,36 @@ class Lobby:
         """Have a node asked again that does not know of the run any more."""
         self._asked.pop(node, None)
 
+    def keep(self, arrival: "Arrival") -> None:
+        """Return an arrival at the next look once more: its name is taken, maybe by a connection that is dead.
+
+        Flower notices after up to a minute that a node was killed; its client may be back before.
+        """
+        self._kept[arrival.node] = replace(arrival, seen=True)
+
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a node said when it was asked to join, and the seconds that this took; or why it does not count."""
+    """What a node said when it was asked to join, and the seconds that this took; or why it does not count.
+
+    ``seen`` says that it was returned before.
+    """
 
     node: int
     facts: Facts | str
     seconds: float
+    seen: bool = False
+
+    @property
+    def name(self) -> str:
+        """Who it is, where that was said."""
+        return self.facts.name if isinstance(self.facts, Facts) else ""
 
     @property
     def rate(self) -> float:
         """The bytes per second that it reaches at least: the probe went both ways."""
         busy = self.facts.busy if isinstance(self.facts, Facts) else 0.0
-        return 2 * len(PROBE) / max(self.seconds - busy, POLL)
+        return max(2 * len(PROBE) / max(self.seconds - busy, POLL), SLOWEST)
 
 
 @dataclass(frozen=True)
@@ -440,25 +471,35 @@ class RemoteEngine:
     def _replies(self, sent: Sequence[_Sent]) -> Iterator[tuple[_Sent, Reply]]:
         """Yield each message with its reply, in the order of arrival, or with a failure once it is due."""
         waiting = {one.client: one for one in sent}
-        while waiting:
-            news = False
-            for one in list(waiting.values()):
-                reply = self._reply(one)
-                if reply is not None:
-                    del waiting[one.client]
-                    news = True
-                    yield one, reply
-            if waiting and not news:
-                self.wait(POLL)
-                self.look_around()
+        try:
+            while waiting:
+                news = False
+                for one in list(waiting.values()):
+                    reply = self._reply(one)
+                    if reply is not None:
+                        del waiting[one.client]
+                        news = True
+                        yield one, reply
+                if waiting and not news:
+                    self.wait(POLL)
+                    self.look_around()
+        finally:
+            for one in waiting.values():
+                self._forget(one)
+
+    def _forget(self, one: _Sent) -> None:
+        if one.message:
+            self.link.forget(one.message)
 
     def _reply(self, one: _Sent) -> Reply | None:
         if not one.message:
             return Failure("lost", "it is not connected")
         reply = self.link.reply(one.message)
         if reply is None and self.clock() >= one.deadline:
+            self._forget(one)
             return Failure("late", f"no reply within {one.deadline - one.began:.0f} s")
         if reply is None and one.node not in self.lobby.connected:
+            self._forget(one)
             return Failure("lost", "it disconnected")
         return reply
 
@@ -468,7 +509,7 @@ class RemoteEngine:
         self.node_of = {k: node for k, node in self.node_of.items() if node in self.lobby.connected}
         for arrival in arrivals:
             complaint = self._readmit(arrival)
-            if complaint is not None:
+            if complaint is not None and not arrival.seen:
                 self.note(f"a client was not admitted: {complaint}")
 
     def _readmit(self, arrival: Arrival) -> str | None:
@@ -480,7 +521,8 @@ class RemoteEngine:
         if k is None or not self.members[k].same_client(facts):
             return f"{facts.name!r} did not take part, with this data, from the start"
         if self.node_of.get(k, arrival.node) != arrival.node:
-            return f"{facts.name!r} is connected already"
+            self.lobby.keep(arrival)
+            return taken(facts.name)
         self.node_of[k] = arrival.node
         self.rates[k] = arrival.rate
         return None
@@ -497,7 +539,7 @@ class RemoteEngine:
         found: dict[int, tuple[ClassSums, int]] = {}
         for one, reply in self._replies(sent):
             try:
-                found[one.client] = self._sums(reply)
+                found[one.client] = self._sums(one, reply)
             except UpdateError as error:
                 self.note(f"the class prototypes are without client {one.client}: {error}")
         if not found:
@@ -514,13 +556,15 @@ class RemoteEngine:
         flops = self.federation.costs[tier].flops_outside if self.federation.costs else None
         return self.pace.seconds(size, self._rate(k), flops, self.members[k].speed)
 
-    def _sums(self, reply: Reply) -> tuple[ClassSums, int]:
+    def _sums(self, one: _Sent, reply: Reply) -> tuple[ClassSums, int]:
         if isinstance(reply, Failure):
             raise UpdateError(f"expected its sums; {_one_line(reply.detail)}", reply.reason)
         payload = reply.get("sums")
         if not isinstance(payload, bytes):
             raise UpdateError(f"expected its sums; {_one_line(reply.get('detail', 'found something else'))}")
-        return ClassSums(**decode_sums(payload, self.sums_like)), len(payload)
+        sums = ClassSums(**decode_sums(payload, self.sums_like))
+        check_sums(sums, self.members[one.client].samples)
+        return sums, len(payload)
 
     def goodbye(self, outcome: str) -> None:
         """Tell everybody that the run is over, and wait a little until they have heard."""
@@ -539,6 +583,11 @@ def invitation(config: Mapping[str, Any], labels: Sequence[str], run: str) -> Fi
         "run": run,
         "probe": PROBE,
     }
+
+
+def taken(name: str) -> str:
+    """Return what is said of a client that comes under the name of one who is here."""
+    return f"{name!r} is connected already; it is admitted when that connection ends"
 
 
 def _rejected(one: _Sent, reason: Reason, detail: str) -> Rejection:

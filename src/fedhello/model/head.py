@@ -27,7 +27,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedhello.errors import DataError
+from fedhello.errors import DataError, UpdateError
+
+LONGEST_FEATURE = 1e6
+"""‖h‖ that no model comes near."""
 
 HeadPolicy = Literal["prototypes", "aggregate", "local", "frozen", "none"]
 
@@ -71,6 +74,24 @@ def class_sums(features: Tensor, labels: Tensor, classes: int) -> ClassSums:
     sums.counts.index_add_(0, labels, torch.ones_like(norm))
     sums.norms.index_add_(0, labels, norm)
     return sums
+
+
+def check_sums(sums: ClassSums, samples: int) -> None:
+    """Check that sums can come from as many samples as their client declared, so that no client weighs more than that.
+
+    Args:
+        sums: Finite, of one client.
+        samples: n_k.
+
+    Raises:
+        UpdateError: If they cannot: n_c ≥ 0, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c and 0 ≤ N_c ≤ ``LONGEST_FEATURE`` · n_c.
+    """
+    S, n, N = sums.features, sums.counts, sums.norms
+    if bool((n < 0).any()) or float(n.sum()) > samples:
+        raise UpdateError(f"expected class counts of at most {samples} samples; found {n.tolist()}", "wrong count")
+    rounding = 1e-6 * n
+    if bool((S.norm(dim=1) > n + rounding).any() | (N < 0).any() | (LONGEST_FEATURE * n < N).any()):
+        raise UpdateError("expected sums of normalised features and of their norms; found larger ones", "out of bounds")
 
 
 def add_up(parts: Iterable[ClassSums]) -> ClassSums:

@@ -552,6 +552,13 @@ def _check_defence(config: Config, method: Method) -> None:
             f"defence.byzantine={defence.byzantine}; found {invited}. Raise train.clients_per_round, lower "
             "defence.byzantine, or choose another rule."
         )
+    quorum = math.ceil(config.train.quorum * invited - 1e-9)
+    if quorum < defence.fewest and defence.clip is None:
+        raise ConfigError(
+            f"expected a quorum of at least {defence.fewest} clients for defence.rule={defence.rule}, since a round with "
+            f"fewer is averaged; found {quorum}. Raise train.quorum to {defence.fewest / invited:.2g}, or set "
+            "defence.clip."
+        )
 
 
 def _check_merging(model: ModelConfig, method: Method) -> None:

@@ -12,7 +12,7 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from fedhello.engine.processes import spawn, stop
-from fedhello.engine.remote import Address, Facts, Link, Lobby, Pace, RemoteEngine, invitation
+from fedhello.engine.remote import Address, Arrival, Facts, Link, Lobby, Pace, RemoteEngine, invitation, taken
 from fedhello.errors import ClientsError, ConfigError, EngineError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.model.loading import CAUSAL_LM
@@ -32,7 +32,7 @@ from fedhello.run.federation import federation_of
 from fedhello.run.folder import RunFolder
 from fedhello.run.join import free_port
 from fedhello.run.play import Observer, play, warn
-from fedhello.run.progress import restore
+from fedhello.run.progress import restore, store_config
 from fedhello.run.samples import longest_answer
 from fedhello.run.session import Loaded, Session, assemble, load, step_costs, training_settings
 from fedhello.types import Client
@@ -240,7 +240,7 @@ def serve_on(link: Link, file: Path) -> None:
 
 
 def play_over(link: Link, loaded: Loaded, folder: RunFolder, observers: Sequence[Observer], say: Say) -> dict[str, Any]:
-    """Wait for the clients, play the run, or what is left of it, and say goodbye.
+    """Wait for the clients, play the run, or what is left of it, and say goodbye once it has finished.
 
     Raises:
         ClientsError: If too few clients join in time.
@@ -251,21 +251,18 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, observers: Sequence
     members, nodes, rates = gather(lobby, loaded.config, roster, say)
     session, engine = remote_session(loaded, lobby, members, run)
     engine.node_of, engine.rates = nodes, rates
-    outcome = "failed"
-    try:
-        if roster:
-            with folder.locked():
-                resumed = restore(session, folder, lambda line: warn(folder, line))
-                engine.note = lambda line: warn(folder, line)
-                summary = play(session, folder, observers, resumed)
-        else:
-            engine.note = say
-            summary = play(session, folder, observers)
-        outcome = str(summary["status"])
-        return summary
-    finally:
-        if outcome != "interrupted":  # a run that is to go on finds its clients waiting
-            engine.goodbye(outcome)
+    if roster:
+        with folder.locked():
+            resumed = restore(session, folder, lambda line: warn(folder, line))
+            store_config(folder, loaded.config)
+            engine.note = lambda line: warn(folder, line)
+            summary = play(session, folder, observers, resumed)
+    else:
+        engine.note = say
+        summary = play(session, folder, observers)
+    if summary["status"] == "finished":  # any other run may go on, and is to find its clients waiting
+        engine.goodbye("finished")
+    return summary
 
 
 def _roster(folder: RunFolder) -> tuple[Facts, ...]:
@@ -286,10 +283,10 @@ def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
     """Return what clients are told of the run; where things are on this machine is no part of it."""
     plain = loaded.config.model_dump(mode="json")
     plain["run"] = {"seed": loaded.config.run.seed}
-    for section in ("model", "data"):
-        name = plain[section]["name"]
-        if Path(name).exists():
-            plain[section]["name"] = f"./{Path(name).name}"
+    for section, key in (("model", "name"), *(("data", key) for key in ("name", "validation", "test", "public"))):
+        name = plain[section][key]
+        if isinstance(name, str) and Path(name).exists():
+            plain[section][key] = f"./{Path(name).name}"
     return invitation(plain, loaded.data.label_names, run)
 
 
@@ -313,14 +310,14 @@ def gather(
     here: dict[str, tuple[Facts, int, float]] = {}
     begin = said = lobby.clock()
     while len(here) < wanted:
-        for arrival in lobby.look():
-            complaint = _admit(arrival.facts, config, roster, here)
-            if complaint is None and isinstance(arrival.facts, Facts):
-                here[arrival.facts.name] = (arrival.facts, arrival.node, arrival.rate)
-                say(f"{arrival.facts.name} has joined: {len(here)} of {wanted}")
-            else:
-                say(f"a client was not admitted: {complaint}")
+        arrivals = lobby.look()
         here = {name: found for name, found in here.items() if found[1] in lobby.connected}
+        for arrival in arrivals:
+            complaint = _welcome(arrival, lobby, config, roster, here)
+            if complaint is None:
+                say(f"{arrival.name} has joined: {len(here)} of {wanted}")
+            elif not arrival.seen:
+                say(f"a client was not admitted: {complaint}")
         passed = lobby.clock() - begin
         if len(here) >= enough and passed > BACK_SECONDS:
             break
@@ -339,14 +336,39 @@ def gather(
     return members, nodes, {ids[name]: rate for name, (_, _, rate) in here.items()}
 
 
-def _admit(facts: Facts | str, config: Config, roster: Sequence[Facts], here: Mapping[str, Any]) -> str | None:
-    """Return why a client cannot take part; None if it can."""
+def _welcome(
+    arrival: Arrival,
+    lobby: Lobby,
+    config: Config,
+    roster: Sequence[Facts],
+    here: dict[str, tuple[Facts, int, float]],
+) -> str | None:
+    """Count an arrival among those who are here; else return why not."""
+    facts = arrival.facts
     if isinstance(facts, str):
         return facts
     if facts.name in here:
-        return f"{facts.name!r} is connected already"
+        lobby.keep(arrival)
+        return taken(facts.name)
+    complaint = _admit(facts, config, roster)
+    if complaint is None:
+        here[facts.name] = (facts, arrival.node, arrival.rate)
+    return complaint
+
+
+def _admit(facts: Facts, config: Config, roster: Sequence[Facts]) -> str | None:
+    """Return why a client cannot take part; None if it can."""
     if roster and not any(member.same_client(facts) for member in roster):
         return f"{facts.name!r} did not take part, with this data, from the start"
+    b, T = config.train.batch_size, config.data.max_length
+    most = ceil(facts.samples / b) * config.train.epochs
+    if len(facts.batches) > most or any(
+        samples > b or tokens > T for samples, tokens in (facts.widest, *facts.batches)
+    ):
+        return (
+            f"{facts.name!r} cannot take part: expected at most {most} batches of {b} x {T} tokens from "
+            f"{facts.samples} samples; it speaks of more"
+        )
     try:
         with_tiers(config, [facts])
     except ConfigError as error:

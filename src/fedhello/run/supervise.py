@@ -84,15 +84,23 @@ class Connection:
             return False
         return True
 
+    def _context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except (OSError, ValueError) as error:  # ssl's own errors are among them
+            raise ConfigError(f"expected --ca to be the server's certificate, ca.crt; {self.ca} is none") from error
+        if self.ca is None:  # whether it speaks TLS at all is the question
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+
     def check(self) -> None:
         """Check that what listens there speaks as this client is to: Flower itself tries for ever, without a word why.
 
         Raises:
-            EngineError: If it does not.
+            ConfigError: If the authority's certificate is none.
+            EngineError: If the server does not.
         """
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.ca is None:  # whether it speaks TLS at all is the question
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context = self._context()
         try:
             with socket.create_connection((self.host, self.port), timeout=PATIENCE) as there:
                 context.wrap_socket(there, server_hostname=self.host).close()
@@ -160,8 +168,6 @@ class _Supervisor:
             if self._connection.answers():
                 seen = time.monotonic()
                 self._start_what_is_missing()
-            else:
-                self._stop_node()  # else it would wait longer and longer between two tries
             if time.monotonic() - seen > self._connection.patience:
                 raise EngineError(
                     f"expected a server at {self._connection.where}; nothing answered for "
