@@ -44,7 +44,7 @@ LOST = 0.33
 HOSTILE, CLIENTS = 3, 9
 ALIKE = [
     "method.name=full", f"data.clients={CLIENTS}", f"train.clients_per_round={CLIENTS}", "data.partition={kind: iid}",
-    "model.head=aggregate", "train.lr=5e-3", "train.rounds=15",
+    "model.head=aggregate", "train.lr=5e-3", "train.rounds=15", "train.quorum=1",
 ]  # fmt: skip
 RULES = {
     "mean": ["defence.rule=mean"],

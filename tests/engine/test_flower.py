@@ -22,6 +22,7 @@ from flwr.serverapp import Grid
 
 import fedhello
 from fedhello.engine.remote import Failure
+from fedhello.errors import EngineError
 
 SOURCES = Path(fedhello.__file__).parent
 
@@ -163,6 +164,19 @@ def test_a_broken_connection_is_no_fault_of_the_reply(grid):
     grid.pull_messages = lambda ids: (_ for _ in ()).throw(httpx.ConnectError("gone"))
     with pytest.raises(httpx.ConnectError):
         heard(link, sent)
+
+
+def test_a_run_that_was_stopped_at_the_superlink_is_an_error_with_a_number(grid):
+    link = flower.GridLink(grid)
+    sent = link.send(11, "join", {})
+
+    def stopped(*_):
+        raise flower.RunNotRunningException
+
+    grid.pull_messages = grid.push_messages = grid.get_node_ids = stopped
+    for call in (link.nodes, lambda: link.send(11, "train", {}), lambda: heard(link, sent)):
+        with pytest.raises(EngineError, match="somebody has stopped it"):
+            call()
 
 
 def test_a_reply_whose_bytes_do_not_come_keeps_no_other_waiting(grid):

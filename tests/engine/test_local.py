@@ -116,6 +116,17 @@ def test_personal_heads_stay_with_their_clients(engine):
     assert torch.equal(first[1], e.personal_heads[1][weight])
 
 
+def test_heads_that_were_saved_are_not_changed_by_the_next_round(engine):
+    e = engine(head="personal")
+    adapter = e.model.snapshot(share_head=False)
+    committed(e, adapter, {0: Allocation((0,)), 1: Allocation((0,))}, t=0)
+    saved, weight = e.personal_heads, e.model.head_tensor_name("weight")
+    before = saved[0][weight].clone()
+    committed(e, adapter, {0: Allocation((0,))}, t=1)
+    assert torch.equal(saved[0][weight], before)
+    assert not torch.equal(e.personal_heads[0][weight], before)
+
+
 def test_a_personal_head_goes_on_from_where_it_was(engine):
     e = engine(head="personal", lr=1e-6)
     adapter = e.model.snapshot(share_head=False)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from network import remote_facts, remote_tasks
 
-from fedhello.engine.remote import SLOWEST, Failure, Pace, read_facts
-from fedhello.engine.wire import encode_update
+from fedhello.engine.remote import SLOWEST, Arrival, Failure, Pace, read_facts
+from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.engine.worker import Worker
 from fedhello.errors import EngineError, UpdateError
 from fedhello.types import Rejection
@@ -52,6 +52,30 @@ def test_a_client_without_sums_is_left_out_and_noted(world):
         network.faults[f"client-{k}", "sums"] = ["silent"]
     with pytest.raises(EngineError, match="none came"):
         list(engine.class_sums())
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("counts", lambda value: value * 1e9),
+        ("counts", lambda value: value - 1),
+        ("features", lambda value: value * 1e150),
+        ("norms", lambda value: value * 1e150),
+        ("norms", lambda value: -value),
+    ],
+)
+def test_sums_that_no_such_samples_have_are_left_out(world, name, change):
+    like = {"features": torch.empty(3, 8).double(), "counts": torch.empty(3).double(), "norms": torch.empty(3).double()}
+    notes = []
+    network, engine, _ = world(sums_like=like, note=notes.append)
+
+    def forge(reply):
+        sums = decode_sums(reply["sums"], like)
+        return {"sums": encode_tensors(sums | {name: change(sums[name])})}
+
+    network.faults["client-1", "sums"] = [forge]
+    assert len(list(engine.class_sums())) == 2
+    assert "without client 1" in notes[0]
 
 
 def test_who_does_not_answer_in_time_is_late_and_its_reply_is_never_used(world):
@@ -195,6 +219,52 @@ def test_a_name_that_was_not_there_from_the_start_or_is_there_already_is_not_adm
     assert len(notes) == 3  # said once
 
 
+def test_a_client_that_is_back_before_its_dead_connection_ends_is_admitted_when_that_does(world):
+    notes = []
+    network, engine, local = world(note=notes.append)
+    dead = network.node_of["client-1"]
+    network.connect("client-1 again", network.workers["client-1"])
+    network.now += 2
+    engine.look_around()
+    assert engine.node_of[1] == dead  # Flower takes up to a minute to notice
+    assert "when that connection ends" in notes[0]
+    del network.node_of["client-1"]
+    network.now += 2
+    engine.look_around()
+    network.now += 2
+    engine.look_around()
+    assert engine.node_of[1] == network.node_of["client-1 again"]
+    assert reasons(engine.train(remote_tasks(local))) == ["update"] * 3
+    assert len(notes) == 1
+
+
+def test_a_node_whose_invitation_did_not_go_out_is_asked_again(world):
+    network, engine, _ = world()
+    send = network.send
+    network.connect("client-1 again", network.workers["client-1"])
+    network.send = lambda *message, **more: ""
+    network.now += 2
+    engine.look_around()
+    network.send = send
+    before = len(network.sent)
+    network.now += 2
+    engine.look_around()
+    assert [kind for _, kind, _, _ in network.sent[before:]] == ["join"]
+
+
+def test_replies_that_come_too_late_are_dropped(world):
+    network, engine, local = world(clients_per_round=2, over_selection=1.5)
+    network.faults["client-0", "train"] = ["slow"]
+    network.delay = 5.0
+    list(engine.train(remote_tasks(local)))
+    late = [message for name, kind, _, message in network.sent if (name, kind) == ("client-0", "train")]
+    assert network.forgotten == late
+
+
+def test_no_client_is_taken_for_slower_than_can_be():
+    assert Arrival(1, remote_facts(0, 10), 1e9).rate == SLOWEST
+
+
 def test_a_round_waits_for_its_quorum_to_be_connected_and_not_for_ever(world):
     network, engine, local = world(patience=50.0)
     network.node_of.clear()
@@ -215,7 +285,7 @@ def test_goodbye_reaches_everybody(world):
     [
         {"name": "../../etc"}, {"name": ""}, {"samples": 0}, {"samples": 10**12}, {"samples": True}, {"samples": 3.5},
         {"classes": (1, 0)}, {"classes": (0, 7)}, {"batches": ()}, {"widest": (0, 1)}, {"speed": float("nan")},
-        {"speed": 0.0}, {"busy": -1.0}, {"budget": {"memory": 0}}, {"more": 1},
+        {"speed": 0.0}, {"speed": 1e-300}, {"busy": -1.0}, {"budget": {"memory": 0}}, {"more": 1},
     ],
 )  # fmt: skip
 def test_facts_that_are_none_are_refused(change):
@@ -230,3 +300,10 @@ def test_facts_that_are_none_are_refused(change):
 def test_replies_without_facts_are_refused(reply):
     with pytest.raises(UpdateError):
         read_facts(reply, classes=3)
+
+
+def test_what_a_node_says_instead_of_joining_is_shown_on_one_line():
+    with pytest.raises(UpdateError) as raised:
+        read_facts(Failure("failed", "\x1b[31mno\nerror: forged" + "x" * 9999), classes=3)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 400

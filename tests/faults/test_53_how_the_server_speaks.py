@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("cryptography", reason="needs the extra flower")
 
-from fedhello.errors import EngineError
+from fedhello.errors import ConfigError, EngineError
 from fedhello.run.keys import make_server_keys
 from fedhello.run.supervise import Connection
 
@@ -76,6 +76,12 @@ def test_plain_text_to_a_server_with_keys(keys):
 def test_tls_to_a_server_without_keys(keys):
     with listening(plain) as port, pytest.raises(EngineError, match=r"it speaks without.*leave out --ca"):
         Connection("localhost", port, keys / "ours" / "ca.crt").check()
+
+
+def test_a_file_that_is_no_certificate(keys, tmp_path):
+    (tmp_path / "ca.crt").write_text("no certificate")
+    with pytest.raises(ConfigError, match=r"expected --ca to be the server's certificate"):
+        Connection("localhost", 1, tmp_path / "ca.crt").check()
 
 
 def test_a_certificate_of_another_authority(keys):

@@ -661,3 +661,11 @@ def test_a_line_of_yaml_reads_back_equal(file, value):
         assert load_config(file(f"run:\n  out: {line}  # a comment\n")).run.out == value
     else:
         assert yaml.safe_load(line) == value
+
+
+def test_a_robust_rule_needs_a_quorum_of_as_many_as_it_bears():
+    rule = ["method.name=full", "train.clients_per_round=10", "defence.rule=median", "defence.byzantine=3"]
+    assert "expected a quorum of at least 7 clients" in refusal(*rule)
+    assert "Raise train.quorum to 0.7" in refusal(*rule)
+    assert load_config(None, [*rule, "train.quorum=0.7"]).train.quorum == 0.7
+    assert load_config(None, [*rule, "defence.clip=1.0"]).defence.clip == 1.0

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fedhello.engine.remote import Lobby
 from fedhello.engine.worker import Worker
-from fedhello.errors import ConfigError, DataError, EngineError, ModelError, RunFolderError
+from fedhello.errors import ClientsError, ConfigError, DataError, EngineError, ModelError, QuorumError, RunFolderError
 from fedhello.run.config import load_config
 from fedhello.run.folder import RunFolder
 from fedhello.run.join import ClientOptions, default_name, parse_bytes, prepare_client
@@ -103,6 +103,65 @@ def test_a_server_that_was_stopped_goes_on_with_the_same_clients_to_the_same_ada
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-6
 
 
+def test_clients_of_a_run_that_failed_wait_for_the_server_to_be_back(place):
+    config = config_of(place, "train.rounds=2", "train.retries=1")
+    network = network_of()
+    for name in network.workers:
+        network.faults[name, "train"] = [lambda reply: {"error": "failed", "detail": "no"}]
+    with pytest.raises(QuorumError):
+        play_network(network, config)
+    assert {worker.ended for worker in network.workers.values()} == {None}
+    _, summary = play_network(network, config)
+    assert (summary["status"], summary["rounds"]) == ("finished", 2)
+    assert {worker.ended for worker in network.workers.values()} == {"finished"}
+
+
+def test_a_client_that_is_back_before_its_dead_connection_ends_is_waited_for(place):
+    config, said = config_of(place), []
+    network = network_of()
+    dead = network.connect("part-000 dead", network.workers["part-000"])
+    lobby = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
+
+    def wait(seconds):
+        network.wait(seconds)
+        if network.now > 5:
+            network.node_of.pop("part-000 dead", None)
+
+    both = sorted([dead, network.node_of["part-000"]])
+    three = config.model_copy(update={"data": config.data.model_copy(update={"clients": 3})})
+    network.node_of["part-000 dead"], network.node_of["part-000"] = both  # the dead one answered first
+    del network.node_of["part-002"]  # else all would be there
+    late = network.connect
+
+    def join(seconds):
+        wait(seconds)
+        if network.now > 10 and "part-002" not in network.node_of:
+            late("part-002", network.workers["part-002"])
+
+    _, nodes, _ = gather(lobby, three, (), said.append, join)
+    assert nodes[0] == network.node_of["part-000"]
+    assert sum("connected already" in line for line in said) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"widest": (2**31 - 1, 2**31 - 1)}, {"batches": ((4, 9),) * 99}, {"batches": ((4, 2**31 - 1),)}]
+)
+def test_a_client_that_speaks_of_more_than_its_samples_give_is_not_admitted(place, change):
+    config, said = config_of(place), []
+    network = network_of()
+
+    def lie(reply):
+        facts = json.loads(reply["facts"]) | change
+        return {**reply, "facts": json.dumps(facts)}
+
+    network.faults["part-001", "join"] = [lie]
+    lobby = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
+    soon = config.model_copy(update={"run": config.run.model_copy(update={"wait": 3.0})})
+    with pytest.raises(ClientsError, match="2 joined"):
+        gather(lobby, soon, (), said.append, network.wait)
+    assert any("'part-001' cannot take part: expected at most" in line for line in said)
+
+
 def test_a_run_that_goes_on_admits_nobody_else(place):
     config, said = config_of(place), []
     network = network_of()
@@ -125,8 +184,12 @@ def test_budgets_become_tiers_in_the_order_of_ids(place):
 
 
 def test_clients_are_not_told_where_things_are_at_the_server(place):
-    told = json.loads(_invitation(load(config_of(place, f"model.name={place}/tiny")), "r")["config"])
+    header, *rows = (place / "texts.csv").read_text().splitlines()
+    (place / "held.csv").write_text("\n".join([header, *(f"other {row}" for row in rows)]))
+    paths = [f"model.name={place}/tiny", f"data.test={place}/held.csv"]
+    told = json.loads(_invitation(load(config_of(place, *paths)), "r")["config"])
     assert str(place) not in json.dumps(told)
+    assert told["data"]["test"] == "./held.csv"
     assert (told["model"]["name"], told["data"]["name"]) == ("./tiny", "./texts.csv")
     assert "out" not in told["run"]
 

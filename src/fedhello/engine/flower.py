@@ -97,6 +97,9 @@ REASONS: dict[int, Reason] = {
 }
 """What Flower's error replies stand for; all others mean that the client's code failed."""
 
+LONGEST_UPLOAD = 7200
+"""Seconds that an update may take on its way to the SuperLink; Flower's 180 would lose large ones on slow links."""
+
 APP = """
 [project]
 name = "fedhello"
@@ -137,7 +140,8 @@ class GridLink:
     def nodes(self) -> frozenset[int]:
         """Return the nodes that are connected now."""
         self._drop()
-        return frozenset(self._grid.get_node_ids())
+        with _still_running():
+            return frozenset(self._grid.get_node_ids())
 
     def send(self, node: int, kind: str, fields: Fields, group: str = "") -> str:
         """Send a message and return its id; an empty one if it did not go out."""
@@ -145,7 +149,8 @@ class GridLink:
         message = Message(
             RecordDict({RECORD: record}), node, "train" if kind == "train" else "query", ttl=TTL, group_id=group
         )
-        return next(iter(self._grid.push_messages([message])), None) or ""
+        with _still_running():
+            return next(iter(self._grid.push_messages([message])), None) or ""
 
     def reply(self, message_id: str) -> Reply | None:
         """Return the reply to a message; None if there is none yet, or while it arrives."""
@@ -181,8 +186,9 @@ class GridLink:
 
     def _fetch(self, message_id: str) -> Reply | None:
         try:
-            return self._pull(message_id)
-        except httpx.HTTPError:
+            with _still_running():
+                return self._pull(message_id)
+        except (httpx.HTTPError, EngineError):
             raise
         except Exception as error:  # Flower takes what a node sent apart without a guard
             return Failure("malformed", f"Flower cannot read the reply: {error!r}")
@@ -197,6 +203,18 @@ class GridLink:
                 return Failure(REASONS.get(error.code, "failed"), f"Flower's error {error.code}: {error.reason}")
             return _fields(message)
         return None
+
+
+@contextmanager
+def _still_running() -> Iterator[None]:
+    """Turn Flower's word that the run was stopped, which is no ``Exception``, into an error like any other."""
+    try:
+        yield
+    except RunNotRunningException as error:
+        raise EngineError(
+            "expected the run to go on; somebody has stopped it at the SuperLink, by Flower's Control API. All "
+            "finished rounds are saved: start the server again, with the same command."
+        ) from error
 
 
 def _fields(message: Message) -> Fields:
@@ -230,7 +248,7 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
         with closing(GridLink(grid)) as link:
             yield link
         status = SubStatus.COMPLETED
-    except (httpx.HTTPError, RunNotRunningException) as error:
+    except httpx.HTTPError as error:
         raise EngineError(
             f"expected the SuperLink at {address.host_port} to go on; it broke off ({error!r}). All finished rounds "
             "are saved: start the server again, with the same command."
@@ -414,8 +432,10 @@ def main() -> None:
     end_with_parent()
     what = sys.argv.pop(1)
     if what == "superlink":
+        from flwr.supercore.corestate import in_memory_corestate
         from flwr.superlink.cli import flower_superlink
 
+        in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = LONGEST_UPLOAD  # type: ignore[attr-defined]
         flower_superlink()
     else:
         from flwr.supercore.retry import http_retry

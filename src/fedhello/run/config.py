@@ -555,9 +555,9 @@ def _check_defence(config: Config, method: Method) -> None:
     quorum = math.ceil(config.train.quorum * invited - 1e-9)
     if quorum < defence.fewest and defence.clip is None:
         raise ConfigError(
-            f"expected a quorum of at least {defence.fewest} clients for defence.rule={defence.rule}, since a round with "
-            f"fewer is averaged; found {quorum}. Raise train.quorum to {defence.fewest / invited:.2g}, or set "
-            "defence.clip."
+            f"expected a quorum of at least {defence.fewest} clients for defence.rule={defence.rule}, since a round "
+            f"with fewer is averaged; found {quorum}. Raise train.quorum to "
+            f"{math.ceil(100 * defence.fewest / invited) / 100}, or set defence.clip."
         )
 
 

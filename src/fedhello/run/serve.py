@@ -254,7 +254,7 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, observers: Sequence
     if roster:
         with folder.locked():
             resumed = restore(session, folder, lambda line: warn(folder, line))
-            store_config(folder, loaded.config)
+            store_config(folder, session.config)
             engine.note = lambda line: warn(folder, line)
             summary = play(session, folder, observers, resumed)
     else:
