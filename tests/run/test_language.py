@@ -2,10 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fedhello.data.dataset import DataSet
+from fedhello.run.config import load_config
+from fedhello.run.samples import questions
 
 COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
 NUMBERS = [f"n{i}" for i in range(20)]
@@ -58,6 +63,19 @@ def test_answers_before_and_after_are_kept(place, finished):
     assert all(row["prompt"].startswith("which colour has the ") for row in rows)
     assert all(row["reference"] in COLOURS.values() for row in rows)
     assert [row["before"] for row in rows] != [row["after"] for row in rows]
+
+
+def test_the_prompts_to_answer_are_drawn_from_the_whole_test_set(place):
+    rows = tuple((f"prompt {i}", "response") for i in range(400))
+    data = DataSet(rows, np.zeros(400, dtype=int), ("",), "instructions")
+    config = load_config(place / "language.yaml", ["data.answers=20"])
+    test = np.arange(100, 400)
+    asked = [rows.index(question) for question in questions(config, data, test)]
+    assert len(set(asked)) == 20
+    assert asked == sorted(asked)
+    assert asked[0] >= 100
+    assert asked[-1] >= 300
+    assert len(questions(config, data, test[:5])) == 5
 
 
 def test_evaluate_reads_the_same_scores_back(place, finished, call):

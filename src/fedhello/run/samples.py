@@ -6,13 +6,14 @@ import numpy as np
 
 from fedhello.data import cache
 from fedhello.data.batches import Examples, Images, Pixels, Samples
-from fedhello.data.dataset import DataSet, Kind, Picture
+from fedhello.data.dataset import DataSet, Kind, Picture, taken
 from fedhello.data.encoding import LEAST_PROMPT, tokenise, tokenise_instructions
 from fedhello.data.pictures import DecodedLater, decode
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.generation import rouge_scorer
 from fedhello.model.loading import Kind as ModelKind
+from fedhello.randomness import generator
 from fedhello.run.config import Config
 
 MODEL_KINDS: Mapping[Kind, ModelKind] = {
@@ -111,14 +112,16 @@ def longest_answer(samples: Samples, positions: np.ndarray) -> int | None:
 def questions(config: Config, data: DataSet, test: np.ndarray) -> tuple[tuple[str, str], ...]:
     """Return the prompts, with their responses, that a language model answers before and after training.
 
+    They are drawn from the test set, whose file may be sorted, once and for all whatever a run's seed.
+
     Raises:
         MissingExtraError: If nothing is installed to compare answers with.
     """
     if data.kind != "instructions" or not config.data.answers:
         return ()
     rouge_scorer()
-    found = (data.inputs[i] for i in test[: config.data.answers].tolist())
-    return tuple(sample for sample in found if isinstance(sample, tuple))
+    asked = generator(0, "answers").choice(test, min(config.data.answers, len(test)), replace=False)
+    return tuple(sample for sample in taken(data.inputs, np.sort(asked)) if isinstance(sample, tuple))
 
 
 def by_domain(data: DataSet, samples: Samples, test: np.ndarray) -> dict[str, Samples]:
