@@ -94,7 +94,7 @@ def _rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
     if tokenizer.chat_template is None:
         return opened, response + (tokenizer.eos_token or "")
     turns = [_said("user", prompt), _said("assistant", response)]
-    whole = tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=False)
+    whole = _templated(turns, tokenizer, add_generation_prompt=False)
     if not whole.startswith(opened):
         raise DataError(
             "expected the tokenizer's chat template to put the assistant's turn behind the user's; it changes what "
@@ -106,7 +106,20 @@ def _rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
 def _opened(prompt: str, tokenizer: Any) -> str:
     if tokenizer.chat_template is None:
         return prompt.rstrip() + "\n"
-    return str(tokenizer.apply_chat_template([_said("user", prompt)], add_generation_prompt=True, tokenize=False))
+    return _templated([_said("user", prompt)], tokenizer, add_generation_prompt=True)
+
+
+def _templated(turns: Sequence[dict[str, str]], tokenizer: Any, add_generation_prompt: bool) -> str:
+    """Put the chat template around turns.
+
+    Templates of models that think put an empty thought before a response; with ``enable_thinking=False`` they put it
+    into the prompt too, so that it is no part of what is learnt. Other templates do not ask for that.
+    """
+    return str(
+        tokenizer.apply_chat_template(
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False, enable_thinking=False
+        )
+    )
 
 
 def _prompt_ids(opened: Sequence[str], tokenizer: Any) -> list[list[int]]:
