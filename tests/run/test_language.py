@@ -9,8 +9,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedhello.data.dataset import DataSet
+from fedhello.model.generation import generate, stops
 from fedhello.run.config import load_config
 from fedhello.run.samples import questions
+from fedhello.run.session import load_model
 
 COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
 NUMBERS = [f"n{i}" for i in range(20)]
@@ -92,6 +94,22 @@ def test_predict_answers_prompts(place, finished, call):
     code, out, _ = call(place, "predict", "runs/first", *(row["prompt"] for row in kept), "--json")
     assert code == 0
     assert [row["answer"] for row in json.loads(out)] == [row["after"] for row in kept]
+
+
+def test_answers_end_where_model_tokenizer_or_template_say(place, monkeypatch):
+    monkeypatch.chdir(place)
+    model = load_model(load_config(place / "language.yaml"), (), "causal-lm")
+    base, tokenizer = model.module.get_base_model(), model.tokenizer
+    end, turn, red = tokenizer.convert_tokens_to_ids(["<end>", "<user>", "red"])
+    how = base.generation_config
+    how.eos_token_id = None
+    assert stops(model) == [end]
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end>", "<user>")
+    assert stops(model) == sorted([end, turn])
+    base.lm_head.register_forward_hook(lambda *_: torch.eye(len(tokenizer))[red].view(1, 1, -1))
+    assert generate(model, ["which colour"], 3, 24) == ["red red red"]
+    how.eos_token_id = [end, red]
+    assert generate(model, ["which colour"], 3, 24) == ["red"]
 
 
 def test_second_texts_are_refused(place, finished, call):

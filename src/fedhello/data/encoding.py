@@ -88,6 +88,15 @@ def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | N
     return ids
 
 
+def taught_end(tokenizer: Any) -> int | None:
+    """Return the special token that responses are taught to end with, which need not be the end of a text."""
+    said = "response"
+    _, answer = _rendered("prompt", said, tokenizer)
+    (behind,) = _ids([answer.partition(said)[2]], tokenizer)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((i for i in behind if i in special), None)
+
+
 def _rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
     """Return the text of a prompt and of what follows it: the response and what ends it."""
     opened = _opened(prompt, tokenizer)
