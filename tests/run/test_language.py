@@ -8,10 +8,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fedhello.data import cache
 from fedhello.data.dataset import DataSet
 from fedhello.model.generation import generate, stops
 from fedhello.run.config import load_config
-from fedhello.run.samples import questions
+from fedhello.run.samples import encode, questions
 from fedhello.run.session import load_model
 
 COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
@@ -110,6 +111,24 @@ def test_answers_end_where_model_tokenizer_or_template_say(place, monkeypatch):
     assert generate(model, ["which colour"], 3, 24) == ["red red red"]
     how.eos_token_id = [end, red]
     assert generate(model, ["which colour"], 3, 24) == ["red"]
+
+
+def test_a_template_with_the_date_of_today_is_tokenised_anew_tomorrow(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(cache, "LEAST", 2)
+    config = load_config(place / "language.yaml")
+    model = load_model(config, (), "causal-lm")
+    write = model.tokenizer.apply_chat_template
+    data = DataSet((("which", "red"), ("colour", "blue")), np.zeros(2, dtype=int), ("",), "instructions")
+    found = []
+    for today in ("n1", "n1", "n2"):
+        monkeypatch.setattr(
+            model.tokenizer, "apply_chat_template", lambda *a, today=today, **kw: f"{today} {write(*a, **kw)}"
+        )
+        samples, _ = encode(config, data, model)
+        found.append((model.tokenizer.decode(samples.tokens[0][:1]), len(list((tmp_path / "tokens").iterdir()))))
+    assert found == [("n1", 1), ("n1", 1), ("n2", 2)]
 
 
 def test_second_texts_are_refused(place, finished, call):

@@ -68,9 +68,9 @@ def tokenise_instructions(
             f"expected every prompt to have a response; {len(empty)} of {len(pairs)} have none, the first is sample "
             f"{empty[0]}. Leave them out."
         )
-    rendered = [_rendered(prompt, response, tokenizer) for prompt, response in pairs]
-    before = _prompt_ids([opened for opened, _ in rendered], tokenizer)
-    after = _ids([answer for _, answer in rendered], tokenizer)
+    texts = [rendered(prompt, response, tokenizer) for prompt, response in pairs]
+    before = _prompt_ids([opened for opened, _ in texts], tokenizer)
+    after = _ids([answer for _, answer in texts], tokenizer)
     long = [i for i in range(len(pairs)) if len(before[i]) + len(after[i]) > max_length]
     for i in long:
         before[i], after[i] = _shortened(pairs[i][0], after[i], tokenizer, max_length)
@@ -91,14 +91,18 @@ def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | N
 def taught_end(tokenizer: Any) -> int | None:
     """Return the special token that responses are taught to end with, which need not be the end of a text."""
     said = "response"
-    _, answer = _rendered("prompt", said, tokenizer)
+    _, answer = rendered("prompt", said, tokenizer)
     (behind,) = _ids([answer.partition(said)[2]], tokenizer)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return next((i for i in behind if i in special), None)
 
 
-def _rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
-    """Return the text of a prompt and of what follows it: the response and what ends it."""
+def rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
+    """Return the text of a prompt and of what follows it: the response and what ends it.
+
+    Raises:
+        DataError: If the chat template changes what stands before a response.
+    """
     opened = _opened(prompt, tokenizer)
     if tokenizer.chat_template is None:
         return opened, response + (tokenizer.eos_token or "")

@@ -7,7 +7,7 @@ import numpy as np
 from fedhello.data import cache
 from fedhello.data.batches import Examples, Images, Pixels, Samples
 from fedhello.data.dataset import DataSet, Kind, Picture, taken
-from fedhello.data.encoding import LEAST_PROMPT, tokenise, tokenise_instructions
+from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions
 from fedhello.data.pictures import DecodedLater, decode
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
@@ -61,13 +61,20 @@ def encode(config: Config, data: DataSet, model: LoraModel) -> tuple[Samples, li
 
 def _tokens(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples, int]:
     """Tokenise, or take what was tokenised before."""
-    texts = [sample for sample in data.inputs if not isinstance(sample, Picture)]
-    key = cache.key_of(model.tokenizer, texts, data.kind, max_length) if len(texts) >= cache.LEAST else None
+    key = _key(data, model, max_length) if len(data) >= cache.LEAST else None
     found = cache.load(key, data.labels)
     if found is None:
         found = _tokenised(data, model, max_length)
         cache.store(key, *found)
     return found
+
+
+def _key(data: DataSet, model: LoraModel, max_length: int) -> str | None:
+    """Return the name for the tokens of a data set."""
+    texts = [sample for sample in data.inputs if not isinstance(sample, Picture)]
+    # A chat template may write today's date, and nothing else that is not in the key already; one text shows it.
+    written = rendered("prompt", "response", model.tokenizer) if data.kind == "instructions" else ()
+    return cache.key_of(model.tokenizer, texts, data.kind, max_length, written)
 
 
 def _tokenised(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples, int]:
