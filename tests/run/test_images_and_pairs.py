@@ -11,6 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from fedhello.data.batches import Images
 from fedhello.data.dataset import DataSet, Picture
 from fedhello.data.pictures import DecodedLater
+from fedhello.errors import DataError
 from fedhello.run import samples
 from fedhello.run.config import load_config
 from fedhello.run.session import prepare
@@ -86,6 +87,17 @@ def test_images_beyond_memory_are_decoded_batch_by_batch(place, monkeypatch, fin
     one, other = eager.batch(positions), lazy.batch(positions)
     assert torch.equal(one.inputs["pixel_values"], other.inputs["pixel_values"])
     assert torch.equal(one.labels, other.labels)
+
+
+def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(place, monkeypatch, finished):
+    monkeypatch.chdir(place)
+    config = load_config(place / "digits.yaml")
+    model = prepare(config).model
+    good, broken = Picture(np.zeros((8, 8), dtype=np.uint8), "good"), Picture(b"no image", "photos/bad.png")
+    data = DataSet((good, broken, broken), np.zeros(3, dtype=int), ("a",), "images")
+    monkeypatch.setattr(samples, "IN_MEMORY", 0)
+    with pytest.raises(DataError, match=r"photos/bad\.png cannot be decoded .* So it is with 2 of 3 images\."):
+        samples.encode(config, data, model)
 
 
 def test_pixels_are_normalised_as_the_processor_says(place, monkeypatch, finished):

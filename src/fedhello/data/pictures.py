@@ -103,6 +103,19 @@ def undecodable(pictures: Sequence[Picture], workers: int = WORKERS) -> dict[int
         return {i: reason for i, reason in found if reason is not None}
 
 
+def check(pictures: Sequence[Picture]) -> None:
+    """Check that all images can be decoded.
+
+    Raises:
+        DataError: If one cannot be; the first is named.
+        MissingExtraError: If Pillow is not installed.
+    """
+    bad = undecodable(pictures)
+    if bad:
+        more = f" So it is with {len(bad)} of {len(pictures)} images." if len(bad) > 1 else ""
+        raise DataError(bad[min(bad)] + more)
+
+
 def _opened(picture: Picture) -> Any:
     """Return a decoded image of Pillow, of 8 bits per channel.
 

@@ -8,7 +8,7 @@ from fedhello.data import cache
 from fedhello.data.batches import Examples, Images, Pixels, Samples
 from fedhello.data.dataset import DataSet, Kind, Picture, taken
 from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions
-from fedhello.data.pictures import DecodedLater, decode
+from fedhello.data.pictures import DecodedLater, check, decode
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.generation import rouge_scorer
@@ -92,9 +92,12 @@ def _images(data: DataSet, model: LoraModel) -> Images:
     """Scale images to the model's size; normalise them as its processor says, and to −1 … 1 where it has none."""
     channels, height, width = model.image_shape
     pictures = [sample for sample in data.inputs if isinstance(sample, Picture)]
-    later = DecodedLater(tuple(pictures), (height, width), channels)
-    small = len(pictures) * channels * height * width <= IN_MEMORY
-    pixels: Pixels = decode(pictures, (height, width), channels=channels) if small else later
+    pixels: Pixels
+    if len(pictures) * channels * height * width <= IN_MEMORY:
+        pixels = decode(pictures, (height, width), channels=channels)
+    else:
+        check(pictures)  # in a round it would be its client's fault, and the run would go on without that client
+        pixels = DecodedLater(tuple(pictures), (height, width), channels)
     mean, std = (_per_channel(model, name, channels) for name in ("image_mean", "image_std"))
     return Images(pixels, np.arange(len(pictures)), data.labels, mean, std)
 
