@@ -126,6 +126,16 @@ def test_pairs_of_texts_are_classified_with_their_segments(workplace, call, tmp_
     code, out, err = call(workplace, "predict", tmp_path / "pairs", "red 1", "--pair", "a red", "--json")
     assert code == 0, err
     assert json.loads(out)[0]["label"] in ("0", "1")
+    code, _, err = call(workplace, "predict", tmp_path / "pairs", "red " * 20, "--pair", "a red")
+    assert code == 0, err
+    assert "note: 1 of 1 texts were cut to data.max_length, 16 tokens\n" in err
     code, _, err = call(workplace, "predict", tmp_path / "pairs", "red 1")
     assert code == 2
     assert "1 second texts (--pair)" in err
+
+
+def test_what_is_cut_of_the_public_set_is_said(workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(workplace)
+    (tmp_path / "public.csv").write_text(f"text,label\n{'gold ' * 20},metal\ngold,metal\nmelon,fruit\n")
+    notes = prepare(load_config(workplace / "tiny.yaml", [f"data.public={tmp_path / 'public.csv'}"])).notes
+    assert "data.public: 1 of 3 texts were cut to data.max_length, 16 tokens" in notes

@@ -13,7 +13,7 @@ from fedhello.data.dataset import DataSet
 from fedhello.model.generation import generate, stops
 from fedhello.run.config import load_config
 from fedhello.run.samples import encode, questions
-from fedhello.run.session import load_model
+from fedhello.run.session import load_model, prepare
 
 COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
 NUMBERS = [f"n{i}" for i in range(20)]
@@ -95,6 +95,17 @@ def test_predict_answers_prompts(place, finished, call):
     code, out, _ = call(place, "predict", "runs/first", *(row["prompt"] for row in kept), "--json")
     assert code == 0
     assert [row["answer"] for row in json.loads(out)] == [row["after"] for row in kept]
+
+
+def test_prompts_that_are_cut_are_said(place, finished, call, monkeypatch):
+    code, out, err = call(place, "predict", "runs/first", "which colour " * 20, "which colour", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 2
+    assert "note: 1 of 2 prompts to answer were cut to 24 tokens\n" in err
+    monkeypatch.chdir(place)
+    notes = prepare(load_config(place / "language.yaml", ["data.max_length=8"])).notes
+    assert "12 of 12 prompts to answer were cut to 8 tokens" in notes
+    assert not any("prompts" in note for note in prepare(load_config(place / "language.yaml")).notes)
 
 
 def test_answers_end_where_model_tokenizer_or_template_say(place, monkeypatch):

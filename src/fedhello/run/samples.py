@@ -1,20 +1,20 @@
 """From a data set to what the model takes: tokens, or pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from fedhello.data import cache
 from fedhello.data.batches import Examples, Images, Pixels, Samples
 from fedhello.data.dataset import DataSet, Kind, Picture, taken
-from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions
+from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions, tokenise_prompts
 from fedhello.data.pictures import DecodedLater, check, decode
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.generation import rouge_scorer
 from fedhello.model.loading import Kind as ModelKind
 from fedhello.randomness import generator
-from fedhello.run.config import Config
+from fedhello.run.config import Config, DataConfig
 
 MODEL_KINDS: Mapping[Kind, ModelKind] = {
     "texts": "text-classification",
@@ -132,6 +132,19 @@ def questions(config: Config, data: DataSet, test: np.ndarray) -> tuple[tuple[st
     rouge_scorer()
     asked = generator(0, "answers").choice(test, min(config.data.answers, len(test)), replace=False)
     return tuple(sample for sample in taken(data.inputs, np.sort(asked)) if isinstance(sample, tuple))
+
+
+def longest_prompt(config: DataConfig, model: LoraModel) -> int:
+    """Return how many tokens a prompt may have so that its answer fits behind it."""
+    longest = model.longest_input
+    return config.max_length if longest is None else min(config.max_length, longest - config.answer_tokens)
+
+
+def cut_prompts(config: DataConfig, model: LoraModel, prompts: Sequence[str]) -> list[str]:
+    """Return a note on prompts that are cut before the model answers them, if there are any."""
+    longest = longest_prompt(config, model)
+    cut = sum(len(row) > longest for row in tokenise_prompts(prompts, model.tokenizer))
+    return [f"{cut} of {len(prompts)} prompts to answer were cut to {longest} tokens"] if cut else []
 
 
 def by_domain(data: DataSet, samples: Samples, test: np.ndarray) -> dict[str, Samples]:
