@@ -103,7 +103,7 @@ def test_prompts_that_are_cut_are_said(place, finished, call, monkeypatch):
     assert len(json.loads(out)) == 2
     assert "note: 1 of 2 prompts to answer were cut to 24 tokens\n" in err
     monkeypatch.chdir(place)
-    notes = prepare(load_config(place / "language.yaml", ["data.max_length=8"])).notes
+    notes = prepare(load_config(place / "language.yaml", ["data.answer_tokens=56"])).notes
     assert "12 of 12 prompts to answer were cut to 8 tokens" in notes
     assert not any("prompts" in note for note in prepare(load_config(place / "language.yaml")).notes)
 
