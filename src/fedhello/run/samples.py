@@ -1,8 +1,10 @@
 """From a data set to what the model takes: tokens, or pixels."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
 from fedhello.data import cache
 from fedhello.data.batches import Examples, Images, Pixels, Samples
@@ -12,6 +14,7 @@ from fedhello.data.pictures import DecodedLater, check, decode
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.generation import rouge_scorer
+from fedhello.model.images import Preparation, stated_size
 from fedhello.model.loading import Kind as ModelKind
 from fedhello.randomness import generator
 from fedhello.run.config import Config, DataConfig
@@ -34,10 +37,10 @@ def encode(config: Config, data: DataSet, model: LoraModel) -> tuple[Samples, li
     Raises:
         ConfigError: If the model takes fewer tokens than texts may have.
         DataError: If an image cannot be decoded, or a response is empty.
-        ModelError: If the tokenizer cannot pad.
+        ModelError: If the tokenizer cannot pad, or the image processor does not fit the model.
     """
     if data.kind == "images":
-        return _images(data, model), []
+        return _images(data, model)
     longest = model.longest_input
     if longest is not None and config.data.max_length > longest:
         raise ConfigError(
@@ -88,28 +91,46 @@ def _tokenised(data: DataSet, model: LoraModel, max_length: int) -> tuple[Exampl
     return tokenise(texts, data.labels, model.tokenizer, max_length)
 
 
-def _images(data: DataSet, model: LoraModel) -> Images:
-    """Scale images to the model's size; normalise them as its processor says, and to −1 … 1 where it has none."""
-    channels, height, width = model.image_shape
+def _images(data: DataSet, model: LoraModel) -> tuple[Images, list[str]]:
+    """Prepare images as the model's image processor says; a note says what was assumed where it has none."""
+    how = model.preparation
+    channels, height, width = how.shape
+    notes = _check_size(model, how)
     pictures = [sample for sample in data.inputs if isinstance(sample, Picture)]
     pixels: Pixels
     if len(pictures) * channels * height * width <= IN_MEMORY:
-        pixels = decode(pictures, (height, width), channels=channels)
+        pixels = decode(pictures, (height, width), channels=channels, scale=how.scale)
     else:
         check(pictures)  # in a round it would be its client's fault, and the run would go on without that client
-        pixels = DecodedLater(tuple(pictures), (height, width), channels)
-    mean, std = (_per_channel(model, name, channels) for name in ("image_mean", "image_std"))
-    return Images(pixels, np.arange(len(pictures)), data.labels, mean, std)
+        pixels = DecodedLater(tuple(pictures), (height, width), channels, how.scale)
+    return Images(pixels, np.arange(len(pictures)), data.labels, how.mean, how.std), notes
 
 
-def _per_channel(model: LoraModel, name: str, channels: int) -> tuple[float, ...]:
-    values = getattr(model.processor, name, None) or (0.5,) * channels
-    if len(values) != channels:
+def _check_size(model: LoraModel, how: Preparation) -> list[str]:
+    """Check that the model takes images of the size that they get; return a note where that is not plain."""
+    name, (_, height, width) = model.source.base_name, how.shape
+    if how.scale is None:
+        return [
+            f"{name} has no image processor; images are scaled to {height}×{width}, its image_size, and normalised to "
+            "−1 … 1"
+        ]
+    base: Any = model.module.get_base_model()
+    stated = stated_size(base.config)
+    if (height, width) == stated:
+        return []
+    model.module.eval()
+    try:
+        with torch.inference_mode():
+            base(pixel_values=torch.zeros(1, *how.shape, device=model.device))
+    except (ValueError, RuntimeError) as error:
         raise ModelError(
-            f"expected {name} of the image processor of {model.source.base_name} to have {channels} values, one per "
-            f"channel of the model; found {len(values)}"
-        )
-    return tuple(float(value) for value in values)
+            f"expected images of {stated[0]}×{stated[1]}, the image_size of {name}; its image processor makes "
+            f"{height}×{width}, which it does not take. Correct preprocessor_config.json in a copy of the model."
+        ) from error
+    return [
+        f"images are {height}×{width}, as the image processor of {name} makes them; its positions, made for "
+        f"{stated[0]}×{stated[1]}, are adapted to that"
+    ]
 
 
 def longest_answer(samples: Samples, positions: np.ndarray) -> int | None:
