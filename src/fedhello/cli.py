@@ -354,7 +354,9 @@ def predict(
     from fedhello.run.inference import infer
 
     config, labels, model = _restore(run, client)
-    results = infer(config, labels, model, texts, pair or ())
+    results, notes = infer(config, labels, model, texts, pair or ())
+    for note in notes:
+        _stderr(f"note: {note}")
     if as_json:
         print(json.dumps(results))
         return

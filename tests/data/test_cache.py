@@ -74,8 +74,10 @@ def test_the_key_depends_on_tokenizer_settings_and_texts_and_on_nothing_else():
         cache.key_of(tokenizer(), ["a b", "b"], 33),
         cache.key_of(tokenizer(), ["a bb", ""], 32),
         cache.key_of(tokenizer(), [("a b", "b")], 32),
+        cache.key_of(tokenizer(model_input_names=["input_ids", "token_type_ids"]), ["a b", "b"], 32),
+        cache.key_of(tokenizer(truncation_side="left"), ["a b", "b"], 32),
     }
-    assert len(others | {key}) == 6
+    assert len(others | {key}) == 8
 
 
 def test_a_tokenizer_that_does_not_tell_what_it_does_has_no_key():

@@ -4,14 +4,19 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from fedhello.data.batches import IGNORED
-from fedhello.data.encoding import tokenise, tokenise_instructions, tokenise_prompts
+from fedhello.data.encoding import taught_end, tokenise, tokenise_instructions, tokenise_prompts
 from fedhello.errors import DataError
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"
 )
-WORDS = ["[PAD]", "[UNK]", "<bos>", "<end>", "<user>", "<assistant>", *"abcdefgh"]
+THINKING = (
+    "{% for m in messages %}<{{ m['role'] }}> {% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+    "{% endif %}{{ m['content'] }} <end> {% endfor %}{% if add_generation_prompt %}<assistant> "
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+WORDS = ["[PAD]", "[UNK]", "<bos>", "<end>", "<user>", "<assistant>", *"abcdefgh", "<think>", "</think>"]
 ID = {word: i for i, word in enumerate(WORDS)}
 
 
@@ -106,6 +111,22 @@ def test_prompts_alone_are_tokenised_as_they_stand_before_a_response():
     alone = tokenise_prompts([prompt for prompt, _ in pairs], words(CHAT))
     whole = [t[:n].tolist() for t, n in zip(examples.tokens, examples.answers, strict=True)]
     assert alone == whole
+
+
+def test_responses_end_with_a_special_token_of_the_template_or_with_the_end_of_a_text():
+    plain, chat, other = words(), words(CHAT), words(CHAT.replace("<end>", "h <turn> <end>"))
+    other.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    assert taught_end(plain) == taught_end(chat) == ID["<end>"]
+    assert taught_end(other) == other.convert_tokens_to_ids("<turn>") != ID["<end>"]
+    assert taught_end(words(CHAT.replace("<end>", ""))) is None
+
+
+def test_an_empty_thought_belongs_to_the_prompt():
+    examples, _ = instructions([("a b", "c d")], template=THINKING)
+    assert read(examples.tokens[0]) == "<user> a b <end> <assistant> <think> </think> c d <end>"
+    assert read(examples.tokens[0][examples.answers[0] :]) == "c d <end>"
+    (alone,) = tokenise_prompts(["a b"], words(THINKING))
+    assert alone == examples.tokens[0][: examples.answers[0]].tolist()
 
 
 def test_subsets_keep_answers():

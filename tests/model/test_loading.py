@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from fedhello.errors import MissingExtraError, ModelError, OutOfReachError
+from fedhello.model import loading
 from fedhello.model.adapter import attach_lora
 from fedhello.model.loading import EMBEDDED_MODELS, ModelSource, load_foundation, resolve
 
@@ -132,6 +133,19 @@ def test_an_image_processor_is_loaded_where_there_is_one(tmp_path):
     model.save_merged(tmp_path / "merged")
     assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "merged").num_labels == 3
+
+
+def test_an_image_processor_scales_with_pillow_whatever_else_is_installed(tmp_path, monkeypatch):
+    ViTForImageClassification(VIT).save_pretrained(tmp_path)
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    asked, load = {}, loading.AutoImageProcessor.from_pretrained
+    monkeypatch.setattr(
+        loading.AutoImageProcessor, "from_pretrained", lambda *a, **kw: asked.update(kw) or load(*a, **kw)
+    )
+    found = load_foundation(resolve(str(tmp_path)), IMAGES, LABELS, 0).processor
+    assert (asked["backend"], asked["use_fast"]) == ("pil", False)
+    assert not {"backend", "use_fast"} & set(found.to_dict())
 
 
 def test_a_model_with_code_of_its_own_is_refused_without_running_it(tmp_path):

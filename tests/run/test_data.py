@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedhello.errors import DataError
 from fedhello.run.config import load_config
@@ -57,6 +58,21 @@ def test_a_public_set_is_disjoint_from_what_clients_hold():
     with pytest.raises(DataError, match=rf"disjoint from the clients' data; {len(split.train)} of its 40 samples"):
         public_data(overlapping, data, split)
     assert public_data(config("data.public=5"), data, split) is None
+
+
+def test_a_broken_image_of_the_public_set_is_left_out_as_any_other(tmp_path):
+    for folder, images in (("own", 8), ("public", 3)):
+        for name in ("cat", "dog"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for i in range(images):
+                grey = np.full((2, 2), 16 * len(name + folder) + i + (name == "dog") * 100, dtype=np.uint8)
+                Image.fromarray(grey).save(tmp_path / folder / name / f"{i}.png")
+    (tmp_path / "public" / "cat" / "broken.png").write_bytes(b"no image")
+    chosen = config("data.name=own", "data.public=public", "data.on_bad_image=skip", "data.clients=2")
+    data = load_data(chosen)
+    found = public_data(chosen, data, split_data(chosen, data))
+    assert len(found) == 6
+    assert "1 of 7 images cannot be decoded and were left out" in found.notes[0]
 
 
 def test_a_public_set_is_of_the_same_kind():

@@ -2,10 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fedhello.data import cache
+from fedhello.data.dataset import DataSet
+from fedhello.model.generation import generate, stops
+from fedhello.run.config import load_config
+from fedhello.run.samples import encode, questions
+from fedhello.run.session import load_model, prepare
 
 COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
 NUMBERS = [f"n{i}" for i in range(20)]
@@ -60,6 +68,19 @@ def test_answers_before_and_after_are_kept(place, finished):
     assert [row["before"] for row in rows] != [row["after"] for row in rows]
 
 
+def test_the_prompts_to_answer_are_drawn_from_the_whole_test_set(place):
+    rows = tuple((f"prompt {i}", "response") for i in range(400))
+    data = DataSet(rows, np.zeros(400, dtype=int), ("",), "instructions")
+    config = load_config(place / "language.yaml", ["data.answers=20"])
+    test = np.arange(100, 400)
+    asked = [rows.index(question) for question in questions(config, data, test)]
+    assert len(set(asked)) == 20
+    assert asked == sorted(asked)
+    assert asked[0] >= 100
+    assert asked[-1] >= 300
+    assert len(questions(config, data, test[:5])) == 5
+
+
 def test_evaluate_reads_the_same_scores_back(place, finished, call):
     code, out, _ = call(place, "evaluate", "runs/first", "--json")
     assert code == 0
@@ -74,6 +95,51 @@ def test_predict_answers_prompts(place, finished, call):
     code, out, _ = call(place, "predict", "runs/first", *(row["prompt"] for row in kept), "--json")
     assert code == 0
     assert [row["answer"] for row in json.loads(out)] == [row["after"] for row in kept]
+
+
+def test_prompts_that_are_cut_are_said(place, finished, call, monkeypatch):
+    code, out, err = call(place, "predict", "runs/first", "which colour " * 20, "which colour", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 2
+    assert "note: 1 of 2 prompts to answer were cut to 24 tokens\n" in err
+    monkeypatch.chdir(place)
+    notes = prepare(load_config(place / "language.yaml", ["data.answer_tokens=56"])).notes
+    assert "12 of 12 prompts to answer were cut to 8 tokens" in notes
+    assert not any("prompts" in note for note in prepare(load_config(place / "language.yaml")).notes)
+
+
+def test_answers_end_where_model_tokenizer_or_template_say(place, monkeypatch):
+    monkeypatch.chdir(place)
+    model = load_model(load_config(place / "language.yaml"), (), "causal-lm")
+    base, tokenizer = model.module.get_base_model(), model.tokenizer
+    end, turn, red = tokenizer.convert_tokens_to_ids(["<end>", "<user>", "red"])
+    how = base.generation_config
+    how.eos_token_id = None
+    assert stops(model) == [end]
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end>", "<user>")
+    assert stops(model) == sorted([end, turn])
+    base.lm_head.register_forward_hook(lambda *_: torch.eye(len(tokenizer))[red].view(1, 1, -1))
+    assert generate(model, ["which colour"], 3, 24) == ["red red red"]
+    how.eos_token_id = [end, red]
+    assert generate(model, ["which colour"], 3, 24) == ["red"]
+
+
+def test_a_template_with_the_date_of_today_is_tokenised_anew_tomorrow(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(cache, "LEAST", 2)
+    config = load_config(place / "language.yaml")
+    model = load_model(config, (), "causal-lm")
+    write = model.tokenizer.apply_chat_template
+    data = DataSet((("which", "red"), ("colour", "blue")), np.zeros(2, dtype=int), ("",), "instructions")
+    found = []
+    for today in ("n1", "n1", "n2"):
+        monkeypatch.setattr(
+            model.tokenizer, "apply_chat_template", lambda *a, today=today, **kw: f"{today} {write(*a, **kw)}"
+        )
+        samples, _ = encode(config, data, model)
+        found.append((model.tokenizer.decode(samples.tokens[0][:1]), len(list((tmp_path / "tokens").iterdir()))))
+    assert found == [("n1", 1), ("n1", 1), ("n2", 2)]
 
 
 def test_second_texts_are_refused(place, finished, call):

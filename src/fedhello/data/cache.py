@@ -20,7 +20,7 @@ VARIABLE = "FEDHELLO_CACHE"
 LEAST = 5000
 """Samples from which on keeping them pays."""
 
-FORMAT = "1"
+FORMAT = "2"
 """Of the files, and of what tokenising means; another one finds nothing of before."""
 
 
@@ -35,14 +35,16 @@ def folder() -> Path | None:
 def key_of(tokenizer: Any, texts: Iterable[str | tuple[str, str]], *settings: object) -> str | None:
     """Return the name for what a tokenizer makes of texts; None of a tokenizer that does not tell what it does.
 
-    It is the SHA-256 of the tokenizer's own description, its templates and special tokens, the settings and the texts.
+    It is the SHA-256 of the tokenizer's own description, its template, its special tokens, what it returns and where
+    it cuts, the settings and the texts.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
     digest = hashlib.sha256()
-    described = (FORMAT, backend.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map, *settings)
-    for part in (*described, *texts):
+    described = (FORMAT, backend.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map)
+    returned = (tokenizer.model_input_names, tokenizer.truncation_side)
+    for part in (*described, *returned, *settings, *texts):
         data = repr(part).encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()

@@ -68,9 +68,9 @@ def tokenise_instructions(
             f"expected every prompt to have a response; {len(empty)} of {len(pairs)} have none, the first is sample "
             f"{empty[0]}. Leave them out."
         )
-    rendered = [_rendered(prompt, response, tokenizer) for prompt, response in pairs]
-    before = _prompt_ids([opened for opened, _ in rendered], tokenizer)
-    after = _ids([answer for _, answer in rendered], tokenizer)
+    texts = [rendered(prompt, response, tokenizer) for prompt, response in pairs]
+    before = _prompt_ids([opened for opened, _ in texts], tokenizer)
+    after = _ids([answer for _, answer in texts], tokenizer)
     long = [i for i in range(len(pairs)) if len(before[i]) + len(after[i]) > max_length]
     for i in long:
         before[i], after[i] = _shortened(pairs[i][0], after[i], tokenizer, max_length)
@@ -88,13 +88,26 @@ def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | N
     return ids
 
 
-def _rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
-    """Return the text of a prompt and of what follows it: the response and what ends it."""
+def taught_end(tokenizer: Any) -> int | None:
+    """Return the special token that responses are taught to end with, which need not be the end of a text."""
+    said = "response"
+    _, answer = rendered("prompt", said, tokenizer)
+    (behind,) = _ids([answer.partition(said)[2]], tokenizer)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((i for i in behind if i in special), None)
+
+
+def rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
+    """Return the text of a prompt and of what follows it: the response and what ends it.
+
+    Raises:
+        DataError: If the chat template changes what stands before a response.
+    """
     opened = _opened(prompt, tokenizer)
     if tokenizer.chat_template is None:
         return opened, response + (tokenizer.eos_token or "")
     turns = [_said("user", prompt), _said("assistant", response)]
-    whole = tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=False)
+    whole = _templated(turns, tokenizer, add_generation_prompt=False)
     if not whole.startswith(opened):
         raise DataError(
             "expected the tokenizer's chat template to put the assistant's turn behind the user's; it changes what "
@@ -106,7 +119,20 @@ def _rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
 def _opened(prompt: str, tokenizer: Any) -> str:
     if tokenizer.chat_template is None:
         return prompt.rstrip() + "\n"
-    return str(tokenizer.apply_chat_template([_said("user", prompt)], add_generation_prompt=True, tokenize=False))
+    return _templated([_said("user", prompt)], tokenizer, add_generation_prompt=True)
+
+
+def _templated(turns: Sequence[dict[str, str]], tokenizer: Any, add_generation_prompt: bool) -> str:
+    """Put the chat template around turns.
+
+    Templates of models that think put an empty thought before a response; with ``enable_thinking=False`` they put it
+    into the prompt too, so that it is no part of what is learnt. Other templates do not ask for that.
+    """
+    return str(
+        tokenizer.apply_chat_template(
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False, enable_thinking=False
+        )
+    )
 
 
 def _prompt_ids(opened: Sequence[str], tokenizer: Any) -> list[list[int]]:

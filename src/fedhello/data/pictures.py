@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,7 +14,10 @@ from fedhello.data.dataset import Picture
 from fedhello.errors import DataError, MissingExtraError
 
 BILINEAR = 2
-"""Pillow's number of bilinear resampling, in which image processors of transformers count as well."""
+"""Pillow's number of bilinear resampling."""
+
+Scale = Callable[[np.ndarray], np.ndarray]
+"""From pixels, uint8, shape (H, W, channels), to those of one size, uint8, shape (channels, height, width)."""
 
 WORKERS = 8
 """Threads that decode; Pillow lets go of the interpreter meanwhile."""
@@ -28,7 +31,7 @@ def decode(
     size: tuple[int, int],
     *,
     channels: int = 3,
-    resample: int = BILINEAR,
+    scale: Scale | None = None,
     workers: int = WORKERS,
 ) -> np.ndarray:
     """Decode images and scale them to one size, upright as their orientation tag says; a grey one fills all channels.
@@ -37,7 +40,7 @@ def decode(
         pictures: n images.
         size: Height and width.
         channels: 3 for red, green and blue, 1 for grey.
-        resample: Pillow's number of the filter, as ``resample`` of an image processor has it.
+        scale: Makes the size; None scales bilinearly, whatever the form.
         workers: Threads.
 
     Returns:
@@ -54,9 +57,10 @@ def decode(
 
     def fill(i: int) -> None:
         image = _opened(pictures[i]).convert(mode)
-        if image.size != (width, height):
-            image = image.resize((width, height), resample)
-        pixels[i] = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+        if scale is None and image.size != (width, height):
+            image = image.resize((width, height), BILINEAR)
+        own = np.asarray(image).reshape(image.height, image.width, channels)
+        pixels[i] = own.transpose(2, 0, 1) if scale is None else scale(own)
 
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(fill, range(len(pictures))):
@@ -72,15 +76,18 @@ class DecodedLater:
         pictures: n images.
         size: Height and width.
         channels: As in ``decode``.
+        scale: As in ``decode``.
     """
 
     pictures: tuple[Picture, ...]
     size: tuple[int, int]
     channels: int = 3
+    scale: Scale | None = None
 
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
         """Return the images at some positions, as ``decode`` does."""
-        return decode([self.pictures[i] for i in positions.tolist()], self.size, channels=self.channels)
+        chosen = [self.pictures[i] for i in positions.tolist()]
+        return decode(chosen, self.size, channels=self.channels, scale=self.scale)
 
 
 def undecodable(pictures: Sequence[Picture], workers: int = WORKERS) -> dict[int, str]:
@@ -101,6 +108,19 @@ def undecodable(pictures: Sequence[Picture], workers: int = WORKERS) -> dict[int
     with ThreadPoolExecutor(workers) as pool:
         found = enumerate(pool.map(complaint, pictures))
         return {i: reason for i, reason in found if reason is not None}
+
+
+def check(pictures: Sequence[Picture]) -> None:
+    """Check that all images can be decoded.
+
+    Raises:
+        DataError: If one cannot be; the first is named.
+        MissingExtraError: If Pillow is not installed.
+    """
+    bad = undecodable(pictures)
+    if bad:
+        more = f" So it is with {len(bad)} of {len(pictures)} images." if len(bad) > 1 else ""
+        raise DataError(bad[min(bad)] + more)
 
 
 def _opened(picture: Picture) -> Any:

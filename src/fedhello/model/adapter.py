@@ -36,6 +36,7 @@ from fedhello.model.blocks import (
     find_head,
     find_named,
 )
+from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel, Kind
 from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Adapter
 
@@ -161,10 +162,12 @@ class LoraModel:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of its images."""
-        config: Any = self.module.get_base_model().config
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return config.num_channels, height, width
+        return self.preparation.shape
+
+    @property
+    def preparation(self) -> Preparation:
+        """What is done to images before it sees them."""
+        return prepare_as(self.processor, self.module.get_base_model().config, self.source.base_name)
 
     @property
     def logits_layer(self) -> nn.Linear:

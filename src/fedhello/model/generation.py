@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fedhello.data.encoding import tokenise_prompts
+from fedhello.data.encoding import taught_end, tokenise_prompts
 from fedhello.errors import MissingExtraError
 from fedhello.model.adapter import LoraModel
 
@@ -51,9 +51,18 @@ def _answers(model: LoraModel, rows: Sequence[Sequence[int]], max_new_tokens: in
             num_beams=1,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=stops(model),
         )
     return [text.strip() for text in tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)]
+
+
+def stops(model: LoraModel) -> list[int]:
+    """Return the tokens that end an answer: those of model and tokenizer, and the one that training puts behind it."""
+    base: Any = model.module.get_base_model()
+    stated = base.generation_config.eos_token_id
+    stated = stated if isinstance(stated, list) else [stated]
+    found = {*stated, model.tokenizer.eos_token_id, taught_end(model.tokenizer)}
+    return sorted(token for token in found if token is not None)
 
 
 def rouge_l(answers: Sequence[str], references: Sequence[str]) -> float:

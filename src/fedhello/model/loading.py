@@ -286,7 +286,9 @@ def _load_processor(source: ModelSource, kind: Kind) -> Any:
     files = [Path(source.location) / name for name in ("preprocessor_config.json", "processor_config.json")]
     if not source.is_on_hub and not any(file.is_file() for file in files):
         return None
-    return AutoImageProcessor.from_pretrained(source.location, **source.arguments)
+    # torchvision scales a little differently, and not every machine of a federation has it.
+    pillow = {"backend": "pil", "use_fast": False}  # the same twice: transformers called it use_fast before
+    return AutoImageProcessor.from_pretrained(source.location, **source.arguments, **pillow)
 
 
 def _check_can_quantise(quantisation: Quantisation, source: ModelSource, device: torch.device) -> None:

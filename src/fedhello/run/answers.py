@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedhello.model.adapter import LoraModel
 from fedhello.model.generation import generate, rouge_l
-from fedhello.run.config import DataConfig
+from fedhello.run.samples import longest_prompt
 from fedhello.run.session import Session
 
 
@@ -47,12 +46,6 @@ def answer(session: Session) -> tuple[str, ...]:
     prompts = [prompt for prompt, _ in session.server.questions]
     data = session.config.data
     return tuple(generate(session.model, prompts, data.answer_tokens, longest_prompt(data, session.model)))
-
-
-def longest_prompt(data: DataConfig, model: LoraModel) -> int:
-    """Return how many tokens a prompt may have so that its answer fits behind it."""
-    longest = model.longest_input
-    return data.max_length if longest is None else min(data.max_length, longest - data.answer_tokens)
 
 
 def compared(questions: Sequence[tuple[str, str]], before: Sequence[str], after: Sequence[str]) -> Answers | None:

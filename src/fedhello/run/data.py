@@ -87,7 +87,8 @@ def public_data(config: DataConfig, data: DataSet, split: Split) -> DataSet | No
     """
     if isinstance(config.public, int):
         return None
-    found = sources.load(config.public, replace(config.columns, group=None))
+    columns = replace(config.columns, group=None)
+    found = sources.load(config.public, columns, skip_bad_images=config.on_bad_image == "skip")
     if found.kind != data.kind:
         raise DataError(f"expected data.public to hold {data.kind}, as data.name does; it holds {found.kind}")
     theirs = {identity(data.inputs[i], data.kind) for i in split.train}

@@ -12,15 +12,14 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
 from fedhello.model.generation import generate
 from fedhello.model.loading import CAUSAL_LM, IMAGES
-from fedhello.run.answers import longest_prompt
 from fedhello.run.config import Config
-from fedhello.run.samples import encode
+from fedhello.run.samples import cut_prompts, encode, longest_prompt
 
 
 def infer(
     config: Config, labels: Sequence[str], model: LoraModel, inputs: Sequence[str], seconds: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """Return what the model makes of each input: ``label`` and ``probability``, or ``answer``.
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what the model makes of each input, ``label`` and ``probability`` or ``answer``, and notes on the inputs.
 
     Args:
         config: Of the run that the adapter is from.
@@ -36,15 +35,18 @@ def infer(
     if model.kind == CAUSAL_LM:
         _check_seconds(inputs, seconds, 0)
         answers = generate(model, inputs, config.data.answer_tokens, longest_prompt(config.data, model))
-        return [{"input": prompt, "answer": text} for prompt, text in zip(inputs, answers, strict=True)]
+        said = [{"input": prompt, "answer": text} for prompt, text in zip(inputs, answers, strict=True)]
+        return said, cut_prompts(config.data, model, inputs)
     kind: Kind = "images" if model.kind == IMAGES else config.data.columns.kind
     _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
     data = DataSet(_as(kind, inputs, seconds), np.zeros(len(inputs), dtype=int), tuple(labels), kind)
-    p = logits(model, encode(config, data, model)[0]).softmax(dim=1)
-    return [
+    samples, notes = encode(config, data, model)
+    p = logits(model, samples).softmax(dim=1)
+    found = [
         {"input": text, "label": labels[int(row.argmax())], "probability": float(row.max())}
         for text, row in zip(inputs, p, strict=True)
     ]
+    return found, notes
 
 
 def _as(kind: Kind, inputs: Sequence[str], seconds: Sequence[str]) -> tuple[Input, ...]:

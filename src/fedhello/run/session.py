@@ -30,7 +30,7 @@ from fedhello.randomness import integer_seed
 from fedhello.run.config import Config, DataConfig, TierConfig
 from fedhello.run.data import load_data, partition_data, public_data, split_data
 from fedhello.run.federation import federate, with_speeds
-from fedhello.run.samples import MODEL_KINDS, by_domain, encode, longest_answer, questions
+from fedhello.run.samples import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
 from fedhello.types import KEEP, Allocation, Federation, Policy, Situation
 from fedhello.words import budget_words
 
@@ -174,7 +174,11 @@ def load(config: Config) -> Loaded:
         notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
     held_out = split_data(config.data, data)
     found = public_data(config.data, data, held_out)
-    public = samples.subset(held_out.public) if found is None else encode(config, found, model)[0]
+    if found is None:
+        public = samples.subset(held_out.public)
+    else:
+        public, changes = encode(config, found, model)
+        notes += [f"data.public: {note}" for note in (*found.notes, *changes)]
     bound = defended(method.bind(**config.method.options), config.defence.defence)
     return Loaded(config, bound, data, model, samples, held_out, public, notes)
 
@@ -189,12 +193,15 @@ def assemble(
     """
     config, samples, held_out, model = loaded.config, loaded.samples, loaded.held_out, loaded.model
     _check_method(loaded.row, loaded.method, federation, model, loaded.notes)
+    asked = questions(config, loaded.data, held_out.test)
+    if asked:
+        loaded.notes.extend(cut_prompts(config.data, model, [prompt for prompt, _ in asked]))
     server = ServerData(
         validation=samples.subset(held_out.validation),
         test=samples.subset(held_out.test),
         proxy=samples.subset(held_out.proxy),
         public=loaded.public,
-        questions=questions(config, loaded.data, held_out.test),
+        questions=asked,
         domains=by_domain(loaded.data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
     )
     return Session(

@@ -1,0 +1,97 @@
+"""From an image to what a model takes, as its image processor says."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedhello.data.pictures import Scale
+from fedhello.errors import ModelError
+
+FORMS = ((96, 160), (160, 96))
+"""Height and width of made-up images that show whether a processor brings all to one size."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to an image.
+
+    Attributes:
+        shape: Channels, height and width of what comes out.
+        mean: What is taken from each channel, of values within 0 … 1.
+        std: What each channel is then divided by.
+        scale: Scales and crops; None to scale alone, bilinearly and whatever the form.
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: Scale | None = None
+
+
+def prepare_as(processor: Any, config: Any, name: str) -> Preparation:
+    """Return what is done to images: what the processor does, or without one a guess from the model's configuration.
+
+    Args:
+        processor: An image processor of transformers, or None: then values within −1 … 1 are the guess.
+        config: Of the model.
+        name: Of the model, for messages.
+
+    Raises:
+        ModelError: If the processor does not bring all images to one size, or has too few means.
+    """
+    channels: int = config.num_channels
+    if processor is None:
+        return Preparation((channels, *stated_size(config)), (0.5,) * channels, (0.5,) * channels)
+
+    def scale(pixels: np.ndarray) -> np.ndarray:
+        found = processor(
+            pixels, do_rescale=False, do_normalize=False, input_data_format="channels_last", return_tensors="pt"
+        )
+        scaled: np.ndarray = found["pixel_values"][0].numpy()
+        return scaled
+
+    return Preparation(_made_shape(scale, channels, name), *_normalisation(processor, channels, name), scale)
+
+
+def stated_size(config: Any) -> tuple[int, int]:
+    """Return the height and width of images that a model's configuration states."""
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _made_shape(scale: Scale, channels: int, name: str) -> tuple[int, int, int]:
+    """Return the shape of what comes out, whatever goes in."""
+    try:
+        made = [scale(np.zeros((*form, channels), dtype=np.uint8)) for form in FORMS]
+    except Exception as error:  # it is read from a file, and fails in many ways
+        raise ModelError(
+            f"expected the image processor of {name} to scale images of {channels} channels; it fails: {error}. "
+            "Correct preprocessor_config.json in a copy of the model."
+        ) from error
+    shapes = [image.shape for image in made]
+    if shapes[0] != shapes[1] or shapes[0][0] != channels or any(image.dtype != np.uint8 for image in made):
+        raise ModelError(
+            f"expected the image processor of {name} to bring all images to one size, of 8 bits and {channels} "
+            f"channels; found {shapes[0]} and {shapes[1]} of {made[0].dtype}. State height and width in size, or a "
+            "crop_size with do_center_crop, in preprocessor_config.json of a copy of the model."
+        )
+    _, height, width = shapes[0]
+    return channels, height, width
+
+
+def _normalisation(processor: Any, channels: int, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation for values within 0 … 1, wherever the processor has its own."""
+    if not processor.do_normalize:
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    else:
+        mean, std = tuple(processor.image_mean or ()), tuple(processor.image_std or ())
+    for key, values in (("image_mean", mean), ("image_std", std)):
+        if len(values) != channels:
+            raise ModelError(
+                f"expected {key} of the image processor of {name} to have {channels} values, one per channel of the "
+                f"model; found {len(values)}"
+            )
+    largest = 255 * processor.rescale_factor if processor.do_rescale else 255.0
+    return tuple(m / largest for m in mean), tuple(s / largest for s in std)
