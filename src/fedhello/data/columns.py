@@ -64,7 +64,7 @@ def placeholders(template: str) -> list[str]:
     """Return the columns that a template names in braces; ``{{`` and ``}}`` stand for braces themselves.
 
     Raises:
-        ValueError: If a brace has no partner, or nothing in it.
+        ValueError: If a brace has no partner, or nothing in it, or no column is named.
     """
     return [column for _, column in _pieces(template) if column]
 
@@ -79,6 +79,8 @@ def _pieces(template: str) -> list[tuple[str, str]]:
         if name is not None and not column:
             raise ValueError("a pair of braces names no column")
         pieces.append((literal, column))
+    if not any(column for _, column in pieces):
+        raise ValueError("it names no column, since double braces stand for braces themselves")
     return pieces
 
 
