@@ -1,6 +1,6 @@
 """From a configuration to a session: the one place where all parts are put together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -197,6 +197,8 @@ def assemble(
         questions=questions(config, loaded.data, held_out.test),
         domains=by_domain(loaded.data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
     )
+    if config.model.head == "local":
+        loaded.notes.extend(_unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
         config=config,
         kind=loaded.data.kind,
@@ -211,6 +213,14 @@ def assemble(
         tier_of=tier_of,
         notes=tuple(loaded.notes),
     )
+
+
+def _unscored_heads(federation: Federation, parts: Mapping[str, Samples]) -> Iterator[str]:
+    """Note the clients whose own heads are not scored on a held-out part, which has no sample of their classes."""
+    for name, part in parts.items():
+        out = [client.id for client in federation.clients if not np.isin(client.classes, part.labels).any()]
+        if out:
+            yield f"the {name} data has no sample of the classes of clients {out}, whose own heads are not scored on it"
 
 
 def _check_server_data(config: DataConfig, method: Method) -> None:
