@@ -273,6 +273,20 @@ def test_a_held_out_file_needs_no_group(tables):
     (tables / "train.csv").write_text("text,label,who\na,x,ann\nb,y,bob\n")
     data = load("train.csv", Columns(group="who"), validation="held.csv")
     assert data.groups == ("ann", "bob", "", "", "")
+    assert not data.notes
+
+
+def test_the_group_of_a_held_out_sample_is_kept(tables):
+    (tables / "train.csv").write_text("text,label,who\na,x,ann\nb,y,bob\n")
+    (tables / "test.csv").write_text("text,label,who\nc,x,bob\nd,y,ann\n")
+    data = load("train.csv", Columns(group="who"), validation="held.csv", test="test.csv")
+    assert data.groups == ("ann", "bob", "", "", "", "bob", "ann")
+
+
+def test_a_test_file_without_the_group_is_noted(tables):
+    (tables / "train.csv").write_text("text,label,who\na,x,ann\nb,y,bob\n")
+    data = load("train.csv", Columns(group="who"), test="held.csv")
+    assert data.notes == ("held.csv has no column 'who', so there is no test accuracy for each of its values",)
 
 
 def test_a_split_that_a_file_does_not_have(tables):

@@ -37,6 +37,18 @@ def test_the_domains_accuracies_make_up_the_whole(method, place, call):
     assert mean == pytest.approx(summary["final"])
 
 
+@pytest.mark.parametrize(("header", "expected"), [("shop", ["east", "west"]), ("elsewhere", [])])
+def test_the_domains_of_a_given_test_file(header, expected, place, call):
+    rows = [
+        f"a new {word},{kind},{shop}" for word, kind, shop in (("pear", "fruit", "east"), ("iron", "metal", "west"))
+    ]
+    (place / "test.csv").write_text("\n".join([f"text,label,{header}", *rows]) + "\n")
+    words = [DOMAINS, "data.test=test.csv", "method.name=rgd-hla", f"run.name=given-{header}"]
+    code, _, err = call(place, "run", "tiny.yaml", *words)
+    assert (code, err) == (0, "")
+    assert list(json.loads((place / "runs" / f"given-{header}" / "summary.json").read_text())["domains"]) == expected
+
+
 def test_without_a_column_or_with_personal_heads_there_are_none(place, call):
     for name, words in (("plain", []), ("personal", [DOMAINS, "model.head=local"])):
         code, _, err = call(place, "run", "tiny.yaml", *words, "method.name=rgd-hla", f"run.name={name}")

@@ -122,6 +122,9 @@ def questions(config: Config, data: DataSet, test: np.ndarray) -> tuple[tuple[st
 
 
 def by_domain(data: DataSet, samples: Samples, test: np.ndarray) -> dict[str, Samples]:
-    """Return the samples of the test set by the group that the data names for each, in the order of the names."""
+    """Return the samples of the test set by the group that the data names for each, in the order of the names.
+
+    Samples of which it names none are left out.
+    """
     groups = np.array(data.groups)[test]
-    return {str(name): samples.subset(test[groups == name]) for name in np.unique(groups)}
+    return {str(name): samples.subset(test[groups == name]) for name in np.unique(groups) if name}
