@@ -22,6 +22,13 @@ def test_evaluation_runs_in_the_number_type_of_training(autocast, expected, work
     assert test.samples == len(session.server.test)
 
 
+def test_fewer_proxy_samples_than_classes_are_noted(workplace):
+    with contextlib.chdir(workplace):
+        session = prepare(load_config(workplace / "tiny.yaml", ["data.proxy=1"]))
+    assert len(session.server.proxy) == 1
+    assert "the proxy data has 1 of 2 classes, since data.proxy is 1" in session.notes
+
+
 def test_heads_of_which_the_test_data_has_no_class_are_left_out_and_noted(workplace, call):
     """Clients of one class each; the test file has the one class only."""
     (workplace / "fruit.csv").write_text("text,label\n" + "".join(f"a new apple {i},fruit\n" for i in range(6)))

@@ -173,6 +173,7 @@ def load(config: Config) -> Loaded:
     if method.uses_scores and config.model.head == "local":
         notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
     held_out = split_data(config.data, data)
+    notes.extend(_lacking_classes(data, held_out))
     found = public_data(config.data, data, held_out)
     public = samples.subset(held_out.public) if found is None else encode(config, found, model)[0]
     bound = defended(method.bind(**config.method.options), config.defence.defence)
@@ -213,6 +214,14 @@ def assemble(
         tier_of=tier_of,
         notes=tuple(loaded.notes),
     )
+
+
+def _lacking_classes(data: DataSet, held_out: Split) -> Iterator[str]:
+    """Note parts that are too small to have samples of all classes."""
+    for name, part in (("proxy", held_out.proxy), ("public", held_out.public)):
+        found = len(np.unique(data.labels[part]))
+        if 0 < len(part) < len(data.label_names):
+            yield f"the {name} data has {found} of {len(data.label_names)} classes, since data.{name} is {len(part)}"
 
 
 def _unscored_heads(federation: Federation, parts: Mapping[str, Samples]) -> Iterator[str]:
