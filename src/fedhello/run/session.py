@@ -174,7 +174,7 @@ def load(config: Config) -> Loaded:
         notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
     held_out = split_data(config.data, data)
     notes.extend(_lacking_classes(data, held_out))
-    found = public_data(config.data, data, held_out)
+    found = public_data(config.data, data)
     public = samples.subset(held_out.public) if found is None else encode(config, found, model)[0]
     bound = defended(method.bind(**config.method.options), config.defence.defence)
     return Loaded(config, bound, data, model, samples, held_out, public, notes)
