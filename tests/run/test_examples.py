@@ -134,6 +134,17 @@ def test_a_papers_setting_can_be_prepared_on_data_of_its_schema(name, models, tm
     )
 
 
+def test_heloras_clients_of_one_class_are_invited_too(models, tmp_path):
+    path, overrides = imdb_helora(tmp_path)
+    small = [
+        f"model.name={models['distilbert/distilbert-base-uncased']}", f"data.name={path}", "data.proxy=12",
+        "data.partition.alpha=0.05", "train.measure_memory=false", *overrides,
+    ]  # fmt: skip
+    session = prepare(load_config(EXAMPLES / "imdb-helora.yaml", small))
+    assert (np.count_nonzero(session.histogram, axis=1) == 1).any()
+    assert session.federation.clients_per_round == len(session.federation.clients) == 10
+
+
 @pytest.mark.parametrize("name", [*PAPERS, *OWN])
 def test_every_example_is_a_configuration_and_is_listed(name):
     load_config(EXAMPLES / f"{name}.yaml")
