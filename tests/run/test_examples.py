@@ -71,7 +71,10 @@ def natural_instructions(place):
         {"task_name": f"task{i % 5}", "id": str(i), "definition": "say it", "inputs": f"word n{i}", "targets": "it"}
         for i in range(200)
     ]
-    return jsonl(place, rows), ["data.split=null", "data.validation=0.1", "data.test=0.2", "data.samples=200"]
+    return jsonl(place, rows), [
+        "data.split=null", "data.validation=0.1", "data.test=0.2", "data.samples=200",
+        "data.held_out_samples=null",
+    ]  # fmt: skip
 
 
 def dolly(place):

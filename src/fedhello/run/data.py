@@ -35,7 +35,7 @@ def load_data(config: DataConfig, classes: Sequence[str] | None = None) -> DataS
         skip_bad_images=config.on_bad_image == "skip",
         classes=classes,
     )
-    return draw(data, config.samples)
+    return draw(data, config.samples, config.held_out_samples)
 
 
 def split_data(config: DataConfig, data: DataSet) -> Split:
