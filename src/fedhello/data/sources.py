@@ -90,12 +90,12 @@ def load(
     for group, table in training.items():
         samples += _samples("train", read_rows(table, columns, labelled), group)
     for part, table in held_out.items():
-        group = columns.group if columns.group in table.columns else None
-        if part == "test" and group != columns.group:
+        column = columns.group if columns.group in table.columns else None
+        if part == "test" and column != columns.group:
             notes.append(
                 f"{table.name} has no column {columns.group!r}, so there is no test accuracy for each of its values"
             )
-        samples += _samples(part, read_rows(table, replace(columns, group=group), labelled), "")
+        samples += _samples(part, read_rows(table, replace(columns, group=column), labelled), "")
     if skip_bad_images and columns.kind == "images":
         samples, more = _decodable(samples)
         notes += more
