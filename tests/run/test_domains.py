@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from fedhello.run.folder import RunFolder
 from fedhello.run.session import prepare
@@ -35,6 +36,9 @@ def test_the_domains_accuracies_make_up_the_whole(method, place, call):
     assert min(sizes.values()) > 0
     mean = sum(summary["domains"][domain] * size for domain, size in sizes.items()) / sum(sizes.values())
     assert mean == pytest.approx(summary["final"])
+    adapter = load_file(place / "runs" / name / "adapter" / "adapter_model.safetensors")
+    untrained = not any(value.any() for key, value in adapter.items() if "lora_B" in key)
+    assert untrained == (method == "local-only"), "scoring the clients' models leaves none of them in the adapter"
 
 
 @pytest.mark.parametrize(("header", "expected"), [("shop", ["east", "west"]), ("elsewhere", [])])
