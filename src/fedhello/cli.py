@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +41,9 @@ Words = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON, on standard output.")]
 Head = Annotated[int | None, typer.Option("--client", help="Whose head to use, where clients keep their own.")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Which model, such as client-3, of a run that leads to several.")
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")]
 Target = Annotated[
@@ -313,27 +316,12 @@ def compare(
 
 @app.command()
 def evaluate(run: Run, as_json: Json = False) -> None:
-    """Score a run's adapter, read back from its folder, on its validation and test set."""
-    from fedhello.model.generation import rouge_l
-    from fedhello.run.answers import answer
+    """Score a run's adapter, or the mean over its models, read back from its folder, on its validation and test set."""
     from fedhello.run.folder import RunFolder
-    from fedhello.run.rounds import evaluate_adapter
-    from fedhello.run.session import prepare
+    from fedhello.run.trained import rescore
 
-    folder = RunFolder(run)
-    session = prepare(folder.config())
-    session.model.load(folder.adapter)
-    if session.engine.personal_heads is not None:
-        session.engine.personal_heads = folder.personal_heads()
-    scores = dict(
-        zip(("validation", "test"), evaluate_adapter(session, session.model.snapshot(share_head=False)), strict=True)
-    )
-    result: dict[str, Any] = {
-        part: {"accuracy": score.accuracy, "loss": score.loss, **score.more} for part, score in scores.items()
-    }
-    result["samples"] = {part: score.samples for part, score in scores.items()}
-    if session.server.questions:
-        result["test"]["rouge_l"] = rouge_l(answer(session), [right for _, right in session.server.questions])
+    result, notes = rescore(RunFolder(run))
+    _say_notes(notes)
     if as_json:
         print(json.dumps(result))
         return
@@ -347,16 +335,16 @@ def predict(
     run: Run,
     texts: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, image files or prompts.")],
     pair: Annotated[list[str] | None, typer.Option("--pair", help="The second text of each pair, in order.")] = None,
+    model: Model = None,
     client: Head = None,
     as_json: Json = False,
 ) -> None:
     """Classify texts, pairs of texts or image files with a run's adapter, or let a language model answer prompts."""
     from fedhello.run.inference import infer
 
-    config, labels, model = _restore(run, client)
-    results, notes = infer(config, labels, model, texts, pair or ())
-    for note in notes:
-        _stderr(f"note: {note}")
+    trained = _restore(run, model, client)
+    results, notes = infer(trained.config, trained.labels, trained.model, texts, pair or ())
+    _say_notes(notes)
     if as_json:
         print(json.dumps(results))
         return
@@ -372,15 +360,16 @@ def export(
     run: Run,
     out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN/export if not given.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the whole model with the adapter merged in.")] = False,
+    model: Model = None,
     client: Head = None,
 ) -> None:
     """Write a run's adapter, or the merged model, as files that PEFT and transformers load."""
     target = out or run / "export"
     if target.exists():
         raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another --out.")
-    _, _, model = _restore(run, client)
+    trained = _restore(run, model, client)
     try:
-        model.save_merged(target) if merge else model.save(target)
+        trained.model.save_merged(target) if merge else trained.model.save(target)
     except OSError as error:
         raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
     print(target)
@@ -624,27 +613,19 @@ def _file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[
     return Path(files[0]) if files else None, [word for word in words or () if "=" in word]
 
 
-def _restore(run: Path, client: int | None) -> tuple[Any, list[str], Any]:
-    """Load a run's configuration, labels and model with its adapter, and one client's head where heads are personal."""
+def _restore(run: Path, name: str | None, client: int | None) -> Any:
+    """Load one trained model of a run, and say what is to be known of it."""
     from fedhello.run.folder import RunFolder
-    from fedhello.run.session import load_model
+    from fedhello.run.trained import restore
 
-    folder = RunFolder(run)
-    config, summary = folder.config(), folder.summary()
-    labels = summary["labels"]
-    model = load_model(config, labels, summary["model_kind"])
-    model.load(folder.adapter)
-    if config.model.head == "local":
-        heads = folder.personal_heads()
-        if client not in heads:
-            known = ", ".join(map(str, heads)) or "none has trained yet"
-            raise ConfigError(
-                f"expected --client, since each client of this run keeps its own head; choose one of: {known}"
-            )
-        model.write(heads[client])
-    elif client is not None:
-        raise ConfigError("expected no --client, since the clients of this run share one head")
-    return config, labels, model
+    trained = restore(RunFolder(run), name, client)
+    _say_notes(trained.notes)
+    return trained
+
+
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        _stderr(f"note: {note}")
 
 
 def _report_one(folder: Any, picture: Path | None) -> None:

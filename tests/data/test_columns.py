@@ -61,6 +61,12 @@ def test_braces_without_partners_are_no_template(template):
         placeholders(template)
 
 
+@pytest.mark.parametrize("template", ["{{instruction}}", "a }} b"])
+def test_a_template_without_a_column_is_refused(template):
+    with pytest.raises(ValueError, match="it names no column"):
+        placeholders(template)
+
+
 def test_placeholders_are_taken_literally():
     assert placeholders("a {x.y} {z[0]} {t:1} {u!r} {{no}}") == ["x.y", "z[0]", "t:1", "u!r"]
     assert placeholders("just_a_column") == ["just_a_column"]

@@ -273,6 +273,20 @@ def test_a_held_out_file_needs_no_group(tables):
     (tables / "train.csv").write_text("text,label,who\na,x,ann\nb,y,bob\n")
     data = load("train.csv", Columns(group="who"), validation="held.csv")
     assert data.groups == ("ann", "bob", "", "", "")
+    assert not data.notes
+
+
+def test_the_group_of_a_held_out_sample_is_kept(tables):
+    (tables / "train.csv").write_text("text,label,who\na,x,ann\nb,y,bob\n")
+    (tables / "test.csv").write_text("text,label,who\nc,x,bob\nd,y,ann\n")
+    data = load("train.csv", Columns(group="who"), validation="held.csv", test="test.csv")
+    assert data.groups == ("ann", "bob", "", "", "", "bob", "ann")
+
+
+def test_a_test_file_without_the_group_is_noted(tables):
+    (tables / "train.csv").write_text("text,label,who\na,x,ann\nb,y,bob\n")
+    data = load("train.csv", Columns(group="who"), test="held.csv")
+    assert data.notes == ("held.csv has no column 'who', so there is no test accuracy for each of its values",)
 
 
 def test_a_split_that_a_file_does_not_have(tables):
@@ -294,3 +308,16 @@ def test_samples_are_drawn_from_what_can_be_trained_on(tables):
     assert [data.inputs[i] for i in data.parts["test"]] == ["new", "text 1", "new too"]
     assert len(data.pool) == 4
     assert data.notes == ("4 of 6 samples were drawn (data.samples)",)
+
+
+def test_samples_are_drawn_from_given_parts_likewise(tables):
+    data = load("train.csv", test="held.csv", deduplicate=False)
+    some = draw(data, 4, 2)
+    kept = [data.inputs[i] for i in data.parts["test"]]
+    tested = [some.inputs[i] for i in some.parts["test"]]
+    assert len(tested) == 2
+    assert set(tested) < set(kept)
+    assert draw(data, 4, 2).inputs == some.inputs
+    assert [some.inputs[i] for i in some.pool] == [draw(data, 4).inputs[i] for i in range(4)]
+    assert some.notes[-1] == "2 of 3 test samples were drawn (data.held_out_samples)"
+    assert draw(data, None, 3) is data

@@ -82,7 +82,6 @@ def test_a_class_that_would_be_held_out_whole_is_refused():
     ("options", "part"),
     [
         ({"validation": 0.1, "test": 0.2, "proxy": 30}, "proxy"),  # nothing left for training
-        ({"validation": 0.1, "test": 0.2, "proxy": 1}, "proxy"),  # fewer than classes
         ({"validation": 0.1, "test": 0.03, "proxy": 0}, "test"),  # 1 sample for 2 classes
         ({"validation": 0.03, "test": 0.2, "proxy": 0}, "validation"),
     ],
@@ -112,3 +111,23 @@ def test_a_class_of_a_given_part_alone_does_not_count_in_the_rest():
 def test_one_category_alone_is_split_as_well():
     split = stratified_split(np.zeros(20, dtype=int), validation=0.1, test=0.2, proxy=1)
     assert [len(getattr(split, name)) for name in PARTS] == [13, 2, 4, 1]
+
+
+@pytest.mark.parametrize("part", ["proxy", "public"])
+def test_a_part_of_fewer_samples_than_classes_leaves_every_class_one_to_train_on(part):
+    labels = np.concatenate([np.repeat(np.arange(50), 2), np.arange(50)])
+    options = {"validation": np.arange(100, 120), "test": np.arange(120, 150), "proxy": 0} | {part: 40}
+    split = stratified_split(labels, **options)
+    found = getattr(split, part)
+    assert (len(found), len(np.intersect1d(found, split.train))) == (40, 0)
+    assert set(labels[split.train]) == set(range(50))
+    assert np.array_equal(found, getattr(stratified_split(labels, **options), part))
+
+
+def test_a_part_that_would_take_the_last_sample_of_a_class_is_refused():
+    with pytest.raises(
+        DataError, match=r"expected 5 samples for proxy .* 12 are left\. Add data, or change data\.proxy"
+    ):
+        stratified_split(
+            np.append(np.arange(10), [0, 1]), validation=np.array([], dtype=int), test=np.array([], dtype=int), proxy=5
+        )

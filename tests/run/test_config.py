@@ -631,6 +631,7 @@ def test_the_columns_say_what_a_sample_is(overrides, kind):
             "data.test: expected a share above 0 and below 1, or the name of a file or a split (found 1.5)",
         ),
         (["data.test=''"], "data.test: expected a share"),
+        (["data.held_out_samples=5"], "held_out_samples has a meaning only beside a given validation or test"),
         (["data.public=-1"], "data.public: expected a number of samples, or a data set as data.name (found -1)"),
         (["data.on_bad_image=warn"], "data.on_bad_image"),
         (["data.partition={kind: files, column: x}"], "unknown key data.partition.column"),

@@ -48,16 +48,31 @@ def test_the_number_of_clients_is_that_of_files():
         shares(config("data.name=clients", "data.partition={kind: files}"))
 
 
-def test_a_public_set_is_disjoint_from_what_clients_hold():
+def test_a_public_set_is_disjoint_from_all_else():
     chosen = config("data.name=texts.csv", "data.clients=2", "data.partition={kind: iid}", "data.public=test.csv")
-    data, split, _ = shares(chosen)
-    found = public_data(chosen, data, split)
+    data = load_data(chosen)
+    found = public_data(chosen, data)
     assert len(found) == 10
     assert not found.labels.any()
     overlapping = config("data.name=texts.csv", "data.public=texts.csv")
-    with pytest.raises(DataError, match=rf"disjoint from the clients' data; {len(split.train)} of its 40 samples"):
-        public_data(overlapping, data, split)
-    assert public_data(config("data.public=5"), data, split) is None
+    with pytest.raises(DataError, match=r"disjoint from what is trained on, scored or tested; 40 of its 40 samples"):
+        public_data(overlapping, data)
+    assert public_data(config("data.public=5"), data) is None
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_public_set_may_not_be_the_held_out_file(part):
+    chosen = config("data.name=texts.csv", f"data.{part}=test.csv", "data.public=test.csv")
+    with pytest.raises(DataError, match=r"10 of its 10 samples are there too, for example 'text number 500'"):
+        public_data(chosen, load_data(chosen))
+
+
+@pytest.mark.parametrize("text", ["text\na new text\nanother\n", "text,label\na new text,\nanother,odd\n"])
+def test_a_public_set_needs_no_labels(text):
+    Path("public.csv").write_text(text)
+    chosen = config("data.name=texts.csv", "data.public=public.csv")
+    found = public_data(chosen, load_data(chosen))
+    assert (found.inputs, found.labels.tolist()) == (("a new text", "another"), [0, 0])
 
 
 def test_a_broken_image_of_the_public_set_is_left_out_as_any_other(tmp_path):
@@ -79,7 +94,7 @@ def test_a_public_set_is_of_the_same_kind():
     chosen = config("data.name=embedded:digits", "data.public=embedded:bbc-headlines", "data.proxy=20")
     data = load_data(chosen)
     with pytest.raises(DataError, match=r"data\.public to hold images, as data\.name does; it holds texts"):
-        public_data(chosen, data, split_data(chosen, data))
+        public_data(chosen, data)
 
 
 def test_instruction_data_without_categories_is_split_and_dealt():

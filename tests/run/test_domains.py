@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from fedhello.run.folder import RunFolder
 from fedhello.run.session import prepare
@@ -35,6 +36,21 @@ def test_the_domains_accuracies_make_up_the_whole(method, place, call):
     assert min(sizes.values()) > 0
     mean = sum(summary["domains"][domain] * size for domain, size in sizes.items()) / sum(sizes.values())
     assert mean == pytest.approx(summary["final"])
+    adapter = load_file(place / "runs" / name / "adapter" / "adapter_model.safetensors")
+    untrained = not any(value.any() for key, value in adapter.items() if "lora_B" in key)
+    assert untrained == (method == "local-only"), "scoring the clients' models leaves none of them in the adapter"
+
+
+@pytest.mark.parametrize(("header", "expected"), [("shop", ["east", "west"]), ("elsewhere", [])])
+def test_the_domains_of_a_given_test_file(header, expected, place, call):
+    rows = [
+        f"a new {word},{kind},{shop}" for word, kind, shop in (("pear", "fruit", "east"), ("iron", "metal", "west"))
+    ]
+    (place / "test.csv").write_text("\n".join([f"text,label,{header}", *rows]) + "\n")
+    words = [DOMAINS, "data.test=test.csv", "method.name=rgd-hla", f"run.name=given-{header}"]
+    code, _, err = call(place, "run", "tiny.yaml", *words)
+    assert (code, err) == (0, "")
+    assert list(json.loads((place / "runs" / f"given-{header}" / "summary.json").read_text())["domains"]) == expected
 
 
 def test_without_a_column_or_with_personal_heads_there_are_none(place, call):

@@ -71,7 +71,10 @@ def natural_instructions(place):
         {"task_name": f"task{i % 5}", "id": str(i), "definition": "say it", "inputs": f"word n{i}", "targets": "it"}
         for i in range(200)
     ]
-    return jsonl(place, rows), ["data.split=null", "data.validation=0.1", "data.test=0.2", "data.samples=200"]
+    return jsonl(place, rows), [
+        "data.split=null", "data.validation=0.1", "data.test=0.2", "data.samples=200",
+        "data.held_out_samples=null",
+    ]  # fmt: skip
 
 
 def dolly(place):
@@ -132,6 +135,17 @@ def test_a_papers_setting_can_be_prepared_on_data_of_its_schema(name, models, tm
     assert session.kind == {"image": "images", "prompt": "instructions"}.get(
         next((key for key in ("image", "prompt") if key in written["data"]), ""), "texts"
     )
+
+
+def test_heloras_clients_of_one_class_are_invited_too(models, tmp_path):
+    path, overrides = imdb_helora(tmp_path)
+    small = [
+        f"model.name={models['distilbert/distilbert-base-uncased']}", f"data.name={path}", "data.proxy=12",
+        "data.partition.alpha=0.05", "train.measure_memory=false", *overrides,
+    ]  # fmt: skip
+    session = prepare(load_config(EXAMPLES / "imdb-helora.yaml", small))
+    assert (np.count_nonzero(session.histogram, axis=1) == 1).any()
+    assert session.federation.clients_per_round == len(session.federation.clients) == 10
 
 
 @pytest.mark.parametrize("name", [*PAPERS, *OWN])

@@ -168,6 +168,18 @@ def test_the_plan_states_the_bytes_of_responses(place, call):
     assert json.loads(out)["tiers"]
 
 
+def test_several_models_are_not_asked_again(place, call):
+    words = ["method.name=local-only", "train.rounds=1", "run.name=several"]
+    code, out, err = call(place, "run", "language.yaml", "--json", *words)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["rouge_l"] is None
+    assert "the run leads to several models, which were not asked the test prompts again" in found["notes"]
+    code, out, err = call(place, "evaluate", "runs/several", "--json")
+    assert code == 0, err
+    assert json.loads(out)["test"]["accuracy"] == pytest.approx(found["final"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -239,6 +239,13 @@ def test_a_client_trains_on_all_of_its_own_data_whatever_its_columns_are_called(
     assert client.facts.as_budget().blocks == 1
 
 
+def test_what_the_server_holds_out_does_not_concern_a_clients_own_data(place, told):
+    raw, labels = told
+    raw["data"] |= {"test": "held.csv", "held_out_samples": 5}
+    client = prepare_client(ClientOptions("a", "texts.csv", model="tiny"), raw, labels)
+    assert len(client.data) == 80
+
+
 def test_a_client_without_a_budget_declares_free_memory(place, told):
     client = prepare_client(ClientOptions("a", "texts.csv", model="tiny"), *told)
     assert client.facts.budget.memory > 10**7

@@ -56,6 +56,13 @@ def test_a_configuration_fits_its_data_whatever_its_size(checked, tmp_path, samp
     assert config.data.clients == (20 if samples >= 1000 else config.data.clients)
 
 
+def test_more_than_a_hundred_classes(checked, tmp_path):
+    lines = [f"this is text number {i},kind{i % 130}" for i in range(2600)]
+    (tmp_path / "my.csv").write_text("\n".join(["body,colour", *lines]) + "\n")
+    config, data, _ = checked("my.csv")
+    assert len(data.label_names) == config.data.proxy == 130
+
+
 def test_it_runs_as_it_is(call, workplace):
     code, _, err = call(workplace, "init", "texts.csv", "--out", "started.yaml")
     assert (code, err) == (0, "")

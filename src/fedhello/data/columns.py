@@ -30,17 +30,23 @@ class Rows:
 
 
 NO_CATEGORY = "all"
-"""The one category of instruction data that has no such column."""
+"""The one category of instruction data that has no such column, and of samples whose labels do not count."""
 
 
-def read_rows(table: Table, columns: Columns) -> Rows:
+def read_rows(table: Table, columns: Columns, labelled: bool = True) -> Rows:
     """Read the samples of a table.
+
+    Args:
+        table: The table.
+        columns: What its columns are for.
+        labelled: Whether its labels count; if not, they need not be there, and all are ``NO_CATEGORY``.
 
     Raises:
         DataError: If a column is missing, or a value is missing or of the wrong type.
     """
     inputs = _inputs(table, columns)
-    if columns.kind == "instructions" and columns.label == Columns.label and columns.label not in table.columns:
+    optional = columns.kind == "instructions" and columns.label == Columns.label
+    if not labelled or (optional and columns.label not in table.columns):
         labels = [NO_CATEGORY] * len(inputs)
     else:
         labels = _names(table, columns.label, "data.label")
@@ -64,7 +70,7 @@ def placeholders(template: str) -> list[str]:
     """Return the columns that a template names in braces; ``{{`` and ``}}`` stand for braces themselves.
 
     Raises:
-        ValueError: If a brace has no partner, or nothing in it.
+        ValueError: If a brace has no partner, or nothing in it, or no column is named.
     """
     return [column for _, column in _pieces(template) if column]
 
@@ -79,6 +85,8 @@ def _pieces(template: str) -> list[tuple[str, str]]:
         if name is not None and not column:
             raise ValueError("a pair of braces names no column")
         pieces.append((literal, column))
+    if not any(column for _, column in pieces):
+        raise ValueError("it names no column, since double braces stand for braces themselves")
     return pieces
 
 

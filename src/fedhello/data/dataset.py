@@ -130,32 +130,48 @@ def identity(sample: Input, kind: Kind) -> object:
     return sample[0] if kind == "instructions" else sample
 
 
-def draw(data: DataSet, samples: int | None) -> DataSet:
-    """Return at most so many samples, drawn once and for all whatever a run's seed, and note it.
+def draw(data: DataSet, samples: int | None, held_out: int | None = None) -> DataSet:
+    """Return a part of a data set, drawn once and for all whatever a run's seed, and note it.
 
-    Samples that the user chose for validation or test all stay.
+    Args:
+        data: The data set.
+        samples: At most so many samples that are in none of its parts; None takes all.
+        held_out: At most so many samples of each of its parts; None takes all.
 
     Raises:
-        DataError: If a class would be lost.
+        DataError: If a class would be lost to training.
     """
     pool = data.pool
-    n = len(pool)
-    if samples is None or samples >= n:
-        return data
-    chosen = np.sort(pool[generator(0, "data").choice(n, samples, replace=False)])
+    chosen = _chosen(pool, samples, "data")
     missing = sorted(set(data.labels[pool].tolist()) - set(data.labels[chosen].tolist()))
     if missing:
         names = ", ".join(repr(data.label_names[c]) for c in missing)
-        raise DataError(f"expected every class among data.samples, {samples} of {n}; there is no {names}. Raise it.")
-    kept = np.sort(np.concatenate([chosen, *data.parts.values()]))
+        raise DataError(
+            f"expected every class among data.samples, {len(chosen)} of {len(pool)}; there is no {names}. Raise it."
+        )
+    parts = {name: _chosen(part, held_out, name) for name, part in data.parts.items()}
+    kept = np.sort(np.concatenate([chosen, *parts.values()]))
+    if len(kept) == len(data):
+        return data
+    notes = [f"{len(chosen)} of {len(pool)} samples were drawn (data.samples)"] if len(chosen) < len(pool) else []
+    for name, part in parts.items():
+        if len(part) < (n := len(data.parts[name])):
+            notes.append(f"{len(part)} of {n} {name} samples were drawn (data.held_out_samples)")
     return replace(
         data,
         inputs=taken(data.inputs, kept),
         labels=data.labels[kept],
         groups=taken(data.groups, kept) if data.groups else (),
-        parts={name: np.searchsorted(kept, part) for name, part in data.parts.items()},
-        notes=(*data.notes, f"{samples} of {n} samples were drawn (data.samples)"),
+        parts={name: np.searchsorted(kept, part) for name, part in parts.items()},
+        notes=(*data.notes, *notes),
     )
+
+
+def _chosen(positions: np.ndarray, count: int | None, stream: str) -> np.ndarray:
+    """Return at most so many of the positions, ascending."""
+    if count is None or count >= len(positions):
+        return positions
+    return np.sort(positions[generator(0, stream).choice(len(positions), count, replace=False)])
 
 
 def taken(values: Sequence[T], positions: np.ndarray) -> tuple[T, ...]:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from fedhello import embedded
-from fedhello.data.columns import Rows, read_rows
+from fedhello.data.columns import NO_CATEGORY, Rows, read_rows
 from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Input, Kind, Picture, identity
 from fedhello.data.embedded_sets import embedded_source
 from fedhello.data.folders import folder_source
@@ -55,6 +55,7 @@ def load(
     deduplicate: bool = True,
     skip_bad_images: bool = False,
     classes: Sequence[str] | None = None,
+    labelled: bool = True,
 ) -> DataSet:
     """Read the data set of a configured name.
 
@@ -70,6 +71,7 @@ def load(
         skip_bad_images: Leave out images that cannot be decoded, and note it.
         classes: The names of all classes, where a client has samples of some; None takes those that occur, two at
             least.
+        labelled: Whether labels count; if not, they need not be there.
 
     Raises:
         MissingExtraError: If the package of an embedded data set or a format is not installed.
@@ -86,9 +88,14 @@ def load(
         training, notes = _training_table(source, split, used)
     samples: list[_Sample] = []
     for group, table in training.items():
-        samples += _samples("train", read_rows(table, columns), group)
+        samples += _samples("train", read_rows(table, columns, labelled), group)
     for part, table in held_out.items():
-        samples += _samples(part, read_rows(table, replace(columns, group=None)), "")
+        column = columns.group if columns.group in table.columns else None
+        if part == "test" and column != columns.group:
+            notes.append(
+                f"{table.name} has no column {columns.group!r}, so there is no test accuracy for each of its values"
+            )
+        samples += _samples(part, read_rows(table, replace(columns, group=column), labelled), "")
     if skip_bad_images and columns.kind == "images":
         samples, more = _decodable(samples)
         notes += more
@@ -96,7 +103,7 @@ def load(
         samples, more = _without_repeats(samples, columns.kind)
         notes += more
     grouped = file_per_client or columns.group is not None
-    return _assemble(samples, name, columns.kind, notes, grouped, classes)
+    return _assemble(samples, name, columns.kind, notes, grouped, classes if labelled else [NO_CATEGORY])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedhello.errors import DataError
+from fedhello.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def stratified_split(
 ) -> Split:
     """Split by label, so that each part has the classes in about the whole's proportions.
 
+    Proxy and public data that are fewer than the classes are drawn without regard to them: Fisher scores and
+    distillation need no sample of each class, as an accuracy does.
+
     Args:
         labels: Shape (n,).
         validation: Share of the samples, in (0, 1), of those that are in no given part; or the given part's positions.
@@ -73,6 +77,10 @@ def stratified_split(
         if size == 0 and name in ("proxy", "public"):
             parts[name] = np.array([], dtype=int)
             continue
+        if name in ("proxy", "public") and size < len(np.unique(labels[rest])):
+            parts[name] = _drawn(labels, rest, name, size, seed)
+            rest = np.setdiff1d(rest, parts[name])
+            continue
         _check_sizes(labels, whole, rest, name, size, names)
         rest, parts[name] = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
     absent = sorted(set(classes.tolist()) - set(labels[rest].tolist()))
@@ -80,6 +88,23 @@ def stratified_split(
         listed = ", ".join(class_name(c, names) for c in absent)
         raise DataError(f"expected every class in the training data; {listed} have samples elsewhere only")
     return Split(train=np.sort(rest), **{name: np.sort(part) for name, part in parts.items()})
+
+
+def _drawn(labels: np.ndarray, rest: np.ndarray, part: str, size: int, seed: int) -> np.ndarray:
+    """Draw so many of the rest, of which every class keeps one.
+
+    Raises:
+        DataError: If there are not so many.
+    """
+    shuffled = generator(seed, part).permutation(rest)
+    kept = np.unique(labels[shuffled], return_index=True)[1]
+    spare = np.delete(shuffled, kept)
+    if size > len(spare):
+        raise DataError(
+            f"expected {size} samples for {part} beside one of each of {len(kept)} classes to train on; {len(rest)} "
+            f"are left. Add data, or change data.{part}."
+        )
+    return spare[:size]
 
 
 def _check_sizes(

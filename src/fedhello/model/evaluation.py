@@ -101,19 +101,22 @@ def evaluate_personal(
 ) -> Evaluation:
     """Score personal heads as their clients use them: each on the samples, and among the classes, that it knows.
 
-    The result is the mean over all pairs of a head and a sample. The model's own head is put back afterwards.
+    The result is the mean over all pairs of a head and a sample; a head of which no sample has a class makes none. The
+    model's own head is put back afterwards.
 
     Args:
         model: Holds the shared adapter.
         examples: The samples.
-        heads: Client → its head; at least one.
-        classes: Client → its labels.
+        heads: Client → its head.
+        classes: Client → its labels; some sample has one of them.
     """
     own_head = model.read(model.head_names)
     scores = []
     try:
         for k, head in sorted(heads.items()):
             known = examples.subset(np.flatnonzero(np.isin(examples.labels, classes[k])))
+            if not len(known):
+                continue
             model.write(head)
             absent = torch.ones(model.classes, dtype=torch.bool)
             absent[list(classes[k])] = False

@@ -223,6 +223,7 @@ class DataConfig(_Section):
     prompt: Template | None = None
     response: Template | None = None
     samples: int | None = Field(None, ge=1)
+    held_out_samples: int | None = Field(None, ge=1)
     clients: int = Field(20, ge=1)
     partition: Partition = Pathological(kind="pathological", classes_per_client=2)
     validation: ShareOrName = 0.1
@@ -256,6 +257,14 @@ class DataConfig(_Section):
         validation, test = (0.0 if isinstance(part, str) else part for part in (self.validation, self.test))
         if validation + test >= 1:
             raise ValueError(f"validation and test leave nothing to train on: {validation} + {test} ≥ 1")
+        return self
+
+    @model_validator(mode="after")
+    def _cap_what_is_given(self) -> "DataConfig":
+        if self.held_out_samples is not None and not any(
+            isinstance(part, str) for part in (self.validation, self.test)
+        ):
+            raise ValueError("held_out_samples has a meaning only beside a given validation or test; found shares")
         return self
 
     @model_validator(mode="after")

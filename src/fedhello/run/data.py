@@ -35,7 +35,7 @@ def load_data(config: DataConfig, classes: Sequence[str] | None = None) -> DataS
         skip_bad_images=config.on_bad_image == "skip",
         classes=classes,
     )
-    return draw(data, config.samples)
+    return draw(data, config.samples, config.held_out_samples)
 
 
 def split_data(config: DataConfig, data: DataSet) -> Split:
@@ -79,23 +79,24 @@ def partition_data(config: DataConfig, data: DataSet, split: Split, seed: int) -
     return [split.train[part] for part in parts]
 
 
-def public_data(config: DataConfig, data: DataSet, split: Split) -> DataSet | None:
-    """Read the data set that ``data.public`` names; None where it is a number. Its labels do not count.
+def public_data(config: DataConfig, data: DataSet) -> DataSet | None:
+    """Read the data set that ``data.public`` names, without its labels; None where it is a number.
 
     Raises:
-        DataError: If it cannot be read, or overlaps what clients hold.
+        DataError: If it cannot be read, or overlaps what clients hold or the server holds otherwise.
     """
     if isinstance(config.public, int):
         return None
-    columns = replace(config.columns, group=None)
-    found = sources.load(config.public, columns, skip_bad_images=config.on_bad_image == "skip")
+    columns, skip = replace(config.columns, group=None), config.on_bad_image == "skip"
+    found = sources.load(config.public, columns, skip_bad_images=skip, labelled=False)
     if found.kind != data.kind:
         raise DataError(f"expected data.public to hold {data.kind}, as data.name does; it holds {found.kind}")
-    theirs = {identity(data.inputs[i], data.kind) for i in split.train}
-    common = [sample for sample in found.inputs if identity(sample, found.kind) in theirs]
+    others = {identity(sample, data.kind) for sample in data.inputs}
+    common = [sample for sample in found.inputs if identity(sample, found.kind) in others]
     if common:
         raise DataError(
-            f"expected data.public to be disjoint from the clients' data; {len(common)} of its {len(found)} samples "
-            f"are theirs, for example {str(common[0])[:60]!r}. Take them out, or set data.public to a number."
+            f"expected data.public to be disjoint from what is trained on, scored or tested; {len(common)} of its "
+            f"{len(found)} samples are there too, for example {str(common[0])[:60]!r}. Take them out, or set "
+            "data.public to a number."
         )
-    return replace(found, labels=np.zeros(len(found), dtype=int))
+    return found

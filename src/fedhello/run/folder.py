@@ -27,7 +27,6 @@ from typing import IO, Any
 
 import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import safe_open
 from torch import Tensor
 
 from fedhello.errors import RunFolderError
@@ -239,14 +238,13 @@ class RunFolder:
 
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
         """Read the clients' own heads; empty where heads are not personal."""
-        heads = {}
-        for file in sorted((self.path / "heads").glob("client-*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                heads[int(file.stem.removeprefix("client-"))] = {
-                    n: tensors.get_tensor(n)
-                    for n in tensors.keys()  # noqa: SIM118 - not a dict
-                }
-        return heads
+        files = sorted((self.path / "heads").glob("client-*.safetensors"))
+        return {int(file.stem.removeprefix("client-")): safetensors.torch.load_file(file) for file in files}
+
+    def models(self) -> dict[str, dict[str, Tensor]]:
+        """Read the models of a run that leads to several, by name; empty where the adapter is the only one."""
+        files = sorted((self.path / "models").glob("*.safetensors"), key=lambda file: (len(file.stem), file.stem))
+        return {file.stem: safetensors.torch.load_file(file) for file in files}
 
 
 def choose(config: Config) -> RunFolder:

@@ -132,7 +132,8 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:
         raise ConfigError("expected --data besides --part, since the server's data set is a path there; found none")
     if options.part is None:
         # A client trains on all that it has; what the server keeps of its own data does not concern it.
-        data |= {"partition": {"kind": "iid"}, "validation": 0.1, "test": 0.1, "samples": None, "split": None}
+        data |= {"partition": {"kind": "iid"}, "validation": 0.1, "test": 0.1, "split": None}
+        data |= {"samples": None, "held_out_samples": None}
     elif any(isinstance(data.get(part), str) for part in ("validation", "test", "public")):
         raise ConfigError("expected shares in data.validation, data.test and data.public for --part; found names")
     data |= options.columns

@@ -131,7 +131,6 @@ class _Run:
             status, failure = "failed", failure or error
         session, progress = self.session, self.progress
         session.engine.personal_heads = progress.heads  # an abandoned round may have left its traces
-        session.model.write(progress.state.adapter.tensors)
         seconds = progress.wall_seconds
         summary = summarise(session, progress.beginning, progress.results, wall_seconds=seconds, status=status)
         summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
@@ -145,12 +144,19 @@ class _Run:
 
     def _close(self, summary: dict[str, Any]) -> None:
         session, progress = self.session, self.progress
-        asked = session.server.questions if summary["status"] == "finished" else ()
-        answers = compared(asked, progress.answers, answer(session) if asked else ())
+        models = session.method.models(progress.state, session.federation)
         summary["domains"] = domain_scores(session, progress.state) if progress.results else {}
+        summary["weights"] = self.identity["model"]["weights"]
+        # Scoring may have left another model in it; one that the run leads to alone is its adapter.
+        last = next(iter(models.values())) if len(models) == 1 else progress.state.adapter
+        session.model.write(last.tensors)
+        asked = session.server.questions if summary["status"] == "finished" else ()
+        if asked and len(models) > 1:
+            asked = ()
+            summary["notes"].append("the run leads to several models, which were not asked the test prompts again")
+        answers = compared(asked, progress.answers, answer(session) if asked else ())
         summary["rouge_l"] = None if answers is None else answers.summary()
         try:
-            models = session.method.models(progress.state, session.federation)
             self.folder.finish(session, summary, models, answers)
         finally:
             for observer in reversed(self.observers):

@@ -134,10 +134,7 @@ class _Scores:
         models = self.session.method.models(state, self.session.federation)
         if len(models) == 1:
             return evaluate_adapter(self.session, next(iter(models.values())))
-        found = [self._one(name, adapter) for name, adapter in models.items()]
-        equal = [1.0] * len(found)
-        validation, test = zip(*found, strict=True)
-        return weighted_mean(validation, equal, validation[0].samples), weighted_mean(test, equal, test[0].samples)
+        return mean_over_models([self._one(name, adapter) for name, adapter in models.items()])
 
     def _one(self, name: str, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
         tensors = list(adapter.tensors.values())
@@ -147,6 +144,13 @@ class _Scores:
                 return scores
         self.known[name] = (tensors, evaluate_adapter(self.session, adapter))
         return self.known[name][1]
+
+
+def mean_over_models(found: Sequence[tuple[Evaluation, Evaluation]]) -> tuple[Evaluation, Evaluation]:
+    """Return the mean scores on the validation and the test set over models, each of which counts the same."""
+    equal = [1.0] * len(found)
+    validation, test = zip(*found, strict=True)
+    return weighted_mean(validation, equal, validation[0].samples), weighted_mean(test, equal, test[0].samples)
 
 
 def evaluate_adapter(session: Session, adapter: Adapter) -> tuple[Evaluation, Evaluation]:

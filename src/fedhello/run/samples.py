@@ -169,6 +169,9 @@ def cut_prompts(config: DataConfig, model: LoraModel, prompts: Sequence[str]) ->
 
 
 def by_domain(data: DataSet, samples: Samples, test: np.ndarray) -> dict[str, Samples]:
-    """Return the samples of the test set by the group that the data names for each, in the order of the names."""
+    """Return the samples of the test set by the group that the data names for each, in the order of the names.
+
+    Samples of which it names none are left out.
+    """
     groups = np.array(data.groups)[test]
-    return {str(name): samples.subset(test[groups == name]) for name in np.unique(groups)}
+    return {str(name): samples.subset(test[groups == name]) for name in np.unique(groups) if name}

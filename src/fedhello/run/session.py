@@ -1,6 +1,6 @@
 """From a configuration to a session: the one place where all parts are put together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -173,7 +173,8 @@ def load(config: Config) -> Loaded:
     if method.uses_scores and config.model.head == "local":
         notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
     held_out = split_data(config.data, data)
-    found = public_data(config.data, data, held_out)
+    notes.extend(_lacking_classes(data, held_out))
+    found = public_data(config.data, data)
     if found is None:
         public = samples.subset(held_out.public)
     else:
@@ -204,6 +205,8 @@ def assemble(
         questions=asked,
         domains=by_domain(loaded.data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
     )
+    if config.model.head == "local":
+        loaded.notes.extend(_unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
         config=config,
         kind=loaded.data.kind,
@@ -218,6 +221,22 @@ def assemble(
         tier_of=tier_of,
         notes=tuple(loaded.notes),
     )
+
+
+def _lacking_classes(data: DataSet, held_out: Split) -> Iterator[str]:
+    """Note parts that are too small to have samples of all classes."""
+    for name, part in (("proxy", held_out.proxy), ("public", held_out.public)):
+        found = len(np.unique(data.labels[part]))
+        if 0 < len(part) < len(data.label_names):
+            yield f"the {name} data has {found} of {len(data.label_names)} classes, since data.{name} is {len(part)}"
+
+
+def _unscored_heads(federation: Federation, parts: Mapping[str, Samples]) -> Iterator[str]:
+    """Note the clients whose own heads are not scored on a held-out part, which has no sample of their classes."""
+    for name, part in parts.items():
+        out = [client.id for client in federation.clients if not np.isin(client.classes, part.labels).any()]
+        if out:
+            yield f"the {name} data has no sample of the classes of clients {out}, whose own heads are not scored on it"
 
 
 def _check_server_data(config: DataConfig, method: Method) -> None:

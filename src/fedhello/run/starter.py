@@ -134,7 +134,7 @@ def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dic
     """
     pool, classes = len(data.pool), len(np.unique(data.labels))
     section = section | {"validation": 0.1, "test": 0.2} | section
-    section["proxy"] = min(100, max(classes, pool // 20))
+    section["proxy"] = max(classes, min(100, pool // 20))
     if data.kind != "images":
         section["max_length"] = _length(data)
     split = split_data(DataConfig.model_validate(section), data)
