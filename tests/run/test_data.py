@@ -85,7 +85,7 @@ def test_a_broken_image_of_the_public_set_is_left_out_as_any_other(tmp_path):
     (tmp_path / "public" / "cat" / "broken.png").write_bytes(b"no image")
     chosen = config("data.name=own", "data.public=public", "data.on_bad_image=skip", "data.clients=2")
     data = load_data(chosen)
-    found = public_data(chosen, data, split_data(chosen, data))
+    found = public_data(chosen, data)
     assert len(found) == 6
     assert "1 of 7 images cannot be decoded and were left out" in found.notes[0]
 

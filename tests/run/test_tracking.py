@@ -507,7 +507,7 @@ def run(monkeypatch, tmp_path):
     def go(track, observers=(), rounds=None):
         played = iter([made_up(0), made_up(1)]) if rounds is None else rounds
         monkeypatch.setattr("fedhello.run.play.begin", lambda _: Progress(BEGINNING, (), BEGINNING.state, None))
-        monkeypatch.setattr("fedhello.run.play.identity_of", lambda session: {})
+        monkeypatch.setattr("fedhello.run.play.identity_of", lambda session: {"model": {"weights": "digest"}})
         monkeypatch.setattr("fedhello.run.play.rounds", lambda session, state: ((state, r) for r in played))
         monkeypatch.setattr("fedhello.run.play.summarise", summarise)
         config = parse_config({"run": {"track": track}})
