@@ -494,7 +494,7 @@ class MadeUpSession:
     federation: object = None
     server: object = field(default_factory=lambda: SimpleNamespace(questions=(), domains={}))
     described: object = ()
-    method: object = field(default_factory=lambda: SimpleNamespace(models=lambda *_: {"": None}))
+    method: object = field(default_factory=lambda: SimpleNamespace(models=lambda state, _: {"": state.adapter}))
 
 
 @pytest.fixture
