@@ -249,9 +249,7 @@ class Lobby:
         self._looked = self.clock()
         self.connected = self.link.nodes()
         for node in self._asked.keys() - self.connected:
-            message, _ = self._asked.pop(node)
-            if message:
-                self.link.forget(message)
+            self._forget(node)
         for node in sorted(self.connected - self._asked.keys()):
             message = self.link.send(node, "join", self.invitation)
             if message:  # else it is asked at the next look
@@ -273,7 +271,12 @@ class Lobby:
 
     def ask_again(self, node: int) -> None:
         """Have a node asked again that does not know of the run any more."""
-        self._asked.pop(node, None)
+        self._forget(node)
+
+    def _forget(self, node: int) -> None:
+        message, _ = self._asked.pop(node, ("", 0.0))
+        if message:
+            self.link.forget(message)
 
     def keep(self, arrival: "Arrival") -> None:
         """Return an arrival at the next look once more: its name is taken, maybe by a connection that is dead.
