@@ -56,16 +56,16 @@ def nothing(connection):
 
 def test_who_speaks_as_the_server_does_is_let_go_on(keys):
     with listening(tls(keys / "ours")) as port:
-        Connection("localhost", port, keys / "ours" / "ca.crt").check()
+        assert Connection("localhost", port, keys / "ours" / "ca.crt").check() is None
     with listening(plain) as port:
-        Connection("localhost", port).check()
+        assert Connection("localhost", port).check() is None
 
 
 @pytest.mark.parametrize("ca", [None, "ours/ca.crt"])
 def test_a_server_that_is_away_again_is_no_error(ca, keys):
     with listening(nothing) as port:
-        Connection("localhost", port, ca and keys / ca).check()
-    Connection("localhost", port, ca and keys / ca).check()  # nobody listens there any more
+        assert Connection("localhost", port, ca and keys / ca).check() is None
+    assert Connection("localhost", port, ca and keys / ca).check() is None  # nobody listens there any more
 
 
 def test_plain_text_to_a_server_with_keys(keys):
