@@ -118,10 +118,10 @@ def round(
     over_budget = measured_excess(federation, reports, state.excess, rejections)
     happened = (tuple(over_budget), tuple(rejections), failed, state.attempt, θ_next.flags)
     record = RoundRecord(t, tuple(reports), contributors, Γ, scored, *happened)
-    excess = {**state.excess, **over_budget}
+    state = replace(state, excess={**state.excess, **over_budget})
     if failed is not None:
-        return replace(state, attempt=state.attempt + 1, excess=excess), record
-    return RunState(t + 1, θ_next.adapter, Γ, excess, θ_next.memory), record
+        return replace(state, attempt=state.attempt + 1), record
+    return replace(state, round=t + 1, attempt=0, adapter=θ_next.adapter, scores=Γ, memory=θ_next.memory), record
 
 
 def sample_clients(federation: Federation, round: int, attempt: int = 0) -> tuple[Client, ...]:

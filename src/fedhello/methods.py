@@ -7,7 +7,7 @@ from the function's signature.
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -118,6 +118,8 @@ class Method:
         pooled: Whether one client holds everybody's data, as no federation could.
         distils: Whether it needs a public set.
         merges: Whether it adds products to frozen weights, which must be exact then.
+        head_alone: Whether no block trains, so that a head that is solved is all there is.
+        server_alone: Whether that head comes from the server's own samples, and no client takes part.
     """
 
     name: str
@@ -134,6 +136,8 @@ class Method:
     pooled: bool = False
     distils: bool = False
     merges: bool = False
+    head_alone: bool = False
+    server_alone: bool = False
 
     @property
     def averages_layerwise(self) -> bool:
@@ -184,6 +188,16 @@ class Method:
         )
 
 
+def with_fixed_head(bound: BoundMethod) -> BoundMethod:
+    """Return a method under which a head that the clients share does not train; who would train it alone sits out."""
+
+    def allocate(situation: Situation) -> Allocation | None:
+        found = bound.allocate(situation)
+        return replace(found, head=False) if found is not None and found.blocks else None
+
+    return replace(bound, allocate=allocate)
+
+
 def _options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -193,6 +207,23 @@ _FED_HELLO = "Zhang et al., Fed-HeLLo, IEEE TNNLS 36(10), 2025, arXiv 2506.12213
 _HELORA = "Fan et al., HeLoRA, ACM TOIT 25(2), 2025"
 
 _ROWS = (
+    Method(
+        name="head-only",
+        summary="no block trains: the head is solved from one exchange of sums, or trains alone; the trivial baseline",
+        paper="Fanì et al., Fed3R, ICML 2024, arXiv 2406.01116",
+        allocate=baselines.head_alone,
+        allocates="either",
+        head_alone=True,
+    ),
+    Method(
+        name="server-only",
+        summary="the head is solved from the server's own labelled samples; no client takes part",
+        paper="reference",
+        allocate=baselines.nothing,
+        allocates="either",
+        head_alone=True,
+        server_alone=True,
+    ),
     Method(
         name="fed-hello",
         summary="randomised geometric warm start, then Fisher scores (the paper's co-design)",

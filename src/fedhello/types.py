@@ -180,8 +180,7 @@ class Allocation:
     """What one client trains in one round.
 
     Attributes:
-        blocks: The blocks whose LoRA factors train, ascending; the others are frozen. A head that the clients
-            share trains besides; it belongs to no block.
+        blocks: The blocks whose LoRA factors train, ascending; the others are frozen.
         policies: What each block does with its activations, length L; empty keeps them all.
         preference: How much the method preferred each block when it was fitted to the budget, length L; empty where
             nothing was fitted. It explains the allocation and is no part of it.
@@ -190,6 +189,7 @@ class Allocation:
             the first r_l.
         factors: Which factors train.
         absent: Blocks that the client's sub-model leaves out altogether, ascending.
+        head: Whether a head that the clients share trains besides.
     """
 
     blocks: tuple[int, ...]
@@ -199,6 +199,7 @@ class Allocation:
     components: tuple[int, ...] = ()
     factors: Factors = "AB"
     absent: tuple[int, ...] = ()
+    head: bool = True
 
     def held(self, block: int, R: int) -> tuple[int, ...]:
         """Return the components of a block that the client holds, ascending."""
@@ -235,7 +236,7 @@ class Adapter:
             sorted(
                 n
                 for n, block in self.block_of.items()
-                if block is None or (block in allocated and not n.endswith(tuple(frozen)))
+                if (allocation.head if block is None else block in allocated and not n.endswith(tuple(frozen)))
             )
         )
 
@@ -378,6 +379,8 @@ class RunState:
         excess: Client → how many times its predicted peak it was seen to need, for those that went over budget.
         memory: Name → value: what the method remembers besides, such as one model per rank.
         attempt: How many attempts at the round that comes next have failed.
+        head_sums: Name → value: the head statistics that the head was solved from last; empty where none are asked for.
+        head_clients: Whose they are, ascending.
     """
 
     round: int
@@ -386,6 +389,8 @@ class RunState:
     excess: Mapping[int, float] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     attempt: int = 0
+    head_sums: Mapping[str, Tensor] = field(default_factory=dict)
+    head_clients: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,15 @@ def everything(situation: Situation) -> Allocation:
     return Allocation(tuple(range(L)), (KEEP,) * L)
 
 
+def head_alone(situation: Situation) -> Allocation:
+    """No block: the head alone, which every client can afford."""
+    return Allocation((), (KEEP,) * situation.federation.blocks)
+
+
+def nothing(situation: Situation) -> None:
+    """Nobody takes part."""
+
+
 def only_the_able(situation: Situation) -> Allocation | None:
     """All blocks at full rank, or nothing: clients that cannot afford it sit out (Exclusive)."""
     federation = situation.federation

@@ -1,8 +1,9 @@
 """The local engine: all clients in this process, one after the other, on one model in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,13 +11,14 @@ from fedhello.client.memory import gpu_limit
 from fedhello.client.prediction import StepCosts, predicted
 from fedhello.client.training import Assignment, TrainingSettings, local_training
 from fedhello.data.batches import Samples
+from fedhello.engine.protocol import Contribution
 from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_update, expect
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
-from fedhello.model.head import ClassSums, class_sums
+from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent, head_sums
 from fedhello.randomness import generator
-from fedhello.types import Client, Federation, Reason, Rejection, RoundRecord, Task, Update
+from fedhello.types import Adapter, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
 
 LONGEST_FAULT = 300
 """Characters of an error's text that are kept."""
@@ -38,6 +40,9 @@ class LocalEngine:
         costs: What steps hold by allocation; None predicts nothing.
         dropout: Each invited client is lost with this probability: a simulation, drawn from a stream of its own.
         run: Id of the run, which every update states.
+        statistics: What clients sum up for a head that is solved.
+        together: The samples of all clients, and which of them are whose: features then take one pass over all, and do
+            not depend on how the samples are split. None takes them client by client.
         initial_head: The head's tensors as the engine found them: where every personal head starts.
     """
 
@@ -49,6 +54,8 @@ class LocalEngine:
     costs: StepCosts | None = None
     dropout: float = 0.0
     run: str = "local"
+    statistics: StatisticsSettings = DEFAULT_STATISTICS
+    together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
     initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 
@@ -146,12 +153,27 @@ class LocalEngine:
             # What the server scores and saves next must not hold one client's private head.
             self.model.write(self.initial_head if self.personal_heads is not None else {})
 
-    def class_sums(self) -> Iterator[tuple[ClassSums, int]]:
-        """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""
-        for k in sorted(self.data):
-            features = pooled_features(self.model, self.data[k])
-            sums = class_sums(features, torch.from_numpy(self.data[k].labels), self.model.classes)
-            yield sums, len(encode_tensors(asdict(sums)))
+    def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
+        """Yield the head statistics of some clients, or of all, in ascending id; see ``Engine``."""
+        bytes_down = 0
+        if adapter is not None:
+            self.model.write(adapter.tensors)
+            bytes_down = len(encode_tensors(adapter.tensors))
+        for k, features in self._features(sorted(self.data if clients is None else clients)):
+            labels = torch.from_numpy(self.data[k].labels)
+            sums = head_sums(features, labels, self.model.classes, self.statistics)
+            yield Contribution(k, sums, len(encode_tensors(as_sent(sums))), bytes_down)
+
+    def _features(self, clients: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the features of each client's samples."""
+        if self.together is None:
+            yield from ((k, pooled_features(self.model, self.data[k])) for k in clients)
+            return
+        samples, parts = self.together
+        positions = np.sort(np.concatenate([parts[k] for k in clients]))
+        features = pooled_features(self.model, samples.subset(positions))
+        for k in clients:
+            yield k, features[torch.from_numpy(np.searchsorted(positions, parts[k]))]
 
     def _put_personal_head(self, k: int) -> tuple[str, ...]:
         """Put client k's own head into the model and return its tensors' names; nothing if heads are shared."""

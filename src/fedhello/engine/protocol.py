@@ -1,13 +1,31 @@
 """What a run asks of an engine, whatever carries allocations to clients and updates back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from fedhello.client.training import TrainingSettings
-from fedhello.model.head import ClassSums
-from fedhello.types import Rejection, RoundRecord, Task, Update
+from fedhello.model.statistics import HeadSums
+from fedhello.types import Adapter, Rejection, RoundRecord, Task, Update
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One client's head statistics.
+
+    Attributes:
+        client: Its id.
+        sums: What it sums up.
+        bytes_up: Bytes of it, as sent.
+        bytes_down: Bytes that it received for it.
+    """
+
+    client: int
+    sums: HeadSums
+    bytes_up: int
+    bytes_down: int = 0
 
 
 class Engine(Protocol):
@@ -36,6 +54,11 @@ class Engine(Protocol):
         """Adopt what the clients that counted keep for themselves."""
         ...
 
-    def class_sums(self) -> Iterable[tuple[ClassSums, int]]:
-        """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""
+    def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterable[Contribution]:
+        """Yield the head statistics of some clients, or of all, in ascending id.
+
+        Args:
+            clients: Whose; None for everybody who has data, also those who are not invited to train.
+            adapter: Under which features are taken; None for the adapter that the run starts from.
+        """
         ...

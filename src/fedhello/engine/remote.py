@@ -4,7 +4,7 @@ What carries the messages is a ``Link``; ``fedhello.engine.flower`` makes one of
 
     kind    to the client                                       back
     join    configuration, labels, id of the run, a probe       facts: who it is, what it has and can afford
-    sums    client                                              sums of its features by class
+    sums    client, adapter (none: the first)                   its head statistics
     train   client, task, seconds                               update, or an error with its reason
     bye     outcome                                             nothing
 
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Protocol
@@ -29,12 +30,13 @@ from fedhello.allocation.bytes import needs
 from fedhello.client.prediction import StepCosts, predicted
 from fedhello.client.training import TrainingSettings
 from fedhello.engine.inbox import Inbox
-from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, expect
+from fedhello.engine.protocol import Contribution
+from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, encode_tensors, expect
 from fedhello.errors import EngineError, UpdateError
-from fedhello.model.head import ClassSums, check_sums
-from fedhello.types import Allocation, Budget, Federation, Reason, Rejection, RoundRecord, Task, Update
+from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
+from fedhello.types import Adapter, Allocation, Budget, Federation, Reason, Rejection, RoundRecord, Task, Update
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of the messages; server and clients must have the same."""
 
 PROBE = bytes(2**19)
@@ -336,7 +338,8 @@ class RemoteEngine:
         run: Id of the run.
         lobby: Where nodes wait.
         costs: What steps hold by allocation; None predicts nothing.
-        sums_like: Tensors of the shapes and dtypes of a client's class sums; empty without such a head.
+        sums_shapes: Name → shape of what a client's head statistics are; empty without such a head.
+        longest_feature: What bounds the features that they are sums of.
         pace: How long clients may take.
         patience: Seconds that a round waits for its quorum of clients to be connected.
         note: Told of everything that a user should hear of.
@@ -354,7 +357,8 @@ class RemoteEngine:
     run: str
     lobby: Lobby
     costs: StepCosts | None = None
-    sums_like: Mapping[str, Tensor] = field(default_factory=dict)
+    sums_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    longest_feature: float = LONGEST_FEATURE
     pace: Pace = field(default_factory=Pace)
     patience: float = 300.0
     note: Callable[[str], None] = lambda line: None
@@ -530,44 +534,46 @@ class RemoteEngine:
         self.rates[k] = arrival.rate
         return None
 
-    def class_sums(self) -> Iterator[tuple[ClassSums, int]]:
-        """Yield every client's contribution to the class prototypes and its bytes, in ascending id.
+    def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
+        """Yield the head statistics of some clients, or of all, in ascending id; see ``Engine``.
 
         Who does not answer is left out, with a note.
 
         Raises:
             EngineError: If nobody answers.
         """
-        sent = [self._send(k, "sums", {"client": k, "run": self.run}, self._sums_seconds(k)) for k in self._everyone()]
-        found: dict[int, tuple[ClassSums, int]] = {}
+        payload = {} if adapter is None else {"adapter": encode_tensors(adapter.tensors)}
+        asked = range(len(self.members)) if clients is None else sorted(clients)
+        sent = [
+            self._send(k, "sums", {"client": k, "run": self.run, **payload}, self._sums_seconds(k, payload))
+            for k in asked
+        ]
+        found: dict[int, Contribution] = {}
         for one, reply in self._replies(sent):
             try:
                 found[one.client] = self._sums(one, reply)
             except UpdateError as error:
-                self.note(f"the class prototypes are without client {one.client}: {error}")
+                self.note(f"the head is solved without client {one.client}: {error}")
         if not found:
-            raise EngineError("expected sums for the class prototypes from the clients; none came")
+            raise EngineError("expected head statistics from the clients; none came")
         yield from (found[k] for k in sorted(found))
 
-    def _everyone(self) -> range:
-        return range(len(self.members))
-
-    def _sums_seconds(self, k: int) -> float:
+    def _sums_seconds(self, k: int, payload: Fields) -> float:
         """One forward pass over a client's data takes less than a round of training."""
-        size = sum(value.nbytes for value in self.sums_like.values())
+        size = sum(8 * prod(shape) for shape in self.sums_shapes.values()) + sum(map(len, payload.values()))
         tier = next((client.tier for client in self.federation.clients if client.id == k), 0)
         flops = self.federation.costs[tier].flops_outside if self.federation.costs else None
         return self.pace.seconds(size, self._rate(k), flops, self.members[k].speed)
 
-    def _sums(self, one: _Sent, reply: Reply) -> tuple[ClassSums, int]:
+    def _sums(self, one: _Sent, reply: Reply) -> Contribution:
         if isinstance(reply, Failure):
             raise UpdateError(f"expected its sums; {_one_line(reply.detail)}", reply.reason)
         payload = reply.get("sums")
         if not isinstance(payload, bytes):
             raise UpdateError(f"expected its sums; {_one_line(reply.get('detail', 'found something else'))}")
-        sums = ClassSums(**decode_sums(payload, self.sums_like))
-        check_sums(sums, self.members[one.client].samples)
-        return sums, len(payload)
+        sums = as_received(decode_sums(payload, self.sums_shapes))
+        check_sums(sums, self.members[one.client].samples, self.longest_feature)
+        return Contribution(one.client, sums, len(payload), one.bytes_down)
 
     def goodbye(self, outcome: str) -> None:
         """Tell everybody that the run is over, and wait a little until they have heard."""

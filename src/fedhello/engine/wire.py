@@ -98,6 +98,8 @@ def encode_task(task: Task) -> bytes:
         header["factors"] = allocation.factors
     if allocation.absent:
         header["absent"] = allocation.absent
+    if not allocation.head:
+        header["head"] = False
     sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
     return json.dumps(header, separators=(",", ":")).encode() + encode_tensors(sent)
 
@@ -276,20 +278,34 @@ def _metrics(found: object, samples: int) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def decode_sums(payload: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Check serialised class sums against what must come, and return them.
+def decode_sums(payload: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Check serialised head statistics against what must come, and return them.
 
     Args:
         payload: Any bytes at all.
-        like: Name → tensor of the shape and dtype that must come.
+        shapes: Name → shape of the integers that must come, of 32 or of 64 bits.
 
     Raises:
-        UpdateError: If anything differs, or a value is not finite.
+        UpdateError: If anything differs.
     """
+    like = {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
     most = int(SLACK * sum(_sizes(like).values(), LONGEST_HEADER))
     if len(payload) > most:
         raise UpdateError(f"expected at most {most} bytes; found {len(payload)}", "too large")
-    return _tensors(payload, like)
+    return _tensors(payload, like, narrower=torch.int32)
+
+
+def decode_adapter(payload: bytes, block_of: Mapping[str, int | None]) -> Adapter:
+    """Read back an adapter that ``encode_tensors`` wrote, at the client.
+
+    Raises:
+        UpdateError: If it is none of this model.
+    """
+    try:
+        tensors = safetensors.torch.load(payload)
+        return Adapter({}, {name: block_of[name] for name in tensors if name in block_of}).with_tensors(tensors)
+    except Exception as error:  # as in decode_task
+        raise UpdateError(f"expected an adapter for this model; {_short(str(error))}", "malformed") from error
 
 
 def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None]) -> Task:
@@ -307,14 +323,15 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         header, end = json.JSONDecoder().raw_decode(payload[:LONGEST_TASK_HEADER].decode("latin-1"))
         tensors = safetensors.torch.load(payload[end:])
         lists = {key: tuple(header[key]) for key in ("blocks", "policies", "components", "absent") if key in header}
-        allocation = Allocation(**lists, factors=header.get("factors", "AB"))
+        allocation = Allocation(**lists, factors=header.get("factors", "AB"), head=header.get("head", True))
         known = {name: block_of[name] for name in tensors if name in block_of}
         return Task(client, int(header["round"]), allocation, Adapter({}, known).with_tensors(tensors))
     except Exception as error:  # the server's word is taken for what to train, not for being well-formed
         raise UpdateError(f"expected a task for this model; {_short(str(error))}", "malformed") from error
 
 
-def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tensors(body: bytes, expected: Mapping[str, Tensor], narrower: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a message, each of the shape and type expected, or of a narrower type where one may be."""
     _check_names(body, expected)
     try:
         tensors = safetensors.torch.load(body)
@@ -322,13 +339,13 @@ def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise UpdateError(f"expected safetensors; {_short(str(error))}", "malformed") from error
     for name, value in tensors.items():
         like = expected[name]
-        if value.shape != like.shape or value.dtype != like.dtype:
+        if value.shape != like.shape or value.dtype not in (like.dtype, narrower):
             raise UpdateError(
                 f"expected {name!r} as {like.dtype} of shape {tuple(like.shape)}; "
                 f"found {value.dtype} of shape {tuple(value.shape)}",
                 "wrong tensors",
             )
-        if not bool(torch.isfinite(value).all()):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise UpdateError(f"expected finite values; {name!r} holds NaN or infinity", "not finite")
     return tensors
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -20,9 +20,10 @@ from fedhello.client.training import TrainingSettings
 from fedhello.data.batches import Samples
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.remote import PROBE, PROTOCOL, Facts, Fields
-from fedhello.engine.wire import decode_task, encode_tensors, encode_update
+from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, encode_update
 from fedhello.errors import EngineError, FedhelloError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
 from fedhello.types import Client, Federation, Rejection
 
 HUNG = 75
@@ -40,6 +41,7 @@ class Prepared:
         facts: What it says of itself.
         seed: The run's seed.
         initial: The values of adapter and head when it was prepared.
+        statistics: What it sums up for a head that is solved.
     """
 
     model: LoraModel
@@ -48,12 +50,13 @@ class Prepared:
     facts: Facts
     seed: int
     initial: Mapping[str, Tensor]
+    statistics: StatisticsSettings = DEFAULT_STATISTICS
 
     def engine(self, k: int, run: str) -> LocalEngine:
         """Return the engine that trains this client under its id."""
         client = Client(k, 0, self.facts.as_budget(), self.facts.samples, self.facts.classes)
         world = Federation((client,), (client.budget,), self.model.blocks.count, clients_per_round=1, seed=self.seed)
-        return LocalEngine(self.model, world, {k: self.data}, self.settings, run=run)
+        return LocalEngine(self.model, world, {k: self.data}, self.settings, run=run, statistics=self.statistics)
 
 
 Prepare = Callable[[dict[str, Any], Sequence[str]], Prepared]
@@ -114,8 +117,11 @@ class Worker:
 
     def _sums(self, client: Prepared, fields: Fields) -> Fields:
         client.model.write(client.initial)
-        sums, _ = next(iter(client.engine(int(fields["client"]), str(fields["run"])).class_sums()))
-        return {"sums": encode_tensors(asdict(sums))}
+        payload = bytes(fields.get("adapter", b""))
+        adapter = decode_adapter(payload, client.model.block_of) if payload else None
+        engine = client.engine(int(fields["client"]), str(fields["run"]))
+        contribution = next(iter(engine.head_sums(adapter=adapter)))
+        return {"sums": encode_tensors(as_sent(contribution.sums))}
 
     def _train(self, client: Prepared, fields: Fields) -> Fields:
         run = str(fields["run"])

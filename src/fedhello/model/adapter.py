@@ -20,7 +20,7 @@ from peft import (
     get_peft_model_state_dict,
     prepare_model_for_kbit_training,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -36,8 +36,10 @@ from fedhello.model.blocks import (
     find_head,
     find_named,
 )
+from fedhello.model.card import Form, card
 from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel, Kind
+from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
 from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Adapter
 
 ATTENTION_QV: Final = "attention-qv"
@@ -54,20 +56,21 @@ TASK_TYPES: dict[Kind, TaskType | None] = {
     "causal-lm": TaskType.CAUSAL_LM,
 }
 
+FEATURES: dict[Kind, TaskType | None] = {
+    "text-classification": TaskType.FEATURE_EXTRACTION,
+    "image-classification": None,
+    "causal-lm": TaskType.CAUSAL_LM,
+}
+"""The same where the head is no part of the foundation model."""
+
 PEFT_HEADS = ("classifier", "score")
 """Heads that PEFT saves by itself for sequence classification."""
 
-MODEL_CARD = """---
-base_model: {base}
-library_name: peft
-tags:
-- lora
-- federated-learning
-- fedhello
----
+HEAD = "head"
+"""Path of the logits layer of a model whose features are pooled here."""
 
-{what} for `{base}`, trained with fedhello.
-"""
+HEAD_FILE = "head.safetensors"
+"""What such a layer is saved in: ``head.weight``, ``head.bias``, and in the metadata ``labels`` and ``pooling``."""
 
 
 class LoraModel:
@@ -78,9 +81,11 @@ class LoraModel:
 
     Attributes:
         module: The model, ready to be called.
+        peft: What PEFT made: the same, or without a classifier where features are pooled here.
         processor: Its tokenizer or image processor, or None.
         source: Where it comes from.
         kind: What it is for.
+        pooling: How the features that its head reads are pooled.
         blocks: Where its blocks are.
         head_names: Names of the head's tensors, sorted; empty for a language model, which has none of its own.
         logits_path: Dotted path, below the model, of the linear layer that makes the logits; None without a head.
@@ -93,14 +98,20 @@ class LoraModel:
     ) -> None:
         with torch.random.fork_rng(devices=[]), _own_deprecations_ignored():
             torch.manual_seed(seed)
-            self.module: PeftModel = get_peft_model(base.module, config)
+            self.peft: PeftModel = get_peft_model(base.module, config)
+        self.module: nn.Module = self.peft
+        self.pooling = base.pooling
+        if base.pooling != NATIVE and base.head is not None:
+            self.module = PooledClassifier(self.peft, base.pooling, base.head, class_tokens(base.module))
         self.processor: Any = base.processor
         self.source = base.source
         self.kind = base.kind
         self.quantisation = base.quantisation
         self.blocks = blocks
         self.logits_path = logits_path
-        self._parameters = _parameters_by_saved_name(self.module)
+        self._parameters = _parameters_by_saved_name(self.peft)
+        if base.pooling != NATIVE and base.head is not None:
+            self._parameters |= {f"{HEAD}.{name}": p for name, p in base.head.named_parameters()}
         self.scale = config.lora_alpha / _divisor(config, config.r)
         self._keep_no_cache()
         self._block_modules = self._find_block_modules()
@@ -109,6 +120,11 @@ class LoraModel:
         prefix = "base_model.model."
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
         self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
+
+    @property
+    def base(self) -> Any:
+        """The foundation model itself, with the adapter inside: the one of transformers."""
+        return self.peft.get_base_model()
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +139,7 @@ class LoraModel:
     @property
     def has_magnitudes(self) -> bool:
         """Whether it trains DoRA's magnitudes beside the factors."""
-        config: Any = self.module.peft_config["default"]
+        config: Any = self.peft.peft_config["default"]
         return bool(config.use_dora)
 
     @property
@@ -138,7 +154,7 @@ class LoraModel:
     @property
     def longest_input(self) -> int | None:
         """The most tokens that model and tokenizer take, or None where neither says."""
-        base: Any = self.module.get_base_model()
+        base = self.base
         positions = getattr(base.config, "max_position_embeddings", None)
         for part in base.modules():
             # RoBERTa's kind counts positions from behind the one of the padding.
@@ -152,12 +168,12 @@ class LoraModel:
     @property
     def takes_images(self) -> bool:
         """Whether its input is images rather than tokens."""
-        return bool(self.module.get_base_model().main_input_name == "pixel_values")
+        return bool(self.base.main_input_name == "pixel_values")
 
     @property
     def allows_recomputation(self) -> bool:
         """Whether its blocks may run again in backward; a model that keeps a state between them says no."""
-        return bool(getattr(self.module.get_base_model(), "supports_gradient_checkpointing", True))
+        return bool(getattr(self.base, "supports_gradient_checkpointing", True))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -167,7 +183,7 @@ class LoraModel:
     @property
     def preparation(self) -> Preparation:
         """What is done to images before it sees them."""
-        return prepare_as(self.processor, self.module.get_base_model().config, self.source.base_name)
+        return prepare_as(self.processor, self.base.config, self.source.base_name)
 
     @property
     def logits_layer(self) -> nn.Linear:
@@ -181,20 +197,22 @@ class LoraModel:
                 f"expected a model with a classification head; {self.source.base_name} is loaded as a language model, "
                 "which has none"
             )
-        wrapper: Any = self.module.get_base_model().get_submodule(self.logits_path)
+        if isinstance(self.module, PooledClassifier):
+            return self.module.head
+        wrapper: Any = self.base.get_submodule(self.logits_path)
         active: nn.Linear = wrapper.modules_to_save["default"] if hasattr(wrapper, "modules_to_save") else wrapper
         return active
 
     def head_tensor_name(self, kind: str) -> str:
         """Return the saved name of the logits layer's ``weight`` or ``bias``, where there is a head."""
-        return f"base_model.model.{self.logits_path}.{kind}"
+        return f"{HEAD}.{kind}" if self.pooling != NATIVE else f"base_model.model.{self.logits_path}.{kind}"
 
     def block_modules(self) -> list[nn.Module]:
         """Return the L transformer blocks, from input to output, also while some are left out."""
         return list(self._block_modules)
 
     def _find_block_modules(self) -> list[nn.Module]:
-        base = self.module.get_base_model()
+        base = self.base
         return [base.get_submodule(f"{self.blocks.path}.{i}") for i in range(self.blocks.count)]
 
     def _keep_no_cache(self) -> None:
@@ -202,7 +220,7 @@ class LoraModel:
 
         Nobody asks for them here, and a block that runs again in backward would add its own to them once more.
         """
-        inner: Any = self.module.get_base_model().config
+        inner: Any = self.base.config
         self._used_cache: bool | None = getattr(inner, "use_cache", None)
         if self._used_cache is not None:
             inner.use_cache = False
@@ -211,7 +229,7 @@ class LoraModel:
     def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:
         """Leave blocks out of the model inside the context: the others follow each other directly."""
         parent, _, name = self.blocks.path.rpartition(".")
-        owner: nn.Module = self.module.get_base_model().get_submodule(parent)
+        owner: nn.Module = self.base.get_submodule(parent)
         whole = getattr(owner, name)
         setattr(owner, name, nn.ModuleList(block for l, block in enumerate(whole) if l not in absent))
         try:
@@ -223,7 +241,7 @@ class LoraModel:
         """Return the linear modules that hold the LoRA factors A and B, each with its block."""
         factors = [name for name in self.block_of if name.endswith((LORA_A, LORA_B))]
         block_of_weight = {id(self._parameters[name]): self.block_of[name] for name in factors}
-        found = [(block_of_weight.get(id(getattr(m, "weight", None))), m) for m in self.module.modules()]
+        found = [(block_of_weight.get(id(getattr(m, "weight", None))), m) for m in self.peft.modules()]
         return [(block, m) for block, m in found if block is not None]
 
     def trained_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
@@ -263,7 +281,7 @@ class LoraModel:
                 f"found {tuple(value.shape)}"
             )
         kind = "A" if name.endswith(LORA_A) else "B"
-        layer: Any = self.module.get_submodule(name.removesuffix(f".lora_{kind}.weight"))
+        layer: Any = self.peft.get_submodule(name.removesuffix(f".lora_{kind}.weight"))
         linear = getattr(layer, f"lora_{kind}")["default"]
         like = linear.weight
         linear.weight = nn.Parameter(torch.empty(value.shape, dtype=like.dtype, device=like.device), like.requires_grad)
@@ -275,7 +293,7 @@ class LoraModel:
         held = {n: tensors[n] for n in (module + MERGED_A, module + MERGED_B) if n in tensors}
         if not held and module not in self._frozen_weights:
             return
-        layer: Any = self.module.get_submodule(module)
+        layer: Any = self.peft.get_submodule(module)
         weight: Tensor = layer.get_base_layer().weight
         if weight.dtype != torch.float32:
             raise ModelError(
@@ -326,7 +344,7 @@ class LoraModel:
         What is merged into frozen weights becomes part of the factors, whose rank grows. The folder appears whole or
         not at all.
         """
-        config: Any = self.module.peft_config["default"]
+        config: Any = self.peft.peft_config["default"]
         adapter = self.snapshot(share_head=True).with_tensors(self._merged)
         self.write(unmerged(adapter, self.scale).tensors)
         config.r = self.snapshot(share_head=True).rank
@@ -334,18 +352,28 @@ class LoraModel:
         config.base_model_name_or_path = self.source.base_name
         config.revision = self.source.revision
         with _appearing_whole(folder) as staged:
-            self.module.save_pretrained(str(staged), safe_serialization=True, save_embedding_layers=False)
+            self.peft.save_pretrained(str(staged), safe_serialization=True, save_embedding_layers=False)
+            if self.pooling != NATIVE:
+                self._save_head(staged)
             # PEFT's own card names the folder that the base was loaded from, which is nobody's business.
             (staged / "README.md").write_text(self._card(), encoding="utf-8")
             _sort_lists(staged / "adapter_config.json")
 
-    def _card(self) -> str:
-        base: Any = self.module.get_base_model()
-        if self.logits_path is None:
-            return MODEL_CARD.format(base=self.source.base_name, what="LoRA adapter")
-        card = MODEL_CARD.format(base=self.source.base_name, what="LoRA adapter and classification head")
-        labels: dict[int, str] = base.config.id2label
-        return card + f"\nLabels: {', '.join(f'{i}: {name}' for i, name in sorted(labels.items()))}\n"
+    def _save_head(self, folder: Path) -> None:
+        """Write the logits layer, with what a reader needs to use it."""
+        values = {name: value.contiguous() for name, value in self.read(self.head_names).items()}
+        more = {"labels": json.dumps([name for _, name in self.labels]), "pooling": self.pooling}
+        save_file(values, str(folder / HEAD_FILE), more)
+
+    @property
+    def labels(self) -> list[tuple[int, str]]:
+        """The classes by number, each with its name, as the model's configuration has them."""
+        return sorted(self.base.config.id2label.items())
+
+    def _card(self, form: Form = "adapter") -> str:
+        labels = [] if self.logits_path is None else [name for _, name in self.labels]
+        tokens = self.module.prefix if isinstance(self.module, PooledClassifier) else 0
+        return card(self.source.base_name, self.kind, self.pooling, labels, form, tokens)
 
     def load(self, folder: Path) -> None:
         """Read a saved adapter, head included, into the model.
@@ -357,6 +385,8 @@ class LoraModel:
         if not file.is_file():
             raise ModelError(f"expected an adapter in {folder}; there is no adapter_model.safetensors")
         saved = load_file(file)
+        if self.pooling != NATIVE and (folder / HEAD_FILE).is_file():
+            saved |= load_file(folder / HEAD_FILE)
         expected = {name: self._but_rank(name, p) for name, p in self._parameters.items()}
         found = {name: self._but_rank(name, tensor) for name, tensor in saved.items()}
         if found != expected:
@@ -387,11 +417,14 @@ class LoraModel:
                 f"expected weights as they are to merge the adapter into; those of {self.source.base_name} are "
                 f"quantised ({self.quantisation}). Export the adapter without --merge."
             )
-        merged = self.module.float().merge_and_unload()
+        merged = self.peft.float().merge_and_unload()
         if self._used_cache is not None:
             merged.config.use_cache = self._used_cache
         with _appearing_whole(folder) as staged:
             merged.save_pretrained(str(staged), safe_serialization=True)
+            if self.pooling != NATIVE:
+                self._save_head(staged)
+            (staged / "README.md").write_text(self._card("merged"), encoding="utf-8")
             if self.processor is not None:
                 self.processor.save_pretrained(str(staged))
 
@@ -428,8 +461,9 @@ def attach_lora(
     """
     blocks = find_blocks(base.module)
     paths = _target_paths(base.module, blocks, targets)
-    head, logits_path = ([], None) if classes is None else find_head(base.module, classes)
-    named_by_peft = PEFT_HEADS if TASK_TYPES[base.kind] == TaskType.SEQ_CLS else ()
+    head, logits_path = _head_of(base, classes)
+    task_type = TASK_TYPES[base.kind] if base.pooling == NATIVE else FEATURES[base.kind]
+    named_by_peft = PEFT_HEADS if task_type == TaskType.SEQ_CLS else ()
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates an int and takes any number
@@ -437,7 +471,7 @@ def attach_lora(
         target_modules=_shortest(base.module, paths),
         # PEFT adds its own usual names of heads for this task; naming one twice would save it twice.
         modules_to_save=[name for name in head if name not in named_by_peft] or None,
-        task_type=TASK_TYPES[base.kind],
+        task_type=task_type,
         fan_in_fan_out=all(isinstance(base.module.get_submodule(path), Conv1D) for path in paths),
         use_rslora=rslora,
         use_dora=dora,
@@ -446,6 +480,13 @@ def attach_lora(
         prepare_model_for_kbit_training(base.module, use_gradient_checkpointing=False)
     _let_head_compute_in_float32(base.module, head)
     return LoraModel(base, config, blocks, logits_path, seed)
+
+
+def _head_of(base: FoundationModel, classes: int | None) -> tuple[list[str], str | None]:
+    """Return the names of the head's modules within the foundation model, and the path of its logits layer, if any."""
+    if classes is None:
+        return [], None
+    return ([], HEAD) if base.pooling != NATIVE else find_head(base.module, classes)
 
 
 def _target_paths(module: nn.Module, blocks: Blocks, targets: str | Sequence[str]) -> list[str]:

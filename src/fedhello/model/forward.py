@@ -8,7 +8,6 @@ the loss, the log-likelihood and the accuracy are the same functions of them.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +59,7 @@ def _logits_only_at(model: LoraModel, sample: Tensor, position: Tensor) -> Itera
     def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0][sample, position], *inputs[1:])
 
-    base: Any = model.module.get_base_model()
+    base = model.base
     handle = base.get_output_embeddings().register_forward_pre_hook(select)
     try:
         yield

@@ -58,7 +58,7 @@ def _answers(model: LoraModel, rows: Sequence[Sequence[int]], max_new_tokens: in
 
 def stops(model: LoraModel) -> list[int]:
     """Return the tokens that end an answer: those of model and tokenizer, and the one that training puts behind it."""
-    base: Any = model.module.get_base_model()
+    base = model.base
     stated = base.generation_config.eos_token_id
     stated = stated if isinstance(stated, list) else [stated]
     found = {*stated, model.tokenizer.eos_token_id, taught_end(model.tokenizer)}

@@ -1,127 +1,263 @@
-"""The classification head: where it starts, and whether the clients share it.
+"""The classification head: where it starts, whether it trains, and whether the clients share it.
 
-    prototypes   starts at class means of the clients' features, then trains and is averaged (default)
+    solved       solved in closed form from the clients' head statistics (default)
+    prototypes   starts at class means of the clients' features, then trains and is averaged
     aggregate    starts random, then trains and is averaged
     local        starts random; each client trains and keeps its own
     frozen       random and never trained: what the published numbers of Fed-HeLLo used
     none         there is none: a language model
 
-Class prototypes (Legate et al. 2023, "Guiding the last layer in federated learning with pre-trained models",
-FedNCM). Client k sends, once and for each class c, of the features h that enter the logits layer
+With n, S and G summed over the clients (``fedhello.model.statistics``), N = Σ_c n_c and μ_c = S_c/n_c, the covariance
+within classes is
 
-    S_{k,c} = Σ h/‖h‖  ∈ R^d,        n_{k,c} = its samples,        N_{k,c} = Σ ‖h‖.
+    Σ = (G − Σ_c n_c μ_c μ_cᵀ) / N                                                           moments: full
+    Σ = (Σ_k Σ_c n_{k,c} μ_{k,c} μ_{k,c}ᵀ − Σ_c n_c μ_c μ_cᵀ) / Σ_c (K_c − 1)                moments: means
 
-The server adds them up over the clients, S_c, n_c, N_c, and writes the head
+(of a sketch, PᵀΣ'P + σ²(I − PᵀP) with Σ' of the projected features and σ² what their trace leaves of the whole). With
+shrinkage a, Σ_a = (1 − a) Σ + a (tr Σ/d) I and the logits of x are
 
-    P_c = S_c / n_c,    μ = mean_c P_c,    ρ = Σ_c N_c / Σ_c n_c,
-    w_c = s (P_c − μ)/‖P_c − μ‖,           b_c = −ρ w_c·μ,
+    lda      w_c = Σ_a⁻¹ μ_c,    b_c = −½ μ_cᵀ w_c + log π_c              the posterior of Gaussians of one covariance
+    ridge    [W; b] = ((1 − a) R + a (tr R/d) I)⁻¹ [N_c μ_c; N_c],  R = Σ_k x̃ x̃ᵀ of x̃ = [x; 1]       least squares
 
-so the logits are those of h − ρμ: centred features against unit prototypes, times s. The sums do not depend on
-how the data is split over the clients, can be summed securely, and cost C·(d+2) numbers.
+both times a temperature t. Priors π are equal (``balanced``) or as the classes' samples (``counted``). Shrinkage,
+where it is ``auto``, and t are those of the least −log p on the server's validation data.
+
+Sources: Fed3R (arXiv 2406.01116) and AFL (arXiv 2405.16240) for ridge from sums, GH-OFL (arXiv 2602.01186) for linear
+discriminants, FedCOF (arXiv 2412.14326) for covariances from class means, FedNCM (arXiv 2303.15361) for prototypes.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from fedhello.errors import DataError, UpdateError
+from fedhello.errors import DataError
+from fedhello.model.statistics import UNIT, HeadSums, Moments, unpacked
 
-LONGEST_FEATURE = 1e6
-"""‖h‖ that no model comes near."""
+HeadPolicy = Literal["solved", "prototypes", "aggregate", "local", "frozen", "none"]
+Solver = Literal["lda", "ridge"]
+Priors = Literal["balanced", "counted"]
 
-HeadPolicy = Literal["prototypes", "aggregate", "local", "frozen", "none"]
+SHRINKAGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 0.6, 0.9)
+"""What is tried for ``auto``."""
+
+HOTTEST, COLDEST = 1e-3, 1e4
+"""Bounds of the temperature t."""
 
 
 def is_shared(policy: HeadPolicy) -> bool:
-    """Whether the head is part of what clients upload and the server averages."""
-    return policy in ("prototypes", "aggregate")
+    """Whether the clients share one head, which is part of the adapter that travels."""
+    return policy in ("solved", "prototypes", "aggregate")
 
 
 @dataclass(frozen=True)
-class ClassSums:
-    """What one client, or all together, contribute to the prototypes; float64.
+class Head:
+    """Weight (C, d) and bias (C,) of the logits layer on the features h; float32.
 
     Attributes:
-        features: S, shape (C, d): sums of normalised features.
-        counts: n, shape (C,).
-        norms: N, shape (C,): sums of the features' norms.
+        weight: W.
+        bias: b.
+        shrinkage: a that it was solved with; None where it was not solved.
+        temperature: t, likewise.
+        loss: Its mean −log p on the data that these were chosen on, likewise.
     """
 
-    features: Tensor
-    counts: Tensor
-    norms: Tensor
+    weight: Tensor
+    bias: Tensor
+    shrinkage: float | None = None
+    temperature: float | None = None
+    loss: float | None = None
 
 
-def class_sums(features: Tensor, labels: Tensor, classes: int) -> ClassSums:
-    """Sum one client's features by class.
-
-    Args:
-        features: h, shape (n, d).
-        labels: Integers within 0 … C−1, shape (n,).
-        classes: C.
-    """
-    h = features.double()
-    norm = h.norm(dim=1)
-    sums = ClassSums(
-        torch.zeros(classes, h.shape[1]).double(),
-        torch.zeros(classes).double(),
-        torch.zeros(classes).double(),
-    )
-    sums.features.index_add_(0, labels, h / norm.clamp_min(1e-12).unsqueeze(1))
-    sums.counts.index_add_(0, labels, torch.ones_like(norm))
-    sums.norms.index_add_(0, labels, norm)
-    return sums
-
-
-def check_sums(sums: ClassSums, samples: int) -> None:
-    """Check that sums can come from as many samples as their client declared, so that no client weighs more than that.
-
-    Args:
-        sums: Finite, of one client.
-        samples: n_k.
-
-    Raises:
-        UpdateError: If they cannot: n_c ≥ 0, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c and 0 ≤ N_c ≤ ``LONGEST_FEATURE`` · n_c.
-    """
-    S, n, N = sums.features, sums.counts, sums.norms
-    if bool((n < 0).any()) or float(n.sum()) > samples:
-        raise UpdateError(f"expected class counts of at most {samples} samples; found {n.tolist()}", "wrong count")
-    rounding = 1e-6 * n
-    if bool((S.norm(dim=1) > n + rounding).any() | (N < 0).any() | (LONGEST_FEATURE * n < N).any()):
-        raise UpdateError("expected sums of normalised features and of their norms; found larger ones", "out of bounds")
-
-
-def add_up(parts: Iterable[ClassSums]) -> ClassSums:
-    """Add the contributions of clients, which arrive in ascending client id."""
-    first, *rest = parts
-    features, counts, norms = first.features.clone(), first.counts.clone(), first.norms.clone()
-    for part in rest:
-        features += part.features
-        counts += part.counts
-        norms += part.norms
-    return ClassSums(features, counts, norms)
-
-
-def prototype_head(sums: ClassSums, scale: float) -> tuple[Tensor, Tensor]:
-    """Turn summed features into the weight (C, d) and bias (C,) of the logits layer; float32.
-
-    Args:
-        sums: Over all clients.
-        scale: s > 0, the length of each class's weight vector: how sharp the first predictions are.
+def check_classes(sums: HeadSums) -> None:
+    """Check that every class occurs.
 
     Raises:
         DataError: If a class has no sample on any client.
     """
-    absent = (sums.counts == 0).nonzero().flatten().tolist()
+    absent = (sums.counts <= 0).nonzero().flatten().tolist()
     if absent:
         raise DataError(f"expected every class to have a training sample on some client; classes {absent} have none")
-    P = sums.features / sums.counts.unsqueeze(1)
-    mu = P.mean(dim=0)
-    rho = sums.norms.sum() / sums.counts.sum()
-    centred = P - mu
+
+
+def class_means(sums: HeadSums) -> Tensor:
+    """Return μ, float64, shape (C, d), of x = h/√d."""
+    return sums.features.double() * UNIT / sums.counts.double().unsqueeze(1)
+
+
+def prototype_head(sums: HeadSums, scale: float) -> Head:
+    """Return the head whose logits are those of centred features against unit prototypes (FedNCM).
+
+        m = mean_c μ_c,    w_c = s (μ_c − m)/‖μ_c − m‖,    b_c = −w_c·m          on h = √d x
+
+    Args:
+        sums: Over all clients.
+        scale: s > 0: how sharp the first predictions are.
+
+    Raises:
+        DataError: If a class has no sample on any client.
+    """
+    check_classes(sums)
+    mu = class_means(sums)
+    centred = mu - mu.mean(dim=0)
     w = scale * centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    b = -rho * (w @ mu)
-    return w.float(), b.float()
+    b = -(w @ mu.mean(dim=0)) * math.sqrt(mu.shape[1])
+    return Head(w.float(), b.float())
+
+
+def within_covariance(sums: HeadSums, moments: Moments) -> Tensor:
+    """Return Σ, the covariance within classes of x; float64, shape (d, d)."""
+    n, mu = sums.counts.double(), class_means(sums)
+    N, d = n.sum(), mu.shape[1]
+    unit = UNIT**2
+    weighted = mu * n.sqrt().unsqueeze(1)
+    match moments.kind:
+        case "full":
+            return (unpacked(sums.moments, d) * unit - weighted.T @ weighted) / N
+        case "diagonal":
+            return torch.diag((sums.moments.double() * unit - weighted.square().sum(dim=0)) / N)
+        case "means":
+            spare = (sums.cells.double() - 1).clamp_min(0).sum().clamp_min(1)
+            return (unpacked(sums.moments, d) * unit - weighted.T @ weighted) / spare
+        case "sketch":
+            P, m = moments.projection(d), moments.size
+            projected = weighted @ P.T
+            inside = (unpacked(sums.moments[:-1], m) * unit - projected.T @ projected) / N
+            trace = (sums.moments[-1].double() * unit - weighted.square().sum()) / N
+            rest = (trace - inside.trace()).clamp_min(0) / max(1, d - m)
+            return P.T @ inside @ P + rest * (torch.eye(d, dtype=torch.float64) - P.T @ P)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The heads of all shrinkages: one eigendecomposition serves them all.
+
+    Attributes:
+        values: Eigenvalues λ of Σ (lda) or R (ridge), shape (m,).
+        vectors: Their eigenvectors Q, shape (m, m).
+        targets: M, shape (m, C): the class means, or [N_c μ_c; N_c].
+        log_priors: log π, shape (C,).
+        solver: Which.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    targets: Tensor
+    log_priors: Tensor
+    solver: Solver
+
+    def at(self, shrinkage: float) -> tuple[Tensor, Tensor]:
+        """Return W (C, d) and b (C,) on x for a shrinkage a > 0, before the temperature; float64."""
+        shrunk = (1 - shrinkage) * self.values.clamp_min(0) + shrinkage * self.values.clamp_min(0).mean()
+        solved = self.vectors @ ((self.vectors.T @ self.targets) / shrunk.unsqueeze(1))
+        if self.solver == "ridge":
+            return solved[:-1].T, solved[-1]
+        return solved.T, self.log_priors - 0.5 * (self.targets * solved).sum(dim=0)
+
+
+def family(sums: HeadSums, moments: Moments, solver: Solver, priors: Priors = "balanced") -> Family:
+    """Return the heads that sums lead to, one for each shrinkage.
+
+    Args:
+        sums: Over all clients.
+        moments: What they hold of the second moments.
+        solver: ``lda`` or ``ridge``.
+        priors: ``counted`` weighs classes by their samples, ``balanced`` all alike.
+
+    Raises:
+        DataError: If a class has no sample on any client.
+    """
+    check_classes(sums)
+    n, mu, within = sums.counts.double(), class_means(sums), within_covariance(sums, moments)
+    share = n / n.sum()
+    log_priors = share.log() if priors == "counted" else torch.zeros_like(n)
+    if solver == "lda":
+        values, vectors = torch.linalg.eigh(within)
+        return Family(values, vectors, mu.T.contiguous(), log_priors, solver)
+    # Per sample: R/N = E[x̃ x̃ᵀ], and the targets likewise; balanced, the classes weigh alike in both.
+    weights = share if priors == "counted" else torch.full_like(n, 1 / len(n))
+    extended = torch.cat([mu, torch.ones(len(mu), 1, dtype=mu.dtype)], dim=1)
+    R = extended.T @ (weights.unsqueeze(1) * extended)
+    R[:-1, :-1] += within
+    values, vectors = torch.linalg.eigh(R)
+    return Family(values, vectors, (weights.unsqueeze(1) * extended).T.contiguous(), log_priors, solver)
+
+
+def solved_head(found: Family, h: Tensor, y: Tensor, shrinkages: Sequence[float] = SHRINKAGES) -> Head:
+    """Return the head of least −log p on validation data over shrinkages and temperatures.
+
+    Args:
+        found: The heads to choose from.
+        h: Features of the validation data, shape (n, d).
+        y: Its labels, shape (n,).
+        shrinkages: To try, at least one; one alone fixes it.
+    """
+
+    def logits(a: float) -> Tensor:
+        return _logits(found.at(a), h)
+
+    return _least(found, logits, y, shrinkages)
+
+
+def cross_validated_head(
+    h: Tensor,
+    y: Tensor,
+    folds: Tensor,
+    solve: Callable[[Tensor], Family],
+    shrinkages: Sequence[float] = SHRINKAGES,
+) -> Head:
+    """Return a head of samples that serve to choose shrinkage and temperature, too, by leaving a fold out each time.
+
+    Args:
+        h: Features, shape (n, d).
+        y: Labels, shape (n,).
+        folds: The fold of each sample, integers, shape (n,).
+        solve: From which samples (bool, shape (n,)) to the heads that they lead to.
+        shrinkages: To try, at least one.
+
+    Raises:
+        DataError: If a class has no sample outside some fold.
+    """
+    without = {int(f): solve(folds != f) for f in folds.unique()}
+    whole = solve(torch.ones_like(folds, dtype=torch.bool))
+
+    def logits(a: float) -> Tensor:
+        z = torch.zeros(len(y), len(whole.log_priors), dtype=torch.float64)
+        for f, found in without.items():
+            z[folds == f] = _logits(found.at(a), h[folds == f])
+        return z
+
+    return _least(whole, logits, y, shrinkages)
+
+
+def _logits(head: tuple[Tensor, Tensor], h: Tensor) -> Tensor:
+    W, b = head
+    return h.double() / math.sqrt(h.shape[1]) @ W.T + b
+
+
+def _least(found: Family, logits: Callable[[float], Tensor], y: Tensor, shrinkages: Sequence[float]) -> Head:
+    """Return the head whose logits predict best."""
+    (loss, t), a = min((calibrated(logits(a), y), a) for a in shrinkages)
+    W, b = found.at(a)
+    return Head((t * W / math.sqrt(W.shape[1])).float(), (t * b).float(), a, t, loss)
+
+
+def calibrated(z: Tensor, y: Tensor) -> tuple[float, float]:
+    """Return the least mean −log softmax(t z)_y over t, and that t.
+
+    Args:
+        z: Logits, float64, shape (n, C).
+        y: Classes, shape (n,).
+    """
+
+    def loss(log_t: float) -> float:
+        return float(cross_entropy(z * float(np.exp(log_t)), y))
+
+    found = minimize_scalar(loss, bounds=(np.log(HOTTEST), np.log(COLDEST)), method="bounded", options={"xatol": 1e-3})
+    return float(found.fun), float(np.exp(found.x))

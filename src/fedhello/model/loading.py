@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -27,6 +28,7 @@ from fedhello import embedded
 from fedhello.errors import FedhelloError, MissingExtraError, ModelError, OutOfReachError
 from fedhello.hub import is_out_of_reach
 from fedhello.model.blocks import find_head
+from fedhello.model.pooling import NATIVE, Pooling, fresh_head, stated_pooling
 
 Kind = Literal["text-classification", "image-classification", "causal-lm"]
 """What a model is for: which head it has, and what it reads."""
@@ -141,6 +143,8 @@ class FoundationModel:
         source: Where it comes from.
         kind: What it is for.
         quantisation: How its weights are held.
+        pooling: How the features that the head reads are pooled.
+        head: The logits layer on them; None where the architecture's own classifier has one, or there is none.
     """
 
     module: nn.Module
@@ -148,6 +152,8 @@ class FoundationModel:
     source: ModelSource
     kind: Kind = "text-classification"
     quantisation: Quantisation = "none"
+    pooling: Pooling = NATIVE
+    head: nn.Linear | None = None
 
 
 def resolve(name: str, revision: str | None = None) -> ModelSource:
@@ -183,6 +189,7 @@ def load_foundation(
     quantisation: Quantisation = "none",
     pad_token: str | None = None,
     device: torch.device | None = None,
+    pooling: Pooling | Literal["auto"] = NATIVE,
 ) -> FoundationModel:
     """Load a model for a task; a classifier gets a fresh head drawn from ``seed``.
 
@@ -195,6 +202,7 @@ def load_foundation(
         quantisation: Of the weights of all linear layers but the head's.
         pad_token: The token that fills up batches, for a tokenizer without one.
         device: Where quantised weights go; others are loaded to the CPU.
+        pooling: How the features that a classifier's head reads are pooled; see ``fedhello.model.pooling``.
 
     Raises:
         MissingExtraError: If it is to be quantised and bitsandbytes is not installed.
@@ -208,27 +216,89 @@ def load_foundation(
         torch.manual_seed(seed)
         source = _pinned(source)
         processor = _load_processor(source, kind)
-        how = _quantised(source, kind, classes, dtype, quantisation, device) if quantisation != "none" else {}
-        module, report = AUTO_CLASSES[kind].from_pretrained(
-            source.location,
-            **source.arguments,
-            **classes,
-            **how,
-            dtype=dtype,
-            use_safetensors=True,  # else transformers unpickles pytorch_model.bin where there is nothing better
-            ignore_mismatched_sizes=True,  # a head for other classes is replaced
-            output_loading_info=True,
-        )
-        _check_complete(source, kind, module, report)
-        if kind == CAUSAL_LM:
-            _check_causal(source, module)
+        found = _resolved_pooling(source, kind, pooling)
+        if found == NATIVE:
+            module, head = _with_own_head(source, kind, labels, classes, dtype, quantisation, device), None
         else:
-            _refresh_head(module, len(labels), report)
+            module, head = _without_head(source, classes, dtype, quantisation, device, found)
     if kind != IMAGES:
         _set_padding(source, module, processor, pad_token)
     if source.gguf:
         _forget_file_format(module)
-    return FoundationModel(module, processor, source, kind, quantisation)
+    return FoundationModel(module, processor, source, kind, quantisation, found, head)
+
+
+def _resolved_pooling(source: ModelSource, kind: Kind, pooling: Pooling | Literal["auto"]) -> Pooling:
+    """Return how features are pooled: what is asked for, or what the model's files say.
+
+    Raises:
+        ModelError: If the model has no such features.
+    """
+    if kind == CAUSAL_LM:
+        if pooling not in ("auto", NATIVE):
+            raise ModelError(
+                f"expected model.pooling to be auto or native for a language model, which has no head; found {pooling}"
+            )
+        return NATIVE
+    if pooling == "auto":
+        config = AutoConfig.from_pretrained(source.location, **source.arguments)
+        return stated_pooling(config, source.location, source.arguments)
+    if pooling == "last" and kind == IMAGES:
+        raise ModelError("expected model.pooling to be auto, cls, mean, pooler or native for images; found last")
+    return pooling
+
+
+def _with_own_head(
+    source: ModelSource,
+    kind: Kind,
+    labels: Sequence[str],
+    classes: dict[str, Any],
+    dtype: torch.dtype,
+    quantisation: Quantisation,
+    device: torch.device | None,
+) -> nn.Module:
+    """Load the architecture's own model for the task, a classifier with a fresh head."""
+    how = _quantised(source, kind, classes, dtype, quantisation, device) if quantisation != "none" else {}
+    module, report = AUTO_CLASSES[kind].from_pretrained(
+        source.location, **source.arguments, **classes, **how, **_how(dtype)
+    )
+    base = "" if kind == CAUSAL_LM else module.base_model_prefix + "."
+    _check_complete(source, report, lambda key: key.startswith(base))
+    if kind == CAUSAL_LM:
+        _check_causal(source, module)
+    else:
+        _refresh_head(module, len(labels), report)
+    loaded: nn.Module = module
+    return loaded
+
+
+def _without_head(
+    source: ModelSource,
+    classes: dict[str, Any],
+    dtype: torch.dtype,
+    quantisation: Quantisation,
+    device: torch.device | None,
+    pooling: Pooling,
+) -> tuple[nn.Module, nn.Linear]:
+    """Load the foundation model alone, of a model of texts and images its image tower; and make a fresh head."""
+    config = AutoConfig.from_pretrained(source.location, **source.arguments)
+    config = getattr(config, "vision_config", None) or config
+    for key, value in classes.items():
+        setattr(config, key, value)
+    how = _bitsandbytes(dtype, quantisation, device, None) if quantisation != "none" else {}
+    module, report = AutoModel.from_pretrained(source.location, **source.arguments, config=config, **how, **_how(dtype))
+    # A pooler that came without weights is not read, but where it makes the features.
+    _check_complete(source, report, lambda key: pooling == "pooler" or not key.startswith("pooler."))
+    return module, fresh_head(module.config, classes["num_labels"])
+
+
+def _how(dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "dtype": dtype,
+        "use_safetensors": True,  # else transformers unpickles pytorch_model.bin where there is nothing better
+        "ignore_mismatched_sizes": True,  # a head for other classes is replaced
+        "output_loading_info": True,
+    }
 
 
 def _classes(labels: Sequence[str]) -> dict[str, Any]:
@@ -316,13 +386,19 @@ def _quantised(
     quantisation: Quantisation,
     device: torch.device | None,
 ) -> dict[str, Any]:
-    """Return the arguments that let bitsandbytes quantise everything but the head."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on the number type at every product
+    """Return the arguments that let bitsandbytes quantise everything but the head of an architecture's own."""
     head = None
     if kind != CAUSAL_LM:
         config = AutoConfig.from_pretrained(source.location, **source.arguments, **classes)
         with torch.device("meta"):
             head = find_head(AUTO_CLASSES[kind].from_config(config), classes["num_labels"])[0]
+    return _bitsandbytes(dtype, quantisation, device, head)
+
+
+def _bitsandbytes(
+    dtype: torch.dtype, quantisation: Quantisation, device: torch.device | None, head: list[str] | None
+) -> dict[str, Any]:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on the number type at every product
     config = BitsAndBytesConfig(
         load_in_8bit=quantisation == "8bit",
         load_in_4bit=quantisation == "4bit",
@@ -333,11 +409,10 @@ def _quantised(
     return {"quantization_config": config, "device_map": {"": device or torch.device("cpu")}}
 
 
-def _check_complete(source: ModelSource, kind: Kind, module: Any, report: Any) -> None:
-    """Check that no weight but the head's was missing, or of another shape."""
-    base = "" if kind == CAUSAL_LM else module.base_model_prefix + "."
-    missing = sorted(key for key in report["missing_keys"] if key.startswith(base))
-    misshapen = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(base))
+def _check_complete(source: ModelSource, report: Any, is_needed: Callable[[str], bool]) -> None:
+    """Check that no weight that is needed was missing, or of another shape."""
+    missing = sorted(filter(is_needed, report["missing_keys"]))
+    misshapen = sorted(key for key, *_ in report["mismatched_keys"] if is_needed(key))
     if missing or misshapen:
         found, how = (missing, "missing") if missing else (misshapen, "of another shape")
         raise ModelError(

@@ -2,11 +2,11 @@
 
     RUN/checkpoints/checkpoint-000007.safetensors      after seven lines of rounds.jsonl
 
-The tensors are those of the adapter, of the method's memory and of personal heads, named ``adapter/…``, ``memory/…``
-and ``head/K/…``. The metadata hold JSON: ``format``, ``version`` (of the format), ``fedhello``, ``state`` (the rest of
-``RunState``), ``identity`` (what must be the same for a run to go on), ``more``, and ``sha256`` over all bytes of the
-file, taken with 64 zeros in its own place. There is no position of a random generator, since ``fedhello.randomness``
-has none. Nothing is pickled.
+The tensors are those of the adapter, of the method's memory, of head statistics and of personal heads, named
+``adapter/…``, ``memory/…``, ``sums/…`` and ``head/K/…``. The metadata hold JSON: ``format``, ``version`` (of the
+format), ``fedhello``, ``state`` (the rest of ``RunState``), ``identity`` (what must be the same for a run to go on),
+``more``, and ``sha256`` over all bytes of the file, taken with 64 zeros in its own place. There is no position of a
+random generator, since ``fedhello.randomness`` has none. Nothing is pickled.
 """
 
 import hashlib
@@ -32,6 +32,9 @@ VERSION = 1
 """Of the format; it rises whenever an earlier fedhello could not read the file."""
 
 UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
+TENSORS = ("adapter", "memory", "head_sums")
+"""What of a run's state is tensors."""
+
 SHOWN = 5
 """Differences that a sentence names at most."""
 
@@ -68,6 +71,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
     state, heads = checkpoint.state, checkpoint.heads
     tensors = {f"adapter/{name}": value for name, value in state.adapter.tensors.items()}
     tensors |= {f"memory/{name}": value for name, value in state.memory.items()}
+    tensors |= {f"sums/{name}": value for name, value in state.head_sums.items()}
     for k, head in (heads or {}).items():
         tensors |= {f"head/{k}/{name}": value for name, value in head.items()}
     metadata = {
@@ -75,7 +79,9 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "fedhello": importlib.metadata.version("fedhello"),
         "lines": checkpoint.lines,
         # Names in their order, since sums and draws may follow it.
-        "state": _plain_state(state) | {"block_of": dict(state.adapter.block_of), "memory": list(state.memory)},
+        "state": _plain_state(state)
+        | {"block_of": dict(state.adapter.block_of), "memory": list(state.memory)}
+        | {"head_sums": list(state.head_sums)},
         "heads": None if heads is None else {k: list(head) for k, head in heads.items()},
         "identity": checkpoint.identity,
         "more": checkpoint.more,
@@ -126,9 +132,10 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
     block_of = state["block_of"]
     adapter = Adapter({name: tensors[f"adapter/{name}"] for name in block_of}, block_of)
     memory = {name: tensors[f"memory/{name}"] for name in state["memory"]}
+    sums = {name: tensors[f"sums/{name}"] for name in state.get("head_sums", ())}
     return Checkpoint(
         json.loads(texts["lines"]),
-        RunState(adapter=adapter, memory=memory, **_state_values(state)),
+        RunState(adapter=adapter, memory=memory, head_sums=sums, **_state_values(state)),
         None if heads is None else {int(k): {n: tensors[f"head/{k}/{n}"] for n in names} for k, names in heads.items()},
         json.loads(texts["identity"]),
         json.loads(texts["more"]),
@@ -137,7 +144,7 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
 
 def _plain_fields() -> Iterator[tuple[str, Any]]:
     """Yield name and type of everything in a state that is no tensor, also of what is added to it one day."""
-    yield from ((f.name, f.type) for f in fields(RunState) if f.name not in ("adapter", "memory"))
+    yield from ((f.name, f.type) for f in fields(RunState) if f.name not in TENSORS)
 
 
 def _plain_state(state: RunState) -> dict[str, Any]:

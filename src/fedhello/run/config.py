@@ -40,8 +40,9 @@ from fedhello.embedded import PREFIX
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS, Method
 from fedhello.model.adapter import ATTENTION_QV
-from fedhello.model.head import HeadPolicy
+from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.loading import Quantisation
+from fedhello.model.pooling import Pooling
 from fedhello.run.complaints import sentence
 from fedhello.types import Budget, Rule
 from fedhello.words import nearest
@@ -88,6 +89,32 @@ Speed = Annotated[
 ]
 
 
+def _only(accepts: Callable[[Any], bool], sentence: str) -> BeforeValidator:
+    """Refuse all else by one sentence; pydantic would complain once for each type of a union."""
+
+    def validated(value: object) -> object:
+        if not accepts(value):
+            raise ValueError(sentence)
+        return value
+
+    return BeforeValidator(validated)
+
+
+Shrinkage = Annotated[
+    Literal["auto"] | float,
+    _only(
+        lambda value: value == "auto" or (type(value) in (int, float) and 0 < value <= 1),
+        "expected auto, or a number above 0 and at most 1",
+    ),
+]
+Rounds = Annotated[
+    Literal["never"] | int,
+    _only(
+        lambda value: value == "never" or (type(value) is int and value >= 1), "expected never, or a number of rounds"
+    ),
+]
+
+
 class LoraConfig(_Section):
     """How LoRA is placed: h = W₀x + (alpha/rank)·B A x, with rslora h = W₀x + (alpha/√rank)·B A x."""
 
@@ -101,14 +128,30 @@ class LoraConfig(_Section):
     dora: bool = False
 
 
+class Sketch(_Section):
+    """Second moments of features that are projected to so many dimensions."""
+
+    sketch: int = Field(ge=1)
+
+
 class ModelConfig(_Section):
     """The foundation model, its task and its head."""
 
     name: str = Field("embedded:minilm", min_length=1)
     revision: str | None = None
     task: Literal["classification", "instruction"] = "classification"
+    pooling: Literal["auto"] | Pooling = "auto"
     head: HeadPolicy = "prototypes"
     head_scale: float = Field(10.0, gt=0)
+    solver: Solver = "lda"
+    shrinkage: Shrinkage = "auto"
+    priors: Priors = "balanced"
+    moments: Literal["full", "diagonal", "means"] | Sketch = "full"
+    least: int = Field(2, ge=1)
+    train_head: bool = True
+    refresh: Rounds = "never"
+    forgetting: float = Field(0.5, ge=0, le=1)
+    final: bool = True
     lora: LoraConfig = LoraConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantisation: Quantisation = "none"
@@ -170,17 +213,6 @@ def _template(value: object) -> object:
         except ValueError as error:
             raise ValueError(f"a template has columns in braces, such as 'Question: {{question}}'; {error}") from None
     return value
-
-
-def _only(accepts: Callable[[Any], bool], sentence: str) -> BeforeValidator:
-    """Refuse all else by one sentence; pydantic would complain once for each type of a union."""
-
-    def validated(value: object) -> object:
-        if not accepts(value):
-            raise ValueError(sentence)
-        return value
-
-    return BeforeValidator(validated)
 
 
 def _is_name(value: object) -> bool:
@@ -439,6 +471,7 @@ class Config(_Section):
 # What the published code of Fed-HeLLo does where it differs from the paper, so that its logs can be compared.
 # The first value is the default under parity; its default yaml averages without weights, hence `clients`.
 PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "model.pooling": ("native",),
     "model.head": ("frozen",),
     "train.loss": ("cross_entropy",),
     "train.lr_schedule": ("published",),
@@ -452,10 +485,16 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
 INSTRUCTION: dict[str, tuple[Any, ...]] = {
     "model.task": ("instruction",),
     "model.head": ("none",),
+    "model.pooling": ("native", "auto"),
     "train.loss": ("cross_entropy",),
 }
 """What instruction data stands for: a language model has no head, and its classes are the tokens."""
 
+
+BEFORE: dict[str, Any] = {
+    "model.pooling": "native",
+}
+"""What runs of 0.1.0 did where there is a choice since."""
 
 IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
@@ -475,6 +514,23 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         ConfigError: If the file cannot be read, or a key, type or value is wrong.
     """
     raw = {} if path is None else _read(path)
+    for override in overrides:
+        _set(raw, override)
+    return parse_config(raw)
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read the configuration that a run wrote into its folder, maybe one of an earlier version.
+
+    It was written with every key, so one that is missing had not been thought of: it stands for what was done then.
+
+    Raises:
+        ConfigError: As ``load_config``.
+    """
+    raw = _read(path)
+    for dotted, value in BEFORE.items():
+        section, key = dotted.split(".")
+        raw.setdefault(section, {}).setdefault(key, value)
     for override in overrides:
         _set(raw, override)
     return parse_config(raw)

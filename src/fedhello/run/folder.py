@@ -31,7 +31,7 @@ from torch import Tensor
 
 from fedhello.errors import RunFolderError
 from fedhello.run.answers import Answers
-from fedhello.run.config import Config, dump_config, load_config
+from fedhello.run.config import Config, dump_config, load_run_config
 from fedhello.run.files import append_line, sync_folder, whole_lines, write_whole, writing
 from fedhello.run.rounds import RoundResult
 from fedhello.run.session import Session
@@ -214,7 +214,7 @@ class RunFolder:
         """
         if not (self.path / "config.yaml").is_file():
             raise RunFolderError(f"expected the folder of a run; {self.path} has no config.yaml")
-        return load_config(self.path / "config.yaml")
+        return load_run_config(self.path / "config.yaml")
 
     def summary(self) -> dict[str, Any]:
         """Read the summary.

@@ -80,7 +80,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     from fedhello.engine.worker import Prepared
     from fedhello.methods import METHODS
     from fedhello.run.samples import longest_answer
-    from fedhello.run.session import training_settings
+    from fedhello.run.session import statistics_settings, training_settings
 
     config = _own_config(options, raw)
     samples, model, classes = _part(options, config, labels) if options.part is not None else _own(config, labels)
@@ -106,7 +106,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         busy=0.0,
     )
     _say(_described(facts))
-    return Prepared(model, samples, settings, facts, config.run.seed, initial)
+    return Prepared(model, samples, settings, facts, config.run.seed, initial, statistics_settings(config))
 
 
 def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:

@@ -14,9 +14,10 @@ from fedhello.errors import ConfigError, RunFolderError
 from fedhello.model.evaluation import Evaluation
 from fedhello.run.answers import answer
 from fedhello.run.checkpoint import Checkpoint, Checkpoints, differences, listed
-from fedhello.run.config import IRRELEVANT, Config, dump_config, load_config
+from fedhello.run.config import IRRELEVANT, Config, dump_config, load_run_config
 from fedhello.run.files import write_whole
 from fedhello.run.folder import RunFolder, clients
+from fedhello.run.heads import HeadChange
 from fedhello.run.results import differing
 from fedhello.run.rounds import Beginning, RoundResult, start
 from fedhello.run.session import Session
@@ -67,7 +68,7 @@ class Progress:
             identity: Of the session, see ``identity_of``.
         """
         more = {
-            "bytes_up": self.beginning.bytes_up,
+            "head": None if self.beginning.head is None else asdict(self.beginning.head),
             "validation": asdict(self.beginning.validation),
             "test": asdict(self.beginning.test),
             "answers": self.answers,
@@ -116,7 +117,7 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
     more = found.more
     scores = (TypeAdapter(Evaluation).validate_python(more[part]) for part in ("validation", "test"))
     return Progress(
-        Beginning(found.state, more["bytes_up"], *scores),
+        Beginning(found.state, _first_head(more), *scores),
         tuple(more["answers"]),
         found.state,
         found.heads,
@@ -125,6 +126,13 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
         (*more["notes"], *notes),
         since,
     )
+
+
+def _first_head(more: Mapping[str, Any]) -> HeadChange | None:
+    """Return how the head came about before round 0; checkpoints of 0.1.0 know the bytes alone."""
+    if "bytes_up" in more:
+        return HeadChange(0, 0, more["bytes_up"], 0)
+    return None if more["head"] is None else HeadChange(**more["head"])
 
 
 def identity_of(session: Session) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def resumed_config(folder: RunFolder, overrides: Sequence[str]) -> Config:
         RunFolderError: If this is not the folder of a run.
     """
     before = folder.config()
-    config = load_config(folder.path / "config.yaml", overrides)
+    config = load_run_config(folder.path / "config.yaml", overrides)
     changed = differing([before, config], irrelevant(before))
     if changed:
         said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in changed.items())

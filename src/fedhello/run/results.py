@@ -86,7 +86,10 @@ class FinishedRun:
         )
 
     def _sent(self, key: str) -> tuple[int, ...]:
-        per_round = [sum(client[key] for client in entry["clients"]) for entry in self.rounds]
+        per_round = [
+            sum(client[key] for client in entry["clients"]) + ((entry.get("head") or {}).get(key) or 0)
+            for entry in self.rounds
+        ]
         before = self.summary[key] - sum(per_round)  # what no round accounts for was sent before the first one
         return tuple(accumulate(per_round, initial=before))
 

@@ -12,8 +12,10 @@ from fedhello.client.distillation import learn_from_each_other
 from fedhello.client.fisher import block_scores
 from fedhello.data.batches import Samples
 from fedhello.errors import QuorumError
+from fedhello.methods import METHODS, the_global_model
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
-from fedhello.model.head import add_up, is_shared, prototype_head
+from fedhello.model.head import is_shared
+from fedhello.run.heads import HeadChange, final_head, first_head, refreshed_head
 from fedhello.run.session import Session
 from fedhello.types import Adapter, Distillation, RoundRecord, RunState
 
@@ -24,13 +26,13 @@ class Beginning:
 
     Attributes:
         state: The state; that of a run that goes on is its checkpoint's.
-        bytes_up: Bytes that clients sent for the class prototypes.
+        head: How the head came about; None where it is random.
         validation: Of the adapter that nobody has trained yet.
         test: Likewise.
     """
 
     state: RunState
-    bytes_up: int
+    head: HeadChange | None
     validation: Evaluation
     test: Evaluation
 
@@ -46,6 +48,7 @@ class RoundResult:
         test: Likewise; for reporting only.
         seconds: Wall seconds of allocation, training and aggregation.
         evaluation_seconds: Wall seconds of the two evaluations.
+        head: How the head was solved anew after the round; None where it was not.
     """
 
     record: RoundRecord
@@ -54,6 +57,7 @@ class RoundResult:
     test: Evaluation
     seconds: float
     evaluation_seconds: float
+    head: HeadChange | None = None
 
 
 def start(session: Session) -> Beginning:
@@ -61,18 +65,12 @@ def start(session: Session) -> Beginning:
 
     A session can be started again: everything goes back to how it was prepared.
     """
-    model, bytes_up = session.model, 0
+    model = session.model
     model.write(session.initial)
     if session.engine.personal_heads is not None:
         session.engine.personal_heads = {}
-    if session.config.model.head == "prototypes":
-        parts = list(session.engine.class_sums())
-        bytes_up = sum(size for _, size in parts)
-        weight, bias = prototype_head(add_up(sums for sums, _ in parts), session.config.model.head_scale)
-        head = {model.head_tensor_name("weight"): weight, model.head_tensor_name("bias"): bias}
-        model.write({name: value for name, value in head.items() if name in model.head_names})
-    adapter = model.snapshot(is_shared(session.config.model.head))
-    return Beginning(algorithm.init(adapter), bytes_up, *evaluate_adapter(session, adapter))
+    state, head = first_head(session, model.snapshot(is_shared(session.config.model.head)))
+    return Beginning(state, head, *evaluate_adapter(session, state.adapter))
 
 
 def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
@@ -97,15 +95,25 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         begin = time.perf_counter()
         state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
         session.engine.commit(record)
+        state, head = _head_after(session, state, record)
         played = time.perf_counter()
         if record.failed is None or known is None:
             known = scores.of(state)
         samples = sum(report.samples for report in record.clients)
         # Nobody may have been able to take part.
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
-        yield state, RoundResult(record, loss, *known, played - begin, time.perf_counter() - played)
+        yield state, RoundResult(record, loss, *known, played - begin, time.perf_counter() - played, head)
         if record.failed is not None and state.attempt >= session.config.train.retries:
             raise _no_quorum(record)
+
+
+def _head_after(session: Session, state: RunState, record: RoundRecord) -> tuple[RunState, HeadChange | None]:
+    """Solve the head anew where that is due: by the round's clients on the way, by all at the end."""
+    if record.failed is not None or METHODS[session.config.method.name].models is not the_global_model:
+        return state, None
+    if state.round == session.config.train.rounds and session.config.model.final:
+        return final_head(session, state)
+    return refreshed_head(session, state, [report.client for report in record.clients])
 
 
 def _no_quorum(record: RoundRecord) -> QuorumError:

@@ -1,7 +1,6 @@
 """From a data set to what the model takes: tokens, or pixels."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +113,7 @@ def _check_size(model: LoraModel, how: Preparation) -> list[str]:
             f"{name} has no image processor; images are scaled to {height}×{width}, its image_size, and normalised to "
             "−1 … 1"
         ]
-    base: Any = model.module.get_base_model()
+    base = model.base
     stated = stated_size(base.config)
     if (height, width) == stated:
         return []

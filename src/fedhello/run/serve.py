@@ -26,7 +26,10 @@ from fedhello.engine.processes import spawn, stop
 from fedhello.engine.remote import Address, Arrival, Facts, Link, Lobby, Pace, RemoteEngine, invitation, taken
 from fedhello.errors import ClientsError, ConfigError, EngineError, RunFolderError
 from fedhello.methods import METHODS
+from fedhello.model.adapter import LoraModel
 from fedhello.model.loading import CAUSAL_LM
+from fedhello.model.pooling import NATIVE
+from fedhello.model.statistics import LONGEST_FEATURE, longest_pooled, shapes
 from fedhello.run.config import Config, parse_config
 from fedhello.run.federation import federation_of
 from fedhello.run.folder import RunFolder
@@ -34,7 +37,7 @@ from fedhello.run.join import free_port
 from fedhello.run.play import Observer, play, warn
 from fedhello.run.progress import restore, store_config
 from fedhello.run.samples import longest_answer
-from fedhello.run.session import Loaded, Session, assemble, load, step_costs, training_settings
+from fedhello.run.session import Loaded, Session, assemble, load, statistics_settings, step_costs, training_settings
 from fedhello.types import Client
 
 START_SECONDS = 60.0
@@ -437,7 +440,8 @@ def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: 
         run=run,
         lobby=lobby,
         costs=costs,
-        sums_like=_sums_like(loaded),
+        sums_shapes=_sums_shapes(loaded),
+        longest_feature=_longest_feature(model),
         pace=Pace(config.run.deadline_floor, config.run.deadline_factor),
         patience=config.run.wait,
     )
@@ -459,11 +463,14 @@ def _described(members: Sequence[Facts], tier_of: Sequence[int], labels: Sequenc
     )
 
 
-def _sums_like(loaded: Loaded) -> dict[str, Any]:
-    import torch
-
+def _sums_shapes(loaded: Loaded) -> dict[str, tuple[int, ...]]:
     if loaded.model.kind == CAUSAL_LM:
         return {}
-    C, d = loaded.model.classes, loaded.model.logits_layer.in_features
-    shapes = {"features": (C, d), "counts": (C,), "norms": (C,)}
-    return {name: torch.empty(shape, dtype=torch.float64, device="meta") for name, shape in shapes.items()}
+    moments = statistics_settings(loaded.config).moments
+    return shapes(loaded.model.classes, loaded.model.logits_layer.in_features, moments)
+
+
+def _longest_feature(model: LoraModel) -> float:
+    if model.kind == CAUSAL_LM or model.pooling == NATIVE:
+        return LONGEST_FEATURE
+    return longest_pooled(model.logits_layer.in_features)

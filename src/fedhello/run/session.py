@@ -21,11 +21,12 @@ from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Engine
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, ModelError
-from fedhello.methods import METHODS, BoundMethod, Method
+from fedhello.methods import METHODS, BoundMethod, Method, with_fixed_head
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.head import is_shared
 from fedhello.model.loading import CAUSAL_LM, load_foundation, resolve
 from fedhello.model.loading import Kind as ModelKind
+from fedhello.model.statistics import DEFAULT_STATISTICS, Moments, StatisticsSettings
 from fedhello.randomness import integer_seed
 from fedhello.run.config import Config, DataConfig, TierConfig
 from fedhello.run.data import load_data, partition_data, public_data, split_data
@@ -73,6 +74,7 @@ class Session:
         histogram: Samples of each client by class, integers, shape (K, C).
         tier_of: Tier of each client, by id.
         notes: What a user should know before the start.
+        statistics: What clients sum up for a head that is solved.
         described: What ``clients.json`` holds of each client where its histogram is not known here.
     """
 
@@ -88,6 +90,7 @@ class Session:
     histogram: np.ndarray
     tier_of: tuple[int, ...]
     notes: tuple[str, ...]
+    statistics: StatisticsSettings = DEFAULT_STATISTICS
     described: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -152,6 +155,8 @@ def prepare(config: Config) -> Session:
         personal_heads={} if config.model.head == "local" else None,
         costs=costs,
         dropout=0.0 if method.pooled else config.clients.dropout,
+        statistics=statistics_settings(config),
+        together=(samples, dict(enumerate(parts))),
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
     return assemble(replace(loaded, config=config), federation, tier_of, engine, histogram)
@@ -181,6 +186,8 @@ def load(config: Config) -> Loaded:
         public, changes = encode(config, found, model)
         notes += [f"data.public: {note}" for note in (*found.notes, *changes)]
     bound = defended(method.bind(**config.method.options), config.defence.defence)
+    if config.model.head == "solved" and (method.head_alone or not config.model.train_head):
+        bound = with_fixed_head(bound)
     return Loaded(config, bound, data, model, samples, held_out, public, notes)
 
 
@@ -220,6 +227,7 @@ def assemble(
         histogram=histogram,
         tier_of=tier_of,
         notes=tuple(loaded.notes),
+        statistics=statistics_settings(config),
     )
 
 
@@ -280,6 +288,9 @@ def _check_method(
         return
     budgets = " | ".join(budget_words(federation.tiers[g]) for g in out)
     who = f"clients of tiers {', '.join(map(str, out))} ({budgets}) sit out, since {method.name} asks for more"
+    if method.head_alone:
+        notes.append(f"{method.name} trains nothing here: its head is solved, and stays")
+        return
     if len(out) == len(one_of):
         raise ConfigError(f"expected a tier that can afford {method.name}; all {who} than any affords. Raise a budget.")
     notes.append(f"{who} than they can afford")
@@ -303,9 +314,12 @@ def _check_whole_factors(method: Method, allocations: Iterable[Allocation | None
 
 
 def _pinned(config: Config, model: LoraModel) -> Config:
-    """Return the configuration with the commit of a hub id that was loaded, so that the run can be repeated."""
-    revision = model.source.revision
-    return config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
+    """Return the configuration with what was found out on loading, so that the run can be repeated.
+
+    It is the commit of a hub id, and how features are pooled.
+    """
+    found = {"revision": model.source.revision, "pooling": model.pooling}
+    return config.model_copy(update={"model": config.model.model_copy(update=found)})
 
 
 def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
@@ -346,6 +360,7 @@ def load_model(config: Config, labels: Sequence[str], kind: ModelKind = "text-cl
         quantisation=config.model.quantisation,
         pad_token=config.model.pad_token,
         device=device,
+        pooling=config.model.pooling,
     )
     lora = config.model.lora
     model = attach_lora(
@@ -369,7 +384,8 @@ def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, ans
     wanted = config.train.measure_memory or not all(tier.budget.only_counts for tier in config.clients.tiers)
     if model.has_magnitudes or not wanted:
         return None
-    shared, frozen = is_shared(config.model.head), config.model.head == "frozen"
+    fixed = config.model.head == "solved" and not config.model.train_head
+    shared, frozen = is_shared(config.model.head) and not fixed, fixed or config.model.head == "frozen"
     block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
     costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=policies, answer=answer)
     return replace(
@@ -432,6 +448,17 @@ def training_settings(config: Config, method: BoundMethod, device: torch.device,
         measure_process=any(tier.memory is not None for tier in config.clients.tiers),
     )
     return replace(settings, **method.local)
+
+
+def statistics_settings(config: Config) -> StatisticsSettings:
+    """Return what clients sum up for a head under a configuration; prototypes need no second moments."""
+    model = config.model
+    if model.head == "prototypes":
+        return StatisticsSettings(Moments("means"), model.least)
+    if isinstance(model.moments, str):
+        return StatisticsSettings(Moments(model.moments), model.least)
+    sketch = Moments("sketch", model.moments.sketch, integer_seed(config.run.seed, "sketch"))
+    return StatisticsSettings(sketch, model.least)
 
 
 def choose_device(name: str) -> torch.device:

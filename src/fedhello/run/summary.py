@@ -32,6 +32,7 @@ def summarise(
     reports = [report for result in results for report in result.record.clients]
     sent: list[ClientReport | Rejection] = [report for attempt in attempts for report in attempt.record.clients]
     sent += [rejection for attempt in attempts for rejection in attempt.record.rejections]
+    heads = [head for head in (beginning.head, *(attempt.head for attempt in attempts)) if head is not None]
     train_seconds = sum(report.metrics["seconds"] for report in reports)
     samples = sum(int(report.metrics["samples"]) for report in reports)
     test = [result.test.accuracy for result in results]
@@ -49,8 +50,9 @@ def summarise(
         "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
         "best_on_validation": None if best is None else test[best],
         "best_round": None if best is None else best,
-        "bytes_up": beginning.bytes_up + sum(reply.bytes_up for reply in sent),
-        "bytes_down": sum(reply.bytes_down for reply in sent),
+        "bytes_up": sum(one.bytes_up for one in (*heads, *sent)),
+        "bytes_down": sum(one.bytes_down for one in (*heads, *sent)),
+        "head": {"policy": session.config.model.head, "changes": [asdict(head) for head in heads]},
         "rejections": Counter(rejection.reason for result in attempts for rejection in result.record.rejections),
         "failed_attempts": len(attempts) - len(results),
         "flags": list(dict.fromkeys(flag for result in results for flag in result.record.flags)),

@@ -1,0 +1,126 @@
+"""The model card of what is exported: what it is, its labels, and code that loads it."""
+
+from collections.abc import Sequence
+from string import Template
+from typing import Literal
+
+from fedhello.model.loading import CAUSAL_LM, IMAGES, Kind
+from fedhello.model.pooling import NATIVE, Pooling
+
+CARD = Template("""---
+base_model: $base
+library_name: $library
+tags:
+- lora
+- federated-learning
+- fedhello
+---
+
+$what for `$base`, trained with fedhello.
+$labels
+## Use
+
+```python
+$code
+```
+""")
+
+Form = Literal["adapter", "merged"]
+
+AUTO: dict[Kind, str] = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "causal-lm": "AutoModelForCausalLM",
+}
+
+NATIVE_CODE = Template("""$imports
+model = $auto.from_pretrained("$base"$classes)$adapter
+model.eval()""")
+
+POOLED_CODE = Template("""$imports
+model = $auto.from_pretrained("$base")$adapter
+model.eval()
+head = load_file("$folder/head.safetensors")
+processor = $processor.from_pretrained("$processor_from")
+
+
+def logits(inputs):
+    batch = processor($call)
+    $features
+    x = h.shape[-1] ** 0.5 * torch.nn.functional.normalize(h, dim=-1)
+    return x @ head["head.weight"].T + head["head.bias"]""")
+
+FEATURES = {
+    "cls": "h = model(**batch).last_hidden_state[:, 0]",
+    "mean": """mask = batch["attention_mask"].unsqueeze(-1)
+    h = (model(**batch).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)""",
+    "last": """last = batch["attention_mask"].sum(dim=1) - 1  # the tokenizer fills up on the right
+    h = model(**batch).last_hidden_state[torch.arange(len(last)), last]""",
+    "pooler": "h = model(**batch).pooler_output",
+}
+"""How each pooling reads features; of images ``mean`` has no mask."""
+
+FOLDER = "."
+"""What the code calls the folder that it stands in."""
+
+
+def card(
+    base: str, kind: Kind, pooling: Pooling, labels: Sequence[str], form: Form = "adapter", class_tokens: int = 0
+) -> str:
+    """Return the text of a model card.
+
+    Args:
+        base: The foundation model's public name.
+        kind: What the model is for.
+        pooling: How the features are pooled.
+        labels: The classes' names; of a language model none.
+        form: Whether the folder holds an adapter or the merged model.
+        class_tokens: Tokens that an image model puts before its patches.
+    """
+    what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
+    listed = ", ".join(f"{i}: {name}" for i, name in enumerate(labels))
+    return CARD.substitute(
+        base=base,
+        library="peft" if form == "adapter" else "transformers",
+        what=what if kind == CAUSAL_LM else f"{what} and classification head",
+        labels="" if kind == CAUSAL_LM else f"\nLabels: {listed}\n",
+        code=loading_code(base, kind, pooling, len(labels), form, class_tokens),
+    )
+
+
+def loading_code(base: str, kind: Kind, pooling: Pooling, classes: int, form: Form, class_tokens: int = 0) -> str:
+    """Return the lines of Python that load what is exported, from the folder ``.``."""
+    auto = AUTO[kind] if pooling == NATIVE else "AutoModel"
+    processor = "AutoImageProcessor" if kind == IMAGES else "AutoTokenizer"
+    loaded = base if form == "adapter" else FOLDER
+    adapter = f'\nmodel = PeftModel.from_pretrained(model, "{FOLDER}")' if form == "adapter" else ""
+    peft = ["from peft import PeftModel"] if form == "adapter" else []
+    if pooling == NATIVE:
+        own = form == "adapter" and kind != CAUSAL_LM
+        return NATIVE_CODE.substitute(
+            imports="\n".join([*peft, f"from transformers import {auto}", ""]),
+            auto=auto,
+            base=loaded,
+            classes=f", num_labels={classes}, ignore_mismatched_sizes=True" if own else "",
+            adapter=adapter,
+        )
+    features = FEATURES[pooling]
+    if kind == IMAGES and pooling == "mean":
+        features = f"h = model(**batch).last_hidden_state[:, {class_tokens}:].mean(dim=1)"
+    call = (
+        'inputs, return_tensors="pt"'
+        if kind == IMAGES
+        else 'inputs, padding=True, truncation=True, return_tensors="pt"'
+    )
+    imports = ["import torch", *peft, "from safetensors.torch import load_file"]
+    return POOLED_CODE.substitute(
+        imports="\n".join([*imports, f"from transformers import {auto}, {processor}", ""]),
+        auto=auto,
+        base=loaded,
+        adapter=adapter,
+        folder=FOLDER,
+        processor=processor,
+        processor_from=loaded,
+        call=call,
+        features=features,
+    )

@@ -1,0 +1,170 @@
+"""Features: the one vector per sample that the head reads, pooled from what the foundation model's last block makes.
+
+With H ∈ R^{T×d} the last hidden states of a sample's T tokens (padding left out),
+
+    cls      h = H_0                       the first token
+    mean     h = (1/T) Σ_t H_t             of an image: over its patches, without the class token
+    last     h = H_{T−1}                   the last token, as in decoders
+    pooler   h = the model's own pooler_output, as of the image towers of CLIP and SigLIP
+    native   what the architecture's own …ForSequenceClassification or …ForImageClassification reads
+
+and, but for ``native``, the head sees x = √d h/‖h‖: all features have the same length, and their values one as their
+root mean square, whatever the model, so that one learning rate and one scale suit all heads. It is what sentence
+embedding models are trained for (cosine similarity).
+
+``auto`` is what the model's own files say: the pooling of sentence-transformers (``modules.json``), ModernBERT's
+``classifier_pooling``, the tower's own pooler for CLIP's kind; ``native`` where they say nothing.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.hub import cached_file
+
+from fedhello.errors import ModelError
+
+Pooled = Literal["cls", "mean", "last", "pooler"]
+"""How features are pooled outside the architecture's own classifier."""
+
+Pooling = Literal["cls", "mean", "last", "pooler", "native"]
+NATIVE: Final = "native"
+
+MODES: Mapping[str, Pooled] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+"""What sentence-transformers calls a pooling → what it is called here."""
+
+FILES = ("modules.json", "config.json")
+
+
+def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooled, prefix: int = 0) -> Tensor:
+    """Return one vector per sample, shape (b, d).
+
+    Args:
+        hidden: H, shape (b, T, d).
+        mask: 1 for tokens and 0 for padding, on either side, shape (b, T); None where nothing is padded.
+        pooling: ``cls``, ``mean`` or ``last``.
+        prefix: Tokens at the start that ``mean`` leaves out: an image's class token and registers.
+    """
+    if mask is None:
+        mask = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    match pooling:
+        case "cls":
+            return hidden[rows, mask.argmax(dim=1)]
+        case "last":
+            return hidden[rows, mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)]
+        case "mean":
+            weights = mask[:, prefix:].unsqueeze(-1).to(hidden.dtype)
+            return (hidden[:, prefix:] * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+        case _:
+            raise ValueError(f"expected cls, mean or last; found {pooling!r}")
+
+
+def of_one_length(h: Tensor) -> Tensor:
+    """Return √d h/‖h‖, float32, shape (b, d)."""
+    h = h.float()
+    return math.sqrt(h.shape[-1]) * nn.functional.normalize(h, dim=-1)
+
+
+class PooledClassifier(nn.Module):
+    """A foundation model without a classifier of its own, the pooling, and one linear layer on the features.
+
+    Attributes:
+        encoder: The foundation model, with adapter or without.
+        pooling: How features are pooled.
+        head: The logits layer, weight (C, d) and bias (C,), float32.
+    """
+
+    def __init__(self, encoder: nn.Module, pooling: Pooled, head: nn.Linear, prefix: int = 0) -> None:
+        super().__init__()
+        self.encoder, self.pooling, self.head, self.prefix = encoder, pooling, head, prefix
+
+    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
+        """Return the logits, shape (b, C)."""
+        made = self.encoder(**inputs)
+        h = made.pooler_output if self.pooling == "pooler" else self._pooled(made.last_hidden_state, inputs)
+        return SequenceClassifierOutput(logits=self.head(of_one_length(h)))
+
+    def _pooled(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        return pool(hidden, inputs.get("attention_mask"), self.pooling, self.prefix)
+
+
+def fresh_head(config: Any, classes: int) -> nn.Linear:
+    """Return a logits layer for a model's features, with random values from torch's global generator.
+
+    Args:
+        config: Of the foundation model; its ``hidden_size`` is d.
+        classes: C.
+    """
+    head = nn.Linear(config.hidden_size, classes)
+    nn.init.normal_(head.weight, std=getattr(config, "initializer_range", None) or 0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def class_tokens(module: Any) -> int:
+    """Return how many tokens that are no patches an image model puts before them: 1 with a class token, and registers.
+
+    Args:
+        module: A foundation model.
+    """
+    if module.main_input_name != "pixel_values":
+        return 0
+    names = {name.rpartition(".")[2] for name, _ in module.named_parameters()}
+    has_class_token = bool(names & {"cls_token", "class_embedding"})
+    return int(has_class_token) + int(getattr(module.config, "num_register_tokens", 0) or 0)
+
+
+def stated_pooling(config: Any, location: str, arguments: Mapping[str, Any]) -> Pooling:
+    """Return what ``auto`` is for a model: what its files say, else ``native``.
+
+    Args:
+        config: The model's configuration.
+        location: The folder or the hub id that it is loaded from.
+        arguments: More that finds it there, such as the revision.
+
+    Raises:
+        ModelError: If its files ask for a pooling that is not known here.
+    """
+    if getattr(config, "vision_config", None) is not None or config.model_type.endswith("_vision_model"):
+        return "pooler"
+    modules = _read(location, "modules.json", arguments)
+    if modules is not None:
+        return _of_modules(modules, location, arguments)
+    stated = getattr(config, "classifier_pooling", None)  # ModernBERT
+    return stated if stated in ("cls", "mean") else NATIVE
+
+
+def _of_modules(modules: Any, location: str, arguments: Mapping[str, Any]) -> Pooling:
+    """Return the pooling that the files of sentence-transformers name."""
+    paths = [module.get("path", "") for module in modules if str(module.get("type", "")).endswith("Pooling")]
+    if not paths:
+        return NATIVE
+    stated = _read(location, f"{paths[0]}/config.json", arguments) or {}
+    mode = stated.get("pooling_mode")
+    modes = _flags(stated) if mode is None else [mode] if isinstance(mode, str) else list(mode)
+    found = [MODES[mode] for mode in modes if mode in MODES]
+    if len(modes) != 1 or not found:
+        raise ModelError(
+            f"expected {location} to pool by {', '.join(MODES)}; its {paths[0]}/config.json says "
+            f"{' and '.join(map(str, modes)) or 'nothing'}. Set model.pooling to one of {', '.join(get_args(Pooling))}."
+        )
+    return found[0]
+
+
+def _flags(stated: Mapping[str, Any]) -> list[str]:
+    """Return the modes that are switched on in the older form, ``pooling_mode_mean_tokens: true``."""
+    on = [key.removeprefix("pooling_mode_") for key, value in stated.items() if value is True]
+    return [key.removesuffix("_tokens").removesuffix("_token") for key in on if key != "include_prompt"]
+
+
+def _read(location: str, name: str, arguments: Mapping[str, Any]) -> Any:
+    """Read a JSON file of a model; None where there is none."""
+    how = {key: value for key, value in arguments.items() if key == "revision"}
+    path = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **how)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

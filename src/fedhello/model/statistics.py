@@ -1,0 +1,237 @@
+"""Head statistics: what clients contribute to a head that is solved rather than trained.
+
+Of the features h ∈ R^d that enter the logits layer, client k sums up, once,
+
+    n_c = its samples of class c,      S_c = Σ x over them  ∈ R^d,      G = Σ x xᵀ over all its samples
+
+with x = h/√d, whose length is 1 where the features are pooled to one length. Every part is a sum over samples, so the
+sum over the clients is that of the pooled data, however the data is split (Fed3R, Fanì et al., arXiv 2406.01116; AFL,
+He et al., arXiv 2405.16240; class means alone: FedNCM, Legate et al., arXiv 2303.15361).
+
+x is rounded to multiples of u = 2⁻¹² before it is summed, which moves a feature by about a thousandth of its size. So S
+is a whole number of u and G one of u², they are summed as integers, and the sum is the same to the last bit for every
+partition, order and drop-out; integers are also what masks can be added to. They travel as 32 bits where they fit.
+
+What of G is sent is the kind of ``Moments``:
+
+    full        the upper triangle, d(d + 1)/2 numbers
+    diagonal    Σ x_i², d numbers
+    sketch      the upper triangle of P G Pᵀ, where P ∈ R^{m×d} has orthonormal rows drawn from the run's seed, and the
+                trace of G: m(m + 1)/2 + 1 numbers
+    means       nothing: the server sums n_{k,c} μ_{k,c} μ_{k,c}ᵀ of the clients' class means, from which the covariance
+                within classes is estimated without bias (FedCOF, Beitollahi et al., arXiv 2412.14326)
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from fedhello.errors import UpdateError
+
+UNIT = 2.0**-12
+"""u, what features are rounded to multiples of."""
+
+LONGEST_FEATURE = 1e6
+"""‖x‖ that no model comes near."""
+
+PARTS = ("counts", "features", "moments", "cells")
+"""What head statistics consist of."""
+
+Kind = Literal["full", "diagonal", "sketch", "means"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What clients send of the second moments.
+
+    Attributes:
+        kind: See above.
+        size: m of a sketch.
+        seed: Of its projection.
+    """
+
+    kind: Kind = "full"
+    size: int = 0
+    seed: int = 0
+
+    def numbers(self, d: int) -> int:
+        """Return how many numbers G takes, as sent, for features of d values."""
+        m = self.size
+        return {"full": d * (d + 1) // 2, "diagonal": d, "sketch": m * (m + 1) // 2 + 1, "means": 0}[self.kind]
+
+    def projection(self, d: int) -> Tensor:
+        """Return P of a sketch, float64, shape (m, d), with orthonormal rows."""
+        drawn = torch.randn(d, self.size, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed))
+        Q: Tensor = torch.linalg.qr(drawn).Q
+        return Q.T.contiguous()
+
+
+@dataclass(frozen=True)
+class StatisticsSettings:
+    """What every client sums up.
+
+    Attributes:
+        moments: What of the second moments.
+        least: A class of which a client has fewer samples is left out by it: the sum over one sample is that sample.
+    """
+
+    moments: Moments = Moments()
+    least: int = 1
+
+
+DEFAULT_STATISTICS: Final = StatisticsSettings()
+"""Everything, of everybody."""
+
+
+@dataclass(frozen=True)
+class HeadSums:
+    """What one client, or some together, contribute.
+
+    Attributes:
+        counts: n, int64, shape (C,).
+        features: S in units of u, int64, shape (C, d).
+        moments: G in units of u², int64, shape (``Moments.numbers``,); of class means that were added up, float64, the
+            upper triangle of Σ_k Σ_c S_{k,c} S_{k,c}ᵀ / n_{k,c}.
+        cells: K_c, how many clients have samples of class c; int64, shape (C,).
+    """
+
+    counts: Tensor
+    features: Tensor
+    moments: Tensor
+    cells: Tensor
+
+
+def shapes(classes: int, d: int, moments: Moments) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what travels, by name."""
+    return {"counts": (classes,), "features": (classes, d), "moments": (moments.numbers(d),)}
+
+
+def head_sums(h: Tensor, labels: Tensor, classes: int, settings: StatisticsSettings) -> HeadSums:
+    """Sum up one client's features.
+
+    Args:
+        h: Features, shape (n, d).
+        labels: Integers within 0 … C−1, shape (n,).
+        classes: C.
+        settings: What is summed.
+    """
+    kept = torch.bincount(labels, minlength=classes)[labels] >= settings.least
+    h, labels = h[kept], labels[kept]
+    x = (h.double() / (h.shape[1] ** 0.5 * UNIT)).round()
+    S = torch.zeros(classes, h.shape[1], dtype=torch.float64).index_add_(0, labels, x)
+    counts = torch.bincount(labels, minlength=classes)
+    return HeadSums(counts, S.long(), _second_moments(x, settings.moments).long(), (counts > 0).long())
+
+
+def _second_moments(x: Tensor, moments: Moments) -> Tensor:
+    """Return what is sent of G: float64 that holds integers exactly, in units of u²."""
+    match moments.kind:
+        case "full":
+            return packed(x.T @ x)
+        case "diagonal":
+            return x.square().sum(dim=0)
+        case "sketch":
+            y = (x @ moments.projection(x.shape[1]).T).round()
+            return torch.cat([packed(y.T @ y), x.square().sum().reshape(1)])
+        case "means":
+            return x.new_zeros(0)
+
+
+def packed(G: Tensor) -> Tensor:
+    """Return the upper triangle of a symmetric matrix (m, m) row by row, shape (m(m + 1)/2,)."""
+    i, j = torch.triu_indices(*G.shape)
+    return G[i, j]
+
+
+def unpacked(triangle: Tensor, m: int) -> Tensor:
+    """Return the symmetric matrix (m, m) of an upper triangle, float64."""
+    G = torch.zeros(m, m, dtype=torch.float64)
+    i, j = torch.triu_indices(m, m)
+    G[i, j] = triangle.double()
+    G[j, i] = triangle.double()
+    return G
+
+
+def as_sent(sums: HeadSums) -> dict[str, Tensor]:
+    """Return the tensors that travel: 32 bits wide where all values fit, else 64."""
+    parts = {"counts": sums.counts, "features": sums.features, "moments": sums.moments}
+    return {name: value.int() if _fits(value) else value for name, value in parts.items()}
+
+
+def _fits(value: Tensor) -> bool:
+    return value.numel() == 0 or int(value.abs().max()) < 2**31
+
+
+def as_received(tensors: Mapping[str, Tensor]) -> HeadSums:
+    """Return the sums that travelled; see ``as_sent``."""
+    counts = tensors["counts"].long()
+    return HeadSums(counts, tensors["features"].long(), tensors["moments"].long(), (counts > 0).long())
+
+
+def check_sums(sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE) -> None:
+    """Check that sums can come from as many samples as their client declared, so that no client weighs more than that.
+
+    Args:
+        sums: Of one client.
+        samples: n_k.
+        longest: A bound on ‖x‖.
+
+    Raises:
+        UpdateError: If they cannot: n_c ≥ 0, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and no moment above Σ_c n_c ‖x‖².
+    """
+    n, S, G = sums.counts, sums.features.double() * UNIT, sums.moments.double() * UNIT**2
+    if bool((n < 0).any()) or int(n.sum()) > samples:
+        raise UpdateError(f"expected class counts of at most {samples} samples; found {n.tolist()}", "wrong count")
+    if bool((S.norm(dim=1) > n * longest).any()) or bool((G.abs() > float(n.sum()) * longest**2).any()):
+        raise UpdateError("expected sums of as many features and of their products; found larger ones", "out of bounds")
+
+
+def longest_pooled(d: int) -> float:
+    """Return the most that ‖x‖ can be of features that are pooled to one length, after rounding."""
+    return 1 + UNIT * math.sqrt(d)
+
+
+def add_up(parts: Iterable[HeadSums], moments: Moments) -> HeadSums:
+    """Add the contributions of clients, which arrive in ascending client id; one total is held, however many come.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    total: HeadSums | None = None
+    for part in parts:
+        summed = _summed(part, moments)
+        total = summed if total is None else plus(total, summed)
+    if total is None:
+        raise ValueError("expected head statistics of at least one client; found none")
+    return total
+
+
+def without(total: HeadSums, part: HeadSums, moments: Moments) -> HeadSums:
+    """Take one client's contribution out of a total again.
+
+    What is left is what there would be without it, bit for bit (but for ``means``, whose products are no integers).
+    """
+    return plus(total, _summed(part, moments), -1)
+
+
+def faded(total: HeadSums, share: float) -> HeadSums:
+    """Return a total of which only a share counts beside newer sums."""
+    return HeadSums(**{name: getattr(total, name).double() * share for name in PARTS})
+
+
+def plus(one: HeadSums, other: HeadSums, sign: int = 1) -> HeadSums:
+    """Add two totals, or with sign −1 take the other away."""
+    return HeadSums(**{name: getattr(one, name) + sign * getattr(other, name) for name in PARTS})
+
+
+def _summed(part: HeadSums, moments: Moments) -> HeadSums:
+    """Return a contribution whose parts may be added; of class means their products, which the server forms."""
+    if moments.kind != "means":
+        return part
+    present = part.counts > 0
+    mean = part.features[present].double() / part.counts[present].double().sqrt().unsqueeze(1)
+    return replace(part, moments=packed(mean.T @ mean))

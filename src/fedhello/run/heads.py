@@ -1,0 +1,209 @@
+"""The head of a run: solved from the clients' head statistics before the first round, on the way, and at the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedhello.engine.protocol import Contribution
+from fedhello.methods import METHODS
+from fedhello.model.evaluation import logits, pooled_features
+from fedhello.model.head import (
+    SHRINKAGES,
+    Family,
+    Head,
+    calibrated,
+    cross_validated_head,
+    family,
+    prototype_head,
+    solved_head,
+)
+from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus
+from fedhello.randomness import generator
+from fedhello.run.session import Session
+from fedhello.types import Adapter, RunState
+
+FOLDS = 5
+"""Of the server's own samples, where no client takes part."""
+
+
+@dataclass
+class Traffic:
+    """What gathering head statistics took.
+
+    Attributes:
+        clients: Whose came, ascending.
+        bytes_up: Bytes that they sent.
+        bytes_down: Bytes that they received.
+    """
+
+    clients: list[int] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    def counted(self, found: Contribution) -> HeadSums:
+        """Count one client's contribution, and return its sums."""
+        self.clients.append(found.client)
+        self.bytes_up += found.bytes_up
+        self.bytes_down += found.bytes_down
+        return found.sums
+
+
+@dataclass(frozen=True)
+class HeadChange:
+    """How a head came about, before the first round or in one.
+
+    Attributes:
+        clients: How many clients' statistics came.
+        samples: Over how many samples all statistics are sums that it was solved from.
+        bytes_up: Bytes that these clients sent for it.
+        bytes_down: Bytes that they received for it.
+        shrinkage: See ``fedhello.model.head.Head``.
+        temperature: Likewise.
+        loss: Likewise.
+        adopted: Whether it took the place of the head before.
+    """
+
+    clients: int
+    samples: float
+    bytes_up: int
+    bytes_down: int
+    shrinkage: float | None = None
+    temperature: float | None = None
+    loss: float | None = None
+    adopted: bool = True
+
+
+Solved = tuple[RunState, HeadChange | None]
+"""A state with its head, and how that came about; None where the head is what it was."""
+
+
+def first_head(session: Session, adapter: Adapter) -> Solved:
+    """Return the state before round 0, with the head that the run's policy starts from.
+
+    Args:
+        session: The session; its model holds the adapter.
+        adapter: θ⁰ with a random head.
+
+    Raises:
+        DataError: If a class has no sample on any client.
+    """
+    state = RunState(0, adapter)
+    if session.config.model.head not in ("solved", "prototypes"):
+        return state, None
+    if METHODS[session.config.method.name].server_alone:
+        head, samples = _of_the_server(session)
+        return _with_head(session, state, head), _change(head, Traffic(), samples)
+    return _solved(session, state, None)
+
+
+def refreshed_head(session: Session, state: RunState, clients: Sequence[int]) -> Solved:
+    """Return a state after a round, with its head solved anew on the adapted features where that is due.
+
+    The clients of the round send new sums; earlier ones, of features that were, count ``model.forgetting`` less with
+    every refresh.
+    """
+    model, t = session.config.model, state.round
+    is_last = t == session.config.train.rounds and model.final
+    if model.head != "solved" or is_last or isinstance(model.refresh, str) or t % model.refresh or not clients:
+        return state, None
+    before = faded(HeadSums(**state.head_sums), 1 - model.forgetting) if state.head_sums else None
+    return _solved(session, state, clients, before)
+
+
+def final_head(session: Session, state: RunState) -> Solved:
+    """Return the state after the last round, with its head solved once more by all, if that is better.
+
+    Better is a smaller −log p on the validation data, each head at its own best temperature. Where nothing has trained,
+    those who were not there before add their sums.
+
+    Args:
+        session: The session.
+        state: After the last round.
+    """
+    if session.config.model.head != "solved" or not session.config.model.final:
+        return state, None
+    method = METHODS[session.config.method.name]
+    if method.server_alone:
+        return state, None
+    if method.head_alone:
+        late = [k for k in range(len(session.tier_of)) if k not in state.head_clients]
+        return _solved(session, state, late, HeadSums(**state.head_sums)) if late else (state, None)
+    session.model.write(state.adapter.tensors)
+    validation = session.server.validation
+    trained, _ = calibrated(logits(session.model, validation).double(), torch.from_numpy(validation.labels))
+    after, change = _solved(session, state, None)
+    if change is None or change.loss is None or change.loss < trained:
+        return after, change
+    return state, replace(change, adopted=False)
+
+
+def _solved(session: Session, state: RunState, clients: Sequence[int] | None, before: HeadSums | None = None) -> Solved:
+    """Gather statistics of some clients, or of all, on the features as they are, and solve the head from them.
+
+    Args:
+        session: The session.
+        state: Whose adapter makes the features.
+        clients: Whose statistics; None for everybody's.
+        before: What is added to them.
+    """
+    moments, traffic = session.statistics.moments, Traffic()
+    adapter = state.adapter if state.round else None
+    found = session.engine.head_sums(clients, adapter)
+    total = add_up((traffic.counted(one) for one in found), moments)
+    total = total if before is None else plus(before, total)
+    session.model.write(state.adapter.tensors)
+    head = _from_sums(session, total)
+    sums = {name: getattr(total, name) for name in PARTS}
+    known = sorted({*state.head_clients, *traffic.clients})
+    state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(known))
+    return state, _change(head, traffic, float(total.counts.sum()))
+
+
+def _from_sums(session: Session, total: HeadSums) -> Head:
+    """Return the head that sums lead to; what is free is chosen on the server's validation data."""
+    model, validation = session.config.model, session.server.validation
+    if model.head == "prototypes":
+        return prototype_head(total, model.head_scale)
+    h, y = pooled_features(session.model, validation), torch.from_numpy(validation.labels)
+    return solved_head(_family(session, total), h, y, _shrinkages(session))
+
+
+def _family(session: Session, total: HeadSums) -> Family:
+    return family(total, session.statistics.moments, session.config.model.solver, session.config.model.priors)
+
+
+def _shrinkages(session: Session) -> Sequence[float]:
+    stated = session.config.model.shrinkage
+    return SHRINKAGES if isinstance(stated, str) else (stated,)
+
+
+def _of_the_server(session: Session) -> tuple[Head, int]:
+    """Return the head of the server's own labelled samples, proxy and validation, and how many these are."""
+    parts = [part for part in (session.server.proxy, session.server.validation) if len(part)]
+    h = torch.cat([pooled_features(session.model, part) for part in parts])
+    y = torch.from_numpy(np.concatenate([part.labels for part in parts]))
+    settings = replace(session.statistics, least=1)  # nothing leaves the server
+
+    def sums(kept: Tensor) -> HeadSums:
+        return add_up([head_sums(h[kept], y[kept], session.model.classes, settings)], settings.moments)
+
+    if session.config.model.head == "prototypes":
+        return prototype_head(sums(torch.ones_like(y, dtype=torch.bool)), session.config.model.head_scale), len(y)
+    folds = torch.from_numpy(generator(session.config.run.seed, "folds").permutation(len(y)) % FOLDS)
+    return cross_validated_head(h, y, folds, lambda kept: _family(session, sums(kept)), _shrinkages(session)), len(y)
+
+
+def _with_head(session: Session, state: RunState, head: Head) -> RunState:
+    """Return a state with another head; some models' logits layers have no bias."""
+    model = session.model
+    named = {model.head_tensor_name("weight"): head.weight, model.head_tensor_name("bias"): head.bias}
+    known = {name: value for name, value in named.items() if name in model.head_names}
+    return replace(state, adapter=state.adapter.with_tensors(known))
+
+
+def _change(head: Head, traffic: Traffic, samples: float) -> HeadChange:
+    sizes = (len(traffic.clients), samples, traffic.bytes_up, traffic.bytes_down)
+    return HeadChange(*sizes, head.shrinkage, head.temperature, head.loss)
