@@ -384,9 +384,8 @@ class _Progress:
     def on_round(self, result: RoundResult) -> None:
         """Show the round."""
         if self._status is not None:
-            self._status.update(
-                f"{self._place}: round {result.record.round + 1} of {self._rounds}, test {result.test.accuracy:.3f}"
-            )
+            scored = "" if result.test is None else f", test {result.test.accuracy:.3f}"
+            self._status.update(f"{self._place}: round {result.record.round + 1} of {self._rounds}{scored}")
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Say nothing; the line of the finished run follows."""

@@ -40,14 +40,16 @@ ACCURACIES = ("start", "final", "mean_last_5", "best_on_validation")
 
 @dataclass(frozen=True)
 class Curve:
-    """A run round by round; position 0 is before training, position t after t rounds.
+    """A run from one scored state to the next; position 0 is before training.
 
     Attributes:
+        rounds: How many rounds have finished by then.
         accuracy: On the test set.
         bytes_up: All that clients have sent by then, the class sums for prototypes included.
         bytes_down: All that they have received by then.
     """
 
+    rounds: tuple[int, ...]
     accuracy: tuple[float, ...]
     bytes_up: tuple[int, ...]
     bytes_down: tuple[int, ...]
@@ -78,17 +80,20 @@ class FinishedRun:
 
     @cached_property
     def curve(self) -> Curve:
-        """The run round by round."""
+        """The run from one scored state to the next."""
+        done = [t for t in range(len(self.rounds) + 1) if self.config.train.scored_after(t)]
         return Curve(
-            (self.summary["start"], *(entry["test"]["accuracy"] for entry in self.rounds)),
-            self._sent("bytes_up"),
-            self._sent("bytes_down"),
+            tuple(done),
+            (self.summary["start"], *(self.rounds[t - 1]["test"]["accuracy"] for t in done[1:])),
+            self._sent("bytes_up", done),
+            self._sent("bytes_down", done),
         )
 
-    def _sent(self, key: str) -> tuple[int, ...]:
+    def _sent(self, key: str, done: Sequence[int]) -> tuple[int, ...]:
         per_round = [sum(client[key] for client in entry["clients"]) for entry in self.rounds]
         before = self.summary[key] - sum(per_round)  # what no round accounts for was sent before the first one
-        return tuple(accumulate(per_round, initial=before))
+        sent = list(accumulate(per_round, initial=before))
+        return tuple(sent[t] for t in done)
 
 
 @dataclass(frozen=True)
@@ -328,7 +333,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
         "data": first.config.data.name,
         "metric": first.summary["metric"],
         "only_methods_differ": not _more_than_methods([run for group in groups.values() for run in group]),
-        "test_samples": first.rounds[0]["test"]["samples"],
+        "test_samples": first.rounds[-1]["test"]["samples"],
         "methods": [_method(label, group, comparison.target) for label, group in groups.items()],
         "differences": [
             {"method": label, **asdict(paired_difference(last[label], last[comparison.reference]))} for label in others
@@ -352,7 +357,7 @@ def _row(run: FinishedRun, target: float) -> dict[str, Any]:
         "bytes_up": summary["bytes_up"],
         "bytes_down": summary["bytes_down"],
         "target": target,
-        "rounds_to_target": at,
+        "rounds_to_target": None if at is None else curve.rounds[at],
         "bytes_up_to_target": None if at is None else curve.bytes_up[at],
         "bytes_down_to_target": None if at is None else curve.bytes_down[at],
         "wall_seconds": summary["wall_seconds"],
