@@ -13,8 +13,9 @@ from fedhello.errors import MissingExtraError, RunFolderError
 from fedhello.run import drawing
 from fedhello.run.drawing import svg_of
 from fedhello.run.files import write_whole
+from fedhello.run.finished import FinishedRun
 from fedhello.run.folder import RunFolder, check_free
-from fedhello.run.results import COMPARISON_FILE, Comparison, FinishedRun
+from fedhello.run.results import COMPARISON_FILE, Comparison
 from fedhello.run.tables import TextTable, csv_text, sentences, tables
 
 PAGE = """<!doctype html>
