@@ -285,33 +285,51 @@ def compare(
     words: Words = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Each method runs with each of them.")] = "0,1,2",
     out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN.OUT/comparison if not given.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Choose each method's learning rate first, on validation data alone.")
+    ] = False,
+    rates: Annotated[
+        str | None, typer.Option("--rates", help="The grid of --tune; 5e-4,1e-3,2e-3,5e-3,1e-2,2e-2 if not given.")
+    ] = None,
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Compare without head-only and server-only.")
+    ] = False,
     target: Target = None,
     reference: Reference = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run several methods with several seeds and put them side by side; go on where that stopped."""
-    from fedhello.run import compare as comparing
-    from fedhello.run import results
+    from fedhello.run import results, tuning
+    from fedhello.run.asked import asked_methods, asked_seeds
+    from fedhello.run.baselines import with_baselines
+    from fedhello.run.compare import load_shared
+    from fedhello.run.contest import Contest
+    from fedhello.run.finished import read_run
     from fedhello.run.report import check_out
     from fedhello.run.tracking import check_installed
 
-    config = comparing.load_shared(*_file_and_overrides(words))
+    config = load_shared(*_file_and_overrides(words))
     folder = out or Path(config.run.out) / "comparison"
-    asked, seed_list = comparing.asked_methods(methods), comparing.asked_seeds(seeds)
+    asked, seed_list = asked_methods(methods), asked_seeds(seeds)
+    _refuse({"--rates"} if rates is not None and not tune else set(), "for --tune")
+    grid = tuning.asked_rates(rates or tuning.RATES) if tune else []
     results.check_target(target)
-    label = results.chosen_reference(reference, [method.label for method in asked])
+    everyone, notes = (asked, []) if no_baselines else with_baselines(config, asked)
+    label = results.chosen_reference(reference or asked[0].label, [method.label for method in everyone])
     check_installed(config.run.track)
     check_out(folder)
-    planned, notes = comparing.plan_runs(config, asked, seed_list, folder)
+    contest = Contest(config, everyone, seed_list, folder, grid)
+    notes += contest.check()
     console, hidden = Console(stderr=as_json), quiet or as_json
-    if not hidden:
-        for note in notes:
-            console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    if not comparing.make_runs(planned, console, hidden):
+    for note in () if hidden else notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    made = contest.make(console, hidden)
+    if made is None:
         raise typer.Exit(INTERRUPTED)
-    runs = [results.read_run(run.folder) for run in planned]
-    _present(results.compare(runs, reference=label, target=target, notes=notes), folder, as_json, quiet, said=notes)
+    runs = [read_run(run.folder) for run in made[0]]
+    found = results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
+    _present(found, folder, as_json, quiet, said=notes)
 
 
 @app.command()
@@ -404,7 +422,13 @@ def report(
     before = results.earlier(runs[0]) if len(runs) == 1 else {}
     if target is None and before.get("target_given"):
         target = before["target"]
-    comparison = results.compare(found, reference=reference or before.get("reference"), target=target, notes=notes)
+    comparison = results.compare(
+        found,
+        reference=reference or before.get("reference"),
+        target=target,
+        notes=notes,
+        tuning=before.get("tuning"),
+    )
     _present(comparison, folder, as_json, quiet=False)
 
 

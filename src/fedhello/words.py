@@ -7,6 +7,22 @@ from typing import Any
 from fedhello.types import Budget, Federation
 
 
+def human_flops(count: float | None) -> str:
+    """Write a number of FLOPs for people; ``–`` for None.
+
+    Example:
+        >>> human_flops(1.234e12)
+        '1.23 TFLOP'
+    """
+    if count is None:
+        return "–"
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} PFLOP"
+
+
 def human_bytes(count: float | None) -> str:
     """Write a number of bytes for people, in powers of 1000; ``–`` for None.
 

@@ -100,8 +100,9 @@ def test_killed_at_every_step_of_writing(processes, place, undisturbed, outcome,
         ["model.head=local"],
         ["method.name=helora-kd", "data.public=8", "clients.tiers=[{share: 1/2, rank: 2}, {share: 1/2, rank: 4}]"],
         ["method.name=flora", "clients.tiers=[{share: 1/2, rank: 2}, {share: 1/2, rank: 4}]"],
+        ["train.evaluate_every=2"],
     ],
-    ids=["personal heads", "several models", "merged products"],
+    ids=["personal heads", "several models", "merged products", "rounds that are not scored"],
 )
 def test_all_that_rounds_hand_on_is_in_the_checkpoint(processes, place, undisturbed, outcome, words):
     expected = undisturbed(*SHORT, *words)
@@ -109,9 +110,11 @@ def test_all_that_rounds_hand_on_is_in_the_checkpoint(processes, place, undistur
     check_resumed(processes, place, expected, outcome)
 
 
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("step", [19, 23, 27])
-def test_failed_attempts_at_a_round_are_remembered(processes, place, undisturbed, outcome, step):
+def test_failed_attempts_at_a_round_are_remembered(processes, place, undisturbed, outcome, step, every):
     words = [*SHORT, "clients.dropout=0.5", "train.quorum=1.0", "train.retries=50", "run.seed=3"]
+    words.append(f"train.evaluate_every={every}")
     expected = undisturbed(*words)
     attempts = [entry["attempt"] for entry in expected[1]]
     assert max(attempts) > 0

@@ -56,6 +56,7 @@ def made_up(tmp_path):
         down=3000,
         before=200,
         peaks=(2e6, 5e6),
+        flops=1e9,
         status="finished",
     ):
         folder = tmp_path / name
@@ -69,7 +70,7 @@ def made_up(tmp_path):
         rounds = [
             {
                 "round": t,
-                "clients": [{"client": 0, "tier": 0, "bytes_up": up, "bytes_down": down}],
+                "clients": [{"client": 0, "tier": 0, "bytes_up": up, "bytes_down": down, "metrics": {"flops": flops}}],
                 "contributors": [1, 0, 1, 0, 0, t % 2],
                 "scored": False,
                 "validation": {"accuracy": accuracy, "loss": 1.0, "samples": 10},

@@ -9,10 +9,12 @@ import sys
 
 import pytest
 
+from fedhello import words
 from fedhello.errors import ConfigError, RunFolderError
-from fedhello.run import results, tables
+from fedhello.run import finished, results, tables
+from fedhello.run.finished import read_run
 from fedhello.run.folder import RunFolder
-from fedhello.run.results import collect, compare, describe, read_run, run_folders
+from fedhello.run.results import collect, compare, describe, run_folders
 
 CONFIG, FOLDER = 2, 5
 
@@ -37,7 +39,7 @@ def method(found, label):
 
 
 def test_the_examples_hold():
-    for module in (results, tables):
+    for module in (results, tables, finished, words):
         assert doctest.testmod(module).failed == 0
 
 
@@ -74,19 +76,125 @@ def test_bytes_to_the_target_end_with_the_first_round_that_reaches_it(two_method
     assert rows["gd-hla", 0]["bytes_up_to_target"] is None
     gd_hla = method(found, "gd-hla")
     assert (gd_hla["reached_target"], gd_hla["bytes_up_to_target"]) == (1, 200 + 500)
-    cells = tables.tables(found)[1].rows[1]
-    assert "1 of 2 seeds" in cells
+    assert (gd_hla["flops_to_target"], gd_hla["flops"]) == (1e9, 6e9)
+    assert tables.tables(found)[2].rows[1] == ("gd-hla", "1 of 2 seeds", "1.0", "700 B", "3 kB", "1 GFLOP")
 
 
 def test_a_target_that_nobody_reaches_is_a_dash(two_methods):
     found = described(two_methods, target=0.95)
     assert method(found, "gd-hla")["bytes_up_to_target"] is None
-    assert tables.tables(found)[1].rows[1][3:7] == ("0 of 2 seeds", "–", "–", "–")
+    assert tables.tables(found)[2].rows[1][1:] == ("0 of 2 seeds", "–", "–", "–", "–")
 
 
 def test_a_target_reached_before_training_costs_what_was_sent_before(two_methods):
     (row, *_) = described(two_methods, target=0.5)["runs"]
     assert (row["rounds_to_target"], row["bytes_up_to_target"], row["bytes_down_to_target"]) == (0, 200, 0)
+
+
+def test_the_default_target_is_not_below_what_the_best_method_begins_with(made_up):
+    runs = [
+        made_up("fed-hello-seed0", "fed-hello", 0, [0.6] * 5, start=0.9),
+        made_up("fed-hello-seed1", "fed-hello", 1, [0.8] * 5, start=0.7),
+        made_up("gd-hla-seed0", "gd-hla", 0, [0.5] * 5, start=0.95),
+        made_up("gd-hla-seed1", "gd-hla", 1, [0.5] * 5, start=0.95),
+    ]
+    found = described(runs)
+    assert (found["target"], found["target_is_start"]) == (pytest.approx(0.8), True)  # fed-hello's, the best at the end
+    assert tables.sentences(found)[0] == (
+        "The target is a test accuracy of 0.8000: what the best method begins with, since 98 % of the best method's "
+        "mean of the last 5 rounds is less."
+    )
+    assert not described(runs, target=0.5)["target_is_start"]
+
+
+def test_accuracies_at_equal_upload_are_those_of_the_last_state_that_cost_no_more(made_up):
+    """The ladder's top is what the most expensive run takes: 200 + 4 · 1000 = 4200."""
+    runs = [
+        made_up("full-seed0", "full", 0, [0.6, 0.7, 0.8, 0.75], flops=1e9),
+        made_up("legend-seed0", "legend", 0, [0.55, 0.65, 0.6, 0.7], up=100, flops=5e8),
+    ]
+    found = described(runs)
+    assert found["equal_cost"]["bytes_up"] == [262, 525, 1050, 2100, 4200]
+    by_upload = {
+        entry["method"]: [at["mean"] for at in entry["at_equal_cost"]["bytes_up"]] for entry in found["methods"]
+    }
+    assert by_upload["full"] == [0.5, 0.5, 0.5, 0.6, 0.75]  # 200, 1200, 2200, 3200, 4200
+    assert by_upload["legend"] == [0.5, 0.6, 0.7, 0.7, 0.7]  # 200, 300, 400, 500, 600
+    by_flops = {entry["method"]: [at["mean"] for at in entry["at_equal_cost"]["flops"]] for entry in found["methods"]}
+    assert by_flops["full"] == [0.5, 0.5, 0.6, 0.7, 0.75]
+    assert by_flops["legend"] == [0.5, 0.55, 0.65, 0.7, 0.7]
+    upload, computation = tables.tables(found)[3:5]
+    assert upload.columns == ("method", "262 B", "525 B", "1.05 kB", "2.1 kB", "4.2 kB")
+    assert upload.rows[1] == ("legend", "0.500", "0.600", "0.700", "0.700", "0.700")
+    assert computation.columns[-1] == "4 GFLOP"
+
+
+def test_what_even_the_start_costs_more_than_is_a_dash(made_up):
+    runs = [made_up("a", "full", 0, [0.6], before=900, up=100), made_up("b", "legend", 0, [0.6], before=0, up=1)]
+    found = described(runs)
+    assert [at["mean"] for at in method(found, "a")["at_equal_cost"]["bytes_up"]] == [None, None, None, None, 0.6]
+    assert tables.tables(found)[3].rows[0][1] == "–"
+
+
+def test_bytes_of_replies_that_do_not_count_belong_to_their_round(made_up):
+    folder = made_up("a", "full", 0, [0.6, 0.7])
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    lines[1]["rejections"] = [{"client": 1, "bytes_up": 50, "bytes_down": 70}]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = read_run(RunFolder(folder)).curve
+    assert curve.bytes_up == (150, 1150, 2200)  # the summary has 2200: 150 of it before the first round
+
+
+def test_runs_without_predictions_have_no_flops(made_up):
+    runs = [made_up("a", "full", 0, [0.6]), made_up("b", "legend", 0, [0.6], flops=None)]
+    found = described(runs)
+    assert (method(found, "a")["flops"], method(found, "b")["flops"]) == (1e9, None)
+    assert found["equal_cost"]["flops"] == []
+    assert [table.title.partition(":")[0] for table in tables.tables(found)][3:] == ["equal upload"]
+
+
+def test_memory_is_told_against_the_references(made_up):
+    """A method that needs as much as the reference must be told from one that needs less."""
+    runs = [
+        made_up("fed-hello-seed0", "fed-hello", 0, [0.6]),
+        made_up("full-seed0", "full", 0, [0.6]),
+        made_up("legend-seed0", "legend", 0, [0.6], peaks=(0.8e6, None)),
+    ]
+    cells = [row[6:] for row in tables.tables(described(runs))[1].rows]
+    assert cells == [
+        ("2 MB (1 block)", "5 MB (6 blocks)"),
+        ("2 MB (1 block)", "5 MB (6 blocks)"),
+        ("800 kB −60 % (1 block)", "– (6 blocks)"),
+    ]
+
+
+def test_rounds_that_were_not_scored_are_no_points_of_the_curve(made_up):
+    folder = made_up("a", "full", 0, [0.6, 0.7, 0.8], "train.evaluate_every=2", "train.rounds=3")
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    lines[0]["test"] = lines[0]["validation"] = None
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = read_run(RunFolder(folder)).curve
+    assert (curve.rounds, curve.accuracy, curve.bytes_up) == ((0, 2, 3), (0.5, 0.7, 0.8), (200, 2200, 3200))
+    row = described([folder], target=0.55)["runs"][0]
+    assert (row["rounds_to_target"], row["bytes_up_to_target"]) == (2, 2200)
+
+
+def test_learning_rates_of_their_own_are_part_of_the_methods(two_methods, made_up):
+    runs, _ = collect(run_folders(two_methods[:2]))
+    runs += collect([RunFolder(made_up("full-seed0", "full", 0, [0.7], "train.lr=0.02"))])[0]
+    rates = {"fed-hello": {"rate": 0.002, "at_edge": False}, "full": {"rate": 0.02, "at_edge": True}}
+    tuning = {"seed": 0, "rounds": 3, "rates": [0.001, 0.002, 0.02]}
+    tuning["methods"] = {label: found | {"validation": [0.5, None, 0.625]} for label, found in rates.items()}
+    found = describe(compare(runs, tuning=tuning))
+    assert found["only_methods_differ"]
+    assert not any("train.lr" in note for note in found["notes"])
+    (edge,) = [note for note in found["notes"] if "edge" in note]
+    assert edge.startswith("the learning rate of full, 0.02, is at the edge")
+    assert not describe(compare(runs))["only_methods_differ"]
+    assert (method(found, "full")["lr"], method(found, "fed-hello")["lr"]) == (0.02, 0.002)
+    table = tables.tables(found)[-1]
+    assert table.columns == ("method", "chosen", "0.001", "0.002", "0.02")
+    assert table.rows[1] == ("full", "0.02", "0.500", "–", "0.625")
 
 
 def test_a_peak_is_the_largest_of_all_seeds(two_methods):
@@ -223,6 +331,7 @@ def test_the_csv_has_one_row_per_run_and_json_is_the_comparison_alone(two_method
     assert list(rows[0]) == [
         "method",
         "seed",
+        "lr",
         "rounds",
         "start",
         "final",
@@ -230,14 +339,18 @@ def test_the_csv_has_one_row_per_run_and_json_is_the_comparison_alone(two_method
         "best_on_validation",
         "bytes_up",
         "bytes_down",
+        "flops",
         "target",
         "rounds_to_target",
         "bytes_up_to_target",
         "bytes_down_to_target",
+        "flops_to_target",
         "wall_seconds",
         "train_seconds",
         "peak_bytes_tier_0",
         "peak_bytes_tier_1",
+        *(f"accuracy_at_bytes_up_{round(6200 * share)}" for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)),
+        *(f"accuracy_at_flops_{round(6e9 * share)}" for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)),
     ]
     assert (rows[0]["bytes_up_to_target"], rows[2]["bytes_up_to_target"]) == ("2200", "")
     assert float(rows[3]["mean_last_5"]) == pytest.approx(0.9)

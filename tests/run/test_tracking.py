@@ -131,6 +131,14 @@ def test_scores_are_recorded_block_by_block():
     assert [metrics[f"scores/{block}"] for block in range(3)] == [0.1, 0.2, 0.3]
 
 
+def test_a_round_that_was_not_scored_has_no_accuracy():
+    metrics, unscored = round_metrics(made_up()), replace(made_up(), validation=None, test=None)
+    assert metrics.keys() - round_metrics(unscored).keys() == {
+        f"{part}/{name}" for part in ("validation", "test") for name in ("accuracy", "loss", "samples")
+    }
+    assert round_metrics(unscored).items() <= metrics.items()
+
+
 def test_a_round_in_which_nobody_took_part():
     result = made_up()
     empty = replace(result.record, clients=(), contributors=(0, 0, 0), over_budget=())

@@ -33,6 +33,9 @@ Kind = tuple[Policy, Role]
 Shape = tuple[int, int]
 """A batch: samples × tokens."""
 
+MeanShape = tuple[float, float]
+"""The same of a batch that stands for several: their means."""
+
 LONGEST = 96
 """Tokens of the largest calibration batch, where the model takes as many."""
 
@@ -46,7 +49,7 @@ class Growth:
     linear: float
     quadratic: float
 
-    def at(self, shapes: Sequence[Shape]) -> int:
+    def at(self, shapes: Sequence[MeanShape]) -> int:
         """Return the sum over batches of b samples of T tokens."""
         found = sum(self.constant + b * (self.per_sample + T * (self.linear + self.quadratic * T)) for b, T in shapes)
         return max(0, round(found))
@@ -74,7 +77,7 @@ class Peak:
 
     pieces: tuple[Growth, ...]
 
-    def at(self, shapes: Sequence[Shape]) -> int:
+    def at(self, shapes: Sequence[MeanShape]) -> int:
         """Return the sum over batches."""
         return max(growth.at(shapes) for growth in self.pieces)
 
@@ -122,7 +125,7 @@ class StepCosts:
     fixed_upload: int = 0
     rank: int = 1
 
-    def at(self, widest: Shape, batches: Sequence[Shape] = ()) -> Costs:
+    def at(self, widest: Shape, batches: Sequence[MeanShape] = ()) -> Costs:
         """Return the costs on certain data: bytes of the widest batch, FLOPs of all batches of a round."""
 
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
@@ -226,15 +229,22 @@ def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Sha
 
 
 def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -> Update:
-    """Return an update with what its widest step was predicted to take; the server knows it without being told."""
+    """Return an update with what its widest step and its round were predicted to take.
+
+    The server knows it without being told. FLOPs are those of as many steps on batches of the round's mean shape.
+    """
     if costs is None:
         return update
+    # Whatever a client states, these are at least one.
+    steps, samples = (max(1.0, update.metrics[name]) for name in ("steps", "samples"))
     shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
-    found = needs(costs.at(shape), allocation, first_step=update.metrics["steps"] == 1)
+    mean = samples / steps, update.metrics["tokens"] / samples
+    found = needs(costs.at(shape, [mean]), allocation, first_step=steps == 1)
     more = {
         "predicted_saved_bytes": found.saved_bytes,
         "predicted_peak_bytes": found.peak_bytes,
         "predicted_memory_bytes": found.memory_bytes,
+        "flops": steps * found.flops,
     }
     return replace(update, metrics={**update.metrics, **more})
 

@@ -10,22 +10,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.status import Status
 
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
-from fedhello.run.complaints import sentence
+from fedhello.run.asked import AskedMethod
 from fedhello.run.config import IRRELEVANT, Config, MethodConfig, load_config, parse_config
 from fedhello.run.console import ConsoleObserver
 from fedhello.run.folder import RunFolder, check_free
 from fedhello.run.play import play
 from fedhello.run.report import write_report
-from fedhello.run.results import RUNS, differing, label_of
+from fedhello.run.results import RUNS, differing
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session, load_model, prepare
-from fedhello.words import nearest
 
 Kind = Literal["blocks", "rank"]
 """In what a tier may state a count."""
@@ -43,90 +41,22 @@ Before = Literal["new", "finished", "unfinished"]
 
 
 @dataclass(frozen=True)
-class AskedMethod:
-    """A method as the command line asks for it.
-
-    Attributes:
-        label: What its runs are listed under.
-        name: Its id in the table of methods.
-        options: Those given with it.
-    """
-
-    label: str
-    name: str
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class PlannedRun:
-    """One method with one seed.
+    """One method with one seed, or at one learning rate.
 
     Attributes:
         label: The method's.
+        title: How it is called in messages.
         config: What is to be run.
         folder: Where.
         before: What is there already.
     """
 
     label: str
+    title: str
     config: Config
     folder: RunFolder
     before: Before
-
-    @property
-    def title(self) -> str:
-        """How it is called in messages."""
-        return f"{self.label} seed {self.config.run.seed}"
-
-
-def asked_methods(text: str) -> list[AskedMethod]:
-    """Read methods such as ``fed-hello,gd-hla:pattern=triangle:tier_weighting=clients``.
-
-    Raises:
-        ConfigError: If there is none, one is unknown, or an option is wrong.
-    """
-    return [_asked_method(words) for words in _listed(text, "--methods", "fed-hello,gd-hla")]
-
-
-def asked_seeds(text: str) -> list[int]:
-    """Read seeds such as ``0,1,2``.
-
-    Raises:
-        ConfigError: If there is none, one is negative or no integer, or one is there twice.
-    """
-    words = _listed(text, "--seeds", "0,1,2")
-    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
-    if wrong:
-        raise ConfigError(f"expected --seeds to be integers of at least 0, such as 0,1,2; found {wrong[0]!r}")
-    seeds = [int(word) for word in words]
-    twice = [seed for seed in seeds if seeds.count(seed) > 1]
-    if twice:
-        raise ConfigError(f"expected every seed once in --seeds; found {twice[0]} more than once")
-    return seeds
-
-
-def _listed(text: str, option: str, example: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise ConfigError(f"expected {option} to be a list such as {example}; found {text!r}, with an empty entry")
-    return words
-
-
-def _asked_method(words: str) -> AskedMethod:
-    name, *given = words.split(":")
-    if name not in METHODS:
-        raise ConfigError(
-            f"expected --methods to name some of {', '.join(METHODS)}; found {name!r}" + nearest(name, METHODS)
-        )
-    pairs = [option.partition("=") for option in given]
-    if not all(key and equals for key, equals, _ in pairs):
-        raise ConfigError(f"expected a method's options such as {name}:pattern=triangle in --methods; found {words!r}")
-    options = METHODS[name].options
-    try:
-        read = options.model_validate_strings({key: value for key, _, value in pairs})
-    except ValidationError as error:
-        raise ConfigError(sentence(error, options, f"method ({name}).")) from error
-    return AskedMethod(label_of(words), name, read.model_dump(exclude_unset=True))
 
 
 def load_shared(path: Path | None, overrides: Sequence[str]) -> Config:
@@ -144,7 +74,11 @@ def load_shared(path: Path | None, overrides: Sequence[str]) -> Config:
 
 
 def plan_runs(
-    base: Config, methods: Sequence[AskedMethod], seeds: Sequence[int], out: Path
+    base: Config,
+    methods: Sequence[AskedMethod],
+    seeds: Sequence[int],
+    out: Path,
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[list[PlannedRun], list[str]]:
     """Decide what each run is, and what of it is there already; nothing is trained or written.
 
@@ -153,6 +87,7 @@ def plan_runs(
         methods: What to compare.
         seeds: Each method runs with each of them.
         out: The folder of the comparison.
+        rates: Label → learning rate, of those that have one of their own.
 
     Returns:
         The runs, all methods with one seed before the next seed, and notes on what a user should know.
@@ -161,13 +96,35 @@ def plan_runs(
         ConfigError: If a configuration is wrong or a method is there twice.
         RunFolderError: If a finished run of another configuration, or something else, is in the way.
     """
+    configs, notes = configure(base, methods, seeds, out)
+    labels = [asked.label for asked in methods]
+    found = [(label, config) for of_seed in configs for label, config in zip(labels, of_seed, strict=True)]
+    own = rates or {}
+    return [
+        planned(label, f"{label} seed {config.run.seed}", at_rate(config, own.get(label, config.train.lr)))
+        for label, config in found
+    ], notes
+
+
+def at_rate(config: Config, rate: float) -> Config:
+    """Return a configuration with another learning rate."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"lr": rate})})
+
+
+def configure(
+    base: Config, methods: Sequence[AskedMethod], seeds: Sequence[int], out: Path
+) -> tuple[list[list[Config]], list[str]]:
+    """Return, per seed, the configuration of every method, and notes; the arguments are those of ``plan_runs``.
+
+    Raises:
+        ConfigError: If a configuration is wrong or a method is there twice.
+    """
     _check_speeds(base)
     notes = _unused_options(base, methods)
     tiers = _suited_tiers(base, methods, notes)
     configs = [[_config(base, asked, tiers[asked.label], seed, out) for asked in methods] for seed in seeds]
-    labels = [asked.label for asked in methods]
-    _check_distinct(labels, [config.method for config in configs[0]])
-    return [_planned(*run) for of_seed in configs for run in zip(labels, of_seed, strict=True)], notes
+    _check_distinct([asked.label for asked in methods], [config.method for config in configs[0]])
+    return configs, notes
 
 
 def _check_speeds(base: Config) -> None:
@@ -282,7 +239,7 @@ def _check_distinct(labels: Sequence[str], methods: Sequence[MethodConfig]) -> N
             raise ConfigError(f"expected methods that make different folder names; two of them make {one}")
 
 
-def _planned(label: str, config: Config) -> PlannedRun:
+def planned(label: str, title: str, config: Config) -> PlannedRun:
     """Look at what is in a run's folder.
 
     Raises:
@@ -291,11 +248,11 @@ def _planned(label: str, config: Config) -> PlannedRun:
     folder = RunFolder(Path(config.run.out) / str(config.run.name))
     if not folder.path.exists():
         check_free(folder)
-        return PlannedRun(label, config, folder, "new")
+        return PlannedRun(label, title, config, folder, "new")
     if not (folder.path / "config.yaml").is_file():
         raise RunFolderError(f"expected a run or nothing at {folder.path}; found something else. Give another --out.")
     if not (folder.path / "summary.json").is_file() or folder.summary().get("status") != "finished":
-        return PlannedRun(label, config, folder, "unfinished")
+        return PlannedRun(label, title, config, folder, "unfinished")
     try:
         found = folder.config()
     except ConfigError as error:
@@ -306,10 +263,10 @@ def _planned(label: str, config: Config) -> PlannedRun:
         raise RunFolderError(
             f"expected {folder.path} to be a run of this configuration; {said}. Give another --out, or remove it."
         )
-    return PlannedRun(label, config, folder, "finished")
+    return PlannedRun(label, title, config, folder, "finished")
 
 
-def make_runs(planned: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:
+def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:
     """Make the runs that are not finished yet, one after the other, and say so.
 
     Returns:
@@ -318,28 +275,33 @@ def make_runs(planned: Sequence[PlannedRun], console: Console, quiet: bool) -> b
     Raises:
         FedhelloError: Of the kind that a run failed with, naming the run.
     """
-    for i, run in enumerate(planned):
-        place = f"run {i + 1} of {len(planned)}: {run.title}"
-        kept = run.before == "finished"
-        summary = run.folder.summary() if kept else _make(run, place, console, quiet)
+    for i, run in enumerate(runs):
+        place = f"run {i + 1} of {len(runs)}: {run.title}"
+        summary = finished(run, place, console, quiet)
         if summary["status"] != "finished":
             line = f"{place} was interrupted; the same command keeps the {i} finished before it and makes it anew"
         else:
             line = (
                 f"{place}: {summary['metric']} {summary['mean_last_5']:.3f} (mean of the last 5 rounds) in "
-                f"{summary['wall_seconds']:.1f} s" + ", kept from before" * kept
+                f"{summary['wall_seconds']:.1f} s" + ", kept from before" * (run.before == "finished")
             )
-        _say(console, line, quiet)
+        say(console, line, quiet)
         if summary["status"] != "finished":
             return False
-        gc.collect()  # models hold themselves in cycles; none shall stay in memory beside the next run's
     return True
 
 
-def _make(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict[str, Any]:
-    """Make one run as ``fedhello run`` does, and return its summary."""
+def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict[str, Any]:
+    """Return the summary of a run, after making it as ``fedhello run`` does where it has not finished yet.
+
+    Raises:
+        FedhelloError: Of the kind that it failed with, naming the run.
+    """
+    if run.before == "finished":
+        return run.folder.summary()
+    gc.collect()  # models hold themselves in cycles; none shall stay in memory beside the next run's
     if run.before == "unfinished":
-        _say(console, f"{place} had not finished and is made anew", quiet)
+        say(console, f"{place} had not finished and is made anew", quiet)
     shown = console.is_terminal and not quiet
     with console.status(f"{place}: loading …") if shown else nullcontext() as status:
         try:
@@ -357,7 +319,8 @@ def _make(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict[st
     return summary
 
 
-def _say(console: Console, line: str, quiet: bool) -> None:
+def say(console: Console, line: str, quiet: bool) -> None:
+    """Print a line as it is, unless quiet."""
     if not quiet:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -384,9 +347,8 @@ class _Progress:
     def on_round(self, result: RoundResult) -> None:
         """Show the round."""
         if self._status is not None:
-            self._status.update(
-                f"{self._place}: round {result.record.round + 1} of {self._rounds}, test {result.test.accuracy:.3f}"
-            )
+            scored = "" if result.test is None else f", test {result.test.accuracy:.3f}"
+            self._status.update(f"{self._place}: round {result.record.round + 1} of {self._rounds}{scored}")
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Say nothing; the line of the finished run follows."""

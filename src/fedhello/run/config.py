@@ -397,6 +397,11 @@ class TrainConfig(_Section):
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     activations: Rule = "auto"
     measure_memory: bool = True
+    evaluate_every: int = Field(1, ge=1)
+
+    def scored_after(self, done: int) -> bool:
+        """Whether the state after so many rounds is scored: the start, every ``evaluate_every``-th and the last."""
+        return done % self.evaluate_every == 0 or done == self.rounds
 
 
 class DefenceConfig(_Section):

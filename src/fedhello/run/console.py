@@ -100,9 +100,9 @@ class ConsoleObserver:
             return
         cells = (
             str(record.round + 1) + (" Γ" if record.scored else ""),
-            f"{result.test.accuracy:.3f}",
-            f"{result.validation.accuracy:.3f}",
-            "–" if result.train_loss is None else f"{result.train_loss:.3f}",
+            _number(None if result.test is None else result.test.accuracy),
+            _number(None if result.validation is None else result.validation.accuracy),
+            _number(result.train_loss),
             block_map(record.clients, self._blocks),
             human_bytes(sum(client.bytes_up for client in record.clients)),
             human_bytes(sum(client.bytes_down for client in record.clients)),
@@ -156,12 +156,16 @@ class ConsoleObserver:
         return table
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 def _result_line(summary: dict[str, Any]) -> str:
     """Say how the run ended and how accurate the adapter is."""
     ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_seconds']:.0f} s"
     if not summary["rounds"]:
         return ended
-    before, after = summary["start_scores"]["more"], summary["final_scores"]["more"]
+    before, after = summary["start_scores"]["more"], (summary["final_scores"] or {"more": {}})["more"]
     more = "".join(
         f"; {name.replace('_', ' ')} {before[name]:.3f} → {after[name]:.3f}" for name in EXTRA & after.keys()
     )
@@ -170,10 +174,10 @@ def _result_line(summary: dict[str, Any]) -> str:
         more += f"; ROUGE-L {rouge['before']:.3f} → {rouge['after']:.3f} on {rouge['samples']} answers"
     if summary["domains"]:
         more += "; in " + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in summary["domains"].items())
+    final, mean, best = (_number(summary[key]) for key in ("final", "mean_last_5", "best_on_validation"))
     return (
-        f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {summary['final']:.3f} after the last "
-        f"round, {summary['mean_last_5']:.3f} mean of the last 5, {summary['best_on_validation']:.3f} in the round "
-        f"that was best on validation{more}"
+        f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {final} after the last round, {mean} "
+        f"mean of the last 5, {best} in the round that was best on validation{more}"
     )
 
 

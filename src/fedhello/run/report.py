@@ -13,8 +13,9 @@ from fedhello.errors import MissingExtraError, RunFolderError
 from fedhello.run import drawing
 from fedhello.run.drawing import svg_of
 from fedhello.run.files import write_whole
+from fedhello.run.finished import FinishedRun
 from fedhello.run.folder import RunFolder, check_free
-from fedhello.run.results import COMPARISON_FILE, Comparison, FinishedRun
+from fedhello.run.results import COMPARISON_FILE, Comparison
 from fedhello.run.tables import TextTable, csv_text, sentences, tables
 
 PAGE = """<!doctype html>
@@ -88,10 +89,11 @@ def svg(folder: RunFolder) -> str:
 
 
 def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]], start: float) -> None:
-    x = [entry["round"] + 1 for entry in rounds]
-    test = [entry["test"]["accuracy"] for entry in rounds]
+    evaluated = [entry for entry in rounds if entry["test"] is not None]
+    x = [entry["round"] + 1 for entry in evaluated]
+    test = [entry["test"]["accuracy"] for entry in evaluated]
     axes.plot([0, *x], [start, *test], marker="o", markersize=3, label="test (0: before training)")
-    axes.plot(x, [entry["validation"]["accuracy"] for entry in rounds], linestyle="--", label="validation")
+    axes.plot(x, [entry["validation"]["accuracy"] for entry in evaluated], linestyle="--", label="validation")
     scored = [entry["round"] + 1 for entry in rounds if entry["scored"]]
     for i, position in enumerate(scored):
         label = "Fisher scores computed" if i == 0 else None
@@ -103,7 +105,8 @@ def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]], start: float) -> No
 
 def _title(summary: dict[str, Any]) -> str:
     model = str(summary["model"]).rpartition("/")[2]
-    return f"{summary['method']} on {model}, seed {summary['seed']}: {summary['metric']} {summary['final']:.3f}"
+    final = "" if summary["final"] is None else f": {summary['metric']} {summary['final']:.3f}"
+    return f"{summary['method']} on {model}, seed {summary['seed']}{final}"
 
 
 def _cell(value: Any) -> str:
@@ -172,7 +175,7 @@ def pictures(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """
     groups, target = comparison.runs, comparison.target
     curves = {label: [run.curve.accuracy for run in group] for label, group in groups.items()}
-    rounds = {label: range(len(group[0].curve.accuracy)) for label, group in groups.items()}
+    rounds = {label: group[0].curve.rounds for label, group in groups.items()}
     sent = {
         label: [fmean(bytes_) / 1e6 for bytes_ in zip(*(run.curve.bytes_up for run in group), strict=True)]
         for label, group in groups.items()

@@ -4,13 +4,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.run.config import IRRELEVANT, Config
+from fedhello.run.finished import FinishedRun, at_equal_cost, ladders, read_run, rung_name
 from fedhello.run.folder import RunFolder
 from fedhello.run.statistics import (
     CONFIDENCE,
@@ -39,62 +40,6 @@ ACCURACIES = ("start", "final", "mean_last_5", "best_on_validation")
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A run round by round; position 0 is before training, position t after t rounds.
-
-    Attributes:
-        accuracy: On the test set.
-        bytes_up: All that clients have sent by then, the class sums for prototypes included.
-        bytes_down: All that they have received by then.
-    """
-
-    accuracy: tuple[float, ...]
-    bytes_up: tuple[int, ...]
-    bytes_down: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A finished run as it is compared.
-
-    Attributes:
-        label: What it is listed under: the folder's name without the seed.
-        folder: Where it was read from.
-        config: Its configuration.
-        summary: See ``fedhello.run.summary.summarise``.
-        rounds: One object per round, at least one.
-    """
-
-    label: str
-    folder: RunFolder
-    config: Config
-    summary: dict[str, Any]
-    rounds: list[dict[str, Any]]
-
-    @property
-    def seed(self) -> int:
-        """Its seed."""
-        return self.config.run.seed
-
-    @cached_property
-    def curve(self) -> Curve:
-        """The run round by round."""
-        return Curve(
-            (self.summary["start"], *(entry["test"]["accuracy"] for entry in self.rounds)),
-            self._sent("bytes_up"),
-            self._sent("bytes_down"),
-        )
-
-    def _sent(self, key: str) -> tuple[int, ...]:
-        per_round = [
-            sum(client[key] for client in entry["clients"]) + ((entry.get("head") or {}).get(key) or 0)
-            for entry in self.rounds
-        ]
-        before = self.summary[key] - sum(per_round)  # what no round accounts for was sent before the first one
-        return tuple(accumulate(per_round, initial=before))
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Runs to compare, and by what measure.
 
@@ -103,37 +48,18 @@ class Comparison:
         reference: The label that the others are compared with.
         target: The accuracy whose price is asked for, within 0 … 1.
         target_given: Whether somebody chose it; else it follows from the runs.
+        target_is_start: Whether it is what the best method begins with, since the share of what it ends with is less.
         notes: What a reader should know.
+        tuning: How the learning rates were chosen, see ``fedhello.run.tuning``; None where all methods share one.
     """
 
     runs: Mapping[str, Sequence[FinishedRun]]
     reference: str
     target: float
     target_given: bool
+    target_is_start: bool
     notes: tuple[str, ...]
-
-
-def read_run(folder: RunFolder) -> FinishedRun:
-    """Read a finished run.
-
-    Raises:
-        ConfigError: If its configuration is not one of this version.
-        RunFolderError: If the folder holds no finished run with at least one round.
-    """
-    config, summary = folder.config(), folder.summary()
-    if summary.get("status") != "finished":
-        raise RunFolderError(f"expected a finished run; {folder.path} is {summary.get('status')}")
-    try:
-        rounds = folder.rounds()
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"expected one JSON object per line in {folder.path / 'rounds.jsonl'}; {error}") from error
-    if not rounds or len(rounds) != summary["rounds"]:
-        raise RunFolderError(
-            f"expected the {summary['rounds']} rounds of the summary in {folder.path}; rounds.jsonl has {len(rounds)}"
-        )
-    return FinishedRun(
-        folder.path.resolve().name.removesuffix(f"-seed{config.run.seed}"), folder, config, summary, rounds
-    )
+    tuning: Mapping[str, Any] | None = None
 
 
 def is_comparison(path: Path) -> bool:
@@ -195,14 +121,17 @@ def compare(
     reference: str | None = None,
     target: float | None = None,
     notes: Sequence[str] = (),
+    tuning: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Put runs side by side.
 
     Args:
         runs: At least one, in the order in which their labels shall be listed.
         reference: A label, or the method as it was asked for; None takes the first.
-        target: An accuracy within 0 … 1; None takes 98 % of the best label's mean_last_5.
+        target: An accuracy within 0 … 1; None takes 98 % of the best label's mean_last_5, or what it begins with
+            where that is more.
         notes: What is known already.
+        tuning: How the learning rates were chosen; None where runs that differ in them differ in more than the method.
 
     Raises:
         ConfigError: If the reference is none of the labels, the target is no accuracy, or runs do not go together.
@@ -215,14 +144,22 @@ def compare(
         _check_group(label, group)
     chosen = chosen_reference(reference, list(grouped))
     check_target(target)
-    accuracies = {label: [run.summary["mean_last_5"] for run in group] for label, group in grouped.items()}
-    return Comparison(
-        grouped,
-        chosen,
-        default_target(accuracies) if target is None else target,
-        target is not None,
-        (*notes, *_warnings(grouped)),
-    )
+    found, is_start = (target, False) if target is not None else _target(grouped)
+    warnings = [*_warnings(grouped, _method_keys(tuning)), *_edge_notes(tuning)]
+    return Comparison(grouped, chosen, found, target is not None, is_start, (*notes, *warnings), tuning)
+
+
+def _target(runs: Mapping[str, Sequence[FinishedRun]]) -> tuple[float, bool]:
+    """Return the target that follows from the runs, and whether it is what the best method begins with."""
+    accuracies = {label: [run.summary["mean_last_5"] for run in group] for label, group in runs.items()}
+    best = max(accuracies, key=lambda label: fmean(accuracies[label]))
+    share, start = default_target(accuracies), fmean(run.summary["start"] for run in runs[best])
+    return max(share, start), start > share
+
+
+def _method_keys(tuning: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return what methods may differ in: where each has a learning rate of its own, that too."""
+    return METHOD_KEYS if tuning is None else (*METHOD_KEYS, "train.lr")
 
 
 def check_target(target: float | None) -> None:
@@ -286,15 +223,24 @@ def _check_group(label: str, group: Sequence[FinishedRun]) -> None:
             )
 
 
-def _warnings(runs: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
+def _edge_notes(tuning: Mapping[str, Any] | None) -> list[str]:
+    """Say whose learning rate is the first or the last of the grid."""
+    return [
+        f"the learning rate of {label}, {found['rate']:g}, is at the edge of the grid; a better one may lie beyond it"
+        for label, found in (tuning["methods"] if tuning else {}).items()
+        if found["at_edge"]
+    ]
+
+
+def _warnings(runs: Mapping[str, Sequence[FinishedRun]], method_keys: Sequence[str]) -> list[str]:
     """Say in what the runs differ that is not the method."""
     flat = [run for group in runs.values() for run in group]
     notes = []
-    others = _more_than_methods(flat)
+    others = _more_than_methods(flat, method_keys)
     if others:
         notes.append(f"the runs differ in more than the method: {', '.join(others)}; read the differences with that")
     if any(_below(key, ["clients.tiers"]) for key in differing([run.config for run in flat])):
-        notes.append("the budgets of the tiers differ between the methods; they stand in the table of peak memory")
+        notes.append("the budgets of the tiers differ between the methods; they stand in the table of costs")
     metrics = {run.summary["metric"]: run.label for run in flat}
     if len(metrics) > 1:
         said = ", ".join(f"{metric} ({label})" for metric, label in metrics.items())
@@ -308,9 +254,9 @@ def _warnings(runs: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
     return notes
 
 
-def _more_than_methods(runs: Sequence[FinishedRun]) -> list[str]:
+def _more_than_methods(runs: Sequence[FinishedRun], method_keys: Sequence[str]) -> list[str]:
     """Return the keys, beyond those of methods, in which the runs' configurations differ."""
-    return list(differing([run.config for run in runs], (*OWN_KEYS, *METHOD_KEYS)))
+    return list(differing([run.config for run in runs], (*OWN_KEYS, *method_keys)))
 
 
 def describe(comparison: Comparison) -> dict[str, Any]:
@@ -319,30 +265,34 @@ def describe(comparison: Comparison) -> dict[str, Any]:
     last = {label: {run.seed: run.summary["mean_last_5"] for run in group} for label, group in groups.items()}
     others = [label for label in groups if label != comparison.reference]
     first = next(iter(groups.values()))[0]
+    rungs, flat = ladders(groups), [run for group in groups.values() for run in group]
     return {
         "labels": list(groups),
         "seeds": sorted({run.seed for group in groups.values() for run in group}),
         "reference": comparison.reference,
         "target": comparison.target,
         "target_given": comparison.target_given,
+        "target_is_start": comparison.target_is_start,
         "confidence": CONFIDENCE,
         "chance": chance_words(len(others)),
         "model": first.summary["model"],
         "data": first.config.data.name,
         "metric": first.summary["metric"],
-        "only_methods_differ": not _more_than_methods([run for group in groups.values() for run in group]),
-        "test_samples": first.rounds[0]["test"]["samples"],
-        "methods": [_method(label, group, comparison.target) for label, group in groups.items()],
+        "only_methods_differ": not _more_than_methods(flat, _method_keys(comparison.tuning)),
+        "test_samples": first.rounds[-1]["test"]["samples"],
+        "equal_cost": rungs,
+        "tuning": comparison.tuning,
+        "methods": [_method(label, group, comparison.target, rungs) for label, group in groups.items()],
         "differences": [
             {"method": label, **asdict(paired_difference(last[label], last[comparison.reference]))} for label in others
         ],
-        "runs": [_row(run, comparison.target) for group in groups.values() for run in group],
+        "runs": [_row(run, comparison.target, rungs) for run in flat],
         "notes": list(comparison.notes),
         "versions": first.summary.get("versions", {}),
     }
 
 
-def _row(run: FinishedRun, target: float) -> dict[str, Any]:
+def _row(run: FinishedRun, target: float, rungs: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Return one run in numbers; what it never reached is None."""
     summary, curve = run.summary, run.curve
     at = first_at_least(curve.accuracy, target)
@@ -350,23 +300,29 @@ def _row(run: FinishedRun, target: float) -> dict[str, Any]:
     return {
         "method": run.label,
         "seed": run.seed,
+        "lr": run.config.train.lr,
         "rounds": summary["rounds"],
         **{key: summary[key] for key in ACCURACIES},
         "bytes_up": summary["bytes_up"],
         "bytes_down": summary["bytes_down"],
+        "flops": None if curve.flops is None else curve.flops[-1],
         "target": target,
-        "rounds_to_target": at,
+        "rounds_to_target": None if at is None else curve.rounds[at],
         "bytes_up_to_target": None if at is None else curve.bytes_up[at],
         "bytes_down_to_target": None if at is None else curve.bytes_down[at],
+        "flops_to_target": None if at is None or curve.flops is None else curve.flops[at],
         "wall_seconds": summary["wall_seconds"],
         "train_seconds": summary["train_seconds"],
         **peaks,
+        **at_equal_cost(run, rungs),
     }
 
 
-def _method(label: str, group: Sequence[FinishedRun], target: float) -> dict[str, Any]:
+def _method(
+    label: str, group: Sequence[FinishedRun], target: float, rungs: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
     """Return one method in numbers over its seeds."""
-    rows = [_row(run, target) for run in group]
+    rows = [_row(run, target, rungs) for run in group]
 
     def mean(key: str) -> float | None:
         return spread([row[key] for row in rows]).mean
@@ -374,10 +330,15 @@ def _method(label: str, group: Sequence[FinishedRun], target: float) -> dict[str
     return {
         "method": label,
         "seeds": [run.seed for run in group],
+        "lr": group[0].config.train.lr,
         **{key: asdict(spread([row[key] for row in rows])) for key in ACCURACIES},
-        **{key: mean(key) for key in ("bytes_up", "bytes_down", "wall_seconds", "train_seconds")},
+        **{key: mean(key) for key in ("bytes_up", "bytes_down", "flops", "wall_seconds", "train_seconds")},
         "reached_target": sum(row["rounds_to_target"] is not None for row in rows),
-        **{key: mean(key) for key in ("rounds_to_target", "bytes_up_to_target", "bytes_down_to_target")},
+        **{f"{key}_to_target": mean(f"{key}_to_target") for key in ("rounds", "bytes_up", "bytes_down", "flops")},
+        "at_equal_cost": {
+            cost: [asdict(spread([row[rung_name(cost, amount)] for row in rows])) for amount in amounts]
+            for cost, amounts in rungs.items()
+        },
         "domains": {
             name: asdict(spread([run.summary["domains"][name] for run in group if "domains" in run.summary]))
             for name in group[0].summary.get("domains", {})

@@ -1,4 +1,4 @@
-"""Play a session's rounds: start, then one after the other, scoring the global adapter after each."""
+"""Play a session's rounds: start, then one after the other, scoring the global adapter as often as asked."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,7 +44,7 @@ class RoundResult:
     Attributes:
         record: What the algorithm did.
         train_loss: Mean over the round's samples; None where nobody took part.
-        validation: Of the global adapter after the round; for choosing.
+        validation: Of the global adapter after the round; for choosing. None where it was not scored.
         test: Likewise; for reporting only.
         seconds: Wall seconds of allocation, training and aggregation.
         evaluation_seconds: Wall seconds of the two evaluations.
@@ -53,8 +53,8 @@ class RoundResult:
 
     record: RoundRecord
     train_loss: float | None
-    validation: Evaluation
-    test: Evaluation
+    validation: Evaluation | None
+    test: Evaluation | None
     seconds: float
     evaluation_seconds: float
     head: HeadChange | None = None
@@ -74,7 +74,7 @@ def start(session: Session) -> Beginning:
 
 
 def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
-    """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) after each.
+    """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) as often as asked.
 
     An attempt that fails is yielded like a round: nothing has changed, and the round is attempted again.
 
@@ -90,20 +90,19 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         return learn_from_each_other(session.model, session.server.public, models, how, session.config.run.seed, t)
 
     scores = _Scores(session)
-    known: tuple[Evaluation, Evaluation] | None = None
-    while state.round < session.config.train.rounds:
+    train = session.config.train
+    while state.round < train.rounds:
         begin = time.perf_counter()
         state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
         session.engine.commit(record)
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
-        if record.failed is None or known is None:
-            known = scores.of(state)
+        validation, test = scores.of(state) if train.scored_after(state.round) else (None, None)
         samples = sum(report.samples for report in record.clients)
         # Nobody may have been able to take part.
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
-        yield state, RoundResult(record, loss, *known, played - begin, time.perf_counter() - played, head)
-        if record.failed is not None and state.attempt >= session.config.train.retries:
+        yield state, RoundResult(record, loss, validation, test, played - begin, time.perf_counter() - played, head)
+        if record.failed is not None and state.attempt >= train.retries:
             raise _no_quorum(record)
 
 
@@ -127,11 +126,11 @@ def _no_quorum(record: RoundRecord) -> QuorumError:
 
 @dataclass
 class _Scores:
-    """Evaluates the models that a state leads to; a model that did not change since the last round is not run again.
+    """Evaluates the models that a state leads to; a model that did not change since it was scored is not run again.
 
     Attributes:
         session: The session.
-        known: Name of a model → its tensors' identities, and its scores on validation and test set.
+        known: Name of a model → its tensors and those of the personal heads, and its scores on validation and test set.
     """
 
     session: Session
@@ -140,12 +139,12 @@ class _Scores:
     def of(self, state: RunState) -> tuple[Evaluation, Evaluation]:
         """Return the mean over the models on the validation and the test set."""
         models = self.session.method.models(state, self.session.federation)
-        if len(models) == 1:
-            return evaluate_adapter(self.session, next(iter(models.values())))
-        return mean_over_models([self._one(name, adapter) for name, adapter in models.items()])
+        found = [self._one(name, adapter) for name, adapter in models.items()]
+        return found[0] if len(found) == 1 else mean_over_models(found)
 
     def _one(self, name: str, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
-        tensors = list(adapter.tensors.values())
+        heads = (self.session.engine.personal_heads or {}).values()
+        tensors = [tensor for part in (adapter.tensors, *heads) for tensor in part.values()]
         for before, scores in self.known.values():
             if len(before) == len(tensors) and all(a is b for a, b in zip(before, tensors, strict=True)):
                 self.known[name] = (tensors, scores)

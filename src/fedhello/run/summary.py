@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from fedhello.methods import METHODS, the_global_model
+from fedhello.model.evaluation import Evaluation
 from fedhello.model.loading import CAUSAL_LM
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
 from fedhello.types import ClientReport, Rejection
 
 LAST = 5
-"""How many last rounds the reported mean is taken over."""
+"""How many last scored rounds the reported mean is taken over."""
 
 
 def summarise(
@@ -25,8 +26,8 @@ def summarise(
     """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
 
     Bytes and rejections are those of all attempts, everything else is of the rounds that were committed. ``start``,
-    ``final`` and ``mean_last_5`` are of the test set, before, after and over the last rounds; ``best_on_validation``
-    is the test accuracy of the round that was best on the validation set.
+    ``final`` and ``mean_last_5`` are of the test set, before, after and over the last scored rounds;
+    ``best_on_validation`` is the test accuracy of the scored round that was best on the validation set.
     """
     results = [result for result in attempts if result.record.failed is None]
     reports = [report for result in results for report in result.record.clients]
@@ -35,8 +36,10 @@ def summarise(
     heads = [head for head in (beginning.head, *(attempt.head for attempt in attempts)) if head is not None]
     train_seconds = sum(report.metrics["seconds"] for report in reports)
     samples = sum(int(report.metrics["samples"]) for report in reports)
-    test = [result.test.accuracy for result in results]
-    best = max(range(len(results)), key=lambda i: results[i].validation.accuracy, default=None)
+    scored = _scored(session, results)
+    accuracies = [test.accuracy for _, _, test in scored]
+    best = max(scored, key=lambda found: found[1].accuracy, default=None)
+    last = results[-1].test if results else None
     return {
         "status": status,
         "method": session.config.method.name,
@@ -45,11 +48,11 @@ def summarise(
         "metric": _metric(session),
         "start": beginning.test.accuracy,
         "start_scores": asdict(beginning.test),
-        "final_scores": asdict(results[-1].test) if results else None,
-        "final": test[-1] if test else None,
-        "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
-        "best_on_validation": None if best is None else test[best],
-        "best_round": None if best is None else best,
+        "final_scores": None if last is None else asdict(last),
+        "final": None if last is None else last.accuracy,
+        "mean_last_5": sum(accuracies[-LAST:]) / len(accuracies[-LAST:]) if accuracies else None,
+        "best_on_validation": None if best is None else best[2].accuracy,
+        "best_round": None if best is None else best[0],
         "bytes_up": sum(one.bytes_up for one in (*heads, *sent)),
         "bytes_down": sum(one.bytes_down for one in (*heads, *sent)),
         "head": {"policy": session.config.model.head, "changes": [asdict(head) for head in heads]},
@@ -69,6 +72,20 @@ def summarise(
         "notes": list(session.notes),
         "versions": versions(),
     }
+
+
+def _scored(session: Session, results: Sequence[RoundResult]) -> list[tuple[int, Evaluation, Evaluation]]:
+    """Return t and the scores on validation and test set of the rounds that are scored.
+
+    A round that was scored as the last one, before rounds were added to the run, is none of them.
+    """
+    return [
+        (result.record.round, result.validation, result.test)
+        for result in results
+        if result.validation is not None
+        and result.test is not None
+        and session.config.train.scored_after(result.record.round + 1)
+    ]
 
 
 def _metric(session: Session) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 from fedhello.run.results import ACCURACIES
 from fedhello.run.statistics import CONFIDENCE, TARGET_SHARE
 from fedhello.types import Budget
-from fedhello.words import budget_words, human_bytes
+from fedhello.words import budget_words, human_bytes, human_flops
 
 WIDTH = 160
 """Columns of the tables where there is no terminal that says how many it has."""
@@ -44,6 +45,9 @@ def tables(described: Mapping[str, Any]) -> list[TextTable]:
     differences = {entry["method"]: entry for entry in described["differences"]}
     target, reference = f"{described['target']:.3f}", described["reference"]
     tiers = max(len(method["tiers"]) for method in methods)
+    peaks = next(
+        [tier["peak_bytes"] for tier in method["tiers"]] for method in methods if method["method"] == reference
+    )
     domains = list(dict.fromkeys(name for method in methods for name in method["domains"]))
     found = [
         TextTable(
@@ -52,30 +56,62 @@ def tables(described: Mapping[str, Any]) -> list[TextTable]:
             tuple(_accuracy_cells(method, differences) for method in methods),
         ),
         TextTable(
-            f"what it took: means over seeds; the target is an accuracy of {target}",
-            ("method", "up", "down", "reached target", "rounds to it", "up to it", "down to it", "s", "s training"),
-            tuple(_cost_cells(method) for method in methods),
+            f"what it took: means over seeds; of memory the largest peak of a step (budget), against {reference}",
+            ("method", "up", "down", "computed", "s", "s training", *(f"memory tier {g}" for g in range(tiers))),
+            tuple((*_cost_cells(method), *_tier_cells(method["tiers"], peaks, tiers)) for method in methods),
         ),
         TextTable(
-            "peak memory of a step per tier, largest over seeds (budget)",
-            ("method", *(f"tier {g}" for g in range(tiers))),
-            tuple((method["method"], *_tier_cells(method["tiers"], tiers)) for method in methods),
+            f"what it took to the target, an accuracy of {target}: means over the seeds that reached it",
+            ("method", "reached target", "rounds to it", "up to it", "down to it", "computed to it"),
+            tuple(_target_cells(method) for method in methods),
         ),
+        *(_equal_cost_table(cost, described) for cost in EQUAL_COST if described["equal_cost"][cost]),
     ]
     if domains:
         rows = tuple((method["method"], *_domain_cells(method["domains"], domains)) for method in methods)
         found.append(TextTable("last test accuracy in each domain", ("method", *domains), rows))
+    if described["tuning"]:
+        found.append(_tuning_table(described["tuning"]))
     return found
+
+
+def _tuning_table(tuning: Mapping[str, Any]) -> TextTable:
+    """Write how the learning rates were chosen as a table, with one column per rate of the grid."""
+    return TextTable(
+        f"learning rates: validation accuracy (mean of last 5) of {tuning['rounds']} rounds with seed {tuning['seed']}",
+        ("method", "chosen", *(f"{rate:g}" for rate in tuning["rates"])),
+        tuple(
+            (label, f"{found['rate']:g}", *("–" if a is None else f"{a:.3f}" for a in found["validation"]))
+            for label, found in tuning["methods"].items()
+        ),
+    )
+
+
+EQUAL_COST = {
+    "bytes_up": ("equal upload", "sent", human_bytes),
+    "flops": ("equal computation", "computed", human_flops),
+}
+"""The costs at which methods are compared, in words: what is equal, what clients have done, and an amount of it."""
+
+
+def _equal_cost_table(cost: str, described: Mapping[str, Any]) -> TextTable:
+    """Write the accuracies at equal cost as a table, with one column per amount."""
+    what, done, words = EQUAL_COST[cost]
+    rows = tuple(
+        (method["method"], *map(_spread_words, method["at_equal_cost"][cost])) for method in described["methods"]
+    )
+    return TextTable(
+        f"{what}: test accuracy after the last scored round by which all clients have {done} at most so much",
+        ("method", *map(words, described["equal_cost"][cost])),
+        rows,
+    )
 
 
 def sentences(described: Mapping[str, Any]) -> list[str]:
     """Return what must be said beside the tables."""
-    target = f"The target is a test accuracy of {described['target']:.4f}"
     samples, differences = described["test_samples"], described["differences"]
     said = [
-        f"{target}, as given."
-        if described["target_given"]
-        else f"{target}: {100 * TARGET_SHARE:.0f} % of the best method's mean of the last 5 rounds.",
+        _target_sentence(described),
         f"The test set has {samples} samples, so one sample is {1 / samples:.4f} of accuracy.",
     ]
     if differences:
@@ -84,6 +120,17 @@ def sentences(described: Mapping[str, Any]) -> list[str]:
             f"with a {100 * CONFIDENCE:.0f} % Student-t interval."
         )
     return [*said, *filter(None, [described["chance"]])]
+
+
+def _target_sentence(described: Mapping[str, Any]) -> str:
+    share = f"{100 * TARGET_SHARE:.0f} % of the best method's mean of the last 5 rounds"
+    if described["target_given"]:
+        reason = ", as given"
+    elif described["target_is_start"]:
+        reason = f": what the best method begins with, since {share} is less"
+    else:
+        reason = f": {share}"
+    return f"The target is a test accuracy of {described['target']:.4f}{reason}."
 
 
 def show(described: Mapping[str, Any], console: Console, said: Sequence[str] = ()) -> None:
@@ -112,23 +159,43 @@ def _accuracy_cells(method: Mapping[str, Any], differences: Mapping[str, Any]) -
 
 
 def _cost_cells(method: Mapping[str, Any]) -> tuple[str, ...]:
-    rounds = method["rounds_to_target"]
     return (
         method["method"],
         human_bytes(method["bytes_up"]),
         human_bytes(method["bytes_down"]),
-        f"{method['reached_target']} of {len(method['seeds'])} seeds",
-        "–" if rounds is None else f"{rounds:.1f}",
-        human_bytes(method["bytes_up_to_target"]),
-        human_bytes(method["bytes_down_to_target"]),
+        human_flops(method["flops"]),
         f"{method['wall_seconds']:.1f}",
         f"{method['train_seconds']:.1f}",
     )
 
 
-def _tier_cells(tiers: Sequence[Mapping[str, Any]], count: int) -> list[str]:
-    cells = [f"{human_bytes(tier['peak_bytes'])} ({budget_words(Budget(**tier['budget']))})" for tier in tiers]
+def _target_cells(method: Mapping[str, Any]) -> tuple[str, ...]:
+    rounds = method["rounds_to_target"]
+    return (
+        method["method"],
+        f"{method['reached_target']} of {len(method['seeds'])} seeds",
+        "–" if rounds is None else f"{rounds:.1f}",
+        human_bytes(method["bytes_up_to_target"]),
+        human_bytes(method["bytes_down_to_target"]),
+        human_flops(method["flops_to_target"]),
+    )
+
+
+def _tier_cells(tiers: Sequence[Mapping[str, Any]], reference: Sequence[float | None], count: int) -> list[str]:
+    """Write each tier's peak, how much more or less it is than the reference's, and the budget."""
+    cells = [
+        f"{human_bytes(tier['peak_bytes'])}{_share_words(tier['peak_bytes'], other)} "
+        f"({budget_words(Budget(**tier['budget']))})"
+        for tier, other in zip_longest(tiers, reference[: len(tiers)])
+    ]
     return cells + ["–"] * (count - len(tiers))
+
+
+def _share_words(count: float | None, reference: float | None) -> str:
+    """Say how much more or less than the reference's something is, with a true minus; nothing where it is the same."""
+    if count is None or not reference or round(100 * (count / reference - 1)) == 0:
+        return ""
+    return f" {100 * (count / reference - 1):+.0f} %".replace("-", "−")
 
 
 def _domain_cells(found: Mapping[str, Any], domains: Sequence[str]) -> list[str]:
