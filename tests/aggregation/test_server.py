@@ -40,14 +40,14 @@ def play(step, context, *updates):
     ("name", "m", "v", "after"),
     [
         ("avgm", 2.0, None, 1 + 0.1 * 2),
-        ("adagrad", 1.0, 5.0, 1 + 0.1 * 1 / (math.sqrt(5) + 1)),
-        ("adam", 1.0, 1.75, 1 + 0.1 * 1 / (math.sqrt(1.75) + 1)),
-        ("yogi", 1.0, 2.0, 1 + 0.1 * 1 / (math.sqrt(2) + 1)),
+        ("adagrad", 1.0, 13.0, 1 + 0.1 * 1 / (math.sqrt(13) + 3)),
+        ("adam", 1.0, 7.75, 1 + 0.1 * 1 / (math.sqrt(7.75) + 3)),
+        ("yogi", 1.0, 8.0, 1 + 0.1 * 1 / (math.sqrt(8) + 3)),
     ],
 )
 def test_a_first_step_by_hand(name, m, v, after):
-    """θ = 1 and clients at 2 and 4, so Δ = 2; with β₁ = 1/2, β₂ = 3/4 and τ = 1, so v was 1."""
-    step = ServerStep(name, lr=0.1, beta1=0.5, beta2=0.75, tau=1.0)
+    """θ = 1 and clients at 2 and 4, so Δ = 2; with β₁ = 1/2, β₂ = 3/4 and τ = 3, so v was 9."""
+    step = ServerStep(name, lr=0.1, beta1=0.5, beta2=0.75, tau=3.0)
     found, outcome = play(step, scalars({"x": 1.0}), update(0, x=2.0), update(1, x=4.0))
     assert found["x"] == pytest.approx(after)
     assert float(outcome.memory["server/m/x"]) == m

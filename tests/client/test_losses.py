@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from fedhello.client.distillation import not_true_loss, teacher_logits
 from fedhello.client.loss import adjusted_loss, data_loss, log_prior, one_vs_all_loss
+from fedhello.client.memory import StepMemory
 from fedhello.client.training import Assignment, TrainingSettings, local_training, moments, rate_factor
 from fedhello.errors import UpdateError
 from fedhello.model.evaluation import logits
@@ -137,6 +138,18 @@ def test_the_teacher_predicts_once_per_round(tiny_model, random_examples):
     settings = replace(SGD, epochs=3, batch_size=4, distillation=1.0)
     local_training(model, assignment(model, random_examples()), settings)
     assert calls == [False] * 3 + [True] * 9
+
+
+@pytest.mark.parametrize("samples", [9, 40])
+def test_the_teacher_takes_no_more_memory_than_the_smallest_step(samples, tiny_model, random_examples):
+    """That of a client that trains the head alone; what is returned comes on top, and inputs, uncounted in a step."""
+    model, data = warm(tiny_model()), random_examples(samples=samples)
+    work = assignment(model, data, blocks=())
+    step = local_training(model, work, replace(SGD, batch_size=4, epochs=1))[1]["peak_bytes"]
+    with StepMemory(model.module.parameters()) as memory:
+        teacher_logits(model, data, 4, False, np.random.default_rng(0))
+    inputs = 4 * (9 + 9 + 1) * 8  # of a batch, of which the next is made while one is there
+    assert 0 < memory.peak_bytes <= step + 4 * samples * 3 + 2 * inputs
 
 
 # in local training
