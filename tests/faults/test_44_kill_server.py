@@ -33,6 +33,14 @@ def test_killed_at_a_step_of_writing(processes, place, undisturbed, outcome, ste
     check_resumed(processes, place, expected, outcome)
 
 
+def test_the_moments_of_the_servers_optimiser_survive(processes, place, undisturbed, outcome):
+    words = [*SHORT, "train.server={name: adam, lr: 0.05}"]
+    expected = undisturbed(*words)
+    assert expected != undisturbed(*SHORT)
+    assert processes.wait(processes.start(place, "run", "tiny.yaml", *words, dies_at=20)) == KILLED
+    check_resumed(processes, place, expected, outcome)
+
+
 def test_killed_before_there_is_a_folder(processes, place, undisturbed, outcome):
     expected = undisturbed(*SHORT)
     assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=13)) == KILLED

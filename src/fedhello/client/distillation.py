@@ -1,11 +1,20 @@
-"""Deep mutual learning on the server's public set: models learn from each other's predictions (Zhang et al. 2018).
+"""Distillation: between models on the server's public set, and from the global model on a client's own data.
 
-For model r, with z_r its logits and z̄_r the mean of the others' (or of all),
+Deep mutual learning on the public set (Zhang et al. 2018): for model r, with z_r its logits and z̄_r the mean of the
+others' (or of all),
 
     minimise  T² KL( softmax(z̄_r / T) ‖ softmax(z_r / T) )
 
 over the public set, without its labels. Teachers predict once per epoch, in evaluation mode, so they are the models at
 the epoch's start; students train in training mode, one after the other, on the one foundation model in memory.
+
+Not-true distillation on a client (Lee et al. 2022, "Preservation of the global knowledge by not-true distillation in
+federated learning", FedNTD, arXiv 2106.03097): beside the loss on its data, a client minimises
+
+    λ T² KL( softmax(z^t_{c≠y} / T) ‖ softmax(z_{c≠y} / T) ),        z^t = logits of the model that it received
+
+over its samples, both softmax without the sample's own class y. So it keeps what the global model says of all other
+classes, among them those that it lacks, and is free to raise the class that is right.
 """
 
 from collections.abc import Sequence
@@ -18,6 +27,7 @@ from torch.nn.functional import kl_div, log_softmax
 from fedhello.data.batches import Samples, training_batches
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
+from fedhello.model.forward import predictions
 from fedhello.randomness import generator, integer_seed
 from fedhello.types import Adapter, Allocation, Distillation
 
@@ -71,6 +81,44 @@ def _taught(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     return adapter.with_tensors(model.read(names))
+
+
+def teacher_logits(
+    model: LoraModel, data: Samples, batch_size: int, autocast: bool, order: np.random.Generator
+) -> Tensor:
+    """Return the model's logits of a client's samples before it trains, float32 on the CPU, shape (n, C).
+
+    The model is in evaluation mode, and passes batches as training does, without autograd; so no batch takes more
+    memory than a step of training. What is returned takes 4nC bytes.
+
+    Args:
+        model: As the client received it.
+        data: Its samples.
+        batch_size: Largest batch.
+        autocast: Whether forward passes run in bf16 autocast.
+        order: Draws the order of the batches, which changes the result by rounding only.
+    """
+    z = torch.empty(len(data), model.classes)
+    model.module.eval()
+    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+        for positions in training_batches(data.lengths(), batch_size, order):
+            batch = data.batch(positions).to(model.device)
+            z[torch.from_numpy(positions)] = predictions(model, batch).z.cpu()
+    return z
+
+
+def not_true_loss(z: Tensor, y: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T² KL(softmax(teacher_{c≠y}/T) ‖ softmax(z_{c≠y}/T)), the mean over samples; 0 where C = 2.
+
+    Args:
+        z: Logits, shape (n, C).
+        y: Classes, shape (n,).
+        teacher: Logits of the teacher, shape (n, C).
+        temperature: T > 0.
+    """
+    others = torch.ones_like(z, dtype=torch.bool).scatter_(1, y.unsqueeze(1), False)
+    shape = len(z), z.shape[1] - 1
+    return distillation_loss(z[others].view(shape), teacher[others].view(shape), temperature)
 
 
 def distillation_loss(z: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -1,16 +1,54 @@
-"""The training loss, plain or restricted to the client's own classes, and what methods add to it."""
+"""The training loss on a client's data, in the forms that help where clients hold few classes, and what methods add."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot, softplus
 
 from fedhello.factors import Shrink, tail_start
 
-Loss = Literal["cross_entropy", "restricted"]
+Loss = Literal["cross_entropy", "restricted", "adjusted", "one_vs_all"]
+
+DataLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits z, float32, shape (n, C), and classes y, shape (n,) → a number."""
+
+SMOOTHING = 1.0
+"""ε: how many samples more of each class a client is taken to hold, so that no class has a prior of 0."""
+
+
+def data_loss(
+    kind: Loss,
+    own: Sequence[int],
+    labels: np.ndarray,
+    classes: Callable[[], int],
+    adjustment: float,
+    device: torch.device,
+) -> DataLoss:
+    """Return the loss that one client minimises on its data.
+
+    Args:
+        kind: Which one.
+        own: The labels in the client's data.
+        labels: Of all its samples, integers, shape (n,).
+        classes: Returns C; not asked for the plain loss, since a language model has no classes.
+        adjustment: τ of the adjusted loss.
+        device: Of the logits.
+    """
+    match kind:
+        case "cross_entropy":
+            return partial(prediction_loss, absent=None)
+        case "restricted":
+            absent = absent_classes(own, classes())
+            return partial(prediction_loss, absent=None if absent is None else absent.to(device))
+        case "adjusted":
+            return partial(adjusted_loss, shift=adjustment * log_prior(labels, classes()).to(device))
+        case "one_vs_all":
+            return one_vs_all_loss
 
 
 def absent_classes(own: Sequence[int], classes: int) -> Tensor | None:
@@ -43,6 +81,74 @@ def prediction_loss(z: Tensor, y: Tensor, absent: Tensor | None) -> Tensor:
     if absent is not None:
         z = z.masked_fill(absent, float("-inf"))
     return cross_entropy(z, y)
+
+
+def log_prior(labels: np.ndarray, classes: int) -> Tensor:
+    """Return log π_c = log (n_c + ε)/(n + εC) of one client's data; float32, shape (C,).
+
+    Args:
+        labels: Of its samples, integers, shape (n,).
+        classes: C.
+    """
+    counts = np.bincount(labels, minlength=classes) + SMOOTHING
+    return torch.from_numpy(np.log(counts / counts.sum())).float()
+
+
+def adjusted_loss(z: Tensor, y: Tensor, shift: Tensor) -> Tensor:
+    """Return the mean of −log softmax(z + τ log π)_y over predictions: logit adjustment.
+
+    What a client's data say of how frequent classes are is given to the softmax, so the logits z need not learn it, and
+    at the optimum they are those of classes of equal size. A class that the client lacks has a small prior, from ε, and
+    its logits a small gradient; so a client of one class learns something, too. Predictions are made with z alone.
+
+    Menon et al. 2021, "Long-tail learning via logit adjustment" (arXiv 2007.07314), by the counts of each client as in
+    Zhang et al. 2022, "Federated learning with label distribution skew via logits calibration" (FedLC, arXiv
+    2209.00189), whose own shift is −τ n_c^(−1/4). The smoothing is ours.
+
+    Args:
+        z: Logits, float32, shape (n, C).
+        y: Classes, shape (n,).
+        shift: τ log π, shape (C,); see ``log_prior``.
+    """
+    return cross_entropy(z + shift, y)
+
+
+def one_vs_all_loss(z: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over samples of −log σ(z_y) − 1/(C−1) Σ_{c≠y} log σ(−z_c): one binary problem per class.
+
+    Logits do not compete, so a client that lacks a class does not lower that class's logit in order to raise its own.
+    It does tell the class that its samples are none of it, but the gradient of that, σ(z_c)/(C−1), fades where the
+    logit is low already, as it is after training elsewhere. Hence the loss is not restricted to the client's own
+    classes, and a client of one class learns something, too. A sample's negatives together weigh as much as its
+    positive.
+
+    After Park et al. 2025, "OvA-LP" (arXiv 2511.05028), of which this is the one-vs-all head alone: their encoder is
+    frozen and their training has two stages. The balance is ours.
+
+    Args:
+        z: Logits, float32, shape (n, C), C ≥ 2.
+        y: Classes, shape (n,).
+    """
+    C = z.shape[1]
+    positive = one_hot(y, C).to(z.dtype)
+    # −log σ(z) = softplus(−z) and −log σ(−z) = softplus(z)
+    each = positive * softplus(-z) + (1 - positive) * softplus(z) / (C - 1)
+    return each.sum(dim=1).mean()
+
+
+def add_proximal_gradient(start: Iterable[tuple[nn.Parameter, Tensor]], weight: float) -> None:
+    """Add μ(θ − θ^t), the gradient of FedProx's μ/2 ‖θ − θ^t‖², to the gradients of what trains.
+
+    Li et al. 2020, "Federated optimization in heterogeneous networks" (arXiv 1812.06127). Added to the gradient and not
+    to the loss, it holds nothing for backward. The optimiser sees the sum, so AdamW scales it as it does the rest.
+
+    Args:
+        start: What trains, each with its θ^t.
+        weight: μ.
+    """
+    for parameter, before in start:
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - before.to(parameter.device), alpha=weight)
 
 
 def plain() -> Mapping[str, Any]:

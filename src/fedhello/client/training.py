@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from fedhello.client.activations import activation_policies
-from fedhello.client.loss import Loss, absent_classes, prediction_loss, tail_products
+from fedhello.client.distillation import not_true_loss, teacher_logits
+from fedhello.client.loss import DataLoss, Loss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.data.batches import Batch, Samples, training_batches
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.forward import predictions
+from fedhello.model.forward import Predictions, predictions
 from fedhello.randomness import generator, integer_seed
 from fedhello.types import Policy
 
@@ -55,13 +56,20 @@ class TrainingSettings:
         lr_decay: γ of the exponential schedule.
         weight_decay: Of the optimiser; it acts on LoRA factors and head alike.
         momentum: Of ``sgd``.
-        loss: ``cross_entropy`` or ``restricted`` to the client's own classes.
+        loss: On a client's data; see ``fedhello.client.loss``.
         autocast: ``bfloat16`` runs the forward pass in bf16 where torch deems it safe; ``none`` in fp32.
         measure_memory: Measure saved and peak bytes in each client's first, widest step.
         measure_process: Measure how far the process's memory rises during each client's training.
         samples: The most samples of a client that it sees in one epoch, drawn anew each time; None for all.
         tail_penalty: λ of HetLoRA's regulariser; see ``fedhello.client.loss.tail_regulariser``.
         tail_from: γ of HetLoRA's regulariser.
+        adjustment: τ of the loss ``adjusted``.
+        proximal: μ of FedProx; 0 leaves it out. See ``fedhello.client.loss``.
+        distillation: λ of not-true distillation from the model that the client received; 0 leaves it out. See
+            ``fedhello.client.distillation``.
+        distillation_temperature: T of it.
+        lr_head: How many times η is the learning rate of the head; see ``rate_factor``.
+        lr_depth: ξ, how the learning rate falls from each block to the one below.
     """
 
     rounds: int
@@ -80,6 +88,12 @@ class TrainingSettings:
     samples: int | None = None
     tail_penalty: float = 0.0
     tail_from: float = 1.0
+    adjustment: float = 1.0
+    proximal: float = 0.0
+    distillation: float = 0.0
+    distillation_temperature: float = 1.0
+    lr_head: float = 1.0
+    lr_depth: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +164,8 @@ def local_training(
         settings: How.
 
     Returns:
-        The trained tensors' new values on the CPU, and metrics: ``loss`` (mean over samples and epochs), ``samples``
+        The trained tensors' new values on the CPU, and metrics: ``loss`` (on the data, without what is added to it;
+        mean over samples and epochs), ``samples``
         (seen, over all epochs), ``steps``, ``batches`` (per epoch), ``tokens`` (with padding), ``widest_samples`` and
         ``widest_tokens`` of the widest step, ``seconds``, and if measured its ``saved_bytes`` and ``peak_bytes``, the
         latter with the optimiser's state, and the ``process_bytes`` of the whole training.
@@ -160,16 +175,15 @@ def local_training(
     """
     begin = time.perf_counter()
     before = model.read(work.names)
-    parameters = model.select(work.names)
-    optimizer = _optimizer(parameters, settings, learning_rate(settings, work.round))
-    absent = absent_classes(work.classes, model.classes) if settings.loss == "restricted" else None
-    absent = None if absent is None else absent.to(model.device)
+    parameters = dict(zip(sorted(work.names), model.select(work.names), strict=True))
+    optimizer = _optimizer(model, parameters, settings, learning_rate(settings, work.round))
     total, steps, tokens, seen = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
     process = ProcessPeak(model.device)
 
-    model.module.train()
     with _surroundings(model, work), process if settings.measure_process else nullcontext():
+        goal = _goal(model, work, settings, [(parameters[name], before[name]) for name in parameters])
+        model.module.train()
         for epoch in range(settings.epochs):
             for positions in _epoch(work, settings, epoch):
                 batch = work.data.batch(positions).to(model.device)
@@ -177,7 +191,7 @@ def local_training(
                     widest = batch.shape
                 measured = memory if steps == 0 else None
                 with _policies(model, work, measured), measured or nullcontext():
-                    loss = _step(model, batch, absent, optimizer, settings)
+                    loss = _step(model, batch, positions, goal, optimizer, settings)
                 total += loss * len(positions)
                 seen += len(positions)
                 tokens += prod(batch.shape)
@@ -235,26 +249,100 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
+@dataclass(frozen=True)
+class _Goal:
+    """What one client minimises in a round.
+
+    Attributes:
+        loss: The loss on its data.
+        start: What trains, each with its values at the round's start, θ^t, on the CPU.
+        teacher: Logits of its samples under θ^t, float32 on the CPU, shape (n, C); None without distillation.
+    """
+
+    loss: DataLoss
+    start: Sequence[tuple[nn.Parameter, Tensor]]
+    teacher: Tensor | None
+
+
+def _goal(
+    model: LoraModel, work: Assignment, settings: TrainingSettings, start: Sequence[tuple[nn.Parameter, Tensor]]
+) -> _Goal:
+    teacher = None
+    if settings.distillation:
+        order = generator(work.seed, "teacher", work.round, work.client)
+        autocast = settings.autocast == "bfloat16"
+        teacher = teacher_logits(model, work.data, settings.batch_size, autocast, order)
+    data, device = work.data.labels, model.device
+    loss = data_loss(settings.loss, work.classes, data, lambda: model.classes, settings.adjustment, device)
+    return _Goal(loss, start, teacher)
+
+
 def _step(
-    model: LoraModel, batch: Batch, absent: Tensor | None, optimizer: torch.optim.Optimizer, settings: TrainingSettings
+    model: LoraModel,
+    batch: Batch,
+    positions: np.ndarray,
+    goal: _Goal,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainingSettings,
 ) -> Tensor:
     device = batch.labels.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
         found = predictions(model, batch)
-    loss = prediction_loss(found.z, found.y, absent)
-    target = loss
-    if settings.tail_penalty:
-        target = loss + settings.tail_penalty * tail_products(model.trained_pairs(), settings.tail_from)
-    torch.autograd.backward(target)
+    loss = goal.loss(found.z, found.y)
+    torch.autograd.backward(_with_additions(loss, model, found, positions, goal, settings))
+    if settings.proximal:
+        add_proximal_gradient(goal.start, settings.proximal)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.detach()
 
 
-def _optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings, lr: float) -> torch.optim.Optimizer:
+def _with_additions(
+    loss: Tensor,
+    model: LoraModel,
+    found: Predictions,
+    positions: np.ndarray,
+    goal: _Goal,
+    settings: TrainingSettings,
+) -> Tensor:
+    """Return the loss on the samples at some positions with what method and settings add to it."""
+    total = loss
+    if settings.tail_penalty:
+        total = total + settings.tail_penalty * tail_products(model.trained_pairs(), settings.tail_from)
+    if goal.teacher is not None:
+        teacher = goal.teacher[torch.from_numpy(positions)].to(found.z.device)
+        kept = not_true_loss(found.z, found.y, teacher, settings.distillation_temperature)
+        total = total + settings.distillation * kept
+    return total
+
+
+def rate_factor(block: int | None, blocks: int, lr_head: float, lr_depth: float) -> float:
+    """Return how many times η a tensor's learning rate is: that of block l is η ξ^(L−1−l), that of the head η lr_head.
+
+    Howard & Ruder 2018, "Universal language model fine-tuning for text classification" (arXiv 1801.06146), with
+    ξ = 1/2.6: the lower a block, the more general what it knows, and the less it should change.
+
+    Args:
+        block: l; None for the head.
+        blocks: L.
+        lr_head: Of the head.
+        lr_depth: ξ.
+    """
+    return lr_head if block is None else lr_depth ** (blocks - 1 - block)
+
+
+def _optimizer(
+    model: LoraModel, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, lr: float
+) -> torch.optim.Optimizer:
+    """Return the optimiser of named parameters, those of one learning rate together, with η = ``lr``."""
+    together: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
+        together.setdefault(factor, []).append(parameter)
+    groups = [{"params": alike, "lr": lr * factor} for factor, alike in together.items()]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(parameters, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(groups, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
 
 
 @contextmanager

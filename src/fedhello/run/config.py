@@ -31,6 +31,7 @@ from pydantic import (
 )
 
 from fedhello.aggregation.robust import Defence, RobustRule
+from fedhello.aggregation.server import ServerOptimizer, ServerStep
 from fedhello.client.loss import Loss
 from fedhello.client.training import LearningRateSchedule, OptimizerName
 from fedhello.data.columns import placeholders
@@ -377,6 +378,22 @@ class MethodConfig(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+class ServerConfig(_Section):
+    """The optimiser that steps on the server; ``lr: null`` takes 1 for ``avgm`` and 0.01 for those that adapt."""
+
+    name: ServerOptimizer = "none"
+    lr: float | None = Field(None, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    tau: float = Field(1e-3, gt=0)
+
+    @property
+    def step(self) -> ServerStep:
+        """The same for the aggregation."""
+        lr = (1.0 if self.name == "avgm" else 0.01) if self.lr is None else self.lr
+        return ServerStep(self.name, lr, self.beta1, self.beta2, self.tau)
+
+
 class TrainConfig(_Section):
     """Rounds, and how each client trains in one."""
 
@@ -393,7 +410,14 @@ class TrainConfig(_Section):
     lr_decay: float = Field(0.99, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    lr_head: float = Field(1.0, gt=0)
+    lr_depth: float = Field(1.0, gt=0, le=1)
     loss: Loss = "restricted"
+    adjustment: float = Field(1.0, ge=0)
+    proximal: float = Field(0.0, ge=0)
+    distillation: float = Field(0.0, ge=0)
+    distillation_temperature: float = Field(1.0, gt=0)
+    server: ServerConfig = ServerConfig()
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     activations: Rule = "auto"
     measure_memory: bool = True
@@ -492,6 +516,7 @@ INSTRUCTION: dict[str, tuple[Any, ...]] = {
     "model.head": ("none",),
     "model.pooling": ("native", "auto"),
     "train.loss": ("cross_entropy",),
+    "train.distillation": (0.0,),
 }
 """What instruction data stands for: a language model has no head, and its classes are the tokens."""
 
@@ -563,6 +588,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     _check_budgets(config, METHODS[method.name])
     _check_merging(config.model, METHODS[method.name])
     _check_defence(config, METHODS[method.name])
+    _check_train(config, METHODS[method.name])
     if config.model.lora.dora:
         _check_dora(config, METHODS[method.name])
     return config.model_copy(update={"method": method})
@@ -628,6 +654,21 @@ def _check_defence(config: Config, method: Method) -> None:
             f"expected a quorum of at least {defence.fewest} clients for defence.rule={defence.rule}, since a round "
             f"with fewer is averaged; found {quorum}. Raise train.quorum to "
             f"{math.ceil(100 * defence.fewest / invited) / 100}, or set defence.clip."
+        )
+
+
+def _check_train(config: Config, method: Method) -> None:
+    """Check that the options of training have a meaning with the method and the head."""
+    server = config.train.server.name
+    if server != "none" and not method.averages_layerwise:
+        raise ConfigError(
+            f"expected train.server.name=none, since {method.name} does not average layer by layer, so that a change "
+            f"of the global factors is no direction to step in; found {server}. Choose a method such as rgd-hla."
+        )
+    if config.train.distillation and config.model.head == "local":
+        raise ConfigError(
+            "expected a head that all clients know for train.distillation, which keeps what the global model says of "
+            "classes that a client lacks; found model.head=local. Choose another head, or train.distillation=0."
         )
 
 

@@ -1,6 +1,7 @@
 """From budgets and data to a federation: who is in which tier, what training costs there, and who can take part."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 
@@ -10,7 +11,7 @@ from fedhello.allocation.bytes import cheapest, needs
 from fedhello.client.prediction import Shape, StepCosts, batch_shapes, measure_speed
 from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
-from fedhello.run.config import Config, TierConfig
+from fedhello.run.config import Config, TierConfig, TrainConfig
 from fedhello.types import Budget, Client, Costs, Federation, Rule
 from fedhello.words import budget_words, human_bytes
 
@@ -124,7 +125,7 @@ def federation_of(
         _largest([of_client for client, of_client in zip(everyone, shapes, strict=True) if client.tier == g])
         for g in range(len(budgets))
     ]
-    costs = () if steps is None else tuple(steps.at(*shape) for shape in by_tier)
+    costs = () if steps is None else tuple(_costs(config.train, steps.at(*shape)) for shape in by_tier)
     return Federation(
         clients=_invited(config, everyone, budgets, costs, by_tier, steps, notes),
         tiers=budgets,
@@ -138,6 +139,13 @@ def federation_of(
         quorum=ceil(config.train.quorum * config.train.clients_per_round - 1e-9),
         over_selection=config.train.over_selection,
     )
+
+
+def _costs(train: TrainConfig, costs: Costs) -> Costs:
+    """Return costs with those of the teacher, where there is one: a pass forward of all samples once per round."""
+    if not train.distillation:
+        return costs
+    return replace(costs, flops_outside=costs.flops_outside + costs.flops_outside // train.epochs)
 
 
 def _largest(shapes: Sequence[Batches]) -> Batches:
@@ -176,7 +184,7 @@ def _invited(
         raise ConfigError(
             f"expected {config.train.clients_per_round} clients to invite in each round; {len(invited)} of "
             f"{len(everyone)} can train: {'; '.join(reasons)}. Lower train.clients_per_round, "
-            + ("raise the budgets" if unable else "or choose train.loss: cross_entropy")
+            + ("raise the budgets" if unable else "or choose train.loss: cross_entropy or adjusted")
             + "."
         )
     return invited

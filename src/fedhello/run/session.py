@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedhello.aggregation.robust import defended
+from fedhello.aggregation.server import with_server_step
 from fedhello.allocation.bytes import OPTIONS
 from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import StepCosts, calibrate
@@ -171,6 +172,7 @@ def load(config: Config) -> Loaded:
     method = METHODS[config.method.name]
     _check_server_data(config.data, method)
     data = load_data(config.data)
+    _check_distillation(config, len(data.label_names))
     model = load_model(config, data.label_names, MODEL_KINDS[data.kind])
     config = _pinned(config, model)
     samples, changes = encode(config, data, model)
@@ -186,6 +188,7 @@ def load(config: Config) -> Loaded:
         public, changes = encode(config, found, model)
         notes += [f"data.public: {note}" for note in (*found.notes, *changes)]
     bound = defended(method.bind(**config.method.options), config.defence.defence)
+    bound = with_server_step(bound, config.train.server.step)
     if config.model.head == "solved" and (method.head_alone or not config.model.train_head):
         bound = with_fixed_head(bound)
     return Loaded(config, bound, data, model, samples, held_out, public, notes)
@@ -265,6 +268,19 @@ def _check_server_data(config: DataConfig, method: Method) -> None:
         )
     if method.uses_scores and not config.proxy:
         raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
+
+
+def _check_distillation(config: Config, classes: int) -> None:
+    """Check that beside a sample's own class there are others to distil.
+
+    Raises:
+        ConfigError: If distillation is asked for, and there is one.
+    """
+    if config.train.distillation and classes < 3:
+        raise ConfigError(
+            f"expected at least 3 classes for train.distillation, which keeps how likely the classes are that a sample "
+            f"is not of; found {classes}, so that there is one such class. Set train.distillation=0."
+        )
 
 
 def _check_method(
@@ -443,6 +459,12 @@ def training_settings(config: Config, method: BoundMethod, device: torch.device,
         weight_decay=train.weight_decay,
         momentum=train.momentum,
         loss=train.loss,
+        adjustment=train.adjustment,
+        proximal=train.proximal,
+        distillation=train.distillation,
+        distillation_temperature=train.distillation_temperature,
+        lr_head=train.lr_head,
+        lr_depth=train.lr_depth,
         autocast=autocast,
         measure_memory=train.measure_memory,
         measure_process=any(tier.memory is not None for tier in config.clients.tiers),

@@ -1,0 +1,137 @@
+"""The server's step: what clients found together is a direction, and an optimiser on the server decides how far to go.
+
+Reddi et al. 2021, "Adaptive federated optimization" (arXiv 2003.00295), and Hsu et al. 2019, "Measuring the effects of
+non-identical data distribution for federated visual classification" (FedAvgM, arXiv 1909.06335). With Δ = θ̄ − θ, where
+θ̄ is what the method's mean (or a robust rule) makes of θ,
+
+    none      θ ← θ̄
+    avgm      m ← β₁ m + Δ,                  θ ← θ + η m
+    adagrad   v ← v + Δ²
+    adam      v ← β₂ v + (1 − β₂) Δ²
+    yogi      v ← v − (1 − β₂) Δ² sign(v − Δ²)
+
+and for the last three m ← β₁ m + (1 − β₁) Δ, θ ← θ + η m / (√v + τ). At first m = 0 and v = τ². There is no correction
+of the bias, as in the paper.
+
+Θ is the adapter and the head that the clients share. Each tensor, and each component of a factor where ranks differ,
+has a step of its own: it takes one in the rounds in which somebody trained it, and otherwise it, its m and its v stay
+as they are, bit for bit. So a block that rests for some rounds is not carried on by its momentum.
+
+What is remembered is called ``server/m/NAME`` and ``server/v/NAME``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedhello.factors import along_components
+from fedhello.methods import BoundMethod
+from fedhello.types import Context, Outcome, Update
+
+ServerOptimizer = Literal["none", "avgm", "adam", "yogi", "adagrad"]
+
+
+@dataclass(frozen=True)
+class ServerStep:
+    """How the server steps.
+
+    Attributes:
+        name: The optimiser; ``none`` takes what the method's mean says.
+        lr: η.
+        beta1: β₁, of the momentum.
+        beta2: β₂, of ``adam`` and ``yogi``.
+        tau: τ, how little adapts to small changes; for all but ``avgm``.
+    """
+
+    name: ServerOptimizer = "none"
+    lr: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+
+def with_server_step(method: BoundMethod, step: ServerStep) -> BoundMethod:
+    """Return the method with a server's step after its mean; it must average layer by layer."""
+    if step.name == "none":
+        return method
+    return replace(method, aggregate=partial(stepped, aggregate=method.aggregate, step=step))
+
+
+def stepped(
+    context: Context,
+    updates: Iterable[Update],
+    *,
+    aggregate: Callable[[Context, Iterable[Update]], Outcome],
+    step: ServerStep,
+) -> Outcome:
+    """Combine updates, and go from θ towards the result as the optimiser says.
+
+    Args:
+        context: With θ, and with m and v of earlier rounds.
+        updates: Passed on one by one.
+        aggregate: The layer-wise mean, or a rule in its place.
+        step: The optimiser.
+
+    Returns:
+        The outcome, with m and v to remember. Tensors without a contributor are the very same objects as before.
+    """
+    trained: dict[str, Tensor] = {}
+    outcome = aggregate(context, _noted(context, updates, trained))
+    tensors, memory = dict(outcome.adapter.tensors), dict(outcome.memory)
+    for name in sorted(trained):
+        before, where = context.adapter.tensors[name], trained[name]
+        m_name, v_name = f"server/m/{name}", f"server/v/{name}"
+        m = context.memory.get(m_name, torch.zeros_like(before))
+        v = context.memory.get(v_name, torch.full_like(before, step.tau**2))
+        change, new_m, new_v = step_of(tensors[name].double() - before.double(), m.double(), v.double(), step)
+        after = (before.double() + change).to(before.dtype)
+        tensors[name] = torch.where(where, after, before)
+        memory[m_name] = torch.where(where, new_m.to(before.dtype), m)
+        if step.name != "avgm":
+            memory[v_name] = torch.where(where, new_v.to(before.dtype), v)
+    return replace(outcome, adapter=outcome.adapter.with_tensors(tensors), memory=memory)
+
+
+def step_of(delta: Tensor, m: Tensor, v: Tensor, step: ServerStep) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what is added to θ, and the new m and v, by the formulas above.
+
+    Args:
+        delta: Δ.
+        m: As it was; the same shape.
+        v: As it was, likewise; ``avgm`` returns it unchanged.
+        step: The optimiser, not ``none``.
+    """
+    square = delta.square()
+    if step.name == "avgm":
+        m = step.beta1 * m + delta
+        return step.lr * m, m, v
+    match step.name:
+        case "adagrad":
+            v = v + square
+        case "adam":
+            v = step.beta2 * v + (1 - step.beta2) * square
+        case "yogi":
+            v = v - (1 - step.beta2) * square * (v - square).sign()
+    m = step.beta1 * m + (1 - step.beta1) * delta
+    return step.lr * m / (v.sqrt() + step.tau), m, v
+
+
+def _noted(context: Context, updates: Iterable[Update], trained: dict[str, Tensor]) -> Iterator[Update]:
+    """Pass updates on, and note where each tensor was trained: bool, of a shape that broadcasts to the tensor's."""
+    for update in updates:
+        for name, value in update.tensors.items():
+            where = _where(context, update, name, value)
+            trained[name] = trained[name] | where if name in trained else where
+        yield update
+
+
+def _where(context: Context, update: Update, name: str, value: Tensor) -> Tensor:
+    if value.shape == context.adapter.tensors[name].shape:
+        return torch.tensor(True)
+    held = torch.zeros(context.federation.rank, dtype=torch.bool)
+    held[list(context.components(update, name))] = True
+    return along_components(name, held)

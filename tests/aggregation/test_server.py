@@ -1,0 +1,150 @@
+"""The server's step: by hand, and what it must leave alone."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from fedhello.aggregation.layerwise import average_layerwise
+from fedhello.aggregation.robust import Defence, defended
+from fedhello.aggregation.server import ServerStep, stepped, with_server_step
+from fedhello.algorithm import init, round
+from fedhello.methods import METHODS
+from fedhello.run import checkpoint
+from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Context, Federation, Update
+
+ADAPTING = ["adagrad", "adam", "yogi"]
+
+
+def scalars(theta, memory=None):
+    """A context of two clients and tensors of one number each, block by block."""
+    budget = Budget(blocks=len(theta))
+    clients = tuple(Client(k, 0, budget, samples=1) for k in range(2))
+    adapter = Adapter({n: torch.tensor([x]) for n, x in theta.items()}, {n: l for l, n in enumerate(theta)})
+    allocations = {k: Allocation(tuple(range(len(theta)))) for k in range(2)}
+    return Context(adapter, Federation(clients, (budget,), len(theta), 2, seed=0), 0, allocations, memory or {})
+
+
+def update(k, **tensors):
+    return Update(k, 0, 1, {name: torch.tensor([value]) for name, value in tensors.items()})
+
+
+def play(step, context, *updates):
+    outcome = stepped(context, iter(updates), aggregate=average_layerwise, step=step)
+    return {n: float(value) for n, value in outcome.adapter.tensors.items()}, outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "m", "v", "after"),
+    [
+        ("avgm", 2.0, None, 1 + 0.1 * 2),
+        ("adagrad", 1.0, 13.0, 1 + 0.1 * 1 / (math.sqrt(13) + 3)),
+        ("adam", 1.0, 7.75, 1 + 0.1 * 1 / (math.sqrt(7.75) + 3)),
+        ("yogi", 1.0, 8.0, 1 + 0.1 * 1 / (math.sqrt(8) + 3)),
+    ],
+)
+def test_a_first_step_by_hand(name, m, v, after):
+    """θ = 1 and clients at 2 and 4, so Δ = 2; with β₁ = 1/2, β₂ = 3/4 and τ = 3, so v was 9."""
+    step = ServerStep(name, lr=0.1, beta1=0.5, beta2=0.75, tau=3.0)
+    found, outcome = play(step, scalars({"x": 1.0}), update(0, x=2.0), update(1, x=4.0))
+    assert found["x"] == pytest.approx(after)
+    assert float(outcome.memory["server/m/x"]) == m
+    assert (float(outcome.memory["server/v/x"]) if v else None) == v
+    assert set(outcome.memory) == ({"server/m/x", "server/v/x"} if v else {"server/m/x"})
+
+
+def test_a_second_step_goes_on_with_what_is_remembered():
+    step = ServerStep("adam", lr=0.1, beta1=0.5, beta2=0.75, tau=1.0)
+    memory = {"server/m/x": torch.tensor([3.0]), "server/v/x": torch.tensor([4.0])}
+    found, outcome = play(step, scalars({"x": 1.0}, memory), update(0, x=0.0))
+    assert float(outcome.memory["server/m/x"]) == 1.0  # (3 − 1)/2
+    assert float(outcome.memory["server/v/x"]) == 3.25  # (3·4 + 1)/4
+    assert found["x"] == pytest.approx(1 + 0.1 / (math.sqrt(3.25) + 1))  # up, although Δ points down
+
+
+@pytest.mark.parametrize(("v", "after"), [(9.0, 8.0), (1.0, 2.0), (4.0, 4.0)])
+def test_yogi_goes_towards_the_square_by_its_own_step(v, after):
+    memory = {"server/m/x": torch.tensor([0.0]), "server/v/x": torch.tensor([v])}
+    _, outcome = play(ServerStep("yogi", beta2=0.75), scalars({"x": 0.0}, memory), update(0, x=2.0))
+    assert float(outcome.memory["server/v/x"]) == after  # v ∓ 4/4
+
+
+def test_without_momentum_and_with_a_rate_of_1_avgm_is_the_mean_bit_for_bit(a_round):
+    played = a_round([4, 2, 1, 3])
+    plain = played.played(average_layerwise)
+    found = played.played(partial(stepped, aggregate=average_layerwise, step=ServerStep("avgm", lr=1.0, beta1=0.0)))
+    assert all(torch.equal(found.adapter.tensors[n], value) for n, value in plain.adapter.tensors.items())
+
+
+@pytest.mark.parametrize("name", ["avgm", *ADAPTING])
+def test_what_nobody_trained_stays_the_same_object_with_its_moments(name):
+    step = ServerStep(name)
+    first = play(step, scalars({"x": 1.0, "y": 2.0}), update(0, x=2.0, y=5.0))[1]
+    context = replace(scalars({}), adapter=first.adapter, memory=first.memory)
+    second = play(step, context, update(1, x=3.0))[1]
+    assert second.adapter.tensors["y"] is first.adapter.tensors["y"]
+    for key, value in first.memory.items():
+        assert torch.equal(second.memory[key], value) == key.endswith("/y")
+
+
+@pytest.mark.parametrize("name", ["avgm", *ADAPTING])
+def test_components_that_nobody_holds_stay_in_spite_of_their_momentum(name, a_round):
+    step = partial(stepped, aggregate=average_layerwise, step=ServerStep(name))
+    all_held, two_held = a_round([4, 4]), a_round([2, 1], seed=1)
+    first = all_held.played(step)
+    context = replace(two_held.context, adapter=first.adapter, memory=first.memory)
+    second = step(context, iter(two_held.updates))
+    for n, value in second.adapter.tensors.items():
+        before = first.adapter.tensors[n]
+        rest = (slice(2, None),) if n.endswith(LORA_A) else (slice(None), slice(2, None))
+        held = (slice(0, 2),) if n.endswith(LORA_A) else (slice(None), slice(0, 2))
+        if n.endswith((LORA_A, LORA_B)):
+            assert torch.equal(value[rest], before[rest])
+            assert torch.equal(second.memory[f"server/m/{n}"][rest], first.memory[f"server/m/{n}"][rest])
+            assert not bool((value[held] == before[held]).any())
+
+
+def test_a_robust_rule_comes_before_the_step():
+    """The median of 1, 2 and 100 is 2, so Δ = 2."""
+    step = ServerStep("avgm", lr=0.5, beta1=0.0)
+    method = with_server_step(defended(METHODS["full"].bind(), Defence(rule="median")), step)
+    context = scalars({"x": 0.0})
+    context = replace(context, allocations={k: Allocation((0,)) for k in range(3)})
+    outcome = method.aggregate(context, iter([update(k, x=x) for k, x in enumerate((1.0, 2.0, 100.0))]))
+    assert float(outcome.adapter.tensors["x"]) == 1.0
+
+
+def test_none_is_the_very_same_method():
+    method = METHODS["full"].bind()
+    assert with_server_step(method, ServerStep()) is method
+
+
+@pytest.mark.parametrize("name", ["avgm", *ADAPTING])
+def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name):
+    method = with_server_step(METHODS["rgd-hla"].bind(), ServerStep(name, lr=0.3))
+    tiers = (Budget(blocks=1), Budget(blocks=2))
+    clients = tuple(Client(k, k % 2, tiers[k % 2], samples=k + 1) for k in range(4))
+    world = Federation(clients, tiers, blocks=3, clients_per_round=2, seed=0)
+    theta = Adapter({n: torch.full((2, 3), 0.1) for n in "abc"}, {"a": 0, "b": 1, "c": 2})
+
+    def train(tasks):
+        for task in tasks:
+            values = {
+                n: task.adapter.tensors[n] * 0.7 + 0.1 * (task.client + task.round)
+                for n in task.adapter.names(task.allocation)
+            }
+            yield Update(task.client, task.round, clients[task.client].samples, values)
+
+    def go_on(state, rounds):
+        for _ in range(rounds):
+            state, _ = round(state, world, method, train, None)
+        return state
+
+    whole = go_on(init(theta), 6)
+    half = checkpoint.Checkpoint(3, go_on(init(theta), 3))
+    resumed = go_on(checkpoint.decode(checkpoint.encode(half)).state, 3)
+    assert whole.memory.keys() == resumed.memory.keys() != set()
+    assert all(torch.equal(resumed.memory[n], value) for n, value in whole.memory.items())
+    assert all(torch.equal(resumed.adapter.tensors[n], value) for n, value in whole.adapter.tensors.items())
