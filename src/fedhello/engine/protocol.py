@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fedhello.client.scoring import ScoreReply, ScoreRequest
 from fedhello.client.training import TrainingSettings
 from fedhello.model.head import ClassSums
 from fedhello.types import Rejection, RoundRecord, Task, Update
@@ -38,4 +39,8 @@ class Engine(Protocol):
 
     def class_sums(self) -> Iterable[tuple[ClassSums, int]]:
         """Yield every client's contribution to the class prototypes and its bytes, in ascending id."""
+        ...
+
+    def block_scores(self, request: ScoreRequest) -> Iterable[ScoreReply]:
+        """Yield what each client that is asked contributes to the Fisher scores, in ascending id."""
         ...

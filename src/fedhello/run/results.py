@@ -44,7 +44,7 @@ class Curve:
 
     Attributes:
         accuracy: On the test set.
-        bytes_up: All that clients have sent by then, the class sums for prototypes included.
+        bytes_up: All that clients have sent by then, the sums for prototypes and Fisher scores included.
         bytes_down: All that they have received by then.
     """
 
@@ -86,7 +86,7 @@ class FinishedRun:
         )
 
     def _sent(self, key: str) -> tuple[int, ...]:
-        per_round = [sum(client[key] for client in entry["clients"]) for entry in self.rounds]
+        per_round = [sum(c[key] for c in entry["clients"]) + entry.get(f"score_{key}", 0) for entry in self.rounds]
         before = self.summary[key] - sum(per_round)  # what no round accounts for was sent before the first one
         return tuple(accumulate(per_round, initial=before))
 

@@ -49,8 +49,11 @@ def summarise(
         "mean_last_5": sum(test[-LAST:]) / len(test[-LAST:]) if test else None,
         "best_on_validation": None if best is None else test[best],
         "best_round": None if best is None else best,
-        "bytes_up": beginning.bytes_up + sum(reply.bytes_up for reply in sent),
-        "bytes_down": sum(reply.bytes_down for reply in sent),
+        "bytes_up": beginning.bytes_up
+        + sum(reply.bytes_up for reply in sent)
+        + sum(attempt.record.score_bytes_up for attempt in attempts),
+        "bytes_down": sum(reply.bytes_down for reply in sent)
+        + sum(attempt.record.score_bytes_down for attempt in attempts),
         "rejections": Counter(rejection.reason for result in attempts for rejection in result.record.rejections),
         "failed_attempts": len(attempts) - len(results),
         "flags": list(dict.fromkeys(flag for result in results for flag in result.record.flags)),
