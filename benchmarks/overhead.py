@@ -19,13 +19,13 @@ START = time.perf_counter()
 import torch
 
 from fedhello import algorithm
-from fedhello.client.fisher import block_scores
 from fedhello.client.loss import absent_classes, prediction_loss
 from fedhello.client.training import learning_rate
 from fedhello.data.batches import training_batches
 from fedhello.randomness import generator
 from fedhello.run.config import load_config
 from fedhello.run.rounds import start
+from fedhello.run.scoring import Scorer
 from fedhello.run.session import prepare
 from fedhello.run.summary import versions
 
@@ -78,13 +78,8 @@ def main() -> None:
 
 def play(session, state):
     """Play one round; return the state after it, its record and the seconds."""
-
-    def fisher(adapter):
-        session.model.write(adapter.tensors)
-        return block_scores(session.model, session.server.proxy)
-
     begin = time.perf_counter()
-    after, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher)
+    after, record = algorithm.round(state, session.federation, session.method, session.engine.train, Scorer(session))
     return after, record, time.perf_counter() - begin
 
 

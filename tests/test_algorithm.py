@@ -75,8 +75,9 @@ def test_scores_are_computed_when_due_and_persist_until_the_next(federation):
     method = METHODS["fed-hello"].bind(warmup=2, refresh=3)
     calls = []
 
-    def score(adapter):
-        calls.append(float(adapter.tensors["head"]))
+    def score(state, clients):
+        assert [client.id for client in clients] == [0, 1]
+        calls.append(float(state.adapter.tensors["head"]))
         return (1.0, 2.0, float(len(calls)))
 
     state, used = algorithm.init(number_adapter(3)), []
@@ -131,7 +132,7 @@ def test_every_method_repeats_bit_for_bit_and_differs_by_seed(name, federation):
                 world,
                 METHODS[name].bind(),
                 trainer(world),
-                lambda _: (1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+                lambda *_: (1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
                 lambda models, how, t: models,
             )
             seen.append(record)

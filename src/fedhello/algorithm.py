@@ -3,7 +3,7 @@
     Server:  initialise the global LoRA parameters θ⁰
              for each round t = 0, …, T−1:
                  S_t ← a random subset of the clients
-                 if the schedule asks for it: Γ ← Fisher scores of the blocks under θᵗ, on the proxy set
+                 if the schedule asks for it: Γ ← Fisher scores of the blocks under θᵗ, on the proxy set or from S_t
                  for each client k ∈ S_t: m_k ← HLA(c_k, Γ, t)                     the layer map
                  for each client k ∈ S_t in parallel: θ_k ← LocalTraining(θᵗ, m_k)
                  for each layer l: θ_lᵗ⁺¹ ← weighted mean of θ_{k,l} over C_l = {k ∈ S_t : l ∈ m_k},
@@ -63,8 +63,8 @@ from fedhello.types import (
 Train = Callable[[Iterable[Task]], Iterable[Update | Rejection]]
 """LocalTraining on every client of a round: tasks (θ_k, m_k, t) in ascending client id → replies in the same order."""
 
-Score = Callable[[Adapter], tuple[float, ...]]
-"""Γ: one Fisher score per block under θ, from the server's proxy set; length L."""
+Score = Callable[[RunState, tuple[Client, ...]], tuple[float, ...]]
+"""Γ: one Fisher score per block under the state's θ, from the server's proxy set or the clients S_t; length L."""
 
 
 def init(adapter: Adapter) -> RunState:
@@ -99,7 +99,7 @@ def round(
     scored = method.scores_due(t)
     if scored and score is None:
         raise ValueError(f"{method.name} asks for Fisher scores in round {t}, but no score function was given")
-    Γ = score(θ) if scored and score is not None else state.scores
+    Γ = score(state, S_t) if scored and score is not None else state.scores
 
     at = {k.id: Situation(k, federation, t, Γ, state.excess.get(k.id, 1.0), state.memory) for k in S_t}
     chosen = {k: method.allocate(situation) for k, situation in at.items()}

@@ -35,6 +35,7 @@ from fedhello.allocation import baselines, ranks
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import gd_hla, rgd_hla
 from fedhello.allocation.schedule import after_warmup, fed_hello, never, periodically
+from fedhello.allocation.scoring import Scoring, scored, unscored
 from fedhello.client.loss import plain, tail_regulariser
 from fedhello.factors import send_folded, send_part, send_without_A
 from fedhello.types import (
@@ -56,6 +57,9 @@ from fedhello.types import (
 ScoreSchedule = Callable[[int], bool]
 """Whether Fisher scores are computed anew in round t."""
 
+
+ScoringOptions = Callable[..., Scoring]
+"""Whose data Fisher scores are computed on, from its options."""
 
 LocalOptions = Callable[..., Mapping[str, Any]]
 """Settings of local training that a method changes, from its options; see ``TrainingSettings``."""
@@ -96,6 +100,7 @@ class BoundMethod:
     scores_due: Callable[[int], bool]
     models: Models
     local: Mapping[str, Any]
+    scoring: Scoring
     screen: Screen = all_pass
 
 
@@ -112,6 +117,7 @@ class Method:
         allocates: Whether a tier's budget counts ``blocks`` or ``ranks``, or ``either`` serves.
         send: What a client starts from.
         scores_due: When Fisher scores are computed anew.
+        scoring: Whose data they are computed on.
         local: What it changes in local training.
         models: The models that it leads to.
         check: What keeps it from running.
@@ -130,6 +136,7 @@ class Method:
     allocates: Literal["blocks", "ranks", "either"] = "blocks"
     send: Sender = send_part
     scores_due: ScoreSchedule = never
+    scoring: ScoringOptions = unscored
     local: LocalOptions = plain
     models: Models = the_global_model
     check: Check = runs_anywhere
@@ -146,14 +153,14 @@ class Method:
 
     @property
     def uses_scores(self) -> bool:
-        """Whether the method ever asks for Fisher scores, and so needs a proxy set."""
+        """Whether the method ever asks for Fisher scores, and so needs a proxy set or clients that score."""
         return self.scores_due is not never
 
     @cached_property
     def options(self) -> type[BaseModel]:
         """A pydantic model of the method's options: the keyword-only parameters of its functions."""
         fields: dict[str, Any] = {}
-        for function in (self.allocate, self.send, self.aggregate, self.scores_due, self.local):
+        for function in (self.allocate, self.send, self.aggregate, self.scores_due, self.scoring, self.local):
             for p in _options_of(function):
                 field = (p.annotation, p.default)
                 if p.default is p.empty or fields.setdefault(p.name, field) != field:
@@ -185,6 +192,7 @@ class Method:
             scores_due=fill(self.scores_due),
             models=self.models,
             local=fill(self.local)(),
+            scoring=fill(self.scoring)(),
         )
 
 
@@ -230,6 +238,7 @@ _ROWS = (
         paper=f"{_FED_HELLO}, Algorithm 1",
         allocate=fed_hello,
         scores_due=after_warmup,
+        scoring=scored,
     ),
     Method(
         name="fim-hla",
@@ -237,6 +246,7 @@ _ROWS = (
         paper=f"{_FED_HELLO}, FIM-HLA",
         allocate=fim_hla,
         scores_due=periodically,
+        scoring=scored,
     ),
     Method(
         name="gd-hla",
@@ -381,6 +391,7 @@ _ROWS = (
         allocates="ranks",
         aggregate=average_rebalanced,
         scores_due=periodically,
+        scoring=scored,
     ),
     Method(
         name="fed-plora",

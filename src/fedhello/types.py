@@ -353,7 +353,9 @@ class RoundRecord:
         rejections: One per client that was asked to train and whose reply does not count.
         failed: Why the attempt was abandoned, so that everything stayed as it was; None if the round was committed.
         attempt: How many attempts at the round had failed before.
-        flags: What the aggregation did otherwise than it was asked to, one sentence each.
+        flags: What the aggregation or the scoring did otherwise than it was asked to, one sentence each.
+        score_bytes_down: Bytes that clients were sent for Fisher scores.
+        score_bytes_up: Bytes of what they sent back for them.
     """
 
     round: int
@@ -366,6 +368,8 @@ class RoundRecord:
     failed: str | None = None
     attempt: int = 0
     flags: tuple[str, ...] = ()
+    score_bytes_down: int = 0
+    score_bytes_up: int = 0
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def test_a_screen_and_a_clip_work_with_every_method(name, federation):
     def play(method):
         state, records = algorithm.init(adapter), []
         for _ in range(3):
-            state, record = algorithm.round(state, world, method, train, lambda _: (1.0, 2.0, 3.0), lambda m, *_: m)
+            state, record = algorithm.round(state, world, method, train, lambda *_: (1.0, 2.0, 3.0), lambda m, *_: m)
             records.append(record)
         return state, records
 

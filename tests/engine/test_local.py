@@ -164,7 +164,7 @@ def test_two_runs_with_one_seed_give_bit_identical_adapters(engine, name):
         for _ in range(3):
             method = METHODS[name].bind()
             world = replace(e.federation, rank=2)
-            state, _ = algorithm.round(state, world, method, e.train, lambda _: (1.0, 2.0, 3.0), lambda m, *_: m)
+            state, _ = algorithm.round(state, world, method, e.train, lambda *_: (1.0, 2.0, 3.0), lambda m, *_: m)
         return state.adapter.tensors
 
     one, other = play(), play()

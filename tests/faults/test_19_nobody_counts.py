@@ -26,7 +26,7 @@ def test_a_failed_attempt_changes_nothing_but_its_number(toy, name):
             yield lost if task.client == 1 else Update(task.client, task.round, 10, values, {"batches": 1.0})
 
     def play(state):
-        return round(state, world, METHODS[name].bind(), train, lambda _: (1.0, 2.0), lambda models, *_: models)
+        return round(state, world, METHODS[name].bind(), train, lambda *_: (1.0, 2.0), lambda models, *_: models)
 
     before = init(adapter)
     state, record = play(before)

@@ -124,7 +124,7 @@ class Play:
     def round(self) -> "Play":
         self.trained, self.allocations = {}, {}
         self.state, _ = algorithm.round(
-            self.state, self.world, self.method, self.train, lambda _: (1.0, 1.0), lambda models, how, t: models
+            self.state, self.world, self.method, self.train, lambda *_: (1.0, 1.0), lambda models, how, t: models
         )
         return self
 

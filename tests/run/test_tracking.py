@@ -103,6 +103,8 @@ def test_a_round_in_numbers():
         "rejections": 0,
         "attempt": 0,
         "flags": 0,
+        "score_bytes_down": 0,
+        "score_bytes_up": 0,
         "train_loss": 0.5,
         "validation/accuracy": 0.5,
         "validation/loss": 1.5,

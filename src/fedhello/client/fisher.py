@@ -1,4 +1,4 @@
-"""Fisher scores of the blocks on the server's proxy set (Fed-HeLLo).
+"""Fisher scores of the blocks on the server's proxy set (Fed-HeLLo), and the sums that they are made of.
 
     Γ_l = (1/|D|) Σ_{d ∈ D} ‖∇_{θ_l} log p(y_d | x_d)‖²,        θ_l = the LoRA factors of block l
 
@@ -11,7 +11,7 @@ over its positions t, where g = ∂(Σ_d log p_d)/∂y; samples do not mix in ev
 pass per batch give x and g of every factor, and with rank r a G_d has only r·d_in or d_out·r entries.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedhello.data.batches import Samples, evaluation_batches
+from fedhello.data.batches import Batch, Samples, evaluation_batches
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
@@ -48,6 +48,20 @@ def block_scores(model: LoraModel, proxy: Samples, batch_size: int = 32) -> tupl
     Raises:
         ModelError: If a factor is shared by several layers, or a gradient is not finite.
     """
+    return tuple((squared_gradients(model, proxy, batch_size) / len(proxy)).tolist())
+
+
+def squared_gradients(model: LoraModel, data: Samples, batch_size: int = 32) -> np.ndarray:
+    """Return Σ_d ‖∇_{θ_l} log p(y_d | x_d)‖² over some samples; float64, shape (L,). See ``block_scores``."""
+    return over_batches(model, (data.batch(at) for at in evaluation_batches(data.lengths(), batch_size)))
+
+
+def over_batches(model: LoraModel, batches: Iterable[Batch]) -> np.ndarray:
+    """Return the same over the samples of some batches.
+
+    Raises:
+        ModelError: As ``block_scores`` does.
+    """
     # Nothing is trained: the factors only have to be part of the graph, so that their outputs have gradients.
     model.select(name for name, block in model.block_of.items() if block is not None)
     totals = np.zeros(model.blocks.count)
@@ -62,10 +76,9 @@ def block_scores(model: LoraModel, proxy: Samples, batch_size: int = 32) -> tupl
     handles = [module.register_forward_hook(note(block)) for block, module in model.factors()]
     model.module.eval()
     try:
-        for positions in evaluation_batches(proxy.lengths(), batch_size):
+        for batch in batches:
             passes.clear()
-            batch = proxy.batch(positions).to(model.device)
-            found = predictions(model, batch)
+            found = predictions(model, batch.to(model.device))
             if len(passes) != len(handles):
                 raise ModelError(
                     f"expected each LoRA factor to be used once per forward pass; {len(handles)} factors were used "
@@ -79,8 +92,8 @@ def block_scores(model: LoraModel, proxy: Samples, batch_size: int = 32) -> tupl
         for handle in handles:
             handle.remove()
     if not np.isfinite(totals).all():
-        raise ModelError("expected finite Fisher scores; the model's gradients on the proxy set are not")
-    return tuple((totals / len(proxy)).tolist())
+        raise ModelError("expected finite Fisher scores; the model's gradients on the data are not")
+    return totals
 
 
 def squared_norms(x: Tensor, g: Tensor) -> Tensor:

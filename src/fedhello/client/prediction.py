@@ -161,13 +161,13 @@ def calibrate(
         policies: The policies to measure, ``keep`` among them; nothing is known of others.
         answer: Of a language model, the tokens of the longest response: as many as each sample is taken to have.
     """
-    long, L = _longest(model), model.blocks.count
+    long, L = calibration_length(model), model.blocks.count
     short = max(1, long // 3)
     small = tuple(dict.fromkeys(((1, short), (2, short), (2, long))))  # images are all of one length
     large = tuple((8 * b, T) for b, T in small)
 
     def steps(trained: Collection[int], policy: Policy, shapes: Sequence[Shape]) -> _Steps:
-        runs = [_measure(model, trained, policy, _made_up(model, *shape, answer), autocast) for shape in shapes]
+        runs = [_measure(model, trained, policy, made_up(model, *shape, answer), autocast) for shape in shapes]
         return _Steps(tuple(shapes), tuple(runs))
 
     # Casting weights dominates small batches, and work on activations large ones.
@@ -251,7 +251,7 @@ def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -
 
 def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:
     """Return about how many FLOP/s this machine reaches in training; the best of a few steps that train everything."""
-    shape = (8, _longest(model))
+    shape = (8, calibration_length(model))
     at = costs.at(shape, [shape])
     L = len(costs.block_bytes)
     everything = Allocation(tuple(range(L)))
@@ -259,7 +259,7 @@ def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, an
     for _ in range(3):
         _finish(model)
         begin = time.perf_counter()
-        _step(model, range(L), _made_up(model, *shape, answer), nullcontext(), autocast)
+        _step(model, range(L), made_up(model, *shape, answer), nullcontext(), autocast)
         _finish(model)
         seconds.append(time.perf_counter() - begin)
     return needs(at, everything).flops / min(seconds)
@@ -271,11 +271,12 @@ def _finish(model: LoraModel) -> None:
         torch.cuda.synchronize(model.device)
 
 
-def _longest(model: LoraModel) -> int:
+def calibration_length(model: LoraModel) -> int:
+    """Return the tokens of the longest calibration batch; 1 for images."""
     return 1 if model.takes_images else min(LONGEST, model.longest_input or LONGEST)
 
 
-def _made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = None) -> Batch:
+def made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = None) -> Batch:
     """Make up texts of one token repeated, the last one padded as in real batches, or black images.
 
     With ``answer`` the last tokens of each text, that many where there are, are its response.
@@ -387,7 +388,7 @@ def _count_flops(
     L = model.blocks.count
 
     def count(trained: Collection[int]) -> tuple[Growth, Growth]:
-        counted = [_flops(model, trained, _made_up(model, *shape, answer)) for shape in shapes]
+        counted = [_flops(model, trained, made_up(model, *shape, answer)) for shape in shapes]
         return (
             Growth.through(shapes, [step for step, _ in counted]),
             Growth.through(shapes, [forward for _, forward in counted]),

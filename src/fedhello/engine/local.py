@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from fedhello.client.memory import gpu_limit
-from fedhello.client.prediction import StepCosts, predicted
+from fedhello.client.prediction import Peak, StepCosts, predicted
+from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_sums, fitted_batch
 from fedhello.client.training import Assignment, TrainingSettings, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Contribution
+from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_update, expect
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
@@ -38,6 +40,7 @@ class LocalEngine:
         settings: How clients train.
         personal_heads: Client → its own head, for the head policy ``local``; None where heads are not personal.
         costs: What steps hold by allocation; None predicts nothing.
+        scoring: What passes for Fisher scores hold; None predicts nothing.
         dropout: Each invited client is lost with this probability: a simulation, drawn from a stream of its own.
         run: Id of the run, which every update states.
         statistics: What clients sum up for a head that is solved.
@@ -52,6 +55,7 @@ class LocalEngine:
     settings: TrainingSettings
     personal_heads: dict[int, dict[str, Tensor]] | None = None
     costs: StepCosts | None = None
+    scoring: Peak | None = None
     dropout: float = 0.0
     run: str = "local"
     statistics: StatisticsSettings = DEFAULT_STATISTICS
@@ -174,6 +178,37 @@ class LocalEngine:
         features = pooled_features(self.model, samples.subset(positions))
         for k in clients:
             yield k, features[torch.from_numpy(np.searchsorted(positions, parts[k]))]
+
+    def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
+        """Yield what each client that is asked contributes to the Fisher scores, in ascending id.
+
+        Whatever goes wrong at one client is that client's reply without sums. Personal heads are not used: scores are
+        taken through the head that the model holds.
+        """
+        for client in request.clients:
+            task = request.task(client.id)
+            lost = self._lost(task)
+            bytes_down = len(encode_task(task))
+            if lost is not None:
+                yield ScoreReply(client.id, None, lost.detail, bytes_down)
+                continue
+            longest = int(self.data[client.id].lengths().max())
+            batch_size, note = fitted_batch(self.scoring, client.budget.memory, longest)
+            try:
+                payload = encode_tensors(asdict(self.score(task, request.samples, batch_size)))
+            except Exception as error:  # one client's fault, of whatever kind, must not end the run
+                yield ScoreReply(client.id, None, _fault(error)[1], bytes_down)
+                continue
+            most = request.most(client.samples)
+            yield score_reply(client.id, payload, self.federation.blocks, most, bytes_down, note)
+
+    def score(self, task: Task, samples: int, batch_size: int) -> BlockSums:
+        """Return one client's contribution to the Fisher scores, of at most so many samples; see ``client_sums``."""
+        client = next(client for client in self.federation.clients if client.id == task.client)
+        self.model.write(task.adapter.tensors)
+        with gpu_limit(self.model.device, client.budget.memory):
+            who = (self.federation.seed, task.round, client.id)
+            return client_sums(self.model, self.data[client.id], who, samples, batch_size)
 
     def _put_personal_head(self, k: int) -> tuple[str, ...]:
         """Put client k's own head into the model and return its tensors' names; nothing if heads are shared."""

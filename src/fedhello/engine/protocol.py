@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fedhello.client.scoring import ScoreReply, ScoreRequest
 from fedhello.client.training import TrainingSettings
 from fedhello.model.statistics import HeadSums
 from fedhello.types import Adapter, Rejection, RoundRecord, Task, Update
@@ -61,4 +62,8 @@ class Engine(Protocol):
             clients: Whose; None for everybody who has data, also those who are not invited to train.
             adapter: Under which features are taken; None for the adapter that the run starts from.
         """
+        ...
+
+    def block_scores(self, request: ScoreRequest) -> Iterable[ScoreReply]:
+        """Yield what each client that is asked contributes to the Fisher scores, in ascending id."""
         ...

@@ -5,6 +5,7 @@ What carries the messages is a ``Link``; ``fedhello.engine.flower`` makes one of
     kind    to the client                                       back
     join    configuration, labels, id of the run, a probe       facts: who it is, what it has and can afford
     sums    client, adapter (none: the first)                   its head statistics
+    scores  client, task, samples, batch size, seconds          sums of its squared gradients by block
     train   client, task, seconds                               update, or an error with its reason
     bye     outcome                                             nothing
 
@@ -27,14 +28,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from fedhello.allocation.bytes import needs
-from fedhello.client.prediction import StepCosts, predicted
+from fedhello.client.prediction import Peak, StepCosts, predicted
+from fedhello.client.scoring import ScoreReply, ScoreRequest, fitted_batch
 from fedhello.client.training import TrainingSettings
 from fedhello.engine.inbox import Inbox
 from fedhello.engine.protocol import Contribution
+from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, encode_tensors, expect
 from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
-from fedhello.types import Adapter, Allocation, Budget, Federation, Reason, Rejection, RoundRecord, Task, Update
+from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
 
 PROTOCOL = 2
 """Of the messages; server and clients must have the same."""
@@ -324,6 +327,7 @@ class _Sent:
     bytes_down: int
     expected: Expected | None = None
     allocation: Allocation | None = None
+    note: str = ""
 
 
 @dataclass
@@ -340,6 +344,7 @@ class RemoteEngine:
         costs: What steps hold by allocation; None predicts nothing.
         sums_shapes: Name → shape of what a client's head statistics are; empty without such a head.
         longest_feature: What bounds the features that they are sums of.
+        scoring: What passes for Fisher scores hold; None predicts nothing.
         pace: How long clients may take.
         patience: Seconds that a round waits for its quorum of clients to be connected.
         note: Told of everything that a user should hear of.
@@ -359,6 +364,7 @@ class RemoteEngine:
     costs: StepCosts | None = None
     sums_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     longest_feature: float = LONGEST_FEATURE
+    scoring: Peak | None = None
     pace: Pace = field(default_factory=Pace)
     patience: float = 300.0
     note: Callable[[str], None] = lambda line: None
@@ -444,9 +450,7 @@ class RemoteEngine:
         if isinstance(reply, Failure):
             return _rejected(one, reply.reason, _one_line(reply.detail))
         if "error" in reply:
-            if reply["error"] == "join first":
-                self.node_of.pop(one.client, None)
-                self.lobby.ask_again(one.node)
+            self._heed(one, reply)
             return _rejected(one, FAULTS.get(str(reply["error"]), "failed"), _one_line(reply.get("detail")))
         payload = reply.get("update")
         if not isinstance(payload, bytes) or one.expected is None:
@@ -458,6 +462,12 @@ class RemoteEngine:
         target = folder / str(one.client)
         target.write_bytes(payload)
         return target
+
+    def _heed(self, one: _Sent, reply: Fields) -> None:
+        """Have a client that started anew join again."""
+        if reply.get("error") == "join first":
+            self.node_of.pop(one.client, None)
+            self.lobby.ask_again(one.node)
 
     def _read(self, one: _Sent, found: Path | Rejection) -> Update | Rejection:
         if isinstance(found, Rejection) or one.expected is None:
@@ -574,6 +584,34 @@ class RemoteEngine:
         sums = as_received(decode_sums(payload, self.sums_shapes))
         check_sums(sums, self.members[one.client].samples, self.longest_feature)
         return Contribution(one.client, sums, len(payload), one.bytes_down)
+
+    def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
+        """Yield what each client that is asked contributes to the Fisher scores, in ascending id."""
+        self._gather()
+        sent = [self._send_request(request, client) for client in request.clients]
+        most = {client.id: request.most(client.samples) for client in request.clients}
+        found = {one.client: self._scores(one, reply, most[one.client]) for one, reply in self._replies(sent)}
+        yield from (found[k] for k in sorted(found))
+
+    def _send_request(self, request: ScoreRequest, client: Client) -> _Sent:
+        task, L = request.task(client.id), self.federation.blocks
+        payload = encode_task(task)
+        batch_size, note = fitted_batch(self.scoring, client.budget.memory, self.members[client.id].widest[1])
+        # It takes less than a round that trains everything.
+        seconds = self.seconds(replace(task, allocation=Allocation(tuple(range(L)))), len(payload))
+        fields = {"client": client.id, "task": payload, "samples": request.samples, "batch_size": batch_size}
+        one = self._send(client.id, "scores", {**fields, "seconds": seconds, "run": self.run}, seconds)
+        return replace(one, note=note)
+
+    def _scores(self, one: _Sent, reply: Reply, most: int) -> ScoreReply:
+        if isinstance(reply, Failure):
+            return ScoreReply(one.client, None, f"{reply.reason}: {_one_line(reply.detail)}", one.bytes_down)
+        self._heed(one, reply)
+        payload = reply.get("scores")
+        if not isinstance(payload, bytes):
+            said = _one_line(reply.get("detail", "found something else"))
+            return ScoreReply(one.client, None, f"expected its sums; {said}", one.bytes_down)
+        return score_reply(one.client, payload, self.federation.blocks, most, one.bytes_down, one.note)
 
     def goodbye(self, outcome: str) -> None:
         """Tell everybody that the run is over, and wait a little until they have heard."""

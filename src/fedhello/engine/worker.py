@@ -1,4 +1,4 @@
-"""What a client does with the messages of ``fedhello.engine.remote``: joins, sums up its features, trains.
+"""What a client does with the messages of ``fedhello.engine.remote``: joins, sums up its features, scores, trains.
 
 The worker is warm: it loads the model when it joins and keeps it. It trains with the local engine, as the only client
 of a federation of one, so that nothing differs from a run on one machine.
@@ -91,12 +91,13 @@ class Worker:
         if kind == "bye":
             self.ended = str(fields["outcome"])
             return {}
-        if kind not in ("sums", "train"):
-            return _error("failed", f"expected a message to join, sums, train or bye; found {kind!r}")
+        answers = {"sums": self._sums, "scores": self._scores, "train": self._train}
+        if kind not in answers:
+            return _error("failed", f"expected a message to join, sums, scores, train or bye; found {kind!r}")
         if self._client is None:
             return _error("join first", "expected to be asked to join first; this client has started anew")
         try:
-            return (self._sums if kind == "sums" else self._train)(self._client, fields)
+            return answers[kind](self._client, fields)
         except FedhelloError as error:
             return _error("failed", str(error))
 
@@ -122,6 +123,13 @@ class Worker:
         engine = client.engine(int(fields["client"]), str(fields["run"]))
         contribution = next(iter(engine.head_sums(adapter=adapter)))
         return {"sums": encode_tensors(as_sent(contribution.sums))}
+
+    def _scores(self, client: Prepared, fields: Fields) -> Fields:
+        task = decode_task(bytes(fields["task"]), int(fields["client"]), client.model.block_of)
+        with self._watch(float(fields["seconds"])):
+            engine = client.engine(task.client, str(fields["run"]))
+            sums = engine.score(task, int(fields["samples"]), int(fields["batch_size"]))
+        return {"scores": encode_tensors(asdict(sums))}
 
     def _train(self, client: Prepared, fields: Fields) -> Fields:
         run = str(fields["run"])

@@ -104,8 +104,8 @@ class ConsoleObserver:
             _number(None if result.validation is None else result.validation.accuracy),
             _number(result.train_loss),
             block_map(record.clients, self._blocks),
-            human_bytes(sum(client.bytes_up for client in record.clients)),
-            human_bytes(sum(client.bytes_down for client in record.clients)),
+            human_bytes(sum(client.bytes_up for client in record.clients) + record.score_bytes_up),
+            human_bytes(sum(client.bytes_down for client in record.clients) + record.score_bytes_down),
             f"{result.seconds:.1f}",
         )
         line = "round {}: test {}, validation {}, loss {}, blocks {}, up {}, down {}, {} s".format(*cells)

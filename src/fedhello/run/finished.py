@@ -67,7 +67,8 @@ class FinishedRun:
 
     def _sent(self, key: str, done: Sequence[int]) -> tuple[int, ...]:
         replies = [(*entry["clients"], *entry.get("rejections", ()), *_head(entry)) for entry in self.rounds]
-        per_round = [sum(reply[key] for reply in of_round) for of_round in replies]
+        scores = [entry.get(f"score_{key}", 0) for entry in self.rounds]
+        per_round = [sum(reply[key] for reply in one) + score for one, score in zip(replies, scores, strict=True)]
         # What no round accounts for, the class sums and abandoned attempts, was sent before the first one.
         sent = list(accumulate(per_round, initial=self.summary[key] - sum(per_round)))
         return tuple(sent[t] for t in done)

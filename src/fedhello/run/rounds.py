@@ -9,13 +9,13 @@ from torch import Tensor
 
 from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
-from fedhello.client.fisher import block_scores
 from fedhello.data.batches import Samples
 from fedhello.errors import QuorumError
 from fedhello.methods import METHODS, the_global_model
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
 from fedhello.run.heads import HeadChange, final_head, first_head, refreshed_head
+from fedhello.run.scoring import Scorer
 from fedhello.run.session import Session
 from fedhello.types import Adapter, Distillation, RoundRecord, RunState
 
@@ -82,18 +82,15 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         QuorumError: If ``train.retries`` attempts at one round fail.
     """
 
-    def fisher(adapter: Adapter) -> tuple[float, ...]:
-        session.model.write(adapter.tensors)
-        return block_scores(session.model, session.server.proxy)
-
     def distil(models: Sequence[Adapter], how: Distillation, t: int) -> list[Adapter]:
         return learn_from_each_other(session.model, session.server.public, models, how, session.config.run.seed, t)
 
-    scores = _Scores(session)
+    fisher, scores = Scorer(session), _Scores(session)
     train = session.config.train
     while state.round < train.rounds:
         begin = time.perf_counter()
         state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
+        record = fisher.recorded(record)
         session.engine.commit(record)
         state, head = _head_after(session, state, record)
         played = time.perf_counter()

@@ -37,7 +37,16 @@ from fedhello.run.join import free_port
 from fedhello.run.play import Observer, play, warn
 from fedhello.run.progress import restore, store_config
 from fedhello.run.samples import longest_answer
-from fedhello.run.session import Loaded, Session, assemble, load, statistics_settings, step_costs, training_settings
+from fedhello.run.session import (
+    Loaded,
+    Session,
+    assemble,
+    load,
+    score_costs,
+    statistics_settings,
+    step_costs,
+    training_settings,
+)
 from fedhello.types import Client
 
 START_SECONDS = 60.0
@@ -424,7 +433,8 @@ def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: 
     model, notes = loaded.model, loaded.notes
     config = with_tiers(loaded.config, members)
     settings = training_settings(config, loaded.method, model.device, notes)
-    costs = step_costs(config, model, settings, longest_answer(loaded.samples, loaded.held_out.train))
+    answer = longest_answer(loaded.samples, loaded.held_out.train)
+    costs = step_costs(config, model, settings, answer)
     tier_of = tuple(list(_budgets(members)).index(_key(member)) for member in members)
     everyone = [
         Client(k, tier_of[k], config.clients.tiers[tier_of[k]].budget, member.samples, member.classes)
@@ -442,6 +452,7 @@ def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: 
         costs=costs,
         sums_shapes=_sums_shapes(loaded),
         longest_feature=_longest_feature(model),
+        scoring=score_costs(config, loaded.method, model, answer),
         pace=Pace(config.run.deadline_floor, config.run.deadline_factor),
         patience=config.run.wait,
     )

@@ -12,7 +12,8 @@ from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
 from fedhello.allocation.bytes import OPTIONS
 from fedhello.client.memory import RESERVE, return_memory_at_once
-from fedhello.client.prediction import StepCosts, calibrate
+from fedhello.client.prediction import Peak, StepCosts, calibrate
+from fedhello.client.scoring import calibrate_scoring
 from fedhello.client.training import METRICS, TrainingSettings, bfloat16_pays, moments
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet, Kind
@@ -155,6 +156,7 @@ def prepare(config: Config) -> Session:
         settings=settings,
         personal_heads={} if config.model.head == "local" else None,
         costs=costs,
+        scoring=score_costs(config, loaded.method, model, answer),
         dropout=0.0 if method.pooled else config.clients.dropout,
         statistics=statistics_settings(config),
         together=(samples, dict(enumerate(parts))),
@@ -170,7 +172,8 @@ def load(config: Config) -> Loaded:
         FedhelloError: Of the kind that fits, if anything does not fit.
     """
     method = METHODS[config.method.name]
-    _check_server_data(config.data, method)
+    bound = defended(method.bind(**config.method.options), config.defence.defence)
+    _check_server_data(config.data, method, bound)
     data = load_data(config.data)
     _check_distillation(config, len(data.label_names))
     model = load_model(config, data.label_names, MODEL_KINDS[data.kind])
@@ -187,7 +190,6 @@ def load(config: Config) -> Loaded:
     else:
         public, changes = encode(config, found, model)
         notes += [f"data.public: {note}" for note in (*found.notes, *changes)]
-    bound = defended(method.bind(**config.method.options), config.defence.defence)
     bound = with_server_step(bound, config.train.server.step)
     if config.model.head == "solved" and (method.head_alone or not config.model.train_head):
         bound = with_fixed_head(bound)
@@ -250,8 +252,8 @@ def _unscored_heads(federation: Federation, parts: Mapping[str, Samples]) -> Ite
             yield f"the {name} data has no sample of the classes of clients {out}, whose own heads are not scored on it"
 
 
-def _check_server_data(config: DataConfig, method: Method) -> None:
-    """Check that the server is to keep the data that the method needs there.
+def _check_server_data(config: DataConfig, method: Method, bound: BoundMethod) -> None:
+    """Check that the server is to keep the data that the method, with its options, needs there.
 
     Raises:
         ConfigError: If not, or if the method cannot use it.
@@ -266,8 +268,11 @@ def _check_server_data(config: DataConfig, method: Method) -> None:
             f"expected data.public, a number of samples to hold out or a data set, since {method.name} lets models "
             "learn from each other on a public set; found 0. Set data.public=200, for example."
         )
-    if method.uses_scores and not config.proxy:
-        raise ConfigError(f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0")
+    if method.uses_scores and bound.scoring.source == "proxy" and not config.proxy:
+        raise ConfigError(
+            f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0. Set data.proxy=100, "
+            "or let the clients score: method.scores=clients."
+        )
 
 
 def _check_distillation(config: Config, classes: int) -> None:
@@ -414,6 +419,19 @@ def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, ans
         fixed_upload=fixed_upload,
         rank=config.model.lora.rank,
     )
+
+
+def score_costs(config: Config, method: BoundMethod, model: LoraModel, answer: int | None) -> Peak | None:
+    """Calibrate passes for Fisher scores, if clients score and one has a budget of memory.
+
+    Args:
+        config: With the tiers that take part.
+        method: With its options.
+        model: The model.
+        answer: Of a language model, the tokens of the longest response.
+    """
+    limited = any(tier.memory is not None for tier in config.clients.tiers)
+    return calibrate_scoring(model, answer) if limited and method.scoring.source == "clients" else None
 
 
 def _used_policies(config: Config, model: LoraModel) -> list[Policy]:
