@@ -98,6 +98,21 @@ def test_fair_by_least_squares_is_ridge_regression(penalty, a_round):
         assert found[1] == pytest.approx(B + delta, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "least-squares"])
+def test_fair_corrects_no_component_that_nobody_holds(similarity, a_round):
+    """Of four components clients hold two: those are corrected as if there were no others, which stay bit by bit."""
+    a, alone = a_round((2, 2, 2), R=4), a_round((2, 2, 2), R=2)
+    alone = replace(alone, updates=a.updates)
+    after, expected = (one.played(average_corrected, similarity=similarity).adapter.tensors for one in (a, alone))
+    before = a.context.adapter.tensors
+    for module in (Q, V):
+        A, B = module + LORA_A, module + LORA_B
+        assert torch.equal(after[A][2:], before[A][2:])
+        assert torch.equal(after[B][:, 2:], before[B][:, 2:])
+        assert torch.equal(after[A][:2], expected[A])
+        np.testing.assert_allclose(after[B][:, :2], expected[B], rtol=1e-5, atol=1e-6)
+
+
 def objective(delta, product, A, B, penalty):
     """1 − cos(ΔW, (B̄ + ΔB) Ā) + λ ‖ΔB‖² with dense matrices."""
     corrected = (B + delta) @ A

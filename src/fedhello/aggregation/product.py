@@ -130,14 +130,14 @@ def rank_partitions(context: Context) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def means_of_both(context: Context, updates: Iterable[Update]) -> tuple[dict[str, Tensor], dict[str, LowRankSum]]:
+def means_of_both(context: Context, updates: Iterable[Update]) -> tuple[WeightedMean, dict[str, LowRankSum]]:
     """Return the means of the tensors by themselves, Ā and B̄ among them, and Σ_k w_k B_k A_k of each module."""
     mean, products = WeightedMean(), Products()
     for update in updates:
         for name, value in update.tensors.items():
             add_part(mean, context, update, name, value, update.samples)
         products.add(update)
-    return mean.result(context.adapter.tensors), products.means()
+    return mean, products.means()
 
 
 def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcome:
@@ -147,7 +147,8 @@ def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcom
 
     The residual travels as factors. Weights are by samples; the paper's are equal.
     """
-    tensors, products = means_of_both(context, updates)
+    mean, products = means_of_both(context, updates)
+    tensors = mean.result(context.adapter.tensors)
     for module, residual in products.items():
         residual.add(tensors[module + LORA_B], tensors[module + LORA_A], -1.0)
         tensors |= merged(context, module, residual.scaled(context.federation.scale))
@@ -178,13 +179,16 @@ def average_corrected(
         least-squares    ΔB = argmin ‖ΔW − (B̄ + ΔB) Ā‖² + λ ‖ΔB‖² = (ΔW − B̄ Ā) Āᵀ (Ā Āᵀ + λ I)⁻¹
 
     ΔW Āᵀ, Ā Āᵀ and ‖ΔW‖ are all that is needed of ΔW. The text leaves open whether the similarity is maximised; here
-    it is.
+    it is. Ā, B̄ and ΔB have the components that some client of the round holds; the others stay as they were, since no
+    client would start from a correction of them.
     """
-    tensors, products = means_of_both(context, updates)
+    mean, products = means_of_both(context, updates)
+    tensors = mean.result(context.adapter.tensors)
     correct = corrected_by_cosine if similarity == "cosine" else corrected_by_least_squares
     for module, product in products.items():
         A, B = tensors[module + LORA_A], tensors[module + LORA_B]
-        tensors[module + LORA_B] = (B.double() + correct(product, A, B, penalty)).to(B.dtype)
+        held = mean.added(module + LORA_B, B)[0]
+        B[:, held] = (B[:, held].double() + correct(product, A[held], B[:, held], penalty)).to(B.dtype)
     return context.then(tensors)
 
 
