@@ -146,11 +146,13 @@ def test_hetlora_measures_the_tail_from_the_shrunken_rank_also_above_the_least_r
 
 
 @pytest.mark.parametrize(
-    "ranks", [(1, 4), (1, 4, 4, 2), (1, 2), (2, 3, 2)], ids=["two levels", "three levels", "no full rank", "fall-back"]
+    "ranks",
+    [(1, 4), (1, 4, 4, 2), (1, 2), (2, 3, 2), (3, 1, 3)],
+    ids=["two levels", "three levels", "half the rank", "higher ones come later", "higher ones come first"],
 )
-def test_replication_copies_missing_components_from_the_clients_of_full_rank(ranks, a_round):
-    a = a_round(ranks)
-    after = a.played(average_replicated).adapter.tensors
+def test_replication_copies_missing_components_from_the_clients_of_highest_rank(ranks, a_round):
+    a, most = a_round(ranks), max(ranks)
+    after, before = a.played(average_replicated).adapter.tensors, a.context.adapter.tensors
     for name in FACTORS:
         along = 0 if name.endswith(LORA_A) else 1
 
@@ -158,14 +160,14 @@ def test_replication_copies_missing_components_from_the_clients_of_full_rank(ran
             return tensors[name].double().numpy().take(j, axis=along)
 
         expected = []
-        for j in range(4):
-            full = [u for u, r in zip(a.updates, ranks, strict=True) if r == 4]
-            h = component(a.context.adapter.tensors, j)
-            if full:
-                h = sum(u.samples * component(u.tensors, j) for u in full) / sum(u.samples for u in full)
+        for j in range(most):
+            full = [u for u, r in zip(a.updates, ranks, strict=True) if r == most]
+            h = sum(u.samples * component(u.tensors, j) for u in full) / sum(u.samples for u in full)
             rows = [
                 u.samples * (component(u.tensors, j) if j < r else h) for u, r in zip(a.updates, ranks, strict=True)
             ]
             expected.append(sum(rows) / sum(u.samples for u in a.updates))
-        assert after[name].numpy() == pytest.approx(np.stack(expected, axis=along), rel=1e-5, abs=1e-6)
+        held = after[name].narrow(along, 0, most)
+        assert held.numpy() == pytest.approx(np.stack(expected, axis=along), rel=1e-5, abs=1e-6)
+        assert torch.equal(after[name].narrow(along, most, 4 - most), before[name].narrow(along, most, 4 - most))
     assert after["head.weight"].numpy() == pytest.approx(a.mean("head.weight"), rel=1e-6)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.mean import WeightedMean
-from fedhello.factors import Shrink, along_components, spread, tail_start
+from fedhello.factors import Shrink, along_components, tail_start
 from fedhello.types import LORA_A, LORA_B, Context, Outcome, Update
 
 Padding = Literal["zero", "mean", "linear", "adjacent", "safe"]
@@ -148,10 +148,11 @@ def _tail_before(context: Context, modules: list[str], tail: int, r: int) -> flo
 def average_replicated(context: Context, updates: Iterable[Update]) -> Outcome:
     """Replication padding: components that a client lacks are copied from the clients of highest rank (2406.17477).
 
-    With h_j the mean of component j over the clients that hold all R, each client of rank r_k ≤ j counts h_j as its
-    own; then all are averaged by samples. Without a client of rank R in the round, h_j is the global component.
+    With h_j the mean of component j over the clients of the highest rank in the round, each client of rank r_k ≤ j
+    counts h_j as its own; then all are averaged by samples. A component that even those lack stays as it was.
     """
-    mean, high = WeightedMean(), WeightedMean()
+    mean = WeightedMean()
+    high: dict[str, tuple[int, WeightedMean]] = {}  # the highest rank so far, and h over who has it
     lacking: dict[str, Tensor] = {}
     for update in updates:
         w = float(update.samples)
@@ -163,9 +164,12 @@ def average_replicated(context: Context, updates: Iterable[Update]) -> Outcome:
             lacks = torch.full((context.federation.rank,), w, dtype=torch.float64)
             lacks[list(components)] = 0.0
             lacking[name] = lacking.get(name, torch.zeros_like(lacks)) + lacks
-            if len(components) == context.federation.rank:
-                high.add(name, spread(name, value, context.adapter.tensors[name], components), w)
-    h = high.result(context.adapter.tensors)
-    for name, lacks in lacking.items():
-        mean.add(name, h.get(name, context.adapter.tensors[name]), along_components(name, lacks))
+            if name not in high or len(components) > high[name][0]:
+                high[name] = len(components), WeightedMean()
+            if len(components) == high[name][0]:
+                add_part(high[name][1], context, update, name, value, w)
+    for name, (_, h) in high.items():
+        before = context.adapter.tensors[name]
+        copied = along_components(name, lacking[name]) * h.added(name, before)
+        mean.add(name, h.result({name: before})[name], copied)
     return context.then(mean.result(context.adapter.tensors))
