@@ -58,23 +58,25 @@ def test_fresh_factors_are_as_peft_starts_them():
 
 
 @pytest.mark.parametrize(
-    ("ranks", "invited", "complaint"),
+    ("ranks", "tier_of", "invited", "total"),
     [
-        ((1, 1), 5, None),
-        ((2, 2), 2, None),
-        ((1, 4), 2, "2 x 4 = 8"),
-        ((3, 1), 2, "2 x 3 = 6"),
-        ((None, 1), 2, "2 x 4 = 8"),  # a tier of bytes may reach the full rank
+        ((1, 1), (0, 1), 2, None),
+        ((2, 2), (0, 1), 2, None),
+        ((4, 1), (0, 1), 2, None),  # 4 + 1, since there is one client of rank 4 only
+        ((4, 1), (0, 0, 1), 2, 8),
+        ((4, 1), (0, 1, 1), 3, 6),
+        ((1, 4), (1, 0), 2, None),  # by client, in whatever order
+        ((None, 1), (0, 0, 1), 2, 8),  # a tier of bytes may reach the full rank
     ],
 )
-def test_a_stack_larger_than_the_smallest_module_is_refused(ranks, invited, complaint, a_round):
+def test_a_stack_larger_than_the_smallest_module_is_refused(ranks, tier_of, invited, total, a_round):
     a = a_round((1,))
     tiers = tuple(Budget(rank=r) for r in ranks)
-    clients = tuple(Client(k, k, tier, 1) for k, tier in enumerate(tiers))
+    clients = tuple(Client(k, g, tiers[g], 1) for k, g in enumerate(tier_of))
     world = replace(a.context.federation, tiers=tiers, clients=clients, clients_per_round=invited)
     found = stack_fits(world, a.context.adapter)
-    if complaint is None:
+    if total is None:
         assert found is None
     else:
-        assert "at most 5, since" in found
-        assert complaint in found
+        assert f"the {invited} clients of highest rank to sum to at most 5, since" in found
+        assert f"found {total}." in found

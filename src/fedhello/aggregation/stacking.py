@@ -39,17 +39,18 @@ def stack(context: Context, updates: Iterable[Update]) -> Outcome:
 def stack_fits(federation: Federation, adapter: Adapter) -> str | None:
     """Say why a round's stack is too large to make sense; None if it is not.
 
-    At rank min(d_out, d_in) the stack of a module is as large as the product that it stands for, and more.
+    At rank min(d_out, d_in) the stack of a module is as large as the product that it stands for, and more. The largest
+    stack is that of the ``clients_per_round`` clients of highest rank.
     """
     limit = min(min(B.shape[0], A.shape[1]) for _, _, A, B in pairs(adapter))
-    highest = sorted((tier.rank or federation.rank for tier in federation.tiers), reverse=True)[0]
-    total = highest * federation.clients_per_round
+    ranks = sorted((federation.tiers[k.tier].rank or federation.rank for k in federation.clients), reverse=True)
+    total = sum(ranks[: federation.clients_per_round])
     if total <= limit:
         return None
     return (
-        f"expected train.clients_per_round times the highest rank to be at most {limit}, since a stack of more is "
-        f"larger than the weights that it changes; found {federation.clients_per_round} x {highest} = {total}. Lower "
-        "the ranks or train.clients_per_round, or choose flexlora or fedex-lora."
+        f"expected the ranks of the {federation.clients_per_round} clients of highest rank to sum to at most {limit}, "
+        f"since a stack of more is larger than the weights that it changes; found {total}. Lower the ranks or "
+        "train.clients_per_round, or choose flexlora or fedex-lora."
     )
 
 
