@@ -150,6 +150,8 @@ class Federation:
         quorum: How many of ``clients_per_round`` updates must count for a round to commit; where fewer are asked to
             train, the same share of those.
         over_selection: How many times ``clients_per_round`` are invited, so that as many are left when some are lost.
+        class_rows: The tensors of a shared head whose row c is learnt from samples of class c alone, since the loss is
+            restricted to each client's own classes; empty where it is not.
     """
 
     clients: tuple[Client, ...]
@@ -163,6 +165,7 @@ class Federation:
     scale: float = 1.0
     quorum: int = 1
     over_selection: float = 1.0
+    class_rows: tuple[str, ...] = ()
 
     @property
     def invited(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.mean import WeightedMean
+from fedhello.aggregation.rows import class_weights
 from fedhello.factors import Shrink, along_components, tail_start
 from fedhello.types import LORA_A, LORA_B, Context, Outcome, Update
 
@@ -81,7 +82,8 @@ def average_padded(
         w = {"samples": update.samples, "rank": r, "samples_rank": update.samples * r}[weighting]
         for name, value in update.tensors.items():
             is_factor = name.endswith((LORA_A, LORA_B))
-            mean.add(name, pad(name, value, R, padding) if is_factor else value, w)
+            whole = pad(name, value, R, padding) if is_factor else value
+            mean.add(name, whole, class_weights(context, update, name, w))
     return context.then(mean.result(context.adapter.tensors))
 
 
@@ -128,7 +130,7 @@ def average_by_norm(
             mean.add(module + LORA_A, pad(LORA_A, A, R, "zero"), w)
             mean.add(module + LORA_B, pad(LORA_B, B, R, "zero"), w)
         for name in update.tensors.keys() - {m + end for m in modules for end in (LORA_A, LORA_B)}:
-            mean.add(name, update.tensors[name], update.samples)
+            mean.add(name, update.tensors[name], class_weights(context, update, name, update.samples))
     return context.then(mean.result(context.adapter.tensors), ranks)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.aggregation.mean import WeightedMean
+from fedhello.aggregation.rows import class_weights
 from fedhello.factors import pairs, spread
 from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Context, Outcome, Update
 
@@ -62,7 +63,7 @@ def add_head(context: Context, update: Update, rest: WeightedMean) -> None:
     """Add an update's tensors that are no factors, weighted by samples."""
     for name, value in update.tensors.items():
         if context.adapter.block_of[name] is None:
-            rest.add(name, value, update.samples)
+            rest.add(name, value, class_weights(context, update, name, update.samples))
 
 
 def average_products(context: Context, updates: Iterable[Update], *, sigma: Sigma = "B") -> Outcome:
@@ -239,7 +240,7 @@ def average_rebalanced(context: Context, updates: Iterable[Update]) -> Outcome:
             if value.shape != like.shape:
                 own = spread(name, torch.ones_like(value), like, components).bool()
                 value = torch.where(own, spread(name, value, like, components), like)
-            mean.add(name, value, update.samples)
+            mean.add(name, value, class_weights(context, update, name, update.samples))
     tensors = mean.result(context.adapter.tensors)
     after = context.adapter.with_tensors(tensors)
     for module, _, A, B in pairs(after):

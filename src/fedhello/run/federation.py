@@ -137,7 +137,16 @@ def federation_of(
         scale=model.scale,
         quorum=ceil(config.train.quorum * config.train.clients_per_round - 1e-9),
         over_selection=config.train.over_selection,
+        class_rows=_class_rows(config, model),
     )
+
+
+def _class_rows(config: Config, model: LoraModel) -> tuple[str, ...]:
+    """Return the names of the logits layer's tensors if clients learn the rows of their own classes alone."""
+    if config.train.loss != "restricted":
+        return ()
+    logits = [model.head_tensor_name(kind) for kind in ("weight", "bias")]
+    return tuple(name for name in logits if name in model.head_names)
 
 
 def _largest(shapes: Sequence[Batches]) -> Batches:
