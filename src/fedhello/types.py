@@ -214,6 +214,9 @@ LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 MERGED_A, MERGED_B = ".merged_A.weight", ".merged_B.weight"
 """The same for a product B·A (scale included) that clients add to the frozen weight of the module."""
 
+MERGED = ".merged.weight"
+"""The same for such a product as one matrix, which takes the place of factors that would hold more numbers."""
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -222,7 +225,8 @@ class Adapter:
     Attributes:
         tensors: Name → value. ``….lora_A.weight`` is A of shape (r, d_in), ``….lora_B.weight`` is B of shape
             (d_out, r); the head's weight is (classes, d) and its bias (classes,). ``….merged_A.weight`` and
-            ``….merged_B.weight`` are of some shape (m, d_in) and (d_out, m) and never train.
+            ``….merged_B.weight`` are of some shape (m, d_in) and (d_out, m), ``….merged.weight`` in their place is of
+            shape (d_out, d_in); none of them ever trains.
         block_of: Name → block, or None for the head. Same keys.
     """
 
@@ -232,7 +236,7 @@ class Adapter:
     def names(self, allocation: Allocation) -> tuple[str, ...]:
         """Return the names of the tensors that train, and are uploaded, under an allocation; sorted."""
         allocated = set(allocation.blocks)
-        frozen = [MERGED_A, MERGED_B]
+        frozen = [MERGED_A, MERGED_B, MERGED]
         frozen += [LORA_A] if allocation.factors == "B" else [LORA_B] if allocation.factors == "A" else []
         return tuple(
             sorted(
@@ -254,11 +258,18 @@ class Adapter:
         return max(self.tensors[module + LORA_A].shape[0] for module in self.modules)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Adapter":
-        """Return the adapter with some values replaced, and products to be merged added to their module's block."""
-        block_of = dict(self.block_of)
-        for name in tensors.keys() - block_of.keys():
-            block_of[name] = block_of[name.removesuffix(MERGED_A).removesuffix(MERGED_B) + LORA_A]
-        return Adapter({**self.tensors, **tensors}, block_of)
+        """Return the adapter with some values replaced, and products to be merged added to their module's block.
+
+        A product that comes as one matrix takes the place of the module's factors of what is merged.
+        """
+        whole = [name.removesuffix(MERGED) for name in tensors if name.endswith(MERGED)]
+        replaced = {module + end for module in whole for end in (MERGED_A, MERGED_B)}
+        values = {name: value for name, value in {**self.tensors, **tensors}.items() if name not in replaced}
+        block_of = {name: block for name, block in self.block_of.items() if name not in replaced}
+        for name in values.keys() - block_of.keys():
+            module = name.removesuffix(MERGED_A).removesuffix(MERGED_B).removesuffix(MERGED)
+            block_of[name] = block_of[module + LORA_A]
+        return Adapter(values, block_of)
 
 
 @dataclass(frozen=True)
@@ -272,6 +283,8 @@ class Task:
         adapter: θ_k, what it starts from: the global adapter or the client's part of it.
         known: Names of the tensors that it knows already, so that they need not travel.
         attempt: How many attempts at the round have failed before.
+        missed: Products by which what is to be merged has grown since the client last received it. They travel, under
+            the names of factors, in place of the whole, whose tensors are among those known.
     """
 
     client: int
@@ -280,6 +293,7 @@ class Task:
     adapter: Adapter
     known: frozenset[str] = frozenset()
     attempt: int = 0
+    missed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
-from fedhello.factors import pairs, spread
-from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Context, Outcome, Update
+from fedhello.factors import merged_factors, pairs, spread
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Context, Outcome, Update
 
 Sigma = Literal["B", "both"]
 
@@ -157,13 +157,19 @@ def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcom
 
 
 def merged(context: Context, module: str, more: LowRankSum) -> dict[str, Tensor]:
-    """Return a module's merged product with more added to it; its rank never exceeds min(d_out, d_in)."""
-    before = context.adapter.tensors
+    """Return a module's merged product with more added to it: as factors, or as one matrix where that is no larger.
+
+    Factors of rank m hold (d_out + d_in) m numbers, the matrix d_out d_in.
+    """
+    before, dtype = context.adapter.tensors, context.adapter.tensors[module + LORA_A].dtype
+    if module + MERGED in before:
+        Q, P = more.factors()
+        return {module + MERGED: (before[module + MERGED] + Q @ P).to(dtype)}
     total = LowRankSum(list(more.left), list(more.right))
-    if module + MERGED_A in before:
-        total.add(before[module + MERGED_B], before[module + MERGED_A])
+    total.add(*merged_factors(context.adapter, module))
     Q, P = total.factors()
-    dtype = before[module + LORA_A].dtype
+    if Q.numel() + P.numel() >= Q.shape[0] * P.shape[1]:
+        return {module + MERGED: (Q @ P).to(dtype)}
     return {module + MERGED_A: P.to(dtype).contiguous(), module + MERGED_B: Q.to(dtype).contiguous()}
 
 

@@ -3,9 +3,9 @@
     A = [A_1; …; A_K],   B = [w_1 B_1 … w_K B_K]   ⇒   s B A = Σ_k w_k s B_k A_k,        w_k = n_k / Σ n_k
 
 Every client merges the stack into its frozen weights, and each round starts from fresh factors (A random, B = 0). Here
-the server sends everything merged so far, as factors, to whoever is invited: a client that was not there for some
-rounds misses nothing, and since the sum is always added to the original weights, merging again and again adds no
-rounding errors.
+the server sends everything merged so far to whoever is invited, as factors or, where those would hold more numbers, as
+one matrix per module: a client that was not there for some rounds misses nothing, and since the sum is always added to
+the original weights, merging again and again adds no rounding errors.
 """
 
 import math
