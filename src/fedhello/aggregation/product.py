@@ -146,7 +146,7 @@ def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcom
 
         W₀ ← W₀ + s (Σ_k w_k B_k A_k − B̄ Ā)
 
-    The residual travels as factors. Weights are by samples; the paper's are equal.
+    The residual travels as factors, or as one matrix. Weights are by samples; the paper's are equal.
     """
     mean, products = means_of_both(context, updates)
     tensors = mean.result(context.adapter.tensors)

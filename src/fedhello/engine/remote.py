@@ -397,7 +397,7 @@ class RemoteEngine:
 
     def _send_task(self, task: Task) -> _Sent:
         # Everything travels: a client may have started anew since it was told.
-        payload = encode_task(replace(task, known=frozenset()))
+        payload = encode_task(replace(task, known=frozenset(), missed={}))
         member = self.members[task.client]
         expected = expect(task, member.samples, self.run, len(payload))
         # Only shapes are needed later; values would keep the adapter of every client in memory.

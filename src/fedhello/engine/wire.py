@@ -89,7 +89,7 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def encode_task(task: Task) -> bytes:
-    """Serialise what a client is asked to do and starts from, but for what it knows already."""
+    """Serialise what a client is asked to do and starts from, without what it knows already, with what it missed."""
     allocation = task.allocation
     header: dict[str, object] = {"round": task.round, "blocks": allocation.blocks, "policies": allocation.policies}
     if allocation.components:
@@ -99,6 +99,7 @@ def encode_task(task: Task) -> bytes:
     if allocation.absent:
         header["absent"] = allocation.absent
     sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
+    sent |= task.missed
     return json.dumps(header, separators=(",", ":")).encode() + encode_tensors(sent)
 
 
