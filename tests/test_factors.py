@@ -16,6 +16,7 @@ from fedhello.factors import (
 from fedhello.types import (
     LORA_A,
     LORA_B,
+    MERGED,
     MERGED_A,
     MERGED_B,
     Adapter,
@@ -48,6 +49,8 @@ def dense(adapter, module, s=0.5):
     """s B A, and what is merged, component by component."""
     A, B = (adapter.tensors[module + end].double().numpy() for end in (LORA_A, LORA_B))
     whole = sum((s * np.outer(B[:, j], A[j]) for j in range(len(A))), start=np.zeros(SHAPES[module]))
+    if module + MERGED in adapter.tensors:
+        whole = whole + adapter.tensors[module + MERGED].double().numpy()
     if module + MERGED_A in adapter.tensors:
         P, Q_ = (adapter.tensors[module + end].double().numpy() for end in (MERGED_A, MERGED_B))
         whole = whole + sum(np.outer(Q_[:, j], P[j]) for j in range(len(P)))
@@ -137,6 +140,21 @@ def test_unmerged_factors_are_the_same_function(ranks, adapter):
     found = unmerged(whole, 0.5)
     assert found.tensors.keys() == found.block_of.keys() == adapter.tensors.keys()
     assert {found.tensors[module + LORA_A].shape[0] for module in SHAPES} == {4 + max(ranks.values())}
+    for module in SHAPES:
+        assert dense(found, module) == pytest.approx(dense(whole, module), rel=1e-6, abs=1e-6)
+
+
+def test_a_matrix_takes_the_place_of_factors_and_is_the_same_function_unmerged(adapter):
+    """(5, 7) through the identity on the left, (8, 6) on the right: five and six more components."""
+    factors = {module + MERGED_A: random(2, d_in) for module, (_, d_in) in SHAPES.items()}
+    factors |= {module + MERGED_B: random(d_out, 2) for module, (d_out, _) in SHAPES.items()}
+    matrices = {module + MERGED: random(*shape, seed=22) for module, shape in SHAPES.items()}
+    whole = adapter.with_tensors(factors).with_tensors(matrices)
+    assert whole.tensors.keys() == whole.block_of.keys() == adapter.tensors.keys() | matrices.keys()
+    assert [whole.block_of[module + MERGED] for module in SHAPES] == [0, 1]
+    assert set(whole.names(Allocation((0, 1)))) == set(adapter.tensors)
+    found = unmerged(whole, 0.5)
+    assert {found.tensors[module + LORA_A].shape[0] for module in SHAPES} == {4 + 6}
     for module in SHAPES:
         assert dense(found, module) == pytest.approx(dense(whole, module), rel=1e-6, abs=1e-6)
 

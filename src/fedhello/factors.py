@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Adapter, Allocation, Situation, Task
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Situation, Task
 
 Shrink = Annotated[float, Field(gt=0, lt=1)]
 """γ: the share of a rank that is no tail (HetLoRA)."""
@@ -98,22 +98,35 @@ def send_folded(adapter: Adapter, allocation: Allocation, situation: Situation) 
     return replace(task, adapter=task.adapter.with_tensors(folded))
 
 
+def merged_factors(adapter: Adapter, module: str) -> tuple[Tensor, Tensor]:
+    """Return Q of shape (d_out, m) and P of shape (m, d_in) with Q P what a module merges; m is 0 for nothing.
+
+    A product that is one matrix is itself times the identity.
+    """
+    A, B = adapter.tensors[module + LORA_A], adapter.tensors[module + LORA_B]
+    if module + MERGED in adapter.tensors:
+        whole = adapter.tensors[module + MERGED]
+        one = torch.eye(min(whole.shape), dtype=whole.dtype)
+        return (whole, one) if whole.shape[1] == len(one) else (one, whole)
+    if module + MERGED_A in adapter.tensors:
+        return adapter.tensors[module + MERGED_B], adapter.tensors[module + MERGED_A]
+    return B.new_zeros(B.shape[0], 0), A.new_zeros(0, A.shape[1])
+
+
 def unmerged(adapter: Adapter, scale: float) -> Adapter:
     """Return the same model as plain factors: products that clients merge become further components.
 
     With the merged product Q P (scale included), s B A + Q P = s [B, Q/s] [A; P]. All modules get the same rank; where
     one has less to merge, zeros fill up. An adapter without merged products is returned as it is.
     """
-    merged = {m: adapter.tensors[m + MERGED_A].shape[0] for m in adapter.modules if m + MERGED_A in adapter.tensors}
-    if not merged:
+    merged = {module: merged_factors(adapter, module) for module in adapter.modules}
+    most = max((P.shape[0] for _, P in merged.values()), default=0)
+    if most == 0:
         return adapter
-    most = max(merged.values())
-    tensors = {n: value for n, value in adapter.tensors.items() if not n.endswith((MERGED_A, MERGED_B))}
+    tensors = {n: value for n, value in adapter.tensors.items() if not n.endswith((MERGED_A, MERGED_B, MERGED))}
     for module, _, A, B in pairs(adapter):
-        m = merged.get(module, 0)
-        P = adapter.tensors[module + MERGED_A] if m else A.new_zeros(0, A.shape[1])
-        Q = adapter.tensors[module + MERGED_B] if m else B.new_zeros(B.shape[0], 0)
-        fill = most - m
+        Q, P = merged[module]
+        fill = most - P.shape[0]
         tensors[module + LORA_A] = torch.cat([A, P, A.new_zeros(fill, A.shape[1])])
         tensors[module + LORA_B] = torch.cat([B, Q / scale, B.new_zeros(B.shape[0], fill)], dim=1)
     return Adapter(tensors, {name: adapter.block_of[name] for name in tensors})

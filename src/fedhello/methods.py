@@ -30,7 +30,7 @@ from fedhello.aggregation.separate import (
     send_model_of_rank,
     send_own_model,
 )
-from fedhello.aggregation.stacking import stack, stack_fits
+from fedhello.aggregation.stacking import send_missed, stack, stack_fits
 from fedhello.allocation import baselines, ranks
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import gd_hla, rgd_hla
@@ -408,6 +408,7 @@ _ROWS = (
         paper="Wang et al., FLoRA, NeurIPS 2024, arXiv 2409.05976",
         allocate=ranks.own_rank,
         allocates="ranks",
+        send=send_missed,
         aggregate=stack,
         merges=True,
         check=stack_fits,

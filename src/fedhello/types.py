@@ -150,6 +150,8 @@ class Federation:
         quorum: How many of ``clients_per_round`` updates must count for a round to commit; where fewer are asked to
             train, the same share of those.
         over_selection: How many times ``clients_per_round`` are invited, so that as many are left when some are lost.
+        class_rows: The tensors of a shared head whose row c is learnt from samples of class c alone, since the loss is
+            restricted to each client's own classes; empty where it is not.
     """
 
     clients: tuple[Client, ...]
@@ -163,6 +165,7 @@ class Federation:
     scale: float = 1.0
     quorum: int = 1
     over_selection: float = 1.0
+    class_rows: tuple[str, ...] = ()
 
     @property
     def invited(self) -> int:
@@ -212,6 +215,9 @@ LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 MERGED_A, MERGED_B = ".merged_A.weight", ".merged_B.weight"
 """The same for a product B·A (scale included) that clients add to the frozen weight of the module."""
 
+MERGED = ".merged.weight"
+"""The same for such a product as one matrix, which takes the place of factors that would hold more numbers."""
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -220,7 +226,8 @@ class Adapter:
     Attributes:
         tensors: Name → value. ``….lora_A.weight`` is A of shape (r, d_in), ``….lora_B.weight`` is B of shape
             (d_out, r); the head's weight is (classes, d) and its bias (classes,). ``….merged_A.weight`` and
-            ``….merged_B.weight`` are of some shape (m, d_in) and (d_out, m) and never train.
+            ``….merged_B.weight`` are of some shape (m, d_in) and (d_out, m), ``….merged.weight`` in their place is of
+            shape (d_out, d_in); none of them ever trains.
         block_of: Name → block, or None for the head. Same keys.
     """
 
@@ -230,7 +237,7 @@ class Adapter:
     def names(self, allocation: Allocation) -> tuple[str, ...]:
         """Return the names of the tensors that train, and are uploaded, under an allocation; sorted."""
         allocated = set(allocation.blocks)
-        frozen = [MERGED_A, MERGED_B]
+        frozen = [MERGED_A, MERGED_B, MERGED]
         frozen += [LORA_A] if allocation.factors == "B" else [LORA_B] if allocation.factors == "A" else []
         return tuple(
             sorted(
@@ -252,11 +259,18 @@ class Adapter:
         return max(self.tensors[module + LORA_A].shape[0] for module in self.modules)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Adapter":
-        """Return the adapter with some values replaced, and products to be merged added to their module's block."""
-        block_of = dict(self.block_of)
-        for name in tensors.keys() - block_of.keys():
-            block_of[name] = block_of[name.removesuffix(MERGED_A).removesuffix(MERGED_B) + LORA_A]
-        return Adapter({**self.tensors, **tensors}, block_of)
+        """Return the adapter with some values replaced, and products to be merged added to their module's block.
+
+        A product that comes as one matrix takes the place of the module's factors of what is merged.
+        """
+        whole = [name.removesuffix(MERGED) for name in tensors if name.endswith(MERGED)]
+        replaced = {module + end for module in whole for end in (MERGED_A, MERGED_B)}
+        values = {name: value for name, value in {**self.tensors, **tensors}.items() if name not in replaced}
+        block_of = {name: block for name, block in self.block_of.items() if name not in replaced}
+        for name in values.keys() - block_of.keys():
+            module = name.removesuffix(MERGED_A).removesuffix(MERGED_B).removesuffix(MERGED)
+            block_of[name] = block_of[module + LORA_A]
+        return Adapter(values, block_of)
 
 
 @dataclass(frozen=True)
@@ -270,6 +284,8 @@ class Task:
         adapter: θ_k, what it starts from: the global adapter or the client's part of it.
         known: Names of the tensors that it knows already, so that they need not travel.
         attempt: How many attempts at the round have failed before.
+        missed: Products by which what is to be merged has grown since the client last received it. They travel, under
+            the names of factors, in place of the whole, whose tensors are among those known.
     """
 
     client: int
@@ -278,6 +294,7 @@ class Task:
     adapter: Adapter
     known: frozenset[str] = frozenset()
     attempt: int = 0
+    missed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

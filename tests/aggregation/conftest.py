@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedhello.factors import merged_factors
 from fedhello.types import (
     LORA_A,
     LORA_B,
-    MERGED_A,
-    MERGED_B,
     Adapter,
     Allocation,
     Budget,
@@ -46,9 +45,8 @@ class Round:
         """s B A, and what is merged."""
         A, B = self.factors(adapter, module)
         whole = self.context.federation.scale * B @ A
-        if module + MERGED_A in adapter.tensors:
-            whole += adapter.tensors[module + MERGED_B].double().numpy() @ adapter.tensors[module + MERGED_A].numpy()
-        return whole
+        Q, P = merged_factors(adapter, module)
+        return whole + Q.double().numpy() @ P.double().numpy()
 
     def mean(self, name: str) -> np.ndarray:
         """Σ n_k x_k / Σ n_k of a tensor that all hold alike."""

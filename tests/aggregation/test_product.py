@@ -15,7 +15,7 @@ from fedhello.aggregation.product import (
     corrected_by_least_squares,
     rank_partitions,
 )
-from fedhello.types import LORA_A, LORA_B, MERGED_A, Update
+from fedhello.types import LORA_A, LORA_B, Update
 
 Q, V = "layer.0.q", "layer.1.v"
 
@@ -80,7 +80,8 @@ def test_fedex_merges_what_the_mean_factors_miss(a_round):
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
         residual = 0.5 * (a.mean_product(module) - B @ A)
         assert a.dense(outcome.adapter, module) == pytest.approx(0.5 * B @ A + residual, rel=1e-5, abs=1e-5)
-        assert outcome.adapter.tensors[module + MERGED_A].shape[0] <= min(B.shape[0], A.shape[1])
+        sizes = [v.numel() for n, v in outcome.adapter.tensors.items() if n.startswith(f"{module}.merged")]
+        assert 0 < sum(sizes) <= B.shape[0] * A.shape[1]
 
 
 @pytest.mark.parametrize("penalty", [1e-3, 0.01, 10.0])
@@ -96,6 +97,21 @@ def test_fair_by_least_squares_is_ridge_regression(penalty, a_round):
         found = a.factors(outcome.adapter, module)
         assert found[0] == pytest.approx(A, rel=1e-5, abs=1e-6)
         assert found[1] == pytest.approx(B + delta, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "least-squares"])
+def test_fair_corrects_no_component_that_nobody_holds(similarity, a_round):
+    """Of four components clients hold two: those are corrected as if there were no others, which stay bit by bit."""
+    a, alone = a_round((2, 2, 2), R=4), a_round((2, 2, 2), R=2)
+    alone = replace(alone, updates=a.updates)
+    after, expected = (one.played(average_corrected, similarity=similarity).adapter.tensors for one in (a, alone))
+    before = a.context.adapter.tensors
+    for module in (Q, V):
+        A, B = module + LORA_A, module + LORA_B
+        assert torch.equal(after[A][2:], before[A][2:])
+        assert torch.equal(after[B][:, 2:], before[B][:, 2:])
+        assert torch.equal(after[A][:2], expected[A])
+        np.testing.assert_allclose(after[B][:, :2], expected[B], rtol=1e-5, atol=1e-6)
 
 
 def objective(delta, product, A, B, penalty):

@@ -215,12 +215,21 @@ def test_natural_packs_many_groups_onto_few_clients_evenly():
     # The largest group goes first, always to the client that has least: e | -, e | d, e | dc, eb | dc, eba | dc.
     groups = list("abbcccddddeeeee")
     parts = natural(groups, 2, rng())
-    assert ["".join(groups[i] for i in part) for part in parts] == ["abbeeeee", "cccdddd"]
+    assert sorted("".join(groups[i] for i in part) for part in parts) == ["abbeeeee", "cccdddd"]
 
 
 def test_natural_gives_as_many_groups_as_clients_one_each():
     parts = natural(["b", "a", "b", "c"], 3, rng())
     assert sorted(part.tolist() for part in parts) == [[0, 2], [1], [3]]
+
+
+@pytest.mark.parametrize("sizes", [range(10, 70, 10), range(10, 110, 10)], ids=["one each", "more groups"])
+def test_no_client_is_the_large_one_by_its_id(sizes):
+    """Tiers go by id: were the largest parts always the first clients', a tier would be a size."""
+    groups = [f"g{size}" for size in sizes for _ in range(size)]
+    largest = groups.index(f"g{max(sizes)}")
+    owners = [[largest in part for part in natural(groups, 6, rng(seed))].index(True) for seed in range(40)]
+    assert set(owners) == set(range(6))
 
 
 def test_natural_refuses_a_group_smaller_than_its_number_of_clients():

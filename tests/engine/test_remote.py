@@ -9,7 +9,7 @@ from fedhello.engine.remote import SLOWEST, Arrival, Failure, Pace, read_facts
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.engine.worker import Worker
 from fedhello.errors import EngineError, UpdateError
-from fedhello.types import Rejection
+from fedhello.types import MERGED, MERGED_A, MERGED_B, Rejection
 
 
 @pytest.fixture
@@ -30,6 +30,25 @@ def test_updates_are_those_of_the_local_engine_bit_for_bit(world):
     for a, b in zip(here, there, strict=True):
         assert (a.samples, a.round, a.bytes_up, a.bytes_down) == (b.samples, b.round, b.bytes_up, b.bytes_down)
         assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+
+
+def test_what_a_client_missed_travels_alone_but_to_clients_that_may_have_started_anew(world):
+    """The same updates bit for bit: on one machine for the bytes of what is new, on many for those of everything."""
+    _, engine, local = world()
+    asked = remote_tasks(local)
+    module, d = next(iter(asked[0].adapter.modules)), 8
+    P, Q = torch.arange(float(d)).unsqueeze(0), torch.ones(d, 1)
+    adapter = asked[0].adapter.with_tensors({module + MERGED: 2 * Q @ P})
+    plain = [replace(task, adapter=adapter) for task in asked]
+    missed = {module + MERGED_A: P, module + MERGED_B: Q}
+    grown = [replace(task, known=frozenset([module + MERGED]), missed=missed) for task in plain]
+    whole, here, there = list(local.train(plain)), list(local.train(grown)), list(engine.train(grown))
+    for w, a, b in zip(whole, here, there, strict=True):
+        assert a.bytes_down < w.bytes_down == b.bytes_down
+        assert all(torch.equal(a.tensors[n], w.tensors[n]) for n in w.tensors)
+        assert all(torch.equal(b.tensors[n], w.tensors[n]) for n in w.tensors)
+    nothing_merged = next(iter(local.train(asked))).tensors
+    assert any(not torch.equal(whole[0].tensors[n], nothing_merged[n]) for n in nothing_merged)
 
 
 def test_class_sums_are_those_of_the_local_engine(world):

@@ -16,6 +16,7 @@ from fedhello.methods import METHODS
 from fedhello.types import (
     LORA_A,
     LORA_B,
+    MERGED,
     MERGED_A,
     MERGED_B,
     Adapter,
@@ -62,6 +63,8 @@ def world(*ranks: int, blocks: int = 2, invited: int | None = None) -> Federatio
 def dense(adapter: Adapter, module: str) -> np.ndarray:
     t = {n: v.double().numpy() for n, v in adapter.tensors.items()}
     whole = S * t[module + LORA_B] @ t[module + LORA_A]
+    if module + MERGED in t:
+        return whole + t[module + MERGED]
     return whole + t[module + MERGED_B] @ t[module + MERGED_A] if module + MERGED_A in t else whole
 
 

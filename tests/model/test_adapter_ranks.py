@@ -11,7 +11,7 @@ from fedhello.errors import ModelError
 from fedhello.factors import held_part, pairs, unmerged
 from fedhello.model.adapter import attach_lora
 from fedhello.model.loading import FoundationModel, ModelSource
-from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Allocation
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Allocation
 
 IDS = torch.randint(1, 50, (4, 7), generator=torch.Generator().manual_seed(0))
 
@@ -47,6 +47,13 @@ def random_adapter(model, rank, merged=(), seed=0):
             tensors[module + MERGED_A] = 0.4 * torch.randn(3, A.shape[1], generator=rng)
             tensors[module + MERGED_B] = 0.4 * torch.randn(B.shape[0], 3, generator=rng)
     return start.with_tensors(tensors)
+
+
+def as_matrices(adapter):
+    """The same adapter whose products to be merged are matrices."""
+    factors = [module for module in adapter.modules if module + MERGED_A in adapter.tensors]
+    products = {m + MERGED: adapter.tensors[m + MERGED_B] @ adapter.tensors[m + MERGED_A] for m in factors}
+    return adapter.with_tensors(products)
 
 
 def logits(module):
@@ -198,6 +205,8 @@ def test_products_are_merged_into_layers_that_hold_the_transpose(target):
     model.write(adapter.tensors)
     merged = logits(model.module)
     model.write(unmerged(adapter, 0.5).tensors)
+    assert torch.allclose(logits(model.module), merged, atol=1e-5)
+    model.write(as_matrices(adapter).tensors)
     assert torch.allclose(logits(model.module), merged, atol=1e-5)
 
 

@@ -202,7 +202,7 @@ def test_options_that_count_for_no_method_are_noted():
 def test_parity_holds_for_every_method():
     planned, _ = plan(load_config(None, ["parity=published"]), "fed-hello,fim-hla,gd-hla")
     assert [run.config.method.options.get("persist") for run in planned] == [False, None, None]
-    assert {run.config.method.options["weighting"] for run in planned} == {"batches"}
+    assert {run.config.method.options["weighting"] for run in planned} == {"clients"}
 
 
 def test_runs_differ_in_method_seed_and_place_only():

@@ -430,7 +430,7 @@ STANDS_FOR = {
     "train.optimizer": "adamw",
     "train.weight_decay": 0.01,
     "train.autocast": "none",
-    "method.weighting": "batches",
+    "method.weighting": "clients",
     "method.persist": False,
 }
 CONTRADICTIONS = {
@@ -485,9 +485,9 @@ def test_published_accepts_a_key_that_says_the_same(key):
     assert same == load_config(None, ["parity=published"])
 
 
-def test_published_also_accepts_the_mean_over_clients():
-    config = load_config(None, ["parity=published", "method.weighting=clients"])
-    assert config.method.options["weighting"] == "clients"
+def test_published_also_accepts_the_mean_over_batches():
+    config = load_config(None, ["parity=published", "method.weighting=batches"])
+    assert config.method.options["weighting"] == "batches"
 
 
 @pytest.mark.parametrize("section", ["train=5", "method=fim-hla", "model=[frozen]", "method.name=[fim-hla]"])
@@ -502,7 +502,7 @@ RANK_TIERS = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
 def test_published_sets_no_option_that_a_method_does_not_have(name):
     config = load_config(None, ["parity=published", f"method.name={name}", RANK_TIERS])
     assert "persist" not in config.method.options
-    assert config.method.options["weighting"] == "batches"
+    assert config.method.options["weighting"] == "clients"
 
 
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if not row.averages_layerwise])

@@ -211,10 +211,16 @@ def test_differences_are_against_the_first_or_the_reference_asked_for(two_method
     assert found["method"] == "fed-hello"
 
 
-def test_three_methods_come_with_a_word_on_chance(two_methods, made_up):
-    assert described(two_methods)["chance"] == ""
-    two_methods.append(made_up("rgd-hla-seed0", "rgd-hla", 0, [0.5]))
-    assert "chance finds" in described(two_methods)["chance"]
+def test_verdicts_of_several_methods_are_adjusted_and_the_tables_say_so(two_methods, made_up):
+    assert not any("Holm" in sentence for sentence in tables.sentences(described(two_methods)))
+    two_methods += [made_up(f"rgd-hla-seed{s}", "rgd-hla", s, [a]) for s, a in ((0, 0.1), (1, 0.2001))]
+    found = described(two_methods)
+    difference = {entry["method"]: entry for entry in found["differences"]}["rgd-hla"]
+    assert difference["verdict"] == "worse"
+    assert difference["p_adjusted"] == pytest.approx(2 * difference["p"])
+    (row,) = (row for row in tables.tables(found)[0].rows if row[0] == "rgd-hla")
+    assert row[-2:] == (f"{difference['p_adjusted']:.2g}", "worse")
+    assert any("adjusted for 2 methods against one reference (Holm)" in s for s in tables.sentences(found))
 
 
 # what does not go together

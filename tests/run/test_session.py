@@ -1,11 +1,12 @@
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhello.run.config import TierConfig
-from fedhello.run.federation import assign_tiers
+from fedhello.run.config import TierConfig, load_config
+from fedhello.run.federation import assign_tiers, federate
 
 
 def tiers(*shares):
@@ -56,3 +57,20 @@ def test_every_client_has_a_tier_and_every_tier_its_quota_rounded_up_or_down(cli
     for g, weight in enumerate(weights):
         quota = Fraction(weight * clients, sum(weights))
         assert quota - 1 < assigned.count(g) < quota + 1
+
+
+@pytest.mark.parametrize("loss", ["restricted", "cross_entropy"])
+def test_rows_of_the_logits_layer_belong_to_classes_where_the_loss_is_restricted(loss, tiny_model):
+    model = tiny_model(classes=3)
+    overrides = [
+        f"train.loss={loss}",
+        "train.clients_per_round=1",
+        "data.clients=2",
+        "clients.tiers=[{share: 1, blocks: 1}]",
+    ]
+    parts, labels = [np.array([0, 1]), np.array([2, 3])], np.array([0, 1, 1, 2])
+    federation, _ = federate(load_config(None, overrides), parts, labels, [np.ones(2, int)] * 2, model, None, [])
+    shapes = {name: tuple(model.read([name])[name].shape) for name in federation.class_rows}
+    assert sorted(shapes.values()) == ([(3,), (3, 8)] if loss == "restricted" else [])
+    assert set(shapes) <= set(model.head_names)
+    assert [client.classes for client in federation.clients] == [(0, 1), (1, 2)]

@@ -9,7 +9,8 @@ stays as it is. The denominator belongs to the tensor, not to the round.
 
 Where clients hold different ranks or components, the same rule holds for each component j by itself, over the clients
 that hold it: RBLA (Tavallaie & Nazemi, arXiv 2408.08699), and the aggregation of Fed-PLoRA (arXiv 2602.16936). Where
-all hold all, it is FedAvg.
+all hold all, it is FedAvg. What holds for components of a factor holds for the head's rows of classes; see
+``fedhello.aggregation.rows``.
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
+from fedhello.aggregation.rows import class_weights
 from fedhello.errors import UpdateError
 from fedhello.factors import along_components, spread
 from fedhello.types import Context, Outcome, Update
@@ -70,10 +72,10 @@ def average_layerwise(context: Context, updates: Iterable[Update], *, weighting:
 
 
 def add_part(mean: WeightedMean, context: Context, update: Update, name: str, value: Tensor, w: float) -> None:
-    """Add a client's part of a tensor with weight w at its components, and with weight 0 at the others."""
+    """Add a client's part of a tensor with weight w at its components or classes, and with weight 0 at the others."""
     like = context.adapter.tensors[name]
     if value.shape == like.shape:
-        mean.add(name, value, w)
+        mean.add(name, value, class_weights(context, update, name, w))
         return
     components = context.components(update, name)
     held = torch.zeros(context.federation.rank, dtype=torch.float64)

@@ -35,6 +35,10 @@ class WeightedMean:
         """Return the means in the type of the values before; entries that nothing was added to keep those."""
         return {name: self._result(name, before[name]) for name in self.sums}
 
+    def added(self, name: str, like: Tensor) -> Tensor:
+        """Return which entries something was added to: bool, of the shape of ``like``."""
+        return (self.totals[name] > 0).expand(like.shape)
+
     def _result(self, name: str, before: Tensor) -> Tensor:
         total = self.totals[name].expand(before.shape)
         if bool((total > 0).all()):

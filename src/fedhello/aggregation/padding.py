@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.mean import WeightedMean
-from fedhello.factors import Shrink, along_components, spread, tail_start
+from fedhello.aggregation.rows import class_weights
+from fedhello.factors import Shrink, along_components, tail_start
 from fedhello.types import LORA_A, LORA_B, Context, Outcome, Update
 
 Padding = Literal["zero", "mean", "linear", "adjacent", "safe"]
@@ -33,7 +34,8 @@ def pad(name: str, value: Tensor, R: int, padding: Padding) -> Tensor:
         adjacent   its last row or column
         safe       A like ``linear``, B with zeros, so that B A stays what the client trained
 
-    The four first are the published code's; a copy in both factors adds products that no client trained.
+    The four first are the published code's; a copy in both factors adds products that no client trained. From rank 3 to
+    8, ‖pad(B) pad(A)‖ of random factors is 3.6 times ‖B A‖ under ``adjacent`` and 1.7 times under ``linear``.
 
     Args:
         name: Ends as A's or B's.
@@ -66,7 +68,7 @@ def average_padded(
     context: Context,
     updates: Iterable[Update],
     *,
-    padding: Padding = "adjacent",
+    padding: Padding = "safe",
     weighting: RankWeighting = "samples_rank",
 ) -> Outcome:
     """HeLoRA-Pad: pad by context, then average with weights that grow with the rank.
@@ -80,7 +82,8 @@ def average_padded(
         w = {"samples": update.samples, "rank": r, "samples_rank": update.samples * r}[weighting]
         for name, value in update.tensors.items():
             is_factor = name.endswith((LORA_A, LORA_B))
-            mean.add(name, pad(name, value, R, padding) if is_factor else value, w)
+            whole = pad(name, value, R, padding) if is_factor else value
+            mean.add(name, whole, class_weights(context, update, name, w))
     return context.then(mean.result(context.adapter.tensors))
 
 
@@ -127,7 +130,7 @@ def average_by_norm(
             mean.add(module + LORA_A, pad(LORA_A, A, R, "zero"), w)
             mean.add(module + LORA_B, pad(LORA_B, B, R, "zero"), w)
         for name in update.tensors.keys() - {m + end for m in modules for end in (LORA_A, LORA_B)}:
-            mean.add(name, update.tensors[name], update.samples)
+            mean.add(name, update.tensors[name], class_weights(context, update, name, update.samples))
     return context.then(mean.result(context.adapter.tensors), ranks)
 
 
@@ -148,10 +151,11 @@ def _tail_before(context: Context, modules: list[str], tail: int, r: int) -> flo
 def average_replicated(context: Context, updates: Iterable[Update]) -> Outcome:
     """Replication padding: components that a client lacks are copied from the clients of highest rank (2406.17477).
 
-    With h_j the mean of component j over the clients that hold all R, each client of rank r_k ≤ j counts h_j as its
-    own; then all are averaged by samples. Without a client of rank R in the round, h_j is the global component.
+    With h_j the mean of component j over the clients of the highest rank in the round, each client of rank r_k ≤ j
+    counts h_j as its own; then all are averaged by samples. A component that even those lack stays as it was.
     """
-    mean, high = WeightedMean(), WeightedMean()
+    mean = WeightedMean()
+    high: dict[str, tuple[int, WeightedMean]] = {}  # the highest rank so far, and h over who has it
     lacking: dict[str, Tensor] = {}
     for update in updates:
         w = float(update.samples)
@@ -163,9 +167,12 @@ def average_replicated(context: Context, updates: Iterable[Update]) -> Outcome:
             lacks = torch.full((context.federation.rank,), w, dtype=torch.float64)
             lacks[list(components)] = 0.0
             lacking[name] = lacking.get(name, torch.zeros_like(lacks)) + lacks
-            if len(components) == context.federation.rank:
-                high.add(name, spread(name, value, context.adapter.tensors[name], components), w)
-    h = high.result(context.adapter.tensors)
-    for name, lacks in lacking.items():
-        mean.add(name, h.get(name, context.adapter.tensors[name]), along_components(name, lacks))
+            if name not in high or len(components) > high[name][0]:
+                high[name] = len(components), WeightedMean()
+            if len(components) == high[name][0]:
+                add_part(high[name][1], context, update, name, value, w)
+    for name, (_, h) in high.items():
+        before = context.adapter.tensors[name]
+        copied = along_components(name, lacking[name]) * h.added(name, before)
+        mean.add(name, h.result({name: before})[name], copied)
     return context.then(mean.result(context.adapter.tensors))

@@ -19,8 +19,9 @@ from torch import Tensor
 from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.aggregation.mean import WeightedMean
-from fedhello.factors import pairs, spread
-from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Context, Outcome, Update
+from fedhello.aggregation.rows import class_weights
+from fedhello.factors import merged_factors, pairs, spread
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Context, Outcome, Update
 
 Sigma = Literal["B", "both"]
 
@@ -62,7 +63,7 @@ def add_head(context: Context, update: Update, rest: WeightedMean) -> None:
     """Add an update's tensors that are no factors, weighted by samples."""
     for name, value in update.tensors.items():
         if context.adapter.block_of[name] is None:
-            rest.add(name, value, update.samples)
+            rest.add(name, value, class_weights(context, update, name, update.samples))
 
 
 def average_products(context: Context, updates: Iterable[Update], *, sigma: Sigma = "B") -> Outcome:
@@ -130,14 +131,14 @@ def rank_partitions(context: Context) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def means_of_both(context: Context, updates: Iterable[Update]) -> tuple[dict[str, Tensor], dict[str, LowRankSum]]:
+def means_of_both(context: Context, updates: Iterable[Update]) -> tuple[WeightedMean, dict[str, LowRankSum]]:
     """Return the means of the tensors by themselves, Ā and B̄ among them, and Σ_k w_k B_k A_k of each module."""
     mean, products = WeightedMean(), Products()
     for update in updates:
         for name, value in update.tensors.items():
             add_part(mean, context, update, name, value, update.samples)
         products.add(update)
-    return mean.result(context.adapter.tensors), products.means()
+    return mean, products.means()
 
 
 def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcome:
@@ -145,9 +146,10 @@ def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcom
 
         W₀ ← W₀ + s (Σ_k w_k B_k A_k − B̄ Ā)
 
-    The residual travels as factors. Weights are by samples; the paper's are equal.
+    The residual travels as factors, or as one matrix. Weights are by samples; the paper's are equal.
     """
-    tensors, products = means_of_both(context, updates)
+    mean, products = means_of_both(context, updates)
+    tensors = mean.result(context.adapter.tensors)
     for module, residual in products.items():
         residual.add(tensors[module + LORA_B], tensors[module + LORA_A], -1.0)
         tensors |= merged(context, module, residual.scaled(context.federation.scale))
@@ -155,13 +157,19 @@ def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcom
 
 
 def merged(context: Context, module: str, more: LowRankSum) -> dict[str, Tensor]:
-    """Return a module's merged product with more added to it; its rank never exceeds min(d_out, d_in)."""
-    before = context.adapter.tensors
+    """Return a module's merged product with more added to it: as factors, or as one matrix where that is no larger.
+
+    Factors of rank m hold (d_out + d_in) m numbers, the matrix d_out d_in.
+    """
+    before, dtype = context.adapter.tensors, context.adapter.tensors[module + LORA_A].dtype
+    if module + MERGED in before:
+        Q, P = more.factors()
+        return {module + MERGED: (before[module + MERGED] + Q @ P).to(dtype)}
     total = LowRankSum(list(more.left), list(more.right))
-    if module + MERGED_A in before:
-        total.add(before[module + MERGED_B], before[module + MERGED_A])
+    total.add(*merged_factors(context.adapter, module))
     Q, P = total.factors()
-    dtype = before[module + LORA_A].dtype
+    if Q.numel() + P.numel() >= Q.shape[0] * P.shape[1]:
+        return {module + MERGED: (Q @ P).to(dtype)}
     return {module + MERGED_A: P.to(dtype).contiguous(), module + MERGED_B: Q.to(dtype).contiguous()}
 
 
@@ -178,13 +186,16 @@ def average_corrected(
         least-squares    ΔB = argmin ‖ΔW − (B̄ + ΔB) Ā‖² + λ ‖ΔB‖² = (ΔW − B̄ Ā) Āᵀ (Ā Āᵀ + λ I)⁻¹
 
     ΔW Āᵀ, Ā Āᵀ and ‖ΔW‖ are all that is needed of ΔW. The text leaves open whether the similarity is maximised; here
-    it is.
+    it is. Ā, B̄ and ΔB have the components that some client of the round holds; the others stay as they were, since no
+    client would start from a correction of them.
     """
-    tensors, products = means_of_both(context, updates)
+    mean, products = means_of_both(context, updates)
+    tensors = mean.result(context.adapter.tensors)
     correct = corrected_by_cosine if similarity == "cosine" else corrected_by_least_squares
     for module, product in products.items():
         A, B = tensors[module + LORA_A], tensors[module + LORA_B]
-        tensors[module + LORA_B] = (B.double() + correct(product, A, B, penalty)).to(B.dtype)
+        held = mean.added(module + LORA_B, B)[0]
+        B[:, held] = (B[:, held].double() + correct(product, A[held], B[:, held], penalty)).to(B.dtype)
     return context.then(tensors)
 
 
@@ -235,7 +246,7 @@ def average_rebalanced(context: Context, updates: Iterable[Update]) -> Outcome:
             if value.shape != like.shape:
                 own = spread(name, torch.ones_like(value), like, components).bool()
                 value = torch.where(own, spread(name, value, like, components), like)
-            mean.add(name, value, update.samples)
+            mean.add(name, value, class_weights(context, update, name, update.samples))
     tensors = mean.result(context.adapter.tensors)
     after = context.adapter.with_tensors(tensors)
     for module, _, A, B in pairs(after):

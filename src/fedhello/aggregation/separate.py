@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
+from fedhello.aggregation.rows import class_weights
 from fedhello.factors import held_part, part, spread
 from fedhello.types import (
     Adapter,
@@ -74,7 +75,7 @@ def distil_between_ranks(
     for update in updates:
         mean = means.setdefault(context.allocations[update.client].ranks[0], WeightedMean())
         for name, value in update.tensors.items():
-            mean.add(name, value, update.samples)
+            mean.add(name, value, class_weights(context, update, name, update.samples))
     if not means:
         return context.then({})
     seen = {allocation.ranks[0] for allocation in context.allocations.values()}

@@ -2,54 +2,128 @@
 
     A = [A_1; …; A_K],   B = [w_1 B_1 … w_K B_K]   ⇒   s B A = Σ_k w_k s B_k A_k,        w_k = n_k / Σ n_k
 
-Every client merges the stack into its frozen weights, and each round starts from fresh factors (A random, B = 0). Here
-the server sends everything merged so far, as factors, to whoever is invited: a client that was not there for some
-rounds misses nothing, and since the sum is always added to the original weights, merging again and again adds no
-rounding errors.
+Every client merges the stack into its frozen weights, and each round starts from fresh factors (A random, B = 0). A
+client that was not there for some rounds gets what it missed: the stacks of those rounds as factors, or, where that
+would be more numbers, everything merged so far, as factors or as one matrix per module. The server therefore remembers
+
+    has/k                     the last round in whose beginning client k, whose update counted, had everything merged
+    stack/t/….merged_A.weight, stack/t/….merged_B.weight         what round t merged; none older than can be of use
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.product import Products, add_head, merged
-from fedhello.factors import pairs
+from fedhello.factors import pairs, send_part
 from fedhello.randomness import integer_seed
-from fedhello.types import LORA_A, LORA_B, Adapter, Context, Federation, Outcome, Update
+from fedhello.types import (
+    LORA_A,
+    LORA_B,
+    MERGED,
+    MERGED_A,
+    MERGED_B,
+    Adapter,
+    Allocation,
+    Context,
+    Federation,
+    Outcome,
+    Situation,
+    Task,
+    Update,
+)
 
 
 def stack(context: Context, updates: Iterable[Update]) -> Outcome:
     """Merge the weighted stack of all clients' factors, and start the next round from fresh ones."""
-    rest, products = WeightedMean(), Products()
+    rest, products, memory = WeightedMean(), Products(), dict(context.memory)
     for update in updates:
         products.add(update)
         add_head(context, update, rest)
+        memory[f"has/{update.client}"] = torch.tensor(context.round)
     tensors = rest.result(context.adapter.tensors)
     for i, (module, mean) in enumerate(sorted(products.means().items())):
-        tensors |= merged(context, module, mean.scaled(context.federation.scale))
+        more = mean.scaled(context.federation.scale)
+        tensors |= merged(context, module, more)
         A, B = context.adapter.tensors[module + LORA_A], context.adapter.tensors[module + LORA_B]
+        for name, value in zip(_stacked(context.round, module), reversed(more.factors()), strict=True):
+            memory[name] = value.to(A.dtype).contiguous()
         seed = integer_seed(context.federation.seed, "fresh factors", context.round, i)
         tensors |= {module + LORA_A: fresh_A(A, seed), module + LORA_B: torch.zeros_like(B)}
-    return context.then(tensors)
+    return Outcome(context.adapter.with_tensors(tensors), _of_use(memory, context))
+
+
+def _stacked(round: int, module: str) -> tuple[str, str]:
+    """Return the names under which what a round merged into a module is remembered: of A's and of B's stack."""
+    return f"stack/{round}/{module}{MERGED_A}", f"stack/{round}/{module}{MERGED_B}"
+
+
+def _of_use(memory: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """Return what is remembered without the stacks that, with all later ones, hold more numbers than the matrix."""
+    for module, _, A, B in pairs(context.adapter):
+        size, t = 0, context.round
+        while all(name in memory for name in _stacked(t, module)):
+            size += sum(memory[name].numel() for name in _stacked(t, module))
+            if size >= B.shape[0] * A.shape[1]:
+                memory = {name: value for name, value in memory.items() if name not in _stacked(t, module)}
+            t -= 1
+    return memory
+
+
+def send_missed(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+    """Send a client what was merged since it last took part, or everything merged, whichever holds fewer numbers.
+
+    The client keeps what it has merged; where it has lost that, an engine sends the adapter of the task, which always
+    holds everything.
+    """
+    task, since = send_part(adapter, allocation, situation), situation.memory.get(f"has/{situation.client.id}")
+    if since is None:
+        return task
+    known: set[str] = set()
+    missed: dict[str, Tensor] = {}
+    for module in adapter.modules:
+        ends = (MERGED, MERGED_A, MERGED_B)
+        whole = {module + end: adapter.tensors[module + end] for end in ends if module + end in adapter.tensors}
+        less = _missed(situation, module, int(since))
+        if less is not None and _numbers(less) < _numbers(whole):
+            known |= whole.keys()
+            missed |= less
+    return replace(task, known=frozenset(known), missed=missed)
+
+
+def _missed(situation: Situation, module: str, since: int) -> dict[str, Tensor] | None:
+    """Return what was merged into a module from a round on, as factors; None if that is not remembered."""
+    names = [_stacked(t, module) for t in range(since, situation.round)]
+    if not all(name in situation.memory for pair in names for name in pair):
+        return None
+    P = torch.cat([situation.memory[of_A] for of_A, _ in names])
+    Q = torch.cat([situation.memory[of_B] for _, of_B in names], dim=1)
+    return {module + MERGED_A: P, module + MERGED_B: Q}
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() for value in tensors.values())
 
 
 def stack_fits(federation: Federation, adapter: Adapter) -> str | None:
     """Say why a round's stack is too large to make sense; None if it is not.
 
-    At rank min(d_out, d_in) the stack of a module is as large as the product that it stands for, and more.
+    At rank min(d_out, d_in) the stack of a module is as large as the product that it stands for, and more. The largest
+    stack is that of the ``clients_per_round`` clients of highest rank.
     """
     limit = min(min(B.shape[0], A.shape[1]) for _, _, A, B in pairs(adapter))
-    highest = sorted((tier.rank or federation.rank for tier in federation.tiers), reverse=True)[0]
-    total = highest * federation.clients_per_round
+    ranks = sorted((federation.tiers[k.tier].rank or federation.rank for k in federation.clients), reverse=True)
+    total = sum(ranks[: federation.clients_per_round])
     if total <= limit:
         return None
     return (
-        f"expected train.clients_per_round times the highest rank to be at most {limit}, since a stack of more is "
-        f"larger than the weights that it changes; found {federation.clients_per_round} x {highest} = {total}. Lower "
-        "the ranks or train.clients_per_round, or choose flexlora or fedex-lora."
+        f"expected the ranks of the {federation.clients_per_round} clients of highest rank to sum to at most {limit}, "
+        f"since a stack of more is larger than the weights that it changes; found {total}. Lower the ranks or "
+        "train.clients_per_round, or choose flexlora or fedex-lora."
     )
 
 

@@ -109,7 +109,7 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
     """Partition along a column: no client mixes groups unless there are more groups than clients.
 
     With fewer groups than clients, each group is dealt to a number of clients in proportion to its size; with
-    more, the largest remaining group goes to the client that has least.
+    more, the largest remaining group goes to the client that has least. Which client gets which part is random.
 
     Raises:
         DataError: If a group has fewer samples than it has clients.
@@ -120,7 +120,7 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
         held: list[list[int]] = [[] for _ in range(clients)]
         for positions in sorted(members, key=len, reverse=True):
             min(held, key=len).extend(positions.tolist())
-        return _sorted(held)
+        return _shuffled(held, rng)
     counts = np.ones(len(names), dtype=int)
     for _ in range(clients - len(names)):
         counts[np.argmax([len(m) / count for m, count in zip(members, counts, strict=True)])] += 1
@@ -129,8 +129,7 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
         if len(positions) < count:
             raise DataError(f"expected group {str(name)!r} to have a sample for each of its {count} clients")
         parts += np.array_split(rng.permutation(positions), count)
-    # Tiers go by client id; in the order of the groups, a tier would be a domain.
-    return _sorted([parts[i] for i in rng.permutation(clients)])
+    return _shuffled(parts, rng)
 
 
 def by_group(groups: Sequence[str], clients: int) -> Parts:
@@ -175,6 +174,11 @@ def _at_least(samples: int, clients: int, minimum: int) -> None:
             f"expected at least {minimum} training samples for each of {clients} clients; there are {samples}. "
             "Lower data.clients or data.partition.minimum."
         )
+
+
+def _shuffled(parts: Sequence[Sequence[int] | np.ndarray], rng: np.random.Generator) -> Parts:
+    """Return the parts in random order: tiers go by client id, and must not go by a group or its size."""
+    return _sorted([parts[i] for i in rng.permutation(len(parts))])
 
 
 def _sorted(parts: Sequence[Sequence[int] | np.ndarray]) -> Parts:

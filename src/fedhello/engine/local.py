@@ -1,7 +1,7 @@
 """The local engine: all clients in this process, one after the other, on one model in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch

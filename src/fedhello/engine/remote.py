@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Protocol
@@ -342,7 +341,7 @@ class RemoteEngine:
         run: Id of the run.
         lobby: Where nodes wait.
         costs: What steps hold by allocation; None predicts nothing.
-        sums_shapes: Name → shape of what a client's head statistics are; empty without such a head.
+        sums_like: Tensors of the shapes and dtypes of a client's head statistics; empty without such a head.
         longest_feature: What bounds the features that they are sums of.
         scoring: What passes for Fisher scores hold; None predicts nothing.
         pace: How long clients may take.
@@ -362,7 +361,7 @@ class RemoteEngine:
     run: str
     lobby: Lobby
     costs: StepCosts | None = None
-    sums_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sums_like: Mapping[str, Tensor] = field(default_factory=dict)
     longest_feature: float = LONGEST_FEATURE
     scoring: Peak | None = None
     pace: Pace = field(default_factory=Pace)
@@ -407,7 +406,7 @@ class RemoteEngine:
 
     def _send_task(self, task: Task) -> _Sent:
         # Everything travels: a client may have started anew since it was told.
-        payload = encode_task(replace(task, known=frozenset()))
+        payload = encode_task(replace(task, known=frozenset(), missed={}))
         member = self.members[task.client]
         expected = expect(task, member.samples, self.run, len(payload))
         # Only shapes are needed later; values would keep the adapter of every client in memory.
@@ -570,7 +569,7 @@ class RemoteEngine:
 
     def _sums_seconds(self, k: int, payload: Fields) -> float:
         """One forward pass over a client's data takes less than a round of training."""
-        size = sum(8 * prod(shape) for shape in self.sums_shapes.values()) + sum(map(len, payload.values()))
+        size = sum(value.nbytes for value in self.sums_like.values()) + sum(map(len, payload.values()))
         tier = next((client.tier for client in self.federation.clients if client.id == k), 0)
         flops = self.federation.costs[tier].flops_outside if self.federation.costs else None
         return self.pace.seconds(size, self._rate(k), flops, self.members[k].speed)
@@ -581,7 +580,7 @@ class RemoteEngine:
         payload = reply.get("sums")
         if not isinstance(payload, bytes):
             raise UpdateError(f"expected its sums; {_one_line(reply.get('detail', 'found something else'))}")
-        sums = as_received(decode_sums(payload, self.sums_shapes))
+        sums = as_received(decode_sums(payload, self.sums_like))
         check_sums(sums, self.members[one.client].samples, self.longest_feature)
         return Contribution(one.client, sums, len(payload), one.bytes_down)
 

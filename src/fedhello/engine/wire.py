@@ -89,7 +89,7 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def encode_task(task: Task) -> bytes:
-    """Serialise what a client is asked to do and starts from, but for what it knows already."""
+    """Serialise what a client is asked to do and starts from, without what it knows already, with what it missed."""
     allocation = task.allocation
     header: dict[str, object] = {"round": task.round, "blocks": allocation.blocks, "policies": allocation.policies}
     if allocation.components:
@@ -101,6 +101,7 @@ def encode_task(task: Task) -> bytes:
     if not allocation.head:
         header["head"] = False
     sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
+    sent |= task.missed
     return json.dumps(header, separators=(",", ":")).encode() + encode_tensors(sent)
 
 
@@ -278,21 +279,20 @@ def _metrics(found: object, samples: int) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def decode_sums(payload: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Check serialised head statistics against what must come, and return them.
+def decode_sums(payload: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Check serialised sums against what must come, and return them.
 
     Args:
         payload: Any bytes at all.
-        shapes: Name → shape of the integers that must come, of 32 or of 64 bits.
+        like: Name → tensor of the shape and dtype that must come; integers of 64 bits may come as 32.
 
     Raises:
-        UpdateError: If anything differs.
+        UpdateError: If anything differs, or a value is not finite.
     """
-    like = {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
     most = int(SLACK * sum(_sizes(like).values(), LONGEST_HEADER))
     if len(payload) > most:
         raise UpdateError(f"expected at most {most} bytes; found {len(payload)}", "too large")
-    return _tensors(payload, like, narrower=torch.int32)
+    return _tensors(payload, like)
 
 
 def decode_adapter(payload: bytes, block_of: Mapping[str, int | None]) -> Adapter:
@@ -330,8 +330,11 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         raise UpdateError(f"expected a task for this model; {_short(str(error))}", "malformed") from error
 
 
-def _tensors(body: bytes, expected: Mapping[str, Tensor], narrower: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a message, each of the shape and type expected, or of a narrower type where one may be."""
+NARROWER = {torch.int64: torch.int32}
+"""What may come in the place of a type that not all values need."""
+
+
+def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     _check_names(body, expected)
     try:
         tensors = safetensors.torch.load(body)
@@ -339,7 +342,7 @@ def _tensors(body: bytes, expected: Mapping[str, Tensor], narrower: torch.dtype 
         raise UpdateError(f"expected safetensors; {_short(str(error))}", "malformed") from error
     for name, value in tensors.items():
         like = expected[name]
-        if value.shape != like.shape or value.dtype not in (like.dtype, narrower):
+        if value.shape != like.shape or value.dtype not in (like.dtype, NARROWER.get(like.dtype)):
             raise UpdateError(
                 f"expected {name!r} as {like.dtype} of shape {tuple(like.shape)}; "
                 f"found {value.dtype} of shape {tuple(value.shape)}",

@@ -40,7 +40,7 @@ from fedhello.model.card import Form, card
 from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel, Kind
 from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
-from fedhello.types import LORA_A, LORA_B, MERGED_A, MERGED_B, Adapter
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter
 
 ATTENTION_QV: Final = "attention-qv"
 
@@ -258,13 +258,13 @@ class LoraModel:
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy values into the named tensors of the model; factors take the rank that they come with.
 
-        A module whose factors are written also gets the product that comes with them, ``merged_B·merged_A``, added to
-        its frozen weight, and loses what was merged before. It is always added to the original weight, so writing
-        again and again adds no rounding errors.
+        A module whose factors are written also gets the product that comes with them, ``merged_B·merged_A`` or
+        ``merged``, added to its frozen weight, and loses what was merged before. It is always added to the original
+        weight, so writing again and again adds no rounding errors.
         """
         with torch.no_grad():
             for name, value in tensors.items():
-                if name.endswith((MERGED_A, MERGED_B)):
+                if name.endswith((MERGED_A, MERGED_B, MERGED)):
                     continue
                 if value.shape != self._parameters[name].shape:
                     self._replace(name, value)
@@ -290,7 +290,8 @@ class LoraModel:
         self._parameters[name] = linear.weight
 
     def _merge(self, module: str, tensors: Mapping[str, Tensor]) -> None:
-        held = {n: tensors[n] for n in (module + MERGED_A, module + MERGED_B) if n in tensors}
+        names = [module + end for end in (MERGED_A, MERGED_B, MERGED)]
+        held = {name: tensors[name] for name in names if name in tensors}
         if not held and module not in self._frozen_weights:
             return
         layer: Any = self.peft.get_submodule(module)
@@ -302,11 +303,14 @@ class LoraModel:
                 "model.quantisation=none, or choose a method that merges nothing."
             )
         frozen = self._frozen_weights.setdefault(module, weight.detach().clone())
-        for name in (module + MERGED_A, module + MERGED_B):
+        for name in names:
             self._merged.pop(name, None)
         weight.copy_(frozen)
         if held:
-            product = (held[module + MERGED_B].double() @ held[module + MERGED_A].double()).to(weight)
+            whole = held.get(module + MERGED)
+            if whole is None:
+                whole = held[module + MERGED_B].double() @ held[module + MERGED_A].double()
+            product = whole.to(weight)
             weight.add_(product.T if layer.fan_in_fan_out else product)  # Conv1D holds the transpose
             self._merged |= held
 

@@ -105,9 +105,10 @@ class HeadSums:
     cells: Tensor
 
 
-def shapes(classes: int, d: int, moments: Moments) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what travels, by name."""
-    return {"counts": (classes,), "features": (classes, d), "moments": (moments.numbers(d),)}
+def like(classes: int, d: int, moments: Moments) -> dict[str, Tensor]:
+    """Return tensors of the shapes and the type of what travels, without values."""
+    shapes = {"counts": (classes,), "features": (classes, d), "moments": (moments.numbers(d),)}
+    return {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
 
 
 def head_sums(h: Tensor, labels: Tensor, classes: int, settings: StatisticsSettings) -> HeadSums:

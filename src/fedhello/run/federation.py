@@ -138,6 +138,7 @@ def federation_of(
         scale=model.scale,
         quorum=ceil(config.train.quorum * config.train.clients_per_round - 1e-9),
         over_selection=config.train.over_selection,
+        class_rows=_class_rows(config, model),
     )
 
 
@@ -146,6 +147,14 @@ def _costs(train: TrainConfig, costs: Costs) -> Costs:
     if not train.distillation:
         return costs
     return replace(costs, flops_outside=costs.flops_outside + costs.flops_outside // train.epochs)
+
+
+def _class_rows(config: Config, model: LoraModel) -> tuple[str, ...]:
+    """Return the names of the logits layer's tensors if clients learn the rows of their own classes alone."""
+    if config.train.loss != "restricted":
+        return ()
+    logits = [model.head_tensor_name(kind) for kind in ("weight", "bias")]
+    return tuple(name for name in logits if name in model.head_names)
 
 
 def _largest(shapes: Sequence[Batches]) -> Batches:

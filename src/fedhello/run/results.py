@@ -15,10 +15,9 @@ from fedhello.run.finished import FinishedRun, at_equal_cost, ladders, read_run,
 from fedhello.run.folder import RunFolder
 from fedhello.run.statistics import (
     CONFIDENCE,
-    chance_words,
     default_target,
     first_at_least,
-    paired_difference,
+    paired_differences,
     spread,
 )
 from fedhello.run.tracking import flatten
@@ -263,7 +262,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison in numbers, JSON-ready: accuracies within 0 … 1, bytes and seconds."""
     groups = comparison.runs
     last = {label: {run.seed: run.summary["mean_last_5"] for run in group} for label, group in groups.items()}
-    others = [label for label in groups if label != comparison.reference]
+    others = {label: values for label, values in last.items() if label != comparison.reference}
     first = next(iter(groups.values()))[0]
     rungs, flat = ladders(groups), [run for group in groups.values() for run in group]
     return {
@@ -274,7 +273,6 @@ def describe(comparison: Comparison) -> dict[str, Any]:
         "target_given": comparison.target_given,
         "target_is_start": comparison.target_is_start,
         "confidence": CONFIDENCE,
-        "chance": chance_words(len(others)),
         "model": first.summary["model"],
         "data": first.config.data.name,
         "metric": first.summary["metric"],
@@ -284,7 +282,8 @@ def describe(comparison: Comparison) -> dict[str, Any]:
         "tuning": comparison.tuning,
         "methods": [_method(label, group, comparison.target, rungs) for label, group in groups.items()],
         "differences": [
-            {"method": label, **asdict(paired_difference(last[label], last[comparison.reference]))} for label in others
+            {"method": label, **asdict(difference)}
+            for label, difference in paired_differences(others, last[comparison.reference]).items()
         ],
         "runs": [_row(run, comparison.target, rungs) for run in flat],
         "notes": list(comparison.notes),

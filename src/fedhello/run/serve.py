@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fedhello.engine.processes import spawn, stop
 from fedhello.engine.remote import Address, Arrival, Facts, Link, Lobby, Pace, RemoteEngine, invitation, taken
@@ -29,7 +30,7 @@ from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.loading import CAUSAL_LM
 from fedhello.model.pooling import NATIVE
-from fedhello.model.statistics import LONGEST_FEATURE, longest_pooled, shapes
+from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
 from fedhello.run.config import Config, parse_config
 from fedhello.run.federation import federation_of
 from fedhello.run.folder import RunFolder
@@ -450,7 +451,7 @@ def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: 
         run=run,
         lobby=lobby,
         costs=costs,
-        sums_shapes=_sums_shapes(loaded),
+        sums_like=_sums_like(loaded),
         longest_feature=_longest_feature(model),
         scoring=score_costs(config, loaded.method, model, answer),
         pace=Pace(config.run.deadline_floor, config.run.deadline_factor),
@@ -474,11 +475,11 @@ def _described(members: Sequence[Facts], tier_of: Sequence[int], labels: Sequenc
     )
 
 
-def _sums_shapes(loaded: Loaded) -> dict[str, tuple[int, ...]]:
+def _sums_like(loaded: Loaded) -> dict[str, Tensor]:
     if loaded.model.kind == CAUSAL_LM:
         return {}
     moments = statistics_settings(loaded.config).moments
-    return shapes(loaded.model.classes, loaded.model.logits_layer.in_features, moments)
+    return like(loaded.model.classes, loaded.model.logits_layer.in_features, moments)
 
 
 def _longest_feature(model: LoraModel) -> float:

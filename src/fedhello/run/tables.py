@@ -52,7 +52,7 @@ def tables(described: Mapping[str, Any]) -> list[TextTable]:
     found = [
         TextTable(
             f"{described['metric']}: mean ± standard deviation over seeds",
-            ("method", "seeds", "last", "mean of last 5", "best on validation", f"against {reference}", "verdict"),
+            ("method", "seeds", "last", "mean of last 5", "best on validation", f"against {reference}", "p", "verdict"),
             tuple(_accuracy_cells(method, differences) for method in methods),
         ),
         TextTable(
@@ -119,7 +119,13 @@ def sentences(described: Mapping[str, Any]) -> list[str]:
             f"Differences are those of the mean of the last 5 rounds from {described['reference']}, paired by seed, "
             f"with a {100 * CONFIDENCE:.0f} % Student-t interval."
         )
-    return [*said, *filter(None, [described["chance"]])]
+    if len(differences) > 1:
+        said.append(
+            f"Verdicts and p are adjusted for {len(differences)} methods against one reference (Holm): even if none "
+            f"differed, the chance that any were called better or worse is at most {100 * (1 - CONFIDENCE):.0f} %. The "
+            "intervals hold together (Bonferroni), so they are wider the more methods there are."
+        )
+    return said
 
 
 def _target_sentence(described: Mapping[str, Any]) -> str:
@@ -154,6 +160,7 @@ def _accuracy_cells(method: Mapping[str, Any], differences: Mapping[str, Any]) -
         str(len(method["seeds"])),
         *(_spread_words(method[key]) for key in ACCURACIES[1:]),
         "reference" if found is None else _difference_words(found),
+        "" if found is None or found["p_adjusted"] is None else f"{found['p_adjusted']:.2g}",
         "" if found is None else found["verdict"],
     )
 

@@ -1,0 +1,39 @@
+"""Whose word counts for which class: rows of the head are averaged over the clients that hold the class.
+
+Under a loss that is restricted to a client's own classes, the other classes' logits have no gradient. A client without
+class c returns row c of the logits layer as it came, or shrunk by weight decay; in a mean over all clients it would
+drag the row back:
+
+    w_c ← Σ_{k ∈ H_c} w_k w_{k,c} / Σ_{k ∈ H_c} w_k,        H_c = the contributors that hold class c
+
+and likewise the bias. A row without a contributor that holds its class stays as it was. Where the loss runs over all
+classes, absent ones have gradients, and all clients count for all rows.
+"""
+
+import torch
+from torch import Tensor
+
+from fedhello.types import Context, Update
+
+
+def class_weights(context: Context, update: Update, name: str, w: float) -> float | Tensor:
+    """Return a client's weight in the mean of a tensor: w, or one weight per row where only its own classes count.
+
+    Args:
+        context: Its federation says of which tensors the rows belong to classes.
+        update: The client's.
+        name: Of the tensor.
+        w: The client's weight otherwise.
+
+    Returns:
+        w; or, of a shape that multiplies the tensor's rows, w at the client's classes and 0 at the others.
+    """
+    if name not in context.federation.class_rows:
+        return w
+    own = next(client.classes for client in context.federation.clients if client.id == update.client)
+    like = context.adapter.tensors[name]
+    if not own or len(own) == len(like):
+        return w
+    weights = torch.zeros(len(like), dtype=torch.float64)
+    weights[list(own)] = w
+    return weights.reshape(-1, *[1] * (like.dim() - 1))
