@@ -142,7 +142,7 @@ class ModelConfig(_Section):
     revision: str | None = None
     task: Literal["classification", "instruction"] = "classification"
     pooling: Literal["auto"] | Pooling = "auto"
-    head: HeadPolicy = "prototypes"
+    head: HeadPolicy = "solved"
     head_scale: float = Field(10.0, gt=0)
     solver: Solver = "lda"
     shrinkage: Shrinkage = "auto"
