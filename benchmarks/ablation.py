@@ -1,6 +1,6 @@
 """What training adds to the solved head, option by option: each row is the default with some keys changed.
 
-    python benchmarks/ablation.py --task headlines --split skewed --rows default,fixed-head --seeds 0,1,2,3,4 --out ablation
+    python benchmarks/ablation.py --task headlines --split skewed --rows default,fixed-head --out ablation
 
 Every run is one JSON file in --out; a run that is there already is kept, so the study can be made in pieces. What is
 printed is the table of all runs in --out of that task and split: test accuracy before training (the solved head), the
@@ -117,7 +117,9 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="headlines")
     parser.add_argument("--split", choices=SPLITS, default="skewed")
     parser.add_argument("--rows", default="default")
-    parser.add_argument("--rates", default="", help="Learning rates; each row once with each. The default's if not given.")
+    parser.add_argument(
+        "--rates", default="", help="Learning rates; each row once with each. The default's if not given."
+    )
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--more", default="", help="Overrides for all rows, separated by spaces.")
     parser.add_argument("--tag", default="", help="Put before the names of the rows, to tell runs with --more apart.")

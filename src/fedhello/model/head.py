@@ -17,7 +17,8 @@ within classes is
 shrinkage a, Σ_a = (1 − a) Σ + a (tr Σ/d) I and the logits of x are
 
     lda      w_c = Σ_a⁻¹ μ_c,    b_c = −½ μ_cᵀ w_c + log π_c              the posterior of Gaussians of one covariance
-    ridge    [W; b] = ((1 − a) R + a (tr R/d) I)⁻¹ [N_c μ_c; N_c],  R = Σ_k x̃ x̃ᵀ of x̃ = [x; 1]       least squares
+    ridge    [w_c; b_c] = ((1 − a) R + a (tr R/(d + 1)) I)⁻¹ π_c μ̃_c                    least squares to one-hot targets
+             with μ̃_c = [μ_c; 1] and R = Σ_c π_c μ̃_c μ̃_cᵀ + Σ (with counted priors (1/N) Σ x̃ x̃ᵀ of x̃ = [x; 1])
 
 both times a temperature t. Priors π are equal (``balanced``) or as the classes' samples (``counted``). Shrinkage,
 where it is ``auto``, and t are those of the least −log p on the server's validation data.

@@ -242,10 +242,23 @@ def _resolved_pooling(source: ModelSource, kind: Kind, pooling: Pooling | Litera
         return NATIVE
     if pooling == "auto":
         config = AutoConfig.from_pretrained(source.location, **source.arguments)
-        return stated_pooling(config, source.location, source.arguments)
+        found = stated_pooling(config, source.location, source.arguments)
+        return "last" if found == NATIVE and not _has_bias(source, kind) else found
     if pooling == "last" and kind == IMAGES:
         raise ModelError("expected model.pooling to be auto, cls, mean, pooler or native for images; found last")
     return pooling
+
+
+def _has_bias(source: ModelSource, kind: Kind) -> bool:
+    """Whether the logits layer of the architecture's own classifier has a bias; those of decoders have none.
+
+    A head that is solved needs one; on the same feature, the last token's, a layer of our own has it.
+    """
+    config = AutoConfig.from_pretrained(source.location, **source.arguments, **_classes(("one", "other")))
+    with torch.device("meta"):
+        module = AUTO_CLASSES[kind].from_config(config)
+        path = find_head(module, config.num_labels)[1]
+    return module.get_submodule(path).bias is not None
 
 
 def _with_own_head(

@@ -13,7 +13,8 @@ root mean square, whatever the model, so that one learning rate and one scale su
 embedding models are trained for (cosine similarity).
 
 ``auto`` is what the model's own files say: the pooling of sentence-transformers (``modules.json``), ModernBERT's
-``classifier_pooling``, the tower's own pooler for CLIP's kind; ``native`` where they say nothing.
+``classifier_pooling``, the tower's own pooler for CLIP's kind; where they say nothing, ``native``, and of decoders,
+whose own classifiers have no bias, ``last``.
 """
 
 import json

@@ -178,6 +178,7 @@ def load(config: Config) -> Loaded:
     _check_distillation(config, len(data.label_names))
     model = load_model(config, data.label_names, MODEL_KINDS[data.kind])
     config = _pinned(config, model)
+    _check_bias(config, model)
     samples, changes = encode(config, data, model)
     notes = [*data.notes, *changes]
     if method.uses_scores and config.model.head == "local":
@@ -272,6 +273,19 @@ def _check_server_data(config: DataConfig, method: Method, bound: BoundMethod) -
         raise ConfigError(
             f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0. Set data.proxy=100, "
             "or let the clients score: method.scores=clients."
+        )
+
+
+def _check_bias(config: Config, model: LoraModel) -> None:
+    """Check that a head that is solved can be written into the logits layer.
+
+    Raises:
+        ConfigError: If the layer has no bias.
+    """
+    if config.model.head == "solved" and model.logits_layer.bias is None:
+        raise ConfigError(
+            f"expected a logits layer with a bias for model.head=solved; that of {config.model.name}, as the "
+            "architecture has it, has none. Set model.pooling=last, which reads the same token, or model.head=prototypes."
         )
 
 
