@@ -285,7 +285,8 @@ def _check_bias(config: Config, model: LoraModel) -> None:
     if config.model.head == "solved" and model.logits_layer.bias is None:
         raise ConfigError(
             f"expected a logits layer with a bias for model.head=solved; that of {config.model.name}, as the "
-            "architecture has it, has none. Set model.pooling=last, which reads the same token, or model.head=prototypes."
+            "architecture has it, has none. Set model.pooling=last, which reads the same token, or "
+            "model.head=prototypes."
         )
 
 
