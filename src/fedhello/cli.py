@@ -377,17 +377,22 @@ def predict(
 def export(
     run: Run,
     out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN/export if not given.")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Write the whole model with the adapter merged in.")] = False,
+    form: Annotated[
+        str | None, typer.Option("--format", help="adapter (if not given), merged or sentence-transformers.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="The same as --format merged.")] = False,
     model: Model = None,
     client: Head = None,
 ) -> None:
-    """Write a run's adapter, or the merged model, as files that PEFT and transformers load."""
-    target = out or run / "export"
+    """Write a run's adapter, or the merged model, as files that PEFT, transformers or sentence-transformers load."""
+    from fedhello.model import exports
+
+    wanted, target = exports.asked_form(form, merge), out or run / "export"
     if target.exists():
         raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another --out.")
     trained = _restore(run, model, client)
     try:
-        trained.model.save_merged(target) if merge else trained.model.save(target)
+        exports.export(trained.model, target, wanted, trained.config.data.max_length)
     except OSError as error:
         raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
     print(target)
