@@ -399,6 +399,29 @@ def export(
 
 
 @app.command()
+def forget(
+    run: Run,
+    client: Annotated[list[int], typer.Option("--client", help="Whom to forget; more than once for several.")],
+    as_json: Json = False,
+) -> None:
+    """Take clients out of a finished run's solved head, exactly as if they had never taken part."""
+    from fedhello.run.folder import RunFolder
+    from fedhello.run.forget import forget as forget_clients
+    from fedhello.run.play import warn
+
+    folder = RunFolder(run)
+    before = folder.summary().get("final")
+    summary = forget_clients(folder, sorted(set(client)), lambda line: warn(folder, line))
+    _draw_report(folder)
+    if as_json:
+        print(json.dumps(summary))
+        return
+    print(
+        f"forgotten: {', '.join(map(str, summary['forgotten']))}; test accuracy {before:.4f} → {summary['final']:.4f}"
+    )
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of comparisons.")],
     picture: Annotated[Path | None, typer.Option("--picture", help="Write one run's picture alone, as SVG.")] = None,
@@ -586,22 +609,28 @@ def _play(session: Any, folder: Any, as_json: bool, quiet: bool, resumed: Any = 
 
 def _say_result(folder: Any, summary: Any, as_json: bool, quiet: bool, go_on: str) -> None:
     """Draw a run's report and print what was asked for."""
-    from fedhello.run.report import write_report
-
     console, hidden = _console(as_json, quiet)
-    if summary["rounds"]:
-        try:
-            report = write_report(folder)
-            if not hidden:
-                console.print(f"report: {report}", highlight=False, soft_wrap=True)
-        except MissingExtraError as error:
-            print(f"note: no report.html, {error}", file=sys.stderr)
+    drawn = _draw_report(folder) if summary["rounds"] else None
+    if drawn is not None and not hidden:
+        console.print(f"report: {drawn}", highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(summary))
     if summary["status"] == "interrupted":
         if hidden:  # else it has been said
             print(f"interrupted; go on with: {go_on}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+
+
+def _draw_report(folder: Any) -> Path | None:
+    """Draw a run's report; say so where it cannot be drawn here."""
+    from fedhello.run.report import write_report
+
+    try:
+        drawn: Path = write_report(folder)
+    except MissingExtraError as error:
+        print(f"note: no report.html, {error}", file=sys.stderr)
+        return None
+    return drawn
 
 
 def _say_finished(folder: Any, console: Console, as_json: bool, hidden: bool) -> None:
