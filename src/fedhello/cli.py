@@ -377,20 +377,48 @@ def predict(
 def export(
     run: Run,
     out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN/export if not given.")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Write the whole model with the adapter merged in.")] = False,
+    form: Annotated[
+        str | None, typer.Option("--format", help="adapter (if not given), merged or sentence-transformers.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="The same as --format merged.")] = False,
     model: Model = None,
     client: Head = None,
 ) -> None:
-    """Write a run's adapter, or the merged model, as files that PEFT and transformers load."""
-    target = out or run / "export"
+    """Write a run's adapter, or the merged model, as files that PEFT, transformers or sentence-transformers load."""
+    from fedhello.model import exports
+
+    wanted, target = exports.asked_form(form, merge), out or run / "export"
     if target.exists():
         raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another --out.")
     trained = _restore(run, model, client)
     try:
-        trained.model.save_merged(target) if merge else trained.model.save(target)
+        exports.export(trained.model, target, wanted, trained.config.data.max_length)
     except OSError as error:
         raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
     print(target)
+
+
+@app.command()
+def forget(
+    run: Run,
+    client: Annotated[list[int], typer.Option("--client", help="Whom to forget; more than once for several.")],
+    as_json: Json = False,
+) -> None:
+    """Take clients out of a finished run's solved head, exactly as if they had never taken part."""
+    from fedhello.run.folder import RunFolder
+    from fedhello.run.forget import forget as forget_clients
+    from fedhello.run.play import warn
+
+    folder = RunFolder(run)
+    before = folder.summary().get("final")
+    summary = forget_clients(folder, sorted(set(client)), lambda line: warn(folder, line))
+    _draw_report(folder)
+    if as_json:
+        print(json.dumps(summary))
+        return
+    print(
+        f"forgotten: {', '.join(map(str, summary['forgotten']))}; test accuracy {before:.4f} → {summary['final']:.4f}"
+    )
 
 
 @app.command()
@@ -581,22 +609,28 @@ def _play(session: Any, folder: Any, as_json: bool, quiet: bool, resumed: Any = 
 
 def _say_result(folder: Any, summary: Any, as_json: bool, quiet: bool, go_on: str) -> None:
     """Draw a run's report and print what was asked for."""
-    from fedhello.run.report import write_report
-
     console, hidden = _console(as_json, quiet)
-    if summary["rounds"]:
-        try:
-            report = write_report(folder)
-            if not hidden:
-                console.print(f"report: {report}", highlight=False, soft_wrap=True)
-        except MissingExtraError as error:
-            print(f"note: no report.html, {error}", file=sys.stderr)
+    drawn = _draw_report(folder) if summary["rounds"] else None
+    if drawn is not None and not hidden:
+        console.print(f"report: {drawn}", highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(summary))
     if summary["status"] == "interrupted":
         if hidden:  # else it has been said
             print(f"interrupted; go on with: {go_on}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+
+
+def _draw_report(folder: Any) -> Path | None:
+    """Draw a run's report; say so where it cannot be drawn here."""
+    from fedhello.run.report import write_report
+
+    try:
+        drawn: Path = write_report(folder)
+    except MissingExtraError as error:
+        print(f"note: no report.html, {error}", file=sys.stderr)
+        return None
+    return drawn
 
 
 def _say_finished(folder: Any, console: Console, as_json: bool, hidden: bool) -> None:

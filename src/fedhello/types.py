@@ -402,6 +402,7 @@ class RunState:
         attempt: How many attempts at the round that comes next have failed.
         head_sums: Name → value: the head statistics that the head was solved from last; empty where none are asked for.
         head_clients: Whose they are, ascending.
+        forgotten: Whose have been taken out again, ascending; they stay out.
     """
 
     round: int
@@ -412,6 +413,7 @@ class RunState:
     attempt: int = 0
     head_sums: Mapping[str, Tensor] = field(default_factory=dict)
     head_clients: tuple[int, ...] = ()
+    forgotten: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -355,15 +355,15 @@ class LoraModel:
         config.lora_alpha = self.scale * _divisor(config, config.r)
         config.base_model_name_or_path = self.source.base_name
         config.revision = self.source.revision
-        with _appearing_whole(folder) as staged:
+        with appearing_whole(folder) as staged:
             self.peft.save_pretrained(str(staged), safe_serialization=True, save_embedding_layers=False)
             if self.pooling != NATIVE:
-                self._save_head(staged)
+                self.save_head(staged)
             # PEFT's own card names the folder that the base was loaded from, which is nobody's business.
-            (staged / "README.md").write_text(self._card(), encoding="utf-8")
+            (staged / "README.md").write_text(self.card(), encoding="utf-8")
             _sort_lists(staged / "adapter_config.json")
 
-    def _save_head(self, folder: Path) -> None:
+    def save_head(self, folder: Path) -> None:
         """Write the logits layer, with what a reader needs to use it."""
         values = {name: value.contiguous() for name, value in self.read(self.head_names).items()}
         more = {"labels": json.dumps([name for _, name in self.labels]), "pooling": self.pooling}
@@ -374,7 +374,8 @@ class LoraModel:
         """The classes by number, each with its name, as the model's configuration has them."""
         return sorted(self.base.config.id2label.items())
 
-    def _card(self, form: Form = "adapter") -> str:
+    def card(self, form: Form = "adapter") -> str:
+        """Return the model card of what is exported in a form."""
         labels = [] if self.logits_path is None else [name for _, name in self.labels]
         tokens = self.module.prefix if isinstance(self.module, PooledClassifier) else 0
         return card(self.source.base_name, self.kind, self.pooling, labels, form, tokens)
@@ -408,8 +409,8 @@ class LoraModel:
             return (tensor.shape[1],)
         return (tensor.shape[0],) if name.endswith(LORA_B) else tuple(tensor.shape)
 
-    def save_merged(self, folder: Path) -> None:
-        """Write the whole model with the adapter merged into its weights; this object is of no use afterwards.
+    def merged(self) -> Any:
+        """Return the foundation model with the adapter merged into its weights; this object is of no use afterwards.
 
         Weights of another type than float32 become float32 first, so that merging rounds nothing away.
 
@@ -421,14 +422,23 @@ class LoraModel:
                 f"expected weights as they are to merge the adapter into; those of {self.source.base_name} are "
                 f"quantised ({self.quantisation}). Export the adapter without --merge."
             )
-        merged = self.peft.float().merge_and_unload()
+        merged: Any = self.peft.float().merge_and_unload()
         if self._used_cache is not None:
             merged.config.use_cache = self._used_cache
-        with _appearing_whole(folder) as staged:
+        return merged
+
+    def save_merged(self, folder: Path) -> None:
+        """Write the whole model, see ``merged``, with its head and its processor.
+
+        Raises:
+            ModelError: If the weights are quantised.
+        """
+        merged = self.merged()
+        with appearing_whole(folder) as staged:
             merged.save_pretrained(str(staged), safe_serialization=True)
             if self.pooling != NATIVE:
-                self._save_head(staged)
-            (staged / "README.md").write_text(self._card("merged"), encoding="utf-8")
+                self.save_head(staged)
+            (staged / "README.md").write_text(self.card("merged"), encoding="utf-8")
             if self.processor is not None:
                 self.processor.save_pretrained(str(staged))
 
@@ -520,7 +530,7 @@ def _let_head_compute_in_float32(module: nn.Module, head: Sequence[str]) -> None
 
 
 @contextmanager
-def _appearing_whole(folder: Path) -> Iterator[Path]:
+def appearing_whole(folder: Path) -> Iterator[Path]:
     """Yield a folder to write into, and put it in the place of ``folder`` when all is written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:

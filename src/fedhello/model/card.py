@@ -25,7 +25,15 @@ $code
 ```
 """)
 
-Form = Literal["adapter", "merged"]
+Form = Literal["adapter", "merged", "sentence-transformers"]
+"""What a run's model is exported as."""
+
+LIBRARIES: dict[Form, str] = {
+    "adapter": "peft",
+    "merged": "transformers",
+    "sentence-transformers": "sentence-transformers",
+}
+"""What loads each form."""
 
 AUTO: dict[Kind, str] = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -49,6 +57,17 @@ def logits(inputs):
     $features
     x = h.shape[-1] ** 0.5 * torch.nn.functional.normalize(h, dim=-1)
     return x @ head["head.weight"].T + head["head.bias"]""")
+
+SENTENCE_CODE = Template("""from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+encoder = SentenceTransformer("$folder")
+head = load_file("$folder/head.safetensors")
+
+
+def logits(texts):
+    x = encoder.encode(texts, convert_to_tensor=True).cpu()
+    return x.shape[-1] ** 0.5 * x @ head["head.weight"].T + head["head.bias"]""")
 
 FEATURES = {
     "cls": "h = model(**batch).last_hidden_state[:, 0]",
@@ -74,14 +93,14 @@ def card(
         kind: What the model is for.
         pooling: How the features are pooled.
         labels: The classes' names; of a language model none.
-        form: Whether the folder holds an adapter or the merged model.
+        form: What the folder holds.
         class_tokens: Tokens that an image model puts before its patches.
     """
     what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
     listed = ", ".join(f"{i}: {name}" for i, name in enumerate(labels))
     return CARD.substitute(
         base=base,
-        library="peft" if form == "adapter" else "transformers",
+        library=LIBRARIES[form],
         what=what if kind == CAUSAL_LM else f"{what} and classification head",
         labels="" if kind == CAUSAL_LM else f"\nLabels: {listed}\n",
         code=loading_code(base, kind, pooling, len(labels), form, class_tokens),
@@ -90,6 +109,8 @@ def card(
 
 def loading_code(base: str, kind: Kind, pooling: Pooling, classes: int, form: Form, class_tokens: int = 0) -> str:
     """Return the lines of Python that load what is exported, from the folder ``.``."""
+    if form == "sentence-transformers":
+        return SENTENCE_CODE.substitute(folder=FOLDER)
     auto = AUTO[kind] if pooling == NATIVE else "AutoModel"
     processor = "AutoImageProcessor" if kind == IMAGES else "AutoTokenizer"
     loaded = base if form == "adapter" else FOLDER

@@ -15,7 +15,9 @@ from rich.progress import (
 from rich.table import Table
 
 from fedhello.model.loading import AUTO_CLASSES, CAUSAL_LM
+from fedhello.run.config import ModelConfig
 from fedhello.run.folder import RunFolder
+from fedhello.run.heads_said import head_line
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
 from fedhello.types import Budget, ClientReport, Reason, RoundRecord
@@ -56,6 +58,7 @@ class ConsoleObserver:
         self._quiet = quiet
         self._blocks = 0
         self._remote = False
+        self._model = ModelConfig()
         self._table = self._new_table()
         self._progress = Progress(
             TextColumn("round"),
@@ -74,6 +77,7 @@ class ConsoleObserver:
         federation, config = session.federation, session.config
         self._blocks = federation.blocks
         self._remote = config.run.engine == "flower"
+        self._model = config.model
         self._say(
             f"{config.method.name} on {session.model.source.base_name}: {config.train.rounds} rounds, "
             f"{config.train.clients_per_round} of {config.data.clients} clients each, "
@@ -81,6 +85,8 @@ class ConsoleObserver:
         )
         for note in session.notes:
             self._say(f"note: {note}")
+        if beginning.head is not None:
+            self._say(head_line(beginning.head, config.model))
         self._say(
             f"before training: test {beginning.test.accuracy:.3f}, validation {beginning.validation.accuracy:.3f}"
         )
@@ -98,6 +104,8 @@ class ConsoleObserver:
             self._say(line)
         if record.failed is not None:
             return
+        if result.head is not None:
+            self._say(head_line(result.head, self._model, record.round + 1))
         cells = (
             str(record.round + 1) + (" Γ" if record.scored else ""),
             _number(None if result.test is None else result.test.accuracy),

@@ -20,7 +20,7 @@ from fedhello.model.head import (
     prototype_head,
     solved_head,
 )
-from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus
+from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, without
 from fedhello.randomness import generator
 from fedhello.run.session import Session
 from fedhello.types import Adapter, RunState
@@ -35,17 +35,20 @@ class Traffic:
 
     Attributes:
         clients: Whose came, ascending.
+        samples: Over how many samples they are sums.
         bytes_up: Bytes that they sent.
         bytes_down: Bytes that they received.
     """
 
     clients: list[int] = field(default_factory=list)
+    samples: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
 
     def counted(self, found: Contribution) -> HeadSums:
         """Count one client's contribution, and return its sums."""
         self.clients.append(found.client)
+        self.samples += int(found.sums.counts.sum())
         self.bytes_up += found.bytes_up
         self.bytes_down += found.bytes_down
         return found.sums
@@ -56,7 +59,7 @@ class HeadChange:
     """How a head came about, before the first round or in one.
 
     Attributes:
-        clients: How many clients' statistics came.
+        clients: How many clients' statistics came; where some were taken out, how many are left.
         samples: Over how many samples all statistics are sums that it was solved from.
         bytes_up: Bytes that these clients sent for it.
         bytes_down: Bytes that they received for it.
@@ -64,6 +67,8 @@ class HeadChange:
         temperature: Likewise.
         loss: Likewise.
         adopted: Whether it took the place of the head before.
+        left_out: How many samples of these clients are in no sum, since their client has too few of their class.
+        loss_before: Of the head before, at its own best temperature; None where the two were not compared.
     """
 
     clients: int
@@ -74,6 +79,8 @@ class HeadChange:
     temperature: float | None = None
     loss: float | None = None
     adopted: bool = True
+    left_out: int = 0
+    loss_before: float | None = None
 
 
 Solved = tuple[RunState, HeadChange | None]
@@ -95,7 +102,7 @@ def first_head(session: Session, adapter: Adapter) -> Solved:
         return state, None
     if METHODS[session.config.method.name].server_alone:
         head, samples = _of_the_server(session)
-        return _with_head(session, state, head), _change(head, Traffic(), samples)
+        return _with_head(session, state, head), _change(head, 0, samples)
     return _solved(session, state, None)
 
 
@@ -129,15 +136,41 @@ def final_head(session: Session, state: RunState) -> Solved:
     if method.server_alone:
         return state, None
     if method.head_alone:
-        late = [k for k in range(len(session.tier_of)) if k not in state.head_clients]
+        late = [k for k in range(len(session.tier_of)) if k not in (*state.head_clients, *state.forgotten)]
         return _solved(session, state, late, HeadSums(**state.head_sums)) if late else (state, None)
     session.model.write(state.adapter.tensors)
     validation = session.server.validation
     trained, _ = calibrated(logits(session.model, validation).double(), torch.from_numpy(validation.labels))
     after, change = _solved(session, state, None)
-    if change is None or change.loss is None or change.loss < trained:
+    if change is None or change.loss is None:
         return after, change
-    return state, replace(change, adopted=False)
+    better = change.loss < trained
+    return after if better else state, replace(change, adopted=better, loss_before=trained)
+
+
+def head_without(session: Session, state: RunState, clients: Sequence[int]) -> tuple[RunState, HeadChange]:
+    """Return a state whose head is solved from the sums of all but some clients, as if these had never been there.
+
+    Args:
+        session: Of the run, with all its clients; its model makes the features of the start.
+        state: With integer sums of features that never changed.
+        clients: Who is to be forgotten; whose sums are out already stays out.
+
+    Raises:
+        DataError: If a class has no sample on any client that is left.
+    """
+    total, due = HeadSums(**state.head_sums), {k for k in clients if k in state.head_clients}
+    # Everybody's are asked for: features may differ in their last bit with who is in a batch, and so would the sums.
+    for found in session.engine.head_sums() if due else ():
+        if found.client in due:
+            total = without(total, found.sums, session.statistics.moments)
+    left = [k for k in state.head_clients if k not in due]
+    session.model.write(state.adapter.tensors)
+    head, samples = _from_sums(session, total), int(total.counts.sum())
+    sums = {name: getattr(total, name) for name in PARTS}
+    gone = tuple(sorted({*state.forgotten, *clients}))
+    state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(left), forgotten=gone)
+    return state, _change(head, len(left), samples, left_out=_declared(session, left) - samples)
 
 
 def _solved(session: Session, state: RunState, clients: Sequence[int] | None, before: HeadSums | None = None) -> Solved:
@@ -159,7 +192,9 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
     sums = {name: getattr(total, name) for name in PARTS}
     known = sorted({*state.head_clients, *traffic.clients})
     state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(known))
-    return state, _change(head, traffic, float(total.counts.sum()))
+    left_out = _declared(session, traffic.clients) - traffic.samples
+    change = _change(head, len(traffic.clients), float(total.counts.sum()), left_out=left_out)
+    return state, replace(change, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down)
 
 
 def _from_sums(session: Session, total: HeadSums) -> Head:
@@ -204,6 +239,12 @@ def _with_head(session: Session, state: RunState, head: Head) -> RunState:
     return replace(state, adapter=state.adapter.with_tensors(known))
 
 
-def _change(head: Head, traffic: Traffic, samples: float) -> HeadChange:
-    sizes = (len(traffic.clients), samples, traffic.bytes_up, traffic.bytes_down)
-    return HeadChange(*sizes, head.shrinkage, head.temperature, head.loss)
+def _declared(session: Session, clients: Sequence[int]) -> int:
+    """Return how many samples some clients have."""
+    if session.described:
+        return sum(entry["samples"] for entry in session.described if entry["client"] in clients)
+    return int(session.histogram[list(clients)].sum())
+
+
+def _change(head: Head, clients: int, samples: float, left_out: int = 0) -> HeadChange:
+    return HeadChange(clients, samples, 0, 0, head.shrinkage, head.temperature, head.loss, left_out=left_out)

@@ -14,6 +14,7 @@ from fedhello.engine.wire import encode_tensors
 from fedhello.errors import ConfigError
 from fedhello.model.head import is_shared
 from fedhello.run.drawing import svg_of
+from fedhello.run.heads_said import costs_line, statistics_costs
 from fedhello.run.session import Session
 from fedhello.types import Allocation, Budget, Costs, Situation
 from fedhello.words import budget_words, human_bytes
@@ -52,6 +53,7 @@ def describe(session: Session) -> dict[str, Any]:
             "test": len(session.server.test),
             "proxy": len(session.server.proxy),
         },
+        "head": statistics_costs(session),
         "notes": list(session.notes),
     }
 
@@ -76,6 +78,8 @@ def show(plan: dict[str, Any], console: Console) -> None:
         "the server holds {validation} validation, {test} test and {proxy} proxy samples".format(**server),
         highlight=False,
     )
+    if plan["head"] is not None:
+        console.print(costs_line(plan["head"]), highlight=False, soft_wrap=True)
     for note in plan["notes"]:
         console.print(f"note: {note}", highlight=False, markup=False)
 

@@ -146,6 +146,7 @@ class _Run:
         session, progress = self.session, self.progress
         models = session.method.models(progress.state, session.federation)
         summary["domains"] = domain_scores(session, progress.state) if progress.results else {}
+        summary["forgotten"] = list(progress.state.forgotten)
         summary["weights"] = self.identity["model"]["weights"]
         # Scoring may have left another model in it; one that the run leads to alone is its adapter.
         last = next(iter(models.values())) if len(models) == 1 else progress.state.adapter

@@ -109,7 +109,7 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
         warn("there is no checkpoint yet; the run begins at round 1")
         folder.rewind(0)
         return begin(session)
-    notes = _check(found.identity, session, folder)
+    notes = check_same(found.identity, session, folder)
     for note in notes:
         warn(note)
     results = folder.rewind(found.lines)
@@ -170,8 +170,17 @@ def irrelevant(config: Config) -> tuple[str, ...]:
     return (*IRRELEVANT, "train.rounds") if config.train.lr_schedule in WITHOUT_END else IRRELEVANT
 
 
-def _check(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:
-    """Check that a checkpoint is of this session, and return notes of what differs without being an error."""
+def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:
+    """Check that a checkpoint is of this session, and return notes of what differs without being an error.
+
+    Args:
+        found: The checkpoint's identity.
+        session: Prepared from the run's configuration.
+        folder: Of the run.
+
+    Raises:
+        RunFolderError: If configuration or model are not the run's.
+    """
     here = identity_of(session)
     for part in ("configuration", "model"):
         other = list(differences(found[part], here[part]))

@@ -12,6 +12,7 @@ import numpy as np
 from fedhello.methods import METHODS, the_global_model
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.loading import CAUSAL_LM
+from fedhello.run.heads_said import head_line
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
 from fedhello.types import ClientReport, Rejection
@@ -69,9 +70,16 @@ def summarise(
         "model": session.model.source.base_name,
         "model_kind": session.model.kind,
         "labels": list(session.labels),
-        "notes": list(session.notes),
+        "notes": [*session.notes, *_head_lines(session, beginning, results)],
         "versions": versions(),
     }
+
+
+def _head_lines(session: Session, beginning: Beginning, results: Sequence[RoundResult]) -> list[str]:
+    """Say how the first head and the last one came about."""
+    changes = [(beginning.head, 0), *((result.head, result.record.round + 1) for result in results)]
+    found = [head_line(head, session.config.model, rounds) for head, rounds in changes if head is not None]
+    return [*found[:1], *found[1:][-1:]]
 
 
 def _scored(session: Session, results: Sequence[RoundResult]) -> list[tuple[int, Evaluation, Evaluation]]:
