@@ -184,12 +184,13 @@ def test_honest_sums_pass_the_check(moments):
     [
         (lambda s: replace(s, counts=s.counts.clone().index_fill_(0, torch.tensor([0]), -1)), "wrong count"),
         (lambda s: replace(s, counts=s.counts + 1), "wrong count"),
+        (lambda s: replace(s, counts=torch.full_like(s.counts, 2**62)), "wrong count"),
         (lambda s: replace(s, features=3 * s.features.abs() + round(2 / UNIT)), "out of bounds"),
         (lambda s: replace(s, counts=s.counts * 0), "out of bounds"),
         (lambda s: replace(s, moments=s.moments + 100 * round(1 / UNIT**2)), "out of bounds"),
         (lambda s: replace(s, moments=s.moments - 100 * round(1 / UNIT**2)), "out of bounds"),
     ],
-    ids=["negative", "too many", "too long", "of nobody", "too large", "too small"],
+    ids=["negative", "too many", "beyond 64 bits", "too long", "of nobody", "too large", "too small"],
 )
 def test_sums_that_cannot_be_are_refused(change, reason):
     h, y = samples(0)
