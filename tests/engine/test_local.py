@@ -147,13 +147,29 @@ def test_frozen_heads_neither_train_nor_travel(engine):
     assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
 
 
-def test_class_sums_cover_every_client_once(engine):
+def test_a_shared_head_that_does_not_train_neither_travels_nor_moves(engine):
     e = engine()
-    sums, sizes = zip(*e.class_sums(), strict=True)
-    assert [int(s.counts.sum()) for s in sums] == [10, 11, 12]
-    assert all(size > 8 * 3 * (8 + 2) for size in sizes)
+    adapter, blocks = e.model.snapshot(share_head=True), (0, 1, 2)
+    with_head, without = ({0: Allocation(blocks, head=head)} for head in (True, False))
+    (whole,), (part,) = (list(e.train(tasks(adapter, a, t=0))) for a in (with_head, without))
+    assert set(whole.tensors) - set(part.tensors) == set(e.model.head_names)
+    assert whole.bytes_up - part.bytes_up >= 4 * (3 * 8 + 3), "weight and bias of three classes, float32"
+    start = {name: adapter.tensors[name] for name in e.model.head_names}
+    assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
+    assert not any(p.requires_grad for p in e.model.logits_layer.parameters())
+
+
+def test_head_sums_cover_every_client_once(engine):
+    e = engine()
+    found = list(e.head_sums())
+    assert [one.client for one in found] == [0, 1, 2]
+    assert [int(one.sums.counts.sum()) for one in found] == [10, 11, 12]
+    # Integers of 32 bits: three counts, three features of eight numbers, and the triangle of 8 × 8.
+    assert all(4 * (3 + 3 * 8 + 36) < one.bytes_up < 4 * (3 + 3 * 8 + 36) + 400 for one in found)
+    assert all(one.bytes_down == 0 for one in found)
     labels = np.bincount(e.data[1].labels, minlength=3)
-    assert sums[1].counts.tolist() == labels.tolist()
+    assert found[1].sums.counts.tolist() == labels.tolist()
+    assert [one.client for one in e.head_sums([2, 0])] == [0, 2]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -9,6 +9,7 @@ from fedhello.engine.remote import SLOWEST, Arrival, Failure, Pace, read_facts
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.engine.worker import Worker
 from fedhello.errors import EngineError, UpdateError
+from fedhello.model.statistics import PARTS, Moments, like
 from fedhello.types import MERGED, MERGED_A, MERGED_B, Rejection
 
 
@@ -51,49 +52,65 @@ def test_what_a_client_missed_travels_alone_but_to_clients_that_may_have_started
     assert any(not torch.equal(whole[0].tensors[n], nothing_merged[n]) for n in nothing_merged)
 
 
-def test_class_sums_are_those_of_the_local_engine(world):
-    like = {"features": torch.empty(3, 8).double(), "counts": torch.empty(3).double(), "norms": torch.empty(3).double()}
-    _, engine, local = world(sums_like=like)
+LIKE = like(3, 8, Moments())
+
+
+def same(here, there):
+    return all(torch.equal(getattr(here, name), getattr(there, name)) for name in PARTS)
+
+
+def test_head_sums_are_those_of_the_local_engine_bit_for_bit(world):
+    _, engine, local = world(sums_like=LIKE)
+    begun = local.model.snapshot(share_head=True)
     list(engine.train(remote_tasks(local)))  # sums are of the model as it was before any training
-    for (here, size), (there, sent) in zip(local.class_sums(), engine.class_sums(), strict=True):
-        assert size == sent
-        assert all(torch.equal(getattr(here, name), getattr(there, name)) for name in like)
+    for here, there in zip(local.head_sums(), engine.head_sums(), strict=True):
+        assert (here.client, here.bytes_up, here.bytes_down) == (there.client, there.bytes_up, there.bytes_down)
+        assert same(here.sums, there.sums)
+        assert here.bytes_down == 0
+    moved = begun.with_tensors({name: value + 0.5 for name, value in begun.tensors.items()})
+    at_first = {one.client: one.sums for one in engine.head_sums()}
+    for here, there in zip(local.head_sums([2, 0], moved), engine.head_sums([2, 0], moved), strict=True):
+        assert (here.client, here.bytes_up, here.bytes_down) == (there.client, there.bytes_up, there.bytes_down)
+        assert same(here.sums, there.sums)
+        assert not same(there.sums, at_first[there.client]), "features are those under the adapter that is sent"
+        assert there.bytes_down > sum(value.nbytes for value in moved.tensors.values())
 
 
 def test_a_client_without_sums_is_left_out_and_noted(world):
-    like = {"features": torch.empty(3, 8).double(), "counts": torch.empty(3).double(), "norms": torch.empty(3).double()}
     notes = []
-    network, engine, _ = world(sums_like=like, note=notes.append)
+    network, engine, _ = world(sums_like=LIKE, note=notes.append)
     network.faults["client-1", "sums"] = [lambda reply: {"sums": reply["sums"][:-8]}]
-    assert len(list(engine.class_sums())) == 2
+    assert [one.client for one in engine.head_sums()] == [0, 2]
     assert "without client 1" in notes[0]
     for k in range(3):
         network.faults[f"client-{k}", "sums"] = ["silent"]
     with pytest.raises(EngineError, match="none came"):
-        list(engine.class_sums())
+        list(engine.head_sums())
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("counts", lambda value: value * 1e9),
-        ("counts", lambda value: value - 1),
-        ("features", lambda value: value * 1e150),
-        ("norms", lambda value: value * 1e150),
-        ("norms", lambda value: -value),
+        ("counts", lambda value: value + 5),
+        ("counts", lambda value: value - 11),
+        ("counts", lambda value: value.long() + 2**62),
+        ("counts", lambda value: value.float()),
+        ("features", lambda value: value * 0 + 2**30),
+        ("moments", lambda value: value.long() + 2**60),
+        ("moments", lambda value: value.long() - 2**60),
+        ("moments", lambda value: value[:-1]),
     ],
 )
 def test_sums_that_no_such_samples_have_are_left_out(world, name, change):
-    like = {"features": torch.empty(3, 8).double(), "counts": torch.empty(3).double(), "norms": torch.empty(3).double()}
     notes = []
-    network, engine, _ = world(sums_like=like, note=notes.append)
+    network, engine, _ = world(sums_like=LIKE, note=notes.append, longest_feature=10.0)
 
     def forge(reply):
-        sums = decode_sums(reply["sums"], like)
+        sums = decode_sums(reply["sums"], LIKE)
         return {"sums": encode_tensors(sums | {name: change(sums[name])})}
 
     network.faults["client-1", "sums"] = [forge]
-    assert len(list(engine.class_sums())) == 2
+    assert [one.client for one in engine.head_sums()] == [0, 2]
     assert "without client 1" in notes[0]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fedhello import algorithm
-from fedhello.methods import METHODS
+from fedhello.methods import METHODS, with_fixed_head
 from fedhello.types import (
     LORA_A,
     LORA_B,
@@ -34,8 +34,12 @@ R, S = 6, 0.5
 SHAPES = {"layer.0.q": (5, 7), "layer.1.v": (8, 6)}
 """(d_out, d_in) of each module; R is as large as either product's rank can be, so an SVD cut to R loses nothing."""
 
+FACTORS = [module + end for module in SHAPES for end in (LORA_A, LORA_B)]
 SAMPLES = (3, 1, 7, 2, 5)
 NAMES = sorted(METHODS)
+HEAD_ALONE = {name for name in NAMES if METHODS[name].head_alone}
+"""Those under which no block trains, so that factors stay as they are."""
+
 REFACTORED = {"flexlora", "raflora", "hralora"}
 """Those that factor a product anew: the product is what counts, not the factors."""
 
@@ -175,7 +179,7 @@ TABLE = {
 which factors, and how many components of the last of these blocks come down."""
 
 
-@pytest.mark.parametrize("name", sorted({*METHODS} - {"fed-hello", "fim-hla", "gd-hla", "rgd-hla"}))
+@pytest.mark.parametrize("name", sorted({*METHODS} - HEAD_ALONE - {"fed-hello", "fim-hla", "gd-hla", "rgd-hla"}))
 def test_who_trains_what_and_who_gets_what(name):
     """METHODS §0: server → client, and trained; whatever comes down is the global model where nothing is cut off."""
     play = Play(name, world(2, 6), noise, adapter=start(fresh=False))
@@ -197,6 +201,52 @@ def test_who_trains_what_and_who_gets_what(name):
         assert len(allocation.components) == (len(A) if name == "fed-plora" else 0)
         if down == R:
             assert close(dense(adapter, module), dense(play.state.adapter, module))
+
+
+@pytest.mark.parametrize("invited", [2, None], ids=["some", "all"])
+def test_where_the_head_is_alone_it_is_the_mean_and_all_factors_keep_their_bits(invited):
+    """A head that trains; of one that is solved nothing is left to allocate."""
+    play = Play("head-only", world(1, 2, 6, invited=invited), noise, adapter=start(fresh=False))
+    for _ in range(3):
+        play.round()
+        n = {k: SAMPLES[k] for k in play.trained}
+        mean = sum(n[k] * play.trained[k].tensors["head.weight"].double().numpy() for k in n) / sum(n.values())
+        assert len(n) == (invited or 3)
+        assert close(play.state.adapter.tensors["head.weight"].numpy(), mean)
+        assert all(play.state.adapter.tensors[name] is play.adapter.tensors[name] for name in FACTORS)
+
+
+@pytest.mark.parametrize(("name", "solved"), [("server-only", False), ("server-only", True), ("head-only", True)])
+def test_where_nothing_is_left_to_train_nobody_takes_part_and_rounds_are_committed(name, solved):
+    play = Play(name, world(1, 2, 6), noise, adapter=start(fresh=False))
+    play.method = with_fixed_head(play.method) if solved else play.method
+    for t in range(3):
+        play.state, record = algorithm.round(play.state, play.world, play.method, play.train, None)
+        assert (record.round, record.failed, record.clients, record.contributors) == (t, None, (), (0, 0))
+        assert play.state.round == t + 1
+        assert all(play.state.adapter.tensors[n] is v for n, v in play.adapter.tensors.items())
+    assert not play.trained
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in HEAD_ALONE])
+def test_a_fixed_head_neither_trains_nor_changes_who_trains_which_block(name):
+    """Also where a client would have trained the head alone: it sits out."""
+    play, fixed = Play(name, world(2, 6, 3), noise), Play(name, world(2, 6, 3), noise)
+    fixed.method = with_fixed_head(fixed.method)
+    play.round(), fixed.round()
+    assert {k: a.blocks for k, a in fixed.allocations.items()} == {k: a.blocks for k, a in play.allocations.items()}
+    for model in fixed.models():
+        assert torch.equal(model.tensors["head.weight"], start().tensors["head.weight"])
+    assert not torch.equal(play.models()[0].tensors["head.weight"], start().tensors["head.weight"])
+    assert any(not torch.equal(fixed.trained[1].tensors[n], start().tensors[n]) for n in FACTORS)
+
+
+def test_who_would_train_a_fixed_head_alone_sits_out():
+    play = Play("rgd-hla", world(6, 6, blocks=0), noise).round()
+    assert {k: a.blocks for k, a in play.allocations.items()} == {0: (), 1: ()}
+    fixed = Play("rgd-hla", world(6, 6, blocks=0), noise)
+    fixed.method = with_fixed_head(fixed.method)
+    assert fixed.round().allocations == {}
 
 
 EXACT = {
@@ -244,7 +294,7 @@ def test_an_average_of_factors_is_not_exact():
     assert not close(dense(play.starts(0), "layer.0.q"), play.mean_of_trained("layer.0.q"))
 
 
-EQUAL = [(name, ranks) for name in NAMES for ranks in ((6,), (6, 6, 6))]
+EQUAL = [(name, ranks) for name in NAMES if name not in HEAD_ALONE for ranks in ((6,), (6, 6, 6))]
 EQUAL += [(name, ranks) for name in NAMES for ranks in ((2,), (2, 2)) if METHODS[name].allocates == "ranks"]
 EQUAL.remove(("fed-plora", (2, 2)))  # both hold two components, but others
 

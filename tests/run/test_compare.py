@@ -292,7 +292,10 @@ def test_a_speed_that_each_run_would_measure_anew_is_refused():
         (["--methods", "gd-hla", "--seeds", ""], "with an empty entry"),
         (["--methods", "gd-hla", "--target", "80"], "expected the target to be an accuracy above 0 and at most 1"),
         (["--methods", "gd-hla", "--target", "nan"], "expected the target to be an accuracy above 0 and at most 1"),
-        (["--methods", "gd-hla", "--reference", "fed-hello"], "expected the reference to be one of gd-hla"),
+        (
+            ["--methods", "gd-hla", "--reference", "fed-hello"],
+            "expected the reference to be one of head-only, server-only, gd-hla",
+        ),
         (["--methods", "gd-hla", "train.round=3"], "unknown key train.round"),
         (["--methods", "gd-hla", "a.yaml", "b.yaml"], "expected one configuration file; found 2"),
     ],

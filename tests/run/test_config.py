@@ -424,6 +424,7 @@ def test_an_override_below_a_value_is_refused(file):
 
 # What parity: published stands for, and for each key something that contradicts it.
 STANDS_FOR = {
+    "model.pooling": "native",
     "model.head": "frozen",
     "train.loss": "cross_entropy",
     "train.lr_schedule": "published",
@@ -434,6 +435,7 @@ STANDS_FOR = {
     "method.persist": False,
 }
 CONTRADICTIONS = {
+    "model.pooling": "mean",
     "model.head": "prototypes",
     "train.loss": "restricted",
     "train.lr_schedule": "cosine",
@@ -584,7 +586,7 @@ def test_magnitudes_are_for_methods_that_average_layer_by_layer_without_scores()
             assert str(error).startswith(f"expected model.lora.dora=false, since {name} ")
     allocate_blocks = {"gd-hla", "rgd-hla", "straggler", "exclusive", "full", "centralised", "fedra", "fedra-mask"}
     # The others give clients parts of the factors, which is seen when they allocate.
-    assert taken == allocate_blocks | {"legend", "fedit", "rbla", "ffa-lora", "rolora"}
+    assert taken == allocate_blocks | {"head-only", "server-only", "legend", "fedit", "rbla", "ffa-lora", "rolora"}
 
 
 def test_magnitudes_and_budgets_in_bytes_exclude_each_other():

@@ -478,7 +478,7 @@ def sinks(monkeypatch):
     return SimpleNamespace(got=got, fail=fail)
 
 
-BEGINNING = Beginning(RunState(0, Adapter({}, {})), 0, Evaluation(0.1, 2.0, 20), Evaluation(0.2, 2.0, 40))
+BEGINNING = Beginning(RunState(0, Adapter({}, {})), None, Evaluation(0.1, 2.0, 20), Evaluation(0.2, 2.0, 40))
 WHOLE = [("open", 0), (0, 0.2), (1, 0.25), (2, 0.25), ("finish", "finished")]
 
 

@@ -185,7 +185,8 @@ def check_sums(sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE) -
         UpdateError: If they cannot: n_c ≥ 0, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and no moment above Σ_c n_c ‖x‖².
     """
     n, S, G = sums.counts, sums.features.double() * UNIT, sums.moments.double() * UNIT**2
-    if bool((n < 0).any()) or int(n.sum()) > samples:
+    # Each by itself, too: a sum of 64 bits can pass its end and begin again below zero.
+    if bool(((n < 0) | (n > samples)).any()) or int(n.sum()) > samples:
         raise UpdateError(f"expected class counts of at most {samples} samples; found {n.tolist()}", "wrong count")
     if bool((S.norm(dim=1) > n * longest).any()) or bool((G.abs() > float(n.sum()) * longest**2).any()):
         raise UpdateError("expected sums of as many features and of their products; found larger ones", "out of bounds")

@@ -257,13 +257,19 @@ def planned(label: str, title: str, config: Config) -> PlannedRun:
         found = folder.config()
     except ConfigError as error:
         raise RunFolderError(f"expected a run of this version at {folder.path}; {error} Give another --out.") from error
-    differences = differing([found, config], IRRELEVANT)
+    differences = differing([found, _as_loaded(config, found)], IRRELEVANT)
     if differences:
         said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in differences.items())
         raise RunFolderError(
             f"expected {folder.path} to be a run of this configuration; {said}. Give another --out, or remove it."
         )
     return PlannedRun(label, title, config, folder, "finished")
+
+
+def _as_loaded(config: Config, found: Config) -> Config:
+    """Return a configuration whose pooling, where it is ``auto``, is what a run found on loading its model."""
+    pooling = found.model.pooling if config.model.pooling == "auto" else config.model.pooling
+    return config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})})
 
 
 def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:

@@ -1,0 +1,205 @@
+"""Where the head of a run comes from: before the first round, on the way and at its end."""
+
+import contextlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedhello.model.evaluation import pooled_features
+from fedhello.model.head import family, solved_head
+from fedhello.model.statistics import PARTS, HeadSums, Moments, StatisticsSettings, add_up, faded, head_sums, plus
+from fedhello.run import heads as module
+from fedhello.run.config import load_config
+from fedhello.run.rounds import rounds, start
+from fedhello.run.session import prepare
+
+MEAN = "model.pooling=mean"
+
+
+@pytest.fixture
+def prepared(workplace):
+    def build(*words):
+        with contextlib.chdir(workplace):
+            return prepare(load_config(workplace / "tiny.yaml", [MEAN, "method.name=rgd-hla", *words]))
+
+    return build
+
+
+def head_of(state):
+    return state.adapter.tensors["head.weight"], state.adapter.tensors["head.bias"]
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+PARTITIONS = {
+    "4 alike": [],
+    "7 alike": ["data.clients=7"],
+    "by label": ["data.clients=5", "data.partition={kind: dirichlet, alpha: 0.1, minimum: 1}"],
+    "one class each": ["data.partition={kind: pathological, classes_per_client: 1, minimum: 1}"],
+}
+
+
+def test_the_first_head_is_that_of_the_pooled_data_bit_for_bit_however_it_is_split(prepared):
+    found = {}
+    for name, words in PARTITIONS.items():
+        session = prepared("train.loss=cross_entropy", "model.least=1", *words)
+        beginning = start(session)
+        found[name] = head_of(beginning.state), beginning.head.samples, beginning.head.clients
+    session = prepared()
+    everybody = np.sort(np.concatenate(list(session.engine.together[1].values())))
+    samples = session.engine.together[0].subset(everybody)
+    session.model.write(session.initial)
+    h = pooled_features(session.model, samples)
+    sums = add_up([head_sums(h, torch.from_numpy(samples.labels), 2, StatisticsSettings())], Moments())
+    validation = session.server.validation
+    pooled = solved_head(
+        family(sums, Moments(), "lda"), pooled_features(session.model, validation), torch.from_numpy(validation.labels)
+    )
+    for name, (head, samples, _) in found.items():
+        assert equal(head, (pooled.weight, pooled.bias)), name
+        assert samples == len(everybody), name
+    assert [clients for _, _, clients in found.values()] == [4, 7, 5, 4]
+
+
+def test_what_the_head_took_is_counted(prepared):
+    session = prepared()
+    beginning = start(session)
+    contributions = list(session.engine.head_sums())
+    assert beginning.head.bytes_up == sum(one.bytes_up for one in contributions)
+    assert beginning.head.bytes_down == 0
+    assert beginning.state.head_clients == (0, 1, 2, 3)
+    d = session.model.logits_layer.in_features
+    assert beginning.head.bytes_up > 4 * 4 * (2 + 2 * d + d * (d + 1) // 2)
+    fewer = start(prepared("model.moments=diagonal")).head.bytes_up
+    least = start(prepared("model.moments=means")).head.bytes_up
+    assert beginning.head.bytes_up > fewer > least
+
+
+def test_a_refreshed_head_is_solved_from_new_sums_and_faded_old_ones(prepared):
+    session = prepared("model.refresh=1", "model.forgetting=0.25", "model.final=false")
+    before = start(session).state
+    state, result = next(rounds(session, before))
+    clients = [report.client for report in result.record.clients]
+    assert (result.head.clients, result.head.adopted) == (len(clients), True)
+    assert result.head.bytes_down > 0, "the adapter travels to whoever takes features under it"
+    new = add_up([one.sums for one in session.engine.head_sums(clients, state.adapter)], Moments())
+    total = plus(faded(HeadSums(**before.head_sums), 0.75), new)
+    assert all(torch.equal(state.head_sums[name], getattr(total, name)) for name in PARTS)
+    assert not equal(head_of(state), head_of(before))
+
+
+def test_without_a_refresh_a_solved_head_stays_through_training(prepared):
+    session = prepared("model.train_head=false", "model.final=false")
+    before = start(session).state
+    states = [state for state, _ in rounds(session, before)]
+    assert all(equal(head_of(state), head_of(before)) for state in states)
+    moved = [n for n, v in before.adapter.tensors.items() if not torch.equal(states[-1].adapter.tensors[n], v)]
+    assert moved
+
+
+@pytest.mark.parametrize(("trained", "adopted"), [(1e9, True), (-1.0, False)])
+def test_the_last_head_is_adopted_only_where_it_is_better_on_validation(prepared, monkeypatch, trained, adopted):
+    """The head before is made to look as bad, or as good, as anything."""
+    session = prepared("model.train_head=false", "train.rounds=1")
+    before = start(session).state
+    monkeypatch.setattr(module, "calibrated", lambda z, y: (trained, 1.0))
+    (found,) = rounds(session, before)
+    state, result = found
+    assert result.head.adopted == adopted
+    assert equal(head_of(state), head_of(before)) != adopted
+    assert result.head.clients == 4
+
+
+def test_a_head_that_trains_travels_and_one_that_does_not_is_left_out(prepared):
+    sizes = {}
+    for trains in ("true", "false"):
+        session = prepared(f"model.train_head={trains}", "model.final=false")
+        before = start(session).state
+        state, result = next(rounds(session, before))
+        sizes[trains] = {report.client: report.bytes_up for report in result.record.clients}
+        assert equal(head_of(state), head_of(before)) != (trains == "true")
+    assert sizes["true"].keys() == sizes["false"].keys()
+    d = session.model.logits_layer.in_features
+    assert all(sizes["true"][k] - size >= 4 * 2 * (d + 1) for k, size in sizes["false"].items())
+
+
+def test_head_only_commits_rounds_in_which_nobody_takes_part(prepared):
+    session = prepared("method.name=head-only")
+    before = start(session)
+    results = list(rounds(session, before.state))
+    assert [(r.record.failed, r.record.clients, r.train_loss) for _, r in results] == [(None, (), None)] * 2
+    assert equal(head_of(results[-1][0]), head_of(before.state))
+    assert results[-1][1].test == before.test
+
+
+def test_whoever_comes_late_adds_its_sums_to_a_head_that_is_alone(prepared):
+    session = prepared("method.name=head-only")
+    whole = start(session)
+    some = [one.sums for one in session.engine.head_sums([0, 2])]
+    total = add_up(some, Moments())
+    sums = {name: getattr(total, name) for name in PARTS}
+    state = replace(whole.state, round=2, head_sums=sums, head_clients=(0, 2))
+    after, change = module.final_head(session, state)
+    assert (change.clients, after.head_clients) == (2, (0, 1, 2, 3))
+    assert equal(head_of(after), head_of(whole.state))
+    assert module.final_head(session, after) == (after, None)
+
+
+def test_the_server_alone_asks_nobody(prepared, monkeypatch):
+    session = prepared("method.name=server-only")
+    monkeypatch.setattr(session.engine, "head_sums", lambda *_: pytest.fail("a client was asked"))
+    beginning = start(session)
+    assert (beginning.head.clients, beginning.head.bytes_up, beginning.head.bytes_down) == (0, 0, 0)
+    assert beginning.head.samples == len(session.server.validation) + len(session.server.proxy)
+    assert [result.record.clients for _, result in rounds(session, beginning.state)] == [(), ()]
+
+
+def test_a_run_with_a_refreshed_head_goes_on_bit_for_bit(workplace, call):
+    words = [MEAN, "method.name=rgd-hla", "model.refresh=1", "model.forgetting=0.5", "model.final=false",
+             "train.lr_schedule=constant"]  # fmt: skip
+    assert call(workplace, "run", "tiny.yaml", *words, "run.name=stopped", "train.rounds=1")[0] == 0
+    assert call(workplace, "resume", "runs/stopped", "train.rounds=3")[0] == 0
+    assert call(workplace, "run", "tiny.yaml", *words, "run.name=through", "train.rounds=3")[0] == 0
+    stopped, through = (workplace / "runs" / name / "adapter" for name in ("stopped", "through"))
+    for file in ("adapter_model.safetensors", "head.safetensors"):
+        one, other = load_file(stopped / file), load_file(through / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one), file
+    changes = [
+        json.loads((workplace / "runs" / n / "summary.json").read_text())["head"] for n in ("stopped", "through")
+    ]
+    assert changes[0] == changes[1]
+
+
+@pytest.mark.parametrize("method", ["head-only", "server-only"])
+def test_all_commands_take_a_run_in_which_nobody_trains(workplace, call, method, tmp_path):
+    name = f"alone-{method}"
+    code, out, err = call(workplace, "run", "tiny.yaml", MEAN, f"method.name={method}", f"run.name={name}", "--json")
+    assert code == 0, err
+    summary = json.loads(out)
+    assert (summary["status"], summary["samples"], summary["samples_per_second"]) == ("finished", 0, None)
+    assert summary["final"] == summary["start"]
+    assert (summary["bytes_up"] > 0) == (method == "head-only")
+    folder = f"runs/{name}"
+    for words in (
+        ["plan", "tiny.yaml", MEAN, f"method.name={method}"],
+        ["report", folder],
+        ["evaluate", folder],
+        ["predict", folder, "a pear"],
+        ["resume", folder],
+        ["resume", folder, "train.rounds=3"],
+        ["export", folder, "--out", tmp_path / "adapter"],
+        ["export", folder, "--merge", "--out", tmp_path / "merged"],
+    ):
+        code, out, err = call(workplace, *words)
+        assert (code, "Traceback" in err) == (0, False), (words, err)
+        if words[0] in ("plan", "evaluate", "predict"):
+            code, out, err = call(workplace, *words, "--json")
+            assert code == 0, (words, err)
+            json.loads(out)
