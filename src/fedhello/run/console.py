@@ -15,6 +15,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fedhello.model.loading import AUTO_CLASSES, CAUSAL_LM
+from fedhello.model.pooling import NATIVE
 from fedhello.run.config import ModelConfig
 from fedhello.run.folder import RunFolder
 from fedhello.run.heads_said import head_line
@@ -248,11 +249,13 @@ def loading_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
             f"adapter without a head: {folder.adapter}",
             f"each client's own head: {folder.path / 'heads'}; see fedhello predict --client and export --client",
         ]
-    auto = AUTO_CLASSES[summary["model_kind"]].__name__
-    classes = "" if summary["model_kind"] == CAUSAL_LM else f", num_labels={labels}"
+    pooled = summary.get("pooling", NATIVE) != NATIVE  # 0.1.0 knew no other
+    auto = "AutoModel" if pooled else AUTO_CLASSES[summary["model_kind"]].__name__
+    classes = "" if pooled or summary["model_kind"] == CAUSAL_LM else f", num_labels={labels}"
     return [
         f"adapter: {folder.adapter}",
         "load it with:",
         f"  model = {auto}.from_pretrained({summary['model']!r}{classes})",
         f"  model = PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
+        *([f"its head is beside it; {folder.adapter / 'README.md'} has the code that uses both"] if pooled else []),
     ]

@@ -69,6 +69,7 @@ def summarise(
         "personal_heads": session.engine.personal_heads is not None,
         "model": session.model.source.base_name,
         "model_kind": session.model.kind,
+        "pooling": session.model.pooling,
         "labels": list(session.labels),
         "notes": [*session.notes, *_head_lines(session, beginning, results)],
         "versions": versions(),
