@@ -245,7 +245,7 @@ def _least(found: Family, logits: Callable[[float], Tensor], y: Tensor, shrinkag
     """Return the head whose logits predict best."""
     (loss, t), a = min((calibrated(logits(a), y), a) for a in shrinkages)
     W, b = found.at(a)
-    return Head((t * W / math.sqrt(W.shape[1])).float(), (t * b).float(), a, t, loss)
+    return Head((t * W / math.sqrt(W.shape[1])).float().contiguous(), (t * b).float(), a, t, loss)
 
 
 def calibrated(z: Tensor, y: Tensor) -> tuple[float, float]:
