@@ -38,7 +38,9 @@ def played(request, workplace, tmp_path):
     """Play two rounds; return the logits of the model in memory and the run's folder."""
     transformers_logging.set_verbosity_error()
     with contextlib.chdir(workplace):
-        session = sessions.prepare(load_config(workplace / "tiny.yaml", UNEQUAL[request.param]))
+        session = sessions.prepare(
+            load_config(workplace / "tiny.yaml", ["model.head=prototypes", *UNEQUAL[request.param]])
+        )
         play(session, RunFolder(tmp_path / "run"))
     return logits(session.model.module), tmp_path / "run"
 

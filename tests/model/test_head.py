@@ -152,6 +152,7 @@ def test_the_chosen_shrinkage_and_temperature_are_the_best_of_all(solver):
     val_h, val_y = samples(3, n=90)
     found = family(sums_of(h, y), FULL, solver)
     head = solved_head(found, val_h, val_y)
+    assert head.weight.is_contiguous(), "PEFT saves nothing else"
     z = val_h @ head.weight.T + head.bias
     assert float(cross_entropy(z, val_y)) == pytest.approx(head.loss, abs=1e-5)
     losses = {a: solved_head(found, val_h, val_y, (a,)).loss for a in SHRINKAGES}

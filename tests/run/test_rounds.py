@@ -74,11 +74,14 @@ def test_what_is_scored_has_no_influence_on_training(workplace, call):
 
 
 def test_a_run_that_goes_on_counts_no_round_that_was_its_last_but_is_none_of_the_scored(workplace, call):
-    words = ["train.evaluate_every=2", "train.lr_schedule=constant", "run.name=longer", "train.rounds=3"]
+    words = ["train.evaluate_every=2", "train.lr_schedule=constant", "model.final=false", "run.name=longer"]
+    words += ["train.rounds=3"]
     assert call(workplace, "run", "tiny.yaml", *words)[0] == 0
     code, out, err = call(workplace, "resume", "runs/longer", "train.rounds=6", "--json")
     assert code == 0, err
-    code, whole, err = call(workplace, "run", "tiny.yaml", *words[:2], "run.name=whole", "train.rounds=6", "--json")
+    code, whole, err = call(
+        workplace, "run", "tiny.yaml", *words[:3], "run.name=whole-longer", "train.rounds=6", "--json"
+    )
     assert code == 0, err
     for key in ("mean_last_5", "best_on_validation", "best_round", "final_scores"):
         assert json.loads(out)[key] == json.loads(whole)[key], key

@@ -49,7 +49,8 @@ def test_the_scores_are_those_of_the_rounds_clients_and_add_to_the_totals(workpl
     assert entry["scored"]
     assert entry["score_bytes_down"] > entry["score_bytes_up"] > 0
     summary = json.loads(out)
-    assert summary["bytes_down"] == sum(c["bytes_down"] for c in entry["clients"]) + entry["score_bytes_down"]
+    heads = sum(change["bytes_down"] for change in summary["head"]["changes"])
+    assert summary["bytes_down"] == heads + sum(c["bytes_down"] for c in entry["clients"]) + entry["score_bytes_down"]
 
 
 def test_only_the_sampled_clients_are_asked_under_the_budget_they_are_planned_with(session):

@@ -246,11 +246,14 @@ def _least(found: Family, logits: Callable[[float], Tensor], y: Tensor, shrinkag
     """Return the head whose logits predict best."""
     (loss, t), a = min((calibrated(logits(a), y), a) for a in shrinkages)
     W, b = found.at(a)
-    return Head((t * W / math.sqrt(W.shape[1])).float(), (t * b).float(), a, t, loss)
+    return Head((t * W / math.sqrt(W.shape[1])).float().contiguous(), (t * b).float(), a, t, loss)
 
 
 def calibrated(z: Tensor, y: Tensor) -> tuple[float, float]:
     """Return the least mean −log softmax(t z)_y over t, and that t.
+
+    Targets are smoothed by 1/(n + 2), as Platt (1999) does for calibration: where the logits separate all samples, the
+    plain mean would fall for ever with growing t.
 
     Args:
         z: Logits, float64, shape (n, C).
@@ -258,7 +261,7 @@ def calibrated(z: Tensor, y: Tensor) -> tuple[float, float]:
     """
 
     def loss(log_t: float) -> float:
-        return float(cross_entropy(z * float(np.exp(log_t)), y))
+        return float(cross_entropy(z * float(np.exp(log_t)), y, label_smoothing=1 / (len(y) + 2)))
 
     found = minimize_scalar(loss, bounds=(np.log(HOTTEST), np.log(COLDEST)), method="bounded", options={"xatol": 1e-3})
     return float(found.fun), float(np.exp(found.x))

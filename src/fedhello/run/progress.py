@@ -112,6 +112,7 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
     notes = check_same(found.identity, session, folder)
     for note in notes:
         warn(note)
+    notes += _beyond_the_end(folder.config(), session.config, found.state)
     results = folder.rewind(found.lines)
     session.engine.personal_heads = found.heads
     more = found.more
@@ -126,6 +127,17 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
         (*more["notes"], *notes),
         since,
     )
+
+
+def _beyond_the_end(before: Config, now: Config, state: RunState) -> list[str]:
+    """Note that more rounds after the end go on from a head that was solved at that end."""
+    solved = now.model.head == "solved" and now.model.final
+    if not solved or not before.train.rounds == state.round < now.train.rounds:
+        return []
+    return [
+        f"the head was solved anew after round {state.round}, the last before; the further rounds go on from there, which "
+        f"one run of {now.train.rounds} rounds would not have done"
+    ]
 
 
 def _first_head(more: Mapping[str, Any]) -> HeadChange | None:
