@@ -1,6 +1,7 @@
 """The head that sums lead to, against scikit-learn, against numbers by hand, and whatever the partition."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -154,21 +155,28 @@ def test_the_chosen_shrinkage_and_temperature_are_the_best_of_all(solver):
     head = solved_head(found, val_h, val_y)
     assert head.weight.is_contiguous(), "PEFT saves nothing else"
     z = val_h @ head.weight.T + head.bias
-    assert float(cross_entropy(z, val_y)) == pytest.approx(head.loss, abs=1e-5)
+    smoothed = partial(cross_entropy, label_smoothing=1 / 92)
+    assert float(smoothed(z, val_y)) == pytest.approx(head.loss, abs=1e-5)
     losses = {a: solved_head(found, val_h, val_y, (a,)).loss for a in SHRINKAGES}
     assert head.loss == min(losses.values())
     assert head.shrinkage == min(losses, key=losses.get)
     for factor in (0.9, 1.1):
-        assert float(cross_entropy(factor * z, val_y)) > head.loss - 1e-9
+        assert float(smoothed(factor * z, val_y)) > head.loss - 1e-9
 
 
 def test_the_temperature_is_the_minimiser():
-    """Two classes at logits ±1, three in four right: σ(2t) = ¾, so t = ln(3)/2."""
+    """Two classes at logits ±1, three in four right, smoothed by 1/6: σ(2t) = (3·11/12 + 1/12)/4 = 17/24."""
     z = torch.tensor([[1.0, -1.0]] * 4, dtype=torch.float64)
     loss, t = calibrated(z, torch.tensor([0, 0, 0, 1]))
-    assert t == pytest.approx(math.log(3) / 2, rel=1e-3)
-    assert loss == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4, abs=1e-6)
+    assert t == pytest.approx(math.log(17 / 7) / 2, rel=1e-3)
+    assert loss == pytest.approx(-(17 * math.log(17 / 24) + 7 * math.log(7 / 24)) / 24, abs=1e-6)
     assert calibrated(100 * z, torch.tensor([0, 0, 0, 1]))[1] == pytest.approx(t / 100, rel=1e-2)
+
+
+def test_a_temperature_is_finite_where_all_are_right():
+    """σ(2t) = 11/12."""
+    z = torch.tensor([[1.0, -1.0]] * 4, dtype=torch.float64)
+    assert calibrated(z, torch.zeros(4, dtype=torch.int64))[1] == pytest.approx(math.log(11) / 2, rel=1e-3)
 
 
 def test_cross_validation_predicts_each_fold_without_it():

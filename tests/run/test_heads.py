@@ -193,7 +193,6 @@ def test_all_commands_take_a_run_in_which_nobody_trains(workplace, call, method,
         ["evaluate", folder],
         ["predict", folder, "a pear"],
         ["resume", folder],
-        ["resume", folder, "train.rounds=3"],
         ["export", folder, "--out", tmp_path / "adapter"],
         ["export", folder, "--merge", "--out", tmp_path / "merged"],
     ):

@@ -110,9 +110,9 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
         folder.rewind(0)
         return begin(session)
     notes = check_same(found.identity, session, folder)
+    notes += _beyond_the_end(folder.config(), session.config, found.state)
     for note in notes:
         warn(note)
-    notes += _beyond_the_end(folder.config(), session.config, found.state)
     results = folder.rewind(found.lines)
     session.engine.personal_heads = found.heads
     more = found.more
@@ -135,8 +135,8 @@ def _beyond_the_end(before: Config, now: Config, state: RunState) -> list[str]:
     if not solved or not before.train.rounds == state.round < now.train.rounds:
         return []
     return [
-        f"the head was solved anew after round {state.round}, the last before; the further rounds go on from there, which "
-        f"one run of {now.train.rounds} rounds would not have done"
+        f"the head was solved anew after round {state.round}, the last before; the further rounds go on from there, "
+        f"which one run of {now.train.rounds} rounds would not have done"
     ]
 
 
