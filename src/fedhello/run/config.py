@@ -149,7 +149,7 @@ class ModelConfig(_Section):
     priors: Priors = "balanced"
     moments: Literal["full", "diagonal", "means"] | Sketch = "full"
     least: int = Field(2, ge=1)
-    train_head: bool = True
+    train_head: bool = False
     refresh: Rounds = "never"
     forgetting: float = Field(0.5, ge=0, le=1)
     final: bool = True
@@ -405,7 +405,7 @@ class TrainConfig(_Section):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
     optimizer: OptimizerName = "adamw"
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(5e-4, gt=0)
     lr_schedule: LearningRateSchedule = "cosine"
     lr_decay: float = Field(0.99, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
