@@ -70,7 +70,7 @@ HEAD = "head"
 """Path of the logits layer of a model whose features are pooled here."""
 
 HEAD_FILE = "head.safetensors"
-"""What such a layer is saved in: ``head.weight``, ``head.bias``, and in the metadata ``labels`` and ``pooling``."""
+"""What such a layer is saved in: ``head.weight``, ``head.bias``, and in the metadata ``head``: labels and pooling."""
 
 
 class LoraModel:
@@ -366,8 +366,9 @@ class LoraModel:
     def save_head(self, folder: Path) -> None:
         """Write the logits layer, with what a reader needs to use it."""
         values = {name: value.contiguous() for name, value in self.read(self.head_names).items()}
-        more = {"labels": json.dumps([name for _, name in self.labels]), "pooling": self.pooling}
-        save_file(values, str(folder / HEAD_FILE), more)
+        described = json.dumps({"labels": [name for _, name in self.labels], "pooling": self.pooling})
+        # One key alone: safetensors writes several in an order that changes from process to process.
+        save_file(values, str(folder / HEAD_FILE), {"head": described})
 
     @property
     def labels(self) -> list[tuple[int, str]]:
