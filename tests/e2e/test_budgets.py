@@ -168,7 +168,7 @@ def test_a_tier_below_the_floor_is_left_out_with_a_note():
     session = prepare(load_config(None, ["data.proxy=20", tiers]))
     assert {client.tier for client in session.federation.clients} == {1}
     (note,) = [note for note in session.notes if "below the floor" in note]
-    assert note.startswith("the budget of tier 0 is below the floor, so its clients are left out: training the head")
+    assert note.startswith("the budget of tier 0 is below the floor, so its clients are left out: training the last")
     assert "the budget is 18 MB; train.batch_size=" in note
     plan = planning.describe(session)
     assert [tier["takes_part"] for tier in plan["tiers"]] == [False, True]
