@@ -39,8 +39,6 @@ NATIVE: Final = "native"
 MODES: Mapping[str, Pooled] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 """What sentence-transformers calls a pooling → what it is called here."""
 
-FILES = ("modules.json", "config.json")
-
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooled, prefix: int = 0) -> Tensor:
     """Return one vector per sample, shape (b, d).
