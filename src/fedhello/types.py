@@ -403,6 +403,8 @@ class RunState:
         head_sums: Name → value: the head statistics that the head was solved from last; empty where none are asked for.
         head_clients: Whose they are, ascending.
         forgotten: Whose have been taken out again, ascending; they stay out.
+        before_final: The head that the final one took the place of, with its sums, from which further rounds would go
+            on; empty where there is none.
     """
 
     round: int
@@ -414,6 +416,7 @@ class RunState:
     head_sums: Mapping[str, Tensor] = field(default_factory=dict)
     head_clients: tuple[int, ...] = ()
     forgotten: tuple[int, ...] = ()
+    before_final: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

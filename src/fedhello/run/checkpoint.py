@@ -2,11 +2,11 @@
 
     RUN/checkpoints/checkpoint-000007.safetensors      after seven lines of rounds.jsonl
 
-The tensors are those of the adapter, of the method's memory, of head statistics and of personal heads, named
-``adapter/…``, ``memory/…``, ``sums/…`` and ``head/K/…``. The metadata hold JSON: ``format``, ``version`` (of the
-format), ``fedhello``, ``state`` (the rest of ``RunState``), ``identity`` (what must be the same for a run to go on),
-``more``, and ``sha256`` over all bytes of the file, taken with 64 zeros in its own place. There is no position of a
-random generator, since ``fedhello.randomness`` has none. Nothing is pickled.
+The tensors are those of the adapter, of the method's memory, of head statistics, of the head before the final one and
+of personal heads, named ``adapter/…``, ``memory/…``, ``sums/…``, ``before/…`` and ``head/K/…``. The metadata hold
+JSON: ``format``, ``version`` (of the format), ``fedhello``, ``state`` (the rest of ``RunState``), ``identity`` (what
+must be the same for a run to go on), ``more``, and ``sha256`` over all bytes of the file, taken with 64 zeros in its
+own place. There is no position of a random generator, since ``fedhello.randomness`` has none. Nothing is pickled.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ VERSION = 1
 """Of the format; it rises whenever an earlier fedhello could not read the file."""
 
 UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
-TENSORS = ("adapter", "memory", "head_sums")
+TENSORS = ("adapter", "memory", "head_sums", "before_final")
 """What of a run's state is tensors."""
 
 SHOWN = 5
@@ -72,6 +72,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
     tensors = {f"adapter/{name}": value for name, value in state.adapter.tensors.items()}
     tensors |= {f"memory/{name}": value for name, value in state.memory.items()}
     tensors |= {f"sums/{name}": value for name, value in state.head_sums.items()}
+    tensors |= {f"before/{name}": value for name, value in state.before_final.items()}
     for k, head in (heads or {}).items():
         tensors |= {f"head/{k}/{name}": value for name, value in head.items()}
     metadata = {
@@ -81,7 +82,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         # Names in their order, since sums and draws may follow it.
         "state": _plain_state(state)
         | {"block_of": dict(state.adapter.block_of), "memory": list(state.memory)}
-        | {"head_sums": list(state.head_sums)},
+        | {"head_sums": list(state.head_sums), "before_final": list(state.before_final)},
         "heads": None if heads is None else {k: list(head) for k, head in heads.items()},
         "identity": checkpoint.identity,
         "more": checkpoint.more,
@@ -133,9 +134,10 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
     adapter = Adapter({name: tensors[f"adapter/{name}"] for name in block_of}, block_of)
     memory = {name: tensors[f"memory/{name}"] for name in state["memory"]}
     sums = {name: tensors[f"sums/{name}"] for name in state.get("head_sums", ())}
+    before = {name: tensors[f"before/{name}"] for name in state.get("before_final", ())}
     return Checkpoint(
         json.loads(texts["lines"]),
-        RunState(adapter=adapter, memory=memory, head_sums=sums, **_state_values(state)),
+        RunState(adapter=adapter, memory=memory, head_sums=sums, before_final=before, **_state_values(state)),
         None if heads is None else {int(k): {n: tensors[f"head/{k}/{n}"] for n in names} for k, names in heads.items()},
         json.loads(texts["identity"]),
         json.loads(texts["more"]),

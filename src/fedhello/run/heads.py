@@ -145,7 +145,33 @@ def final_head(session: Session, state: RunState) -> Solved:
     if change is None or change.loss is None:
         return after, change
     better = change.loss < trained
+    after = replace(after, before_final=_head_and_sums(session, state))
     return after if better else state, replace(change, adopted=better, loss_before=trained)
+
+
+def without_final_head(state: RunState) -> RunState:
+    """Return a state as it was before its final head, from which further rounds go on as if there had been no end."""
+    kept = state.before_final
+    if not kept:
+        return state
+    parts: dict[str, dict[str, Tensor]] = {"head": {}, "sums": {}}
+    for key, value in kept.items():
+        part, _, name = key.partition("/")
+        if part in parts:
+            parts[part][name] = value
+    return replace(
+        state,
+        adapter=state.adapter.with_tensors(parts["head"]),
+        head_sums=parts["sums"],
+        head_clients=tuple(kept["clients"].tolist()),
+        before_final={},
+    )
+
+
+def _head_and_sums(session: Session, state: RunState) -> dict[str, Tensor]:
+    kept = {f"head/{name}": state.adapter.tensors[name] for name in session.model.head_names}
+    kept |= {f"sums/{name}": value for name, value in state.head_sums.items()}
+    return kept | {"clients": torch.tensor(state.head_clients, dtype=torch.int64)}
 
 
 def head_without(session: Session, state: RunState, clients: Sequence[int]) -> tuple[RunState, HeadChange]:

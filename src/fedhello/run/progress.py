@@ -110,7 +110,6 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
         folder.rewind(0)
         return begin(session)
     notes = check_same(found.identity, session, folder)
-    notes += _beyond_the_end(folder.config(), session.config, found.state)
     for note in notes:
         warn(note)
     results = folder.rewind(found.lines)
@@ -127,17 +126,6 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
         (*more["notes"], *notes),
         since,
     )
-
-
-def _beyond_the_end(before: Config, now: Config, state: RunState) -> list[str]:
-    """Note that more rounds after the end go on from a head that was solved at that end."""
-    solved = now.model.head == "solved" and now.model.final
-    if not solved or not before.train.rounds == state.round < now.train.rounds:
-        return []
-    return [
-        f"the head was solved anew after round {state.round}, the last before; the further rounds go on from there, "
-        f"which one run of {now.train.rounds} rounds would not have done"
-    ]
 
 
 def _first_head(more: Mapping[str, Any]) -> HeadChange | None:

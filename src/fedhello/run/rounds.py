@@ -14,7 +14,7 @@ from fedhello.errors import QuorumError
 from fedhello.methods import METHODS, the_global_model
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
-from fedhello.run.heads import HeadChange, final_head, first_head, refreshed_head
+from fedhello.run.heads import HeadChange, final_head, first_head, refreshed_head, without_final_head
 from fedhello.run.scoring import Scorer
 from fedhello.run.session import Session
 from fedhello.types import Adapter, Distillation, RoundRecord, RunState
@@ -87,6 +87,8 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
 
     fisher, scores = Scorer(session), _Scores(session)
     train = session.config.train
+    if state.round < train.rounds:
+        state = without_final_head(state)
     while state.round < train.rounds:
         begin = time.perf_counter()
         state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
