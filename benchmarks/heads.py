@@ -7,6 +7,11 @@ random, two classes each, Dirichlet of 0.1; ``model.least`` 1, so that no sample
 the sum, its shrinkage and temperature chosen on the validation data. ``same_head`` says whether the heads of all
 partitions are the same to the last bit, and ``bytes_per_client`` what one client sends on average, once. Reviews are
 cut to ``--max-length`` tokens.
+
+    python benchmarks/heads.py --time 5
+
+prints instead how long the statistics of all clients and the solution take, as a ratio to one evaluation of the same
+samples, taken in turn so many times.
 """
 
 import argparse
@@ -14,6 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,12 +28,13 @@ from torch import Tensor
 
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import encode_tensors
-from fedhello.model.evaluation import pooled_features
+from fedhello.model.evaluation import evaluate, pooled_features
 from fedhello.model.head import Head, family, prototype_head, solved_head
 from fedhello.model.statistics import HeadSums, Moments, StatisticsSettings, add_up, as_sent, head_sums
 from fedhello.run.config import load_config
 from fedhello.run.data import partition_data
-from fedhello.run.session import Loaded, load
+from fedhello.run.heads import first_head
+from fedhello.run.session import Loaded, load, prepare
 from fedhello.run.summary import versions
 
 DATA = {"headlines": ["data.name=embedded:bbc-headlines"], "reviews": ["data.name=embedded:movie-reviews"]}
@@ -102,13 +109,33 @@ def _row(
     }
 
 
+def timed(times: int) -> dict[str, Any]:
+    """Return seconds of statistics with solving and of evaluating the same samples, and the ratio of each pair."""
+    session = prepare(load_config(None, []))
+    samples, parts = session.engine.together or (None, {})
+    same = samples.subset(np.sort(np.concatenate([*parts.values()])))
+    pairs = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        first_head(session, session.model.snapshot(share_head=True))
+        solved = time.perf_counter()
+        evaluate(session.model, same)
+        pairs.append((solved - begin, time.perf_counter() - solved))
+    ratios = [statistics / evaluation for statistics, evaluation in pairs]
+    return {"samples": len(same), "seconds": pairs, "ratio": {"median": median(ratios), "all": ratios}}
+
+
 def main() -> None:
     """Measure what is asked for and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=DATA, default=["headlines"])
     parser.add_argument("--poolings", nargs="+", default=["mean", "native"])
     parser.add_argument("--max-length", type=int, default=32, help="of reviews, in tokens")
+    parser.add_argument("--time", type=int, default=0, help="take times instead, so often")
     asked = parser.parse_args()
+    if asked.time:
+        print(json.dumps({"versions": versions(), "time": timed(asked.time)}, indent=2))
+        return
     tables = []
     for data in asked.data:
         for pooling in asked.poolings:

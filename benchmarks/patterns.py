@@ -5,8 +5,8 @@
     python benchmarks/patterns.py --tasks senses --senses senses.csv --out patterns
 
 What examples/pretrain_vit.py makes is given by --vit, and what benchmarks/senses.py writes by --senses. One `fedhello
-compare` for each task, in a folder of its own in --out; what has finished there is kept, so that the study can be made in
-pieces, and tasks that are not asked for are shown if they are there. All clients hold two or five classes; thirds of
+compare` for each task, in a folder of its own in --out; what has finished there is kept, so that the study can be made
+in pieces, and tasks that are not asked for are shown if they are there. All clients hold two or five classes; thirds of
 them can train 2, 3 and 4 of six blocks, so that each pattern means something in every tier. Every row starts from the
 same solved head, and `head-only` is the first. Printed as JSON: accuracy, its difference to `gd-hla` with the inverted
 triangle, the largest peak of each tier, bytes, computation and seconds.
