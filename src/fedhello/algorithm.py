@@ -117,7 +117,7 @@ def round(
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.blocks))
     over_budget = measured_excess(federation, reports, state.excess, rejections)
     happened = (tuple(over_budget), tuple(rejections), failed, state.attempt, θ_next.flags)
-    record = RoundRecord(t, tuple(reports), contributors, Γ, scored, *happened)
+    record = RoundRecord(t, tuple(reports), contributors, Γ, scored, *happened, step=θ_next.step)
     state = replace(state, excess={**state.excess, **over_budget})
     if failed is not None:
         return replace(state, attempt=state.attempt + 1), record

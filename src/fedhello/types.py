@@ -373,6 +373,7 @@ class RoundRecord:
         flags: What the aggregation or the scoring did otherwise than it was asked to, one sentence each.
         score_bytes_down: Bytes that clients were sent for Fisher scores.
         score_bytes_up: Bytes of what they sent back for them.
+        step: α, how far the server went from θ towards the mean of the updates; None where it does not search.
     """
 
     round: int
@@ -387,6 +388,7 @@ class RoundRecord:
     flags: tuple[str, ...] = ()
     score_bytes_down: int = 0
     score_bytes_up: int = 0
+    step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -462,11 +464,15 @@ class Sender(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round leads to: the next global adapter, what the method remembers, and what was done otherwise."""
+    """What a round leads to: the next global adapter, what the method remembers, and what was done otherwise.
+
+    ``step`` is α of a server that searches how far to go; None where it does not.
+    """
 
     adapter: Adapter
     memory: Mapping[str, Tensor]
     flags: tuple[str, ...] = ()
+    step: float | None = None
 
 
 Distil = Callable[[Sequence[Adapter], "Distillation", int], Sequence[Adapter]]

@@ -9,13 +9,17 @@ import torch
 
 from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.aggregation.robust import Defence, defended
-from fedhello.aggregation.server import ServerStep, stepped, with_server_step
+from fedhello.aggregation.server import ServerStep, searched, stepped, with_server_step
 from fedhello.algorithm import init, round
 from fedhello.methods import METHODS
 from fedhello.run import checkpoint
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Context, Federation, Update
 
 ADAPTING = ["adagrad", "adam", "yogi"]
+
+
+def no_loss(_):
+    raise AssertionError("nobody asks for the validation loss")
 
 
 def scalars(theta, memory=None):
@@ -109,7 +113,7 @@ def test_components_that_nobody_holds_stay_in_spite_of_their_momentum(name, a_ro
 def test_a_robust_rule_comes_before_the_step():
     """The median of 1, 2 and 100 is 2, so Δ = 2."""
     step = ServerStep("avgm", lr=0.5, beta1=0.0)
-    method = with_server_step(defended(METHODS["full"].bind(), Defence(rule="median")), step)
+    method = with_server_step(defended(METHODS["full"].bind(), Defence(rule="median")), step, no_loss)
     context = scalars({"x": 0.0})
     context = replace(context, allocations={k: Allocation((0,)) for k in range(3)})
     outcome = method.aggregate(context, iter([update(k, x=x) for k, x in enumerate((1.0, 2.0, 100.0))]))
@@ -118,12 +122,12 @@ def test_a_robust_rule_comes_before_the_step():
 
 def test_none_is_the_very_same_method():
     method = METHODS["full"].bind()
-    assert with_server_step(method, ServerStep()) is method
+    assert with_server_step(method, ServerStep(), no_loss) is method
 
 
 @pytest.mark.parametrize("name", ["avgm", *ADAPTING])
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name):
-    method = with_server_step(METHODS["rgd-hla"].bind(), ServerStep(name, lr=0.3))
+    method = with_server_step(METHODS["rgd-hla"].bind(), ServerStep(name, lr=0.3), no_loss)
     tiers = (Budget(blocks=1), Budget(blocks=2))
     clients = tuple(Client(k, k % 2, tiers[k % 2], samples=k + 1) for k in range(4))
     world = Federation(clients, tiers, blocks=3, clients_per_round=2, seed=0)
@@ -148,3 +152,24 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name):
     assert whole.memory.keys() == resumed.memory.keys() != set()
     assert all(torch.equal(resumed.memory[n], value) for n, value in whole.memory.items())
     assert all(torch.equal(resumed.adapter.tensors[n], value) for n, value in whole.adapter.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("losses", "step", "after"),
+    [
+        ({1.0: 9, 3.0: 1, 4.0: 2, 2.0: 3}, 1.0, 3.0),
+        ({1.0: 9, 3.0: 2, 4.0: 1, 2.0: 3}, 1.5, 4.0),
+        ({1.0: 9, 3.0: 8, 4.0: 9, 2.0: 3}, 0.5, 2.0),
+        ({1.0: 1, 3.0: 2, 4.0: 2, 2.0: 2}, 0.0, 1.0),
+        ({1.0: 1, 3.0: 1, 4.0: 1, 2.0: 1}, 1.0, 3.0),
+        ({1.0: 7, 3.0: math.nan, 4.0: -math.inf, 2.0: math.inf}, 0.0, 1.0),
+    ],
+)
+def test_the_search_goes_as_far_as_the_validation_loss_falls_most(losses, step, after):
+    """θ = 1 and the clients' mean is 3, so α = ½, 1, 1½ lead to 2, 3, 4; y is nobody's and stays the same object."""
+    context = scalars({"x": 1.0, "y": 5.0})
+    search = partial(searched, aggregate=average_layerwise, loss=lambda adapter: losses[float(adapter.tensors["x"])])
+    outcome = search(context, iter([update(0, x=2.0), update(1, x=4.0)]))
+    assert (outcome.step, float(outcome.adapter.tensors["x"])) == (step, after)
+    assert outcome.adapter.tensors["y"] is context.adapter.tensors["y"]
+    assert (outcome.adapter is context.adapter) == (step == 0)

@@ -18,6 +18,7 @@ from fedhello.run.session import prepare
 from fedhello.types import Allocation
 
 WIDE = ["train.batch_size=64", "train.autocast=none", "data.proxy=20"]
+SOME = ["data.proxy=20", "data.samples=1000"]
 TIERS = "clients.tiers=[{share: 1/3, memory: 50MB}, {share: 1/3, memory: 75 MB}, {share: 1/3, memory: 180MiB}]"
 
 ONE_CLIENT = """
@@ -25,14 +26,13 @@ import copy, json, sys
 import torch
 from fedhello.client.memory import ProcessPeak
 from fedhello.run.config import load_config
-from fedhello.run.rounds import start
 from fedhello.run.session import prepare
 from fedhello.types import Allocation, Situation, Task
 
 torch.set_num_threads(1)
 case, *overrides = sys.argv[1:]
 session = prepare(load_config(None, overrides))
-adapter = start(session).state.adapter
+adapter = session.model.snapshot(share_head=True)
 federation, model = session.federation, session.model
 tier = int(case) if case.isdigit() else 0
 client = max((c for c in federation.clients if c.tier == tier), key=lambda c: c.samples)
@@ -77,7 +77,7 @@ def test_each_tiers_client_fits_its_budget_and_the_published_way_does_not():
 
 @pytest.fixture(scope="module")
 def session():
-    return prepare(load_config(None, ["data.proxy=20", "train.rounds=2", TIERS.replace("50MB", "27MB")]))
+    return prepare(load_config(None, [*SOME, "train.rounds=2", TIERS.replace("50MB", "32MB")]))
 
 
 def test_the_plan_says_what_fits_and_why_not_more(session):
@@ -138,7 +138,7 @@ def test_a_client_over_its_budget_is_recorded_and_planned_smaller(monkeypatch):
 
     monkeypatch.setattr("fedhello.run.session.calibrate", wrong)
     monkeypatch.setattr("fedhello.run.session.RESERVE", 0)
-    fooled = prepare(load_config(None, ["data.proxy=20", "train.rounds=2", "clients.tiers=[{share: 1, memory: 12MB}]"]))
+    fooled = prepare(load_config(None, [*SOME, "train.rounds=2", "clients.tiers=[{share: 1, memory: 12MB}]"]))
     fooled = replace(fooled, federation=replace(fooled.federation, clients_per_round=20))
     played = rounds(fooled, start(fooled).state)
     state, first = next(played)

@@ -18,8 +18,16 @@ has a step of its own: it takes one in the rounds in which somebody trained it, 
 as they are, bit for bit. So a block that rests for some rounds is not carried on by its momentum.
 
 What is remembered is called ``server/m/NAME`` and ``server/v/NAME``.
+
+    search    θ ← θ + α Δ,    α ∈ {0, ½, 1, 1½} with the least −log p on the server's validation data
+
+A line search in place of a fixed η. Where clients hold few classes, what they find together is now and then worse than
+θ; then the server takes half of it or nothing, and where all agree it goes further. Its place among the methods that
+set the server's rate by measurement is beside FedExp (Jhunjhunwala et al. 2023, arXiv 2301.09604), which derives one
+from the updates' norms; the grid and the use of validation data are ours.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,9 +38,15 @@ from torch import Tensor
 
 from fedhello.factors import along_components
 from fedhello.methods import BoundMethod
-from fedhello.types import Context, Outcome, Update
+from fedhello.types import Adapter, Context, Outcome, Update
 
-ServerOptimizer = Literal["none", "avgm", "adam", "yogi", "adagrad"]
+ServerOptimizer = Literal["none", "avgm", "adam", "yogi", "adagrad", "search"]
+
+STEPS = (1.0, 1.5, 0.5, 0.0)
+"""α of the search; of equal ones the first wins."""
+
+ValidationLoss = Callable[[Adapter], float]
+"""Mean −log p of the server's validation data under an adapter; whatever it may be if values are not finite."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class ServerStep:
     """How the server steps.
 
     Attributes:
-        name: The optimiser; ``none`` takes what the method's mean says.
+        name: The optimiser; ``none`` takes what the method's mean says, ``search`` looks how far to go.
         lr: η.
         beta1: β₁, of the momentum.
         beta2: β₂, of ``adam`` and ``yogi``.
@@ -54,11 +68,52 @@ class ServerStep:
     tau: float = 1e-3
 
 
-def with_server_step(method: BoundMethod, step: ServerStep) -> BoundMethod:
+def with_server_step(method: BoundMethod, step: ServerStep, loss: ValidationLoss) -> BoundMethod:
     """Return the method with a server's step after its mean; it must average layer by layer."""
     if step.name == "none":
         return method
+    if step.name == "search":
+        return replace(method, aggregate=partial(searched, aggregate=method.aggregate, loss=loss))
     return replace(method, aggregate=partial(stepped, aggregate=method.aggregate, step=step))
+
+
+def searched(
+    context: Context,
+    updates: Iterable[Update],
+    *,
+    aggregate: Callable[[Context, Iterable[Update]], Outcome],
+    loss: ValidationLoss,
+) -> Outcome:
+    """Combine updates, and go as far from θ towards the result as the validation loss falls most, of ``STEPS``.
+
+    Args:
+        context: With θ.
+        updates: Passed on one by one.
+        aggregate: The layer-wise mean, or a rule in its place.
+        loss: Of an adapter; one that is not finite is the worst.
+
+    Returns:
+        The outcome, with α. Tensors without a contributor are the very same objects as before, and all are with α = 0.
+    """
+    outcome = aggregate(context, updates)
+    before, after = context.adapter.tensors, outcome.adapter.tensors
+
+    def gone(step: float) -> Adapter:
+        if step == 0:
+            return context.adapter
+        if step == 1:
+            return outcome.adapter
+        found = {n: x if x is before[n] else _between(before[n], x, step) for n, x in after.items()}
+        return outcome.adapter.with_tensors(found)
+
+    candidates = {step: gone(step) for step in STEPS}
+    losses = {step: loss(adapter) for step, adapter in candidates.items()}
+    step = min(STEPS, key=lambda step: losses[step] if math.isfinite(losses[step]) else math.inf)
+    return replace(outcome, adapter=candidates[step], step=step)
+
+
+def _between(before: Tensor, after: Tensor, step: float) -> Tensor:
+    return (before.double() + step * (after.double() - before.double())).to(before.dtype)
 
 
 def stepped(
@@ -103,7 +158,7 @@ def step_of(delta: Tensor, m: Tensor, v: Tensor, step: ServerStep) -> tuple[Tens
         delta: Δ.
         m: As it was; the same shape.
         v: As it was, likewise; ``avgm`` returns it unchanged.
-        step: The optimiser, not ``none``.
+        step: The optimiser, neither ``none`` nor ``search``.
     """
     square = delta.square()
     if step.name == "avgm":

@@ -16,7 +16,7 @@ from rich.status import Status
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.run.asked import AskedMethod
-from fedhello.run.config import IRRELEVANT, Config, MethodConfig, load_config, parse_config
+from fedhello.run.config import IRRELEVANT, Config, MethodConfig, load_config, parse_config, with_choices
 from fedhello.run.console import ConsoleObserver
 from fedhello.run.folder import RunFolder, check_free
 from fedhello.run.play import play
@@ -267,9 +267,9 @@ def planned(label: str, title: str, config: Config) -> PlannedRun:
 
 
 def _as_loaded(config: Config, found: Config) -> Config:
-    """Return a configuration whose pooling, where it is ``auto``, is what a run found on loading its model."""
+    """Return a configuration in which what ``auto`` stands for is told, of the pooling as a run found it on loading."""
     pooling = found.model.pooling if config.model.pooling == "auto" else config.model.pooling
-    return config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})})
+    return with_choices(config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})}))
 
 
 def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:

@@ -379,9 +379,12 @@ class MethodConfig(BaseModel):
 
 
 class ServerConfig(_Section):
-    """The optimiser that steps on the server; ``lr: null`` takes 1 for ``avgm`` and 0.01 for those that adapt."""
+    """The optimiser that steps on the server; ``lr: null`` takes 1 for ``avgm`` and 0.01 for those that adapt.
 
-    name: ServerOptimizer = "none"
+    ``auto`` is told on loading, see ``with_choices``.
+    """
+
+    name: ServerOptimizer | Literal["auto"] = "auto"
     lr: float | None = Field(None, gt=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
@@ -389,9 +392,10 @@ class ServerConfig(_Section):
 
     @property
     def step(self) -> ServerStep:
-        """The same for the aggregation."""
-        lr = (1.0 if self.name == "avgm" else 0.01) if self.lr is None else self.lr
-        return ServerStep(self.name, lr, self.beta1, self.beta2, self.tau)
+        """The same for the aggregation; ``auto`` has been told by then."""
+        name = "none" if self.name == "auto" else self.name
+        lr = (1.0 if name == "avgm" else 0.01) if self.lr is None else self.lr
+        return ServerStep(name, lr, self.beta1, self.beta2, self.tau)
 
 
 class TrainConfig(_Section):
@@ -405,14 +409,14 @@ class TrainConfig(_Section):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
     optimizer: OptimizerName = "adamw"
-    lr: float = Field(5e-4, gt=0)
+    lr: float = Field(2e-3, gt=0)
     lr_schedule: LearningRateSchedule = "cosine"
     lr_decay: float = Field(0.99, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     lr_head: float = Field(1.0, gt=0)
     lr_depth: float = Field(1.0, gt=0, le=1)
-    loss: Loss = "restricted"
+    loss: Loss | Literal["auto"] = "auto"
     adjustment: float = Field(1.0, ge=0)
     proximal: float = Field(0.0, ge=0)
     distillation: float = Field(0.0, ge=0)
@@ -523,6 +527,7 @@ INSTRUCTION: dict[str, tuple[Any, ...]] = {
 
 BEFORE: dict[str, Any] = {
     "model.pooling": "native",
+    "train.server": {"name": "none"},
 }
 """What runs of 0.1.0 did where there is a choice since."""
 
@@ -564,6 +569,24 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _set(raw, override)
     return parse_config(raw)
+
+
+def with_choices(config: Config) -> Config:
+    """Return a configuration in which ``train.loss`` and ``train.server.name`` say what ``auto`` stands for.
+
+    With a head that is solved, which knows all classes before anybody trains, they are ``cross_entropy`` and, where the
+    method averages layer by layer, ``search``: what clients of few classes teach each other by the plain loss is worth
+    more than by the restricted one, as long as the server takes no step that its validation data speaks against
+    (measured: docs/explanation/solved-heads.md). Elsewhere they are ``restricted`` and ``none``.
+    """
+    solved, train = config.model.head == "solved", config.train
+    found: dict[str, Any] = {}
+    if train.loss == "auto":
+        found["loss"] = "cross_entropy" if solved else "restricted"
+    if train.server.name == "auto":
+        search = solved and METHODS[config.method.name].averages_layerwise
+        found["server"] = train.server.model_copy(update={"name": "search" if search else "none"})
+    return config.model_copy(update={"train": train.model_copy(update=found)})
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:
@@ -660,10 +683,15 @@ def _check_defence(config: Config, method: Method) -> None:
 def _check_train(config: Config, method: Method) -> None:
     """Check that the options of training have a meaning with the method and the head."""
     server = config.train.server.name
-    if server != "none" and not method.averages_layerwise:
+    if server not in ("auto", "none") and not method.averages_layerwise:
         raise ConfigError(
             f"expected train.server.name=none, since {method.name} does not average layer by layer, so that a change "
             f"of the global factors is no direction to step in; found {server}. Choose a method such as rgd-hla."
+        )
+    if server == "search" and config.model.head == "local":
+        raise ConfigError(
+            "expected a head that all clients share for train.server.name=search, which measures the global model on "
+            "the server's validation data; found model.head=local. Choose another head, or train.server.name=none."
         )
     if config.train.distillation and config.model.head == "local":
         raise ConfigError(

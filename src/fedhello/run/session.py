@@ -30,10 +30,11 @@ from fedhello.model.loading import CAUSAL_LM, load_foundation, resolve
 from fedhello.model.loading import Kind as ModelKind
 from fedhello.model.statistics import DEFAULT_STATISTICS, Moments, StatisticsSettings
 from fedhello.randomness import integer_seed
-from fedhello.run.config import Config, DataConfig, TierConfig
+from fedhello.run.config import Config, DataConfig, TierConfig, with_choices
 from fedhello.run.data import load_data, partition_data, public_data, split_data
 from fedhello.run.federation import federate, with_speeds
 from fedhello.run.samples import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
+from fedhello.run.validation import ValidationLoss
 from fedhello.types import KEEP, Allocation, Federation, Policy, Situation
 from fedhello.words import budget_words
 
@@ -191,7 +192,6 @@ def load(config: Config) -> Loaded:
     else:
         public, changes = encode(config, found, model)
         notes += [f"data.public: {note}" for note in (*found.notes, *changes)]
-    bound = with_server_step(bound, config.train.server.step)
     if config.model.head == "solved" and (method.head_alone or not config.model.train_head):
         bound = with_fixed_head(bound)
     return Loaded(config, bound, data, model, samples, held_out, public, notes)
@@ -218,6 +218,8 @@ def assemble(
         questions=asked,
         domains=by_domain(loaded.data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
     )
+    loss = ValidationLoss(model, server.validation, engine.settings.autocast == "bfloat16")
+    bound = with_server_step(loaded.method, config.train.server.step, loss)
     if config.model.head == "local":
         loaded.notes.extend(_unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
@@ -227,7 +229,7 @@ def assemble(
         model=model,
         initial=model.read(model.block_of),
         federation=federation,
-        method=loaded.method,
+        method=bound,
         engine=engine,
         server=server,
         histogram=histogram,
@@ -352,10 +354,10 @@ def _check_whole_factors(method: Method, allocations: Iterable[Allocation | None
 def _pinned(config: Config, model: LoraModel) -> Config:
     """Return the configuration with what was found out on loading, so that the run can be repeated.
 
-    It is the commit of a hub id, and how features are pooled.
+    It is the commit of a hub id, how features are pooled, and what ``auto`` stands for.
     """
     found = {"revision": model.source.revision, "pooling": model.pooling}
-    return config.model_copy(update={"model": config.model.model_copy(update=found)})
+    return with_choices(config.model_copy(update={"model": config.model.model_copy(update=found)}))
 
 
 def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
@@ -491,7 +493,7 @@ def training_settings(config: Config, method: BoundMethod, device: torch.device,
         lr_decay=train.lr_decay,
         weight_decay=train.weight_decay,
         momentum=train.momentum,
-        loss=train.loss,
+        loss="restricted" if train.loss == "auto" else train.loss,  # told by then; see with_choices
         adjustment=train.adjustment,
         proximal=train.proximal,
         distillation=train.distillation,
