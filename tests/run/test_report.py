@@ -182,8 +182,8 @@ def test_rounds_that_were_not_scored_are_no_points_of_the_curve(made_up):
 def test_learning_rates_of_their_own_are_part_of_the_methods(two_methods, made_up):
     runs, _ = collect(run_folders(two_methods[:2]))
     runs += collect([RunFolder(made_up("full-seed0", "full", 0, [0.7], "train.lr=0.02"))])[0]
-    rates = {"fed-hello": {"rate": 5e-4, "at_edge": False}, "full": {"rate": 0.02, "at_edge": True}}
-    tuning = {"seed": 0, "rounds": 3, "rates": [0.001, 5e-4, 0.02]}
+    rates = {"fed-hello": {"rate": 2e-3, "at_edge": False}, "full": {"rate": 0.02, "at_edge": True}}
+    tuning = {"seed": 0, "rounds": 3, "rates": [0.001, 2e-3, 0.02]}
     tuning["methods"] = {label: found | {"validation": [0.5, None, 0.625]} for label, found in rates.items()}
     found = describe(compare(runs, tuning=tuning))
     assert found["only_methods_differ"]
@@ -191,9 +191,9 @@ def test_learning_rates_of_their_own_are_part_of_the_methods(two_methods, made_u
     (edge,) = [note for note in found["notes"] if "edge" in note]
     assert edge.startswith("the learning rate of full, 0.02, is at the edge")
     assert not describe(compare(runs))["only_methods_differ"]
-    assert (method(found, "full")["lr"], method(found, "fed-hello")["lr"]) == (0.02, 5e-4)
+    assert (method(found, "full")["lr"], method(found, "fed-hello")["lr"]) == (0.02, 2e-3)
     table = tables.tables(found)[-1]
-    assert table.columns == ("method", "chosen", "0.001", "0.0005", "0.02")
+    assert table.columns == ("method", "chosen", "0.001", "0.002", "0.02")
     assert table.rows[1] == ("full", "0.02", "0.500", "–", "0.625")
 
 

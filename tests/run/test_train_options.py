@@ -9,10 +9,11 @@ import pytest
 from machines import CONFIG
 from network import SETTINGS, remote_tasks
 
-from fedhello.aggregation.server import ServerStep
+from fedhello.aggregation.server import STEPS, ServerStep
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
-from fedhello.run.config import INSTRUCTION, load_config, parse_config
+from fedhello.run.config import INSTRUCTION, load_config, parse_config, with_choices
+from fedhello.run.folder import RunFolder
 from fedhello.run.join import ClientOptions, prepare_client
 from fedhello.run.serve import _invitation, served
 from fedhello.run.session import load, prepare
@@ -120,8 +121,45 @@ def test_the_servers_rate_follows_its_optimiser_where_none_is_given(server, expe
 
 def test_the_servers_step_is_part_of_the_method(place):
     config = load_config(place / "tiny.yaml", ["train.server.name=adam", "data.proxy=3"])
-    assert load(config).method.aggregate.keywords["step"] == ServerStep("adam", 0.01)
-    assert "step" not in load(load_config(place / "tiny.yaml", ["data.proxy=3"])).method.aggregate.keywords
+    assert prepare(config).method.aggregate.keywords["step"] == ServerStep("adam", 0.01)
+    config = load_config(place / "tiny.yaml", ["train.server.name=none", "data.proxy=3"])
+    assert not {"step", "loss"} & prepare(config).method.aggregate.keywords.keys()
+
+
+@pytest.mark.parametrize(
+    ("head", "method", "loss", "server"),
+    [
+        ("solved", "rgd-hla", "cross_entropy", "search"),
+        ("solved", "flora", "cross_entropy", "none"),
+        ("prototypes", "rgd-hla", "restricted", "none"),
+        ("local", "rgd-hla", "restricted", "none"),
+    ],
+)
+def test_what_auto_stands_for(head, method, loss, server):
+    tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
+    config = load_config(None, [f"model.head={head}", f"method={{name: {method}}}", tiers])
+    assert (config.train.loss, config.train.server.name) == ("auto", "auto")
+    told = with_choices(config).train
+    assert (told.loss, told.server.name) == (loss, server)
+    stated = load_config(None, [f"model.head={head}", "train.loss=adjusted", "train.server.name=avgm"])
+    assert with_choices(stated) == stated
+
+
+def test_a_run_that_searches_records_its_steps_and_goes_on_bit_for_bit(place, call):
+    words = [
+        "tiny.yaml", "model.head=solved", "train.server.name=search", "data.proxy=3", "method.warmup=1", "--quiet",
+        "train.lr_schedule=constant",
+    ]  # fmt: skip
+    assert call(place, "run", *words, "run.name=whole", "train.rounds=3")[0] == 0
+    assert call(place, "run", *words, "run.name=parts", "train.rounds=1")[0] == 0
+    assert call(place, "resume", "runs/parts", "train.rounds=3", "--quiet")[0] == 0
+    whole, parts = (RunFolder(place / "runs" / name) for name in ("whole", "parts"))
+    steps = [entry["step"] for entry in whole.rounds()]
+    assert set(steps) <= set(STEPS)
+    assert [entry["step"] for entry in parts.rounds()] == steps
+    file = "adapter/adapter_model.safetensors"
+    assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
+    assert whole.config().train.server.name == "search"
 
 
 def refusal(*overrides):
@@ -135,6 +173,10 @@ def test_a_servers_step_is_for_methods_that_average_layer_by_layer(name):
     tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
     said = refusal(f"method={{name: {name}}}", tiers, "train.server.name=adam", "data.public=9")
     assert said.startswith(f"expected train.server.name=none, since {name} does not average layer by layer")
+
+
+def test_the_search_needs_a_head_that_is_shared():
+    assert "found model.head=local" in refusal("model.head=local", "train.server.name=search")
 
 
 def test_distillation_needs_a_head_that_is_shared():
@@ -163,3 +205,11 @@ def test_instruction_data_has_no_classes_to_distil():
 )  # fmt: skip
 def test_values_out_of_range_are_refused(override):
     assert override.split("=")[0] in refusal(override)
+
+
+def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place, monkeypatch, capsys):
+    monkeypatch.setattr("fedhello.client.prediction.measure_speed", lambda *_: 9e6)
+    told = json.loads(_invitation(load(served(load_config(place / "net.yaml", ["data.proxy=3"]))), "r")["config"])
+    options = ClientOptions("a", data="texts.csv", part=0, model="tiny")
+    assert prepare_client(options, told, ["apple", "iron", "river"]).facts.speed == 1e8
+    assert "reaches 0.009 GFLOP/s now; the server is told 0.1" in capsys.readouterr().err

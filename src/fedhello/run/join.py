@@ -203,11 +203,18 @@ def _free_memory(device: Any) -> dict[str, int]:
 
 def _speed(model: Any, settings: Any, answer: int | None) -> float | None:
     from fedhello.client.prediction import calibrate, measure_speed
+    from fedhello.engine.remote import SLOWEST_TRAINING
 
     if model.has_magnitudes:
         return None  # nothing predicts the FLOPs of DoRA
     autocast = settings.autocast == "bfloat16"
-    return measure_speed(model, calibrate(model, autocast, ["keep"], answer), autocast, answer)
+    reached = measure_speed(model, calibrate(model, autocast, ["keep"], answer), autocast, answer)
+    if reached < SLOWEST_TRAINING:
+        _say(
+            f"note: this machine reaches {reached / 1e9:.2g} GFLOP/s now; the server is told "
+            f"{SLOWEST_TRAINING / 1e9:g}, the least that it accepts, and may not wait long enough"
+        )
+    return max(reached, SLOWEST_TRAINING)
 
 
 def _described(facts: Any) -> str:
