@@ -157,18 +157,22 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name):
 @pytest.mark.parametrize(
     ("losses", "step", "after"),
     [
-        ({1.0: 9, 3.0: 1, 4.0: 2, 2.0: 3}, 1.0, 3.0),
-        ({1.0: 9, 3.0: 2, 4.0: 1, 2.0: 3}, 1.5, 4.0),
-        ({1.0: 9, 3.0: 8, 4.0: 9, 2.0: 3}, 0.5, 2.0),
-        ({1.0: 1, 3.0: 2, 4.0: 2, 2.0: 2}, 0.0, 1.0),
-        ({1.0: 1, 3.0: 1, 4.0: 1, 2.0: 1}, 1.0, 3.0),
-        ({1.0: 7, 3.0: math.nan, 4.0: -math.inf, 2.0: math.inf}, 0.0, 1.0),
+        ({1.0: [9, 9], 3.0: [1, 1], 4.0: [2, 2], 2.0: [3, 3]}, 1.0, 3.0),
+        ({1.0: [9, 9], 3.0: [2, 2], 4.0: [1, 1], 2.0: [3, 3]}, 1.5, 4.0),
+        ({1.0: [9, 9], 3.0: [8, 8], 4.0: [9, 9], 2.0: [3, 3]}, 0.5, 2.0),
+        ({1.0: [1, 1], 3.0: [2, 2], 4.0: [2, 2], 2.0: [2, 2]}, 0.0, 1.0),
+        ({1.0: [1, 1], 3.0: [1, 1], 4.0: [1, 1], 2.0: [1, 1]}, 0.0, 1.0),
+        ({1.0: [7, 7], 3.0: [math.nan, 0], 4.0: [-math.inf, 0], 2.0: [math.inf, 0]}, 0.0, 1.0),
+        # Falls of 0 and 4 are 2 ± 2; those of 1 and 2 are 1.5 ± 0.5, which is surer.
+        ({1.0: [5, 5], 3.0: [5, 1], 4.0: [9, 0], 2.0: [4, 3]}, 0.5, 2.0),
+        ({1.0: [5, 5], 3.0: [5, 1], 4.0: [9, 0], 2.0: [6, 3]}, 0.0, 1.0),
     ],
 )
-def test_the_search_goes_as_far_as_the_validation_loss_falls_most(losses, step, after):
+def test_the_search_goes_as_far_as_the_validation_data_speaks_for(losses, step, after):
     """θ = 1 and the clients' mean is 3, so α = ½, 1, 1½ lead to 2, 3, 4; y is nobody's and stays the same object."""
     context = scalars({"x": 1.0, "y": 5.0})
-    search = partial(searched, aggregate=average_layerwise, loss=lambda adapter: losses[float(adapter.tensors["x"])])
+    found = {x: torch.tensor([float(loss) for loss in both]) for x, both in losses.items()}
+    search = partial(searched, aggregate=average_layerwise, losses=lambda adapter: found[float(adapter.tensors["x"])])
     outcome = search(context, iter([update(0, x=2.0), update(1, x=4.0)]))
     assert (outcome.step, float(outcome.adapter.tensors["x"])) == (step, after)
     assert outcome.adapter.tensors["y"] is context.adapter.tensors["y"]

@@ -123,7 +123,7 @@ def test_the_servers_step_is_part_of_the_method(place):
     config = load_config(place / "tiny.yaml", ["train.server.name=adam", "data.proxy=3"])
     assert prepare(config).method.aggregate.keywords["step"] == ServerStep("adam", 0.01)
     config = load_config(place / "tiny.yaml", ["train.server.name=none", "data.proxy=3"])
-    assert not {"step", "loss"} & prepare(config).method.aggregate.keywords.keys()
+    assert not {"step", "losses"} & prepare(config).method.aggregate.keywords.keys()
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,18 @@ as they are, bit for bit. So a block that rests for some rounds is not carried o
 
 What is remembered is called ``server/m/NAME`` and ``server/v/NAME``.
 
-    search    θ ← θ + α Δ,    α ∈ {0, ½, 1, 1½} with the least −log p on the server's validation data
+    search    θ ← θ + α Δ,    α ∈ {0, ½, 1, 1½}
 
-A line search in place of a fixed η. Where clients hold few classes, what they find together is now and then worse than
-θ; then the server takes half of it or nothing, and where all agree it goes further. Its place among the methods that
-set the server's rate by measurement is beside FedExp (Jhunjhunwala et al. 2023, arXiv 2301.09604), which derives one
-from the updates' norms; the grid and the use of validation data are ours.
+A line search in place of a fixed η. With ℓ_i(α) = −log p(y_i|x_i) of the server's validation samples i = 1 … n under
+θ + α Δ, and d_i = ℓ_i(0) − ℓ_i(α), it is the α of the largest
+
+    d̄ − s_d/√n,        s_d² = 1/(n−1) Σ_i (d_i − d̄)²
+
+So the server takes a step only where the loss falls by more than the standard error of that fall. Without the second
+term it would also take the many steps that suit these n samples by chance, and lose what it gains. Where clients hold
+few classes, what they find together is now and then worse than θ; where they agree, the server goes further than their
+mean. Among methods that set the server's rate by measurement it stands beside FedExP (Jhunjhunwala et al. 2023, arXiv
+2301.09604), which derives one from the updates' norms; grid, measure and standard error are ours.
 """
 
 import math
@@ -42,11 +48,11 @@ from fedhello.types import Adapter, Context, Outcome, Update
 
 ServerOptimizer = Literal["none", "avgm", "adam", "yogi", "adagrad", "search"]
 
-STEPS = (1.0, 1.5, 0.5, 0.0)
+STEPS = (0.0, 0.5, 1.0, 1.5)
 """α of the search; of equal ones the first wins."""
 
-ValidationLoss = Callable[[Adapter], float]
-"""Mean −log p of the server's validation data under an adapter; whatever it may be if values are not finite."""
+ValidationLosses = Callable[[Adapter], Tensor]
+"""ℓ, −log p of each of the server's validation samples under an adapter; shape (n,), not finite where that is so."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,12 @@ class ServerStep:
     tau: float = 1e-3
 
 
-def with_server_step(method: BoundMethod, step: ServerStep, loss: ValidationLoss) -> BoundMethod:
+def with_server_step(method: BoundMethod, step: ServerStep, losses: ValidationLosses) -> BoundMethod:
     """Return the method with a server's step after its mean; it must average layer by layer."""
     if step.name == "none":
         return method
     if step.name == "search":
-        return replace(method, aggregate=partial(searched, aggregate=method.aggregate, loss=loss))
+        return replace(method, aggregate=partial(searched, aggregate=method.aggregate, losses=losses))
     return replace(method, aggregate=partial(stepped, aggregate=method.aggregate, step=step))
 
 
@@ -82,15 +88,15 @@ def searched(
     updates: Iterable[Update],
     *,
     aggregate: Callable[[Context, Iterable[Update]], Outcome],
-    loss: ValidationLoss,
+    losses: ValidationLosses,
 ) -> Outcome:
-    """Combine updates, and go as far from θ towards the result as the validation loss falls most, of ``STEPS``.
+    """Combine updates, and go as far from θ towards the result as the validation data speaks for, of ``STEPS``.
 
     Args:
         context: With θ.
         updates: Passed on one by one.
         aggregate: The layer-wise mean, or a rule in its place.
-        loss: Of an adapter; one that is not finite is the worst.
+        losses: ℓ of an adapter; a step to where one is not finite is not taken.
 
     Returns:
         The outcome, with α. Tensors without a contributor are the very same objects as before, and all are with α = 0.
@@ -107,9 +113,22 @@ def searched(
         return outcome.adapter.with_tensors(found)
 
     candidates = {step: gone(step) for step in STEPS}
-    losses = {step: loss(adapter) for step, adapter in candidates.items()}
-    step = min(STEPS, key=lambda step: losses[step] if math.isfinite(losses[step]) else math.inf)
+    start = losses(context.adapter).double()
+    gains = {step: sure_gain(start - losses(adapter).double()) if step else 0.0 for step, adapter in candidates.items()}
+    step = max(STEPS, key=gains.__getitem__)
     return replace(outcome, adapter=candidates[step], step=step)
+
+
+def sure_gain(fall: Tensor) -> float:
+    """Return d̄ − s_d/√n of n falls d in the loss; −∞ where one is not finite.
+
+    Args:
+        fall: d, shape (n,).
+    """
+    if not bool(fall.isfinite().all()):
+        return -math.inf
+    error = float(fall.std()) / math.sqrt(len(fall)) if len(fall) > 1 else 0.0
+    return float(fall.mean()) - error
 
 
 def _between(before: Tensor, after: Tensor, step: float) -> Tensor:

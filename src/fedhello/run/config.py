@@ -688,10 +688,11 @@ def _check_train(config: Config, method: Method) -> None:
             f"expected train.server.name=none, since {method.name} does not average layer by layer, so that a change "
             f"of the global factors is no direction to step in; found {server}. Choose a method such as rgd-hla."
         )
-    if server == "search" and config.model.head == "local":
+    if server == "search" and config.model.head in ("local", "none"):
         raise ConfigError(
-            "expected a head that all clients share for train.server.name=search, which measures the global model on "
-            "the server's validation data; found model.head=local. Choose another head, or train.server.name=none."
+            "expected a head that all clients share for train.server.name=search, which scores the global model on the "
+            f"server's validation data; found model.head={config.model.head}. Choose another head, or "
+            "train.server.name=none."
         )
     if config.train.distillation and config.model.head == "local":
         raise ConfigError(

@@ -34,7 +34,7 @@ from fedhello.run.config import Config, DataConfig, TierConfig, with_choices
 from fedhello.run.data import load_data, partition_data, public_data, split_data
 from fedhello.run.federation import federate, with_speeds
 from fedhello.run.samples import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
-from fedhello.run.validation import ValidationLoss
+from fedhello.run.validation import ValidationLosses
 from fedhello.types import KEEP, Allocation, Federation, Policy, Situation
 from fedhello.words import budget_words
 
@@ -218,8 +218,8 @@ def assemble(
         questions=asked,
         domains=by_domain(loaded.data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
     )
-    loss = ValidationLoss(model, server.validation, engine.settings.autocast == "bfloat16")
-    bound = with_server_step(loaded.method, config.train.server.step, loss)
+    losses = ValidationLosses(model, server.validation, engine.settings.autocast == "bfloat16")
+    bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.model.head == "local":
         loaded.notes.extend(_unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
