@@ -3,6 +3,8 @@
 import contextlib
 import json
 
+from fedhello.aggregation.server import DIVERGED
+
 WORDS = ("run.name=r", "train.rounds=3", "train.measure_memory=false")
 
 
@@ -14,7 +16,7 @@ def test_a_run_that_goes_well(place, processes):
 
 
 def test_a_run_that_fails(place, processes):
-    words = [*WORDS, "train.lr=1e30", "train.optimizer=sgd"]
+    words = [*WORDS, "train.lr=1e30", "train.optimizer=sgd", "train.server.name=none"]
     code, out, err = processes.call(place, "run", "tiny.yaml", *words, "--json")
     assert code not in (0, 1, 130)
     assert out == ""
@@ -29,6 +31,7 @@ def test_a_run_that_fails(place, processes):
 def test_a_run_that_failed_by_accident_goes_on(place, call, monkeypatch, undisturbed, outcome):
     from fedhello.model import evaluation
 
+    words = [*WORDS, "train.server.name=none"]  # a round without a step would not be scored again
     scored = []
 
     def unlucky(*arguments):
@@ -41,8 +44,17 @@ def test_a_run_that_failed_by_accident_goes_on(place, call, monkeypatch, undistu
     with monkeypatch.context() as patch:
         patch.setattr("fedhello.run.rounds.evaluate", unlucky)
         with contextlib.suppress(MemoryError):
-            call(place, "run", "tiny.yaml", *WORDS, "--quiet")
+            call(place, "run", "tiny.yaml", *words, "--quiet")
     summary = json.loads((place / "runs" / "r" / "summary.json").read_text())
     assert (summary["status"], summary["rounds"]) == ("failed", 1)
     assert call(place, "resume", "runs/r", "--quiet")[0] == 0
-    assert outcome(place / "runs" / "r") == undisturbed(*WORDS)
+    assert outcome(place / "runs" / "r") == undisturbed(*words)
+
+
+def test_a_run_whose_steps_all_diverge_says_so_and_keeps_the_model(place, call):
+    words = [*WORDS, "train.lr=1e30", "train.optimizer=sgd", "train.server.name=search"]
+    code, out, _ = call(place, "run", "tiny.yaml", *words, "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["final"] == summary["start"]
+    assert summary["flags"] == [DIVERGED]

@@ -95,7 +95,7 @@ def test_a_refreshed_head_is_solved_from_new_sums_and_faded_old_ones(prepared):
 
 
 def test_without_a_refresh_a_solved_head_stays_through_training(prepared):
-    session = prepared("model.train_head=false", "model.final=false")
+    session = prepared("model.train_head=false", "model.final=false", "train.server.name=none")
     before = start(session).state
     states = [state for state, _ in rounds(session, before)]
     assert all(equal(head_of(state), head_of(before)) for state in states)
@@ -106,7 +106,7 @@ def test_without_a_refresh_a_solved_head_stays_through_training(prepared):
 @pytest.mark.parametrize(("trained", "adopted"), [(1e9, True), (-1.0, False)])
 def test_the_last_head_is_adopted_only_where_it_is_better_on_validation(prepared, monkeypatch, trained, adopted):
     """The head before is made to look as bad, or as good, as anything."""
-    session = prepared("model.train_head=false", "train.rounds=1")
+    session = prepared("model.train_head=false", "train.rounds=1", "train.server.name=none")
     before = start(session).state
     monkeypatch.setattr(module, "calibrated", lambda z, y: (trained, 1.0))
     (found,) = rounds(session, before)
@@ -119,7 +119,7 @@ def test_the_last_head_is_adopted_only_where_it_is_better_on_validation(prepared
 def test_a_head_that_trains_travels_and_one_that_does_not_is_left_out(prepared):
     sizes = {}
     for trains in ("true", "false"):
-        session = prepared(f"model.train_head={trains}", "model.final=false")
+        session = prepared(f"model.train_head={trains}", "model.final=false", "train.server.name=none")
         before = start(session).state
         state, result = next(rounds(session, before))
         sizes[trains] = {report.client: report.bytes_up for report in result.record.clients}

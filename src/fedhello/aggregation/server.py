@@ -51,6 +51,11 @@ ServerOptimizer = Literal["none", "avgm", "adam", "yogi", "adagrad", "search"]
 STEPS = (0.0, 0.5, 1.0, 1.5)
 """α of the search; of equal ones the first wins."""
 
+DIVERGED = (
+    "the mean of the updates makes losses on the server's validation data that are not finite, and was not taken; "
+    "lower train.lr"
+)
+
 ValidationLosses = Callable[[Adapter], Tensor]
 """ℓ, −log p of each of the server's validation samples under an adapter; shape (n,), not finite where that is so."""
 
@@ -116,7 +121,8 @@ def searched(
     start = losses(context.adapter).double()
     gains = {step: sure_gain(start - losses(adapter).double()) if step else 0.0 for step, adapter in candidates.items()}
     step = max(STEPS, key=gains.__getitem__)
-    return replace(outcome, adapter=candidates[step], step=step)
+    flags = (*outcome.flags, *([DIVERGED] if gains[1.0] == -math.inf else []))
+    return replace(outcome, adapter=candidates[step], step=step, flags=flags)
 
 
 def sure_gain(fall: Tensor) -> float:
