@@ -112,7 +112,7 @@ def _row(
 def timed(times: int) -> dict[str, Any]:
     """Return seconds of statistics with solving and of evaluating the same samples, and the ratio of each pair."""
     session = prepare(load_config(None, []))
-    samples, parts = session.engine.together or (None, {})
+    samples, parts = session.engine.together
     same = samples.subset(np.sort(np.concatenate([*parts.values()])))
     pairs = []
     for _ in range(times):
