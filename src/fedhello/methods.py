@@ -89,6 +89,13 @@ def all_pass(context: Context, replies: Iterable[Update | Rejection]) -> Iterabl
     return replies
 
 
+STEPS = (0.0, 0.5, 1.0, 1.5)
+"""α of a server that searches how far to go from θ towards what a round led to; see ``aggregation.server``."""
+
+ALL_OR_NOTHING = (0.0, 1.0)
+"""α where nothing lies between."""
+
+
 @dataclass(frozen=True)
 class BoundMethod:
     """A method with its options filled in, as Algorithm 1 uses it."""
@@ -102,6 +109,7 @@ class BoundMethod:
     local: Mapping[str, Any]
     scoring: Scoring
     screen: Screen = all_pass
+    steps: tuple[float, ...] = STEPS
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,17 @@ class Method:
         return getattr(self.aggregate, "func", self.aggregate) is average_layerwise
 
     @property
+    def steps(self) -> tuple[float, ...]:
+        """α that the server may search among: all, those of a round that counts or not, or none.
+
+        Models that are several have no one loss. What clients added to their frozen weights in a round cannot be left
+        out afterwards, since they keep it.
+        """
+        if self.averages_layerwise:
+            return STEPS
+        return () if self.merges or self.models is not the_global_model else ALL_OR_NOTHING
+
+    @property
     def uses_scores(self) -> bool:
         """Whether the method ever asks for Fisher scores, and so needs a proxy set or clients that score."""
         return self.scores_due is not never
@@ -193,6 +212,7 @@ class Method:
             models=self.models,
             local=fill(self.local)(),
             scoring=fill(self.scoring)(),
+            steps=self.steps,
         )
 
 

@@ -11,7 +11,7 @@ from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.aggregation.robust import Defence, defended
 from fedhello.aggregation.server import ServerStep, searched, stepped, with_server_step
 from fedhello.algorithm import init, round
-from fedhello.methods import METHODS
+from fedhello.methods import ALL_OR_NOTHING, METHODS, STEPS
 from fedhello.run import checkpoint
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Context, Federation, Update
 
@@ -177,3 +177,31 @@ def test_the_search_goes_as_far_as_the_validation_data_speaks_for(losses, step, 
     assert (outcome.step, float(outcome.adapter.tensors["x"])) == (step, after)
     assert outcome.adapter.tensors["y"] is context.adapter.tensors["y"]
     assert (outcome.adapter is context.adapter) == (step == 0)
+
+
+def test_where_nothing_lies_between_a_round_counts_or_leaves_everything_as_it_was():
+    """Without ½ among the steps the best of them is not taken, and what was to be remembered is not either."""
+
+    def remembering(context, updates):
+        return replace(average_layerwise(context, updates), memory={"seen": torch.tensor(1)})
+
+    losses = {1.0: 5.0, 2.0: 1.0, 3.0: 9.0}
+    for after, step, kept in ((9.0, 0.0, set()), (3.0, 1.0, {"seen"})):
+        measured = losses | {3.0: after}
+        context = scalars({"x": 1.0})
+        outcome = searched(
+            context,
+            iter([update(0, x=2.0), update(1, x=4.0)]),
+            aggregate=remembering,
+            losses=lambda adapter, measured=measured: torch.full((2,), measured[float(adapter.tensors["x"])]),
+            steps=ALL_OR_NOTHING,
+        )
+        assert (outcome.step, set(outcome.memory)) == (step, kept)
+        assert (outcome.adapter is context.adapter) == (step == 0)
+
+
+def test_what_a_method_averages_decides_which_steps_there_are():
+    steps = {name: method.steps for name, method in METHODS.items()}
+    assert steps["rgd-hla"] == steps["fed-plora"] == STEPS
+    assert steps["flexlora"] == steps["helora-pad"] == ALL_OR_NOTHING
+    assert {name for name, found in steps.items() if not found} == {"flora", "fedex-lora", "local-only", "helora-kd"}

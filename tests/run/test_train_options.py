@@ -130,6 +130,7 @@ def test_the_servers_step_is_part_of_the_method(place):
     ("head", "method", "loss", "server"),
     [
         ("solved", "rgd-hla", "cross_entropy", "search"),
+        ("solved", "flexlora", "cross_entropy", "search"),
         ("solved", "flora", "cross_entropy", "none"),
         ("prototypes", "rgd-hla", "restricted", "none"),
         ("local", "rgd-hla", "restricted", "none"),
@@ -173,6 +174,12 @@ def test_a_servers_step_is_for_methods_that_average_layer_by_layer(name):
     tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
     said = refusal(f"method={{name: {name}}}", tiers, "train.server.name=adam", "data.public=9")
     assert said.startswith(f"expected train.server.name=none, since {name} does not average layer by layer")
+
+
+@pytest.mark.parametrize(("name", "why"), [("flora", "frozen weights"), ("local-only", "several models")])
+def test_the_search_needs_a_round_that_can_be_left_out(name, why):
+    tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
+    assert why in refusal(f"method={{name: {name}}}", tiers, "train.server.name=search")
 
 
 def test_the_search_needs_a_head_that_is_shared():

@@ -29,12 +29,13 @@ A line search in place of a fixed η. With ℓ_i(α) = −log p(y_i|x_i) of the 
 So the server takes a step only where the loss falls by more than the standard error of that fall. Without the second
 term it would also take the many steps that suit these n samples by chance, and lose what it gains. Where clients hold
 few classes, what they find together is now and then worse than θ; where they agree, the server goes further than their
-mean. Among methods that set the server's rate by measurement it stands beside FedExP (Jhunjhunwala et al. 2023, arXiv
+mean. Where a method averages no factors but products, a point between two factorisations is none between two models, and
+α is 0 or 1: the round counts, or it does not. Among methods that set the server's rate by measurement it stands beside FedExP (Jhunjhunwala et al. 2023, arXiv
 2301.09604), which derives one from the updates' norms; grid, measure and standard error are ours.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -43,13 +44,10 @@ import torch
 from torch import Tensor
 
 from fedhello.factors import along_components
-from fedhello.methods import BoundMethod
+from fedhello.methods import STEPS, BoundMethod
 from fedhello.types import Adapter, Context, Outcome, Update
 
 ServerOptimizer = Literal["none", "avgm", "adam", "yogi", "adagrad", "search"]
-
-STEPS = (0.0, 0.5, 1.0, 1.5)
-"""α of the search; of equal ones the first wins."""
 
 DIVERGED = (
     "the mean of the updates makes losses on the server's validation data that are not finite, and was not taken; "
@@ -80,11 +78,18 @@ class ServerStep:
 
 
 def with_server_step(method: BoundMethod, step: ServerStep, losses: ValidationLosses) -> BoundMethod:
-    """Return the method with a server's step after its mean; it must average layer by layer."""
+    """Return the method with a server's step after its mean.
+
+    Args:
+        method: One that averages layer by layer; for ``search``, one with ``steps``.
+        step: The step.
+        losses: ℓ.
+    """
     if step.name == "none":
         return method
     if step.name == "search":
-        return replace(method, aggregate=partial(searched, aggregate=method.aggregate, losses=losses))
+        found = partial(searched, aggregate=method.aggregate, losses=losses, steps=method.steps)
+        return replace(method, aggregate=found)
     return replace(method, aggregate=partial(stepped, aggregate=method.aggregate, step=step))
 
 
@@ -94,17 +99,20 @@ def searched(
     *,
     aggregate: Callable[[Context, Iterable[Update]], Outcome],
     losses: ValidationLosses,
+    steps: Sequence[float] = STEPS,
 ) -> Outcome:
-    """Combine updates, and go as far from θ towards the result as the validation data speaks for, of ``STEPS``.
+    """Combine updates, and go as far from θ towards the result as the validation data speaks for.
 
     Args:
         context: With θ.
         updates: Passed on one by one.
-        aggregate: The layer-wise mean, or a rule in its place.
+        aggregate: How the method combines them, or a rule in its place.
         losses: ℓ of an adapter; a step to where one is not finite is not taken.
+        steps: α to choose from, of equal ones the first; 0 and 1 are among them.
 
     Returns:
-        The outcome, with α. Tensors without a contributor are the very same objects as before, and all are with α = 0.
+        The outcome, with α. Tensors without a contributor are the very same objects as before, and with α = 0 all are,
+        and what the method remembers is what it remembered before.
     """
     outcome = aggregate(context, updates)
     before, after = context.adapter.tensors, outcome.adapter.tensors
@@ -117,12 +125,13 @@ def searched(
         found = {n: x if x is before[n] else _between(before[n], x, step) for n, x in after.items()}
         return outcome.adapter.with_tensors(found)
 
-    candidates = {step: gone(step) for step in STEPS}
+    candidates = {step: gone(step) for step in steps}
     start = losses(context.adapter).double()
     gains = {step: sure_gain(start - losses(adapter).double()) if step else 0.0 for step, adapter in candidates.items()}
-    step = max(STEPS, key=gains.__getitem__)
+    step = max(steps, key=gains.__getitem__)
     flags = (*outcome.flags, *([DIVERGED] if gains[1.0] == -math.inf else []))
-    return replace(outcome, adapter=candidates[step], step=step, flags=flags)
+    memory = outcome.memory if step else context.memory
+    return replace(outcome, adapter=candidates[step], memory=memory, step=step, flags=flags)
 
 
 def sure_gain(fall: Tensor) -> float:

@@ -574,8 +574,8 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def with_choices(config: Config) -> Config:
     """Return a configuration in which ``train.loss`` and ``train.server.name`` say what ``auto`` stands for.
 
-    With a head that is solved, which knows all classes before anybody trains, they are ``cross_entropy`` and, where the
-    method averages layer by layer, ``search``: what clients of few classes teach each other by the plain loss is worth
+    With a head that is solved, which knows all classes before anybody trains, they are ``cross_entropy`` and, unless the
+    method leads to several models or merges into frozen weights, ``search``: what clients of few classes teach each other by the plain loss is worth
     more than by the restricted one, as long as the server takes no step that its validation data speaks against
     (measured: docs/explanation/solved-heads.md). Elsewhere they are ``restricted`` and ``none``.
     """
@@ -584,7 +584,7 @@ def with_choices(config: Config) -> Config:
     if train.loss == "auto":
         found["loss"] = "cross_entropy" if solved else "restricted"
     if train.server.name == "auto":
-        search = solved and METHODS[config.method.name].averages_layerwise
+        search = solved and bool(METHODS[config.method.name].steps)
         found["server"] = train.server.model_copy(update={"name": "search" if search else "none"})
     return config.model_copy(update={"train": train.model_copy(update=found)})
 
@@ -683,7 +683,13 @@ def _check_defence(config: Config, method: Method) -> None:
 def _check_train(config: Config, method: Method) -> None:
     """Check that the options of training have a meaning with the method and the head."""
     server = config.train.server.name
-    if server not in ("auto", "none") and not method.averages_layerwise:
+    if server == "search" and not method.steps:
+        raise ConfigError(
+            f"expected train.server.name=none, since {method.name} "
+            + ("adds what it finds to frozen weights, where a" if method.merges else "leads to several models, for which a")
+            + " server cannot leave a round out afterwards; found search. Choose a method such as rgd-hla."
+        )
+    if server not in ("auto", "none", "search") and not method.averages_layerwise:
         raise ConfigError(
             f"expected train.server.name=none, since {method.name} does not average layer by layer, so that a change "
             f"of the global factors is no direction to step in; found {server}. Choose a method such as rgd-hla."

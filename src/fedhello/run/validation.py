@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedhello.aggregation.server import STEPS
 from fedhello.data.batches import Samples
 from fedhello.model.adapter import LoraModel
+from fedhello.methods import STEPS
 from fedhello.model.evaluation import logits
 from fedhello.types import Adapter
 
