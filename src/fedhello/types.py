@@ -286,6 +286,7 @@ class Task:
         attempt: How many attempts at the round have failed before.
         missed: Products by which what is to be merged has grown since the client last received it. They travel, under
             the names of factors, in place of the whole, whose tensors are among those known.
+        correction: c − c_k of SCAFFOLD by name, for the tensors that train and that it has trained before.
     """
 
     client: int
@@ -295,6 +296,7 @@ class Task:
     known: frozenset[str] = frozenset()
     attempt: int = 0
     missed: Mapping[str, Tensor] = field(default_factory=dict)
+    correction: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

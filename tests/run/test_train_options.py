@@ -22,6 +22,7 @@ from fedhello.types import Update
 OPTIONS = {
     "adjustment": 0.5,
     "proximal": 0.1,
+    "scaffold": True,
     "distillation": 2.0,
     "distillation_temperature": 3.0,
     "lr_head": 4.0,
@@ -184,6 +185,26 @@ def test_the_search_needs_a_round_that_can_be_left_out(name, why):
 
 def test_the_search_needs_a_head_that_is_shared():
     assert "found model.head=local" in refusal("model.head=local", "train.server.name=search")
+
+
+@pytest.mark.parametrize("name", ["flexlora", "rbla", "flora"])
+def test_control_variates_need_factors_of_one_shape(name):
+    tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
+    assert "cannot be compared" in refusal(f"method={{name: {name}}}", tiers, "train.scaffold=true")
+
+
+def test_a_run_with_control_variates_goes_on_bit_for_bit(place, call):
+    words = [
+        "tiny.yaml", "method.name=rgd-hla", "data.proxy=3", "train.server.name=none", "--quiet",
+        "train.lr_schedule=constant", "train.scaffold=true",
+    ]  # fmt: skip
+    assert call(place, "run", *words, "run.name=plain", "train.rounds=4", "train.scaffold=false")[0] == 0
+    assert call(place, "run", *words, "run.name=whole", "train.rounds=4")[0] == 0
+    assert call(place, "run", *words, "run.name=parts", "train.rounds=2")[0] == 0
+    assert call(place, "resume", "runs/parts", "train.rounds=4", "--quiet")[0] == 0
+    file = "adapter/adapter_model.safetensors"
+    plain, whole, parts = ((place / "runs" / name / file).read_bytes() for name in ("plain", "whole", "parts"))
+    assert whole == parts != plain
 
 
 def test_distillation_needs_a_head_that_is_shared():

@@ -29,9 +29,10 @@ A line search in place of a fixed η. With ℓ_i(α) = −log p(y_i|x_i) of the 
 So the server takes a step only where the loss falls by more than the standard error of that fall. Without the second
 term it would also take the many steps that suit these n samples by chance, and lose what it gains. Where clients hold
 few classes, what they find together is now and then worse than θ; where they agree, the server goes further than their
-mean. Where a method averages no factors but products, a point between two factorisations is none between two models, and
-α is 0 or 1: the round counts, or it does not. Among methods that set the server's rate by measurement it stands beside FedExP (Jhunjhunwala et al. 2023, arXiv
-2301.09604), which derives one from the updates' norms; grid, measure and standard error are ours.
+mean. Where a method averages no factors but products, a point between two factorisations is none between two models,
+and α is 0 or 1: the round counts, or it does not. Among methods that set the server's rate by measurement it stands
+beside FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604), which derives one from the updates' norms; grid, measure and
+standard error are ours.
 """
 
 import math

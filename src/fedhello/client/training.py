@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
@@ -70,6 +70,7 @@ class TrainingSettings:
         distillation_temperature: T of it.
         lr_head: How many times η is the learning rate of the head; see ``rate_factor``.
         lr_depth: ξ, how the learning rate falls from each block to the one below.
+        scaffold: Whether steps are corrected by SCAFFOLD's control variates; see ``fedhello.aggregation.control``.
     """
 
     rounds: int
@@ -94,6 +95,7 @@ class TrainingSettings:
     distillation_temperature: float = 1.0
     lr_head: float = 1.0
     lr_depth: float = 1.0
+    scaffold: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Assignment:
         seed: The run's seed.
         policies: What each block does with its activations until backward, length L; empty keeps them all.
         absent: Blocks that are left out of the model.
+        correction: c − c_k of SCAFFOLD, for some of the tensors that train.
     """
 
     client: int
@@ -119,6 +122,7 @@ class Assignment:
     seed: int
     policies: tuple[Policy, ...] = ()
     absent: tuple[int, ...] = ()
+    correction: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def bfloat16_pays(device: torch.device, batch_size: int) -> bool:
@@ -183,6 +187,7 @@ def local_training(
 
     with _surroundings(model, work), process if settings.measure_process else nullcontext():
         goal = _goal(model, work, settings, [(parameters[name], before[name]) for name in parameters])
+        drift = _drift(model, work, settings, parameters)
         model.module.train()
         for epoch in range(settings.epochs):
             for positions in _epoch(work, settings, epoch):
@@ -192,6 +197,8 @@ def local_training(
                 measured = memory if steps == 0 else None
                 with _policies(model, work, measured), measured or nullcontext():
                     loss = _step(model, batch, positions, goal, optimizer, settings)
+                    for parameter, shift in drift:
+                        parameter.detach().sub_(shift)
                 total += loss * len(positions)
                 seen += len(positions)
                 tokens += prod(batch.shape)
@@ -211,6 +218,7 @@ def local_training(
     if memory is not None:
         # The first step makes the optimiser's state only after its backward pass; later ones hold it throughout.
         state = _state_bytes(optimizer) if steps > 1 else 0
+        state += sum(shift.nbytes for _, shift in drift)
         metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes + state}
     if process.peak_bytes is not None:
         metrics["process_bytes"] = process.peak_bytes
@@ -240,8 +248,15 @@ def _unnoted(_: Tensor) -> None:
 
 
 def moments(settings: TrainingSettings) -> int:
-    """Return how many values the optimiser keeps between steps for each trained one."""
-    return 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
+    """Return how many values are kept between steps for each trained one: the optimiser's, and a correction."""
+    state = 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
+    return state + settings.scaffold
+
+
+def steps_of(settings: TrainingSettings, samples: int) -> int:
+    """Return K_k, the steps that a client with so many samples takes in a round."""
+    seen = samples if settings.samples is None else min(samples, settings.samples)
+    return settings.epochs * -(-seen // settings.batch_size)
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -329,6 +344,17 @@ def rate_factor(block: int | None, blocks: int, lr_head: float, lr_depth: float)
         lr_depth: ξ.
     """
     return lr_head if block is None else lr_depth ** (blocks - 1 - block)
+
+
+def _drift(
+    model: LoraModel, work: Assignment, settings: TrainingSettings, parameters: Mapping[str, nn.Parameter]
+) -> list[tuple[nn.Parameter, Tensor]]:
+    """Return the parameters that SCAFFOLD corrects, each with η (c − c_k), which is taken off after every step."""
+    found = []
+    for name, value in work.correction.items():
+        factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
+        found.append((parameters[name], value.to(parameters[name]) * (learning_rate(settings, work.round) * factor)))
+    return found
 
 
 def _optimizer(

@@ -143,6 +143,7 @@ class LocalEngine:
             seed=self.federation.seed,
             policies=task.allocation.policies,
             absent=task.allocation.absent,
+            correction=task.correction,
         )
         try:
             with gpu_limit(self.model.device, client.budget.memory):

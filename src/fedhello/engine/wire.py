@@ -43,6 +43,9 @@ LONGEST_HEADER = 2048
 LONGEST_TASK_HEADER = 2**16
 """Characters within which the JSON of a task ends: blocks and policies of thousands of blocks."""
 
+CORRECTION = "correction/"
+"""What the name of a tensor begins with that is SCAFFOLD's correction of one."""
+
 IDENTITY: dict[str, Reason] = {"run": "stale", "round": "stale", "client": "not invited"}
 """What an update states of itself, and what it is called where that differs."""
 
@@ -102,6 +105,7 @@ def encode_task(task: Task) -> bytes:
         header["head"] = False
     sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
     sent |= task.missed
+    sent |= {CORRECTION + name: value for name, value in task.correction.items()}
     return json.dumps(header, separators=(",", ":")).encode() + encode_tensors(sent)
 
 
@@ -324,10 +328,21 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         tensors = safetensors.torch.load(payload[end:])
         lists = {key: tuple(header[key]) for key in ("blocks", "policies", "components", "absent") if key in header}
         allocation = Allocation(**lists, factors=header.get("factors", "AB"), head=header.get("head", True))
-        known = {name: block_of[name] for name in tensors if name in block_of}
-        return Task(client, int(header["round"]), allocation, Adapter({}, known).with_tensors(tensors))
+        values = {name: value for name, value in tensors.items() if not name.startswith(CORRECTION)}
+        known = {name: block_of[name] for name in values if name in block_of}
+        adapter = Adapter({}, known).with_tensors(values)
+        correction = {name.removeprefix(CORRECTION): value for name, value in tensors.items() if name not in values}
+        _check_correction(correction, adapter, allocation)
+        return Task(client, int(header["round"]), allocation, adapter, correction=correction)
     except Exception as error:  # the server's word is taken for what to train, not for being well-formed
         raise UpdateError(f"expected a task for this model; {_short(str(error))}", "malformed") from error
+
+
+def _check_correction(correction: Mapping[str, Tensor], adapter: Adapter, allocation: Allocation) -> None:
+    trained = adapter.names(allocation)
+    for name, value in correction.items():
+        if name not in trained or value.shape != adapter.tensors[name].shape or not bool(value.isfinite().all()):
+            raise ValueError(f"a correction of {name} that is none of a tensor that trains")
 
 
 NARROWER = {torch.int64: torch.int32}

@@ -419,6 +419,7 @@ class TrainConfig(_Section):
     loss: Loss | Literal["auto"] = "auto"
     adjustment: float = Field(1.0, ge=0)
     proximal: float = Field(0.0, ge=0)
+    scaffold: bool = False
     distillation: float = Field(0.0, ge=0)
     distillation_temperature: float = Field(1.0, gt=0)
     server: ServerConfig = ServerConfig()
@@ -574,10 +575,11 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def with_choices(config: Config) -> Config:
     """Return a configuration in which ``train.loss`` and ``train.server.name`` say what ``auto`` stands for.
 
-    With a head that is solved, which knows all classes before anybody trains, they are ``cross_entropy`` and, unless the
-    method leads to several models or merges into frozen weights, ``search``: what clients of few classes teach each other by the plain loss is worth
-    more than by the restricted one, as long as the server takes no step that its validation data speaks against
-    (measured: docs/explanation/solved-heads.md). Elsewhere they are ``restricted`` and ``none``.
+    With a head that is solved, which knows all classes before anybody trains, they are ``cross_entropy`` and, unless
+    the method leads to several models or merges into frozen weights, ``search``: what clients of few classes teach each
+    other by the plain loss is worth more than by the restricted one, as long as the server takes no step that its
+    validation data speaks against (measured: docs/explanation/solved-heads.md). Elsewhere they are ``restricted`` and
+    ``none``.
     """
     solved, train = config.model.head == "solved", config.train
     found: dict[str, Any] = {}
@@ -686,7 +688,11 @@ def _check_train(config: Config, method: Method) -> None:
     if server == "search" and not method.steps:
         raise ConfigError(
             f"expected train.server.name=none, since {method.name} "
-            + ("adds what it finds to frozen weights, where a" if method.merges else "leads to several models, for which a")
+            + (
+                "adds what it finds to frozen weights, where a"
+                if method.merges
+                else "leads to several models, for which a"
+            )
             + " server cannot leave a round out afterwards; found search. Choose a method such as rgd-hla."
         )
     if server not in ("auto", "none", "search") and not method.averages_layerwise:
@@ -699,6 +705,11 @@ def _check_train(config: Config, method: Method) -> None:
             "expected a head that all clients share for train.server.name=search, which scores the global model on the "
             f"server's validation data; found model.head={config.model.head}. Choose another head, or "
             "train.server.name=none."
+        )
+    if config.train.scaffold and (not method.averages_layerwise or method.allocates == "ranks"):
+        raise ConfigError(
+            f"expected train.scaffold=false, since {method.name} gives clients factors of unlike ranks or averages "
+            "none, so that their drifts cannot be compared; found true. Choose a method such as rgd-hla."
         )
     if config.train.distillation and config.model.head == "local":
         raise ConfigError(

@@ -8,13 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.aggregation.control import Distance, with_control_variates
 from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
 from fedhello.allocation.bytes import OPTIONS
 from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import Peak, StepCosts, calibrate
 from fedhello.client.scoring import calibrate_scoring
-from fedhello.client.training import METRICS, TrainingSettings, bfloat16_pays, moments
+from fedhello.client.training import (
+    METRICS,
+    TrainingSettings,
+    bfloat16_pays,
+    learning_rate,
+    moments,
+    rate_factor,
+    steps_of,
+)
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet, Kind
 from fedhello.data.partition import label_histogram
@@ -220,6 +229,8 @@ def assemble(
     )
     losses = ValidationLosses(model, server.validation, engine.settings.autocast == "bfloat16")
     bound = with_server_step(loaded.method, config.train.server.step, losses)
+    if config.train.scaffold:
+        bound = with_control_variates(bound, _distance(engine.settings, model))
     if config.model.head == "local":
         loaded.notes.extend(_unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
@@ -500,11 +511,22 @@ def training_settings(config: Config, method: BoundMethod, device: torch.device,
         distillation_temperature=train.distillation_temperature,
         lr_head=train.lr_head,
         lr_depth=train.lr_depth,
+        scaffold=train.scaffold,
         autocast=autocast,
         measure_memory=train.measure_memory,
         measure_process=any(tier.memory is not None for tier in config.clients.tiers),
     )
     return replace(settings, **method.local)
+
+
+def _distance(settings: TrainingSettings, model: LoraModel) -> Distance:
+    """Return K_k η as a function of a client's samples, the round and a tensor."""
+
+    def distance(samples: int, round: int, name: str) -> float:
+        factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
+        return steps_of(settings, samples) * learning_rate(settings, round) * factor
+
+    return distance
 
 
 def statistics_settings(config: Config) -> StatisticsSettings:

@@ -1,0 +1,102 @@
+"""Control variates against client drift: SCAFFOLD (Karimireddy et al., ICML 2020, arXiv 1910.06378) on LoRA factors.
+
+Client k goes from θ to y_k in K_k local steps of rate η. With its control variate c_k and c, that of all,
+
+    y ← y − η (g(y) − c_k + c)               each of its steps
+    c_k ← c_k − c + (θ − y_k)/(K_k η)        afterwards: option II of the paper, the mean of its own g
+    c ← mean of c_k
+
+g is the direction in which its optimiser goes, for SGD the gradient as in the paper. The server knows all that this
+takes, so it keeps c_k: clients send nothing more and need no memory between rounds, while c − c_k travels to them with
+the tensors that they train.
+
+Tensors are trained by some clients and rounds only, so each has its own c: the mean over the clients that have trained
+it, and whoever trains it for the first time does so without correction. (The paper starts all c_k at zero and counts
+them; with few trainers of a block, that would hold back c for many rounds.)
+
+What is remembered is called ``scaffold/K/NAME`` for client K, and ``scaffold/mean/NAME``: as much as one adapter for
+each client that has taken part.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from torch import Tensor, stack
+
+from fedhello.methods import BoundMethod
+from fedhello.types import Adapter, Allocation, Context, Outcome, Situation, Task, Update
+
+Distance = Callable[[int, int, str], float]
+"""K_k η of a client with n_k samples, of round t and of a tensor: (n_k, t, name) → what its g are multiplied by."""
+
+
+def with_control_variates(method: BoundMethod, distance: Distance) -> BoundMethod:
+    """Return the method with SCAFFOLD's correction; all clients must hold tensors in the same shapes."""
+    return replace(
+        method,
+        send=partial(send_corrected, send=method.send),
+        aggregate=partial(controlled, aggregate=method.aggregate, distance=distance),
+    )
+
+
+def send_corrected(
+    adapter: Adapter,
+    allocation: Allocation,
+    situation: Situation,
+    *,
+    send: Callable[[Adapter, Allocation, Situation], Task],
+) -> Task:
+    """Send what the method sends, and c − c_k of the tensors that the client has trained before."""
+    task, memory = send(adapter, allocation, situation), situation.memory
+    correction = {}
+    for name in task.adapter.names(allocation):
+        own = memory.get(_of(situation.client.id, name))
+        if own is not None:
+            correction[name] = memory[_of("mean", name)] - own
+    return replace(task, correction=correction)
+
+
+def controlled(
+    context: Context,
+    updates: Iterable[Update],
+    *,
+    aggregate: Callable[[Context, Iterable[Update]], Outcome],
+    distance: Distance,
+) -> Outcome:
+    """Combine updates as the method does, and renew c_k of their clients, and c.
+
+    Args:
+        context: With θ, and with c_k and c of earlier rounds.
+        updates: Passed on one by one.
+        aggregate: How the method combines them.
+        distance: K_k η.
+    """
+    renewed: dict[str, Tensor] = {}
+    outcome = aggregate(context, _noted(context, updates, distance, renewed))
+    memory = {**outcome.memory, **renewed}
+    clients = [client.id for client in context.federation.clients]
+    for name in sorted({name.split("/", 2)[2] for name in renewed}):
+        known = [memory[_of(k, name)] for k in clients if _of(k, name) in memory]
+        memory[_of("mean", name)] = stack(known).double().mean(0).to(known[0].dtype)
+    return replace(outcome, memory=memory)
+
+
+def _noted(
+    context: Context, updates: Iterable[Update], distance: Distance, renewed: dict[str, Tensor]
+) -> Iterator[Update]:
+    """Pass updates on, and note the new c_k."""
+    memory = context.memory
+    for update in updates:
+        for name, y in update.tensors.items():
+            θ = context.adapter.tensors[name]
+            g = (θ.double() - y.double()) / distance(update.samples, context.round, name)
+            own = memory.get(_of(update.client, name))
+            if own is not None:
+                g = g + own.double() - memory[_of("mean", name)].double()
+            renewed[_of(update.client, name)] = g.to(θ.dtype)
+        yield update
+
+
+def _of(client: int | str, name: str) -> str:
+    return f"scaffold/{client}/{name}"
