@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -129,3 +130,20 @@ def test_the_mean_of_evaluations_is_weighted():
     one, other = Evaluation(0.5, 1.0, 10, {"macro_f1": 0.4}), Evaluation(1.0, 3.0, 30, {"macro_f1": 0.8})
     mean = weighted_mean([one, other], [1.0, 3.0], 40)
     assert mean == Evaluation(0.875, 2.5, 40, {"macro_f1": pytest.approx(0.7)})
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_logits_of_a_head_with_large_weights_are_exact_under_autocast(copied, tiny_model, random_examples):
+    """Sums of terms a thousand times as large as they are: bf16, with 8 bits, has nothing of them left."""
+    model = tiny_model()
+    if copied:
+        model = copy.deepcopy(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        W = 1000 * torch.randn(3, 8)
+    model.write({model.head_tensor_name("weight"): W, model.head_tensor_name("bias"): torch.zeros(3)})
+    data = random_examples()
+    with torch.autocast("cpu", torch.bfloat16):
+        h, z = pooled_features(model, data), logits(model, data)
+    assert torch.allclose(z, h @ W.T, rtol=1e-5, atol=1e-3 * float(z.abs().max()))
+    assert not torch.allclose((h.bfloat16() @ W.T.bfloat16()).float(), h @ W.T, atol=1e-3 * float(z.abs().max()))

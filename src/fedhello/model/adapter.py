@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any, Final
 
 import torch
@@ -120,6 +121,9 @@ class LoraModel:
         prefix = "base_model.model."
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
         self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
+        if logits_path is not None:
+            # Bound as a method, it goes along when the model is copied.
+            self.logits_layer.forward = MethodType(_in_float32, self.logits_layer)  # type: ignore[method-assign]
 
     @property
     def base(self) -> Any:
@@ -512,6 +516,17 @@ def _target_paths(module: nn.Module, blocks: Blocks, targets: str | Sequence[str
             f"expected model.lora.targets to be {', '.join(TARGETS)} or a list of names; found {targets!r}"
         )
     return TARGETS[targets](module, blocks)
+
+
+def _in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Run a logits layer in float32, under autocast, too.
+
+    A solved head weighs directions of little variance most, so that its logits are small differences of large terms: in
+    bf16, with 8 bits, they were noise (15 points of accuracy on a vision transformer's digits).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        bias = None if layer.bias is None else layer.bias.float()
+        return nn.functional.linear(x.float(), layer.weight.float(), bias)
 
 
 def _divisor(config: LoraConfig, rank: int) -> float:
