@@ -25,10 +25,12 @@ from fedhello.run.session import prepare
 TASKS = {
     "headlines": [],
     "reviews": ["data.name=embedded:movie-reviews", "data.max_length=32", "data.samples=2000", "train.rounds=10"],
-    # With --more data.name=… of what benchmarks/senses.py wrote.
+    # With --more data.name=… of what benchmarks/senses.py or benchmarks/sections.py wrote.
     "senses": ["data.max_length=24", "data.clients=32", "train.clients_per_round=6", "train.rounds=10"],
     # With --more 'model.name=…/model data.name=…/other-classes' of what examples/pretrain_vit.py wrote.
     "fashion": ["data.samples=3000", "train.rounds=20", "train.batch_size=32"],
+    # The same model on another domain: with --more model.name=….
+    "digits": ["data.name=embedded:digits", "train.rounds=20", "train.batch_size=32"],
 }
 
 SPLITS = {
@@ -58,6 +60,7 @@ ROWS = {
     "distil-0.3": ["train.loss=cross_entropy", "train.distillation=0.3"],
     "adjusted-distil": ["train.loss=adjusted", "train.distillation=1.0"],
     "proximal": ["train.proximal=0.01"],
+    "scaffold": ["train.scaffold=true"],
     "avgm": ["train.server={name: avgm}"],
     "adam": ["train.server={name: adam, lr: 1e-3}"],
     "yogi": ["train.server={name: yogi, lr: 1e-3}"],

@@ -21,6 +21,7 @@ from fedhello.run.folder import RunFolder
 from fedhello.run.heads_said import head_line
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
+from fedhello.run.summary import search_line
 from fedhello.types import Budget, ClientReport, Reason, RoundRecord
 from fedhello.words import budget_words, human_bytes, tier_words
 
@@ -112,12 +113,13 @@ class ConsoleObserver:
             _number(None if result.test is None else result.test.accuracy),
             _number(None if result.validation is None else result.validation.accuracy),
             _number(result.train_loss),
+            "–" if record.step is None else f"{record.step:g}",
             block_map(record.clients, self._blocks),
             human_bytes(sum(client.bytes_up for client in record.clients) + record.score_bytes_up),
             human_bytes(sum(client.bytes_down for client in record.clients) + record.score_bytes_down),
             f"{result.seconds:.1f}",
         )
-        line = "round {}: test {}, validation {}, loss {}, blocks {}, up {}, down {}, {} s".format(*cells)
+        line = "round {}: test {}, validation {}, loss {}, step {}, blocks {}, up {}, down {}, {} s".format(*cells)
         self._folder.log(line)
         if self._live is not None:
             if len(self._table.rows) >= SHOWN_ROUNDS:
@@ -139,6 +141,8 @@ class ConsoleObserver:
                 self._console.print(line, highlight=False, soft_wrap=True)
         if not self._quiet and self._console.is_terminal:
             self._console.print(tier_table(summary))
+        if summary["search"]:
+            self._say(search_line(summary["search"]))
         for line in loading_lines(summary, self._folder):
             self._say(line)
         if summary["status"] != "finished":
@@ -153,7 +157,7 @@ class ConsoleObserver:
 
     def _new_table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("round", "test", "valid.", "loss", "who trained which blocks", "up", "down", "s"):
+        for name in ("round", "test", "valid.", "loss", "step", "who trained which blocks", "up", "down", "s"):
             table.add_column(name, justify="left" if name.startswith("who") else "right", no_wrap=True)
         return table
 

@@ -16,6 +16,7 @@ from fedhello.run.heads_said import head_line
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
 from fedhello.types import ClientReport, Rejection
+from fedhello.words import human_bytes
 
 LAST = 5
 """How many last scored rounds the reported mean is taken over."""
@@ -57,6 +58,7 @@ def summarise(
         "bytes_up": sum(one.bytes_up for one in (*heads, *sent)) + sum(a.record.score_bytes_up for a in attempts),
         "bytes_down": sum(one.bytes_down for one in (*heads, *sent)) + sum(a.record.score_bytes_down for a in attempts),
         "head": {"policy": session.config.model.head, "changes": [asdict(head) for head in heads]},
+        "search": (search := _search(results)),
         "rejections": Counter(rejection.reason for result in attempts for rejection in result.record.rejections),
         "failed_attempts": len(attempts) - len(results),
         "flags": list(dict.fromkeys(flag for result in results for flag in result.record.flags)),
@@ -71,9 +73,36 @@ def summarise(
         "model_kind": session.model.kind,
         "pooling": session.model.pooling,
         "labels": list(session.labels),
-        "notes": [*session.notes, *_head_lines(session, beginning, results)],
+        "notes": [
+            *session.notes,
+            *_head_lines(session, beginning, results),
+            *([search_line(search)] if search else []),
+        ],
         "versions": versions(),
     }
+
+
+def _search(results: Sequence[RoundResult]) -> dict[str, int] | None:
+    """Count the rounds in which a server that searches took a step, and the bytes sent in vain in the others."""
+    records = [result.record for result in results if result.record.step is not None]
+    if not records:
+        return None
+    vain = sum(report.bytes_up for record in records if not record.step for report in record.clients)
+    return {"rounds": len(records), "taken": sum(bool(record.step) for record in records), "bytes_up_in_vain": vain}
+
+
+def search_line(search: dict[str, int]) -> str:
+    """Say what ``_search`` counted."""
+    said = f"the server took a step in {search['taken']} of {search['rounds']} rounds"
+    if search["taken"] == search["rounds"]:
+        return said
+    more = ""
+    if not search["taken"]:
+        more = "; training added nothing here, and method.name=head-only costs one exchange of sums"
+    return (
+        f"{said}: in the others its validation data speaks for none that is larger than chance, and the "
+        f"{human_bytes(search['bytes_up_in_vain'])} that clients sent changed nothing{more}"
+    )
 
 
 def _head_lines(session: Session, beginning: Beginning, results: Sequence[RoundResult]) -> list[str]:
