@@ -1,7 +1,7 @@
 """Which samples serve for Fisher scores: size, kind and labels of a proxy set, or the clients' own data.
 
     python benchmarks/proxy.py [--seeds 0,1,2] [--only NAME …] [--out FOLDER]                  the scores: minutes
-    python benchmarks/proxy.py --accuracy [--seeds 0,1,2] [--only NAME …] [--out FOLDER]       whole runs: an hour
+    python benchmarks/proxy.py --accuracy senses.csv [--seeds 0,1,2] [--only NAME …] [--out FOLDER]  whole runs: an hour
 
 Sources on the demo (BBC headlines of five topics): 10, 100 or 1,000 headlines that no client has; 100 headlines whose
 labels are drawn at random; 100 film reviews with labels drawn at random (another domain, whose topics are not the
@@ -12,7 +12,8 @@ task's); 100 samples of random tokens with random labels (no domain at all); and
 before training and after ``--rounds`` rounds of rgd-hla, over ``--draws`` draws of each source; how many of the three
 blocks with the highest scores are the right three; and the total variation between the probabilities that FIM-HLA
 draws blocks with. *Accuracy.* The test accuracy, mean of the last five rounds, of fed-hello whose scores come from
-each source, and of rgd-hla, which uses none.
+each source, and of rgd-hla, which uses none; on the definitions that benchmarks/senses.py writes (matched samples are
+definitions then), since on the headlines training adds nothing that scores could make better or worse.
 
 With ``--out`` each piece (a seed's scores, or a run) is a file there, and what has its file is not computed again.
 """
@@ -50,6 +51,10 @@ LARGEST = 1000
 """Samples that the server keeps here, for proxy sets of all sizes; the clients have the other 467."""
 
 COMMON = [f"data.proxy={LARGEST}", "clients.tiers=[{share: 1, blocks: 3}]"]
+DEFINITIONS = [
+    f"data.proxy={LARGEST}", "data.max_length=24", "data.clients=32", "train.clients_per_round=6", "train.rounds=8",
+    "data.partition={kind: pathological, classes_per_client: 5}", "train.server.name=none",
+]  # fmt: skip
 TOP = 3
 Draw = Callable[[Session, int], Examples]
 """The samples of a source, by the number of the draw."""
@@ -139,7 +144,7 @@ def main() -> None:
     """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*SOURCES, CLIENTS, WITHOUT]
-    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--accuracy", metavar="FILE")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--only", nargs="*", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=5)
@@ -148,8 +153,8 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds, pieces = [int(seed) for seed in arguments.seeds.split(",")], Pieces(arguments.out)
     result: dict[str, Any] = {"benchmark": "proxy", "seeds": seeds, "threads": torch.get_num_threads()}
-    if arguments.accuracy:
-        result["accuracy"] = [accuracy(name, seeds, pieces) for name in arguments.only]
+    if arguments.accuracy is not None:
+        result["accuracy"] = [accuracy(name, seeds, pieces, arguments.accuracy) for name in arguments.only]
     else:
         asked = [name for name in arguments.only if name != WITHOUT]
         result |= {"rounds": arguments.rounds, "draws": arguments.draws}
@@ -229,9 +234,9 @@ def of_clients(session: Session, adapter: Adapter, round: int) -> list[float]:
     return reported(session, ScoreRequest(adapter, tuple(everyone[k] for k in asked), round, 0, samples=64))
 
 
-def accuracy(name: str, seeds: list[int], pieces: Pieces) -> dict[str, Any]:
+def accuracy(name: str, seeds: list[int], pieces: Pieces, file: str) -> dict[str, Any]:
     """Return one row: a source's accuracy over seeds."""
-    found = [pieces.piece(f"accuracy {name} seed {seed}", lambda seed=seed: run(name, seed)) for seed in seeds]
+    found = [pieces.piece(f"accuracy {name} seed {seed}", lambda seed=seed: run(name, seed, file)) for seed in seeds]
     values = [one["mean_last_5"] for one in found]
     return {
         "source": name,
@@ -244,12 +249,12 @@ def accuracy(name: str, seeds: list[int], pieces: Pieces) -> dict[str, Any]:
     }
 
 
-def run(name: str, seed: int) -> dict[str, Any]:
-    """Run the demo with scores from a source, from early on and often, so that they decide something."""
+def run(name: str, seed: int, file: str) -> dict[str, Any]:
+    """Run the definitions with scores from a source, from early on and often, so that they decide something."""
     more = ", scores: clients" if name == CLIENTS else ""
     method = "rgd-hla" if name == WITHOUT else f"fed-hello, warmup: 2, refresh: 3{more}"
     tiers = "clients.tiers=[{share: 1/2, blocks: 1}, {share: 1/2, blocks: 2}]"
-    overrides = [COMMON[0], tiers, f"method={{name: {method}}}", f"run.seed={seed}"]
+    overrides = [*DEFINITIONS, f"data.name={file}", tiers, f"method={{name: {method}}}", f"run.seed={seed}"]
     session = prepare(load_config(None, overrides))
     if name in SOURCES:
         session = replace(session, server=replace(session.server, proxy=SOURCES[name](session, 0)))
