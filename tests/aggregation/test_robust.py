@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedhello import algorithm
 from fedhello.aggregation.robust import Defence, clipped, combine, defended, screened, update_norms
 from fedhello.methods import METHODS
-from fedhello.types import Adapter, Allocation, Context, Federation, Outcome, Rejection, Update
+from fedhello.types import Adapter, Allocation, Budget, Client, Context, Federation, Outcome, Rejection, Update
 
 A, B = "0.q.lora_A.weight", "0.q.lora_B.weight"
 finite = st.floats(-1e3, 1e3, width=32)
@@ -89,6 +89,26 @@ def test_components_are_outvoted_by_those_who_hold_them():
     assert found.flags == ()
     few = combine(context, updates, aggregate=METHODS["rbla"].bind().aggregate, defence=replace(TRIMMED, byzantine=2))
     assert few.flags == ("trimmed-mean with byzantine: 2 needs 5 holders; plain mean of block 0 (3), block 0 (4)",)
+
+
+def test_rows_of_the_head_are_outvoted_by_those_who_hold_the_class():
+    """Clients 0 … 3 have class 0, clients 0 … 2 class 1, nobody class 2; a median over all would keep the row of 1."""
+    budget = Budget(blocks=1)
+    classes = [(0, 1), (0, 1), (0, 1), (0,)]
+    clients = tuple(Client(k, 0, budget, 1, own) for k, own in enumerate(classes))
+    adapter = Adapter({"head": torch.zeros(3, 2)}, {"head": None})
+    world = Federation(clients, (budget,), 1, 4, 0, class_rows=("head",))
+    updates = []
+    for k, own in enumerate(classes):
+        value = torch.zeros(3, 2)
+        value[list(own)] = 1.0 + k
+        updates.append(Update(k, 0, 1, {"head": value}))
+    context = Context(adapter, world, 0, {})
+    found = combine(context, updates, aggregate=METHODS["rgd-hla"].bind().aggregate, defence=MEDIAN)
+    assert found.adapter.tensors["head"].tolist() == [[2.5] * 2, [2.0] * 2, [0.0] * 2]
+    everybody = replace(context, federation=replace(world, class_rows=()))
+    found = combine(everybody, updates, aggregate=METHODS["rgd-hla"].bind().aggregate, defence=MEDIAN)
+    assert found.adapter.tensors["head"].tolist() == [[2.5] * 2, [1.5] * 2, [0.0] * 2]
 
 
 # the screen

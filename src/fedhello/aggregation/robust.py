@@ -8,8 +8,9 @@ A screen and a clip work on the updates before any method combines them; a rule 
     clip     Δ_k = θ_k − θ becomes Δ_k · min(1, C/‖Δ_k‖), one norm over the whole update: under the layer-wise mean a
              client moves the global adapter by at most C · max_l w_k / Σ_{j ∈ C_l} w_j
     rules    coordinate-wise median and trimmed mean (Yin et al., ICML 2018), multi-Krum (Blanchard et al., NeurIPS
-             2017; m = n − f − 2), each per tensor over the n clients that hold it, and per component where ranks
-             differ. Sample counts do not weigh: a count is a client's own word.
+             2017; m = n − f − 2), each per tensor over the n clients that hold it, per component where ranks differ,
+             and of the head per row over those that hold its class (see ``rows``). Sample counts do not weigh: a
+             count is a client's own word.
 
 The median and the trimmed mean need n ≥ 2f + 1 holders, multi-Krum n ≥ 2f + 3, for f hostile ones. Where a tensor has
 fewer, it gets the method's weighted mean (of clipped updates, if there is a clip), and the outcome has a flag that says
@@ -26,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fedhello.aggregation.rows import held_rows
 from fedhello.factors import part
 from fedhello.methods import BoundMethod
 from fedhello.types import LORA_A, LORA_B, Adapter, Context, Outcome, Rejection, Situation, Update
@@ -207,14 +209,17 @@ def combine(
 
 
 def _groups(context: Context, updates: list[Update], name: str) -> Iterator[tuple[tuple[int, ...], list[Update]]]:
-    """Yield the components of a tensor that the same clients hold, and those clients; all at once for most tensors."""
+    """Yield the components, or rows, of a tensor that the same clients hold, and those clients."""
     mine = [update for update in updates if name in update.tensors]
-    if all(update.tensors[name].shape == context.adapter.tensors[name].shape for update in mine):
+    by_rows = name in context.federation.class_rows
+    if not by_rows and all(update.tensors[name].shape == context.adapter.tensors[name].shape for update in mine):
         yield (), mine
         return
+    size = len(context.adapter.tensors[name]) if by_rows else context.federation.rank
+    held = [held_rows(context, u, name) if by_rows else context.components(u, name) for u in mine]
     together: dict[tuple[int, ...], list[int]] = {}
-    for j in range(context.federation.rank):
-        holders = tuple(i for i, update in enumerate(mine) if j in context.components(update, name))
+    for j in range(size):
+        holders = tuple(i for i, own in enumerate(held) if j in own)
         together.setdefault(holders, []).append(j)
     for holders, components in together.items():
         if holders:
@@ -222,10 +227,12 @@ def _groups(context: Context, updates: list[Update], name: str) -> Iterator[tupl
 
 
 def _at(context: Context, update: Update, name: str, components: tuple[int, ...]) -> Tensor:
-    """Return a client's values at some of the global components; at no components, all of them."""
+    """Return a client's values at some of the global components or rows; at none, all of them."""
     value = update.tensors[name]
     if not components:
         return value
+    if name in context.federation.class_rows:
+        return value[list(components)]
     own = context.components(update, name)
     return part(name, value, [own.index(j) for j in components])
 
@@ -234,7 +241,7 @@ def _with_part(name: str, value: Tensor, components: tuple[int, ...], new: Tenso
     if not components:
         return new.to(value.dtype)
     result = value.clone()
-    where = (list(components),) if name.endswith(LORA_A) else (slice(None), list(components))
+    where = (slice(None), list(components)) if name.endswith(LORA_B) else (list(components),)
     result[where] = new.to(value.dtype)
     return result
 

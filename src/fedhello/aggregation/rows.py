@@ -10,6 +10,8 @@ and likewise the bias. A row without a contributor that holds its class stays as
 classes, absent ones have gradients, and all clients count for all rows.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,12 +30,17 @@ def class_weights(context: Context, update: Update, name: str, w: float) -> floa
     Returns:
         w; or, of a shape that multiplies the tensor's rows, w at the client's classes and 0 at the others.
     """
-    if name not in context.federation.class_rows:
-        return w
-    own = next(client.classes for client in context.federation.clients if client.id == update.client)
-    like = context.adapter.tensors[name]
-    if not own or len(own) == len(like):
+    like, own = context.adapter.tensors[name], held_rows(context, update, name)
+    if len(own) == len(like):
         return w
     weights = torch.zeros(len(like), dtype=torch.float64)
     weights[list(own)] = w
     return weights.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def held_rows(context: Context, update: Update, name: str) -> Sequence[int]:
+    """Return the rows of a tensor that a client's word counts for, ascending: of its own classes, or all."""
+    every = range(len(context.adapter.tensors[name]))
+    if name not in context.federation.class_rows:
+        return every
+    return next(client.classes for client in context.federation.clients if client.id == update.client) or every
