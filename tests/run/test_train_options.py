@@ -198,12 +198,14 @@ def test_a_run_with_control_variates_goes_on_bit_for_bit(place, call):
         "tiny.yaml", "method.name=rgd-hla", "data.proxy=3", "train.server.name=none", "--quiet",
         "train.lr_schedule=constant", "train.scaffold=true",
     ]  # fmt: skip
-    assert call(place, "run", *words, "run.name=plain", "train.rounds=4", "train.scaffold=false")[0] == 0
-    assert call(place, "run", *words, "run.name=whole", "train.rounds=4")[0] == 0
-    assert call(place, "run", *words, "run.name=parts", "train.rounds=2")[0] == 0
-    assert call(place, "resume", "runs/parts", "train.rounds=4", "--quiet")[0] == 0
+    assert call(place, "run", *words, "run.name=uncorrected", "train.rounds=4", "train.scaffold=false")[0] == 0
+    assert call(place, "run", *words, "run.name=corrected", "train.rounds=4")[0] == 0
+    assert call(place, "run", *words, "run.name=corrected-parts", "train.rounds=2")[0] == 0
+    assert call(place, "resume", "runs/corrected-parts", "train.rounds=4", "--quiet")[0] == 0
     file = "adapter/adapter_model.safetensors"
-    plain, whole, parts = ((place / "runs" / name / file).read_bytes() for name in ("plain", "whole", "parts"))
+    plain, whole, parts = (
+        (place / "runs" / name / file).read_bytes() for name in ("uncorrected", "corrected", "corrected-parts")
+    )
     assert whole == parts != plain
 
 
