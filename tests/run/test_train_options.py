@@ -243,3 +243,15 @@ def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place
     options = ClientOptions("a", data="texts.csv", part=0, model="tiny")
     assert prepare_client(options, told, ["apple", "iron", "river"]).facts.speed == 1e8
     assert "reaches 0.009 GFLOP/s now; the server is told 0.1" in capsys.readouterr().err
+
+
+def test_a_run_says_what_rounds_without_a_step_cost(place, call):
+    assert (
+        call(place, "run", "tiny.yaml", "model.head=solved", "data.proxy=3", "train.lr=1e-9", "run.name=still")[0] == 0
+    )
+    found = RunFolder(place / "runs" / "still").summary()
+    sent = sum(c["bytes_up"] for entry in RunFolder(place / "runs" / "still").rounds() for c in entry["clients"])
+    assert found["search"] == {"rounds": found["rounds"], "taken": 0, "bytes_up_in_vain": sent}
+    assert any("0 of" in note and "head-only costs one exchange" in note for note in found["notes"])
+    assert call(place, "run", "tiny.yaml", "model.head=solved", "method={name: head-only}", "run.name=alone")[0] == 0
+    assert RunFolder(place / "runs" / "alone").summary()["search"] is None

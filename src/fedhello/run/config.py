@@ -688,12 +688,8 @@ def _check_train(config: Config, method: Method) -> None:
     if server == "search" and not method.steps:
         raise ConfigError(
             f"expected train.server.name=none, since {method.name} "
-            + (
-                "adds what it finds to frozen weights, where a"
-                if method.merges
-                else "leads to several models, for which a"
-            )
-            + " server cannot leave a round out afterwards; found search. Choose a method such as rgd-hla."
+            + ("adds what it finds to frozen weights" if method.merges else "leads to several models")
+            + ", so that a round cannot be left out afterwards; found search. Choose a method such as rgd-hla."
         )
     if server not in ("auto", "none", "search") and not method.averages_layerwise:
         raise ConfigError(

@@ -84,7 +84,7 @@ def summarise(
 
 def _search(results: Sequence[RoundResult]) -> dict[str, int] | None:
     """Count the rounds in which a server that searches took a step, and the bytes sent in vain in the others."""
-    records = [result.record for result in results if result.record.step is not None]
+    records = [result.record for result in results if result.record.step is not None and result.record.clients]
     if not records:
         return None
     vain = sum(report.bytes_up for record in records if not record.step for report in record.clients)
