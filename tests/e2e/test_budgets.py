@@ -17,7 +17,7 @@ from fedhello.run.rounds import rounds, start
 from fedhello.run.session import prepare
 from fedhello.types import Allocation
 
-WIDE = ["train.batch_size=64", "train.autocast=none", "data.proxy=20"]
+WIDE = ["train.batch_size=64", "train.autocast=none", "data.proxy=20", "data.samples=1000", "data.clients=8"]
 SOME = ["data.proxy=20", "data.samples=1000"]
 TIERS = "clients.tiers=[{share: 1/3, memory: 50MB}, {share: 1/3, memory: 75 MB}, {share: 1/3, memory: 180MiB}]"
 
