@@ -18,5 +18,5 @@ python "$(dirname "$0")/senses.py" "$wordnet" senses.csv
 fedhello compare data.name=senses.csv data.max_length=24 data.clients=32 \
   'data.partition={kind: pathological, classes_per_client: 5}' \
   train.clients_per_round=6 train.rounds=8 train.server.name=none \
-  --methods full,fed-hello:warmup=3:refresh=3,flexlora,ffa-lora,centralised,straggler,helora-pad,flora,fedra \
+  --methods full,fed-hello:warmup=3:refresh=3,flexlora,ffa-lora,centralised,straggler,helora-pad,flora \
   --seeds 0,1,2,3,4 --tune --reference full --out "$out"
