@@ -5,7 +5,7 @@
 #     bash benchmarks/comparison.sh x/usr/share/wordnet [OUT]
 #
 # One `fedhello compare` on 40 classes of WordNet's definitions, five of them per client, in OUT (`runs/definitions`
-# unless given); about two hours of one core. If it stops, the same command goes on. It needs the extras `demo` and
+# unless given); two to three hours of one core. If it stops, the same command goes on. It needs the extras `demo` and
 # `report`.
 set -euo pipefail
 wordnet=$1
