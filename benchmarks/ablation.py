@@ -19,7 +19,7 @@ import torch
 from scipy.special import stdtrit
 
 from fedhello.run.config import load_config
-from fedhello.run.rounds import evaluate_adapter, rounds, start
+from fedhello.run.rounds import RoundResult, evaluate_adapter, rounds, start
 from fedhello.run.session import prepare
 
 TASKS = {
@@ -44,14 +44,17 @@ SPLITS = {
 
 ROWS = {
     "default": [],
-    "no-search": ["train.server.name=none"],
-    "restricted-no-search": ["train.loss=restricted", "train.server.name=none"],
+    "no-drift": ["model.drift_compensation=false"],
+    "no-selection": ["train.selection=last"],
+    "neither": ["model.drift_compensation=false", "train.selection=last"],
+    "search": ["train.server.name=search"],
+    "search-alone": ["train.server.name=search", "model.drift_compensation=false", "train.selection=last"],
+    "refresh-5": ["model.refresh=5"],
     "head-only": ["method.name=head-only"],
     "full": ["method.name=full"],
     "fixed-head": ["model.train_head=false"],
     "trained-head": ["model.train_head=true"],
     "no-final": ["model.final=false"],
-    "refresh-5": ["model.refresh=5"],
     "cross-entropy": ["train.loss=cross_entropy"],
     "restricted": ["train.loss=restricted"],
     "adjusted": ["train.loss=adjusted"],
@@ -75,26 +78,46 @@ SCORED = 6
 """Last rounds that are scored: the five that are reported, and one more to have five before the final head."""
 
 
-def one(overrides: list[str], seed: int) -> dict[str, Any]:
-    """Run one configuration, without a folder."""
+def one(overrides: list[str], seed: int, measure: bool = False) -> dict[str, Any]:
+    """Run one configuration, without a folder; memory is measured where asked for, which takes time."""
     began = time.perf_counter()
     # Only the last rounds are scored: evaluation takes as long as training here.
-    unscored = ["train.measure_memory=false", "train.evaluate_every=1000000"]
+    unscored = [f"train.measure_memory={str(measure).lower()}", "train.evaluate_every=1000000"]
     config = load_config(None, [*overrides, f"run.seed={seed}", *unscored])
     session = prepare(config)
     beginning = start(session)
     found: dict[str, Any] = {"seed": seed, "start": beginning.test.accuracy, "test": [], "validation": [], "loss": []}
+    found |= {"bytes_up": 0, "bytes_down": 0, "train_seconds": 0.0, "samples": 0, "peaks": {}, "selected": []}
+    if beginning.head is not None:
+        found["bytes_up"] += beginning.head.bytes_up
     for state, result in rounds(session, beginning.state):
+        _count(found, result)
         if state.round > config.train.rounds - SCORED:
             validation, test = result.validation, result.test
             if validation is None or test is None:
-                validation, test = evaluate_adapter(session, state.adapter)
+                validation, test = evaluate_adapter(session, state.model)
             found["test"].append(test.accuracy)
             found["validation"].append(validation.accuracy)
             found["loss"].append(validation.loss)
         if result.head is not None:
             found["final_adopted"] = result.head.adopted
     return found | {"seconds": time.perf_counter() - began, "overrides": overrides}
+
+
+def _count(found: dict[str, Any], result: RoundResult) -> None:
+    """Add up what a round took: bytes as sent, seconds and samples of training, and each tier's largest peak."""
+    for one in (*result.record.clients, *([result.head] if result.head is not None else [])):
+        found["bytes_up"] += one.bytes_up
+        found["bytes_down"] += one.bytes_down
+    for report in result.record.clients:
+        found["train_seconds"] += report.metrics["seconds"]
+        found["samples"] += int(report.metrics["samples"])
+        for name in ("peak_bytes", "saved_bytes", "predicted_peak_bytes"):
+            if name in report.metrics:
+                key = f"{name} of tier {report.tier}"
+                found["peaks"][key] = max(found["peaks"].get(key, 0), report.metrics[name])
+    if result.selected:
+        found["selected"].append(result.record.round + 1)
 
 
 def interval(differences: list[float]) -> list[float] | None:

@@ -73,7 +73,7 @@ Check = Callable[[Federation, Adapter], str | None]
 
 def the_global_model(state: RunState, federation: Federation) -> dict[str, Adapter]:
     """Return the one model that most methods lead to."""
-    return {"": state.adapter}
+    return {"": state.model}
 
 
 def runs_anywhere(federation: Federation, adapter: Adapter) -> None:

@@ -406,6 +406,10 @@ class RunState:
         attempt: How many attempts at the round that comes next have failed.
         head_sums: Name → value: the head statistics that the head was solved from last; empty where none are asked for.
         head_clients: Whose they are, ascending.
+        head_base: Name → value: the adapter that makes the features which the sums are of, without a head, where the
+            head is to follow their drift; else empty.
+        selected: The model that the run would hand back now, where models are selected; else None.
+        selected_losses: Its −log p of each validation sample, float64, shape (n,).
         forgotten: Whose have been taken out again, ascending; they stay out.
         before_final: The head that the final one took the place of, with its sums, from which further rounds would go
             on; empty where there is none.
@@ -421,6 +425,14 @@ class RunState:
     head_clients: tuple[int, ...] = ()
     forgotten: tuple[int, ...] = ()
     before_final: Mapping[str, Tensor] = field(default_factory=dict)
+    head_base: Mapping[str, Tensor] = field(default_factory=dict)
+    selected: Adapter | None = None
+    selected_losses: Tensor | None = None
+
+    @property
+    def model(self) -> Adapter:
+        """The global model that the run would hand back now."""
+        return self.adapter if self.selected is None else self.selected
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from fedhello.run.config import load_config
 from fedhello.run.folder import RunFolder
 from fedhello.run.play import play
 
-THREE_ROUNDS = ["train.rounds=3", "method.warmup=1", "data.proxy=20", "train.server.name=none"]
+THREE_ROUNDS = ["train.rounds=3", "method.warmup=1", "data.proxy=20", "train.selection=last"]
 SOME = "data.samples=600"
 """Of the demo's 2,096 headlines: enough for what does not depend on how many they are."""
 HEADLINES = ["Chancellor prepares budget for voters", "Striker scores twice in cup final", "New phone has faster chip"]
@@ -52,7 +52,7 @@ def command(*words, cwd, env=None):
 
 
 def test_the_demo_begins_with_what_the_solved_head_is_worth_and_keeps_it(tmp_path):
-    _, folder, summary = run_demo(tmp_path, "data.samples=null", "train.rounds=2", "train.server.name=auto")
+    _, folder, summary = run_demo(tmp_path, "data.samples=null", "train.rounds=2", "train.selection=auto")
     assert (summary["status"], summary["rounds"]) == ("finished", 2)
     assert 0.86 < summary["start"] < 0.91  # what the solved head alone is worth
     assert 0.84 < summary["final"] <= 1

@@ -16,7 +16,7 @@ def test_a_run_that_goes_well(place, processes):
 
 
 def test_a_run_that_fails(place, processes):
-    words = [*WORDS, "train.lr=1e30", "train.optimizer=sgd", "train.server.name=none"]
+    words = [*WORDS, "train.lr=1e30", "train.optimizer=sgd", "train.selection=last"]
     code, out, err = processes.call(place, "run", "tiny.yaml", *words, "--json")
     assert code not in (0, 1, 130)
     assert out == ""
@@ -31,7 +31,7 @@ def test_a_run_that_fails(place, processes):
 def test_a_run_that_failed_by_accident_goes_on(place, call, monkeypatch, undisturbed, outcome):
     from fedhello.model import evaluation
 
-    words = [*WORDS, "train.server.name=none"]  # a round without a step would not be scored again
+    words = [*WORDS, "train.selection=last"]  # a model that stays selected would not be scored again
     scored = []
 
     def unlucky(*arguments):

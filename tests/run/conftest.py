@@ -66,7 +66,7 @@ def made_up(tmp_path):
             f"run.seed={seed}",
             "clients.tiers=[{share: 1/2, blocks: 1}, {share: 1/2, blocks: 6}]",
         ]
-        (folder / "config.yaml").write_text(dump_config(load_config(None, [*words, *overrides])))
+        (folder / "config.yaml").write_text(dump_config(load_config(None, ["train.lr=2e-3", *words, *overrides])))
         rounds = [
             {
                 "round": t,

@@ -9,15 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedhello.model.drift import estimated_drift, followed
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import family, solved_head
 from fedhello.model.statistics import PARTS, HeadSums, Moments, StatisticsSettings, add_up, faded, head_sums, plus
 from fedhello.run import heads as module
 from fedhello.run.config import load_config
+from fedhello.run.drift import FOLDS
 from fedhello.run.rounds import rounds, start
 from fedhello.run.session import prepare
 
 MEAN = "model.pooling=mean"
+STALE = "model.drift_compensation=false"
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def test_what_the_head_took_is_counted(prepared):
 
 
 def test_a_refreshed_head_is_solved_from_new_sums_and_faded_old_ones(prepared):
-    session = prepared("model.refresh=1", "model.forgetting=0.25", "model.final=false")
+    session = prepared("model.refresh=1", "model.forgetting=0.25", "model.final=false", STALE)
     before = start(session).state
     state, result = next(rounds(session, before))
     clients = [report.client for report in result.record.clients]
@@ -95,7 +98,7 @@ def test_a_refreshed_head_is_solved_from_new_sums_and_faded_old_ones(prepared):
 
 
 def test_without_a_refresh_a_solved_head_stays_through_training(prepared):
-    session = prepared("model.train_head=false", "model.final=false", "train.server.name=none")
+    session = prepared("model.train_head=false", "model.final=false", STALE)
     before = start(session).state
     states = [state for state, _ in rounds(session, before)]
     assert all(equal(head_of(state), head_of(before)) for state in states)
@@ -106,7 +109,7 @@ def test_without_a_refresh_a_solved_head_stays_through_training(prepared):
 @pytest.mark.parametrize(("trained", "adopted"), [(1e9, True), (-1.0, False)])
 def test_the_last_head_is_adopted_only_where_it_is_better_on_validation(prepared, monkeypatch, trained, adopted):
     """The head before is made to look as bad, or as good, as anything."""
-    session = prepared("model.train_head=false", "train.rounds=1", "train.server.name=none")
+    session = prepared("model.train_head=false", "train.rounds=1", "train.selection=last", STALE)
     before = start(session).state
     monkeypatch.setattr(module, "calibrated", lambda z, y: (trained, 1.0))
     (found,) = rounds(session, before)
@@ -119,7 +122,7 @@ def test_the_last_head_is_adopted_only_where_it_is_better_on_validation(prepared
 def test_a_head_that_trains_travels_and_one_that_does_not_is_left_out(prepared):
     sizes = {}
     for trains in ("true", "false"):
-        session = prepared(f"model.train_head={trains}", "model.final=false", "train.server.name=none")
+        session = prepared(f"model.train_head={trains}", "model.final=false", STALE)
         before = start(session).state
         state, result = next(rounds(session, before))
         sizes[trains] = {report.client: report.bytes_up for report in result.record.clients}
@@ -202,3 +205,88 @@ def test_all_commands_take_a_run_in_which_nobody_trains(workplace, call, method,
             code, out, err = call(workplace, *words, "--json")
             assert code == 0, (words, err)
             json.loads(out)
+
+
+def followed_from(session, state):
+    """What the server would make of the clients' sums if it knew nothing but its own samples' features."""
+    h = [
+        pooled_features(session.model, part) for part in (session.server.validation, session.server.proxy) if len(part)
+    ]
+    return torch.cat(h).double() / session.model.logits_layer.in_features**0.5
+
+
+def test_the_head_follows_the_features_and_no_client_is_asked(prepared):
+    session = prepared("model.final=false", "train.selection=last")
+    before = start(session).state
+    session.model.write(before.adapter.tensors)
+    x = followed_from(session, before)
+    asked = []
+    session.engine.head_sums = lambda *words: asked.append(words)
+    state, result = next(rounds(session, before))
+    assert result.head is None and not asked
+    session.model.write(state.adapter.tensors)
+    sums = followed(HeadSums(**before.head_sums), Moments(), estimated_drift(x, followed_from(session, state)))
+    W, b = family(sums, Moments(), "lda").at(session.drift.base.shrinkage)
+    weight, bias = head_of(state)
+    t = float(bias.double().norm() / b.norm())
+    assert torch.allclose(weight.double(), t * W / W.shape[1] ** 0.5, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(bias.double(), t * b, rtol=1e-4, atol=1e-4)
+    assert state.head_sums is before.head_sums, "they stay those of the features that clients saw"
+
+
+def test_a_validation_sample_is_judged_by_a_head_whose_drift_others_estimate(prepared):
+    """Its own features may be anything: the others that are left out with it do not change."""
+    session = prepared("train.selection=last")
+    state = start(session).state
+    drift = session.drift
+    drift.begin(state)
+    n = len(session.server.validation)
+    fold = np.empty(len(drift.base.h), dtype=int)
+    fold[drift.order] = np.arange(len(fold)) % FOLDS
+    other = drift.base.h.clone()
+    other[0] += 1.0
+    (before, _), (after, _) = (drift._across_folds(drift.base, h) for h in (drift.base.h, other))
+    beside = [i for i in range(1, n) if fold[i] == fold[0]]
+    others = [i for i in range(1, n) if fold[i] != fold[0]]
+    assert beside and others
+    assert torch.allclose(before[beside], after[beside], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(before[others], after[others], rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_handed_back_is_the_surest_model_and_training_goes_on(prepared, monkeypatch):
+    session = prepared("train.rounds=3", "model.final=false")
+    losses = iter([1.0, 0.5, 0.49, 2.0])
+    spread = torch.linspace(-0.05, 0.05, len(session.server.validation), dtype=torch.float64)
+    found = {}
+
+    def of(adapter):
+        if id(adapter) not in found:
+            # The third model is better by chance: some samples are, others are not.
+            mean = next(losses)
+            found[id(adapter)] = (mean + (spread if mean == 0.49 else 0 * spread), adapter)
+        return found[id(adapter)][0]
+
+    session = replace(session, losses=of)
+    before = start(session).state
+    states, results = zip(*rounds(session, before), strict=True)
+    assert [result.selected for result in results] == [True, False, False]
+    assert all(state.model is states[0].adapter for state in states)
+    assert not any(state.adapter is states[0].adapter for state in states[1:])
+    assert [result.test for result in results[1:]] == [results[0].test] * 2, "it is the one that is scored"
+
+
+def test_a_run_that_selects_goes_on_bit_for_bit_also_past_its_end(workplace, call, tmp_path):
+    words = [
+        str(workplace / "tiny.yaml"), MEAN, "method.name=rgd-hla", "train.lr_schedule=constant", "--quiet",
+        f"run.out={tmp_path}",
+    ]  # fmt: skip
+    with contextlib.chdir(workplace):
+        assert call(workplace, "run", *words, "run.name=whole", "train.rounds=4")[0] == 0
+        assert call(workplace, "run", *words, "run.name=parts", "train.rounds=2")[0] == 0
+        assert call(workplace, "resume", str(tmp_path / "parts"), "train.rounds=4", "--quiet")[0] == 0
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts")]
+    assert summaries[0]["selection"] == summaries[1]["selection"] and summaries[0]["selection"]["rounds"] == 4
+    files = [(tmp_path / name / "adapter" / "head.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+    files = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]

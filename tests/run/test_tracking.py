@@ -337,7 +337,7 @@ def test_mlflow_without_a_server_keeps_everything_in_the_folder(told, tmp_path):
     assert (tmp_path / "mlruns").is_dir()
     assert told.what("mlflow experiment") == [("fedhello", (tmp_path / "mlruns" / "artifacts").as_uri())]
     assert told.what("mlflow run") == [("8", tmp_path.name)]
-    assert ("train.lr", "0.002") in told.what("mlflow param")
+    assert ("train.lr", "auto") in told.what("mlflow param")
     assert told.what("mlflow metric") == [(3, "test/accuracy", 0.5), (0, "summary/final", 0.75)]
     assert told.what("mlflow dict") == [(SUMMARY, "summary.json")]
     assert told.what("mlflow close") == ["FINISHED"]

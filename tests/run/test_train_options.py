@@ -128,23 +128,49 @@ def test_the_servers_step_is_part_of_the_method(place):
 
 
 @pytest.mark.parametrize(
-    ("head", "method", "loss", "server"),
+    ("head", "method", "found"),
     [
-        ("solved", "rgd-hla", "cross_entropy", "search"),
-        ("solved", "flexlora", "cross_entropy", "search"),
-        ("solved", "flora", "cross_entropy", "none"),
-        ("prototypes", "rgd-hla", "restricted", "none"),
-        ("local", "rgd-hla", "restricted", "none"),
+        ("solved", "rgd-hla", ("cross_entropy", 5e-3, "none", "validation", True)),
+        ("solved", "flora", ("cross_entropy", 5e-3, "none", "validation", True)),
+        ("solved", "local-only", ("cross_entropy", 2e-3, "none", "last", False)),
+        ("solved", "head-only", ("cross_entropy", 2e-3, "none", "last", False)),
+        ("prototypes", "rgd-hla", ("restricted", 2e-3, "none", "last", False)),
+        ("local", "rgd-hla", ("restricted", 2e-3, "none", "last", False)),
     ],
 )
-def test_what_auto_stands_for(head, method, loss, server):
+def test_what_auto_stands_for(head, method, found):
     tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
     config = load_config(None, [f"model.head={head}", f"method={{name: {method}}}", tiers])
-    assert (config.train.loss, config.train.server.name) == ("auto", "auto")
-    told = with_choices(config).train
-    assert (told.loss, told.server.name) == (loss, server)
-    stated = load_config(None, [f"model.head={head}", "train.loss=adjusted", "train.server.name=avgm"])
+    assert {config.train.loss, config.train.lr, config.train.selection, config.model.drift_compensation} == {"auto"}
+    told = with_choices(config)
+    chosen = (told.train.loss, told.train.lr, told.train.server.name, told.train.selection)
+    assert (*chosen, told.model.drift_compensation) == found
+    stated = load_config(
+        None,
+        [
+            f"model.head={head}", "train.loss=adjusted", "train.server.name=avgm", "train.lr=0.1",
+            "train.selection=last", "model.drift_compensation=false",
+        ],
+    )  # fmt: skip
     assert with_choices(stated) == stated
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["model.head=prototypes"], "not solved"),
+        (["model.train_head=true"], "trains moves by itself"),
+        (["method={name: head-only}"], "trains nothing"),
+        (["method={name: local-only}"], "leads to several models"),
+    ],
+)
+def test_a_head_that_cannot_follow_the_features_is_not_asked_to(words, why):
+    assert why in refusal("model.drift_compensation=true", *words)
+
+
+@pytest.mark.parametrize("words", [["model.head=local"], ["method={name: local-only}"]])
+def test_several_models_are_not_selected_from(words):
+    assert "train.selection=last" in refusal("train.selection=validation", *words)
 
 
 def test_a_run_that_searches_records_its_steps_and_goes_on_bit_for_bit(place, call):
@@ -195,7 +221,7 @@ def test_control_variates_need_factors_of_one_shape(name):
 
 def test_a_run_with_control_variates_goes_on_bit_for_bit(place, call):
     words = [
-        "tiny.yaml", "method.name=rgd-hla", "data.proxy=3", "train.server.name=none", "--quiet",
+        "tiny.yaml", "method.name=rgd-hla", "data.proxy=3", "train.selection=last", "--quiet",
         "train.lr_schedule=constant", "train.scaffold=true",
     ]  # fmt: skip
     assert call(place, "run", *words, "run.name=uncorrected", "train.rounds=4", "train.scaffold=false")[0] == 0
@@ -247,8 +273,11 @@ def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place
 
 def test_a_run_says_what_rounds_without_a_step_cost(place, call):
     assert (
-        call(place, "run", "tiny.yaml", "model.head=solved", "data.proxy=3", "train.lr=1e-9", "run.name=still")[0] == 0
-    )
+        call(
+            place, "run", "tiny.yaml", "model.head=solved", "data.proxy=3", "train.lr=1e-9", "run.name=still",
+            "train.server.name=search",
+        )[0] == 0
+    )  # fmt: skip
     found = RunFolder(place / "runs" / "still").summary()
     sent = sum(c["bytes_up"] for entry in RunFolder(place / "runs" / "still").rounds() for c in entry["clients"])
     assert found["search"] == {"rounds": found["rounds"], "taken": 0, "bytes_up_in_vain": sent}

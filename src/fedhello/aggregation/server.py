@@ -135,16 +135,17 @@ def searched(
     return replace(outcome, adapter=candidates[step], memory=memory, step=step, flags=flags)
 
 
-def sure_gain(fall: Tensor) -> float:
-    """Return d̄ − s_d/√n of n falls d in the loss; −∞ where one is not finite.
+def sure_gain(fall: Tensor, errors: float = 1.0) -> float:
+    """Return d̄ − z s_d/√n of n falls d in the loss; −∞ where one is not finite.
 
     Args:
         fall: d, shape (n,).
+        errors: z, how many standard errors are taken off.
     """
     if not bool(fall.isfinite().all()):
         return -math.inf
     error = float(fall.std()) / math.sqrt(len(fall)) if len(fall) > 1 else 0.0
-    return float(fall.mean()) - error
+    return float(fall.mean()) - errors * error
 
 
 def _between(before: Tensor, after: Tensor, step: float) -> Tensor:

@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedhello.errors import DataError
-from fedhello.model.statistics import UNIT, HeadSums, Moments, unpacked
+from fedhello.model.statistics import UNIT, HeadSums, Moments, packed, unpacked
 
 HeadPolicy = Literal["solved", "prototypes", "aggregate", "local", "frozen", "none"]
 Solver = Literal["lda", "ridge"]
@@ -133,6 +133,32 @@ def within_covariance(sums: HeadSums, moments: Moments) -> Tensor:
             trace = (sums.moments[-1].double() * unit - weighted.square().sum()) / N
             rest = (trace - inside.trace()).clamp_min(0) / max(1, d - m)
             return P.T @ inside @ P + rest * (torch.eye(d, dtype=torch.float64) - P.T @ P)
+
+
+def moments_of(sums: HeadSums, within: Tensor, moments: Moments) -> Tensor:
+    """Return the second moments with which sums have a covariance within classes; see ``within_covariance``.
+
+    Args:
+        sums: With counts, features and cells; their second moments are not read.
+        within: Σ, float64, shape (d, d).
+        moments: What is kept of them.
+    """
+    n, mu = sums.counts.double(), class_means(sums)
+    N, weighted = n.sum(), mu * n.sqrt().unsqueeze(1)
+    match moments.kind:
+        case "full":
+            G = packed(N * within + weighted.T @ weighted)
+        case "diagonal":
+            G = N * within.diagonal() + weighted.square().sum(dim=0)
+        case "means":
+            spare = (sums.cells.double() - 1).clamp_min(0).sum().clamp_min(1)
+            G = packed(spare * within + weighted.T @ weighted)
+        case "sketch":
+            P = moments.projection(mu.shape[1])
+            projected = weighted @ P.T
+            inside = packed(N * P @ within @ P.T + projected.T @ projected)
+            G = torch.cat([inside, (N * within.trace() + weighted.square().sum()).reshape(1)])
+    return G / UNIT**2
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ VERSION = 1
 """Of the format; it rises whenever an earlier fedhello could not read the file."""
 
 UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
-TENSORS = ("adapter", "memory", "head_sums", "before_final")
+TENSORS = ("adapter", "memory", "head_sums", "before_final", "head_base", "selected", "selected_losses")
 """What of a run's state is tensors."""
 
 SHOWN = 5
@@ -73,6 +73,11 @@ def encode(checkpoint: Checkpoint) -> bytes:
     tensors |= {f"memory/{name}": value for name, value in state.memory.items()}
     tensors |= {f"sums/{name}": value for name, value in state.head_sums.items()}
     tensors |= {f"before/{name}": value for name, value in state.before_final.items()}
+    tensors |= {f"base/{name}": value for name, value in state.head_base.items()}
+    selected = state.selected
+    if selected is not None and state.selected_losses is not None:
+        tensors |= {f"selected/{name}": value for name, value in selected.tensors.items()}
+        tensors["losses"] = state.selected_losses
     for k, head in (heads or {}).items():
         tensors |= {f"head/{k}/{name}": value for name, value in head.items()}
     metadata = {
@@ -82,7 +87,9 @@ def encode(checkpoint: Checkpoint) -> bytes:
         # Names in their order, since sums and draws may follow it.
         "state": _plain_state(state)
         | {"block_of": dict(state.adapter.block_of), "memory": list(state.memory)}
-        | {"head_sums": list(state.head_sums), "before_final": list(state.before_final)},
+        | {"head_sums": list(state.head_sums), "before_final": list(state.before_final)}
+        | {"head_base": list(state.head_base)}
+        | {"selected": None if selected is None else dict(selected.block_of)},
         "heads": None if heads is None else {k: list(head) for k, head in heads.items()},
         "identity": checkpoint.identity,
         "more": checkpoint.more,
@@ -135,9 +142,21 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
     memory = {name: tensors[f"memory/{name}"] for name in state["memory"]}
     sums = {name: tensors[f"sums/{name}"] for name in state.get("head_sums", ())}
     before = {name: tensors[f"before/{name}"] for name in state.get("before_final", ())}
+    base = {name: tensors[f"base/{name}"] for name in state.get("head_base", ())}
+    chosen = state.get("selected")
+    selected = None if chosen is None else Adapter({name: tensors[f"selected/{name}"] for name in chosen}, chosen)
     return Checkpoint(
         json.loads(texts["lines"]),
-        RunState(adapter=adapter, memory=memory, head_sums=sums, before_final=before, **_state_values(state)),
+        RunState(
+            adapter=adapter,
+            memory=memory,
+            head_sums=sums,
+            before_final=before,
+            head_base=base,
+            selected=selected,
+            selected_losses=None if selected is None else tensors["losses"],
+            **_state_values(state),
+        ),
         None if heads is None else {int(k): {n: tensors[f"head/{k}/{n}"] for n in names} for k, names in heads.items()},
         json.loads(texts["identity"]),
         json.loads(texts["more"]),

@@ -101,7 +101,7 @@ def plan_runs(
     found = [(label, config) for of_seed in configs for label, config in zip(labels, of_seed, strict=True)]
     own = rates or {}
     return [
-        planned(label, f"{label} seed {config.run.seed}", at_rate(config, own.get(label, config.train.lr)))
+        planned(label, f"{label} seed {config.run.seed}", at_rate(config, own[label]) if label in own else config)
         for label, config in found
     ], notes
 

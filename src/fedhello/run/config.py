@@ -39,7 +39,7 @@ from fedhello.data.dataset import UNNAMED, Columns, Kind
 from fedhello.data.embedded_sets import EMBEDDED_DATA
 from fedhello.embedded import PREFIX
 from fedhello.errors import ConfigError
-from fedhello.methods import METHODS, Method
+from fedhello.methods import METHODS, Method, the_global_model
 from fedhello.model.adapter import ATTENTION_QV
 from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.loading import Quantisation
@@ -116,6 +116,15 @@ Rounds = Annotated[
 ]
 
 
+Rate = Annotated[
+    Literal["auto"] | float,
+    _only(
+        lambda value: value == "auto" or (type(value) in (int, float) and value > 0 and math.isfinite(value)),
+        "expected auto, or a number above 0",
+    ),
+]
+
+
 class LoraConfig(_Section):
     """How LoRA is placed: h = W₀x + (alpha/rank)·B A x, with rslora h = W₀x + (alpha/√rank)·B A x."""
 
@@ -150,6 +159,7 @@ class ModelConfig(_Section):
     moments: Literal["full", "diagonal", "means"] | Sketch = "full"
     least: int = Field(2, ge=1)
     train_head: bool = False
+    drift_compensation: Literal["auto"] | bool = "auto"
     refresh: Rounds = "never"
     forgetting: float = Field(0.5, ge=0, le=1)
     final: bool = True
@@ -379,12 +389,9 @@ class MethodConfig(BaseModel):
 
 
 class ServerConfig(_Section):
-    """The optimiser that steps on the server; ``lr: null`` takes 1 for ``avgm`` and 0.01 for those that adapt.
+    """The optimiser that steps on the server; ``lr: null`` takes 1 for ``avgm`` and 0.01 for those that adapt."""
 
-    ``auto`` is told on loading, see ``with_choices``.
-    """
-
-    name: ServerOptimizer | Literal["auto"] = "auto"
+    name: ServerOptimizer = "none"
     lr: float | None = Field(None, gt=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
@@ -392,10 +399,9 @@ class ServerConfig(_Section):
 
     @property
     def step(self) -> ServerStep:
-        """The same for the aggregation; ``auto`` has been told by then."""
-        name = "none" if self.name == "auto" else self.name
-        lr = (1.0 if name == "avgm" else 0.01) if self.lr is None else self.lr
-        return ServerStep(name, lr, self.beta1, self.beta2, self.tau)
+        """The same for the aggregation."""
+        lr = (1.0 if self.name == "avgm" else 0.01) if self.lr is None else self.lr
+        return ServerStep(self.name, lr, self.beta1, self.beta2, self.tau)
 
 
 class TrainConfig(_Section):
@@ -409,7 +415,7 @@ class TrainConfig(_Section):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
     optimizer: OptimizerName = "adamw"
-    lr: float = Field(2e-3, gt=0)
+    lr: Rate = "auto"
     lr_schedule: LearningRateSchedule = "cosine"
     lr_decay: float = Field(0.99, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -423,6 +429,7 @@ class TrainConfig(_Section):
     distillation: float = Field(0.0, ge=0)
     distillation_temperature: float = Field(1.0, gt=0)
     server: ServerConfig = ServerConfig()
+    selection: Literal["auto", "last", "validation"] = "auto"
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     activations: Rule = "auto"
     measure_memory: bool = True
@@ -528,9 +535,14 @@ INSTRUCTION: dict[str, tuple[Any, ...]] = {
 
 BEFORE: dict[str, Any] = {
     "model.pooling": "native",
-    "train.server": {"name": "none"},
+    "model.drift_compensation": False,
+    "train.selection": "last",
+    "train.lr": 2e-3,
 }
 """What runs of 0.1.0 did where there is a choice since."""
+
+RATE, FOLLOWED_RATE = 2e-3, 5e-3
+"""Learning rates that ``auto`` stands for: of others, and with a head that follows the features."""
 
 IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
@@ -573,22 +585,39 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def with_choices(config: Config) -> Config:
-    """Return a configuration in which ``train.loss`` and ``train.server.name`` say what ``auto`` stands for.
+    """Return a configuration that says what every ``auto`` stands for, as far as it depends on nothing but settings.
 
-    With a head that is solved, which knows all classes before anybody trains, they are ``cross_entropy`` and, unless
-    the method leads to several models or merges into frozen weights, ``search``: what clients of few classes teach each
-    other by the plain loss is worth more than by the restricted one, as long as the server takes no step that its
-    validation data speaks against (measured: docs/explanation/solved-heads.md). Elsewhere they are ``restricted`` and
-    ``none``.
+    With a head that is solved, which knows all classes before anybody trains, the loss is ``cross_entropy``: what
+    clients of few classes teach each other by it is worth more than by the restricted one. The head then follows the
+    features (``model.drift_compensation``) if it does not train and the method trains blocks of one model, and of such
+    a model the state that validation data is surest of is handed back (``train.selection``). Measured:
+    docs/explanation/solved-heads.md. Elsewhere these are ``restricted``, false and ``last``. The learning rate is 5e-3
+    with a head that follows, which lower ones would leave idle, and 2e-3 without.
     """
-    solved, train = config.model.head == "solved", config.train
-    found: dict[str, Any] = {}
+    solved, train, method = config.model.head == "solved", config.train, METHODS[config.method.name]
+    model, found = config.model, dict[str, Any]()
+    if model.drift_compensation == "auto":
+        model = model.model_copy(update={"drift_compensation": _why_not_followed(config) is None})
     if train.loss == "auto":
         found["loss"] = "cross_entropy" if solved else "restricted"
-    if train.server.name == "auto":
-        search = solved and bool(METHODS[config.method.name].steps)
-        found["server"] = train.server.model_copy(update={"name": "search" if search else "none"})
-    return config.model_copy(update={"train": train.model_copy(update=found)})
+    if train.lr == "auto":
+        found["lr"] = FOLLOWED_RATE if model.drift_compensation else RATE
+    if train.selection == "auto":
+        pays = solved and method.models is the_global_model and not method.head_alone
+        found["selection"] = "validation" if pays else "last"
+    return config.model_copy(update={"model": model, "train": train.model_copy(update=found)})
+
+
+def _why_not_followed(config: Config) -> str | None:
+    """Return what keeps a head from following the features that training moves; None if nothing does."""
+    method = METHODS[config.method.name]
+    reasons = {
+        "a head that is not solved is not known by sums": config.model.head != "solved",
+        "a head that trains moves by itself": config.model.train_head,
+        f"{method.name} trains nothing": method.head_alone,
+        f"{method.name} leads to several models": method.models is not the_global_model,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:
@@ -682,8 +711,28 @@ def _check_defence(config: Config, method: Method) -> None:
         )
 
 
+def rate_of(train: TrainConfig) -> float:
+    """Return the learning rate of a configuration whose choices are made."""
+    if isinstance(train.lr, str):
+        raise ValueError("expected with_choices() before the learning rate is asked for; found auto")
+    return train.lr
+
+
 def _check_train(config: Config, method: Method) -> None:
     """Check that the options of training have a meaning with the method and the head."""
+    several = method.models is not the_global_model
+    if config.train.selection == "validation" and (several or config.model.head in ("local", "none")):
+        why = f"{method.name} leads to several models" if several else f"model.head is {config.model.head}"
+        raise ConfigError(
+            "expected train.selection=last, since one global classifier is scored on the server's validation data, and "
+            f"{why}; found validation. Choose another method or head, or leave it out."
+        )
+    unfollowed = _why_not_followed(config)
+    if config.model.drift_compensation is True and unfollowed is not None:
+        raise ConfigError(
+            f"expected model.drift_compensation=false or auto, since {unfollowed}; found true. Leave it out, or see "
+            "model.head, model.train_head and method.name."
+        )
     server = config.train.server.name
     if server == "search" and not method.steps:
         raise ConfigError(
@@ -691,7 +740,7 @@ def _check_train(config: Config, method: Method) -> None:
             + ("adds what it finds to frozen weights" if method.merges else "leads to several models")
             + ", so that a round cannot be left out afterwards; found search. Choose a method such as rgd-hla."
         )
-    if server not in ("auto", "none", "search") and not method.averages_layerwise:
+    if server not in ("none", "search") and not method.averages_layerwise:
         raise ConfigError(
             f"expected train.server.name=none, since {method.name} does not average layer by layer, so that a change "
             f"of the global factors is no direction to step in; found {server}. Choose a method such as rgd-hla."

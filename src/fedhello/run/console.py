@@ -21,7 +21,7 @@ from fedhello.run.folder import RunFolder
 from fedhello.run.heads_said import head_line
 from fedhello.run.rounds import Beginning, RoundResult
 from fedhello.run.session import Session
-from fedhello.run.summary import search_line
+from fedhello.run.summary import taken_lines
 from fedhello.types import Budget, ClientReport, Reason, RoundRecord
 from fedhello.words import budget_words, human_bytes, tier_words
 
@@ -113,13 +113,13 @@ class ConsoleObserver:
             _number(None if result.test is None else result.test.accuracy),
             _number(None if result.validation is None else result.validation.accuracy),
             _number(result.train_loss),
-            "–" if record.step is None else f"{record.step:g}",
+            _taken(result),
             block_map(record.clients, self._blocks),
             human_bytes(sum(client.bytes_up for client in record.clients) + record.score_bytes_up),
             human_bytes(sum(client.bytes_down for client in record.clients) + record.score_bytes_down),
             f"{result.seconds:.1f}",
         )
-        line = "round {}: test {}, validation {}, loss {}, step {}, blocks {}, up {}, down {}, {} s".format(*cells)
+        line = "round {}: test {}, validation {}, loss {}, taken {}, blocks {}, up {}, down {}, {} s".format(*cells)
         self._folder.log(line)
         if self._live is not None:
             if len(self._table.rows) >= SHOWN_ROUNDS:
@@ -141,9 +141,7 @@ class ConsoleObserver:
                 self._console.print(line, highlight=False, soft_wrap=True)
         if not self._quiet and self._console.is_terminal:
             self._console.print(tier_table(summary))
-        if summary["search"]:
-            self._say(search_line(summary["search"]))
-        for line in loading_lines(summary, self._folder):
+        for line in (*taken_lines(summary["search"], summary["selection"]), *loading_lines(summary, self._folder)):
             self._say(line)
         if summary["status"] != "finished":
             again = "fedhello server" if self._remote else "fedhello resume"
@@ -157,7 +155,7 @@ class ConsoleObserver:
 
     def _new_table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("round", "test", "valid.", "loss", "step", "who trained which blocks", "up", "down", "s"):
+        for name in ("round", "test", "valid.", "loss", "taken", "who trained which blocks", "up", "down", "s"):
             table.add_column(name, justify="left" if name.startswith("who") else "right", no_wrap=True)
         return table
 
@@ -171,6 +169,13 @@ class ConsoleObserver:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _taken(result: RoundResult) -> str:
+    """Return α of a server that searches; else whether the model after the round is the one to hand back now."""
+    if result.record.step is not None:
+        return f"{result.record.step:g}"
+    return "–" if result.selected is None else "yes" if result.selected else "no"
 
 
 def _result_line(summary: dict[str, Any]) -> str:

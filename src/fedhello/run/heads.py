@@ -22,6 +22,7 @@ from fedhello.model.head import (
 )
 from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, without
 from fedhello.randomness import generator
+from fedhello.run.selection import selection_after
 from fedhello.run.session import Session
 from fedhello.types import Adapter, RunState
 
@@ -110,21 +111,26 @@ def refreshed_head(session: Session, state: RunState, clients: Sequence[int]) ->
     """Return a state after a round, with its head solved anew on the adapted features where that is due.
 
     The clients of the round send new sums; earlier ones, of features that were, count ``model.forgetting`` less with
-    every refresh.
+    every refresh. Where the head follows the features, so do these sums.
     """
     model, t = session.config.model, state.round
     is_last = t == session.config.train.rounds and model.final
     if model.head != "solved" or is_last or isinstance(model.refresh, str) or t % model.refresh or not clients:
         return state, None
-    before = faded(HeadSums(**state.head_sums), 1 - model.forgetting) if state.head_sums else None
+    before = faded(_sums_now(session, state), 1 - model.forgetting) if state.head_sums else None
     return _solved(session, state, clients, before)
+
+
+def _sums_now(session: Session, state: RunState) -> HeadSums:
+    return HeadSums(**state.head_sums) if session.drift is None else session.drift.sums(state.adapter)
 
 
 def final_head(session: Session, state: RunState) -> Solved:
     """Return the state after the last round, with its head solved once more by all, if that is better.
 
-    Better is a smaller −log p on the validation data, each head at its own best temperature. Where nothing has trained,
-    those who were not there before add their sums.
+    Better is a smaller −log p on the validation data, each head at its own best temperature, or, where models are
+    selected, one that is surely smaller than the selected one's. Where nothing has trained, those who were not there
+    before add their sums.
 
     Args:
         session: The session.
@@ -138,15 +144,30 @@ def final_head(session: Session, state: RunState) -> Solved:
     if method.head_alone:
         late = [k for k in range(len(session.tier_of)) if k not in (*state.head_clients, *state.forgotten)]
         return _solved(session, state, late, HeadSums(**state.head_sums)) if late else (state, None)
-    session.model.write(state.adapter.tensors)
-    validation = session.server.validation
-    trained, _ = calibrated(logits(session.model, validation).double(), torch.from_numpy(validation.labels))
+    trained = _validation_loss(session, state)
     after, change = _solved(session, state, None)
     if change is None or change.loss is None:
         return after, change
-    better = change.loss < trained
-    after = replace(after, before_final=_head_and_sums(session, state))
+    after = selection_after(session, replace(after, before_final=_head_and_sums(session, state)))
+    better = change.loss < trained if state.selected is None else after.selected is not state.selected
     return after if better else state, replace(change, adopted=better, loss_before=trained)
+
+
+def _validation_loss(session: Session, state: RunState) -> float:
+    """Return −log p of the validation data at its best temperature, of the selected model where one is."""
+    if state.selected_losses is not None:
+        return float(state.selected_losses.mean())
+    if session.drift is not None:
+        return float(session.drift(state.adapter).mean())
+    session.model.write(state.adapter.tensors)
+    validation = session.server.validation
+    return calibrated(logits(session.model, validation).double(), torch.from_numpy(validation.labels))[0]
+
+
+def following_head(session: Session, state: RunState) -> RunState:
+    """Return a state after a round with the head that follows its features; no client is asked."""
+    head = None if session.drift is None else session.drift.head(state.adapter)
+    return state if head is None else _with_head(session, state, head)
 
 
 def without_final_head(state: RunState) -> RunState:
@@ -154,16 +175,24 @@ def without_final_head(state: RunState) -> RunState:
     kept = state.before_final
     if not kept:
         return state
-    parts: dict[str, dict[str, Tensor]] = {"head": {}, "sums": {}}
+    parts: dict[str, dict[str, Tensor]] = {"head": {}, "sums": {}, "base": {}, "selected": {}}
     for key, value in kept.items():
         part, _, name = key.partition("/")
         if part in parts:
             parts[part][name] = value
+    blocks = {name.partition("/")[2]: name.partition("/")[0] for name in parts["selected"]}
+    selected = Adapter(
+        {name.partition("/")[2]: value for name, value in parts["selected"].items()},
+        {name: int(block) if block else None for name, block in blocks.items()},
+    )
     return replace(
         state,
         adapter=state.adapter.with_tensors(parts["head"]),
         head_sums=parts["sums"],
         head_clients=tuple(kept["clients"].tolist()),
+        head_base=parts["base"],
+        selected=selected if selected.tensors else None,
+        selected_losses=kept.get("losses"),
         before_final={},
     )
 
@@ -171,7 +200,16 @@ def without_final_head(state: RunState) -> RunState:
 def _head_and_sums(session: Session, state: RunState) -> dict[str, Tensor]:
     kept = {f"head/{name}": state.adapter.tensors[name] for name in session.model.head_names}
     kept |= {f"sums/{name}": value for name, value in state.head_sums.items()}
+    kept |= {f"base/{name}": value for name, value in state.head_base.items()}
+    if state.selected is not None and state.selected_losses is not None:
+        blocks = state.selected.block_of
+        kept |= {f"selected/{_or_nothing(blocks[n])}/{n}": value for n, value in state.selected.tensors.items()}
+        kept["losses"] = state.selected_losses
     return kept | {"clients": torch.tensor(state.head_clients, dtype=torch.int64)}
+
+
+def _or_nothing(block: int | None) -> str:
+    return "" if block is None else str(block)
 
 
 def head_without(session: Session, state: RunState, clients: Sequence[int]) -> tuple[RunState, HeadChange]:
@@ -191,8 +229,7 @@ def head_without(session: Session, state: RunState, clients: Sequence[int]) -> t
         if found.client in due:
             total = without(total, found.sums, session.statistics.moments)
     left = [k for k in state.head_clients if k not in due]
-    session.model.write(state.adapter.tensors)
-    head, samples = _from_sums(session, total), int(total.counts.sum())
+    head, samples = _from_sums(session, total, state.adapter), int(total.counts.sum())
     sums = {name: getattr(total, name) for name in PARTS}
     gone = tuple(sorted({*state.forgotten, *clients}))
     state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(left), forgotten=gone)
@@ -213,22 +250,29 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
     found = session.engine.head_sums(clients, adapter)
     total = add_up((traffic.counted(one) for one in found), moments)
     total = total if before is None else plus(before, total)
-    session.model.write(state.adapter.tensors)
-    head = _from_sums(session, total)
+    head = _from_sums(session, total, state.adapter)
     sums = {name: getattr(total, name) for name in PARTS}
     known = sorted({*state.head_clients, *traffic.clients})
-    state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(known))
+    base = {} if session.drift is None else session.drift.without_head(state.adapter)
+    state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(known), head_base=base)
+    if session.drift is not None:
+        session.drift.begin(state)
     left_out = _declared(session, traffic.clients) - traffic.samples
     change = _change(head, len(traffic.clients), float(total.counts.sum()), left_out=left_out)
     return state, replace(change, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down)
 
 
-def _from_sums(session: Session, total: HeadSums) -> Head:
+def _from_sums(session: Session, total: HeadSums, adapter: Adapter) -> Head:
     """Return the head that sums lead to; what is free is chosen on the server's validation data."""
     model, validation = session.config.model, session.server.validation
     if model.head == "prototypes":
         return prototype_head(total, model.head_scale)
-    h, y = pooled_features(session.model, validation), torch.from_numpy(validation.labels)
+    if session.drift is None:
+        session.model.write(adapter.tensors)
+        h = pooled_features(session.model, validation)
+    else:
+        h = session.drift.features(session.drift.without_head(adapter))[: len(validation)]
+    y = torch.from_numpy(validation.labels)
     return solved_head(_family(session, total), h, y, _shrinkages(session))
 
 

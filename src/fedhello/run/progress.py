@@ -1,11 +1,13 @@
 """How far a run has come, and how a run that has stopped goes on from its last checkpoint."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -116,10 +118,13 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
     session.engine.personal_heads = found.heads
     more = found.more
     scores = (TypeAdapter(Evaluation).validate_python(more[part]) for part in ("validation", "test"))
+    state = found.state
+    if OTHER_DATA in notes:
+        state = replace(state, selected=None, selected_losses=None)
     return Progress(
-        Beginning(found.state, _first_head(more), *scores),
+        Beginning(state, _first_head(more), *scores),
         tuple(more["answers"]),
-        found.state,
+        state,
         found.heads,
         tuple(results),
         more["seconds"],
@@ -146,6 +151,7 @@ def identity_of(session: Session) -> dict[str, Any]:
             "tensors": len(session.initial),
             "adapter": {name: f"{value.dtype} {tuple(value.shape)}" for name, value in session.initial.items()},
         },
+        "data": {"server": _digest(session)},
         "machine": {
             "device": model.device.type,
             "processor": torch.backends.cpu.get_cpu_capability(),
@@ -154,6 +160,16 @@ def identity_of(session: Session) -> dict[str, Any]:
             **versions(),
         },
     }
+
+
+def _digest(session: Session) -> str:
+    """Return a digest of labels and lengths of the server's data that scores adapters."""
+    parts = (session.server.validation, session.server.proxy)
+    digest = hashlib.sha256()
+    for part in parts:
+        for values in (part.labels, part.lengths()):
+            digest.update(np.asarray(values, dtype=np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def _relevant(config: Config) -> dict[str, Any]:
@@ -195,7 +211,15 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
     cohort = _cohort(json.loads((folder.path / "clients.json").read_text(encoding="utf-8")), clients(session))
     if cohort:
         notes.append(f"the clients are not those that the run began with: {listed(cohort)}")
+    if found.get("data", here["data"]) != here["data"]:
+        notes.append(OTHER_DATA)
     return notes
+
+
+OTHER_DATA = (
+    "the server's validation or proxy data are not those that the run began with; which model is handed back is "
+    "decided anew, beginning with the last one"
+)
 
 
 def _cohort(there: Sequence[Mapping[str, Any]], here: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -14,8 +14,16 @@ from fedhello.errors import QuorumError
 from fedhello.methods import METHODS, the_global_model
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
-from fedhello.run.heads import HeadChange, final_head, first_head, refreshed_head, without_final_head
+from fedhello.run.heads import (
+    HeadChange,
+    final_head,
+    first_head,
+    following_head,
+    refreshed_head,
+    without_final_head,
+)
 from fedhello.run.scoring import Scorer
+from fedhello.run.selection import first_selection, selection_after
 from fedhello.run.session import Session
 from fedhello.types import Adapter, Distillation, RoundRecord, RunState
 
@@ -49,6 +57,8 @@ class RoundResult:
         seconds: Wall seconds of allocation, training and aggregation.
         evaluation_seconds: Wall seconds of the two evaluations.
         head: How the head was solved anew after the round; None where it was not.
+        selected: Whether the model after the round is the one that the run would hand back; None where none is
+            selected.
     """
 
     record: RoundRecord
@@ -58,6 +68,7 @@ class RoundResult:
     seconds: float
     evaluation_seconds: float
     head: HeadChange | None = None
+    selected: bool | None = None
 
 
 def start(session: Session) -> Beginning:
@@ -91,16 +102,23 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         state = without_final_head(state)
     while state.round < train.rounds:
         begin = time.perf_counter()
+        if session.drift is not None:
+            session.drift.begin(state)
+        before = state = first_selection(session, state)
         state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
         record = fisher.recorded(record)
         session.engine.commit(record)
+        if state.adapter is not before.adapter:
+            state = selection_after(session, following_head(session, state))
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
         validation, test = scores.of(state) if train.scored_after(state.round) else (None, None)
         samples = sum(report.samples for report in record.clients)
         # Nobody may have been able to take part.
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
-        yield state, RoundResult(record, loss, validation, test, played - begin, time.perf_counter() - played, head)
+        selected = None if state.selected is None else state.selected is not before.selected
+        seconds = (played - begin, time.perf_counter() - played)
+        yield state, RoundResult(record, loss, validation, test, *seconds, head, selected)
         if record.failed is not None and state.attempt >= train.retries:
             raise _no_quorum(record)
 
@@ -111,7 +129,8 @@ def _head_after(session: Session, state: RunState, record: RoundRecord) -> tuple
         return state, None
     if state.round == session.config.train.rounds and session.config.model.final:
         return final_head(session, state)
-    return refreshed_head(session, state, [report.client for report in record.clients])
+    state, head = refreshed_head(session, state, [report.client for report in record.clients])
+    return state if head is None else selection_after(session, state), head
 
 
 def _no_quorum(record: RoundRecord) -> QuorumError:

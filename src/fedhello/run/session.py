@@ -1,7 +1,8 @@
 """From a configuration to a session: the one place where all parts are put together."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,17 +35,18 @@ from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, ModelError
 from fedhello.methods import METHODS, BoundMethod, Method, with_fixed_head
 from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.head import is_shared
+from fedhello.model.head import SHRINKAGES, family, is_shared
 from fedhello.model.loading import CAUSAL_LM, load_foundation, resolve
 from fedhello.model.loading import Kind as ModelKind
 from fedhello.model.statistics import DEFAULT_STATISTICS, Moments, StatisticsSettings
-from fedhello.randomness import integer_seed
-from fedhello.run.config import Config, DataConfig, TierConfig, with_choices
+from fedhello.randomness import generator, integer_seed
+from fedhello.run.config import Config, DataConfig, TierConfig, rate_of, with_choices
 from fedhello.run.data import load_data, partition_data, public_data, split_data
+from fedhello.run.drift import DriftCompensation
 from fedhello.run.federation import federate, with_speeds
 from fedhello.run.samples import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
 from fedhello.run.validation import ValidationLosses
-from fedhello.types import KEEP, Allocation, Federation, Policy, Situation
+from fedhello.types import KEEP, Adapter, Allocation, Federation, Policy, Situation
 from fedhello.words import budget_words
 
 
@@ -69,6 +71,10 @@ class ServerData:
     domains: Mapping[str, Samples] = field(default_factory=dict)
 
 
+def _no_losses(adapter: Adapter) -> Tensor:
+    raise NotImplementedError("expected a session of assemble()")
+
+
 @dataclass(frozen=True)
 class Session:
     """A run that is ready to start: everything loaded and checked, nothing trained or written.
@@ -88,6 +94,8 @@ class Session:
         notes: What a user should know before the start.
         statistics: What clients sum up for a head that is solved.
         described: What ``clients.json`` holds of each client where its histogram is not known here.
+        drift: The head that follows what training does to the features; None where it does not follow.
+        losses: −log p of each sample of the server's validation data under an adapter.
     """
 
     config: Config
@@ -104,6 +112,8 @@ class Session:
     notes: tuple[str, ...]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     described: tuple[Mapping[str, Any], ...] = ()
+    drift: DriftCompensation | None = None
+    losses: Callable[[Adapter], Tensor] = _no_losses
 
 
 @dataclass(frozen=True)
@@ -227,7 +237,8 @@ def assemble(
         questions=asked,
         domains=by_domain(loaded.data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
     )
-    losses = ValidationLosses(model, server.validation, engine.settings.autocast == "bfloat16")
+    drift = _drift_compensation(config, model, server) if config.model.drift_compensation else None
+    losses = drift or ValidationLosses(model, server.validation, engine.settings.autocast == "bfloat16")
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
         bound = with_control_variates(bound, _distance(engine.settings, model))
@@ -247,6 +258,23 @@ def assemble(
         tier_of=tier_of,
         notes=tuple(loaded.notes),
         statistics=statistics_settings(config),
+        drift=drift,
+        losses=losses,
+    )
+
+
+def _drift_compensation(config: Config, model: LoraModel, server: ServerData) -> DriftCompensation:
+    """Return the head that follows the features of the server's samples."""
+    parts = [part for part in (server.validation, server.proxy) if len(part)]
+    moments = statistics_settings(config).moments
+    stated = config.model.shrinkage
+    return DriftCompensation(
+        model=model,
+        parts=parts,
+        solve=partial(family, moments=moments, solver=config.model.solver, priors=config.model.priors),
+        moments=moments,
+        shrinkages=SHRINKAGES if isinstance(stated, str) else (stated,),
+        order=generator(config.run.seed, "drift").permutation(sum(map(len, parts))),
     )
 
 
@@ -499,7 +527,7 @@ def training_settings(config: Config, method: BoundMethod, device: torch.device,
         epochs=train.epochs,
         batch_size=train.batch_size,
         optimizer=train.optimizer,
-        lr=train.lr,
+        lr=rate_of(train),
         lr_schedule=train.lr_schedule,
         lr_decay=train.lr_decay,
         weight_decay=train.weight_decay,

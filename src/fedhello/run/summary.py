@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -59,6 +59,7 @@ def summarise(
         "bytes_down": sum(one.bytes_down for one in (*heads, *sent)) + sum(a.record.score_bytes_down for a in attempts),
         "head": {"policy": session.config.model.head, "changes": [asdict(head) for head in heads]},
         "search": (search := _search(results)),
+        "selection": (selection := _selection(results)),
         "rejections": Counter(rejection.reason for result in attempts for rejection in result.record.rejections),
         "failed_attempts": len(attempts) - len(results),
         "flags": list(dict.fromkeys(flag for result in results for flag in result.record.flags)),
@@ -76,7 +77,7 @@ def summarise(
         "notes": [
             *session.notes,
             *_head_lines(session, beginning, results),
-            *([search_line(search)] if search else []),
+            *taken_lines(search, selection),
         ],
         "versions": versions(),
     }
@@ -91,8 +92,15 @@ def _search(results: Sequence[RoundResult]) -> dict[str, int] | None:
     return {"rounds": len(records), "taken": sum(bool(record.step) for record in records), "bytes_up_in_vain": vain}
 
 
-def search_line(search: dict[str, int]) -> str:
-    """Say what ``_search`` counted."""
+def taken_lines(search: Mapping[str, int] | None, selection: Mapping[str, int] | None) -> list[str]:
+    """Say what became of the rounds: which steps were taken, and which model is handed back."""
+    return [
+        *([] if search is None else [_search_line(search)]),
+        *([] if not selection else [_selection_line(selection)]),
+    ]
+
+
+def _search_line(search: Mapping[str, int]) -> str:
     said = f"the server took a step in {search['taken']} of {search['rounds']} rounds"
     if search["taken"] == search["rounds"]:
         return said
@@ -102,6 +110,28 @@ def search_line(search: dict[str, int]) -> str:
     return (
         f"{said}: in the others its validation data speaks for none that is larger than chance, and the "
         f"{human_bytes(search['bytes_up_in_vain'])} that clients sent changed nothing{more}"
+    )
+
+
+def _selection(results: Sequence[RoundResult]) -> dict[str, int] | None:
+    """Return after how many rounds, of how many, the model was there that the run hands back; 0 is the start."""
+    if all(result.selected is None for result in results):
+        return None
+    return {
+        "round": max((result.record.round + 1 for result in results if result.selected), default=0),
+        "rounds": len(results),
+    }
+
+
+def _selection_line(selection: Mapping[str, int]) -> str:
+    if selection["round"]:
+        return (
+            f"the adapter is that after round {selection['round']} of {selection['rounds']}: none since is surely "
+            "better on the server's validation data"
+        )
+    return (
+        f"the adapter is that before training: after none of {selection['rounds']} rounds it is surely better on the "
+        "server's validation data, and method.name=head-only costs one exchange of sums"
     )
 
 

@@ -12,7 +12,7 @@ from fedhello.errors import ConfigError, QuorumError
 from fedhello.run.asked import AskedMethod
 from fedhello.run.baselines import BASELINES
 from fedhello.run.compare import PlannedRun, at_rate, configure, finished, planned, say
-from fedhello.run.config import Config
+from fedhello.run.config import Config, rate_of
 from fedhello.run.folder import RunFolder
 from fedhello.run.summary import LAST
 
@@ -141,7 +141,7 @@ def read_tuning(runs: Sequence[PlannedRun]) -> dict[str, Tuned]:
     for run in runs:
         done = (run.folder.path / "summary.json").is_file() and run.folder.summary()["status"] == "finished"
         accuracy = validation_accuracy(run.folder) if done else None
-        found.setdefault(run.label, {})[run.config.train.lr] = accuracy
+        found.setdefault(run.label, {})[rate_of(run.config.train)] = accuracy
     tuned = {label: Tuned(tuple(rates), tuple(rates.values())) for label, rates in found.items()}
     hopeless = [label for label, of_label in tuned.items() if of_label.rate is None]
     if hopeless:
