@@ -53,7 +53,7 @@ LARGEST = 1000
 COMMON = [f"data.proxy={LARGEST}", "clients.tiers=[{share: 1, blocks: 3}]"]
 DEFINITIONS = [
     f"data.proxy={LARGEST}", "data.max_length=24", "data.clients=32", "train.clients_per_round=6", "train.rounds=8",
-    "data.partition={kind: pathological, classes_per_client: 5}", "train.server.name=none",
+    "data.partition={kind: pathological, classes_per_client: 5}",
 ]  # fmt: skip
 TOP = 3
 Draw = Callable[[Session, int], Examples]

@@ -10,13 +10,14 @@ from fedhello.allocation.geometric import (
     PATTERNS,
     allocate_blocks,
     block_probabilities,
+    chosen_pattern,
     draw_preference,
     gd_hla,
     pattern_preference,
     rgd_hla,
     tier_probabilities,
 )
-from fedhello.types import Situation
+from fedhello.types import Budget, Situation
 
 block_counts = st.integers(1, 40)
 
@@ -149,3 +150,25 @@ def test_rgd_weights_tiers_equally_unless_told(federation):
     world = federation([1, 1, 1, 2], blocks=2)
     assert tier_probabilities(world, "triangle", "equal") == pytest.approx([2 / 3, 1 / 3])
     assert tier_probabilities(world, "triangle", "clients") == pytest.approx([4 / 5, 1 / 5])
+
+
+@pytest.mark.parametrize(
+    ("tiers", "pattern"),
+    [
+        ([Budget(blocks=2), Budget(blocks=4)], "inverted_triangle"),
+        ([Budget(memory=10**8), Budget(upload=10**5)], "inverted_triangle"),
+        ([Budget(seconds=1.0, speed=1e9)], "inverted_triangle"),
+        ([Budget(upload=10**5), Budget(upload=10**6)], "uniform"),
+    ],
+)
+def test_auto_saves_what_the_budgets_limit(tiers, pattern):
+    assert chosen_pattern("auto", tiers)[0] == pattern
+    assert chosen_pattern("triangle", tiers)[0] == "triangle"
+
+
+@pytest.mark.parametrize("strategy", [gd_hla, rgd_hla])
+def test_auto_allocates_what_it_stands_for(strategy, federation):
+    world = federation([1, 3], blocks=6)
+    for client in world.clients:
+        situation = Situation(client, world, 3)
+        assert strategy(situation, pattern="auto") == strategy(situation, pattern="inverted_triangle")

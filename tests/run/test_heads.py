@@ -106,17 +106,26 @@ def test_without_a_refresh_a_solved_head_stays_through_training(prepared):
     assert moved
 
 
-@pytest.mark.parametrize(("trained", "adopted"), [(1e9, True), (-1.0, False)])
-def test_the_last_head_is_adopted_only_where_it_is_better_on_validation(prepared, monkeypatch, trained, adopted):
-    """The head before is made to look as bad, or as good, as anything."""
+@pytest.mark.parametrize(("losses", "adopted"), [([0.5, 0.4], True), ([0.4, 0.5], False)])
+def test_the_last_head_is_adopted_only_where_it_is_better_on_validation(prepared, monkeypatch, losses, adopted):
     session = prepared("model.train_head=false", "train.rounds=1", "train.selection=last", STALE)
     before = start(session).state
-    monkeypatch.setattr(module, "calibrated", lambda z, y: (trained, 1.0))
-    (found,) = rounds(session, before)
-    state, result = found
+    found = iter(losses)
+    monkeypatch.setattr(module, "_validation_loss", lambda *_: next(found))
+    ((state, result),) = rounds(session, before)
+    assert (result.head.loss_before, result.head.loss) == tuple(losses)
     assert result.head.adopted == adopted
     assert equal(head_of(state), head_of(before)) != adopted
     assert result.head.clients == 4
+
+
+def test_both_heads_are_judged_at_their_best_temperature(prepared):
+    """Ten times the logits predict the same classes, and a head is not worse for it."""
+    session = prepared("model.train_head=false", "train.selection=last", STALE)
+    state = start(session).state
+    hot = state.adapter.with_tensors({name: 10 * state.adapter.tensors[name] for name in session.model.head_names})
+    losses = [module._validation_loss(session, replace(state, adapter=adapter)) for adapter in (state.adapter, hot)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_head_that_trains_travels_and_one_that_does_not_is_left_out(prepared):

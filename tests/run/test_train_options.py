@@ -284,3 +284,10 @@ def test_a_run_says_what_rounds_without_a_step_cost(place, call):
     assert any("0 of" in note and "head-only costs one exchange" in note for note in found["notes"])
     assert call(place, "run", "tiny.yaml", "model.head=solved", "method={name: head-only}", "run.name=alone")[0] == 0
     assert RunFolder(place / "runs" / "alone").summary()["search"] is None
+
+
+def test_a_pattern_that_is_chosen_is_named_with_its_reason(place, call):
+    words = ["tiny.yaml", "data.proxy=3", "method={name: rgd-hla, pattern: auto}"]
+    code, out, _ = call(place, "plan", *words)
+    assert code == 0
+    assert "method.pattern: auto is inverted_triangle, since budgets limit memory or time" in " ".join(out.split())

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedhello.allocation.fisher import Clusters, fim_hla
-from fedhello.allocation.geometric import Pattern, TierWeighting, rgd_hla
+from fedhello.allocation.geometric import PatternChoice, TierWeighting, rgd_hla
 from fedhello.types import Allocation, Situation
 
 Warmup = Annotated[int, Field(ge=0)]
@@ -38,7 +38,7 @@ def after_warmup(round: int, *, warmup: Warmup = 10, refresh: Refresh = 10) -> b
 def fed_hello(
     situation: Situation,
     *,
-    pattern: Pattern = "bottleneck",
+    pattern: PatternChoice = "bottleneck",
     tier_weighting: TierWeighting = "equal",
     warmup: Warmup = 10,
     refresh: Refresh = 10,

@@ -144,21 +144,20 @@ def final_head(session: Session, state: RunState) -> Solved:
     if method.head_alone:
         late = [k for k in range(len(session.tier_of)) if k not in (*state.head_clients, *state.forgotten)]
         return _solved(session, state, late, HeadSums(**state.head_sums)) if late else (state, None)
-    trained = _validation_loss(session, state)
+    before = _validation_loss(session, state) if state.selected_losses is None else float(state.selected_losses.mean())
     after, change = _solved(session, state, None)
-    if change is None or change.loss is None:
-        return after, change
+    if change is None:
+        return after, None
+    loss = _validation_loss(session, after)
     after = selection_after(session, replace(after, before_final=_head_and_sums(session, state)))
-    better = change.loss < trained if state.selected is None else after.selected is not state.selected
-    return after if better else state, replace(change, adopted=better, loss_before=trained)
+    better = loss < before if state.selected is None else after.selected is not state.selected
+    return after if better else state, replace(change, loss=loss, adopted=better, loss_before=before)
 
 
 def _validation_loss(session: Session, state: RunState) -> float:
-    """Return −log p of the validation data at its best temperature, of the selected model where one is."""
-    if state.selected_losses is not None:
-        return float(state.selected_losses.mean())
-    if session.drift is not None:
-        return float(session.drift(state.adapter).mean())
+    """Return the mean −log p of the validation data: of one that trains, or stays, at its best temperature."""
+    if session.drift is not None or state.selected_losses is not None:
+        return float(session.losses(state.adapter).mean())
     session.model.write(state.adapter.tensors)
     validation = session.server.validation
     return calibrated(logits(session.model, validation).double(), torch.from_numpy(validation.labels))[0]

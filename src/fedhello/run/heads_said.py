@@ -39,7 +39,10 @@ def head_line(change: HeadChange, model: ModelConfig, rounds: int = 0) -> str:
             f"−log p {change.loss:.3f} on validation"
         )
     if change.loss_before is not None:
-        parts.append(f"{'' if change.adopted else 'not '}adopted, since the trained head's is {change.loss_before:.3f}")
+        before = f"{change.loss_before:.3f} of the model before"
+        parts.append(
+            f"adopted, since it was {before}" if change.adopted else f"not adopted: not surely less than {before}"
+        )
     when = f" after round {rounds}" if rounds else ""
     name = "prototypes" if model.head == "prototypes" else "head"
     return f"{name}{when}: {'; '.join(parts)}"

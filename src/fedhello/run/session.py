@@ -13,6 +13,7 @@ from fedhello.aggregation.control import Distance, with_control_variates
 from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
 from fedhello.allocation.bytes import OPTIONS
+from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.memory import RESERVE, return_memory_at_once
 from fedhello.client.prediction import Peak, StepCosts, calibrate
 from fedhello.client.scoring import calibrate_scoring
@@ -226,6 +227,9 @@ def assemble(
     """
     config, samples, held_out, model = loaded.config, loaded.samples, loaded.held_out, loaded.model
     _check_method(loaded.row, loaded.method, federation, model, loaded.notes)
+    if config.method.options.get("pattern") == "auto":
+        pattern, reason = chosen_pattern("auto", federation.tiers)
+        loaded.notes.append(f"method.pattern: auto is {pattern}, since {reason}")
     asked = questions(config, loaded.data, held_out.test)
     if asked:
         loaded.notes.extend(cut_prompts(config.data, model, [prompt for prompt, _ in asked]))
