@@ -116,8 +116,8 @@ def _count(found: dict[str, Any], result: RoundResult) -> None:
             if name in report.metrics:
                 key = f"{name} of tier {report.tier}"
                 found["peaks"][key] = max(found["peaks"].get(key, 0), report.metrics[name])
-    if result.selected:
-        found["selected"].append(result.record.round + 1)
+    if result.selected == result.record.round + 1:
+        found["selected"].append(result.selected)
 
 
 def interval(differences: list[float]) -> list[float] | None:

@@ -410,6 +410,7 @@ class RunState:
             head is to follow their drift; else empty.
         selected: The model that the run would hand back now, where models are selected; else None.
         selected_losses: Its −log p of each validation sample, float64, shape (n,).
+        selected_round: After how many rounds it was there; 0 is the start.
         forgotten: Whose have been taken out again, ascending; they stay out.
         before_final: The head that the final one took the place of, with its sums, from which further rounds would go
             on; empty where there is none.
@@ -428,6 +429,7 @@ class RunState:
     head_base: Mapping[str, Tensor] = field(default_factory=dict)
     selected: Adapter | None = None
     selected_losses: Tensor | None = None
+    selected_round: int = 0
 
     @property
     def model(self) -> Adapter:

@@ -14,8 +14,9 @@ from fedhello.run import compare
 from fedhello.run.asked import asked_methods, asked_seeds
 from fedhello.run.baselines import with_baselines
 from fedhello.run.compare import load_shared, plan_runs, translated
-from fedhello.run.config import load_config
+from fedhello.run.config import load_config, with_choices
 from fedhello.run.folder import RunFolder
+from fedhello.run.results import METHOD_KEYS, OWN_KEYS, differing
 from fedhello.run.tuning import Tuned, asked_rates, tuned_methods
 
 CONFIG, DATA, FOLDER, INTERRUPTED = 2, 3, 5, 130
@@ -382,3 +383,12 @@ def test_two_comparisons_in_one_folder_at_once_are_one_too_many(copied, call):
         assert err.startswith("error: expected nobody else to write to cmp; process ")
         assert err.count("\n") == 1
         assert content(copied) == before
+
+
+def test_what_some_methods_do_not_have_keeps_none_from_being_compared():
+    """A run's own configuration says true where head-only has no head that follows."""
+    base = load_shared(None, ["model.drift_compensation=true", "train.selection=validation"])
+    configs = [with_choices(one.config) for one in plan(base, "head-only,local-only,rgd-hla")[0]]
+    assert [config.model.drift_compensation for config in configs] == [False, False, True]
+    differences = differing(configs, (*OWN_KEYS, *METHOD_KEYS))
+    assert not differences, "so that nothing but the methods differs, learning rates included"

@@ -97,7 +97,7 @@ def test_an_interrupted_run_says_nothing_of_a_round_that_was_not_scored(workplac
     results = [result for _, (_, result) in zip(range(1), rounds(session, beginning.state), strict=False)]
     summary = summarise(session, beginning, results, wall_seconds=1.0, status="interrupted")
     assert [summary[key] for key in ("final", "final_scores", "mean_last_5", "best_on_validation")] == [None] * 4
-    assert "– after the last round" in _result_line(summary | {"domains": {}})
+    assert "– of the adapter that is handed back" in _result_line(summary | {"domains": {}})
 
 
 @pytest.mark.parametrize("head", ["aggregate", "local"])

@@ -132,8 +132,8 @@ def test_the_servers_step_is_part_of_the_method(place):
     [
         ("solved", "rgd-hla", ("cross_entropy", 5e-3, "none", "validation", True)),
         ("solved", "flora", ("cross_entropy", 5e-3, "none", "validation", True)),
-        ("solved", "local-only", ("cross_entropy", 2e-3, "none", "last", False)),
-        ("solved", "head-only", ("cross_entropy", 2e-3, "none", "last", False)),
+        ("solved", "local-only", ("cross_entropy", 5e-3, "none", "last", False)),
+        ("solved", "head-only", ("cross_entropy", 5e-3, "none", "last", False)),
         ("prototypes", "rgd-hla", ("restricted", 2e-3, "none", "last", False)),
         ("local", "rgd-hla", ("restricted", 2e-3, "none", "last", False)),
     ],
@@ -157,20 +157,21 @@ def test_what_auto_stands_for(head, method, found):
 
 @pytest.mark.parametrize(
     ("words", "why"),
-    [
-        (["model.head=prototypes"], "not solved"),
-        (["model.train_head=true"], "trains moves by itself"),
-        (["method={name: head-only}"], "trains nothing"),
-        (["method={name: local-only}"], "leads to several models"),
-    ],
+    [(["model.head=prototypes"], "only a solved head"), (["model.train_head=true"], "trains moves by itself")],
 )
 def test_a_head_that_cannot_follow_the_features_is_not_asked_to(words, why):
     assert why in refusal("model.drift_compensation=true", *words)
 
 
-@pytest.mark.parametrize("words", [["model.head=local"], ["method={name: local-only}"]])
-def test_several_models_are_not_selected_from(words):
-    assert "train.selection=last" in refusal("train.selection=validation", *words)
+def test_only_one_global_classifier_is_selected():
+    assert "train.selection=last" in refusal("train.selection=validation", "model.head=local")
+
+
+@pytest.mark.parametrize("name", ["head-only", "server-only", "local-only"])
+def test_methods_without_a_model_to_select_are_compared_with_those_that_have_one(name):
+    asked = ["model.drift_compensation=true", "train.selection=validation", f"method={{name: {name}}}"]
+    told = with_choices(load_config(None, asked))
+    assert (told.model.drift_compensation, told.train.selection) == (False, "last")
 
 
 def test_a_run_that_searches_records_its_steps_and_goes_on_bit_for_bit(place, call):
@@ -290,4 +291,6 @@ def test_a_pattern_that_is_chosen_is_named_with_its_reason(place, call):
     words = ["tiny.yaml", "data.proxy=3", "method={name: rgd-hla, pattern: auto}"]
     code, out, _ = call(place, "plan", *words)
     assert code == 0
-    assert "method.pattern: auto is inverted_triangle, since budgets limit memory or time" in " ".join(out.split())
+    assert "method.pattern: auto is inverted_triangle, since numbers of blocks stand for memory and time" in " ".join(
+        out.split()
+    )

@@ -136,16 +136,15 @@ def searched(
 
 
 def sure_gain(fall: Tensor, errors: float = 1.0) -> float:
-    """Return d̄ − z s_d/√n of n falls d in the loss; −∞ where one is not finite.
+    """Return d̄ − z s_d/√n of n falls d in the loss; −∞ where one is not finite, or one alone has no spread.
 
     Args:
         fall: d, shape (n,).
         errors: z, how many standard errors are taken off.
     """
-    if not bool(fall.isfinite().all()):
+    if not bool(fall.isfinite().all()) or len(fall) < 2:
         return -math.inf
-    error = float(fall.std()) / math.sqrt(len(fall)) if len(fall) > 1 else 0.0
-    return float(fall.mean()) - errors * error
+    return float(fall.mean()) - errors * float(fall.std()) / math.sqrt(len(fall))
 
 
 def _between(before: Tensor, after: Tensor, step: float) -> Tensor:

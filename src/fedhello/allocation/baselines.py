@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from fedhello.allocation.bytes import fit, fixed_policies, means, plan
-from fedhello.allocation.geometric import PatternChoice, chosen_pattern, draw_preference, pattern_preference
+from fedhello.allocation.geometric import PatternChoice, draw_preference, gd_hla, pattern_preference
 from fedhello.allocation.ranks import affordable
 from fedhello.types import KEEP, Allocation, Situation
 
@@ -71,8 +71,7 @@ def spaced_blocks(count: int, blocks: int) -> tuple[int, ...]:
 
 def within_budget(situation: Situation, *, pattern: PatternChoice = "bottleneck") -> Allocation:
     """What the client affords of a pattern, the same in every round (local-only)."""
-    pattern, _ = chosen_pattern(pattern, situation.federation.tiers)
-    return fit(situation, pattern_preference(pattern, situation.federation.blocks))
+    return gd_hla(situation, pattern=pattern)
 
 
 def random_blocks(situation: Situation) -> Allocation:

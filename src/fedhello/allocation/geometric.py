@@ -166,12 +166,13 @@ def chosen_pattern(pattern: PatternChoice, tiers: Sequence[Budget]) -> tuple[Pat
     """
     if pattern != "auto":
         return pattern, "it is asked for"
-    if any(budget.blocks is not None or budget.memory is not None or budget.seconds is not None for budget in tiers):
+    limits = {name for tier in tiers for name in ("blocks", "memory", "seconds") if getattr(tier, name) is not None}
+    if limits or not any(tier.upload for tier in tiers):
+        scarce = "numbers of blocks stand for memory and time" if limits == {"blocks"} else "memory or time is scarce"
         return "inverted_triangle", (
-            "budgets limit memory or time, of which the blocks next to the output need least, and no other pattern is "
-            "surely more accurate"
+            f"{scarce}, the blocks next to the output need least of both, and no other pattern is surely more accurate"
         )
-    return "uniform", "budgets limit upload alone, of which all blocks need the same"
+    return "uniform", "upload alone is scarce, of which all blocks need the same"
 
 
 def gd_hla(situation: Situation, *, pattern: PatternChoice = "bottleneck") -> Allocation:

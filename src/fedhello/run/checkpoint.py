@@ -2,8 +2,9 @@
 
     RUN/checkpoints/checkpoint-000007.safetensors      after seven lines of rounds.jsonl
 
-The tensors are those of the adapter, of the method's memory, of head statistics, of the head before the final one and
-of personal heads, named ``adapter/…``, ``memory/…``, ``sums/…``, ``before/…`` and ``head/K/…``. The metadata hold
+The tensors are those of the adapter, of the method's memory, of head statistics and the adapter that they are of, of
+what the final head took the place of, of the selected model and its losses, and of personal heads, named ``adapter/…``,
+``memory/…``, ``sums/…``, ``base/…``, ``before/…``, ``selected/…``, ``losses`` and ``head/K/…``. The metadata hold
 JSON: ``format``, ``version`` (of the format), ``fedhello``, ``state`` (the rest of ``RunState``), ``identity`` (what
 must be the same for a run to go on), ``more``, and ``sha256`` over all bytes of the file, taken with 64 zeros in its
 own place. There is no position of a random generator, since ``fedhello.randomness`` has none. Nothing is pickled.

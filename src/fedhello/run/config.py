@@ -542,7 +542,7 @@ BEFORE: dict[str, Any] = {
 """What runs of 0.1.0 did where there is a choice since."""
 
 RATE, FOLLOWED_RATE = 2e-3, 5e-3
-"""Learning rates that ``auto`` stands for: of others, and with a head that follows the features."""
+"""Learning rates that ``auto`` stands for: of others, and with a solved head that does not train."""
 
 IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
@@ -588,36 +588,25 @@ def with_choices(config: Config) -> Config:
     """Return a configuration that says what every ``auto`` stands for, as far as it depends on nothing but settings.
 
     With a head that is solved, which knows all classes before anybody trains, the loss is ``cross_entropy``: what
-    clients of few classes teach each other by it is worth more than by the restricted one. The head then follows the
-    features (``model.drift_compensation``) if it does not train and the method trains blocks of one model, and of such
-    a model the state that validation data is surest of is handed back (``train.selection``). Measured:
-    docs/explanation/solved-heads.md. Elsewhere these are ``restricted``, false and ``last``. The learning rate is 5e-3
-    with a head that follows, which lower ones would leave idle, and 2e-3 without.
+    clients of few classes teach each other by it is worth more than by the restricted one. If the head does not train,
+    it follows the features (``model.drift_compensation``), the model that validation data is surest of is handed back
+    (``train.selection``), and the learning rate is 5e-3. Measured: docs/explanation/solved-heads.md. Elsewhere these
+    are ``restricted``, false, ``last`` and 2e-3. Methods that train nothing, or lead to several models, have no head
+    that follows and no selection, whatever is asked for, so that they can be compared with others.
     """
     solved, train, method = config.model.head == "solved", config.train, METHODS[config.method.name]
-    model, found = config.model, dict[str, Any]()
-    if model.drift_compensation == "auto":
-        model = model.model_copy(update={"drift_compensation": _why_not_followed(config) is None})
+    follows = solved and not config.model.train_head
+    one = method.models is the_global_model and not method.head_alone
+    asked = {True: True, False: False, "auto": follows}[config.model.drift_compensation]
+    model = config.model.model_copy(update={"drift_compensation": asked and one})
+    found: dict[str, Any] = {}
     if train.loss == "auto":
         found["loss"] = "cross_entropy" if solved else "restricted"
     if train.lr == "auto":
-        found["lr"] = FOLLOWED_RATE if model.drift_compensation else RATE
-    if train.selection == "auto":
-        pays = solved and method.models is the_global_model and not method.head_alone
-        found["selection"] = "validation" if pays else "last"
+        found["lr"] = FOLLOWED_RATE if follows else RATE
+    chosen = {"auto": "validation" if follows else "last"}.get(train.selection, train.selection)
+    found["selection"] = chosen if one else "last"
     return config.model_copy(update={"model": model, "train": train.model_copy(update=found)})
-
-
-def _why_not_followed(config: Config) -> str | None:
-    """Return what keeps a head from following the features that training moves; None if nothing does."""
-    method = METHODS[config.method.name]
-    reasons = {
-        "a head that is not solved is not known by sums": config.model.head != "solved",
-        "a head that trains moves by itself": config.model.train_head,
-        f"{method.name} trains nothing": method.head_alone,
-        f"{method.name} leads to several models": method.models is not the_global_model,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:
@@ -720,18 +709,17 @@ def rate_of(train: TrainConfig) -> float:
 
 def _check_train(config: Config, method: Method) -> None:
     """Check that the options of training have a meaning with the method and the head."""
-    several = method.models is not the_global_model
-    if config.train.selection == "validation" and (several or config.model.head in ("local", "none")):
-        why = f"{method.name} leads to several models" if several else f"model.head is {config.model.head}"
+    model = config.model
+    if config.train.selection == "validation" and model.head in ("local", "none"):
         raise ConfigError(
             "expected train.selection=last, since one global classifier is scored on the server's validation data, and "
-            f"{why}; found validation. Choose another method or head, or leave it out."
+            f"model.head is {model.head}; found validation. Choose another head, or leave it out."
         )
-    unfollowed = _why_not_followed(config)
-    if config.model.drift_compensation is True and unfollowed is not None:
+    if model.drift_compensation is True and (model.head != "solved" or model.train_head):
+        why = "a head that trains moves by itself" if model.head == "solved" else "only a solved head is known by sums"
         raise ConfigError(
-            f"expected model.drift_compensation=false or auto, since {unfollowed}; found true. Leave it out, or see "
-            "model.head, model.train_head and method.name."
+            f"expected model.drift_compensation=false or auto, since {why}; found true. Leave it out, or see "
+            "model.head and model.train_head."
         )
     server = config.train.server.name
     if server == "search" and not method.steps:

@@ -175,7 +175,7 @@ def _taken(result: RoundResult) -> str:
     """Return α of a server that searches; else whether the model after the round is the one to hand back now."""
     if result.record.step is not None:
         return f"{result.record.step:g}"
-    return "–" if result.selected is None else "yes" if result.selected else "no"
+    return "–" if result.selected is None else "yes" if result.selected == result.record.round + 1 else "no"
 
 
 def _result_line(summary: dict[str, Any]) -> str:
@@ -192,9 +192,10 @@ def _result_line(summary: dict[str, Any]) -> str:
         more += f"; ROUGE-L {rouge['before']:.3f} → {rouge['after']:.3f} on {rouge['samples']} answers"
     if summary["domains"]:
         more += "; in " + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in summary["domains"].items())
+    whose = "of the adapter that is handed back" if summary["selection"] else "after the last round"
     final, mean, best = (_number(summary[key]) for key in ("final", "mean_last_5", "best_on_validation"))
     return (
-        f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {final} after the last round, {mean} "
+        f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {final} {whose}, {mean} "
         f"mean of the last 5, {best} in the round that was best on validation{more}"
     )
 

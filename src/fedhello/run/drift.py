@@ -135,6 +135,10 @@ class DriftCompensation:
         for f in range(FOLDS):
             kept = which != f
             out = (which == f)[: len(y)]
+            if not bool(out.any()):
+                continue
+            if not bool(kept.any()):
+                kept = which == f  # one sample in all
             moved = followed(base.sums, self.moments, estimated_drift(before[kept], x[kept], [ridge]))
             W, b = self.solve(moved).at(base.shrinkage)
             z[out] = x[: len(y)][out] @ W.T + b

@@ -1,5 +1,6 @@
 """The head of a run: solved from the clients' head statistics before the first round, on the way, and at the end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +26,8 @@ from fedhello.randomness import generator
 from fedhello.run.selection import selection_after
 from fedhello.run.session import Session
 from fedhello.types import Adapter, RunState
+
+NOT_FINITE = "training led to features that are not finite, and the head stays as it was; lower train.lr"
 
 FOLDS = 5
 """Of the server's own samples, where no client takes part."""
@@ -114,8 +117,9 @@ def refreshed_head(session: Session, state: RunState, clients: Sequence[int]) ->
     every refresh. Where the head follows the features, so do these sums.
     """
     model, t = session.config.model, state.round
-    is_last = t == session.config.train.rounds and model.final
-    if model.head != "solved" or is_last or isinstance(model.refresh, str) or t % model.refresh or not clients:
+    if model.head != "solved" or isinstance(model.refresh, str) or t % model.refresh or not clients:
+        return state, None
+    if session.drift is not None and session.drift.head(state.adapter) is None:
         return state, None
     before = faded(_sums_now(session, state), 1 - model.forgetting) if state.head_sums else None
     return _solved(session, state, clients, before)
@@ -151,7 +155,8 @@ def final_head(session: Session, state: RunState) -> Solved:
     loss = _validation_loss(session, after)
     after = selection_after(session, replace(after, before_final=_head_and_sums(session, state)))
     better = loss < before if state.selected is None else after.selected is not state.selected
-    return after if better else state, replace(change, loss=loss, adopted=better, loss_before=before)
+    found = loss if math.isfinite(loss) else None  # JSON has no other numbers
+    return after if better else state, replace(change, loss=found, adopted=better, loss_before=before)
 
 
 def _validation_loss(session: Session, state: RunState) -> float:
@@ -163,10 +168,15 @@ def _validation_loss(session: Session, state: RunState) -> float:
     return calibrated(logits(session.model, validation).double(), torch.from_numpy(validation.labels))[0]
 
 
-def following_head(session: Session, state: RunState) -> RunState:
-    """Return a state after a round with the head that follows its features; no client is asked."""
-    head = None if session.drift is None else session.drift.head(state.adapter)
-    return state if head is None else _with_head(session, state, head)
+def following_head(session: Session, state: RunState) -> tuple[RunState, str | None]:
+    """Return a state after a round with the head that follows its features; no client is asked.
+
+    Where features are not finite the head stays, and a flag says so.
+    """
+    if session.drift is None:
+        return state, None
+    head = session.drift.head(state.adapter)
+    return (state, NOT_FINITE) if head is None else (_with_head(session, state, head), None)
 
 
 def without_final_head(state: RunState) -> RunState:
@@ -192,6 +202,7 @@ def without_final_head(state: RunState) -> RunState:
         head_base=parts["base"],
         selected=selected if selected.tensors else None,
         selected_losses=kept.get("losses"),
+        selected_round=int(kept["round"]) if "round" in kept else 0,
         before_final={},
     )
 
@@ -203,7 +214,7 @@ def _head_and_sums(session: Session, state: RunState) -> dict[str, Tensor]:
     if state.selected is not None and state.selected_losses is not None:
         blocks = state.selected.block_of
         kept |= {f"selected/{_or_nothing(blocks[n])}/{n}": value for n, value in state.selected.tensors.items()}
-        kept["losses"] = state.selected_losses
+        kept |= {"losses": state.selected_losses, "round": torch.tensor(state.selected_round)}
     return kept | {"clients": torch.tensor(state.head_clients, dtype=torch.int64)}
 
 

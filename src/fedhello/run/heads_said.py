@@ -36,13 +36,11 @@ def head_line(change: HeadChange, model: ModelConfig, rounds: int = 0) -> str:
     if change.shrinkage is not None:
         parts.append(
             f"solver {model.solver}, shrinkage {change.shrinkage:g}, temperature {change.temperature:.3g}, "
-            f"−log p {change.loss:.3f} on validation"
+            f"−log p {'not finite' if change.loss is None else f'{change.loss:.3f}'} on validation"
         )
     if change.loss_before is not None:
-        before = f"{change.loss_before:.3f} of the model before"
-        parts.append(
-            f"adopted, since it was {before}" if change.adopted else f"not adopted: not surely less than {before}"
-        )
+        adopted = "adopted" if change.adopted else "not adopted"
+        parts.append(f"{adopted}: that of the model before is {change.loss_before:.3f}")
     when = f" after round {rounds}" if rounds else ""
     name = "prototypes" if model.head == "prototypes" else "head"
     return f"{name}{when}: {'; '.join(parts)}"

@@ -120,7 +120,8 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
     scores = (TypeAdapter(Evaluation).validate_python(more[part]) for part in ("validation", "test"))
     state = found.state
     if OTHER_DATA in notes:
-        state = replace(state, selected=None, selected_losses=None)
+        kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}
+        state = replace(state, selected=None, selected_losses=None, before_final=kept)
     return Progress(
         Beginning(state, _first_head(more), *scores),
         tuple(more["answers"]),

@@ -32,8 +32,10 @@ COMPARISON_FILE = "comparison.json"
 OWN_KEYS = ("run.seed", *IRRELEVANT)
 """What runs of one method may differ in: the seed, and what has no influence on a result."""
 
-METHOD_KEYS = ("method", "clients.tiers")
-"""What methods may differ in besides: their names and options, and budgets stated in what they allocate."""
+METHOD_KEYS = ("method", "clients.tiers", "model.drift_compensation", "train.selection")
+"""What methods may differ in besides: their names and options, budgets stated in what they allocate, and what methods
+that train nothing or lead to several models do not have; see ``config.with_choices``.
+"""
 
 ACCURACIES = ("start", "final", "mean_last_5", "best_on_validation")
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -57,8 +57,8 @@ class RoundResult:
         seconds: Wall seconds of allocation, training and aggregation.
         evaluation_seconds: Wall seconds of the two evaluations.
         head: How the head was solved anew after the round; None where it was not.
-        selected: Whether the model after the round is the one that the run would hand back; None where none is
-            selected.
+        selected: After how many rounds the model was there that the run would hand back now, 0 being the start; None
+            where none is selected.
     """
 
     record: RoundRecord
@@ -68,7 +68,7 @@ class RoundResult:
     seconds: float
     evaluation_seconds: float
     head: HeadChange | None = None
-    selected: bool | None = None
+    selected: int | None = None
 
 
 def start(session: Session) -> Beginning:
@@ -109,14 +109,16 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         record = fisher.recorded(record)
         session.engine.commit(record)
         if state.adapter is not before.adapter:
-            state = selection_after(session, following_head(session, state))
+            state, flag = following_head(session, state)
+            record = record if flag is None else replace(record, flags=(*record.flags, flag))
+            state = selection_after(session, state)
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
         validation, test = scores.of(state) if train.scored_after(state.round) else (None, None)
         samples = sum(report.samples for report in record.clients)
         # Nobody may have been able to take part.
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
-        selected = None if state.selected is None else state.selected is not before.selected
+        selected = None if state.selected is None else state.selected_round
         seconds = (played - begin, time.perf_counter() - played)
         yield state, RoundResult(record, loss, validation, test, *seconds, head, selected)
         if record.failed is not None and state.attempt >= train.retries:
@@ -127,10 +129,16 @@ def _head_after(session: Session, state: RunState, record: RoundRecord) -> tuple
     """Solve the head anew where that is due: by the round's clients on the way, by all at the end."""
     if record.failed is not None or METHODS[session.config.method.name].models is not the_global_model:
         return state, None
-    if state.round == session.config.train.rounds and session.config.model.final:
-        return final_head(session, state)
     state, head = refreshed_head(session, state, [report.client for report in record.clients])
-    return state if head is None else selection_after(session, state), head
+    if head is not None:
+        state = selection_after(session, state)
+    if state.round < session.config.train.rounds or not session.config.model.final:
+        return state, head
+    state, last = final_head(session, state)
+    if head is None or last is None:
+        return state, last or head
+    up, down = head.bytes_up + last.bytes_up, head.bytes_down + last.bytes_down
+    return state, replace(last, bytes_up=up, bytes_down=down)
 
 
 def _no_quorum(record: RoundRecord) -> QuorumError:

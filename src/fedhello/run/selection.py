@@ -10,6 +10,8 @@ errors in place of the bare minimum, as Breiman et al. (Classification and Regre
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from fedhello.aggregation.server import sure_gain
 from fedhello.run.session import Session
 from fedhello.types import RunState
@@ -22,7 +24,7 @@ def first_selection(session: Session, state: RunState) -> RunState:
     """Return a state in which something is selected, where models are: if nothing is yet, its own."""
     if session.config.train.selection != "validation" or state.selected is not None:
         return state
-    return replace(state, selected=state.adapter, selected_losses=session.losses(state.adapter).double())
+    return _selecting(state, session.losses(state.adapter).double())
 
 
 def selection_after(session: Session, state: RunState) -> RunState:
@@ -33,4 +35,8 @@ def selection_after(session: Session, state: RunState) -> RunState:
     losses = session.losses(state.adapter).double()
     if sure_gain(before - losses, ERRORS) <= 0:
         return state
-    return replace(state, selected=state.adapter, selected_losses=losses)
+    return _selecting(state, losses)
+
+
+def _selecting(state: RunState, losses: Tensor) -> RunState:
+    return replace(state, selected=state.adapter, selected_losses=losses, selected_round=state.round)

@@ -115,12 +115,9 @@ def _search_line(search: Mapping[str, int]) -> str:
 
 def _selection(results: Sequence[RoundResult]) -> dict[str, int] | None:
     """Return after how many rounds, of how many, the model was there that the run hands back; 0 is the start."""
-    if all(result.selected is None for result in results):
+    if not results or results[-1].selected is None:
         return None
-    return {
-        "round": max((result.record.round + 1 for result in results if result.selected), default=0),
-        "rounds": len(results),
-    }
+    return {"round": results[-1].selected, "rounds": len(results)}
 
 
 def _selection_line(selection: Mapping[str, int]) -> str:

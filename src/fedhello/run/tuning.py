@@ -89,7 +89,8 @@ def plan_tuning(
         ConfigError: If a configuration is wrong or a method is there twice.
         RunFolderError: If a finished run of another configuration, or something else, is in the way.
     """
-    train = base.train.model_copy(update={"rounds": -(-base.train.rounds // 2)})
+    # Of the last model: of a selected one all rates would be worth the same where none is surely better than the start.
+    train = base.train.model_copy(update={"rounds": -(-base.train.rounds // 2), "selection": "last"})
     (configs,), _ = configure(base.model_copy(update={"train": train}), methods, [seed], out)
     found = []
     for asked, config in zip(methods, configs, strict=True):
