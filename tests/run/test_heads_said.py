@@ -23,12 +23,14 @@ def test_the_line_says_from_what_and_how_the_head_was_solved():
     )
 
 
-@pytest.mark.parametrize(("adopted", "said"), [(True, "; adopted"), (False, "; not adopted")])
+@pytest.mark.parametrize(
+    ("adopted", "said"), [(True, "; adopted: {} is more"), (False, "; not adopted: {} is not surely more")]
+)
 def test_the_line_says_why_the_last_head_is_adopted_or_not(adopted, said):
     change = HeadChange(4, 40, 1, 1, 0.1, 2.0, 0.5, adopted=adopted, loss_before=0.25)
     line = head_line(change, ModelConfig(), 20)
     assert line.startswith("head after round 20: solved from 40 samples of 4 clients; ")
-    assert line.endswith(f"{said}: that of the model before is 0.250")
+    assert line.endswith(said.format("that of the model before, 0.250,"))
 
 
 def test_prototypes_and_the_servers_own_samples_are_called_so():

@@ -39,8 +39,8 @@ def head_line(change: HeadChange, model: ModelConfig, rounds: int = 0) -> str:
             f"−log p {'not finite' if change.loss is None else f'{change.loss:.3f}'} on validation"
         )
     if change.loss_before is not None:
-        adopted = "adopted" if change.adopted else "not adopted"
-        parts.append(f"{adopted}: that of the model before is {change.loss_before:.3f}")
+        before = f"that of the model before, {change.loss_before:.3f},"
+        parts.append(f"adopted: {before} is more" if change.adopted else f"not adopted: {before} is not surely more")
     when = f" after round {rounds}" if rounds else ""
     name = "prototypes" if model.head == "prototypes" else "head"
     return f"{name}{when}: {'; '.join(parts)}"
