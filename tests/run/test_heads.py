@@ -235,7 +235,7 @@ def test_the_head_follows_the_features_and_no_client_is_asked(prepared):
     assert result.head is None and not asked
     session.model.write(state.adapter.tensors)
     sums = followed(HeadSums(**before.head_sums), Moments(), estimated_drift(x, followed_from(session, state)))
-    W, b = family(sums, Moments(), "lda").at(session.drift.base.shrinkage)
+    W, b = family(sums, Moments(), "lda").at(session.drift.base().shrinkage)
     weight, bias = head_of(state)
     t = float(bias.double().norm() / b.norm())
     assert torch.allclose(weight.double(), t * W / W.shape[1] ** 0.5, rtol=1e-4, atol=1e-4)
@@ -250,11 +250,11 @@ def test_a_validation_sample_is_judged_by_a_head_whose_drift_others_estimate(pre
     drift = session.drift
     drift.begin(state)
     n = len(session.server.validation)
-    fold = np.empty(len(drift.base.h), dtype=int)
+    fold = np.empty(len(drift.base().h), dtype=int)
     fold[drift.order] = np.arange(len(fold)) % FOLDS
-    other = drift.base.h.clone()
+    other = drift.base().h.clone()
     other[0] += 1.0
-    (before, _), (after, _) = (drift._across_folds(drift.base, h) for h in (drift.base.h, other))
+    (before, _), (after, _) = (drift._across_folds(drift.base(), h) for h in (drift.base().h, other))
     beside = [i for i in range(1, n) if fold[i] == fold[0]]
     others = [i for i in range(1, n) if fold[i] != fold[0]]
     assert beside and others

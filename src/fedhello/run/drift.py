@@ -18,6 +18,9 @@ from fedhello.model.head import Family, Head, calibrated
 from fedhello.model.statistics import HeadSums, Moments
 from fedhello.types import Adapter, RunState
 
+ALL = -1
+"""Of the parts."""
+
 FOLDS = 5
 """In which −log p of a validation sample is that of a head whose drift other samples estimate."""
 
@@ -36,8 +39,10 @@ class DriftCompensation:
         moments: What sums hold of the second moments.
         shrinkages: To choose from.
         order: A permutation of the positions in all parts, which says who is left out together.
-        base: What the sums are of; set by ``begin``.
-        known: Adapters whose features were taken a moment ago: tensors in the order of their names, and the features.
+        state: The one whose sums the head is solved from; set by ``begin``.
+        solved: What these sums are of, once that is asked for.
+        known: Adapters whose features were taken a moment ago: tensors in the order of their names, and the features
+            of each part, or of all.
         last: What was cross-validated last: on which base, of which features, and what came out.
     """
 
@@ -47,33 +52,57 @@ class DriftCompensation:
     moments: Moments
     shrinkages: Sequence[float]
     order: np.ndarray
-    base: "_Base | None" = None
-    known: list[tuple[list[Tensor], Tensor]] = field(default_factory=list)
+    state: RunState | None = None
+    solved: "_Base | None" = None
+    known: list[tuple[list[Tensor], dict[int, Tensor]]] = field(default_factory=list)
     last: "tuple[_Base, Tensor, tuple[Tensor, float]] | None" = None
 
     def without_head(self, adapter: Adapter) -> dict[str, Tensor]:
         """Return the tensors of an adapter that make its features."""
         return {name: value for name, value in adapter.tensors.items() if name not in self.model.head_names}
 
-    def features(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def features(self, tensors: Mapping[str, Tensor], validation_alone: bool = False) -> Tensor:
         """Return the features h of the server's samples, float32, shape (n, d).
 
         Args:
             tensors: Those of an adapter that make them.
+            validation_alone: Whether those of the validation data are enough.
         """
+        taken = self._taken(tensors)
+        missing = [i for i in range(1 if validation_alone else len(self.parts)) if i not in taken]
+        if missing:
+            self.model.write(tensors)
+            taken |= {i: pooled_features(self.model, self.parts[i]) for i in missing}
+        if validation_alone:
+            return taken[0]
+        if ALL not in taken:
+            taken[ALL] = torch.cat([taken[i] for i in range(len(self.parts))])
+        return taken[ALL]
+
+    def _taken(self, tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
         values = [tensors[name] for name in sorted(tensors)]
-        for before, h in self.known:
+        for before, taken in self.known:
             if len(before) == len(values) and all(a is b for a, b in zip(before, values, strict=True)):
-                return h
-        self.model.write(tensors)
-        h = torch.cat([pooled_features(self.model, part) for part in self.parts])
-        self.known = [*self.known, (values, h)][-len(STEPS) :]
-        return h
+                return taken
+        self.known = [*self.known, (values, {})][-len(STEPS) :]
+        return self.known[-1][1]
 
     def begin(self, state: RunState) -> None:
         """Take note of what a state's head was solved from."""
-        if self.base is not None and self.base.tensors is state.head_base:
-            return
+        if self.state is None or self.state.head_base is not state.head_base:
+            self.solved = None
+        self.state = state
+
+    def base(self) -> "_Base":
+        """Return what the sums are of."""
+        if self.solved is None:
+            self.solved = self._from_state()
+        return self.solved
+
+    def _from_state(self) -> "_Base":
+        state = self.state
+        if state is None:
+            raise RuntimeError("expected begin() before anything is asked of a head that follows; found no sums")
         h = self.features(state.head_base)
         sums, y = HeadSums(**state.head_sums), self._validation
         found, x = self.solve(sums), _scaled(h[: len(y)])
@@ -82,7 +111,7 @@ class DriftCompensation:
             W, b = found.at(shrinkage)
             return calibrated(x @ W.T + b, y)[0]
 
-        self.base = _Base(state.head_base, h, sums, min(self.shrinkages, key=loss))
+        return _Base(h, sums, min(self.shrinkages, key=loss))
 
     def __call__(self, adapter: Adapter) -> Tensor:
         """Return −log p of each validation sample under an adapter with the head that follows; float64, shape (n,).
@@ -102,14 +131,14 @@ class DriftCompensation:
         if not bool(self._features_of(adapter).isfinite().all()):
             return None
         z, t = self._cross_validated(adapter)
-        base = self._begun()
+        base = self.base()
         W, b = self.solve(self.sums(adapter)).at(base.shrinkage)
         loss = float(cross_entropy(t * z, self._validation))
         return Head((t * W / math.sqrt(W.shape[1])).float().contiguous(), (t * b).float(), base.shrinkage, t, loss)
 
     def sums(self, adapter: Adapter) -> HeadSums:
         """Return the clients' sums as they would be of the features under an adapter."""
-        base = self._begun()
+        base = self.base()
         return followed(base.sums, self.moments, self._drift(base, self._features_of(adapter)))
 
     def _features_of(self, adapter: Adapter) -> Tensor:
@@ -120,7 +149,7 @@ class DriftCompensation:
 
     def _cross_validated(self, adapter: Adapter) -> tuple[Tensor, float]:
         """Return logits of the validation samples, each of a head whose drift others estimate, and the best t."""
-        base, h = self._begun(), self._features_of(adapter)
+        base, h = self.base(), self._features_of(adapter)
         if self.last is None or self.last[0] is not base or self.last[1] is not h:
             self.last = (base, h, self._across_folds(base, h))
         return self.last[2]
@@ -148,17 +177,11 @@ class DriftCompensation:
     def _validation(self) -> Tensor:
         return torch.from_numpy(self.parts[0].labels)
 
-    def _begun(self) -> "_Base":
-        if self.base is None:
-            raise RuntimeError("expected begin() before anything is asked of a head that follows; found no sums")
-        return self.base
-
 
 @dataclass(frozen=True)
 class _Base:
-    """An adapter, the server's features under it, the clients' sums of such features, and their best shrinkage."""
+    """The server's features under an adapter, the clients' sums of such features, and their best shrinkage."""
 
-    tensors: Mapping[str, Tensor]
     h: Tensor
     sums: HeadSums
     shrinkage: float

@@ -281,7 +281,7 @@ def _from_sums(session: Session, total: HeadSums, adapter: Adapter) -> Head:
         session.model.write(adapter.tensors)
         h = pooled_features(session.model, validation)
     else:
-        h = session.drift.features(session.drift.without_head(adapter))[: len(validation)]
+        h = session.drift.features(session.drift.without_head(adapter), validation_alone=True)
     y = torch.from_numpy(validation.labels)
     return solved_head(_family(session, total), h, y, _shrinkages(session))
 
