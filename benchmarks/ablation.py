@@ -4,8 +4,9 @@
 
 Every run is one JSON file in --out; a run that is there already is kept, so the study can be made in pieces. What is
 printed is the table of all runs in --out of that task and split: test accuracy before training (the solved head), the
-mean of the last five rounds and the last, the mean and standard deviation over seeds, and the paired difference
-of the last five to the solved head of the same seed with its 95 % interval. Nothing is chosen on test data here.
+mean of the last five rounds and the last, the mean and standard deviation over seeds, and the paired differences
+of both to the solved head of the same seed, and to the default's runs, with their 95 % intervals. Nothing is chosen on
+test data here.
 """
 
 import argparse
@@ -120,12 +121,12 @@ def _count(found: dict[str, Any], result: RoundResult) -> None:
         found["selected"].append(result.selected)
 
 
-def interval(differences: list[float]) -> list[float] | None:
-    """Return the 95 % interval of the mean of paired differences."""
+def interval(differences: list[float], together: int = 1) -> list[float] | None:
+    """Return the 95 % interval of the mean of paired differences; so many of them hold together (Bonferroni)."""
     n = len(differences)
     if n < 2:
         return None
-    half = float(stdtrit(n - 1, 0.975)) * stdev(differences) / n**0.5
+    half = float(stdtrit(n - 1, 1 - 0.025 / together)) * stdev(differences) / n**0.5
     return [fmean(differences) - half, fmean(differences) + half]
 
 
@@ -135,7 +136,7 @@ def table(out: Path, prefix: str) -> dict[str, Any]:
     for file in sorted(out.glob(f"{prefix}*.json")):
         row = file.stem.removeprefix(prefix).rpartition("-seed")[0]
         rows.setdefault(row, []).append(json.loads(file.read_text()))
-    found = {}
+    found: dict[str, Any] = {}
     for row, runs in rows.items():
         last = [fmean(run["test"][-5:]) for run in runs]
         found[row] = {
@@ -149,8 +150,25 @@ def table(out: Path, prefix: str) -> dict[str, Any]:
             "validation_loss_last_5": fmean(fmean(run["loss"][-5:]) for run in runs),
             "above_start": fmean(a - run["start"] for a, run in zip(last, runs, strict=True)),
             "interval": interval([a - run["start"] for a, run in zip(last, runs, strict=True)]),
+            "last_above_start": fmean(run["test"][-1] - run["start"] for run in runs),
+            "last_interval": interval([run["test"][-1] - run["start"] for run in runs]),
+            "bytes_up": fmean(run["bytes_up"] for run in runs),
             "seconds": fmean(run["seconds"] for run in runs),
         }
+        if "default" in rows:
+            found[row] |= against(runs, rows["default"])
+    return found
+
+
+def against(runs: list[dict[str, Any]], reference: list[dict[str, Any]], together: int = 1) -> dict[str, Any]:
+    """Return the differences to a reference's runs of the same seeds, with intervals of which so many hold together."""
+    other = {run["seed"]: run for run in reference}
+    paired = [(run["test"], other[run["seed"]]["test"]) for run in runs if run["seed"] in other]
+    found: dict[str, Any] = {}
+    for name, n in (("mean_last_5", 5), ("last", 1)):
+        differences = [fmean(test[-n:]) - fmean(base[-n:]) for test, base in paired]
+        mean = fmean(differences) if differences else None
+        found[f"{name}_against"] = {"mean": mean, "interval": interval(differences, together)}
     return found
 
 

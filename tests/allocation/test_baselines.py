@@ -13,10 +13,10 @@ from fedhello.allocation.baselines import (
     random_sub_model,
     spaced_blocks,
     weakest_for_all,
-    within_budget,
 )
 from fedhello.allocation.bytes import needs
 from fedhello.allocation.geometric import gd_hla
+from fedhello.methods import METHODS
 from fedhello.types import Allocation, Budget, Situation
 
 
@@ -83,10 +83,11 @@ def test_straggler_gives_everyone_the_same_blocks_also_where_budgets_are_bytes(m
 
 def test_local_only_keeps_what_the_pattern_affords(federation):
     world = federation([2, 5], blocks=6)
+    local_only = METHODS["local-only"].allocate
     for k in range(2):
         for pattern in ("bottleneck", "triangle"):
             expected = gd_hla(at(world, k), pattern=pattern)
-            assert {within_budget(at(world, k, t), pattern=pattern) for t in range(3)} == {expected}
+            assert {local_only(at(world, k, t), pattern=pattern) for t in range(3)} == {expected}
 
 
 @pytest.mark.parametrize("strategy", [random_blocks, random_sub_model])

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from fedhello.allocation.bytes import fit, fixed_policies, means, plan
-from fedhello.allocation.geometric import PatternChoice, draw_preference, gd_hla, pattern_preference
+from fedhello.allocation.geometric import draw_preference, pattern_preference
 from fedhello.allocation.ranks import affordable
 from fedhello.types import KEEP, Allocation, Situation
 
@@ -67,11 +67,6 @@ def spaced_blocks(count: int, blocks: int) -> tuple[int, ...]:
         (0, 2, 4, 6, 8, 10)
     """
     return tuple(i * blocks // count for i in range(count))
-
-
-def within_budget(situation: Situation, *, pattern: PatternChoice = "bottleneck") -> Allocation:
-    """What the client affords of a pattern, the same in every round (local-only)."""
-    return gd_hla(situation, pattern=pattern)
 
 
 def random_blocks(situation: Situation) -> Allocation:

@@ -16,6 +16,7 @@ from fedhello.model.drift import Drift, estimated_drift, followed
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import Family, Head, calibrated
 from fedhello.model.statistics import HeadSums, Moments
+from fedhello.run.validation import same_objects
 from fedhello.types import Adapter, RunState
 
 ALL = -1
@@ -82,7 +83,7 @@ class DriftCompensation:
     def _taken(self, tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
         values = [tensors[name] for name in sorted(tensors)]
         for before, taken in self.known:
-            if len(before) == len(values) and all(a is b for a, b in zip(before, values, strict=True)):
+            if same_objects(before, values):
                 return taken
         self.known = [*self.known, (values, {})][-len(STEPS) :]
         return self.known[-1][1]

@@ -25,6 +25,7 @@ from fedhello.run.heads import (
 from fedhello.run.scoring import Scorer
 from fedhello.run.selection import first_selection, selection_after
 from fedhello.run.session import Session
+from fedhello.run.validation import same_objects
 from fedhello.types import Adapter, Distillation, RoundRecord, RunState
 
 
@@ -172,7 +173,7 @@ class _Scores:
         heads = (self.session.engine.personal_heads or {}).values()
         tensors = [tensor for part in (adapter.tensors, *heads) for tensor in part.values()]
         for before, scores in self.known.values():
-            if len(before) == len(tensors) and all(a is b for a, b in zip(before, tensors, strict=True)):
+            if same_objects(before, tensors):
                 self.known[name] = (tensors, scores)
                 return scores
         self.known[name] = (tensors, evaluate_adapter(self.session, adapter))

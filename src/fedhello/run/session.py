@@ -72,10 +72,6 @@ class ServerData:
     domains: Mapping[str, Samples] = field(default_factory=dict)
 
 
-def _no_losses(adapter: Adapter) -> Tensor:
-    raise NotImplementedError("expected a session of assemble()")
-
-
 @dataclass(frozen=True)
 class Session:
     """A run that is ready to start: everything loaded and checked, nothing trained or written.
@@ -93,10 +89,10 @@ class Session:
         histogram: Samples of each client by class, integers, shape (K, C).
         tier_of: Tier of each client, by id.
         notes: What a user should know before the start.
+        losses: −log p of each sample of the server's validation data under an adapter.
         statistics: What clients sum up for a head that is solved.
         described: What ``clients.json`` holds of each client where its histogram is not known here.
         drift: The head that follows what training does to the features; None where it does not follow.
-        losses: −log p of each sample of the server's validation data under an adapter.
     """
 
     config: Config
@@ -111,10 +107,10 @@ class Session:
     histogram: np.ndarray
     tier_of: tuple[int, ...]
     notes: tuple[str, ...]
+    losses: Callable[[Adapter], Tensor]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     described: tuple[Mapping[str, Any], ...] = ()
     drift: DriftCompensation | None = None
-    losses: Callable[[Adapter], Tensor] = _no_losses
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The server's validation data as a measure of adapters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,11 @@ from fedhello.methods import STEPS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
 from fedhello.types import Adapter
+
+
+def same_objects(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Return whether these are the very same tensors, in one order: what was found for one holds for the other."""
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
 @dataclass
@@ -33,7 +39,7 @@ class ValidationLosses:
         """Return the losses, float32, shape (n,)."""
         tensors = [adapter.tensors[name] for name in sorted(adapter.tensors)]
         for before, found in self.known:
-            if len(before) == len(tensors) and all(a is b for a, b in zip(before, tensors, strict=True)):
+            if same_objects(before, tensors):
                 return found
         self.model.write(adapter.tensors)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bfloat16):
