@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from scipy.special import stdtrit
 
-from fedhello.run.config import load_config
-from fedhello.run.rounds import RoundResult, evaluate_adapter, rounds, start
-from fedhello.run.session import prepare
+from fedhello.config.schema import load_config
+from fedhello.runs.loop import RoundResult, evaluate_adapter, rounds, start
+from fedhello.setup.prepare import prepare
 
 TASKS = {
     "headlines": [],

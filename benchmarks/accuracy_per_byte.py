@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import runs
-from fedhello.allocation.bytes import needs
-from fedhello.run.config import load_config
-from fedhello.run.session import Session, prepare
-from fedhello.run.summary import versions
+from fedhello.allocation.planner import needs
+from fedhello.config.schema import load_config
+from fedhello.runs.summary import versions
+from fedhello.setup.prepare import Session, prepare
 from fedhello.types import Allocation
 
 DATA = {

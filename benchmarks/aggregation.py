@@ -27,7 +27,7 @@ import torch
 from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.factors import held_part
 from fedhello.methods import METHODS
-from fedhello.run.summary import versions
+from fedhello.runs.summary import versions
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Context, Federation, Situation, Update
 
 L, D, R = 12, 768, 16

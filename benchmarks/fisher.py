@@ -17,9 +17,9 @@ from torch.nn.functional import log_softmax
 
 from fedhello.client.fisher import block_scores
 from fedhello.client.memory import StepMemory
-from fedhello.run.config import load_config
-from fedhello.run.session import prepare
-from fedhello.run.summary import versions
+from fedhello.config.schema import load_config
+from fedhello.runs.summary import versions
+from fedhello.setup.prepare import prepare
 
 
 def main() -> None:

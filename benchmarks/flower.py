@@ -27,9 +27,9 @@ import torch
 
 from fedhello.client.memory import ProcessPeak, return_memory_at_once
 from fedhello.client.training import ALWAYS_MEASURED, TrainingSettings
-from fedhello.engine.remote import DeclaredBudget, Facts, Lobby, RemoteEngine
 from fedhello.engine.wire import encode_update
-from fedhello.run.summary import versions
+from fedhello.network.engine import DeclaredBudget, Facts, Lobby, RemoteEngine
+from fedhello.runs.summary import versions
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Task, Update
 
 CLIENTS = 3
@@ -94,7 +94,7 @@ class Run:
     def _start(self, *words: str) -> "subprocess.Popen[bytes]":
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "fedhello.cli", *words], cwd=self.folder, stdout=log, stderr=log
+                [sys.executable, "-m", "fedhello.cli.main", *words], cwd=self.folder, stdout=log, stderr=log
             )
 
     def rounds(self) -> list[dict]:
@@ -165,7 +165,7 @@ def after_kill_of_client(run: Run) -> float:
 
 def after_hang(run: Run) -> float:
     """Stop a client's training process; return the seconds until a round has ended without it."""
-    worker = next(c for c in psutil.Process(run.clients[2].pid).children() if "fedhello.run.join" in c.cmdline())
+    worker = next(c for c in psutil.Process(run.clients[2].pid).children() if "fedhello.network.client" in c.cmdline())
     worker.suspend()
     try:
         return run.wait_for(CLIENTS - 1)

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.config.schema import load_config
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import encode_tensors
 from fedhello.model.evaluation import evaluate, pooled_features
 from fedhello.model.head import Head, family, prototype_head, solved_head
 from fedhello.model.statistics import HeadSums, Moments, StatisticsSettings, add_up, as_sent, head_sums
-from fedhello.run.config import load_config
-from fedhello.run.data import partition_data
-from fedhello.run.heads import first_head
-from fedhello.run.session import Loaded, load, prepare
-from fedhello.run.summary import versions
+from fedhello.runs.heads import first_head
+from fedhello.runs.summary import versions
+from fedhello.setup.data import partition_data
+from fedhello.setup.prepare import Loaded, load, prepare
 
 DATA = {"headlines": ["data.name=embedded:bbc-headlines"], "reviews": ["data.name=embedded:movie-reviews"]}
 

@@ -19,11 +19,11 @@ from dataclasses import replace
 
 import torch
 
-from fedhello.allocation.bytes import fixed_policies, needs, plan
 from fedhello.allocation.geometric import allocate_blocks
-from fedhello.client.prediction import calibrate
+from fedhello.allocation.planner import fixed_policies, needs, plan
+from fedhello.client.cost_model import calibrate
 from fedhello.client.training import Assignment, local_training
-from fedhello.run.summary import versions
+from fedhello.runs.summary import versions
 from fedhello.types import Allocation, Budget, Rule
 from models import MODELS, SETTINGS
 

@@ -15,11 +15,11 @@ from transformers import (
 )
 
 from fedhello.client.training import TrainingSettings
+from fedhello.config.schema import load_config
 from fedhello.data.batches import Examples, Images, Samples
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.loading import FoundationModel, ModelSource
-from fedhello.run.config import load_config
-from fedhello.run.session import prepare
+from fedhello.setup.prepare import prepare
 
 SETTINGS = TrainingSettings(
     rounds=1, epochs=1, batch_size=64, optimizer="adamw", lr=1e-3, lr_schedule="constant", lr_decay=1.0,

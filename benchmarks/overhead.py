@@ -21,13 +21,13 @@ import torch
 from fedhello import algorithm
 from fedhello.client.loss import absent_classes, prediction_loss
 from fedhello.client.training import learning_rate
+from fedhello.config.schema import load_config
 from fedhello.data.batches import training_batches
 from fedhello.randomness import generator
-from fedhello.run.config import load_config
-from fedhello.run.rounds import start
-from fedhello.run.scoring import Scorer
-from fedhello.run.session import prepare
-from fedhello.run.summary import versions
+from fedhello.runs.loop import start
+from fedhello.runs.scoring import Scorer
+from fedhello.runs.summary import versions
+from fedhello.setup.prepare import prepare
 
 
 def main() -> None:

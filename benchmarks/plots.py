@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedhello.run.drawing import svg_of
+from fedhello.report.drawing import svg_of
 
 RESULTS = Path(__file__).parent / "results"
 

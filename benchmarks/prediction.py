@@ -14,11 +14,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from fedhello.allocation.bytes import OPTIONS, fixed_policies, needs
 from fedhello.allocation.geometric import allocate_blocks
-from fedhello.client.prediction import calibrate
+from fedhello.allocation.planner import OPTIONS, fixed_policies, needs
+from fedhello.client.cost_model import calibrate
 from fedhello.client.training import Assignment, local_training, moments
-from fedhello.run.summary import versions
+from fedhello.runs.summary import versions
 from fedhello.types import Allocation
 from models import MODELS, SETTINGS, images, texts
 

@@ -36,15 +36,15 @@ from scipy.stats import spearmanr
 from fedhello.allocation.fisher import score_probabilities
 from fedhello.client.fisher import block_scores
 from fedhello.client.scoring import ScoreRequest, mean_scores
+from fedhello.config.schema import load_config
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator, integer_seed
-from fedhello.run.config import load_config
-from fedhello.run.data import load_data
-from fedhello.run.rounds import rounds, start
-from fedhello.run.samples import encode
-from fedhello.run.session import Session, prepare
-from fedhello.run.summary import summarise, versions
+from fedhello.runs.loop import rounds, start
+from fedhello.runs.summary import summarise, versions
+from fedhello.setup.data import load_data
+from fedhello.setup.encoding import encode
+from fedhello.setup.prepare import Session, prepare
 from fedhello.types import Adapter
 
 LARGEST = 1000

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from fedhello.allocation.bytes import fixed_policies, needs, plan
 from fedhello.allocation.geometric import block_probabilities, draw_preference
+from fedhello.allocation.planner import fixed_policies, needs, plan
+from fedhello.client.cost_model import calibrate
 from fedhello.client.memory import RESERVE, ProcessPeak, return_memory_at_once
-from fedhello.client.prediction import calibrate
 from fedhello.client.training import Assignment, local_training, moments
 from fedhello.randomness import generator
-from fedhello.run.summary import versions
+from fedhello.runs.summary import versions
 from fedhello.types import Allocation, Budget
 from models import MODELS, SETTINGS, texts
 

@@ -23,13 +23,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedhello.run.checkpoint import Checkpoint, Checkpoints
-from fedhello.run.config import load_config
-from fedhello.run.folder import RunFolder
-from fedhello.run.play import play
-from fedhello.run.progress import restore
-from fedhello.run.session import prepare
-from fedhello.run.summary import versions
+from fedhello.config.schema import load_config
+from fedhello.runs.checkpoint import Checkpoint, Checkpoints
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.progress import restore
+from fedhello.runs.runner import play
+from fedhello.runs.summary import versions
+from fedhello.setup.prepare import prepare
 
 FEWER = ["data.samples=600", "data.proxy=20", "method.warmup=2", "method.refresh=3", "train.measure_memory=false"]
 
@@ -144,7 +144,7 @@ class Watching:
 
 def start(place: Path, *words: str) -> subprocess.Popen[bytes]:
     """Start the command line."""
-    command = [sys.executable, "-m", "fedhello.cli", *words, "--quiet"]
+    command = [sys.executable, "-m", "fedhello.cli.main", *words, "--quiet"]
     return subprocess.Popen(command, cwd=place, env=os.environ)
 
 

@@ -34,12 +34,12 @@ import torch
 
 from fedhello import algorithm
 from fedhello.client.training import METRICS
+from fedhello.config.schema import load_config
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
 from fedhello.methods import METHODS
-from fedhello.run.config import load_config
-from fedhello.run.rounds import rounds, start
-from fedhello.run.session import Session, prepare
-from fedhello.run.summary import summarise, versions
+from fedhello.runs.loop import rounds, start
+from fedhello.runs.summary import summarise, versions
+from fedhello.setup.prepare import Session, prepare
 from fedhello.types import Adapter, Budget, Client, Federation, Rejection, Task, Update
 
 LOST = 0.33

@@ -3,10 +3,10 @@
 import time
 from typing import Any
 
-from fedhello.run.config import load_config
-from fedhello.run.rounds import RoundResult, rounds, start
-from fedhello.run.session import Session, prepare
-from fedhello.run.summary import summarise
+from fedhello.config.schema import load_config
+from fedhello.runs.loop import RoundResult, rounds, start
+from fedhello.runs.summary import summarise
+from fedhello.setup.prepare import Session, prepare
 
 
 def play(overrides: list[str], seed: int) -> tuple[Session, list[RoundResult], dict[str, Any]]:

@@ -31,7 +31,7 @@ from fedhello.data.pictures import DecodedLater
 from fedhello.model.adapter import LoraModel, attach_lora
 from fedhello.model.loading import FoundationModel, Kind, ModelSource
 from fedhello.randomness import generator
-from fedhello.run.summary import versions
+from fedhello.runs.summary import versions
 from models import SETTINGS
 
 SAMPLES, BATCH_SIZE, CLASSES = 64, 16, 5

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedhello.allocation.bytes import needs
 from fedhello.allocation.geometric import allocate_blocks
+from fedhello.allocation.planner import needs
+from fedhello.client.cost_model import calibrate
 from fedhello.client.memory import StepMemory
-from fedhello.client.prediction import calibrate
 from fedhello.client.training import Assignment, bfloat16_pays, local_training
+from fedhello.config.schema import load_config
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel
-from fedhello.run.config import load_config
-from fedhello.run.session import prepare
-from fedhello.run.summary import versions
+from fedhello.runs.summary import versions
+from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation
 from models import SETTINGS, bert_base, texts
 

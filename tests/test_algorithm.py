@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedhello import algorithm, randomness, words
+from fedhello import algorithm, randomness
+from fedhello import formatting as words
 from fedhello.allocation import baselines, geometric, ranks
-from fedhello.allocation import bytes as bytes_module
+from fedhello.allocation import planner as bytes_module
 from fedhello.methods import METHODS
 from fedhello.types import Adapter, Budget, Update
 
@@ -44,7 +45,7 @@ def test_algorithm_1_fits_on_a_page_and_imports_only_the_core():
     source = inspect.getsource(algorithm)
     assert source.count("\n") <= 150
     imported = {line.split()[1] for line in source.splitlines() if line.startswith("from fedhello")}
-    assert imported == {"fedhello.allocation.bytes", "fedhello.methods", "fedhello.randomness", "fedhello.types"}
+    assert imported == {"fedhello.allocation.planner", "fedhello.methods", "fedhello.randomness", "fedhello.types"}
     assert "torch" not in [line.split()[1] for line in source.splitlines() if line.startswith(("import", "from"))]
 
 

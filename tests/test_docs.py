@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from fedhello import errors
+from fedhello.config.schema import dump_config, load_config
 from fedhello.methods import METHODS
-from fedhello.run.config import dump_config, load_config
 from fedhello.types import Adapter, Budget, Client, Context, Federation, Situation, Update
 
 ROOT = Path(__file__).parents[1]

@@ -41,7 +41,7 @@ Block 0 is the mean over both clients, (3·1 + 1·2)/4; block 1 was trained by c
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from fedhello.allocation.bytes import measured_excess
+from fedhello.allocation.planner import measured_excess
 from fedhello.methods import BoundMethod
 from fedhello.randomness import generator
 from fedhello.types import (

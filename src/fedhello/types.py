@@ -29,7 +29,7 @@ Reason = Literal[
 """Why a client's reply does not count: see ``docs/reference/run-folder.md`` for what each stands for."""
 
 Rule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
-"""Which policies a run allows; see ``fedhello.allocation.bytes``."""
+"""Which policies a run allows; see ``fedhello.allocation.planner``."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fedhello.aggregation.robust import Defence, defended
 from fedhello.aggregation.server import ServerStep, searched, stepped, with_server_step
 from fedhello.algorithm import init, round
 from fedhello.methods import ALL_OR_NOTHING, METHODS, STEPS
-from fedhello.run import checkpoint
+from fedhello.runs import checkpoint
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Context, Federation, Update
 
 ADAPTING = ["adagrad", "adam", "yogi"]

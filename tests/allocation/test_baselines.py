@@ -14,8 +14,8 @@ from fedhello.allocation.baselines import (
     spaced_blocks,
     weakest_for_all,
 )
-from fedhello.allocation.bytes import needs
 from fedhello.allocation.geometric import gd_hla
+from fedhello.allocation.planner import needs
 from fedhello.methods import METHODS
 from fedhello.types import Allocation, Budget, Situation
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhello.allocation.bytes import OPTIONS, needs
+from fedhello.allocation.planner import OPTIONS, needs
 from fedhello.allocation.ranks import (
     affordable,
     common_rank,

@@ -4,9 +4,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedhello.client.cost_model import Growth, Peak
 from fedhello.client.fisher import block_scores
 from fedhello.client.memory import RESERVE, StepMemory
-from fedhello.client.prediction import Growth, Peak
 from fedhello.client.scoring import (
     LARGEST_SQUARE,
     BlockSums,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from fedhello import cli
+from fedhello.cli import main as cli
 from fedhello.errors import ModelError
 from fedhello.model.blocks import find_blocks
 from fedhello.model.loading import EMBEDDED_MODELS, resolve

@@ -7,14 +7,14 @@ from dataclasses import astuple, replace
 
 import pytest
 
-from fedhello.allocation.bytes import needs
-from fedhello.client.prediction import Growth, Peak, calibrate
+from fedhello.allocation.planner import needs
+from fedhello.client.cost_model import Growth, Peak, calibrate
+from fedhello.config.schema import load_config
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
-from fedhello.run import plan as planning
-from fedhello.run.config import load_config
-from fedhello.run.rounds import rounds, start
-from fedhello.run.session import prepare
+from fedhello.report import plan as planning
+from fedhello.runs.loop import rounds, start
+from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation
 
 WIDE = ["train.batch_size=64", "train.autocast=none", "data.proxy=20", "data.samples=1000", "data.clients=8"]
@@ -26,8 +26,8 @@ import copy, json, sys
 import torch
 from fedhello.client.memory import ProcessPeak
 from fedhello.model.evaluation import evaluate
-from fedhello.run.config import load_config
-from fedhello.run.session import prepare
+from fedhello.config.schema import load_config
+from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation, Situation, Task
 
 torch.set_num_threads(1)
@@ -101,10 +101,10 @@ def test_the_plan_says_what_fits_and_why_not_more(session):
 WHOLE_RUN = """
 import json, sys
 import torch
-from fedhello.allocation.bytes import needs
-from fedhello.run.config import load_config
-from fedhello.run.rounds import rounds, start
-from fedhello.run.session import prepare
+from fedhello.allocation.planner import needs
+from fedhello.config.schema import load_config
+from fedhello.runs.loop import rounds, start
+from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation
 
 torch.set_num_threads(1)
@@ -163,8 +163,8 @@ def test_a_client_over_its_budget_is_recorded_and_planned_smaller(monkeypatch):
             transient={kind: Peak(tuple(map(half, peak.pieces))) for kind, peak in costs.transient.items()},
         )
 
-    monkeypatch.setattr("fedhello.run.session.calibrate", wrong)
-    monkeypatch.setattr("fedhello.run.session.RESERVE", 0)
+    monkeypatch.setattr("fedhello.setup.prepare.calibrate", wrong)
+    monkeypatch.setattr("fedhello.setup.prepare.RESERVE", 0)
     fooled = prepare(load_config(None, [*SOME, "train.rounds=2", "clients.tiers=[{share: 1, memory: 12MB}]"]))
     fooled = replace(fooled, federation=replace(fooled.federation, clients_per_round=20))
     played = rounds(fooled, start(fooled).state)

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from fedhello.config.schema import load_config
 from fedhello.model.loading import EMBEDDED_MODELS, resolve
 from fedhello.model.pooling import PooledClassifier
-from fedhello.run import session as sessions
-from fedhello.run.config import load_config
-from fedhello.run.folder import RunFolder
-from fedhello.run.play import play
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.runner import play
+from fedhello.setup import prepare as sessions
 
 THREE_ROUNDS = ["train.rounds=3", "method.warmup=1", "data.proxy=20", "train.selection=last"]
 SOME = "data.samples=600"
@@ -47,7 +47,7 @@ def played_logits(demo):
 
 
 def command(*words, cwd, env=None):
-    arguments = [sys.executable, "-m", "fedhello.cli", *map(str, words)]
+    arguments = [sys.executable, "-m", "fedhello.cli.main", *map(str, words)]
     return subprocess.run(arguments, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -265,7 +265,7 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path):
     import signal
     import time
 
-    arguments = [sys.executable, "-m", "fedhello.cli", "run", "run.name=c", "train.rounds=1000", SOME]
+    arguments = [sys.executable, "-m", "fedhello.cli.main", "run", "run.name=c", "train.rounds=1000", SOME]
     # A shell starts its background jobs with SIGINT ignored, and children inherit that: undo it for the command.
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -2,14 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from network import SETTINGS
 
+from fedhello.client.cost_model import Growth, Peak
 from fedhello.client.fisher import block_scores
-from fedhello.client.prediction import Growth, Peak
 from fedhello.client.scoring import ScoreRequest, mean_scores
 from fedhello.engine.local import LocalEngine
-from fedhello.engine.remote import Failure
 from fedhello.engine.wire import decode_sums, encode_tensors
+from fedhello.network.engine import Failure
+from network import SETTINGS
 
 LIKE = {"squares": torch.empty(3).double(), "count": torch.tensor(0.0).double()}
 

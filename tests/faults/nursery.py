@@ -15,9 +15,9 @@ from pathlib import Path
 
 
 def main():
-    for name in ("transformers.models.bert.modeling_bert", "fedhello.run.compare"):
+    for name in ("transformers.models.bert.modeling_bert", "fedhello.comparison.runs"):
         importlib.import_module(name)
-    from fedhello import cli
+    from fedhello.cli import main as cli
 
     sys.modules["matplotlib"] = None  # the page would take the most time
     for line in sys.stdin:

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from fedhello.engine.inbox import Inbox
 from fedhello.engine.wire import encode_update
+from fedhello.network.inbox import Inbox
 from fedhello.types import Rejection, Update
 
 

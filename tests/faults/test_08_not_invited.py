@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedhello.engine.inbox import Inbox
+from fedhello.network.inbox import Inbox
 
 
 def test_who_was_not_asked_is_not_heard(letter):

@@ -8,9 +8,9 @@ import torch
 
 from fedhello.aggregation.robust import Defence, defended
 from fedhello.algorithm import init, round
-from fedhello.engine.inbox import Inbox
 from fedhello.engine.wire import encode_update, expect
 from fedhello.methods import METHODS
+from fedhello.network.inbox import Inbox
 from fedhello.types import Update
 
 

@@ -6,12 +6,12 @@ With real processes: ``test_52_kill_and_restart.py``.
 import subprocess
 import sys
 
-from fedhello.engine.worker import HUNG
-from fedhello.run.supervise import _why, known_codes
+from fedhello.network.supervisor import _why, known_codes
+from fedhello.network.worker import HUNG
 
 HANGS = """
 import time
-from fedhello.engine.worker import Worker
+from fedhello.network.worker import Worker
 with Worker(prepare=None)._watch(0.5):
     time.sleep(60)
 """

@@ -6,8 +6,8 @@ With real processes: ``test_52_kill_and_restart.py``.
 import pytest
 
 from fedhello import algorithm
-from fedhello.engine.remote import Failure
 from fedhello.methods import METHODS
+from fedhello.network.engine import Failure
 
 
 def before(network):

@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 from machines import CONFIG, Machines
-from network import Network
 
-from fedhello.engine.remote import Lobby
+from fedhello.config.schema import load_config
 from fedhello.errors import ClientsError
-from fedhello.run.config import load_config
-from fedhello.run.serve import gather
+from fedhello.network.engine import Lobby
+from fedhello.network.server import gather
+from network import Network
 
 
 def test_waiting_is_counted_down_and_ends():

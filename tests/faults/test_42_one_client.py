@@ -1,12 +1,11 @@
 """Case 42: a server with one client works where the configuration says so; no minimum is hidden anywhere."""
 
-from network import Network
-
 from fedhello import algorithm
-from fedhello.engine.remote import Lobby
+from fedhello.config.schema import load_config
 from fedhello.methods import METHODS
-from fedhello.run.config import load_config
-from fedhello.run.serve import gather
+from fedhello.network.engine import Lobby
+from fedhello.network.server import gather
+from network import Network
 
 
 def test_one_client_is_enough(remote_world):

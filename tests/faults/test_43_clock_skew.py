@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from network import remote_tasks
 
 import fedhello
+from network import remote_tasks
 
 SOURCES = Path(fedhello.__file__).parent
 WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "datetime.now", "datetime.utcnow"}

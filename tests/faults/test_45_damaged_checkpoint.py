@@ -9,7 +9,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fedhello.run import checkpoint as checkpoints
+from fedhello.runs import checkpoint as checkpoints
 
 FOLDER = 5
 

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from fedhello.run.checkpoint import Checkpoints, decode
-from fedhello.run.files import write_whole
+from fedhello.runs.checkpoint import Checkpoints, decode
+from fedhello.runs.files import write_whole
 
 WORDS = ("run.name=r", "train.rounds=3", "train.measure_memory=false")
 FOLDER = 5

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from fedhello.errors import RunFolderError
-from fedhello.run.folder import RunFolder
+from fedhello.runs.folder import RunFolder
 
 WORDS = ("run.name=r", "train.rounds=200", "train.measure_memory=false", "train.lr_schedule=constant")
 

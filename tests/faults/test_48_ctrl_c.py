@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from fedhello.run.interrupts import Interrupts
+from fedhello.runs.interrupts import Interrupts
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ def test_a_run_that_failed_by_accident_goes_on(place, call, monkeypatch, undistu
 
     real = evaluation.evaluate
     with monkeypatch.context() as patch:
-        patch.setattr("fedhello.run.rounds.evaluate", unlucky)
+        patch.setattr("fedhello.runs.loop.evaluate", unlucky)
         with contextlib.suppress(MemoryError):
             call(place, "run", "tiny.yaml", *words, "--quiet")
     summary = json.loads((place / "runs" / "r" / "summary.json").read_text())

@@ -86,7 +86,7 @@ def test_a_client_that_hangs_is_late_and_the_run_goes_on(machines):
     for k in range(3):
         net.client(k)
     net.wait_for(lambda: net.rounds(), what="round 1")
-    worker = net.children("client-2", "fedhello.run.join")
+    worker = net.children("client-2", "fedhello.network.client")
     worker.suspend()
     net.wait_for(lambda: any(entry["rejections"] for entry in net.rounds()), what="a round without client 2")
     late = next(entry for entry in net.rounds() if entry["rejections"])

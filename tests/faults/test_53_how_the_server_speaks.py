@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("cryptography", reason="needs the extra flower")
 
 from fedhello.errors import ConfigError, EngineError
-from fedhello.run.keys import make_server_keys
-from fedhello.run.supervise import Connection
+from fedhello.network.keys import make_server_keys
+from fedhello.network.supervisor import Connection
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import stat
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
-from fedhello import cli
+from fedhello.cli import main as cli
 
 
 def secrets_of(path):

@@ -1,7 +1,7 @@
 """Case 53: a node without a key, or with another authority, is refused; by default the server is for this machine.
 
 A wrong key and plain text: ``test_53_who_may_connect``. What TLS itself refuses, such as an expired certificate:
-``tests/run/test_keys.py``.
+``tests/network/test_keys.py``.
 """
 
 import secrets
@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from fedhello.engine.processes import spawn, stop
-from fedhello.run.join import free_port
-from fedhello.run.keys import make_client_key, make_server_keys
-from fedhello.run.serve import ServerOptions, superlink
-from fedhello.run.supervise import Connection
+from fedhello.network.client import free_port
+from fedhello.network.keys import make_client_key, make_server_keys
+from fedhello.network.processes import spawn, stop
+from fedhello.network.server import ServerOptions, superlink
+from fedhello.network.supervisor import Connection
 
 
 def test_the_server_listens_on_this_machine_alone_by_default(call, tmp_path):
@@ -36,7 +36,7 @@ def keys(tmp_path_factory):
 @pytest.fixture(scope="module")
 def listening(keys, tmp_path_factory):
     """A server with these keys; its port."""
-    flower = pytest.importorskip("fedhello.engine.flower", reason="needs the extra flower")
+    flower = pytest.importorskip("fedhello.network.flower", reason="needs the extra flower")
     options = ServerOptions(port=free_port(), keys=keys / "server")
     log = tmp_path_factory.mktemp("log") / "superlink.log"
     with superlink(options, secrets.token_bytes(32), log) as wait:
@@ -50,7 +50,7 @@ def stays_connected(connection, folder, seconds):
     """Start a client's node; return whether it runs after so many seconds without a failed attempt to connect."""
     secret, log = folder / "secret", folder / "log"
     secret.write_bytes(secrets.token_bytes(32))
-    child = spawn("fedhello.engine.flower", connection.supernode(free_port(), secret), log)
+    child = spawn("fedhello.network.flower", connection.supernode(free_port(), secret), log)
     try:
         end = time.monotonic() + seconds
         refused = False

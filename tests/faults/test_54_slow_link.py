@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from network import remote_tasks
 
-from fedhello.engine.remote import PROBE, Arrival, Pace
+from fedhello.network.engine import PROBE, Arrival, Pace
 from fedhello.types import Update
+from network import remote_tasks
 
 MEGABYTE = 10**6
 

@@ -8,10 +8,10 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from fedhello.run import session as sessions
-from fedhello.run.config import load_config
-from fedhello.run.folder import RunFolder
-from fedhello.run.play import play
+from fedhello.config.schema import load_config
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.runner import play
+from fedhello.setup import prepare as sessions
 
 IDS = torch.randint(1, 50, (4, 7), generator=torch.Generator().manual_seed(0))
 TWO_RANKS = "clients.tiers=[{share: 1/2, blocks: 3, rank: 1}, {share: 1/2, blocks: 3, rank: 3}]"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fedhello.run.checkpoint import Checkpoints, decode
+from fedhello.runs.checkpoint import Checkpoints, decode
 from fedhello.types import RunState
 
 GOLDEN = Path(__file__).parent.parent / "golden"

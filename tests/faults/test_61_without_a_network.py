@@ -31,7 +31,7 @@ def hook(event, arguments):
     raise OSError("no network in this test")
 
 sys.addaudithook(hook)
-from fedhello import cli
+from fedhello.cli import main as cli
 codes = []
 for words in json.loads(sys.argv[1]):
     sys.argv = ["fedhello", *words]

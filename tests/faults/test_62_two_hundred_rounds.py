@@ -6,10 +6,10 @@ import numpy as np
 import psutil
 import pytest
 
-from fedhello.run.config import load_config
-from fedhello.run.folder import RunFolder
-from fedhello.run.play import play
-from fedhello.run.session import prepare
+from fedhello.config.schema import load_config
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.runner import play
+from fedhello.setup.prepare import prepare
 
 
 class Watching:

@@ -34,7 +34,7 @@ class Machines:
         """Start ``fedhello …``; what it says goes to the file of that name."""
         with (self.folder / f"{name}.log").open("a") as log:
             self.started[name] = subprocess.Popen(
-                [sys.executable, "-m", "fedhello.cli", *map(str, words)],
+                [sys.executable, "-m", "fedhello.cli.main", *map(str, words)],
                 cwd=self.folder, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "COLUMNS": "200"},
             )  # fmt: skip
         return self.started[name]

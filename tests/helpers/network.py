@@ -3,8 +3,8 @@
 import itertools
 
 from fedhello.client.training import TrainingSettings
-from fedhello.engine.remote import DeclaredBudget, Facts, Lobby, Pace, RemoteEngine, invitation
-from fedhello.engine.worker import Worker
+from fedhello.network.engine import DeclaredBudget, Facts, Lobby, Pace, RemoteEngine, invitation
+from fedhello.network.worker import Worker
 from fedhello.types import Allocation, Task
 
 SETTINGS = TrainingSettings(

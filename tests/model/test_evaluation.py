@@ -7,9 +7,9 @@ import torch
 from sklearn.metrics import f1_score
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fedhello.client.cost_model import calibrate
 from fedhello.client.fisher import block_scores
 from fedhello.client.memory import StepMemory
-from fedhello.client.prediction import calibrate
 from fedhello.data.batches import IGNORED, Batch, Examples
 from fedhello.errors import DataError
 from fedhello.model.adapter import attach_lora

@@ -12,9 +12,9 @@ from transformers import AutoModel
 
 from fedhello.data.dataset import DataSet
 from fedhello.model.evaluation import logits, pooled_features
-from fedhello.run.folder import RunFolder
-from fedhello.run.samples import encode
-from fedhello.run.trained import restore
+from fedhello.results.trained import restore
+from fedhello.runs.folder import RunFolder
+from fedhello.setup.encoding import encode
 
 TEXTS = ["iron and copper", "a pear number 3", "  zinc " + "silver number plum " * 20, "cherry"]
 """One of them longer than the run's data.max_length."""

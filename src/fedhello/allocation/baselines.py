@@ -6,8 +6,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedhello.allocation.bytes import fit, fixed_policies, means, plan
 from fedhello.allocation.geometric import draw_preference, pattern_preference
+from fedhello.allocation.planner import fit, fixed_policies, means, plan
 from fedhello.allocation.ranks import affordable
 from fedhello.types import KEEP, Allocation, Situation
 

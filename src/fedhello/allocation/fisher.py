@@ -17,8 +17,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedhello.allocation.bytes import fit
 from fedhello.allocation.geometric import draw_preference
+from fedhello.allocation.planner import fit
 from fedhello.randomness import integer_seed
 from fedhello.types import Allocation, Situation
 

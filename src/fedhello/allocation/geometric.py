@@ -13,7 +13,7 @@ GD-HLA gives every client its S_c for the whole run. RGD-HLA draws c blocks anew
 
 so a block that many tiers could hold is drawn often.
 
-Both say what they prefer, block by block, and leave it to ``fedhello.allocation.bytes`` what the budget affords: the c
+Both say what they prefer, block by block, and leave it to ``allocation.planner`` what the budget affords: the c
 most preferred where the budget counts blocks, and as much of the preference as fits where it counts bytes.
 """
 
@@ -23,7 +23,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from fedhello.allocation.bytes import fit, plan_tiers
+from fedhello.allocation.planner import fit, plan_tiers
 from fedhello.types import Allocation, Budget, Federation, Situation
 
 Pattern = Literal["triangle", "inverted_triangle", "bottleneck", "uniform"]

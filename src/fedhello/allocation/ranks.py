@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedhello.allocation.bytes import fixed_policies, means, needs, plan
+from fedhello.allocation.planner import fixed_policies, means, needs, plan
 from fedhello.types import Allocation, Factors, Federation, Policy, Situation
 
 Whole = Annotated[int, Field(ge=0)]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from fedhello.allocation.bytes import Needs, fixed_policies, least_memory, most_flops, needs, plan
+from fedhello.allocation.planner import Needs, fixed_policies, least_memory, most_flops, needs, plan
+from fedhello.formatting import human_bytes
 from fedhello.types import KEEP, Allocation, Budget, Costs, Rule
-from fedhello.words import human_bytes
 
 STEPS = 16
 """Budgets that ``front`` tries between the least and the most memory."""

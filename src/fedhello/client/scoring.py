@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.client.cost_model import Growth, Peak, calibration_length, made_up
 from fedhello.client.fisher import over_batches, squared_gradients
 from fedhello.client.memory import RESERVE, StepMemory
-from fedhello.client.prediction import Growth, Peak, calibration_length, made_up
 from fedhello.data.batches import Samples
 from fedhello.errors import UpdateError
+from fedhello.formatting import human_bytes
 from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator
 from fedhello.types import Adapter, Allocation, Client, Task
-from fedhello.words import human_bytes
 
 LARGEST_BATCH = 32
 """Samples per pass, at most."""

@@ -9,7 +9,7 @@ import numpy as np
 from fedhello.data.dataset import Columns, Input, Picture
 from fedhello.data.tables import Table
 from fedhello.errors import DataError
-from fedhello.words import nearest
+from fedhello.formatting import nearest
 
 
 @dataclass(frozen=True)

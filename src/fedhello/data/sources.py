@@ -16,7 +16,7 @@ from fedhello.data.hub import hub_source, is_hub_id, is_saved, saved_source
 from fedhello.data.pictures import undecodable
 from fedhello.data.tables import Source, Table, read_table
 from fedhello.errors import DataError
-from fedhello.words import nearest
+from fedhello.formatting import nearest
 
 Part = Literal["train"] | HeldOut
 HELD_OUT: tuple[HeldOut, ...] = ("validation", "test")

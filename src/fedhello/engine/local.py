@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.memory import gpu_limit
-from fedhello.client.prediction import Peak, StepCosts, predicted
 from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_sums, fitted_batch
 from fedhello.client.training import Assignment, TrainingSettings, local_training
 from fedhello.data.batches import Samples

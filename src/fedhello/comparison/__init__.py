@@ -1,0 +1,1 @@
+"""Methods and seeds made to run for a comparison."""

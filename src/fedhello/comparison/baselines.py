@@ -1,0 +1,42 @@
+"""The trivial baselines that every comparison begins with: what any training must beat."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedhello.comparison.asked import AskedMethod
+from fedhello.comparison.runs import STAND_IN
+from fedhello.config.schema import Config, parse_config
+from fedhello.errors import ConfigError
+from fedhello.methods import METHODS
+
+BASELINES = ("head-only", "server-only")
+"""Methods that train no block, and know no learning rate: the head from the clients' sums, and from the server's own
+samples."""
+
+
+def with_baselines(base: Config, asked: Sequence[AskedMethod]) -> tuple[list[AskedMethod], list[str]]:
+    """Put the baselines before what is asked for, each once; return notes on those that the configuration rules out.
+
+    Args:
+        base: The configuration that all runs share.
+        asked: The methods, some of which may be baselines.
+    """
+    first, notes = [], []
+    for name in BASELINES:
+        there = [method for method in asked if method.name == name]
+        reason = None if there or name not in METHODS else _refusal(base, name)
+        if reason is not None:
+            notes.append(f"{name} is left out: {reason}")
+        elif name in METHODS:
+            first += there or [AskedMethod(name, name, {})]
+    return [*first, *(method for method in asked if method.name not in BASELINES)], notes
+
+
+def _refusal(base: Config, name: str) -> str | None:
+    """Return why a method does not go with a configuration, whatever its tiers are; None where it does."""
+    raw: dict[str, Any] = base.model_dump(mode="json") | {"method": {"name": name}, "clients": STAND_IN}
+    try:
+        parse_config(raw)
+    except ConfigError as error:
+        return str(error)
+    return None

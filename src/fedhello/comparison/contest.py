@@ -1,0 +1,74 @@
+"""A whole comparison, from what is asked for to its runs: checked, tuned where asked, and made, under a lock."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedhello.comparison import tuning
+from fedhello.comparison.asked import AskedMethod
+from fedhello.comparison.runs import PlannedRun, configure, make_runs, plan_runs
+from fedhello.config.schema import Config
+from fedhello.runs.files import writing
+from fedhello.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is compared.
+
+    Attributes:
+        base: The configuration that all runs share.
+        methods: The methods, baselines included, in the order of the tables.
+        seeds: Each method runs with each of them; the first is that of the tuning runs.
+        out: The folder of the comparison.
+        rates: The grid of learning rates; empty where all methods share the configuration's.
+    """
+
+    base: Config
+    methods: Sequence[AskedMethod]
+    seeds: Sequence[int]
+    out: Path
+    rates: Sequence[float] = ()
+
+    def check(self) -> list[str]:
+        """Check all that can be checked before anything is trained or written; return what a user should know.
+
+        Raises:
+            ConfigError: If a configuration is wrong or a method is there twice.
+            RunFolderError: If a finished run of another configuration, or something else, is in the way.
+        """
+        if not self.rates:
+            return plan_runs(self.base, self.methods, self.seeds, self.out)[1]
+        self._trials()
+        return configure(self.base, self.methods, self.seeds, self.out)[1]
+
+    def make(self, console: Console, quiet: bool) -> tuple[list[PlannedRun], dict[str, Any] | None] | None:
+        """Make all runs that are not there yet, while nobody else does.
+
+        Returns:
+            The runs, all finished, and how their learning rates were chosen, if they were; None if the user interrupted
+            one.
+
+        Raises:
+            FedhelloError: Of the kind that a run failed with, naming the run.
+            RunFolderError: If another process makes a comparison in the folder.
+        """
+        with writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        with RunFolder(self.out).locked():
+            trials = self._trials()
+            if not tuning.make_tuning(trials, console, quiet):
+                return None
+            tuned = tuning.read_tuning(trials)
+            rates = tuning.chosen_rates(tuned)
+            runs, _ = plan_runs(self.base, self.methods, self.seeds, self.out, rates)
+            if not make_runs(runs, console, quiet):
+                return None
+            return runs, tuning.describe_tuning(tuned, trials) if trials else None
+
+    def _trials(self) -> list[PlannedRun]:
+        tuned = tuning.tuned_methods(self.methods) if self.rates else []
+        return tuning.plan_tuning(self.base, tuned, self.seeds[0], self.rates, self.out) if tuned else []

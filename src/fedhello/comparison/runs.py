@@ -1,0 +1,360 @@
+"""Run several methods with several seeds, each in an ordinary run's folder, and go on where that stopped."""
+
+import gc
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.status import Status
+
+from fedhello.comparison.asked import AskedMethod
+from fedhello.config.schema import IRRELEVANT, Config, MethodConfig, load_config, parse_config, with_choices
+from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
+from fedhello.methods import METHODS
+from fedhello.report.page import write_report
+from fedhello.results.comparison import RUNS, differing
+from fedhello.runs.console import ConsoleObserver
+from fedhello.runs.folder import RunFolder, check_free
+from fedhello.runs.loop import Beginning, RoundResult
+from fedhello.runs.runner import play
+from fedhello.setup.prepare import Session, load_model, prepare
+
+Kind = Literal["blocks", "rank"]
+"""In what a tier may state a count."""
+
+KINDS: Mapping[str, Kind | None] = {"blocks": "blocks", "ranks": "rank", "either": None}
+"""What a method allocates → the count that it wants a tier to state, if any."""
+
+OTHER: Mapping[Kind, Kind] = {"blocks": "rank", "rank": "blocks"}
+
+STAND_IN = {"tiers": [{"share": 1, "upload": "1TB"}]}
+"""Tiers that suit every method."""
+
+Before = Literal["new", "finished", "unfinished"]
+"""What was found of a run."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One method with one seed, or at one learning rate.
+
+    Attributes:
+        label: The method's.
+        title: How it is called in messages.
+        config: What is to be run.
+        folder: Where.
+        before: What is there already.
+    """
+
+    label: str
+    title: str
+    config: Config
+    folder: RunFolder
+    before: Before
+
+
+def load_shared(path: Path | None, overrides: Sequence[str]) -> Config:
+    """Read the configuration that all runs share.
+
+    Its tiers need not suit the method that it names itself, since they are translated for each method: tiers and
+    method are therefore checked apart, each beside a stand-in for the other.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a key, type or value is wrong.
+    """
+    method = load_config(path, [*overrides, f"clients={json.dumps(STAND_IN)}"]).method
+    undemanding = next(name for name, row in METHODS.items() if row.allocates == "either")
+    return load_config(path, [*overrides, f"method={{name: {undemanding}}}"]).model_copy(update={"method": method})
+
+
+def plan_runs(
+    base: Config,
+    methods: Sequence[AskedMethod],
+    seeds: Sequence[int],
+    out: Path,
+    rates: Mapping[str, float] | None = None,
+) -> tuple[list[PlannedRun], list[str]]:
+    """Decide what each run is, and what of it is there already; nothing is trained or written.
+
+    Args:
+        base: The configuration that all runs share. The options of its method count for that method only.
+        methods: What to compare.
+        seeds: Each method runs with each of them.
+        out: The folder of the comparison.
+        rates: Label → learning rate, of those that have one of their own.
+
+    Returns:
+        The runs, all methods with one seed before the next seed, and notes on what a user should know.
+
+    Raises:
+        ConfigError: If a configuration is wrong or a method is there twice.
+        RunFolderError: If a finished run of another configuration, or something else, is in the way.
+    """
+    configs, notes = configure(base, methods, seeds, out)
+    labels = [asked.label for asked in methods]
+    found = [(label, config) for of_seed in configs for label, config in zip(labels, of_seed, strict=True)]
+    own = rates or {}
+    return [
+        planned(label, f"{label} seed {config.run.seed}", at_rate(config, own[label]) if label in own else config)
+        for label, config in found
+    ], notes
+
+
+def at_rate(config: Config, rate: float) -> Config:
+    """Return a configuration with another learning rate."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"lr": rate})})
+
+
+def configure(
+    base: Config, methods: Sequence[AskedMethod], seeds: Sequence[int], out: Path
+) -> tuple[list[list[Config]], list[str]]:
+    """Return, per seed, the configuration of every method, and notes; the arguments are those of ``plan_runs``.
+
+    Raises:
+        ConfigError: If a configuration is wrong or a method is there twice.
+    """
+    _check_speeds(base)
+    notes = _unused_options(base, methods)
+    tiers = _suited_tiers(base, methods, notes)
+    configs = [[_config(base, asked, tiers[asked.label], seed, out) for asked in methods] for seed in seeds]
+    _check_distinct([asked.label for asked in methods], [config.method for config in configs[0]])
+    return configs, notes
+
+
+def _check_speeds(base: Config) -> None:
+    unknown = [g for g, tier in enumerate(base.clients.tiers) if tier.seconds is not None and tier.speed is None]
+    if unknown:
+        raise ConfigError(
+            f"expected a speed beside clients.tiers.{unknown[0]}.seconds, such as 40GFLOP/s, since a speed "
+            "measured anew in each run would give the methods unequal budgets; found none. fedhello plan measures "
+            "this machine's."
+        )
+
+
+def _unused_options(base: Config, methods: Sequence[AskedMethod]) -> list[str]:
+    """Note options of the configuration that no compared method takes."""
+    section = base.method
+    plain = parse_config({"method": {"name": section.name}, "parity": base.parity, "clients": STAND_IN}).method
+    changed = [key for key, value in section.options.items() if plain.options[key] != value]
+    if not changed or any(asked.name == section.name for asked in methods):
+        return []
+    return [
+        f"the configuration's {', '.join(f'method.{key}' for key in changed)} is of {section.name}, not compared here"
+    ]
+
+
+def _suited_tiers(base: Config, methods: Sequence[AskedMethod], notes: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the tiers as each method understands them, by its label; note every translation."""
+    stated: list[dict[str, Any]] = base.model_dump(mode="json")["clients"]["tiers"]
+    kinds = {asked.label: KINDS[METHODS[asked.name].allocates] for asked in methods}
+    full: dict[Kind, int] = {}
+    if any(_foreign(stated, kind) for kind in kinds.values()):
+        full = {"blocks": _block_count(base), "rank": base.model.lora.rank}
+        _check_counts(base, full["blocks"])
+    suited = {label: [_suited(tier, kind, full) for tier in stated] for label, kind in kinds.items()}
+    for label, kind in kinds.items():
+        foreign = _foreign(stated, kind)
+        if kind is not None and foreign:
+            notes.append(_translation(label, kind, foreign, stated, suited[label], full))
+    return suited
+
+
+def _check_counts(base: Config, blocks: int) -> None:
+    """Check what is about to be translated; ranks have been checked with the configuration."""
+    for g, tier in enumerate(base.clients.tiers):
+        if tier.blocks is not None and tier.blocks > blocks:
+            raise ConfigError(
+                f"expected clients.tiers.{g}.blocks to be at most {blocks}, the blocks of {base.model.name}; "
+                f"found {tier.blocks}"
+            )
+
+
+def _foreign(tiers: Sequence[Mapping[str, Any]], kind: Kind | None) -> list[int]:
+    """Return the tiers that state only the kind of count that the method does not allocate."""
+    return [g for g, tier in enumerate(tiers) if kind is not None and kind not in tier and OTHER[kind] in tier]
+
+
+def _suited(tier: dict[str, Any], kind: Kind | None, full: Mapping[Kind, int]) -> dict[str, Any]:
+    if kind is None or not _foreign([tier], kind):
+        return tier
+    other = OTHER[kind]
+    rest = {key: value for key, value in tier.items() if key != other}
+    return rest | {kind: translated(tier[other], full[other], full[kind])}
+
+
+def _translation(
+    label: str,
+    kind: Kind,
+    foreign: Sequence[int],
+    stated: Sequence[Mapping[str, Any]],
+    suited: Sequence[Mapping[str, Any]],
+    full: Mapping[Kind, int],
+) -> str:
+    def listed(tiers: Sequence[Mapping[str, Any]], key: Kind) -> str:
+        return "/".join(str(tiers[g][key]) for g in foreign) + f" of {full[key]}"
+
+    return (
+        f"{label} understands {kind}, so tier {'/'.join(map(str, foreign))} gets {kind} {listed(suited, kind)} for "
+        f"{OTHER[kind]} {listed(stated, OTHER[kind])}: about as many trained values"
+    )
+
+
+def translated(count: int, of: int, full: int) -> int:
+    """Return the count that trains about as many values in another kind: a share of the blocks as one of the rank.
+
+    Example:
+        >>> translated(2, of=6, full=8)  # 2 of 6 blocks: rank 3 of 8
+        3
+    """
+    return max(1, round(full * count / of))
+
+
+def _block_count(base: Config) -> int:
+    return load_model(base, ["one", "other"]).blocks.count
+
+
+def _config(base: Config, asked: AskedMethod, tiers: list[dict[str, Any]], seed: int, out: Path) -> Config:
+    raw = base.model_dump(mode="json")
+    shared = base.method.options if asked.name == base.method.name else {}
+    raw["method"] = {"name": asked.name, **shared, **asked.options}
+    raw["clients"]["tiers"] = tiers
+    raw["run"] |= {"seed": seed, "out": str(out / RUNS), "name": f"{asked.label}-seed{seed}"}
+    return parse_config(raw)
+
+
+def _check_distinct(labels: Sequence[str], methods: Sequence[MethodConfig]) -> None:
+    for (one, method), (other, same) in combinations(zip(labels, methods, strict=True), 2):
+        if method == same:
+            raise ConfigError(
+                f"expected every method once in --methods; {one} and {other} are the same once all options are "
+                "filled in"
+            )
+        if one == other:
+            raise ConfigError(f"expected methods that make different folder names; two of them make {one}")
+
+
+def planned(label: str, title: str, config: Config) -> PlannedRun:
+    """Look at what is in a run's folder.
+
+    Raises:
+        RunFolderError: If it is a finished run of another configuration, or no run's.
+    """
+    folder = RunFolder(Path(config.run.out) / str(config.run.name))
+    if not folder.path.exists():
+        check_free(folder)
+        return PlannedRun(label, title, config, folder, "new")
+    if not (folder.path / "config.yaml").is_file():
+        raise RunFolderError(f"expected a run or nothing at {folder.path}; found something else. Give another --out.")
+    if not (folder.path / "summary.json").is_file() or folder.summary().get("status") != "finished":
+        return PlannedRun(label, title, config, folder, "unfinished")
+    try:
+        found = folder.config()
+    except ConfigError as error:
+        raise RunFolderError(f"expected a run of this version at {folder.path}; {error} Give another --out.") from error
+    differences = differing([found, _as_loaded(config, found)], IRRELEVANT)
+    if differences:
+        said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in differences.items())
+        raise RunFolderError(
+            f"expected {folder.path} to be a run of this configuration; {said}. Give another --out, or remove it."
+        )
+    return PlannedRun(label, title, config, folder, "finished")
+
+
+def _as_loaded(config: Config, found: Config) -> Config:
+    """Return a configuration in which what ``auto`` stands for is told, of the pooling as a run found it on loading."""
+    pooling = found.model.pooling if config.model.pooling == "auto" else config.model.pooling
+    return with_choices(config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})}))
+
+
+def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:
+    """Make the runs that are not finished yet, one after the other, and say so.
+
+    Returns:
+        Whether all have finished; False if the user interrupted one.
+
+    Raises:
+        FedhelloError: Of the kind that a run failed with, naming the run.
+    """
+    for i, run in enumerate(runs):
+        place = f"run {i + 1} of {len(runs)}: {run.title}"
+        summary = finished(run, place, console, quiet)
+        if summary["status"] != "finished":
+            line = f"{place} was interrupted; the same command keeps the {i} finished before it and makes it anew"
+        else:
+            line = (
+                f"{place}: {summary['metric']} {summary['mean_last_5']:.3f} (mean of the last 5 rounds) in "
+                f"{summary['wall_seconds']:.1f} s" + ", kept from before" * (run.before == "finished")
+            )
+        say(console, line, quiet)
+        if summary["status"] != "finished":
+            return False
+    return True
+
+
+def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict[str, Any]:
+    """Return the summary of a run, after making it as ``fedhello run`` does where it has not finished yet.
+
+    Raises:
+        FedhelloError: Of the kind that it failed with, naming the run.
+    """
+    if run.before == "finished":
+        return run.folder.summary()
+    gc.collect()  # models hold themselves in cycles; none shall stay in memory beside the next run's
+    if run.before == "unfinished":
+        say(console, f"{place} had not finished and is made anew", quiet)
+    shown = console.is_terminal and not quiet
+    with console.status(f"{place}: loading …") if shown else nullcontext() as status:
+        try:
+            session = prepare(run.config)
+            if run.before == "unfinished":
+                with run.folder.locked():  # somebody else may be about to finish it
+                    _remove(run.folder.path)
+            log = ConsoleObserver(console, run.folder, run.config.train.rounds, quiet=True)
+            summary = play(session, run.folder, [log, _Progress(status, place)])
+        except FedhelloError as error:
+            raise type(error)(f"{run.title}: {error}") from error
+        if summary["rounds"]:
+            with suppress(MissingExtraError):  # said once, where the comparison's own pictures are missing
+                write_report(run.folder)
+    return summary
+
+
+def say(console: Console, line: str, quiet: bool) -> None:
+    """Print a line as it is, unless quiet."""
+    if not quiet:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise RunFolderError(f"expected to remove the unfinished run {folder}; {error.strerror or error}") from error
+
+
+class _Progress:
+    """Shows on a terminal which round a run is in."""
+
+    def __init__(self, status: Status | None, place: str) -> None:
+        self._status = status
+        self._place = place
+        self._rounds = 0
+
+    def on_start(self, session: Session, beginning: Beginning) -> None:
+        """Remember how many rounds there will be."""
+        self._rounds = session.config.train.rounds
+
+    def on_round(self, result: RoundResult) -> None:
+        """Show the round."""
+        if self._status is not None:
+            scored = "" if result.test is None else f", test {result.test.accuracy:.3f}"
+            self._status.update(f"{self._place}: round {result.record.round + 1} of {self._rounds}{scored}")
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Say nothing; the line of the finished run follows."""

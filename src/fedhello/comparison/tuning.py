@@ -1,0 +1,172 @@
+"""A learning rate for each method, chosen on validation data alone, so that none is compared at another's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+
+from fedhello.comparison.asked import AskedMethod
+from fedhello.comparison.baselines import BASELINES
+from fedhello.comparison.runs import PlannedRun, at_rate, configure, finished, planned, say
+from fedhello.config.schema import Config, rate_of
+from fedhello.errors import ConfigError, QuorumError
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.summary import LAST
+
+TUNING = "tuning"
+"""The folder of the tuning runs within the folder of a comparison."""
+
+RATES = "5e-4,1e-3,2e-3,5e-3,1e-2,2e-2"
+"""The grid unless one is given."""
+
+FEWEST = 5
+"""Rates of a grid at least: of fewer, the best would too often be the first or the last."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What the tuning runs of one method came to.
+
+    Attributes:
+        rates: The grid, ascending.
+        accuracies: On the validation set, one per rate; None where the run could not be played to its end.
+    """
+
+    rates: tuple[float, ...]
+    accuracies: tuple[float | None, ...]
+
+    @property
+    def rate(self) -> float | None:
+        """The rate of the best accuracy, the lowest of them if several; None where no run came to its end."""
+        there = [(-a, rate) for a, rate in zip(self.accuracies, self.rates, strict=True) if a is not None]
+        return min(there)[1] if there else None
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether that is the first or the last of the grid, beyond which a better one may lie."""
+        return self.rate in (self.rates[0], self.rates[-1])
+
+
+def asked_rates(text: str) -> list[float]:
+    """Read a grid such as ``5e-4,1e-3,2e-3,5e-3,1e-2``; return it ascending.
+
+    Raises:
+        ConfigError: If there are fewer than five different rates, or one is none.
+    """
+    try:
+        rates = sorted({float(word) for word in text.split(",")})
+    except ValueError:
+        rates = []
+    if len(rates) < FEWEST or not all(0 < rate < float("inf") for rate in rates):
+        raise ConfigError(
+            f"expected --rates to be at least {FEWEST} different learning rates above 0, such as {RATES}; found "
+            f"{text!r}"
+        )
+    return rates
+
+
+def tuned_methods(methods: Sequence[AskedMethod]) -> list[AskedMethod]:
+    """Return the methods that have a learning rate."""
+    return [asked for asked in methods if asked.name not in BASELINES]
+
+
+def plan_tuning(
+    base: Config, methods: Sequence[AskedMethod], seed: int, rates: Sequence[float], out: Path
+) -> list[PlannedRun]:
+    """Decide what each tuning run is: every method at every rate, with one seed, over half the rounds.
+
+    Args:
+        base: The configuration that all runs share.
+        methods: Those that are tuned.
+        seed: Of all tuning runs.
+        rates: The grid.
+        out: The folder of the comparison.
+
+    Raises:
+        ConfigError: If a configuration is wrong or a method is there twice.
+        RunFolderError: If a finished run of another configuration, or something else, is in the way.
+    """
+    # Of the last model: of a selected one all rates would be worth the same where none is surely better than the start.
+    train = base.train.model_copy(update={"rounds": -(-base.train.rounds // 2), "selection": "last"})
+    (configs,), _ = configure(base.model_copy(update={"train": train}), methods, [seed], out)
+    found = []
+    for asked, config in zip(methods, configs, strict=True):
+        for rate in rates:
+            place = {"out": str(out / TUNING), "name": f"{asked.label}-lr{rate:g}"}
+            there = config.model_copy(update={"run": config.run.model_copy(update=place)})
+            found.append(planned(asked.label, f"{asked.label} at lr {rate:g}", at_rate(there, rate)))
+    return found
+
+
+def make_tuning(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:
+    """Make the tuning runs that are not finished yet, one after the other, and say what each is worth on validation.
+
+    A run of which no round finds enough updates is left unfinished: training at its rate leads to no finite values.
+
+    Returns:
+        Whether none was interrupted.
+
+    Raises:
+        FedhelloError: Of the kind that a run failed with otherwise, naming the run.
+    """
+    for i, run in enumerate(runs):
+        place = f"tuning run {i + 1} of {len(runs)}: {run.title}"
+        try:
+            summary = finished(run, place, console, quiet)
+        except QuorumError as error:
+            say(console, f"{place} is out: {error}", quiet)
+            continue
+        if summary["status"] != "finished":
+            say(console, f"{place} was interrupted; the same command keeps those finished before it", quiet)
+            return False
+        say(console, f"{place}: validation accuracy {validation_accuracy(run.folder):.3f}", quiet)
+    return True
+
+
+def validation_accuracy(folder: RunFolder) -> float:
+    """Return the mean validation accuracy of a run's last five scored rounds."""
+    scored = [entry["validation"]["accuracy"] for entry in folder.rounds() if entry["validation"] is not None]
+    return fmean(scored[-LAST:])
+
+
+def read_tuning(runs: Sequence[PlannedRun]) -> dict[str, Tuned]:
+    """Return what the tuning runs of each method came to.
+
+    Raises:
+        ConfigError: If none of a method's runs came to its end.
+    """
+    found: dict[str, dict[float, float | None]] = {}
+    for run in runs:
+        done = (run.folder.path / "summary.json").is_file() and run.folder.summary()["status"] == "finished"
+        accuracy = validation_accuracy(run.folder) if done else None
+        found.setdefault(run.label, {})[rate_of(run.config.train)] = accuracy
+    tuned = {label: Tuned(tuple(rates), tuple(rates.values())) for label, rates in found.items()}
+    hopeless = [label for label, of_label in tuned.items() if of_label.rate is None]
+    if hopeless:
+        raise ConfigError(
+            f"expected a learning rate among --rates at which {hopeless[0]} trains; all of its tuning runs failed. "
+            "Give lower ones."
+        )
+    return tuned
+
+
+def chosen_rates(tuned: Mapping[str, Tuned]) -> dict[str, float]:
+    """Return each method's rate."""
+    return {label: of_label.rate for label, of_label in tuned.items() if of_label.rate is not None}
+
+
+def describe_tuning(tuned: Mapping[str, Tuned], runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    """Return how the rates were chosen, JSON-ready."""
+    config = runs[0].config
+    return {
+        "seed": config.run.seed,
+        "rounds": config.train.rounds,
+        "rates": list(next(iter(tuned.values())).rates),
+        "methods": {
+            label: {"rate": of_label.rate, "at_edge": of_label.at_edge, "validation": list(of_label.accuracies)}
+            for label, of_label in tuned.items()
+        },
+    }

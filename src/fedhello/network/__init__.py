@@ -1,0 +1,1 @@
+"""Many machines: Flower, the server, and clients with data of their own."""

@@ -1,0 +1,298 @@
+"""What a client is: its options, what it makes of the server's configuration, and the process that trains.
+
+``fedhello.network.supervisor`` keeps that process running.
+"""
+
+import hashlib
+import json
+import re
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedhello import embedded
+from fedhello.errors import ConfigError, ModelError
+from fedhello.network.processes import end_with_parent
+
+if TYPE_CHECKING:
+    from fedhello.network.worker import Prepared
+
+SHARE_OF_FREE = 0.8
+"""Of the memory that is free once the model is loaded, what a client that names no budget may take."""
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """What a client brings.
+
+    Attributes:
+        name: Its stable name; letters, digits, dot, underscore and hyphen, at most 64.
+        data: A file, a folder, an embedded data set or a hub id with its own samples; with ``part`` the whole data set.
+        part: Take this part of the data set that the configuration splits over its clients.
+        model: Where the foundation model is; None takes the server's name for it, if that is no path.
+        device: As ``run.device``.
+        columns: The data's columns where they are called otherwise than at the server: ``text``, ``label``, ….
+        budget: ``blocks``, ``rank``, ``memory``, ``upload`` (bytes) and ``seconds``, those that bind.
+    """
+
+    name: str
+    data: str | None = None
+    part: int | None = None
+    model: str | None = None
+    device: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    budget: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.data is None and self.part is None:
+            raise ConfigError("expected --data, this client's own samples; found none")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.name):
+            raise ConfigError(
+                f"expected --name to be letters, digits, dots, underscores and hyphens, at most 64; found {self.name!r}"
+            )
+
+
+def default_name(data: str | None, part: int | None, key: Path | None) -> str:
+    """Return a name that stays the same when a client starts anew: of its key, its part, or its machine and data."""
+    if key is not None:
+        return key.name
+    if part is not None:
+        return f"part-{part:03d}"
+    place = hashlib.sha256(str(data and Path(data).resolve()).encode()).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:48] + "-" + place
+
+
+def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Sequence[str]) -> "Prepared":
+    """Make a client of the server's configuration and of what it brings itself.
+
+    Raises:
+        FedhelloError: Of the kind that fits, if they do not go together.
+    """
+    import numpy as np
+
+    from fedhello.client.cost_model import batch_shapes
+    from fedhello.client.memory import return_memory_at_once
+    from fedhello.methods import METHODS
+    from fedhello.network.engine import DeclaredBudget, Facts
+    from fedhello.network.worker import Prepared
+    from fedhello.setup.encoding import longest_answer
+    from fedhello.setup.prepare import statistics_settings, training_settings
+
+    config = _own_config(options, raw)
+    samples, model, classes = _part(options, config, labels) if options.part is not None else _own(config, labels)
+    notes: list[str] = []
+    method = METHODS[config.method.name].bind(**config.method.options)
+    settings = training_settings(config, method, model.device, notes)
+    for note in notes:
+        _say(f"note: {note}")
+    budget = DeclaredBudget(**(options.budget or _tier_of_part(options, config) or _free_memory(model.device)))
+    settings = replace(settings, measure_process=budget.memory is not None)
+    if settings.measure_process:
+        return_memory_at_once()
+    initial = model.read(model.block_of)
+    widest, batches = batch_shapes(samples.lengths(), config.train.batch_size, config.train.epochs)
+    facts = Facts(
+        name=options.name,
+        samples=len(samples),
+        classes=tuple(classes),
+        widest=widest,
+        batches=tuple(batches),
+        budget=budget,
+        speed=_speed(model, settings, longest_answer(samples, np.arange(len(samples)))),
+        busy=0.0,
+    )
+    _say(_described(facts))
+    return Prepared(model, samples, settings, facts, config.run.seed, initial, statistics_settings(config))
+
+
+def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:
+    """Return the server's configuration with this client's model, data, columns and device.
+
+    Raises:
+        ModelError: If the server names a model by a path.
+        ConfigError: If it names data by a path, or the configuration is not one.
+    """
+    from fedhello.config.schema import parse_config
+
+    raw = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
+    model, data, run = (raw.setdefault(key, {}) for key in ("model", "data", "run"))
+    if options.model is not None:
+        model |= {"name": options.model, "revision": None}
+    elif not _is_public(str(model.get("name"))):
+        raise ModelError(
+            f"expected --model, where this client has the model, since the server names a path: {model.get('name')!r}"
+        )
+    if options.data is not None:
+        data["name"] = options.data
+    elif not _is_public(str(data.get("name"))):
+        raise ConfigError("expected --data besides --part, since the server's data set is a path there; found none")
+    if options.part is None:
+        # A client trains on all that it has; what the server keeps of its own data does not concern it.
+        data |= {"partition": {"kind": "iid"}, "validation": 0.1, "test": 0.1, "split": None}
+        data |= {"samples": None, "held_out_samples": None}
+    elif any(isinstance(data.get(part), str) for part in ("validation", "test", "public")):
+        raise ConfigError("expected shares in data.validation, data.test and data.public for --part; found names")
+    data |= options.columns
+    run["device"] = options.device
+    return parse_config(raw)
+
+
+def _is_public(name: str) -> bool:
+    """Whether a name is an embedded one or a hub id, and no path on this machine."""
+    from fedhello.data.hub import is_hub_id
+
+    return name.startswith(embedded.PREFIX) or (is_hub_id(name) and not Path(name).exists())
+
+
+def _own(config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
+    """Return a client's own samples, the model, and the classes that occur."""
+    from fedhello.setup.data import load_data
+    from fedhello.setup.encoding import MODEL_KINDS, encode
+    from fedhello.setup.prepare import load_model
+
+    data = load_data(config.data, labels)
+    model = load_model(config, labels, MODEL_KINDS[data.kind])
+    samples, notes = encode(config, data, model)
+    for note in (*data.notes, *notes):
+        _say(f"note: {note}")
+    # Categories of instructions are no classes.
+    return samples, model, [] if data.kind == "instructions" else sorted(set(samples.labels.tolist()))
+
+
+def _part(options: ClientOptions, config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
+    """Return the same for a part of the data set that the configuration splits."""
+    from fedhello.setup.data import partition_data
+    from fedhello.setup.prepare import load
+
+    loaded = load(config)
+    if list(loaded.data.label_names) != list(labels):
+        raise ConfigError(
+            f"expected the server's classes, {', '.join(labels)}, in {config.data.name}; found "
+            f"{', '.join(loaded.data.label_names)}"
+        )
+    parts = partition_data(config.data, loaded.data, loaded.held_out, config.run.seed)
+    if not 0 <= (options.part or 0) < len(parts):
+        raise ConfigError(f"expected --part within 0 … {len(parts) - 1}; found {options.part}")
+    samples = loaded.samples.subset(parts[options.part or 0])
+    return samples, loaded.model, sorted(set(samples.labels.tolist()))
+
+
+def _tier_of_part(options: ClientOptions, config: Any) -> dict[str, Any]:
+    """Return the budget that the configuration gives to a part, as it does on one machine."""
+    from fedhello.setup.clients import assign_tiers
+
+    if options.part is None:
+        return {}
+    tier = assign_tiers(config.data.clients, config.clients.tiers)[options.part]
+    found = asdict(config.clients.tiers[tier].budget)
+    return {key: value for key, value in found.items() if key != "speed" and value is not None}
+
+
+def _free_memory(device: Any) -> dict[str, int]:
+    """Return a share of what is free on the device now, with the model loaded."""
+    import psutil
+    import torch
+
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return {"memory": int(SHARE_OF_FREE * free)}
+
+
+def _speed(model: Any, settings: Any, answer: int | None) -> float | None:
+    from fedhello.client.cost_model import calibrate, measure_speed
+    from fedhello.network.engine import SLOWEST_TRAINING
+
+    if model.has_magnitudes:
+        return None  # nothing predicts the FLOPs of DoRA
+    autocast = settings.autocast == "bfloat16"
+    reached = measure_speed(model, calibrate(model, autocast, ["keep"], answer), autocast, answer)
+    if reached < SLOWEST_TRAINING:
+        _say(
+            f"note: this machine reaches {reached / 1e9:.2g} GFLOP/s now; the server is told "
+            f"{SLOWEST_TRAINING / 1e9:g}, the least that it accepts, and may not wait long enough"
+        )
+    return max(reached, SLOWEST_TRAINING)
+
+
+def _described(facts: Any) -> str:
+    from fedhello.formatting import budget_words
+
+    speed = "" if facts.speed is None else f", {facts.speed / 1e9:.0f} GFLOP/s"
+    return f"joined as {facts.name}: {facts.samples} samples, budget {budget_words(facts.as_budget())}{speed}"
+
+
+def cold_worker(node_config: Mapping[str, Any]) -> Any:
+    """Return a worker for one message, with the options that ``flower-supernode --node-config`` gives."""
+    from fedhello.network.worker import Worker
+
+    budget = {key: node_config[key] for key in ("blocks", "rank", "upload", "seconds") if key in node_config}
+    if "memory" in node_config:
+        budget["memory"] = parse_bytes(str(node_config["memory"]))
+    part = node_config.get("part")
+    data = node_config.get("data")
+    options = ClientOptions(
+        name=str(node_config.get("name") or default_name(data and str(data), part, None)),
+        data=data and str(data),
+        part=None if part is None else int(part),
+        model=str(node_config["model"]) if "model" in node_config else None,
+        budget=budget,
+    )
+    return Worker(lambda raw, labels: prepare_client(options, raw, labels), watched=False)
+
+
+def parse_bytes(text: str) -> int:
+    """Read bytes with a unit.
+
+    Raises:
+        ConfigError: If they are none.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from fedhello.config.schema import Bytes
+
+    try:
+        return TypeAdapter(Bytes).validate_python(text)
+    except ValidationError:
+        raise ConfigError(f"expected bytes with a unit, such as 300MB or 4GB; found {text!r}") from None
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Be the worker of a client: ``OPTIONS PORT SECRET``."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair; Flower raises it, too, in its threads
+    from fedhello.network.engine import Address
+    from fedhello.network.flower import answered
+    from fedhello.network.worker import Worker
+
+    raw, port, secret = sys.argv[1:]
+    options = ClientOptions(**json.loads(raw))
+    worker = Worker(lambda config, labels: prepare_client(options, config, labels))
+    answered(
+        Address("127.0.0.1", int(port)),
+        Path(secret).read_bytes(),
+        worker.answer,
+        going_on=lambda: worker.ended is None and worker.failure is None,
+    )
+    if worker.failure is not None:
+        _say(f"error: {worker.failure}")
+        sys.exit(worker.failure.exit_code)
+    _say(f"the run is over: {worker.ended}")
+
+
+if __name__ == "__main__":
+    main()

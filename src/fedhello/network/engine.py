@@ -1,0 +1,647 @@
+"""The engine that reaches clients over a network: sends tasks, waits as long as is due, takes what comes back.
+
+What carries the messages is a ``Link``; ``fedhello.network.flower`` makes one of Flower. A message has a kind:
+
+    kind    to the client                                       back
+    join    configuration, labels, id of the run, a probe       facts: who it is, what it has and can afford
+    sums    client, adapter (none: the first)                   its head statistics
+    scores  client, task, samples, batch size, seconds          sums of its squared gradients by block
+    train   client, task, seconds                               update, or an error with its reason
+    bye     outcome                                             nothing
+
+A client goes by a stable name, and by its id within the run: its place in the order of all names. The node that a
+client connects with changes whenever it starts anew; a node is asked to join as soon as it is seen, and is that client
+again by its name. No wall clock is read; what decides is the order of messages and this machine's monotonic clock.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from fedhello.allocation.planner import needs
+from fedhello.client.cost_model import Peak, StepCosts, predicted
+from fedhello.client.scoring import ScoreReply, ScoreRequest, fitted_batch
+from fedhello.client.training import TrainingSettings
+from fedhello.engine.protocol import Contribution
+from fedhello.engine.scores import score_reply
+from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, encode_tensors, expect
+from fedhello.errors import EngineError, UpdateError
+from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
+from fedhello.network.inbox import Inbox
+from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
+
+PROTOCOL = 2
+"""Of the messages; server and clients must have the same."""
+
+PROBE = bytes(2**19)
+"""What goes both ways when a client joins, for a first estimate of its rate."""
+
+SLOWEST = 16_000.0
+"""Bytes per second that a client is taken to reach in any case, so that none can draw out its deadlines at will."""
+
+SLOWEST_TRAINING = 1e8
+"""FLOP/s that it is taken to reach, likewise."""
+
+LONGEST_FACTS = 2**22
+"""Bytes of a client's facts that are read."""
+
+FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite"}
+"""What a client may say went wrong, beside that it failed."""
+
+Fields = dict[str, Any]
+"""What a message holds: name → bytes, str, int or float."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no reply."""
+
+    reason: Reason
+    detail: str = ""
+
+
+Reply = Fields | Failure
+
+
+class Link(Protocol):
+    """Carries messages to nodes."""
+
+    def nodes(self) -> frozenset[int]:
+        """Return the nodes that are connected now."""
+        ...
+
+    def send(self, node: int, kind: str, fields: Fields, group: str = "") -> str:
+        """Send a message and return its id; an empty one if it did not go out."""
+        ...
+
+    def reply(self, message_id: str) -> Reply | None:
+        """Return the reply to a message; None if there is none yet. Does not wait for it."""
+        ...
+
+    def forget(self, message_id: str) -> None:
+        """Have the reply to a message dropped when it comes, which nobody will ask for any more."""
+        ...
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where something of Flower's listens.
+
+    Attributes:
+        host: Name or IP address.
+        port: TCP port.
+        ca: The certificate of the authority that vouches for it; None speaks without TLS.
+    """
+
+    host: str
+    port: int
+    ca: Path | None = None
+
+    @property
+    def host_port(self) -> str:
+        """Both, as Flower writes them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def insecure(self) -> bool:
+        """Whether it speaks without TLS."""
+        return self.ca is None
+
+    def certificate(self) -> bytes | None:
+        """Return the authority's certificate."""
+        return None if self.ca is None else self.ca.read_bytes()
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Amount = Annotated[float, Field(gt=0, le=1e18)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DeclaredBudget(_Strict):
+    """What a client says it can afford; see ``fedhello.types.Budget``."""
+
+    blocks: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    rank: Count | None = None
+    memory: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    upload: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    seconds: Amount | None = None
+
+
+class Facts(_Strict):
+    """What a client says of itself when it joins.
+
+    Attributes:
+        name: Its stable name.
+        samples: n_k.
+        classes: The labels that occur in its data, ascending.
+        widest: Samples and tokens of its widest batch.
+        batches: About which batches it meets in a round.
+        budget: What it can afford.
+        speed: FLOP/s that it reaches in training; None where that cannot be told.
+        busy: Seconds that it took to answer, without the way there and back.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    samples: Count
+    classes: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    widest: tuple[Count, Count]
+    batches: tuple[tuple[Count, Count], ...] = Field(min_length=1)
+    budget: DeclaredBudget
+    speed: Annotated[float, Field(ge=SLOWEST_TRAINING, le=1e18)] | None = None
+    busy: float = Field(ge=0, le=1e9)
+
+    def as_budget(self) -> Budget:
+        """Return the budget; its seconds are worth what the client's speed makes of them."""
+        return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
+
+    def same_client(self, other: "Facts") -> bool:
+        """Whether both are of one client with the same data."""
+        return (self.name, self.samples, self.classes) == (other.name, other.samples, other.classes)
+
+
+def read_facts(reply: Reply, classes: int) -> Facts:
+    """Check what a client says of itself.
+
+    Args:
+        reply: To the message ``join``.
+        classes: C.
+
+    Raises:
+        UpdateError: If it is not what was asked for.
+    """
+    if isinstance(reply, Failure):
+        raise UpdateError(f"expected a client to join; {_one_line(reply.detail)}", reply.reason)
+    if "error" in reply:
+        raise UpdateError(f"expected a client to join; it says: {_one_line(reply.get('detail'))}")
+    text = reply.get("facts")
+    if not isinstance(text, str) or len(text) > LONGEST_FACTS:
+        raise UpdateError("expected a client to say what it has; found something else", "malformed")
+    try:
+        facts = Facts.model_validate_json(text)
+    except ValidationError as error:
+        raise UpdateError(f"expected a client's facts; {_one_line(str(error.errors()[0]))}", "malformed") from error
+    if list(facts.classes) != sorted(set(facts.classes)) or any(c >= classes for c in facts.classes):
+        raise UpdateError(f"expected ascending classes below {classes} from {facts.name}", "malformed")
+    return facts
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a client may take: floor + factor · (bytes / rate + FLOPs / speed), in seconds.
+
+    Attributes:
+        floor: For everything but bytes and FLOPs: Flower looks for messages every three seconds.
+        factor: Allowance for a machine that is busy, and for estimates that are rough.
+        unpredicted: Seconds of training where its FLOPs are not known.
+        most: Nobody is waited for longer, whatever speed it declares.
+    """
+
+    floor: float = 30.0
+    factor: float = 3.0
+    unpredicted: float = 3600.0
+    most: float = 86_400.0
+
+    def seconds(self, bytes_: int, rate: float, flops: float | None, speed: float | None) -> float:
+        """Return the seconds."""
+        training = self.unpredicted if flops is None or speed is None else flops / speed
+        return min(self.most, self.floor + self.factor * (bytes_ / rate + training))
+
+
+POLL = 0.1
+"""Seconds between two looks for replies, where there is no news."""
+
+LOOK_AROUND = 1.0
+"""Seconds between two looks at which nodes are connected."""
+
+
+@dataclass
+class Lobby:
+    """Where nodes wait: sees who is connected, asks everybody once to join, and hears what they say.
+
+    Attributes:
+        link: Carries the messages.
+        invitation: What a node is asked to join with.
+        classes: C.
+        clock: Seconds that only ever grow.
+        connected: The nodes that were connected at the last look.
+    """
+
+    link: Link
+    invitation: Fields
+    classes: int
+    clock: Callable[[], float] = time.monotonic
+    connected: frozenset[int] = frozenset()
+    _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _kept: dict[int, "Arrival"] = field(default_factory=dict)
+    _looked: float = -LOOK_AROUND
+
+    def look(self) -> list["Arrival"]:
+        """Return who answered since the last look; nothing more than once in ``LOOK_AROUND`` seconds."""
+        if self.clock() - self._looked < LOOK_AROUND:
+            return []
+        self._looked = self.clock()
+        self.connected = self.link.nodes()
+        for node in self._asked.keys() - self.connected:
+            self._forget(node)
+        for node in sorted(self.connected - self._asked.keys()):
+            message = self.link.send(node, "join", self.invitation)
+            if message:  # else it is asked at the next look
+                self._asked[node] = (message, self.clock())
+        kept, self._kept = self._kept, {}
+        again = [arrival for node, arrival in sorted(kept.items()) if node in self.connected]
+        return again + [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
+
+    def _heard(self, node: int) -> "Arrival | None":
+        message, began = self._asked[node]
+        reply = self.link.reply(message) if message else None
+        if reply is None:
+            return None
+        self._asked[node] = ("", began)  # it is not asked again
+        try:
+            return Arrival(node, read_facts(reply, self.classes), self.clock() - began)
+        except UpdateError as error:
+            return Arrival(node, str(error), 0.0)
+
+    def ask_again(self, node: int) -> None:
+        """Have a node asked again that does not know of the run any more."""
+        self._forget(node)
+
+    def _forget(self, node: int) -> None:
+        message, _ = self._asked.pop(node, ("", 0.0))
+        if message:
+            self.link.forget(message)
+
+    def keep(self, arrival: "Arrival") -> None:
+        """Return an arrival at the next look once more: its name is taken, maybe by a connection that is dead.
+
+        Flower notices after up to a minute that a node was killed; its client may be back before.
+        """
+        self._kept[arrival.node] = replace(arrival, seen=True)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a node said when it was asked to join, and the seconds that this took; or why it does not count.
+
+    ``seen`` says that it was returned before.
+    """
+
+    node: int
+    facts: Facts | str
+    seconds: float
+    seen: bool = False
+
+    @property
+    def name(self) -> str:
+        """Who it is, where that was said."""
+        return self.facts.name if isinstance(self.facts, Facts) else ""
+
+    @property
+    def rate(self) -> float:
+        """The bytes per second that it reaches at least: the probe went both ways."""
+        busy = self.facts.busy if isinstance(self.facts, Facts) else 0.0
+        return max(2 * len(PROBE) / max(self.seconds - busy, POLL), SLOWEST)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A message on its way."""
+
+    client: int
+    node: int
+    message: str
+    began: float
+    deadline: float
+    bytes_down: int
+    expected: Expected | None = None
+    allocation: Allocation | None = None
+    note: str = ""
+
+
+@dataclass
+class RemoteEngine:
+    """Reaches clients over a link.
+
+    Attributes:
+        link: Carries the messages.
+        federation: The clients.
+        members: What each client said when it joined, by id.
+        settings: How clients train.
+        run: Id of the run.
+        lobby: Where nodes wait.
+        costs: What steps hold by allocation; None predicts nothing.
+        sums_like: Tensors of the shapes and dtypes of a client's head statistics; empty without such a head.
+        longest_feature: What bounds the features that they are sums of.
+        scoring: What passes for Fisher scores hold; None predicts nothing.
+        pace: How long clients may take.
+        patience: Seconds that a round waits for its quorum of clients to be connected.
+        note: Told of everything that a user should hear of.
+        clock: Seconds that only ever grow.
+        wait: Waits some seconds.
+        node_of: Client → the node that it is connected with.
+        rates: Client → bytes per second that it was seen to reach at least.
+        personal_heads: None: heads that clients keep cannot be evaluated by the server.
+    """
+
+    link: Link
+    federation: Federation
+    members: Sequence[Facts]
+    settings: TrainingSettings
+    run: str
+    lobby: Lobby
+    costs: StepCosts | None = None
+    sums_like: Mapping[str, Tensor] = field(default_factory=dict)
+    longest_feature: float = LONGEST_FEATURE
+    scoring: Peak | None = None
+    pace: Pace = field(default_factory=Pace)
+    patience: float = 300.0
+    note: Callable[[str], None] = lambda line: None
+    clock: Callable[[], float] = time.monotonic
+    wait: Callable[[float], None] = time.sleep
+    node_of: dict[int, int] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
+    personal_heads: dict[int, dict[str, Tensor]] | None = None
+
+    def commit(self, record: RoundRecord) -> None:
+        """Do nothing: there are no personal heads."""
+
+    @property
+    def initial_head(self) -> Mapping[str, Tensor]:
+        """Nothing: there are no personal heads."""
+        return {}
+
+    def train(self, tasks: Iterable[Task]) -> Iterator[Update | Rejection]:
+        """Let the clients of a round train at the same time, and yield what comes of it, in ascending client id.
+
+        The round is over as soon as ``clients_per_round`` updates are there; who is slower then is late. One update is
+        in memory at a time, the others wait on disk.
+        """
+        self._gather()
+        with TemporaryDirectory(prefix="fedhello-") as folder:
+            sent = [self._send_task(task) for task in tasks]
+            replies = self._collect(sent, Path(folder))
+            for one in sent:
+                yield self._read(one, replies[one.client])
+
+    def _gather(self) -> None:
+        """Wait, within the patience, until as many clients are connected as a round needs."""
+        end = self.clock() + self.patience
+        self.look_around()
+        if len(self.node_of) < self.federation.quorum:
+            self.note(f"waiting for clients: {len(self.node_of)} of {len(self.members)} are connected")
+        while len(self.node_of) < self.federation.quorum and self.clock() < end:
+            self.wait(POLL)
+            self.look_around()
+
+    def _send_task(self, task: Task) -> _Sent:
+        # Everything travels: a client may have started anew since it was told.
+        payload = encode_task(replace(task, known=frozenset(), missed={}))
+        member = self.members[task.client]
+        expected = expect(task, member.samples, self.run, len(payload))
+        # Only shapes are needed later; values would keep the adapter of every client in memory.
+        expected = replace(expected, tensors={name: value.to("meta") for name, value in expected.tensors.items()})
+        seconds = self.seconds(task, len(payload) + expected.limit)
+        fields = {"client": task.client, "task": payload, "seconds": seconds, "run": self.run}
+        one = self._send(task.client, "train", fields, seconds, group=str(task.round))
+        return replace(one, expected=expected, allocation=task.allocation)
+
+    def seconds(self, task: Task, bytes_: int) -> float:
+        """Return how long a client may take for a task whose messages have so many bytes."""
+        client = next(client for client in self.federation.clients if client.id == task.client)
+        costs = self.federation.costs
+        flops = needs(costs[client.tier], task.allocation).flops if costs else None
+        return self.pace.seconds(bytes_, self._rate(task.client), flops, self.members[task.client].speed)
+
+    def _rate(self, client: int) -> float:
+        return self.rates.get(client, SLOWEST)
+
+    def _send(self, client: int, kind: str, fields: Fields, seconds: float, group: str = "") -> _Sent:
+        began = self.clock()
+        node = self.node_of.get(client, 0)
+        message = self.link.send(node, kind, fields, group) if node else ""
+        bytes_down = sum(len(value) for value in fields.values() if isinstance(value, bytes))
+        return _Sent(client, node, message, began, began + seconds, bytes_down)
+
+    def _collect(self, sent: Sequence[_Sent], folder: Path) -> dict[int, Path | Rejection]:
+        """Return, by client, where its update waits on disk, or why there is none."""
+        expected = {one.client: one.expected for one in sent if one.expected is not None}
+        round_ = max((one.round for one in expected.values()), default=0)
+        inbox = Inbox(round_, expected, self.federation.clients_per_round)
+        found: dict[int, Path | Rejection] = {}
+        for one, reply in self._replies(sent):
+            found[one.client] = self._put_by(one, reply, inbox, folder)
+            if inbox.is_full:
+                break
+        return {rejection.client: rejection for rejection in inbox.close()} | found
+
+    def _put_by(self, one: _Sent, reply: Reply, inbox: Inbox, folder: Path) -> Path | Rejection:
+        if isinstance(reply, Failure):
+            return _rejected(one, reply.reason, _one_line(reply.detail))
+        if "error" in reply:
+            self._heed(one, reply)
+            return _rejected(one, FAULTS.get(str(reply["error"]), "failed"), _one_line(reply.get("detail")))
+        payload = reply.get("update")
+        if not isinstance(payload, bytes) or one.expected is None:
+            return _rejected(one, "malformed", "expected an update; there is none in the reply")
+        update = inbox.take(one.client, payload)
+        if isinstance(update, Rejection):
+            return update
+        self._observe(one, len(payload), update.metrics["seconds"])
+        target = folder / str(one.client)
+        target.write_bytes(payload)
+        return target
+
+    def _heed(self, one: _Sent, reply: Fields) -> None:
+        """Have a client that started anew join again."""
+        if reply.get("error") == "join first":
+            self.node_of.pop(one.client, None)
+            self.lobby.ask_again(one.node)
+
+    def _read(self, one: _Sent, found: Path | Rejection) -> Update | Rejection:
+        if isinstance(found, Rejection) or one.expected is None:
+            return found if isinstance(found, Rejection) else _rejected(one, "failed", "")
+        payload = found.read_bytes()
+        found.unlink()
+        update = decode(payload, one.expected)
+        if isinstance(update, Update) and one.allocation is not None:
+            return predicted(update, one.allocation, self.costs)
+        return update
+
+    def _observe(self, one: _Sent, bytes_up: int, busy: float) -> None:
+        """Learn a client's rate; one reply that took long halves it at most."""
+        way = max(self.clock() - one.began - busy, POLL)
+        seen = (one.bytes_down + bytes_up) / way
+        self.rates[one.client] = max(seen, self._rate(one.client) / 2, SLOWEST)
+
+    def _replies(self, sent: Sequence[_Sent]) -> Iterator[tuple[_Sent, Reply]]:
+        """Yield each message with its reply, in the order of arrival, or with a failure once it is due."""
+        waiting = {one.client: one for one in sent}
+        try:
+            while waiting:
+                news = False
+                for one in list(waiting.values()):
+                    reply = self._reply(one)
+                    if reply is not None:
+                        del waiting[one.client]
+                        news = True
+                        yield one, reply
+                if waiting and not news:
+                    self.wait(POLL)
+                    self.look_around()
+        finally:
+            for one in waiting.values():
+                self._forget(one)
+
+    def _forget(self, one: _Sent) -> None:
+        if one.message:
+            self.link.forget(one.message)
+
+    def _reply(self, one: _Sent) -> Reply | None:
+        if not one.message:
+            return Failure("lost", "it is not connected")
+        reply = self.link.reply(one.message)
+        if reply is None and self.clock() >= one.deadline:
+            self._forget(one)
+            return Failure("late", f"no reply within {one.deadline - one.began:.0f} s")
+        if reply is None and one.node not in self.lobby.connected:
+            self._forget(one)
+            return Failure("lost", "it disconnected")
+        return reply
+
+    def look_around(self) -> None:
+        """See who is connected, and admit clients that are back."""
+        arrivals = self.lobby.look()
+        self.node_of = {k: node for k, node in self.node_of.items() if node in self.lobby.connected}
+        for arrival in arrivals:
+            complaint = self._readmit(arrival)
+            if complaint is not None and not arrival.seen:
+                self.note(f"a client was not admitted: {complaint}")
+
+    def _readmit(self, arrival: Arrival) -> str | None:
+        """Admit a client that is back; else return why not."""
+        facts = arrival.facts
+        if isinstance(facts, str):
+            return facts
+        k = next((k for k, member in enumerate(self.members) if member.name == facts.name), None)
+        if k is None or not self.members[k].same_client(facts):
+            return f"{facts.name!r} did not take part, with this data, from the start"
+        if self.node_of.get(k, arrival.node) != arrival.node:
+            self.lobby.keep(arrival)
+            return taken(facts.name)
+        self.node_of[k] = arrival.node
+        self.rates[k] = arrival.rate
+        return None
+
+    def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
+        """Yield the head statistics of some clients, or of all, in ascending id; see ``Engine``.
+
+        Who does not answer is left out, with a note.
+
+        Raises:
+            EngineError: If nobody answers.
+        """
+        payload = {} if adapter is None else {"adapter": encode_tensors(adapter.tensors)}
+        asked = range(len(self.members)) if clients is None else sorted(clients)
+        sent = [
+            self._send(k, "sums", {"client": k, "run": self.run, **payload}, self._sums_seconds(k, payload))
+            for k in asked
+        ]
+        found: dict[int, Contribution] = {}
+        for one, reply in self._replies(sent):
+            try:
+                found[one.client] = self._sums(one, reply)
+            except UpdateError as error:
+                self.note(f"the head is solved without client {one.client}: {error}")
+        if not found:
+            raise EngineError("expected head statistics from the clients; none came")
+        yield from (found[k] for k in sorted(found))
+
+    def _sums_seconds(self, k: int, payload: Fields) -> float:
+        """One forward pass over a client's data takes less than a round of training."""
+        size = sum(value.nbytes for value in self.sums_like.values()) + sum(map(len, payload.values()))
+        tier = next((client.tier for client in self.federation.clients if client.id == k), 0)
+        flops = self.federation.costs[tier].flops_outside if self.federation.costs else None
+        return self.pace.seconds(size, self._rate(k), flops, self.members[k].speed)
+
+    def _sums(self, one: _Sent, reply: Reply) -> Contribution:
+        if isinstance(reply, Failure):
+            raise UpdateError(f"expected its sums; {_one_line(reply.detail)}", reply.reason)
+        payload = reply.get("sums")
+        if not isinstance(payload, bytes):
+            raise UpdateError(f"expected its sums; {_one_line(reply.get('detail', 'found something else'))}")
+        sums = as_received(decode_sums(payload, self.sums_like))
+        check_sums(sums, self.members[one.client].samples, self.longest_feature)
+        return Contribution(one.client, sums, len(payload), one.bytes_down)
+
+    def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
+        """Yield what each client that is asked contributes to the Fisher scores, in ascending id."""
+        self._gather()
+        sent = [self._send_request(request, client) for client in request.clients]
+        most = {client.id: request.most(client.samples) for client in request.clients}
+        found = {one.client: self._scores(one, reply, most[one.client]) for one, reply in self._replies(sent)}
+        yield from (found[k] for k in sorted(found))
+
+    def _send_request(self, request: ScoreRequest, client: Client) -> _Sent:
+        task, L = request.task(client.id), self.federation.blocks
+        payload = encode_task(task)
+        batch_size, note = fitted_batch(self.scoring, client.budget.memory, self.members[client.id].widest[1])
+        # It takes less than a round that trains everything.
+        seconds = self.seconds(replace(task, allocation=Allocation(tuple(range(L)))), len(payload))
+        fields = {"client": client.id, "task": payload, "samples": request.samples, "batch_size": batch_size}
+        one = self._send(client.id, "scores", {**fields, "seconds": seconds, "run": self.run}, seconds)
+        return replace(one, note=note)
+
+    def _scores(self, one: _Sent, reply: Reply, most: int) -> ScoreReply:
+        if isinstance(reply, Failure):
+            return ScoreReply(one.client, None, f"{reply.reason}: {_one_line(reply.detail)}", one.bytes_down)
+        self._heed(one, reply)
+        payload = reply.get("scores")
+        if not isinstance(payload, bytes):
+            said = _one_line(reply.get("detail", "found something else"))
+            return ScoreReply(one.client, None, f"expected its sums; {said}", one.bytes_down)
+        return score_reply(one.client, payload, self.federation.blocks, most, one.bytes_down, one.note)
+
+    def goodbye(self, outcome: str) -> None:
+        """Tell everybody that the run is over, and wait a little until they have heard."""
+        sent = [self._send(k, "bye", {"outcome": outcome}, self.pace.floor) for k in sorted(self.node_of)]
+        for _ in self._replies([one for one in sent if one.message]):
+            pass
+
+
+def invitation(config: Mapping[str, Any], labels: Sequence[str], run: str) -> Fields:
+    """Return what a node is asked to join with."""
+    return {
+        "protocol": PROTOCOL,
+        "version": version("fedhello"),
+        "config": json.dumps(config),
+        "labels": json.dumps(list(labels)),
+        "run": run,
+        "probe": PROBE,
+    }
+
+
+def taken(name: str) -> str:
+    """Return what is said of a client that comes under the name of one who is here."""
+    return f"{name!r} is connected already; it is admitted when that connection ends"
+
+
+def _rejected(one: _Sent, reason: Reason, detail: str) -> Rejection:
+    round_ = 0 if one.expected is None else one.expected.round
+    return Rejection(one.client, round_, reason, detail, bytes_down=one.bytes_down)
+
+
+def _one_line(text: object) -> str:
+    """Write what a client says on one line, and not more of it than a line holds."""
+    found = "".join(c if c.isprintable() else " " for c in str(text))
+    return found if len(found) <= 300 else found[:297] + "..."

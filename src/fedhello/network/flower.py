@@ -1,0 +1,449 @@
+"""Flower underneath: the only file that imports flwr, and knows what it does.
+
+    Flower's part                here
+    SuperLink, SuperNode         children of the server and of each client, started by ``main``
+    run, ServerApp process       ``opened``: the server's own process submits the run, takes its task and gets the grid
+    message, ClientApp process   ``answered``: the client's own, warm process takes the tasks of its SuperNode
+
+Flower would start a new process for every message, and so load the model anew each time; and it would install and run
+the code that the server sends along. Both ends here take their tasks themselves, as Flower's own processes do under
+``--isolation process``, so the model stays loaded and nothing that arrives is ever executed. A secret that server or
+client makes for itself keeps others on the machine from taking the tasks.
+
+``server_app`` and ``client_app`` are the same for ``flwr run`` and ``flower-supernode``, cold: a process per message.
+"""
+
+import os
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Says nothing to anybody, and installs nothing."""
+
+# flwr reads them when it is imported.
+os.environ.update(QUIET)
+os.environ.setdefault("FLWR_LOG_LEVEL", "WARNING")
+
+import hashlib
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app.error import Error
+from flwr.cli.build import build_fab_from_files
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.common.serde import fab_to_proto, run_from_proto
+from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import telemetry
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.run import RunNotRunningException
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from fedhello.errors import EngineError
+from fedhello.network.engine import Address, Failure, Fields, Reply
+from fedhello.network.processes import end_with_parent
+from fedhello.types import Reason
+
+telemetry.FLWR_TELEMETRY_ENABLED = "0"  # for where something else has imported flwr before
+
+RECORD = "fedhello"
+"""The one record that every message has."""
+
+TTL = 7 * 24 * 3600.0
+"""Seconds that a message stays valid; far more than any deadline, since the ends' clocks take part in Flower's sum."""
+
+RETRY_SECONDS = 30.0
+"""How long a call to this machine's own SuperLink is repeated before it is an error."""
+
+BROKEN_OFF = (httpx.HTTPError, RunNotRunningException, ObjectPullError)
+"""What Flower raises where the SuperNode has ended, or the server has, on whose behalf it asked."""
+
+POLL = 0.1
+"""Seconds between two looks for a task."""
+
+LONGEST_PAUSE = 4
+"""Seconds at most between a SuperNode's tries to reach a server that is away; Flower's 20 would hold up its return."""
+
+REASONS: dict[int, Reason] = {
+    ErrorCode.MESSAGE_UNAVAILABLE: "lost",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "late",
+    ErrorCode.NODE_UNAVAILABLE: "lost",
+    ErrorCode.CLIENT_APP_CRASHED: "lost",
+}
+"""What Flower's error replies stand for; all others mean that the client's code failed."""
+
+LONGEST_UPLOAD = 7200
+"""Seconds that an update may take on its way to the SuperLink; Flower's 180 would lose large ones on slow links."""
+
+APP = """
+[project]
+name = "fedhello"
+version = "0"
+description = "Federated fine-tuning within budgets"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "fedhello"
+
+[tool.flwr.app.components]
+serverapp = "fedhello.network.flower:server_app"
+clientapp = "fedhello.network.flower:client_app"
+
+[tool.flwr.app.config]
+"""
+"""The app that a run is submitted as: it names installed code and brings none."""
+
+
+ARRIVING = 16
+"""Replies that are fetched at a time; no more of them are in memory than that."""
+
+
+class GridLink:
+    """Flower's grid as a ``Link``: messages to nodes, and their replies one at a time.
+
+    Flower announces a reply before its bytes have come, and then waits for them. That happens in threads here, so that
+    a slow client keeps nobody waiting, and deadlines hold.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._threads = ThreadPoolExecutor(ARRIVING + 1, thread_name_prefix="reply")
+        self._arriving: dict[str, Future[Reply | None]] = {}
+        self._unwanted: deque[str] = deque()
+        self._dropping: Future[None] | None = None
+
+    def nodes(self) -> frozenset[int]:
+        """Return the nodes that are connected now."""
+        self._drop()
+        with _still_running():
+            return frozenset(self._grid.get_node_ids())
+
+    def send(self, node: int, kind: str, fields: Fields, group: str = "") -> str:
+        """Send a message and return its id; an empty one if it did not go out."""
+        record = ConfigRecord({"kind": kind, **fields})
+        message = Message(
+            RecordDict({RECORD: record}), node, "train" if kind == "train" else "query", ttl=TTL, group_id=group
+        )
+        with _still_running():
+            return next(iter(self._grid.push_messages([message])), None) or ""
+
+    def reply(self, message_id: str) -> Reply | None:
+        """Return the reply to a message; None if there is none yet, or while it arrives."""
+        if message_id not in self._arriving:
+            if len(self._arriving) < ARRIVING:
+                self._arriving[message_id] = self._threads.submit(self._fetch, message_id)
+            return None
+        if not self._arriving[message_id].done():
+            return None
+        return self._arriving.pop(message_id).result()
+
+    def forget(self, message_id: str) -> None:
+        """Have the reply to a message dropped when it comes: until it is fetched, Flower keeps it in memory."""
+        self._arriving.pop(message_id, None)
+        self._unwanted.append(message_id)
+
+    def _drop(self) -> None:
+        if self._dropping is not None and self._dropping.done():
+            self._dropping.result()  # raises what went wrong
+            self._dropping = None
+        if self._unwanted and self._dropping is None:
+            self._dropping = self._threads.submit(self._fetch_unwanted)
+
+    def _fetch_unwanted(self) -> None:
+        for _ in range(len(self._unwanted)):
+            message_id = self._unwanted.popleft()
+            if self._fetch(message_id) is None:
+                self._unwanted.append(message_id)
+
+    def close(self) -> None:
+        """Wait for no reply any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch(self, message_id: str) -> Reply | None:
+        try:
+            with _still_running():
+                return self._pull(message_id)
+        except (httpx.HTTPError, EngineError):
+            raise
+        except Exception as error:  # Flower takes what a node sent apart without a guard
+            return Failure("malformed", f"Flower cannot read the reply: {error!r}")
+
+    def _pull(self, message_id: str) -> Reply | None:
+        # Error replies that the SuperLink makes come from node 1; the message that they answer is what identifies them.
+        for message in self._grid.pull_messages([message_id]):
+            if message.metadata.reply_to_message_id != message_id:
+                continue
+            if message.has_error():
+                error = message.error
+                return Failure(REASONS.get(error.code, "failed"), f"Flower's error {error.code}: {error.reason}")
+            return _fields(message)
+        return None
+
+
+@contextmanager
+def _still_running() -> Iterator[None]:
+    """Turn Flower's word that the run was stopped, which is no ``Exception``, into an error like any other."""
+    try:
+        yield
+    except RunNotRunningException as error:
+        raise EngineError(
+            "expected the run to go on; somebody has stopped it at the SuperLink, by Flower's Control API. All "
+            "finished rounds are saved: start the server again, with the same command."
+        ) from error
+
+
+def _fields(message: Message) -> Fields:
+    record = message.content.get(RECORD)
+    return dict(record) if isinstance(record, ConfigRecord) else {}
+
+
+@contextmanager
+def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
+    """Submit a run to the SuperLink of this machine and yield the link to its nodes.
+
+    Raises:
+        EngineError: If the SuperLink does not take it.
+    """
+    fab, _ = build_fab_from_files({"pyproject.toml": APP.encode()})
+    _start_run(address, Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
+    token = _acquire(_superexec(address, secret), "flwr-serverapp", RETRY_SECONDS)
+    if token is None:
+        raise EngineError(f"expected the SuperLink at {address.host_port} to hand out the run; it did not")
+    grid = HttpGrid(address.host_port, address.insecure, address.certificate(), token=token)
+    grid._retry_invoker.max_time = RETRY_SECONDS
+    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(grid._runtime_client))
+    heartbeat.start()
+    status = SubStatus.FAILED
+    try:
+        taken = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
+        # Flower's own checks ask what this process works on.
+        TaskIdentity.task_id, TaskIdentity.run_id = taken.task_id, taken.run.run_id
+        TaskIdentity.node_id = taken.context.node_id
+        grid.set_run(run_from_proto(taken.run))
+        with closing(GridLink(grid)) as link:
+            yield link
+        status = SubStatus.COMPLETED
+    except httpx.HTTPError as error:
+        raise EngineError(
+            f"expected the SuperLink at {address.host_port} to go on; it broke off ({error!r}). All finished rounds "
+            "are saved: start the server again, with the same command."
+        ) from error
+    finally:
+        grid._retry_invoker.max_tries = 1
+        _quietly(lambda: grid._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status=status)))
+        _end(heartbeat)
+        grid.close()
+
+
+def register(address: Address, public_keys: list[Path]) -> None:
+    """Tell the SuperLink which nodes may connect.
+
+    Raises:
+        EngineError: If it refuses a key.
+    """
+    client = _control(address)
+    try:
+        for file in public_keys:
+            client.RegisterNode(RegisterNodeRequest(public_key=_public_key(file)))
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise EngineError(f"expected the public key of a client in {file}; Flower refuses it: {error!r}") from error
+    finally:
+        client.close()
+
+
+def _public_key(file: Path) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+    key = load_ssh_public_key(file.read_bytes())
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise ValueError("it is no elliptic-curve key")
+    return public_key_to_bytes(key)
+
+
+def answered(
+    address: Address, secret: bytes, answer: Callable[[str, Fields], Fields], going_on: Callable[[], bool]
+) -> None:
+    """Take the messages that reach this machine's SuperNode, one by one, and answer them in this process.
+
+    Args:
+        address: The SuperNode's.
+        secret: That the SuperNode was started with.
+        answer: Kind and fields of a message → fields of the reply; whatever it raises becomes an error reply.
+        going_on: Asked after each message and at least once a second.
+    """
+    tasks = _superexec(address, secret)
+    silent = True  # until it has started
+    try:
+        while going_on():
+            try:
+                token = _acquire(tasks, "flwr-clientapp", 1.0)
+                silent = False
+                if token is not None:
+                    _answer_one(address, token, answer)
+            except BROKEN_OFF as error:
+                if not silent:
+                    sys.stderr.write(f"note: the connection broke off, and is made again: {error!r}\n")
+                silent = True
+                time.sleep(1.0)
+    finally:
+        tasks.close()
+
+
+def _answer_one(address: Address, token: str, answer: Callable[[str, Fields], Fields]) -> None:
+    client = _runtime(address, "flwr-clientapp", RuntimeTokenHttpInterceptor(token))
+    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    heartbeat.start()
+    try:
+        # The app that comes along is neither unpacked nor run.
+        message, context, _, _ = pull_task_input(client)
+        fields = _fields(message)
+        try:
+            record = ConfigRecord(answer(str(fields.pop("kind", "")), fields))
+        except Exception as error:  # nobody foresaw it: the server hears of it before this process ends
+            failed = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__)
+            push_message(client, Message(failed, reply_to=message), context)
+            raise
+        push_message(client, Message(RecordDict({RECORD: record}), reply_to=message), context)
+        push_task_output(client, context, SubStatus.COMPLETED, "")
+    finally:
+        _end(heartbeat)
+        client.close()
+
+
+def _acquire(client: RuntimeHttpClient, kind: str, seconds: float) -> str | None:
+    """Return the token of the next task of a kind; None if none comes within some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
+        if found.token:
+            return str(found.token)
+        time.sleep(POLL)
+    return None
+
+
+def _superexec(address: Address, secret: bytes) -> RuntimeHttpClient:
+    protected = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+    return _runtime(
+        address, "SuperExec", SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=protected)
+    )
+
+
+def _runtime(address: Address, component: str, credential: Any) -> RuntimeHttpClient:
+    return RuntimeHttpClient.from_server_address(
+        address.host_port,
+        address.insecure,
+        address.certificate(),
+        [RuntimeVersionHttpInterceptor(component_name=component), credential],
+    )
+
+
+def _control(address: Address) -> ControlHttpClient:
+    return ControlHttpClient.from_server_address(
+        address.host_port,
+        address.insecure,
+        address.certificate(),
+        [RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+    )
+
+
+def _start_run(address: Address, app: Fab) -> None:
+    client = _control(address)
+    try:
+        client.StartRun(StartRunRequest(fab=fab_to_proto(app)))
+    except httpx.HTTPError as error:
+        raise EngineError(f"expected the SuperLink at {address.host_port} to take a run; {error!r}") from error
+    finally:
+        client.close()
+
+
+def _end(heartbeat: HeartbeatSender) -> None:
+    if heartbeat.is_running:
+        heartbeat.stop()
+
+
+def _quietly(call: Callable[[], object]) -> None:
+    """Say goodbye to a SuperLink that may be gone already."""
+    try:
+        call()
+    except (httpx.HTTPError, RuntimeError, RunNotRunningException) as error:
+        sys.stderr.write(f"note: the SuperLink did not hear the end of the run: {error!r}\n")
+
+
+server_app = ServerApp()
+client_app = ClientApp()
+
+
+@server_app.main()
+def _serve(grid: Grid, context: Context) -> None:
+    """Play the run that ``--run-config 'config="…"'`` names, under plain ``flwr run``."""
+    from fedhello.network.server import serve_on
+
+    serve_on(GridLink(grid), Path(str(context.run_config["config"])))
+
+
+@client_app.train()
+@client_app.query()
+def _cold(message: Message, context: Context) -> Message:
+    """Answer one message under a plain ``flower-supernode``, whose ``--node-config`` says what a client's options say.
+
+    What the server said when it asked to join is kept from message to message, since the process is not.
+    """
+    from fedhello.network.client import cold_worker
+
+    fields, kept = _fields(message), context.state.get(RECORD)
+    kind = str(fields.pop("kind", ""))
+    if kind == "join":
+        context.state[RECORD] = ConfigRecord({"join": json.dumps({k: v for k, v in fields.items() if k != "probe"})})
+    worker = cold_worker(dict(context.node_config))
+    if kind != "join" and isinstance(kept, ConfigRecord):
+        worker.answer("join", json.loads(str(kept["join"])))
+    return Message(RecordDict({RECORD: ConfigRecord(worker.answer(kind, fields))}), reply_to=message)
+
+
+def main() -> None:
+    """Be a SuperLink or a SuperNode that ends with its parent."""
+    end_with_parent()
+    what = sys.argv.pop(1)
+    if what == "superlink":
+        from flwr.supercore.corestate import in_memory_corestate
+        from flwr.superlink.cli import flower_superlink
+
+        in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = LONGEST_UPLOAD  # type: ignore[attr-defined]
+        flower_superlink()
+    else:
+        from flwr.supercore.retry import http_retry
+        from flwr.supernode.cli import flower_supernode
+
+        http_retry.MAX_RETRY_DELAY = LONGEST_PAUSE  # type: ignore[attr-defined]  # Flower has no option for it
+        flower_supernode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""``fedhello server --local N``: the server and N clients as real processes on one machine."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from fedhello.config.schema import Config, load_config
+from fedhello.errors import ConfigError
+from fedhello.network.client import ClientOptions
+from fedhello.network.processes import end_with_parent, spawn, stop
+from fedhello.network.server import ServerOptions
+from fedhello.network.supervisor import Connection, take_part
+
+ROUNDS = 3
+"""Of the embedded demo, where no configuration says otherwise."""
+
+
+def demonstration(file: Path | None, overrides: Sequence[str], clients: int) -> Config:
+    """Return a configuration whose data set is split over so many clients, all of whom take part in every round.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if clients < 1:
+        raise ConfigError(f"expected --local to be at least 1; found {clients}")
+    defaults = [f"data.clients={clients}", f"train.clients_per_round={clients}"]
+    return load_config(file, [*defaults, *([] if file else [f"train.rounds={ROUNDS}"]), *overrides])
+
+
+@contextmanager
+def local_clients(
+    config: Config, clients: int, say: Callable[[str], None]
+) -> Iterator[Callable[[ServerOptions], None]]:
+    """Yield what starts the clients, which end with this context."""
+    children = []
+
+    def start(options: ServerOptions) -> None:
+        for k in range(clients):
+            brought = json.dumps(asdict(_part(config, k)))
+            children.append(spawn("fedhello.network.local_clients", [str(options.port), brought]))
+        if clients:
+            say(f"started {clients} clients on this machine, with the parts 0 … {clients - 1} of {config.data.name}")
+
+    try:
+        yield start
+    finally:
+        for child in children:
+            stop(child)
+
+
+def _part(config: Config, k: int) -> ClientOptions:
+    data, model = config.data.name, config.model.name
+    return ClientOptions(
+        name=f"part-{k:03d}",
+        part=k,
+        data=data if Path(data).exists() else None,
+        model=model if Path(model).exists() else None,
+        device=config.run.device,
+    )
+
+
+def main() -> None:
+    """Be one of the clients: ``PORT OPTIONS``."""
+    end_with_parent()
+    port, brought = sys.argv[1:]
+    name = json.loads(brought)["name"]
+    take_part(
+        Connection("127.0.0.1", int(port)), ClientOptions(**json.loads(brought)), lambda line: _say(name, line), None
+    )
+
+
+def _say(name: str, line: str) -> None:
+    sys.stderr.write(f"{name}: {line}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What a client does with the messages of ``fedhello.network.engine``: joins, sums up its features, scores, trains.
+
+The worker is warm: it loads the model when it joins and keeps it. It trains with the local engine, as the only client
+of a federation of one, so that nothing differs from a run on one machine.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from torch import Tensor
+
+from fedhello.client.training import TrainingSettings
+from fedhello.data.batches import Samples
+from fedhello.engine.local import LocalEngine
+from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, encode_update
+from fedhello.errors import EngineError, FedhelloError
+from fedhello.model.adapter import LoraModel
+from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
+from fedhello.network.engine import PROBE, PROTOCOL, Facts, Fields
+from fedhello.types import Client, Federation, Rejection
+
+HUNG = 75
+"""Exit code of a worker whose training took longer than the server waits for it."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A client that is ready to train.
+
+    Attributes:
+        model: With a fresh adapter and head.
+        data: Its samples.
+        settings: How it trains.
+        facts: What it says of itself.
+        seed: The run's seed.
+        initial: The values of adapter and head when it was prepared.
+        statistics: What it sums up for a head that is solved.
+    """
+
+    model: LoraModel
+    data: Samples
+    settings: TrainingSettings
+    facts: Facts
+    seed: int
+    initial: Mapping[str, Tensor]
+    statistics: StatisticsSettings = DEFAULT_STATISTICS
+
+    def engine(self, k: int, run: str) -> LocalEngine:
+        """Return the engine that trains this client under its id."""
+        client = Client(k, 0, self.facts.as_budget(), self.facts.samples, self.facts.classes)
+        world = Federation((client,), (client.budget,), self.model.blocks.count, clients_per_round=1, seed=self.seed)
+        return LocalEngine(self.model, world, {k: self.data}, self.settings, run=run, statistics=self.statistics)
+
+
+Prepare = Callable[[dict[str, Any], Sequence[str]], Prepared]
+"""Makes a client of the server's configuration, as nested mappings, and the names of the classes."""
+
+
+class Worker:
+    """Answers messages, one after the other.
+
+    Attributes:
+        ended: How the run ended, once the server has said so.
+        failure: Why this client cannot take part, once that is known.
+    """
+
+    def __init__(self, prepare: Prepare, watched: bool = True) -> None:
+        """Make a worker that has not joined anything.
+
+        Args:
+            prepare: Makes the client.
+            watched: Whether training that takes longer than the server waits for ends this process.
+        """
+        self.ended: str | None = None
+        self.failure: FedhelloError | None = None
+        self._prepare, self._watched = prepare, watched
+        self._joined: tuple[str, str] | None = None
+        self._client: Prepared | None = None
+
+    def answer(self, kind: str, fields: Fields) -> Fields:
+        """Answer a message; what goes wrong becomes a reply, too."""
+        if kind == "join":
+            return self._join(fields)
+        if kind == "bye":
+            self.ended = str(fields["outcome"])
+            return {}
+        answers = {"sums": self._sums, "scores": self._scores, "train": self._train}
+        if kind not in answers:
+            return _error("failed", f"expected a message to join, sums, scores, train or bye; found {kind!r}")
+        if self._client is None:
+            return _error("join first", "expected to be asked to join first; this client has started anew")
+        try:
+            return answers[kind](self._client, fields)
+        except FedhelloError as error:
+            return _error("failed", str(error))
+
+    def _join(self, fields: Fields) -> Fields:
+        begin = time.monotonic()
+        asked = str(fields["config"]), str(fields["labels"])
+        try:
+            _check_versions(fields)
+            client = self._client
+            if client is None or self._joined != asked:
+                client = self._prepare(json.loads(asked[0]), json.loads(asked[1]))
+                self._client, self._joined = client, asked
+        except FedhelloError as error:
+            self.failure = error
+            return _error("failed", str(error))
+        facts = client.facts.model_copy(update={"busy": time.monotonic() - begin})
+        return {"facts": facts.model_dump_json(), "probe": PROBE}
+
+    def _sums(self, client: Prepared, fields: Fields) -> Fields:
+        client.model.write(client.initial)
+        payload = bytes(fields.get("adapter", b""))
+        adapter = decode_adapter(payload, client.model.block_of) if payload else None
+        engine = client.engine(int(fields["client"]), str(fields["run"]))
+        contribution = next(iter(engine.head_sums(adapter=adapter)))
+        return {"sums": encode_tensors(as_sent(contribution.sums))}
+
+    def _scores(self, client: Prepared, fields: Fields) -> Fields:
+        task = decode_task(bytes(fields["task"]), int(fields["client"]), client.model.block_of)
+        with self._watch(float(fields["seconds"])):
+            engine = client.engine(task.client, str(fields["run"]))
+            sums = engine.score(task, int(fields["samples"]), int(fields["batch_size"]))
+        return {"scores": encode_tensors(asdict(sums))}
+
+    def _train(self, client: Prepared, fields: Fields) -> Fields:
+        run = str(fields["run"])
+        task = decode_task(bytes(fields["task"]), int(fields["client"]), client.model.block_of)
+        with self._watch(float(fields["seconds"])):
+            update = next(iter(client.engine(task.client, run).train([task])))
+        if isinstance(update, Rejection):
+            return _error(update.reason, update.detail)
+        return {"update": encode_update(update, run)}
+
+    @contextmanager
+    def _watch(self, seconds: float) -> Iterator[None]:
+        """End this process when the server waits no longer: what hangs can only be ended from outside."""
+        timer = threading.Timer(seconds, os._exit, [HUNG])
+        timer.daemon = True
+        if self._watched:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _error(reason: str, detail: str) -> Fields:
+    return {"error": reason, "detail": detail}
+
+
+def _check_versions(fields: Fields) -> None:
+    """Check that the server speaks as this client does.
+
+    Raises:
+        EngineError: If not.
+    """
+    theirs = int(fields["protocol"]), str(fields["version"])
+    ours = version("fedhello")
+    if theirs != (PROTOCOL, ours):
+        raise EngineError(
+            f"expected a server with fedhello {ours}, as this client has; found {theirs[1]}. Install the same."
+        )

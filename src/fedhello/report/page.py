@@ -1,0 +1,302 @@
+"""Pages of one run, and of runs side by side; their pictures need the extra ``report``."""
+
+import html
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fedhello.errors import MissingExtraError, RunFolderError
+from fedhello.report import drawing
+from fedhello.report.drawing import svg_of
+from fedhello.report.tables import TextTable, csv_text, sentences, tables
+from fedhello.results.comparison import COMPARISON_FILE, Comparison
+from fedhello.results.finished import FinishedRun
+from fedhello.runs.files import write_whole
+from fedhello.runs.folder import RunFolder, check_free
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --paper: #fff; --ink: #1a1a1a; --line: #8886; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --paper: #16181c; --ink: #e6e6e6; }} }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
+  background: var(--paper); color: var(--ink); }}
+.wide {{ overflow-x: auto; margin: 1rem 0; }}
+table {{ border-collapse: collapse; }}
+h2 {{ font-size: 1rem; margin: 1.5rem 0 -.7rem; }}
+td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }}
+figure {{ margin: 1.5rem 0; }}
+figure > div {{ background: #fff; border-radius: 6px; }}
+svg {{ display: block; width: 100%; min-width: 34rem; height: auto; }}
+</style></head><body>
+<h1>{title}</h1>
+{body}
+</body></html>
+"""
+# The pictures keep a white ground in the dark too: their lines and letters are drawn for it.
+
+SHOWN = (
+    "status", "method", "model", "seed", "rounds", "metric", "start", "final", "mean_last_5", "best_on_validation",
+    "bytes_up", "bytes_down", "wall_seconds", "samples_per_second",
+)  # fmt: skip
+
+BUDGET_KEYS = ("memory", "blocks", "rank", "upload", "seconds")
+"""By what tiers are ordered from weak to strong: the first of these that differs."""
+
+FOREIGN_FILES = ("config.yaml", "results.csv", "report.html")
+"""Where one of these is without a ``COMPARISON_FILE``, the folder belongs to something else."""
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write ``report.html``, one self-contained page, into a run's folder and return its path.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        RunFolderError: If the run has no finished round, or the page cannot be written.
+    """
+    summary = folder.summary()
+    table = TextTable("", (), tuple((key, _cell(summary.get(key))) for key in SHOWN))
+    page = _page(f"fedhello: {folder.path.name}", [_table(table), _figure(svg(folder), "")])
+    write_whole(folder.report, page)
+    return folder.report
+
+
+def svg(folder: RunFolder) -> str:
+    """Draw a run as one SVG: its learning curve above, its blocks below.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        RunFolderError: If the run has no finished round.
+    """
+    rounds = folder.rounds()
+    if not rounds:
+        raise RunFolderError(f"expected at least one finished round in {folder.path}; there is none")
+    summary = folder.summary()
+
+    def draw(figure: Any) -> None:
+        curve, blocks = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+        _draw_curve(curve, rounds, summary["start"])
+        drawing.draw_blocks(figure, blocks, rounds[0]["round"] + 1, [entry["contributors"] for entry in rounds])
+        curve.set_xlim(-0.5, rounds[-1]["round"] + 1.5)  # room for round 0, before training
+        figure.suptitle(_title(summary))
+
+    return svg_of((8, 5.6), draw)
+
+
+def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]], start: float) -> None:
+    evaluated = [entry for entry in rounds if entry["test"] is not None]
+    x = [entry["round"] + 1 for entry in evaluated]
+    test = [entry["test"]["accuracy"] for entry in evaluated]
+    axes.plot([0, *x], [start, *test], marker="o", markersize=3, label="test (0: before training)")
+    axes.plot(x, [entry["validation"]["accuracy"] for entry in evaluated], linestyle="--", label="validation")
+    scored = [entry["round"] + 1 for entry in rounds if entry["scored"]]
+    for i, position in enumerate(scored):
+        label = "Fisher scores computed" if i == 0 else None
+        axes.axvline(position, color="grey", linewidth=0.8, linestyle=":", label=label)
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+
+
+def _title(summary: dict[str, Any]) -> str:
+    model = str(summary["model"]).rpartition("/")[2]
+    final = "" if summary["final"] is None else f": {summary['metric']} {summary['final']:.3f}"
+    return f"{summary['method']} on {model}, seed {summary['seed']}{final}"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def check_out(out: Path) -> None:
+    """Check, before anything costly, that a comparison can be written to a folder.
+
+    Raises:
+        RunFolderError: If it cannot be made or written, or holds files that are none of a comparison's.
+    """
+    if not out.exists():
+        check_free(RunFolder(out))
+        return
+    if not out.is_dir() or not os.access(out, os.W_OK | os.X_OK):
+        raise RunFolderError(f"expected to write to {out}; it is not a folder that can be written. Give another --out.")
+    foreign = [name for name in FOREIGN_FILES if (out / name).exists()]
+    if foreign and not (out / COMPARISON_FILE).exists():
+        raise RunFolderError(
+            f"expected a new folder or one of a comparison; {out} has {foreign[0]} but no {COMPARISON_FILE}. "
+            "Give another --out."
+        )
+
+
+def write_comparison(comparison: Comparison, described: Mapping[str, Any], out: Path) -> str | None:
+    """Write ``comparison.json``, ``results.csv``, the pictures and ``report.html``, each whole or not at all.
+
+    Args:
+        comparison: The runs.
+        described: The same in numbers, as ``describe`` returns it.
+        out: The folder; made if it is not there.
+
+    Returns:
+        None, or the sentence that says why there are no pictures and no page.
+
+    Raises:
+        RunFolderError: If a file cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"expected to create {out}; {error.strerror or error}") from error
+    write_whole(out / COMPARISON_FILE, json.dumps(described, indent=2) + "\n")
+    write_whole(out / "results.csv", csv_text(described))
+    try:
+        drawn = pictures(comparison)
+        blocks = _blocks_pictures(comparison)
+    except MissingExtraError as error:
+        return f"no pictures and no report.html: {error}; then: fedhello report {out}"
+    for name, (picture, _) in drawn.items():
+        write_whole(out / f"{name}.svg", picture + "\n")
+    write_whole(out / "report.html", _comparison_page(out, described, drawn.values(), blocks))
+    return None
+
+
+def pictures(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Draw a comparison.
+
+    Returns:
+        File name without ending → the SVG and a line on what it shows. The one of memory is left out where no memory
+        was measured.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    groups, target = comparison.runs, comparison.target
+    curves = {label: [run.curve.accuracy for run in group] for label, group in groups.items()}
+    rounds = {label: group[0].curve.rounds for label, group in groups.items()}
+    sent = {
+        label: [fmean(bytes_) / 1e6 for bytes_ in zip(*(run.curve.bytes_up for run in group), strict=True)]
+        for label, group in groups.items()
+    }
+    metric = next(iter(groups.values()))[0].summary["metric"]
+
+    def accuracy(positions: Mapping[str, Sequence[float]], xlabel: str) -> str:
+        return svg_of(
+            (8, 5),
+            lambda figure: drawing.draw_accuracy(
+                figure, curves, positions, xlabel=xlabel, ylabel=metric, target=target
+            ),
+        )
+
+    band = "the line is the mean over seeds, the band reaches from the lowest to the highest seed"
+    drawn = {
+        "learning-curves": (accuracy(rounds, "round (0: before training)"), f"Accuracy by round; {band}."),
+        "accuracy-by-upload": (
+            accuracy(sent, "cumulative upload of all clients in MB, mean over seeds"),
+            f"Accuracy by what all clients have uploaded by then; {band}.",
+        ),
+    }
+    peaks = {label: _memory_point(group) for label, group in groups.items()}
+    measured = {label: point for label, point in peaks.items() if point is not None}
+    if measured:
+        picture = svg_of(
+            (8, 5), lambda figure: drawing.draw_memory(figure, measured, ylabel=f"{metric}, mean of last 5")
+        )
+        drawn["accuracy-by-memory"] = (
+            picture,
+            "Mean accuracy of the last 5 rounds against the peak memory of a step, the largest over seeds, in the "
+            "tiers with the smallest and the largest budget.",
+        )
+    return drawn
+
+
+def _memory_point(group: Sequence[FinishedRun]) -> tuple[float, tuple[float, float]] | None:
+    """Return a method's accuracy, and the peaks of its weakest and strongest tier in MB; None if not measured."""
+    tiers = group[0].summary["tiers"]
+    order = sorted(range(len(tiers)), key=lambda g: [tiers[g]["budget"].get(key, float("inf")) for key in BUDGET_KEYS])
+
+    def peak(g: int) -> float | None:
+        found = [run.summary["tiers"][g]["measured_peak_bytes"] for run in group]
+        return max((bytes_ / 1e6 for bytes_ in found if bytes_ is not None), default=None)
+
+    weakest, strongest = peak(order[0]), peak(order[-1])
+    if weakest is None or strongest is None:
+        return None
+    return fmean(run.summary["mean_last_5"] for run in group), (weakest, strongest)
+
+
+def _blocks_pictures(comparison: Comparison) -> list[tuple[str, str]]:
+    """Draw who trained which block in each method's first seed, all with one scale of colours; with captions."""
+    first = {label: group[0] for label, group in comparison.runs.items()}
+    maps = {label: [entry["contributors"] for entry in run.rounds] for label, run in first.items()}
+    most = max(count for counts in maps.values() for row in counts for count in row)
+    return [
+        (
+            svg_of((8, 2.4), partial(_draw_blocks_alone, counts, most)),
+            f"{label}, seed {first[label].seed}: how many clients trained each block in each round.",
+        )
+        for label, counts in maps.items()
+    ]
+
+
+def _draw_blocks_alone(contributors: Sequence[Sequence[int]], most: int, figure: Any) -> None:
+    drawing.draw_blocks(figure, figure.subplots(), 1, contributors, most)
+
+
+def _comparison_page(
+    out: Path, described: Mapping[str, Any], drawn: Iterable[tuple[str, str]], blocks: Iterable[tuple[str, str]]
+) -> str:
+    seeds = ", ".join(map(str, described["seeds"]))
+    shared = (
+        " Partitions, initial weights and the draw of clients follow from the seed alone; they are the same for all "
+        "methods that leave the same clients in."
+    )
+    parts = [
+        _paragraph(
+            f"{len(described['labels'])} methods, seeds {seeds}, on {described['model']} with {described['data']}."
+            + shared * described["only_methods_differ"]
+        ),
+        *(_paragraph(sentence) for sentence in sentences(described)),
+        *(_paragraph(f"Note: {note}.") for note in described["notes"]),
+        *(_table(table) for table in tables(described)),
+        *(_figure(picture, caption) for picture, caption in drawn),
+        "<h2>Who trained which block</h2>",
+        *(_figure(picture, caption) for picture, caption in blocks),
+        "<h2>All runs</h2>",
+        _table(_runs_table(described["runs"])),
+        _paragraph("Versions: " + ", ".join(f"{name} {version}" for name, version in described["versions"].items())),
+    ]
+    return _page(f"fedhello: {out.resolve().name}", parts)
+
+
+def _runs_table(runs: Sequence[Mapping[str, Any]]) -> TextTable:
+    columns = tuple(dict.fromkeys(key for run in runs for key in run))
+    rows = tuple(tuple("–" if run.get(key) is None else _cell(run[key]) for key in columns) for run in runs)
+    return TextTable("as in results.csv", columns, rows)
+
+
+def _page(title: str, parts: Iterable[str]) -> str:
+    return PAGE.format(title=html.escape(title), body="\n".join(parts))
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _table(table: TextTable) -> str:
+    """Write a table; the first cell of each row is its heading."""
+    # Beside the table, since what is in it moves out of sight when it is scrolled.
+    title = f"<h2>{html.escape(table.title)}</h2>" if table.title else ""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    rows = "".join(
+        f"<tr><th>{html.escape(first)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in table.rows
+    )
+    return f'{title}<div class="wide"><table>{f"<tr>{head}</tr>" if head else ""}{rows}</table></div>'
+
+
+def _figure(picture: str, caption: str) -> str:
+    said = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><div class="wide">{picture}</div>{said}</figure>'

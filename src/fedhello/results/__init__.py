@@ -1,0 +1,1 @@
+"""Finished runs: read, put side by side, and used."""

@@ -1,0 +1,354 @@
+"""Finished runs side by side: what is read from their folders, and what is said of them together."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fedhello.config.schema import IRRELEVANT, Config
+from fedhello.errors import ConfigError, RunFolderError
+from fedhello.formatting import nearest
+from fedhello.results.finished import FinishedRun, at_equal_cost, ladders, read_run, rung_name
+from fedhello.results.statistics import (
+    CONFIDENCE,
+    default_target,
+    first_at_least,
+    paired_differences,
+    spread,
+)
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.tracking import flatten
+
+RUNS = "runs"
+"""The folder of the runs within the folder of a comparison."""
+
+COMPARISON_FILE = "comparison.json"
+"""What a comparison came to, in its folder."""
+
+OWN_KEYS = ("run.seed", *IRRELEVANT)
+"""What runs of one method may differ in: the seed, and what has no influence on a result."""
+
+METHOD_KEYS = ("method", "clients.tiers", "model.drift_compensation", "train.selection")
+"""What methods may differ in besides: their names and options, budgets stated in what they allocate, and what methods
+that train nothing or lead to several models do not have; see ``config.with_choices``.
+"""
+
+ACCURACIES = ("start", "final", "mean_last_5", "best_on_validation")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs to compare, and by what measure.
+
+    Attributes:
+        runs: Label → its runs, ascending by seed; the order is the order of the tables.
+        reference: The label that the others are compared with.
+        target: The accuracy whose price is asked for, within 0 … 1.
+        target_given: Whether somebody chose it; else it follows from the runs.
+        target_is_start: Whether it is what the best method begins with, since the share of what it ends with is less.
+        notes: What a reader should know.
+        tuning: How the learning rates were chosen, see ``fedhello.comparison.tuning``; None where all share one.
+    """
+
+    runs: Mapping[str, Sequence[FinishedRun]]
+    reference: str
+    target: float
+    target_given: bool
+    target_is_start: bool
+    notes: tuple[str, ...]
+    tuning: Mapping[str, Any] | None = None
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether a folder is one of a comparison: no run itself, but with runs."""
+    return not (path / "config.yaml").exists() and (path / RUNS).is_dir()
+
+
+def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
+    """Return the runs' folders behind some paths, those of a comparison in the order in which it lists them."""
+    folders = []
+    for path in paths:
+        if is_comparison(path):
+            labels = earlier(path).get("labels", [])
+            order = {label: i for i, label in enumerate(labels)}
+            inside = sorted(entry.parent for entry in (path / RUNS).glob("*/config.yaml"))
+            inside.sort(key=lambda entry: order.get(entry.name.rpartition("-seed")[0], len(order)))
+            folders += [RunFolder(entry) for entry in inside]
+        else:
+            folders.append(RunFolder(path))
+    return folders
+
+
+def earlier(path: Path) -> dict[str, Any]:
+    """Return what a comparison has come to before, as ``describe`` says it; empty where there is nothing.
+
+    Raises:
+        RunFolderError: If it is no JSON.
+    """
+    file = path / COMPARISON_FILE
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise RunFolderError(f"expected JSON in {file}; {error}. Remove it to start from the runs alone.") from error
+    return found
+
+
+def collect(folders: Iterable[RunFolder]) -> tuple[list[FinishedRun], list[str]]:
+    """Read all finished runs among some folders; return them with a note on each that is left out.
+
+    Raises:
+        ConfigError: If a configuration is not one of this version.
+        RunFolderError: If a folder is none of a run, or none of the runs has finished.
+    """
+    runs, notes = [], []
+    for folder in folders:
+        folder.config()
+        try:
+            runs.append(read_run(folder))
+        except RunFolderError as error:
+            notes.append(f"{folder.path.name} is left out: {error}")
+    if not runs:
+        raise RunFolderError(f"expected at least one finished run; {notes[0] if notes else 'there is no run'}")
+    return runs, notes
+
+
+def compare(
+    runs: Sequence[FinishedRun],
+    *,
+    reference: str | None = None,
+    target: float | None = None,
+    notes: Sequence[str] = (),
+    tuning: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Put runs side by side.
+
+    Args:
+        runs: At least one, in the order in which their labels shall be listed.
+        reference: A label, or the method as it was asked for; None takes the first.
+        target: An accuracy within 0 … 1; None takes 98 % of the best label's mean_last_5, or what it begins with
+            where that is more.
+        notes: What is known already.
+        tuning: How the learning rates were chosen; None where runs that differ in them differ in more than the method.
+
+    Raises:
+        ConfigError: If the reference is none of the labels, the target is no accuracy, or runs do not go together.
+    """
+    grouped: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        grouped.setdefault(run.label, []).append(run)
+    for label, group in grouped.items():
+        group.sort(key=lambda run: run.seed)
+        _check_group(label, group)
+    chosen = chosen_reference(reference, list(grouped))
+    check_target(target)
+    found, is_start = (target, False) if target is not None else _target(grouped)
+    warnings = [*_warnings(grouped, _method_keys(tuning)), *_edge_notes(tuning)]
+    return Comparison(grouped, chosen, found, target is not None, is_start, (*notes, *warnings), tuning)
+
+
+def _target(runs: Mapping[str, Sequence[FinishedRun]]) -> tuple[float, bool]:
+    """Return the target that follows from the runs, and whether it is what the best method begins with."""
+    accuracies = {label: [run.summary["mean_last_5"] for run in group] for label, group in runs.items()}
+    best = max(accuracies, key=lambda label: fmean(accuracies[label]))
+    share, start = default_target(accuracies), fmean(run.summary["start"] for run in runs[best])
+    return max(share, start), start > share
+
+
+def _method_keys(tuning: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return what methods may differ in: where each has a learning rate of its own, that too."""
+    return METHOD_KEYS if tuning is None else (*METHOD_KEYS, "train.lr")
+
+
+def check_target(target: float | None) -> None:
+    """Check that a target is an accuracy.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if target is not None and not 0 < target <= 1:
+        raise ConfigError(f"expected the target to be an accuracy above 0 and at most 1, such as 0.8; found {target:g}")
+
+
+def chosen_reference(reference: str | None, labels: Sequence[str]) -> str:
+    """Return the label of the reference: the one asked for, else the first.
+
+    Raises:
+        ConfigError: If there is none such.
+    """
+    if reference is None:
+        return labels[0]
+    if label_of(reference) not in labels:
+        raise ConfigError(
+            f"expected the reference to be one of {', '.join(labels)}; found {reference!r}{nearest(reference, labels)}"
+        )
+    return label_of(reference)
+
+
+def label_of(words: str) -> str:
+    """Make a method with options, as it was asked for, into a label that may name a folder.
+
+    Example:
+        >>> label_of("gd-hla:pattern=triangle")
+        'gd-hla-pattern-triangle'
+    """
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", words.strip()).strip("-.")
+
+
+def differing(configs: Iterable[Config], ignored: Sequence[str] = OWN_KEYS) -> dict[str, list[Any]]:
+    """Return the dotted keys in which configurations differ, each with every configuration's value."""
+    flat = [flatten(config.model_dump(mode="json"), ".") for config in configs]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    found = {key: [one.get(key) for one in flat] for key in keys if not _below(key, ignored)}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _below(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(section + ".") for section in sections)
+
+
+def _check_group(label: str, group: Sequence[FinishedRun]) -> None:
+    """Check that runs under one label are one method with different seeds, so that their mean has a meaning."""
+    for one, other in pairwise(group):
+        where = f"{one.folder.path} and {other.folder.path}"
+        if one.seed == other.seed:
+            raise ConfigError(f"expected one run per method and seed; {where} are both {label} with seed {one.seed}")
+        differences = differing([one.config, other.config])
+        if differences:
+            raise ConfigError(
+                f"expected the runs of {label} to differ in nothing but the seed; {where} differ in "
+                f"{', '.join(differences)}. Rename a folder to list it apart."
+            )
+
+
+def _edge_notes(tuning: Mapping[str, Any] | None) -> list[str]:
+    """Say whose learning rate is the first or the last of the grid."""
+    return [
+        f"the learning rate of {label}, {found['rate']:g}, is at the edge of the grid; a better one may lie beyond it"
+        for label, found in (tuning["methods"] if tuning else {}).items()
+        if found["at_edge"]
+    ]
+
+
+def _warnings(runs: Mapping[str, Sequence[FinishedRun]], method_keys: Sequence[str]) -> list[str]:
+    """Say in what the runs differ that is not the method."""
+    flat = [run for group in runs.values() for run in group]
+    notes = []
+    others = _more_than_methods(flat, method_keys)
+    if others:
+        notes.append(f"the runs differ in more than the method: {', '.join(others)}; read the differences with that")
+    if any(_below(key, ["clients.tiers"]) for key in differing([run.config for run in flat])):
+        notes.append("the budgets of the tiers differ between the methods; they stand in the table of costs")
+    metrics = {run.summary["metric"]: run.label for run in flat}
+    if len(metrics) > 1:
+        said = ", ".join(f"{metric} ({label})" for metric, label in metrics.items())
+        notes.append(f"the accuracies are not of the same kind: {said}")
+    if len({tuple(run.summary.get("versions", {}).items()) for run in flat}) > 1:
+        notes.append(
+            "the runs were made with different versions of the libraries; see the versions in each summary.json"
+        )
+    if len({tuple(run.seed for run in group) for group in runs.values()}) > 1:
+        notes.append("the methods have different seeds; differences are taken over the seeds that both have")
+    return notes
+
+
+def _more_than_methods(runs: Sequence[FinishedRun], method_keys: Sequence[str]) -> list[str]:
+    """Return the keys, beyond those of methods, in which the runs' configurations differ."""
+    return list(differing([run.config for run in runs], (*OWN_KEYS, *method_keys)))
+
+
+def describe(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison in numbers, JSON-ready: accuracies within 0 … 1, bytes and seconds."""
+    groups = comparison.runs
+    last = {label: {run.seed: run.summary["mean_last_5"] for run in group} for label, group in groups.items()}
+    others = {label: values for label, values in last.items() if label != comparison.reference}
+    first = next(iter(groups.values()))[0]
+    rungs, flat = ladders(groups), [run for group in groups.values() for run in group]
+    return {
+        "labels": list(groups),
+        "seeds": sorted({run.seed for group in groups.values() for run in group}),
+        "reference": comparison.reference,
+        "target": comparison.target,
+        "target_given": comparison.target_given,
+        "target_is_start": comparison.target_is_start,
+        "confidence": CONFIDENCE,
+        "model": first.summary["model"],
+        "data": first.config.data.name,
+        "metric": first.summary["metric"],
+        "only_methods_differ": not _more_than_methods(flat, _method_keys(comparison.tuning)),
+        "test_samples": first.rounds[-1]["test"]["samples"],
+        "equal_cost": rungs,
+        "tuning": comparison.tuning,
+        "methods": [_method(label, group, comparison.target, rungs) for label, group in groups.items()],
+        "differences": [
+            {"method": label, **asdict(difference)}
+            for label, difference in paired_differences(others, last[comparison.reference]).items()
+        ],
+        "runs": [_row(run, comparison.target, rungs) for run in flat],
+        "notes": list(comparison.notes),
+        "versions": first.summary.get("versions", {}),
+    }
+
+
+def _row(run: FinishedRun, target: float, rungs: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Return one run in numbers; what it never reached is None."""
+    summary, curve = run.summary, run.curve
+    at = first_at_least(curve.accuracy, target)
+    peaks = {f"peak_bytes_tier_{g}": tier["measured_peak_bytes"] for g, tier in enumerate(summary["tiers"])}
+    return {
+        "method": run.label,
+        "seed": run.seed,
+        "lr": run.config.train.lr,
+        "rounds": summary["rounds"],
+        **{key: summary[key] for key in ACCURACIES},
+        "bytes_up": summary["bytes_up"],
+        "bytes_down": summary["bytes_down"],
+        "flops": None if curve.flops is None else curve.flops[-1],
+        "target": target,
+        "rounds_to_target": None if at is None else curve.rounds[at],
+        "bytes_up_to_target": None if at is None else curve.bytes_up[at],
+        "bytes_down_to_target": None if at is None else curve.bytes_down[at],
+        "flops_to_target": None if at is None or curve.flops is None else curve.flops[at],
+        "wall_seconds": summary["wall_seconds"],
+        "train_seconds": summary["train_seconds"],
+        **peaks,
+        **at_equal_cost(run, rungs),
+    }
+
+
+def _method(
+    label: str, group: Sequence[FinishedRun], target: float, rungs: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """Return one method in numbers over its seeds."""
+    rows = [_row(run, target, rungs) for run in group]
+
+    def mean(key: str) -> float | None:
+        return spread([row[key] for row in rows]).mean
+
+    return {
+        "method": label,
+        "seeds": [run.seed for run in group],
+        "lr": group[0].config.train.lr,
+        **{key: asdict(spread([row[key] for row in rows])) for key in ACCURACIES},
+        **{key: mean(key) for key in ("bytes_up", "bytes_down", "flops", "wall_seconds", "train_seconds")},
+        "reached_target": sum(row["rounds_to_target"] is not None for row in rows),
+        **{f"{key}_to_target": mean(f"{key}_to_target") for key in ("rounds", "bytes_up", "bytes_down", "flops")},
+        "at_equal_cost": {
+            cost: [asdict(spread([row[rung_name(cost, amount)] for row in rows])) for amount in amounts]
+            for cost, amounts in rungs.items()
+        },
+        "domains": {
+            name: asdict(spread([run.summary["domains"][name] for run in group if "domains" in run.summary]))
+            for name in group[0].summary.get("domains", {})
+        },
+        "tiers": [_tier(tiers) for tiers in zip(*(run.summary["tiers"] for run in group), strict=True)],
+    }
+
+
+def _tier(tiers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one tier over a method's seeds: its budget, and the largest peak of all seeds."""
+    peaks = [tier["measured_peak_bytes"] for tier in tiers if tier["measured_peak_bytes"] is not None]
+    return {"budget": tiers[0]["budget"], "peak_bytes": max(peaks, default=None)}

@@ -1,0 +1,158 @@
+"""A finished run as it is read back: its configuration, its summary, its rounds, and its curve by rounds and costs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+from fedhello.config.schema import Config
+from fedhello.errors import RunFolderError
+from fedhello.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run from one scored state to the next; position 0 is before training.
+
+    Attributes:
+        rounds: How many rounds have finished by then.
+        accuracy: On the test set.
+        bytes_up: All that clients have sent by then, the class sums for prototypes included.
+        bytes_down: All that they have received by then.
+        flops: What the clients' training has computed by then, as predicted; None where nothing was predicted.
+    """
+
+    rounds: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    bytes_up: tuple[int, ...]
+    bytes_down: tuple[int, ...]
+    flops: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run as it is compared.
+
+    Attributes:
+        label: What it is listed under: the folder's name without the seed.
+        folder: Where it was read from.
+        config: Its configuration.
+        summary: See ``fedhello.runs.summary.summarise``.
+        rounds: One object per round, at least one.
+    """
+
+    label: str
+    folder: RunFolder
+    config: Config
+    summary: dict[str, Any]
+    rounds: list[dict[str, Any]]
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.config.run.seed
+
+    @cached_property
+    def curve(self) -> Curve:
+        """The run from one scored state to the next."""
+        done = [t for t in range(len(self.rounds) + 1) if self.config.train.scored_after(t)]
+        return Curve(
+            tuple(done),
+            (self.summary["start"], *(self.rounds[t - 1]["test"]["accuracy"] for t in done[1:])),
+            self._sent("bytes_up", done),
+            self._sent("bytes_down", done),
+            self._flops(done),
+        )
+
+    def _sent(self, key: str, done: Sequence[int]) -> tuple[int, ...]:
+        replies = [(*entry["clients"], *entry.get("rejections", ()), *_head(entry)) for entry in self.rounds]
+        scores = [entry.get(f"score_{key}", 0) for entry in self.rounds]
+        per_round = [sum(reply[key] for reply in one) + score for one, score in zip(replies, scores, strict=True)]
+        # What no round accounts for, the class sums and abandoned attempts, was sent before the first one.
+        sent = list(accumulate(per_round, initial=self.summary[key] - sum(per_round)))
+        return tuple(sent[t] for t in done)
+
+    def _flops(self, done: Sequence[int]) -> tuple[float, ...] | None:
+        found = [[client.get("metrics", {}).get("flops") for client in entry["clients"]] for entry in self.rounds]
+        if any(flops is None for of_round in found for flops in of_round):
+            return None
+        spent = list(accumulate(map(sum, found), initial=0.0))
+        return tuple(spent[t] for t in done)
+
+
+def _head(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a head took that was solved anew after a round."""
+    return [entry["head"]] if entry.get("head") else []
+
+
+def read_run(folder: RunFolder) -> FinishedRun:
+    """Read a finished run.
+
+    Raises:
+        ConfigError: If its configuration is not one of this version.
+        RunFolderError: If the folder holds no finished run with at least one round.
+    """
+    config, summary = folder.config(), folder.summary()
+    if summary.get("status") != "finished":
+        raise RunFolderError(f"expected a finished run; {folder.path} is {summary.get('status')}")
+    try:
+        rounds = folder.rounds()
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"expected one JSON object per line in {folder.path / 'rounds.jsonl'}; {error}") from error
+    if not rounds or len(rounds) != summary["rounds"]:
+        raise RunFolderError(
+            f"expected the {summary['rounds']} rounds of the summary in {folder.path}; rounds.jsonl has {len(rounds)}"
+        )
+    return FinishedRun(
+        folder.path.resolve().name.removesuffix(f"-seed{config.run.seed}"), folder, config, summary, rounds
+    )
+
+
+LADDER = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+"""At which shares of what the most expensive method takes accuracies are compared at equal cost."""
+
+COSTS: Mapping[str, Callable[[Curve], Sequence[float] | None]] = {
+    "bytes_up": lambda curve: curve.bytes_up,
+    "flops": lambda curve: curve.flops,
+}
+"""The costs at which methods are compared: what they are called → what a run has taken of them by each state."""
+
+
+def ladders(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, list[int]]:
+    """Return, for each cost, the amounts at which methods are compared; none where one of the runs does not know it.
+
+    The top of a ladder is what the most expensive of all runs takes.
+    """
+    found = {}
+    for cost, of in COSTS.items():
+        spent = [of(run.curve) for group in runs.values() for run in group]
+        known = [by_state[-1] for by_state in spent if by_state is not None]
+        most = max(known) if len(known) == len(spent) else 0
+        found[cost] = [round(share * most) for share in LADDER] if most else []
+    return found
+
+
+def within(costs: Sequence[float], accuracies: Sequence[float], amount: float) -> float | None:
+    """Return the accuracy of the last state that cost no more than an amount; None where even the first cost more.
+
+    Example:
+        >>> within([10, 20, 40], [0.5, 0.7, 0.6], 30)
+        0.7
+    """
+    return next((a for cost, a in zip(reversed(costs), reversed(accuracies), strict=True) if cost <= amount), None)
+
+
+def at_equal_cost(run: FinishedRun, rungs: Mapping[str, Sequence[int]]) -> dict[str, float | None]:
+    """Return a run's accuracy at each amount of each cost, under names such as ``accuracy_at_bytes_up_2000``."""
+    found = {}
+    for cost, amounts in rungs.items():
+        spent = COSTS[cost](run.curve) or ()
+        for amount in amounts:
+            found[rung_name(cost, amount)] = within(spent, run.curve.accuracy, amount)
+    return found
+
+
+def rung_name(cost: str, amount: int) -> str:
+    """Return what an accuracy at a certain cost is called in ``comparison.json`` and ``results.csv``."""
+    return f"accuracy_at_{cost}_{amount}"

@@ -1,0 +1,63 @@
+"""Use a trained model: classify texts, pairs of texts or images, or answer prompts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedhello.config.schema import Config
+from fedhello.data.dataset import DataSet, Input, Kind, Picture
+from fedhello.errors import ConfigError
+from fedhello.model.adapter import LoraModel
+from fedhello.model.evaluation import logits
+from fedhello.model.generation import generate
+from fedhello.model.loading import CAUSAL_LM, IMAGES
+from fedhello.setup.encoding import cut_prompts, encode, longest_prompt
+
+
+def infer(
+    config: Config, labels: Sequence[str], model: LoraModel, inputs: Sequence[str], seconds: Sequence[str] = ()
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what the model makes of each input, ``label`` and ``probability`` or ``answer``, and notes on the inputs.
+
+    Args:
+        config: Of the run that the adapter is from.
+        labels: The classes' names.
+        model: With the adapter.
+        inputs: Texts, prompts, or paths of images.
+        seconds: The second texts, for a model of text pairs.
+
+    Raises:
+        ConfigError: If second texts are missing, or there are any where none are expected.
+        DataError: If an image cannot be decoded.
+    """
+    if model.kind == CAUSAL_LM:
+        _check_seconds(inputs, seconds, 0)
+        answers = generate(model, inputs, config.data.answer_tokens, longest_prompt(config.data, model))
+        said = [{"input": prompt, "answer": text} for prompt, text in zip(inputs, answers, strict=True)]
+        return said, cut_prompts(config.data, model, inputs)
+    kind: Kind = "images" if model.kind == IMAGES else config.data.columns.kind
+    _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
+    data = DataSet(_as(kind, inputs, seconds), np.zeros(len(inputs), dtype=int), tuple(labels), kind)
+    samples, notes = encode(config, data, model)
+    p = logits(model, samples).softmax(dim=1)
+    found = [
+        {"input": text, "label": labels[int(row.argmax())], "probability": float(row.max())}
+        for text, row in zip(inputs, p, strict=True)
+    ]
+    return found, notes
+
+
+def _as(kind: Kind, inputs: Sequence[str], seconds: Sequence[str]) -> tuple[Input, ...]:
+    if kind == "images":
+        return tuple(Picture(Path(name), name) for name in inputs)
+    return tuple(zip(inputs, seconds, strict=True)) if kind == "pairs" else tuple(inputs)
+
+
+def _check_seconds(inputs: Sequence[str], seconds: Sequence[str], expected: int) -> None:
+    if len(seconds) != expected:
+        raise ConfigError(
+            f"expected {expected or 'no'} second texts (--pair) for {len(inputs)} inputs of this model; "
+            f"found {len(seconds)}"
+        )

@@ -1,0 +1,138 @@
+"""A run's trained models, read back from its folder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fedhello.config.schema import Config
+from fedhello.errors import ConfigError, ModelError
+from fedhello.model.adapter import LoraModel
+from fedhello.model.evaluation import Evaluation
+from fedhello.model.generation import rouge_l
+from fedhello.runs.answers import answer
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.loop import evaluate_adapter, mean_over_models
+from fedhello.setup.prepare import load_model, prepare
+from fedhello.types import Adapter
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained model of a run.
+
+    Attributes:
+        config: Of the run.
+        labels: The names of the classes.
+        model: With the adapter and the head.
+        notes: What is to be known of it.
+    """
+
+    config: Config
+    labels: list[str]
+    model: LoraModel
+    notes: tuple[str, ...]
+
+
+def restore(folder: RunFolder, name: str | None = None, client: int | None = None) -> Trained:
+    """Load a run's model.
+
+    Args:
+        folder: Of a run that has ended.
+        name: Which model, of a run that leads to several.
+        client: Whose head, where clients keep their own.
+
+    Raises:
+        ConfigError: If name or client is missing, is none of the run's, or has no meaning there.
+        ModelError: If the model cannot be loaded, or is not the one that the run trained on.
+        RunFolderError: If the run has not ended.
+    """
+    config, summary = folder.config(), folder.summary()
+    models = folder.models()
+    _check_name(name, models)
+    labels = summary["labels"]
+    model = load_model(config, labels, summary["model_kind"])
+    notes = _read_adapter(folder, model)
+    if name is not None:
+        model.write(models[name])
+        notes += _untrained(folder, name)
+    if config.model.head == "local":
+        heads = folder.personal_heads()
+        if client not in heads:
+            known = ", ".join(map(str, heads)) or "none has trained yet"
+            raise ConfigError(
+                f"expected --client, since each client of this run keeps its own head; choose one of: {known}"
+            )
+        if name is not None and name.startswith("client-") and name != f"client-{client}":
+            raise ConfigError(
+                f"expected the head of the client whose model it is; found --model {name} and --client {client}. Give "
+                "the same client twice."
+            )
+        model.write(heads[client])
+    elif client is not None:
+        raise ConfigError("expected no --client, since the clients of this run share one head")
+    return Trained(config, labels, model, tuple(notes))
+
+
+def rescore(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
+    """Score a run's model, or the mean over its models, as the run did; return JSON-ready scores, and notes.
+
+    Raises:
+        FedhelloError: Of the kind that fits, if the run cannot be prepared again, or is of another model.
+    """
+    session = prepare(folder.config())
+    notes = _read_adapter(folder, session.model)
+    if session.engine.personal_heads is not None:
+        session.engine.personal_heads = folder.personal_heads()
+    models = folder.models()
+    adapters = [_as_adapter(tensors, session.model) for tensors in models.values()]
+    found = [evaluate_adapter(session, a) for a in adapters or [session.model.snapshot(share_head=False)]]
+    scores = dict(zip(("validation", "test"), mean_over_models(found), strict=True))
+    result: dict[str, Any] = {part: _plain(score) for part, score in scores.items()}
+    result["samples"] = {part: score.samples for part, score in scores.items()}
+    if models:
+        result["models"] = {name: _plain(test) for name, (_, test) in zip(models, found, strict=True)}
+        notes.append(f"the scores are means over {len(models)} models: {', '.join(models)}")
+    elif session.server.questions:
+        result["test"]["rouge_l"] = rouge_l(answer(session), [right for _, right in session.server.questions])
+    return result, notes
+
+
+def _plain(score: Evaluation) -> dict[str, float]:
+    return {"accuracy": score.accuracy, "loss": score.loss, **score.more}
+
+
+def _as_adapter(tensors: dict[str, Tensor], model: LoraModel) -> Adapter:
+    return Adapter(tensors, {name: model.block_of[name] for name in tensors})
+
+
+def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
+    """Read a run's adapter into a model, whose frozen weights must be those that the run trained on; return notes."""
+    model.load(folder.adapter)
+    weights = folder.summary().get("weights")
+    if weights is None:
+        return [f"{folder.path} does not say which weights it was trained on, so those of the model are not checked"]
+    if weights != model.weights_digest():
+        raise ModelError(
+            f"expected the weights of {model.source.base_name} that {folder.path} was trained on; found others of the "
+            "same shapes. Put them back, or run anew."
+        )
+    return []
+
+
+def _check_name(name: str | None, models: dict[str, dict[str, Tensor]]) -> None:
+    if models and name not in models:
+        found = "" if name is None else f", found {name}"
+        raise ConfigError(
+            f"expected --model, since this run leads to several models{found}; choose one of: {', '.join(models)}"
+        )
+    if name is not None and not models:
+        raise ConfigError("expected no --model, since this run leads to one model")
+
+
+def _untrained(folder: RunFolder, name: str) -> list[str]:
+    """Note a client's own model that never took part in a round."""
+    trained = {f"client-{client['client']}" for entry in folder.rounds() for client in entry["clients"]}
+    if name.startswith("client-") and name not in trained:
+        return [f"{name} took part in no round, so its model is what was there before training"]
+    return []

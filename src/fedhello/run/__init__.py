@@ -1,1 +1,0 @@
-"""A run: its configuration, its folder, its progress and its report."""

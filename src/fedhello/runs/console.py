@@ -1,0 +1,271 @@
+"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fedhello.model.loading import AUTO_CLASSES, CAUSAL_LM
+from fedhello.model.pooling import NATIVE
+from fedhello.config.schema import ModelConfig
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.heads_said import head_line
+from fedhello.runs.loop import Beginning, RoundResult
+from fedhello.setup.prepare import Session
+from fedhello.runs.summary import taken_lines
+from fedhello.types import Budget, ClientReport, Reason, RoundRecord
+from fedhello.formatting import budget_words, human_bytes, tier_words
+
+SHOWN_ROUNDS = 20
+ABSENT: tuple[Reason, ...] = ("lost", "late")
+"""Reasons that need no further words."""
+WIDEST_MAP = 48
+"""More blocks than this over a round's clients are shown as counts, not one mark per client and block."""
+
+
+def block_map(clients: tuple[ClientReport, ...], blocks: int) -> str:
+    """Show who trained which block: per client one mark per block, ● trained; as counts where that is too wide."""
+    if len(clients) * blocks <= WIDEST_MAP:
+        return " ".join("".join("●" if b in c.blocks else "·" for b in range(blocks)) for c in clients)
+    return " ".join(str(sum(b in c.blocks for c in clients)) for b in range(blocks))
+
+
+def said_of(record: RoundRecord) -> list[str]:
+    """Say whose replies do not count in a round and why, what was done otherwise than asked, and whether it failed."""
+    where = f"round {record.round + 1}" + (f", attempt {record.attempt + 1}" if record.attempt else "")
+    absent = [
+        f"client {r.client} {r.reason}" + ("" if r.reason in ABSENT else f" ({r.detail})") for r in record.rejections
+    ]
+    asked = len({report.client for report in record.clients} | {rejection.client for rejection in record.rejections})
+    lines = [f"{where}: {len(absent)} of {asked} replies do not count: {'; '.join(absent)}"] if absent else []
+    lines += [f"{where}: note: {flag}" for flag in record.flags]
+    return lines if record.failed is None else [*lines, f"{where} failed, and nothing has changed: {record.failed}"]
+
+
+class ConsoleObserver:
+    """Shows progress and logs it; data for programs never goes through here."""
+
+    def __init__(self, console: Console, folder: RunFolder, total: int, quiet: bool) -> None:
+        self._console = console
+        self._folder = folder
+        self._quiet = quiet
+        self._blocks = 0
+        self._remote = False
+        self._model = ModelConfig()
+        self._table = self._new_table()
+        self._progress = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("rounds", total=total)
+        self._live: Live | None = None
+
+    def on_start(self, session: Session, beginning: Beginning) -> None:
+        """Say what is about to run."""
+        federation, config = session.federation, session.config
+        self._blocks = federation.blocks
+        self._remote = config.run.engine == "flower"
+        self._model = config.model
+        self._say(
+            f"{config.method.name} on {session.model.source.base_name}: {config.train.rounds} rounds, "
+            f"{config.train.clients_per_round} of {config.data.clients} clients each, "
+            f"tiers with {tier_words(federation)}"
+        )
+        for note in session.notes:
+            self._say(f"note: {note}")
+        if beginning.head is not None:
+            self._say(head_line(beginning.head, config.model))
+        self._say(
+            f"before training: test {beginning.test.accuracy:.3f}, validation {beginning.validation.accuracy:.3f}"
+        )
+        if beginning.state.round:
+            self._say(f"going on after round {beginning.state.round} of {config.train.rounds}")
+            self._progress.update(self._task, completed=beginning.state.round)
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
+            self._live.start()
+
+    def on_round(self, result: RoundResult) -> None:
+        """Show one round."""
+        record = result.record
+        for line in said_of(record):
+            self._say(line)
+        if record.failed is not None:
+            return
+        if result.head is not None:
+            self._say(head_line(result.head, self._model, record.round + 1))
+        cells = (
+            str(record.round + 1) + (" Γ" if record.scored else ""),
+            _number(None if result.test is None else result.test.accuracy),
+            _number(None if result.validation is None else result.validation.accuracy),
+            _number(result.train_loss),
+            _taken(result),
+            block_map(record.clients, self._blocks),
+            human_bytes(sum(client.bytes_up for client in record.clients) + record.score_bytes_up),
+            human_bytes(sum(client.bytes_down for client in record.clients) + record.score_bytes_down),
+            f"{result.seconds:.1f}",
+        )
+        line = "round {}: test {}, validation {}, loss {}, taken {}, blocks {}, up {}, down {}, {} s".format(*cells)
+        self._folder.log(line)
+        if self._live is not None:
+            if len(self._table.rows) >= SHOWN_ROUNDS:
+                self._table = self._without_first_row()
+                self._live.update(Group(self._table, self._progress))
+            self._table.add_row(*cells)
+        elif not self._quiet:
+            self._console.print(line, highlight=False, soft_wrap=True)
+        self._progress.advance(self._task)
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Close the display and show the result."""
+        if self._live is not None:
+            self._live.stop()
+        self._say(_result_line(summary))
+        for line in tier_lines(summary):
+            self._folder.log(line)
+            if not self._quiet and not self._console.is_terminal:
+                self._console.print(line, highlight=False, soft_wrap=True)
+        if not self._quiet and self._console.is_terminal:
+            self._console.print(tier_table(summary))
+        for line in (*taken_lines(summary["search"], summary["selection"]), *loading_lines(summary, self._folder)):
+            self._say(line)
+        if summary["status"] != "finished":
+            again = "fedhello server" if self._remote else "fedhello resume"
+            self._say(f"go on with: {again} {self._folder.path}{'/config.yaml' if self._remote else ''}")
+
+    def _say(self, line: str) -> None:
+        if self._folder.path.exists():
+            self._folder.log(line)
+        if not self._quiet:
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _new_table(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("round", "test", "valid.", "loss", "taken", "who trained which blocks", "up", "down", "s"):
+            table.add_column(name, justify="left" if name.startswith("who") else "right", no_wrap=True)
+        return table
+
+    def _without_first_row(self) -> Table:
+        table = self._new_table()
+        rows = zip(*(list(column.cells)[1:] for column in self._table.columns), strict=True)
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _taken(result: RoundResult) -> str:
+    """Return α of a server that searches; else whether the model after the round is the one to hand back now."""
+    if result.record.step is not None:
+        return f"{result.record.step:g}"
+    return "–" if result.selected is None else "yes" if result.selected == result.record.round + 1 else "no"
+
+
+def _result_line(summary: dict[str, Any]) -> str:
+    """Say how the run ended and how accurate the adapter is."""
+    ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_seconds']:.0f} s"
+    if not summary["rounds"]:
+        return ended
+    before, after = summary["start_scores"]["more"], (summary["final_scores"] or {"more": {}})["more"]
+    more = "".join(
+        f"; {name.replace('_', ' ')} {before[name]:.3f} → {after[name]:.3f}" for name in EXTRA & after.keys()
+    )
+    if summary.get("rouge_l"):
+        rouge = summary["rouge_l"]
+        more += f"; ROUGE-L {rouge['before']:.3f} → {rouge['after']:.3f} on {rouge['samples']} answers"
+    if summary["domains"]:
+        more += "; in " + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in summary["domains"].items())
+    whose = "of the adapter that is handed back" if summary["selection"] else "after the last round"
+    final, mean, best = (_number(summary[key]) for key in ("final", "mean_last_5", "best_on_validation"))
+    return (
+        f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {final} {whose}, {mean} "
+        f"mean of the last 5, {best} in the round that was best on validation{more}"
+    )
+
+
+EXTRA = {"perplexity"}
+"""Scores beside the accuracy that the last line shows."""
+
+TIER_COLUMNS = (
+    "tier",
+    "clients",
+    "budget",
+    "took part",
+    "trained each block",
+    "peak",
+    "predicted",
+    "of it saved",
+    "s",
+    "up",
+    "down",
+)
+
+
+def tier_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return, per tier, the cells under ``TIER_COLUMNS``: peaks above the model, the rest per client and round."""
+    return [
+        (
+            str(g),
+            str(tier["clients"]),
+            budget_words(Budget(**tier["budget"])),
+            f"{tier['participations']} times",
+            " ".join(map(str, tier["blocks_trained"])),
+            human_bytes(tier["measured_peak_bytes"]),
+            human_bytes(tier["predicted_peak_bytes"]),
+            human_bytes(tier["saved_bytes"]),
+            "–" if tier["seconds"] is None else f"{tier['seconds']:.2f}",
+            human_bytes(tier["bytes_up"]),
+            human_bytes(tier["bytes_down"]),
+        )
+        for g, tier in enumerate(summary["tiers"])
+    ]
+
+
+def tier_table(summary: dict[str, Any]) -> Table:
+    """Draw ``tier_rows``."""
+    table = Table(*TIER_COLUMNS, box=None, pad_edge=False, header_style="bold")
+    for row in tier_rows(summary):
+        table.add_row(*row)
+    return table
+
+
+def tier_lines(summary: dict[str, Any]) -> list[str]:
+    """Write ``tier_rows`` as plain lines."""
+    return [", ".join(f"{n} {c}" for n, c in zip(TIER_COLUMNS, row, strict=True)) for row in tier_rows(summary)]
+
+
+def loading_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
+    """Say where the adapter is and how two lines of Python load it."""
+    labels = len(summary["labels"])
+    if summary["personal_heads"]:
+        return [
+            f"adapter without a head: {folder.adapter}",
+            f"each client's own head: {folder.path / 'heads'}; see fedhello predict --client and export --client",
+        ]
+    pooled = summary.get("pooling", NATIVE) != NATIVE  # 0.1.0 knew no other
+    auto = "AutoModel" if pooled else AUTO_CLASSES[summary["model_kind"]].__name__
+    classes = "" if pooled or summary["model_kind"] == CAUSAL_LM else f", num_labels={labels}"
+    return [
+        f"adapter: {folder.adapter}",
+        "load it with:",
+        f"  model = {auto}.from_pretrained({summary['model']!r}{classes})",
+        f"  model = PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
+        *([f"its head is beside it; {folder.adapter / 'README.md'} has the code that uses both"] if pooled else []),
+    ]

@@ -1,0 +1,192 @@
+"""What the server's samples say of features that training moved: the head that follows them, and what it is worth."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedhello.data.batches import Samples
+from fedhello.methods import STEPS
+from fedhello.model.adapter import LoraModel
+from fedhello.model.drift import Drift, estimated_drift, followed
+from fedhello.model.evaluation import pooled_features
+from fedhello.model.head import Family, Head, calibrated
+from fedhello.model.statistics import HeadSums, Moments
+from fedhello.runs.validation import same_objects
+from fedhello.types import Adapter, RunState
+
+ALL = -1
+"""Of the parts."""
+
+FOLDS = 5
+"""In which −log p of a validation sample is that of a head whose drift other samples estimate."""
+
+
+@dataclass
+class DriftCompensation:
+    """The head that follows the features of adapters; see ``fedhello.model.drift``.
+
+    Shrinkage stays as it was chosen where the sums are of the features. −log p is cross-validated, since a map that
+    is fitted to a sample's own drift undoes it too well; the temperature is the best one for it.
+
+    Attributes:
+        model: Holds an adapter afterwards.
+        parts: The server's samples: its validation data first, then others without need of labels.
+        solve: From sums to the heads that they lead to.
+        moments: What sums hold of the second moments.
+        shrinkages: To choose from.
+        order: A permutation of the positions in all parts, which says who is left out together.
+        state: The one whose sums the head is solved from; set by ``begin``.
+        solved: What these sums are of, once that is asked for.
+        known: Adapters whose features were taken a moment ago: tensors in the order of their names, and the features
+            of each part, or of all.
+        last: What was cross-validated last: on which base, of which features, and what came out.
+    """
+
+    model: LoraModel
+    parts: Sequence[Samples]
+    solve: Callable[[HeadSums], Family]
+    moments: Moments
+    shrinkages: Sequence[float]
+    order: np.ndarray
+    state: RunState | None = None
+    solved: "_Base | None" = None
+    known: list[tuple[list[Tensor], dict[int, Tensor]]] = field(default_factory=list)
+    last: "tuple[_Base, Tensor, tuple[Tensor, float]] | None" = None
+
+    def without_head(self, adapter: Adapter) -> dict[str, Tensor]:
+        """Return the tensors of an adapter that make its features."""
+        return {name: value for name, value in adapter.tensors.items() if name not in self.model.head_names}
+
+    def features(self, tensors: Mapping[str, Tensor], validation_alone: bool = False) -> Tensor:
+        """Return the features h of the server's samples, float32, shape (n, d).
+
+        Args:
+            tensors: Those of an adapter that make them.
+            validation_alone: Whether those of the validation data are enough.
+        """
+        taken = self._taken(tensors)
+        missing = [i for i in range(1 if validation_alone else len(self.parts)) if i not in taken]
+        if missing:
+            self.model.write(tensors)
+            taken |= {i: pooled_features(self.model, self.parts[i]) for i in missing}
+        if validation_alone:
+            return taken[0]
+        if ALL not in taken:
+            taken[ALL] = torch.cat([taken[i] for i in range(len(self.parts))])
+        return taken[ALL]
+
+    def _taken(self, tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        values = [tensors[name] for name in sorted(tensors)]
+        for before, taken in self.known:
+            if same_objects(before, values):
+                return taken
+        self.known = [*self.known, (values, {})][-len(STEPS) :]
+        return self.known[-1][1]
+
+    def begin(self, state: RunState) -> None:
+        """Take note of what a state's head was solved from."""
+        if self.state is None or self.state.head_base is not state.head_base:
+            self.solved = None
+        self.state = state
+
+    def base(self) -> "_Base":
+        """Return what the sums are of."""
+        if self.solved is None:
+            self.solved = self._from_state()
+        return self.solved
+
+    def _from_state(self) -> "_Base":
+        state = self.state
+        if state is None:
+            raise RuntimeError("expected begin() before anything is asked of a head that follows; found no sums")
+        h = self.features(state.head_base)
+        sums, y = HeadSums(**state.head_sums), self._validation
+        found, x = self.solve(sums), _scaled(h[: len(y)])
+
+        def loss(shrinkage: float) -> float:
+            W, b = found.at(shrinkage)
+            return calibrated(x @ W.T + b, y)[0]
+
+        return _Base(h, sums, min(self.shrinkages, key=loss))
+
+    def __call__(self, adapter: Adapter) -> Tensor:
+        """Return −log p of each validation sample under an adapter with the head that follows; float64, shape (n,).
+
+        It is not a number where features are not finite.
+        """
+        if not bool(self._features_of(adapter).isfinite().all()):
+            return torch.full(self._validation.shape, math.nan, dtype=torch.float64)
+        z, t = self._cross_validated(adapter)
+        return cross_entropy(t * z, self._validation, reduction="none")
+
+    def head(self, adapter: Adapter) -> Head | None:
+        """Return the head that follows the features under an adapter, its drift estimated on all samples.
+
+        None where features are not finite: there is nothing to follow then.
+        """
+        if not bool(self._features_of(adapter).isfinite().all()):
+            return None
+        z, t = self._cross_validated(adapter)
+        base = self.base()
+        W, b = self.solve(self.sums(adapter)).at(base.shrinkage)
+        loss = float(cross_entropy(t * z, self._validation))
+        return Head((t * W / math.sqrt(W.shape[1])).float().contiguous(), (t * b).float(), base.shrinkage, t, loss)
+
+    def sums(self, adapter: Adapter) -> HeadSums:
+        """Return the clients' sums as they would be of the features under an adapter."""
+        base = self.base()
+        return followed(base.sums, self.moments, self._drift(base, self._features_of(adapter)))
+
+    def _features_of(self, adapter: Adapter) -> Tensor:
+        return self.features(self.without_head(adapter))
+
+    def _drift(self, base: "_Base", h: Tensor) -> Drift:
+        return estimated_drift(_scaled(base.h), _scaled(h))
+
+    def _cross_validated(self, adapter: Adapter) -> tuple[Tensor, float]:
+        """Return logits of the validation samples, each of a head whose drift others estimate, and the best t."""
+        base, h = self.base(), self._features_of(adapter)
+        if self.last is None or self.last[0] is not base or self.last[1] is not h:
+            self.last = (base, h, self._across_folds(base, h))
+        return self.last[2]
+
+    def _across_folds(self, base: "_Base", h: Tensor) -> tuple[Tensor, float]:
+        before, x, y = _scaled(base.h), _scaled(h), self._validation
+        ridge = self._drift(base, h).ridge
+        fold = np.empty(len(x), dtype=int)
+        fold[self.order] = np.arange(len(x)) % FOLDS
+        which = torch.from_numpy(fold)
+        z = torch.zeros(len(y), len(base.sums.counts), dtype=torch.float64)
+        for f in range(FOLDS):
+            kept = which != f
+            out = (which == f)[: len(y)]
+            if not bool(out.any()):
+                continue
+            if not bool(kept.any()):
+                kept = which == f  # one sample in all
+            moved = followed(base.sums, self.moments, estimated_drift(before[kept], x[kept], [ridge]))
+            W, b = self.solve(moved).at(base.shrinkage)
+            z[out] = x[: len(y)][out] @ W.T + b
+        return z, calibrated(z, y)[1]
+
+    @property
+    def _validation(self) -> Tensor:
+        return torch.from_numpy(self.parts[0].labels)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The server's features under an adapter, the clients' sums of such features, and their best shrinkage."""
+
+    h: Tensor
+    sums: HeadSums
+    shrinkage: float
+
+
+def _scaled(h: Tensor) -> Tensor:
+    return h.double() / math.sqrt(h.shape[1])

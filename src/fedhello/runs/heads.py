@@ -1,0 +1,330 @@
+"""The head of a run: solved from the clients' head statistics before the first round, on the way, and at the end."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedhello.engine.protocol import Contribution
+from fedhello.methods import METHODS
+from fedhello.model.evaluation import logits, pooled_features
+from fedhello.model.head import (
+    SHRINKAGES,
+    Family,
+    Head,
+    calibrated,
+    cross_validated_head,
+    family,
+    prototype_head,
+    solved_head,
+)
+from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, without
+from fedhello.randomness import generator
+from fedhello.runs.selection import selection_after
+from fedhello.setup.prepare import Session
+from fedhello.types import Adapter, RunState
+
+NOT_FINITE = "training led to features that are not finite, and the head stays as it was; lower train.lr"
+
+FOLDS = 5
+"""Of the server's own samples, where no client takes part."""
+
+
+@dataclass
+class Traffic:
+    """What gathering head statistics took.
+
+    Attributes:
+        clients: Whose came, ascending.
+        samples: Over how many samples they are sums.
+        bytes_up: Bytes that they sent.
+        bytes_down: Bytes that they received.
+    """
+
+    clients: list[int] = field(default_factory=list)
+    samples: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    def counted(self, found: Contribution) -> HeadSums:
+        """Count one client's contribution, and return its sums."""
+        self.clients.append(found.client)
+        self.samples += int(found.sums.counts.sum())
+        self.bytes_up += found.bytes_up
+        self.bytes_down += found.bytes_down
+        return found.sums
+
+
+@dataclass(frozen=True)
+class HeadChange:
+    """How a head came about, before the first round or in one.
+
+    Attributes:
+        clients: How many clients' statistics came; where some were taken out, how many are left.
+        samples: Over how many samples all statistics are sums that it was solved from.
+        bytes_up: Bytes that these clients sent for it.
+        bytes_down: Bytes that they received for it.
+        shrinkage: See ``fedhello.model.head.Head``.
+        temperature: Likewise.
+        loss: Likewise.
+        adopted: Whether it took the place of the head before.
+        left_out: How many samples of these clients are in no sum, since their client has too few of their class.
+        loss_before: Of the head before, at its own best temperature; None where the two were not compared.
+    """
+
+    clients: int
+    samples: float
+    bytes_up: int
+    bytes_down: int
+    shrinkage: float | None = None
+    temperature: float | None = None
+    loss: float | None = None
+    adopted: bool = True
+    left_out: int = 0
+    loss_before: float | None = None
+
+
+Solved = tuple[RunState, HeadChange | None]
+"""A state with its head, and how that came about; None where the head is what it was."""
+
+
+def first_head(session: Session, adapter: Adapter) -> Solved:
+    """Return the state before round 0, with the head that the run's policy starts from.
+
+    Args:
+        session: The session; its model holds the adapter.
+        adapter: θ⁰ with a random head.
+
+    Raises:
+        DataError: If a class has no sample on any client.
+    """
+    state = RunState(0, adapter)
+    if session.config.model.head not in ("solved", "prototypes"):
+        return state, None
+    if METHODS[session.config.method.name].server_alone:
+        head, samples = _of_the_server(session)
+        return _with_head(session, state, head), _change(head, 0, samples)
+    return _solved(session, state, None)
+
+
+def refreshed_head(session: Session, state: RunState, clients: Sequence[int]) -> Solved:
+    """Return a state after a round, with its head solved anew on the adapted features where that is due.
+
+    The clients of the round send new sums; earlier ones, of features that were, count ``model.forgetting`` less with
+    every refresh. Where the head follows the features, so do these sums.
+    """
+    model, t = session.config.model, state.round
+    if model.head != "solved" or isinstance(model.refresh, str) or t % model.refresh or not clients:
+        return state, None
+    if session.drift is not None and session.drift.head(state.adapter) is None:
+        return state, None
+    before = faded(_sums_now(session, state), 1 - model.forgetting) if state.head_sums else None
+    return _solved(session, state, clients, before)
+
+
+def _sums_now(session: Session, state: RunState) -> HeadSums:
+    return HeadSums(**state.head_sums) if session.drift is None else session.drift.sums(state.adapter)
+
+
+def final_head(session: Session, state: RunState) -> Solved:
+    """Return the state after the last round, with its head solved once more by all, if that is better.
+
+    Better is a smaller −log p on the validation data, each head at its own best temperature, or, where models are
+    selected, one that is surely smaller than the selected one's. Where nothing has trained, those who were not there
+    before add their sums.
+
+    Args:
+        session: The session.
+        state: After the last round.
+    """
+    if session.config.model.head != "solved" or not session.config.model.final:
+        return state, None
+    method = METHODS[session.config.method.name]
+    if method.server_alone:
+        return state, None
+    if method.head_alone:
+        late = [k for k in range(len(session.tier_of)) if k not in (*state.head_clients, *state.forgotten)]
+        return _solved(session, state, late, HeadSums(**state.head_sums)) if late else (state, None)
+    before = _validation_loss(session, state) if state.selected_losses is None else float(state.selected_losses.mean())
+    after, change = _solved(session, state, None)
+    if change is None:
+        return after, None
+    loss = _validation_loss(session, after)
+    after = selection_after(session, replace(after, before_final=_head_and_sums(session, state)))
+    better = loss < before if state.selected is None else after.selected is not state.selected
+    found = loss if math.isfinite(loss) else None  # JSON has no other numbers
+    return after if better else state, replace(change, loss=found, adopted=better, loss_before=before)
+
+
+def _validation_loss(session: Session, state: RunState) -> float:
+    """Return the mean −log p of the validation data: of one that trains, or stays, at its best temperature."""
+    if session.drift is not None or state.selected_losses is not None:
+        return float(session.losses(state.adapter).mean())
+    session.model.write(state.adapter.tensors)
+    validation = session.server.validation
+    return calibrated(logits(session.model, validation).double(), torch.from_numpy(validation.labels))[0]
+
+
+def following_head(session: Session, state: RunState) -> tuple[RunState, str | None]:
+    """Return a state after a round with the head that follows its features; no client is asked.
+
+    Where features are not finite the head stays, and a flag says so.
+    """
+    if session.drift is None:
+        return state, None
+    head = session.drift.head(state.adapter)
+    return (state, NOT_FINITE) if head is None else (_with_head(session, state, head), None)
+
+
+def without_final_head(state: RunState) -> RunState:
+    """Return a state as it was before its final head, from which further rounds go on as if there had been no end."""
+    kept = state.before_final
+    if not kept:
+        return state
+    parts: dict[str, dict[str, Tensor]] = {"head": {}, "sums": {}, "base": {}, "selected": {}}
+    for key, value in kept.items():
+        part, _, name = key.partition("/")
+        if part in parts:
+            parts[part][name] = value
+    blocks = {name.partition("/")[2]: name.partition("/")[0] for name in parts["selected"]}
+    selected = Adapter(
+        {name.partition("/")[2]: value for name, value in parts["selected"].items()},
+        {name: int(block) if block else None for name, block in blocks.items()},
+    )
+    return replace(
+        state,
+        adapter=state.adapter.with_tensors(parts["head"]),
+        head_sums=parts["sums"],
+        head_clients=tuple(kept["clients"].tolist()),
+        head_base=parts["base"],
+        selected=selected if selected.tensors else None,
+        selected_losses=kept.get("losses"),
+        selected_round=int(kept["round"]) if "round" in kept else 0,
+        before_final={},
+    )
+
+
+def _head_and_sums(session: Session, state: RunState) -> dict[str, Tensor]:
+    kept = {f"head/{name}": state.adapter.tensors[name] for name in session.model.head_names}
+    kept |= {f"sums/{name}": value for name, value in state.head_sums.items()}
+    kept |= {f"base/{name}": value for name, value in state.head_base.items()}
+    if state.selected is not None and state.selected_losses is not None:
+        blocks = state.selected.block_of
+        kept |= {f"selected/{_or_nothing(blocks[n])}/{n}": value for n, value in state.selected.tensors.items()}
+        kept |= {"losses": state.selected_losses, "round": torch.tensor(state.selected_round)}
+    return kept | {"clients": torch.tensor(state.head_clients, dtype=torch.int64)}
+
+
+def _or_nothing(block: int | None) -> str:
+    return "" if block is None else str(block)
+
+
+def head_without(session: Session, state: RunState, clients: Sequence[int]) -> tuple[RunState, HeadChange]:
+    """Return a state whose head is solved from the sums of all but some clients, as if these had never been there.
+
+    Args:
+        session: Of the run, with all its clients; its model makes the features of the start.
+        state: With integer sums of features that never changed.
+        clients: Who is to be forgotten; whose sums are out already stays out.
+
+    Raises:
+        DataError: If a class has no sample on any client that is left.
+    """
+    total, due = HeadSums(**state.head_sums), {k for k in clients if k in state.head_clients}
+    # Everybody's are asked for: features may differ in their last bit with who is in a batch, and so would the sums.
+    for found in session.engine.head_sums() if due else ():
+        if found.client in due:
+            total = without(total, found.sums, session.statistics.moments)
+    left = [k for k in state.head_clients if k not in due]
+    head, samples = _from_sums(session, total, state.adapter), int(total.counts.sum())
+    sums = {name: getattr(total, name) for name in PARTS}
+    gone = tuple(sorted({*state.forgotten, *clients}))
+    state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(left), forgotten=gone)
+    return state, _change(head, len(left), samples, left_out=_declared(session, left) - samples)
+
+
+def _solved(session: Session, state: RunState, clients: Sequence[int] | None, before: HeadSums | None = None) -> Solved:
+    """Gather statistics of some clients, or of all, on the features as they are, and solve the head from them.
+
+    Args:
+        session: The session.
+        state: Whose adapter makes the features.
+        clients: Whose statistics; None for everybody's.
+        before: What is added to them.
+    """
+    moments, traffic = session.statistics.moments, Traffic()
+    adapter = state.adapter if state.round else None
+    found = session.engine.head_sums(clients, adapter)
+    total = add_up((traffic.counted(one) for one in found), moments)
+    total = total if before is None else plus(before, total)
+    head = _from_sums(session, total, state.adapter)
+    sums = {name: getattr(total, name) for name in PARTS}
+    known = sorted({*state.head_clients, *traffic.clients})
+    base = {} if session.drift is None else session.drift.without_head(state.adapter)
+    state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(known), head_base=base)
+    if session.drift is not None:
+        session.drift.begin(state)
+    left_out = _declared(session, traffic.clients) - traffic.samples
+    change = _change(head, len(traffic.clients), float(total.counts.sum()), left_out=left_out)
+    return state, replace(change, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down)
+
+
+def _from_sums(session: Session, total: HeadSums, adapter: Adapter) -> Head:
+    """Return the head that sums lead to; what is free is chosen on the server's validation data."""
+    model, validation = session.config.model, session.server.validation
+    if model.head == "prototypes":
+        return prototype_head(total, model.head_scale)
+    if session.drift is None:
+        session.model.write(adapter.tensors)
+        h = pooled_features(session.model, validation)
+    else:
+        h = session.drift.features(session.drift.without_head(adapter), validation_alone=True)
+    y = torch.from_numpy(validation.labels)
+    return solved_head(_family(session, total), h, y, _shrinkages(session))
+
+
+def _family(session: Session, total: HeadSums) -> Family:
+    return family(total, session.statistics.moments, session.config.model.solver, session.config.model.priors)
+
+
+def _shrinkages(session: Session) -> Sequence[float]:
+    stated = session.config.model.shrinkage
+    return SHRINKAGES if isinstance(stated, str) else (stated,)
+
+
+def _of_the_server(session: Session) -> tuple[Head, int]:
+    """Return the head of the server's own labelled samples, proxy and validation, and how many these are."""
+    parts = [part for part in (session.server.proxy, session.server.validation) if len(part)]
+    h = torch.cat([pooled_features(session.model, part) for part in parts])
+    y = torch.from_numpy(np.concatenate([part.labels for part in parts]))
+    settings = replace(session.statistics, least=1)  # nothing leaves the server
+
+    def sums(kept: Tensor) -> HeadSums:
+        return add_up([head_sums(h[kept], y[kept], session.model.classes, settings)], settings.moments)
+
+    if session.config.model.head == "prototypes":
+        return prototype_head(sums(torch.ones_like(y, dtype=torch.bool)), session.config.model.head_scale), len(y)
+    folds = torch.from_numpy(generator(session.config.run.seed, "folds").permutation(len(y)) % FOLDS)
+    return cross_validated_head(h, y, folds, lambda kept: _family(session, sums(kept)), _shrinkages(session)), len(y)
+
+
+def _with_head(session: Session, state: RunState, head: Head) -> RunState:
+    """Return a state with another head; some models' logits layers have no bias."""
+    model = session.model
+    named = {model.head_tensor_name("weight"): head.weight, model.head_tensor_name("bias"): head.bias}
+    known = {name: value for name, value in named.items() if name in model.head_names}
+    return replace(state, adapter=state.adapter.with_tensors(known))
+
+
+def _declared(session: Session, clients: Sequence[int]) -> int:
+    """Return how many samples some clients have."""
+    if session.described:
+        return sum(entry["samples"] for entry in session.described if entry["client"] in clients)
+    return int(session.histogram[list(clients)].sum())
+
+
+def _change(head: Head, clients: int, samples: float, left_out: int = 0) -> HeadChange:
+    return HeadChange(clients, samples, 0, 0, head.shrinkage, head.temperature, head.loss, left_out=left_out)

@@ -1,0 +1,221 @@
+"""Play a session's rounds: start, then one after the other, scoring the global adapter as often as asked."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fedhello import algorithm
+from fedhello.client.distillation import learn_from_each_other
+from fedhello.data.batches import Samples
+from fedhello.errors import QuorumError
+from fedhello.methods import METHODS, the_global_model
+from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
+from fedhello.model.head import is_shared
+from fedhello.runs.heads import (
+    HeadChange,
+    final_head,
+    first_head,
+    following_head,
+    refreshed_head,
+    without_final_head,
+)
+from fedhello.runs.scoring import Scorer
+from fedhello.runs.selection import first_selection, selection_after
+from fedhello.setup.prepare import Session
+from fedhello.runs.validation import same_objects
+from fedhello.types import Adapter, Distillation, RoundRecord, RunState
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What is there before round 0.
+
+    Attributes:
+        state: The state; that of a run that goes on is its checkpoint's.
+        head: How the head came about; None where it is random.
+        validation: Of the adapter that nobody has trained yet.
+        test: Likewise.
+    """
+
+    state: RunState
+    head: HeadChange | None
+    validation: Evaluation
+    test: Evaluation
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One attempt at a round as it is shown and stored.
+
+    Attributes:
+        record: What the algorithm did.
+        train_loss: Mean over the round's samples; None where nobody took part.
+        validation: Of the global adapter after the round; for choosing. None where it was not scored.
+        test: Likewise; for reporting only.
+        seconds: Wall seconds of allocation, training and aggregation.
+        evaluation_seconds: Wall seconds of the two evaluations.
+        head: How the head was solved anew after the round; None where it was not.
+        selected: After how many rounds the model was there that the run would hand back now, 0 being the start; None
+            where none is selected.
+    """
+
+    record: RoundRecord
+    train_loss: float | None
+    validation: Evaluation | None
+    test: Evaluation | None
+    seconds: float
+    evaluation_seconds: float
+    head: HeadChange | None = None
+    selected: int | None = None
+
+
+def start(session: Session) -> Beginning:
+    """Put the head where its policy says, and evaluate the adapter before any training.
+
+    A session can be started again: everything goes back to how it was prepared.
+    """
+    model = session.model
+    model.write(session.initial)
+    if session.engine.personal_heads is not None:
+        session.engine.personal_heads = {}
+    state, head = first_head(session, model.snapshot(is_shared(session.config.model.head)))
+    return Beginning(state, head, *evaluate_adapter(session, state.adapter))
+
+
+def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
+    """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) as often as asked.
+
+    An attempt that fails is yielded like a round: nothing has changed, and the round is attempted again.
+
+    Raises:
+        QuorumError: If ``train.retries`` attempts at one round fail.
+    """
+
+    def distil(models: Sequence[Adapter], how: Distillation, t: int) -> list[Adapter]:
+        return learn_from_each_other(session.model, session.server.public, models, how, session.config.run.seed, t)
+
+    fisher, scores = Scorer(session), _Scores(session)
+    train = session.config.train
+    if state.round < train.rounds:
+        state = without_final_head(state)
+    while state.round < train.rounds:
+        begin = time.perf_counter()
+        if session.drift is not None:
+            session.drift.begin(state)
+        before = state = first_selection(session, state)
+        state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
+        record = fisher.recorded(record)
+        session.engine.commit(record)
+        if state.adapter is not before.adapter:
+            state, flag = following_head(session, state)
+            record = record if flag is None else replace(record, flags=(*record.flags, flag))
+            state = selection_after(session, state)
+        state, head = _head_after(session, state, record)
+        played = time.perf_counter()
+        validation, test = scores.of(state) if train.scored_after(state.round) else (None, None)
+        samples = sum(report.samples for report in record.clients)
+        # Nobody may have been able to take part.
+        loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
+        selected = None if state.selected is None else state.selected_round
+        seconds = (played - begin, time.perf_counter() - played)
+        yield state, RoundResult(record, loss, validation, test, *seconds, head, selected)
+        if record.failed is not None and state.attempt >= train.retries:
+            raise _no_quorum(record)
+
+
+def _head_after(session: Session, state: RunState, record: RoundRecord) -> tuple[RunState, HeadChange | None]:
+    """Solve the head anew where that is due: by the round's clients on the way, by all at the end."""
+    if record.failed is not None or METHODS[session.config.method.name].models is not the_global_model:
+        return state, None
+    state, head = refreshed_head(session, state, [report.client for report in record.clients])
+    if head is not None:
+        state = selection_after(session, state)
+    if state.round < session.config.train.rounds or not session.config.model.final:
+        return state, head
+    state, last = final_head(session, state)
+    if head is None or last is None:
+        return state, last or head
+    up, down = head.bytes_up + last.bytes_up, head.bytes_down + last.bytes_down
+    return state, replace(last, bytes_up=up, bytes_down=down)
+
+
+def _no_quorum(record: RoundRecord) -> QuorumError:
+    reasons = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
+    return QuorumError(
+        f"expected enough updates in round {record.round + 1}; found {record.attempt + 1} failed attempts, at the last "
+        f"of which {record.failed} ({reasons}). Put right what the clients report, or change train.quorum, "
+        "train.retries or train.over_selection."
+    )
+
+
+@dataclass
+class _Scores:
+    """Evaluates the models that a state leads to; a model that did not change since it was scored is not run again.
+
+    Attributes:
+        session: The session.
+        known: Name of a model → its tensors and those of the personal heads, and its scores on validation and test set.
+    """
+
+    session: Session
+    known: dict[str, tuple[list[Tensor], tuple[Evaluation, Evaluation]]] = field(default_factory=dict)
+
+    def of(self, state: RunState) -> tuple[Evaluation, Evaluation]:
+        """Return the mean over the models on the validation and the test set."""
+        models = self.session.method.models(state, self.session.federation)
+        found = [self._one(name, adapter) for name, adapter in models.items()]
+        return found[0] if len(found) == 1 else mean_over_models(found)
+
+    def _one(self, name: str, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
+        heads = (self.session.engine.personal_heads or {}).values()
+        tensors = [tensor for part in (adapter.tensors, *heads) for tensor in part.values()]
+        for before, scores in self.known.values():
+            if same_objects(before, tensors):
+                self.known[name] = (tensors, scores)
+                return scores
+        self.known[name] = (tensors, evaluate_adapter(self.session, adapter))
+        return self.known[name][1]
+
+
+def mean_over_models(found: Sequence[tuple[Evaluation, Evaluation]]) -> tuple[Evaluation, Evaluation]:
+    """Return the mean scores on the validation and the test set over models, each of which counts the same."""
+    equal = [1.0] * len(found)
+    validation, test = zip(*found, strict=True)
+    return weighted_mean(validation, equal, validation[0].samples), weighted_mean(test, equal, test[0].samples)
+
+
+def evaluate_adapter(session: Session, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
+    """Evaluate an adapter on the validation and the test set, with personal heads if clients keep their own."""
+    validation, test = _evaluated(session, adapter, (session.server.validation, session.server.test))
+    return validation, test
+
+
+def domain_scores(session: Session, state: RunState) -> dict[str, float]:
+    """Return the test accuracy within each domain, the mean over the models that a state leads to.
+
+    Empty where the data has no domains, or clients keep their own heads: those do not know all classes.
+    """
+    domains = session.server.domains
+    if not domains or session.engine.personal_heads is not None:
+        return {}
+    models = session.method.models(state, session.federation).values()
+    found = [_evaluated(session, adapter, domains.values()) for adapter in models]
+    return {
+        name: sum(score.accuracy for score in scores) / len(scores)
+        for name, scores in zip(domains, zip(*found, strict=True), strict=True)
+    }
+
+
+def _evaluated(session: Session, adapter: Adapter, parts: Iterable[Samples]) -> list[Evaluation]:
+    """Evaluate an adapter on some samples; the forward pass runs in the number type that training has it in."""
+    model, engine = session.model, session.engine
+    model.write(adapter.tensors)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=engine.settings.autocast == "bfloat16"):
+        if engine.personal_heads is None:
+            return [evaluate(model, part) for part in parts]
+        classes = {client.id: client.classes for client in session.federation.clients}
+        heads = {k: engine.personal_heads.get(k, engine.initial_head) for k in classes}
+        return [evaluate_personal(model, part, heads, classes) for part in parts]

@@ -1,0 +1,268 @@
+"""How far a run has come, and how a run that has stopped goes on from its last checkpoint."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from fedhello.errors import ConfigError, RunFolderError
+from fedhello.model.evaluation import Evaluation
+from fedhello.runs.answers import answer
+from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
+from fedhello.config.schema import IRRELEVANT, Config, dump_config, load_run_config
+from fedhello.runs.files import write_whole
+from fedhello.runs.folder import RunFolder, clients
+from fedhello.runs.heads import HeadChange
+from fedhello.results.comparison import differing
+from fedhello.runs.loop import Beginning, RoundResult, start
+from fedhello.setup.prepare import Session
+from fedhello.runs.summary import versions
+from fedhello.types import RunState
+
+WITHOUT_END = ("constant", "exponential", "published")
+"""Learning-rate schedules of which no round depends on how many there are."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        beginning: What was there before round 0; its state is the one that this process started from.
+        answers: A language model's, before training.
+        state: What the next round starts from.
+        heads: Client → its own head; None where heads are not personal.
+        results: Of every round so far, and of every abandoned attempt at one.
+        seconds: Wall seconds of earlier processes.
+        notes: What is to be known of going on.
+        since: When this process began, on ``time.perf_counter``.
+    """
+
+    beginning: Beginning
+    answers: tuple[str, ...]
+    state: RunState
+    heads: dict[int, dict[str, Tensor]] | None
+    results: tuple[RoundResult, ...] = ()
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    since: float = field(default_factory=time.perf_counter)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Wall seconds so far; what was lost with a killed process does not count."""
+        return self.seconds + time.perf_counter() - self.since
+
+    def after(self, state: RunState, heads: dict[int, dict[str, Tensor]] | None, result: RoundResult) -> "Progress":
+        """Return the progress after one more round."""
+        return replace(self, state=state, heads=heads, results=(*self.results, result))
+
+    def checkpoint(self, identity: Mapping[str, Any]) -> Checkpoint:
+        """Return what a later process needs to go on from here.
+
+        Args:
+            identity: Of the session, see ``identity_of``.
+        """
+        more = {
+            "head": None if self.beginning.head is None else asdict(self.beginning.head),
+            "validation": asdict(self.beginning.validation),
+            "test": asdict(self.beginning.test),
+            "answers": self.answers,
+            "seconds": self.wall_seconds,
+            "notes": self.notes,
+        }
+        return Checkpoint(len(self.results), self.state, self.heads, identity, more)
+
+
+def begin(session: Session) -> Progress:
+    """Start a run: see ``fedhello.runs.loop.start``."""
+    since = time.perf_counter()
+    beginning = start(session)
+    return Progress(beginning, answer(session), beginning.state, session.engine.personal_heads, since=since)
+
+
+def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) -> Progress:
+    """Go back to a run's last checkpoint, and let the folder look as it did then; ``play`` goes on from there.
+
+    A run that was killed before its first checkpoint starts.
+
+    Args:
+        session: Prepared from the run's configuration, with any engine.
+        folder: Locked.
+        warn: Is told what a user must hear of.
+
+    Raises:
+        RunFolderError: If no checkpoint is good, or model or configuration are not the run's.
+    """
+    since = time.perf_counter()
+    found = Checkpoints(folder.checkpoints).latest(warn)
+    if found is None:
+        if folder.rounds():
+            raise RunFolderError(
+                f"expected checkpoints in {folder.checkpoints}, since rounds have finished; found none. Start the run "
+                f"anew: fedhello run {folder.path / 'config.yaml'} run.name=…"
+            )
+        warn("there is no checkpoint yet; the run begins at round 1")
+        folder.rewind(0)
+        return begin(session)
+    notes = check_same(found.identity, session, folder)
+    for note in notes:
+        warn(note)
+    results = folder.rewind(found.lines)
+    session.engine.personal_heads = found.heads
+    more = found.more
+    scores = (TypeAdapter(Evaluation).validate_python(more[part]) for part in ("validation", "test"))
+    state = found.state
+    if OTHER_DATA in notes:
+        kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}
+        state = replace(state, selected=None, selected_losses=None, before_final=kept)
+    return Progress(
+        Beginning(state, _first_head(more), *scores),
+        tuple(more["answers"]),
+        state,
+        found.heads,
+        tuple(results),
+        more["seconds"],
+        (*more["notes"], *notes),
+        since,
+    )
+
+
+def _first_head(more: Mapping[str, Any]) -> HeadChange | None:
+    """Return how the head came about before round 0; checkpoints of 0.1.0 know the bytes alone."""
+    if "bytes_up" in more:
+        return HeadChange(0, 0, more["bytes_up"], 0)
+    return None if more["head"] is None else HeadChange(**more["head"])
+
+
+def identity_of(session: Session) -> dict[str, Any]:
+    """Return what a run must not change on its way: configuration and model; and what it should not: the machine."""
+    model = session.model
+    return {
+        "configuration": _relevant(session.config),
+        "model": {
+            "blocks": session.federation.blocks,
+            "weights": model.weights_digest(),
+            "tensors": len(session.initial),
+            "adapter": {name: f"{value.dtype} {tuple(value.shape)}" for name, value in session.initial.items()},
+        },
+        "data": {"server": _digest(session)},
+        "machine": {
+            "device": model.device.type,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "autocast": session.engine.settings.autocast,
+            **versions(),
+        },
+    }
+
+
+def _digest(session: Session) -> str:
+    """Return a digest of labels and lengths of the server's data that scores adapters."""
+    parts = (session.server.validation, session.server.proxy)
+    digest = hashlib.sha256()
+    for part in parts:
+        for values in (part.labels, part.lengths()):
+            digest.update(np.asarray(values, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _relevant(config: Config) -> dict[str, Any]:
+    """Return what of a configuration has an influence on a result."""
+    plain = config.model_dump(mode="json")
+    for key in irrelevant(config):
+        section, name = key.split(".")
+        del plain[section][name]
+    return plain
+
+
+def irrelevant(config: Config) -> tuple[str, ...]:
+    """Return the dotted keys that may change while a run goes on, since they change nothing of its rounds."""
+    return (*IRRELEVANT, "train.rounds") if config.train.lr_schedule in WITHOUT_END else IRRELEVANT
+
+
+def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:
+    """Check that a checkpoint is of this session, and return notes of what differs without being an error.
+
+    Args:
+        found: The checkpoint's identity.
+        session: Prepared from the run's configuration.
+        folder: Of the run.
+
+    Raises:
+        RunFolderError: If configuration or model are not the run's.
+    """
+    here = identity_of(session)
+    for part in ("configuration", "model"):
+        other = list(differences(found[part], here[part]))
+        if other:
+            raise RunFolderError(
+                f"expected the {part} that {folder.path} began with; {listed(other)}. Put it back, or begin another."
+            )
+    notes = []
+    machine = list(differences(found["machine"], here["machine"]))
+    if machine:
+        notes.append(f"the run goes on, but not bit for bit: {listed(machine)}")
+    cohort = _cohort(json.loads((folder.path / "clients.json").read_text(encoding="utf-8")), clients(session))
+    if cohort:
+        notes.append(f"the clients are not those that the run began with: {listed(cohort)}")
+    if found.get("data", here["data"]) != here["data"]:
+        notes.append(OTHER_DATA)
+    return notes
+
+
+OTHER_DATA = (
+    "the server's validation or proxy data are not those that the run began with; which model is handed back is "
+    "decided anew, beginning with the last one"
+)
+
+
+def _cohort(there: Sequence[Mapping[str, Any]], here: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return in words who left, joined, or has other data."""
+    before, now = ({entry["client"]: entry for entry in entries} for entries in (there, here))
+    gone = [f"client {k} left" for k in sorted(before.keys() - now.keys())]
+    new = [f"client {k} joined" for k in sorted(now.keys() - before.keys())]
+    same = sorted(before.keys() & now.keys())
+    return gone + new + [f"client {k} has other data or another tier" for k in same if before[k] != now[k]]
+
+
+def resumed_config(folder: RunFolder, overrides: Sequence[str]) -> Config:
+    """Read a run's configuration, with overrides that change nothing of its rounds.
+
+    Raises:
+        ConfigError: If an override would change a result.
+        RunFolderError: If this is not the folder of a run.
+    """
+    before = folder.config()
+    config = load_run_config(folder.path / "config.yaml", overrides)
+    changed = differing([before, config], irrelevant(before))
+    if changed:
+        said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in changed.items())
+        raise ConfigError(
+            f"expected overrides that change nothing of the rounds of {folder.path}, such as run.keep; {said}. "
+            "Start another run for that."
+        )
+    return config
+
+
+def is_finished(folder: RunFolder, config: Config) -> bool:
+    """Whether a run has ended with as many rounds as the configuration asks for."""
+    if not (folder.path / "summary.json").is_file():
+        return False
+    summary = folder.summary()
+    return bool(summary["status"] == "finished" and folder.config().train.rounds >= config.train.rounds)
+
+
+def store_config(folder: RunFolder, config: Config) -> None:
+    """Write the configuration that a run goes on with into its folder.
+
+    Raises:
+        RunFolderError: If it cannot be written.
+    """
+    write_whole(folder.path / "config.yaml", dump_config(config))

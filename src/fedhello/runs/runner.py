@@ -1,0 +1,171 @@
+"""Play a prepared session to its end: rounds, observers, folder, checkpoints; and end well when interrupted."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from fedhello.errors import RunFolderError
+from fedhello.runs.answers import answer, compared
+from fedhello.runs.checkpoint import Checkpoints
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.interrupts import Interrupts
+from fedhello.runs.progress import Progress, begin, identity_of
+from fedhello.runs.loop import Beginning, RoundResult, domain_scores, rounds
+from fedhello.setup.prepare import Session
+from fedhello.runs.summary import summarise
+from fedhello.runs.tracking import Tracker, check_installed
+
+
+class Observer(Protocol):
+    """Something that only watches: a progress display, a tracker."""
+
+    def on_start(self, session: Session, beginning: Beginning) -> None:
+        """Called once before the first round of this process."""
+
+    def on_round(self, result: RoundResult) -> None:
+        """Called after each round."""
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Called once after the last round, also of an interrupted or failed run."""
+
+
+def play(
+    session: Session, folder: RunFolder, observers: Sequence[Observer] = (), resumed: Progress | None = None
+) -> dict[str, Any]:
+    """Run all rounds, fill the folder and hand each round to the sinks that ``run.track`` names.
+
+    Ctrl-C, SIGTERM or an error in a round abandons that round; the rounds before it are kept, with their adapter and a
+    checkpoint. A second Ctrl-C ends everything at once; the checkpoint before stays.
+
+    Args:
+        session: With any engine.
+        folder: Of a new run, or of ``resumed``.
+        observers: Who watches.
+        resumed: What ``fedhello.runs.progress.restore`` found; None starts a new run.
+
+    Returns:
+        The summary of all rounds, those of earlier processes too; its ``status`` is ``finished`` or ``interrupted``.
+
+    Raises:
+        MissingExtraError: If ``run.track`` names a tool that is not installed; nothing has been written then.
+        RunFolderError: If the folder cannot be written, or another process writes to it.
+        Exception: What a round failed with; the folder then holds a summary with the status ``failed``.
+    """
+    check_installed(session.config.run.track)
+    progress = begin(session) if resumed is None else resumed
+    if resumed is None:
+        folder.begin(session)
+    with folder.locked(), Interrupts() as interrupts:
+        tracker = Tracker(session.config.run.track, folder.path, lambda line: warn(folder, line))
+        # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
+        run = _Run(session, folder, [tracker, *observers], interrupts, progress)
+        status, failure = "finished", None
+        try:
+            run.open(tracker)
+            run.play()
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except Exception as error:  # whatever it was, the finished rounds are worth keeping; it is raised again below
+            status, failure = "failed", error
+        return run.end(status, failure)
+
+
+def warn(folder: RunFolder, line: str) -> None:
+    """Log what a user must hear of, and say it on standard error, whatever else is shown."""
+    folder.log(f"note: {line}")
+    sys.stderr.write(f"note: {line}\n")
+
+
+@dataclass
+class _Run:
+    """A run on its way.
+
+    Attributes:
+        session: The session.
+        folder: Locked.
+        observers: Who watches.
+        interrupts: What may end it.
+        progress: How far it has come.
+        saved: How many results the last checkpoint of this process covers; None before it.
+    """
+
+    session: Session
+    folder: RunFolder
+    observers: Sequence[Observer]
+    interrupts: Interrupts
+    progress: Progress
+    saved: int | None = None
+    checkpoints: Checkpoints = field(init=False)
+    identity: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.checkpoints = Checkpoints(self.folder.checkpoints, self.session.config.run.keep)
+        self.identity = identity_of(self.session)
+
+    def open(self, tracker: Tracker) -> None:
+        """Save where it starts, and open what shows it."""
+        self._save()
+        notes = (*self.session.notes, *self.progress.notes)
+        self.session = replace(self.session, notes=notes)
+        self.session = replace(self.session, notes=(*notes, *tracker.open(self.session.config)))
+        for observer in self.observers:
+            observer.on_start(self.session, self.progress.beginning)
+
+    def play(self) -> None:
+        """Play the rounds that are left; each counts completely or not at all."""
+        for state, result in rounds(self.session, self.progress.state):
+            with self.interrupts.held_back():
+                self.folder.add_round(result)
+                self.progress = self.progress.after(state, self.session.engine.personal_heads, result)
+                if len(self.progress.results) % self.session.config.run.checkpoint_every == 0:
+                    self._save()
+            for observer in self.observers:
+                observer.on_round(result)
+
+    def end(self, status: str, failure: Exception | None) -> dict[str, Any]:
+        """Write what it led to, and say so."""
+        try:
+            self._save()
+        except RunFolderError as error:
+            status, failure = "failed", failure or error
+        session, progress = self.session, self.progress
+        session.engine.personal_heads = progress.heads  # an abandoned round may have left its traces
+        seconds = progress.wall_seconds
+        summary = summarise(session, progress.beginning, progress.results, wall_seconds=seconds, status=status)
+        summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
+        try:
+            self._close(summary)
+        except RunFolderError as error:
+            failure = failure or error
+        if failure is not None:
+            raise failure
+        return summary
+
+    def _close(self, summary: dict[str, Any]) -> None:
+        session, progress = self.session, self.progress
+        models = session.method.models(progress.state, session.federation)
+        summary["domains"] = domain_scores(session, progress.state) if progress.results else {}
+        summary["forgotten"] = list(progress.state.forgotten)
+        summary["weights"] = self.identity["model"]["weights"]
+        # Scoring may have left another model in it; one that the run leads to alone is its adapter.
+        last = next(iter(models.values())) if len(models) == 1 else progress.state.adapter
+        session.model.write(last.tensors)
+        asked = session.server.questions if summary["status"] == "finished" else ()
+        if asked and len(models) > 1:
+            asked = ()
+            summary["notes"].append("the run leads to several models, which were not asked the test prompts again")
+        answers = compared(asked, progress.answers, answer(session) if asked else ())
+        summary["rouge_l"] = None if answers is None else answers.summary()
+        try:
+            self.folder.finish(session, summary, models, answers)
+        finally:
+            for observer in reversed(self.observers):
+                observer.on_end(summary)
+
+    def _save(self) -> None:
+        """Save a checkpoint, unless nothing has happened since the last."""
+        done = len(self.progress.results)
+        if self.saved != done:
+            self.checkpoints.save(self.progress.checkpoint(self.identity))
+            self.saved = done

@@ -1,0 +1,78 @@
+"""Fisher scores of a run: on the server's proxy set, or from the clients of the round."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fedhello.allocation.planner import means
+from fedhello.client.fisher import block_scores
+from fedhello.client.scoring import ScoreReply, ScoreRequest, mean_scores
+from fedhello.errors import EngineError
+from fedhello.setup.prepare import Session
+from fedhello.types import Client, RoundRecord, RunState, Situation
+
+
+@dataclass
+class Scorer:
+    """Computes Γ when Algorithm 1 asks for it, and remembers what came of asking clients until that is recorded.
+
+    Attributes:
+        session: The session.
+        replies: One per client that was asked since the last record.
+    """
+
+    session: Session
+    replies: tuple[ScoreReply, ...] = ()
+
+    def __call__(self, state: RunState, clients: tuple[Client, ...]) -> tuple[float, ...]:
+        """Return Γ under the state's adapter; the last one if no client contributes.
+
+        Raises:
+            EngineError: If no client contributes, and there is no last one.
+        """
+        scoring, session = self.session.method.scoring, self.session
+        if scoring.source == "proxy":
+            session.model.write(state.adapter.tensors)
+            return block_scores(session.model, session.server.proxy)
+        asked = tuple(self._within_means(state, client) for client in clients)
+        request = ScoreRequest(state.adapter, asked, state.round, state.attempt, scoring.samples)
+        self.replies = tuple(session.engine.block_scores(request))
+        sums = [reply.sums for reply in self.replies if reply.sums is not None]
+        if sums:
+            return mean_scores(sums)
+        if state.scores is None:
+            raise EngineError(
+                f"expected Fisher scores from the clients of round {state.round + 1}; none came "
+                f"({'; '.join(f'client {reply.client}: {reply.note}' for reply in self.replies)}). Put right what they "
+                "report, or score on the server: method.scores=proxy with data.proxy > 0."
+            )
+        return state.scores
+
+    def _within_means(self, state: RunState, client: Client) -> Client:
+        """Return a client with the memory that it is planned with, which is less once it has gone over its budget."""
+        excess = state.excess.get(client.id, 1.0)
+        budget, _ = means(Situation(client, self.session.federation, state.round, excess=excess))
+        return replace(client, budget=budget)
+
+    def recorded(self, record: RoundRecord) -> RoundRecord:
+        """Return a round's record with the bytes of its scores and who is not in them, and forget both."""
+        replies, self.replies = self.replies, ()
+        return replace(
+            record,
+            scored=record.scored and not (replies and all(reply.sums is None for reply in replies)),
+            flags=(*noted(replies), *record.flags),
+            score_bytes_down=sum(reply.bytes_down for reply in replies),
+            score_bytes_up=sum(reply.bytes_up for reply in replies),
+        )
+
+
+def noted(replies: Sequence[ScoreReply]) -> list[str]:
+    """Return what is to be known of how clients scored, one sentence each."""
+    lines = []
+    for reply in replies:
+        if reply.sums is None:
+            lines.append(f"the Fisher scores are without client {reply.client}: {reply.note}")
+        elif reply.note:
+            lines.append(f"client {reply.client} scores beyond its budget: {reply.note}")
+    if replies and all(reply.sums is None for reply in replies):
+        lines.append("no client of the round contributes Fisher scores; the last ones stay")
+    return lines

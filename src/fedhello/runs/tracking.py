@@ -1,0 +1,282 @@
+"""Tracking sinks: where the rounds of a run are shown beside its own ``rounds.jsonl``.
+
+A sink is one function: it takes the run's folder and the resolved configuration, opens its tool and returns what
+records a round and what ends the record. The tools are optional; each comes with the extra of its name.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedhello.errors import MissingExtraError
+from fedhello.config.schema import Config
+from fedhello.runs.loop import Beginning, RoundResult
+from fedhello.setup.prepare import Session
+
+PER_BLOCK = ("contributors", "scores")
+"""The lists of a round that hold one number per block; what counts in any other list is its length."""
+
+MLFLOW_BATCH = 100
+"""How many parameters MLflow takes at once."""
+
+MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+
+WANDB_PATIENCE = 120.0
+"""Seconds that the end of a run waits for Weights & Biases to take what it has not yet taken."""
+
+LONGEST_REASON = 300
+"""Characters of a tool's own message that are said at most."""
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A tool that is open.
+
+    Attributes:
+        place: Where a person finds what it shows.
+        record: Takes the number of finished rounds, 0 before training, and the metrics by name.
+        finish: Takes the summary and closes the tool.
+    """
+
+    place: str
+    record: Callable[[int, Mapping[str, float]], None]
+    finish: Callable[[Mapping[str, Any]], None]
+
+
+def tensorboard(folder: Path, config: Mapping[str, Any]) -> Sink:
+    """Write event files into ``RUN/tensorboard``."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    place = str(folder / "tensorboard")
+    writer = SummaryWriter(place)
+    writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")
+
+    def record(done: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, done)
+        writer.flush()
+
+    def finish(summary: Mapping[str, Any]) -> None:
+        writer.add_text("summary", f"```\n{json.dumps(summary, indent=2)}\n```")
+        settings = {name: value for name, value in flatten(config, ".").items() if value is not None}
+        writer.add_hparams(settings, headline(summary), run_name=".")
+        writer.close()
+
+    return Sink(place, record, finish)
+
+
+def wandb(folder: Path, config: Mapping[str, Any]) -> Sink:
+    """Report to Weights & Biases, with its files in ``RUN/wandb``; its own environment variables decide the rest."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing goes to third parties unasked
+    import wandb
+
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT") or "fedhello",
+        name=folder.name,
+        dir=str(folder),
+        config=dict(config),
+        reinit="create_new",  # several runs may share a process, and one of them may not have been finished
+        settings=wandb.Settings(
+            console="off",  # the live display is no log
+            silent=True,  # at its end it would write to standard output, where --json promises the summary alone
+            finish_timeout=WANDB_PATIENCE,  # without it a lost network would hold the end of the run forever
+            finish_timeout_raises=True,
+        ),
+    )
+
+    def record(done: int, metrics: Mapping[str, float]) -> None:
+        run.log(dict(metrics), step=done)
+
+    def finish(summary: Mapping[str, Any]) -> None:
+        run.summary.update({"summary": dict(summary)})  # its names would hide those of the last round's metrics
+        run.finish(exit_code=0 if summary["status"] == "finished" else 1)
+
+    return Sink(run.url or str(folder / "wandb"), record, finish)
+
+
+def mlflow(folder: Path, config: Mapping[str, Any]) -> Sink:
+    """Report to the MLflow server or store at ``MLFLOW_TRACKING_URI``, else to a database in ``RUN/mlruns``."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # importing it would contact its makers
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is nobody's concern here
+    store, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
+    if not store:
+        local = (folder / "mlruns").resolve()
+        local.mkdir(exist_ok=True)
+        store, artifacts = f"sqlite:///{local / 'mlflow.db'}", (local / "artifacts").as_uri()
+    # The fluent interface would keep the store for the whole process, and the next run would land in this one's.
+    client = MlflowClient(tracking_uri=store)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "fedhello"
+    known = client.get_experiment_by_name(name)
+    experiment = known.experiment_id if known else client.create_experiment(name, artifact_location=artifacts)
+    run = client.create_run(experiment, run_name=folder.name).info.run_id
+    settings = [Param(key, str(value)) for key, value in flatten(config, ".").items()]
+    for first in range(0, len(settings), MLFLOW_BATCH):
+        client.log_batch(run, params=settings[first : first + MLFLOW_BATCH])
+
+    def record(done: int, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        client.log_batch(run, metrics=[Metric(key, value, now, done) for key, value in metrics.items()])
+
+    def finish(summary: Mapping[str, Any]) -> None:
+        record(0, headline(summary))
+        client.set_terminated(run, MLFLOW_STATUS[summary["status"]])
+        client.log_dict(run, dict(summary), "summary.json")
+
+    return Sink(store, record, finish)
+
+
+SINKS: dict[str, Callable[[Path, Mapping[str, Any]], Sink]] = {
+    "tensorboard": tensorboard,
+    "wandb": wandb,
+    "mlflow": mlflow,
+}
+"""The tools under their names in ``run.track``, which are also those of their packages and extras."""
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Check that the package of every tool named in ``run.track`` is there, without importing it.
+
+    Raises:
+        MissingExtraError: If one is not.
+    """
+    for name in names:
+        spec = importlib.util.find_spec(name) if name in SINKS else None
+        # A folder of that name beside the program, as Weights & Biases leaves one, is found too, but has no origin.
+        if name in SINKS and (spec is None or spec.origin is None):
+            raise MissingExtraError(
+                f"run.track names {name}, which is not installed; run: pip install 'fedhello[{name}]'"
+            )
+
+
+def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:
+    """Return every number, text, truth value and None in nested mappings and lists, under the path to it.
+
+    Example:
+        >>> flatten({"tiers": [{"share": 0.5}], "seed": 0})
+        {'tiers/0/share': 0.5, 'seed': 0}
+    """
+    if isinstance(value, Mapping):
+        items: Iterator[tuple[Any, Any]] = iter(value.items())
+    elif isinstance(value, (list, tuple)):
+        items = iter(enumerate(value))
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= flatten(inner, separator, f"{prefix}{separator}{key}" if prefix else str(key))
+    return flat
+
+
+def numbers(value: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers alone of ``flatten``; true is 1 and false 0."""
+    return {name: float(leaf) for name, leaf in flatten(value).items() if isinstance(leaf, (int, float))}
+
+
+def headline(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a summary that are of the whole run, none of a single tier."""
+    whole = {name: value for name, value in summary.items() if not isinstance(value, (Mapping, list, tuple))}
+    return numbers({"summary": whole})
+
+
+def round_metrics(result: RoundResult) -> dict[str, float]:
+    """Return a round, as ``rounds.jsonl`` holds it, as numbers by name.
+
+    What the clients measured becomes its mean and its largest value over the clients that took part; their bytes and
+    samples are added up.
+    """
+    entry = asdict(result)
+    entry = entry.pop("record") | entry
+    del entry["round"]
+    clients = entry.pop("clients")
+    totals = {name: sum(client[name] for client in clients) for name in ("bytes_up", "bytes_down", "samples")}
+    measured = {name: [c["metrics"][name] for c in clients if name in c["metrics"]] for name in _metric_names(clients)}
+    spread = {name: {"mean": sum(values) / len(values), "largest": max(values)} for name, values in measured.items()}
+    plain = {
+        name: len(value) if isinstance(value, (list, tuple)) and name not in PER_BLOCK else value
+        for name, value in entry.items()
+    }
+    return numbers(plain | totals | {"clients": {"count": len(clients)} | spread})
+
+
+def _metric_names(clients: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted({name for client in clients for name in client["metrics"]})
+
+
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """Return a text without the credentials of its addresses and without what the environment keeps as a secret.
+
+    Example:
+        >>> without_secrets("no answer from http://me:hunter2@host/ with key 123456", {"WANDB_API_KEY": "123456"})
+        'no answer from http://…@host/ with key …'
+    """
+    text = re.sub(r"(?<=://)[^/\s]+@", "…@", text)
+    for name, value in environment.items():
+        if len(value) >= 4 and re.search("KEY|TOKEN|SECRET|PASSWORD", name, re.IGNORECASE):
+            text = text.replace(value, "…")
+    return text
+
+
+class Tracker:
+    """Hands a run to its sinks. A sink that fails is left out from then on, which is said once; the run goes on."""
+
+    def __init__(self, names: Sequence[str], folder: Path, say: Callable[[str], None]) -> None:
+        self._names = [name for name in names if name in SINKS]
+        self._folder = folder
+        self._say = say
+        self._sinks: dict[str, Sink] = {}
+
+    def open(self, config: Config) -> tuple[str, ...]:
+        """Open the sinks, and return where each of them shows the run."""
+        settings = config.model_dump(mode="json")
+        for name in self._names:
+            with self._guard(name):
+                self._sinks[name] = SINKS[name](self._folder, settings)
+        return tuple(
+            f"tracking with {name}: {without_secrets(sink.place, os.environ)}" for name, sink in self._sinks.items()
+        )
+
+    def on_start(self, session: Session, beginning: Beginning) -> None:
+        """Record what the adapter is worth before training, unless an earlier process has done so."""
+        if beginning.state.round:
+            return
+        scores = {"validation": asdict(beginning.validation), "test": asdict(beginning.test)}
+        self._record(beginning.state.round, numbers(scores))
+
+    def on_round(self, result: RoundResult) -> None:
+        """Record a round; an attempt that failed is none."""
+        if self._sinks and result.record.failed is None:
+            self._record(result.record.round + 1, round_metrics(result))
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Record the summary and close the sinks."""
+        for name, sink in list(self._sinks.items()):
+            with self._guard(name):
+                sink.finish(summary)
+
+    def _record(self, done: int, metrics: Mapping[str, float]) -> None:
+        for name, sink in list(self._sinks.items()):
+            with self._guard(name):
+                sink.record(done, metrics)
+
+    @contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a tool fails with, the run is worth more
+            self._sinks.pop(name, None)
+            reason = without_secrets(" ".join(f"{type(error).__name__}: {error}".split()), os.environ)
+            self._say(
+                f"tracking with {name} failed and stops here; the run goes on, and rounds.jsonl holds every round. "
+                f"{reason[:LONGEST_REASON]}"
+            )

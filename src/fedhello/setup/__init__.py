@@ -1,0 +1,1 @@
+"""From a configuration to a session: everything loaded and checked, nothing trained."""

@@ -1,0 +1,176 @@
+"""From a data set to what the model takes: tokens, or pixels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from fedhello.config.schema import Config, DataConfig
+from fedhello.data import cache
+from fedhello.data.batches import Examples, Images, Pixels, Samples
+from fedhello.data.dataset import DataSet, Kind, Picture, taken
+from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions, tokenise_prompts
+from fedhello.data.pictures import DecodedLater, check, decode
+from fedhello.errors import ConfigError, ModelError
+from fedhello.model.adapter import LoraModel
+from fedhello.model.generation import rouge_scorer
+from fedhello.model.images import Preparation, stated_size
+from fedhello.model.loading import Kind as ModelKind
+from fedhello.randomness import generator
+
+MODEL_KINDS: Mapping[Kind, ModelKind] = {
+    "texts": "text-classification",
+    "pairs": "text-classification",
+    "images": "image-classification",
+    "instructions": "causal-lm",
+}
+"""What a model is for, by what the samples are."""
+
+IN_MEMORY = 2**30
+"""Bytes of pixels up to which all images are decoded at the start; beyond, each batch decodes its own."""
+
+
+def encode(config: Config, data: DataSet, model: LoraModel) -> tuple[Samples, list[str]]:
+    """Return the samples as the model takes them, and notes on what was changed.
+
+    Raises:
+        ConfigError: If the model takes fewer tokens than texts may have.
+        DataError: If an image cannot be decoded, or a response is empty.
+        ModelError: If the tokenizer cannot pad, or the image processor does not fit the model.
+    """
+    if data.kind == "images":
+        return _images(data, model)
+    longest = model.longest_input
+    if longest is not None and config.data.max_length > longest:
+        raise ConfigError(
+            f"expected data.max_length to be at most {longest}, the positions of {config.model.name}; "
+            f"found {config.data.max_length}"
+        )
+    if model.tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"expected the tokenizer of {config.model.name} to have a padding token; it has none. "
+            "Name one of its tokens in model.pad_token."
+        )
+    if data.kind == "instructions" and longest is not None and config.data.answer_tokens + LEAST_PROMPT > longest:
+        raise ConfigError(
+            f"expected data.answer_tokens to leave room for a prompt within {longest} tokens, the positions of "
+            f"{config.model.name}; found {config.data.answer_tokens}"
+        )
+    examples, cut = _tokens(data, model, config.data.max_length)
+    kept = f"{cut} of {len(examples)} texts were cut to data.max_length, {config.data.max_length} tokens"
+    return examples, [kept] if cut else []
+
+
+def _tokens(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples, int]:
+    """Tokenise, or take what was tokenised before."""
+    key = _key(data, model, max_length) if len(data) >= cache.LEAST else None
+    found = cache.load(key, data.labels)
+    if found is None:
+        found = _tokenised(data, model, max_length)
+        cache.store(key, *found)
+    return found
+
+
+def _key(data: DataSet, model: LoraModel, max_length: int) -> str | None:
+    """Return the name for the tokens of a data set."""
+    texts = [sample for sample in data.inputs if not isinstance(sample, Picture)]
+    # A chat template may write today's date, and nothing else that is not in the key already; one text shows it.
+    written = rendered("prompt", "response", model.tokenizer) if data.kind == "instructions" else ()
+    return cache.key_of(model.tokenizer, texts, data.kind, max_length, written)
+
+
+def _tokenised(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples, int]:
+    pairs = [sample for sample in data.inputs if isinstance(sample, tuple)]
+    if data.kind == "instructions":
+        return tokenise_instructions(pairs, data.labels, model.tokenizer, max_length)
+    if data.kind == "pairs":
+        first, second = zip(*pairs, strict=True)
+        return tokenise(first, data.labels, model.tokenizer, max_length, second)
+    texts = [sample for sample in data.inputs if isinstance(sample, str)]
+    return tokenise(texts, data.labels, model.tokenizer, max_length)
+
+
+def _images(data: DataSet, model: LoraModel) -> tuple[Images, list[str]]:
+    """Prepare images as the model's image processor says; a note says what was assumed where it has none."""
+    how = model.preparation
+    channels, height, width = how.shape
+    notes = _check_size(model, how)
+    pictures = [sample for sample in data.inputs if isinstance(sample, Picture)]
+    pixels: Pixels
+    if len(pictures) * channels * height * width <= IN_MEMORY:
+        pixels = decode(pictures, (height, width), channels=channels, scale=how.scale)
+    else:
+        check(pictures)  # in a round it would be its client's fault, and the run would go on without that client
+        pixels = DecodedLater(tuple(pictures), (height, width), channels, how.scale)
+    return Images(pixels, np.arange(len(pictures)), data.labels, how.mean, how.std), notes
+
+
+def _check_size(model: LoraModel, how: Preparation) -> list[str]:
+    """Check that the model takes images of the size that they get; return a note where that is not plain."""
+    name, (_, height, width) = model.source.base_name, how.shape
+    if how.scale is None:
+        return [
+            f"{name} has no image processor; images are scaled to {height}×{width}, its image_size, and normalised to "
+            "−1 … 1"
+        ]
+    base = model.base
+    stated = stated_size(base.config)
+    if (height, width) == stated:
+        return []
+    model.module.eval()
+    try:
+        with torch.inference_mode():
+            base(pixel_values=torch.zeros(1, *how.shape, device=model.device))
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"expected images of {stated[0]}×{stated[1]}, the image_size of {name}; its image processor makes "
+            f"{height}×{width}, which it does not take. Correct preprocessor_config.json in a copy of the model."
+        ) from error
+    return [
+        f"images are {height}×{width}, as the image processor of {name} makes them; its positions, made for "
+        f"{stated[0]}×{stated[1]}, are adapted to that"
+    ]
+
+
+def longest_answer(samples: Samples, positions: np.ndarray) -> int | None:
+    """Return the most tokens that a response has among some samples; None where samples have none."""
+    if not isinstance(samples, Examples) or samples.answers is None:
+        return None
+    return int((samples.lengths() - samples.answers)[positions].max())
+
+
+def questions(config: Config, data: DataSet, test: np.ndarray) -> tuple[tuple[str, str], ...]:
+    """Return the prompts, with their responses, that a language model answers before and after training.
+
+    They are drawn from the test set, whose file may be sorted, once and for all whatever a run's seed.
+
+    Raises:
+        MissingExtraError: If nothing is installed to compare answers with.
+    """
+    if data.kind != "instructions" or not config.data.answers:
+        return ()
+    rouge_scorer()
+    asked = generator(0, "answers").choice(test, min(config.data.answers, len(test)), replace=False)
+    return tuple(sample for sample in taken(data.inputs, np.sort(asked)) if isinstance(sample, tuple))
+
+
+def longest_prompt(config: DataConfig, model: LoraModel) -> int:
+    """Return how many tokens a prompt may have so that its answer fits behind it."""
+    longest = model.longest_input
+    return config.max_length if longest is None else min(config.max_length, longest - config.answer_tokens)
+
+
+def cut_prompts(config: DataConfig, model: LoraModel, prompts: Sequence[str]) -> list[str]:
+    """Return a note on prompts that are cut before the model answers them, if there are any."""
+    longest = longest_prompt(config, model)
+    cut = sum(len(row) > longest for row in tokenise_prompts(prompts, model.tokenizer))
+    return [f"{cut} of {len(prompts)} prompts to answer were cut to {longest} tokens"] if cut else []
+
+
+def by_domain(data: DataSet, samples: Samples, test: np.ndarray) -> dict[str, Samples]:
+    """Return the samples of the test set by the group that the data names for each, in the order of the names.
+
+    Samples of which it names none are left out.
+    """
+    groups = np.array(data.groups)[test]
+    return {str(name): samples.subset(test[groups == name]) for name in np.unique(groups) if name}

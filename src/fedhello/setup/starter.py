@@ -1,0 +1,209 @@
+"""Write a first configuration for a data set: what it holds decides the columns, the split and the partition."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedhello.config.schema import DataConfig, yaml_line
+from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Kind
+from fedhello.data.inspect import Asked, guess
+from fedhello.data.sources import HELD_OUT, open_source
+from fedhello.data.split import Split
+from fedhello.data.tables import Source, Table
+from fedhello.errors import DataError
+from fedhello.setup.data import load_data, partition_data, split_data
+
+SPLITS: dict[HeldOut, tuple[str, ...]] = {"validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+"""What splits to hold out are called."""
+
+TASKS: dict[Kind, str] = {
+    "texts": "classify texts",
+    "pairs": "classify pairs of texts",
+    "images": "classify images",
+    "instructions": "answer prompts",
+}
+
+MODELS: dict[Kind, str] = {
+    "images": "facebook/deit-tiny-patch16-224",
+    "instructions": "embedded:smollm2",
+}
+"""Small models, for what the default model does not do."""
+
+COMMENTS = {
+    "validation": "a share that the server keeps for choosing; or a file, or a split of the data set",
+    "test": "a share that the server keeps for reporting; or a file, or a split of the data set",
+    "proxy": "samples that the server keeps for Fisher scores",
+    "max_length": "tokens, about what 99 % of the samples need; longer ones are cut",
+    "partition": "who holds what; see the kinds in docs/reference/configuration.md",
+}
+
+LARGEST_LENGTH = 512
+"""Tokens that most text encoders can take."""
+
+FEW = 30
+"""Samples to train on that a client should have on average."""
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A first configuration.
+
+    Attributes:
+        text: YAML with comments.
+        findings: What was found and decided, for people, a line each.
+    """
+
+    text: str
+    findings: tuple[str, ...]
+
+
+def starter(name: str, asked: Asked) -> Starter:
+    """Look at a data set and write a configuration that runs on it.
+
+    Args:
+        name: As ``data.name``.
+        asked: The columns that the user names.
+
+    Raises:
+        ConfigError: If the columns cannot be told; it asks for them.
+        DataError: If the data set cannot be read, or is too small for any federation.
+    """
+    source = open_source(name)
+    held_out = {part: split for part in HELD_OUT if (split := _held_out_split(source, part)) is not None}
+    table = _training_table(source, held_out)
+    known = source.columns if asked == Asked() else None
+    columns = guess(table, asked) if known is None else known
+    section: dict[str, Any] = {"name": name} | ({} if columns == known else _column_keys(columns))
+    if source.files and len(source.splits) > 1 and "train" not in source.splits:
+        section["partition"] = {"kind": "files"}
+    data, section, notes = _read(section, held_out)
+    section, train = _fitted(data, section)
+    task = f"task: {TASKS[data.kind]}, {_columns_in_words(columns)}"
+    text = "\n".join([f"# {name}: {TASKS[data.kind]}", *_lines(section, train, data.kind)]) + "\n"
+    return Starter(
+        text,
+        (
+            f"{name}: {len(data)} samples; columns {', '.join(table.columns)}",
+            task + _classes_in_words(data),
+            *(f"note: {note}" for note in (*notes, *data.notes)),
+            f"clients: {section['clients']}, who hold what the partition {section['partition']['kind']} gives them",
+        ),
+    )
+
+
+def _held_out_split(source: Source, part: HeldOut) -> str | None:
+    return next((split for split in source.splits if split.lower() in SPLITS[part]), None)
+
+
+def _training_table(source: Source, held_out: Mapping[HeldOut, str]) -> Table:
+    """Return the table whose columns are looked at: the split train, or the first that is not held out."""
+    free = [split for split in source.splits if split not in held_out.values()] or list(source.splits)
+    return source.splits["train" if "train" in free else free[0]]()
+
+
+def _column_keys(columns: Columns) -> dict[str, Any]:
+    """Return the keys of ``data`` that name columns, without those that have their defaults."""
+    text = list(columns.text) if isinstance(columns.text, tuple) else columns.text
+    keys = {"image": columns.image, "prompt": columns.prompt, "response": columns.response}
+    given: dict[str, Any] = {key: value for key, value in keys.items() if value is not None}
+    if not given:
+        given["text"] = text
+    return given if columns.prompt and columns.label == UNNAMED.label else given | {"label": columns.label}
+
+
+def _read(section: dict[str, Any], held_out: dict[HeldOut, str]) -> tuple[DataSet, dict[str, Any], list[str]]:
+    """Read the data set; without its test split where that cannot be used, as where its labels are secret."""
+    try:
+        return load_data(DataConfig.model_validate(section | held_out)), section | held_out, []
+    except DataError as error:
+        if "test" not in held_out:
+            raise
+        rest = {part: split for part, split in held_out.items() if part != "test"}
+        note = f"the split {held_out['test']} is not held out: {error}"
+        return load_data(DataConfig.model_validate(section | rest)), section | rest, [note]
+
+
+def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the sections ``data`` and ``train`` with the most clients, up to 20, that the data set is enough for.
+
+    Raises:
+        DataError: If it is not enough to split.
+    """
+    pool, classes = len(data.pool), len(np.unique(data.labels))
+    section = section | {"validation": 0.1, "test": 0.2} | section
+    section["proxy"] = max(classes, min(100, pool // 20))
+    if data.kind != "images":
+        section["max_length"] = _length(data)
+    split = split_data(DataConfig.model_validate(section), data)
+    refused = DataError(f"expected enough samples for three clients; {len(split.train)} can be trained on")
+    for keys in _partitions(data, split, section):
+        try:
+            parts = partition_data(DataConfig.model_validate(section | keys), data, split, seed=0)
+        except DataError as error:
+            refused = error
+            continue
+        mixed = sum(len(np.unique(data.labels[part])) > 1 for part in parts)
+        train = {"rounds": 20, "clients_per_round": min(5, len(parts))}
+        if data.kind == "instructions" or mixed >= train["clients_per_round"]:
+            return section | keys, train
+        if keys["partition"]["kind"] == "files":  # the clients are given, and one class has nothing to be told from
+            return section | keys, train | {"loss": "cross_entropy"}
+    raise refused
+
+
+def _partitions(data: DataSet, split: Split, section: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield numbers of clients and partitions, the best first."""
+    if "partition" in section:
+        yield {"clients": len({data.groups[i] for i in split.train}), "partition": section["partition"]}
+        return
+    samples, classes = len(split.train), len(np.unique(data.labels[split.train]))
+    sizes = [size for size in (20, 15, 10, 8, 6, 5, 4, 3) if size == 3 or samples >= FEW * size]
+    for clients in sizes:
+        minimum = min(10, max(1, samples // (2 * clients)))
+        if data.kind != "instructions":
+            k = max(2, math.ceil(classes / clients))
+            yield {
+                "clients": clients,
+                "partition": {"kind": "pathological", "classes_per_client": k, "minimum": minimum},
+            }
+        if classes > 1:
+            yield {"clients": clients, "partition": {"kind": "dirichlet", "alpha": 0.5, "minimum": minimum}}
+        yield {"clients": clients, "partition": {"kind": "iid"}}
+
+
+def _length(data: DataSet) -> int:
+    """Estimate the tokens that 99 % of the samples need: three bytes of UTF-8 make one or more."""
+    texts = ("".join(sample) if isinstance(sample, tuple) else str(sample) for sample in data.inputs)
+    tokens = float(np.quantile([len(text.encode()) / 3 for text in texts], 0.99))
+    return min(LARGEST_LENGTH, max(32, 16 * math.ceil(tokens / 16)))
+
+
+def _columns_in_words(columns: Columns) -> str:
+    if columns.prompt is not None:
+        return f"prompt {columns.prompt!r}, response {columns.response!r}"
+    if columns.image is not None:
+        return f"images {columns.image!r}, labels {columns.label!r}"
+    return f"texts {columns.text!r}, labels {columns.label!r}"
+
+
+def _classes_in_words(data: DataSet) -> str:
+    names = data.label_names
+    if len(names) < 2:
+        return ""
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    return f"; {len(names)} {'categories' if data.kind == 'instructions' else 'classes'}: {shown}"
+
+
+def _lines(section: dict[str, Any], train: dict[str, Any], kind: Kind) -> Iterator[str]:
+    """Yield the configuration line by line."""
+    if kind in MODELS:
+        yield f"model: {yaml_line({'name': MODELS[kind]})}  # a hub id, or the folder of a model"
+    yield "data:"
+    for key, value in section.items():
+        yield f"  {key}: {yaml_line(value)}" + (f"  # {COMMENTS[key]}" if key in COMMENTS else "")
+    if section["clients"] < 3:
+        yield f"clients: {yaml_line({'tiers': [{'share': 1, 'blocks': 4}]})}"
+    yield f"train: {yaml_line(train)}"

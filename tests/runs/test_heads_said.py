@@ -1,0 +1,78 @@
+"""What a run says of its head, and what a plan says that head statistics cost."""
+
+import json
+
+import pytest
+
+from fedhello.engine.wire import encode_tensors
+from fedhello.model.statistics import as_sent
+from fedhello.report import plan
+from fedhello.config.schema import ModelConfig, load_config
+from fedhello.runs.heads import HeadChange
+from fedhello.runs.heads_said import head_line
+from fedhello.setup.prepare import prepare
+
+HEAD_ONLY = ["method.name=head-only", "train.rounds=1"]
+
+
+def test_the_line_says_from_what_and_how_the_head_was_solved():
+    change = HeadChange(20, 1360, 1, 1, shrinkage=0.3, temperature=0.345, loss=0.3834, left_out=7)
+    assert head_line(change, ModelConfig()) == (
+        "head: solved from 1,360 samples of 20 clients; 7 samples left out by model.least=2; solver lda, "
+        "shrinkage 0.3, temperature 0.345, −log p 0.383 on validation"
+    )
+
+
+@pytest.mark.parametrize(
+    ("adopted", "said"), [(True, "; adopted: {} is more"), (False, "; not adopted: {} is not surely more")]
+)
+def test_the_line_says_why_the_last_head_is_adopted_or_not(adopted, said):
+    change = HeadChange(4, 40, 1, 1, 0.1, 2.0, 0.5, adopted=adopted, loss_before=0.25)
+    line = head_line(change, ModelConfig(), 20)
+    assert line.startswith("head after round 20: solved from 40 samples of 4 clients; ")
+    assert line.endswith(said.format("that of the model before, 0.250,"))
+
+
+def test_prototypes_and_the_servers_own_samples_are_called_so():
+    prototypes = head_line(HeadChange(3, 30, 1, 1), ModelConfig(head="prototypes"))
+    assert prototypes == "prototypes: from 30 samples of 3 clients"
+    assert "from 12 samples of the server;" in head_line(HeadChange(0, 12, 0, 0, 0.1, 1.0, 1.0), ModelConfig())
+
+
+def test_a_run_counts_what_least_leaves_out_and_notes_it(workplace, call):
+    histogram = None
+    for least in (1, 6):
+        words = [*HEAD_ONLY, f"model.least={least}", f"run.name=least-{least}"]
+        code, out, err = call(workplace, "run", "tiny.yaml", "--json", *words)
+        assert code == 0, err
+        summary = json.loads(out)
+        (change,) = summary["head"]["changes"]
+        clients = json.loads((workplace / "runs" / f"least-{least}" / "clients.json").read_text())
+        histogram = [n for entry in clients for n in entry["labels"].values()]
+        expected = sum(n for n in histogram if n < least)
+        assert (change["left_out"], change["samples"]) == (expected, sum(histogram) - expected)
+        (line,) = [note for note in summary["notes"] if note.startswith("head: solved from")]
+        assert ("left out by model.least" in line) == (expected > 0)
+        assert line in (workplace / "runs" / f"least-{least}" / "log.txt").read_text()
+    assert any(n < 6 for n in histogram)
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [([], "full"), (["model.moments=diagonal"], "diagonal"), (["model.moments={sketch: 4}"], "sketch 4")],
+)
+def test_the_plan_says_the_bytes_that_are_sent(words, chosen, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    session = prepare(load_config(workplace / "tiny.yaml", [*HEAD_ONLY, *words]))
+    head = plan.describe(session)["head"]
+    assert head["chosen"] == chosen
+    sent = {len(encode_tensors(as_sent(one.sums))) for one in session.engine.head_sums()}
+    assert sent == {head["bytes"][chosen]}
+    assert {"full", "diagonal", "sketch 64", "sketch 128", "sketch 256", "means"} <= head["bytes"].keys()
+
+
+def test_the_plan_of_a_head_that_needs_no_sums_says_nothing_of_them(workplace, call):
+    for words in (["model.head=aggregate"], ["method.name=server-only"]):
+        code, out, err = call(workplace, "plan", "tiny.yaml", "--json", *words)
+        assert code == 0, err
+        assert json.loads(out)["head"] is None
