@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from scipy.special import stdtrit
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.runs.loop import RoundResult, evaluate_adapter, rounds, start
 from fedhello.setup.prepare import prepare
 

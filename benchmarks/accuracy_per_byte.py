@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import runs
-from fedhello.allocation.planner import needs
-from fedhello.config.schema import load_config
+from fedhello.allocation.needs import needs
+from fedhello.config.load import load_config
 from fedhello.runs.summary import versions
-from fedhello.setup.prepare import Session, prepare
+from fedhello.session import Session
+from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation
 
 DATA = {

@@ -28,7 +28,8 @@ from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.factors import held_part
 from fedhello.methods import METHODS
 from fedhello.runs.summary import versions
-from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Context, Federation, Situation, Update
+from fedhello.strategy import Context, Situation
+from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Federation, Update
 
 L, D, R = 12, 768, 16
 SKIPPED = {"helora-kd": "needs a model", "local-only": "keeps a model per client by definition"}

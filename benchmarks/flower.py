@@ -26,9 +26,10 @@ import psutil
 import torch
 
 from fedhello.client.memory import ProcessPeak, return_memory_at_once
-from fedhello.client.training import ALWAYS_MEASURED, TrainingSettings
+from fedhello.client.settings import ALWAYS_MEASURED, TrainingSettings
 from fedhello.engine.wire import encode_update
-from fedhello.network.engine import DeclaredBudget, Facts, Lobby, RemoteEngine
+from fedhello.network.engine import RemoteEngine
+from fedhello.network.registry import DeclaredBudget, Facts, Lobby
 from fedhello.runs.summary import versions
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Task, Update
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import encode_tensors
 from fedhello.model.evaluation import evaluate, pooled_features

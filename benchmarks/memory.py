@@ -20,8 +20,9 @@ from dataclasses import replace
 import torch
 
 from fedhello.allocation.geometric import allocate_blocks
-from fedhello.allocation.planner import fixed_policies, needs, plan
-from fedhello.client.cost_model import calibrate
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import fixed_policies, plan
+from fedhello.client.calibration import calibrate
 from fedhello.client.training import Assignment, local_training
 from fedhello.runs.summary import versions
 from fedhello.types import Allocation, Budget, Rule

@@ -14,11 +14,13 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from fedhello.client.training import TrainingSettings
-from fedhello.config.schema import load_config
+from fedhello.client.settings import TrainingSettings
+from fedhello.config.load import load_config
 from fedhello.data.batches import Examples, Images, Samples
-from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.loading import FoundationModel, ModelSource
+from fedhello.model.adapter import LoraModel
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import FoundationModel
+from fedhello.model.sources import ModelSource
 from fedhello.setup.prepare import prepare
 
 SETTINGS = TrainingSettings(

@@ -20,8 +20,8 @@ import torch
 
 from fedhello import algorithm
 from fedhello.client.loss import absent_classes, prediction_loss
-from fedhello.client.training import learning_rate
-from fedhello.config.schema import load_config
+from fedhello.client.settings import learning_rate
+from fedhello.config.load import load_config
 from fedhello.data.batches import training_batches
 from fedhello.randomness import generator
 from fedhello.runs.loop import start

@@ -15,9 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 from fedhello.allocation.geometric import allocate_blocks
-from fedhello.allocation.planner import OPTIONS, fixed_policies, needs
-from fedhello.client.cost_model import calibrate
-from fedhello.client.training import Assignment, local_training, moments
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import OPTIONS, fixed_policies
+from fedhello.client.calibration import calibrate
+from fedhello.client.settings import moments
+from fedhello.client.training import Assignment, local_training
 from fedhello.runs.summary import versions
 from fedhello.types import Allocation
 from models import MODELS, SETTINGS, images, texts

@@ -36,15 +36,16 @@ from scipy.stats import spearmanr
 from fedhello.allocation.fisher import score_probabilities
 from fedhello.client.fisher import block_scores
 from fedhello.client.scoring import ScoreRequest, mean_scores
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator, integer_seed
 from fedhello.runs.loop import rounds, start
 from fedhello.runs.summary import summarise, versions
+from fedhello.session import Session
 from fedhello.setup.data import load_data
 from fedhello.setup.encoding import encode
-from fedhello.setup.prepare import Session, prepare
+from fedhello.setup.prepare import prepare
 from fedhello.types import Adapter
 
 LARGEST = 1000

@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 from fedhello.allocation.geometric import block_probabilities, draw_preference
-from fedhello.allocation.planner import fixed_policies, needs, plan
-from fedhello.client.cost_model import calibrate
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import fixed_policies, plan
+from fedhello.client.calibration import calibrate
 from fedhello.client.memory import RESERVE, ProcessPeak, return_memory_at_once
-from fedhello.client.training import Assignment, local_training, moments
+from fedhello.client.settings import moments
+from fedhello.client.training import Assignment, local_training
 from fedhello.randomness import generator
 from fedhello.runs.summary import versions
 from fedhello.types import Allocation, Budget

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore

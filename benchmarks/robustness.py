@@ -33,13 +33,14 @@ import numpy as np
 import torch
 
 from fedhello import algorithm
-from fedhello.client.training import METRICS
-from fedhello.config.schema import load_config
+from fedhello.client.settings import METRICS
+from fedhello.config.load import load_config
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
 from fedhello.methods import METHODS
 from fedhello.runs.loop import rounds, start
 from fedhello.runs.summary import summarise, versions
-from fedhello.setup.prepare import Session, prepare
+from fedhello.session import Session
+from fedhello.setup.prepare import prepare
 from fedhello.types import Adapter, Budget, Client, Federation, Rejection, Task, Update
 
 LOST = 0.33

@@ -3,10 +3,11 @@
 import time
 from typing import Any
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.runs.loop import RoundResult, rounds, start
 from fedhello.runs.summary import summarise
-from fedhello.setup.prepare import Session, prepare
+from fedhello.session import Session
+from fedhello.setup.prepare import prepare
 
 
 def play(overrides: list[str], seed: int) -> tuple[Session, list[RoundResult], dict[str, Any]]:

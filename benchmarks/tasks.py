@@ -28,8 +28,10 @@ from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import IGNORED, Batch, Examples, Images, Samples, training_batches
 from fedhello.data.dataset import Picture
 from fedhello.data.pictures import DecodedLater
-from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.loading import FoundationModel, Kind, ModelSource
+from fedhello.model.adapter import LoraModel
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import FoundationModel
+from fedhello.model.sources import Kind, ModelSource
 from fedhello.randomness import generator
 from fedhello.runs.summary import versions
 from models import SETTINGS

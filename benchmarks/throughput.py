@@ -27,11 +27,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fedhello.allocation.geometric import allocate_blocks
-from fedhello.allocation.planner import needs
-from fedhello.client.cost_model import calibrate
+from fedhello.allocation.needs import needs
+from fedhello.client.calibration import calibrate
 from fedhello.client.memory import StepMemory
-from fedhello.client.training import Assignment, bfloat16_pays, local_training
-from fedhello.config.schema import load_config
+from fedhello.client.settings import bfloat16_pays
+from fedhello.client.training import Assignment, local_training
+from fedhello.config.load import load_config
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel
 from fedhello.runs.summary import versions

@@ -28,10 +28,12 @@ from transformers import (
 )
 
 from fedhello.cli import main as cli
-from fedhello.config.schema import dump_config, load_config
+from fedhello.config.load import dump_config, load_config
 from fedhello.data.batches import Examples
-from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.loading import FoundationModel, ModelSource, resolve
+from fedhello.model.adapter import LoraModel
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import FoundationModel
+from fedhello.model.sources import ModelSource, resolve
 from fedhello.types import Budget, Client, Federation
 
 

@@ -13,19 +13,8 @@ from fedhello.factors import (
     tail_start,
     unmerged,
 )
-from fedhello.types import (
-    LORA_A,
-    LORA_B,
-    MERGED,
-    MERGED_A,
-    MERGED_B,
-    Adapter,
-    Allocation,
-    Budget,
-    Client,
-    Federation,
-    Situation,
-)
+from fedhello.strategy import Situation
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Budget, Client, Federation
 
 Q, V = "layer.0.q", "layer.1.v"
 SHAPES = {Q: (5, 7), V: (8, 6)}

@@ -41,21 +41,18 @@ Block 0 is the mean over both clients, (3·1 + 1·2)/4; block 1 was trained by c
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from fedhello.allocation.planner import measured_excess
-from fedhello.methods import BoundMethod
+from fedhello.allocation.needs import measured_excess
 from fedhello.randomness import generator
+from fedhello.strategy import BoundMethod, Context, Distil, Situation
 from fedhello.types import (
     Adapter,
     Allocation,
     Client,
     ClientReport,
-    Context,
-    Distil,
     Federation,
     Rejection,
     RoundRecord,
     RunState,
-    Situation,
     Task,
     Update,
 )

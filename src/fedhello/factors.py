@@ -5,15 +5,16 @@ and B's columns at the same positions, usually the first r_k. One scale s serves
 same on every client.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Situation, Task
+from fedhello.strategy import Situation
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Task
 
 Shrink = Annotated[float, Field(gt=0, lt=1)]
 """γ: the share of a rank that is no tail (HetLoRA)."""
@@ -130,3 +131,8 @@ def unmerged(adapter: Adapter, scale: float) -> Adapter:
         tensors[module + LORA_A] = torch.cat([A, P, A.new_zeros(fill, A.shape[1])])
         tensors[module + LORA_B] = torch.cat([B, Q / scale, B.new_zeros(B.shape[0], fill)], dim=1)
     return Adapter(tensors, {name: adapter.block_of[name] for name in tensors})
+
+
+def tail_regulariser(*, penalty: Annotated[float, Field(ge=0)] = 0.01, shrink: Shrink = 0.99) -> Mapping[str, Any]:
+    """HetLoRA's addition to the loss, λ Σ ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F with λ = ``penalty`` and γ = ``shrink``."""
+    return {"tail_penalty": penalty, "tail_from": shrink}

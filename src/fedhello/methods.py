@@ -6,7 +6,7 @@ from the function's signature.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -35,81 +35,26 @@ from fedhello.allocation import baselines, ranks
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import gd_hla, rgd_hla
 from fedhello.allocation.schedule import after_warmup, fed_hello, never, periodically
-from fedhello.allocation.scoring import Scoring, scored, unscored
-from fedhello.client.loss import plain, tail_regulariser
-from fedhello.factors import send_folded, send_part, send_without_A
-from fedhello.types import (
-    Adapter,
+from fedhello.allocation.scoring import scored, unscored
+from fedhello.factors import send_folded, send_part, send_without_A, tail_regulariser
+from fedhello.strategy import (
+    ALL_OR_NOTHING,
+    STEPS,
     Aggregator,
-    Allocation,
     Allocator,
-    Context,
-    Federation,
-    Outcome,
-    Rejection,
-    RunState,
+    BoundMethod,
+    Check,
+    LocalOptions,
+    Models,
+    ScoreSchedule,
+    ScoringOptions,
     Sender,
     Situation,
-    Task,
-    Update,
+    plain,
+    runs_anywhere,
+    the_global_model,
 )
-
-ScoreSchedule = Callable[[int], bool]
-"""Whether Fisher scores are computed anew in round t."""
-
-
-ScoringOptions = Callable[..., Scoring]
-"""Whose data Fisher scores are computed on, from its options."""
-
-LocalOptions = Callable[..., Mapping[str, Any]]
-"""Settings of local training that a method changes, from its options; see ``TrainingSettings``."""
-
-Models = Callable[[RunState, Federation], Mapping[str, Adapter]]
-"""The models that a run leads to, by name; accuracies are means over them."""
-
-Check = Callable[[Federation, Adapter], str | None]
-"""What keeps a method from running in a federation, as a sentence; None if nothing does."""
-
-
-def the_global_model(state: RunState, federation: Federation) -> dict[str, Adapter]:
-    """Return the one model that most methods lead to."""
-    return {"": state.model}
-
-
-def runs_anywhere(federation: Federation, adapter: Adapter) -> None:
-    """For methods that ask for nothing special."""
-
-
-Screen = Callable[[Context, Iterable[Update | Rejection]], Iterable[Update | Rejection]]
-"""What becomes of the clients' replies before they are combined: some updates may change, or be rejected."""
-
-
-def all_pass(context: Context, replies: Iterable[Update | Rejection]) -> Iterable[Update | Rejection]:
-    """Let every update pass as it is."""
-    return replies
-
-
-STEPS = (0.0, 0.5, 1.0, 1.5)
-"""α of a server that searches how far to go from θ towards what a round led to; see ``aggregation.server``."""
-
-ALL_OR_NOTHING = (0.0, 1.0)
-"""α where nothing lies between."""
-
-
-@dataclass(frozen=True)
-class BoundMethod:
-    """A method with its options filled in, as Algorithm 1 uses it."""
-
-    name: str
-    allocate: Callable[[Situation], Allocation | None]
-    send: Callable[[Adapter, Allocation, Situation], Task]
-    aggregate: Callable[[Context, Iterable[Update]], Outcome]
-    scores_due: Callable[[int], bool]
-    models: Models
-    local: Mapping[str, Any]
-    scoring: Scoring
-    screen: Screen = all_pass
-    steps: tuple[float, ...] = STEPS
+from fedhello.types import Allocation
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,11 @@
 """The values that travel through fedhello: small, frozen, free of any engine, disk or model code."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Literal, Protocol
+from typing import Literal
 
-import numpy as np
 from torch import Tensor
-
-from fedhello.randomness import generator
 
 Policy = Literal["keep", "recompute", "compress"]
 """What a block does with its activations until backward; see ``fedhello.client.activations``."""
@@ -435,118 +432,3 @@ class RunState:
     def model(self) -> Adapter:
         """The global model that the run would hand back now."""
         return self.adapter if self.selected is None else self.selected
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that an allocator may look at for one client in one round.
-
-    Attributes:
-        client: The client.
-        federation: The clients, their tiers and L.
-        round: t, from 0.
-        scores: Γ of the last Fisher scoring, or None.
-        excess: How many times its predicted peak this client was seen to need when it went over budget; else 1.
-        memory: What the method remembers.
-    """
-
-    client: Client
-    federation: Federation
-    round: int
-    scores: tuple[float, ...] | None = None
-    excess: float = 1.0
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def rng(self) -> np.random.Generator:
-        """Return this client's generator for this round's allocation."""
-        return generator(self.federation.seed, "allocation", self.round, self.client.id)
-
-
-class Allocator(Protocol):
-    """Decides what one client trains in one round; keyword-only parameters are the method's options."""
-
-    def __call__(self, situation: Situation) -> Allocation | None:
-        """Return the client's allocation; None if it sits this round out."""
-        ...
-
-
-class Sender(Protocol):
-    """Decides what a client starts from; keyword-only parameters are the method's options."""
-
-    def __call__(self, adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
-        """Return the client's task."""
-        ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a round leads to: the next global adapter, what the method remembers, and what was done otherwise.
-
-    ``step`` is α of a server that searches how far to go; None where it does not.
-    """
-
-    adapter: Adapter
-    memory: Mapping[str, Tensor]
-    flags: tuple[str, ...] = ()
-    step: float | None = None
-
-
-Distil = Callable[[Sequence[Adapter], "Distillation", int], Sequence[Adapter]]
-"""Trains models from each other on the server's public set: (models, how, round) → models."""
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """How models learn from each other on the public set.
-
-    Attributes:
-        teachers: Each learns from the mean of the ``others``, or of ``all`` including itself.
-        temperature: T > 0 of the softmax.
-        epochs: Passes over the public set.
-        lr: Learning rate.
-        batch_size: Samples per step.
-    """
-
-    teachers: Literal["others", "all"]
-    temperature: float
-    epochs: int
-    lr: float
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class Context:
-    """All that an aggregator may look at besides the updates.
-
-    Attributes:
-        adapter: θ, the global adapter of the round.
-        federation: The clients, their tiers and L.
-        round: t.
-        allocations: Client → m_k.
-        memory: What the method remembers of earlier rounds.
-        distil: Reaches the public set; None where there is none.
-    """
-
-    adapter: Adapter
-    federation: Federation
-    round: int
-    allocations: Mapping[int, Allocation]
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
-    distil: Distil | None = None
-
-    def components(self, update: "Update", name: str) -> tuple[int, ...]:
-        """Return which of the R components an update's tensor holds."""
-        block = self.adapter.block_of[name]
-        return () if block is None else self.allocations[update.client].held(block, self.federation.rank)
-
-    def then(self, tensors: Mapping[str, Tensor], memory: Mapping[str, Tensor] | None = None) -> Outcome:
-        """Return the outcome with some tensors of the adapter replaced, and something more to remember."""
-        return Outcome(self.adapter.with_tensors(tensors), {**self.memory, **(memory or {})})
-
-
-class Aggregator(Protocol):
-    """Combines updates, which arrive one by one in ascending client id; keyword-only parameters are options."""
-
-    def __call__(self, context: Context, updates: Iterable[Update]) -> Outcome:
-        """Return the next global adapter, and what to remember."""
-        ...

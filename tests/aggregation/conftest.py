@@ -8,18 +8,8 @@ import pytest
 import torch
 
 from fedhello.factors import merged_factors
-from fedhello.types import (
-    LORA_A,
-    LORA_B,
-    Adapter,
-    Allocation,
-    Budget,
-    Client,
-    Context,
-    Federation,
-    Outcome,
-    Update,
-)
+from fedhello.strategy import Context, Outcome
+from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Federation, Update
 
 MODULES = {"layer.0.q": (5, 7), "layer.1.v": (8, 6)}
 """(d_out, d_in) of each."""

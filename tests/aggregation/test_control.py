@@ -7,7 +7,8 @@ import torch
 
 from fedhello.aggregation.control import with_control_variates
 from fedhello.algorithm import init, round
-from fedhello.client.training import Assignment, TrainingSettings, local_training, steps_of
+from fedhello.client.settings import TrainingSettings, steps_of
+from fedhello.client.training import Assignment, local_training
 from fedhello.engine.wire import decode_task, encode_task
 from fedhello.errors import UpdateError
 from fedhello.methods import METHODS

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from fedhello import algorithm
 from fedhello.aggregation.robust import Defence, clipped, combine, defended, screened, update_norms
 from fedhello.methods import METHODS
-from fedhello.types import Adapter, Allocation, Budget, Client, Context, Federation, Outcome, Rejection, Update
+from fedhello.strategy import Context, Outcome
+from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Rejection, Update
 
 A, B = "0.q.lora_A.weight", "0.q.lora_B.weight"
 finite = st.floats(-1e3, 1e3, width=32)

@@ -7,7 +7,8 @@ import torch
 
 from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.methods import METHODS
-from fedhello.types import Adapter, Budget, Client, Context, Federation, Update
+from fedhello.strategy import Context
+from fedhello.types import Adapter, Budget, Client, Federation, Update
 
 AVERAGING = [name for name in METHODS if name != "local-only"]
 ONE = Budget(blocks=1)

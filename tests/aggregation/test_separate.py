@@ -12,7 +12,8 @@ from fedhello.aggregation.separate import (
     send_model_of_rank,
     send_own_model,
 )
-from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, RunState, Situation, Update
+from fedhello.strategy import Situation
+from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, RunState, Update
 
 Q, V = "layer.0.q", "layer.1.v"
 

@@ -11,9 +11,10 @@ from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.aggregation.robust import Defence, defended
 from fedhello.aggregation.server import ServerStep, searched, stepped, with_server_step
 from fedhello.algorithm import init, round
-from fedhello.methods import ALL_OR_NOTHING, METHODS, STEPS
+from fedhello.methods import METHODS
 from fedhello.runs import checkpoint
-from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Context, Federation, Update
+from fedhello.strategy import ALL_OR_NOTHING, STEPS, Context
+from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Federation, Update
 
 ADAPTING = ["adagrad", "adam", "yogi"]
 

@@ -15,9 +15,10 @@ from fedhello.allocation.baselines import (
     weakest_for_all,
 )
 from fedhello.allocation.geometric import gd_hla
-from fedhello.allocation.planner import needs
+from fedhello.allocation.needs import needs
 from fedhello.methods import METHODS
-from fedhello.types import Allocation, Budget, Situation
+from fedhello.strategy import Situation
+from fedhello.types import Allocation, Budget
 
 
 def at(world, k=0, t=0, **more):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedhello.allocation.fisher import fim_hla, rank_by_cluster, score_probabilities
-from fedhello.types import Situation
+from fedhello.strategy import Situation
 
 
 def test_the_order_of_clusters_follows_their_centroids_for_100_seeds():

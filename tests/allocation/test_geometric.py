@@ -17,7 +17,8 @@ from fedhello.allocation.geometric import (
     rgd_hla,
     tier_probabilities,
 )
-from fedhello.types import Budget, Situation
+from fedhello.strategy import Situation
+from fedhello.types import Budget
 
 block_counts = st.integers(1, 40)
 

@@ -6,19 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhello.allocation.geometric import gd_hla, rgd_hla
-from fedhello.allocation.planner import (
-    OPTIONS,
-    cheapest,
-    fit,
-    fixed_policies,
-    least_memory,
-    measured_excess,
-    most_flops,
-    needs,
-    plan,
-)
+from fedhello.allocation.needs import measured_excess, most_flops, needs
+from fedhello.allocation.planner import OPTIONS, cheapest, fit, fixed_policies, least_memory, plan
 from fedhello.allocation.reasons import front, reasons
-from fedhello.types import Allocation, Budget, Client, ClientReport, Costs, Federation, Rejection, Situation
+from fedhello.strategy import Situation
+from fedhello.types import Allocation, Budget, Client, ClientReport, Costs, Federation, Rejection
 
 ROLES = ("lowest", "trained", "frozen")
 SAVED = {

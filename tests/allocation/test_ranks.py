@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhello.allocation.planner import OPTIONS, needs
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import OPTIONS
 from fedhello.allocation.ranks import (
     affordable,
     common_rank,
@@ -21,7 +22,8 @@ from fedhello.allocation.ranks import (
     share_ranks,
     weakest_rank,
 )
-from fedhello.types import Allocation, Budget, Client, Federation, Situation
+from fedhello.strategy import Situation
+from fedhello.types import Allocation, Budget, Client, Federation
 
 
 def counted(ranks, blocks=3, R=8):

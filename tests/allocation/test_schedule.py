@@ -3,7 +3,7 @@ import pytest
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import rgd_hla
 from fedhello.allocation.schedule import after_warmup, fed_hello, periodically
-from fedhello.types import Situation
+from fedhello.strategy import Situation
 
 SCORES = (1.0, 1.0, 1.0, 1.0, 50.0, 100.0)
 

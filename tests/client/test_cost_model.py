@@ -6,9 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhello.allocation.geometric import allocate_blocks
-from fedhello.allocation.planner import fixed_policies, needs
-from fedhello.client.cost_model import Growth, batch_shapes, calibrate, measure_speed
-from fedhello.client.training import Assignment, TrainingSettings, local_training, moments
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import fixed_policies
+from fedhello.client.calibration import calibrate, measure_speed
+from fedhello.client.cost_model import Growth, batch_shapes
+from fedhello.client.settings import TrainingSettings, moments
+from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Examples, training_batches
 from fedhello.types import Allocation
 

@@ -8,7 +8,8 @@ from fedhello.client import distillation
 from fedhello.client.distillation import distillation_loss, learn_from_each_other
 from fedhello.factors import held_part
 from fedhello.model.evaluation import logits
-from fedhello.types import Allocation, Distillation
+from fedhello.strategy import Distillation
+from fedhello.types import Allocation
 
 HOW = Distillation("others", temperature=1.0, epochs=1, lr=5e-3, batch_size=4)
 

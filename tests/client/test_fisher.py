@@ -89,8 +89,9 @@ def test_a_model_that_shares_one_block_among_layers_has_no_scores(random_example
     from transformers import AlbertConfig, AlbertForSequenceClassification
 
     from fedhello.errors import ModelError
-    from fedhello.model.adapter import attach_lora
-    from fedhello.model.loading import FoundationModel, ModelSource
+    from fedhello.model.injection import attach_lora
+    from fedhello.model.loading import FoundationModel
+    from fedhello.model.sources import ModelSource
 
     config = AlbertConfig(
         vocab_size=50, embedding_size=8, hidden_size=8, num_hidden_layers=3, num_attention_heads=2,

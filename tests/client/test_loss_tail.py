@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from fedhello.client.loss import tail_products, tail_regulariser
-from fedhello.client.training import Assignment, TrainingSettings, local_training
+from fedhello.client.loss import tail_products
+from fedhello.client.settings import TrainingSettings
+from fedhello.client.training import Assignment, local_training
+from fedhello.factors import tail_regulariser
 from fedhello.methods import METHODS
 from fedhello.types import LORA_B, Allocation
 

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from fedhello.client.distillation import not_true_loss, teacher_logits
 from fedhello.client.loss import adjusted_loss, data_loss, log_prior, one_vs_all_loss
 from fedhello.client.memory import StepMemory
-from fedhello.client.training import Assignment, TrainingSettings, local_training, moments, rate_factor
+from fedhello.client.settings import TrainingSettings, moments, rate_factor
+from fedhello.client.training import Assignment, local_training
 from fedhello.errors import UpdateError
 from fedhello.model.evaluation import logits
 from fedhello.types import Allocation

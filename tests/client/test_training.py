@@ -6,7 +6,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fedhello.client.loss import absent_classes, prediction_loss
-from fedhello.client.training import Assignment, TrainingSettings, learning_rate, local_training
+from fedhello.client.settings import TrainingSettings, learning_rate
+from fedhello.client.training import Assignment, local_training
 from fedhello.errors import UpdateError
 from fedhello.types import Allocation
 

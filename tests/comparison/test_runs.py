@@ -13,10 +13,12 @@ from fedhello.comparison.asked import asked_methods, asked_seeds
 from fedhello.comparison.baselines import with_baselines
 from fedhello.comparison.runs import load_shared, plan_runs, translated
 from fedhello.comparison.tuning import Tuned, asked_rates, tuned_methods
-from fedhello.config.schema import load_config, with_choices
+from fedhello.config.choices import with_choices
+from fedhello.config.diff import OWN_KEYS, differing
+from fedhello.config.load import load_config
 from fedhello.errors import ConfigError, DataError
 from fedhello.methods import METHODS
-from fedhello.results.comparison import METHOD_KEYS, OWN_KEYS, differing
+from fedhello.results.comparison import METHOD_KEYS
 from fedhello.runs.folder import RunFolder
 
 CONFIG, DATA, FOLDER, INTERRUPTED = 2, 3, 5, 130

@@ -23,8 +23,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from fedhello.config.schema import load_config
-from fedhello.model.loading import resolve
+from fedhello.config.load import load_config
+from fedhello.model.sources import resolve
 from fedhello.setup.prepare import prepare
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -5,7 +5,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhello.config.schema import PUBLISHED, Config, dump_config, load_config, parse_config, yaml_line
+from fedhello.config.choices import PUBLISHED
+from fedhello.config.load import dump_config, load_config, parse_config
+from fedhello.config.schema import Config
+from fedhello.config.text import yaml_line
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
 

@@ -12,7 +12,7 @@ from torch import nn
 from fedhello.cli import main as cli
 from fedhello.errors import ModelError
 from fedhello.model.blocks import find_blocks
-from fedhello.model.loading import EMBEDDED_MODELS, resolve
+from fedhello.model.sources import EMBEDDED_MODELS, resolve
 
 CONFIG, DATA, MODEL, FOLDER, EXTRA, OUT_OF_REACH = 2, 3, 4, 5, 6, 8
 

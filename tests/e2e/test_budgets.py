@@ -7,9 +7,10 @@ from dataclasses import astuple, replace
 
 import pytest
 
-from fedhello.allocation.planner import needs
-from fedhello.client.cost_model import Growth, Peak, calibrate
-from fedhello.config.schema import load_config
+from fedhello.allocation.needs import needs
+from fedhello.client.calibration import calibrate
+from fedhello.client.cost_model import Growth, Peak
+from fedhello.config.load import load_config
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.report import plan as planning
@@ -163,8 +164,8 @@ def test_a_client_over_its_budget_is_recorded_and_planned_smaller(monkeypatch):
             transient={kind: Peak(tuple(map(half, peak.pieces))) for kind, peak in costs.transient.items()},
         )
 
-    monkeypatch.setattr("fedhello.setup.prepare.calibrate", wrong)
-    monkeypatch.setattr("fedhello.setup.prepare.RESERVE", 0)
+    monkeypatch.setattr("fedhello.setup.training.calibrate", wrong)
+    monkeypatch.setattr("fedhello.setup.training.RESERVE", 0)
     fooled = prepare(load_config(None, [*SOME, "train.rounds=2", "clients.tiers=[{share: 1, memory: 12MB}]"]))
     fooled = replace(fooled, federation=replace(fooled.federation, clients_per_round=20))
     played = rounds(fooled, start(fooled).state)

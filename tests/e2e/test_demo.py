@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from fedhello.config.schema import load_config
-from fedhello.model.loading import EMBEDDED_MODELS, resolve
+from fedhello.config.load import load_config
 from fedhello.model.pooling import PooledClassifier
+from fedhello.model.sources import EMBEDDED_MODELS, resolve
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.runner import play
 from fedhello.setup import prepare as sessions

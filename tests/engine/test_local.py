@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load
 
 from fedhello import algorithm
-from fedhello.client.training import TrainingSettings
+from fedhello.client.settings import TrainingSettings
 from fedhello.engine import local as local_module
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import encode_tensors

@@ -8,7 +8,7 @@ from fedhello.client.fisher import block_scores
 from fedhello.client.scoring import ScoreRequest, mean_scores
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import decode_sums, encode_tensors
-from fedhello.network.engine import Failure
+from fedhello.network.messages import Failure
 from network import SETTINGS
 
 LIKE = {"squares": torch.empty(3).double(), "count": torch.tensor(0.0).double()}

@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedhello.client.training import METRICS
+from fedhello.client.settings import METRICS
 from fedhello.engine.wire import RUN_ID, Expected, decode, encode_tensors, encode_update, expect, upload_bound
 from fedhello.types import Adapter, Allocation, Task, Update
 

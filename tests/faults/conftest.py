@@ -15,7 +15,7 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from fedhello.client.training import METRICS, TrainingSettings
+from fedhello.client.settings import METRICS, TrainingSettings
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
 from fedhello.types import Adapter, Budget, Client, Federation, Rejection, Update
 

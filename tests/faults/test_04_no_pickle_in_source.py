@@ -9,7 +9,8 @@ from transformers import ViTConfig, ViTForImageClassification
 
 import fedhello
 from fedhello.errors import ModelError
-from fedhello.model.loading import load_foundation, resolve
+from fedhello.model.loading import load_foundation
+from fedhello.model.sources import resolve
 
 SOURCES = sorted(Path(fedhello.__file__).parent.rglob("*.py"))
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}

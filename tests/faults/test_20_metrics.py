@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fedhello.client.training import ALWAYS_MEASURED
+from fedhello.client.settings import ALWAYS_MEASURED
 
 
 def stated(letter, changes):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fedhello.aggregation.robust import Defence, defended
 from fedhello.methods import METHODS
-from fedhello.types import Adapter, Context, Federation, Update
+from fedhello.strategy import Context
+from fedhello.types import Adapter, Federation, Update
 
 RULES = ["median", "trimmed-mean", "multi-krum"]
 finite = st.floats(-1e3, 1e3, width=32)

@@ -5,7 +5,8 @@ import torch
 
 from fedhello.aggregation.robust import Defence, combine
 from fedhello.methods import METHODS
-from fedhello.types import Context, Update
+from fedhello.strategy import Context
+from fedhello.types import Update
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed-mean", "multi-krum"])

@@ -8,7 +8,7 @@ import torch
 from fedhello import algorithm
 from fedhello.engine.local import LocalEngine
 from fedhello.methods import METHODS
-from fedhello.types import Situation
+from fedhello.strategy import Situation
 
 
 @pytest.fixture

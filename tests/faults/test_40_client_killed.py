@@ -7,7 +7,7 @@ import pytest
 
 from fedhello import algorithm
 from fedhello.methods import METHODS
-from fedhello.network.engine import Failure
+from fedhello.network.messages import Failure
 
 
 def before(network):

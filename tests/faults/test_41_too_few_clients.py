@@ -5,10 +5,10 @@ import shutil
 import pytest
 from machines import CONFIG, Machines
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.errors import ClientsError
-from fedhello.network.engine import Lobby
-from fedhello.network.server import gather
+from fedhello.network.admission import gather
+from fedhello.network.registry import Lobby
 from network import Network
 
 

@@ -1,10 +1,10 @@
 """Case 42: a server with one client works where the configuration says so; no minimum is hidden anywhere."""
 
 from fedhello import algorithm
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.methods import METHODS
-from fedhello.network.engine import Lobby
-from fedhello.network.server import gather
+from fedhello.network.admission import gather
+from fedhello.network.registry import Lobby
 from network import Network
 
 

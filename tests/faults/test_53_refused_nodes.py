@@ -9,10 +9,9 @@ import time
 
 import pytest
 
-from fedhello.network.client import free_port
 from fedhello.network.keys import make_client_key, make_server_keys
-from fedhello.network.processes import spawn, stop
-from fedhello.network.server import ServerOptions, superlink
+from fedhello.network.processes import free_port, spawn, stop
+from fedhello.network.superlink import ServerOptions, superlink
 from fedhello.network.supervisor import Connection
 
 
@@ -50,7 +49,7 @@ def stays_connected(connection, folder, seconds):
     """Start a client's node; return whether it runs after so many seconds without a failed attempt to connect."""
     secret, log = folder / "secret", folder / "log"
     secret.write_bytes(secrets.token_bytes(32))
-    child = spawn("fedhello.network.flower", connection.supernode(free_port(), secret), log)
+    child = spawn("fedhello.network.flower_app", connection.supernode(free_port(), secret), log)
     try:
         end = time.monotonic() + seconds
         refused = False

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from fedhello.network.engine import PROBE, Arrival, Pace
+from fedhello.network.engine import Pace
+from fedhello.network.messages import PROBE
+from fedhello.network.registry import Arrival
 from fedhello.types import Update
 from network import remote_tasks
 

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.runner import play
 from fedhello.setup import prepare as sessions

@@ -12,8 +12,10 @@ import torch
 from peft import PeftModel
 from transformers import BertConfig, BertForSequenceClassification
 
-from fedhello.model.adapter import attach_lora
-from fedhello.model.loading import FoundationModel, ModelSource
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import FoundationModel
+from fedhello.model.saving import load_adapter, save_adapter
+from fedhello.model.sources import ModelSource
 from fedhello.types import LORA_B
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -58,7 +60,7 @@ def write(folder):
         tensors[name] = torch.empty(shape)
         fill(tensors[name], 100 + k)
     model.write(tensors)
-    model.save(folder)
+    save_adapter(model, folder)
     (folder / "logits.json").write_text(json.dumps(logits(model.module).tolist()) + "\n")
 
 
@@ -74,7 +76,7 @@ def test_there_is_a_golden_adapter():
 def test_fedhello_loads_it(golden):
     folder, expected = golden
     model = attached()
-    model.load(folder)
+    load_adapter(model, folder)
     assert torch.allclose(logits(model.module), expected, atol=1e-5)
     model.write({n: torch.zeros_like(v) for n, v in model.read(model.block_of).items() if n.endswith(LORA_B)})
     assert not torch.allclose(logits(model.module), expected, atol=1e-2), "the factors count, not only the head"

@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.runner import play
 from fedhello.setup.prepare import prepare

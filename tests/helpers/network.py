@@ -2,8 +2,10 @@
 
 import itertools
 
-from fedhello.client.training import TrainingSettings
-from fedhello.network.engine import DeclaredBudget, Facts, Lobby, Pace, RemoteEngine, invitation
+from fedhello.client.settings import TrainingSettings
+from fedhello.network.engine import Pace, RemoteEngine
+from fedhello.network.messages import invitation
+from fedhello.network.registry import DeclaredBudget, Facts, Lobby
 from fedhello.network.worker import Worker
 from fedhello.types import Allocation, Task
 

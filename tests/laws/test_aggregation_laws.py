@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.errors import UpdateError
-from fedhello.types import Adapter, Context, Federation, Update
+from fedhello.strategy import Context
+from fedhello.types import Adapter, Federation, Update
 
 WORLD = Federation((), (), blocks=2, clients_per_round=1, seed=0)
 

@@ -13,6 +13,7 @@ import torch
 
 from fedhello import algorithm
 from fedhello.methods import METHODS, with_fixed_head
+from fedhello.strategy import Context, Situation
 from fedhello.types import (
     LORA_A,
     LORA_B,
@@ -23,9 +24,7 @@ from fedhello.types import (
     Allocation,
     Budget,
     Client,
-    Context,
     Federation,
-    Situation,
     Task,
     Update,
 )

@@ -9,8 +9,10 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from fedhello.errors import ModelError
 from fedhello.factors import held_part, pairs, unmerged
-from fedhello.model.adapter import attach_lora
-from fedhello.model.loading import FoundationModel, ModelSource
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import FoundationModel
+from fedhello.model.saving import load_adapter, save_adapter
+from fedhello.model.sources import ModelSource
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Allocation
 
 IDS = torch.randint(1, 50, (4, 7), generator=torch.Generator().manual_seed(0))
@@ -138,14 +140,14 @@ def test_peft_loads_what_is_saved_and_computes_the_same(rank, merged, model, tin
     adapter = random_adapter(model, rank, merged)
     model.write(adapter.tensors)
     expected = logits(model.module)
-    model.save(tmp_path / "adapter")
+    save_adapter(model, tmp_path / "adapter")
     assert torch.allclose(logits(model.module), expected, atol=1e-5)  # saving changes no prediction
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == rank + (3 if merged else 0)
     loaded = PeftModel.from_pretrained(base_of(tiny_model, blocks=2), str(tmp_path / "adapter"))
     assert torch.allclose(logits(loaded), expected, atol=1e-5)
     fresh = attached(base_of(tiny_model, blocks=2))
-    fresh.load(tmp_path / "adapter")
+    load_adapter(fresh, tmp_path / "adapter")
     assert torch.allclose(logits(fresh.module), expected, atol=1e-5)
 
 

@@ -12,7 +12,6 @@ from transformers import (
 )
 
 from fedhello.errors import ModelError
-from fedhello.model.adapter import attach_lora
 from fedhello.model.blocks import (
     Blocks,
     find_all_linear,
@@ -22,7 +21,9 @@ from fedhello.model.blocks import (
     find_head,
     find_named,
 )
-from fedhello.model.loading import FoundationModel, ModelSource
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import FoundationModel
+from fedhello.model.sources import ModelSource
 
 SMALL = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_labels": 4}
 

@@ -9,8 +9,9 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fedhello.model.adapter import attach_lora
-from fedhello.model.loading import load_foundation, resolve
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import load_foundation
+from fedhello.model.sources import resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of PEFT, on bases without a name on the hub
 

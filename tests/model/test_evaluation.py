@@ -7,15 +7,16 @@ import torch
 from sklearn.metrics import f1_score
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fedhello.client.cost_model import calibrate
+from fedhello.client.calibration import calibrate
 from fedhello.client.fisher import block_scores
 from fedhello.client.memory import StepMemory
 from fedhello.data.batches import IGNORED, Batch, Examples
 from fedhello.errors import DataError
-from fedhello.model.adapter import attach_lora
 from fedhello.model.evaluation import Evaluation, evaluate, logits, pooled_features, weighted_mean
 from fedhello.model.forward import predictions
-from fedhello.model.loading import FoundationModel, ModelSource
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import FoundationModel
+from fedhello.model.sources import ModelSource
 
 
 @pytest.fixture

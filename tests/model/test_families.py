@@ -13,8 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from fedhello.client.activations import activation_policies
 from fedhello.errors import ModelError
-from fedhello.model.adapter import LoraModel, attach_lora
-from fedhello.model.loading import AUTO_CLASSES, FoundationModel, load_foundation, resolve
+from fedhello.model.adapter import LoraModel
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import AUTO_CLASSES, FoundationModel, load_foundation
+from fedhello.model.saving import load_adapter, save_adapter, save_merged
+from fedhello.model.sources import resolve
 
 # transformers 5.0 compiles a part of DeBERTa in a way that torch has deprecated since.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -276,12 +279,12 @@ def check_round_trip(case, tmp_path, **options):
     _, kind, source = case
     model = moved(attached(load_foundation(source, kind, LABELS, seed=0), **options))
     expected = logits(model.module, kind)
-    model.save(tmp_path / "adapter")
+    save_adapter(model, tmp_path / "adapter")
     assert load_file(tmp_path / "adapter" / "adapter_model.safetensors").keys() == model.block_of.keys()
     assert torch.allclose(logits(plain(case, tmp_path / "adapter"), kind), expected, atol=1e-5)
     fresh = attached(load_foundation(source, kind, LABELS, seed=5), **options)
     assert not torch.allclose(logits(fresh.module, kind), expected, atol=1e-3)
-    fresh.load(tmp_path / "adapter")
+    load_adapter(fresh, tmp_path / "adapter")
     assert torch.allclose(logits(fresh.module, kind), expected, atol=1e-5)
 
 
@@ -289,7 +292,7 @@ def test_the_merged_model_needs_no_peft(case, tmp_path):
     _, kind, source = case
     model = moved(attached(load_foundation(source, kind, LABELS, seed=0)))
     expected = logits(model.module, kind)
-    model.save_merged(tmp_path / "merged")
+    save_merged(model, tmp_path / "merged")
     module, report = AUTO_CLASSES[kind].from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert torch.allclose(logits(module, kind), expected, atol=1e-4)
@@ -324,7 +327,7 @@ def test_bfloat16_weights_keep_factors_and_head_in_float32(case, tmp_path):
     live = model.select(model.block_of)
     torch.autograd.grad(model.module(**inputs(kind)).logits.float().square().sum(), live)
     assert torch.allclose(logits(model.module, kind).float(), logits(exact.module, kind), atol=0.1, rtol=0.1)
-    model.save_merged(tmp_path / "merged")
+    save_merged(model, tmp_path / "merged")
     assert {value.dtype for value in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.float32}
 
 
@@ -356,7 +359,7 @@ def test_under_rslora_the_scale_stays_whatever_rank_is_written(rank, tmp_path):
     }
     model.write({name: torch.randn(shape, generator=rng) for name, shape in shapes.items()})
     expected = logits(model.module, "text-classification")
-    model.save(tmp_path / "adapter")
+    save_adapter(model, tmp_path / "adapter")
     assert torch.allclose(logits(plain(case, tmp_path / "adapter"), "text-classification"), expected, atol=1e-5)
 
 
@@ -370,7 +373,7 @@ def test_the_tied_output_layer_of_a_language_model_stays_as_it_is(tmp_path):
     model.module(**inputs("causal-lm")).logits.square().sum().backward()
     optimiser.step()
     assert torch.equal(base.lm_head.weight, before)
-    model.save(tmp_path / "adapter")
+    save_adapter(model, tmp_path / "adapter")
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert all(".layers." in name for name in saved)
 

@@ -24,8 +24,10 @@ from transformers import (
 
 from fedhello.errors import MissingExtraError, ModelError, OutOfReachError
 from fedhello.model import loading
-from fedhello.model.adapter import attach_lora
-from fedhello.model.loading import EMBEDDED_MODELS, ModelSource, load_foundation, resolve
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import load_foundation
+from fedhello.model.saving import save_adapter, save_merged
+from fedhello.model.sources import EMBEDDED_MODELS, ModelSource, resolve
 
 TEXT, LM, IMAGES = "text-classification", "causal-lm", "image-classification"
 LABELS = ("one", "two", "three")
@@ -130,7 +132,7 @@ def test_an_image_processor_is_loaded_where_there_is_one(tmp_path):
     assert dict(base.processor.size) == {"height": 8, "width": 8}
     model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     assert model.takes_images and model.image_shape == (3, 8, 8)
-    model.save_merged(tmp_path / "merged")
+    save_merged(model, tmp_path / "merged")
     assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "merged").num_labels == 3
 
@@ -172,7 +174,7 @@ def test_a_hub_id_is_pinned_to_the_commit_that_is_loaded(saved, tmp_path, monkey
     base = load_foundation(resolve("some/model"), TEXT, LABELS, 0)
     assert base.source == ModelSource("some/model", "some/model", commit)
     model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
-    model.save(tmp_path / "adapter")
+    save_adapter(model, tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("some/model", commit)
     with pytest.raises(OutOfReachError, match="could not be loaded"):
@@ -220,7 +222,7 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
     loss = model.module(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.square().sum()
     assert all(bool(g.any()) and bool(g.isfinite().all()) for g in torch.autograd.grad(loss, live))
     with pytest.raises(ModelError, match=r"quantised \(8bit\)\. Export the adapter without --merge"):
-        model.save_merged(tmp_path / "merged")
+        save_merged(model, tmp_path / "merged")
 
 
 @pytest.mark.slow
@@ -232,5 +234,5 @@ def test_smollm2_completes_a_sentence_and_can_be_saved(tmp_path):
     assert model.blocks.count == 30 and model.head_names == ()
     batch = model.tokenizer("The capital of France is", return_tensors="pt")
     assert model.tokenizer.decode(model.module(**batch).logits[0, -1].argmax()) == " Paris"
-    model.save_merged(tmp_path / "merged")
+    save_merged(model, tmp_path / "merged")
     assert (tmp_path / "merged" / "model.safetensors").is_file()

@@ -10,9 +10,10 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from fedhello.errors import ModelError
-from fedhello.model.adapter import attach_lora
-from fedhello.model.loading import load_foundation, resolve
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import load_foundation
 from fedhello.model.pooling import class_tokens, of_one_length, pool
+from fedhello.model.sources import resolve
 
 LABELS = ["a", "b", "c"]
 ENCODER = {

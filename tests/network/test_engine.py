@@ -7,7 +7,9 @@ import torch
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import PARTS, Moments, like
-from fedhello.network.engine import SLOWEST, Arrival, Failure, Pace, read_facts
+from fedhello.network.engine import Pace
+from fedhello.network.messages import Failure
+from fedhello.network.registry import SLOWEST, Arrival, read_facts
 from fedhello.network.worker import Worker
 from fedhello.types import MERGED, MERGED_A, MERGED_B, Rejection
 from network import remote_facts, remote_tasks

@@ -9,20 +9,13 @@ import pytest
 from machines import CONFIG
 from safetensors.torch import load_file
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.errors import ClientsError, ConfigError, DataError, EngineError, ModelError, QuorumError, RunFolderError
+from fedhello.network.admission import BACK_SECONDS, gather, with_tiers
 from fedhello.network.client import ClientOptions, default_name, parse_bytes, prepare_client
-from fedhello.network.engine import Lobby
-from fedhello.network.server import (
-    BACK_SECONDS,
-    ServerOptions,
-    _check_folder,
-    _invitation,
-    gather,
-    play_over,
-    served,
-    with_tiers,
-)
+from fedhello.network.registry import Lobby
+from fedhello.network.server import _check_folder, _invitation, play_over, served
+from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import MOST_CRASHES, Connection, _Supervisor, parse_server
 from fedhello.network.worker import Worker
 from fedhello.runs.folder import RunFolder

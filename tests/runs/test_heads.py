@@ -14,8 +14,8 @@ from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import family, solved_head
 from fedhello.model.statistics import PARTS, HeadSums, Moments, StatisticsSettings, add_up, faded, head_sums, plus
 from fedhello.runs import heads as module
-from fedhello.config.schema import load_config
-from fedhello.runs.drift import FOLDS
+from fedhello.config.load import load_config
+from fedhello.model.compensation import FOLDS
 from fedhello.runs.loop import rounds, start
 from fedhello.setup.prepare import prepare
 

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fedhello.data import cache
 from fedhello.data.dataset import DataSet
 from fedhello.model.generation import generate, stops
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.setup.encoding import encode, questions
-from fedhello.setup.prepare import load_model, prepare
+from fedhello.setup.prepare import prepare
+from fedhello.setup.model import load_model
 
 COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
 NUMBERS = [f"n{i}" for i in range(20)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedhello.runs import loop as module
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.runs.loop import evaluate_adapter, rounds, start
 from fedhello.setup.prepare import prepare
 

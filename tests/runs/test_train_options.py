@@ -12,7 +12,8 @@ from network import SETTINGS, remote_tasks
 from fedhello.aggregation.server import STEPS, ServerStep
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
-from fedhello.config.schema import INSTRUCTION, load_config, parse_config, with_choices
+from fedhello.config.load import load_config, parse_config
+from fedhello.config.choices import INSTRUCTION, with_choices
 from fedhello.runs.folder import RunFolder
 from fedhello.network.client import ClientOptions, prepare_client
 from fedhello.network.server import _invitation, served
@@ -265,7 +266,7 @@ def test_values_out_of_range_are_refused(override):
 
 
 def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place, monkeypatch, capsys):
-    monkeypatch.setattr("fedhello.client.cost_model.measure_speed", lambda *_: 9e6)
+    monkeypatch.setattr("fedhello.client.calibration.measure_speed", lambda *_: 9e6)
     told = json.loads(_invitation(load(served(load_config(place / "net.yaml", ["data.proxy=3"]))), "r")["config"])
     options = ClientOptions("a", data="texts.csv", part=0, model="tiny")
     assert prepare_client(options, told, ["apple", "iron", "river"]).facts.speed == 1e8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.errors import DataError
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 

@@ -9,14 +9,15 @@ import transformers
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.data.batches import Images
 from fedhello.data.dataset import DataSet, Picture
 from fedhello.data.pictures import DecodedLater
 from fedhello.errors import DataError, ModelError
-from fedhello.model.loading import IMAGES
+from fedhello.model.sources import IMAGES
 from fedhello.setup import encoding as samples
-from fedhello.setup.prepare import load_model, prepare
+from fedhello.setup.model import load_model
+from fedhello.setup.prepare import prepare
 
 DIGITS = """
 model: {name: ./seer, lora: {rank: 4, alpha: 8}}

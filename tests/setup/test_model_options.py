@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.errors import ConfigError
-from fedhello.setup.prepare import choose_device, load_model, prepare
+from fedhello.setup.model import choose_device, load_model
+from fedhello.setup.prepare import prepare
 
 PARTS = "clients.tiers=[{share: 1/2, blocks: 1, rank: 2}, {share: 1/2, blocks: 3, rank: 4}]"
 

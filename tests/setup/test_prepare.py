@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhello.config.schema import TierConfig, load_config
+from fedhello.config.load import load_config
+from fedhello.config.schema import TierConfig
 from fedhello.setup.clients import assign_tiers, federate
 
 

@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.setup.data import load_data, partition_data, split_data
 
 COLOURS = ("red", "blue", "green", "grey")

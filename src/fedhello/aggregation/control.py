@@ -24,8 +24,8 @@ from functools import partial
 
 from torch import Tensor, stack
 
-from fedhello.methods import BoundMethod
-from fedhello.types import Adapter, Allocation, Context, Outcome, Situation, Task, Update
+from fedhello.strategy import BoundMethod, Context, Outcome, Situation
+from fedhello.types import Adapter, Allocation, Task, Update
 
 Distance = Callable[[int, int, str], float]
 """K_k η of a client with n_k samples, of round t and of a tensor: (n_k, t, name) → what its g are multiplied by."""

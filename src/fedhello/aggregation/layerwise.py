@@ -23,7 +23,8 @@ from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.errors import UpdateError
 from fedhello.factors import along_components, spread
-from fedhello.types import Context, Outcome, Update
+from fedhello.strategy import Context, Outcome
+from fedhello.types import Update
 
 Weighting = Literal["samples", "clients", "batches"]
 

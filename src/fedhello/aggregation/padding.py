@@ -19,7 +19,8 @@ from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.factors import Shrink, along_components, tail_start
-from fedhello.types import LORA_A, LORA_B, Context, Outcome, Update
+from fedhello.strategy import Context, Outcome
+from fedhello.types import LORA_A, LORA_B, Update
 
 Padding = Literal["zero", "mean", "linear", "adjacent", "safe"]
 RankWeighting = Literal["samples", "rank", "samples_rank"]

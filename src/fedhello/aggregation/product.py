@@ -21,7 +21,8 @@ from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.factors import merged_factors, pairs, spread
-from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Context, Outcome, Update
+from fedhello.strategy import Context, Outcome
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Update
 
 Sigma = Literal["B", "both"]
 

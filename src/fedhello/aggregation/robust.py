@@ -29,8 +29,8 @@ from torch import Tensor
 
 from fedhello.aggregation.rows import held_rows
 from fedhello.factors import part
-from fedhello.methods import BoundMethod
-from fedhello.types import LORA_A, LORA_B, Adapter, Context, Outcome, Rejection, Situation, Update
+from fedhello.strategy import BoundMethod, Context, Outcome, Situation
+from fedhello.types import LORA_A, LORA_B, Adapter, Rejection, Update
 
 RobustRule = Literal["mean", "median", "trimmed-mean", "multi-krum"]
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedhello.types import Context, Update
+from fedhello.strategy import Context
+from fedhello.types import Update
 
 
 def class_weights(context: Context, update: Update, name: str, w: float) -> float | Tensor:

@@ -13,18 +13,8 @@ from torch import Tensor
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.factors import held_part, part, spread
-from fedhello.types import (
-    Adapter,
-    Allocation,
-    Context,
-    Distillation,
-    Federation,
-    Outcome,
-    RunState,
-    Situation,
-    Task,
-    Update,
-)
+from fedhello.strategy import Context, Distillation, Outcome, Situation
+from fedhello.types import Adapter, Allocation, Federation, RunState, Task, Update
 
 
 def remembered(memory: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:

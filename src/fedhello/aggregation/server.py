@@ -45,8 +45,8 @@ import torch
 from torch import Tensor
 
 from fedhello.factors import along_components
-from fedhello.methods import STEPS, BoundMethod
-from fedhello.types import Adapter, Context, Outcome, Update
+from fedhello.strategy import STEPS, BoundMethod, Context, Outcome
+from fedhello.types import Adapter, Update
 
 ServerOptimizer = Literal["none", "avgm", "adam", "yogi", "adagrad", "search"]
 

@@ -21,21 +21,8 @@ from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.product import Products, add_head, merged
 from fedhello.factors import pairs, send_part
 from fedhello.randomness import integer_seed
-from fedhello.types import (
-    LORA_A,
-    LORA_B,
-    MERGED,
-    MERGED_A,
-    MERGED_B,
-    Adapter,
-    Allocation,
-    Context,
-    Federation,
-    Outcome,
-    Situation,
-    Task,
-    Update,
-)
+from fedhello.strategy import Context, Outcome, Situation
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Federation, Task, Update
 
 
 def stack(context: Context, updates: Iterable[Update]) -> Outcome:

@@ -9,7 +9,8 @@ from pydantic import Field
 from fedhello.allocation.geometric import draw_preference, pattern_preference
 from fedhello.allocation.planner import fit, fixed_policies, means, plan
 from fedhello.allocation.ranks import affordable
-from fedhello.types import KEEP, Allocation, Situation
+from fedhello.strategy import Situation
+from fedhello.types import KEEP, Allocation
 
 
 def everything(situation: Situation) -> Allocation:

@@ -20,7 +20,8 @@ from pydantic import Field
 from fedhello.allocation.geometric import draw_preference
 from fedhello.allocation.planner import fit
 from fedhello.randomness import integer_seed
-from fedhello.types import Allocation, Situation
+from fedhello.strategy import Situation
+from fedhello.types import Allocation
 
 Clusters = Annotated[int, Field(ge=1)]
 

@@ -24,7 +24,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from fedhello.allocation.planner import fit, plan_tiers
-from fedhello.types import Allocation, Budget, Federation, Situation
+from fedhello.strategy import Situation
+from fedhello.types import Allocation, Budget, Federation
 
 Pattern = Literal["triangle", "inverted_triangle", "bottleneck", "uniform"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)

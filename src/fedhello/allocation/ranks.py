@@ -11,8 +11,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedhello.allocation.planner import fixed_policies, means, needs, plan
-from fedhello.types import Allocation, Factors, Federation, Policy, Situation
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import fixed_policies, means, plan
+from fedhello.strategy import Situation
+from fedhello.types import Allocation, Factors, Federation, Policy
 
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

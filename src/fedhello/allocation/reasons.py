@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from fedhello.allocation.planner import Needs, fixed_policies, least_memory, most_flops, needs, plan
+from fedhello.allocation.needs import Needs, most_flops, needs
+from fedhello.allocation.planner import fixed_policies, least_memory, plan
 from fedhello.formatting import human_bytes
 from fedhello.types import KEEP, Allocation, Budget, Costs, Rule
 

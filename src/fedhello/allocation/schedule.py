@@ -14,7 +14,8 @@ from pydantic import Field
 
 from fedhello.allocation.fisher import Clusters, fim_hla
 from fedhello.allocation.geometric import PatternChoice, TierWeighting, rgd_hla
-from fedhello.types import Allocation, Situation
+from fedhello.strategy import Situation
+from fedhello.types import Allocation
 
 Warmup = Annotated[int, Field(ge=0)]
 Refresh = Annotated[int, Field(ge=1)]

@@ -6,26 +6,13 @@
 The second is the first with D = ∪_k D_k, which nobody ever holds: a client sends L sums and a count.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-ScoreSource = Literal["proxy", "clients"]
+from fedhello.strategy import ScoreSource, Scoring
+
 ScoreSamples = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How Fisher scores are computed.
-
-    Attributes:
-        source: Whose data serve.
-        samples: The most samples that a client uses, max |D_k|.
-    """
-
-    source: ScoreSource
-    samples: int
 
 
 def unscored() -> Scoring:

@@ -6,27 +6,15 @@ attention adds; outside the blocks it is c + γ·b + α·bT. A few small batches
 ``fedhello.allocation.planner`` adds them up for an allocation. Nothing is tried per allocation.
 """
 
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass, replace
-from itertools import pairwise
-from math import prod
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
-from fedhello.allocation.planner import needs
-from fedhello.client.activations import activation_policies
-from fedhello.client.memory import StepMemory
-from fedhello.data.batches import IGNORED, WINDOW, Batch
-from fedhello.model.adapter import LoraModel
-from fedhello.model.forward import predictions
-from fedhello.types import KEEP, Allocation, Costs, Policy, Role, Update
+from fedhello.allocation.needs import needs
+from fedhello.data.batches import WINDOW
+from fedhello.types import Allocation, Costs, Policy, Role, Update
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Kind = tuple[Policy, Role]
@@ -35,9 +23,6 @@ Shape = tuple[int, int]
 
 MeanShape = tuple[float, float]
 """The same of a batch that stands for several: their means."""
-
-LONGEST = 96
-"""Tokens of the largest calibration batch, where the model takes as many."""
 
 
 @dataclass(frozen=True)
@@ -150,69 +135,6 @@ class StepCosts:
         )
 
 
-def calibrate(
-    model: LoraModel, autocast: bool = False, policies: Collection[Policy] = POLICIES, answer: int | None = None
-) -> StepCosts:
-    """Measure a model's blocks on small batches; its values and random state stay as they are.
-
-    Args:
-        model: The model, with at least one block; it is left frozen and in training mode.
-        autocast: Whether steps run in bf16 autocast.
-        policies: The policies to measure, ``keep`` among them; nothing is known of others.
-        answer: Of a language model, the tokens of the longest response: as many as each sample is taken to have.
-    """
-    long, L = calibration_length(model), model.blocks.count
-    short = max(1, long // 3)
-    small = tuple(dict.fromkeys(((1, short), (2, short), (2, long))))  # images are all of one length
-    large = tuple((8 * b, T) for b, T in small)
-
-    def steps(trained: Collection[int], policy: Policy, shapes: Sequence[Shape]) -> _Steps:
-        runs = [_measure(model, trained, policy, made_up(model, *shape, answer), autocast) for shape in shapes]
-        return _Steps(tuple(shapes), tuple(runs))
-
-    # Casting weights dominates small batches, and work on activations large ones.
-    sizes = (small, large) if autocast else (small,)
-    saved: dict[Kind, Growth] = {}
-    transient: dict[Kind, Peak] = {}
-    for policy in policies:
-        everything = [steps(range(L), policy, shapes) for shapes in sizes]
-        lowest_only = [steps((0,), policy, shapes) for shapes in sizes]
-        # All blocks are alike but for their role: block 0 is the lowest, the last stands for the others.
-        saved[policy, "lowest"] = everything[-1].through(lambda run: run.blocks[0])
-        saved[policy, "trained"] = everything[-1].through(lambda run: run.blocks[-1])
-        saved[policy, "frozen"] = lowest_only[-1].through(lambda run: run.blocks[-1])
-        transient[policy, "trained"] = Peak.of(size.peak(lambda run: run.transient) for size in everything)
-        transient[policy, "lowest"] = transient[policy, "trained"]
-        transient[policy, "frozen"] = Peak.of(size.peak(lambda run: run.transient) for size in lowest_only)
-    head_only = [steps((), KEEP, shapes) for shapes in (small, large)]
-    return StepCosts(
-        saved=saved,
-        transient=transient,
-        outside=everything[-1].through(lambda run: run.outside, "c γ α"),
-        outside_head_only=head_only[-1].through(lambda run: run.outside, "c γ α"),
-        head_only_peak=Peak.of(size.peak(lambda run: run.peak) for size in head_only),
-        **_count_flops(model, policies, small, answer),
-        block_bytes=_bytes_by_block(model),
-        head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
-    )
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """Like steps on calibration batches of growing size."""
-
-    shapes: tuple[Shape, ...]
-    runs: tuple["_Measured", ...]
-
-    def through(self, quantity: Callable[["_Measured"], float], terms: str = "c α β") -> Growth:
-        return Growth.through(self.shapes, [quantity(run) for run in self.runs], terms)
-
-    def peak(self, quantity: Callable[["_Measured"], float]) -> Peak:
-        """In short texts the peak may be of a moment that attention has no part in: a line through the short ones."""
-        short = [quantity(run) for run in self.runs[:2]]
-        return Peak((self.through(quantity), Growth.through(self.shapes[:2], short, "c α")))
-
-
 def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Shape, list[Shape]]:
     """Return the widest batch that a client may meet in a round, and about which batches it will.
 
@@ -247,192 +169,3 @@ def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -
         "flops": steps * found.flops,
     }
     return replace(update, metrics={**update.metrics, **more})
-
-
-def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:
-    """Return about how many FLOP/s this machine reaches in training; the best of a few steps that train everything."""
-    shape = (8, calibration_length(model))
-    at = costs.at(shape, [shape])
-    L = len(costs.block_bytes)
-    everything = Allocation(tuple(range(L)))
-    seconds = []
-    for _ in range(3):
-        _finish(model)
-        begin = time.perf_counter()
-        _step(model, range(L), made_up(model, *shape, answer), nullcontext(), autocast)
-        _finish(model)
-        seconds.append(time.perf_counter() - begin)
-    return needs(at, everything).flops / min(seconds)
-
-
-def _finish(model: LoraModel) -> None:
-    """Wait until a GPU has done what it was told."""
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-
-
-def calibration_length(model: LoraModel) -> int:
-    """Return the tokens of the longest calibration batch; 1 for images."""
-    return 1 if model.takes_images else min(LONGEST, model.longest_input or LONGEST)
-
-
-def made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = None) -> Batch:
-    """Make up texts of one token repeated, the last one padded as in real batches, or black images.
-
-    With ``answer`` the last tokens of each text, that many where there are, are its response.
-    """
-    labels = torch.zeros(samples, dtype=torch.int64)
-    if model.takes_images:
-        return Batch({"pixel_values": torch.zeros(samples, *model.image_shape)}, labels)
-    mask = torch.ones(samples, tokens, dtype=torch.int64)
-    if tokens > 1:
-        mask[-1, -1] = 0  # a model may save work and memory where nothing is padded
-    ids = torch.ones_like(mask)
-    if answer is not None:
-        answered = (mask == 1) & (torch.arange(tokens) >= max(1, tokens - answer))
-        labels = torch.where(answered, ids, IGNORED)
-    return Batch({"input_ids": ids, "attention_mask": mask}, labels)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Bytes of one step: what each block saved, each block's gradients, what the rest saved, and the peak."""
-
-    blocks: tuple[int, ...]
-    gradients: tuple[int, ...]
-    outside: int
-    peak: int
-
-    @property
-    def transient(self) -> int:
-        """The peak without what is held when backward is at the block where most is held."""
-        held = (sum(self.blocks[: l + 1]) + sum(self.gradients[l + 1 :]) for l in range(len(self.blocks)))
-        return self.peak - self.outside - max(held)
-
-
-def _measure(model: LoraModel, trained: Collection[int], policy: Policy, batch: Batch, autocast: bool) -> _Measured:
-    blocks = model.block_modules()
-    policies = [policy if trained else "keep" for _ in blocks]
-    memory = StepMemory(model.module.parameters())
-    marks: list[int] = []
-    ends: list[int] = []
-
-    def mark(_: nn.Module, __: tuple[Tensor, ...]) -> None:
-        if len(marks) < len(blocks):  # recomputation passes the blocks again
-            marks.append(memory.saved_bytes)
-
-    handles = [block.register_forward_pre_hook(mark) for block in blocks]
-    handles.append(blocks[-1].register_forward_hook(lambda *_: ends.append(memory.saved_bytes)))
-    held = 0
-
-    def note_held() -> None:
-        nonlocal held
-        held = memory.saved_bytes
-
-    try:
-        with activation_policies(blocks, policies, memory.note):
-            _step(model, trained, batch, memory, autocast, note_held)
-    finally:
-        for handle in handles:
-            handle.remove()
-    bounds = [*marks, ends[0]]
-    per_block = tuple(after - before for before, after in pairwise(bounds))
-    gradients = tuple(size if l in trained else 0 for l, size in enumerate(_bytes_by_block(model)))
-    return _Measured(per_block, gradients, held - sum(per_block), memory.peak_bytes)
-
-
-def _step(
-    model: LoraModel,
-    trained: Collection[int],
-    batch: Batch,
-    watch: AbstractContextManager[Any],
-    autocast: bool = False,
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Run forward, ``between`` and backward under a watch; values and random state stay as they are."""
-    parameters = model.select([name for name, block in model.block_of.items() if block is None or block in trained])
-    batch = batch.to(model.device)
-    model.module.train()
-    bf16 = torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext()
-    with torch.random.fork_rng(), watch:
-        with bf16:
-            found = predictions(model, batch)
-        loss = cross_entropy(found.z, found.y)
-        between()
-        if parameters:  # without a head and a block there is nothing to train
-            torch.autograd.grad(loss, parameters)
-
-
-def _attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
-    """FLOPs of attention's forward pass, 2 bhT² (d + d_v), on a CPU, which torch's counter leaves out."""
-    return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
-
-
-def _attention_backward(
-    _: Sequence[int], q: Sequence[int], k: Sequence[int], v: Sequence[int], *__: Any, **___: Any
-) -> int:
-    """FLOPs of its backward pass: QKᵀ again, and four products for the gradients."""
-    return 2 * prod(q[:-1]) * k[-2] * (3 * q[-1] + 2 * v[-1])
-
-
-CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-def _count_flops(
-    model: LoraModel, policies: Collection[Policy], shapes: Sequence[Shape], answer: int | None
-) -> dict[str, Any]:
-    """Count the multiplications and additions of matrix products, twice each product, by policy and role."""
-    L = model.blocks.count
-
-    def count(trained: Collection[int]) -> tuple[Growth, Growth]:
-        counted = [_flops(model, trained, made_up(model, *shape, answer)) for shape in shapes]
-        return (
-            Growth.through(shapes, [step for step, _ in counted]),
-            Growth.through(shapes, [forward for _, forward in counted]),
-        )
-
-    everything, bottom, top, none = (count(trained)[0] for trained in (range(L), (0,), (L - 1,), ()))
-    forward = count(())[1]
-    lowest = _sum((1, top), (-1, none))
-    others = max(1, L - 1)
-    trained = _sum((1 / others, everything), (-1 / others, none), (-1 / others, lowest))
-    frozen = _sum((1 / others, bottom), (-1 / others, none), (-1 / others, lowest))
-    backward: dict[Role, Growth] = {"lowest": lowest, "trained": trained, "frozen": frozen}
-    again = {"keep": 0.0, "recompute": 1.0, "compress": 0.0}
-    flops = {(p, role): _sum((1, growth), (again[p], forward)) for p in policies for role, growth in backward.items()}
-    return {"flops": flops, "flops_outside": none}
-
-
-def _flops(model: LoraModel, trained: Collection[int], batch: Batch) -> tuple[int, int]:
-    """Return the FLOPs of a step, and of one block's forward pass in it."""
-    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-    around: list[int] = []
-
-    def note(*_: object) -> None:
-        around.append(counter.get_total_flops())
-
-    block = model.block_modules()[-1]
-    handles = [block.register_forward_pre_hook(note), block.register_forward_hook(note)]
-    try:
-        _step(model, trained, batch, counter)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return counter.get_total_flops(), around[1] - around[0]
-
-
-def _sum(*parts: tuple[float, Growth]) -> Growth:
-    columns = zip(*(astuple(growth) for _, growth in parts), strict=True)
-    return Growth(*(sum(w * x for (w, _), x in zip(parts, column, strict=True)) for column in columns))
-
-
-def _bytes_by_block(model: LoraModel) -> tuple[int, ...]:
-    totals = [0] * model.blocks.count
-    for name, value in model.read(model.block_of).items():
-        block = model.block_of[name]
-        if block is not None:
-            totals[block] += value.nbytes
-    return tuple(totals)

@@ -29,7 +29,8 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
 from fedhello.model.forward import predictions
 from fedhello.randomness import generator, integer_seed
-from fedhello.types import Adapter, Allocation, Distillation
+from fedhello.strategy import Distillation
+from fedhello.types import Adapter, Allocation
 
 
 def learn_from_each_other(

@@ -1,16 +1,15 @@
 """The training loss on a client's data, in the forms that help where clients hold few classes, and what methods add."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softplus
 
-from fedhello.factors import Shrink, tail_start
+from fedhello.factors import tail_start
 
 Loss = Literal["cross_entropy", "restricted", "adjusted", "one_vs_all"]
 
@@ -149,16 +148,6 @@ def add_proximal_gradient(start: Iterable[tuple[nn.Parameter, Tensor]], weight: 
     for parameter, before in start:
         if parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - before.to(parameter.device), alpha=weight)
-
-
-def plain() -> Mapping[str, Any]:
-    """For methods that leave local training as it is."""
-    return {}
-
-
-def tail_regulariser(*, penalty: Annotated[float, Field(ge=0)] = 0.01, shrink: Shrink = 0.99) -> Mapping[str, Any]:
-    """HetLoRA's addition to the loss, λ Σ ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F with λ = ``penalty`` and γ = ``shrink``."""
-    return {"tail_penalty": penalty, "tail_from": shrink}
 
 
 def tail_products(factors: Iterable[tuple[Tensor, Tensor]], shrink: float) -> Tensor:

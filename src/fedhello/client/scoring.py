@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedhello.client.cost_model import Growth, Peak, calibration_length, made_up
+from fedhello.client.calibration import calibration_length, made_up
+from fedhello.client.cost_model import Growth, Peak
 from fedhello.client.fisher import over_batches, squared_gradients
 from fedhello.client.memory import RESERVE, StepMemory
 from fedhello.data.batches import Samples

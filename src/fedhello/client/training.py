@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,88 +13,15 @@ from torch import Tensor, nn
 
 from fedhello.client.activations import activation_policies
 from fedhello.client.distillation import not_true_loss, teacher_logits
-from fedhello.client.loss import DataLoss, Loss, add_proximal_gradient, data_loss, tail_products
+from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
+from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor
 from fedhello.data.batches import Batch, Samples, training_batches
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import Predictions, predictions
 from fedhello.randomness import generator, integer_seed
 from fedhello.types import Policy
-
-LearningRateSchedule = Literal["constant", "cosine", "linear", "exponential", "published"]
-OptimizerName = Literal["adamw", "sgd"]
-
-
-ALWAYS_MEASURED = (
-    "loss", "samples", "steps", "batches", "tokens", "widest_samples", "widest_tokens", "seconds",
-)  # fmt: skip
-"""What ``local_training`` measures in any case."""
-
-METRICS = (*ALWAYS_MEASURED, "saved_bytes", "peak_bytes", "process_bytes")
-"""What ``local_training`` measures at most."""
-
-BFLOAT16_BATCH = 32
-"""Samples from which on bf16 autocast is faster on a CPU that computes in bf16; see benchmarks/throughput.py."""
-
-LOWEST_RATE = 1e-3
-"""Share of η below which a falling rate does not go: a step must not vanish in the rounding of the values."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How every client trains.
-
-    Attributes:
-        rounds: T, which the schedule runs over.
-        epochs: Local passes over the client's data per round.
-        batch_size: Largest batch.
-        optimizer: ``adamw`` or ``sgd``; its state starts anew in each round.
-        lr: η, the learning rate of round 0.
-        lr_schedule: How η falls over the rounds; see ``learning_rate``.
-        lr_decay: γ of the exponential schedule.
-        weight_decay: Of the optimiser; it acts on LoRA factors and head alike.
-        momentum: Of ``sgd``.
-        loss: On a client's data; see ``fedhello.client.loss``.
-        autocast: ``bfloat16`` runs the forward pass in bf16 where torch deems it safe; ``none`` in fp32.
-        measure_memory: Measure saved and peak bytes in each client's first, widest step.
-        measure_process: Measure how far the process's memory rises during each client's training.
-        samples: The most samples of a client that it sees in one epoch, drawn anew each time; None for all.
-        tail_penalty: λ of HetLoRA's regulariser; see ``fedhello.client.loss.tail_regulariser``.
-        tail_from: γ of HetLoRA's regulariser.
-        adjustment: τ of the loss ``adjusted``.
-        proximal: μ of FedProx; 0 leaves it out. See ``fedhello.client.loss``.
-        distillation: λ of not-true distillation from the model that the client received; 0 leaves it out. See
-            ``fedhello.client.distillation``.
-        distillation_temperature: T of it.
-        lr_head: How many times η is the learning rate of the head; see ``rate_factor``.
-        lr_depth: ξ, how the learning rate falls from each block to the one below.
-        scaffold: Whether steps are corrected by SCAFFOLD's control variates; see ``fedhello.aggregation.control``.
-    """
-
-    rounds: int
-    epochs: int
-    batch_size: int
-    optimizer: OptimizerName
-    lr: float
-    lr_schedule: LearningRateSchedule
-    lr_decay: float
-    weight_decay: float
-    momentum: float
-    loss: Loss
-    autocast: Literal["none", "bfloat16"]
-    measure_memory: bool = True
-    measure_process: bool = False
-    samples: int | None = None
-    tail_penalty: float = 0.0
-    tail_from: float = 1.0
-    adjustment: float = 1.0
-    proximal: float = 0.0
-    distillation: float = 0.0
-    distillation_temperature: float = 1.0
-    lr_head: float = 1.0
-    lr_depth: float = 1.0
-    scaffold: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,35 +49,6 @@ class Assignment:
     policies: tuple[Policy, ...] = ()
     absent: tuple[int, ...] = ()
     correction: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def bfloat16_pays(device: torch.device, batch_size: int) -> bool:
-    """Whether bf16 autocast is expected to be faster: the device computes in bf16, and batches are large enough."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and batch_size >= BFLOAT16_BATCH and bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def learning_rate(settings: TrainingSettings, t: int) -> float:
-    """Return η_t for round t within 0 … T−1.
-
-    constant      η
-    cosine        η (1 + cos(π t/T)) / 2, but at least η/1000
-    linear        η (1 − t/T), but at least η/1000
-    exponential   η γᵗ, what Fed-HeLLo's settings ask for (γ = 0.99)
-    published     η γ in every round: what the published code does instead, by an operator's precedence
-    """
-    match settings.lr_schedule:
-        case "constant":
-            return settings.lr
-        case "cosine":
-            return settings.lr * max(LOWEST_RATE, (1 + math.cos(math.pi * t / settings.rounds)) / 2)
-        case "linear":
-            return settings.lr * max(LOWEST_RATE, 1 - t / settings.rounds)
-        case "exponential":
-            return settings.lr * settings.lr_decay**t
-        case "published":
-            return settings.lr * settings.lr_decay
 
 
 def local_training(
@@ -247,18 +144,6 @@ def _unnoted(_: Tensor) -> None:
     """Stand in for a measurement where none is taken."""
 
 
-def moments(settings: TrainingSettings) -> int:
-    """Return how many values are kept between steps for each trained one: the optimiser's, and a correction."""
-    state = 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
-    return state + settings.scaffold
-
-
-def steps_of(settings: TrainingSettings, samples: int) -> int:
-    """Return K_k, the steps that a client with so many samples takes in a round."""
-    seen = samples if settings.samples is None else min(samples, settings.samples)
-    return settings.epochs * -(-seen // settings.batch_size)
-
-
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
     values = [value for state in optimizer.state.values() for value in state.values()]
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
@@ -329,21 +214,6 @@ def _with_additions(
         kept = not_true_loss(found.z, found.y, teacher, settings.distillation_temperature)
         total = total + settings.distillation * kept
     return total
-
-
-def rate_factor(block: int | None, blocks: int, lr_head: float, lr_depth: float) -> float:
-    """Return how many times η a tensor's learning rate is: that of block l is η ξ^(L−1−l), that of the head η lr_head.
-
-    Howard & Ruder 2018, "Universal language model fine-tuning for text classification" (arXiv 1801.06146), with
-    ξ = 1/2.6: the lower a block, the more general what it knows, and the less it should change.
-
-    Args:
-        block: l; None for the head.
-        blocks: L.
-        lr_head: Of the head.
-        lr_depth: ξ.
-    """
-    return lr_head if block is None else lr_depth ** (blocks - 1 - block)
 
 
 def _drift(

@@ -5,7 +5,8 @@ from typing import Any
 
 from fedhello.comparison.asked import AskedMethod
 from fedhello.comparison.runs import STAND_IN
-from fedhello.config.schema import Config, parse_config
+from fedhello.config.load import parse_config
+from fedhello.config.schema import Config
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
 

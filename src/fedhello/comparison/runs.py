@@ -14,16 +14,21 @@ from rich.console import Console
 from rich.status import Status
 
 from fedhello.comparison.asked import AskedMethod
-from fedhello.config.schema import IRRELEVANT, Config, MethodConfig, load_config, parse_config, with_choices
+from fedhello.config.choices import with_choices
+from fedhello.config.diff import differing
+from fedhello.config.load import IRRELEVANT, load_config, parse_config
+from fedhello.config.schema import Config, MethodConfig
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.report.page import write_report
-from fedhello.results.comparison import RUNS, differing
+from fedhello.results.comparison import RUNS
 from fedhello.runs.console import ConsoleObserver
 from fedhello.runs.folder import RunFolder, check_free
 from fedhello.runs.loop import Beginning, RoundResult
 from fedhello.runs.runner import play
-from fedhello.setup.prepare import Session, load_model, prepare
+from fedhello.session import Session
+from fedhello.setup.model import load_model
+from fedhello.setup.prepare import prepare
 
 Kind = Literal["blocks", "rank"]
 """In what a tier may state a count."""

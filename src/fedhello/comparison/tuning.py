@@ -11,7 +11,8 @@ from rich.console import Console
 from fedhello.comparison.asked import AskedMethod
 from fedhello.comparison.baselines import BASELINES
 from fedhello.comparison.runs import PlannedRun, at_rate, configure, finished, planned, say
-from fedhello.config.schema import Config, rate_of
+from fedhello.config.choices import rate_of
+from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, QuorumError
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.summary import LAST

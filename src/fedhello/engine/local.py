@@ -10,7 +10,8 @@ from torch import Tensor
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.memory import gpu_limit
 from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_sums, fitted_batch
-from fedhello.client.training import Assignment, TrainingSettings, local_training
+from fedhello.client.settings import TrainingSettings
+from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Contribution
 from fedhello.engine.scores import score_reply

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from fedhello.client.scoring import ScoreReply, ScoreRequest
-from fedhello.client.training import TrainingSettings
+from fedhello.client.settings import TrainingSettings
 from fedhello.model.statistics import HeadSums
 from fedhello.types import Adapter, Rejection, RoundRecord, Task, Update
 

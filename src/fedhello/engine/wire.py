@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedhello.client.training import ALWAYS_MEASURED, METRICS
+from fedhello.client.settings import ALWAYS_MEASURED, METRICS
 from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Allocation, Reason, Rejection, Task, Update
 

@@ -1,77 +1,32 @@
 """The adapter in a model: inject it, read it, write it, save it. The only module that imports peft."""
 
 import hashlib
-import json
 import math
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import MethodType
-from typing import Any, Final
+from typing import Any
 
 import torch
 from peft import (
     LoraConfig,
     PeftModel,
-    TaskType,
     get_peft_model,
     get_peft_model_state_dict,
-    prepare_model_for_kbit_training,
 )
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from fedhello.errors import ModelError
 from fedhello.factors import unmerged
 from fedhello.model.blocks import (
-    PROJECTIONS,
     Blocks,
-    find_all_linear,
-    find_attention,
-    find_attention_qv,
-    find_blocks,
-    find_head,
-    find_named,
 )
 from fedhello.model.card import Form, card
 from fedhello.model.images import Preparation, prepare_as
-from fedhello.model.loading import FoundationModel, Kind
+from fedhello.model.loading import FoundationModel
 from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter
-
-ATTENTION_QV: Final = "attention-qv"
-
-TARGETS: dict[str, Callable[[nn.Module, Blocks], list[str]]] = {
-    ATTENTION_QV: find_attention_qv,
-    "attention": find_attention,
-    "all-linear": find_all_linear,
-}
-
-TASK_TYPES: dict[Kind, TaskType | None] = {
-    "text-classification": TaskType.SEQ_CLS,
-    "image-classification": None,  # PEFT has no type for it; one of text would name inputs that images have not
-    "causal-lm": TaskType.CAUSAL_LM,
-}
-
-FEATURES: dict[Kind, TaskType | None] = {
-    "text-classification": TaskType.FEATURE_EXTRACTION,
-    "image-classification": None,
-    "causal-lm": TaskType.CAUSAL_LM,
-}
-"""The same where the head is no part of the foundation model."""
-
-PEFT_HEADS = ("classifier", "score")
-"""Heads that PEFT saves by itself for sequence classification."""
-
-HEAD = "head"
-"""Path of the logits layer of a model whose features are pooled here."""
-
-HEAD_FILE = "head.safetensors"
-"""What such a layer is saved in: ``head.weight``, ``head.bias``, and in the metadata ``head``: labels and pooling."""
 
 
 class LoraModel:
@@ -346,33 +301,13 @@ class LoraModel:
                 digest.update(some.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter as PEFT does (safetensors and JSON), naming the base by its public name.
-
-        What is merged into frozen weights becomes part of the factors, whose rank grows. The folder appears whole or
-        not at all.
-        """
+    def unmerge(self) -> None:
+        """Make what is merged into frozen weights a part of the factors, whose rank grows; PEFT's config says so."""
         config: Any = self.peft.peft_config["default"]
         adapter = self.snapshot(share_head=True).with_tensors(self._merged)
         self.write(unmerged(adapter, self.scale).tensors)
         config.r = self.snapshot(share_head=True).rank
         config.lora_alpha = self.scale * _divisor(config, config.r)
-        config.base_model_name_or_path = self.source.base_name
-        config.revision = self.source.revision
-        with appearing_whole(folder) as staged:
-            self.peft.save_pretrained(str(staged), safe_serialization=True, save_embedding_layers=False)
-            if self.pooling != NATIVE:
-                self.save_head(staged)
-            # PEFT's own card names the folder that the base was loaded from, which is nobody's business.
-            (staged / "README.md").write_text(self.card(), encoding="utf-8")
-            _sort_lists(staged / "adapter_config.json")
-
-    def save_head(self, folder: Path) -> None:
-        """Write the logits layer, with what a reader needs to use it."""
-        values = {name: value.contiguous() for name, value in self.read(self.head_names).items()}
-        described = json.dumps({"labels": [name for _, name in self.labels], "pooling": self.pooling})
-        # One key alone: safetensors writes several in an order that changes from process to process.
-        save_file(values, str(folder / HEAD_FILE), {"head": described})
 
     @property
     def labels(self) -> list[tuple[int, str]]:
@@ -385,27 +320,16 @@ class LoraModel:
         tokens = self.module.prefix if isinstance(self.module, PooledClassifier) else 0
         return card(self.source.base_name, self.kind, self.pooling, labels, form, tokens)
 
-    def load(self, folder: Path) -> None:
-        """Read a saved adapter, head included, into the model.
+    def misfits(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, object]]:
+        """Return the names whose tensors are missing, too many or of another shape, whatever their rank.
 
-        Raises:
-            ModelError: If the folder holds no adapter in safetensors, or one of another shape or model.
+        Returns:
+            Name → the shape that is expected and the one that is there, without the rank; None for no tensor.
         """
-        file = folder / "adapter_model.safetensors"
-        if not file.is_file():
-            raise ModelError(f"expected an adapter in {folder}; there is no adapter_model.safetensors")
-        saved = load_file(file)
-        if self.pooling != NATIVE and (folder / HEAD_FILE).is_file():
-            saved |= load_file(folder / HEAD_FILE)
         expected = {name: self._but_rank(name, p) for name, p in self._parameters.items()}
-        found = {name: self._but_rank(name, tensor) for name, tensor in saved.items()}
-        if found != expected:
-            odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            raise ModelError(
-                f"expected {file} to fit {self.source.base_name}; {len(odd)} tensors differ, the first is {odd[0]}: "
-                f"expected shape {expected.get(odd[0])}, found {found.get(odd[0])}"
-            )
-        self.write(saved)
+        found = {name: self._but_rank(name, tensor) for name, tensor in tensors.items()}
+        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        return {name: (expected.get(name), found.get(name)) for name in odd}
 
     @staticmethod
     def _but_rank(name: str, tensor: Tensor) -> tuple[int, ...]:
@@ -432,90 +356,31 @@ class LoraModel:
             merged.config.use_cache = self._used_cache
         return merged
 
-    def save_merged(self, folder: Path) -> None:
-        """Write the whole model, see ``merged``, with its head and its processor.
 
-        Raises:
-            ModelError: If the weights are quantised.
-        """
-        merged = self.merged()
-        with appearing_whole(folder) as staged:
-            merged.save_pretrained(str(staged), safe_serialization=True)
-            if self.pooling != NATIVE:
-                self.save_head(staged)
-            (staged / "README.md").write_text(self.card("merged"), encoding="utf-8")
-            if self.processor is not None:
-                self.processor.save_pretrained(str(staged))
+@contextmanager
+def _own_deprecations_ignored() -> Iterator[None]:
+    """Ignore that PEFT reads an attribute which transformers deprecates: no user of either can change it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
-def attach_lora(
-    base: FoundationModel,
-    *,
-    classes: int | None,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    targets: str | Sequence[str],
-    seed: int,
-    rslora: bool = False,
-    dora: bool = False,
-) -> LoraModel:
-    """Inject LoRA, h = W₀x + s·B A x, into the targeted linear layers of every block, and free the head.
-
-    Factors and head are float32, whatever type the frozen weights have.
-
-    Args:
-        base: The foundation model.
-        classes: Number of classes of its head; None for a language model, which gets no head.
-        rank: r. A has shape (r, d_in) and starts random; B has shape (d_out, r) and starts at zero.
-        alpha: α; the scale s is α/r.
-        dropout: Of the LoRA input, in [0, 1).
-        targets: ``attention-qv``, ``attention``, ``all-linear``, or the last names of the linear layers to target.
-        seed: For A's values; the global random state is left as it was.
-        rslora: Make the scale α/√r (Kalajdzievski, arXiv 2312.03732).
-        dora: Train a magnitude per output of each targeted layer besides (Liu et al., DoRA, ICML 2024).
-
-    Raises:
-        ModelError: If blocks, targets or head cannot be found.
-    """
-    blocks = find_blocks(base.module)
-    paths = _target_paths(base.module, blocks, targets)
-    head, logits_path = _head_of(base, classes)
-    task_type = TASK_TYPES[base.kind] if base.pooling == NATIVE else FEATURES[base.kind]
-    named_by_peft = PEFT_HEADS if task_type == TaskType.SEQ_CLS else ()
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates an int and takes any number
-        lora_dropout=dropout,
-        target_modules=_shortest(base.module, paths),
-        # PEFT adds its own usual names of heads for this task; naming one twice would save it twice.
-        modules_to_save=[name for name in head if name not in named_by_peft] or None,
-        task_type=task_type,
-        fan_in_fan_out=all(isinstance(base.module.get_submodule(path), Conv1D) for path in paths),
-        use_rslora=rslora,
-        use_dora=dora,
-    )
-    if base.quantisation != "none":
-        prepare_model_for_kbit_training(base.module, use_gradient_checkpointing=False)
-    _let_head_compute_in_float32(base.module, head)
-    return LoraModel(base, config, blocks, logits_path, seed)
-
-
-def _head_of(base: FoundationModel, classes: int | None) -> tuple[list[str], str | None]:
-    """Return the names of the head's modules within the foundation model, and the path of its logits layer, if any."""
-    if classes is None:
-        return [], None
-    return ([], HEAD) if base.pooling != NATIVE else find_head(base.module, classes)
-
-
-def _target_paths(module: nn.Module, blocks: Blocks, targets: str | Sequence[str]) -> list[str]:
-    if not isinstance(targets, str):
-        return find_named(module, blocks, list(targets))
-    if targets not in TARGETS:
+def _parameters_by_saved_name(module: PeftModel) -> dict[str, nn.Parameter]:
+    """Map the names that PEFT saves to the live parameters, by their storage rather than by their spelling."""
+    state = get_peft_model_state_dict(module, save_embedding_layers=False)
+    saved = {tensor.data_ptr(): name for name, tensor in state.items()}
+    found = {saved[p.data_ptr()]: p for p in module.parameters() if p.data_ptr() in saved}
+    trainable = [name for name, p in module.named_parameters() if p.requires_grad]
+    if len(found) != len(saved) or len(found) != len(trainable):
         raise ModelError(
-            f"expected model.lora.targets to be {', '.join(TARGETS)} or a list of names; found {targets!r}"
+            f"expected PEFT to save each of the {len(trainable)} trainable tensors once; "
+            f"it saves {len(saved)}, of which {len(found)} are parameters"
         )
-    return TARGETS[targets](module, blocks)
+    return dict(sorted(found.items()))
+
+
+HEAD = "head"
+"""Path of the logits layer of a model whose features are pooled here."""
 
 
 def _in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -532,66 +397,3 @@ def _in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
 def _divisor(config: LoraConfig, rank: int) -> float:
     """Return what α is divided by."""
     return math.sqrt(rank) if config.use_rslora else rank
-
-
-def _let_head_compute_in_float32(module: nn.Module, head: Sequence[str]) -> None:
-    """Keep a head that trains in float32 above a body in another type, as PEFT does with factors."""
-
-    def widened(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
-
-    for part in map(module.get_submodule, head):
-        if any(parameter.dtype != torch.float32 for parameter in part.parameters()):
-            part.float().register_forward_pre_hook(widened)
-
-
-@contextmanager
-def appearing_whole(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, and put it in the place of ``folder`` when all is written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        staged = Path(temporary) / folder.name
-        yield staged
-        if folder.exists():
-            shutil.rmtree(folder)
-        staged.rename(folder)
-
-
-def _sort_lists(file: Path) -> None:
-    """Sort the lists in PEFT's config: it writes sets in an order that changes from process to process."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
-    file.write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _own_deprecations_ignored() -> Iterator[None]:
-    """Ignore that PEFT reads an attribute which transformers deprecates: no user of either can change it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
-
-
-def _shortest(module: nn.Module, paths: Sequence[str]) -> list[str]:
-    """Name targets by their last names where that selects exactly them, so that the saved config stays short."""
-    leaves = sorted({path.rpartition(".")[2] for path in paths})
-    chosen = {
-        path
-        for path, part in module.named_modules()
-        if isinstance(part, PROJECTIONS) and path.rpartition(".")[2] in leaves
-    }
-    return leaves if chosen == set(paths) else sorted(paths)
-
-
-def _parameters_by_saved_name(module: PeftModel) -> dict[str, nn.Parameter]:
-    """Map the names that PEFT saves to the live parameters, by their storage rather than by their spelling."""
-    state = get_peft_model_state_dict(module, save_embedding_layers=False)
-    saved = {tensor.data_ptr(): name for name, tensor in state.items()}
-    found = {saved[p.data_ptr()]: p for p in module.parameters() if p.data_ptr() in saved}
-    trainable = [name for name, p in module.named_parameters() if p.requires_grad]
-    if len(found) != len(saved) or len(found) != len(trainable):
-        raise ModelError(
-            f"expected PEFT to save each of the {len(trainable)} trainable tensors once; "
-            f"it saves {len(saved)}, of which {len(found)} are parameters"
-        )
-    return dict(sorted(found.items()))

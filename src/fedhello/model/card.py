@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from string import Template
 from typing import Literal
 
-from fedhello.model.loading import CAUSAL_LM, IMAGES, Kind
 from fedhello.model.pooling import NATIVE, Pooling
+from fedhello.model.sources import CAUSAL_LM, IMAGES, Kind
 
 CARD = Template("""---
 base_model: $base

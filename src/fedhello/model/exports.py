@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from fedhello.errors import ConfigError, MissingExtraError, ModelError
-from fedhello.model.adapter import LoraModel, appearing_whole
+from fedhello.model.adapter import LoraModel
 from fedhello.model.card import Form
-from fedhello.model.loading import Kind
 from fedhello.model.pooling import MODES, Pooling
+from fedhello.model.saving import appearing_whole, save_adapter, save_head, save_merged
+from fedhello.model.sources import Kind
 
 SENTENCE_TRANSFORMERS: Final = "sentence-transformers"
 """The form, and the package that reads it."""
@@ -58,9 +59,9 @@ def export(model: LoraModel, folder: Path, form: Form, max_length: int) -> None:
         ModelError: If the model cannot be written in this form.
     """
     if form == "adapter":
-        model.save(folder)
+        save_adapter(model, folder)
     elif form == "merged":
-        model.save_merged(folder)
+        save_merged(model, folder)
     else:
         _save_sentence_transformer(model, folder, max_length)
 
@@ -87,7 +88,7 @@ def _save_sentence_transformer(model: LoraModel, folder: Path, max_length: int) 
         encoder = library.SentenceTransformer(modules=modules, device="cpu")
         with appearing_whole(folder) as staged:
             encoder.save_pretrained(str(staged), create_model_card=False)
-            model.save_head(staged)
+            save_head(model, staged)
             (staged / "README.md").write_text(model.card(SENTENCE_TRANSFORMERS), encoding="utf-8")
 
 

@@ -77,10 +77,10 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     from fedhello.client.cost_model import batch_shapes
     from fedhello.client.memory import return_memory_at_once
     from fedhello.methods import METHODS
-    from fedhello.network.engine import DeclaredBudget, Facts
+    from fedhello.network.registry import DeclaredBudget, Facts
     from fedhello.network.worker import Prepared
     from fedhello.setup.encoding import longest_answer
-    from fedhello.setup.prepare import statistics_settings, training_settings
+    from fedhello.setup.training import statistics_settings, training_settings
 
     config = _own_config(options, raw)
     samples, model, classes = _part(options, config, labels) if options.part is not None else _own(config, labels)
@@ -116,7 +116,7 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:
         ModelError: If the server names a model by a path.
         ConfigError: If it names data by a path, or the configuration is not one.
     """
-    from fedhello.config.schema import parse_config
+    from fedhello.config.load import parse_config
 
     raw = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
     model, data, run = (raw.setdefault(key, {}) for key in ("model", "data", "run"))
@@ -152,7 +152,7 @@ def _own(config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
     """Return a client's own samples, the model, and the classes that occur."""
     from fedhello.setup.data import load_data
     from fedhello.setup.encoding import MODEL_KINDS, encode
-    from fedhello.setup.prepare import load_model
+    from fedhello.setup.model import load_model
 
     data = load_data(config.data, labels)
     model = load_model(config, labels, MODEL_KINDS[data.kind])
@@ -202,8 +202,8 @@ def _free_memory(device: Any) -> dict[str, int]:
 
 
 def _speed(model: Any, settings: Any, answer: int | None) -> float | None:
-    from fedhello.client.cost_model import calibrate, measure_speed
-    from fedhello.network.engine import SLOWEST_TRAINING
+    from fedhello.client.calibration import calibrate, measure_speed
+    from fedhello.network.registry import SLOWEST_TRAINING
 
     if model.has_magnitudes:
         return None  # nothing predicts the FLOPs of DoRA
@@ -251,19 +251,12 @@ def parse_bytes(text: str) -> int:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    from fedhello.config.schema import Bytes
+    from fedhello.config.units import Bytes
 
     try:
         return TypeAdapter(Bytes).validate_python(text)
     except ValidationError:
         raise ConfigError(f"expected bytes with a unit, such as 300MB or 4GB; found {text!r}") from None
-
-
-def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _say(line: str) -> None:
@@ -275,8 +268,8 @@ def main() -> None:
     """Be the worker of a client: ``OPTIONS PORT SECRET``."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair; Flower raises it, too, in its threads
-    from fedhello.network.engine import Address
     from fedhello.network.flower import answered
+    from fedhello.network.messages import Address
     from fedhello.network.worker import Worker
 
     raw, port, secret = sys.argv[1:]

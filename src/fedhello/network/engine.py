@@ -14,186 +14,30 @@ client connects with changes whenever it starts anew; a node is asked to join as
 again by its name. No wall clock is read; what decides is the order of messages and this machine's monotonic clock.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from fedhello.allocation.planner import needs
+from fedhello.allocation.needs import needs
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.scoring import ScoreReply, ScoreRequest, fitted_batch
-from fedhello.client.training import TrainingSettings
+from fedhello.client.settings import TrainingSettings
 from fedhello.engine.protocol import Contribution
 from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, encode_tensors, expect
 from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
 from fedhello.network.inbox import Inbox
-from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
-
-PROTOCOL = 2
-"""Of the messages; server and clients must have the same."""
-
-PROBE = bytes(2**19)
-"""What goes both ways when a client joins, for a first estimate of its rate."""
-
-SLOWEST = 16_000.0
-"""Bytes per second that a client is taken to reach in any case, so that none can draw out its deadlines at will."""
-
-SLOWEST_TRAINING = 1e8
-"""FLOP/s that it is taken to reach, likewise."""
-
-LONGEST_FACTS = 2**22
-"""Bytes of a client's facts that are read."""
+from fedhello.network.messages import Failure, Fields, Link, Reply, one_line
+from fedhello.network.registry import POLL, SLOWEST, Arrival, Facts, Lobby, taken
+from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
 
 FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite"}
 """What a client may say went wrong, beside that it failed."""
-
-Fields = dict[str, Any]
-"""What a message holds: name → bytes, str, int or float."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no reply."""
-
-    reason: Reason
-    detail: str = ""
-
-
-Reply = Fields | Failure
-
-
-class Link(Protocol):
-    """Carries messages to nodes."""
-
-    def nodes(self) -> frozenset[int]:
-        """Return the nodes that are connected now."""
-        ...
-
-    def send(self, node: int, kind: str, fields: Fields, group: str = "") -> str:
-        """Send a message and return its id; an empty one if it did not go out."""
-        ...
-
-    def reply(self, message_id: str) -> Reply | None:
-        """Return the reply to a message; None if there is none yet. Does not wait for it."""
-        ...
-
-    def forget(self, message_id: str) -> None:
-        """Have the reply to a message dropped when it comes, which nobody will ask for any more."""
-        ...
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where something of Flower's listens.
-
-    Attributes:
-        host: Name or IP address.
-        port: TCP port.
-        ca: The certificate of the authority that vouches for it; None speaks without TLS.
-    """
-
-    host: str
-    port: int
-    ca: Path | None = None
-
-    @property
-    def host_port(self) -> str:
-        """Both, as Flower writes them."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def insecure(self) -> bool:
-        """Whether it speaks without TLS."""
-        return self.ca is None
-
-    def certificate(self) -> bytes | None:
-        """Return the authority's certificate."""
-        return None if self.ca is None else self.ca.read_bytes()
-
-
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-Amount = Annotated[float, Field(gt=0, le=1e18)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DeclaredBudget(_Strict):
-    """What a client says it can afford; see ``fedhello.types.Budget``."""
-
-    blocks: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    rank: Count | None = None
-    memory: Annotated[int, Field(ge=1, lt=2**53)] | None = None
-    upload: Annotated[int, Field(ge=1, lt=2**53)] | None = None
-    seconds: Amount | None = None
-
-
-class Facts(_Strict):
-    """What a client says of itself when it joins.
-
-    Attributes:
-        name: Its stable name.
-        samples: n_k.
-        classes: The labels that occur in its data, ascending.
-        widest: Samples and tokens of its widest batch.
-        batches: About which batches it meets in a round.
-        budget: What it can afford.
-        speed: FLOP/s that it reaches in training; None where that cannot be told.
-        busy: Seconds that it took to answer, without the way there and back.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    samples: Count
-    classes: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    widest: tuple[Count, Count]
-    batches: tuple[tuple[Count, Count], ...] = Field(min_length=1)
-    budget: DeclaredBudget
-    speed: Annotated[float, Field(ge=SLOWEST_TRAINING, le=1e18)] | None = None
-    busy: float = Field(ge=0, le=1e9)
-
-    def as_budget(self) -> Budget:
-        """Return the budget; its seconds are worth what the client's speed makes of them."""
-        return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
-
-    def same_client(self, other: "Facts") -> bool:
-        """Whether both are of one client with the same data."""
-        return (self.name, self.samples, self.classes) == (other.name, other.samples, other.classes)
-
-
-def read_facts(reply: Reply, classes: int) -> Facts:
-    """Check what a client says of itself.
-
-    Args:
-        reply: To the message ``join``.
-        classes: C.
-
-    Raises:
-        UpdateError: If it is not what was asked for.
-    """
-    if isinstance(reply, Failure):
-        raise UpdateError(f"expected a client to join; {_one_line(reply.detail)}", reply.reason)
-    if "error" in reply:
-        raise UpdateError(f"expected a client to join; it says: {_one_line(reply.get('detail'))}")
-    text = reply.get("facts")
-    if not isinstance(text, str) or len(text) > LONGEST_FACTS:
-        raise UpdateError("expected a client to say what it has; found something else", "malformed")
-    try:
-        facts = Facts.model_validate_json(text)
-    except ValidationError as error:
-        raise UpdateError(f"expected a client's facts; {_one_line(str(error.errors()[0]))}", "malformed") from error
-    if list(facts.classes) != sorted(set(facts.classes)) or any(c >= classes for c in facts.classes):
-        raise UpdateError(f"expected ascending classes below {classes} from {facts.name}", "malformed")
-    return facts
 
 
 @dataclass(frozen=True)
@@ -216,102 +60,6 @@ class Pace:
         """Return the seconds."""
         training = self.unpredicted if flops is None or speed is None else flops / speed
         return min(self.most, self.floor + self.factor * (bytes_ / rate + training))
-
-
-POLL = 0.1
-"""Seconds between two looks for replies, where there is no news."""
-
-LOOK_AROUND = 1.0
-"""Seconds between two looks at which nodes are connected."""
-
-
-@dataclass
-class Lobby:
-    """Where nodes wait: sees who is connected, asks everybody once to join, and hears what they say.
-
-    Attributes:
-        link: Carries the messages.
-        invitation: What a node is asked to join with.
-        classes: C.
-        clock: Seconds that only ever grow.
-        connected: The nodes that were connected at the last look.
-    """
-
-    link: Link
-    invitation: Fields
-    classes: int
-    clock: Callable[[], float] = time.monotonic
-    connected: frozenset[int] = frozenset()
-    _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
-    _kept: dict[int, "Arrival"] = field(default_factory=dict)
-    _looked: float = -LOOK_AROUND
-
-    def look(self) -> list["Arrival"]:
-        """Return who answered since the last look; nothing more than once in ``LOOK_AROUND`` seconds."""
-        if self.clock() - self._looked < LOOK_AROUND:
-            return []
-        self._looked = self.clock()
-        self.connected = self.link.nodes()
-        for node in self._asked.keys() - self.connected:
-            self._forget(node)
-        for node in sorted(self.connected - self._asked.keys()):
-            message = self.link.send(node, "join", self.invitation)
-            if message:  # else it is asked at the next look
-                self._asked[node] = (message, self.clock())
-        kept, self._kept = self._kept, {}
-        again = [arrival for node, arrival in sorted(kept.items()) if node in self.connected]
-        return again + [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
-
-    def _heard(self, node: int) -> "Arrival | None":
-        message, began = self._asked[node]
-        reply = self.link.reply(message) if message else None
-        if reply is None:
-            return None
-        self._asked[node] = ("", began)  # it is not asked again
-        try:
-            return Arrival(node, read_facts(reply, self.classes), self.clock() - began)
-        except UpdateError as error:
-            return Arrival(node, str(error), 0.0)
-
-    def ask_again(self, node: int) -> None:
-        """Have a node asked again that does not know of the run any more."""
-        self._forget(node)
-
-    def _forget(self, node: int) -> None:
-        message, _ = self._asked.pop(node, ("", 0.0))
-        if message:
-            self.link.forget(message)
-
-    def keep(self, arrival: "Arrival") -> None:
-        """Return an arrival at the next look once more: its name is taken, maybe by a connection that is dead.
-
-        Flower notices after up to a minute that a node was killed; its client may be back before.
-        """
-        self._kept[arrival.node] = replace(arrival, seen=True)
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What a node said when it was asked to join, and the seconds that this took; or why it does not count.
-
-    ``seen`` says that it was returned before.
-    """
-
-    node: int
-    facts: Facts | str
-    seconds: float
-    seen: bool = False
-
-    @property
-    def name(self) -> str:
-        """Who it is, where that was said."""
-        return self.facts.name if isinstance(self.facts, Facts) else ""
-
-    @property
-    def rate(self) -> float:
-        """The bytes per second that it reaches at least: the probe went both ways."""
-        busy = self.facts.busy if isinstance(self.facts, Facts) else 0.0
-        return max(2 * len(PROBE) / max(self.seconds - busy, POLL), SLOWEST)
 
 
 @dataclass(frozen=True)
@@ -447,10 +195,10 @@ class RemoteEngine:
 
     def _put_by(self, one: _Sent, reply: Reply, inbox: Inbox, folder: Path) -> Path | Rejection:
         if isinstance(reply, Failure):
-            return _rejected(one, reply.reason, _one_line(reply.detail))
+            return _rejected(one, reply.reason, one_line(reply.detail))
         if "error" in reply:
             self._heed(one, reply)
-            return _rejected(one, FAULTS.get(str(reply["error"]), "failed"), _one_line(reply.get("detail")))
+            return _rejected(one, FAULTS.get(str(reply["error"]), "failed"), one_line(reply.get("detail")))
         payload = reply.get("update")
         if not isinstance(payload, bytes) or one.expected is None:
             return _rejected(one, "malformed", "expected an update; there is none in the reply")
@@ -576,10 +324,10 @@ class RemoteEngine:
 
     def _sums(self, one: _Sent, reply: Reply) -> Contribution:
         if isinstance(reply, Failure):
-            raise UpdateError(f"expected its sums; {_one_line(reply.detail)}", reply.reason)
+            raise UpdateError(f"expected its sums; {one_line(reply.detail)}", reply.reason)
         payload = reply.get("sums")
         if not isinstance(payload, bytes):
-            raise UpdateError(f"expected its sums; {_one_line(reply.get('detail', 'found something else'))}")
+            raise UpdateError(f"expected its sums; {one_line(reply.get('detail', 'found something else'))}")
         sums = as_received(decode_sums(payload, self.sums_like))
         check_sums(sums, self.members[one.client].samples, self.longest_feature)
         return Contribution(one.client, sums, len(payload), one.bytes_down)
@@ -604,11 +352,11 @@ class RemoteEngine:
 
     def _scores(self, one: _Sent, reply: Reply, most: int) -> ScoreReply:
         if isinstance(reply, Failure):
-            return ScoreReply(one.client, None, f"{reply.reason}: {_one_line(reply.detail)}", one.bytes_down)
+            return ScoreReply(one.client, None, f"{reply.reason}: {one_line(reply.detail)}", one.bytes_down)
         self._heed(one, reply)
         payload = reply.get("scores")
         if not isinstance(payload, bytes):
-            said = _one_line(reply.get("detail", "found something else"))
+            said = one_line(reply.get("detail", "found something else"))
             return ScoreReply(one.client, None, f"expected its sums; {said}", one.bytes_down)
         return score_reply(one.client, payload, self.federation.blocks, most, one.bytes_down, one.note)
 
@@ -619,29 +367,6 @@ class RemoteEngine:
             pass
 
 
-def invitation(config: Mapping[str, Any], labels: Sequence[str], run: str) -> Fields:
-    """Return what a node is asked to join with."""
-    return {
-        "protocol": PROTOCOL,
-        "version": version("fedhello"),
-        "config": json.dumps(config),
-        "labels": json.dumps(list(labels)),
-        "run": run,
-        "probe": PROBE,
-    }
-
-
-def taken(name: str) -> str:
-    """Return what is said of a client that comes under the name of one who is here."""
-    return f"{name!r} is connected already; it is admitted when that connection ends"
-
-
 def _rejected(one: _Sent, reason: Reason, detail: str) -> Rejection:
     round_ = 0 if one.expected is None else one.expected.round
     return Rejection(one.client, round_, reason, detail, bytes_down=one.bytes_down)
-
-
-def _one_line(text: object) -> str:
-    """Write what a client says on one line, and not more of it than a line holds."""
-    found = "".join(c if c.isprintable() else " " for c in str(text))
-    return found if len(found) <= 300 else found[:297] + "..."

@@ -1,7 +1,7 @@
-"""Flower underneath: the only file that imports flwr, and knows what it does.
+"""Flower underneath: this file and ``flower_app`` are the only ones that import flwr, and know what it does.
 
     Flower's part                here
-    SuperLink, SuperNode         children of the server and of each client, started by ``main``
+    SuperLink, SuperNode         children of the server and of each client, started by ``flower_app.main``
     run, ServerApp process       ``opened``: the server's own process submits the run, takes its task and gets the grid
     message, ClientApp process   ``answered``: the client's own, warm process takes the tasks of its SuperNode
 
@@ -10,25 +10,10 @@ the code that the server sends along. Both ends here take their tasks themselves
 ``--isolation process``, so the model stays loaded and nothing that arrives is ever executed. A secret that server or
 client makes for itself keeps others on the machine from taking the tasks.
 
-``server_app`` and ``client_app`` are the same for ``flwr run`` and ``flower-supernode``, cold: a process per message.
+Under ``flwr run`` and ``flower-supernode`` a message costs a process: see ``flower_app``.
 """
 
-import os
-
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""Says nothing to anybody, and installs nothing."""
-
-# flwr reads them when it is imported.
-os.environ.update(QUIET)
-os.environ.setdefault("FLWR_LOG_LEVEL", "WARNING")
-
 import hashlib
-import json
 import sys
 import time
 from collections import deque
@@ -39,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.error import Error
 from flwr.cli.build import build_fab_from_files
-from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from flwr.supercore import telemetry
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
@@ -65,8 +49,7 @@ from flwr.superlink.grid import HttpGrid
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedhello.errors import EngineError
-from fedhello.network.engine import Address, Failure, Fields, Reply
-from fedhello.network.processes import end_with_parent
+from fedhello.network.messages import Address, Failure, Fields, Reply
 from fedhello.types import Reason
 
 telemetry.FLWR_TELEMETRY_ENABLED = "0"  # for where something else has imported flwr before
@@ -86,8 +69,6 @@ BROKEN_OFF = (httpx.HTTPError, RunNotRunningException, ObjectPullError)
 POLL = 0.1
 """Seconds between two looks for a task."""
 
-LONGEST_PAUSE = 4
-"""Seconds at most between a SuperNode's tries to reach a server that is away; Flower's 20 would hold up its return."""
 
 REASONS: dict[int, Reason] = {
     ErrorCode.MESSAGE_UNAVAILABLE: "lost",
@@ -97,8 +78,6 @@ REASONS: dict[int, Reason] = {
 }
 """What Flower's error replies stand for; all others mean that the client's code failed."""
 
-LONGEST_UPLOAD = 7200
-"""Seconds that an update may take on its way to the SuperLink; Flower's 180 would lose large ones on slow links."""
 
 APP = """
 [project]
@@ -111,8 +90,8 @@ license = "Apache-2.0"
 publisher = "fedhello"
 
 [tool.flwr.app.components]
-serverapp = "fedhello.network.flower:server_app"
-clientapp = "fedhello.network.flower:client_app"
+serverapp = "fedhello.network.flower_app:server_app"
+clientapp = "fedhello.network.flower_app:client_app"
 
 [tool.flwr.app.config]
 """
@@ -201,7 +180,7 @@ class GridLink:
             if message.has_error():
                 error = message.error
                 return Failure(REASONS.get(error.code, "failed"), f"Flower's error {error.code}: {error.reason}")
-            return _fields(message)
+            return fields_of(message)
         return None
 
 
@@ -217,7 +196,8 @@ def _still_running() -> Iterator[None]:
         ) from error
 
 
-def _fields(message: Message) -> Fields:
+def fields_of(message: Message) -> Fields:
+    """Return what a message holds; nothing where it is not one of ours."""
     record = message.content.get(RECORD)
     return dict(record) if isinstance(record, ConfigRecord) else {}
 
@@ -323,7 +303,7 @@ def _answer_one(address: Address, token: str, answer: Callable[[str, Fields], Fi
     try:
         # The app that comes along is neither unpacked nor run.
         message, context, _, _ = pull_task_input(client)
-        fields = _fields(message)
+        fields = fields_of(message)
         try:
             record = ConfigRecord(answer(str(fields.pop("kind", "")), fields))
         except Exception as error:  # nobody foresaw it: the server hears of it before this process ends
@@ -394,56 +374,3 @@ def _quietly(call: Callable[[], object]) -> None:
         call()
     except (httpx.HTTPError, RuntimeError, RunNotRunningException) as error:
         sys.stderr.write(f"note: the SuperLink did not hear the end of the run: {error!r}\n")
-
-
-server_app = ServerApp()
-client_app = ClientApp()
-
-
-@server_app.main()
-def _serve(grid: Grid, context: Context) -> None:
-    """Play the run that ``--run-config 'config="…"'`` names, under plain ``flwr run``."""
-    from fedhello.network.server import serve_on
-
-    serve_on(GridLink(grid), Path(str(context.run_config["config"])))
-
-
-@client_app.train()
-@client_app.query()
-def _cold(message: Message, context: Context) -> Message:
-    """Answer one message under a plain ``flower-supernode``, whose ``--node-config`` says what a client's options say.
-
-    What the server said when it asked to join is kept from message to message, since the process is not.
-    """
-    from fedhello.network.client import cold_worker
-
-    fields, kept = _fields(message), context.state.get(RECORD)
-    kind = str(fields.pop("kind", ""))
-    if kind == "join":
-        context.state[RECORD] = ConfigRecord({"join": json.dumps({k: v for k, v in fields.items() if k != "probe"})})
-    worker = cold_worker(dict(context.node_config))
-    if kind != "join" and isinstance(kept, ConfigRecord):
-        worker.answer("join", json.loads(str(kept["join"])))
-    return Message(RecordDict({RECORD: ConfigRecord(worker.answer(kind, fields))}), reply_to=message)
-
-
-def main() -> None:
-    """Be a SuperLink or a SuperNode that ends with its parent."""
-    end_with_parent()
-    what = sys.argv.pop(1)
-    if what == "superlink":
-        from flwr.supercore.corestate import in_memory_corestate
-        from flwr.superlink.cli import flower_superlink
-
-        in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = LONGEST_UPLOAD  # type: ignore[attr-defined]
-        flower_superlink()
-    else:
-        from flwr.supercore.retry import http_retry
-        from flwr.supernode.cli import flower_supernode
-
-        http_retry.MAX_RETRY_DELAY = LONGEST_PAUSE  # type: ignore[attr-defined]  # Flower has no option for it
-        flower_supernode()
-
-
-if __name__ == "__main__":
-    main()

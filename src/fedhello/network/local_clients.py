@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from fedhello.config.schema import Config, load_config
+from fedhello.config.load import load_config
+from fedhello.config.schema import Config
 from fedhello.errors import ConfigError
 from fedhello.network.client import ClientOptions
 from fedhello.network.processes import end_with_parent, spawn, stop
-from fedhello.network.server import ServerOptions
+from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection, take_part
 
 ROUNDS = 3

@@ -6,6 +6,7 @@ system sees to even when the parent is killed.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -57,3 +58,10 @@ def stop(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

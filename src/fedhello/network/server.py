@@ -9,114 +9,39 @@ Started again on the folder of a run that has not finished, it goes on from the 
 import itertools
 import json
 import secrets
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from math import ceil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from fedhello.config.schema import Config, parse_config
-from fedhello.errors import ClientsError, ConfigError, EngineError, RunFolderError
+from fedhello.config.schema import Config
+from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
-from fedhello.model.loading import CAUSAL_LM
 from fedhello.model.pooling import NATIVE
+from fedhello.model.sources import CAUSAL_LM
 from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
-from fedhello.network.client import free_port
-from fedhello.network.engine import Address, Arrival, Facts, Link, Lobby, Pace, RemoteEngine, invitation, taken
-from fedhello.network.processes import spawn, stop
+from fedhello.network.admission import Say, budgets_of, gather, key_of, with_tiers
+from fedhello.network.engine import Pace, RemoteEngine
+from fedhello.network.messages import Link, invitation
+from fedhello.network.processes import free_port
+from fedhello.network.registry import Facts, Lobby
+from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore, store_config
 from fedhello.runs.runner import Observer, play, warn
+from fedhello.session import Session
 from fedhello.setup.clients import federation_of
 from fedhello.setup.encoding import longest_answer
-from fedhello.setup.prepare import (
-    Loaded,
-    Session,
-    assemble,
-    load,
-    score_costs,
-    statistics_settings,
-    step_costs,
-    training_settings,
-)
+from fedhello.setup.prepare import Loaded, assemble, load
+from fedhello.setup.training import score_costs, statistics_settings, step_costs, training_settings
 from fedhello.types import Client
-
-START_SECONDS = 60.0
-"""How long the SuperLink may take until it listens."""
-
-BACK_SECONDS = 60.0
-"""How long a run that goes on waits for clients beyond its quorum; the others are admitted when they come."""
 
 COLD_SECONDS = 120.0
 """What plain Flower's clients take besides: a new process per message, which loads the model and the data."""
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """How clients reach the server.
-
-    Attributes:
-        host: The address that it listens on; this machine alone by default.
-        port: Its port; 0 takes a free one.
-        keys: The folder with ``ca.crt``, ``server.pem``, ``server.key`` and the public keys ``*.pub`` of the clients
-            that may connect; None speaks without TLS, to whoever comes.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    keys: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.keys is not None:
-            absent = [name for name in ("ca.crt", "server.pem", "server.key") if not (self.keys / name).is_file()]
-            if absent:
-                raise ConfigError(
-                    f"expected ca.crt, server.pem and server.key in {self.keys}; {', '.join(absent)} is missing. Make "
-                    f"them: fedhello keys server --host NAME --out {self.keys}"
-                )
-            if not self.public_keys:
-                raise ConfigError(
-                    f"expected a public key NAME.pub of each client in {self.keys}; found none. Make them: "
-                    f"fedhello keys client NAME --out {self.keys}"
-                )
-
-    @property
-    def public_keys(self) -> list[Path]:
-        """The keys of the clients that may connect."""
-        return [] if self.keys is None else sorted(self.keys.glob("*.pub"))
-
-    @property
-    def address(self) -> Address:
-        """Where this machine itself reaches the SuperLink."""
-        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return Address(local, self.port, None if self.keys is None else self.keys / "ca.crt")
-
-    def superlink(self, secret: Path) -> list[str]:
-        """Return the arguments that start the SuperLink."""
-        own = ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
-        where = ["--host", self.host, "--port", str(self.port)]
-        if self.keys is None:
-            return ["superlink", "--insecure", *where, *own]
-        tls = [("--ssl-ca-certfile", "ca.crt"), ("--ssl-certfile", "server.pem"), ("--ssl-keyfile", "server.key")]
-        files = [word for option, name in tls for word in (option, str(self.keys / name))]
-        return ["superlink", *files, "--enable-supernode-auth", *where, *own]
-
-    def client_command(self, data: str = "my.csv") -> str:
-        """Return the command that joins from another machine."""
-        host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
-        proof = "" if self.keys is None else " --ca ca.crt --key NAME"
-        return f"fedhello client --server {host}:{self.port}{proof} --data {data} --memory 4GB"
 
 
 def served(config: Config) -> Config:
@@ -148,48 +73,6 @@ def _free_name(config: Config) -> str:
 
 def _has_finished(folder: RunFolder) -> bool:
     return (folder.path / "summary.json").is_file() and folder.summary()["status"] == "finished"
-
-
-@contextmanager
-def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[Callable[[], None]]:
-    """Start a SuperLink, which ends with this context or this process, whichever is first; yield what waits for it."""
-    with TemporaryDirectory(prefix="fedhello-") as folder:  # of mode 0700
-        secret_file = Path(folder) / "secret"
-        secret_file.touch(0o600)
-        secret_file.write_bytes(secret)
-        child = spawn("fedhello.network.flower", options.superlink(secret_file), log, home=Path(folder) / "flwr")
-        try:
-            yield lambda: _wait_until_it_listens(child, options, log)
-        finally:
-            stop(child)
-
-
-def _wait_until_it_listens(child: subprocess.Popen[bytes], options: ServerOptions, log: Path) -> None:
-    where, end = options.address, time.monotonic() + START_SECONDS
-    while time.monotonic() < end and child.poll() is None:
-        try:
-            socket.create_connection((where.host, where.port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise EngineError(f"expected Flower's SuperLink to listen at {where.host_port}; it does not. See {log}.")
-
-
-def check_port(options: ServerOptions) -> None:
-    """Check that nobody else listens where the server is to.
-
-    Raises:
-        EngineError: If somebody does.
-    """
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.host, options.port))
-        except OSError as error:
-            raise EngineError(
-                f"expected to listen at {options.host}:{options.port}; {error.strerror}. Give another --host or --port."
-            ) from error
 
 
 def serve(
@@ -242,7 +125,7 @@ def _check_folder(folder: RunFolder) -> None:
 
 def serve_on(link: Link, file: Path) -> None:
     """Play a configuration's file over a link that is there already, under plain ``flwr run``."""
-    from fedhello.config.schema import load_config
+    from fedhello.config.load import load_config
 
     config = served(load_config(file))
     slower = {"deadline_floor": config.run.deadline_floor + COLD_SECONDS}
@@ -303,128 +186,6 @@ def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
     return invitation(plain, loaded.data.label_names, run)
 
 
-def gather(
-    lobby: Lobby,
-    config: Config,
-    roster: Sequence[Facts],
-    say: Say,
-    wait: Callable[[float], None] = time.sleep,
-) -> tuple[tuple[Facts, ...], dict[int, int], dict[int, float]]:
-    """Wait for the clients to join: all of ``data.clients``, or those of the roster, of whom the quorum is enough.
-
-    Returns:
-        The members by id, the node of each that is connected, and its rate in bytes per second.
-
-    Raises:
-        ClientsError: If too few join within ``run.wait`` seconds.
-    """
-    wanted = len(roster) or config.data.clients
-    enough = ceil(config.train.quorum * config.train.clients_per_round) if roster else wanted
-    here: dict[str, tuple[Facts, int, float]] = {}
-    begin = said = lobby.clock()
-    while len(here) < wanted:
-        arrivals = lobby.look()
-        here = {name: found for name, found in here.items() if found[1] in lobby.connected}
-        for arrival in arrivals:
-            complaint = _welcome(arrival, lobby, config, roster, here)
-            if complaint is None:
-                say(f"{arrival.name} has joined: {len(here)} of {wanted}")
-            elif not arrival.seen:
-                say(f"a client was not admitted: {complaint}")
-        passed = lobby.clock() - begin
-        if len(here) >= enough and passed > BACK_SECONDS:
-            break
-        if passed > config.run.wait:
-            raise ClientsError(
-                f"expected {enough} clients within {config.run.wait:.0f} s; {len(here)} joined. Start more, lower "
-                "data.clients and train.clients_per_round, or raise run.wait."
-            )
-        if lobby.clock() - said > 10:
-            said = lobby.clock()
-            say(f"waiting for clients: {len(here)} of {wanted}, {config.run.wait - passed:.0f} s left")
-        wait(0.2)
-    members = tuple(roster) or tuple(here[name][0] for name in sorted(here))
-    ids = {member.name: k for k, member in enumerate(members)}
-    nodes = {ids[name]: node for name, (_, node, _) in here.items()}
-    return members, nodes, {ids[name]: rate for name, (_, _, rate) in here.items()}
-
-
-def _welcome(
-    arrival: Arrival,
-    lobby: Lobby,
-    config: Config,
-    roster: Sequence[Facts],
-    here: dict[str, tuple[Facts, int, float]],
-) -> str | None:
-    """Count an arrival among those who are here; else return why not."""
-    facts = arrival.facts
-    if isinstance(facts, str):
-        return facts
-    if facts.name in here:
-        lobby.keep(arrival)
-        return taken(facts.name)
-    complaint = _admit(facts, config, roster)
-    if complaint is None:
-        here[facts.name] = (facts, arrival.node, arrival.rate)
-    return complaint
-
-
-def _admit(facts: Facts, config: Config, roster: Sequence[Facts]) -> str | None:
-    """Return why a client cannot take part; None if it can."""
-    if roster and not any(member.same_client(facts) for member in roster):
-        return f"{facts.name!r} did not take part, with this data, from the start"
-    b, T = config.train.batch_size, config.data.max_length
-    most = ceil(facts.samples / b) * config.train.epochs
-    if len(facts.batches) > most or any(
-        samples > b or tokens > T for samples, tokens in (facts.widest, *facts.batches)
-    ):
-        return (
-            f"{facts.name!r} cannot take part: expected at most {most} batches of {b} x {T} tokens from "
-            f"{facts.samples} samples; it speaks of more"
-        )
-    try:
-        with_tiers(config, [facts])
-    except ConfigError as error:
-        return f"{facts.name!r} cannot take part: {error}"
-    return None
-
-
-def with_tiers(config: Config, members: Sequence[Facts]) -> Config:
-    """Return the configuration with one tier for each different budget of the members, in the order of their ids.
-
-    Raises:
-        ConfigError: If the method cannot use a budget.
-    """
-    budgets = _budgets(members)
-    tiers = [_tier(member, sum(_key(m) == key for m in members) / len(members)) for key, member in budgets.items()]
-    plain = config.model_dump(mode="json")
-    plain["clients"]["tiers"] = tiers
-    plain["data"]["clients"] = max(len(members), config.train.clients_per_round)
-    return parse_config(plain)
-
-
-def _key(member: Facts) -> str:
-    return json.dumps(asdict(member.as_budget()))
-
-
-def _budgets(members: Sequence[Facts]) -> dict[str, Facts]:
-    """Return a member of each different budget, by the budget, in the order of ids."""
-    found: dict[str, Facts] = {}
-    for member in members:
-        found.setdefault(_key(member), member)
-    return found
-
-
-def _tier(member: Facts, share: float) -> dict[str, Any]:
-    """Return a tier as a configuration writes it."""
-    found = {key: value for key, value in asdict(member.as_budget()).items() if value is not None}
-    units = {"memory": "B", "upload": "B"}
-    tier = {key: f"{value}{units[key]}" if key in units else value for key, value in found.items()}
-    if "speed" in tier:
-        tier["speed"] = f"{tier['speed']:.0f}FLOP/s"
-    return {"share": share, **tier}
-
-
 def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: str) -> tuple[Session, RemoteEngine]:
     """Put the session of a run together whose clients have joined.
 
@@ -436,7 +197,7 @@ def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: 
     settings = training_settings(config, loaded.method, model.device, notes)
     answer = longest_answer(loaded.samples, loaded.held_out.train)
     costs = step_costs(config, model, settings, answer)
-    tier_of = tuple(list(_budgets(members)).index(_key(member)) for member in members)
+    tier_of = tuple(list(budgets_of(members)).index(key_of(member)) for member in members)
     everyone = [
         Client(k, tier_of[k], config.clients.tiers[tier_of[k]].budget, member.samples, member.classes)
         for k, member in enumerate(members)

@@ -23,8 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fedhello.errors import ConfigError, EngineError, FedhelloError
-from fedhello.network.client import ClientOptions, free_port
-from fedhello.network.processes import spawn, stop
+from fedhello.network.client import ClientOptions
+from fedhello.network.processes import free_port, spawn, stop
 
 WAIT_TO_SEND = 3.0
 """Seconds that the last reply gets to reach the server: Flower looks for replies twice a second."""
@@ -181,7 +181,7 @@ class _Supervisor:
         if self._node is None:
             self._connection.check()
             arguments = self._connection.supernode(self._port, self._secret)
-            self._node = spawn("fedhello.network.flower", arguments, self._log, self._home)
+            self._node = spawn("fedhello.network.flower_app", arguments, self._log, self._home)
         if self._worker is None:
             arguments = [json.dumps(asdict(self._options)), str(self._port), str(self._secret)]
             self._worker = spawn("fedhello.network.client", arguments, home=self._home)

@@ -16,14 +16,15 @@ from typing import Any
 
 from torch import Tensor
 
-from fedhello.client.training import TrainingSettings
+from fedhello.client.settings import TrainingSettings
 from fedhello.data.batches import Samples
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, encode_update
 from fedhello.errors import EngineError, FedhelloError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
-from fedhello.network.engine import PROBE, PROTOCOL, Facts, Fields
+from fedhello.network.messages import PROBE, PROTOCOL, Fields
+from fedhello.network.registry import Facts
 from fedhello.types import Client, Federation, Rejection
 
 HUNG = 75

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedhello.allocation.planner import Needs, needs
+from fedhello.allocation.needs import Needs, needs
 from fedhello.allocation.reasons import Point, front, reasons
 from fedhello.engine.wire import encode_tensors
 from fedhello.errors import ConfigError
@@ -16,8 +16,9 @@ from fedhello.formatting import budget_words, human_bytes
 from fedhello.model.head import is_shared
 from fedhello.report.drawing import svg_of
 from fedhello.runs.heads_said import costs_line, statistics_costs
-from fedhello.setup.prepare import Session
-from fedhello.types import Allocation, Budget, Costs, Situation
+from fedhello.session import Session
+from fedhello.strategy import Situation
+from fedhello.types import Allocation, Budget, Costs
 
 ROUNDS_SHOWN = 300
 """Draws behind the shown frequencies of a randomised allocation."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedhello.config.schema import IRRELEVANT, Config
+from fedhello.config.diff import OWN_KEYS, is_below, differing
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.formatting import nearest
 from fedhello.results.finished import FinishedRun, at_equal_cost, ladders, read_run, rung_name
@@ -21,7 +21,6 @@ from fedhello.results.statistics import (
     spread,
 )
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.tracking import flatten
 
 RUNS = "runs"
 """The folder of the runs within the folder of a comparison."""
@@ -29,8 +28,6 @@ RUNS = "runs"
 COMPARISON_FILE = "comparison.json"
 """What a comparison came to, in its folder."""
 
-OWN_KEYS = ("run.seed", *IRRELEVANT)
-"""What runs of one method may differ in: the seed, and what has no influence on a result."""
 
 METHOD_KEYS = ("method", "clients.tiers", "model.drift_compensation", "train.selection")
 """What methods may differ in besides: their names and options, budgets stated in what they allocate, and what methods
@@ -198,18 +195,6 @@ def label_of(words: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", words.strip()).strip("-.")
 
 
-def differing(configs: Iterable[Config], ignored: Sequence[str] = OWN_KEYS) -> dict[str, list[Any]]:
-    """Return the dotted keys in which configurations differ, each with every configuration's value."""
-    flat = [flatten(config.model_dump(mode="json"), ".") for config in configs]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    found = {key: [one.get(key) for one in flat] for key in keys if not _below(key, ignored)}
-    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
-
-
-def _below(key: str, sections: Sequence[str]) -> bool:
-    return any(key == section or key.startswith(section + ".") for section in sections)
-
-
 def _check_group(label: str, group: Sequence[FinishedRun]) -> None:
     """Check that runs under one label are one method with different seeds, so that their mean has a meaning."""
     for one, other in pairwise(group):
@@ -240,7 +225,7 @@ def _warnings(runs: Mapping[str, Sequence[FinishedRun]], method_keys: Sequence[s
     others = _more_than_methods(flat, method_keys)
     if others:
         notes.append(f"the runs differ in more than the method: {', '.join(others)}; read the differences with that")
-    if any(_below(key, ["clients.tiers"]) for key in differing([run.config for run in flat])):
+    if any(is_below(key, ["clients.tiers"]) for key in differing([run.config for run in flat])):
         notes.append("the budgets of the tiers differ between the methods; they stand in the table of costs")
     metrics = {run.summary["metric"]: run.label for run in flat}
     if len(metrics) > 1:

@@ -12,8 +12,9 @@ from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
 from fedhello.model.generation import generate
-from fedhello.model.loading import CAUSAL_LM, IMAGES
-from fedhello.setup.encoding import cut_prompts, encode, longest_prompt
+from fedhello.model.sources import CAUSAL_LM, IMAGES
+from fedhello.runs.answers import longest_prompt
+from fedhello.setup.encoding import cut_prompts, encode
 
 
 def infer(

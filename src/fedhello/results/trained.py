@@ -10,10 +10,12 @@ from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.generation import rouge_l
+from fedhello.model.saving import load_adapter
 from fedhello.runs.answers import answer
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import evaluate_adapter, mean_over_models
-from fedhello.setup.prepare import load_model, prepare
+from fedhello.setup.model import load_model
+from fedhello.setup.prepare import prepare
 from fedhello.types import Adapter
 
 
@@ -108,7 +110,7 @@ def _as_adapter(tensors: dict[str, Tensor], model: LoraModel) -> Adapter:
 
 def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
     """Read a run's adapter into a model, whose frozen weights must be those that the run trained on; return notes."""
-    model.load(folder.adapter)
+    load_adapter(model, folder.adapter)
     weights = folder.summary().get("weights")
     if weights is None:
         return [f"{folder.path} does not say which weights it was trained on, so those of the model are not checked"]

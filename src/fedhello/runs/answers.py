@@ -5,8 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedhello.model.generation import generate, rouge_l
-from fedhello.setup.encoding import longest_prompt
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
+from collections.abc import Mapping, Sequence
+import numpy as np
+import torch
+from fedhello.config.schema import Config, DataConfig
+from fedhello.data import cache
+from fedhello.data.batches import Examples, Images, Pixels, Samples
+from fedhello.data.dataset import DataSet, Kind, Picture, taken
+from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions, tokenise_prompts
+from fedhello.data.pictures import DecodedLater, check, decode
+from fedhello.errors import ConfigError, ModelError
+from fedhello.model.adapter import LoraModel
+from fedhello.model.generation import rouge_scorer
+from fedhello.model.images import Preparation, stated_size
+from fedhello.model.sources import Kind as ModelKind
+from fedhello.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -54,3 +68,9 @@ def compared(questions: Sequence[tuple[str, str]], before: Sequence[str], after:
         return None
     prompts, references = zip(*questions, strict=True)
     return Answers(prompts, references, tuple(before), tuple(after))
+
+
+def longest_prompt(config: DataConfig, model: LoraModel) -> int:
+    """Return how many tokens a prompt may have so that its answer fits behind it."""
+    longest = model.longest_input
+    return config.max_length if longest is None else min(config.max_length, longest - config.answer_tokens)

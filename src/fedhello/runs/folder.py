@@ -29,12 +29,14 @@ import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from fedhello.model.saving import save_adapter
 from fedhello.errors import RunFolderError
 from fedhello.runs.answers import Answers
-from fedhello.config.schema import Config, dump_config, load_run_config
+from fedhello.config.schema import Config
+from fedhello.config.load import dump_config, load_run_config
 from fedhello.runs.files import append_line, sync_folder, whole_lines, write_whole, writing
 from fedhello.runs.loop import RoundResult
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
 from fedhello.types import Adapter, RoundRecord
 
 RECORD_KEYS = [f.name for f in fields(RoundRecord)]
@@ -189,7 +191,7 @@ class RunFolder:
             RunFolderError: If something cannot be written.
         """
         with writing(self.adapter):
-            session.model.save(self.adapter)
+            save_adapter(session.model, self.adapter)
         for name, adapter in models.items() if len(models) > 1 else ():
             self._write_tensors(f"models/{name.replace(' ', '-')}", adapter.tensors)
         for k, head in (session.engine.personal_heads or {}).items():

@@ -24,7 +24,7 @@ from fedhello.model.head import (
 from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, without
 from fedhello.randomness import generator
 from fedhello.runs.selection import selection_after
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
 from fedhello.types import Adapter, RunState
 
 NOT_FINITE = "training led to features that are not finite, and the head stays as it was; lower train.lr"

@@ -11,7 +11,7 @@ from fedhello.methods import METHODS
 from fedhello.model.statistics import UNIT, Moments, like
 from fedhello.config.schema import ModelConfig
 from fedhello.runs.heads import HeadChange
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
 from fedhello.formatting import human_bytes
 
 SKETCHES = (64, 128, 256)

@@ -11,7 +11,8 @@ from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.data.batches import Samples
 from fedhello.errors import QuorumError
-from fedhello.methods import METHODS, the_global_model
+from fedhello.methods import METHODS
+from fedhello.strategy import the_global_model
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
 from fedhello.runs.heads import (
@@ -24,9 +25,10 @@ from fedhello.runs.heads import (
 )
 from fedhello.runs.scoring import Scorer
 from fedhello.runs.selection import first_selection, selection_after
-from fedhello.setup.prepare import Session
-from fedhello.runs.validation import same_objects
-from fedhello.types import Adapter, Distillation, RoundRecord, RunState
+from fedhello.session import Session
+from fedhello.model.validation import same_objects
+from fedhello.types import Adapter, RoundRecord, RunState
+from fedhello.strategy import Distillation
 
 
 @dataclass(frozen=True)

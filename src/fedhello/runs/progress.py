@@ -16,13 +16,14 @@ from fedhello.errors import ConfigError, RunFolderError
 from fedhello.model.evaluation import Evaluation
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
-from fedhello.config.schema import IRRELEVANT, Config, dump_config, load_run_config
+from fedhello.config.schema import Config
+from fedhello.config.load import IRRELEVANT, dump_config, load_run_config
 from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, clients
 from fedhello.runs.heads import HeadChange
-from fedhello.results.comparison import differing
+from fedhello.config.diff import differing
 from fedhello.runs.loop import Beginning, RoundResult, start
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
 from fedhello.runs.summary import versions
 from fedhello.types import RunState
 

@@ -12,7 +12,7 @@ from fedhello.runs.folder import RunFolder
 from fedhello.runs.interrupts import Interrupts
 from fedhello.runs.progress import Progress, begin, identity_of
 from fedhello.runs.loop import Beginning, RoundResult, domain_scores, rounds
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
 from fedhello.runs.summary import summarise
 from fedhello.runs.tracking import Tracker, check_installed
 

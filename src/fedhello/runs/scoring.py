@@ -7,8 +7,9 @@ from fedhello.allocation.planner import means
 from fedhello.client.fisher import block_scores
 from fedhello.client.scoring import ScoreReply, ScoreRequest, mean_scores
 from fedhello.errors import EngineError
-from fedhello.setup.prepare import Session
-from fedhello.types import Client, RoundRecord, RunState, Situation
+from fedhello.session import Session
+from fedhello.types import Client, RoundRecord, RunState
+from fedhello.strategy import Situation
 
 
 @dataclass

@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from fedhello.aggregation.server import sure_gain
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
 from fedhello.types import RunState
 
 ERRORS = 3.0

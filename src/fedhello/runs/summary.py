@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fedhello.methods import METHODS, the_global_model
+from fedhello.methods import METHODS
+from fedhello.strategy import the_global_model
 from fedhello.model.evaluation import Evaluation
-from fedhello.model.loading import CAUSAL_LM
+from fedhello.model.sources import CAUSAL_LM
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import Beginning, RoundResult
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
 from fedhello.types import ClientReport, Rejection
 from fedhello.formatting import human_bytes
 

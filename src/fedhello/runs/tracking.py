@@ -19,7 +19,8 @@ from typing import Any
 from fedhello.errors import MissingExtraError
 from fedhello.config.schema import Config
 from fedhello.runs.loop import Beginning, RoundResult
-from fedhello.setup.prepare import Session
+from fedhello.session import Session
+from fedhello.config.diff import flatten
 
 PER_BLOCK = ("contributors", "scores")
 """The lists of a round that hold one number per block; what counts in any other list is its length."""
@@ -159,23 +160,6 @@ def check_installed(names: Sequence[str]) -> None:
             )
 
 
-def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:
-    """Return every number, text, truth value and None in nested mappings and lists, under the path to it.
-
-    Example:
-        >>> flatten({"tiers": [{"share": 0.5}], "seed": 0})
-        {'tiers/0/share': 0.5, 'seed': 0}
-    """
-    if isinstance(value, Mapping):
-        items: Iterator[tuple[Any, Any]] = iter(value.items())
-    elif isinstance(value, (list, tuple)):
-        items = iter(enumerate(value))
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= flatten(inner, separator, f"{prefix}{separator}{key}" if prefix else str(key))
-    return flat
 
 
 def numbers(value: Mapping[str, Any]) -> dict[str, float]:

@@ -7,8 +7,10 @@ from math import ceil
 
 import numpy as np
 
-from fedhello.allocation.planner import cheapest, needs
-from fedhello.client.cost_model import Shape, StepCosts, batch_shapes, measure_speed
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import cheapest
+from fedhello.client.calibration import measure_speed
+from fedhello.client.cost_model import Shape, StepCosts, batch_shapes
 from fedhello.config.schema import Config, TierConfig, TrainConfig
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes

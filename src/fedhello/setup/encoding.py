@@ -15,8 +15,9 @@ from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.generation import rouge_scorer
 from fedhello.model.images import Preparation, stated_size
-from fedhello.model.loading import Kind as ModelKind
+from fedhello.model.sources import Kind as ModelKind
 from fedhello.randomness import generator
+from fedhello.runs.answers import longest_prompt
 
 MODEL_KINDS: Mapping[Kind, ModelKind] = {
     "texts": "text-classification",
@@ -152,12 +153,6 @@ def questions(config: Config, data: DataSet, test: np.ndarray) -> tuple[tuple[st
     rouge_scorer()
     asked = generator(0, "answers").choice(test, min(config.data.answers, len(test)), replace=False)
     return tuple(sample for sample in taken(data.inputs, np.sort(asked)) if isinstance(sample, tuple))
-
-
-def longest_prompt(config: DataConfig, model: LoraModel) -> int:
-    """Return how many tokens a prompt may have so that its answer fits behind it."""
-    longest = model.longest_input
-    return config.max_length if longest is None else min(config.max_length, longest - config.answer_tokens)
 
 
 def cut_prompts(config: DataConfig, model: LoraModel, prompts: Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedhello.config.schema import DataConfig, yaml_line
+from fedhello.config.schema import DataConfig
+from fedhello.config.text import yaml_line
 from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Kind
 from fedhello.data.inspect import Asked, guess
 from fedhello.data.sources import HELD_OUT, open_source

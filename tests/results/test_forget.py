@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedhello.config.load import load_config
 from fedhello.engine.local import LocalEngine
 from fedhello.runs.checkpoint import Checkpoints
-from fedhello.config.schema import load_config
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.runner import play
 from fedhello.setup.prepare import prepare

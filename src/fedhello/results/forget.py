@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints
-from fedhello.config.schema import Config
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads import head_without
-from fedhello.runs.progress import check_same
 from fedhello.runs.loop import domain_scores, evaluate_adapter
-from fedhello.setup.prepare import Session, prepare
+from fedhello.runs.progress import check_same
+from fedhello.session import Session
+from fedhello.setup.prepare import prepare
 
 METHOD = "head-only"
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedhello.data.batches import Samples
-from fedhello.methods import STEPS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
+from fedhello.strategy import STEPS
 from fedhello.types import Adapter
 
 

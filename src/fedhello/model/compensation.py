@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedhello.data.batches import Samples
-from fedhello.methods import STEPS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.drift import Drift, estimated_drift, followed
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import Family, Head, calibrated
 from fedhello.model.statistics import HeadSums, Moments
-from fedhello.runs.validation import same_objects
+from fedhello.model.validation import same_objects
+from fedhello.strategy import STEPS
 from fedhello.types import Adapter, RunState
 
 ALL = -1

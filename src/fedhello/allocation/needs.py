@@ -1,0 +1,100 @@
+"""What an allocation needs of its client: bytes of memory, bytes to upload, FLOPs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedhello.types import KEEP, Allocation, Budget, ClientReport, Costs, Federation, Rejection, Role
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an allocation takes: a step's bytes above the loaded model, FLOPs and upload bytes of a round.
+
+    Attributes:
+        saved_bytes: Held for backward.
+        peak_bytes: Of tensors.
+        memory_bytes: The peak with the reserve: what must fit the budget.
+        flops: Of the round.
+        upload_bytes: On the wire.
+    """
+
+    saved_bytes: int
+    peak_bytes: int
+    memory_bytes: int
+    flops: int
+    upload_bytes: int
+
+    def within(self, budget: Budget) -> bool:
+        """Whether all of it fits a budget."""
+        memory = budget.memory is None or self.memory_bytes <= budget.memory
+        upload = budget.upload is None or self.upload_bytes <= budget.upload
+        return memory and upload and self.flops <= most_flops(budget)
+
+
+def most_flops(budget: Budget) -> float:
+    """Return how many FLOPs per round a budget allows; infinity where it does not say."""
+    if budget.seconds is None or budget.speed is None:
+        return float("inf")
+    return budget.seconds * budget.speed
+
+
+def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Needs:
+    """Return what an allocation takes, by the formulas above.
+
+    The optimiser's step itself holds all gradients and moments, which is more than backward where activations are few.
+    In the ``first_step`` of a round there are no moments yet during backward.
+
+    Two figures are bounds: where one factor of a pair trains, both are counted; and blocks that a sub-model leaves out
+    still count in its forward FLOPs.
+    """
+    trained, policies = set(allocation.blocks), allocation.policies
+    L = len(costs.block_bytes)
+    lowest = min(trained, default=L)
+    at = {l: costs.at_rank(len(allocation.held(l, costs.rank))) for l in trained}
+    size = {l: at[l].block_bytes[l] for l in trained}
+    held = costs.outside if trained else costs.outside_head_only
+    above = sum(size.values())
+    peak, flops = costs.head_only_peak, costs.flops_outside
+    for l in range(lowest, L):
+        if l in allocation.absent:
+            continue
+        role: Role = "lowest" if l == lowest else "trained" if l in trained else "frozen"
+        kind = (policies[l] if policies else KEEP, role)
+        above -= size.get(l, 0)
+        held += costs.saved[kind]
+        peak = max(peak, held + costs.transient[kind] + above)
+        flops += costs.flops[kind]
+    trained_bytes = sum(size.values()) + costs.head_bytes
+    upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
+    state = costs.moments * trained_bytes
+    peak = max(peak if first_step else peak + state, trained_bytes + state)
+    return Needs(held, peak, peak + costs.reserve, flops, upload)
+
+
+OUT_OF_MEMORY = 1.25
+"""How many times its prediction a client is taken to need that ran out of memory before anything was measured."""
+
+
+def measured_excess(
+    federation: Federation,
+    reports: Sequence[ClientReport],
+    before: Mapping[int, float],
+    rejections: Sequence[Rejection] = (),
+) -> dict[int, float]:
+    """Return, for each client that went over its memory budget, how many times its prediction it needed at most so far.
+
+    Args:
+        federation: Knows the budgets.
+        reports: With the metrics ``peak_bytes`` (of tensors) and ``process_bytes`` (of the process), as far as they
+            were measured, and ``predicted_memory_bytes``.
+        before: The same of earlier rounds.
+        rejections: A client that ran out of memory measured nothing; each time it is taken to need a quarter more.
+    """
+    found = {r.client: before.get(r.client, 1.0) * OUT_OF_MEMORY for r in rejections if r.reason == "over budget"}
+    for report in reports:
+        memory, metrics = federation.tiers[report.tier].memory, report.metrics
+        measured = max(metrics.get("peak_bytes", 0.0), metrics.get("process_bytes", 0.0))
+        if memory is not None and measured > memory:
+            times = measured / metrics["predicted_memory_bytes"]
+            found[report.client] = max(1.0, times, before.get(report.client, 1.0))
+    return found

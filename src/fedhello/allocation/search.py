@@ -1,0 +1,162 @@
+"""The allocation with the largest preference that fits a budget, by a search over blocks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedhello.allocation.needs import most_flops, needs
+from fedhello.types import KEEP, Allocation, Budget, Costs, Policy, Role
+
+EQUAL = 1e-9
+"""Sums of preferences, as shares of the largest one, closer than this are equal."""
+
+
+LEAST = 1e-6
+"""Share of the largest preference that a block is wanted at least, however small its own, unless that is 0."""
+
+
+@dataclass
+class _Labels:
+    """Ways to go from the top down to a block: parallel arrays, one entry per way.
+
+    Attributes:
+        count: Trained blocks.
+        bytes: Of their factors.
+        upload: Of their factors, on the wire.
+        R: Headroom that they and the frozen blocks among them need.
+        flops: That they add.
+        value: Preference gathered.
+        parent: Entry of the level above that this one came from.
+        option: Which role and policy was added.
+    """
+
+    count: np.ndarray
+    bytes: np.ndarray
+    upload: np.ndarray
+    R: np.ndarray
+    flops: np.ndarray
+    value: np.ndarray
+    parent: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    option: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+
+    def take(self, chosen: np.ndarray) -> "_Labels":
+        return _Labels(**{name: value[chosen] for name, value in vars(self).items()})
+
+    @staticmethod
+    def join(parts: Sequence["_Labels"]) -> "_Labels":
+        return _Labels(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
+
+def _search(v: np.ndarray, budget: Budget, costs: Costs, options: dict[Role, tuple[Policy, ...]]) -> Allocation | None:
+    """Return the best allocation that fits, or None."""
+    L, v = len(v), _shares(v)
+    kinds: list[tuple[Role, Policy]] = [(role, policy) for role in ("trained", "frozen") for policy in options[role]]
+    below = np.concatenate([[0.0], np.cumsum(v)])  # below[l] = Σ_{j<l} v_j
+    zero = np.zeros(1, dtype=np.int64)
+    labels = _Labels(zero, zero, zero, zero, zero, np.zeros(1))
+    levels: dict[int, _Labels] = {}
+
+    head_only = Allocation((), (KEEP,) * L)
+    best: tuple[float, float, float] | None = None  # value, −FLOPs, −R
+    answer: Allocation | None = None
+    if costs.head_shared and needs(costs, head_only).within(budget):
+        best, answer = (0.0, 0.0, 0.0), head_only
+
+    for l in reversed(range(L)):
+        if v[l] > 0:
+            for policy in options["trained"]:
+                ended = _extended(labels, l, "lowest", policy, 0, v[l], costs)
+                ended = ended.take(np.flatnonzero(_fits(ended, budget, costs)))
+                if len(ended.value):
+                    entry = int(np.lexsort((ended.R, ended.flops, -_rounded(ended.value)))[0])
+                    key = (_rounded(ended.value)[entry], -float(ended.flops[entry]), -float(ended.R[entry]))
+                    if best is None or key > best:
+                        best = key
+                        answer = _walked(levels, l, policy, int(ended.parent[entry]), kinds, L)
+        # Never go on with what no longer fits, nor with what cannot become as good as the best.
+        parts = [
+            _extended(labels, l, role, policy, i, v[l], costs)
+            for i, (role, policy) in enumerate(kinds)
+            if role == "frozen" or v[l] > 0
+        ]
+        labels = _Labels.join(parts)
+        hopeful = labels.value + below[l] >= (-1.0 if best is None else best[0] - EQUAL)
+        labels = _undominated(labels.take(np.flatnonzero(hopeful & _fits(labels, budget, costs))))
+        levels[l] = labels
+        if not len(labels.value):
+            break
+    return answer
+
+
+def _shares(v: np.ndarray) -> np.ndarray:
+    """Return preferences as shares of the largest one, so that what is wanted at all counts."""
+    most = v.max()
+    return np.where(v > 0, np.maximum(v / most, LEAST), 0.0) if most > 0 else v
+
+
+def _rounded(value: np.ndarray) -> np.ndarray:
+    """Round sums of preferences, so that the order of adding does not decide between equals."""
+    result: np.ndarray = np.round(value / EQUAL) * EQUAL
+    return result
+
+
+def _extended(labels: _Labels, l: int, role: Role, policy: Policy, option: int, value: float, costs: Costs) -> _Labels:
+    trained, n = role != "frozen", len(labels.value)
+    s, t = costs.saved[policy, role], costs.transient[policy, role]
+    return _Labels(
+        count=labels.count + trained,
+        bytes=labels.bytes + (costs.block_bytes[l] if trained else 0),
+        upload=labels.upload + (costs.block_upload[l] if trained else 0),
+        R=s + np.maximum(t + labels.bytes, labels.R),
+        flops=labels.flops + costs.flops[policy, role],
+        value=labels.value + (value if trained else 0.0),
+        parent=np.arange(n),
+        option=np.full(n, option),
+    )
+
+
+def _fits(labels: _Labels, budget: Budget, costs: Costs) -> np.ndarray:
+    fits = np.ones(len(labels.value), dtype=bool)
+    if budget.blocks is not None:
+        fits &= labels.count <= budget.blocks
+    if budget.memory is not None:
+        trained = labels.bytes + costs.head_bytes
+        backward = np.maximum(costs.head_only_peak, costs.outside + labels.R)
+        peak = np.maximum(backward, trained) + costs.moments * trained
+        fits &= peak + costs.reserve <= budget.memory
+    if budget.upload is not None:
+        fits &= costs.fixed_upload + labels.upload <= budget.upload
+    fits &= costs.flops_outside + labels.flops <= most_flops(budget)
+    return fits
+
+
+def _undominated(labels: _Labels) -> _Labels:
+    """Drop each way that another of equal count, bytes, upload and FLOPs beats in both headroom and preference."""
+    if not len(labels.value):
+        return labels
+    order = np.lexsort((-labels.value, labels.R, labels.flops, labels.upload, labels.bytes, labels.count))
+    labels = labels.take(order)
+    same = np.ones(len(order) - 1, dtype=bool)
+    for column in (labels.count, labels.bytes, labels.upload, labels.flops):
+        same &= column[1:] == column[:-1]
+    group = np.concatenate([[0], np.cumsum(~same)])
+    # The best value before each entry of its group: groups are lifted apart, so that one running maximum serves all.
+    lift = group * (2 * float(labels.value.max()) + 1)
+    lifted = labels.value + lift
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(lifted)[:-1]])
+    return labels.take(np.flatnonzero(lifted > before + EQUAL))
+
+
+def _walked(
+    levels: dict[int, _Labels], lowest: int, policy: Policy, entry: int, kinds: Sequence[tuple[Role, Policy]], L: int
+) -> Allocation:
+    """Follow a way back up to the top block."""
+    trained, policies = [lowest], [*(KEEP,) * lowest, policy]
+    for l in range(lowest + 1, L):
+        role, chosen = kinds[int(levels[l].option[entry])]
+        policies.append(chosen)
+        if role == "trained":
+            trained.append(l)
+        entry = int(levels[l].parent[entry])
+    return Allocation(tuple(trained), tuple(policies))

@@ -1,0 +1,44 @@
+"""Arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INTERRUPTED = 130
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and overrides such as train.rounds=5."),
+]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON, on standard output.")]
+
+
+Head = Annotated[int | None, typer.Option("--client", help="Whose head to use, where clients keep their own.")]
+
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="Which model, such as client-3, of a run that leads to several.")
+]
+
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")]
+
+
+Target = Annotated[
+    float | None,
+    typer.Option(
+        "--target", help="The test accuracy whose price is asked for; 98 % of the best method's if not given."
+    ),
+]
+
+
+Reference = Annotated[
+    str | None, typer.Option("--reference", help="The method that others are compared with; the first if not given.")
+]

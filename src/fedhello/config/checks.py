@@ -1,0 +1,121 @@
+"""What of a configuration has no meaning together."""
+
+import math
+
+from fedhello.config.schema import Config, ModelConfig
+from fedhello.errors import ConfigError
+from fedhello.methods import Method
+
+
+def check_budgets(config: Config, method: Method) -> None:
+    """Check that every tier's budget is one that the method can use."""
+    wanted = {"blocks": "blocks", "ranks": "rank", "either": None}[method.allocates]
+    if wanted is None:
+        return
+    for g, tier in enumerate(config.clients.tiers):
+        if tier.budget.only_counts and getattr(tier, wanted) is None:
+            other = "rank" if wanted == "blocks" else "blocks"
+            raise ConfigError(
+                f"expected clients.tiers.{g} to state {wanted} or bytes, since {method.name} allocates "
+                f"{method.allocates}; found only {other}: {getattr(tier, other)}. Add {wanted}, or choose a method "
+                f"that allocates {'ranks' if other == 'rank' else 'blocks'} (see fedhello methods)."
+            )
+
+
+def check_defence(config: Config, method: Method) -> None:
+    """Check that a robust rule can take the place of the method's mean, and that a round has enough clients for it."""
+    defence = config.defence.defence
+    if defence.rule == "mean":
+        return
+    if not method.averages_layerwise:
+        raise ConfigError(
+            f"expected defence.rule=mean, since {method.name} does not average layer by layer; found {defence.rule}. "
+            "defence.screen and defence.clip work with every method."
+        )
+    invited = 1 if method.pooled else config.train.clients_per_round
+    if invited < defence.fewest:
+        raise ConfigError(
+            f"expected at least {defence.fewest} clients in a round for defence.rule={defence.rule} with "
+            f"defence.byzantine={defence.byzantine}; found {invited}. Raise train.clients_per_round, lower "
+            "defence.byzantine, or choose another rule."
+        )
+    quorum = math.ceil(config.train.quorum * invited - 1e-9)
+    if quorum < defence.fewest and defence.clip is None:
+        raise ConfigError(
+            f"expected a quorum of at least {defence.fewest} clients for defence.rule={defence.rule}, since a round "
+            f"with fewer is averaged; found {quorum}. Raise train.quorum to "
+            f"{math.ceil(100 * defence.fewest / invited) / 100}, or set defence.clip."
+        )
+
+
+def check_train(config: Config, method: Method) -> None:
+    """Check that the options of training have a meaning with the method and the head."""
+    model = config.model
+    if config.train.selection == "validation" and model.head in ("local", "none"):
+        raise ConfigError(
+            "expected train.selection=last, since one global classifier is scored on the server's validation data, and "
+            f"model.head is {model.head}; found validation. Choose another head, or leave it out."
+        )
+    if model.drift_compensation is True and (model.head != "solved" or model.train_head):
+        why = "a head that trains moves by itself" if model.head == "solved" else "only a solved head is known by sums"
+        raise ConfigError(
+            f"expected model.drift_compensation=false or auto, since {why}; found true. Leave it out, or see "
+            "model.head and model.train_head."
+        )
+    server = config.train.server.name
+    if server == "search" and not method.steps:
+        raise ConfigError(
+            f"expected train.server.name=none, since {method.name} "
+            + ("adds what it finds to frozen weights" if method.merges else "leads to several models")
+            + ", so that a round cannot be left out afterwards; found search. Choose a method such as rgd-hla."
+        )
+    if server not in ("none", "search") and not method.averages_layerwise:
+        raise ConfigError(
+            f"expected train.server.name=none, since {method.name} does not average layer by layer, so that a change "
+            f"of the global factors is no direction to step in; found {server}. Choose a method such as rgd-hla."
+        )
+    if server == "search" and config.model.head in ("local", "none"):
+        raise ConfigError(
+            "expected a head that all clients share for train.server.name=search, which scores the global model on the "
+            f"server's validation data; found model.head={config.model.head}. Choose another head, or "
+            "train.server.name=none."
+        )
+    if config.train.scaffold and (not method.averages_layerwise or method.allocates == "ranks"):
+        raise ConfigError(
+            f"expected train.scaffold=false, since {method.name} gives clients factors of unlike ranks or averages "
+            "none, so that their drifts cannot be compared; found true. Choose a method such as rgd-hla."
+        )
+    if config.train.distillation and config.model.head == "local":
+        raise ConfigError(
+            "expected a head that all clients know for train.distillation, which keeps what the global model says of "
+            "classes that a client lacks; found model.head=local. Choose another head, or train.distillation=0."
+        )
+
+
+def check_merging(model: ModelConfig, method: Method) -> None:
+    """Check that products are added to weights that can take them."""
+    if method.merges and (model.dtype != "float32" or model.quantisation != "none"):
+        raise ConfigError(
+            f"expected model.dtype=float32 and model.quantisation=none, since {method.name} adds products to the "
+            f"frozen weights, which coarser ones would round away; found {model.dtype} and {model.quantisation}"
+        )
+
+
+def check_dora(config: Config, method: Method) -> None:
+    """Check that magnitudes beside the factors fit the method and the budgets."""
+    reasons = {
+        "combines factors by their product, which leaves magnitudes out": not method.averages_layerwise,
+        "adds products to the frozen weights, whose norms magnitudes are relative to": method.merges,
+        "scores blocks by the gradients of factors, which pass through their norms under DoRA": method.uses_scores,
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise ConfigError(
+            f"expected model.lora.dora=false, since {method.name} {reason}; found true. Choose a method that averages "
+            "layer by layer without scores, such as rgd-hla or straggler."
+        )
+    if any(not tier.budget.only_counts for tier in config.clients.tiers):
+        raise ConfigError(
+            "expected model.lora.dora=false with budgets in memory, upload or seconds, since what DoRA's norms take "
+            "for a moment is not predicted; found true. Give clients.tiers blocks alone."
+        )

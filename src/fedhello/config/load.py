@@ -1,0 +1,112 @@
+"""Reading a configuration, and writing it down: every key checked, every default filled in."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import (
+    ValidationError,
+)
+
+from fedhello.config.checks import check_budgets, check_defence, check_dora, check_merging, check_train
+from fedhello.config.choices import BEFORE, INSTRUCTION, with_fixed, with_published_semantics
+from fedhello.config.messages import sentence
+from fedhello.config.schema import Config, MethodConfig
+from fedhello.config.text import YamlDumper, read_file, set_key
+from fedhello.errors import ConfigError
+from fedhello.formatting import nearest
+from fedhello.methods import METHODS
+
+IRRELEVANT = (
+    "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
+    "run.deadline_factor",
+)  # fmt: skip
+"""What has no influence on a result: where the folder lies, who else is told, and what is kept on the way."""
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read, override and check a configuration.
+
+    Args:
+        path: A YAML file; None takes the defaults, which are the embedded demo.
+        overrides: ``a.b=c``, later ones win; the value is YAML.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a key, type or value is wrong.
+    """
+    raw = {} if path is None else read_file(path)
+    for override in overrides:
+        set_key(raw, override)
+    return parse_config(raw)
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read the configuration that a run wrote into its folder, maybe one of an earlier version.
+
+    It was written with every key, so one that is missing had not been thought of: it stands for what was done then.
+
+    Raises:
+        ConfigError: As ``load_config``.
+    """
+    raw = read_file(path)
+    for dotted, value in BEFORE.items():
+        section, key = dotted.split(".")
+        raw.setdefault(section, {}).setdefault(key, value)
+    for override in overrides:
+        set_key(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: Mapping[str, Any]) -> Config:
+    """Check a configuration given as nested mappings, and fill in every default.
+
+    Raises:
+        ConfigError: If a key, type or value is wrong.
+    """
+    raw = {key: value for key, value in raw.items() if value is not None}  # an empty section is no section
+    config = _validated(raw)
+    if config.data.kind == "instructions":
+        raw = with_fixed(raw, INSTRUCTION, "for instruction data, which has prompts with responses")
+        config = _validated(raw)
+    elif config.model.task == "instruction" or config.model.head == "none":
+        raise ConfigError(
+            "expected data.prompt and data.response beside model.task: instruction or model.head: none; found neither. "
+            "Name the columns of prompts and responses, or leave task and head out."
+        )
+    if config.parity == "published":
+        config = _validated(with_published_semantics(raw))
+    method = _resolved_method(config.method)
+    check_budgets(config, METHODS[method.name])
+    check_merging(config.model, METHODS[method.name])
+    check_defence(config, METHODS[method.name])
+    check_train(config, METHODS[method.name])
+    if config.model.lora.dora:
+        check_dora(config, METHODS[method.name])
+    return config.model_copy(update={"method": method})
+
+
+def dump_config(config: Config) -> str:
+    """Return the fully resolved configuration as YAML; reading it back gives an equal one."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=YamlDumper, sort_keys=False, allow_unicode=True)
+
+
+def _validated(raw: Mapping[str, Any]) -> Config:
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(sentence(error, Config, "")) from error
+
+
+def _resolved_method(method: MethodConfig) -> MethodConfig:
+    if method.name not in METHODS:
+        raise ConfigError(
+            f"expected method.name to be one of {', '.join(METHODS)}; found {method.name!r}"
+            + nearest(method.name, METHODS)
+        )
+    options = METHODS[method.name].options
+    try:
+        values = options.model_validate(method.options).model_dump()
+    except ValidationError as error:
+        raise ConfigError(sentence(error, options, f"method ({method.name}).")) from error
+    return MethodConfig(name=method.name, **values)

@@ -1,0 +1,82 @@
+"""Configurations as YAML text."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedhello.errors import ConfigError
+
+
+class YamlLoader(yaml.SafeLoader):
+    """YAML in which 5e-4 is a number, as everybody expects."""
+
+
+class YamlDumper(yaml.SafeDumper):
+    """Quotes the strings that ``_YamlLoader`` would otherwise read as numbers."""
+
+
+for _kind in (YamlLoader, YamlDumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def yaml_line(value: object) -> str:
+    """Return a value as one line of YAML, which a configuration reads back as it is."""
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # YAML's own writer would break the line
+    dumped = yaml.dump(
+        value, Dumper=YamlDumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return dumped.removesuffix("...\n").strip()
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Return what YAML text says.
+
+    Raises:
+        ConfigError: If it is none; ``where`` names the text.
+    """
+    try:
+        return yaml.load(text, YamlLoader)
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets the ValueError of an impossible date out
+        raise ConfigError(f"expected YAML in {where}; {' '.join(str(error).split())}") from error
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return the sections of a configuration file; empty for an empty file.
+
+    Raises:
+        ConfigError: If it cannot be read, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"expected a configuration file at {path}; it cannot be read: {error}") from error
+    raw = read_yaml(text, str(path))
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"expected {path} to hold sections such as model: and data:; found a {type(raw).__name__}")
+    return raw
+
+
+def set_key(raw: dict[str, Any], override: str) -> None:
+    """Set one key as an override such as ``train.rounds=5`` says.
+
+    Raises:
+        ConfigError: If it names no key of a section, or its value is no YAML.
+    """
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"expected an override such as train.rounds=5; found {override!r}")
+    *sections, key = dotted.split(".")
+    for section in sections:
+        raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"expected {dotted} to name a key of a section; {section} is a {type(raw).__name__}")
+    raw[key] = read_yaml(value, f"the override {override!r}")

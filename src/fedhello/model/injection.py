@@ -1,0 +1,149 @@
+"""LoRA put into a foundation model by PEFT."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+from peft import (
+    LoraConfig,
+    TaskType,
+    prepare_model_for_kbit_training,
+)
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from fedhello.errors import ModelError
+from fedhello.model.adapter import HEAD, LoraModel
+from fedhello.model.blocks import (
+    PROJECTIONS,
+    Blocks,
+    find_all_linear,
+    find_attention,
+    find_attention_qv,
+    find_blocks,
+    find_head,
+    find_named,
+)
+from fedhello.model.loading import FoundationModel
+from fedhello.model.pooling import NATIVE
+from fedhello.model.sources import Kind
+
+ATTENTION_QV: Final = "attention-qv"
+
+
+TARGETS: dict[str, Callable[[nn.Module, Blocks], list[str]]] = {
+    ATTENTION_QV: find_attention_qv,
+    "attention": find_attention,
+    "all-linear": find_all_linear,
+}
+
+
+TASK_TYPES: dict[Kind, TaskType | None] = {
+    "text-classification": TaskType.SEQ_CLS,
+    "image-classification": None,  # PEFT has no type for it; one of text would name inputs that images have not
+    "causal-lm": TaskType.CAUSAL_LM,
+}
+
+
+FEATURES: dict[Kind, TaskType | None] = {
+    "text-classification": TaskType.FEATURE_EXTRACTION,
+    "image-classification": None,
+    "causal-lm": TaskType.CAUSAL_LM,
+}
+"""The same where the head is no part of the foundation model."""
+
+
+PEFT_HEADS = ("classifier", "score")
+"""Heads that PEFT saves by itself for sequence classification."""
+
+
+def attach_lora(
+    base: FoundationModel,
+    *,
+    classes: int | None,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: str | Sequence[str],
+    seed: int,
+    rslora: bool = False,
+    dora: bool = False,
+) -> LoraModel:
+    """Inject LoRA, h = W₀x + s·B A x, into the targeted linear layers of every block, and free the head.
+
+    Factors and head are float32, whatever type the frozen weights have.
+
+    Args:
+        base: The foundation model.
+        classes: Number of classes of its head; None for a language model, which gets no head.
+        rank: r. A has shape (r, d_in) and starts random; B has shape (d_out, r) and starts at zero.
+        alpha: α; the scale s is α/r.
+        dropout: Of the LoRA input, in [0, 1).
+        targets: ``attention-qv``, ``attention``, ``all-linear``, or the last names of the linear layers to target.
+        seed: For A's values; the global random state is left as it was.
+        rslora: Make the scale α/√r (Kalajdzievski, arXiv 2312.03732).
+        dora: Train a magnitude per output of each targeted layer besides (Liu et al., DoRA, ICML 2024).
+
+    Raises:
+        ModelError: If blocks, targets or head cannot be found.
+    """
+    blocks = find_blocks(base.module)
+    paths = _target_paths(base.module, blocks, targets)
+    head, logits_path = _head_of(base, classes)
+    task_type = TASK_TYPES[base.kind] if base.pooling == NATIVE else FEATURES[base.kind]
+    named_by_peft = PEFT_HEADS if task_type == TaskType.SEQ_CLS else ()
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates an int and takes any number
+        lora_dropout=dropout,
+        target_modules=_shortest(base.module, paths),
+        # PEFT adds its own usual names of heads for this task; naming one twice would save it twice.
+        modules_to_save=[name for name in head if name not in named_by_peft] or None,
+        task_type=task_type,
+        fan_in_fan_out=all(isinstance(base.module.get_submodule(path), Conv1D) for path in paths),
+        use_rslora=rslora,
+        use_dora=dora,
+    )
+    if base.quantisation != "none":
+        prepare_model_for_kbit_training(base.module, use_gradient_checkpointing=False)
+    _let_head_compute_in_float32(base.module, head)
+    return LoraModel(base, config, blocks, logits_path, seed)
+
+
+def _head_of(base: FoundationModel, classes: int | None) -> tuple[list[str], str | None]:
+    """Return the names of the head's modules within the foundation model, and the path of its logits layer, if any."""
+    if classes is None:
+        return [], None
+    return ([], HEAD) if base.pooling != NATIVE else find_head(base.module, classes)
+
+
+def _target_paths(module: nn.Module, blocks: Blocks, targets: str | Sequence[str]) -> list[str]:
+    if not isinstance(targets, str):
+        return find_named(module, blocks, list(targets))
+    if targets not in TARGETS:
+        raise ModelError(
+            f"expected model.lora.targets to be {', '.join(TARGETS)} or a list of names; found {targets!r}"
+        )
+    return TARGETS[targets](module, blocks)
+
+
+def _let_head_compute_in_float32(module: nn.Module, head: Sequence[str]) -> None:
+    """Keep a head that trains in float32 above a body in another type, as PEFT does with factors."""
+
+    def widened(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+
+    for part in map(module.get_submodule, head):
+        if any(parameter.dtype != torch.float32 for parameter in part.parameters()):
+            part.float().register_forward_pre_hook(widened)
+
+
+def _shortest(module: nn.Module, paths: Sequence[str]) -> list[str]:
+    """Name targets by their last names where that selects exactly them, so that the saved config stays short."""
+    leaves = sorted({path.rpartition(".")[2] for path in paths})
+    chosen = {
+        path
+        for path, part in module.named_modules()
+        if isinstance(part, PROJECTIONS) and path.rpartition(".")[2] in leaves
+    }
+    return leaves if chosen == set(paths) else sorted(paths)

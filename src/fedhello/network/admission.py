@@ -1,0 +1,142 @@
+"""Waiting for clients to join, and admitting those that can take part."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from math import ceil
+from typing import Any
+
+from fedhello.config.load import parse_config
+from fedhello.config.schema import Config
+from fedhello.errors import ClientsError, ConfigError
+from fedhello.network.registry import Arrival, Facts, Lobby, taken
+
+BACK_SECONDS = 60.0
+"""How long a run that goes on waits for clients beyond its quorum; the others are admitted when they come."""
+
+
+Say = Callable[[str], None]
+
+
+def gather(
+    lobby: Lobby,
+    config: Config,
+    roster: Sequence[Facts],
+    say: Say,
+    wait: Callable[[float], None] = time.sleep,
+) -> tuple[tuple[Facts, ...], dict[int, int], dict[int, float]]:
+    """Wait for the clients to join: all of ``data.clients``, or those of the roster, of whom the quorum is enough.
+
+    Returns:
+        The members by id, the node of each that is connected, and its rate in bytes per second.
+
+    Raises:
+        ClientsError: If too few join within ``run.wait`` seconds.
+    """
+    wanted = len(roster) or config.data.clients
+    enough = ceil(config.train.quorum * config.train.clients_per_round) if roster else wanted
+    here: dict[str, tuple[Facts, int, float]] = {}
+    begin = said = lobby.clock()
+    while len(here) < wanted:
+        arrivals = lobby.look()
+        here = {name: found for name, found in here.items() if found[1] in lobby.connected}
+        for arrival in arrivals:
+            complaint = _welcome(arrival, lobby, config, roster, here)
+            if complaint is None:
+                say(f"{arrival.name} has joined: {len(here)} of {wanted}")
+            elif not arrival.seen:
+                say(f"a client was not admitted: {complaint}")
+        passed = lobby.clock() - begin
+        if len(here) >= enough and passed > BACK_SECONDS:
+            break
+        if passed > config.run.wait:
+            raise ClientsError(
+                f"expected {enough} clients within {config.run.wait:.0f} s; {len(here)} joined. Start more, lower "
+                "data.clients and train.clients_per_round, or raise run.wait."
+            )
+        if lobby.clock() - said > 10:
+            said = lobby.clock()
+            say(f"waiting for clients: {len(here)} of {wanted}, {config.run.wait - passed:.0f} s left")
+        wait(0.2)
+    members = tuple(roster) or tuple(here[name][0] for name in sorted(here))
+    ids = {member.name: k for k, member in enumerate(members)}
+    nodes = {ids[name]: node for name, (_, node, _) in here.items()}
+    return members, nodes, {ids[name]: rate for name, (_, _, rate) in here.items()}
+
+
+def _welcome(
+    arrival: Arrival,
+    lobby: Lobby,
+    config: Config,
+    roster: Sequence[Facts],
+    here: dict[str, tuple[Facts, int, float]],
+) -> str | None:
+    """Count an arrival among those who are here; else return why not."""
+    facts = arrival.facts
+    if isinstance(facts, str):
+        return facts
+    if facts.name in here:
+        lobby.keep(arrival)
+        return taken(facts.name)
+    complaint = _admit(facts, config, roster)
+    if complaint is None:
+        here[facts.name] = (facts, arrival.node, arrival.rate)
+    return complaint
+
+
+def _admit(facts: Facts, config: Config, roster: Sequence[Facts]) -> str | None:
+    """Return why a client cannot take part; None if it can."""
+    if roster and not any(member.same_client(facts) for member in roster):
+        return f"{facts.name!r} did not take part, with this data, from the start"
+    b, T = config.train.batch_size, config.data.max_length
+    most = ceil(facts.samples / b) * config.train.epochs
+    if len(facts.batches) > most or any(
+        samples > b or tokens > T for samples, tokens in (facts.widest, *facts.batches)
+    ):
+        return (
+            f"{facts.name!r} cannot take part: expected at most {most} batches of {b} x {T} tokens from "
+            f"{facts.samples} samples; it speaks of more"
+        )
+    try:
+        with_tiers(config, [facts])
+    except ConfigError as error:
+        return f"{facts.name!r} cannot take part: {error}"
+    return None
+
+
+def with_tiers(config: Config, members: Sequence[Facts]) -> Config:
+    """Return the configuration with one tier for each different budget of the members, in the order of their ids.
+
+    Raises:
+        ConfigError: If the method cannot use a budget.
+    """
+    budgets = budgets_of(members)
+    tiers = [_tier(member, sum(key_of(m) == key for m in members) / len(members)) for key, member in budgets.items()]
+    plain = config.model_dump(mode="json")
+    plain["clients"]["tiers"] = tiers
+    plain["data"]["clients"] = max(len(members), config.train.clients_per_round)
+    return parse_config(plain)
+
+
+def key_of(member: Facts) -> str:
+    """Return what tells one budget from another."""
+    return json.dumps(asdict(member.as_budget()))
+
+
+def budgets_of(members: Sequence[Facts]) -> dict[str, Facts]:
+    """Return a member of each different budget, by the budget, in the order of ids."""
+    found: dict[str, Facts] = {}
+    for member in members:
+        found.setdefault(key_of(member), member)
+    return found
+
+
+def _tier(member: Facts, share: float) -> dict[str, Any]:
+    """Return a tier as a configuration writes it."""
+    found = {key: value for key, value in asdict(member.as_budget()).items() if value is not None}
+    units = {"memory": "B", "upload": "B"}
+    tier = {key: f"{value}{units[key]}" if key in units else value for key, value in found.items()}
+    if "speed" in tier:
+        tier["speed"] = f"{tier['speed']:.0f}FLOP/s"
+    return {"share": share, **tier}

@@ -1,0 +1,77 @@
+"""What Flower itself starts: SuperLink and SuperNode, and the apps of plain ``flwr run`` and ``flower-supernode``.
+
+Those apps are cold: every message takes a process, which loads the model anew.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedhello.network.flower import RECORD, GridLink, fields_of
+from fedhello.network.processes import end_with_parent
+
+server_app = ServerApp()
+
+
+client_app = ClientApp()
+
+
+@server_app.main()
+def _serve(grid: Grid, context: Context) -> None:
+    """Play the run that ``--run-config 'config="…"'`` names, under plain ``flwr run``."""
+    from fedhello.network.server import serve_on
+
+    serve_on(GridLink(grid), Path(str(context.run_config["config"])))
+
+
+@client_app.train()
+@client_app.query()
+def _cold(message: Message, context: Context) -> Message:
+    """Answer one message under a plain ``flower-supernode``, whose ``--node-config`` says what a client's options say.
+
+    What the server said when it asked to join is kept from message to message, since the process is not.
+    """
+    from fedhello.network.client import cold_worker
+
+    fields, kept = fields_of(message), context.state.get(RECORD)
+    kind = str(fields.pop("kind", ""))
+    if kind == "join":
+        context.state[RECORD] = ConfigRecord({"join": json.dumps({k: v for k, v in fields.items() if k != "probe"})})
+    worker = cold_worker(dict(context.node_config))
+    if kind != "join" and isinstance(kept, ConfigRecord):
+        worker.answer("join", json.loads(str(kept["join"])))
+    return Message(RecordDict({RECORD: ConfigRecord(worker.answer(kind, fields))}), reply_to=message)
+
+
+LONGEST_PAUSE = 4
+"""Seconds at most between a SuperNode's tries to reach a server that is away; Flower's 20 would hold up its return."""
+
+
+LONGEST_UPLOAD = 7200
+"""Seconds that an update may take on its way to the SuperLink; Flower's 180 would lose large ones on slow links."""
+
+
+def main() -> None:
+    """Be a SuperLink or a SuperNode that ends with its parent."""
+    end_with_parent()
+    what = sys.argv.pop(1)
+    if what == "superlink":
+        from flwr.supercore.corestate import in_memory_corestate
+        from flwr.superlink.cli import flower_superlink
+
+        in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = LONGEST_UPLOAD  # type: ignore[attr-defined]
+        flower_superlink()
+    else:
+        from flwr.supercore.retry import http_retry
+        from flwr.supernode.cli import flower_supernode
+
+        http_retry.MAX_RETRY_DELAY = LONGEST_PAUSE  # type: ignore[attr-defined]  # Flower has no option for it
+        flower_supernode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Who is there: nodes are asked to join, and say who they are and what they can afford."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedhello.errors import UpdateError
+from fedhello.network.messages import PROBE, Failure, Fields, Link, Reply, one_line
+from fedhello.types import Budget
+
+SLOWEST = 16_000.0
+"""Bytes per second that a client is taken to reach in any case, so that none can draw out its deadlines at will."""
+
+
+SLOWEST_TRAINING = 1e8
+"""FLOP/s that it is taken to reach, likewise."""
+
+
+LONGEST_FACTS = 2**22
+"""Bytes of a client's facts that are read."""
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+Amount = Annotated[float, Field(gt=0, le=1e18)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DeclaredBudget(_Strict):
+    """What a client says it can afford; see ``fedhello.types.Budget``."""
+
+    blocks: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    rank: Count | None = None
+    memory: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    upload: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    seconds: Amount | None = None
+
+
+class Facts(_Strict):
+    """What a client says of itself when it joins.
+
+    Attributes:
+        name: Its stable name.
+        samples: n_k.
+        classes: The labels that occur in its data, ascending.
+        widest: Samples and tokens of its widest batch.
+        batches: About which batches it meets in a round.
+        budget: What it can afford.
+        speed: FLOP/s that it reaches in training; None where that cannot be told.
+        busy: Seconds that it took to answer, without the way there and back.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    samples: Count
+    classes: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    widest: tuple[Count, Count]
+    batches: tuple[tuple[Count, Count], ...] = Field(min_length=1)
+    budget: DeclaredBudget
+    speed: Annotated[float, Field(ge=SLOWEST_TRAINING, le=1e18)] | None = None
+    busy: float = Field(ge=0, le=1e9)
+
+    def as_budget(self) -> Budget:
+        """Return the budget; its seconds are worth what the client's speed makes of them."""
+        return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
+
+    def same_client(self, other: "Facts") -> bool:
+        """Whether both are of one client with the same data."""
+        return (self.name, self.samples, self.classes) == (other.name, other.samples, other.classes)
+
+
+def read_facts(reply: Reply, classes: int) -> Facts:
+    """Check what a client says of itself.
+
+    Args:
+        reply: To the message ``join``.
+        classes: C.
+
+    Raises:
+        UpdateError: If it is not what was asked for.
+    """
+    if isinstance(reply, Failure):
+        raise UpdateError(f"expected a client to join; {one_line(reply.detail)}", reply.reason)
+    if "error" in reply:
+        raise UpdateError(f"expected a client to join; it says: {one_line(reply.get('detail'))}")
+    text = reply.get("facts")
+    if not isinstance(text, str) or len(text) > LONGEST_FACTS:
+        raise UpdateError("expected a client to say what it has; found something else", "malformed")
+    try:
+        facts = Facts.model_validate_json(text)
+    except ValidationError as error:
+        raise UpdateError(f"expected a client's facts; {one_line(str(error.errors()[0]))}", "malformed") from error
+    if list(facts.classes) != sorted(set(facts.classes)) or any(c >= classes for c in facts.classes):
+        raise UpdateError(f"expected ascending classes below {classes} from {facts.name}", "malformed")
+    return facts
+
+
+POLL = 0.1
+"""Seconds between two looks for replies, where there is no news."""
+
+
+LOOK_AROUND = 1.0
+"""Seconds between two looks at which nodes are connected."""
+
+
+@dataclass
+class Lobby:
+    """Where nodes wait: sees who is connected, asks everybody once to join, and hears what they say.
+
+    Attributes:
+        link: Carries the messages.
+        invitation: What a node is asked to join with.
+        classes: C.
+        clock: Seconds that only ever grow.
+        connected: The nodes that were connected at the last look.
+    """
+
+    link: Link
+    invitation: Fields
+    classes: int
+    clock: Callable[[], float] = time.monotonic
+    connected: frozenset[int] = frozenset()
+    _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _kept: dict[int, "Arrival"] = field(default_factory=dict)
+    _looked: float = -LOOK_AROUND
+
+    def look(self) -> list["Arrival"]:
+        """Return who answered since the last look; nothing more than once in ``LOOK_AROUND`` seconds."""
+        if self.clock() - self._looked < LOOK_AROUND:
+            return []
+        self._looked = self.clock()
+        self.connected = self.link.nodes()
+        for node in self._asked.keys() - self.connected:
+            self._forget(node)
+        for node in sorted(self.connected - self._asked.keys()):
+            message = self.link.send(node, "join", self.invitation)
+            if message:  # else it is asked at the next look
+                self._asked[node] = (message, self.clock())
+        kept, self._kept = self._kept, {}
+        again = [arrival for node, arrival in sorted(kept.items()) if node in self.connected]
+        return again + [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
+
+    def _heard(self, node: int) -> "Arrival | None":
+        message, began = self._asked[node]
+        reply = self.link.reply(message) if message else None
+        if reply is None:
+            return None
+        self._asked[node] = ("", began)  # it is not asked again
+        try:
+            return Arrival(node, read_facts(reply, self.classes), self.clock() - began)
+        except UpdateError as error:
+            return Arrival(node, str(error), 0.0)
+
+    def ask_again(self, node: int) -> None:
+        """Have a node asked again that does not know of the run any more."""
+        self._forget(node)
+
+    def _forget(self, node: int) -> None:
+        message, _ = self._asked.pop(node, ("", 0.0))
+        if message:
+            self.link.forget(message)
+
+    def keep(self, arrival: "Arrival") -> None:
+        """Return an arrival at the next look once more: its name is taken, maybe by a connection that is dead.
+
+        Flower notices after up to a minute that a node was killed; its client may be back before.
+        """
+        self._kept[arrival.node] = replace(arrival, seen=True)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a node said when it was asked to join, and the seconds that this took; or why it does not count.
+
+    ``seen`` says that it was returned before.
+    """
+
+    node: int
+    facts: Facts | str
+    seconds: float
+    seen: bool = False
+
+    @property
+    def name(self) -> str:
+        """Who it is, where that was said."""
+        return self.facts.name if isinstance(self.facts, Facts) else ""
+
+    @property
+    def rate(self) -> float:
+        """The bytes per second that it reaches at least: the probe went both ways."""
+        busy = self.facts.busy if isinstance(self.facts, Facts) else 0.0
+        return max(2 * len(PROBE) / max(self.seconds - busy, POLL), SLOWEST)
+
+
+def taken(name: str) -> str:
+    """Return what is said of a client that comes under the name of one who is here."""
+    return f"{name!r} is connected already; it is admitted when that connection ends"

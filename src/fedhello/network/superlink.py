@@ -1,0 +1,116 @@
+"""Flower's SuperLink: how clients reach the server, and the process that listens."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fedhello.errors import ConfigError, EngineError
+from fedhello.network.messages import Address
+from fedhello.network.processes import spawn, stop
+
+START_SECONDS = 60.0
+"""How long the SuperLink may take until it listens."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How clients reach the server.
+
+    Attributes:
+        host: The address that it listens on; this machine alone by default.
+        port: Its port; 0 takes a free one.
+        keys: The folder with ``ca.crt``, ``server.pem``, ``server.key`` and the public keys ``*.pub`` of the clients
+            that may connect; None speaks without TLS, to whoever comes.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.keys is not None:
+            absent = [name for name in ("ca.crt", "server.pem", "server.key") if not (self.keys / name).is_file()]
+            if absent:
+                raise ConfigError(
+                    f"expected ca.crt, server.pem and server.key in {self.keys}; {', '.join(absent)} is missing. Make "
+                    f"them: fedhello keys server --host NAME --out {self.keys}"
+                )
+            if not self.public_keys:
+                raise ConfigError(
+                    f"expected a public key NAME.pub of each client in {self.keys}; found none. Make them: "
+                    f"fedhello keys client NAME --out {self.keys}"
+                )
+
+    @property
+    def public_keys(self) -> list[Path]:
+        """The keys of the clients that may connect."""
+        return [] if self.keys is None else sorted(self.keys.glob("*.pub"))
+
+    @property
+    def address(self) -> Address:
+        """Where this machine itself reaches the SuperLink."""
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return Address(local, self.port, None if self.keys is None else self.keys / "ca.crt")
+
+    def superlink(self, secret: Path) -> list[str]:
+        """Return the arguments that start the SuperLink."""
+        own = ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
+        where = ["--host", self.host, "--port", str(self.port)]
+        if self.keys is None:
+            return ["superlink", "--insecure", *where, *own]
+        tls = [("--ssl-ca-certfile", "ca.crt"), ("--ssl-certfile", "server.pem"), ("--ssl-keyfile", "server.key")]
+        files = [word for option, name in tls for word in (option, str(self.keys / name))]
+        return ["superlink", *files, "--enable-supernode-auth", *where, *own]
+
+    def client_command(self, data: str = "my.csv") -> str:
+        """Return the command that joins from another machine."""
+        host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
+        proof = "" if self.keys is None else " --ca ca.crt --key NAME"
+        return f"fedhello client --server {host}:{self.port}{proof} --data {data} --memory 4GB"
+
+
+@contextmanager
+def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[Callable[[], None]]:
+    """Start a SuperLink, which ends with this context or this process, whichever is first; yield what waits for it."""
+    with TemporaryDirectory(prefix="fedhello-") as folder:  # of mode 0700
+        secret_file = Path(folder) / "secret"
+        secret_file.touch(0o600)
+        secret_file.write_bytes(secret)
+        child = spawn("fedhello.network.flower_app", options.superlink(secret_file), log, home=Path(folder) / "flwr")
+        try:
+            yield lambda: _wait_until_it_listens(child, options, log)
+        finally:
+            stop(child)
+
+
+def _wait_until_it_listens(child: subprocess.Popen[bytes], options: ServerOptions, log: Path) -> None:
+    where, end = options.address, time.monotonic() + START_SECONDS
+    while time.monotonic() < end and child.poll() is None:
+        try:
+            socket.create_connection((where.host, where.port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise EngineError(f"expected Flower's SuperLink to listen at {where.host_port}; it does not. See {log}.")
+
+
+def check_port(options: ServerOptions) -> None:
+    """Check that nobody else listens where the server is to.
+
+    Raises:
+        EngineError: If somebody does.
+    """
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise EngineError(
+                f"expected to listen at {options.host}:{options.port}; {error.strerror}. Give another --host or --port."
+            ) from error

@@ -1,0 +1,209 @@
+"""What a method is made of: who trains what, what a client starts from, and how updates combine."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fedhello.randomness import generator
+from fedhello.types import Adapter, Allocation, Client, Federation, Rejection, RunState, Task, Update
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that an allocator may look at for one client in one round.
+
+    Attributes:
+        client: The client.
+        federation: The clients, their tiers and L.
+        round: t, from 0.
+        scores: Γ of the last Fisher scoring, or None.
+        excess: How many times its predicted peak this client was seen to need when it went over budget; else 1.
+        memory: What the method remembers.
+    """
+
+    client: Client
+    federation: Federation
+    round: int
+    scores: tuple[float, ...] | None = None
+    excess: float = 1.0
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def rng(self) -> np.random.Generator:
+        """Return this client's generator for this round's allocation."""
+        return generator(self.federation.seed, "allocation", self.round, self.client.id)
+
+
+class Allocator(Protocol):
+    """Decides what one client trains in one round; keyword-only parameters are the method's options."""
+
+    def __call__(self, situation: Situation) -> Allocation | None:
+        """Return the client's allocation; None if it sits this round out."""
+        ...
+
+
+class Sender(Protocol):
+    """Decides what a client starts from; keyword-only parameters are the method's options."""
+
+    def __call__(self, adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+        """Return the client's task."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round leads to: the next global adapter, what the method remembers, and what was done otherwise.
+
+    ``step`` is α of a server that searches how far to go; None where it does not.
+    """
+
+    adapter: Adapter
+    memory: Mapping[str, Tensor]
+    flags: tuple[str, ...] = ()
+    step: float | None = None
+
+
+Distil = Callable[[Sequence[Adapter], "Distillation", int], Sequence[Adapter]]
+"""Trains models from each other on the server's public set: (models, how, round) → models."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How models learn from each other on the public set.
+
+    Attributes:
+        teachers: Each learns from the mean of the ``others``, or of ``all`` including itself.
+        temperature: T > 0 of the softmax.
+        epochs: Passes over the public set.
+        lr: Learning rate.
+        batch_size: Samples per step.
+    """
+
+    teachers: Literal["others", "all"]
+    temperature: float
+    epochs: int
+    lr: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that an aggregator may look at besides the updates.
+
+    Attributes:
+        adapter: θ, the global adapter of the round.
+        federation: The clients, their tiers and L.
+        round: t.
+        allocations: Client → m_k.
+        memory: What the method remembers of earlier rounds.
+        distil: Reaches the public set; None where there is none.
+    """
+
+    adapter: Adapter
+    federation: Federation
+    round: int
+    allocations: Mapping[int, Allocation]
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    distil: Distil | None = None
+
+    def components(self, update: "Update", name: str) -> tuple[int, ...]:
+        """Return which of the R components an update's tensor holds."""
+        block = self.adapter.block_of[name]
+        return () if block is None else self.allocations[update.client].held(block, self.federation.rank)
+
+    def then(self, tensors: Mapping[str, Tensor], memory: Mapping[str, Tensor] | None = None) -> Outcome:
+        """Return the outcome with some tensors of the adapter replaced, and something more to remember."""
+        return Outcome(self.adapter.with_tensors(tensors), {**self.memory, **(memory or {})})
+
+
+class Aggregator(Protocol):
+    """Combines updates, which arrive one by one in ascending client id; keyword-only parameters are options."""
+
+    def __call__(self, context: Context, updates: Iterable[Update]) -> Outcome:
+        """Return the next global adapter, and what to remember."""
+        ...
+
+
+ScoreSource = Literal["proxy", "clients"]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How Fisher scores are computed.
+
+    Attributes:
+        source: Whose data serve.
+        samples: The most samples that a client uses, max |D_k|.
+    """
+
+    source: ScoreSource
+    samples: int
+
+
+ScoreSchedule = Callable[[int], bool]
+"""Whether Fisher scores are computed anew in round t."""
+
+
+ScoringOptions = Callable[..., Scoring]
+"""Whose data Fisher scores are computed on, from its options."""
+
+
+LocalOptions = Callable[..., Mapping[str, Any]]
+"""Settings of local training that a method changes, from its options; see ``TrainingSettings``."""
+
+
+Models = Callable[[RunState, Federation], Mapping[str, Adapter]]
+"""The models that a run leads to, by name; accuracies are means over them."""
+
+
+Check = Callable[[Federation, Adapter], str | None]
+"""What keeps a method from running in a federation, as a sentence; None if nothing does."""
+
+
+def the_global_model(state: RunState, federation: Federation) -> dict[str, Adapter]:
+    """Return the one model that most methods lead to."""
+    return {"": state.model}
+
+
+def runs_anywhere(federation: Federation, adapter: Adapter) -> None:
+    """For methods that ask for nothing special."""
+
+
+Screen = Callable[[Context, Iterable[Update | Rejection]], Iterable[Update | Rejection]]
+"""What becomes of the clients' replies before they are combined: some updates may change, or be rejected."""
+
+
+def all_pass(context: Context, replies: Iterable[Update | Rejection]) -> Iterable[Update | Rejection]:
+    """Let every update pass as it is."""
+    return replies
+
+
+STEPS = (0.0, 0.5, 1.0, 1.5)
+"""α of a server that searches how far to go from θ towards what a round led to; see ``aggregation.server``."""
+
+
+ALL_OR_NOTHING = (0.0, 1.0)
+"""α where nothing lies between."""
+
+
+@dataclass(frozen=True)
+class BoundMethod:
+    """A method with its options filled in, as Algorithm 1 uses it."""
+
+    name: str
+    allocate: Callable[[Situation], Allocation | None]
+    send: Callable[[Adapter, Allocation, Situation], Task]
+    aggregate: Callable[[Context, Iterable[Update]], Outcome]
+    scores_due: Callable[[int], bool]
+    models: Models
+    local: Mapping[str, Any]
+    scoring: Scoring
+    screen: Screen = all_pass
+    steps: tuple[float, ...] = STEPS
+
+
+def plain() -> Mapping[str, Any]:
+    """For methods that leave local training as it is."""
+    return {}
