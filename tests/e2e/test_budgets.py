@@ -27,9 +27,10 @@ import copy, json, sys
 import torch
 from fedhello.client.memory import ProcessPeak
 from fedhello.model.evaluation import evaluate
-from fedhello.config.schema import load_config
+from fedhello.config.load import load_config
 from fedhello.setup.prepare import prepare
-from fedhello.types import Allocation, Situation, Task
+from fedhello.strategy import Situation
+from fedhello.types import Allocation, Task
 
 torch.set_num_threads(1)
 case, *overrides = sys.argv[1:]
@@ -102,8 +103,8 @@ def test_the_plan_says_what_fits_and_why_not_more(session):
 WHOLE_RUN = """
 import json, sys
 import torch
-from fedhello.allocation.planner import needs
-from fedhello.config.schema import load_config
+from fedhello.allocation.needs import needs
+from fedhello.config.load import load_config
 from fedhello.runs.loop import rounds, start
 from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation

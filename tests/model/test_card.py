@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import load_foundation
+from fedhello.model.saving import save_adapter, save_merged
 from fedhello.model.sources import resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of PEFT, on bases without a name on the hub
@@ -70,7 +71,7 @@ def test_the_code_on_the_card_makes_the_models_logits(kind, pooling, form, tmp_p
     inputs, batch = batch_of(model, kind)
     with torch.no_grad():
         expected = model.module(**batch).logits
-    (model.save if form == "adapter" else model.save_merged)(tmp_path / "out")
+    (save_adapter if form == "adapter" else save_merged)(model, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert "Labels: 0: a, 1: b, 2: c" in text

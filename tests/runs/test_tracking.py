@@ -478,9 +478,6 @@ class MadeUpModel:
     def write(self, tensors):
         pass
 
-    def save(self, path):
-        path.mkdir()
-
 
 @dataclass(frozen=True)
 class MadeUpSession:
@@ -508,6 +505,7 @@ def run(monkeypatch, tmp_path):
 
     def go(track, observers=(), rounds=None):
         played = iter([made_up(0), made_up(1)]) if rounds is None else rounds
+        monkeypatch.setattr("fedhello.runs.folder.save_adapter", lambda model, folder: folder.mkdir())
         monkeypatch.setattr("fedhello.runs.runner.begin", lambda _: Progress(BEGINNING, (), BEGINNING.state, None))
         monkeypatch.setattr("fedhello.runs.runner.identity_of", lambda session: {"model": {"weights": "digest"}})
         monkeypatch.setattr("fedhello.runs.runner.rounds", lambda session, state: ((state, r) for r in played))

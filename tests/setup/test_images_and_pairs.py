@@ -14,6 +14,7 @@ from fedhello.data.batches import Images
 from fedhello.data.dataset import DataSet, Picture
 from fedhello.data.pictures import DecodedLater
 from fedhello.errors import DataError, ModelError
+from fedhello.model.saving import save_merged
 from fedhello.model.sources import IMAGES
 from fedhello.setup import encoding as samples
 from fedhello.setup.model import load_model
@@ -148,7 +149,7 @@ def test_images_become_what_the_exported_processor_makes_of_them(kind, processor
     lazy, _ = samples.encode(config, data, model)
     assert [note.partition(";")[0] for note in notes] == ([remark] if remark else [])
     assert model.image_shape == (3, size, size)
-    model.save_merged(tmp_path / "merged")
+    save_merged(model, tmp_path / "merged")
     exported = transformers.AutoImageProcessor.from_pretrained(tmp_path / "merged")
     expected = exported(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
     for found in (eager, lazy):

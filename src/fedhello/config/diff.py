@@ -39,4 +39,5 @@ def differing(configs: Iterable[Config], ignored: Sequence[str] = OWN_KEYS) -> d
 
 
 def is_below(key: str, sections: Sequence[str]) -> bool:
+    """Return whether a dotted key is one of some sections or lies in one."""
     return any(key == section or key.startswith(section + ".") for section in sections)

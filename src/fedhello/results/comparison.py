@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedhello.config.diff import OWN_KEYS, is_below, differing
+from fedhello.config.diff import OWN_KEYS, differing, is_below
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.formatting import nearest
 from fedhello.results.finished import FinishedRun, at_equal_cost, ladders, read_run, rung_name
