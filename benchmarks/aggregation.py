@@ -28,7 +28,7 @@ from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.factors import held_part
 from fedhello.methods import METHODS
 from fedhello.runs.summary import versions
-from fedhello.strategy import Context, Situation
+from fedhello.strategy import AggregationContext, AllocationContext
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Federation, Update
 
 L, D, R = 12, 768, 16
@@ -132,7 +132,7 @@ def method(names: list[str], updates: int) -> dict[str, Any]:
 def _stream(name: str, federation: Federation) -> dict[str, float]:
     bound, before = METHODS[name].bind(), adapter()
     chosen = {
-        k.id: bound.allocate(Situation(k, federation, 1, scores=tuple(float(l + 1) for l in range(L))))
+        k.id: bound.allocate(AllocationContext(k, federation, 1, scores=tuple(float(l + 1) for l in range(L))))
         for k in federation.clients
     }
     m = {k: a for k, a in chosen.items() if a is not None}
@@ -155,7 +155,7 @@ def _stream(name: str, federation: Federation) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     begin = time.perf_counter()
-    bound.aggregate(Context(before, federation, 1, m), updates())
+    bound.aggregate(AggregationContext(before, federation, 1, m), updates())
     seconds = time.perf_counter() - begin - making[0]
     done.set()
     watcher.join()

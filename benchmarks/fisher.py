@@ -73,7 +73,7 @@ def main() -> None:
 def loop(model, proxy) -> tuple[float, ...]:
     """Return the scores by one backward pass per sample."""
     names = sorted(name for name, block in model.block_of.items() if block is not None)
-    parameters = model.select(names)
+    parameters = model.set_trainable(names)
     totals = np.zeros(model.blocks.count)
     model.module.eval()
     for position in range(len(proxy)):

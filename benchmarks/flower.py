@@ -29,7 +29,7 @@ from fedhello.client.memory import ProcessPeak, return_memory_at_once
 from fedhello.client.settings import ALWAYS_MEASURED, TrainingSettings
 from fedhello.engine.wire import encode_update
 from fedhello.network.engine import RemoteEngine
-from fedhello.network.registry import DeclaredBudget, Facts, Lobby
+from fedhello.network.registry import ClientInfo, ClientRegistry, DeclaredBudget
 from fedhello.runs.summary import versions
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Task, Update
 
@@ -206,12 +206,12 @@ def memory_of(clients: int) -> int | None:
     everyone = tuple(Client(k, 0, budget, samples=5) for k in range(clients))
     world = Federation(everyone, (budget,), 1, clients, 0, quorum=1)
     facts = [
-        Facts(name=f"c{k}", samples=5, widest=(1, 1), batches=((1, 1),), budget=DeclaredBudget(blocks=1), busy=0.0)
+        ClientInfo(name=f"c{k}", samples=5, widest=(1, 1), batches=((1, 1),), budget=DeclaredBudget(blocks=1), busy=0.0)
         for k in range(clients)
     ]
     settings = TrainingSettings(1, 1, 1, "sgd", 0.1, "constant", 1.0, 0.0, 0.0, "cross_entropy", "none")
     link = EndlessLink([member.name for member in facts], shape)
-    engine = RemoteEngine(link, world, facts, settings, "r", Lobby(link, {}, 2))
+    engine = RemoteEngine(link, world, facts, settings, "r", ClientRegistry(link, {}, 2))
     engine.lobby.connected = link.nodes()
     engine.lobby._looked = float("inf")
     engine.node_of = {k: k + 1 for k in range(clients)}

@@ -68,7 +68,7 @@ def contributions(loaded: Loaded, h: Tensor, y: Tensor, partition: str, moments:
     order = np.sort(loaded.held_out.train)
     for part in partition_data(data, loaded.data, loaded.held_out, loaded.config.run.seed):
         rows = torch.from_numpy(np.searchsorted(order, part))
-        yield head_sums(h[rows], y[rows], loaded.model.classes, StatisticsSettings(moments))
+        yield head_sums(h[rows], y[rows], loaded.model.num_labels, StatisticsSettings(moments))
 
 
 def accuracy(head: Head, h: Tensor, y: Tensor) -> float:

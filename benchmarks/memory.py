@@ -25,7 +25,7 @@ from fedhello.allocation.planner import fixed_policies, plan
 from fedhello.client.calibration import calibrate
 from fedhello.client.training import Assignment, local_training
 from fedhello.runs.summary import versions
-from fedhello.types import Allocation, Budget, Rule
+from fedhello.types import ActivationRule, Allocation, Budget
 from models import MODELS, SETTINGS
 
 GOALS = {
@@ -48,7 +48,7 @@ def main() -> None:
     model, data = MODELS[arguments.model]()
     L = model.blocks.count
     everything, half, quarter = (allocate_blocks("bottleneck", c, L) for c in (L, L // 2, L // 4))
-    rules: dict[str, tuple[tuple[int, ...], Rule]] = {
+    rules: dict[str, tuple[tuple[int, ...], ActivationRule]] = {
         "all, keep": (everything, "keep"),
         "all, recompute": (everything, "recompute"),
         "all, compress": (everything, "compress"),

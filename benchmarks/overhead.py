@@ -100,7 +100,7 @@ def bare_round(session, state, record) -> float:
             )
         ]
         own = next(c.classes for c in session.federation.clients if c.id == report.client)
-        absent = absent_classes(own, model.classes) if settings.loss == "restricted" else None
+        absent = absent_classes(own, model.num_labels) if settings.loss == "restricted" else None
         prepared.append((report, batches, absent))
     parameters = {name: model._parameters[name] for name in state.adapter.tensors}
     lr = learning_rate(settings, state.round)

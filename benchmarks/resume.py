@@ -26,8 +26,8 @@ from typing import Any
 from fedhello.config.load import load_config
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.progress import restore
-from fedhello.runs.runner import play
+from fedhello.runs.progress import restore_progress
+from fedhello.runs.runner import run_session
 from fedhello.runs.summary import versions
 from fedhello.setup.prepare import prepare
 
@@ -104,14 +104,14 @@ def time_parts(place: Path, words: Sequence[str]) -> dict[str, Any]:
 
     Checkpoints.save = timed  # type: ignore[method-assign]
     watching = Watching()
-    play(session, folder, [watching])
+    run_session(session, folder, [watching])
     whole = watching.times[-1] - watching.times[0]
     (folder.path / "summary.json").unlink()
     begin = time.perf_counter()
     with folder.locked():
-        progress = restore(session, folder, print)
+        progress = restore_progress(session, folder, print)
         again = Watching()
-        play(session, folder, [again], progress)
+        run_session(session, folder, [again], progress)
     Checkpoints.save = save  # type: ignore[method-assign]
     rounds = [result["seconds"] + result["evaluation_seconds"] for result in folder.rounds()]
     return {

@@ -87,7 +87,7 @@ def library(model: LoraModel, data: Samples, settings: Any) -> None:
 
 def loop(model: LoraModel, data: Samples, settings: Any) -> None:
     """What anybody would write: the same batches, PyTorch alone."""
-    parameters = model.select(model.block_of)
+    parameters = model.set_trainable(model.block_of)
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     model.module.train()
     for positions in training_batches(data.lengths(), BATCH_SIZE, generator(0, "order", 0, 0, 0)):

@@ -137,7 +137,7 @@ def test_every_method_repeats_bit_for_bit_and_differs_by_seed(name, federation):
                 lambda models, how, t: models,
             )
             seen.append(record)
-        return {n: v.tolist() for n, v in (state.adapter.tensors | state.memory).items()}, seen
+        return {n: v.tolist() for n, v in (state.adapter.tensors | state.method_state).items()}, seen
 
     assert play(0) == play(0)
     if METHODS[name].server_alone:

@@ -8,7 +8,7 @@ import torch
 from fedhello import errors
 from fedhello.config.load import dump_config, load_config
 from fedhello.methods import METHODS
-from fedhello.strategy import Context, Situation
+from fedhello.strategy import AggregationContext, AllocationContext
 from fedhello.types import Adapter, Budget, Client, Federation, Update
 
 ROOT = Path(__file__).parents[1]
@@ -48,10 +48,10 @@ def test_the_how_to_adds_a_strategy(monkeypatch):
     client = Client(0, 0, Budget(2), samples=1)
     world = Federation((client,), (Budget(2),), blocks=6, clients_per_round=1, seed=0)
     bound = methods.METHODS["every-other"].bind(first=1)
-    assert bound.allocate(Situation(client, world, 0)).blocks == (1, 3)
+    assert bound.allocate(AllocationContext(client, world, 0)).blocks == (1, 3)
     before = Adapter({"x": torch.zeros(1)}, {"x": 1})
     updates = [Update(k, 0, 1, {"x": torch.full((1,), float(k))}, {"loss": float(k)}) for k in (1, 3)]
-    after = bound.aggregate(Context(before, world, 0, {}), updates)
+    after = bound.aggregate(AggregationContext(before, world, 0, {}), updates)
     assert float(after.adapter.tensors["x"]) == 2.5  # (1·1 + 3·3)/4
 
 

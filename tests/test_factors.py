@@ -13,13 +13,13 @@ from fedhello.factors import (
     tail_start,
     unmerged,
 )
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Budget, Client, Federation
 
 Q, V = "layer.0.q", "layer.1.v"
 SHAPES = {Q: (5, 7), V: (8, 6)}
 WORLD = Federation((Client(0, 0, Budget(rank=2), 1),), (Budget(rank=2),), 2, 1, 0, rank=4, scale=0.5)
-AT = Situation(WORLD.clients[0], WORLD, round=3)
+AT = AllocationContext(WORLD.clients[0], WORLD, round=3)
 
 
 def random(*shape, seed=0):

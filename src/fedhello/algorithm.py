@@ -43,7 +43,7 @@ from dataclasses import replace
 
 from fedhello.allocation.needs import measured_excess
 from fedhello.randomness import generator
-from fedhello.strategy import BoundMethod, Context, Distil, Situation
+from fedhello.strategy import AggregationContext, AllocationContext, BoundMethod, Distil
 from fedhello.types import (
     Adapter,
     Allocation,
@@ -98,13 +98,13 @@ def round(
         raise ValueError(f"{method.name} asks for Fisher scores in round {t}, but no score function was given")
     Γ = score(state, S_t) if scored and score is not None else state.scores
 
-    at = {k.id: Situation(k, federation, t, Γ, state.excess.get(k.id, 1.0), state.memory) for k in S_t}
-    chosen = {k: method.allocate(situation) for k, situation in at.items()}
+    at = {k.id: AllocationContext(k, federation, t, Γ, state.excess.get(k.id, 1.0), state.method_state) for k in S_t}
+    chosen = {k: method.allocate(at[k]) for k in at}
     m = {k: m_k for k, m_k in chosen.items() if m_k is not None}  # the others sit this round out
 
     reports: list[ClientReport] = []
     rejections: list[Rejection] = []
-    context = Context(θ, federation, t, m, state.memory, distil)
+    context = AggregationContext(θ, federation, t, m, state.method_state, distil)
     tasks = (replace(method.send(θ, m_k, at[k]), attempt=state.attempt) for k, m_k in m.items())
     updates = _counted(method.screen(context, train(tasks)), S_t, m, reports, rejections)
     θ_next = method.aggregate(context, updates)
@@ -118,7 +118,9 @@ def round(
     state = replace(state, excess={**state.excess, **over_budget})
     if failed is not None:
         return replace(state, attempt=state.attempt + 1), record
-    return replace(state, round=t + 1, attempt=0, adapter=θ_next.adapter, scores=Γ, memory=θ_next.memory), record
+    return replace(
+        state, round=t + 1, attempt=0, adapter=θ_next.adapter, scores=Γ, method_state=θ_next.method_state
+    ), record
 
 
 def sample_clients(federation: Federation, round: int, attempt: int = 0) -> tuple[Client, ...]:

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Task
 
 Shrink = Annotated[float, Field(gt=0, lt=1)]
@@ -73,24 +73,24 @@ def held_part(adapter: Adapter, allocation: Allocation) -> Adapter:
     return Adapter(tensors, {name: adapter.block_of[name] for name in tensors})
 
 
-def send_part(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+def send_part(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Let a client start from its part of the global adapter."""
-    return Task(situation.client.id, situation.round, allocation, held_part(adapter, allocation))
+    return Task(context.client.id, context.round, allocation, held_part(adapter, allocation))
 
 
-def send_without_A(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+def send_without_A(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Send no A: it never changes, and every client makes it from the run's seed."""
-    task = send_part(adapter, allocation, situation)
+    task = send_part(adapter, allocation, context)
     return replace(task, known=frozenset(name for name in task.adapter.tensors if name.endswith(LORA_A)))
 
 
-def send_folded(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+def send_folded(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Let a client train its components, and fold the others into its frozen weights (Fed-PLoRA).
 
     With K its components, the frozen weight becomes W₀ + s Σ_{j ∉ K} B[:, j] A[j, :], so the client starts exactly from
     the global model.
     """
-    task, s = send_part(adapter, allocation, situation), situation.federation.scale
+    task, s = send_part(adapter, allocation, context), context.federation.scale
     rest = [j for j in range(adapter.rank) if j not in allocation.components]
     folded: dict[str, Tensor] = {}
     for module, _, A, B in pairs(adapter):

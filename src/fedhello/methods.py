@@ -41,6 +41,7 @@ from fedhello.strategy import (
     ALL_OR_NOTHING,
     STEPS,
     Aggregator,
+    AllocationContext,
     Allocator,
     BoundMethod,
     Check,
@@ -49,7 +50,6 @@ from fedhello.strategy import (
     ScoreSchedule,
     ScoringOptions,
     Sender,
-    Situation,
     plain,
     runs_anywhere,
     the_global_model,
@@ -164,8 +164,8 @@ class Method:
 def with_fixed_head(bound: BoundMethod) -> BoundMethod:
     """Return a method under which a head that the clients share does not train; who would train it alone sits out."""
 
-    def allocate(situation: Situation) -> Allocation | None:
-        found = bound.allocate(situation)
+    def allocate(context: AllocationContext) -> Allocation | None:
+        found = bound.allocate(context)
         return replace(found, head=False) if found is not None and found.blocks else None
 
     return replace(bound, allocate=allocate)

@@ -12,7 +12,7 @@ from fedhello.types import Adapter, Allocation, Client, Federation, Rejection, R
 
 
 @dataclass(frozen=True)
-class Situation:
+class AllocationContext:
     """All that an allocator may look at for one client in one round.
 
     Attributes:
@@ -21,7 +21,7 @@ class Situation:
         round: t, from 0.
         scores: Γ of the last Fisher scoring, or None.
         excess: How many times its predicted peak this client was seen to need when it went over budget; else 1.
-        memory: What the method remembers.
+        method_state: What the method remembers.
     """
 
     client: Client
@@ -29,7 +29,7 @@ class Situation:
     round: int
     scores: tuple[float, ...] | None = None
     excess: float = 1.0
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    method_state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rng(self) -> np.random.Generator:
         """Return this client's generator for this round's allocation."""
@@ -39,7 +39,7 @@ class Situation:
 class Allocator(Protocol):
     """Decides what one client trains in one round; keyword-only parameters are the method's options."""
 
-    def __call__(self, situation: Situation) -> Allocation | None:
+    def __call__(self, context: AllocationContext) -> Allocation | None:
         """Return the client's allocation; None if it sits this round out."""
         ...
 
@@ -47,20 +47,20 @@ class Allocator(Protocol):
 class Sender(Protocol):
     """Decides what a client starts from; keyword-only parameters are the method's options."""
 
-    def __call__(self, adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+    def __call__(self, adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
         """Return the client's task."""
         ...
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AggregationResult:
     """What a round leads to: the next global adapter, what the method remembers, and what was done otherwise.
 
     ``step`` is α of a server that searches how far to go; None where it does not.
     """
 
     adapter: Adapter
-    memory: Mapping[str, Tensor]
+    method_state: Mapping[str, Tensor]
     flags: tuple[str, ...] = ()
     step: float | None = None
 
@@ -89,7 +89,7 @@ class Distillation:
 
 
 @dataclass(frozen=True)
-class Context:
+class AggregationContext:
     """All that an aggregator may look at besides the updates.
 
     Attributes:
@@ -97,7 +97,7 @@ class Context:
         federation: The clients, their tiers and L.
         round: t.
         allocations: Client → m_k.
-        memory: What the method remembers of earlier rounds.
+        method_state: What the method remembers of earlier rounds.
         distil: Reaches the public set; None where there is none.
     """
 
@@ -105,7 +105,7 @@ class Context:
     federation: Federation
     round: int
     allocations: Mapping[int, Allocation]
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    method_state: Mapping[str, Tensor] = field(default_factory=dict)
     distil: Distil | None = None
 
     def components(self, update: "Update", name: str) -> tuple[int, ...]:
@@ -113,15 +113,17 @@ class Context:
         block = self.adapter.block_of[name]
         return () if block is None else self.allocations[update.client].held(block, self.federation.rank)
 
-    def then(self, tensors: Mapping[str, Tensor], memory: Mapping[str, Tensor] | None = None) -> Outcome:
+    def then(
+        self, tensors: Mapping[str, Tensor], method_state: Mapping[str, Tensor] | None = None
+    ) -> AggregationResult:
         """Return the outcome with some tensors of the adapter replaced, and something more to remember."""
-        return Outcome(self.adapter.with_tensors(tensors), {**self.memory, **(memory or {})})
+        return AggregationResult(self.adapter.with_tensors(tensors), {**self.method_state, **(method_state or {})})
 
 
 class Aggregator(Protocol):
     """Combines updates, which arrive one by one in ascending client id; keyword-only parameters are options."""
 
-    def __call__(self, context: Context, updates: Iterable[Update]) -> Outcome:
+    def __call__(self, context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
         """Return the next global adapter, and what to remember."""
         ...
 
@@ -171,11 +173,11 @@ def runs_anywhere(federation: Federation, adapter: Adapter) -> None:
     """For methods that ask for nothing special."""
 
 
-Screen = Callable[[Context, Iterable[Update | Rejection]], Iterable[Update | Rejection]]
+Screen = Callable[[AggregationContext, Iterable[Update | Rejection]], Iterable[Update | Rejection]]
 """What becomes of the clients' replies before they are combined: some updates may change, or be rejected."""
 
 
-def all_pass(context: Context, replies: Iterable[Update | Rejection]) -> Iterable[Update | Rejection]:
+def all_pass(context: AggregationContext, replies: Iterable[Update | Rejection]) -> Iterable[Update | Rejection]:
     """Let every update pass as it is."""
     return replies
 
@@ -193,9 +195,9 @@ class BoundMethod:
     """A method with its options filled in, as Algorithm 1 uses it."""
 
     name: str
-    allocate: Callable[[Situation], Allocation | None]
-    send: Callable[[Adapter, Allocation, Situation], Task]
-    aggregate: Callable[[Context, Iterable[Update]], Outcome]
+    allocate: Callable[[AllocationContext], Allocation | None]
+    send: Callable[[Adapter, Allocation, AllocationContext], Task]
+    aggregate: Callable[[AggregationContext, Iterable[Update]], AggregationResult]
     scores_due: Callable[[int], bool]
     models: Models
     local: Mapping[str, Any]

@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-Policy = Literal["keep", "recompute", "compress"]
+ActivationPolicy = Literal["keep", "recompute", "compress"]
 """What a block does with its activations until backward; see ``fedhello.client.activations``."""
 
-KEEP: Policy = "keep"
+KEEP: ActivationPolicy = "keep"
 
 Role = Literal["lowest", "trained", "frozen"]
 """A block's part in backward: the lowest trained one (nothing asks for the gradient of its input), another trained
@@ -25,7 +25,7 @@ Reason = Literal[
 ]  # fmt: skip
 """Why a client's reply does not count: see ``docs/reference/run-folder.md`` for what each stands for."""
 
-Rule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
+ActivationRule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
 """Which policies a run allows; see ``fedhello.allocation.planner``."""
 
 
@@ -78,12 +78,12 @@ class Costs:
         rank: R, the rank that ``block_bytes`` and ``block_upload`` are for.
     """
 
-    saved: Mapping[tuple[Policy, Role], int] = field(hash=False)
-    transient: Mapping[tuple[Policy, Role], int] = field(hash=False)
+    saved: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
+    transient: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
     outside: int
     outside_head_only: int
     head_only_peak: int
-    flops: Mapping[tuple[Policy, Role], int] = field(hash=False)
+    flops: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
     flops_outside: int
     block_bytes: tuple[int, ...]
     reserve: int
@@ -156,7 +156,7 @@ class Federation:
     blocks: int
     clients_per_round: int
     seed: int
-    rule: Rule = "keep"
+    rule: ActivationRule = "keep"
     costs: tuple[Costs, ...] = ()
     rank: int = 1
     scale: float = 1.0
@@ -193,7 +193,7 @@ class Allocation:
     """
 
     blocks: tuple[int, ...]
-    policies: tuple[Policy, ...] = ()
+    policies: tuple[ActivationPolicy, ...] = ()
     preference: tuple[float, ...] = field(default=(), compare=False)
     ranks: tuple[int, ...] = ()
     components: tuple[int, ...] = ()
@@ -347,7 +347,7 @@ class ClientReport:
     client: int
     tier: int
     blocks: tuple[int, ...]
-    policies: tuple[Policy, ...]
+    policies: tuple[ActivationPolicy, ...]
     samples: int
     metrics: Mapping[str, float]
     bytes_down: int
@@ -399,7 +399,7 @@ class RunState:
         adapter: θ, the global adapter.
         scores: Γ of the last Fisher scoring, length L; None before the first.
         excess: Client → how many times its predicted peak it was seen to need, for those that went over budget.
-        memory: Name → value: what the method remembers besides, such as one model per rank.
+        method_state: Name → value: what the method remembers besides, such as one model per rank.
         attempt: How many attempts at the round that comes next have failed.
         head_sums: Name → value: the head statistics that the head was solved from last; empty where none are asked for.
         head_clients: Whose they are, ascending.
@@ -417,7 +417,7 @@ class RunState:
     adapter: Adapter
     scores: tuple[float, ...] | None = None
     excess: Mapping[int, float] = field(default_factory=dict)
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    method_state: Mapping[str, Tensor] = field(default_factory=dict)
     attempt: int = 0
     head_sums: Mapping[str, Tensor] = field(default_factory=dict)
     head_clients: tuple[int, ...] = ()

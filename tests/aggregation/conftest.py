@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedhello.factors import merged_factors
-from fedhello.strategy import Context, Outcome
+from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Federation, Update
 
 MODULES = {"layer.0.q": (5, 7), "layer.1.v": (8, 6)}
@@ -21,10 +21,12 @@ SAMPLES = (3, 1, 7, 2, 5)
 class Round:
     """A context and the updates of its round; what they mean, in numpy and float64."""
 
-    context: Context
+    context: AggregationContext
     updates: list[Update]
 
-    def played(self, aggregate: Callable[..., Outcome], updates: Iterable[Update] | None = None, **options) -> Outcome:
+    def played(
+        self, aggregate: Callable[..., AggregationResult], updates: Iterable[Update] | None = None, **options
+    ) -> AggregationResult:
         return aggregate(self.context, iter(self.updates if updates is None else updates), **options)
 
     def factors(self, u: Update | Adapter, module: str) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +87,6 @@ def a_round() -> Callable[..., Round]:
         held = components or [()] * len(ranks)
         allocations = {k: Allocation((0, 1), ranks=(r, r), components=tuple(held[k])) for k, r in enumerate(ranks)}
         updates = [Update(k, 2, clients[k].samples, values(r)) for k, r in enumerate(ranks)]
-        return Round(Context(Adapter(start, block_of), world, 2, allocations), updates)
+        return Round(AggregationContext(Adapter(start, block_of), world, 2, allocations), updates)
 
     return build

@@ -51,9 +51,9 @@ def test_drift_moves_the_mean_from_the_optimum_and_control_variates_bring_it_bac
     assert abs(float(drifting.adapter.tensors["x"]) - 0.8) > 0.05
     assert float(corrected.adapter.tensors["x"]) == pytest.approx(0.8, abs=1e-9)
     # At the optimum each client's c_k is its own gradient there, and c, their mean, is zero.
-    assert float(corrected.memory["scaffold/0/x"]) == pytest.approx(0.8, abs=1e-9)
-    assert float(corrected.memory["scaffold/1/x"]) == pytest.approx(4 * (0.8 - 1), abs=1e-9)
-    assert float(corrected.memory["scaffold/mean/x"]) == pytest.approx(0, abs=1e-9)
+    assert float(corrected.method_state["scaffold/0/x"]) == pytest.approx(0.8, abs=1e-9)
+    assert float(corrected.method_state["scaffold/1/x"]) == pytest.approx(4 * (0.8 - 1), abs=1e-9)
+    assert float(corrected.method_state["scaffold/mean/x"]) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_first_round_by_hand():
@@ -66,7 +66,7 @@ def test_the_first_round_by_hand():
 def test_a_client_that_was_not_there_is_not_corrected_and_counts_for_nothing():
     method = with_control_variates(METHODS["gd-hla"].bind(), distance)
     state, sent = parabolas(method, 1, clients_per_round=1)
-    (k, _), own = sent[0], state.memory
+    (k, _), own = sent[0], state.method_state
     assert set(own) == {f"scaffold/{k}/x", "scaffold/mean/x"}
     assert torch.equal(own[f"scaffold/{k}/x"], own["scaffold/mean/x"])
 

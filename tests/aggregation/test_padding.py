@@ -99,7 +99,7 @@ def test_the_norm_of_a_product_is_the_dense_ones(r):
 def test_hetlora_weighs_by_the_norm_of_the_whole_models_product(a_round):
     a = a_round((1, 2, 4), fresh=True)  # what is received has a tail of norm 0, so nothing is pruned
     outcome = a.played(average_by_norm)
-    assert outcome.memory == {}
+    assert outcome.method_state == {}
     w = []
     for u in a.updates:
         products = [B @ A for A, B in (a.factors(u, module) for module in ("layer.0.q", "layer.1.v"))]
@@ -146,7 +146,7 @@ def test_hetlora_prunes_a_rank_whose_tail_fades(R, shrink, rank_min, factor, kep
     a = a_round((R,), R=R)
     tail = max(1, int(shrink * R))
     outcome = a.played(average_by_norm, with_tail(a, factor, tail), shrink=shrink, rank_min=rank_min)
-    assert {key: int(value) for key, value in outcome.memory.items()} == ({"rank/0": kept} if kept < R else {})
+    assert {key: int(value) for key, value in outcome.method_state.items()} == ({"rank/0": kept} if kept < R else {})
     for module in ("layer.0.q", "layer.1.v"):
         A, B = a.factors(outcome.adapter, module)
         assert not A[kept:].any()
@@ -164,7 +164,7 @@ def test_hetlora_measures_the_tail_from_the_shrunken_rank_also_above_the_least_r
         if n.endswith(LORA_B):
             tensors[n][:, 4:6] = u.tensors[n][:, 4:6]
     outcome = a.played(average_by_norm, [replace(u, tensors=tensors)], shrink=0.5, rank_min=6)
-    assert {key: int(value) for key, value in outcome.memory.items()} == {"rank/0": 6}
+    assert {key: int(value) for key, value in outcome.method_state.items()} == {"rank/0": 6}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedhello import algorithm
 from fedhello.aggregation.robust import Defence, clipped, combine, defended, screened, update_norms
 from fedhello.methods import METHODS
-from fedhello.strategy import Context, Outcome
+from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Rejection, Update
 
 A, B = "0.q.lora_A.weight", "0.q.lora_B.weight"
@@ -20,7 +20,7 @@ MEDIAN, TRIMMED, KRUM = (Defence(rule=rule, byzantine=1) for rule in ("median", 
 def one_number(values, defence=MEDIAN):
     """Combine one number per client; the stand-in for the mean says −1."""
     adapter = Adapter({"x": torch.zeros(1)}, {"x": 0})
-    context = Context(adapter, Federation((), (), 1, 1, 0), 0, {})
+    context = AggregationContext(adapter, Federation((), (), 1, 1, 0), 0, {})
     updates = [Update(k, 0, 1, {"x": torch.tensor([float(v)])}) for k, v in enumerate(values)]
 
     def mean(context, updates):
@@ -64,7 +64,7 @@ def test_only_the_block_with_few_holders_falls_back():
     adapter = Adapter(
         {"x": torch.zeros(1), "y": torch.zeros(1), "head": torch.zeros(1)}, {"x": 0, "y": 1, "head": None}
     )
-    context = Context(adapter, Federation((), (), 2, 1, 0), 0, {})
+    context = AggregationContext(adapter, Federation((), (), 2, 1, 0), 0, {})
     updates = [Update(k, 0, 1, {"x": torch.tensor([float(k)]), "head": torch.ones(1)}) for k in range(5)]
     updates[4] = replace(updates[4], tensors={**updates[4].tensors, "y": torch.ones(1)})
     mean = METHODS["full"].bind().aggregate
@@ -78,7 +78,7 @@ def test_components_are_outvoted_by_those_who_hold_them():
     R = 2
     adapter = Adapter({A: torch.zeros(R, 3), B: torch.zeros(4, R)}, {A: 0, B: 0})
     ranks = [2, 2, 2, 1]
-    context = Context(
+    context = AggregationContext(
         adapter, Federation((), (), 1, 1, 0, rank=R), 0, {k: Allocation((0,), ranks=(r,)) for k, r in enumerate(ranks)}
     )
     updates = [
@@ -104,7 +104,7 @@ def test_rows_of_the_head_are_outvoted_by_those_who_hold_the_class():
         value = torch.zeros(3, 2)
         value[list(own)] = 1.0 + k
         updates.append(Update(k, 0, 1, {"head": value}))
-    context = Context(adapter, world, 0, {})
+    context = AggregationContext(adapter, world, 0, {})
     found = combine(context, updates, aggregate=METHODS["rgd-hla"].bind().aggregate, defence=MEDIAN)
     assert found.adapter.tensors["head"].tolist() == [[2.5] * 2, [2.0] * 2, [0.0] * 2]
     everybody = replace(context, federation=replace(world, class_rows=()))
@@ -232,7 +232,7 @@ def test_a_screen_and_a_clip_work_with_every_method(name, federation):
 
     plain, _ = play(METHODS[name].bind())
     guarded, records = play(defended(METHODS[name].bind(), Defence(screen=100.0, clip=100.0)))
-    for before, after in ((plain.adapter.tensors, guarded.adapter.tensors), (plain.memory, guarded.memory)):
+    for before, after in ((plain.adapter.tensors, guarded.adapter.tensors), (plain.method_state, guarded.method_state)):
         assert all(torch.equal(before[n], after[n]) for n in before)
     assert not any(record.rejections for record in records)
     _, records = play(defended(METHODS[name].bind(), Defence(clip=0.01)))
@@ -242,9 +242,9 @@ def test_a_screen_and_a_clip_work_with_every_method(name, federation):
 @pytest.mark.parametrize("rule", ["median", "trimmed-mean", "multi-krum"])
 def test_nobody_answers_and_nothing_changes(rule):
     adapter = Adapter({"x": torch.ones(1)}, {"x": 0})
-    context = Context(adapter, Federation((), (), 1, 1, 0), 0, {})
+    context = AggregationContext(adapter, Federation((), (), 1, 1, 0), 0, {})
     mean = METHODS["full"].bind().aggregate
     outcome = combine(context, [], aggregate=mean, defence=Defence(rule=rule))
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, AggregationResult)
     assert outcome.adapter.tensors["x"] is adapter.tensors["x"]
     assert outcome.flags == ()

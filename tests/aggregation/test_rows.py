@@ -7,7 +7,7 @@ import torch
 
 from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.methods import METHODS
-from fedhello.strategy import Context
+from fedhello.strategy import AggregationContext
 from fedhello.types import Adapter, Budget, Client, Federation, Update
 
 AVERAGING = [name for name in METHODS if name != "local-only"]
@@ -49,7 +49,9 @@ def test_only_the_logits_layer_has_rows_of_classes():
     clients = (Client(4, 0, ONE, 1, (0,)), Client(7, 0, ONE, 3, (0, 1)))
     world = Federation(clients, (ONE,), 1, 2, seed=0, class_rows=("out.weight", "out.bias"))
     updates = [Update(k, 0, n, {name: value * x for name, value in ones.items()}) for k, n, x in ((4, 1, 2), (7, 3, 6))]
-    after = average_layerwise(Context(Adapter(ones, dict.fromkeys(ones)), world, 0, {}), updates).adapter.tensors
+    after = average_layerwise(
+        AggregationContext(Adapter(ones, dict.fromkeys(ones)), world, 0, {}), updates
+    ).adapter.tensors
     assert after["dense"].tolist() == [[5, 5], [5, 5]]
     assert after["out.weight"].tolist() == [[5, 5], [6, 6]]
     assert after["out.bias"].tolist() == [5, 6]

@@ -13,7 +13,7 @@ from fedhello.aggregation.server import ServerStep, searched, stepped, with_serv
 from fedhello.algorithm import init, round
 from fedhello.methods import METHODS
 from fedhello.runs import checkpoint
-from fedhello.strategy import ALL_OR_NOTHING, STEPS, Context
+from fedhello.strategy import ALL_OR_NOTHING, STEPS, AggregationContext
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Federation, Update
 
 ADAPTING = ["adagrad", "adam", "yogi"]
@@ -23,13 +23,15 @@ def no_loss(_):
     raise AssertionError("nobody asks for the validation loss")
 
 
-def scalars(theta, memory=None):
+def scalars(theta, method_state=None):
     """A context of two clients and tensors of one number each, block by block."""
     budget = Budget(blocks=len(theta))
     clients = tuple(Client(k, 0, budget, samples=1) for k in range(2))
     adapter = Adapter({n: torch.tensor([x]) for n, x in theta.items()}, {n: l for l, n in enumerate(theta)})
     allocations = {k: Allocation(tuple(range(len(theta)))) for k in range(2)}
-    return Context(adapter, Federation(clients, (budget,), len(theta), 2, seed=0), 0, allocations, memory or {})
+    return AggregationContext(
+        adapter, Federation(clients, (budget,), len(theta), 2, seed=0), 0, allocations, method_state or {}
+    )
 
 
 def update(k, **tensors):
@@ -55,25 +57,25 @@ def test_a_first_step_by_hand(name, m, v, after):
     step = ServerStep(name, lr=0.1, beta1=0.5, beta2=0.75, tau=3.0)
     found, outcome = play(step, scalars({"x": 1.0}), update(0, x=2.0), update(1, x=4.0))
     assert found["x"] == pytest.approx(after)
-    assert float(outcome.memory["server/m/x"]) == m
-    assert (float(outcome.memory["server/v/x"]) if v else None) == v
-    assert set(outcome.memory) == ({"server/m/x", "server/v/x"} if v else {"server/m/x"})
+    assert float(outcome.method_state["server/m/x"]) == m
+    assert (float(outcome.method_state["server/v/x"]) if v else None) == v
+    assert set(outcome.method_state) == ({"server/m/x", "server/v/x"} if v else {"server/m/x"})
 
 
 def test_a_second_step_goes_on_with_what_is_remembered():
     step = ServerStep("adam", lr=0.1, beta1=0.5, beta2=0.75, tau=1.0)
-    memory = {"server/m/x": torch.tensor([3.0]), "server/v/x": torch.tensor([4.0])}
-    found, outcome = play(step, scalars({"x": 1.0}, memory), update(0, x=0.0))
-    assert float(outcome.memory["server/m/x"]) == 1.0  # (3 − 1)/2
-    assert float(outcome.memory["server/v/x"]) == 3.25  # (3·4 + 1)/4
+    method_state = {"server/m/x": torch.tensor([3.0]), "server/v/x": torch.tensor([4.0])}
+    found, outcome = play(step, scalars({"x": 1.0}, method_state), update(0, x=0.0))
+    assert float(outcome.method_state["server/m/x"]) == 1.0  # (3 − 1)/2
+    assert float(outcome.method_state["server/v/x"]) == 3.25  # (3·4 + 1)/4
     assert found["x"] == pytest.approx(1 + 0.1 / (math.sqrt(3.25) + 1))  # up, although Δ points down
 
 
 @pytest.mark.parametrize(("v", "after"), [(9.0, 8.0), (1.0, 2.0), (4.0, 4.0)])
 def test_yogi_goes_towards_the_square_by_its_own_step(v, after):
-    memory = {"server/m/x": torch.tensor([0.0]), "server/v/x": torch.tensor([v])}
-    _, outcome = play(ServerStep("yogi", beta2=0.75), scalars({"x": 0.0}, memory), update(0, x=2.0))
-    assert float(outcome.memory["server/v/x"]) == after  # v ∓ 4/4
+    method_state = {"server/m/x": torch.tensor([0.0]), "server/v/x": torch.tensor([v])}
+    _, outcome = play(ServerStep("yogi", beta2=0.75), scalars({"x": 0.0}, method_state), update(0, x=2.0))
+    assert float(outcome.method_state["server/v/x"]) == after  # v ∓ 4/4
 
 
 def test_without_momentum_and_with_a_rate_of_1_avgm_is_the_mean_bit_for_bit(a_round):
@@ -87,11 +89,11 @@ def test_without_momentum_and_with_a_rate_of_1_avgm_is_the_mean_bit_for_bit(a_ro
 def test_what_nobody_trained_stays_the_same_object_with_its_moments(name):
     step = ServerStep(name)
     first = play(step, scalars({"x": 1.0, "y": 2.0}), update(0, x=2.0, y=5.0))[1]
-    context = replace(scalars({}), adapter=first.adapter, memory=first.memory)
+    context = replace(scalars({}), adapter=first.adapter, method_state=first.method_state)
     second = play(step, context, update(1, x=3.0))[1]
     assert second.adapter.tensors["y"] is first.adapter.tensors["y"]
-    for key, value in first.memory.items():
-        assert torch.equal(second.memory[key], value) == key.endswith("/y")
+    for key, value in first.method_state.items():
+        assert torch.equal(second.method_state[key], value) == key.endswith("/y")
 
 
 @pytest.mark.parametrize("name", ["avgm", *ADAPTING])
@@ -99,7 +101,7 @@ def test_components_that_nobody_holds_stay_in_spite_of_their_momentum(name, a_ro
     step = partial(stepped, aggregate=average_layerwise, step=ServerStep(name))
     all_held, two_held = a_round([4, 4]), a_round([2, 1], seed=1)
     first = all_held.played(step)
-    context = replace(two_held.context, adapter=first.adapter, memory=first.memory)
+    context = replace(two_held.context, adapter=first.adapter, method_state=first.method_state)
     second = step(context, iter(two_held.updates))
     for n, value in second.adapter.tensors.items():
         before = first.adapter.tensors[n]
@@ -107,7 +109,7 @@ def test_components_that_nobody_holds_stay_in_spite_of_their_momentum(name, a_ro
         held = (slice(0, 2),) if n.endswith(LORA_A) else (slice(None), slice(0, 2))
         if n.endswith((LORA_A, LORA_B)):
             assert torch.equal(value[rest], before[rest])
-            assert torch.equal(second.memory[f"server/m/{n}"][rest], first.memory[f"server/m/{n}"][rest])
+            assert torch.equal(second.method_state[f"server/m/{n}"][rest], first.method_state[f"server/m/{n}"][rest])
             assert not bool((value[held] == before[held]).any())
 
 
@@ -150,8 +152,8 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name):
     whole = go_on(init(theta), 6)
     half = checkpoint.Checkpoint(3, go_on(init(theta), 3))
     resumed = go_on(checkpoint.decode(checkpoint.encode(half)).state, 3)
-    assert whole.memory.keys() == resumed.memory.keys() != set()
-    assert all(torch.equal(resumed.memory[n], value) for n, value in whole.memory.items())
+    assert whole.method_state.keys() == resumed.method_state.keys() != set()
+    assert all(torch.equal(resumed.method_state[n], value) for n, value in whole.method_state.items())
     assert all(torch.equal(resumed.adapter.tensors[n], value) for n, value in whole.adapter.tensors.items())
 
 
@@ -184,7 +186,7 @@ def test_where_nothing_lies_between_a_round_counts_or_leaves_everything_as_it_wa
     """Without ½ among the steps the best of them is not taken, and what was to be remembered is not either."""
 
     def remembering(context, updates):
-        return replace(average_layerwise(context, updates), memory={"seen": torch.tensor(1)})
+        return replace(average_layerwise(context, updates), method_state={"seen": torch.tensor(1)})
 
     losses = {1.0: 5.0, 2.0: 1.0, 3.0: 9.0}
     for after, step, kept in ((9.0, 0.0, set()), (3.0, 1.0, {"seen"})):
@@ -197,7 +199,7 @@ def test_where_nothing_lies_between_a_round_counts_or_leaves_everything_as_it_wa
             losses=lambda adapter, measured=measured: torch.full((2,), measured[float(adapter.tensors["x"])]),
             steps=ALL_OR_NOTHING,
         )
-        assert (outcome.step, set(outcome.memory)) == (step, kept)
+        assert (outcome.step, set(outcome.method_state)) == (step, kept)
         assert (outcome.adapter is context.adapter) == (step == 0)
 
 

@@ -159,14 +159,14 @@ def test_a_client_whose_update_did_not_count_gets_everything():
     """Nobody knows what reached it."""
     keepers, state = played(25, lost=[0])
     assert {kind for k, kind, _ in keepers.sent if k == 0} <= {"nothing", "factors", "matrix"}
-    assert {name for name in state.memory if name.startswith("has/")} == {f"has/{k}" for k in range(1, 6)}
+    assert {name for name in state.method_state if name.startswith("has/")} == {f"has/{k}" for k in range(1, 6)}
 
 
 def test_no_stack_is_remembered_that_is_of_no_use():
     """All that are remembered together hold fewer numbers than the matrix, and the next older would make it more."""
     _, state = played(25)
     sizes = {}
-    for name, value in state.memory.items():
+    for name, value in state.method_state.items():
         if name.startswith("stack/"):
             t = int(name.split("/")[1])
             sizes[t] = sizes.get(t, 0) + value.numel()

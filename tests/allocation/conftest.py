@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from fedhello.types import Budget, Client, Costs, Federation, Rule
+from fedhello.types import ActivationRule, Budget, Client, Costs, Federation
 
 ROLES = ("lowest", "trained", "frozen")
 SAVED = {"keep": (70, 100, 80), "recompute": (8, 8, 8), "compress": (20, 30, 24)}
@@ -20,7 +20,7 @@ def by_kind(table: dict) -> dict:
 def byte_world() -> Callable[..., Federation]:
     """One client per budget, each its own tier; a rank takes 5 bytes per block, and 3 of them on the wire."""
 
-    def build(budgets: Sequence[Budget], blocks: int = 3, R: int = 8, rule: Rule = "auto") -> Federation:
+    def build(budgets: Sequence[Budget], blocks: int = 3, R: int = 8, rule: ActivationRule = "auto") -> Federation:
         costs = Costs(
             saved=by_kind(SAVED), transient=by_kind(TRANSIENT), flops=by_kind(FLOPS), outside=5, outside_head_only=3,
             head_only_peak=40, flops_outside=50, block_bytes=(5 * R,) * blocks, reserve=4, head_bytes=1,

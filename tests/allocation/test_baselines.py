@@ -17,12 +17,12 @@ from fedhello.allocation.baselines import (
 from fedhello.allocation.geometric import gd_hla
 from fedhello.allocation.needs import needs
 from fedhello.methods import METHODS
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Budget
 
 
 def at(world, k=0, t=0, **more):
-    return Situation(world.clients[k], world, t, **more)
+    return AllocationContext(world.clients[k], world, t, **more)
 
 
 def test_the_reference_trains_everything_whatever_the_budget(federation, byte_world):

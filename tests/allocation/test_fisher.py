@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedhello.allocation.fisher import fim_hla, rank_by_cluster, score_probabilities
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 
 
 def test_the_order_of_clusters_follows_their_centroids_for_100_seeds():
@@ -42,7 +42,7 @@ def test_ranks_do_not_depend_on_the_scale_of_the_scores(scale):
 def test_important_blocks_are_drawn_more_often(federation):
     world = federation([1], blocks=3)
     scores = (1.0, 10.0, 100.0)
-    draws = [fim_hla(Situation(world.clients[0], world, t, scores)).blocks[0] for t in range(3000)]
+    draws = [fim_hla(AllocationContext(world.clients[0], world, t, scores)).blocks[0] for t in range(3000)]
     frequencies = np.bincount(draws, minlength=3) / 3000
     assert frequencies == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=0.03)
 
@@ -50,4 +50,4 @@ def test_important_blocks_are_drawn_more_often(federation):
 def test_scores_are_required(federation):
     world = federation([1], blocks=3)
     with pytest.raises(ValueError, match="needs Fisher scores"):
-        fim_hla(Situation(world.clients[0], world, 0))
+        fim_hla(AllocationContext(world.clients[0], world, 0))

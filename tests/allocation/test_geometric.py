@@ -17,7 +17,7 @@ from fedhello.allocation.geometric import (
     rgd_hla,
     tier_probabilities,
 )
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Budget
 
 block_counts = st.integers(1, 40)
@@ -125,7 +125,7 @@ def test_a_rare_block_is_not_lost_to_rounding():
 def test_gd_keeps_a_clients_blocks_for_the_whole_run(federation):
     world = federation([2, 4, 6], blocks=6)
     for client in world.clients:
-        rounds = {gd_hla(Situation(client, world, t), pattern="bottleneck") for t in range(10)}
+        rounds = {gd_hla(AllocationContext(client, world, t), pattern="bottleneck") for t in range(10)}
         assert len(rounds) == 1
 
 
@@ -135,14 +135,16 @@ def test_gd_uniform_holds_every_block_equally_often(capacities):
 
     clients = tuple(Client(k, 0, Budget(c), 1) for k, c in enumerate(capacities))
     world = Federation(clients, (Budget(7),), 7, len(clients), 0)
-    held = Counter(b for c in clients for b in gd_hla(Situation(c, world, 0), pattern="uniform").blocks)
+    held = Counter(b for c in clients for b in gd_hla(AllocationContext(c, world, 0), pattern="uniform").blocks)
     counts = [held[b] for b in range(7)]
     assert max(counts) - min(counts) <= 1
 
 
 def test_rgd_draws_anew_for_each_client_and_round(federation):
     world = federation([3] * 10, blocks=12)
-    draws = {rgd_hla(Situation(c, world, t), pattern="uniform").blocks for c in world.clients for t in range(10)}
+    draws = {
+        rgd_hla(AllocationContext(c, world, t), pattern="uniform").blocks for c in world.clients for t in range(10)
+    }
     assert len(draws) > 50
     assert all(len(blocks) == 3 for blocks in draws)
 
@@ -171,5 +173,5 @@ def test_auto_saves_what_the_budgets_limit(tiers, pattern):
 def test_auto_allocates_what_it_stands_for(strategy, federation):
     world = federation([1, 3], blocks=6)
     for client in world.clients:
-        situation = Situation(client, world, 3)
-        assert strategy(situation, pattern="auto") == strategy(situation, pattern="inverted_triangle")
+        context = AllocationContext(client, world, 3)
+        assert strategy(context, pattern="auto") == strategy(context, pattern="inverted_triangle")

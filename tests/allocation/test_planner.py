@@ -9,7 +9,7 @@ from fedhello.allocation.geometric import gd_hla, rgd_hla
 from fedhello.allocation.needs import measured_excess, most_flops, needs
 from fedhello.allocation.planner import OPTIONS, cheapest, fit, fixed_policies, least_memory, plan
 from fedhello.allocation.reasons import front, reasons
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Budget, Client, ClientReport, Costs, Federation, Rejection
 
 ROLES = ("lowest", "trained", "frozen")
@@ -168,23 +168,25 @@ def test_every_allocation_fits_its_budget(strategy, pattern):
     world = byte_federation([45, 100, 160, 400, 700])
     for t in range(20):
         for client in world.clients:
-            found = strategy(Situation(client, world, t), pattern=pattern)
+            found = strategy(AllocationContext(client, world, t), pattern=pattern)
             assert needs(world.costs[client.tier], found).within(client.budget)
-    assert len(strategy(Situation(world.clients[4], world, 0), pattern=pattern).blocks) == 6
-    assert strategy(Situation(world.clients[0], world, 0), pattern=pattern).blocks == ()
+    assert len(strategy(AllocationContext(world.clients[4], world, 0), pattern=pattern).blocks) == 6
+    assert strategy(AllocationContext(world.clients[0], world, 0), pattern=pattern).blocks == ()
 
 
 def test_under_keep_a_small_budget_leaves_only_blocks_near_the_output():
     world = byte_federation([200], rule="keep")
-    drawn = {gd_hla(Situation(world.clients[0], world, 0), pattern=p).blocks for p in ("triangle", "bottleneck")}
+    drawn = {
+        gd_hla(AllocationContext(world.clients[0], world, 0), pattern=p).blocks for p in ("triangle", "bottleneck")
+    }
     assert drawn == {(4, 5)}
 
 
 def test_what_went_over_budget_is_planned_smaller():
     world = byte_federation([300])
     client = world.clients[0]
-    before = needs(world.costs[0], fit(Situation(client, world, 0), (1.0,) * 6))
-    after = needs(world.costs[0], fit(Situation(client, world, 0, excess=1.5), (1.0,) * 6))
+    before = needs(world.costs[0], fit(AllocationContext(client, world, 0), (1.0,) * 6))
+    after = needs(world.costs[0], fit(AllocationContext(client, world, 0, excess=1.5), (1.0,) * 6))
     assert after.peak_bytes * 1.5 <= 300 < before.peak_bytes * 1.5
 
 
@@ -210,7 +212,7 @@ def test_a_tier_without_clients_has_no_say_in_the_draw():
     tiers = (Budget(6), Budget(0))
     world = Federation((Client(0, 1, tiers[1], samples=1),), tiers, 6, 1, 0, "keep", (c, c))
     for weighting in ("equal", "clients"):
-        assert rgd_hla(Situation(world.clients[0], world, 0), tier_weighting=weighting).blocks == ()
+        assert rgd_hla(AllocationContext(world.clients[0], world, 0), tier_weighting=weighting).blocks == ()
 
 
 def test_the_least_memory_is_the_least():

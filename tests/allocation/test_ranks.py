@@ -22,7 +22,7 @@ from fedhello.allocation.ranks import (
     share_ranks,
     weakest_rank,
 )
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Budget, Client, Federation
 
 
@@ -33,7 +33,7 @@ def counted(ranks, blocks=3, R=8):
 
 
 def at(world, k=0, t=0, **more):
-    return Situation(world.clients[k], world, t, **more)
+    return AllocationContext(world.clients[k], world, t, **more)
 
 
 def ways_to_train_all(world, r):
@@ -130,8 +130,8 @@ def test_which_factors_train():
 
 def test_a_pruned_rank_is_remembered_and_never_raises_the_budgets():
     world = counted([6, 6, 6])
-    memory = {"rank/0": torch.tensor(4), "rank/1": torch.tensor(7), "rank/20": torch.tensor(1)}
-    assert [pruned_rank(at(world, k, memory=memory)).ranks[0] for k in range(3)] == [4, 6, 6]
+    method_state = {"rank/0": torch.tensor(4), "rank/1": torch.tensor(7), "rank/20": torch.tensor(1)}
+    assert [pruned_rank(at(world, k, method_state=method_state)).ranks[0] for k in range(3)] == [4, 6, 6]
 
 
 def test_components_are_drawn_uniformly_anew_for_each_client_and_round():

@@ -3,7 +3,7 @@ import pytest
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import rgd_hla
 from fedhello.allocation.schedule import after_warmup, fed_hello, periodically
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 
 SCORES = (1.0, 1.0, 1.0, 1.0, 50.0, 100.0)
 
@@ -20,14 +20,14 @@ def test_published_schedule_of_500_rounds():
 @pytest.mark.parametrize("t", range(12))
 def test_fed_hello_is_rgd_first_and_fim_afterwards(federation, t):
     world = federation([2], blocks=6)
-    situation = Situation(world.clients[0], world, t, SCORES if t >= 5 else None)
-    expected = fim_hla(situation) if t >= 5 else rgd_hla(situation)
-    assert fed_hello(situation, warmup=5, refresh=3) == expected
+    context = AllocationContext(world.clients[0], world, t, SCORES if t >= 5 else None)
+    expected = fim_hla(context) if t >= 5 else rgd_hla(context)
+    assert fed_hello(context, warmup=5, refresh=3) == expected
 
 
 @pytest.mark.parametrize("t", range(12))
 def test_without_persistence_scores_serve_only_in_the_round_that_computed_them(federation, t):
     world = federation([2], blocks=6)
-    situation = Situation(world.clients[0], world, t, SCORES if t >= 5 else None)
-    expected = fim_hla(situation) if t in (5, 8, 11) else rgd_hla(situation)
-    assert fed_hello(situation, warmup=5, refresh=3, persist=False) == expected
+    context = AllocationContext(world.clients[0], world, t, SCORES if t >= 5 else None)
+    expected = fim_hla(context) if t in (5, 8, 11) else rgd_hla(context)
+    assert fed_hello(context, warmup=5, refresh=3, persist=False) == expected

@@ -20,7 +20,7 @@ def warm(model):
 def gradients(model, data, policies, seed=0):
     """Gradients of all LoRA factors and the head under policies."""
     model.module.train()
-    parameters = model.select(model.block_of)
+    parameters = model.set_trainable(model.block_of)
     batch = data.batch(np.arange(len(data)))
     torch.manual_seed(seed)
     blocks = model.block_modules()
@@ -87,7 +87,7 @@ def test_zeros_and_extremes_survive():
 
 def saved_bytes(model, data, policies):
     model.module.train()
-    model.select(model.block_of)
+    model.set_trainable(model.block_of)
     batch = data.batch(np.arange(len(data)))
     memory = StepMemory(model.module.parameters())
     with activation_policies(model.block_modules(), policies, memory.note), memory:
@@ -121,7 +121,7 @@ def test_weights_that_autocast_copies_are_never_compressed_and_activations_are(t
     data = Examples((tokens,) * samples, np.arange(samples) % 3, pad=0)  # 4 × 6 tokens are as many as a weight's rows
     noted = []
     model.module.train()
-    parameters = model.select(model.block_of)
+    parameters = model.set_trainable(model.block_of)
     batch = data.batch(np.arange(samples))
     with (
         activation_policies(model.block_modules(), ("compress",) * 3, noted.append),

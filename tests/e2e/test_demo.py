@@ -18,7 +18,7 @@ from fedhello.config.load import load_config
 from fedhello.model.pooling import PooledClassifier
 from fedhello.model.sources import EMBEDDED_MODELS, resolve
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.runner import play
+from fedhello.runs.runner import run_session
 from fedhello.setup import prepare as sessions
 
 THREE_ROUNDS = ["train.rounds=3", "method.warmup=1", "data.proxy=20", "train.selection=last"]
@@ -31,7 +31,7 @@ def run_demo(out: Path, *overrides: str) -> tuple[sessions.Session, RunFolder, d
     config = load_config(None, [*THREE_ROUNDS, SOME, f"run.out={out}", "run.name=demo", *overrides])
     session = sessions.prepare(config)
     folder = RunFolder(out / "demo")
-    return session, folder, play(session, folder)
+    return session, folder, run_session(session, folder)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_two_runs_with_one_seed_give_bit_identical_adapters(demo, tmp_path):
 def test_a_session_can_be_played_again(demo, tmp_path):
     session, folder, _ = demo
     again = RunFolder(tmp_path / "again")
-    play(session, again)
+    run_session(session, again)
     name = "adapter_model.safetensors"
     assert (again.adapter / name).read_bytes() == (folder.adapter / name).read_bytes()
 
@@ -226,7 +226,7 @@ def test_an_interrupted_run_keeps_its_finished_rounds(demo, tmp_path):
                 raise KeyboardInterrupt
 
     folder = RunFolder(tmp_path / "interrupted")
-    summary = play(session, folder, [Impatient()])
+    summary = run_session(session, folder, [Impatient()])
     assert summary["status"] == "interrupted"
     assert summary["rounds"] == 2
     assert (folder.adapter / "adapter_model.safetensors").is_file()
@@ -254,7 +254,7 @@ def test_a_round_that_fails_keeps_the_rounds_before_it(demo, tmp_path, monkeypat
 
     folder = RunFolder(tmp_path / "failed")
     with pytest.raises(MemoryError):
-        play(session, folder, [Watching()])
+        run_session(session, folder, [Watching()])
     assert ended == ["failed"]
     assert folder.summary()["error"] == "MemoryError: too much"
     assert len(folder.rounds()) == folder.summary()["rounds"] == 2

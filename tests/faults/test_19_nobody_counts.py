@@ -34,7 +34,7 @@ def test_a_failed_attempt_changes_nothing_but_its_number(toy, name):
     assert (record.attempt, [r.client for r in record.rejections]) == (0, [1])
     assert (state.round, state.attempt) == (0, 1)
     assert state.adapter is before.adapter
-    assert state.memory is before.memory
+    assert state.method_state is before.method_state
     again, record = play(state)
     assert (again.attempt, record.attempt) == (2, 1)
 

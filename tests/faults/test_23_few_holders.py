@@ -8,7 +8,7 @@ import torch
 
 from fedhello.aggregation.robust import Defence, combine
 from fedhello.methods import METHODS
-from fedhello.strategy import Context
+from fedhello.strategy import AggregationContext
 from fedhello.types import Update
 
 
@@ -17,7 +17,7 @@ def test_blocks_of_nobody_and_of_one_client(toy, rule):
     world, adapter = toy()
     alone = Update(2, 0, 10, {"1.lora_A.weight": torch.tensor([[0.1, 0.3]])})
     mean = METHODS["full"].bind().aggregate
-    found = combine(Context(adapter, world, 0, {}), [alone], aggregate=mean, defence=Defence(rule=rule))
+    found = combine(AggregationContext(adapter, world, 0, {}), [alone], aggregate=mean, defence=Defence(rule=rule))
     assert found.adapter.tensors["0.lora_A.weight"] is adapter.tensors["0.lora_A.weight"]
     assert torch.equal(found.adapter.tensors["1.lora_A.weight"], alone.tensors["1.lora_A.weight"])
     assert [flag.endswith("plain mean of block 1 (1)") for flag in found.flags] == [True]

@@ -5,7 +5,7 @@ import torch
 
 from fedhello.aggregation.robust import Defence, combine
 from fedhello.methods import METHODS
-from fedhello.strategy import Context
+from fedhello.strategy import AggregationContext
 from fedhello.types import Update
 
 
@@ -16,7 +16,7 @@ def test_each_block_is_combined_as_if_there_were_no_other(toy, rule):
 
     def result(updates):
         mean = METHODS["full"].bind().aggregate
-        found = combine(Context(adapter, world, 0, {}), updates, aggregate=mean, defence=Defence(rule=rule))
+        found = combine(AggregationContext(adapter, world, 0, {}), updates, aggregate=mean, defence=Defence(rule=rule))
         return found.adapter.tensors
 
     updates = [Update(k, 0, 10, {f"{k % 2}.lora_A.weight": torch.randn(1, 2, generator=draw)}) for k in range(10)]

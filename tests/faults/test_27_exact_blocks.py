@@ -15,7 +15,7 @@ def test_a_round_on_block_1_changes_block_1_alone(tiny_model, random_examples, f
     world = federation([1, 1], blocks=12)
     engine = LocalEngine(model, world, {k: random_examples(seed=k) for k in range(2)}, local_settings)
     before = algorithm.init(model.snapshot(share_head=False))
-    method = replace(METHODS["full"].bind(), allocate=lambda situation: Allocation((1,)))
+    method = replace(METHODS["full"].bind(), allocate=lambda context: Allocation((1,)))
     after, record = algorithm.round(before, world, method, engine.train, None)
     assert record.contributors == (0, 2, *[0] * 10)
     changed = [n for n, v in after.adapter.tensors.items() if not torch.equal(v, before.adapter.tensors[n])]

@@ -5,7 +5,7 @@ import torch
 
 from fedhello.aggregation.robust import Defence, combine
 from fedhello.methods import METHODS
-from fedhello.strategy import Context
+from fedhello.strategy import AggregationContext
 from fedhello.types import Update
 
 
@@ -17,12 +17,12 @@ def test_never_an_error_and_a_flag_exactly_where_there_are_too_few(toy, rule):
         defence = Defence(rule=rule, byzantine=f)
         for n in range(1, 13):
             updates = [Update(k, 0, 10, {"0.lora_A.weight": torch.full((1, 2), float(k))}) for k in range(n)]
-            found = combine(Context(adapter, world, 0, {}), updates, aggregate=mean, defence=defence)
+            found = combine(AggregationContext(adapter, world, 0, {}), updates, aggregate=mean, defence=defence)
             enough = n >= 2 * f + (3 if rule == "multi-krum" else 1)
             assert (found.flags == ()) == enough, (f, n)
             value = found.adapter.tensors["0.lora_A.weight"]
             assert bool(value.isfinite().all())
             if not enough:
                 assert torch.equal(
-                    value, mean(Context(adapter, world, 0, {}), updates).adapter.tensors["0.lora_A.weight"]
+                    value, mean(AggregationContext(adapter, world, 0, {}), updates).adapter.tensors["0.lora_A.weight"]
                 )

@@ -8,7 +8,7 @@ import torch
 from fedhello import algorithm
 from fedhello.engine.local import LocalEngine
 from fedhello.methods import METHODS
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_nobody_is_late_more_often_than_others(engine):
     e._reply = lambda task, client: counts.__setitem__(client.id, counts[client.id] + 1)
     for t in range(rounds):
         invited = algorithm.sample_clients(e.federation, t)
-        situations = [Situation(k, e.federation, t) for k in invited]
-        list(e.train(method.send(adapter, method.allocate(s), s) for s in situations))
+        contexts = [AllocationContext(k, e.federation, t) for k in invited]
+        list(e.train(method.send(adapter, method.allocate(s), s) for s in contexts))
     assert sum(counts) == 4 * rounds
     assert all(abs(count - rounds / 3) < 40 for count in counts)  # 100, five standard deviations of 8.2
 

@@ -8,13 +8,13 @@ from machines import CONFIG, Machines
 from fedhello.config.load import load_config
 from fedhello.errors import ClientsError
 from fedhello.network.admission import gather
-from fedhello.network.registry import Lobby
+from fedhello.network.registry import ClientRegistry
 from network import Network
 
 
 def test_waiting_is_counted_down_and_ends():
     network, said = Network(), []
-    lobby = Lobby(network, {}, 2, network.clock)
+    lobby = ClientRegistry(network, {}, 2, network.clock)
     config = load_config(None, ["data.clients=3", "train.clients_per_round=3", "run.wait=60"])
     with pytest.raises(ClientsError, match="expected 3 clients within 60 s; 0 joined"):
         gather(lobby, config, (), said.append, network.wait)

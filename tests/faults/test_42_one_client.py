@@ -4,7 +4,7 @@ from fedhello import algorithm
 from fedhello.config.load import load_config
 from fedhello.methods import METHODS
 from fedhello.network.admission import gather
-from fedhello.network.registry import Lobby
+from fedhello.network.registry import ClientRegistry
 from network import Network
 
 
@@ -19,7 +19,7 @@ def test_one_client_is_enough(remote_world):
 
 def test_the_server_waits_for_one_client_only(remote_world):
     network, engine, _ = remote_world(clients=1)
-    lobby = Lobby(network, {"config": "{}", "labels": "[]", **engine.lobby.invitation}, 3, network.clock)
+    lobby = ClientRegistry(network, {"config": "{}", "labels": "[]", **engine.lobby.invitation}, 3, network.clock)
     config = load_config(None, ["data.clients=1", "train.clients_per_round=1"])
     members, nodes, rates = gather(lobby, config, (), lambda line: None, network.wait)
     assert [member.name for member in members] == ["client-0"]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedhello.network.engine import Pace
+from fedhello.network.engine import DeadlinePolicy
 from fedhello.network.messages import PROBE
 from fedhello.network.registry import Arrival
 from fedhello.types import Update
@@ -18,7 +18,7 @@ MEGABYTE = 10**6
 )
 def test_the_deadline_leaves_room_for_the_transfer_at_the_measured_rate(size, rate):
     transfer = size / rate
-    found = Pace().seconds(size, rate, 0.0, 1.0)
+    found = DeadlinePolicy().seconds(size, rate, 0.0, 1.0)
     assert found >= 3 * transfer
     assert found <= 3 * transfer + 30
 

@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from fedhello.config.load import load_config
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.runner import play
+from fedhello.runs.runner import run_session
 from fedhello.setup import prepare as sessions
 
 IDS = torch.randint(1, 50, (4, 7), generator=torch.Generator().manual_seed(0))
@@ -41,7 +41,7 @@ def played(request, workplace, tmp_path):
         session = sessions.prepare(
             load_config(workplace / "tiny.yaml", ["model.head=prototypes", *UNEQUAL[request.param]])
         )
-        play(session, RunFolder(tmp_path / "run"))
+        run_session(session, RunFolder(tmp_path / "run"))
     return logits(session.model.module), tmp_path / "run"
 
 

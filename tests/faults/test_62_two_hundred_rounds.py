@@ -8,7 +8,7 @@ import pytest
 
 from fedhello.config.load import load_config
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.runner import play
+from fedhello.runs.runner import run_session
 from fedhello.setup.prepare import prepare
 
 
@@ -31,7 +31,7 @@ def test_memory_and_open_files_are_flat(place):
     with contextlib.chdir(place):
         session = prepare(load_config(place / "tiny.yaml", words))
         watching = Watching()
-        summary = play(session, RunFolder(place / "r"), [watching])
+        summary = run_session(session, RunFolder(place / "r"), [watching])
     assert summary["rounds"] == 200
     settled = np.array(watching.memory[20:])  # the first rounds fill caches
     slope = np.polyfit(range(len(settled)), settled, 1)[0]

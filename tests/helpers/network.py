@@ -3,9 +3,9 @@
 import itertools
 
 from fedhello.client.settings import TrainingSettings
-from fedhello.network.engine import Pace, RemoteEngine
+from fedhello.network.engine import DeadlinePolicy, RemoteEngine
 from fedhello.network.messages import invitation
-from fedhello.network.registry import DeclaredBudget, Facts, Lobby
+from fedhello.network.registry import ClientInfo, ClientRegistry, DeclaredBudget
 from fedhello.network.worker import Worker
 from fedhello.types import Allocation, Task
 
@@ -16,7 +16,7 @@ SETTINGS = TrainingSettings(
 
 
 def remote_facts(k, samples):
-    return Facts(
+    return ClientInfo(
         name=f"client-{k}", samples=samples, classes=(0, 1), widest=(4, 9), batches=((4, 9),),
         budget=DeclaredBudget(blocks=2), speed=1e9, busy=0.0,
     )  # fmt: skip
@@ -94,12 +94,12 @@ def remote_engine(network, federation, facts, settings, prepared, **more):
     labels = ["a", "b", "c"]
     run = "this-run"
     asked = invitation({}, labels, run)
-    lobby = Lobby(network, asked, len(labels), network.clock)
+    lobby = ClientRegistry(network, asked, len(labels), network.clock)
     nodes = {}
     for k, client in prepared.items():
         worker = Worker(lambda config, labels, client=client: client, watched=False)
         nodes[k] = network.connect(client.facts.name, worker)
-    pace = more.pop("pace", Pace(floor=10.0, factor=2.0, unpredicted=20.0))
+    pace = more.pop("pace", DeadlinePolicy(floor=10.0, factor=2.0, unpredicted=20.0))
     engine = RemoteEngine(
         network, federation, facts, settings, run, lobby, pace=pace, clock=network.clock, wait=network.wait, **more
     )

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.errors import UpdateError
-from fedhello.strategy import Context
+from fedhello.strategy import AggregationContext
 from fedhello.types import Adapter, Federation, Update
 
 WORLD = Federation((), (), blocks=2, clients_per_round=1, seed=0)
 
 
 def averaged(adapter: Adapter, some, **options) -> Adapter:
-    return average_layerwise(Context(adapter, WORLD, 0, {}), some, **options).adapter
+    return average_layerwise(AggregationContext(adapter, WORLD, 0, {}), some, **options).adapter
 
 
 NAMES = ("a", "b", "head")

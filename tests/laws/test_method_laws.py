@@ -13,7 +13,7 @@ import torch
 
 from fedhello import algorithm
 from fedhello.methods import METHODS, with_fixed_head
-from fedhello.strategy import Context, Situation
+from fedhello.strategy import AggregationContext, AllocationContext
 from fedhello.types import (
     LORA_A,
     LORA_B,
@@ -136,7 +136,9 @@ class Play:
 
     def starts(self, k: int) -> Adapter:
         """What client k starts the next round from."""
-        at = Situation(self.world.clients[k], self.world, self.state.round, (1.0, 1.0), memory=self.state.memory)
+        at = AllocationContext(
+            self.world.clients[k], self.world, self.state.round, (1.0, 1.0), method_state=self.state.method_state
+        )
         return self.method.send(self.state.adapter, self.method.allocate(at), at).adapter
 
     def mean_of_trained(self, module: str) -> np.ndarray:
@@ -186,7 +188,7 @@ def test_who_trains_what_and_who_gets_what(name):
     clients = (replace(play.world.clients[0], budget=weak), play.world.clients[1])
     play.world = replace(play.world, tiers=(weak, play.world.tiers[1]), clients=clients)
     for k, expected in enumerate(TABLE[name]):
-        at = Situation(play.world.clients[k], play.world, 0, (1.0, 1.0))
+        at = AllocationContext(play.world.clients[k], play.world, 0, (1.0, 1.0))
         allocation = play.method.allocate(at)
         if expected is None:
             assert allocation is None
@@ -394,7 +396,9 @@ def test_every_component_is_averaged_over_those_who_hold_it_and_else_stays(name,
         before = play.state.adapter.tensors
 
 
-def context_of(name: str, ranks=(2, 6, 3), memory=None, fresh: bool = False) -> tuple[Callable, Context, list[Update]]:
+def context_of(
+    name: str, ranks=(2, 6, 3), method_state=None, fresh: bool = False
+) -> tuple[Callable, AggregationContext, list[Update]]:
     """A method's aggregator, its context, and updates of the named ranks, whatever the method allocates."""
     w, whole = world(*ranks), start(fresh)
     allocations = {k: Allocation((0, 1), ranks=(r, r)) for k, r in enumerate(ranks)}
@@ -405,7 +409,7 @@ def context_of(name: str, ranks=(2, 6, 3), memory=None, fresh: bool = False) -> 
                for n, v in whole.tensors.items()}  # fmt: skip
         task = Task(k, 0, allocations[k], Adapter(cut, whole.block_of))
         updates.append(Update(k, 0, SAMPLES[k], values(task).tensors, {"batches": 1}))
-    context = Context(whole, w, 0, allocations, memory or {}, lambda models, how, t: models)
+    context = AggregationContext(whole, w, 0, allocations, method_state or {}, lambda models, how, t: models)
     return METHODS[name].bind().aggregate, context, updates
 
 
@@ -422,11 +426,11 @@ def test_a_module_that_nobody_trained_keeps_its_bits(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_where_nobody_answers_nothing_changes(name):
-    aggregate, context, _ = context_of(name, memory={"rank/1": torch.tensor(2)} if name == "hetlora" else None)
+    aggregate, context, _ = context_of(name, method_state={"rank/1": torch.tensor(2)} if name == "hetlora" else None)
     outcome = aggregate(replace(context, allocations={}), iter(()))
     assert outcome.adapter.tensors.keys() == context.adapter.tensors.keys()
     assert all(torch.equal(v, context.adapter.tensors[n]) for n, v in outcome.adapter.tensors.items())
-    assert outcome.memory == context.memory
+    assert outcome.method_state == context.method_state
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "local-only"])  # which keeps every client's model
@@ -462,7 +466,7 @@ def test_the_order_of_clients_changes_nothing_but_rounding(name, ranks):
     aggregate, context, updates = context_of(name, ranks)
     one, *others = (aggregate(context, [updates[k] for k in order]) for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)))
     for other in others:
-        assert one.memory.keys() == other.memory.keys()
+        assert one.method_state.keys() == other.method_state.keys()
         assert close(one.adapter.tensors["head.weight"].numpy(), other.adapter.tensors["head.weight"].numpy())
         for module in SHAPES:
             assert close(dense(one.adapter, module), dense(other.adapter, module))

@@ -13,7 +13,7 @@ from fedhello.types import Allocation
 def test_allocating_block_1_selects_block_1_alone(blocks, tiny_model):
     model = tiny_model(blocks=blocks)
     names = model.snapshot(share_head=False).names(Allocation((1,)))
-    model.select(names)
+    model.set_trainable(names)
     trainable = [name for name, p in model.module.named_parameters() if p.requires_grad]
     assert len(trainable) == 4
     assert all(".layer.1." in name for name in trainable)

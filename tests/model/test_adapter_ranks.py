@@ -118,14 +118,14 @@ def test_factors_of_another_rank_train(model):
     for rank in (3, 1):
         model.write(random_adapter(model, rank).tensors)
         if rank == 3:
-            model.select(names)
+            model.set_trainable(names)
         free = {n for n, p in model.module.named_parameters() if p.requires_grad}
         assert len(free) == len(names) == 6
         assert all(".layer.1." in n or "classifier" in n for n in free)
         model.module(input_ids=IDS).logits.square().sum().backward()
         live = dict(model.module.named_parameters())
         assert all(bool(live[n].grad.any()) and live[n].grad.shape == live[n].shape for n in free)
-        assert {id(p) for p in model.select(names)} == {id(live[n]) for n in free}
+        assert {id(p) for p in model.set_trainable(names)} == {id(live[n]) for n in free}
 
 
 @pytest.mark.parametrize("end", [LORA_A, LORA_B, "classifier.weight"])
@@ -180,7 +180,7 @@ def test_a_sub_model_is_written_and_trained_through_the_same_names(tiny_model):
     after = model.read(model.block_of)
     for name in model.block_of:
         assert torch.equal(after[name], mine.tensors.get(name, before[name]))
-    model.select(mine.names(allocation))
+    model.set_trainable(mine.names(allocation))
     with model.without_blocks(allocation.absent):
         model.module(input_ids=IDS).logits.sum().backward()
     assert all(model._parameters[name].grad is not None for name in mine.names(allocation))

@@ -96,7 +96,7 @@ def test_fisher_scores_of_a_language_model_square_the_gradient_of_each_response(
     speaker.module.eval()
     for i in range(len(dialogues)):
         names = [name for name, block in speaker.block_of.items() if block is not None]
-        parameters = speaker.select(names)
+        parameters = speaker.set_trainable(names)
         found = predictions(speaker, dialogues.batch(np.array([i])))
         log_p = -torch.nn.functional.cross_entropy(found.z, found.y, reduction="sum")
         for name, g in zip(sorted(names), torch.autograd.grad(log_p, parameters), strict=True):

@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from fedhello.data.dataset import DataSet
 from fedhello.model.evaluation import logits, pooled_features
-from fedhello.results.trained import restore
+from fedhello.results.trained import load_trained
 from fedhello.runs.folder import RunFolder
 from fedhello.setup.encoding import encode
 
@@ -46,7 +46,7 @@ def samples_of(trained):
 
 def test_sentence_transformers_computes_the_runs_features_and_logits(run, exported, workplace):
     with contextlib.chdir(workplace):
-        trained = restore(RunFolder(run))
+        trained = load_trained(RunFolder(run))
         samples = samples_of(trained)
         h, z = pooled_features(trained.model, samples), logits(trained.model, samples)
     encoder = SentenceTransformer(str(exported))

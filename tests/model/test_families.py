@@ -198,10 +198,10 @@ def test_parts_are_found(case):
     if kind == "causal-lm":
         assert (model.head_names, model.logits_path) == ((), None)
         with pytest.raises(ModelError, match="language model, which has none"):
-            _ = model.classes
+            _ = model.num_labels
     else:
         heads = {name.removeprefix("base_model.model.").split(".")[0] for name in model.head_names}
-        assert (heads, model.logits_path, model.classes) == (set(family.head), family.logits, CLASSES)
+        assert (heads, model.logits_path, model.num_labels) == (set(family.head), family.logits, CLASSES)
         assert logits(model.module, kind).shape == (2, CLASSES)
 
 
@@ -246,7 +246,7 @@ def test_query_and_value_are_found_or_refused(case):
 def test_adapter_and_head_train_and_nothing_else(case):
     _, kind, source = case
     model = moved(attached(load_foundation(source, kind, LABELS, seed=0), "all-linear"))
-    live = model.select(model.block_of)
+    live = model.set_trainable(model.block_of)
     model.module(**inputs(kind)).logits.square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in live)
     assert {id(p) for p in model.module.parameters() if p.grad is not None} == {id(p) for p in live}
@@ -301,7 +301,7 @@ def test_the_merged_model_needs_no_peft(case, tmp_path):
 def test_recomputation_gives_the_same_gradients(case):
     _, kind, source = case
     model = moved(attached(load_foundation(source, kind, LABELS, seed=0)))
-    live = model.select(model.block_of)
+    live = model.set_trainable(model.block_of)
     model.module.train()
 
     def gradients(policy):
@@ -324,7 +324,7 @@ def test_bfloat16_weights_keep_factors_and_head_in_float32(case, tmp_path):
     assert frozen == {torch.bfloat16}
     exact = moved(attached(load_foundation(source, kind, LABELS, seed=0)))
     model.write(exact.read(exact.block_of))
-    live = model.select(model.block_of)
+    live = model.set_trainable(model.block_of)
     torch.autograd.grad(model.module(**inputs(kind)).logits.float().square().sum(), live)
     assert torch.allclose(logits(model.module, kind).float(), logits(exact.module, kind), atol=0.1, rtol=0.1)
     save_merged(model, tmp_path / "merged")
@@ -369,7 +369,7 @@ def test_the_tied_output_layer_of_a_language_model_stays_as_it_is(tmp_path):
     base = model.module.get_base_model()
     assert base.lm_head.weight is base.model.embed_tokens.weight
     before = base.lm_head.weight.clone()
-    optimiser = torch.optim.SGD(model.select(model.block_of), lr=0.1)
+    optimiser = torch.optim.SGD(model.set_trainable(model.block_of), lr=0.1)
     model.module(**inputs("causal-lm")).logits.square().sum().backward()
     optimiser.step()
     assert torch.equal(base.lm_head.weight, before)

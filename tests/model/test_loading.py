@@ -217,7 +217,7 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
     kinds = {p.dtype for n, p in model.module.named_parameters() if n.endswith("base_layer.weight")}
     assert kinds == {torch.int8}
     model.write({name: torch.rand_like(value) for name, value in model.read(model.block_of).items()})
-    live = model.select(model.block_of)
+    live = model.set_trainable(model.block_of)
     assert {p.dtype for p in live} == {torch.float32}
     loss = model.module(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.square().sum()
     assert all(bool(g.any()) and bool(g.isfinite().all()) for g in torch.autograd.grad(loss, live))

@@ -7,9 +7,9 @@ import torch
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import PARTS, Moments, like
-from fedhello.network.engine import Pace
+from fedhello.network.engine import DeadlinePolicy
 from fedhello.network.messages import Failure
-from fedhello.network.registry import SLOWEST, Arrival, read_facts
+from fedhello.network.registry import SLOWEST, Arrival, read_client_info
 from fedhello.network.worker import Worker
 from fedhello.types import MERGED, MERGED_A, MERGED_B, Rejection
 from network import remote_facts, remote_tasks
@@ -138,7 +138,7 @@ def test_the_round_ends_at_the_deadline(world):
 
 
 def test_deadlines_follow_bytes_rates_and_speeds():
-    pace = Pace(floor=30, factor=3)
+    pace = DeadlinePolicy(floor=30, factor=3)
     assert pace.seconds(50 * 10**6, 10**6, 10**9, 10**9) == 30 + 3 * (50 + 1)  # 50 MB over 1 MB/s need no luck
     assert pace.seconds(10**5, 10**7, 10**9, 10**9) == pytest.approx(33.03)
     assert pace.seconds(0, 1, 10**9, 1e-9) == 86_400
@@ -329,19 +329,19 @@ def test_goodbye_reaches_everybody(world):
 def test_facts_that_are_none_are_refused(change):
     facts = json.loads(remote_facts(0, 10).model_dump_json()) | change
     with pytest.raises(UpdateError):
-        read_facts({"facts": json.dumps(facts)}, classes=3)
-    assert read_facts({"facts": remote_facts(0, 10).model_dump_json()}, classes=3).samples == 10
+        read_client_info({"facts": json.dumps(facts)}, classes=3)
+    assert read_client_info({"facts": remote_facts(0, 10).model_dump_json()}, classes=3).samples == 10
 
 
 @pytest.mark.parametrize("reply", [{}, {"facts": b"x"}, {"facts": "x" * 2**23}, {"error": "failed", "detail": "no"},
                                    Failure("lost")])  # fmt: skip
 def test_replies_without_facts_are_refused(reply):
     with pytest.raises(UpdateError):
-        read_facts(reply, classes=3)
+        read_client_info(reply, classes=3)
 
 
 def test_what_a_node_says_instead_of_joining_is_shown_on_one_line():
     with pytest.raises(UpdateError) as raised:
-        read_facts(Failure("failed", "\x1b[31mno\nerror: forged" + "x" * 9999), classes=3)
+        read_client_info(Failure("failed", "\x1b[31mno\nerror: forged" + "x" * 9999), classes=3)
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 400

@@ -13,7 +13,7 @@ from fedhello.config.load import load_config
 from fedhello.errors import ClientsError, ConfigError, DataError, EngineError, ModelError, QuorumError, RunFolderError
 from fedhello.network.admission import BACK_SECONDS, gather, with_tiers
 from fedhello.network.client import ClientOptions, default_name, parse_bytes, prepare_client
-from fedhello.network.registry import Lobby
+from fedhello.network.registry import ClientRegistry
 from fedhello.network.server import _check_folder, _invitation, play_over, served
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import MOST_CRASHES, Connection, _Supervisor, parse_server
@@ -127,7 +127,7 @@ def test_a_client_that_is_back_before_its_dead_connection_ends_is_waited_for(pla
     config, said = config_of(place), []
     network = network_of()
     dead = network.connect("part-000 dead", network.workers["part-000"])
-    lobby = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
+    lobby = ClientRegistry(network, _invitation(load(config), "r"), 2, network.clock)
 
     def wait(seconds):
         network.wait(seconds)
@@ -162,7 +162,7 @@ def test_a_client_that_speaks_of_more_than_its_samples_give_is_not_admitted(plac
         return {**reply, "facts": json.dumps(facts)}
 
     network.faults["part-001", "join"] = [lie]
-    lobby = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
+    lobby = ClientRegistry(network, _invitation(load(config), "r"), 2, network.clock)
     soon = config.model_copy(update={"run": config.run.model_copy(update={"wait": 3.0})})
     with pytest.raises(ClientsError, match="2 joined"):
         gather(lobby, soon, (), said.append, network.wait)
@@ -172,7 +172,7 @@ def test_a_client_that_speaks_of_more_than_its_samples_give_is_not_admitted(plac
 def test_a_run_that_goes_on_admits_nobody_else(place):
     config, said = config_of(place), []
     network = network_of()
-    lobby = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
+    lobby = ClientRegistry(network, _invitation(load(config), "r"), 2, network.clock)
     stranger = [remote_facts(0, 10)]
     with pytest.raises(Exception, match="expected 2 clients"):
         gather(lobby, config.model_copy(update={"run": config.run.model_copy(update={"wait": 5.0})}), stranger * 3,
@@ -364,11 +364,11 @@ def test_a_worker_that_ends_again_and_again_is_an_error(tmp_path):
 def test_a_run_that_goes_on_does_not_wait_for_clients_beyond_its_quorum_for_ever(place):
     config, said = config_of(place), []
     network = network_of(clients=2)
-    first = Lobby(network, _invitation(load(config), "r"), 2, network.clock)
+    first = ClientRegistry(network, _invitation(load(config), "r"), 2, network.clock)
     two = config.model_copy(update={"data": config.data.model_copy(update={"clients": 2})})
     members, _, _ = gather(first, two, (), said.append, network.wait)
     roster = [*members, remote_facts(2, 10)]  # the third does not come back
-    lobby = Lobby(network, _invitation(load(config), "s"), 2, network.clock)
+    lobby = ClientRegistry(network, _invitation(load(config), "s"), 2, network.clock)
     begin = network.now
     found, nodes, _ = gather(lobby, config, roster, said.append, network.wait)
     assert [member.name for member in found] == ["part-000", "part-001", "client-2"]

@@ -12,7 +12,7 @@ from fedhello.config.load import load_config
 from fedhello.engine.local import LocalEngine
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.runner import play
+from fedhello.runs.runner import run_session
 from fedhello.setup.prepare import prepare
 
 WORDS = ["method.name=head-only", "train.rounds=2", "train.lr_schedule=constant"]
@@ -64,7 +64,7 @@ def test_what_is_left_is_what_a_run_without_the_clients_makes(moments, workplace
     summary = json.loads(out)
     with contextlib.chdir(workplace):
         session = prepare(load_config(workplace / "tiny.yaml", words))
-        expected = play(replace(session, engine=Without(session.engine, {1, 3})), RunFolder(tmp_path / "fewer"))
+        expected = run_session(replace(session, engine=Without(session.engine, {1, 3})), RunFolder(tmp_path / "fewer"))
     assert files(run / "adapter") == files(tmp_path / "fewer" / "adapter") != with_all
     assert summary["final_scores"] == expected["final_scores"]
     assert (summary["status"], summary["forgotten"]) == ("finished", [1, 3])

@@ -42,12 +42,12 @@ def test_everything_comes_back_bit_for_bit_and_in_its_order():
     after = decode(encode(before))
     assert same(after.state.adapter.tensors, before.state.adapter.tensors)
     assert list(after.state.adapter.block_of.items()) == list(before.state.adapter.block_of.items())
-    assert same(after.state.memory, before.state.memory)
+    assert same(after.state.method_state, before.state.method_state)
     assert list(after.heads) == [4, 0]
     assert all(same(after.heads[k], before.heads[k]) for k in before.heads)
     assert (after.lines, after.identity, after.more) == (before.lines, before.identity, before.more)
     for part in fields(RunState):
-        if part.name not in ("adapter", "memory"):
+        if part.name not in ("adapter", "method_state"):
             assert getattr(after.state, part.name) == getattr(before.state, part.name), part.name
     assert list(after.state.excess) == [7, 2]
 

@@ -20,9 +20,9 @@ from fedhello.runs import tracking
 from fedhello.config.schema import RunConfig
 from fedhello.config.load import dump_config, load_config, parse_config
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.runner import play
+from fedhello.runs.runner import run_session
 from fedhello.runs.progress import Progress
-from fedhello.runs.loop import Beginning, RoundResult
+from fedhello.runs.loop import RunStart, RoundResult
 from fedhello.runs.tracking import SINKS, Sink, Tracker, check_installed, headline, numbers, round_metrics, without_secrets
 from fedhello.config.diff import flatten
 from fedhello.types import Adapter, ClientReport, RoundRecord, RunState
@@ -470,7 +470,7 @@ def sinks(monkeypatch):
     return SimpleNamespace(got=got, fail=fail)
 
 
-BEGINNING = Beginning(RunState(0, Adapter({}, {})), None, Evaluation(0.1, 2.0, 20), Evaluation(0.2, 2.0, 40))
+BEGINNING = RunStart(RunState(0, Adapter({}, {})), None, Evaluation(0.1, 2.0, 20), Evaluation(0.2, 2.0, 40))
 WHOLE = [("open", 0), (0, 0.2), (1, 0.25), (2, 0.25), ("finish", "finished")]
 
 
@@ -512,7 +512,7 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr("fedhello.runs.runner.summarise", summarise)
         config = parse_config({"run": {"track": track}})
         folder = RunFolder(tmp_path / "run")
-        return play(MadeUpSession(config), folder, observers), folder
+        return run_session(MadeUpSession(config), folder, observers), folder
 
     return go
 
@@ -595,7 +595,7 @@ def test_a_missing_package_is_found_before_anything_is_trained_or_written(missin
     monkeypatch.setattr("fedhello.runs.runner.begin", started.append)
     config = load_config(None, [f"run.track=[{name}]"])
     with pytest.raises(MissingExtraError):
-        play(MadeUpSession(config), RunFolder(tmp_path / "run"))
+        run_session(MadeUpSession(config), RunFolder(tmp_path / "run"))
     assert (started, list(tmp_path.iterdir())) == ([], [])
 
 

@@ -24,7 +24,7 @@ from functools import partial
 
 from torch import Tensor, stack
 
-from fedhello.strategy import BoundMethod, Context, Outcome, Situation
+from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, BoundMethod
 from fedhello.types import Adapter, Allocation, Task, Update
 
 Distance = Callable[[int, int, str], float]
@@ -43,27 +43,27 @@ def with_control_variates(method: BoundMethod, distance: Distance) -> BoundMetho
 def send_corrected(
     adapter: Adapter,
     allocation: Allocation,
-    situation: Situation,
+    context: AllocationContext,
     *,
-    send: Callable[[Adapter, Allocation, Situation], Task],
+    send: Callable[[Adapter, Allocation, AllocationContext], Task],
 ) -> Task:
     """Send what the method sends, and c − c_k of the tensors that the client has trained before."""
-    task, memory = send(adapter, allocation, situation), situation.memory
+    task, method_state = send(adapter, allocation, context), context.method_state
     correction = {}
     for name in task.adapter.names(allocation):
-        own = memory.get(_of(situation.client.id, name))
+        own = method_state.get(_of(context.client.id, name))
         if own is not None:
-            correction[name] = memory[_of("mean", name)] - own
+            correction[name] = method_state[_of("mean", name)] - own
     return replace(task, correction=correction)
 
 
 def controlled(
-    context: Context,
+    context: AggregationContext,
     updates: Iterable[Update],
     *,
-    aggregate: Callable[[Context, Iterable[Update]], Outcome],
+    aggregate: Callable[[AggregationContext, Iterable[Update]], AggregationResult],
     distance: Distance,
-) -> Outcome:
+) -> AggregationResult:
     """Combine updates as the method does, and renew c_k of their clients, and c.
 
     Args:
@@ -74,26 +74,26 @@ def controlled(
     """
     renewed: dict[str, Tensor] = {}
     outcome = aggregate(context, _noted(context, updates, distance, renewed))
-    memory = {**outcome.memory, **renewed}
+    method_state = {**outcome.method_state, **renewed}
     clients = [client.id for client in context.federation.clients]
     for name in sorted({name.split("/", 2)[2] for name in renewed}):
-        known = [memory[_of(k, name)] for k in clients if _of(k, name) in memory]
-        memory[_of("mean", name)] = stack(known).double().mean(0).to(known[0].dtype)
-    return replace(outcome, memory=memory)
+        known = [method_state[_of(k, name)] for k in clients if _of(k, name) in method_state]
+        method_state[_of("mean", name)] = stack(known).double().mean(0).to(known[0].dtype)
+    return replace(outcome, method_state=method_state)
 
 
 def _noted(
-    context: Context, updates: Iterable[Update], distance: Distance, renewed: dict[str, Tensor]
+    context: AggregationContext, updates: Iterable[Update], distance: Distance, renewed: dict[str, Tensor]
 ) -> Iterator[Update]:
     """Pass updates on, and note the new c_k."""
-    memory = context.memory
+    method_state = context.method_state
     for update in updates:
         for name, y in update.tensors.items():
             θ = context.adapter.tensors[name]
             g = (θ.double() - y.double()) / distance(update.samples, context.round, name)
-            own = memory.get(_of(update.client, name))
+            own = method_state.get(_of(update.client, name))
             if own is not None:
-                g = g + own.double() - memory[_of("mean", name)].double()
+                g = g + own.double() - method_state[_of("mean", name)].double()
             renewed[_of(update.client, name)] = g.to(θ.dtype)
         yield update
 

@@ -23,7 +23,7 @@ from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.errors import UpdateError
 from fedhello.factors import along_components, spread
-from fedhello.strategy import Context, Outcome
+from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import Update
 
 Weighting = Literal["samples", "clients", "batches"]
@@ -49,7 +49,9 @@ def weight_of(update: Update, weighting: Weighting) -> float:
             return float(batches)
 
 
-def average_layerwise(context: Context, updates: Iterable[Update], *, weighting: Weighting = "samples") -> Outcome:
+def average_layerwise(
+    context: AggregationContext, updates: Iterable[Update], *, weighting: Weighting = "samples"
+) -> AggregationResult:
     """Average each tensor, and each component of a factor, over its contributors.
 
     Updates are consumed one by one and only running sums are kept, in float64: the memory is that of one
@@ -72,7 +74,9 @@ def average_layerwise(context: Context, updates: Iterable[Update], *, weighting:
     return context.then(mean.result(context.adapter.tensors))
 
 
-def add_part(mean: WeightedMean, context: Context, update: Update, name: str, value: Tensor, w: float) -> None:
+def add_part(
+    mean: WeightedMean, context: AggregationContext, update: Update, name: str, value: Tensor, w: float
+) -> None:
     """Add a client's part of a tensor with weight w at its components or classes, and with weight 0 at the others."""
     like = context.adapter.tensors[name]
     if value.shape == like.shape:

@@ -19,7 +19,7 @@ from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.factors import Shrink, along_components, tail_start
-from fedhello.strategy import Context, Outcome
+from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import LORA_A, LORA_B, Update
 
 Padding = Literal["zero", "mean", "linear", "adjacent", "safe"]
@@ -66,12 +66,12 @@ def pad(name: str, value: Tensor, R: int, padding: Padding) -> Tensor:
 
 
 def average_padded(
-    context: Context,
+    context: AggregationContext,
     updates: Iterable[Update],
     *,
     padding: Padding = "safe",
     weighting: RankWeighting = "samples_rank",
-) -> Outcome:
+) -> AggregationResult:
     """HeLoRA-Pad: pad by context, then average with weights that grow with the rank.
 
     The paper (Fan et al., ACM TOIT 25(2), 2025) names context-based padding and rank-based weights; its formulas were
@@ -95,12 +95,12 @@ def product_norm(A: Tensor, B: Tensor) -> float:
 
 
 def average_by_norm(
-    context: Context,
+    context: AggregationContext,
     updates: Iterable[Update],
     *,
     shrink: Shrink = 0.99,
     rank_min: Annotated[int, Field(ge=1)] = 1,
-) -> Outcome:
+) -> AggregationResult:
     """HetLoRA: zero padding, weights ‖B_k A_k‖_F, and ranks that shrink where the tail fades (arXiv 2401.06432).
 
         w_k = √ Σ_modules ‖B_k A_k‖²_F
@@ -110,7 +110,7 @@ def average_by_norm(
     dropped before averaging. The head is averaged by samples. Where every product is zero, nothing changes.
 
     Args:
-        context: Its memory holds ``rank/k``, the rank that client k was pruned to.
+        context: Its method state holds ``rank/k``, the rank that client k was pruned to.
         updates: The clients' factors.
         shrink: γ.
         rank_min: r_min.
@@ -142,14 +142,14 @@ def _tail(update: Update, modules: list[str], tail: int) -> float:
     )
 
 
-def _tail_before(context: Context, modules: list[str], tail: int, r: int) -> float:
+def _tail_before(context: AggregationContext, modules: list[str], tail: int, r: int) -> float:
     tensors = context.adapter.tensors
     return sum(
         float(tensors[m + LORA_B][:, tail:r].norm()) * float(tensors[m + LORA_A][tail:r].norm()) for m in modules
     )
 
 
-def average_replicated(context: Context, updates: Iterable[Update]) -> Outcome:
+def average_replicated(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
     """Replication padding: components that a client lacks are copied from the clients of highest rank (2406.17477).
 
     With h_j the mean of component j over the clients of the highest rank in the round, each client of rank r_k ≤ j

@@ -21,7 +21,7 @@ from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.factors import merged_factors, pairs, spread
-from fedhello.strategy import Context, Outcome
+from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Update
 
 Sigma = Literal["B", "both"]
@@ -60,14 +60,16 @@ def factor_pairs(update: Update) -> Iterator[tuple[str, Tensor, Tensor]]:
             yield module, update.tensors[name], update.tensors[module + LORA_B]
 
 
-def add_head(context: Context, update: Update, rest: WeightedMean) -> None:
+def add_head(context: AggregationContext, update: Update, rest: WeightedMean) -> None:
     """Add an update's tensors that are no factors, weighted by samples."""
     for name, value in update.tensors.items():
         if context.adapter.block_of[name] is None:
             rest.add(name, value, class_weights(context, update, name, update.samples))
 
 
-def average_products(context: Context, updates: Iterable[Update], *, sigma: Sigma = "B") -> Outcome:
+def average_products(
+    context: AggregationContext, updates: Iterable[Update], *, sigma: Sigma = "B"
+) -> AggregationResult:
     """FlexLoRA: ΔW by SVD into factors of rank R; a client of rank r_k gets the top r_k triplets (arXiv 2402.11505).
 
     ``sigma`` puts the singular values into B (as the paper) or their square root into both.
@@ -79,7 +81,7 @@ def average_products(context: Context, updates: Iterable[Update], *, sigma: Sigm
     return context.then(rest.result(context.adapter.tensors) | _factored(context, products.means(), sigma))
 
 
-def _factored(context: Context, products: dict[str, LowRankSum], sigma: Sigma) -> dict[str, Tensor]:
+def _factored(context: AggregationContext, products: dict[str, LowRankSum], sigma: Sigma) -> dict[str, Tensor]:
     tensors = {}
     for module, total in products.items():
         B, A = split_svd(total, context.federation.rank, sigma)
@@ -88,7 +90,9 @@ def _factored(context: Context, products: dict[str, LowRankSum], sigma: Sigma) -
     return tensors
 
 
-def average_partitions(context: Context, updates: Iterable[Update], *, sigma: Sigma = "both") -> Outcome:
+def average_partitions(
+    context: AggregationContext, updates: Iterable[Update], *, sigma: Sigma = "both"
+) -> AggregationResult:
     """raFLoRA: each partition of the ranks is averaged over the clients that hold it, then SVD (arXiv 2602.13486).
 
     With h_1 < … < h_m the ranks of all tiers (not of this round's clients) and partition j = (h_{j−1}, h_j],
@@ -121,7 +125,7 @@ def average_partitions(context: Context, updates: Iterable[Update], *, sigma: Si
     return context.then(rest.result(context.adapter.tensors) | _factored(context, products, sigma))
 
 
-def rank_partitions(context: Context) -> list[tuple[int, int]]:
+def rank_partitions(context: AggregationContext) -> list[tuple[int, int]]:
     """Return the partitions of the components 0 … R−1, each from its first to before its last.
 
     The edges are the ranks of all tiers, and of this round's clients where tiers state bytes.
@@ -132,7 +136,7 @@ def rank_partitions(context: Context) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def means_of_both(context: Context, updates: Iterable[Update]) -> tuple[WeightedMean, dict[str, LowRankSum]]:
+def means_of_both(context: AggregationContext, updates: Iterable[Update]) -> tuple[WeightedMean, dict[str, LowRankSum]]:
     """Return the means of the tensors by themselves, Ā and B̄ among them, and Σ_k w_k B_k A_k of each module."""
     mean, products = WeightedMean(), Products()
     for update in updates:
@@ -142,7 +146,7 @@ def means_of_both(context: Context, updates: Iterable[Update]) -> tuple[Weighted
     return mean, products.means()
 
 
-def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcome:
+def average_with_residual(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
     """FedEx-LoRA: factors are averaged, and what their product misses is merged into W₀ (arXiv 2410.09432).
 
         W₀ ← W₀ + s (Σ_k w_k B_k A_k − B̄ Ā)
@@ -157,7 +161,7 @@ def average_with_residual(context: Context, updates: Iterable[Update]) -> Outcom
     return context.then(tensors)
 
 
-def merged(context: Context, module: str, more: LowRankSum) -> dict[str, Tensor]:
+def merged(context: AggregationContext, module: str, more: LowRankSum) -> dict[str, Tensor]:
     """Return a module's merged product with more added to it: as factors, or as one matrix where that is no larger.
 
     Factors of rank m hold (d_out + d_in) m numbers, the matrix d_out d_in.
@@ -175,12 +179,12 @@ def merged(context: Context, module: str, more: LowRankSum) -> dict[str, Tensor]
 
 
 def average_corrected(
-    context: Context,
+    context: AggregationContext,
     updates: Iterable[Update],
     *,
     similarity: Literal["cosine", "least-squares"] = "cosine",
     penalty: Annotated[float, Field(gt=0)] = 0.01,
-) -> Outcome:
+) -> AggregationResult:
     """LoRA-FAIR: B̄ is corrected on the server so that its product with Ā comes close to ΔW (arXiv 2411.14961).
 
         cosine           ΔB = argmin 1 − cos(ΔW, (B̄ + ΔB) Ā) + λ ‖ΔB‖²
@@ -233,7 +237,7 @@ def corrected_by_cosine(product: LowRankSum, A: Tensor, B: Tensor, penalty: floa
     return delta.detach()
 
 
-def average_rebalanced(context: Context, updates: Iterable[Update]) -> Outcome:
+def average_rebalanced(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
     """HRALoRA: the factor that was trained is averaged, then SVD balances the product (CCGrid 2026).
 
     A component that a client does not hold counts as the global one, since its gradient is masked; so each component's

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from fedhello.aggregation.rows import held_rows
 from fedhello.factors import part
-from fedhello.strategy import BoundMethod, Context, Outcome, Situation
+from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, BoundMethod
 from fedhello.types import LORA_A, LORA_B, Adapter, Rejection, Update
 
 RobustRule = Literal["mean", "median", "trimmed-mean", "multi-krum"]
@@ -68,16 +68,16 @@ class Defence:
 def defended(method: BoundMethod, defence: Defence) -> BoundMethod:
     """Return the method with its defences; for a rule other than the mean it must average layer by layer."""
 
-    def start(context: Context) -> Start:
+    def start(context: AggregationContext) -> Start:
         clients = {client.id: client for client in context.federation.clients}
 
         def of(k: int) -> Adapter:
-            situation = Situation(clients[k], context.federation, context.round, memory=context.memory)
-            return method.send(context.adapter, context.allocations[k], situation).adapter
+            own = AllocationContext(clients[k], context.federation, context.round, method_state=context.method_state)
+            return method.send(context.adapter, context.allocations[k], own).adapter
 
         return of
 
-    def screen(context: Context, replies: Replies) -> Replies:
+    def screen(context: AggregationContext, replies: Replies) -> Replies:
         if defence.screen is not None:
             replies = screened(replies, start(context), context.federation.scale, defence.screen)
         return replies if defence.clip is None else clipped(replies, start(context), defence.clip)
@@ -178,12 +178,12 @@ def _norm(values: Iterable[Tensor]) -> float:
 
 
 def combine(
-    context: Context,
+    context: AggregationContext,
     updates: Iterable[Update],
     *,
-    aggregate: Callable[[Context, Iterable[Update]], Outcome],
+    aggregate: Callable[[AggregationContext, Iterable[Update]], AggregationResult],
     defence: Defence,
-) -> Outcome:
+) -> AggregationResult:
     """Combine each tensor by a robust rule over its holders.
 
     Args:
@@ -208,7 +208,9 @@ def combine(
     return replace(context.then(tensors), flags=(*plain.flags, *_flags(few, defence)))
 
 
-def _groups(context: Context, updates: list[Update], name: str) -> Iterator[tuple[tuple[int, ...], list[Update]]]:
+def _groups(
+    context: AggregationContext, updates: list[Update], name: str
+) -> Iterator[tuple[tuple[int, ...], list[Update]]]:
     """Yield the components, or rows, of a tensor that the same clients hold, and those clients."""
     mine = [update for update in updates if name in update.tensors]
     by_rows = name in context.federation.class_rows
@@ -226,7 +228,7 @@ def _groups(context: Context, updates: list[Update], name: str) -> Iterator[tupl
             yield tuple(components), [mine[i] for i in holders]
 
 
-def _at(context: Context, update: Update, name: str, components: tuple[int, ...]) -> Tensor:
+def _at(context: AggregationContext, update: Update, name: str, components: tuple[int, ...]) -> Tensor:
     """Return a client's values at some of the global components or rows; at none, all of them."""
     value = update.tensors[name]
     if not components:

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedhello.strategy import Context
+from fedhello.strategy import AggregationContext
 from fedhello.types import Update
 
 
-def class_weights(context: Context, update: Update, name: str, w: float) -> float | Tensor:
+def class_weights(context: AggregationContext, update: Update, name: str, w: float) -> float | Tensor:
     """Return a client's weight in the mean of a tensor: w, or one weight per row where only its own classes count.
 
     Args:
@@ -39,7 +39,7 @@ def class_weights(context: Context, update: Update, name: str, w: float) -> floa
     return weights.reshape(-1, *[1] * (like.dim() - 1))
 
 
-def held_rows(context: Context, update: Update, name: str) -> Sequence[int]:
+def held_rows(context: AggregationContext, update: Update, name: str) -> Sequence[int]:
     """Return the rows of a tensor that a client's word counts for, ascending: of its own classes, or all."""
     every = range(len(context.adapter.tensors[name]))
     if name not in context.federation.class_rows:

@@ -13,32 +13,32 @@ from torch import Tensor
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.factors import held_part, part, spread
-from fedhello.strategy import Context, Distillation, Outcome, Situation
+from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, Distillation
 from fedhello.types import Adapter, Allocation, Federation, RunState, Task, Update
 
 
-def remembered(memory: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
+def remembered(method_state: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
     """Return the tensors that are remembered of an owner such as ``rank/8``."""
     prefix = owner + "/"
-    return {name.removeprefix(prefix): value for name, value in memory.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in method_state.items() if name.startswith(prefix)}
 
 
-def _of(memory: Mapping[str, Tensor], owner: str, otherwise: Adapter) -> Adapter:
-    return otherwise.with_tensors(remembered(memory, owner))
+def _of(method_state: Mapping[str, Tensor], owner: str, otherwise: Adapter) -> Adapter:
+    return otherwise.with_tensors(remembered(method_state, owner))
 
 
 def _to_remember(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{owner}/{name}": value for name, value in tensors.items()}
 
 
-def send_model_of_rank(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+def send_model_of_rank(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Let a client start from the model of its rank."""
-    model = _of(situation.memory, f"rank/{allocation.ranks[0]}", held_part(adapter, allocation))
-    return Task(situation.client.id, situation.round, allocation, model)
+    model = _of(context.method_state, f"rank/{allocation.ranks[0]}", held_part(adapter, allocation))
+    return Task(context.client.id, context.round, allocation, model)
 
 
 def distil_between_ranks(
-    context: Context,
+    context: AggregationContext,
     updates: Iterable[Update],
     *,
     teachers: Literal["others", "all"] = "others",
@@ -46,7 +46,7 @@ def distil_between_ranks(
     distil_epochs: Annotated[int, Field(ge=1)] = 1,
     distil_lr: Annotated[float, Field(gt=0)] = 5e-4,
     distil_batch: Annotated[int, Field(ge=1)] = 32,
-) -> Outcome:
+) -> AggregationResult:
     """HeLoRA-KD: clients of one rank are averaged, then the ranks' models learn from each other (ACM TOIT 2025).
 
         minimise  KL( softmax(z̄/T) ‖ softmax(z_r/T) ) T²,        z̄ = mean of the other models' logits
@@ -69,18 +69,18 @@ def distil_between_ranks(
     if not means:
         return context.then({})
     seen = {allocation.ranks[0] for allocation in context.allocations.values()}
-    models = rank_models(context.memory, context.adapter, context.federation.blocks, seen)
+    models = rank_models(context.method_state, context.adapter, context.federation.blocks, seen)
     for r, mean in means.items():
         models[r] = models[r].with_tensors(mean.result(models[r].tensors))
     learnt = dict(models)
     if len(models) > 1:
         how = Distillation(teachers, temperature, distil_epochs, distil_lr, distil_batch)
         learnt = dict(zip(models, context.distil(list(models.values()), how, context.round), strict=True))
-    memory = {
+    method_state = {
         key: value for r, model in learnt.items() for key, value in _to_remember(f"rank/{r}", model.tensors).items()
     }
     highest = max(learnt)
-    return context.then(_as_global(context.adapter, learnt[highest], highest), memory)
+    return context.then(_as_global(context.adapter, learnt[highest], highest), method_state)
 
 
 def _as_global(adapter: Adapter, model: Adapter, rank: int) -> dict[str, Tensor]:
@@ -95,41 +95,41 @@ def _as_global(adapter: Adapter, model: Adapter, rank: int) -> dict[str, Tensor]
 
 
 def rank_models(
-    memory: Mapping[str, Tensor], adapter: Adapter, blocks: int, more: Iterable[int] = ()
+    method_state: Mapping[str, Tensor], adapter: Adapter, blocks: int, more: Iterable[int] = ()
 ) -> dict[int, Adapter]:
     """Return the model of each rank, by rank, ascending: those remembered, and those of more ranks."""
-    ranks = {int(name.split("/")[1]) for name in memory} | set(more)
+    ranks = {int(name.split("/")[1]) for name in method_state} | set(more)
     everywhere = tuple(range(blocks))
     return {
-        r: _of(memory, f"rank/{r}", held_part(adapter, Allocation(everywhere, ranks=(r,) * blocks)))
+        r: _of(method_state, f"rank/{r}", held_part(adapter, Allocation(everywhere, ranks=(r,) * blocks)))
         for r in sorted(ranks)
     }
 
 
 def models_by_rank(state: RunState, federation: Federation) -> dict[str, Adapter]:
     """Return HeLoRA-KD's models, each under its rank; before the first round there is only the global adapter."""
-    models = rank_models(state.memory, state.adapter, federation.blocks)
+    models = rank_models(state.method_state, state.adapter, federation.blocks)
     return {f"rank {r}": model for r, model in models.items()} or {"": state.adapter}
 
 
-def send_own_model(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+def send_own_model(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Let a client go on from its own model; once it has one, nothing needs to travel."""
-    k = situation.client.id
-    own = remembered(situation.memory, f"client/{k}")
+    k = context.client.id
+    own = remembered(context.method_state, f"client/{k}")
     known = frozenset(adapter.tensors) if own else frozenset()
-    return Task(k, situation.round, allocation, adapter.with_tensors(own), known)
+    return Task(k, context.round, allocation, adapter.with_tensors(own), known)
 
 
-def keep_own_models(context: Context, updates: Iterable[Update]) -> Outcome:
+def keep_own_models(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
     """local-only: every client keeps what it trained; the global adapter stays as it was before training."""
-    memory = {
+    method_state = {
         key: value
         for update in updates
         for key, value in _to_remember(f"client/{update.client}", update.tensors).items()
     }
-    return context.then({}, memory)
+    return context.then({}, method_state)
 
 
 def models_by_client(state: RunState, federation: Federation) -> dict[str, Adapter]:
     """Return local-only's models, each under its client."""
-    return {f"client {k.id}": _of(state.memory, f"client/{k.id}", state.adapter) for k in federation.clients}
+    return {f"client {k.id}": _of(state.method_state, f"client/{k.id}", state.adapter) for k in federation.clients}

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from fedhello.factors import along_components
-from fedhello.strategy import STEPS, BoundMethod, Context, Outcome
+from fedhello.strategy import STEPS, AggregationContext, AggregationResult, BoundMethod
 from fedhello.types import Adapter, Update
 
 ServerOptimizer = Literal["none", "avgm", "adam", "yogi", "adagrad", "search"]
@@ -95,13 +95,13 @@ def with_server_step(method: BoundMethod, step: ServerStep, losses: ValidationLo
 
 
 def searched(
-    context: Context,
+    context: AggregationContext,
     updates: Iterable[Update],
     *,
-    aggregate: Callable[[Context, Iterable[Update]], Outcome],
+    aggregate: Callable[[AggregationContext, Iterable[Update]], AggregationResult],
     losses: ValidationLosses,
     steps: Sequence[float] = STEPS,
-) -> Outcome:
+) -> AggregationResult:
     """Combine updates, and go as far from θ towards the result as the validation data speaks for.
 
     Args:
@@ -131,8 +131,8 @@ def searched(
     gains = {step: sure_gain(start - losses(adapter).double()) if step else 0.0 for step, adapter in candidates.items()}
     step = max(steps, key=gains.__getitem__)
     flags = (*outcome.flags, *([DIVERGED] if gains[1.0] == -math.inf else []))
-    memory = outcome.memory if step else context.memory
-    return replace(outcome, adapter=candidates[step], memory=memory, step=step, flags=flags)
+    method_state = outcome.method_state if step else context.method_state
+    return replace(outcome, adapter=candidates[step], method_state=method_state, step=step, flags=flags)
 
 
 def sure_gain(fall: Tensor, errors: float = 1.0) -> float:
@@ -152,12 +152,12 @@ def _between(before: Tensor, after: Tensor, step: float) -> Tensor:
 
 
 def stepped(
-    context: Context,
+    context: AggregationContext,
     updates: Iterable[Update],
     *,
-    aggregate: Callable[[Context, Iterable[Update]], Outcome],
+    aggregate: Callable[[AggregationContext, Iterable[Update]], AggregationResult],
     step: ServerStep,
-) -> Outcome:
+) -> AggregationResult:
     """Combine updates, and go from θ towards the result as the optimiser says.
 
     Args:
@@ -171,19 +171,19 @@ def stepped(
     """
     trained: dict[str, Tensor] = {}
     outcome = aggregate(context, _noted(context, updates, trained))
-    tensors, memory = dict(outcome.adapter.tensors), dict(outcome.memory)
+    tensors, method_state = dict(outcome.adapter.tensors), dict(outcome.method_state)
     for name in sorted(trained):
         before, where = context.adapter.tensors[name], trained[name]
         m_name, v_name = f"server/m/{name}", f"server/v/{name}"
-        m = context.memory.get(m_name, torch.zeros_like(before))
-        v = context.memory.get(v_name, torch.full_like(before, step.tau**2))
+        m = context.method_state.get(m_name, torch.zeros_like(before))
+        v = context.method_state.get(v_name, torch.full_like(before, step.tau**2))
         change, new_m, new_v = step_of(tensors[name].double() - before.double(), m.double(), v.double(), step)
         after = (before.double() + change).to(before.dtype)
         tensors[name] = torch.where(where, after, before)
-        memory[m_name] = torch.where(where, new_m.to(before.dtype), m)
+        method_state[m_name] = torch.where(where, new_m.to(before.dtype), m)
         if step.name != "avgm":
-            memory[v_name] = torch.where(where, new_v.to(before.dtype), v)
-    return replace(outcome, adapter=outcome.adapter.with_tensors(tensors), memory=memory)
+            method_state[v_name] = torch.where(where, new_v.to(before.dtype), v)
+    return replace(outcome, adapter=outcome.adapter.with_tensors(tensors), method_state=method_state)
 
 
 def step_of(delta: Tensor, m: Tensor, v: Tensor, step: ServerStep) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,7 +210,7 @@ def step_of(delta: Tensor, m: Tensor, v: Tensor, step: ServerStep) -> tuple[Tens
     return step.lr * m / (v.sqrt() + step.tau), m, v
 
 
-def _noted(context: Context, updates: Iterable[Update], trained: dict[str, Tensor]) -> Iterator[Update]:
+def _noted(context: AggregationContext, updates: Iterable[Update], trained: dict[str, Tensor]) -> Iterator[Update]:
     """Pass updates on, and note where each tensor was trained: bool, of a shape that broadcasts to the tensor's."""
     for update in updates:
         for name, value in update.tensors.items():
@@ -219,7 +219,7 @@ def _noted(context: Context, updates: Iterable[Update], trained: dict[str, Tenso
         yield update
 
 
-def _where(context: Context, update: Update, name: str, value: Tensor) -> Tensor:
+def _where(context: AggregationContext, update: Update, name: str, value: Tensor) -> Tensor:
     if value.shape == context.adapter.tensors[name].shape:
         return torch.tensor(True)
     held = torch.zeros(context.federation.rank, dtype=torch.bool)

@@ -21,27 +21,27 @@ from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.product import Products, add_head, merged
 from fedhello.factors import pairs, send_part
 from fedhello.randomness import integer_seed
-from fedhello.strategy import Context, Outcome, Situation
+from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Federation, Task, Update
 
 
-def stack(context: Context, updates: Iterable[Update]) -> Outcome:
+def stack(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
     """Merge the weighted stack of all clients' factors, and start the next round from fresh ones."""
-    rest, products, memory = WeightedMean(), Products(), dict(context.memory)
+    rest, products, method_state = WeightedMean(), Products(), dict(context.method_state)
     for update in updates:
         products.add(update)
         add_head(context, update, rest)
-        memory[f"has/{update.client}"] = torch.tensor(context.round)
+        method_state[f"has/{update.client}"] = torch.tensor(context.round)
     tensors = rest.result(context.adapter.tensors)
     for i, (module, mean) in enumerate(sorted(products.means().items())):
         more = mean.scaled(context.federation.scale)
         tensors |= merged(context, module, more)
         A, B = context.adapter.tensors[module + LORA_A], context.adapter.tensors[module + LORA_B]
         for name, value in zip(_stacked(context.round, module), reversed(more.factors()), strict=True):
-            memory[name] = value.to(A.dtype).contiguous()
+            method_state[name] = value.to(A.dtype).contiguous()
         seed = integer_seed(context.federation.seed, "fresh factors", context.round, i)
         tensors |= {module + LORA_A: fresh_A(A, seed), module + LORA_B: torch.zeros_like(B)}
-    return Outcome(context.adapter.with_tensors(tensors), _of_use(memory, context))
+    return AggregationResult(context.adapter.with_tensors(tensors), _of_use(method_state, context))
 
 
 def _stacked(round: int, module: str) -> tuple[str, str]:
@@ -49,25 +49,25 @@ def _stacked(round: int, module: str) -> tuple[str, str]:
     return f"stack/{round}/{module}{MERGED_A}", f"stack/{round}/{module}{MERGED_B}"
 
 
-def _of_use(memory: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
+def _of_use(method_state: dict[str, Tensor], context: AggregationContext) -> dict[str, Tensor]:
     """Return what is remembered without the stacks that, with all later ones, hold more numbers than the matrix."""
     for module, _, A, B in pairs(context.adapter):
         size, t = 0, context.round
-        while all(name in memory for name in _stacked(t, module)):
-            size += sum(memory[name].numel() for name in _stacked(t, module))
+        while all(name in method_state for name in _stacked(t, module)):
+            size += sum(method_state[name].numel() for name in _stacked(t, module))
             if size >= B.shape[0] * A.shape[1]:
-                memory = {name: value for name, value in memory.items() if name not in _stacked(t, module)}
+                method_state = {name: value for name, value in method_state.items() if name not in _stacked(t, module)}
             t -= 1
-    return memory
+    return method_state
 
 
-def send_missed(adapter: Adapter, allocation: Allocation, situation: Situation) -> Task:
+def send_missed(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Send a client what was merged since it last took part, or everything merged, whichever holds fewer numbers.
 
     The client keeps what it has merged; where it has lost that, an engine sends the adapter of the task, which always
     holds everything.
     """
-    task, since = send_part(adapter, allocation, situation), situation.memory.get(f"has/{situation.client.id}")
+    task, since = send_part(adapter, allocation, context), context.method_state.get(f"has/{context.client.id}")
     if since is None:
         return task
     known: set[str] = set()
@@ -75,20 +75,20 @@ def send_missed(adapter: Adapter, allocation: Allocation, situation: Situation) 
     for module in adapter.modules:
         ends = (MERGED, MERGED_A, MERGED_B)
         whole = {module + end: adapter.tensors[module + end] for end in ends if module + end in adapter.tensors}
-        less = _missed(situation, module, int(since))
+        less = _missed(context, module, int(since))
         if less is not None and _numbers(less) < _numbers(whole):
             known |= whole.keys()
             missed |= less
     return replace(task, known=frozenset(known), missed=missed)
 
 
-def _missed(situation: Situation, module: str, since: int) -> dict[str, Tensor] | None:
+def _missed(context: AllocationContext, module: str, since: int) -> dict[str, Tensor] | None:
     """Return what was merged into a module from a round on, as factors; None if that is not remembered."""
-    names = [_stacked(t, module) for t in range(since, situation.round)]
-    if not all(name in situation.memory for pair in names for name in pair):
+    names = [_stacked(t, module) for t in range(since, context.round)]
+    if not all(name in context.method_state for pair in names for name in pair):
         return None
-    P = torch.cat([situation.memory[of_A] for of_A, _ in names])
-    Q = torch.cat([situation.memory[of_B] for _, of_B in names], dim=1)
+    P = torch.cat([context.method_state[of_A] for of_A, _ in names])
+    Q = torch.cat([context.method_state[of_B] for _, of_B in names], dim=1)
     return {module + MERGED_A: P, module + MERGED_B: Q}
 
 

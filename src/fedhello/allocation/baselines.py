@@ -9,55 +9,55 @@ from pydantic import Field
 from fedhello.allocation.geometric import draw_preference, pattern_preference
 from fedhello.allocation.planner import fit, fixed_policies, means, plan
 from fedhello.allocation.ranks import affordable
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import KEEP, Allocation
 
 
-def everything(situation: Situation) -> Allocation:
+def everything(context: AllocationContext) -> Allocation:
     """All blocks at full rank, whatever the budget says: what federated learning would reach if all could afford it."""
-    L = situation.federation.blocks
+    L = context.federation.blocks
     return Allocation(tuple(range(L)), (KEEP,) * L)
 
 
-def head_alone(situation: Situation) -> Allocation:
+def head_alone(context: AllocationContext) -> Allocation:
     """No block: the head alone, which every client can afford."""
-    return Allocation((), (KEEP,) * situation.federation.blocks)
+    return Allocation((), (KEEP,) * context.federation.blocks)
 
 
-def nothing(situation: Situation) -> None:
+def nothing(context: AllocationContext) -> None:
     """Nobody takes part."""
 
 
-def only_the_able(situation: Situation) -> Allocation | None:
+def only_the_able(context: AllocationContext) -> Allocation | None:
     """All blocks at full rank, or nothing: clients that cannot afford it sit out (Exclusive)."""
-    federation = situation.federation
-    L, budget = federation.blocks, situation.client.budget
+    federation = context.federation
+    L, budget = federation.blocks, context.client.budget
     if budget.blocks is not None and budget.blocks < L:
         return None
-    rank, policies = affordable(situation)
+    rank, policies = affordable(context)
     return Allocation(tuple(range(L)), policies) if rank == federation.rank else None
 
 
-def weakest_for_all(situation: Situation) -> Allocation:
+def weakest_for_all(context: AllocationContext) -> Allocation:
     """As many blocks as the weakest client affords, for everyone, evenly spread over the model (Straggler).
 
     With c blocks of L these are ⌊i L/c⌋ for i = 0 … c−1; for 6 of 12 the published 0, 2, 4, 6, 8, 10.
     """
-    federation = situation.federation
+    federation = context.federation
     one_of = {client.tier: client for client in federation.clients}
-    weakest = min(most_spaced(replace(situation, client=k, excess=1.0)) for k in one_of.values())
-    return _fit_exactly(situation, spaced_blocks(weakest, federation.blocks))
+    weakest = min(most_spaced(replace(context, client=k, excess=1.0)) for k in one_of.values())
+    return _fit_exactly(context, spaced_blocks(weakest, federation.blocks))
 
 
-def most_spaced(situation: Situation) -> int:
+def most_spaced(context: AllocationContext) -> int:
     """Return how many evenly spaced blocks a client can afford at most."""
-    L = situation.federation.blocks
+    L = context.federation.blocks
     sets = [spaced_blocks(count, L) for count in range(L, 0, -1)]
-    return next((len(blocks) for blocks in sets if _fit_exactly(situation, blocks).blocks == blocks), 0)
+    return next((len(blocks) for blocks in sets if _fit_exactly(context, blocks).blocks == blocks), 0)
 
 
-def _fit_exactly(situation: Situation, blocks: tuple[int, ...]) -> Allocation:
-    return fit(situation, [1.0 if l in blocks else 0.0 for l in range(situation.federation.blocks)])
+def _fit_exactly(context: AllocationContext, blocks: tuple[int, ...]) -> Allocation:
+    return fit(context, [1.0 if l in blocks else 0.0 for l in range(context.federation.blocks)])
 
 
 def spaced_blocks(count: int, blocks: int) -> tuple[int, ...]:
@@ -70,20 +70,20 @@ def spaced_blocks(count: int, blocks: int) -> tuple[int, ...]:
     return tuple(i * blocks // count for i in range(count))
 
 
-def random_blocks(situation: Situation) -> Allocation:
+def random_blocks(context: AllocationContext) -> Allocation:
     """As many blocks as the client affords, uniformly at random, anew each round; the others are frozen."""
-    L = situation.federation.blocks
-    return fit(situation, draw_preference(np.full(L, 1 / L), situation.rng()))
+    L = context.federation.blocks
+    return fit(context, draw_preference(np.full(L, 1 / L), context.rng()))
 
 
-def random_sub_model(situation: Situation) -> Allocation | None:
+def random_sub_model(context: AllocationContext) -> Allocation | None:
     """A sub-model of random blocks, anew each round: the others do not exist on the client (FedRA).
 
     With a budget in bytes the sub-model has as many blocks as fit when all of them train; None if not one does.
     """
-    federation = situation.federation
+    federation = context.federation
     L = federation.blocks
-    budget, costs = means(situation)
+    budget, costs = means(context)
     if budget.only_counts or costs is None:
         count = budget.blocks or 0
         policies = fixed_policies(federation.rule, range(count), count)
@@ -98,7 +98,7 @@ def random_sub_model(situation: Situation) -> Allocation | None:
             return None
     if count == 0:
         return Allocation((), (KEEP,) * L)
-    present = sorted(int(l) for l in situation.rng().choice(L, size=count, replace=False))
+    present = sorted(int(l) for l in context.rng().choice(L, size=count, replace=False))
     policy_of = dict(zip(present, policies, strict=True))
     return Allocation(
         blocks=tuple(present),
@@ -107,14 +107,14 @@ def random_sub_model(situation: Situation) -> Allocation | None:
     )
 
 
-def last_blocks(situation: Situation, *, step: Annotated[int, Field(ge=0)] = 1) -> Allocation:
+def last_blocks(context: AllocationContext, *, step: Annotated[int, Field(ge=0)] = 1) -> Allocation:
     """The last blocks that the client affords, with ranks that grow towards the output (LEGEND, arXiv 2412.20004).
 
     Block l has rank r_l = max(1, R − step·(L − 1 − l)). The paper's coordinator plans each round anew from measured
     times; here the planner does, from the budget of bytes and seconds. Bytes are counted at full rank, so what is
     planned is at most what fits.
     """
-    federation = situation.federation
+    federation = context.federation
     L, R = federation.blocks, federation.rank
-    found = fit(situation, pattern_preference("inverted_triangle", L))
+    found = fit(context, pattern_preference("inverted_triangle", L))
     return replace(found, ranks=tuple(max(1, R - step * (L - 1 - l)) for l in range(L)))

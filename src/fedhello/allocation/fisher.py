@@ -20,7 +20,7 @@ from pydantic import Field
 from fedhello.allocation.geometric import draw_preference
 from fedhello.allocation.planner import fit
 from fedhello.randomness import integer_seed
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation
 
 Clusters = Annotated[int, Field(ge=1)]
@@ -63,14 +63,14 @@ def score_probabilities(scores: Sequence[float], clusters: int, seed: int) -> np
     return probabilities
 
 
-def fim_hla(situation: Situation, *, clusters: Clusters = 3) -> Allocation:
+def fim_hla(context: AllocationContext, *, clusters: Clusters = 3) -> Allocation:
     """FIM-HLA: blocks drawn from the last Fisher scores' p, anew for each client and round.
 
     Raises:
         ValueError: If no scores were computed yet.
     """
-    if situation.scores is None:
+    if context.scores is None:
         raise ValueError("FIM-HLA needs Fisher scores; none were computed before this round")
-    seed = integer_seed(situation.federation.seed, "clusters")
-    p = score_probabilities(situation.scores, clusters, seed)
-    return fit(situation, draw_preference(p, situation.rng()))
+    seed = integer_seed(context.federation.seed, "clusters")
+    p = score_probabilities(context.scores, clusters, seed)
+    return fit(context, draw_preference(p, context.rng()))

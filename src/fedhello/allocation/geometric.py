@@ -24,7 +24,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from fedhello.allocation.planner import fit, plan_tiers
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Budget, Federation
 
 Pattern = Literal["triangle", "inverted_triangle", "bottleneck", "uniform"]
@@ -176,31 +176,31 @@ def chosen_pattern(pattern: PatternChoice, tiers: Sequence[Budget]) -> tuple[Pat
     return "uniform", "upload alone is scarce, of which all blocks need the same"
 
 
-def gd_hla(situation: Situation, *, pattern: PatternChoice = "bottleneck") -> Allocation:
+def gd_hla(context: AllocationContext, *, pattern: PatternChoice = "bottleneck") -> Allocation:
     """GD-HLA: every client keeps its pattern's blocks for the whole run (Fed-HeLLo).
 
     ``uniform`` starts each client's set where the set of the client before it ended, so over all clients
     every block is held equally often, give or take one.
     """
-    client, federation = situation.client, situation.federation
+    client, federation = context.client, context.federation
     pattern, _ = chosen_pattern(pattern, federation.tiers)
     if pattern != "uniform":
-        return fit(situation, pattern_preference(pattern, federation.blocks))
+        return fit(context, pattern_preference(pattern, federation.blocks))
     anywhere = pattern_preference(pattern, federation.blocks)
     before = [other for other in federation.clients if other.id < client.id]
-    start = sum(len(fit(replace(situation, client=other, excess=1.0), anywhere).blocks) for other in before)
-    return fit(situation, pattern_preference(pattern, federation.blocks, start % federation.blocks))
+    start = sum(len(fit(replace(context, client=other, excess=1.0), anywhere).blocks) for other in before)
+    return fit(context, pattern_preference(pattern, federation.blocks, start % federation.blocks))
 
 
 def rgd_hla(
-    situation: Situation, *, pattern: PatternChoice = "bottleneck", tier_weighting: TierWeighting = "equal"
+    context: AllocationContext, *, pattern: PatternChoice = "bottleneck", tier_weighting: TierWeighting = "equal"
 ) -> Allocation:
     """RGD-HLA: blocks drawn from the pattern's p, anew for each client and round (Fed-HeLLo).
 
     ``tier_weighting`` counts every tier once (``equal``, as published) or by its number of ``clients``.
     """
-    p = tier_probabilities(situation.federation, pattern, tier_weighting)
-    return fit(situation, draw_preference(p, situation.rng()))
+    p = tier_probabilities(context.federation, pattern, tier_weighting)
+    return fit(context, draw_preference(p, context.rng()))
 
 
 def tier_probabilities(federation: Federation, pattern: PatternChoice, tier_weighting: TierWeighting) -> np.ndarray:

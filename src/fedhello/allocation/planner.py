@@ -40,10 +40,10 @@ import numpy as np
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.search import _search
-from fedhello.strategy import Situation
-from fedhello.types import KEEP, Allocation, Budget, Costs, Federation, Policy, Role, Rule
+from fedhello.strategy import AllocationContext
+from fedhello.types import KEEP, ActivationPolicy, ActivationRule, Allocation, Budget, Costs, Federation, Role
 
-OPTIONS: dict[Rule, dict[Role, tuple[Policy, ...]]] = {
+OPTIONS: dict[ActivationRule, dict[Role, tuple[ActivationPolicy, ...]]] = {
     "keep": {"trained": ("keep",), "frozen": ("keep",)},
     "recompute-frozen": {"trained": ("keep",), "frozen": ("recompute",)},
     "recompute": {"trained": ("recompute",), "frozen": ("recompute",)},
@@ -56,27 +56,27 @@ OPTIONS: dict[Rule, dict[Role, tuple[Policy, ...]]] = {
 }
 
 
-def fit(situation: Situation, preference: Sequence[float] | np.ndarray) -> Allocation:
-    """Return what the client of a situation trains, given what a method prefers.
+def fit(context: AllocationContext, preference: Sequence[float] | np.ndarray) -> Allocation:
+    """Return what the client trains in its round, given what a method prefers.
 
     A budget that counts blocks takes the c most preferred, which is what the papers do. A client that went over its
     memory budget in an earlier round is planned as if all its bytes counted as many times as they did then.
 
     Args:
-        situation: Client, federation and round.
+        context: Client, federation and round.
         preference: v, length L; a block with v_l = 0 is not wanted.
     """
-    budget, costs = means(situation)
+    budget, costs = means(context)
     v = tuple(float(x) for x in preference)
-    return replace(plan(budget, v, costs, situation.federation.rule), preference=v)
+    return replace(plan(budget, v, costs, context.federation.rule), preference=v)
 
 
-def means(situation: Situation) -> tuple[Budget, Costs | None]:
-    """Return what the client of a situation can spend, and what blocks cost it; None where nothing is predicted."""
-    client, federation = situation.client, situation.federation
+def means(context: AllocationContext) -> tuple[Budget, Costs | None]:
+    """Return what the client can spend, and what blocks cost it; None where nothing is predicted."""
+    client, federation = context.client, context.federation
     budget = client.budget
     if budget.memory is not None:
-        budget = replace(budget, memory=int(budget.memory / situation.excess))
+        budget = replace(budget, memory=int(budget.memory / context.excess))
     return budget, federation.costs[client.tier] if federation.costs else None
 
 
@@ -91,7 +91,9 @@ def plan_tiers(federation: Federation, preference: Sequence[float] | np.ndarray)
 
 
 @lru_cache(maxsize=1024)  # the clients of a tier often ask for the same
-def plan(budget: Budget, preference: tuple[float, ...], costs: Costs | None, rule: Rule = "keep") -> Allocation:
+def plan(
+    budget: Budget, preference: tuple[float, ...], costs: Costs | None, rule: ActivationRule = "keep"
+) -> Allocation:
     """Return the blocks and policies that a budget affords.
 
     Args:
@@ -114,7 +116,7 @@ def plan(budget: Budget, preference: tuple[float, ...], costs: Costs | None, rul
     return found if found is not None else cheapest(costs, rule)
 
 
-def least_memory(blocks: Sequence[int], costs: Costs, rule: Rule) -> Allocation:
+def least_memory(blocks: Sequence[int], costs: Costs, rule: ActivationRule) -> Allocation:
     """Return the allocation of certain blocks that takes least memory."""
     wanted = tuple(1.0 if l in blocks else 0.0 for l in range(len(costs.block_bytes)))
     enough = plan(Budget(memory=2**62), wanted, costs, rule)
@@ -129,7 +131,7 @@ def least_memory(blocks: Sequence[int], costs: Costs, rule: Rule) -> Allocation:
     return enough
 
 
-def fixed_policies(rule: Rule, trained: Sequence[int], blocks: int) -> tuple[Policy, ...]:
+def fixed_policies(rule: ActivationRule, trained: Sequence[int], blocks: int) -> tuple[ActivationPolicy, ...]:
     """Return the policy of each block under a rule, without regard to a budget: the first that the rule allows.
 
     Example:
@@ -141,7 +143,7 @@ def fixed_policies(rule: Rule, trained: Sequence[int], blocks: int) -> tuple[Pol
     return tuple("keep" if l < lowest else options["trained" if l in trained else "frozen"][0] for l in range(blocks))
 
 
-def cheapest(costs: Costs, rule: Rule) -> Allocation:
+def cheapest(costs: Costs, rule: ActivationRule) -> Allocation:
     """Return what needs least memory: the head alone if the clients share it, else the last block and the head."""
     L = len(costs.block_bytes)
     if costs.head_shared:

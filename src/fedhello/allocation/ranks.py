@@ -13,17 +13,17 @@ from pydantic import Field
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import fixed_policies, means, plan
-from fedhello.strategy import Situation
-from fedhello.types import Allocation, Factors, Federation, Policy
+from fedhello.strategy import AllocationContext
+from fedhello.types import ActivationPolicy, Allocation, Factors, Federation
 
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
-def affordable(situation: Situation) -> tuple[int, tuple[Policy, ...]]:
+def affordable(context: AllocationContext) -> tuple[int, tuple[ActivationPolicy, ...]]:
     """Return the highest rank at which the client can train all blocks, and each block's policy; 0 if there is none."""
-    budget, costs = means(situation)
-    federation = situation.federation
+    budget, costs = means(context)
+    federation = context.federation
     L, most = federation.blocks, min(federation.rank, budget.rank or federation.rank)
     if budget.only_counts or costs is None:
         return most, fixed_policies(federation.rule, range(L), L)
@@ -35,64 +35,64 @@ def affordable(situation: Situation) -> tuple[int, tuple[Policy, ...]]:
 
 
 def _everywhere(
-    situation: Situation, rank: int, policies: tuple[Policy, ...], factors: Factors = "AB"
+    context: AllocationContext, rank: int, policies: tuple[ActivationPolicy, ...], factors: Factors = "AB"
 ) -> Allocation | None:
     """Return the allocation of all blocks at one rank; None if there is no rank to train at."""
-    L = situation.federation.blocks
+    L = context.federation.blocks
     return Allocation(tuple(range(L)), policies, ranks=(rank,) * L, factors=factors) if rank else None
 
 
-def own_rank(situation: Situation) -> Allocation | None:
+def own_rank(context: AllocationContext) -> Allocation | None:
     """Every client trains all blocks at the rank that it can afford (HeLoRA, FlexLoRA, RBLA, FLoRA, …)."""
-    return _everywhere(situation, *affordable(situation))
+    return _everywhere(context, *affordable(context))
 
 
-def common_rank(situation: Situation) -> Allocation | None:
+def common_rank(context: AllocationContext) -> Allocation | None:
     """Every client trains all blocks at the rank that all can afford: the smallest of the clients' (FedIT)."""
-    r, policies = affordable(situation)
-    return _everywhere(situation, min(r, weakest_rank(situation.federation)), policies)
+    r, policies = affordable(context)
+    return _everywhere(context, min(r, weakest_rank(context.federation)), policies)
 
 
 def weakest_rank(federation: Federation) -> int:
     """Return the smallest rank of the tiers that can train at all; 0 if none can."""
     one_of = {client.tier: client for client in federation.clients}
-    ranks = [affordable(Situation(client, federation, 0))[0] for client in one_of.values()]
+    ranks = [affordable(AllocationContext(client, federation, 0))[0] for client in one_of.values()]
     return min((r for r in ranks if r), default=0)
 
 
-def common_rank_B(situation: Situation) -> Allocation | None:
+def common_rank_B(context: AllocationContext) -> Allocation | None:
     """Like ``common_rank``, but A stays as it was drawn and only B trains (FFA-LoRA)."""
-    found = common_rank(situation)
+    found = common_rank(context)
     return None if found is None else replace(found, factors="B")
 
 
-def common_rank_alternating(situation: Situation) -> Allocation | None:
+def common_rank_alternating(context: AllocationContext) -> Allocation | None:
     """Like ``common_rank``, but B trains in rounds 0, 2, … and A in the others (RoLoRA).
 
     B goes first: while it is zero, A has no gradient.
     """
-    found = common_rank(situation)
-    return None if found is None else replace(found, factors="A" if situation.round % 2 else "B")
+    found = common_rank(context)
+    return None if found is None else replace(found, factors="A" if context.round % 2 else "B")
 
 
-def pruned_rank(situation: Situation) -> Allocation | None:
+def pruned_rank(context: AllocationContext) -> Allocation | None:
     """The client's own rank, or what it was pruned to since (HetLoRA)."""
-    r, policies = affordable(situation)
-    pruned = situation.memory.get(f"rank/{situation.client.id}")
-    return _everywhere(situation, r if pruned is None else min(r, int(pruned)), policies)
+    r, policies = affordable(context)
+    pruned = context.method_state.get(f"rank/{context.client.id}")
+    return _everywhere(context, r if pruned is None else min(r, int(pruned)), policies)
 
 
-def random_components(situation: Situation) -> Allocation | None:
+def random_components(context: AllocationContext) -> Allocation | None:
     """r_k of the R rank-1 components, drawn anew for each client and round; the others are folded (Fed-PLoRA)."""
-    found = own_rank(situation)
+    found = own_rank(context)
     if found is None:
         return None
-    drawn = situation.rng().choice(situation.federation.rank, size=found.ranks[0], replace=False)
+    drawn = context.rng().choice(context.federation.rank, size=found.ranks[0], replace=False)
     return replace(found, components=tuple(sorted(int(j) for j in drawn)))
 
 
 def ranks_by_fisher(
-    situation: Situation, *, warmup: Whole = 5, rank_min: Positive = 1, alternate: bool = True
+    context: AllocationContext, *, warmup: Whole = 5, rank_min: Positive = 1, alternate: bool = True
 ) -> Allocation | None:
     """Ranks per block in proportion to the Fisher scores, within a budget of r_k for each block on average (HRALoRA).
 
@@ -102,16 +102,16 @@ def ranks_by_fisher(
     Raises:
         ValueError: If no scores were computed yet.
     """
-    found = own_rank(situation)
+    found = own_rank(context)
     if found is None:
         return None
-    if situation.scores is None:
+    if context.scores is None:
         raise ValueError("ranks by Fisher scores need scores; none were computed before this round")
-    L, R, t = situation.federation.blocks, situation.federation.rank, situation.round
+    L, R, t = context.federation.blocks, context.federation.rank, context.round
     factors: Factors = "AB" if t < warmup or not alternate else "A" if t % 2 else "B"
-    budget, costs = means(situation)
+    budget, costs = means(context)
     for r in range(found.ranks[0], 0, -1):
-        ranks = share_ranks(situation.scores, r * L, min(rank_min, r), R)
+        ranks = share_ranks(context.scores, r * L, min(rank_min, r), R)
         shared = replace(found, ranks=ranks, factors=factors)
         # Shared unequally, as many ranks may hold more gradients at once.
         if budget.only_counts or costs is None or needs(costs, shared).within(replace(budget, blocks=None)):

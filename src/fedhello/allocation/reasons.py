@@ -11,7 +11,7 @@ from itertools import groupby
 from fedhello.allocation.needs import Needs, most_flops, needs
 from fedhello.allocation.planner import fixed_policies, least_memory, plan
 from fedhello.formatting import human_bytes
-from fedhello.types import KEEP, Allocation, Budget, Costs, Rule
+from fedhello.types import KEEP, ActivationRule, Allocation, Budget, Costs
 
 STEPS = 16
 """Budgets that ``front`` tries between the least and the most memory."""
@@ -25,7 +25,9 @@ class Point:
     needs: Needs
 
 
-def reasons(allocation: Allocation, budget: Budget, preference: Sequence[float], costs: Costs, rule: Rule) -> list[str]:
+def reasons(
+    allocation: Allocation, budget: Budget, preference: Sequence[float], costs: Costs, rule: ActivationRule
+) -> list[str]:
     """Say why a client trains what it trains and not more.
 
     Args:
@@ -42,7 +44,9 @@ def reasons(allocation: Allocation, budget: Budget, preference: Sequence[float],
     return [sentence for sentence in found if sentence]
 
 
-def _why_not_more(allocation: Allocation, budget: Budget, preference: Sequence[float], costs: Costs, rule: Rule) -> str:
+def _why_not_more(
+    allocation: Allocation, budget: Budget, preference: Sequence[float], costs: Costs, rule: ActivationRule
+) -> str:
     missing = [l for l in range(len(preference)) if l not in allocation.blocks and preference[l] > 0]
     if not missing:
         return "every block that the method wants is trained"
@@ -121,7 +125,7 @@ def _spans(blocks: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
 
-def front(preference: Sequence[float], costs: Costs, rule: Rule) -> list[Point]:
+def front(preference: Sequence[float], costs: Costs, rule: ActivationRule) -> list[Point]:
     """Return the Pareto front of memory × computation × blocks trained.
 
     For each n the n most preferred blocks are taken, and memory goes from the least that trains them to what the

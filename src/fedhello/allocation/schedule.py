@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fedhello.allocation.fisher import Clusters, fim_hla
 from fedhello.allocation.geometric import PatternChoice, TierWeighting, rgd_hla
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation
 
 Warmup = Annotated[int, Field(ge=0)]
@@ -37,7 +37,7 @@ def after_warmup(round: int, *, warmup: Warmup = 10, refresh: Refresh = 10) -> b
 
 
 def fed_hello(
-    situation: Situation,
+    context: AllocationContext,
     *,
     pattern: PatternChoice = "bottleneck",
     tier_weighting: TierWeighting = "equal",
@@ -47,8 +47,8 @@ def fed_hello(
     persist: bool = True,
 ) -> Allocation:
     """Fed-HeLLo: RGD-HLA before ``warmup``, FIM-HLA from then on (Fed-HeLLo, Algorithm 1)."""
-    t = situation.round
+    t = context.round
     by_fisher = t >= warmup if persist else after_warmup(t, warmup=warmup, refresh=refresh)
     if by_fisher:
-        return fim_hla(situation, clusters=clusters)
-    return rgd_hla(situation, pattern=pattern, tier_weighting=tier_weighting)
+        return fim_hla(context, clusters=clusters)
+    return rgd_hla(context, pattern=pattern, tier_weighting=tier_weighting)

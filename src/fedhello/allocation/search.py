@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedhello.allocation.needs import most_flops, needs
-from fedhello.types import KEEP, Allocation, Budget, Costs, Policy, Role
+from fedhello.types import KEEP, ActivationPolicy, Allocation, Budget, Costs, Role
 
 EQUAL = 1e-9
 """Sums of preferences, as shares of the largest one, closer than this are equal."""
@@ -48,10 +48,14 @@ class _Labels:
         return _Labels(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
 
-def _search(v: np.ndarray, budget: Budget, costs: Costs, options: dict[Role, tuple[Policy, ...]]) -> Allocation | None:
+def _search(
+    v: np.ndarray, budget: Budget, costs: Costs, options: dict[Role, tuple[ActivationPolicy, ...]]
+) -> Allocation | None:
     """Return the best allocation that fits, or None."""
     L, v = len(v), _shares(v)
-    kinds: list[tuple[Role, Policy]] = [(role, policy) for role in ("trained", "frozen") for policy in options[role]]
+    kinds: list[tuple[Role, ActivationPolicy]] = [
+        (role, policy) for role in ("trained", "frozen") for policy in options[role]
+    ]
     below = np.concatenate([[0.0], np.cumsum(v)])  # below[l] = Σ_{j<l} v_j
     zero = np.zeros(1, dtype=np.int64)
     labels = _Labels(zero, zero, zero, zero, zero, np.zeros(1))
@@ -101,7 +105,9 @@ def _rounded(value: np.ndarray) -> np.ndarray:
     return result
 
 
-def _extended(labels: _Labels, l: int, role: Role, policy: Policy, option: int, value: float, costs: Costs) -> _Labels:
+def _extended(
+    labels: _Labels, l: int, role: Role, policy: ActivationPolicy, option: int, value: float, costs: Costs
+) -> _Labels:
     trained, n = role != "frozen", len(labels.value)
     s, t = costs.saved[policy, role], costs.transient[policy, role]
     return _Labels(
@@ -149,7 +155,12 @@ def _undominated(labels: _Labels) -> _Labels:
 
 
 def _walked(
-    levels: dict[int, _Labels], lowest: int, policy: Policy, entry: int, kinds: Sequence[tuple[Role, Policy]], L: int
+    levels: dict[int, _Labels],
+    lowest: int,
+    policy: ActivationPolicy,
+    entry: int,
+    kinds: Sequence[tuple[Role, ActivationPolicy]],
+    L: int,
 ) -> Allocation:
     """Follow a way back up to the top block."""
     trained, policies = [lowest], [*(KEEP,) * lowest, policy]

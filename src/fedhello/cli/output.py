@@ -32,11 +32,11 @@ def console_for(as_json: bool, quiet: bool) -> tuple[Console, bool]:
 def play_and_say(session: Any, folder: Any, as_json: bool, quiet: bool, resumed: Any = None) -> None:
     """Play a session, draw its report and print what was asked for."""
     from fedhello.runs.console import ConsoleObserver
-    from fedhello.runs.runner import play
+    from fedhello.runs.runner import run_session
 
     console, hidden = console_for(as_json, quiet)
     observer = ConsoleObserver(console, folder, session.config.train.rounds, quiet=hidden)
-    summary = play(session, folder, [observer], resumed)
+    summary = run_session(session, folder, [observer], resumed)
     say_result(folder, summary, as_json, quiet, f"fedhello resume {folder.path}")
 
 
@@ -96,10 +96,10 @@ def file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[s
 
 def restored(run: Path, name: str | None, client: int | None) -> Any:
     """Load one trained model of a run, and say what is to be known of it."""
-    from fedhello.results.trained import restore
+    from fedhello.results.trained import load_trained
     from fedhello.runs.folder import RunFolder
 
-    trained = restore(RunFolder(run), name, client)
+    trained = load_trained(RunFolder(run), name, client)
     say_notes(trained.notes)
     return trained
 

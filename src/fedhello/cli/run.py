@@ -61,7 +61,7 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, failed or killed, from its last checkpoint."""
     from fedhello.runs.folder import RunFolder
-    from fedhello.runs.progress import is_finished, restore, resumed_config, store_config
+    from fedhello.runs.progress import is_finished, restore_progress, resumed_config, store_config
     from fedhello.runs.runner import warn
     from fedhello.runs.tracking import check_installed
     from fedhello.setup.prepare import prepare
@@ -79,7 +79,7 @@ def resume(
         if not hidden:
             console.print("loading the model, the data and the clients …", highlight=False)
         session = prepare(config)
-        resumed = restore(session, folder, lambda line: warn(folder, line))
+        resumed = restore_progress(session, folder, lambda line: warn(folder, line))
         store_config(folder, config)
         play_and_say(session, folder, as_json, quiet, resumed)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from fedhello.types import Policy
+from fedhello.types import ActivationPolicy
 
 SHARE = 4
 """Tensors with fewer elements than the block's input divided by this are left alone."""
@@ -32,7 +32,7 @@ LEVELS = 127
 
 @contextmanager
 def activation_policies(
-    blocks: Sequence[nn.Module], policies: Sequence[Policy], note: Callable[[Tensor], object]
+    blocks: Sequence[nn.Module], policies: Sequence[ActivationPolicy], note: Callable[[Tensor], object]
 ) -> Iterator[None]:
     """Run each block under its policy inside the context; afterwards the blocks are as they were.
 

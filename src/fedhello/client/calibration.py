@@ -20,14 +20,17 @@ from fedhello.client.memory import StepMemory
 from fedhello.data.batches import IGNORED, Batch
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
-from fedhello.types import KEEP, Allocation, Policy, Role
+from fedhello.types import KEEP, ActivationPolicy, Allocation, Role
 
 LONGEST = 96
 """Tokens of the largest calibration batch, where the model takes as many."""
 
 
 def calibrate(
-    model: LoraModel, autocast: bool = False, policies: Collection[Policy] = POLICIES, answer: int | None = None
+    model: LoraModel,
+    autocast: bool = False,
+    policies: Collection[ActivationPolicy] = POLICIES,
+    answer: int | None = None,
 ) -> StepCosts:
     """Measure a model's blocks on small batches; its values and random state stay as they are.
 
@@ -42,7 +45,7 @@ def calibrate(
     small = tuple(dict.fromkeys(((1, short), (2, short), (2, long))))  # images are all of one length
     large = tuple((8 * b, T) for b, T in small)
 
-    def steps(trained: Collection[int], policy: Policy, shapes: Sequence[Shape]) -> _Steps:
+    def steps(trained: Collection[int], policy: ActivationPolicy, shapes: Sequence[Shape]) -> _Steps:
         runs = [_measure(model, trained, policy, made_up(model, *shape, answer), autocast) for shape in shapes]
         return _Steps(tuple(shapes), tuple(runs))
 
@@ -150,7 +153,9 @@ class _Measured:
         return self.peak - self.outside - max(held)
 
 
-def _measure(model: LoraModel, trained: Collection[int], policy: Policy, batch: Batch, autocast: bool) -> _Measured:
+def _measure(
+    model: LoraModel, trained: Collection[int], policy: ActivationPolicy, batch: Batch, autocast: bool
+) -> _Measured:
     blocks = model.block_modules()
     policies = [policy if trained else "keep" for _ in blocks]
     memory = StepMemory(model.module.parameters())
@@ -190,7 +195,9 @@ def _step(
     between: Callable[[], None] = lambda: None,
 ) -> None:
     """Run forward, ``between`` and backward under a watch; values and random state stay as they are."""
-    parameters = model.select([name for name, block in model.block_of.items() if block is None or block in trained])
+    parameters = model.set_trainable(
+        [name for name, block in model.block_of.items() if block is None or block in trained]
+    )
     batch = batch.to(model.device)
     model.module.train()
     bf16 = torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext()
@@ -222,7 +229,7 @@ CPU_ATTENTION = {
 
 
 def _count_flops(
-    model: LoraModel, policies: Collection[Policy], shapes: Sequence[Shape], answer: int | None
+    model: LoraModel, policies: Collection[ActivationPolicy], shapes: Sequence[Shape], answer: int | None
 ) -> dict[str, Any]:
     """Count the multiplications and additions of matrix products, twice each product, by policy and role."""
     L = model.blocks.count

@@ -14,10 +14,10 @@ import numpy as np
 
 from fedhello.allocation.needs import needs
 from fedhello.data.batches import WINDOW
-from fedhello.types import Allocation, Costs, Policy, Role, Update
+from fedhello.types import ActivationPolicy, Allocation, Costs, Role, Update
 
-POLICIES: tuple[Policy, ...] = get_args(Policy)
-Kind = tuple[Policy, Role]
+POLICIES: tuple[ActivationPolicy, ...] = get_args(ActivationPolicy)
+Kind = tuple[ActivationPolicy, Role]
 Shape = tuple[int, int]
 """A batch: samples × tokens."""
 

@@ -70,7 +70,7 @@ def _taught(
     seed, t, i, epoch = stream
     model.write(adapter.tensors)
     names = adapter.names(Allocation(tuple(range(model.blocks.count))))
-    optimizer = torch.optim.AdamW(model.select(names), lr=how.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.set_trainable(names), lr=how.lr, weight_decay=0.0)
     model.module.train()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(integer_seed(seed, "distillation", t, i, epoch))
@@ -99,7 +99,7 @@ def teacher_logits(
         autocast: Whether forward passes run in bf16 autocast.
         order: Draws the order of the batches, which changes the result by rounding only.
     """
-    z = torch.empty(len(data), model.classes)
+    z = torch.empty(len(data), model.num_labels)
     model.module.eval()
     with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
         for positions in training_batches(data.lengths(), batch_size, order):

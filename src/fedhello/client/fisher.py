@@ -63,7 +63,7 @@ def over_batches(model: LoraModel, batches: Iterable[Batch]) -> np.ndarray:
         ModelError: As ``block_scores`` does.
     """
     # Nothing is trained: the factors only have to be part of the graph, so that their outputs have gradients.
-    model.select(name for name, block in model.block_of.items() if block is not None)
+    model.set_trainable(name for name, block in model.block_of.items() if block is not None)
     totals = np.zeros(model.blocks.count)
     passes: list[_Pass] = []
 

@@ -21,7 +21,7 @@ from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import Predictions, predictions
 from fedhello.randomness import generator, integer_seed
-from fedhello.types import Policy
+from fedhello.types import ActivationPolicy
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Assignment:
     data: Samples
     classes: tuple[int, ...]
     seed: int
-    policies: tuple[Policy, ...] = ()
+    policies: tuple[ActivationPolicy, ...] = ()
     absent: tuple[int, ...] = ()
     correction: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -76,7 +76,7 @@ def local_training(
     """
     begin = time.perf_counter()
     before = model.read(work.names)
-    parameters = dict(zip(sorted(work.names), model.select(work.names), strict=True))
+    parameters = dict(zip(sorted(work.names), model.set_trainable(work.names), strict=True))
     optimizer = _optimizer(model, parameters, settings, learning_rate(settings, work.round))
     total, steps, tokens, seen = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
@@ -173,7 +173,7 @@ def _goal(
         autocast = settings.autocast == "bfloat16"
         teacher = teacher_logits(model, work.data, settings.batch_size, autocast, order)
     data, device = work.data.labels, model.device
-    loss = data_loss(settings.loss, work.classes, data, lambda: model.classes, settings.adjustment, device)
+    loss = data_loss(settings.loss, work.classes, data, lambda: model.num_labels, settings.adjustment, device)
     return _Goal(loss, start, teacher)
 
 

@@ -24,8 +24,8 @@ from fedhello.report.page import write_report
 from fedhello.results.comparison import RUNS
 from fedhello.runs.console import ConsoleObserver
 from fedhello.runs.folder import RunFolder, check_free
-from fedhello.runs.loop import Beginning, RoundResult
-from fedhello.runs.runner import play
+from fedhello.runs.loop import RoundResult, RunStart
+from fedhello.runs.runner import run_session
 from fedhello.session import Session
 from fedhello.setup.model import load_model
 from fedhello.setup.prepare import prepare
@@ -321,7 +321,7 @@ def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict
                 with run.folder.locked():  # somebody else may be about to finish it
                     _remove(run.folder.path)
             log = ConsoleObserver(console, run.folder, run.config.train.rounds, quiet=True)
-            summary = play(session, run.folder, [log, _Progress(status, place)])
+            summary = run_session(session, run.folder, [log, _Progress(status, place)])
         except FedhelloError as error:
             raise type(error)(f"{run.title}: {error}") from error
         if summary["rounds"]:
@@ -351,7 +351,7 @@ class _Progress:
         self._place = place
         self._rounds = 0
 
-    def on_start(self, session: Session, beginning: Beginning) -> None:
+    def on_start(self, session: Session, beginning: RunStart) -> None:
         """Remember how many rounds there will be."""
         self._rounds = session.config.train.rounds
 

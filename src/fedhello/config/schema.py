@@ -43,7 +43,7 @@ from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.injection import ATTENTION_QV
 from fedhello.model.loading import Quantisation
 from fedhello.model.pooling import Pooling
-from fedhello.types import Budget, Rule
+from fedhello.types import ActivationRule, Budget
 
 
 class _Section(BaseModel):
@@ -315,7 +315,7 @@ class TrainConfig(_Section):
     server: ServerConfig = ServerConfig()
     selection: Literal["auto", "last", "validation"] = "auto"
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
-    activations: Rule = "auto"
+    activations: ActivationRule = "auto"
     measure_memory: bool = True
     evaluate_every: int = Field(1, ge=1)
 

@@ -41,7 +41,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Inspection:
     """What a column looks like.
 
     Attributes:
@@ -57,21 +57,23 @@ class Facts:
     text: bool
 
 
-def facts(table: Table, column: str) -> Facts:
+def facts(table: Table, column: str) -> Inspection:
     """Look at the values of a column."""
     values = table.values(column)[:LOOKED_AT]
     found = [value for value in values if value is not None and value != ""]
     strings = [value for value in found if isinstance(value, str)]
     if found and all(map(_is_image, found)):
-        return Facts(column, image=True, label=False, text=False)
+        return Inspection(column, image=True, label=False, text=False)
     whole = len(found) == len(values) > 0
     if not strings or len(strings) < len(found):
         numbers = whole and all(isinstance(value, int) for value in found)
-        return Facts(column, image=False, label=numbers and _few(len(set(map(str, found))), len(found)), text=False)
+        return Inspection(
+            column, image=False, label=numbers and _few(len(set(map(str, found))), len(found)), text=False
+        )
     label = whole and _few(len(set(strings)), len(strings)) and max(map(len, strings)) <= 60
     label = label and not all(map(_is_fraction, strings))
     words = sum(len(value.split()) for value in strings) / len(strings)
-    return Facts(column, image=False, label=label, text=not label and words >= 2)
+    return Inspection(column, image=False, label=label, text=not label and words >= 2)
 
 
 def guess(table: Table, asked: Asked) -> Columns:
@@ -95,7 +97,7 @@ def guess(table: Table, asked: Asked) -> Columns:
     return _classified(found, asked, None)
 
 
-def _instructions(found: Sequence[Facts], asked: Asked) -> Columns:
+def _instructions(found: Sequence[Inspection], asked: Asked) -> Columns:
     names = [fact.name for fact in found]
     prompt = asked.prompt
     if prompt is None:
@@ -109,7 +111,7 @@ def _instructions(found: Sequence[Facts], asked: Asked) -> Columns:
     return Columns(prompt=prompt, response=response, label=label)
 
 
-def _classified(found: Sequence[Facts], asked: Asked, text: str | tuple[str, str] | None) -> Columns:
+def _classified(found: Sequence[Inspection], asked: Asked, text: str | tuple[str, str] | None) -> Columns:
     label = _label(found, asked)
     if text is None:
         texts = [fact.name for fact in found if fact.text and fact.name != label]
@@ -118,7 +120,7 @@ def _classified(found: Sequence[Facts], asked: Asked, text: str | tuple[str, str
     return Columns(text=text, label=label)
 
 
-def _label(found: Sequence[Facts], asked: Asked) -> str:
+def _label(found: Sequence[Inspection], asked: Asked) -> str:
     return asked.label or _one([fact.name for fact in found if fact.label], LABELS, "labels", "--label")
 
 

@@ -167,7 +167,7 @@ class LocalEngine:
             bytes_down = len(encode_tensors(adapter.tensors))
         for k, features in self._features(sorted(self.data if clients is None else clients)):
             labels = torch.from_numpy(self.data[k].labels)
-            sums = head_sums(features, labels, self.model.classes, self.statistics)
+            sums = head_sums(features, labels, self.model.num_labels, self.statistics)
             yield Contribution(k, sums, len(encode_tensors(as_sent(sums))), bytes_down)
 
     def _features(self, clients: Sequence[int]) -> Iterator[tuple[int, Tensor]]:

@@ -102,7 +102,7 @@ class LoraModel:
         return bool(config.use_dora)
 
     @property
-    def classes(self) -> int:
+    def num_labels(self) -> int:
         """C, the number of classes.
 
         Raises:
@@ -278,7 +278,7 @@ class LoraModel:
         names = [name for name, block in self.block_of.items() if block is not None or share_head]
         return Adapter(self.read(names), {name: self.block_of[name] for name in names})
 
-    def select(self, names: Iterable[str]) -> list[nn.Parameter]:
+    def set_trainable(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Let exactly the named tensors train (``requires_grad``), freeze all others, and return the former."""
         chosen = set(names)
         for name, parameter in self._parameters.items():

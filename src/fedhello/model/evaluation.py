@@ -118,7 +118,7 @@ def evaluate_personal(
             if not len(known):
                 continue
             model.write(head)
-            absent = torch.ones(model.classes, dtype=torch.bool)
+            absent = torch.ones(model.num_labels, dtype=torch.bool)
             absent[list(classes[k])] = False
             z = logits(model, known).masked_fill(absent, float("-inf"))
             scores.append(_classified(z, torch.from_numpy(known.labels)))

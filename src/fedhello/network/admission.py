@@ -10,7 +10,7 @@ from typing import Any
 from fedhello.config.load import parse_config
 from fedhello.config.schema import Config
 from fedhello.errors import ClientsError, ConfigError
-from fedhello.network.registry import Arrival, Facts, Lobby, taken
+from fedhello.network.registry import Arrival, ClientInfo, ClientRegistry, taken
 
 BACK_SECONDS = 60.0
 """How long a run that goes on waits for clients beyond its quorum; the others are admitted when they come."""
@@ -20,12 +20,12 @@ Say = Callable[[str], None]
 
 
 def gather(
-    lobby: Lobby,
+    lobby: ClientRegistry,
     config: Config,
-    roster: Sequence[Facts],
+    roster: Sequence[ClientInfo],
     say: Say,
     wait: Callable[[float], None] = time.sleep,
-) -> tuple[tuple[Facts, ...], dict[int, int], dict[int, float]]:
+) -> tuple[tuple[ClientInfo, ...], dict[int, int], dict[int, float]]:
     """Wait for the clients to join: all of ``data.clients``, or those of the roster, of whom the quorum is enough.
 
     Returns:
@@ -36,7 +36,7 @@ def gather(
     """
     wanted = len(roster) or config.data.clients
     enough = ceil(config.train.quorum * config.train.clients_per_round) if roster else wanted
-    here: dict[str, tuple[Facts, int, float]] = {}
+    here: dict[str, tuple[ClientInfo, int, float]] = {}
     begin = said = lobby.clock()
     while len(here) < wanted:
         arrivals = lobby.look()
@@ -67,10 +67,10 @@ def gather(
 
 def _welcome(
     arrival: Arrival,
-    lobby: Lobby,
+    lobby: ClientRegistry,
     config: Config,
-    roster: Sequence[Facts],
-    here: dict[str, tuple[Facts, int, float]],
+    roster: Sequence[ClientInfo],
+    here: dict[str, tuple[ClientInfo, int, float]],
 ) -> str | None:
     """Count an arrival among those who are here; else return why not."""
     facts = arrival.facts
@@ -85,7 +85,7 @@ def _welcome(
     return complaint
 
 
-def _admit(facts: Facts, config: Config, roster: Sequence[Facts]) -> str | None:
+def _admit(facts: ClientInfo, config: Config, roster: Sequence[ClientInfo]) -> str | None:
     """Return why a client cannot take part; None if it can."""
     if roster and not any(member.same_client(facts) for member in roster):
         return f"{facts.name!r} did not take part, with this data, from the start"
@@ -105,7 +105,7 @@ def _admit(facts: Facts, config: Config, roster: Sequence[Facts]) -> str | None:
     return None
 
 
-def with_tiers(config: Config, members: Sequence[Facts]) -> Config:
+def with_tiers(config: Config, members: Sequence[ClientInfo]) -> Config:
     """Return the configuration with one tier for each different budget of the members, in the order of their ids.
 
     Raises:
@@ -119,20 +119,20 @@ def with_tiers(config: Config, members: Sequence[Facts]) -> Config:
     return parse_config(plain)
 
 
-def key_of(member: Facts) -> str:
+def key_of(member: ClientInfo) -> str:
     """Return what tells one budget from another."""
     return json.dumps(asdict(member.as_budget()))
 
 
-def budgets_of(members: Sequence[Facts]) -> dict[str, Facts]:
+def budgets_of(members: Sequence[ClientInfo]) -> dict[str, ClientInfo]:
     """Return a member of each different budget, by the budget, in the order of ids."""
-    found: dict[str, Facts] = {}
+    found: dict[str, ClientInfo] = {}
     for member in members:
         found.setdefault(key_of(member), member)
     return found
 
 
-def _tier(member: Facts, share: float) -> dict[str, Any]:
+def _tier(member: ClientInfo, share: float) -> dict[str, Any]:
     """Return a tier as a configuration writes it."""
     found = {key: value for key, value in asdict(member.as_budget()).items() if value is not None}
     units = {"memory": "B", "upload": "B"}

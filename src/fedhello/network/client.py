@@ -77,7 +77,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     from fedhello.client.cost_model import batch_shapes
     from fedhello.client.memory import return_memory_at_once
     from fedhello.methods import METHODS
-    from fedhello.network.registry import DeclaredBudget, Facts
+    from fedhello.network.registry import ClientInfo, DeclaredBudget
     from fedhello.network.worker import Prepared
     from fedhello.setup.encoding import longest_answer
     from fedhello.setup.training import statistics_settings, training_settings
@@ -95,7 +95,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         return_memory_at_once()
     initial = model.read(model.block_of)
     widest, batches = batch_shapes(samples.lengths(), config.train.batch_size, config.train.epochs)
-    facts = Facts(
+    facts = ClientInfo(
         name=options.name,
         samples=len(samples),
         classes=tuple(classes),

@@ -33,7 +33,7 @@ from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
 from fedhello.network.inbox import Inbox
 from fedhello.network.messages import Failure, Fields, Link, Reply, one_line
-from fedhello.network.registry import POLL, SLOWEST, Arrival, Facts, Lobby, taken
+from fedhello.network.registry import POLL, SLOWEST, Arrival, ClientInfo, ClientRegistry, taken
 from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
 
 FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite"}
@@ -41,7 +41,7 @@ FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not fi
 
 
 @dataclass(frozen=True)
-class Pace:
+class DeadlinePolicy:
     """How long a client may take: floor + factor · (bytes / rate + FLOPs / speed), in seconds.
 
     Attributes:
@@ -104,15 +104,15 @@ class RemoteEngine:
 
     link: Link
     federation: Federation
-    members: Sequence[Facts]
+    members: Sequence[ClientInfo]
     settings: TrainingSettings
     run: str
-    lobby: Lobby
+    lobby: ClientRegistry
     costs: StepCosts | None = None
     sums_like: Mapping[str, Tensor] = field(default_factory=dict)
     longest_feature: float = LONGEST_FEATURE
     scoring: Peak | None = None
-    pace: Pace = field(default_factory=Pace)
+    pace: DeadlinePolicy = field(default_factory=DeadlinePolicy)
     patience: float = 300.0
     note: Callable[[str], None] = lambda line: None
     clock: Callable[[], float] = time.monotonic

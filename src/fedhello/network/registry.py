@@ -43,7 +43,7 @@ class DeclaredBudget(_Strict):
     seconds: Amount | None = None
 
 
-class Facts(_Strict):
+class ClientInfo(_Strict):
     """What a client says of itself when it joins.
 
     Attributes:
@@ -70,12 +70,12 @@ class Facts(_Strict):
         """Return the budget; its seconds are worth what the client's speed makes of them."""
         return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
 
-    def same_client(self, other: "Facts") -> bool:
+    def same_client(self, other: "ClientInfo") -> bool:
         """Whether both are of one client with the same data."""
         return (self.name, self.samples, self.classes) == (other.name, other.samples, other.classes)
 
 
-def read_facts(reply: Reply, classes: int) -> Facts:
+def read_client_info(reply: Reply, classes: int) -> ClientInfo:
     """Check what a client says of itself.
 
     Args:
@@ -93,7 +93,7 @@ def read_facts(reply: Reply, classes: int) -> Facts:
     if not isinstance(text, str) or len(text) > LONGEST_FACTS:
         raise UpdateError("expected a client to say what it has; found something else", "malformed")
     try:
-        facts = Facts.model_validate_json(text)
+        facts = ClientInfo.model_validate_json(text)
     except ValidationError as error:
         raise UpdateError(f"expected a client's facts; {one_line(str(error.errors()[0]))}", "malformed") from error
     if list(facts.classes) != sorted(set(facts.classes)) or any(c >= classes for c in facts.classes):
@@ -110,7 +110,7 @@ LOOK_AROUND = 1.0
 
 
 @dataclass
-class Lobby:
+class ClientRegistry:
     """Where nodes wait: sees who is connected, asks everybody once to join, and hears what they say.
 
     Attributes:
@@ -153,7 +153,7 @@ class Lobby:
             return None
         self._asked[node] = ("", began)  # it is not asked again
         try:
-            return Arrival(node, read_facts(reply, self.classes), self.clock() - began)
+            return Arrival(node, read_client_info(reply, self.classes), self.clock() - began)
         except UpdateError as error:
             return Arrival(node, str(error), 0.0)
 
@@ -182,19 +182,19 @@ class Arrival:
     """
 
     node: int
-    facts: Facts | str
+    facts: ClientInfo | str
     seconds: float
     seen: bool = False
 
     @property
     def name(self) -> str:
         """Who it is, where that was said."""
-        return self.facts.name if isinstance(self.facts, Facts) else ""
+        return self.facts.name if isinstance(self.facts, ClientInfo) else ""
 
     @property
     def rate(self) -> float:
         """The bytes per second that it reaches at least: the probe went both ways."""
-        busy = self.facts.busy if isinstance(self.facts, Facts) else 0.0
+        busy = self.facts.busy if isinstance(self.facts, ClientInfo) else 0.0
         return max(2 * len(PROBE) / max(self.seconds - busy, POLL), SLOWEST)
 
 

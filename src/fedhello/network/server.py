@@ -25,14 +25,14 @@ from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
 from fedhello.network.admission import Say, budgets_of, gather, key_of, with_tiers
-from fedhello.network.engine import Pace, RemoteEngine
+from fedhello.network.engine import DeadlinePolicy, RemoteEngine
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
-from fedhello.network.registry import Facts, Lobby
+from fedhello.network.registry import ClientInfo, ClientRegistry
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.progress import restore, store_config
-from fedhello.runs.runner import Observer, play, warn
+from fedhello.runs.progress import restore_progress, store_config
+from fedhello.runs.runner import Observer, run_session, warn
 from fedhello.session import Session
 from fedhello.setup.clients import federation_of
 from fedhello.setup.encoding import longest_answer
@@ -143,32 +143,32 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, observers: Sequence
     """
     run = secrets.token_hex(8)
     roster = _roster(folder)
-    lobby = Lobby(link, _invitation(loaded, run), len(loaded.data.label_names))
+    lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names))
     members, nodes, rates = gather(lobby, loaded.config, roster, say)
     session, engine = remote_session(loaded, lobby, members, run)
     engine.node_of, engine.rates = nodes, rates
     if roster:
         with folder.locked():
-            resumed = restore(session, folder, lambda line: warn(folder, line))
+            resumed = restore_progress(session, folder, lambda line: warn(folder, line))
             store_config(folder, session.config)
             engine.note = lambda line: warn(folder, line)
-            summary = play(session, folder, observers, resumed)
+            summary = run_session(session, folder, observers, resumed)
     else:
         engine.note = say
-        summary = play(session, folder, observers)
+        summary = run_session(session, folder, observers)
     if summary["status"] == "finished":  # any other run may go on, and is to find its clients waiting
         engine.goodbye("finished")
     return summary
 
 
-def _roster(folder: RunFolder) -> tuple[Facts, ...]:
+def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
     """Return who takes part in a run that goes on, by id; nobody where it has not begun."""
     file = folder.path / "clients.json"
     if not file.is_file():
         return ()
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-        return tuple(Facts.model_validate_json(json.dumps(row["facts"])) for row in rows)
+        return tuple(ClientInfo.model_validate_json(json.dumps(row["facts"])) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"expected the folder of a run with Flower; {file} does not say who takes part: {error!r}"
@@ -186,7 +186,9 @@ def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
     return invitation(plain, loaded.data.label_names, run)
 
 
-def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: str) -> tuple[Session, RemoteEngine]:
+def remote_session(
+    loaded: Loaded, lobby: ClientRegistry, members: Sequence[ClientInfo], run: str
+) -> tuple[Session, RemoteEngine]:
     """Put the session of a run together whose clients have joined.
 
     Raises:
@@ -215,7 +217,7 @@ def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: 
         sums_like=_sums_like(loaded),
         longest_feature=_longest_feature(model),
         scoring=score_costs(config, loaded.method, model, answer),
-        pace=Pace(config.run.deadline_floor, config.run.deadline_factor),
+        pace=DeadlinePolicy(config.run.deadline_floor, config.run.deadline_factor),
         patience=config.run.wait,
     )
     histogram = np.zeros((len(members), len(loaded.data.label_names)), dtype=int)
@@ -223,7 +225,9 @@ def remote_session(loaded: Loaded, lobby: Lobby, members: Sequence[Facts], run: 
     return replace(session, described=_described(members, tier_of, session.labels)), engine
 
 
-def _described(members: Sequence[Facts], tier_of: Sequence[int], labels: Sequence[str]) -> tuple[dict[str, Any], ...]:
+def _described(
+    members: Sequence[ClientInfo], tier_of: Sequence[int], labels: Sequence[str]
+) -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             "client": k,
@@ -240,7 +244,7 @@ def _sums_like(loaded: Loaded) -> dict[str, Tensor]:
     if loaded.model.kind == CAUSAL_LM:
         return {}
     moments = statistics_settings(loaded.config).moments
-    return like(loaded.model.classes, loaded.model.logits_layer.in_features, moments)
+    return like(loaded.model.num_labels, loaded.model.logits_layer.in_features, moments)
 
 
 def _longest_feature(model: LoraModel) -> float:

@@ -24,7 +24,7 @@ from fedhello.errors import EngineError, FedhelloError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
 from fedhello.network.messages import PROBE, PROTOCOL, Fields
-from fedhello.network.registry import Facts
+from fedhello.network.registry import ClientInfo
 from fedhello.types import Client, Federation, Rejection
 
 HUNG = 75
@@ -48,7 +48,7 @@ class Prepared:
     model: LoraModel
     data: Samples
     settings: TrainingSettings
-    facts: Facts
+    facts: ClientInfo
     seed: int
     initial: Mapping[str, Tensor]
     statistics: StatisticsSettings = DEFAULT_STATISTICS

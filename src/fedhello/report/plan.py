@@ -17,7 +17,7 @@ from fedhello.model.head import is_shared
 from fedhello.report.drawing import svg_of
 from fedhello.runs.heads_said import costs_line, statistics_costs
 from fedhello.session import Session
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Budget, Costs
 
 ROUNDS_SHOWN = 300
@@ -246,7 +246,7 @@ def _draws(session: Session, tier: int, count: int) -> list[Allocation]:
     scores = (1.0,) * federation.blocks if session.method.scores_due(0) else None
     drawn = (
         session.method.allocate(
-            Situation(members[t % len(members)], replace(federation, seed=federation.seed + t), 0, scores)
+            AllocationContext(members[t % len(members)], replace(federation, seed=federation.seed + t), 0, scores)
         )
         for t in range(count)
     )

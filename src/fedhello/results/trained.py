@@ -36,7 +36,7 @@ class Trained:
     notes: tuple[str, ...]
 
 
-def restore(folder: RunFolder, name: str | None = None, client: int | None = None) -> Trained:
+def load_trained(folder: RunFolder, name: str | None = None, client: int | None = None) -> Trained:
     """Load a run's model.
 
     Args:

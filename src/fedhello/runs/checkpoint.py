@@ -2,7 +2,7 @@
 
     RUN/checkpoints/checkpoint-000007.safetensors      after seven lines of rounds.jsonl
 
-The tensors are those of the adapter, of the method's memory, of head statistics and the adapter that they are of, of
+The tensors are those of the adapter, of the method's state, of head statistics and the adapter that they are of, of
 what the final head took the place of, of the selected model and its losses, and of personal heads, named ``adapter/…``,
 ``memory/…``, ``sums/…``, ``base/…``, ``before/…``, ``selected/…``, ``losses`` and ``head/K/…``. The metadata hold
 JSON: ``format``, ``version`` (of the format), ``fedhello``, ``state`` (the rest of ``RunState``), ``identity`` (what
@@ -33,7 +33,7 @@ VERSION = 1
 """Of the format; it rises whenever an earlier fedhello could not read the file."""
 
 UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
-TENSORS = ("adapter", "memory", "head_sums", "before_final", "head_base", "selected", "selected_losses")
+TENSORS = ("adapter", "method_state", "head_sums", "before_final", "head_base", "selected", "selected_losses")
 """What of a run's state is tensors."""
 
 SHOWN = 5
@@ -71,7 +71,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
     """Serialise a checkpoint, with its digest."""
     state, heads = checkpoint.state, checkpoint.heads
     tensors = {f"adapter/{name}": value for name, value in state.adapter.tensors.items()}
-    tensors |= {f"memory/{name}": value for name, value in state.memory.items()}
+    tensors |= {f"memory/{name}": value for name, value in state.method_state.items()}
     tensors |= {f"sums/{name}": value for name, value in state.head_sums.items()}
     tensors |= {f"before/{name}": value for name, value in state.before_final.items()}
     tensors |= {f"base/{name}": value for name, value in state.head_base.items()}
@@ -87,7 +87,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "lines": checkpoint.lines,
         # Names in their order, since sums and draws may follow it.
         "state": _plain_state(state)
-        | {"block_of": dict(state.adapter.block_of), "memory": list(state.memory)}
+        | {"block_of": dict(state.adapter.block_of), "memory": list(state.method_state)}
         | {"head_sums": list(state.head_sums), "before_final": list(state.before_final)}
         | {"head_base": list(state.head_base)}
         | {"selected": None if selected is None else dict(selected.block_of)},
@@ -140,7 +140,7 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
     state, heads = json.loads(texts["state"]), json.loads(texts["heads"])
     block_of = state["block_of"]
     adapter = Adapter({name: tensors[f"adapter/{name}"] for name in block_of}, block_of)
-    memory = {name: tensors[f"memory/{name}"] for name in state["memory"]}
+    method_state = {name: tensors[f"memory/{name}"] for name in state["memory"]}
     sums = {name: tensors[f"sums/{name}"] for name in state.get("head_sums", ())}
     before = {name: tensors[f"before/{name}"] for name in state.get("before_final", ())}
     base = {name: tensors[f"base/{name}"] for name in state.get("head_base", ())}
@@ -150,7 +150,7 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
         json.loads(texts["lines"]),
         RunState(
             adapter=adapter,
-            memory=memory,
+            method_state=method_state,
             head_sums=sums,
             before_final=before,
             head_base=base,

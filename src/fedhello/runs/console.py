@@ -20,7 +20,7 @@ from fedhello.model.pooling import NATIVE
 from fedhello.config.schema import ModelConfig
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
-from fedhello.runs.loop import Beginning, RoundResult
+from fedhello.runs.loop import RunStart, RoundResult
 from fedhello.session import Session
 from fedhello.runs.summary import taken_lines
 from fedhello.types import Budget, ClientReport, Reason, RoundRecord
@@ -75,7 +75,7 @@ class ConsoleObserver:
         self._task = self._progress.add_task("rounds", total=total)
         self._live: Live | None = None
 
-    def on_start(self, session: Session, beginning: Beginning) -> None:
+    def on_start(self, session: Session, beginning: RunStart) -> None:
         """Say what is about to run."""
         federation, config = session.federation, session.config
         self._blocks = federation.blocks

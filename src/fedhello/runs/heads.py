@@ -303,7 +303,7 @@ def _of_the_server(session: Session) -> tuple[Head, int]:
     settings = replace(session.statistics, least=1)  # nothing leaves the server
 
     def sums(kept: Tensor) -> HeadSums:
-        return add_up([head_sums(h[kept], y[kept], session.model.classes, settings)], settings.moments)
+        return add_up([head_sums(h[kept], y[kept], session.model.num_labels, settings)], settings.moments)
 
     if session.config.model.head == "prototypes":
         return prototype_head(sums(torch.ones_like(y, dtype=torch.bool)), session.config.model.head_scale), len(y)

@@ -80,6 +80,6 @@ def _bytes(session: Session, moments: Moments) -> int:
     """Return what a client of mean size sends."""
     model, samples = session.model, session.histogram.sum() / max(1, len(session.histogram))
     wide = moments.kind == "sketch" and samples / UNIT**2 >= WIDEST
-    shapes = like(model.classes, model.logits_layer.in_features, moments)
+    shapes = like(model.num_labels, model.logits_layer.in_features, moments)
     widths = {name: torch.int64 if wide and name == "moments" else torch.int32 for name in shapes}
     return len(encode_tensors({name: torch.zeros(t.shape, dtype=widths[name]) for name, t in shapes.items()}))

@@ -32,7 +32,7 @@ from fedhello.strategy import Distillation
 
 
 @dataclass(frozen=True)
-class Beginning:
+class RunStart:
     """What is there before round 0.
 
     Attributes:
@@ -74,7 +74,7 @@ class RoundResult:
     selected: int | None = None
 
 
-def start(session: Session) -> Beginning:
+def start(session: Session) -> RunStart:
     """Put the head where its policy says, and evaluate the adapter before any training.
 
     A session can be started again: everything goes back to how it was prepared.
@@ -84,7 +84,7 @@ def start(session: Session) -> Beginning:
     if session.engine.personal_heads is not None:
         session.engine.personal_heads = {}
     state, head = first_head(session, model.snapshot(is_shared(session.config.model.head)))
-    return Beginning(state, head, *evaluate_adapter(session, state.adapter))
+    return RunStart(state, head, *evaluate_adapter(session, state.adapter))
 
 
 def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:

@@ -22,7 +22,7 @@ from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, clients
 from fedhello.runs.heads import HeadChange
 from fedhello.config.diff import differing
-from fedhello.runs.loop import Beginning, RoundResult, start
+from fedhello.runs.loop import RunStart, RoundResult, start
 from fedhello.session import Session
 from fedhello.runs.summary import versions
 from fedhello.types import RunState
@@ -46,7 +46,7 @@ class Progress:
         since: When this process began, on ``time.perf_counter``.
     """
 
-    beginning: Beginning
+    beginning: RunStart
     answers: tuple[str, ...]
     state: RunState
     heads: dict[int, dict[str, Tensor]] | None
@@ -88,7 +88,7 @@ def begin(session: Session) -> Progress:
     return Progress(beginning, answer(session), beginning.state, session.engine.personal_heads, since=since)
 
 
-def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) -> Progress:
+def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], None]) -> Progress:
     """Go back to a run's last checkpoint, and let the folder look as it did then; ``play`` goes on from there.
 
     A run that was killed before its first checkpoint starts.
@@ -124,7 +124,7 @@ def restore(session: Session, folder: RunFolder, warn: Callable[[str], None]) ->
         kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}
         state = replace(state, selected=None, selected_losses=None, before_final=kept)
     return Progress(
-        Beginning(state, _first_head(more), *scores),
+        RunStart(state, _first_head(more), *scores),
         tuple(more["answers"]),
         state,
         found.heads,

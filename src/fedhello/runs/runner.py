@@ -11,7 +11,7 @@ from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.interrupts import Interrupts
 from fedhello.runs.progress import Progress, begin, identity_of
-from fedhello.runs.loop import Beginning, RoundResult, domain_scores, rounds
+from fedhello.runs.loop import RunStart, RoundResult, domain_scores, rounds
 from fedhello.session import Session
 from fedhello.runs.summary import summarise
 from fedhello.runs.tracking import Tracker, check_installed
@@ -20,7 +20,7 @@ from fedhello.runs.tracking import Tracker, check_installed
 class Observer(Protocol):
     """Something that only watches: a progress display, a tracker."""
 
-    def on_start(self, session: Session, beginning: Beginning) -> None:
+    def on_start(self, session: Session, beginning: RunStart) -> None:
         """Called once before the first round of this process."""
 
     def on_round(self, result: RoundResult) -> None:
@@ -30,7 +30,7 @@ class Observer(Protocol):
         """Called once after the last round, also of an interrupted or failed run."""
 
 
-def play(
+def run_session(
     session: Session, folder: RunFolder, observers: Sequence[Observer] = (), resumed: Progress | None = None
 ) -> dict[str, Any]:
     """Run all rounds, fill the folder and hand each round to the sinks that ``run.track`` names.

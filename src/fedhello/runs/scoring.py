@@ -9,7 +9,7 @@ from fedhello.client.scoring import ScoreReply, ScoreRequest, mean_scores
 from fedhello.errors import EngineError
 from fedhello.session import Session
 from fedhello.types import Client, RoundRecord, RunState
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Scorer:
     def _within_means(self, state: RunState, client: Client) -> Client:
         """Return a client with the memory that it is planned with, which is less once it has gone over its budget."""
         excess = state.excess.get(client.id, 1.0)
-        budget, _ = means(Situation(client, self.session.federation, state.round, excess=excess))
+        budget, _ = means(AllocationContext(client, self.session.federation, state.round, excess=excess))
         return replace(client, budget=budget)
 
     def recorded(self, record: RoundRecord) -> RoundRecord:

@@ -14,7 +14,7 @@ from fedhello.strategy import the_global_model
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.runs.heads_said import head_line
-from fedhello.runs.loop import Beginning, RoundResult
+from fedhello.runs.loop import RunStart, RoundResult
 from fedhello.session import Session
 from fedhello.types import ClientReport, Rejection
 from fedhello.formatting import human_bytes
@@ -24,7 +24,7 @@ LAST = 5
 
 
 def summarise(
-    session: Session, beginning: Beginning, attempts: Sequence[RoundResult], *, wall_seconds: float, status: str
+    session: Session, beginning: RunStart, attempts: Sequence[RoundResult], *, wall_seconds: float, status: str
 ) -> dict[str, Any]:
     """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
 
@@ -133,7 +133,7 @@ def _selection_line(selection: Mapping[str, int]) -> str:
     )
 
 
-def _head_lines(session: Session, beginning: Beginning, results: Sequence[RoundResult]) -> list[str]:
+def _head_lines(session: Session, beginning: RunStart, results: Sequence[RoundResult]) -> list[str]:
     """Say how the first head and the last one came about."""
     changes = [(beginning.head, 0), *((result.head, result.record.round + 1) for result in results)]
     found = [head_line(head, session.config.model, rounds) for head, rounds in changes if head is not None]

@@ -18,7 +18,7 @@ from typing import Any
 
 from fedhello.errors import MissingExtraError
 from fedhello.config.schema import Config
-from fedhello.runs.loop import Beginning, RoundResult
+from fedhello.runs.loop import RunStart, RoundResult
 from fedhello.session import Session
 from fedhello.config.diff import flatten
 
@@ -230,7 +230,7 @@ class Tracker:
             f"tracking with {name}: {without_secrets(sink.place, os.environ)}" for name, sink in self._sinks.items()
         )
 
-    def on_start(self, session: Session, beginning: Beginning) -> None:
+    def on_start(self, session: Session, beginning: RunStart) -> None:
         """Record what the adapter is worth before training, unless an earlier process has done so."""
         if beginning.state.round:
             return

@@ -12,7 +12,7 @@ from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words
 from fedhello.methods import Method
 from fedhello.model.adapter import LoraModel
-from fedhello.strategy import BoundMethod, Situation
+from fedhello.strategy import AllocationContext, BoundMethod
 from fedhello.types import Allocation, Federation
 
 
@@ -95,7 +95,7 @@ def check_method(
         raise ConfigError(complaint)
     one_of = {client.tier: client for client in federation.clients}
     equal = (1.0,) * federation.blocks
-    first = {g: bound.allocate(Situation(k, federation, 0, equal)) for g, k in sorted(one_of.items())}
+    first = {g: bound.allocate(AllocationContext(k, federation, 0, equal)) for g, k in sorted(one_of.items())}
     if model.has_magnitudes:
         _check_whole_factors(method, first.values(), federation.rank)
     out = [g for g, allocation in first.items() if allocation is None]

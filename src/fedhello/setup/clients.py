@@ -15,7 +15,7 @@ from fedhello.config.schema import Config, TierConfig, TrainConfig
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
 from fedhello.model.adapter import LoraModel
-from fedhello.types import Budget, Client, Costs, Federation, Rule
+from fedhello.types import ActivationRule, Budget, Client, Costs, Federation
 
 Batches = tuple[Shape, Sequence[Shape]]
 """A client's widest batch, and about which batches it meets in a round."""
@@ -201,7 +201,7 @@ def _invited(
     return invited
 
 
-def _below_floor(tier: int, budget: Budget, costs: Costs, rule: Rule, batch: int | None) -> str:
+def _below_floor(tier: int, budget: Budget, costs: Costs, rule: ActivationRule, batch: int | None) -> str:
     """Say that a tier's budget does not afford the least there is to train, what that would be, and what helps.
 
     Args:
@@ -223,7 +223,7 @@ def _below_floor(tier: int, budget: Budget, costs: Costs, rule: Rule, batch: int
     )
 
 
-def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts | None, rule: Rule) -> int | None:
+def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts | None, rule: ActivationRule) -> int | None:
     """Return the largest batch, of samples as long as the widest one's, whose floor fits; None where none does."""
     for samples in range(widest[0] - 1, 0, -1):
         shape = samples, widest[1]

@@ -19,7 +19,7 @@ from fedhello.model.head import is_shared
 from fedhello.model.statistics import Moments, StatisticsSettings
 from fedhello.randomness import integer_seed
 from fedhello.strategy import BoundMethod
-from fedhello.types import KEEP, Policy
+from fedhello.types import KEEP, ActivationPolicy
 
 
 def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:
@@ -57,12 +57,12 @@ def score_costs(config: Config, method: BoundMethod, model: LoraModel, answer: i
     return calibrate_scoring(model, answer) if limited and method.scoring.source == "clients" else None
 
 
-def _used_policies(config: Config, model: LoraModel) -> list[Policy]:
+def _used_policies(config: Config, model: LoraModel) -> list[ActivationPolicy]:
     """Return the activation policies that allocations may use."""
     rule = config.train.activations
     if rule == "auto" and all(tier.budget.only_counts for tier in config.clients.tiers):
         return [KEEP]  # nothing asks for less memory
-    used: set[Policy] = {KEEP, *OPTIONS[rule]["trained"], *OPTIONS[rule]["frozen"]}
+    used: set[ActivationPolicy] = {KEEP, *OPTIONS[rule]["trained"], *OPTIONS[rule]["frozen"]}
     if "recompute" in used and not model.allows_recomputation:
         raise ModelError(
             f"expected train.activations to be keep or compress, since {config.model.name} forbids recomputation "
