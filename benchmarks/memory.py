@@ -24,8 +24,9 @@ from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import fixed_policies, plan
 from fedhello.client.calibration import calibrate
 from fedhello.client.training import Assignment, local_training
+from fedhello.costs import ActivationRule
 from fedhello.runs.summary import versions
-from fedhello.types import ActivationRule, Allocation, Budget
+from fedhello.types import Allocation, Budget
 from models import MODELS, SETTINGS
 
 GOALS = {

@@ -5,9 +5,8 @@ defaults, are its options, and add one row here. Configuration keys, their check
 from the function's signature.
 """
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -41,7 +40,6 @@ from fedhello.strategy import (
     ALL_OR_NOTHING,
     STEPS,
     Aggregator,
-    AllocationContext,
     Allocator,
     BoundMethod,
     Check,
@@ -50,11 +48,11 @@ from fedhello.strategy import (
     ScoreSchedule,
     ScoringOptions,
     Sender,
+    options_of,
     plain,
     runs_anywhere,
     the_global_model,
 )
-from fedhello.types import Allocation
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class Method:
         """A pydantic model of the method's options: the keyword-only parameters of its functions."""
         fields: dict[str, Any] = {}
         for function in (self.allocate, self.send, self.aggregate, self.scores_due, self.scoring, self.local):
-            for p in _options_of(function):
+            for p in options_of(function):
                 field = (p.annotation, p.default)
                 if p.default is p.empty or fields.setdefault(p.name, field) != field:
                     raise TypeError(
@@ -146,7 +144,7 @@ class Method:
         values = self.options(**options).model_dump()
 
         def fill(function: Callable[..., Any]) -> Callable[..., Any]:
-            return partial(function, **{p.name: values[p.name] for p in _options_of(function)})
+            return partial(function, **{p.name: values[p.name] for p in options_of(function)})
 
         return BoundMethod(
             name=self.name,
@@ -159,21 +157,6 @@ class Method:
             scoring=fill(self.scoring)(),
             steps=self.steps,
         )
-
-
-def with_fixed_head(bound: BoundMethod) -> BoundMethod:
-    """Return a method under which a head that the clients share does not train; who would train it alone sits out."""
-
-    def allocate(context: AllocationContext) -> Allocation | None:
-        found = bound.allocate(context)
-        return replace(found, head=False) if found is not None and found.blocks else None
-
-    return replace(bound, allocate=allocate)
-
-
-def _options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 _FED_HELLO = "Zhang et al., Fed-HeLLo, IEEE TNNLS 36(10), 2025, arXiv 2506.12213"

@@ -1,7 +1,8 @@
 """What a method is made of: who trains what, what a client starts from, and how updates combine."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -209,3 +210,19 @@ class BoundMethod:
 def plain() -> Mapping[str, Any]:
     """For methods that leave local training as it is."""
     return {}
+
+
+def with_fixed_head(bound: BoundMethod) -> BoundMethod:
+    """Return a method under which a head that the clients share does not train; who would train it alone sits out."""
+
+    def allocate(context: AllocationContext) -> Allocation | None:
+        found = bound.allocate(context)
+        return replace(found, head=False) if found is not None and found.blocks else None
+
+    return replace(bound, allocate=allocate)
+
+
+def options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return a function's keyword-only parameters, which are the options of the method that it belongs to."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]

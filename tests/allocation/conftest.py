@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from fedhello.types import ActivationRule, Budget, Client, Costs, Federation
+from fedhello.costs import ActivationRule, Costs
+from fedhello.types import Budget, Client, Federation
 
 ROLES = ("lowest", "trained", "frozen")
 SAVED = {"keep": (70, 100, 80), "recompute": (8, 8, 8), "compress": (20, 30, 24)}

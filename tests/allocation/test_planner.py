@@ -9,8 +9,9 @@ from fedhello.allocation.geometric import gd_hla, rgd_hla
 from fedhello.allocation.needs import measured_excess, most_flops, needs
 from fedhello.allocation.planner import OPTIONS, cheapest, fit, fixed_policies, least_memory, plan
 from fedhello.allocation.reasons import front, reasons
+from fedhello.costs import Costs
 from fedhello.strategy import AllocationContext
-from fedhello.types import Allocation, Budget, Client, ClientReport, Costs, Federation, Rejection
+from fedhello.types import Allocation, Budget, Client, ClientReport, Federation, Rejection
 
 ROLES = ("lowest", "trained", "frozen")
 SAVED = {

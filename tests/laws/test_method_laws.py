@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fedhello import algorithm
-from fedhello.methods import METHODS, with_fixed_head
-from fedhello.strategy import AggregationContext, AllocationContext
+from fedhello.methods import METHODS
+from fedhello.strategy import AggregationContext, AllocationContext, with_fixed_head
 from fedhello.types import (
     LORA_A,
     LORA_B,

@@ -9,8 +9,9 @@ from pydantic import Field
 from fedhello.allocation.geometric import draw_preference, pattern_preference
 from fedhello.allocation.planner import fit, fixed_policies, means, plan
 from fedhello.allocation.ranks import affordable
+from fedhello.costs import KEEP
 from fedhello.strategy import AllocationContext
-from fedhello.types import KEEP, Allocation
+from fedhello.types import Allocation
 
 
 def everything(context: AllocationContext) -> Allocation:

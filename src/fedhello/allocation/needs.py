@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedhello.types import KEEP, Allocation, Budget, ClientReport, Costs, Federation, Rejection, Role
+from fedhello.costs import KEEP, Costs, Role
+from fedhello.types import Allocation, Budget, ClientReport, Federation, Rejection
 
 
 @dataclass(frozen=True)

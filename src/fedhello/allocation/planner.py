@@ -40,8 +40,9 @@ import numpy as np
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.search import _search
+from fedhello.costs import KEEP, ActivationPolicy, ActivationRule, Costs, Role
 from fedhello.strategy import AllocationContext
-from fedhello.types import KEEP, ActivationPolicy, ActivationRule, Allocation, Budget, Costs, Federation, Role
+from fedhello.types import Allocation, Budget, Federation
 
 OPTIONS: dict[ActivationRule, dict[Role, tuple[ActivationPolicy, ...]]] = {
     "keep": {"trained": ("keep",), "frozen": ("keep",)},

@@ -13,8 +13,9 @@ from pydantic import Field
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import fixed_policies, means, plan
+from fedhello.costs import ActivationPolicy
 from fedhello.strategy import AllocationContext
-from fedhello.types import ActivationPolicy, Allocation, Factors, Federation
+from fedhello.types import Allocation, Factors, Federation
 
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

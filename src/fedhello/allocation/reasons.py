@@ -10,8 +10,9 @@ from itertools import groupby
 
 from fedhello.allocation.needs import Needs, most_flops, needs
 from fedhello.allocation.planner import fixed_policies, least_memory, plan
+from fedhello.costs import KEEP, ActivationRule, Costs
 from fedhello.formatting import human_bytes
-from fedhello.types import KEEP, ActivationRule, Allocation, Budget, Costs
+from fedhello.types import Allocation, Budget
 
 STEPS = 16
 """Budgets that ``front`` tries between the least and the most memory."""

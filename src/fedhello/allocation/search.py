@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedhello.allocation.needs import most_flops, needs
-from fedhello.types import KEEP, ActivationPolicy, Allocation, Budget, Costs, Role
+from fedhello.costs import KEEP, ActivationPolicy, Costs, Role
+from fedhello.types import Allocation, Budget
 
 EQUAL = 1e-9
 """Sums of preferences, as shares of the largest one, closer than this are equal."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from fedhello.types import ActivationPolicy
+from fedhello.costs import ActivationPolicy
 
 SHARE = 4
 """Tensors with fewer elements than the block's input divided by this are left alone."""

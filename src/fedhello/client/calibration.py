@@ -17,10 +17,11 @@ from fedhello.allocation.needs import needs
 from fedhello.client.activations import activation_policies
 from fedhello.client.cost_model import POLICIES, Growth, Kind, Peak, Shape, StepCosts
 from fedhello.client.memory import StepMemory
+from fedhello.costs import KEEP, ActivationPolicy, Role
 from fedhello.data.batches import IGNORED, Batch
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
-from fedhello.types import KEEP, ActivationPolicy, Allocation, Role
+from fedhello.types import Allocation
 
 LONGEST = 96
 """Tokens of the largest calibration batch, where the model takes as many."""

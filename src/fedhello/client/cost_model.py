@@ -13,8 +13,9 @@ from typing import get_args
 import numpy as np
 
 from fedhello.allocation.needs import needs
+from fedhello.costs import ActivationPolicy, Costs, Role
 from fedhello.data.batches import WINDOW
-from fedhello.types import ActivationPolicy, Allocation, Costs, Role, Update
+from fedhello.types import Allocation, Update
 
 POLICIES: tuple[ActivationPolicy, ...] = get_args(ActivationPolicy)
 Kind = tuple[ActivationPolicy, Role]
@@ -74,7 +75,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class StepCosts:
-    """What a model's steps take, by the part that takes it; see ``fedhello.types.Costs``.
+    """What a model's steps take, by the part that takes it; see ``fedhello.costs.Costs``.
 
     Attributes:
         saved: Bytes a block holds for backward.

@@ -16,12 +16,12 @@ from fedhello.client.distillation import not_true_loss, teacher_logits
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor
+from fedhello.costs import ActivationPolicy
 from fedhello.data.batches import Batch, Samples, training_batches
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import Predictions, predictions
 from fedhello.randomness import generator, integer_seed
-from fedhello.types import ActivationPolicy
 
 
 @dataclass(frozen=True)

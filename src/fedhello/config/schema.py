@@ -36,6 +36,7 @@ from fedhello.config.units import (
     TextColumns,
     as_share,
 )
+from fedhello.costs import ActivationRule
 from fedhello.data.dataset import UNNAMED, Columns, Kind
 from fedhello.data.embedded_sets import EMBEDDED_DATA
 from fedhello.embedded import PREFIX
@@ -43,7 +44,7 @@ from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.injection import ATTENTION_QV
 from fedhello.model.loading import Quantisation
 from fedhello.model.pooling import Pooling
-from fedhello.types import ActivationRule, Budget
+from fedhello.types import Budget
 
 
 class _Section(BaseModel):

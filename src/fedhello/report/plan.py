@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fedhello.allocation.needs import Needs, needs
 from fedhello.allocation.reasons import Point, front, reasons
+from fedhello.costs import Costs
 from fedhello.engine.wire import encode_tensors
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
@@ -18,7 +19,7 @@ from fedhello.report.drawing import svg_of
 from fedhello.runs.heads_said import costs_line, statistics_costs
 from fedhello.session import Session
 from fedhello.strategy import AllocationContext
-from fedhello.types import Allocation, Budget, Costs
+from fedhello.types import Allocation, Budget
 
 ROUNDS_SHOWN = 300
 """Draws behind the shown frequencies of a randomised allocation."""

@@ -12,10 +12,11 @@ from fedhello.allocation.planner import cheapest
 from fedhello.client.calibration import measure_speed
 from fedhello.client.cost_model import Shape, StepCosts, batch_shapes
 from fedhello.config.schema import Config, TierConfig, TrainConfig
+from fedhello.costs import ActivationRule, Costs
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
 from fedhello.model.adapter import LoraModel
-from fedhello.types import ActivationRule, Budget, Client, Costs, Federation
+from fedhello.types import Budget, Client, Federation
 
 Batches = tuple[Shape, Sequence[Shape]]
 """A client's widest batch, and about which batches it meets in a round."""

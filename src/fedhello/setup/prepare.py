@@ -20,7 +20,7 @@ from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Engine
-from fedhello.methods import METHODS, Method, with_fixed_head
+from fedhello.methods import METHODS, Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.head import SHRINKAGES, family
@@ -40,7 +40,7 @@ from fedhello.setup.data import load_data, partition_data, public_data, split_da
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
 from fedhello.setup.model import load_model
 from fedhello.setup.training import score_costs, statistics_settings, step_costs, training_settings
-from fedhello.strategy import BoundMethod
+from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Federation
 
 

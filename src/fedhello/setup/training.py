@@ -12,6 +12,7 @@ from fedhello.client.scoring import calibrate_scoring
 from fedhello.client.settings import METRICS, TrainingSettings, bfloat16_pays, moments
 from fedhello.config.choices import rate_of
 from fedhello.config.schema import Config
+from fedhello.costs import KEEP, ActivationPolicy
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
@@ -19,7 +20,6 @@ from fedhello.model.head import is_shared
 from fedhello.model.statistics import Moments, StatisticsSettings
 from fedhello.randomness import integer_seed
 from fedhello.strategy import BoundMethod
-from fedhello.types import KEEP, ActivationPolicy
 
 
 def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:

@@ -1,0 +1,75 @@
+"""What training takes of a client: activation policies, and bytes and FLOPs by block."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+ActivationPolicy = Literal["keep", "recompute", "compress"]
+"""What a block does with its activations until backward; see ``fedhello.client.activations``."""
+
+
+KEEP: ActivationPolicy = "keep"
+
+
+Role = Literal["lowest", "trained", "frozen"]
+"""A block's part in backward: the lowest trained one (nothing asks for the gradient of its input), another trained
+one, or a frozen one that backward must pass. Blocks below the lowest have none."""
+
+
+ActivationRule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
+"""Which policies a run allows; see ``fedhello.allocation.planner``."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What training takes on one client's (or tier's) data: its widest step in bytes, its round in FLOPs.
+
+    Attributes:
+        saved: Bytes that a block holds for backward, by policy and role.
+        transient: Bytes that work on a block needs for a moment, beyond what is held.
+        outside: Bytes held outside the blocks for backward.
+        outside_head_only: The same where no block trains: nothing asks for the gradient of the last block's output.
+        head_only_peak: Peak bytes of a step that trains no block.
+        flops: FLOPs that a block adds to a round beyond its forward pass, by policy and role.
+        flops_outside: FLOPs of a round outside that: the forward pass of everything, and the head.
+        block_bytes: Per block, bytes of its LoRA factors at full rank; length L.
+        reserve: Bytes kept free for what no tensor accounts for: operators' scratch memory, the allocator's waste.
+        head_bytes: Bytes of the head that trains with the blocks; 0 if it is frozen.
+        head_shared: Whether the head is uploaded, so that a client may train it alone.
+        moments: How many values the optimiser keeps per trained value between steps.
+        block_upload: Per block, bytes on the wire, at most; length L.
+        fixed_upload: Bytes on the wire of an update without a block, at most.
+        rank: R, the rank that ``block_bytes`` and ``block_upload`` are for.
+    """
+
+    saved: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
+    transient: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
+    outside: int
+    outside_head_only: int
+    head_only_peak: int
+    flops: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
+    flops_outside: int
+    block_bytes: tuple[int, ...]
+    reserve: int
+    head_bytes: int
+    head_shared: bool
+    moments: int
+    block_upload: tuple[int, ...]
+    fixed_upload: int
+    rank: int = 1
+
+    def at_rank(self, rank: int) -> "Costs":
+        """Return the costs of factors of another rank: their bytes and the upload's; activations are indifferent."""
+        if rank == self.rank:
+            return self
+        less = tuple(size - size * rank // self.rank for size in self.block_bytes)
+        return replace(
+            self,
+            block_bytes=tuple(size - saved for size, saved in zip(self.block_bytes, less, strict=True)),
+            block_upload=tuple(size - saved for size, saved in zip(self.block_upload, less, strict=True)),
+            rank=rank,
+        )
+
+    def of_blocks(self, count: int) -> "Costs":
+        """Return the costs of a sub-model of so many of the blocks."""
+        return replace(self, block_bytes=self.block_bytes[:count], block_upload=self.block_upload[:count])
