@@ -24,7 +24,8 @@ def golden(tmp_path):
 def test_a_finished_run_evaluates_to_what_it_said(golden, call):
     code, out, err = call(golden, "evaluate", "finished", "--json")
     assert code == 0, err
-    assert json.loads(out)["test"]["accuracy"] == json.loads((golden / "finished" / "summary.json").read_text())["final"]
+    said = json.loads((golden / "finished" / "summary.json").read_text())
+    assert json.loads(out)["test"]["accuracy"] == said["final"]
 
 
 def test_heads_of_clients_are_still_theirs(golden, call):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedhello.config.load import load_config
+from fedhello.model.compensation import FOLDS
 from fedhello.model.drift import estimated_drift, followed
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import family, solved_head
 from fedhello.model.statistics import PARTS, HeadSums, Moments, StatisticsSettings, add_up, faded, head_sums, plus
 from fedhello.runs import heads as module
-from fedhello.config.load import load_config
-from fedhello.model.compensation import FOLDS
 from fedhello.runs.loop import rounds, start
 from fedhello.setup.prepare import prepare
 

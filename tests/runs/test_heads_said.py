@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from fedhello.config.load import load_config
+from fedhello.config.schema import ModelConfig
 from fedhello.engine.wire import encode_tensors
 from fedhello.model.statistics import as_sent
 from fedhello.report import plan
-from fedhello.config.schema import ModelConfig
-from fedhello.config.load import load_config
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.heads_said import head_line
 from fedhello.setup.prepare import prepare

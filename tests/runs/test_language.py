@@ -8,13 +8,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fedhello.config.load import load_config
 from fedhello.data import cache
 from fedhello.data.dataset import DataSet
 from fedhello.model.generation import generate, stops
-from fedhello.config.load import load_config
 from fedhello.setup.encoding import encode, questions
-from fedhello.setup.prepare import prepare
 from fedhello.setup.model import load_model
+from fedhello.setup.prepare import prepare
 
 COLOURS = {"apple": "red", "lemon": "yellow", "leaf": "green", "sky": "blue"}
 NUMBERS = [f"n{i}" for i in range(20)]

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedhello.runs import loop as module
 from fedhello.config.load import load_config
+from fedhello.runs import loop as module
 from fedhello.runs.loop import evaluate_adapter, rounds, start
 from fedhello.setup.prepare import prepare
 

@@ -7,8 +7,8 @@ import torch
 
 from fedhello import algorithm
 from fedhello.client.scoring import ScoreReply
-from fedhello.errors import ConfigError, EngineError
 from fedhello.config.load import load_config
+from fedhello.errors import ConfigError, EngineError
 from fedhello.runs.loop import rounds, start
 from fedhello.runs.scoring import Scorer
 from fedhello.setup.prepare import prepare

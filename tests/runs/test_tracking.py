@@ -14,17 +14,26 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from fedhello.config.diff import flatten
+from fedhello.config.load import dump_config, load_config, parse_config
+from fedhello.config.schema import RunConfig
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.model.evaluation import Evaluation
 from fedhello.runs import tracking
-from fedhello.config.schema import RunConfig
-from fedhello.config.load import dump_config, load_config, parse_config
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.runner import run_session
+from fedhello.runs.loop import RoundResult, RunStart
 from fedhello.runs.progress import Progress
-from fedhello.runs.loop import RunStart, RoundResult
-from fedhello.runs.tracking import SINKS, Sink, Tracker, check_installed, headline, numbers, round_metrics, without_secrets
-from fedhello.config.diff import flatten
+from fedhello.runs.runner import run_session
+from fedhello.runs.tracking import (
+    SINKS,
+    Sink,
+    Tracker,
+    check_installed,
+    headline,
+    numbers,
+    round_metrics,
+    without_secrets,
+)
 from fedhello.types import Adapter, ClientReport, RoundRecord, RunState
 
 TOOLS = ["tensorboard", "wandb", "mlflow"]

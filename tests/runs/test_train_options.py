@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import pytest
 from machines import CONFIG
-from network import SETTINGS, remote_tasks
 
 from fedhello.aggregation.server import STEPS, ServerStep
+from fedhello.config.choices import INSTRUCTION, with_choices
+from fedhello.config.load import load_config, parse_config
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
-from fedhello.config.load import load_config, parse_config
-from fedhello.config.choices import INSTRUCTION, with_choices
-from fedhello.runs.folder import RunFolder
 from fedhello.network.client import ClientOptions, prepare_client
 from fedhello.network.server import _invitation, served
+from fedhello.runs.folder import RunFolder
 from fedhello.setup.prepare import load, prepare
 from fedhello.types import Update
+from network import SETTINGS, remote_tasks
 
 OPTIONS = {
     "adjustment": 0.5,

@@ -4,23 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedhello.config.schema import DataConfig
+from fedhello.model.adapter import LoraModel
 from fedhello.model.generation import generate, rouge_l
 from fedhello.session import Session
-from collections.abc import Mapping, Sequence
-import numpy as np
-import torch
-from fedhello.config.schema import Config, DataConfig
-from fedhello.data import cache
-from fedhello.data.batches import Examples, Images, Pixels, Samples
-from fedhello.data.dataset import DataSet, Kind, Picture, taken
-from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions, tokenise_prompts
-from fedhello.data.pictures import DecodedLater, check, decode
-from fedhello.errors import ConfigError, ModelError
-from fedhello.model.adapter import LoraModel
-from fedhello.model.generation import rouge_scorer
-from fedhello.model.images import Preparation, stated_size
-from fedhello.model.sources import Kind as ModelKind
-from fedhello.randomness import generator
 
 
 @dataclass(frozen=True)

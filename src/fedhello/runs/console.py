@@ -14,17 +14,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from fedhello.model.loading import AUTO_CLASSES
-from fedhello.model.sources import CAUSAL_LM
-from fedhello.model.pooling import NATIVE
 from fedhello.config.schema import ModelConfig
+from fedhello.formatting import budget_words, human_bytes, tier_words
+from fedhello.model.loading import AUTO_CLASSES
+from fedhello.model.pooling import NATIVE
+from fedhello.model.sources import CAUSAL_LM
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
-from fedhello.runs.loop import RunStart, RoundResult
-from fedhello.session import Session
+from fedhello.runs.loop import RoundResult, RunStart
 from fedhello.runs.summary import taken_lines
+from fedhello.session import Session
 from fedhello.types import Budget, ClientReport, Reason, RoundRecord
-from fedhello.formatting import budget_words, human_bytes, tier_words
 
 SHOWN_ROUNDS = 20
 ABSENT: tuple[Reason, ...] = ("lost", "late")

@@ -29,11 +29,11 @@ import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from fedhello.model.saving import save_adapter
-from fedhello.errors import RunFolderError
-from fedhello.runs.answers import Answers
-from fedhello.config.schema import Config
 from fedhello.config.load import dump_config, load_run_config
+from fedhello.config.schema import Config
+from fedhello.errors import RunFolderError
+from fedhello.model.saving import save_adapter
+from fedhello.runs.answers import Answers
 from fedhello.runs.files import append_line, sync_folder, whole_lines, write_whole, writing
 from fedhello.runs.loop import RoundResult
 from fedhello.session import Session

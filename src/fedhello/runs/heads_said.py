@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import torch
 
+from fedhello.config.schema import ModelConfig
 from fedhello.engine.wire import encode_tensors
+from fedhello.formatting import human_bytes
 from fedhello.methods import METHODS
 from fedhello.model.statistics import UNIT, Moments, like
-from fedhello.config.schema import ModelConfig
 from fedhello.runs.heads import HeadChange
 from fedhello.session import Session
-from fedhello.formatting import human_bytes
 
 SKETCHES = (64, 128, 256)
 """Sizes of sketches whose cost is shown beside the chosen one."""

@@ -12,9 +12,9 @@ from fedhello.client.distillation import learn_from_each_other
 from fedhello.data.batches import Samples
 from fedhello.errors import QuorumError
 from fedhello.methods import METHODS
-from fedhello.strategy import the_global_model
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
+from fedhello.model.validation import same_objects
 from fedhello.runs.heads import (
     HeadChange,
     final_head,
@@ -26,9 +26,8 @@ from fedhello.runs.heads import (
 from fedhello.runs.scoring import Scorer
 from fedhello.runs.selection import first_selection, selection_after
 from fedhello.session import Session
-from fedhello.model.validation import same_objects
+from fedhello.strategy import Distillation, the_global_model
 from fedhello.types import Adapter, RoundRecord, RunState
-from fedhello.strategy import Distillation
 
 
 @dataclass(frozen=True)

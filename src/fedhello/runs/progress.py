@@ -12,19 +12,19 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from fedhello.config.diff import differing
+from fedhello.config.load import IRRELEVANT, dump_config, load_run_config
+from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.model.evaluation import Evaluation
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
-from fedhello.config.schema import Config
-from fedhello.config.load import IRRELEVANT, dump_config, load_run_config
 from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, clients
 from fedhello.runs.heads import HeadChange
-from fedhello.config.diff import differing
-from fedhello.runs.loop import RunStart, RoundResult, start
-from fedhello.session import Session
+from fedhello.runs.loop import RoundResult, RunStart, start
 from fedhello.runs.summary import versions
+from fedhello.session import Session
 from fedhello.types import RunState
 
 WITHOUT_END = ("constant", "exponential", "published")

@@ -10,11 +10,11 @@ from fedhello.runs.answers import answer, compared
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.interrupts import Interrupts
+from fedhello.runs.loop import RoundResult, RunStart, domain_scores, rounds
 from fedhello.runs.progress import Progress, begin, identity_of
-from fedhello.runs.loop import RunStart, RoundResult, domain_scores, rounds
-from fedhello.session import Session
 from fedhello.runs.summary import summarise
 from fedhello.runs.tracking import Tracker, check_installed
+from fedhello.session import Session
 
 
 class Observer(Protocol):

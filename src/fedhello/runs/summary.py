@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from fedhello.formatting import human_bytes
 from fedhello.methods import METHODS
-from fedhello.strategy import the_global_model
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.runs.heads_said import head_line
-from fedhello.runs.loop import RunStart, RoundResult
+from fedhello.runs.loop import RoundResult, RunStart
 from fedhello.session import Session
+from fedhello.strategy import the_global_model
 from fedhello.types import ClientReport, Rejection
-from fedhello.formatting import human_bytes
 
 LAST = 5
 """How many last scored rounds the reported mean is taken over."""

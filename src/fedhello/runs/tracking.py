@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedhello.errors import MissingExtraError
-from fedhello.config.schema import Config
-from fedhello.runs.loop import RunStart, RoundResult
-from fedhello.session import Session
 from fedhello.config.diff import flatten
+from fedhello.config.schema import Config
+from fedhello.errors import MissingExtraError
+from fedhello.runs.loop import RoundResult, RunStart
+from fedhello.session import Session
 
 PER_BLOCK = ("contributors", "scores")
 """The lists of a round that hold one number per block; what counts in any other list is its length."""
@@ -158,8 +158,6 @@ def check_installed(names: Sequence[str]) -> None:
             raise MissingExtraError(
                 f"run.track names {name}, which is not installed; run: pip install 'fedhello[{name}]'"
             )
-
-
 
 
 def numbers(value: Mapping[str, Any]) -> dict[str, float]:
