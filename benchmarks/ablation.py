@@ -20,7 +20,7 @@ import torch
 from scipy.special import stdtrit
 
 from fedhello.config.load import load_config
-from fedhello.runs.loop import RoundResult, evaluate_adapter, rounds, start
+from fedhello.runs.loop import RoundRecord, evaluate_adapter, rounds, start
 from fedhello.setup.prepare import prepare
 
 TASKS = {
@@ -105,19 +105,19 @@ def one(overrides: list[str], seed: int, measure: bool = False) -> dict[str, Any
     return found | {"seconds": time.perf_counter() - began, "overrides": overrides}
 
 
-def _count(found: dict[str, Any], result: RoundResult) -> None:
+def _count(found: dict[str, Any], result: RoundRecord) -> None:
     """Add up what a round took: bytes as sent, seconds and samples of training, and each tier's largest peak."""
-    for one in (*result.record.clients, *([result.head] if result.head is not None else [])):
+    for one in (*result.report.clients, *([result.head] if result.head is not None else [])):
         found["bytes_up"] += one.bytes_up
         found["bytes_down"] += one.bytes_down
-    for report in result.record.clients:
+    for report in result.report.clients:
         found["train_seconds"] += report.metrics["seconds"]
         found["samples"] += int(report.metrics["samples"])
         for name in ("peak_bytes", "saved_bytes", "predicted_peak_bytes"):
             if name in report.metrics:
                 key = f"{name} of tier {report.tier}"
                 found["peaks"][key] = max(found["peaks"].get(key, 0), report.metrics[name])
-    if result.selected == result.record.round + 1:
+    if result.selected == result.report.round + 1:
         found["selected"].append(result.selected)
 
 

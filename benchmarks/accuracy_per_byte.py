@@ -121,11 +121,11 @@ def tiers(budgets: list[int], upload: int | None) -> list[str]:
 def play(overrides: list[str], seed: int) -> dict[str, Any]:
     """Run one configuration and return what it reached and took, per client and round."""
     session, results, summary = runs.play(overrides, seed)
-    reports = [report for result in results for report in result.record.clients]
+    reports = [report for result in results for report in result.report.clients]
     return summary | {
         "blocks": statistics.fmean(len(report.blocks) for report in reports),
         "bytes_up": statistics.fmean(report.bytes_up for report in reports),
-        "over_budget": sum(len(result.record.over_budget) for result in results),
+        "over_budget": sum(len(result.report.over_budget) for result in results),
         "relative_computation": statistics.fmean(relative_computation(session, report) for report in reports),
     }
 

@@ -4,13 +4,13 @@ import time
 from typing import Any
 
 from fedhello.config.load import load_config
-from fedhello.runs.loop import RoundResult, rounds, start
+from fedhello.runs.loop import RoundRecord, rounds, start
 from fedhello.runs.summary import summarise
 from fedhello.session import Session
 from fedhello.setup.prepare import prepare
 
 
-def play(overrides: list[str], seed: int) -> tuple[Session, list[RoundResult], dict[str, Any]]:
+def play(overrides: list[str], seed: int) -> tuple[Session, list[RoundRecord], dict[str, Any]]:
     """Run one configuration of the demo and return its session, rounds and summary."""
     begin = time.perf_counter()
     session = prepare(load_config(None, [*overrides, f"run.seed={seed}"]))

@@ -51,7 +51,7 @@ from fedhello.types import (
     ClientReport,
     Federation,
     Rejection,
-    RoundRecord,
+    RoundReport,
     RunState,
     Task,
     Update,
@@ -76,7 +76,7 @@ def round(
     train: Train,
     score: Score | None,
     distil: Distil | None = None,
-) -> tuple[RunState, RoundRecord]:
+) -> tuple[RunState, RoundReport]:
     """Play one round of Algorithm 1, or one attempt at it: it counts completely or not at all.
 
     Args:
@@ -114,7 +114,7 @@ def round(
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.blocks))
     over_budget = measured_excess(federation, reports, state.excess, rejections)
     happened = (tuple(over_budget), tuple(rejections), failed, state.attempt, θ_next.flags)
-    record = RoundRecord(t, tuple(reports), contributors, Γ, scored, *happened, step=θ_next.step)
+    record = RoundReport(t, tuple(reports), contributors, Γ, scored, *happened, step=θ_next.step)
     state = replace(state, excess={**state.excess, **over_budget})
     if failed is not None:
         return replace(state, attempt=state.attempt + 1), record

@@ -291,7 +291,7 @@ class ClientReport:
 
 
 @dataclass(frozen=True)
-class RoundRecord:
+class RoundReport:
     """What happened in one attempt at a round.
 
     Attributes:

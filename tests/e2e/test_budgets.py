@@ -113,12 +113,12 @@ torch.set_num_threads(1)
 session = prepare(load_config(None, sys.argv[1:]))
 for state, result in rounds(session, start(session).state):
     clients = []
-    for report in result.record.clients:
+    for report in result.report.clients:
         costs = session.federation.costs[report.tier]
         upload = needs(costs, Allocation(report.blocks, report.policies)).upload_bytes
         sizes = {"up": report.bytes_up, "upload": upload, "policies": len(report.policies)}
         clients.append(report.metrics | sizes | {"budget": session.federation.tiers[report.tier].memory})
-    print(json.dumps({"excess": state.excess, "over": result.record.over_budget, "clients": clients}))
+    print(json.dumps({"excess": state.excess, "over": result.report.over_budget, "clients": clients}))
 """
 
 
@@ -146,7 +146,7 @@ def planned(report):
 def test_upload_is_predicted_closely(session):
     """Never less than is sent, and not much more."""
     (_, result) = next(rounds(session, start(session).state))
-    for report in result.record.clients:
+    for report in result.report.clients:
         predicted = needs(session.federation.costs[report.tier], planned(report)).upload_bytes
         assert report.bytes_up <= predicted <= 1.02 * report.bytes_up + 100
 
@@ -172,11 +172,11 @@ def test_a_client_over_its_budget_is_recorded_and_planned_smaller(monkeypatch):
     played = rounds(fooled, start(fooled).state)
     state, first = next(played)
     _, second = next(played)
-    assert first.record.over_budget
-    assert state.excess.keys() == set(first.record.over_budget)
+    assert first.report.over_budget
+    assert state.excess.keys() == set(first.report.over_budget)
     assert max(state.excess.values()) > 1.2
-    before = {report.client: report for report in first.record.clients}
-    for report in second.record.clients:
+    before = {report.client: report for report in first.report.clients}
+    for report in second.report.clients:
         if state.excess.get(report.client, 1.0) > 1.2 and before[report.client].blocks:
             assert report.metrics["peak_bytes"] < before[report.client].metrics["peak_bytes"]
 

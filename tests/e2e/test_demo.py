@@ -222,7 +222,7 @@ def test_an_interrupted_run_keeps_its_finished_rounds(demo, tmp_path):
         def on_end(self, summary): ...
 
         def on_round(self, result):
-            if result.record.round == 1:
+            if result.report.round == 1:
                 raise KeyboardInterrupt
 
     folder = RunFolder(tmp_path / "interrupted")

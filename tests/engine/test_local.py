@@ -11,7 +11,7 @@ from fedhello.engine import local as local_module
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import encode_tensors
 from fedhello.methods import METHODS
-from fedhello.types import Allocation, ClientReport, Rejection, RoundRecord, Task, Update
+from fedhello.types import Allocation, ClientReport, Rejection, RoundReport, Task, Update
 
 SETTINGS = TrainingSettings(
     rounds=4, epochs=1, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
@@ -28,7 +28,7 @@ def committed(engine, adapter, allocations, t, failed=None):
     """Train, and let all updates count, or none if the attempt failed."""
     replies = list(engine.train(tasks(adapter, allocations, t)))
     reports = [ClientReport(u.client, 0, (), (), u.samples, u.metrics, 0, 0) for u in replies if isinstance(u, Update)]
-    engine.commit(RoundRecord(t, tuple(reports), (), None, False, failed=failed))
+    engine.commit(RoundReport(t, tuple(reports), (), None, False, failed=failed))
     return replies
 
 
@@ -235,7 +235,7 @@ def test_an_update_that_came_but_does_not_count_leaves_its_clients_head_as_it_wa
     e = engine(head="personal")
     both = {0: Allocation((0,)), 1: Allocation((0,))}
     first, _ = e.train(tasks(e.model.snapshot(share_head=False), both, t=0))
-    e.commit(RoundRecord(0, (ClientReport(first.client, 0, (), (), 10, {}, 0, 0),), (), None, False))
+    e.commit(RoundReport(0, (ClientReport(first.client, 0, (), (), 10, {}, 0, 0),), (), None, False))
     assert e.personal_heads.keys() == {0}
 
 

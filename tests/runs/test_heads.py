@@ -88,7 +88,7 @@ def test_a_refreshed_head_is_solved_from_new_sums_and_faded_old_ones(prepared):
     session = prepared("model.refresh=1", "model.forgetting=0.25", "model.final=false", STALE)
     before = start(session).state
     state, result = next(rounds(session, before))
-    clients = [report.client for report in result.record.clients]
+    clients = [report.client for report in result.report.clients]
     assert (result.head.clients, result.head.adopted) == (len(clients), True)
     assert result.head.bytes_down > 0, "the adapter travels to whoever takes features under it"
     new = add_up([one.sums for one in session.engine.head_sums(clients, state.adapter)], Moments())
@@ -134,7 +134,7 @@ def test_a_head_that_trains_travels_and_one_that_does_not_is_left_out(prepared):
         session = prepared(f"model.train_head={trains}", "model.final=false", STALE)
         before = start(session).state
         state, result = next(rounds(session, before))
-        sizes[trains] = {report.client: report.bytes_up for report in result.record.clients}
+        sizes[trains] = {report.client: report.bytes_up for report in result.report.clients}
         assert equal(head_of(state), head_of(before)) != (trains == "true")
     assert sizes["true"].keys() == sizes["false"].keys()
     d = session.model.logits_layer.in_features
@@ -145,7 +145,7 @@ def test_head_only_commits_rounds_in_which_nobody_takes_part(prepared):
     session = prepared("method.name=head-only")
     before = start(session)
     results = list(rounds(session, before.state))
-    assert [(r.record.failed, r.record.clients, r.train_loss) for _, r in results] == [(None, (), None)] * 2
+    assert [(r.report.failed, r.report.clients, r.train_loss) for _, r in results] == [(None, (), None)] * 2
     assert equal(head_of(results[-1][0]), head_of(before.state))
     assert results[-1][1].test == before.test
 
@@ -169,7 +169,7 @@ def test_the_server_alone_asks_nobody(prepared, monkeypatch):
     beginning = start(session)
     assert (beginning.head.clients, beginning.head.bytes_up, beginning.head.bytes_down) == (0, 0, 0)
     assert beginning.head.samples == len(session.server.validation) + len(session.server.proxy)
-    assert [result.record.clients for _, result in rounds(session, beginning.state)] == [(), ()]
+    assert [result.report.clients for _, result in rounds(session, beginning.state)] == [(), ()]
 
 
 def test_a_run_with_a_refreshed_head_goes_on_bit_for_bit(workplace, call):
@@ -308,7 +308,7 @@ def test_where_features_are_not_finite_the_head_stays_and_the_run_says_so(prepar
     session.drift.head = lambda adapter: None
     ((state, result),) = rounds(session, before)
     assert equal(head_of(state), head_of(before))
-    assert module.NOT_FINITE in result.record.flags
+    assert module.NOT_FINITE in result.report.flags
     session = prepared()
     state = start(session).state
     huge = {n: torch.full_like(v, 1e38) for n, v in state.adapter.tensors.items() if "lora_B" in n}

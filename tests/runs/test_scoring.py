@@ -29,15 +29,15 @@ def test_clients_score_without_a_proxy_set_and_a_run_that_goes_on_repeats_every_
     there = session()
     assert len(there.server.proxy) == 0
     whole = list(rounds(there, start(there).state))
-    assert [result.record.scored for _, result in whole] == [True, False, True]
+    assert [result.report.scored for _, result in whole] == [True, False, True]
     assert whole[0][0].scores == whole[1][0].scores != whole[2][0].scores
-    bytes_up = [result.record.score_bytes_up for _, result in whole]
+    bytes_up = [result.report.score_bytes_up for _, result in whole]
     assert bytes_up[0] > 0
-    assert bytes_up[1] == whole[1][1].record.score_bytes_down == 0
+    assert bytes_up[1] == whole[1][1].report.score_bytes_down == 0
     here = session()
     start(here)
     ((last, result),) = rounds(here, whole[1][0])  # from the state alone
-    assert result.record.scores == whole[2][1].record.scores
+    assert result.report.scores == whole[2][1].report.scores
     assert all(torch.equal(last.adapter.tensors[name], value) for name, value in whole[2][0].adapter.tensors.items())
 
 
@@ -74,10 +74,10 @@ def test_where_nobody_contributes_the_last_scores_stay_or_the_run_ends(session):
     with pytest.raises(EngineError, match=r"round 1; none came \(client \d: gone; client \d: gone\).*scores=proxy"):
         next(rounds(there, state))
     after, result = next(rounds(there, replace(state, scores=(1.0, 2.0, 3.0))))
-    assert result.record.scores == after.scores == (1.0, 2.0, 3.0)
-    assert not result.record.scored
-    assert (result.record.score_bytes_down, result.record.score_bytes_up) == (14, 4)
-    assert result.record.flags[-1] == "no client of the round contributes Fisher scores; the last ones stay"
+    assert result.report.scores == after.scores == (1.0, 2.0, 3.0)
+    assert not result.report.scored
+    assert (result.report.score_bytes_down, result.report.score_bytes_up) == (14, 4)
+    assert result.report.flags[-1] == "no client of the round contributes Fisher scores; the last ones stay"
 
 
 def test_who_is_left_out_is_named(session):
@@ -91,8 +91,8 @@ def test_who_is_left_out_is_named(session):
     there.engine.block_scores = without_first
     state, result = next(rounds(there, start(there).state))
     k = algorithm.sample_clients(there.federation, 0)[0].id
-    assert result.record.flags == (f"the Fisher scores are without client {k}: it broke",)
-    assert result.record.scored
+    assert result.report.flags == (f"the Fisher scores are without client {k}: it broke",)
+    assert result.report.scored
     assert len(state.scores) == 3
 
 
@@ -100,7 +100,7 @@ def test_local_heads_are_scored_through_the_head_that_the_model_holds(session):
     there = session("model.head=local")
     state, result = next(rounds(there, start(there).state))
     assert min(state.scores) >= 0
-    assert result.record.flags == ()
+    assert result.report.flags == ()
     assert any("through the initial head" in note for note in there.notes)
 
 

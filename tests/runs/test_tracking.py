@@ -21,7 +21,7 @@ from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.model.evaluation import Evaluation
 from fedhello.runs import tracking
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.loop import RoundResult, RunStart
+from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.progress import Progress
 from fedhello.runs.runner import run_session
 from fedhello.runs.tracking import (
@@ -34,7 +34,7 @@ from fedhello.runs.tracking import (
     round_metrics,
     without_secrets,
 )
-from fedhello.types import Adapter, ClientReport, RoundRecord, RunState
+from fedhello.types import Adapter, ClientReport, RoundReport, RunState
 
 TOOLS = ["tensorboard", "wandb", "mlflow"]
 SUMMARY = {"status": "finished", "final": 0.75, "best_round": None, "labels": ["a"], "tiers": [{"bytes_up": 5.0}]}
@@ -67,7 +67,7 @@ def client(k, **metrics):
 
 def made_up(t=0, loss=0.5):
     """Return a round of two clients on three blocks."""
-    record = RoundRecord(
+    record = RoundReport(
         round=t,
         clients=(client(1, loss=0.4, seconds=2.0), client(3, loss=0.6, seconds=1.0, peak_bytes=7.0)),
         contributors=(2, 0, 1),
@@ -75,7 +75,7 @@ def made_up(t=0, loss=0.5):
         scored=True,
         over_budget=(3,),
     )
-    return RoundResult(record, loss, Evaluation(0.5, 1.5, 20), Evaluation(0.25, 1.25, 40), 3.0, 0.5)
+    return RoundRecord(record, loss, Evaluation(0.5, 1.5, 20), Evaluation(0.25, 1.25, 40), 3.0, 0.5)
 
 
 # what is recorded
@@ -130,7 +130,7 @@ def test_a_round_in_numbers():
 
 def test_scores_are_recorded_block_by_block():
     result = made_up()
-    metrics = round_metrics(replace(result, record=replace(result.record, scores=(0.1, 0.2, 0.3))))
+    metrics = round_metrics(replace(result, report=replace(result.report, scores=(0.1, 0.2, 0.3))))
     assert [metrics[f"scores/{block}"] for block in range(3)] == [0.1, 0.2, 0.3]
 
 
@@ -144,8 +144,8 @@ def test_a_round_that_was_not_scored_has_no_accuracy():
 
 def test_a_round_in_which_nobody_took_part():
     result = made_up()
-    empty = replace(result.record, clients=(), contributors=(0, 0, 0), over_budget=())
-    metrics = round_metrics(replace(result, record=empty))
+    empty = replace(result.report, clients=(), contributors=(0, 0, 0), over_budget=())
+    metrics = round_metrics(replace(result, report=empty))
     assert (metrics["clients/count"], metrics["bytes_up"], metrics["over_budget"]) == (0, 0, 0)
 
 

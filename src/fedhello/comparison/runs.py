@@ -24,7 +24,7 @@ from fedhello.report.page import write_report
 from fedhello.results.comparison import RUNS
 from fedhello.runs.console import ConsoleObserver
 from fedhello.runs.folder import RunFolder, check_free
-from fedhello.runs.loop import RoundResult, RunStart
+from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.runner import run_session
 from fedhello.session import Session
 from fedhello.setup.model import load_model
@@ -355,11 +355,11 @@ class _Progress:
         """Remember how many rounds there will be."""
         self._rounds = session.config.train.rounds
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundRecord) -> None:
         """Show the round."""
         if self._status is not None:
             scored = "" if result.test is None else f", test {result.test.accuracy:.3f}"
-            self._status.update(f"{self._place}: round {result.record.round + 1} of {self._rounds}{scored}")
+            self._status.update(f"{self._place}: round {result.report.round + 1} of {self._rounds}{scored}")
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Say nothing; the line of the finished run follows."""

@@ -21,7 +21,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent, head_sums
 from fedhello.randomness import generator
-from fedhello.types import Adapter, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
+from fedhello.types import Adapter, Client, Federation, Reason, Rejection, RoundReport, Task, Update
 
 LONGEST_FAULT = 300
 """Characters of an error's text that are kept."""
@@ -81,7 +81,7 @@ class LocalEngine:
         for task, absence in self._arrivals(tasks):
             yield self._reply(task, clients[task.client]) if absence is None else absence
 
-    def commit(self, record: RoundRecord) -> None:
+    def commit(self, record: RoundReport) -> None:
         """Adopt the personal heads of the clients that counted; all others keep the heads that they had."""
         if self.personal_heads is not None and record.failed is None:
             counted = {report.client for report in record.clients}

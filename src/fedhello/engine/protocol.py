@@ -9,7 +9,7 @@ from torch import Tensor
 from fedhello.client.scoring import ScoreReply, ScoreRequest
 from fedhello.client.settings import TrainingSettings
 from fedhello.model.statistics import HeadSums
-from fedhello.types import Adapter, Rejection, RoundRecord, Task, Update
+from fedhello.types import Adapter, Rejection, RoundReport, Task, Update
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Engine(Protocol):
         """Let the clients of a round train, and yield what comes of it, in ascending client id."""
         ...
 
-    def commit(self, record: RoundRecord) -> None:
+    def commit(self, record: RoundReport) -> None:
         """Adopt what the clients that counted keep for themselves."""
         ...
 

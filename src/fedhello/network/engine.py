@@ -34,7 +34,7 @@ from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
 from fedhello.network.inbox import Inbox
 from fedhello.network.messages import Failure, Fields, Link, Reply, one_line
 from fedhello.network.registry import POLL, SLOWEST, Arrival, ClientInfo, ClientRegistry, taken
-from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, RoundRecord, Task, Update
+from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, RoundReport, Task, Update
 
 FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite"}
 """What a client may say went wrong, beside that it failed."""
@@ -121,7 +121,7 @@ class RemoteEngine:
     rates: dict[int, float] = field(default_factory=dict)
     personal_heads: dict[int, dict[str, Tensor]] | None = None
 
-    def commit(self, record: RoundRecord) -> None:
+    def commit(self, record: RoundReport) -> None:
         """Do nothing: there are no personal heads."""
 
     @property

@@ -21,10 +21,10 @@ from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
-from fedhello.runs.loop import RoundResult, RunStart
+from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.summary import taken_lines
 from fedhello.session import Session
-from fedhello.types import Budget, ClientReport, Reason, RoundRecord
+from fedhello.types import Budget, ClientReport, Reason, RoundReport
 
 SHOWN_ROUNDS = 20
 ABSENT: tuple[Reason, ...] = ("lost", "late")
@@ -40,7 +40,7 @@ def block_map(clients: tuple[ClientReport, ...], blocks: int) -> str:
     return " ".join(str(sum(b in c.blocks for c in clients)) for b in range(blocks))
 
 
-def said_of(record: RoundRecord) -> list[str]:
+def said_of(record: RoundReport) -> list[str]:
     """Say whose replies do not count in a round and why, what was done otherwise than asked, and whether it failed."""
     where = f"round {record.round + 1}" + (f", attempt {record.attempt + 1}" if record.attempt else "")
     absent = [
@@ -100,9 +100,9 @@ class ConsoleObserver:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
             self._live.start()
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundRecord) -> None:
         """Show one round."""
-        record = result.record
+        record = result.report
         for line in said_of(record):
             self._say(line)
         if record.failed is not None:
@@ -172,11 +172,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _taken(result: RoundResult) -> str:
+def _taken(result: RoundRecord) -> str:
     """Return α of a server that searches; else whether the model after the round is the one to hand back now."""
-    if result.record.step is not None:
-        return f"{result.record.step:g}"
-    return "–" if result.selected is None else "yes" if result.selected == result.record.round + 1 else "no"
+    if result.report.step is not None:
+        return f"{result.report.step:g}"
+    return "–" if result.selected is None else "yes" if result.selected == result.report.round + 1 else "no"
 
 
 def _result_line(summary: dict[str, Any]) -> str:

@@ -35,11 +35,11 @@ from fedhello.errors import RunFolderError
 from fedhello.model.saving import save_adapter
 from fedhello.runs.answers import Answers
 from fedhello.runs.files import append_line, sync_folder, whole_lines, write_whole, writing
-from fedhello.runs.loop import RoundResult
+from fedhello.runs.loop import RoundRecord
 from fedhello.session import Session
-from fedhello.types import Adapter, RoundRecord
+from fedhello.types import Adapter, RoundReport
 
-RECORD_KEYS = [f.name for f in fields(RoundRecord)]
+REPORT_KEYS = [f.name for f in fields(RoundReport)]
 
 ENDING = ("summary.json", "report.html", "answers.jsonl", "adapter", "heads", "models")
 """What is there of a run that has ended, the first to go where it goes on."""
@@ -132,14 +132,14 @@ class RunFolder:
             lock.flush()
             return lock
 
-    def add_round(self, result: RoundResult) -> None:
+    def add_round(self, result: RoundRecord) -> None:
         """Append a finished round, or an attempt that failed, to ``rounds.jsonl``.
 
         Raises:
             RunFolderError: If it cannot be written.
         """
         entry = asdict(result)
-        entry = entry.pop("record") | entry
+        entry = entry.pop("report") | entry
         append_line(self.path / "rounds.jsonl", json.dumps(entry))
 
     def log(self, line: str) -> None:
@@ -151,7 +151,7 @@ class RunFolder:
         with writing(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def rewind(self, lines: int) -> list[RoundResult]:
+    def rewind(self, lines: int) -> list[RoundRecord]:
         """Go back to the first lines of ``rounds.jsonl``, without what a run leaves when it ends, and return them.
 
         Raises:
@@ -290,7 +290,7 @@ def clients(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _result(line: str, where: str) -> RoundResult:
+def _result(line: str, where: str) -> RoundRecord:
     """Read a line of ``rounds.jsonl`` back.
 
     Raises:
@@ -298,8 +298,8 @@ def _result(line: str, where: str) -> RoundResult:
     """
     try:
         entry = json.loads(line)
-        record = {key: entry.pop(key) for key in RECORD_KEYS if key in entry}
-        return TypeAdapter(RoundResult).validate_python({"record": record, **entry})
+        report = {key: entry.pop(key) for key in REPORT_KEYS if key in entry}
+        return TypeAdapter(RoundRecord).validate_python({"report": report, **entry})
     except (ValueError, AttributeError, ValidationError) as error:
         raise RunFolderError(f"expected a round in {where}; {' '.join(str(error).split())[:200]}") from error
 

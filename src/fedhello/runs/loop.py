@@ -27,7 +27,7 @@ from fedhello.runs.scoring import Scorer
 from fedhello.runs.selection import first_selection, selection_after
 from fedhello.session import Session
 from fedhello.strategy import Distillation, the_global_model
-from fedhello.types import Adapter, RoundRecord, RunState
+from fedhello.types import Adapter, RoundReport, RunState
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class RunStart:
 
 
 @dataclass(frozen=True)
-class RoundResult:
+class RoundRecord:
     """One attempt at a round as it is shown and stored.
 
     Attributes:
-        record: What the algorithm did.
+        report: What the algorithm did.
         train_loss: Mean over the round's samples; None where nobody took part.
         validation: Of the global adapter after the round; for choosing. None where it was not scored.
         test: Likewise; for reporting only.
@@ -63,7 +63,7 @@ class RoundResult:
             where none is selected.
     """
 
-    record: RoundRecord
+    report: RoundReport
     train_loss: float | None
     validation: Evaluation | None
     test: Evaluation | None
@@ -86,7 +86,7 @@ def start(session: Session) -> RunStart:
     return RunStart(state, head, *evaluate_adapter(session, state.adapter))
 
 
-def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundResult]]:
+def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundRecord]]:
     """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) as often as asked.
 
     An attempt that fails is yielded like a round: nothing has changed, and the round is attempted again.
@@ -122,12 +122,12 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
         selected = None if state.selected is None else state.selected_round
         seconds = (played - begin, time.perf_counter() - played)
-        yield state, RoundResult(record, loss, validation, test, *seconds, head, selected)
+        yield state, RoundRecord(record, loss, validation, test, *seconds, head, selected)
         if record.failed is not None and state.attempt >= train.retries:
             raise _no_quorum(record)
 
 
-def _head_after(session: Session, state: RunState, record: RoundRecord) -> tuple[RunState, HeadChange | None]:
+def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple[RunState, HeadChange | None]:
     """Solve the head anew where that is due: by the round's clients on the way, by all at the end."""
     if record.failed is not None or METHODS[session.config.method.name].models is not the_global_model:
         return state, None
@@ -143,7 +143,7 @@ def _head_after(session: Session, state: RunState, record: RoundRecord) -> tuple
     return state, replace(last, bytes_up=up, bytes_down=down)
 
 
-def _no_quorum(record: RoundRecord) -> QuorumError:
+def _no_quorum(record: RoundReport) -> QuorumError:
     reasons = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
     return QuorumError(
         f"expected enough updates in round {record.round + 1}; found {record.attempt + 1} failed attempts, at the last "

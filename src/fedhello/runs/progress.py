@@ -22,7 +22,7 @@ from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, liste
 from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, clients
 from fedhello.runs.heads import HeadChange
-from fedhello.runs.loop import RoundResult, RunStart, start
+from fedhello.runs.loop import RoundRecord, RunStart, start
 from fedhello.runs.summary import versions
 from fedhello.session import Session
 from fedhello.types import RunState
@@ -50,7 +50,7 @@ class Progress:
     answers: tuple[str, ...]
     state: RunState
     heads: dict[int, dict[str, Tensor]] | None
-    results: tuple[RoundResult, ...] = ()
+    results: tuple[RoundRecord, ...] = ()
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     since: float = field(default_factory=time.perf_counter)
@@ -60,7 +60,7 @@ class Progress:
         """Wall seconds so far; what was lost with a killed process does not count."""
         return self.seconds + time.perf_counter() - self.since
 
-    def after(self, state: RunState, heads: dict[int, dict[str, Tensor]] | None, result: RoundResult) -> "Progress":
+    def after(self, state: RunState, heads: dict[int, dict[str, Tensor]] | None, result: RoundRecord) -> "Progress":
         """Return the progress after one more round."""
         return replace(self, state=state, heads=heads, results=(*self.results, result))
 

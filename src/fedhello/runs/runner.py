@@ -10,7 +10,7 @@ from fedhello.runs.answers import answer, compared
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.interrupts import Interrupts
-from fedhello.runs.loop import RoundResult, RunStart, domain_scores, rounds
+from fedhello.runs.loop import RoundRecord, RunStart, domain_scores, rounds
 from fedhello.runs.progress import Progress, begin, identity_of
 from fedhello.runs.summary import summarise
 from fedhello.runs.tracking import Tracker, check_installed
@@ -23,7 +23,7 @@ class Observer(Protocol):
     def on_start(self, session: Session, beginning: RunStart) -> None:
         """Called once before the first round of this process."""
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundRecord) -> None:
         """Called after each round."""
 
     def on_end(self, summary: dict[str, Any]) -> None:

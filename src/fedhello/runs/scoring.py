@@ -9,7 +9,7 @@ from fedhello.client.scoring import ScoreReply, ScoreRequest, mean_scores
 from fedhello.errors import EngineError
 from fedhello.session import Session
 from fedhello.strategy import AllocationContext
-from fedhello.types import Client, RoundRecord, RunState
+from fedhello.types import Client, RoundReport, RunState
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Scorer:
         budget, _ = means(AllocationContext(client, self.session.federation, state.round, excess=excess))
         return replace(client, budget=budget)
 
-    def recorded(self, record: RoundRecord) -> RoundRecord:
+    def recorded(self, record: RoundReport) -> RoundReport:
         """Return a round's record with the bytes of its scores and who is not in them, and forget both."""
         replies, self.replies = self.replies, ()
         return replace(

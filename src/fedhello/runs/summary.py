@@ -14,7 +14,7 @@ from fedhello.methods import METHODS
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.runs.heads_said import head_line
-from fedhello.runs.loop import RoundResult, RunStart
+from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
 from fedhello.strategy import the_global_model
 from fedhello.types import ClientReport, Rejection
@@ -24,7 +24,7 @@ LAST = 5
 
 
 def summarise(
-    session: Session, beginning: RunStart, attempts: Sequence[RoundResult], *, wall_seconds: float, status: str
+    session: Session, beginning: RunStart, attempts: Sequence[RoundRecord], *, wall_seconds: float, status: str
 ) -> dict[str, Any]:
     """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
 
@@ -32,10 +32,10 @@ def summarise(
     ``final`` and ``mean_last_5`` are of the test set, before, after and over the last scored rounds;
     ``best_on_validation`` is the test accuracy of the scored round that was best on the validation set.
     """
-    results = [result for result in attempts if result.record.failed is None]
-    reports = [report for result in results for report in result.record.clients]
-    sent: list[ClientReport | Rejection] = [report for attempt in attempts for report in attempt.record.clients]
-    sent += [rejection for attempt in attempts for rejection in attempt.record.rejections]
+    results = [result for result in attempts if result.report.failed is None]
+    reports = [report for result in results for report in result.report.clients]
+    sent: list[ClientReport | Rejection] = [report for attempt in attempts for report in attempt.report.clients]
+    sent += [rejection for attempt in attempts for rejection in attempt.report.rejections]
     heads = [head for head in (beginning.head, *(attempt.head for attempt in attempts)) if head is not None]
     train_seconds = sum(report.metrics["seconds"] for report in reports)
     samples = sum(int(report.metrics["samples"]) for report in reports)
@@ -56,14 +56,14 @@ def summarise(
         "mean_last_5": sum(accuracies[-LAST:]) / len(accuracies[-LAST:]) if accuracies else None,
         "best_on_validation": None if best is None else best[2].accuracy,
         "best_round": None if best is None else best[0],
-        "bytes_up": sum(one.bytes_up for one in (*heads, *sent)) + sum(a.record.score_bytes_up for a in attempts),
-        "bytes_down": sum(one.bytes_down for one in (*heads, *sent)) + sum(a.record.score_bytes_down for a in attempts),
+        "bytes_up": sum(one.bytes_up for one in (*heads, *sent)) + sum(a.report.score_bytes_up for a in attempts),
+        "bytes_down": sum(one.bytes_down for one in (*heads, *sent)) + sum(a.report.score_bytes_down for a in attempts),
         "head": {"policy": session.config.model.head, "changes": [asdict(head) for head in heads]},
         "search": (search := _search(results)),
         "selection": (selection := _selection(results)),
-        "rejections": Counter(rejection.reason for result in attempts for rejection in result.record.rejections),
+        "rejections": Counter(rejection.reason for result in attempts for rejection in result.report.rejections),
         "failed_attempts": len(attempts) - len(results),
-        "flags": list(dict.fromkeys(flag for result in results for flag in result.record.flags)),
+        "flags": list(dict.fromkeys(flag for result in results for flag in result.report.flags)),
         "wall_seconds": wall_seconds,
         "train_seconds": train_seconds,
         "evaluation_seconds": sum(result.evaluation_seconds for result in results),
@@ -84,9 +84,9 @@ def summarise(
     }
 
 
-def _search(results: Sequence[RoundResult]) -> dict[str, int] | None:
+def _search(results: Sequence[RoundRecord]) -> dict[str, int] | None:
     """Count the rounds in which a server that searches took a step, and the bytes sent in vain in the others."""
-    records = [result.record for result in results if result.record.step is not None and result.record.clients]
+    records = [result.report for result in results if result.report.step is not None and result.report.clients]
     if not records:
         return None
     vain = sum(report.bytes_up for record in records if not record.step for report in record.clients)
@@ -114,7 +114,7 @@ def _search_line(search: Mapping[str, int]) -> str:
     )
 
 
-def _selection(results: Sequence[RoundResult]) -> dict[str, int] | None:
+def _selection(results: Sequence[RoundRecord]) -> dict[str, int] | None:
     """Return after how many rounds, of how many, the model was there that the run hands back; 0 is the start."""
     if not results or results[-1].selected is None:
         return None
@@ -133,24 +133,24 @@ def _selection_line(selection: Mapping[str, int]) -> str:
     )
 
 
-def _head_lines(session: Session, beginning: RunStart, results: Sequence[RoundResult]) -> list[str]:
+def _head_lines(session: Session, beginning: RunStart, results: Sequence[RoundRecord]) -> list[str]:
     """Say how the first head and the last one came about."""
-    changes = [(beginning.head, 0), *((result.head, result.record.round + 1) for result in results)]
+    changes = [(beginning.head, 0), *((result.head, result.report.round + 1) for result in results)]
     found = [head_line(head, session.config.model, rounds) for head, rounds in changes if head is not None]
     return [*found[:1], *found[1:][-1:]]
 
 
-def _scored(session: Session, results: Sequence[RoundResult]) -> list[tuple[int, Evaluation, Evaluation]]:
+def _scored(session: Session, results: Sequence[RoundRecord]) -> list[tuple[int, Evaluation, Evaluation]]:
     """Return t and the scores on validation and test set of the rounds that are scored.
 
     A round that was scored as the last one, before rounds were added to the run, is none of them.
     """
     return [
-        (result.record.round, result.validation, result.test)
+        (result.report.round, result.validation, result.test)
         for result in results
         if result.validation is not None
         and result.test is not None
-        and session.config.train.scored_after(result.record.round + 1)
+        and session.config.train.scored_after(result.report.round + 1)
     ]
 
 
@@ -168,9 +168,9 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
-def _tier_summary(session: Session, results: Sequence[RoundResult], tier: int) -> dict[str, Any]:
+def _tier_summary(session: Session, results: Sequence[RoundRecord], tier: int) -> dict[str, Any]:
     """Put what one tier did into numbers; the peaks are the largest seen, the rest means per client and round."""
-    reports = [report for result in results for report in result.record.clients if report.tier == tier]
+    reports = [report for result in results for report in result.report.clients if report.tier == tier]
 
     def mean(values: Sequence[float]) -> float | None:
         return sum(values) / len(values) if values else None
@@ -184,9 +184,9 @@ def _tier_summary(session: Session, results: Sequence[RoundResult], tier: int) -
     return {
         "budget": {k: v for k, v in asdict(session.federation.tiers[tier]).items() if v is not None},
         "over_budget": sum(
-            report.tier == tier and report.client in result.record.over_budget
+            report.tier == tier and report.client in result.report.over_budget
             for result in results
-            for report in result.record.clients
+            for report in result.report.clients
         ),
         "clients": session.tier_of.count(tier),
         "participations": len(reports),

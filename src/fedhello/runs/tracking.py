@@ -19,7 +19,7 @@ from typing import Any
 from fedhello.config.diff import flatten
 from fedhello.config.schema import Config
 from fedhello.errors import MissingExtraError
-from fedhello.runs.loop import RoundResult, RunStart
+from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
 
 PER_BLOCK = ("contributors", "scores")
@@ -171,14 +171,14 @@ def headline(summary: Mapping[str, Any]) -> dict[str, float]:
     return numbers({"summary": whole})
 
 
-def round_metrics(result: RoundResult) -> dict[str, float]:
+def round_metrics(result: RoundRecord) -> dict[str, float]:
     """Return a round, as ``rounds.jsonl`` holds it, as numbers by name.
 
     What the clients measured becomes its mean and its largest value over the clients that took part; their bytes and
     samples are added up.
     """
     entry = asdict(result)
-    entry = entry.pop("record") | entry
+    entry = entry.pop("report") | entry
     del entry["round"]
     clients = entry.pop("clients")
     totals = {name: sum(client[name] for client in clients) for name in ("bytes_up", "bytes_down", "samples")}
@@ -235,10 +235,10 @@ class Tracker:
         scores = {"validation": asdict(beginning.validation), "test": asdict(beginning.test)}
         self._record(beginning.state.round, numbers(scores))
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundRecord) -> None:
         """Record a round; an attempt that failed is none."""
-        if self._sinks and result.record.failed is None:
-            self._record(result.record.round + 1, round_metrics(result))
+        if self._sinks and result.report.failed is None:
+            self._record(result.report.round + 1, round_metrics(result))
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Record the summary and close the sinks."""
