@@ -130,11 +130,11 @@ class Watching:
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def on_start(self, session: Any, beginning: Any) -> None:
+    def on_start(self, session: Any, start: Any) -> None:
         """Note it."""
         self.times.append(time.perf_counter())
 
-    def on_round(self, result: Any) -> None:
+    def on_round(self, state: Any, record: Any) -> None:
         """Note nothing."""
 
     def on_end(self, summary: dict[str, Any]) -> None:

@@ -1,1 +1,111 @@
-"""fedhello: fine-tune one foundation model across clients with unequal memory, compute and network."""
+"""fedhello: fine-tune one foundation model across clients with unequal memory, compute and network.
+
+    import fedhello as fh
+
+    result = fh.run("my.yaml", {"train.rounds": 5}, callbacks=[fh.EarlyStopping(patience=3)])
+    result.summary.final, result.rounds.to_pandas()
+    result.predict(["a text"], probabilities=True)
+
+These are the public names; everything else is private and may change. What they need is imported when they are used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedhello.api import compare as compare
+    from fedhello.api import load_config as load_config
+    from fedhello.api import load_run as load_run
+    from fedhello.api import plan as plan
+    from fedhello.api import prepare as prepare
+    from fedhello.api import resume as resume
+    from fedhello.api import rounds as rounds
+    from fedhello.api import run as run
+    from fedhello.api import save as save
+    from fedhello.config.schema import Config as Config
+    from fedhello.errors import CallbackError as CallbackError
+    from fedhello.errors import ClientsError as ClientsError
+    from fedhello.errors import ConfigError as ConfigError
+    from fedhello.errors import DataError as DataError
+    from fedhello.errors import EngineError as EngineError
+    from fedhello.errors import FedhelloError as FedhelloError
+    from fedhello.errors import MissingExtraError as MissingExtraError
+    from fedhello.errors import ModelError as ModelError
+    from fedhello.errors import OutOfReachError as OutOfReachError
+    from fedhello.errors import QuorumError as QuorumError
+    from fedhello.errors import RunFolderError as RunFolderError
+    from fedhello.errors import UpdateError as UpdateError
+    from fedhello.methods import METHODS as METHODS
+    from fedhello.methods import Method as Method
+    from fedhello.model.evaluation import Evaluation as Evaluation
+    from fedhello.plugins import register_method as register_method
+    from fedhello.report.plan import Plan as Plan
+    from fedhello.results.comparison import Comparison as Comparison
+    from fedhello.results.run import Prediction as Prediction
+    from fedhello.results.run import Rounds as Rounds
+    from fedhello.results.run import TrainedRun as TrainedRun
+    from fedhello.runs.callbacks import Callback as Callback
+    from fedhello.runs.callbacks import EarlyStopping as EarlyStopping
+    from fedhello.runs.console import Progress as Progress
+    from fedhello.runs.loop import RoundRecord as RoundRecord
+    from fedhello.runs.loop import RunStart as RunStart
+    from fedhello.runs.recorders import CsvFile as CsvFile
+    from fedhello.runs.recorders import JsonLinesFile as JsonLinesFile
+    from fedhello.runs.recorders import MLflow as MLflow
+    from fedhello.runs.recorders import TensorBoard as TensorBoard
+    from fedhello.runs.recorders import WandB as WandB
+    from fedhello.runs.summary import Summary as Summary
+    from fedhello.session import Session as Session
+    from fedhello.strategy import AggregationContext as AggregationContext
+    from fedhello.strategy import AggregationResult as AggregationResult
+    from fedhello.strategy import AllocationContext as AllocationContext
+    from fedhello.types import Adapter as Adapter
+    from fedhello.types import Allocation as Allocation
+    from fedhello.types import Budget as Budget
+    from fedhello.types import Client as Client
+    from fedhello.types import ClientReport as ClientReport
+    from fedhello.types import Federation as Federation
+    from fedhello.types import Rejection as Rejection
+    from fedhello.types import RoundReport as RoundReport
+    from fedhello.types import RunState as RunState
+    from fedhello.types import Task as Task
+    from fedhello.types import Update as Update
+
+_WHERE = {
+    "fedhello.api": "compare load_config load_run plan prepare resume rounds run save",
+    "fedhello.config.schema": "Config",
+    "fedhello.errors": "CallbackError ClientsError ConfigError DataError EngineError FedhelloError "
+    "MissingExtraError ModelError OutOfReachError QuorumError RunFolderError UpdateError",
+    "fedhello.methods": "METHODS Method",
+    "fedhello.model.evaluation": "Evaluation",
+    "fedhello.plugins": "register_method",
+    "fedhello.report.plan": "Plan",
+    "fedhello.results.comparison": "Comparison",
+    "fedhello.results.run": "Prediction Rounds TrainedRun",
+    "fedhello.runs.callbacks": "Callback EarlyStopping",
+    "fedhello.runs.console": "Progress",
+    "fedhello.runs.loop": "RoundRecord RunStart",
+    "fedhello.runs.recorders": "CsvFile JsonLinesFile MLflow TensorBoard WandB",
+    "fedhello.runs.summary": "Summary",
+    "fedhello.session": "Session",
+    "fedhello.strategy": "AggregationContext AggregationResult AllocationContext",
+    "fedhello.types": "Adapter Allocation Budget Client ClientReport "
+    "Federation Rejection RoundReport RunState Task Update",
+}
+_MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'fedhello' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

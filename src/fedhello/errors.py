@@ -82,3 +82,9 @@ class ClientsError(FedhelloError):
     """Too few clients have joined in time."""
 
     exit_code = 11
+
+
+class CallbackError(FedhelloError):
+    """A callback raised something; the run has ended in order, and can go on."""
+
+    exit_code = 12

@@ -166,11 +166,11 @@ def test_a_run_that_fails_is_named_and_the_others_stay(copied, call, monkeypatch
 
 
 def test_an_interrupted_run_ends_the_comparison_with_130(copied, call, monkeypatch):
-    def interrupted(session, folder, observers):
+    def interrupted(session, folder, callbacks):
         folder.begin(session)
         return {"status": "interrupted", "rounds": 0}
 
-    monkeypatch.setattr(compare, "play", interrupted)
+    monkeypatch.setattr(compare, "run_session", interrupted)
     (copied / "cmp" / "runs" / RUNS[1] / "summary.json").unlink()
     code, out, _ = call(copied, *ASKED)
     assert code == INTERRUPTED

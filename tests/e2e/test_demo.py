@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from fedhello.config.load import load_config
 from fedhello.model.pooling import PooledClassifier
 from fedhello.model.sources import EMBEDDED_MODELS, resolve
+from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.runner import run_session
 from fedhello.setup import prepare as sessions
@@ -217,12 +218,9 @@ def test_a_session_can_be_played_again(demo, tmp_path):
 def test_an_interrupted_run_keeps_its_finished_rounds(demo, tmp_path):
     session, _, _ = demo
 
-    class Impatient:
-        def on_start(self, session, beginning): ...
-        def on_end(self, summary): ...
-
-        def on_round(self, result):
-            if result.report.round == 1:
+    class Impatient(Callback):
+        def on_round(self, state, record):
+            if record.report.round == 1:
                 raise KeyboardInterrupt
 
     folder = RunFolder(tmp_path / "interrupted")
@@ -245,10 +243,7 @@ def test_a_round_that_fails_keeps_the_rounds_before_it(demo, tmp_path, monkeypat
     monkeypatch.setattr(session.engine, "train", train)
     ended = []
 
-    class Watching:
-        def on_start(self, session, beginning): ...
-        def on_round(self, result): ...
-
+    class Watching(Callback):
         def on_end(self, summary):
             ended.append(summary["status"])
 

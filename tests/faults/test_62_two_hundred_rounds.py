@@ -7,20 +7,18 @@ import psutil
 import pytest
 
 from fedhello.config.load import load_config
+from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.runner import run_session
 from fedhello.setup.prepare import prepare
 
 
-class Watching:
+class Watching(Callback):
     def __init__(self):
         self.process = psutil.Process()
         self.memory, self.files = [], []
 
-    def on_start(self, session, beginning): ...
-    def on_end(self, summary): ...
-
-    def on_round(self, result):
+    def on_round(self, state, record):
         self.memory.append(self.process.memory_info().rss)
         self.files.append(self.process.num_fds())
 

@@ -20,6 +20,7 @@ from fedhello.config.schema import RunConfig
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.model.evaluation import Evaluation
 from fedhello.runs import tracking
+from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.progress import Progress
@@ -570,13 +571,10 @@ def test_a_run_that_fails_is_still_closed_in_the_sinks(sinks, run):
 
 
 def test_sinks_open_before_the_display_and_close_after_it(sinks, run):
-    class Display:
-        def on_start(self, session, beginning):
+    class Display(Callback):
+        def on_start(self, session, start):
             sinks.got.append(("display", "start"))
             assert session.notes[-1].startswith("tracking with wandb")
-
-        def on_round(self, result):
-            pass
 
         def on_end(self, summary):
             sinks.got.append(("display", "end"))

@@ -37,7 +37,8 @@ def server(
     from fedhello.network.local_clients import demonstration, local_clients
     from fedhello.network.server import serve, served
     from fedhello.network.superlink import ServerOptions
-    from fedhello.runs.console import ConsoleObserver
+    from fedhello.results.run import TrainedRun
+    from fedhello.runs.console import Progress
 
     _check_flower()
     _end_in_order()
@@ -50,11 +51,11 @@ def server(
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def watching(folder: Any) -> list[Any]:
-        return [ConsoleObserver(console, folder, config.train.rounds, quiet=hidden)]
+        return [Progress(console, folder, quiet=hidden)]
 
     with local_clients(config, local or 0, say) as start:
-        folder, summary = serve(config, options, watching, say, start)
-    say_result(folder, summary, as_json, quiet, "the same command")
+        folder, _ = serve(config, options, watching, say, start)
+    say_result(TrainedRun(folder.path), as_json, quiet, "the same command")
 
 
 def client(

@@ -29,26 +29,18 @@ def console_for(as_json: bool, quiet: bool) -> tuple[Console, bool]:
     return Console(stderr=as_json), quiet or as_json
 
 
-def play_and_say(session: Any, folder: Any, as_json: bool, quiet: bool, resumed: Any = None) -> None:
-    """Play a session, draw its report and print what was asked for."""
-    from fedhello.runs.console import ConsoleObserver
-    from fedhello.runs.runner import run_session
-
-    console, hidden = console_for(as_json, quiet)
-    observer = ConsoleObserver(console, folder, session.config.train.rounds, quiet=hidden)
-    summary = run_session(session, folder, [observer], resumed)
-    say_result(folder, summary, as_json, quiet, f"fedhello resume {folder.path}")
-
-
-def say_result(folder: Any, summary: Any, as_json: bool, quiet: bool, go_on: str) -> None:
+def say_result(run: Any, as_json: bool, quiet: bool, go_on: str) -> None:
     """Draw a run's report and print what was asked for."""
+    from fedhello.runs.folder import RunFolder
+
     console, hidden = console_for(as_json, quiet)
-    drawn = _draw_report(folder) if summary["rounds"] else None
+    folder, summary = RunFolder(run.path), run.summary
+    drawn = _draw_report(folder) if summary.rounds else None
     if drawn is not None and not hidden:
         console.print(f"report: {drawn}", highlight=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(summary))
-    if summary["status"] == "interrupted":
+        print(json.dumps(folder.summary()))
+    if summary.status == "interrupted":
         if hidden:  # else it has been said
             print(f"interrupted; go on with: {go_on}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
@@ -66,12 +58,14 @@ def _draw_report(folder: Any) -> Path | None:
     return drawn
 
 
-def say_finished(folder: Any, console: Console, as_json: bool, hidden: bool) -> None:
+def say_finished(run: Any, console: Console, as_json: bool, hidden: bool) -> None:
     """Say that a run has nothing to go on with."""
+    from fedhello.runs.folder import RunFolder
+
     if as_json:
-        print(json.dumps(folder.summary()))
+        print(json.dumps(RunFolder(run.path).summary()))
     if not hidden:
-        console.print(f"{folder.path} has finished all its rounds; there is nothing to go on with", highlight=False)
+        console.print(f"{run.path} has finished all its rounds; there is nothing to go on with", highlight=False)
 
 
 def say_on_stderr(line: str) -> None:

@@ -12,11 +12,11 @@ from fedhello.cli.output import (
     console_for,
     file_and_overrides,
     plan_of,
-    play_and_say,
     present,
     refuse,
     say_finished,
     say_plan,
+    say_result,
     try_out,
 )
 from fedhello.errors import (
@@ -31,23 +31,17 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train and write nothing.")] = False,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
-    from fedhello.runs.folder import check_free, choose
-    from fedhello.runs.tracking import check_installed
-    from fedhello.setup.prepare import prepare
+    from fedhello import api
 
-    config = config_of(words)
-    if config.run.engine == "flower":
-        raise ConfigError("expected run.engine: local; clients on other machines are reached by fedhello server CONFIG")
-    folder = choose(config)
-    check_free(folder)
-    check_installed(config.run.track)
+    config = api.load_config(*file_and_overrides(words))
     console, hidden = console_for(as_json, quiet)
-    if not hidden:
-        console.print("loading the model, the data and the clients …", highlight=False)
     if dry_run:
+        api.checked_folder(config)
+        api.say_loading(None if hidden else console)
         try_out(config, as_json)
         return
-    play_and_say(prepare(config), folder, as_json, quiet)
+    said = api.run(config, console=None if hidden else console)
+    say_result(said, as_json, quiet, f"fedhello resume {said.path}")
 
 
 def resume(
@@ -60,28 +54,14 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was interrupted, failed or killed, from its last checkpoint."""
-    from fedhello.runs.folder import RunFolder
-    from fedhello.runs.progress import is_finished, restore_progress, resumed_config, store_config
-    from fedhello.runs.runner import warn
-    from fedhello.runs.tracking import check_installed
-    from fedhello.setup.prepare import prepare
+    from fedhello import api
 
-    folder = RunFolder(run)
-    config = resumed_config(folder, overrides or ())
-    if config.run.engine == "flower":
-        raise ConfigError(f"expected a run on this machine; go on with this one by fedhello server {run}/config.yaml")
-    check_installed(config.run.track)
     console, hidden = console_for(as_json, quiet)
-    with folder.locked():
-        if is_finished(folder, config):
-            say_finished(folder, console, as_json, hidden)
-            return
-        if not hidden:
-            console.print("loading the model, the data and the clients …", highlight=False)
-        session = prepare(config)
-        resumed = restore_progress(session, folder, lambda line: warn(folder, line))
-        store_config(folder, config)
-        play_and_say(session, folder, as_json, quiet, resumed)
+    said, nothing_left = api.resumed(run, overrides or (), console=None if hidden else console)
+    if nothing_left:
+        say_finished(said, console, as_json, hidden)
+    else:
+        say_result(said, as_json, quiet, f"fedhello resume {run}")
 
 
 def init(
@@ -151,34 +131,26 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Run several methods with several seeds and put them side by side; go on where that stopped."""
+    from fedhello import api
     from fedhello.comparison import tuning
-    from fedhello.comparison.asked import asked_methods, asked_seeds
-    from fedhello.comparison.baselines import with_baselines
-    from fedhello.comparison.contest import Contest
-    from fedhello.comparison.runs import load_shared
-    from fedhello.report.page import check_out
-    from fedhello.results import comparison as results
-    from fedhello.results.finished import read_run
-    from fedhello.runs.tracking import check_installed
+    from fedhello.comparison.asked import asked_seeds
 
-    config = load_shared(*file_and_overrides(words))
-    folder = out or Path(config.run.out) / "comparison"
-    asked, seed_list = asked_methods(methods), asked_seeds(seeds)
     refuse({"--rates"} if rates is not None and not tune else set(), "for --tune")
-    grid = tuning.asked_rates(rates or tuning.RATES) if tune else []
-    results.check_target(target)
-    everyone, notes = (asked, []) if no_baselines else with_baselines(config, asked)
-    label = results.chosen_reference(reference or asked[0].label, [method.label for method in everyone])
-    check_installed(config.run.track)
-    check_out(folder)
-    contest = Contest(config, everyone, seed_list, folder, grid)
-    notes += contest.check()
+    file, overrides = file_and_overrides(words)
     console, hidden = Console(stderr=as_json), quiet or as_json
-    for note in () if hidden else notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    made = contest.make(console, hidden)
-    if made is None:
+    found = api.compare(
+        file,
+        methods,
+        asked_seeds(seeds),
+        overrides=overrides,
+        out=out,
+        rates=tuning.asked_rates(rates or tuning.RATES) if tune else None,
+        baselines=not no_baselines,
+        reference=reference,
+        target=target,
+        console=None if hidden else console,
+    )
+    if found is None:
         raise typer.Exit(INTERRUPTED)
-    runs = [read_run(run.folder) for run in made[0]]
-    found = results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
-    present(found, folder, as_json, quiet, said=notes)
+    folder = out or api.comparison_folder(api.shared_config(file, overrides))
+    present(found, folder, as_json, quiet, said=found.said)

@@ -10,6 +10,7 @@ from fedhello.config.messages import sentence
 from fedhello.errors import ConfigError
 from fedhello.formatting import nearest
 from fedhello.methods import METHODS
+from fedhello.plugins import find_method
 from fedhello.results.comparison import label_of
 
 
@@ -63,6 +64,9 @@ def _listed(text: str, option: str, example: str) -> list[str]:
 
 def _asked_method(words: str) -> AskedMethod:
     name, *given = words.split(":")
+    if name not in METHODS and given and "=" not in given[0]:  # package.module:attribute, and its options
+        name = f"{name}:{given.pop(0)}"
+    find_method(name)
     if name not in METHODS:
         raise ConfigError(
             f"expected --methods to name some of {', '.join(METHODS)}; found {name!r}" + nearest(name, METHODS)

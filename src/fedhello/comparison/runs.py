@@ -22,13 +22,15 @@ from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFo
 from fedhello.methods import METHODS
 from fedhello.report.page import write_report
 from fedhello.results.comparison import RUNS
-from fedhello.runs.console import ConsoleObserver
+from fedhello.runs.callbacks import Callback
+from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.runner import run_session
 from fedhello.session import Session
 from fedhello.setup.model import load_model
 from fedhello.setup.prepare import prepare
+from fedhello.types import RunState
 
 Kind = Literal["blocks", "rank"]
 """In what a tier may state a count."""
@@ -320,8 +322,8 @@ def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict
             if run.before == "unfinished":
                 with run.folder.locked():  # somebody else may be about to finish it
                     _remove(run.folder.path)
-            log = ConsoleObserver(console, run.folder, run.config.train.rounds, quiet=True)
-            summary = run_session(session, run.folder, [log, _Progress(status, place)])
+            log = Progress(console, run.folder, quiet=True)
+            summary = run_session(session, run.folder, [log, _Status(status, place)])
         except FedhelloError as error:
             raise type(error)(f"{run.title}: {error}") from error
         if summary["rounds"]:
@@ -343,7 +345,7 @@ def _remove(folder: Path) -> None:
         raise RunFolderError(f"expected to remove the unfinished run {folder}; {error.strerror or error}") from error
 
 
-class _Progress:
+class _Status(Callback):
     """Shows on a terminal which round a run is in."""
 
     def __init__(self, status: Status | None, place: str) -> None:
@@ -351,15 +353,15 @@ class _Progress:
         self._place = place
         self._rounds = 0
 
-    def on_start(self, session: Session, beginning: RunStart) -> None:
+    def on_start(self, session: Session, start: RunStart) -> None:
         """Remember how many rounds there will be."""
         self._rounds = session.config.train.rounds
 
-    def on_round(self, result: RoundRecord) -> None:
+    def on_round(self, state: RunState, record: RoundRecord) -> None:
         """Show the round."""
         if self._status is not None:
-            scored = "" if result.test is None else f", test {result.test.accuracy:.3f}"
-            self._status.update(f"{self._place}: round {result.report.round + 1} of {self._rounds}{scored}")
+            scored = "" if record.test is None else f", test {record.test.accuracy:.3f}"
+            self._status.update(f"{self._place}: round {record.report.round + 1} of {self._rounds}{scored}")
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Say nothing; the line of the finished run follows."""

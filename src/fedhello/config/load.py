@@ -17,6 +17,7 @@ from fedhello.config.text import YamlDumper, read_file, set_key
 from fedhello.errors import ConfigError
 from fedhello.formatting import nearest
 from fedhello.methods import METHODS
+from fedhello.plugins import find_method
 
 IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
@@ -38,6 +39,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     raw = {} if path is None else read_file(path)
     for override in overrides:
         set_key(raw, override)
+    _find_method(raw)
     return parse_config(raw)
 
 
@@ -55,7 +57,16 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raw.setdefault(section, {}).setdefault(key, value)
     for override in overrides:
         set_key(raw, override)
+    _find_method(raw)
     return parse_config(raw)
+
+
+def _find_method(raw: Mapping[str, Any]) -> None:
+    """Import the method that a configuration of this machine names, where it is not one of fedhello's own."""
+    method = raw.get("method")
+    name = method.get("name") if isinstance(method, Mapping) else None
+    if isinstance(name, str):
+        find_method(name)
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:

@@ -30,9 +30,10 @@ from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
 from fedhello.network.registry import ClientInfo, ClientRegistry
 from fedhello.network.superlink import ServerOptions, check_port, superlink
+from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress, store_config
-from fedhello.runs.runner import Observer, run_session, warn
+from fedhello.runs.runner import run_session, warn
 from fedhello.session import Session
 from fedhello.setup.clients import federation_of
 from fedhello.setup.encoding import longest_answer
@@ -78,7 +79,7 @@ def _has_finished(folder: RunFolder) -> bool:
 def serve(
     config: Config,
     options: ServerOptions,
-    observers: Callable[[RunFolder], Sequence[Observer]],
+    callbacks: Callable[[RunFolder], Sequence[Callback]],
     say: Say,
     ready: Callable[[ServerOptions], None] = lambda options: None,
 ) -> tuple[RunFolder, dict[str, Any]]:
@@ -87,7 +88,7 @@ def serve(
     Args:
         config: As ``served`` returns it.
         options: How clients reach the server.
-        observers: Make those who watch.
+        callbacks: Make those who watch.
         say: Told of everything that a user should hear of.
         ready: Called once clients can connect.
 
@@ -114,7 +115,7 @@ def serve(
         with opened(options.address, secret) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
-            return folder, play_over(link, loaded, folder, observers(folder), say)
+            return folder, play_over(link, loaded, folder, callbacks(folder), say)
 
 
 def _check_folder(folder: RunFolder) -> None:
@@ -135,7 +136,7 @@ def serve_on(link: Link, file: Path) -> None:
     play_over(link, load(config), folder, [], print)
 
 
-def play_over(link: Link, loaded: Loaded, folder: RunFolder, observers: Sequence[Observer], say: Say) -> dict[str, Any]:
+def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence[Callback], say: Say) -> dict[str, Any]:
     """Wait for the clients, play the run, or what is left of it, and say goodbye once it has finished.
 
     Raises:
@@ -152,11 +153,11 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, observers: Sequence
             resumed = restore_progress(session, folder, lambda line: warn(folder, line))
             store_config(folder, session.config)
             engine.note = lambda line: warn(folder, line)
-            summary = run_session(session, folder, observers, resumed)
+            summary = run_session(session, folder, callbacks, resumed)
     else:
         engine.note = say
-        summary = run_session(session, folder, observers)
-    if summary["status"] == "finished":  # any other run may go on, and is to find its clients waiting
+        summary = run_session(session, folder, callbacks)
+    if summary["status"] in ("finished", "stopped"):  # any other run may go on, and is to find its clients waiting
         engine.goodbye("finished")
     return summary
 

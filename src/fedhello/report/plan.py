@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
 from typing import Any
 
 from rich.console import Console
@@ -58,6 +59,23 @@ def describe(session: Session) -> dict[str, Any]:
         "head": statistics_costs(session),
         "notes": list(session.notes),
     }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do; ``str`` is the table for people.
+
+    Attributes:
+        described: The same as JSON-ready values; see ``describe``.
+    """
+
+    described: dict[str, Any]
+
+    def __str__(self) -> str:
+        """Return the table."""
+        console = Console(width=160, file=StringIO(), no_color=True)
+        show(self.described, console)
+        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def show(plan: dict[str, Any], console: Console) -> None:

@@ -49,6 +49,7 @@ class Comparison:
         target_is_start: Whether it is what the best method begins with, since the share of what it ends with is less.
         notes: What a reader should know.
         tuning: How the learning rates were chosen, see ``fedhello.comparison.tuning``; None where all share one.
+        said: Those of the notes that were known before anything ran.
     """
 
     runs: Mapping[str, Sequence[FinishedRun]]
@@ -58,6 +59,7 @@ class Comparison:
     target_is_start: bool
     notes: tuple[str, ...]
     tuning: Mapping[str, Any] | None = None
+    said: tuple[str, ...] = ()
 
 
 def is_comparison(path: Path) -> bool:
@@ -144,7 +146,7 @@ def compare(
     check_target(target)
     found, is_start = (target, False) if target is not None else _target(grouped)
     warnings = [*_warnings(grouped, _method_keys(tuning)), *_edge_notes(tuning)]
-    return Comparison(grouped, chosen, found, target is not None, is_start, (*notes, *warnings), tuning)
+    return Comparison(grouped, chosen, found, target is not None, is_start, (*notes, *warnings), tuning, tuple(notes))
 
 
 def _target(runs: Mapping[str, Sequence[FinishedRun]]) -> tuple[float, bool]:

@@ -18,7 +18,12 @@ from fedhello.setup.encoding import cut_prompts, encode
 
 
 def infer(
-    config: Config, labels: Sequence[str], model: LoraModel, inputs: Sequence[str], seconds: Sequence[str] = ()
+    config: Config,
+    labels: Sequence[str],
+    model: LoraModel,
+    inputs: Sequence[str],
+    seconds: Sequence[str] = (),
+    probabilities: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return what the model makes of each input, ``label`` and ``probability`` or ``answer``, and notes on the inputs.
 
@@ -28,6 +33,7 @@ def infer(
         model: With the adapter.
         inputs: Texts, prompts, or paths of images.
         seconds: The second texts, for a model of text pairs.
+        probabilities: Whether those of all classes are wanted too.
 
     Raises:
         ConfigError: If second texts are missing, or there are any where none are expected.
@@ -43,10 +49,13 @@ def infer(
     data = DataSet(_as(kind, inputs, seconds), np.zeros(len(inputs), dtype=int), tuple(labels), kind)
     samples, notes = encode(config, data, model)
     p = logits(model, samples).softmax(dim=1)
-    found = [
+    found: list[dict[str, Any]] = [
         {"input": text, "label": labels[int(row.argmax())], "probability": float(row.max())}
         for text, row in zip(inputs, p, strict=True)
     ]
+    if probabilities:
+        for one, row in zip(found, p.tolist(), strict=True):
+            one["probabilities"] = dict(zip(labels, row, strict=True))
     return found, notes
 
 

@@ -7,11 +7,11 @@ from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fedhello.config.schema import ModelConfig
@@ -19,12 +19,13 @@ from fedhello.formatting import budget_words, human_bytes, tier_words
 from fedhello.model.loading import AUTO_CLASSES
 from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import CAUSAL_LM
+from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.summary import taken_lines
 from fedhello.session import Session
-from fedhello.types import Budget, ClientReport, Reason, RoundReport
+from fedhello.types import Budget, ClientReport, Reason, RoundReport, RunState
 
 SHOWN_ROUNDS = 20
 ABSENT: tuple[Reason, ...] = ("lost", "late")
@@ -52,18 +53,24 @@ def said_of(record: RoundReport) -> list[str]:
     return lines if record.failed is None else [*lines, f"{where} failed, and nothing has changed: {record.failed}"]
 
 
-class ConsoleObserver:
-    """Shows progress and logs it; data for programs never goes through here."""
+class Progress(Callback):
+    """Shows progress, and logs it into a run's folder; data for programs never goes through here.
 
-    def __init__(self, console: Console, folder: RunFolder, total: int, quiet: bool) -> None:
-        self._console = console
+    Args:
+        console: Where to; None takes standard output.
+        folder: Whose log is written; None writes none.
+        quiet: Whether nothing is shown, so that it only logs.
+    """
+
+    def __init__(self, console: Console | None = None, folder: RunFolder | None = None, quiet: bool = False) -> None:
+        self._console = console or Console()
         self._folder = folder
         self._quiet = quiet
         self._blocks = 0
         self._remote = False
         self._model = ModelConfig()
         self._table = self._new_table()
-        self._progress = Progress(
+        self._progress = Bar(
             TextColumn("round"),
             MofNCompleteColumn(),
             BarColumn(),
@@ -72,12 +79,13 @@ class ConsoleObserver:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._progress.add_task("rounds", total=total)
+        self._task = self._progress.add_task("rounds", total=None)
         self._live: Live | None = None
 
-    def on_start(self, session: Session, beginning: RunStart) -> None:
+    def on_start(self, session: Session, start: RunStart) -> None:
         """Say what is about to run."""
         federation, config = session.federation, session.config
+        self._progress.update(self._task, total=config.train.rounds)
         self._blocks = federation.blocks
         self._remote = config.run.engine == "flower"
         self._model = config.model
@@ -88,40 +96,38 @@ class ConsoleObserver:
         )
         for note in session.notes:
             self._say(f"note: {note}")
-        if beginning.head is not None:
-            self._say(head_line(beginning.head, config.model))
-        self._say(
-            f"before training: test {beginning.test.accuracy:.3f}, validation {beginning.validation.accuracy:.3f}"
-        )
-        if beginning.state.round:
-            self._say(f"going on after round {beginning.state.round} of {config.train.rounds}")
-            self._progress.update(self._task, completed=beginning.state.round)
+        if start.head is not None:
+            self._say(head_line(start.head, config.model))
+        self._say(f"before training: test {start.test.accuracy:.3f}, validation {start.validation.accuracy:.3f}")
+        if start.state.round:
+            self._say(f"going on after round {start.state.round} of {config.train.rounds}")
+            self._progress.update(self._task, completed=start.state.round)
         if not self._quiet and self._console.is_terminal:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
             self._live.start()
 
-    def on_round(self, result: RoundRecord) -> None:
+    def on_round(self, state: RunState, record: RoundRecord) -> None:
         """Show one round."""
-        record = result.report
-        for line in said_of(record):
+        report = record.report
+        for line in said_of(report):
             self._say(line)
-        if record.failed is not None:
+        if report.failed is not None:
             return
-        if result.head is not None:
-            self._say(head_line(result.head, self._model, record.round + 1))
+        if record.head is not None:
+            self._say(head_line(record.head, self._model, report.round + 1))
         cells = (
-            str(record.round + 1) + (" Γ" if record.scored else ""),
-            _number(None if result.test is None else result.test.accuracy),
-            _number(None if result.validation is None else result.validation.accuracy),
-            _number(result.train_loss),
-            _taken(result),
-            block_map(record.clients, self._blocks),
-            human_bytes(sum(client.bytes_up for client in record.clients) + record.score_bytes_up),
-            human_bytes(sum(client.bytes_down for client in record.clients) + record.score_bytes_down),
-            f"{result.seconds:.1f}",
+            str(report.round + 1) + (" Γ" if report.scored else ""),
+            _number(None if record.test is None else record.test.accuracy),
+            _number(None if record.validation is None else record.validation.accuracy),
+            _number(record.train_loss),
+            _taken(record),
+            block_map(report.clients, self._blocks),
+            human_bytes(sum(client.bytes_up for client in report.clients) + report.score_bytes_up),
+            human_bytes(sum(client.bytes_down for client in report.clients) + report.score_bytes_down),
+            f"{record.seconds:.1f}",
         )
         line = "round {}: test {}, validation {}, loss {}, taken {}, blocks {}, up {}, down {}, {} s".format(*cells)
-        self._folder.log(line)
+        self._log(line)
         if self._live is not None:
             if len(self._table.rows) >= SHOWN_ROUNDS:
                 self._table = self._without_first_row()
@@ -137,22 +143,32 @@ class ConsoleObserver:
             self._live.stop()
         self._say(_result_line(summary))
         for line in tier_lines(summary):
-            self._folder.log(line)
+            self._log(line)
             if not self._quiet and not self._console.is_terminal:
                 self._console.print(line, highlight=False, soft_wrap=True)
         if not self._quiet and self._console.is_terminal:
             self._console.print(tier_table(summary))
-        for line in (*taken_lines(summary["search"], summary["selection"]), *loading_lines(summary, self._folder)):
+        self._say_what_is_left(summary)
+
+    def _say_what_is_left(self, summary: dict[str, Any]) -> None:
+        """Say what became of the rounds, where the adapter is, and how to go on."""
+        lines = taken_lines(summary["search"], summary["selection"])
+        if self._folder is not None:
+            lines += loading_lines(summary, self._folder)
+            if summary["status"] != "finished":
+                where = f"server {self._folder.path}/config.yaml" if self._remote else f"resume {self._folder.path}"
+                lines.append(f"go on with: fedhello {where}")
+        for line in lines:
             self._say(line)
-        if summary["status"] != "finished":
-            again = "fedhello server" if self._remote else "fedhello resume"
-            self._say(f"go on with: {again} {self._folder.path}{'/config.yaml' if self._remote else ''}")
 
     def _say(self, line: str) -> None:
-        if self._folder.path.exists():
-            self._folder.log(line)
+        self._log(line)
         if not self._quiet:
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _log(self, line: str) -> None:
+        if self._folder is not None and self._folder.path.exists():
+            self._folder.log(line)
 
     def _new_table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")

@@ -238,6 +238,15 @@ class RunFolder:
         entries = map(json.loads, whole_lines(self.path / "rounds.jsonl"))
         return [entry for entry in entries if entry.get("failed") is None]
 
+    def records(self) -> list[RoundRecord]:
+        """Read what every round, and every attempt that failed, came to.
+
+        Raises:
+            RunFolderError: If a line is none of a round's.
+        """
+        file = self.path / "rounds.jsonl"
+        return [_result(line, f"{file}, line {i + 1}") for i, line in enumerate(whole_lines(file))]
+
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
         """Read the clients' own heads; empty where heads are not personal."""
         files = sorted((self.path / "heads").glob("client-*.safetensors"))

@@ -1,37 +1,27 @@
-"""Play a prepared session to its end: rounds, observers, folder, checkpoints; and end well when interrupted."""
+"""Play a prepared session to its end: rounds, callbacks, folder, checkpoints; and end well when interrupted."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from fedhello.errors import RunFolderError
+from fedhello.errors import CallbackError, FedhelloError, RunFolderError
 from fedhello.runs.answers import answer, compared
+from fedhello.runs.callbacks import Callback
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.interrupts import Interrupts
-from fedhello.runs.loop import RoundRecord, RunStart, domain_scores, rounds
+from fedhello.runs.loop import RoundRecord, domain_scores, rounds
 from fedhello.runs.progress import Progress, begin, identity_of
 from fedhello.runs.summary import summarise
 from fedhello.runs.tracking import Tracker, check_installed
 from fedhello.session import Session
-
-
-class Observer(Protocol):
-    """Something that only watches: a progress display, a tracker."""
-
-    def on_start(self, session: Session, beginning: RunStart) -> None:
-        """Called once before the first round of this process."""
-
-    def on_round(self, result: RoundRecord) -> None:
-        """Called after each round."""
-
-    def on_end(self, summary: dict[str, Any]) -> None:
-        """Called once after the last round, also of an interrupted or failed run."""
+from fedhello.types import RunState
 
 
 def run_session(
-    session: Session, folder: RunFolder, observers: Sequence[Observer] = (), resumed: Progress | None = None
+    session: Session, folder: RunFolder, callbacks: Sequence[Callback] = (), resumed: Progress | None = None
 ) -> dict[str, Any]:
     """Run all rounds, fill the folder and hand each round to the sinks that ``run.track`` names.
 
@@ -41,16 +31,18 @@ def run_session(
     Args:
         session: With any engine.
         folder: Of a new run, or of ``resumed``.
-        observers: Who watches.
+        callbacks: Who watches, and may end it.
         resumed: What ``fedhello.runs.progress.restore`` found; None starts a new run.
 
     Returns:
-        The summary of all rounds, those of earlier processes too; its ``status`` is ``finished`` or ``interrupted``.
+        The summary of all rounds, those of earlier processes too; its ``status`` is ``finished``, ``interrupted`` or,
+        where a callback ended it, ``stopped``.
 
     Raises:
         MissingExtraError: If ``run.track`` names a tool that is not installed; nothing has been written then.
         RunFolderError: If the folder cannot be written, or another process writes to it.
-        Exception: What a round failed with; the folder then holds a summary with the status ``failed``.
+        CallbackError: If a callback raised; the folder then holds a summary with the status ``failed``.
+        Exception: What a round failed with; likewise.
     """
     check_installed(session.config.run.track)
     progress = begin(session) if resumed is None else resumed
@@ -59,11 +51,11 @@ def run_session(
     with folder.locked(), Interrupts() as interrupts:
         tracker = Tracker(session.config.run.track, folder.path, lambda line: warn(folder, line))
         # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
-        run = _Run(session, folder, [tracker, *observers], interrupts, progress)
+        run = _Run(session, folder, [tracker, *callbacks], interrupts, progress)
         status, failure = "finished", None
         try:
             run.open(tracker)
-            run.play()
+            status = "stopped" if run.play() else "finished"
         except KeyboardInterrupt:
             status = "interrupted"
         except Exception as error:  # whatever it was, the finished rounds are worth keeping; it is raised again below
@@ -84,7 +76,7 @@ class _Run:
     Attributes:
         session: The session.
         folder: Locked.
-        observers: Who watches.
+        callbacks: Who watches.
         interrupts: What may end it.
         progress: How far it has come.
         saved: How many results the last checkpoint of this process covers; None before it.
@@ -92,7 +84,7 @@ class _Run:
 
     session: Session
     folder: RunFolder
-    observers: Sequence[Observer]
+    callbacks: Sequence[Callback]
     interrupts: Interrupts
     progress: Progress
     saved: int | None = None
@@ -109,19 +101,46 @@ class _Run:
         notes = (*self.session.notes, *self.progress.notes)
         self.session = replace(self.session, notes=notes)
         self.session = replace(self.session, notes=(*notes, *tracker.open(self.session.config)))
-        for observer in self.observers:
-            observer.on_start(self.session, self.progress.beginning)
+        for callback in self.callbacks:
+            with self._named(callback, "on_start"):
+                callback.on_start(self.session, self.progress.beginning)
 
-    def play(self) -> None:
-        """Play the rounds that are left; each counts completely or not at all."""
+    def play(self) -> bool:
+        """Play the rounds that are left; each counts completely or not at all. Return whether a callback ended it."""
         for state, result in rounds(self.session, self.progress.state):
             with self.interrupts.held_back():
                 self.folder.add_round(result)
                 self.progress = self.progress.after(state, self.session.engine.personal_heads, result)
                 if len(self.progress.results) % self.session.config.run.checkpoint_every == 0:
                     self._save()
-            for observer in self.observers:
-                observer.on_round(result)
+            if self._told(state, result):
+                return True
+        return False
+
+    def _told(self, state: RunState, record: RoundRecord) -> bool:
+        """Tell every callback of a round; return whether one wants no more, which the notes say."""
+        by = []
+        for callback in self.callbacks:
+            with self._named(callback, "on_round"):
+                if callback.on_round(state, record):
+                    by.append(type(callback).__name__)
+        if by:
+            said = f"stopped after round {state.round} of {self.session.config.train.rounds} by {', '.join(by)}"
+            self.session = replace(self.session, notes=(*self.session.notes, said))
+        return bool(by)
+
+    @contextmanager
+    def _named(self, callback: Callback, method: str) -> Iterator[None]:
+        """Say whose error it is; an error of ours speaks for itself."""
+        try:
+            yield
+        except FedhelloError:
+            raise
+        except Exception as error:  # whatever it is, somebody else's code raised it
+            raise CallbackError(
+                f"the callback {type(callback).__name__} failed in {method}: {type(error).__name__}: {error}. The "
+                f"rounds before are kept; put it right and go on with {self.folder.path}."
+            ) from error
 
     def end(self, status: str, failure: Exception | None) -> dict[str, Any]:
         """Write what it led to, and say so."""
@@ -136,7 +155,7 @@ class _Run:
         summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
         try:
             self._close(summary)
-        except RunFolderError as error:
+        except FedhelloError as error:
             failure = failure or error
         if failure is not None:
             raise failure
@@ -151,7 +170,7 @@ class _Run:
         # Scoring may have left another model in it; one that the run leads to alone is its adapter.
         last = next(iter(models.values())) if len(models) == 1 else progress.state.adapter
         session.model.write(last.tensors)
-        asked = session.server.questions if summary["status"] == "finished" else ()
+        asked = session.server.questions if summary["status"] in ("finished", "stopped") else ()
         if asked and len(models) > 1:
             asked = ()
             summary["notes"].append("the run leads to several models, which were not asked the test prompts again")
@@ -160,8 +179,19 @@ class _Run:
         try:
             self.folder.finish(session, summary, models, answers)
         finally:
-            for observer in reversed(self.observers):
-                observer.on_end(summary)
+            self._tell_the_end(summary)
+
+    def _tell_the_end(self, summary: dict[str, Any]) -> None:
+        """Tell every callback, whatever another raises; the first error counts."""
+        failure: FedhelloError | None = None
+        for callback in reversed(self.callbacks):
+            try:
+                with self._named(callback, "on_end"):
+                    callback.on_end(summary)
+            except FedhelloError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _save(self) -> None:
         """Save a checkpoint, unless nothing has happened since the last."""

@@ -5,10 +5,12 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fedhello.errors import RunFolderError
 from fedhello.formatting import human_bytes
 from fedhello.methods import METHODS
 from fedhello.model.evaluation import Evaluation
@@ -21,6 +23,74 @@ from fedhello.types import ClientReport, Rejection
 
 LAST = 5
 """How many last scored rounds the reported mean is taken over."""
+
+FORMAT = 1
+"""Of ``summary.json``; it rises whenever an earlier fedhello could not read the file."""
+
+
+class Summary(BaseModel):
+    """A run in numbers, as ``summary.json`` holds them; see docs/reference/run-folder.md for all of them.
+
+    Attributes:
+        format: Of the file; 0.1.0 wrote none, and is read as 1.
+        status: How the run ended: finished, interrupted, failed, stopped by a callback, or saved by hand.
+        method: Its name.
+        seed: ``run.seed``.
+        rounds: How many were committed.
+        metric: What the accuracies are.
+        start: Test accuracy before training, 0 … 1.
+        final: Of what is handed back; None where the last round was not scored.
+        mean_last_5: Over the last scored rounds.
+        best_on_validation: Of the scored round that was best on the validation data.
+        bytes_up: All that clients sent.
+        bytes_down: All that they received.
+        wall_seconds: Of the whole run.
+        train_seconds: Of the clients' training, added up.
+        tiers: What each tier did, and what it took.
+        labels: Names of the classes.
+        notes: What a user should know.
+        versions: Of the packages that a result depends on.
+        error: What the run failed with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    format: int = FORMAT
+    status: Literal["finished", "interrupted", "failed", "stopped", "saved"]
+    method: str
+    seed: int
+    rounds: int
+    metric: str
+    start: float
+    final: float | None
+    mean_last_5: float | None
+    best_on_validation: float | None
+    bytes_up: int
+    bytes_down: int
+    wall_seconds: float
+    train_seconds: float
+    tiers: tuple[dict[str, Any], ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+    error: str | None = None
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Summary":
+        """Check what a file holds.
+
+        Raises:
+            RunFolderError: If it is no summary, or one that a later fedhello wrote in another format.
+        """
+        try:
+            found = cls.model_validate(values)
+        except ValidationError as error:
+            raise RunFolderError(f"expected the summary of a run; {' '.join(str(error).split())[:200]}") from error
+        if found.format > FORMAT:
+            raise RunFolderError(
+                f"expected a summary of format {FORMAT} or earlier; found {found.format}. Use a later fedhello."
+            )
+        return found
 
 
 def summarise(
@@ -44,6 +114,7 @@ def summarise(
     best = max(scored, key=lambda found: found[1].accuracy, default=None)
     last = results[-1].test if results else None
     return {
+        "format": FORMAT,
         "status": status,
         "method": session.config.method.name,
         "seed": session.config.run.seed,

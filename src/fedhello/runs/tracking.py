@@ -19,8 +19,10 @@ from typing import Any
 from fedhello.config.diff import flatten
 from fedhello.config.schema import Config
 from fedhello.errors import MissingExtraError
+from fedhello.runs.callbacks import Callback
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
+from fedhello.types import RunState
 
 PER_BLOCK = ("contributors", "scores")
 """The lists of a round that hold one number per block; what counts in any other list is its length."""
@@ -209,7 +211,7 @@ def without_secrets(text: str, environment: Mapping[str, str]) -> str:
     return text
 
 
-class Tracker:
+class Tracker(Callback):
     """Hands a run to its sinks. A sink that fails is left out from then on, which is said once; the run goes on."""
 
     def __init__(self, names: Sequence[str], folder: Path, say: Callable[[str], None]) -> None:
@@ -228,17 +230,17 @@ class Tracker:
             f"tracking with {name}: {without_secrets(sink.place, os.environ)}" for name, sink in self._sinks.items()
         )
 
-    def on_start(self, session: Session, beginning: RunStart) -> None:
+    def on_start(self, session: Session, start: RunStart) -> None:
         """Record what the adapter is worth before training, unless an earlier process has done so."""
-        if beginning.state.round:
+        if start.state.round:
             return
-        scores = {"validation": asdict(beginning.validation), "test": asdict(beginning.test)}
-        self._record(beginning.state.round, numbers(scores))
+        scores = {"validation": asdict(start.validation), "test": asdict(start.test)}
+        self._record(start.state.round, numbers(scores))
 
-    def on_round(self, result: RoundRecord) -> None:
+    def on_round(self, state: RunState, record: RoundRecord) -> None:
         """Record a round; an attempt that failed is none."""
-        if self._sinks and result.report.failed is None:
-            self._record(result.report.round + 1, round_metrics(result))
+        if self._sinks and record.report.failed is None:
+            self._record(record.report.round + 1, round_metrics(record))
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Record the summary and close the sinks."""

@@ -1,0 +1,190 @@
+"""A run that has ended, as its folder has it: its figures, its rounds and its model, to look at and to use."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from fedhello.config.schema import Config
+from fedhello.errors import MissingExtraError, RunFolderError
+from fedhello.model import exports
+from fedhello.results.inference import infer
+from fedhello.results.trained import Trained, load_trained, rescore
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.loop import RoundRecord
+from fedhello.runs.summary import Summary
+from fedhello.runs.tracking import round_metrics
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Rounds(Sequence[RoundRecord]):
+    """The rounds of a run, in their order, without attempts that failed."""
+
+    def __init__(self, records: Sequence[RoundRecord]) -> None:
+        self._records = tuple(record for record in records if record.report.failed is None)
+
+    @overload
+    def __getitem__(self, index: int) -> RoundRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Rounds": ...
+    def __getitem__(self, index: int | slice) -> "RoundRecord | Rounds":
+        """Return a round, or some."""
+        return Rounds(self._records[index]) if isinstance(index, slice) else self._records[index]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[RoundRecord]:
+        """Yield them in their order."""
+        return iter(self._records)
+
+    def to_dicts(self) -> list[dict[str, float]]:
+        """Return the numbers of each round by name, those that tracking tools see, and ``round`` from 1."""
+        return [{"round": record.report.round + 1, **round_metrics(record)} for record in self]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return ``to_dicts`` as a table with one line per round.
+
+        Raises:
+            MissingExtraError: If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtraError("a table of rounds needs pandas; run: pip install 'fedhello[pandas]'") from error
+        return pandas.DataFrame(self.to_dicts())
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of one input.
+
+    Attributes:
+        input: As it was given.
+        label: The class with the largest probability; None of a language model.
+        probability: Its probability, 0 … 1; likewise.
+        probabilities: Label → probability, where that was asked for.
+        answer: A language model's; None of a classifier.
+    """
+
+    input: str
+    label: str | None = None
+    probability: float | None = None
+    probabilities: Mapping[str, float] | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that has ended.
+
+    Attributes:
+        path: Its folder; see docs/reference/run-folder.md.
+    """
+
+    path: Path
+
+    @property
+    def _folder(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    @cached_property
+    def config(self) -> Config:
+        """What was run, every key resolved."""
+        return self._folder.config()
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The run in numbers.
+
+        Raises:
+            RunFolderError: If the run has not ended.
+        """
+        return Summary.read(self._folder.summary())
+
+    @cached_property
+    def rounds(self) -> Rounds:
+        """What each round came to."""
+        return Rounds(self._folder.records())
+
+    def predict(
+        self,
+        inputs: Sequence[str],
+        *,
+        pairs: Sequence[str] = (),
+        probabilities: bool = False,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> list[Prediction]:
+        """Classify texts, pairs of texts or image files, or let a language model answer prompts.
+
+        Args:
+            inputs: Texts, prompts, or paths of images.
+            pairs: The second texts, for a model of pairs.
+            probabilities: Whether those of all classes are wanted.
+            model: Which model, of a run that leads to several.
+            client: Whose head, where clients keep their own.
+
+        Raises:
+            ConfigError: If second texts, model or client are missing, or have no meaning here.
+            DataError: If an image cannot be decoded.
+        """
+        trained = self._trained(model, client)
+        found, _ = infer(trained.config, trained.labels, trained.model, inputs, pairs, probabilities)
+        return [Prediction(**row) for row in found]
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score the run's model, or the mean over its models, on its validation and test data, as the run did.
+
+        Returns:
+            ``validation`` and ``test``, each with ``accuracy`` (0 … 1), ``loss`` (nats) and more, and ``samples``.
+        """
+        return rescore(self._folder)[0]
+
+    def peft_model(self, *, model: str | None = None, client: int | None = None) -> Any:
+        """Return the foundation model with the adapter as a PEFT model, whose head is in place where PEFT has one."""
+        return self._trained(model, client).model.peft
+
+    def export(
+        self,
+        out: str | Path | None = None,
+        *,
+        form: str | None = None,
+        merge: bool = False,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> Path:
+        """Write files that PEFT, transformers or sentence-transformers load.
+
+        Args:
+            out: A new folder; ``export`` in the run's unless given.
+            form: ``adapter`` (unless given), ``merged`` or ``sentence-transformers``.
+            merge: The same as ``form="merged"``.
+            model: Which model, of a run that leads to several.
+            client: Whose head, where clients keep their own.
+
+        Raises:
+            ConfigError: If there is no such form.
+            RunFolderError: If the folder exists or cannot be written.
+        """
+        wanted, target = exports.asked_form(form, merge), Path(out or self.path / "export")
+        if target.exists():
+            raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another one.")
+        trained = self._trained(model, client)
+        try:
+            exports.export(trained.model, target, wanted, trained.config.data.max_length)
+        except OSError as error:
+            raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
+        return target
+
+    def _trained(self, model: str | None, client: int | None) -> Trained:
+        """Return a model of the run; the one that was asked for last stays in memory."""
+        known: dict[tuple[str | None, int | None], Trained] = self.__dict__.setdefault("_known", {})
+        if (model, client) not in known:
+            known.clear()
+            known[model, client] = load_trained(self._folder, model, client)
+        return known[model, client]

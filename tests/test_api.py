@@ -1,0 +1,195 @@
+"""The library as people use it: on a model of three blocks and 80 texts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedhello as fh
+from fedhello.runs.folder import RunFolder
+
+OWN = '''
+import fedhello as fh
+from fedhello.allocation.planner import fit
+
+def topmost(context: fh.AllocationContext) -> fh.Allocation:
+    """Train the last block, whatever the budget."""
+    return fit(context, [0.0] * (context.federation.blocks - 1) + [1.0])
+
+mine = fh.Method(name="mine", summary="the last block alone", paper="-", allocate=topmost)
+'''
+
+
+@pytest.fixture
+def place(workplace, tmp_path, monkeypatch):
+    """The working directory: a folder with the workplace's files beside."""
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_importing_loads_nothing_heavy_and_gives_the_public_names_alone():
+    code = "import sys, fedhello; print(sorted({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+    for name in fh.__all__:
+        found = getattr(fh, name)
+        assert found.__doc__ or name == "METHODS", name
+    with pytest.raises(AttributeError, match="no attribute 'torch'"):
+        fh.torch  # noqa: B018
+    assert dir(fh) == sorted(fh.__all__)
+
+
+def test_a_configuration_comes_from_a_file_mappings_or_another(place):
+    from_file = fh.load_config("tiny.yaml", {"train.rounds": 4, "data.partition": {"kind": "iid"}})
+    assert from_file == fh.load_config(from_file)
+    assert from_file == fh.load_config("tiny.yaml", ["train.rounds=4"])
+    raw = {"train": {"rounds": 4}}
+    assert fh.load_config(raw, {"train.lr": 0.5}).train.lr == 0.5
+    assert raw == {"train": {"rounds": 4}}  # nobody's mapping is changed
+    with pytest.raises(fh.ConfigError, match=r"unknown key train\.round"):
+        fh.load_config(None, {"train.round": 4})
+
+
+def test_a_run_is_looked_at_and_used(place):
+    run = fh.run("tiny.yaml", {"run.name": "a"})
+    assert run.summary.status == "finished"
+    assert [record.report.round for record in run.rounds] == [0, 1]
+    assert run.rounds[-1].test.accuracy == json.loads((run.path / "summary.json").read_text())["final"]
+    assert list(run.rounds.to_pandas()["round"]) == [1, 2]
+    (one,) = run.predict(["apple number 3"], probabilities=True)
+    assert one.probability == pytest.approx(max(one.probabilities.values()))
+    assert set(one.probabilities) == {"fruit", "metal"}
+    assert sum(one.probabilities.values()) == pytest.approx(1)
+    assert run.evaluate()["test"]["accuracy"] == run.summary.final
+    assert type(run.peft_model()).__name__.startswith("Peft")
+    assert (run.export("out", merge=True) / "model.safetensors").is_file()
+    with pytest.raises(fh.RunFolderError, match="expected a new folder"):
+        run.export("out")
+    assert fh.load_run(run.path).summary == run.summary
+    with pytest.raises(fh.RunFolderError):
+        fh.load_run(place)
+
+
+def test_callbacks_watch_stop_and_record(place):
+    class Watching(fh.Callback):
+        seen = ()
+
+        def on_start(self, session, start):
+            self.seen += (("start", start.state.round),)
+
+        def on_round(self, state, record):
+            self.seen += ((state.round, record.report.round),)
+
+        def on_end(self, summary):
+            self.seen += ((summary["status"],),)
+
+    watching = Watching()
+    stop = fh.EarlyStopping(patience=2, metric="validation_accuracy", min_delta=1.0)  # nothing is ever so much better
+    files = [fh.JsonLinesFile("rounds.jsonl"), fh.CsvFile("rounds.csv")]
+    run = fh.run("tiny.yaml", {"run.name": "b", "train.rounds": 5}, callbacks=[watching, stop, *files])
+    assert watching.seen == (("start", 0), (1, 0), (2, 1), ("stopped",))
+    assert run.summary.status == "stopped"
+    assert "stopped after round 2 of 5 by EarlyStopping" in run.summary.notes
+    assert [json.loads(line)["round"] for line in lines("rounds.jsonl")] == [1, 2]
+    assert [line.split(",")[0] for line in lines("rounds.csv")] == ["round", "1", "2"]
+
+    # It goes on to what it would have been.
+    done = fh.resume(run.path, callbacks=[watching, *files])
+    whole = fh.run("tiny.yaml", {"run.name": "c", "train.rounds": 5})
+    assert (done.summary.status, done.summary.rounds) == ("finished", 5)
+    assert done.summary.final == whole.summary.final
+    assert adapter(done) == adapter(whole)
+    assert len(lines("rounds.jsonl")) == 5
+    assert len(lines("rounds.csv")) == 6
+    assert fh.resume(run.path).summary == done.summary  # there is nothing left
+
+
+def lines(name):
+    return Path(name).read_text().splitlines()
+
+
+def adapter(run):
+    return (run.path / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["on_start", "on_round", "on_end"])
+def test_a_callback_that_raises_ends_the_run_in_order_with_its_name(place, method):
+    class Broken(fh.Callback):
+        pass
+
+    def fail(self, *_):
+        raise ZeroDivisionError("no such number")
+
+    setattr(Broken, method, fail)
+    ended = []
+
+    class Last(fh.Callback):
+        def on_end(self, summary):
+            ended.append(summary["status"])
+
+    with pytest.raises(fh.CallbackError, match=rf"Broken failed in {method}: ZeroDivisionError: no such number"):
+        fh.run("tiny.yaml", {"run.name": "d"}, callbacks=[Last(), Broken()])
+    assert ended == ["finished" if method == "on_end" else "failed"]
+    assert len(RunFolder(place / "runs" / "d").rounds()) == {"on_start": 0, "on_round": 1, "on_end": 2}[method]
+    assert fh.resume("runs/d").summary.status == "finished"
+    assert adapter(fh.load_run("runs/d")) == adapter(fh.run("tiny.yaml", {"run.name": "e"}))
+
+
+def test_the_loop_by_hand_leads_to_what_the_run_does(place):
+    session = fh.prepare("tiny.yaml")
+    assert "tier" in str(fh.plan(session))
+    records = []
+    for state, record in fh.rounds(session):
+        records.append(record)
+        if state.round == 1:
+            break
+    half = fh.save(session, state, "half", records)
+    assert half.summary.status == "saved"
+    assert half.summary.rounds == len(half.rounds) == 1
+    assert half.predict(["iron number 1"])[0].label in ("fruit", "metal")
+    *_, (last, _) = fh.rounds(session, state)
+    by_hand = fh.save(session, last, "by-hand")
+    whole = fh.run("tiny.yaml", {"run.name": "f"})
+    assert adapter(by_hand) == adapter(whole)
+    assert by_hand.summary.final == whole.summary.final
+    assert adapter(fh.resume("half")) == adapter(whole)
+    with pytest.raises(fh.RunFolderError):
+        fh.save(session, last, "half")
+
+
+def test_a_method_from_a_file_is_known_by_name(place, call):
+    (place / "own.py").write_text(OWN)
+    try:
+        run = fh.run("tiny.yaml", {"run.name": "g", "method": {"name": "own:mine"}})
+        assert {client.blocks for record in run.rounds for client in record.report.clients} == {(2,)}
+        assert fh.load_run(run.path).config.method.name == "own:mine"
+        code, _, err = call(place, "run", "tiny.yaml", "method.name=own:mine", "run.name=h", "--quiet")
+        assert code == 0, err
+        found = fh.compare("tiny.yaml", ["own:mine", "full"], [0], out="side-by-side", baselines=False)
+        assert list(found.runs) == ["own-mine", "full"]
+        for name, sentence in [("own:other", "no attribute 'other'"), ("none:mine", "No module named 'none'"),
+                               ("own:topmost", "found a function"), ("nobody", "expected method.name")]:  # fmt: skip
+            with pytest.raises(fh.ConfigError, match=sentence):
+                fh.load_config("tiny.yaml", {"method": {"name": name}})
+    finally:
+        fh.METHODS.pop("own:mine", None)
+        sys.modules.pop("own", None)
+
+
+def test_a_name_that_came_over_a_network_is_never_imported(place):
+    from fedhello.config.load import parse_config
+
+    (place / "evil.py").write_text("open('was-here', 'w')\nmine = 1\n")
+    with pytest.raises(fh.ConfigError, match=r"expected method\.name"):
+        parse_config({"method": {"name": "evil:mine"}})
+    assert not (place / "was-here").exists()
+
+
+def test_methods_are_registered_once():
+    with pytest.raises(fh.ConfigError, match="expected a new name"):
+        fh.register_method(fh.Method("full", "other", "-", fh.METHODS["gd-hla"].allocate))
+    assert fh.register_method(fh.METHODS["full"]) is fh.METHODS["full"]
