@@ -1,6 +1,7 @@
 """The library as people use it: on a model of three blocks and 80 texts."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,16 @@ def test_methods_are_registered_once():
     with pytest.raises(fh.ConfigError, match="expected a new name"):
         fh.register_method(fh.Method("full", "other", "-", fh.METHODS["gd-hla"].allocate))
     assert fh.register_method(fh.METHODS["full"]) is fh.METHODS["full"]
+
+
+def test_the_page_on_python_runs(place, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "use-from-python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    try:
+        for block in blocks:
+            exec(compile(block, "page", "exec"), {})
+    finally:
+        fh.METHODS.pop("mine:topmost_first", None)
+        sys.modules.pop("mine", None)
+    assert len(blocks) == 5
+    assert "tier 0" in capsys.readouterr().out
