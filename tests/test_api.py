@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 import fedhello as fh
 from fedhello.runs.folder import RunFolder
@@ -196,6 +198,128 @@ def test_methods_are_registered_once():
     assert fh.register_method(fh.METHODS["full"]) is fh.METHODS["full"]
 
 
+def rows_of(file="texts.csv"):
+    header, *lines_ = lines(file)
+    return [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines_]
+
+
+class Torchlike:
+    """What ``torch.utils.data.Dataset`` asks for: a length, and items."""
+
+    def __init__(self, rows):
+        self.rows = [(row["text"], row["label"]) for row in rows]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+
+def as_columns(rows):
+    return {name: [row[name] for row in rows] for name in ("text", "label")}
+
+
+def as_pandas(rows):
+    return pytest.importorskip("pandas").DataFrame(rows)
+
+
+def as_hugging_face(rows):
+    return pytest.importorskip("datasets").Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("form", [list, as_columns, Torchlike, as_pandas, as_hugging_face])
+def test_data_in_memory_is_the_data_of_a_file(place, form):
+    named = fh.prepare("tiny.yaml")
+    held = fh.prepare("tiny.yaml", data=form(rows_of()))
+    assert held.config.data.name == "memory"
+    assert (held.histogram == named.histogram).all()
+    for part in ("validation", "test", "proxy"):
+        mine, its = getattr(held.server, part), getattr(named.server, part)
+        assert [list(row) for row in mine.tokens] == [list(row) for row in its.tokens]
+        assert (mine.labels == its.labels).all()
+
+
+def test_each_clients_data_may_be_an_object_of_its_own(place):
+    rows = rows_of()
+    clients, test = [rows[0:60:3], Torchlike(rows[1:60:3]), as_columns(rows[2:60:3])], rows[60:]
+    run = fh.run(
+        "tiny.yaml",
+        {"run.name": "own", "data.proxy": 0, "method.scores": "clients", "train.lr_schedule": "constant"},
+        data=clients,
+        test=test,
+    )
+    session = run.session
+    assert session.histogram.sum(axis=1).tolist() == [
+        sum(row["text"] not in held for row in part) for part in (rows[0:60:3], rows[1:60:3], rows[2:60:3])
+        for held in [texts_of_the_server(session, rows)]
+    ]  # fmt: skip
+    assert len(session.server.test) == 20
+    assert run.predict(["copper number 2"])[0].label in ("fruit", "metal")
+    with pytest.raises(fh.DataError, match="which a program had in memory"):
+        fh.resume(run.path, {"train.rounds": 3})
+    longer = fh.resume(run.path, {"train.rounds": 3}, data=clients, test=test)
+    assert (longer.summary.status, longer.summary.rounds) == ("finished", 3)
+    with pytest.raises(fh.DataError, match="pair of input and label"):
+        fh.prepare("tiny.yaml", data=[[1, 2, 3], [4]])
+    with pytest.raises(fh.ConfigError, match="expected data beside validation"):
+        fh.prepare("tiny.yaml", test=rows)
+
+
+def texts_of_the_server(session, rows):
+    """The texts that were drawn from the clients' for validation: those that no client has."""
+    held = {tuple(row) for part in ("validation", "proxy") for row in getattr(session.server, part).tokens}
+    tokens = {row["text"]: tuple(session.model.tokenizer(row["text"])["input_ids"]) for row in rows}
+    return {text for text, row in tokens.items() if row in held}
+
+
+def classifier(labels=2, name="tiny"):
+    found = transformers.AutoModelForSequenceClassification.from_pretrained(
+        name, num_labels=labels, ignore_mismatched_sizes=True
+    )
+    return found, transformers.AutoTokenizer.from_pretrained(name)
+
+
+def test_a_model_in_memory_is_the_model_of_a_folder(place):
+    named = fh.run("tiny.yaml", {"run.name": "named"})
+    model, tokenizer = classifier()
+    run = fh.run("tiny.yaml", {"run.name": "held"}, model=model, processor=tokenizer)
+    assert run.config.model.name == "memory"
+    assert adapter(run) == adapter(named)
+    texts = ["plum number 4", "zinc number 9"]
+    right = [one.probability for one in named.predict(texts)]
+    assert [one.probability for one in run.predict(texts)] == right
+    assert run.evaluate()["test"]["accuracy"] == named.summary.final
+
+    with pytest.raises(fh.ModelError, match="which a program had in memory"):
+        fh.load_run(run.path).predict(texts)
+    model, tokenizer = classifier()
+    assert [one.probability for one in fh.load_run(run.path, model=model, processor=tokenizer).predict(texts)] == right
+    with pytest.raises(fh.ModelError, match="expected a model without adapters"):
+        fh.prepare("tiny.yaml", model=model, processor=tokenizer)
+
+
+def test_a_model_without_a_head_is_pooled_as_asked_for(place):
+    model, tokenizer = transformers.AutoModel.from_pretrained("tiny"), classifier()[1]
+    with pytest.raises(fh.ModelError, match=r"expected model\.pooling"):
+        fh.prepare("tiny.yaml", model=model, processor=tokenizer)
+    held = fh.run("tiny.yaml", {"run.name": "p", "model.pooling": "mean"}, model=model, processor=tokenizer)
+    named = fh.run("tiny.yaml", {"run.name": "q", "model.pooling": "mean"})
+    assert adapter(held) == adapter(named)
+    with pytest.raises(fh.ModelError, match="expected 2 outputs"):
+        fh.prepare("tiny.yaml", model=classifier(labels=5)[0], processor=tokenizer)
+    with pytest.raises(fh.ModelError, match="expected a model of transformers"):
+        fh.prepare("tiny.yaml", model=torch.nn.Linear(2, 2), processor=tokenizer)
+
+
+def test_a_method_object_needs_no_name_in_a_table(place):
+    mine = fh.Method("of-this-test", "the full thing", "-", fh.METHODS["full"].allocate)
+    try:
+        assert fh.prepare("tiny.yaml", method=mine).config.method.name == "of-this-test"
+    finally:
+        fh.METHODS.pop("of-this-test")
+
+
 def test_the_page_on_python_runs(place, capsys):
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "use-from-python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -205,5 +329,5 @@ def test_the_page_on_python_runs(place, capsys):
     finally:
         fh.METHODS.pop("mine:topmost_first", None)
         sys.modules.pop("mine", None)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     assert "tier 0" in capsys.readouterr().out

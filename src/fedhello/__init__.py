@@ -13,8 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedhello.api import compare as compare
-    from fedhello.api import load_config as load_config
     from fedhello.api import load_run as load_run
     from fedhello.api import plan as plan
     from fedhello.api import prepare as prepare
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from fedhello.api import rounds as rounds
     from fedhello.api import run as run
     from fedhello.api import save as save
+    from fedhello.comparison.compare import compare as compare
+    from fedhello.config.read import load_config as load_config
     from fedhello.config.schema import Config as Config
     from fedhello.errors import CallbackError as CallbackError
     from fedhello.errors import ClientsError as ClientsError
@@ -72,7 +72,9 @@ if TYPE_CHECKING:
     from fedhello.types import Update as Update
 
 _WHERE = {
-    "fedhello.api": "compare load_config load_run plan prepare resume rounds run save",
+    "fedhello.api": "load_run plan prepare resume rounds run save",
+    "fedhello.comparison.compare": "compare",
+    "fedhello.config.read": "load_config",
     "fedhello.config.schema": "Config",
     "fedhello.errors": "CallbackError ClientsError ConfigError DataError EngineError FedhelloError "
     "MissingExtraError ModelError OutOfReachError QuorumError RunFolderError UpdateError",

@@ -12,27 +12,20 @@ The loop by hand:
     save(session, state, "runs/mine")
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fedhello.comparison import tuning
-from fedhello.comparison.asked import AskedMethod, asked_methods
-from fedhello.comparison.baselines import with_baselines
-from fedhello.comparison.contest import Contest
-from fedhello.comparison.runs import load_shared
-from fedhello.config.load import load_config as read_config
-from fedhello.config.load import parse_config
+from fedhello.config.read import Overrides, Source, load_config, words_of
 from fedhello.config.schema import Config
-from fedhello.config.text import set_key, yaml_line
+from fedhello.data.dataset import HeldOut
+from fedhello.data.memory import MEMORY, is_per_client, memory_source
 from fedhello.errors import ConfigError
-from fedhello.report.page import check_out
+from fedhello.methods import Method
+from fedhello.plugins import register_method
 from fedhello.report.plan import Plan, describe
-from fedhello.results import comparison as results
-from fedhello.results.comparison import Comparison
-from fedhello.results.finished import read_run
 from fedhello.results.run import TrainedRun
 from fedhello.runs import loop
 from fedhello.runs.callbacks import Callback
@@ -46,55 +39,76 @@ from fedhello.runs.saved import save_state
 from fedhello.runs.tracking import check_installed
 from fedhello.session import Session
 from fedhello.setup import prepare as setup
+from fedhello.setup.model import NAMED, Objects
 from fedhello.types import RunState
 
-Source = str | Path | Mapping[str, Any] | Config | None
-"""A YAML file, nested mappings, or a configuration; None is the embedded demo."""
 
-Overrides = Mapping[str, Any] | Sequence[str]
-"""Dotted keys with their values, ``{"train.rounds": 5}``, or as the command line has them, ``["train.rounds=5"]``."""
-
-
-def load_config(source: Source = None, overrides: Overrides = ()) -> Config:
-    """Return a checked configuration.
+def prepare(
+    config: Source = None,
+    overrides: Overrides = (),
+    *,
+    model: Any = None,
+    processor: Any = None,
+    data: Any = None,
+    validation: Any = None,
+    test: Any = None,
+    method: Method | None = None,
+) -> Session:
+    """Load, check and put together everything that a run on this machine needs; nothing is trained or written.
 
     Args:
-        source: Where it comes from.
-        overrides: What is to be otherwise; later ones win.
-
-    Raises:
-        ConfigError: If the file cannot be read, or a key, type or value is wrong.
-
-    Example:
-        >>> load_config(None, {"train.rounds": 5}).train.rounds
-        5
-    """
-    words = _words(overrides)
-    if isinstance(source, (str, Path)) or source is None:
-        return read_config(None if source is None else Path(source), words)
-    raw = source.model_dump(mode="json") if isinstance(source, Config) else _copy(source)
-    for word in words:
-        set_key(raw, word)
-    return parse_config(raw)
-
-
-def _words(overrides: Overrides) -> list[str]:
-    if isinstance(overrides, Mapping):
-        return [f"{key}={yaml_line(value)}" for key, value in overrides.items()]
-    return list(overrides)
-
-
-def _copy(value: Any) -> Any:
-    return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
-
-
-def prepare(config: Source = None, overrides: Overrides = ()) -> Session:
-    """Load, check and put together everything that a run on this machine needs; nothing is trained or written.
+        config: What to run.
+        overrides: What is to be otherwise.
+        model: A model of transformers instead of ``model.name``: a classifier or a language model, or a model without a
+            head with ``model.pooling``. It is not copied: the adapter is put into it.
+        processor: The tokenizer or image processor of that model.
+        data: A data set in memory instead of ``data.name``, or a list of them, one per client. A data set is a list of
+            rows (mappings, or pairs of input and label), a mapping of columns, a ``datasets.Dataset``, a
+            ``torch.utils.data.Dataset``, or a pandas table; ``data.text``, ``data.label`` and the others name its
+            columns.
+        validation: What the server keeps to choose by, in the same forms; a share of the data unless given.
+        test: What the server keeps to report on, likewise.
+        method: One that is in no table, instead of ``method.name``.
 
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit.
     """
-    return setup.prepare(_local(load_config(config, overrides)))
+    checked, given = _with_objects(config, overrides, model, processor, data, validation, test, method)
+    return setup.prepare(_local(checked), given)
+
+
+def _with_objects(
+    config: Source,
+    overrides: Overrides,
+    model: Any,
+    processor: Any,
+    data: Any,
+    validation: Any,
+    test: Any,
+    method: Method | None,
+) -> tuple[Config, Objects]:
+    """Let a configuration say what is handed over, and return both."""
+    words: list[str] = []
+    if method is not None:
+        register_method(method)
+        words.append(f"method.name={method.name}")
+    if model is not None:
+        words.append(f"model.name={MEMORY}")
+    held_out: dict[HeldOut, Any] = {}
+    if validation is not None:
+        held_out["validation"] = validation
+    if test is not None:
+        held_out["test"] = test
+    if data is None and held_out:
+        raise ConfigError("expected data beside validation or test in memory; found none. Hand them over together.")
+    source = None
+    if data is not None:
+        many = is_per_client(data)
+        words += [f"data.name={MEMORY}", *(f"data.{part}={part}" for part in held_out)]
+        words += ["data.partition={kind: files}", f"data.clients={len(data)}"] if many else []
+        columns = load_config(config, [*words_of(overrides), *words]).data.columns
+        source, _ = memory_source(data, columns, held_out, many)
+    return load_config(config, [*words_of(overrides), *words]), Objects(model, processor, source)
 
 
 def plan(session: Session) -> Plan:
@@ -132,7 +146,7 @@ def save(session: Session, state: RunState, folder: str | Path, records: Sequenc
     """
     run_folder = RunFolder(Path(folder))
     save_state(session, state, run_folder, records)
-    return TrainedRun(run_folder.path)
+    return TrainedRun(run_folder.path, session=session)
 
 
 def run(
@@ -142,6 +156,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     session: Session | None = None,
     console: Console | None = None,
+    **objects: Any,
 ) -> TrainedRun:
     """Run a federation to its end.
 
@@ -151,6 +166,7 @@ def run(
         callbacks: Who watches, and may end it.
         session: One that is prepared already; instead of config and overrides.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
+        objects: Model, processor, data, validation, test and method, as ``prepare`` takes them.
 
     Returns:
         The run, whose folder is named by ``run.out`` and ``run.name``.
@@ -159,13 +175,17 @@ def run(
         CallbackError: If a callback raised.
         FedhelloError: Of the kind that fits, if anything does not fit.
     """
-    if session is not None and (config is not None or overrides):
-        raise ConfigError("expected a session, or a configuration with overrides; found both. Give one of them.")
-    checked = load_config(config, overrides) if session is None else session.config
+    if session is not None and (config is not None or overrides or objects):
+        raise ConfigError("expected a session, or what it is made of; found both. Give one of them.")
+    if session is not None:
+        return _run(session, checked_folder(session.config), callbacks, console)
+    wanted = ("model", "processor", "data", "validation", "test", "method")
+    checked, given = _with_objects(config, overrides, **{name: objects.pop(name, None) for name in wanted})
+    if objects:
+        raise TypeError(f"run() got an unexpected keyword argument {next(iter(objects))!r}")
     folder = checked_folder(checked)
-    if session is None:
-        say_loading(console)
-        session = setup.prepare(checked)
+    say_loading(console)
+    session = setup.prepare(checked, given)
     return _run(session, folder, callbacks, console)
 
 
@@ -184,35 +204,67 @@ def checked_folder(config: Config) -> RunFolder:
 
 
 def resume(
-    folder: str | Path, overrides: Overrides = (), *, callbacks: Sequence[Callback] = (), console: Console | None = None
+    folder: str | Path,
+    overrides: Overrides = (),
+    *,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+    model: Any = None,
+    processor: Any = None,
+    data: Any = None,
+    validation: Any = None,
+    test: Any = None,
 ) -> TrainedRun:
     """Go on with a run that was interrupted, stopped or killed, or failed, from its last checkpoint.
 
     Args:
         folder: Of the run. One that has finished all its rounds is returned as it is.
-        overrides: What changes nothing of the rounds, such as ``run.keep``; or more ``train.rounds``.
+        overrides: What changes nothing of the rounds, such as ``run.keep``; or more ``train.rounds``, where the
+            learning rate does not depend on how many there are.
         callbacks: Who watches, and may end it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
+        model: The model, processor, data, validation and test data that the run began with, where they were objects; a
+            model without an adapter in it.
+        processor: Likewise.
+        data: Likewise.
+        validation: Likewise.
+        test: Likewise.
 
     Raises:
         ConfigError: If an override would change a result.
         RunFolderError: If this is not the folder of a run, or its checkpoints do not fit.
     """
-    return resumed(folder, overrides, callbacks=callbacks, console=console)[0]
+    given = _given_again(folder, model, processor, data, validation, test)
+    return resumed(folder, overrides, callbacks=callbacks, console=console, given=given)[0]
+
+
+def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, validation: Any, test: Any) -> Objects:
+    """Return the objects of a run that has begun, whose configuration says what they are."""
+    if data is None:
+        return Objects(model, processor)
+    held_out: dict[HeldOut, Any] = {"validation": validation, "test": test}
+    columns = RunFolder(Path(folder)).config().data.columns
+    there = {part: one for part, one in held_out.items() if one is not None}
+    return Objects(model, processor, memory_source(data, columns, there, is_per_client(data))[0])
 
 
 def resumed(
-    folder: str | Path, overrides: Overrides = (), *, callbacks: Sequence[Callback] = (), console: Console | None = None
+    folder: str | Path,
+    overrides: Overrides = (),
+    *,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+    given: Objects = NAMED,
 ) -> tuple[TrainedRun, bool]:
     """Do what ``resume`` does, and return besides whether there was nothing left to go on with."""
     run_folder = RunFolder(Path(folder))
-    config = _local(resumed_config(run_folder, _words(overrides)), f"fedhello server {folder}/config.yaml")
+    config = _local(resumed_config(run_folder, words_of(overrides)), f"fedhello server {folder}/config.yaml")
     check_installed(config.run.track)
     with run_folder.locked():
         if is_finished(run_folder, config):
             return TrainedRun(run_folder.path), True
         say_loading(console)
-        session = setup.prepare(config)
+        session = setup.prepare(config, given)
         place = restore_progress(session, run_folder, lambda line: warn(run_folder, line))
         store_config(run_folder, config)
         return _run(session, run_folder, callbacks, console, place), False
@@ -227,7 +279,7 @@ def _run(
 ) -> TrainedRun:
     log = Progress(console, folder, quiet=console is None)
     run_session(session, folder, [log, *callbacks], place)
-    return TrainedRun(folder.path)
+    return TrainedRun(folder.path, session=session)
 
 
 def say_loading(console: Console | None) -> None:
@@ -243,99 +295,18 @@ def _local(config: Config, otherwise: str = "fedhello server CONFIG") -> Config:
     return config
 
 
-def load_run(folder: str | Path) -> TrainedRun:
+def load_run(folder: str | Path, *, model: Any = None, processor: Any = None) -> TrainedRun:
     """Return a run that has ended, read back from its folder.
+
+    Args:
+        folder: Of the run.
+        model: The model that it was of, where that was an object; without an adapter in it.
+        processor: Its tokenizer or image processor.
 
     Raises:
         ConfigError: If its configuration cannot be read.
         RunFolderError: If this is not the folder of a run, or it has not ended.
     """
-    found = TrainedRun(Path(folder))
+    found = TrainedRun(Path(folder), Objects(model, processor))
     _ = found.config, found.summary
     return found
-
-
-def compare(
-    config: Source = None,
-    methods: Sequence[str] | str = (),
-    seeds: Sequence[int] = (0, 1, 2),
-    *,
-    overrides: Overrides = (),
-    out: str | Path | None = None,
-    rates: Sequence[float] | None = None,
-    baselines: bool = True,
-    reference: str | None = None,
-    target: float | None = None,
-    console: Console | None = None,
-) -> Comparison | None:
-    """Run several methods with several seeds and put them side by side; what is there already is kept.
-
-    Args:
-        config: What all runs share; its method lends its options to runs of the same name.
-        methods: Such as ``["fed-hello", "gd-hla:pattern=triangle"]``.
-        seeds: Each method runs with each of them.
-        overrides: What is to be otherwise in all runs.
-        out: The folder of the comparison; ``run.out``/comparison unless given.
-        rates: A grid of at least five learning rates, of which each method takes the best on validation data; None
-            leaves all at the configuration's.
-        baselines: Whether head-only and server-only come first.
-        reference: The method that others are compared with; the first unless given.
-        target: The test accuracy whose price is asked for; 98 % of the best method's unless given.
-        console: Where to say what is being done; None says nothing.
-
-    Returns:
-        The comparison; None if the user interrupted a run.
-
-    Raises:
-        ConfigError: If a configuration is wrong, or a method is there twice.
-        RunFolderError: If a finished run of another configuration, or something else, is in the way.
-    """
-    shared = shared_config(config, overrides)
-    asked = asked_methods(methods if isinstance(methods, str) else ",".join(methods))
-    contest, notes, label = _contest(shared, asked, seeds, out, rates, baselines, reference, target)
-    if console is not None:
-        for note in notes:
-            console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    made = contest.make(console or Console(), quiet=console is None)
-    if made is None:
-        return None
-    runs = [read_run(run.folder) for run in made[0]]
-    return results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
-
-
-def shared_config(config: Source, overrides: Overrides) -> Config:
-    """Return what all runs of a comparison share; its tiers need not suit the method that it names itself."""
-    words = _words(overrides)
-    if config is None or isinstance(config, (str, Path)):
-        return load_shared(None if config is None else Path(config), words)
-    return load_config(config, overrides)
-
-
-def comparison_folder(shared: Config) -> Path:
-    """Return where a comparison goes that is given no folder."""
-    return Path(shared.run.out) / "comparison"
-
-
-def _contest(
-    shared: Config,
-    asked: Sequence[AskedMethod],
-    seeds: Sequence[int],
-    out: str | Path | None,
-    rates: Sequence[float] | None,
-    baselines: bool,
-    reference: str | None,
-    target: float | None,
-) -> tuple[Contest, list[str], str]:
-    """Check everything before anything runs; return what is compared, notes, and the label of the reference."""
-    folder = comparison_folder(shared) if out is None else Path(out)
-    grid = [] if rates is None else tuning.asked_rates(",".join(map(str, rates)))
-    results.check_target(target)
-    everyone, notes = with_baselines(shared, asked) if baselines else (list(asked), [])
-    label = results.chosen_reference(reference or asked[0].label, [method.label for method in everyone])
-    check_installed(shared.run.track)
-    check_out(folder)
-    contest = Contest(shared, everyone, list(seeds), folder, grid)
-    return contest, [*notes, *contest.check()], label
-
-
-__all__ = ["compare", "load_config", "load_run", "plan", "prepare", "resume", "rounds", "run", "save"]

@@ -32,8 +32,9 @@ def run(
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
     from fedhello import api
+    from fedhello.config.read import load_config
 
-    config = api.load_config(*file_and_overrides(words))
+    config = load_config(*file_and_overrides(words))
     console, hidden = console_for(as_json, quiet)
     if dry_run:
         api.checked_folder(config)
@@ -131,14 +132,15 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Run several methods with several seeds and put them side by side; go on where that stopped."""
-    from fedhello import api
     from fedhello.comparison import tuning
     from fedhello.comparison.asked import asked_seeds
+    from fedhello.comparison.compare import compare as compare_methods
+    from fedhello.comparison.compare import comparison_folder, shared_config
 
     refuse({"--rates"} if rates is not None and not tune else set(), "for --tune")
     file, overrides = file_and_overrides(words)
     console, hidden = Console(stderr=as_json), quiet or as_json
-    found = api.compare(
+    found = compare_methods(
         file,
         methods,
         asked_seeds(seeds),
@@ -152,5 +154,5 @@ def compare(
     )
     if found is None:
         raise typer.Exit(INTERRUPTED)
-    folder = out or api.comparison_folder(api.shared_config(file, overrides))
+    folder = out or comparison_folder(shared_config(file, overrides))
     present(found, folder, as_json, quiet, said=found.said)

@@ -13,6 +13,7 @@ from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Input, Kin
 from fedhello.data.embedded_sets import embedded_source
 from fedhello.data.folders import folder_source
 from fedhello.data.hub import hub_source, is_hub_id, is_saved, saved_source
+from fedhello.data.memory import MEMORY
 from fedhello.data.pictures import undecodable
 from fedhello.data.tables import Source, Table, read_table
 from fedhello.errors import DataError
@@ -34,6 +35,11 @@ def open_source(name: str) -> Source:
         DataError: If there is none, or it is of no known form.
         MissingExtraError: If a package that it needs is not installed.
     """
+    if name == MEMORY:
+        raise DataError(
+            "expected the data of this run, which a program had in memory; found none. Hand them over: "
+            "fedhello.prepare(config, data=…)."
+        )
     if name.startswith(embedded.PREFIX):
         return embedded_source(name)
     path = Path(name)
@@ -56,8 +62,9 @@ def load(
     skip_bad_images: bool = False,
     classes: Sequence[str] | None = None,
     labelled: bool = True,
+    source: Source | None = None,
 ) -> DataSet:
-    """Read the data set of a configured name.
+    """Read the data set of a configured name, or of a source that is there.
 
     Args:
         name: As ``open_source`` takes it.
@@ -72,12 +79,13 @@ def load(
         classes: The names of all classes, where a client has samples of some; None takes those that occur, two at
             least.
         labelled: Whether labels count; if not, they need not be there.
+        source: Where the data are, if not where the name says.
 
     Raises:
         MissingExtraError: If the package of an embedded data set or a format is not installed.
         DataError: If something cannot be read, or it does not make a data set to train and test on.
     """
-    source = open_source(name)
+    source = source or open_source(name)
     if source.columns is not None and replace(columns, group=None) == UNNAMED:
         columns = replace(source.columns, group=columns.group)
     held_out, used = _held_out(source, {"validation": validation, "test": test})

@@ -93,7 +93,7 @@ def load_foundation(
     """
     if quantisation != "none":
         _check_can_quantise(quantisation, source, device or torch.device("cpu"))
-    classes = {} if kind == CAUSAL_LM else _classes(labels)
+    classes = {} if kind == CAUSAL_LM else named_classes(labels)
     with torch.random.fork_rng(devices=[]), _quiet_transformers(), _explained(source, kind):
         torch.manual_seed(seed)
         source = _pinned(source)
@@ -104,7 +104,7 @@ def load_foundation(
         else:
             module, head = _without_head(source, classes, dtype, quantisation, device, found)
     if kind != IMAGES:
-        _set_padding(source, module, processor, pad_token)
+        set_padding(source, module, processor, pad_token)
     if source.gguf:
         _forget_file_format(module)
     return FoundationModel(module, processor, source, kind, quantisation, found, head)
@@ -136,7 +136,7 @@ def _has_bias(source: ModelSource, kind: Kind) -> bool:
 
     A head that is solved needs one; on the same feature, the last token's, a layer of our own has it.
     """
-    config = AutoConfig.from_pretrained(source.location, **source.arguments, **_classes(("one", "other")))
+    config = AutoConfig.from_pretrained(source.location, **source.arguments, **named_classes(("one", "other")))
     with torch.device("meta"):
         module = AUTO_CLASSES[kind].from_config(config)
         path = find_head(module, config.num_labels)[1]
@@ -160,9 +160,9 @@ def _with_own_head(
     base = "" if kind == CAUSAL_LM else module.base_model_prefix + "."
     _check_complete(source, report, lambda key: key.startswith(base))
     if kind == CAUSAL_LM:
-        _check_causal(source, module)
+        check_causal(source, module)
     else:
-        _refresh_head(module, len(labels), report)
+        refresh_head(module, len(labels), report)
     loaded: nn.Module = module
     return loaded
 
@@ -196,7 +196,8 @@ def _how(dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _classes(labels: Sequence[str]) -> dict[str, Any]:
+def named_classes(labels: Sequence[str]) -> dict[str, Any]:
+    """Return what a configuration of transformers says of classes."""
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
@@ -308,7 +309,7 @@ def _check_complete(source: ModelSource, report: Any, is_needed: Callable[[str],
         )
 
 
-def _check_causal(source: ModelSource, module: Any) -> None:
+def check_causal(source: ModelSource, module: Any) -> None:
     """Check that no position sees what comes after it: change the last token, and compare the logits before it.
 
     transformers also loads encoders for this task, which would read what they are to predict.
@@ -324,7 +325,7 @@ def _check_causal(source: ModelSource, module: Any) -> None:
         )
 
 
-def _refresh_head(module: Any, classes: int, report: Any) -> None:
+def refresh_head(module: Any, classes: int, report: Any) -> None:
     """Give a head that came with the weights fresh values: it was trained for something else."""
     head, _ = find_head(module, classes)
     names = {name for name in module.state_dict() if name.split(".", 1)[0] in head}
@@ -335,7 +336,7 @@ def _refresh_head(module: Any, classes: int, report: Any) -> None:
             part.reset_parameters()
 
 
-def _set_padding(source: ModelSource, module: Any, tokenizer: Any, pad_token: str | None) -> None:
+def set_padding(source: ModelSource, module: Any, tokenizer: Any, pad_token: str | None) -> None:
     """Let tokenizer and model agree on the padding token.
 
     Raises:

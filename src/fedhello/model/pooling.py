@@ -130,11 +130,17 @@ def stated_pooling(config: Any, location: str, arguments: Mapping[str, Any]) -> 
     Raises:
         ModelError: If its files ask for a pooling that is not known here.
     """
+    own = stated_by_config(config)
+    if own == "pooler":
+        return own
+    modules = _read(location, "modules.json", arguments)
+    return own if modules is None else _of_modules(modules, location, arguments)
+
+
+def stated_by_config(config: Any) -> Pooling:
+    """Return what ``auto`` is for a model of which nothing but its configuration is there; else ``native``."""
     if getattr(config, "vision_config", None) is not None or config.model_type.endswith("_vision_model"):
         return "pooler"
-    modules = _read(location, "modules.json", arguments)
-    if modules is not None:
-        return _of_modules(modules, location, arguments)
     stated = getattr(config, "classifier_pooling", None)  # ModernBERT
     return stated if stated in ("cls", "mean") else NATIVE
 

@@ -15,6 +15,9 @@ Kind = Literal["text-classification", "image-classification", "causal-lm"]
 """What a model is for: which head it has, and what it reads."""
 
 
+MEMORY = "memory"
+"""What ``model.name`` is where a program hands over a model."""
+
 CAUSAL_LM: Final = "causal-lm"
 
 
@@ -119,6 +122,11 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
         MissingExtraError: If the package of an embedded model is not installed.
         ModelError: If the name is unknown or the weights are not the expected ones.
     """
+    if name == MEMORY:
+        raise ModelError(
+            "expected the model of this run, which a program had in memory; found none. Hand it over: "
+            "fedhello.prepare(config, model=…, processor=…) or fedhello.load_run(folder, model=…, processor=…)."
+        )
     if name.startswith(embedded.PREFIX):
         return _resolve_embedded(name.removeprefix(embedded.PREFIX))
     if Path(name).is_dir():

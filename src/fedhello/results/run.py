@@ -1,7 +1,7 @@
 """A run that has ended, as its folder has it: its figures, its rounds and its model, to look at and to use."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, overload
 from fedhello.config.schema import Config
 from fedhello.errors import MissingExtraError, RunFolderError
 from fedhello.model import exports
+from fedhello.model.adapter import LoraModel
 from fedhello.results.inference import infer
 from fedhello.results.trained import Trained, load_trained, rescore
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
 from fedhello.runs.tracking import round_metrics
+from fedhello.session import Session
+from fedhello.setup.model import NAMED, Objects, load_model
 
 if TYPE_CHECKING:
     import pandas
@@ -84,9 +87,13 @@ class TrainedRun:
 
     Attributes:
         path: Its folder; see docs/reference/run-folder.md.
+        given: The model that it was of, where that was an object.
+        session: What ran, where it was this process; its model serves then, and is not loaded anew.
     """
 
     path: Path
+    given: Objects = NAMED
+    session: Session | None = field(default=None, repr=False, compare=False)
 
     @property
     def _folder(self) -> RunFolder:
@@ -143,7 +150,7 @@ class TrainedRun:
         Returns:
             ``validation`` and ``test``, each with ``accuracy`` (0 … 1), ``loss`` (nats) and more, and ``samples``.
         """
-        return rescore(self._folder)[0]
+        return rescore(self._folder, self.session)[0]
 
     def peft_model(self, *, model: str | None = None, client: int | None = None) -> Any:
         """Return the foundation model with the adapter as a PEFT model, whose head is in place where PEFT has one."""
@@ -181,10 +188,19 @@ class TrainedRun:
             raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
         return target
 
+    def _loaded(self) -> LoraModel | None:
+        """Return the model that is in memory already; None where the run's folder says where it is."""
+        if self.session is not None:
+            return self.session.model
+        if self.given.model is None:
+            return None
+        summary = self._folder.summary()
+        return load_model(self.config, summary["labels"], summary["model_kind"], self.given)
+
     def _trained(self, model: str | None, client: int | None) -> Trained:
         """Return a model of the run; the one that was asked for last stays in memory."""
         known: dict[tuple[str | None, int | None], Trained] = self.__dict__.setdefault("_known", {})
         if (model, client) not in known:
             known.clear()
-            known[model, client] = load_trained(self._folder, model, client)
+            known[model, client] = load_trained(self._folder, model, client, self._loaded())
         return known[model, client]

@@ -14,6 +14,7 @@ from fedhello.model.saving import load_adapter
 from fedhello.runs.answers import answer
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import evaluate_adapter, mean_over_models
+from fedhello.session import Session
 from fedhello.setup.model import load_model
 from fedhello.setup.prepare import prepare
 from fedhello.types import Adapter
@@ -36,13 +37,16 @@ class Trained:
     notes: tuple[str, ...]
 
 
-def load_trained(folder: RunFolder, name: str | None = None, client: int | None = None) -> Trained:
+def load_trained(
+    folder: RunFolder, name: str | None = None, client: int | None = None, loaded: LoraModel | None = None
+) -> Trained:
     """Load a run's model.
 
     Args:
         folder: Of a run that has ended.
         name: Which model, of a run that leads to several.
         client: Whose head, where clients keep their own.
+        loaded: The run's model, where it is in memory; it holds the adapter afterwards.
 
     Raises:
         ConfigError: If name or client is missing, is none of the run's, or has no meaning there.
@@ -53,7 +57,7 @@ def load_trained(folder: RunFolder, name: str | None = None, client: int | None 
     models = folder.models()
     _check_name(name, models)
     labels = summary["labels"]
-    model = load_model(config, labels, summary["model_kind"])
+    model = loaded or load_model(config, labels, summary["model_kind"])
     notes = _read_adapter(folder, model)
     if name is not None:
         model.write(models[name])
@@ -76,13 +80,17 @@ def load_trained(folder: RunFolder, name: str | None = None, client: int | None 
     return Trained(config, labels, model, tuple(notes))
 
 
-def rescore(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
+def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str, Any], list[str]]:
     """Score a run's model, or the mean over its models, as the run did; return JSON-ready scores, and notes.
+
+    Args:
+        folder: Of a run that has ended.
+        session: What ran, where it is in memory.
 
     Raises:
         FedhelloError: Of the kind that fits, if the run cannot be prepared again, or is of another model.
     """
-    session = prepare(folder.config())
+    session = session or prepare(folder.config())
     notes = _read_adapter(folder, session.model)
     if session.engine.personal_heads is not None:
         session.engine.personal_heads = folder.personal_heads()

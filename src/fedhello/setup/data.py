@@ -9,16 +9,18 @@ from fedhello.config.schema import DataConfig
 from fedhello.data import partition, sources
 from fedhello.data.dataset import DataSet, draw, identity
 from fedhello.data.split import Split, stratified_split
+from fedhello.data.tables import Source
 from fedhello.errors import DataError
 from fedhello.randomness import generator
 
 
-def load_data(config: DataConfig, classes: Sequence[str] | None = None) -> DataSet:
+def load_data(config: DataConfig, classes: Sequence[str] | None = None, source: Source | None = None) -> DataSet:
     """Read the configured data set.
 
     Args:
         config: The configuration.
         classes: The names of all classes, where the data are one client's; None takes those that occur.
+        source: Where they are, if not where ``data.name`` says.
 
     Raises:
         DataError: If it cannot be read, or is no data set to train and test on.
@@ -34,6 +36,7 @@ def load_data(config: DataConfig, classes: Sequence[str] | None = None) -> DataS
         deduplicate=config.deduplicate,
         skip_bad_images=config.on_bad_image == "skip",
         classes=classes,
+        source=source,
     )
     return draw(data, config.samples, config.held_out_samples)
 

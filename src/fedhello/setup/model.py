@@ -1,43 +1,59 @@
 """The foundation model of a session: loaded as configured, on its device."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from fedhello.config.schema import Config
+from fedhello.data.tables import Source
 from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.in_memory import foundation_of
 from fedhello.model.injection import attach_lora
-from fedhello.model.loading import load_foundation
+from fedhello.model.loading import FoundationModel, load_foundation
 from fedhello.model.sources import CAUSAL_LM, resolve
 from fedhello.model.sources import Kind as ModelKind
 from fedhello.randomness import integer_seed
 
 
-def load_model(config: Config, labels: Sequence[str], kind: ModelKind = "text-classification") -> LoraModel:
-    """Load the configured foundation model with a fresh adapter and head, on its device.
+@dataclass(frozen=True)
+class Objects:
+    """What a program hands over instead of names.
+
+    Attributes:
+        model: A model of transformers; the adapter is put into it, not into a copy. None loads ``model.name``.
+        processor: Its tokenizer or image processor.
+        data: Where the data are; None reads ``data.name``.
+    """
+
+    model: Any = None
+    processor: Any = None
+    data: Source | None = None
+
+
+NAMED = Objects()
+"""Nothing is handed over: everything is where the configuration says."""
+
+
+def load_model(
+    config: Config, labels: Sequence[str], kind: ModelKind = "text-classification", given: Objects = NAMED
+) -> LoraModel:
+    """Load the configured foundation model, or take one that is given, with a fresh adapter and head, on its device.
 
     Args:
         config: The configuration.
         labels: The names of the classes; ignored for a language model, which gets no head.
         kind: What the model is for.
+        given: A model in memory, where there is one.
 
     Raises:
         MissingExtraError: If an embedded model, or what quantises, is not installed.
         ModelError: If it cannot be loaded, verified or understood.
     """
     device = choose_device(config.run.device)
-    base = load_foundation(
-        resolve(config.model.name, config.model.revision),
-        kind,
-        labels,
-        integer_seed(config.run.seed, "head"),
-        dtype=getattr(torch, config.model.dtype),
-        quantisation=config.model.quantisation,
-        pad_token=config.model.pad_token,
-        device=device,
-        pooling=config.model.pooling,
-    )
+    base = _foundation(config, labels, kind, given, device)
     lora = config.model.lora
     model = attach_lora(
         base,
@@ -52,6 +68,34 @@ def load_model(config: Config, labels: Sequence[str], kind: ModelKind = "text-cl
     )
     model.module.to(device)
     return model
+
+
+def _foundation(
+    config: Config, labels: Sequence[str], kind: ModelKind, given: Objects, device: torch.device
+) -> FoundationModel:
+    seed = integer_seed(config.run.seed, "head")
+    settings = config.model
+    if given.model is not None:
+        return foundation_of(
+            given.model,
+            given.processor,
+            kind,
+            labels,
+            seed,
+            pad_token=settings.pad_token,
+            pooling=settings.pooling,
+        )
+    return load_foundation(
+        resolve(settings.name, settings.revision),
+        kind,
+        labels,
+        seed,
+        dtype=getattr(torch, settings.dtype),
+        quantisation=settings.quantisation,
+        pad_token=settings.pad_token,
+        device=device,
+        pooling=settings.pooling,
+    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -38,7 +38,7 @@ from fedhello.setup.checks import (
 from fedhello.setup.clients import federate, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
-from fedhello.setup.model import load_model
+from fedhello.setup.model import NAMED, Objects, load_model
 from fedhello.setup.training import score_costs, statistics_settings, step_costs, training_settings
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Federation
@@ -74,13 +74,13 @@ class Loaded:
         return METHODS[self.config.method.name]
 
 
-def prepare(config: Config) -> Session:
+def prepare(config: Config, given: Objects = NAMED) -> Session:
     """Load, check and put together everything a run on this machine needs.
 
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
     """
-    loaded = load(config)
+    loaded = load(config, given)
     config, data, samples, model, notes = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.notes
     method = loaded.row
     parts = partition_data(config.data, data, loaded.held_out, config.run.seed)
@@ -113,7 +113,7 @@ def prepare(config: Config) -> Session:
     return assemble(replace(loaded, config=config), federation, tier_of, engine, histogram)
 
 
-def load(config: Config) -> Loaded:
+def load(config: Config, given: Objects = NAMED) -> Loaded:
     """Load and check everything but the clients.
 
     Raises:
@@ -122,9 +122,9 @@ def load(config: Config) -> Loaded:
     method = METHODS[config.method.name]
     bound = defended(method.bind(**config.method.options), config.defence.defence)
     check_server_data(config.data, method, bound)
-    data = load_data(config.data)
+    data = load_data(config.data, source=given.data)
     check_distillation(config, len(data.label_names))
-    model = load_model(config, data.label_names, MODEL_KINDS[data.kind])
+    model = load_model(config, data.label_names, MODEL_KINDS[data.kind], given)
     config = _pinned(config, model)
     check_bias(config, model)
     samples, changes = encode(config, data, model)

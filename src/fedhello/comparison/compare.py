@@ -1,0 +1,102 @@
+"""Several methods with several seeds, side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fedhello.comparison import tuning
+from fedhello.comparison.asked import AskedMethod, asked_methods
+from fedhello.comparison.baselines import with_baselines
+from fedhello.comparison.contest import Contest
+from fedhello.comparison.runs import load_shared
+from fedhello.config.read import Overrides, Source, load_config, words_of
+from fedhello.config.schema import Config
+from fedhello.report.page import check_out
+from fedhello.results import comparison as results
+from fedhello.results.comparison import Comparison
+from fedhello.results.finished import read_run
+from fedhello.runs.tracking import check_installed
+
+
+def compare(
+    config: Source = None,
+    methods: Sequence[str] | str = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    overrides: Overrides = (),
+    out: str | Path | None = None,
+    rates: Sequence[float] | None = None,
+    baselines: bool = True,
+    reference: str | None = None,
+    target: float | None = None,
+    console: Console | None = None,
+) -> Comparison | None:
+    """Run several methods with several seeds and put them side by side; what is there already is kept.
+
+    Args:
+        config: What all runs share; its method lends its options to runs of the same name.
+        methods: Such as ``["fed-hello", "gd-hla:pattern=triangle"]``.
+        seeds: Each method runs with each of them.
+        overrides: What is to be otherwise in all runs.
+        out: The folder of the comparison; ``run.out``/comparison unless given.
+        rates: A grid of at least five learning rates, of which each method takes the best on validation data; None
+            leaves all at the configuration's.
+        baselines: Whether head-only and server-only come first.
+        reference: The method that others are compared with; the first unless given.
+        target: The test accuracy whose price is asked for; 98 % of the best method's unless given.
+        console: Where to say what is being done; None says nothing.
+
+    Returns:
+        The comparison; None if the user interrupted a run.
+
+    Raises:
+        ConfigError: If a configuration is wrong, or a method is there twice.
+        RunFolderError: If a finished run of another configuration, or something else, is in the way.
+    """
+    shared = shared_config(config, overrides)
+    asked = asked_methods(methods if isinstance(methods, str) else ",".join(methods))
+    contest, notes, label = _contest(shared, asked, seeds, out, rates, baselines, reference, target)
+    if console is not None:
+        for note in notes:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    made = contest.make(console or Console(), quiet=console is None)
+    if made is None:
+        return None
+    runs = [read_run(run.folder) for run in made[0]]
+    return results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
+
+
+def shared_config(config: Source, overrides: Overrides) -> Config:
+    """Return what all runs of a comparison share; its tiers need not suit the method that it names itself."""
+    words = words_of(overrides)
+    if config is None or isinstance(config, (str, Path)):
+        return load_shared(None if config is None else Path(config), words)
+    return load_config(config, overrides)
+
+
+def comparison_folder(shared: Config) -> Path:
+    """Return where a comparison goes that is given no folder."""
+    return Path(shared.run.out) / "comparison"
+
+
+def _contest(
+    shared: Config,
+    asked: Sequence[AskedMethod],
+    seeds: Sequence[int],
+    out: str | Path | None,
+    rates: Sequence[float] | None,
+    baselines: bool,
+    reference: str | None,
+    target: float | None,
+) -> tuple[Contest, list[str], str]:
+    """Check everything before anything runs; return what is compared, notes, and the label of the reference."""
+    folder = comparison_folder(shared) if out is None else Path(out)
+    grid = [] if rates is None else tuning.asked_rates(",".join(map(str, rates)))
+    results.check_target(target)
+    everyone, notes = with_baselines(shared, asked) if baselines else (list(asked), [])
+    label = results.chosen_reference(reference or asked[0].label, [method.label for method in everyone])
+    check_installed(shared.run.track)
+    check_out(folder)
+    contest = Contest(shared, everyone, list(seeds), folder, grid)
+    return contest, [*notes, *contest.check()], label

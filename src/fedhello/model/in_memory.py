@@ -1,0 +1,91 @@
+"""A foundation model that a program has in memory."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+)
+
+from fedhello.errors import ModelError
+from fedhello.model.loading import FoundationModel, check_causal, named_classes, refresh_head, set_padding
+from fedhello.model.pooling import NATIVE, Pooling, fresh_head, stated_by_config
+from fedhello.model.sources import CAUSAL_LM, IMAGES, MEMORY, Kind, ModelSource
+
+
+def foundation_of(
+    module: nn.Module,
+    processor: Any,
+    kind: Kind,
+    labels: Sequence[str],
+    seed: int,
+    *,
+    pad_token: str | None = None,
+    pooling: Pooling | Literal["auto"] = "auto",
+) -> FoundationModel:
+    """Take a model of transformers that is in memory; a classifier gets a fresh head drawn from ``seed``.
+
+    Args:
+        module: A language model, a classifier with as many outputs as there are classes, or a model without a head.
+        processor: Its tokenizer or image processor; None for images where they are scaled to its ``image_size``.
+        kind: What it is for.
+        labels: The names of the classes, in the order of the labels; ignored for a language model.
+        seed: For the head's random values; the global random state is left as it was.
+        pad_token: The token that fills up batches, for a tokenizer without one.
+        pooling: How the features of a model without a head are pooled; of a classifier ``native``, if anything.
+
+    Raises:
+        ModelError: If it is none of these, has another number of outputs, carries adapters already, or its features
+            cannot be pooled as asked for.
+    """
+    name = type(module).__name__
+    config: Any = getattr(module, "config", None)
+    if config is None or not isinstance(module, PreTrainedModel):
+        raise ModelError(f"expected a model of transformers (PreTrainedModel) in memory; found {name}")
+    if hasattr(module, "peft_config"):
+        raise ModelError(f"expected a model without adapters; this {name} carries some. Load it anew.")
+    source = ModelSource(MEMORY, str(config.name_or_path or name))
+    head, found = None, pooling
+    classifier = hasattr(module, "num_labels") and any(task in name for task in ("Classification", "Classifier"))
+    if kind == CAUSAL_LM:
+        check_causal(source, module)
+        found = NATIVE
+    elif classifier:
+        found = _of_classifier(module, labels, seed, pooling)
+    else:
+        found = stated_by_config(config) if pooling == "auto" else pooling
+        if found == NATIVE:
+            raise ModelError(
+                f"expected model.pooling to be cls, mean, last or pooler for {name}, which has no head of its own and "
+                f"does not say how features are pooled; found {pooling}"
+            )
+        for key, value in named_classes(labels).items():
+            setattr(config, key, value)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = fresh_head(config, len(labels))
+    if kind != IMAGES:
+        set_padding(source, module, processor, pad_token)
+    return FoundationModel(module, processor, source, kind, "none", found, head)
+
+
+def _of_classifier(module: Any, labels: Sequence[str], seed: int, pooling: str) -> Pooling:
+    """Give a classifier a fresh head; it is pooled as its architecture does."""
+    if pooling not in ("auto", NATIVE):
+        raise ModelError(
+            f"expected model.pooling to be auto or native for {type(module).__name__}, which has a head of its own; "
+            f"found {pooling}. Hand over the model without a head for another pooling."
+        )
+    if module.config.num_labels != len(labels):
+        raise ModelError(
+            f"expected {len(labels)} outputs for the classes {', '.join(labels)}; {type(module).__name__} has "
+            f"{module.config.num_labels}. Load it with num_labels={len(labels)}."
+        )
+    for key, value in named_classes(labels).items():
+        setattr(module.config, key, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        refresh_head(module, len(labels), {"missing_keys": []})
+    return NATIVE
