@@ -45,11 +45,11 @@ def test_what_is_stored_is_found_again_with_the_labels_of_now(place):
     assert [path.name for path in (place / "tokens").iterdir()] == ["key.npz"]
 
 
-def test_a_file_that_cannot_be_read_is_said_and_made_anew(place, capsys):
+def test_a_file_that_cannot_be_read_is_said_and_made_anew(place, caplog):
     cache.store("key", SAMPLES, cut=0)
     (place / "tokens" / "key.npz").write_bytes(b"PK no zip")
     assert cache.load("key", SAMPLES.labels) is None
-    assert "tokenised again\n" in capsys.readouterr().err
+    assert "tokenised again\n" in caplog.text
 
 
 def test_few_samples_and_an_empty_variable_keep_nothing(place, monkeypatch):
@@ -59,10 +59,10 @@ def test_few_samples_and_an_empty_variable_keep_nothing(place, monkeypatch):
     assert not place.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_said(place, capsys):
+def test_a_folder_that_cannot_be_written_is_said(place, caplog):
     place.write_text("a file")
     cache.store("key", SAMPLES, cut=0)
-    assert "tokens are not kept" in capsys.readouterr().err
+    assert "tokens are not kept" in caplog.text
 
 
 def test_the_key_depends_on_tokenizer_settings_and_texts_and_on_nothing_else():

@@ -12,6 +12,7 @@ from fedhello.errors import (
     ConfigError,
     FedhelloError,
 )
+from fedhello.notes import show_notes
 
 app = typer.Typer(
     help="Fine-tune one foundation model across many clients that keep their data and have unequal budgets.",
@@ -46,6 +47,7 @@ def main() -> None:
     """Run the command line; errors become one sentence on standard error and a numbered exit code."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # logs need no bars; transformers looks here too
+    show_notes()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be asked to end is to be interrupted
     try:
         # Without standalone mode, click returns the code of typer.Exit instead of raising it.

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fedhello.data.batches import Examples
+from fedhello.notes import logger
 
 VARIABLE = "FEDHELLO_CACHE"
 """The environment variable that names the folder; set but empty, nothing is kept."""
@@ -59,7 +59,7 @@ def load(key: str | None, labels: np.ndarray) -> tuple[Examples, int] | None:
         with np.load(path, allow_pickle=False) as kept:
             found = {name: kept[name] for name in kept.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        sys.stderr.write(f"note: {path} cannot be read ({error}); its texts are tokenised again\n")
+        logger.warning("%s cannot be read (%s); its texts are tokenised again", path, error)
         return None
     bounds = np.cumsum(found["lengths"])[:-1]
     ragged = {name: tuple(np.split(found[name], bounds)) for name in ("tokens", "segments") if name in found}
@@ -86,7 +86,7 @@ def store(key: str | None, examples: Examples, cut: int) -> None:
             np.savez(file, **arrays)
         temporary.replace(path)
     except OSError as error:
-        sys.stderr.write(f"note: tokens are not kept in {path.parent} ({error.strerror or error})\n")
+        logger.warning("tokens are not kept in %s (%s)", path.parent, error.strerror or error)
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()

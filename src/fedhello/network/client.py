@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fedhello import embedded
 from fedhello.errors import ConfigError, ModelError
 from fedhello.network.processes import end_with_parent
+from fedhello.notes import show_notes
 
 if TYPE_CHECKING:
     from fedhello.network.worker import Prepared
@@ -267,6 +268,7 @@ def _say(line: str) -> None:
 def main() -> None:
     """Be the worker of a client: ``OPTIONS PORT SECRET``."""
     end_with_parent()
+    show_notes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair; Flower raises it, too, in its threads
     from fedhello.network.flower import answered
     from fedhello.network.messages import Address

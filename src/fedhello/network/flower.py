@@ -14,7 +14,6 @@ Under ``flwr run`` and ``flower-supernode`` a message costs a process: see ``flo
 """
 
 import hashlib
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -50,6 +49,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from fedhello.errors import EngineError
 from fedhello.network.messages import Address, Failure, Fields, Reply
+from fedhello.notes import logger
 from fedhello.types import Reason
 
 telemetry.FLWR_TELEMETRY_ENABLED = "0"  # for where something else has imported flwr before
@@ -289,7 +289,7 @@ def answered(
                     _answer_one(address, token, answer)
             except BROKEN_OFF as error:
                 if not silent:
-                    sys.stderr.write(f"note: the connection broke off, and is made again: {error!r}\n")
+                    logger.warning("the connection broke off, and is made again: %r", error)
                 silent = True
                 time.sleep(1.0)
     finally:
@@ -373,4 +373,4 @@ def _quietly(call: Callable[[], object]) -> None:
     try:
         call()
     except (httpx.HTTPError, RuntimeError, RunNotRunningException) as error:
-        sys.stderr.write(f"note: the SuperLink did not hear the end of the run: {error!r}\n")
+        logger.warning("the SuperLink did not hear the end of the run: %r", error)

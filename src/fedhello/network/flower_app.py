@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhello.network.flower import RECORD, GridLink, fields_of
 from fedhello.network.processes import end_with_parent
+from fedhello.notes import show_notes
 
 server_app = ServerApp()
 
@@ -58,6 +59,7 @@ LONGEST_UPLOAD = 7200
 def main() -> None:
     """Be a SuperLink or a SuperNode that ends with its parent."""
     end_with_parent()
+    show_notes()
     what = sys.argv.pop(1)
     if what == "superlink":
         from flwr.supercore.corestate import in_memory_corestate

@@ -14,6 +14,7 @@ from fedhello.network.client import ClientOptions
 from fedhello.network.processes import end_with_parent, spawn, stop
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection, take_part
+from fedhello.notes import show_notes
 
 ROUNDS = 3
 """Of the embedded demo, where no configuration says otherwise."""
@@ -66,6 +67,7 @@ def _part(config: Config, k: int) -> ClientOptions:
 def main() -> None:
     """Be one of the clients: ``PORT OPTIONS``."""
     end_with_parent()
+    show_notes()
     port, brought = sys.argv[1:]
     name = json.loads(brought)["name"]
     take_part(

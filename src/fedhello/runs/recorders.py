@@ -2,18 +2,16 @@
 
 import csv
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from fedhello.notes import logger
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.tracking import Tracker, check_installed, round_metrics
 from fedhello.session import Session
 from fedhello.types import RunState
-
-logger = logging.getLogger("fedhello")
 
 
 class _File(Callback):

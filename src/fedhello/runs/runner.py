@@ -1,12 +1,12 @@
 """Play a prepared session to its end: rounds, callbacks, folder, checkpoints; and end well when interrupted."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedhello.errors import CallbackError, FedhelloError, RunFolderError
+from fedhello.notes import logger
 from fedhello.runs.answers import answer, compared
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.checkpoint import Checkpoints
@@ -64,9 +64,9 @@ def run_session(
 
 
 def warn(folder: RunFolder, line: str) -> None:
-    """Log what a user must hear of, and say it on standard error, whatever else is shown."""
+    """Log what a user must hear of, in the folder and for whoever listens."""
     folder.log(f"note: {line}")
-    sys.stderr.write(f"note: {line}\n")
+    logger.warning(line)
 
 
 @dataclass
