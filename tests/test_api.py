@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -53,6 +54,13 @@ def test_a_configuration_comes_from_a_file_mappings_or_another(place):
     raw = {"train": {"rounds": 4}}
     assert fh.load_config(raw, {"train.lr": 0.5}).train.lr == 0.5
     assert raw == {"train": {"rounds": 4}}  # nobody's mapping is changed
+    paths = fh.load_config(None, {"run.out": place / "runs", "train.lr": np.float64(0.5)})
+    assert (paths.run.out, paths.train.lr) == (str(place / "runs"), 0.5)
+    for wrong in ({"run.out": object()}, {"train.lr": torch.tensor(1.0)}):
+        with pytest.raises(fh.ConfigError, match="that YAML can hold"):
+            fh.load_config(None, wrong)
+    with pytest.raises(fh.ConfigError, match="expected a file, mappings or a Config"):
+        fh.load_config(5)
     with pytest.raises(fh.ConfigError, match=r"unknown key train\.round"):
         fh.load_config(None, {"train.round": 4})
 
@@ -70,6 +78,11 @@ def test_a_run_is_looked_at_and_used(place):
     assert run.evaluate()["test"]["accuracy"] == run.summary.final
     assert type(run.peft_model()).__name__.startswith("Peft")
     assert (run.export("out", merge=True) / "model.safetensors").is_file()
+    assert run.predict(["apple number 3"], probabilities=True) == [one]  # what was merged was a copy
+    assert run.evaluate()["test"]["accuracy"] == run.summary.final
+    assert run.predict([]) == []
+    with pytest.raises(fh.ConfigError, match="expected a list of texts"):
+        run.predict("apple number 3")
     with pytest.raises(fh.RunFolderError, match="expected a new folder"):
         run.export("out")
     assert fh.load_run(run.path).summary == run.summary
@@ -145,23 +158,79 @@ def test_a_callback_that_raises_ends_the_run_in_order_with_its_name(place, metho
 def test_the_loop_by_hand_leads_to_what_the_run_does(place):
     session = fh.prepare("tiny.yaml")
     assert "tier" in str(fh.plan(session))
-    records = []
-    for state, record in fh.rounds(session):
+    start, records = fh.start(session), []
+    for state, record in fh.rounds(session, start.state):
         records.append(record)
         if state.round == 1:
             break
-    half = fh.save(session, state, "half", records)
+    half = fh.save(session, state, "half", start=start, records=records)
     assert half.summary.status == "saved"
     assert half.summary.rounds == len(half.rounds) == 1
-    assert half.predict(["iron number 1"])[0].label in ("fruit", "metal")
+    texts = ["iron number 1", "plum number 2"]
+    before = half.predict(texts)
+    assert before == fh.load_run("half").predict(texts)
     *_, (last, _) = fh.rounds(session, state)
     by_hand = fh.save(session, last, "by-hand")
     whole = fh.run("tiny.yaml", {"run.name": "f"})
     assert adapter(by_hand) == adapter(whole)
     assert by_hand.summary.final == whole.summary.final
-    assert adapter(fh.resume("half")) == adapter(whole)
+    assert half.predict(texts) == before  # the model in memory has gone on; what was saved has not
+    done = fh.resume("half")
+    assert adapter(done) == adapter(whole)
+    differ = {"wall_seconds", "train_seconds", "evaluation_seconds", "samples_per_second", "tiers"}
+    mine, its = (run.summary.model_dump(exclude=differ) for run in (done, whole))
+    assert mine == its
+    assert by_hand.summary.start is None
+    with pytest.raises(fh.RunFolderError, match="without its start and records"):
+        fh.resume("by-hand")
+    for wrong in ({"records": records}, {"start": start}, {"start": start, "records": records * 2}):
+        with pytest.raises(fh.ConfigError, match=r"records|start"):
+            fh.save(session, last, "never", **wrong)
+    assert not Path("never").exists()
     with pytest.raises(fh.RunFolderError):
         fh.save(session, last, "half")
+
+
+def test_a_stop_in_the_last_round_is_an_end_and_patience_outlives_a_process(place):
+    class At(fh.Callback):
+        def __init__(self, last):
+            self.last = last
+
+        def on_round(self, state, record):
+            return state.round == self.last
+
+    assert fh.run("tiny.yaml", {"run.name": "i"}, callbacks=[At(2)]).summary.status == "finished"
+    patient = {"patience": 3, "min_delta": 1.0}
+    words = {"train.rounds": 6, "train.lr_schedule": "constant"}
+    whole = fh.run("tiny.yaml", {**words, "run.name": "j"}, callbacks=[fh.EarlyStopping(**patient)])
+    fh.run("tiny.yaml", {**words, "run.name": "k"}, callbacks=[fh.EarlyStopping(**patient), At(2)])
+    assert fh.resume("runs/k", callbacks=[fh.EarlyStopping(**patient)]).summary.rounds == whole.summary.rounds == 3
+    with pytest.raises(fh.ConfigError, match="metric one of"):
+        fh.EarlyStopping(3, metric="test_accuracy")
+
+
+def test_files_of_rounds_are_complete_whatever_is_scored_and_whenever_they_begin(place):
+    file = fh.CsvFile("rounds.csv")
+    words = {"train.rounds": 3, "train.evaluate_every": 2}
+    for name in ("l", "m"):  # one object may serve two runs
+        fh.run("tiny.yaml", {**words, "run.name": name}, callbacks=[file])
+        table = pytest.importorskip("pandas").read_csv("rounds.csv")
+        assert table["round"].tolist() == [1, 2, 3]
+        assert table["test/accuracy"].notna().tolist() == [False, True, True]
+
+
+def test_clients_own_heads_are_those_asked_for_whatever_was_asked_before(place):
+    run = fh.run("tiny.yaml", {"run.name": "n", "model.head": "local", "train.clients_per_round": 4})
+    texts, fresh = ["iron number 1"], fh.load_run(run.path)
+    right = {k: fresh.predict(texts, client=k)[0].probability for k in (0, 3)}
+    assert right[0] != right[3]
+    for k in (0, 3, 0):
+        assert run.predict(texts, client=k)[0].probability == right[k]
+        run.evaluate()
+    session = fh.prepare("tiny.yaml", {"model.head": "local"})
+    for by_hand in (lambda: fh.start(session), lambda: next(fh.rounds(session))):
+        with pytest.raises(fh.ConfigError, match="expected a head that clients share"):
+            by_hand()
 
 
 def test_a_method_from_a_file_is_known_by_name(place, call):
@@ -183,16 +252,46 @@ def test_a_method_from_a_file_is_known_by_name(place, call):
         sys.modules.pop("own", None)
 
 
+def test_reading_somebodys_run_runs_none_of_their_code(place, call):
+    signature = "(context: fh.AllocationContext"
+    (place / "own.py").write_text(OWN.replace(f"{signature})", f"{signature}, *, deep: int = 3)"))
+    try:
+        run = fh.run("tiny.yaml", {"run.name": "g", "method": {"name": "own:mine", "deep": 4}})
+        final = run.summary.final
+        (place / "own.py").write_text("open('was-here', 'w').close()\nraise ValueError('no')\n")
+        fh.METHODS.pop("own:mine")
+        sys.modules.pop("own")
+        read = fh.load_run(run.path)
+        assert read.config.method.options["deep"] == 4
+        assert read.predict(["apple number 1"])[0].label
+        assert read.evaluate()["test"]["accuracy"] == final
+        assert call(place, "report", run.path)[0] == 0
+        assert not (place / "was-here").exists()
+        with pytest.raises(fh.ConfigError, match="ValueError: no"):
+            fh.resume(run.path, {"run.keep": 1})
+    finally:
+        fh.METHODS.pop("own:mine", None)
+        sys.modules.pop("own", None)
+
+
 def test_a_name_that_came_over_a_network_is_never_imported(place):
     from fedhello.config.load import parse_config
+    from fedhello.network.server import served
 
-    (place / "evil.py").write_text("open('was-here', 'w')\nmine = 1\n")
+    (place / "evil.py").write_text("open('was-here', 'w').close()\nmine = 1\n")
     with pytest.raises(fh.ConfigError, match=r"expected method\.name"):
         parse_config({"method": {"name": "evil:mine"}})
     assert not (place / "was-here").exists()
+    (place / "own.py").write_text(OWN)
+    try:
+        with pytest.raises(fh.ConfigError, match="clients import no code"):
+            served(fh.load_config("tiny.yaml", {"method": {"name": "own:mine"}}))
+    finally:
+        fh.METHODS.pop("own:mine", None)
+        sys.modules.pop("own", None)
 
 
-def test_methods_are_registered_once():
+def test_methods_of_ones_own_never_take_the_name_of_another():
     with pytest.raises(fh.ConfigError, match="expected a new name"):
         fh.register_method(fh.Method("full", "other", "-", fh.METHODS["gd-hla"].allocate))
     assert fh.register_method(fh.METHODS["full"]) is fh.METHODS["full"]
@@ -262,6 +361,14 @@ def test_each_clients_data_may_be_an_object_of_its_own(place):
     assert (longer.summary.status, longer.summary.rounds) == ("finished", 3)
     with pytest.raises(fh.DataError, match="pair of input and label"):
         fh.prepare("tiny.yaml", data=[[1, 2, 3], [4]])
+    with pytest.raises(fh.DataError, match="expected at least one sample in the data of client-1"):
+        fh.prepare("tiny.yaml", data=[rows, []])
+    with pytest.raises(fh.DataError, match="columns of one length"):
+        fh.prepare("tiny.yaml", data={"text": ["a"], "label": ["b", "c"]})
+    with pytest.raises(fh.DataError, match="have a length and items"):
+        fh.prepare("tiny.yaml", data=iter(rows))
+    with pytest.raises(fh.ConfigError, match="expected no data"):
+        fh.resume(fh.run("tiny.yaml", {"run.name": "named"}).path, data=rows)
     with pytest.raises(fh.ConfigError, match="expected data beside validation"):
         fh.prepare("tiny.yaml", test=rows)
 
@@ -294,7 +401,19 @@ def test_a_model_in_memory_is_the_model_of_a_folder(place):
     with pytest.raises(fh.ModelError, match="which a program had in memory"):
         fh.load_run(run.path).predict(texts)
     model, tokenizer = classifier()
-    assert [one.probability for one in fh.load_run(run.path, model=model, processor=tokenizer).predict(texts)] == right
+    data = rows_of()
+    read = fh.load_run(run.path, model=model, processor=tokenizer)
+    assert [one.probability for one in read.predict(texts)] == right
+    assert [one.probability for one in read.predict(texts)] == right
+    assert read.evaluate()["test"]["accuracy"] == named.summary.final
+    with pytest.raises(fh.ConfigError, match="expected no data"):
+        fh.load_run(run.path, data=data)
+    where = json.loads((run.export("exported") / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert where == "tiny"  # no path of this machine
+    with pytest.raises(fh.ModelError, match="expected the tokenizer"):
+        fh.prepare("tiny.yaml", model=classifier()[0])
+    with pytest.raises(fh.ConfigError, match="expected a model beside the processor"):
+        fh.prepare("tiny.yaml", processor=tokenizer)
     with pytest.raises(fh.ModelError, match="expected a model without adapters"):
         fh.prepare("tiny.yaml", model=model, processor=tokenizer)
 

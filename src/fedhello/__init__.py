@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedhello.api import rounds as rounds
     from fedhello.api import run as run
     from fedhello.api import save as save
+    from fedhello.api import start as start
     from fedhello.comparison.compare import compare as compare
     from fedhello.config.read import load_config as load_config
     from fedhello.config.schema import Config as Config
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
     from fedhello.types import Update as Update
 
 _WHERE = {
-    "fedhello.api": "load_run plan prepare resume rounds run save",
+    "fedhello.api": "load_run plan prepare resume rounds run save start",
     "fedhello.comparison.compare": "compare",
     "fedhello.config.read": "load_config",
     "fedhello.config.schema": "Config",

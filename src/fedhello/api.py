@@ -9,7 +9,7 @@ The loop by hand:
     for state, record in rounds(session):
         if record.test.accuracy > 0.9:
             break
-    save(session, state, "runs/mine")
+    save(session, state, "runs/mine")         # with start and records, resume("runs/mine") goes on
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from fedhello.config.read import Overrides, Source, load_config, words_of
 from fedhello.config.schema import Config
 from fedhello.data.dataset import HeldOut
 from fedhello.data.memory import MEMORY, is_per_client, memory_source
-from fedhello.errors import ConfigError
+from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import Method
 from fedhello.plugins import register_method
 from fedhello.report.plan import Plan, describe
@@ -31,7 +31,7 @@ from fedhello.runs import loop
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free, choose
-from fedhello.runs.loop import RoundRecord
+from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.progress import Progress as Place
 from fedhello.runs.progress import is_finished, restore_progress, resumed_config, store_config
 from fedhello.runs.runner import run_session, warn
@@ -94,20 +94,15 @@ def _with_objects(
         words.append(f"method.name={method.name}")
     if model is not None:
         words.append(f"model.name={MEMORY}")
-    held_out: dict[HeldOut, Any] = {}
-    if validation is not None:
-        held_out["validation"] = validation
-    if test is not None:
-        held_out["test"] = test
-    if data is None and held_out:
-        raise ConfigError("expected data beside validation or test in memory; found none. Hand them over together.")
+    held_out = _held_out(data, validation, test)
+    _check_processor(model, processor)
     source = None
     if data is not None:
         many = is_per_client(data)
         words += [f"data.name={MEMORY}", *(f"data.{part}={part}" for part in held_out)]
         words += ["data.partition={kind: files}", f"data.clients={len(data)}"] if many else []
         columns = load_config(config, [*words_of(overrides), *words]).data.columns
-        source, _ = memory_source(data, columns, held_out, many)
+        source = memory_source(data, columns, held_out)
     return load_config(config, [*words_of(overrides), *words]), Objects(model, processor, source)
 
 
@@ -116,36 +111,66 @@ def plan(session: Session) -> Plan:
     return Plan(describe(session))
 
 
+def start(session: Session) -> RunStart:
+    """Return what is there before round 0, with a head as ``model.head`` says; a session can be started again.
+
+    Raises:
+        ConfigError: If clients keep heads of their own, which a state does not hold.
+    """
+    _check_shared(session)
+    return loop.start(session)
+
+
 def rounds(session: Session, state: RunState | None = None) -> Iterator[tuple[RunState, RoundRecord]]:
     """Play rounds one by one; the loop is yours.
 
     Args:
         session: What to run.
-        state: Where to go on; None begins, with a head as ``model.head`` says.
+        state: Where to go on, ``start(session).state`` or what an earlier round led to; None starts.
 
     Yields:
         The state after a round, and what the round came to; ``record.test`` is None where it was not scored.
 
     Raises:
+        ConfigError: If clients keep heads of their own, which a state does not hold.
         QuorumError: If ``train.retries`` attempts at one round fail.
     """
+    _check_shared(session)
     yield from loop.rounds(session, loop.start(session).state if state is None else state)
 
 
-def save(session: Session, state: RunState, folder: str | Path, records: Sequence[RoundRecord] = ()) -> TrainedRun:
-    """Save where rounds have led to as the folder of a run, which can be loaded, exported and gone on with.
+def _check_shared(session: Session) -> None:
+    if session.config.model.head == "local":
+        raise ConfigError(
+            "expected a head that clients share for a loop by hand, since a state does not hold their own; found "
+            "model.head=local. Use run()."
+        )
+
+
+def save(
+    session: Session,
+    state: RunState,
+    folder: str | Path,
+    *,
+    start: RunStart | None = None,
+    records: Sequence[RoundRecord] = (),
+) -> TrainedRun:
+    """Save where rounds have led to as the folder of a run, which can be loaded, used and exported.
 
     Args:
         session: What ran.
         state: Where it is now.
         folder: A new one.
-        records: What the rounds came to, all since the start, for those who want them in the folder.
+        start: What ``start(session)`` returned. With it and all records, ``resume`` goes on with the run.
+        records: What every round since then came to.
 
     Raises:
+        ConfigError: If the records are not those of the rounds of the state, or clients keep heads of their own.
         RunFolderError: If the folder exists or cannot be written.
     """
+    _check_shared(session)
     run_folder = RunFolder(Path(folder))
-    save_state(session, state, run_folder, records)
+    save_state(session, state, run_folder, start, records)
     return TrainedRun(run_folder.path, session=session)
 
 
@@ -239,13 +264,32 @@ def resume(
 
 
 def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, validation: Any, test: Any) -> Objects:
-    """Return the objects of a run that has begun, whose configuration says what they are."""
-    if data is None:
-        return Objects(model, processor)
-    held_out: dict[HeldOut, Any] = {"validation": validation, "test": test}
-    columns = RunFolder(Path(folder)).config().data.columns
-    there = {part: one for part, one in held_out.items() if one is not None}
-    return Objects(model, processor, memory_source(data, columns, there, is_per_client(data))[0])
+    """Return the objects of a run that has begun, whose configuration says what they are.
+
+    Raises:
+        ConfigError: If the run was of something that has a name, or data are missing beside what is held out.
+    """
+    config = RunFolder(Path(folder)).config()
+    for what, one, name in (("model", model, config.model.name), ("data", data, config.data.name)):
+        if one is not None and name != MEMORY:
+            raise ConfigError(f"expected no {what}, since {folder} says where it is: {name}; found an object")
+    held_out = _held_out(data, validation, test)
+    _check_processor(model, processor)
+    source = None if data is None else memory_source(data, config.data.columns, held_out)
+    return Objects(model, processor, source)
+
+
+def _held_out(data: Any, validation: Any, test: Any) -> dict[HeldOut, Any]:
+    asked: dict[HeldOut, Any] = {"validation": validation, "test": test}
+    found = {part: one for part, one in asked.items() if one is not None}
+    if data is None and found:
+        raise ConfigError("expected data beside validation or test in memory; found none. Hand them over together.")
+    return found
+
+
+def _check_processor(model: Any, processor: Any) -> None:
+    if model is None and processor is not None:
+        raise ConfigError("expected a model beside the processor; found none. Hand over both, or neither.")
 
 
 def resumed(
@@ -260,14 +304,25 @@ def resumed(
     run_folder = RunFolder(Path(folder))
     config = _local(resumed_config(run_folder, words_of(overrides)), f"fedhello server {folder}/config.yaml")
     check_installed(config.run.track)
+    _check_can_go_on(run_folder)
     with run_folder.locked():
         if is_finished(run_folder, config):
-            return TrainedRun(run_folder.path), True
+            return TrainedRun(run_folder.path, given), True
         say_loading(console)
         session = setup.prepare(config, given)
         place = restore_progress(session, run_folder, lambda line: warn(run_folder, line))
         store_config(run_folder, config)
         return _run(session, run_folder, callbacks, console, place), False
+
+
+def _check_can_go_on(folder: RunFolder) -> None:
+    """Check that a run was not saved by hand as a model alone."""
+    saved = (folder.path / "summary.json").is_file() and folder.summary().get("status") == "saved"
+    if saved and not folder.checkpoints.is_dir():
+        raise RunFolderError(
+            f"expected a run that can go on; {folder.path} was saved without its start and records. Save with both: "
+            "fedhello.save(session, state, folder, start=…, records=…)."
+        )
 
 
 def _run(
@@ -295,18 +350,29 @@ def _local(config: Config, otherwise: str = "fedhello server CONFIG") -> Config:
     return config
 
 
-def load_run(folder: str | Path, *, model: Any = None, processor: Any = None) -> TrainedRun:
-    """Return a run that has ended, read back from its folder.
+def load_run(
+    folder: str | Path,
+    *,
+    model: Any = None,
+    processor: Any = None,
+    data: Any = None,
+    validation: Any = None,
+    test: Any = None,
+) -> TrainedRun:
+    """Return a run that has ended, read back from its folder; no code that the folder names is run.
 
     Args:
         folder: Of the run.
         model: The model that it was of, where that was an object; without an adapter in it.
         processor: Its tokenizer or image processor.
+        data: The data that it was of, where these were objects; ``evaluate`` needs them.
+        validation: Likewise.
+        test: Likewise.
 
     Raises:
-        ConfigError: If its configuration cannot be read.
+        ConfigError: If its configuration cannot be read, or an object is given for what has a name.
         RunFolderError: If this is not the folder of a run, or it has not ended.
     """
-    found = TrainedRun(Path(folder), Objects(model, processor))
-    _ = found.config, found.summary
+    found = TrainedRun(Path(folder), _given_again(folder, model, processor, data, validation, test))
+    _ = found.summary
     return found

@@ -140,12 +140,13 @@ def compare(
     refuse({"--rates"} if rates is not None and not tune else set(), "for --tune")
     file, overrides = file_and_overrides(words)
     console, hidden = Console(stderr=as_json), quiet or as_json
+    folder = out or comparison_folder(shared_config(file, overrides))
     found = compare_methods(
         file,
         methods,
         asked_seeds(seeds),
         overrides=overrides,
-        out=out,
+        out=folder,
         rates=tuning.asked_rates(rates or tuning.RATES) if tune else None,
         baselines=not no_baselines,
         reference=reference,
@@ -154,5 +155,4 @@ def compare(
     )
     if found is None:
         raise typer.Exit(INTERRUPTED)
-    folder = out or comparison_folder(shared_config(file, overrides))
     present(found, folder, as_json, quiet, said=found.said)

@@ -6,11 +6,11 @@ from pathlib import Path
 from rich.console import Console
 
 from fedhello.comparison import tuning
-from fedhello.comparison.asked import AskedMethod, asked_methods
+from fedhello.comparison.asked import AskedMethod, asked_methods, asked_seeds
 from fedhello.comparison.baselines import with_baselines
 from fedhello.comparison.contest import Contest
 from fedhello.comparison.runs import load_shared
-from fedhello.config.read import Overrides, Source, load_config, words_of
+from fedhello.config.read import Overrides, Source, words_of
 from fedhello.config.schema import Config
 from fedhello.report.page import check_out
 from fedhello.results import comparison as results
@@ -54,6 +54,7 @@ def compare(
         ConfigError: If a configuration is wrong, or a method is there twice.
         RunFolderError: If a finished run of another configuration, or something else, is in the way.
     """
+    seeds = asked_seeds(",".join(map(str, seeds)))
     shared = shared_config(config, overrides)
     asked = asked_methods(methods if isinstance(methods, str) else ",".join(methods))
     contest, notes, label = _contest(shared, asked, seeds, out, rates, baselines, reference, target)
@@ -69,10 +70,7 @@ def compare(
 
 def shared_config(config: Source, overrides: Overrides) -> Config:
     """Return what all runs of a comparison share; its tiers need not suit the method that it names itself."""
-    words = words_of(overrides)
-    if config is None or isinstance(config, (str, Path)):
-        return load_shared(None if config is None else Path(config), words)
-    return load_config(config, overrides)
+    return load_shared(config, words_of(overrides))
 
 
 def comparison_folder(shared: Config) -> Path:

@@ -16,7 +16,8 @@ from rich.status import Status
 from fedhello.comparison.asked import AskedMethod
 from fedhello.config.choices import with_choices
 from fedhello.config.diff import differing
-from fedhello.config.load import IRRELEVANT, load_config, parse_config
+from fedhello.config.load import IRRELEVANT, parse_config
+from fedhello.config.read import Source, load_config
 from fedhello.config.schema import Config, MethodConfig
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
@@ -66,7 +67,7 @@ class PlannedRun:
     before: Before
 
 
-def load_shared(path: Path | None, overrides: Sequence[str]) -> Config:
+def load_shared(source: Source, overrides: Sequence[str]) -> Config:
     """Read the configuration that all runs share.
 
     Its tiers need not suit the method that it names itself, since they are translated for each method: tiers and
@@ -75,9 +76,9 @@ def load_shared(path: Path | None, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: If the file cannot be read, or a key, type or value is wrong.
     """
-    method = load_config(path, [*overrides, f"clients={json.dumps(STAND_IN)}"]).method
+    method = load_config(source, [*overrides, f"clients={json.dumps(STAND_IN)}"]).method
     undemanding = next(name for name, row in METHODS.items() if row.allocates == "either")
-    return load_config(path, [*overrides, f"method={{name: {undemanding}}}"]).model_copy(update={"method": method})
+    return load_config(source, [*overrides, f"method={{name: {undemanding}}}"]).model_copy(update={"method": method})
 
 
 def plan_runs(

@@ -17,7 +17,7 @@ from fedhello.config.text import YamlDumper, read_file, set_key
 from fedhello.errors import ConfigError
 from fedhello.formatting import nearest
 from fedhello.methods import METHODS
-from fedhello.plugins import find_method
+from fedhello.plugins import find_method, stand_in
 
 IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
@@ -39,7 +39,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     raw = {} if path is None else read_file(path)
     for override in overrides:
         set_key(raw, override)
-    _find_method(raw)
+    import_method(raw)
     return parse_config(raw)
 
 
@@ -47,6 +47,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read the configuration that a run wrote into its folder, maybe one of an earlier version.
 
     It was written with every key, so one that is missing had not been thought of: it stands for what was done then.
+    No code that it names is run; what goes on with the run calls ``import_method`` first.
 
     Raises:
         ConfigError: As ``load_config``.
@@ -57,16 +58,31 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raw.setdefault(section, {}).setdefault(key, value)
     for override in overrides:
         set_key(raw, override)
-    _find_method(raw)
+    name, options = _named_method(raw)
+    if name is not None:
+        stand_in(name, options)
     return parse_config(raw)
 
 
-def _find_method(raw: Mapping[str, Any]) -> None:
-    """Import the method that a configuration of this machine names, where it is not one of fedhello's own."""
-    method = raw.get("method")
-    name = method.get("name") if isinstance(method, Mapping) else None
-    if isinstance(name, str):
+def import_method(raw: Mapping[str, Any]) -> None:
+    """Import the method that a configuration of this machine's user names, where it is not one of fedhello's own.
+
+    Args:
+        raw: Sections with their keys.
+
+    Raises:
+        ConfigError: If it cannot be imported.
+    """
+    name, _ = _named_method(raw)
+    if name is not None:
         find_method(name)
+
+
+def _named_method(raw: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    method = raw.get("method")
+    options = dict(method) if isinstance(method, Mapping) else {}
+    name = options.pop("name", None)
+    return (name if isinstance(name, str) else None), options
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:

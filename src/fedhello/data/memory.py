@@ -14,58 +14,67 @@ MEMORY = "memory"
 """What ``data.name`` and ``model.name`` are where a program hands over objects."""
 
 
-def memory_source(
-    data: Any, columns: Columns, held_out: Mapping[HeldOut, Any], per_client: bool
-) -> tuple[Source, int | None]:
+def memory_source(data: Any, columns: Columns, held_out: Mapping[HeldOut, Any]) -> Source:
     """Make a source of objects.
 
     Args:
-        data: One data set; or, with ``per_client``, a sequence of one per client. A data set is a sequence of rows (
-            mappings, or pairs of input and label), a mapping of columns, or anything with a length and such items,
+        data: One data set, or a list of them, one per client; see ``is_per_client``. A data set is a sequence of rows
+            (mappings, or pairs of input and label), a mapping of columns, or anything with a length and such items,
             as ``datasets.Dataset``, ``torch.utils.data.Dataset`` and, by its columns, a pandas table are.
         columns: What their columns are for.
         held_out: What the server keeps for validation or test, in the same forms.
-        per_client: Whether each is one client's.
-
-    Returns:
-        The source, and the number of clients where it says so.
 
     Raises:
-        DataError: If there is no client, or rows have no columns.
+        DataError: If there is nothing, or something that is no data set.
     """
-    clients = list(data) if per_client else [data]
-    if not clients:
-        raise DataError("expected the data of at least one client; found none")
+    per_client = is_per_client(data)
+    clients = data if per_client else [data]
     digits = len(str(len(clients)))
     names = [f"client-{k:0{digits}}" if per_client else "" for k in range(len(clients))]
-    splits = dict(zip(names, clients, strict=True)) | dict(held_out)
+    given = dict(zip(names, clients, strict=True)) | dict(held_out)
+    for name, one in given.items():
+        _check(f"the data of {name}" if name else "the data", one)
     tables = {
         name: partial(_table, f"the data of {name}" if name else "the data", one, columns)
-        for name, one in splits.items()
+        for name, one in given.items()
     }
-    return Source("the data", tables, files=per_client), len(clients) if per_client else None
+    return Source("the data", tables, files=per_client)
 
 
 def is_per_client(data: Any) -> bool:
-    """Whether data in memory are a list of data sets, one per client, rather than a list of rows."""
+    """Whether data in memory are a list of data sets, one per client, rather than a list of rows.
+
+    A row is a pair, or a mapping one of whose values is no sequence, such as its label; a mapping of columns holds
+    sequences alone.
+    """
     if not isinstance(data, (list, tuple)) or not data:
         return False
     first = data[0]
-    if isinstance(first, Mapping):  # a row holds values, a mapping of columns holds lists of them
-        return bool(first) and all(_is_column(value) for value in first.values())
-    return not (isinstance(first, tuple) and len(first) == 2 and not hasattr(first[0], "keys"))
+    if isinstance(first, Mapping):
+        return bool(first) and all(map(_is_column, first.values()))
+    return not (isinstance(first, tuple) and len(first) == 2 and not isinstance(first[0], Mapping))
 
 
 def _is_column(value: object) -> bool:
-    return isinstance(value, (list, tuple, np.ndarray)) and not (isinstance(value, np.ndarray) and value.ndim > 1)
+    return hasattr(value, "__len__") and not isinstance(value, (str, bytes, Mapping))
+
+
+def _check(name: str, data: Any) -> None:
+    """Check that something can be a data set, and holds anything."""
+    if isinstance(data, (str, bytes)) or not hasattr(data, "__len__"):
+        raise DataError(
+            f"expected {name} to have a length and items, as a list of rows, a mapping of columns, or a data set of "
+            f"torch or datasets has; found a {type(data).__name__}. Make a list of what has no length."
+        )
+    if len(data) == 0 or (isinstance(data, Mapping) and not all(len(values) for values in data.values())):
+        raise DataError(f"expected at least one sample in {name}; it is empty")
 
 
 def _table(name: str, data: Any, columns: Columns) -> Table:
     """Read a data set in memory."""
-    by_column = getattr(data, "to_dict", None)
     if isinstance(data, Mapping):
-        return _of_columns(name, {key: list(values) for key, values in data.items()})
-    if by_column is not None and hasattr(data, "columns"):  # pandas
+        return _of_columns(name, {str(key): list(values) for key, values in data.items()})
+    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas
         return _of_columns(name, {str(key): data[key].tolist() for key in data.columns})
     rows = [_row(data[i], columns, f"row {i + 1} of {name}") for i in range(len(data))]
     found = dict.fromkeys(key for row in rows for key in row)
@@ -73,7 +82,17 @@ def _table(name: str, data: Any, columns: Columns) -> Table:
 
 
 def _of_columns(name: str, columns: Mapping[str, Sequence[object]]) -> Table:
-    return Table.of(name, {key: [_value(value, name) for value in values] for key, values in columns.items()})
+    lengths = {key: len(values) for key, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise DataError(f"expected columns of one length in {name}; found {said}")
+    return Table.of(
+        name,
+        {
+            key: [_value(value, f"row {i + 1} of {name}") for i, value in enumerate(values)]
+            for key, values in columns.items()
+        },
+    )
 
 
 def _row(item: Any, columns: Columns, place: str) -> dict[str, object]:
@@ -88,11 +107,22 @@ def _row(item: Any, columns: Columns, place: str) -> dict[str, object]:
     )
 
 
-def _value(value: Any, name: str) -> object:
+def _value(value: Any, place: str) -> object:
     """Return a value as tables hold them: images as pixels, numbers of numpy and torch as Python's."""
     if hasattr(value, "convert") and hasattr(value, "getbands"):  # Pillow
         value = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
-    if isinstance(value, np.ndarray) and value.ndim > 0:
-        return Picture(np.ascontiguousarray(value), f"an image of {name}") if value.dtype == np.uint8 else value
+    if getattr(value, "ndim", 0) > 0 and hasattr(value, "dtype"):
+        return _pixels(value, place)
     item = getattr(value, "item", None)
     return item() if item is not None and getattr(value, "ndim", None) == 0 else value
+
+
+def _pixels(value: Any, place: str) -> Picture:
+    pixels = np.asarray(value)
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise DataError(
+            f"expected an image of uint8 values, shape (H, W) or (H, W, 3), in {place}; found {pixels.dtype} of shape "
+            f"{tuple(pixels.shape)}. Undo normalisation and move the channels to the end: the model's own image "
+            "processor does the rest."
+        )
+    return Picture(np.ascontiguousarray(pixels), f"the image in {place}")

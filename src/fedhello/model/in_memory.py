@@ -1,6 +1,7 @@
 """A foundation model that a program has in memory."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -37,38 +38,55 @@ def foundation_of(
         pooling: How the features of a model without a head are pooled; of a classifier ``native``, if anything.
 
     Raises:
-        ModelError: If it is none of these, has another number of outputs, carries adapters already, or its features
-            cannot be pooled as asked for.
+        ModelError: If it is none of these, comes without its tokenizer, is quantised, has another number of outputs,
+            carries adapters already, or its features cannot be pooled as asked for.
     """
     name = type(module).__name__
-    config: Any = getattr(module, "config", None)
-    if config is None or not isinstance(module, PreTrainedModel):
-        raise ModelError(f"expected a model of transformers (PreTrainedModel) in memory; found {name}")
-    if hasattr(module, "peft_config"):
-        raise ModelError(f"expected a model without adapters; this {name} carries some. Load it anew.")
-    source = ModelSource(MEMORY, str(config.name_or_path or name))
+    _check(module, processor, kind)
+    config: Any = module.config
+    where = str(config.name_or_path or name)
+    # An adapter goes to others, for whom the folder's path is no name, and none of their business.
+    source = ModelSource(MEMORY, Path(where).resolve().name if Path(where).is_dir() else where)
     head, found = None, pooling
-    classifier = hasattr(module, "num_labels") and any(task in name for task in ("Classification", "Classifier"))
     if kind == CAUSAL_LM:
         check_causal(source, module)
         found = NATIVE
-    elif classifier:
+    elif hasattr(module, "num_labels") and any(task in name for task in ("Classification", "Classifier")):
         found = _of_classifier(module, labels, seed, pooling)
     else:
-        found = stated_by_config(config) if pooling == "auto" else pooling
-        if found == NATIVE:
-            raise ModelError(
-                f"expected model.pooling to be cls, mean, last or pooler for {name}, which has no head of its own and "
-                f"does not say how features are pooled; found {pooling}"
-            )
-        for key, value in named_classes(labels).items():
-            setattr(config, key, value)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head = fresh_head(config, len(labels))
+        found, head = _of_encoder(module, labels, seed, pooling)
     if kind != IMAGES:
         set_padding(source, module, processor, pad_token)
     return FoundationModel(module, processor, source, kind, "none", found, head)
+
+
+def _check(module: nn.Module, processor: Any, kind: Kind) -> None:
+    name = type(module).__name__
+    if not isinstance(module, PreTrainedModel):
+        raise ModelError(f"expected a model of transformers (PreTrainedModel) in memory; found {name}")
+    if hasattr(module, "peft_config"):
+        raise ModelError(f"expected a model without adapters; this {name} carries some. Load it anew.")
+    if processor is None and kind != IMAGES:
+        raise ModelError(f"expected the tokenizer of {name} beside it; found none. Hand it over as processor.")
+    if getattr(module, "hf_quantizer", None) is not None:
+        raise ModelError(f"expected a {name} whose weights are not quantised; set model.name and model.quantisation.")
+
+
+def _of_encoder(
+    module: Any, labels: Sequence[str], seed: int, pooling: Pooling | Literal["auto"]
+) -> tuple[Pooling, nn.Linear]:
+    """Give a model without a head one; return how it is pooled, and the head."""
+    found = stated_by_config(module.config) if pooling == "auto" else pooling
+    if found == NATIVE:
+        raise ModelError(
+            f"expected model.pooling to be cls, mean, last or pooler for {type(module).__name__}, which has no head of "
+            f"its own and does not say how features are pooled; found {pooling}"
+        )
+    for key, value in named_classes(labels).items():
+        setattr(module.config, key, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return found, fresh_head(module.config, len(labels))
 
 
 def _of_classifier(module: Any, labels: Sequence[str], seed: int, pooling: str) -> Pooling:

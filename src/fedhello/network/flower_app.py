@@ -26,6 +26,7 @@ def _serve(grid: Grid, context: Context) -> None:
     """Play the run that ``--run-config 'config="…"'`` names, under plain ``flwr run``."""
     from fedhello.network.server import serve_on
 
+    show_notes()
     serve_on(GridLink(grid), Path(str(context.run_config["config"])))
 
 
@@ -38,6 +39,7 @@ def _cold(message: Message, context: Context) -> Message:
     """
     from fedhello.network.client import cold_worker
 
+    show_notes()
     fields, kept = fields_of(message), context.state.get(RECORD)
     kind = str(fields.pop("kind", ""))
     if kind == "join":

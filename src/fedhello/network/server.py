@@ -52,6 +52,11 @@ def served(config: Config) -> Config:
         ConfigError: If it cannot be played over a network.
     """
     method = METHODS[config.method.name]
+    if ":" in config.method.name:
+        raise ConfigError(
+            f"expected one of fedhello's own methods for fedhello server, since clients import no code that a server "
+            f"names; found {config.method.name}"
+        )
     if method.pooled:
         raise ConfigError(f"expected a federated method for fedhello server; {method.name} needs all data in one place")
     if config.model.head == "local":

@@ -1,15 +1,17 @@
 """A run that has ended, as its folder has it: its figures, its rounds and its model, to look at and to use."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from fedhello.config.schema import Config
-from fedhello.errors import MissingExtraError, RunFolderError
+from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
 from fedhello.model import exports
 from fedhello.model.adapter import LoraModel
+from fedhello.notes import logger
 from fedhello.results.inference import infer
 from fedhello.results.trained import Trained, load_trained, rescore
 from fedhello.runs.folder import RunFolder
@@ -18,6 +20,7 @@ from fedhello.runs.summary import Summary
 from fedhello.runs.tracking import round_metrics
 from fedhello.session import Session
 from fedhello.setup.model import NAMED, Objects, load_model
+from fedhello.setup.prepare import prepare
 
 if TYPE_CHECKING:
     import pandas
@@ -87,7 +90,7 @@ class TrainedRun:
 
     Attributes:
         path: Its folder; see docs/reference/run-folder.md.
-        given: The model that it was of, where that was an object.
+        given: The model and the data that it was of, where these were objects.
         session: What ran, where it was this process; its model serves then, and is not loaded anew.
     """
 
@@ -140,8 +143,15 @@ class TrainedRun:
             ConfigError: If second texts, model or client are missing, or have no meaning here.
             DataError: If an image cannot be decoded.
         """
+        if isinstance(inputs, str) or not all(isinstance(one, (str, Path)) for one in (*inputs, *pairs)):
+            raise ConfigError("expected a list of texts, prompts or paths of images to predict; found something else")
+        if not inputs:
+            return []
         trained = self._trained(model, client)
-        found, _ = infer(trained.config, trained.labels, trained.model, inputs, pairs, probabilities)
+        found, notes = infer(
+            trained.config, trained.labels, trained.model, [str(one) for one in inputs], pairs, probabilities
+        )
+        _log(notes)
         return [Prediction(**row) for row in found]
 
     def evaluate(self) -> dict[str, Any]:
@@ -150,10 +160,19 @@ class TrainedRun:
         Returns:
             ``validation`` and ``test``, each with ``accuracy`` (0 … 1), ``loss`` (nats) and more, and ``samples``.
         """
-        return rescore(self._folder, self.session)[0]
+        session = self.session
+        if session is None:
+            given = self.given if self.given.model is None else replace(self.given, model=self._model)
+            session = prepare(self.config, given)
+        found, notes = rescore(self._folder, session)
+        _log(notes)
+        return found
 
     def peft_model(self, *, model: str | None = None, client: int | None = None) -> Any:
-        """Return the foundation model with the adapter as a PEFT model, whose head is in place where PEFT has one."""
+        """Return the foundation model with the adapter as a PEFT model, whose head is in place where PEFT has one.
+
+        It is the one model in memory: ``predict`` and ``evaluate`` of this run use it, too, and write into it.
+        """
         return self._trained(model, client).model.peft
 
     def export(
@@ -182,25 +201,29 @@ class TrainedRun:
         if target.exists():
             raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another one.")
         trained = self._trained(model, client)
+        # What is merged is of no use afterwards, and this model may be the session's, or the user's own.
+        exported = trained.model if wanted == "adapter" else copy.deepcopy(trained.model)
         try:
-            exports.export(trained.model, target, wanted, trained.config.data.max_length)
+            exports.export(exported, target, wanted, trained.config.data.max_length)
         except OSError as error:
             raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
         return target
 
-    def _loaded(self) -> LoraModel | None:
-        """Return the model that is in memory already; None where the run's folder says where it is."""
+    @cached_property
+    def _model(self) -> LoraModel:
+        """The model in memory, which is loaded once; what it holds is written anew for each use."""
         if self.session is not None:
             return self.session.model
-        if self.given.model is None:
-            return None
         summary = self._folder.summary()
         return load_model(self.config, summary["labels"], summary["model_kind"], self.given)
 
     def _trained(self, model: str | None, client: int | None) -> Trained:
-        """Return a model of the run; the one that was asked for last stays in memory."""
-        known: dict[tuple[str | None, int | None], Trained] = self.__dict__.setdefault("_known", {})
-        if (model, client) not in known:
-            known.clear()
-            known[model, client] = load_trained(self._folder, model, client, self._loaded())
-        return known[model, client]
+        """Return the model with the adapter and the head that are asked for, whatever it held before."""
+        trained = load_trained(self._folder, model, client, self._model)
+        _log(trained.notes)
+        return trained
+
+
+def _log(notes: Iterable[str]) -> None:
+    for note in notes:
+        logger.warning(note)

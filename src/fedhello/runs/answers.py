@@ -50,8 +50,8 @@ def answer(session: Session) -> tuple[str, ...]:
 
 
 def compared(questions: Sequence[tuple[str, str]], before: Sequence[str], after: Sequence[str]) -> Answers | None:
-    """Put answers side by side; None where nothing was asked."""
-    if not questions:
+    """Put answers side by side; None where nothing was asked, or nobody knows what was said before."""
+    if not questions or len(before) != len(questions):
         return None
     prompts, references = zip(*questions, strict=True)
     return Answers(prompts, references, tuple(before), tuple(after))

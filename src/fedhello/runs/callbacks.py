@@ -4,7 +4,7 @@ A callback that raises ends the run in order, with its name in the error; the ro
 go on: ``fedhello resume RUN`` or ``fedhello.resume``.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fedhello.errors import ConfigError
 from fedhello.runs.loop import RoundRecord, RunStart
@@ -40,8 +40,8 @@ class Callback:
             record: What it came to.
 
         Returns:
-            True ends the run after this round, as if it were the last: with the status ``stopped`` and the head as it
-            is. Anything else lets it go on.
+            True, or anything that counts as true, ends the run after this round: with the status ``stopped`` and the
+            head as it is. None and False let it go on.
         """
         return None
 
@@ -62,22 +62,25 @@ class EarlyStopping(Callback):
         min_delta: By how much a value must be better to count, ≥ 0.
 
     Raises:
-        ConfigError: If patience or min_delta are out of their range.
+        ConfigError: If patience or min_delta are out of their range, or there is no such metric.
     """
 
     def __init__(self, patience: int, metric: Watched = "validation_accuracy", min_delta: float = 0.0) -> None:
-        if patience < 1 or min_delta < 0:
+        if patience < 1 or min_delta < 0 or metric not in get_args(Watched):
             raise ConfigError(
-                f"expected EarlyStopping(patience ≥ 1, min_delta ≥ 0); found patience={patience}, min_delta={min_delta}"
+                f"expected EarlyStopping(patience ≥ 1, metric one of {', '.join(get_args(Watched))}, min_delta ≥ 0); "
+                f"found patience={patience}, metric={metric!r}, min_delta={min_delta}"
             )
         self.patience, self.metric, self.min_delta = patience, metric, min_delta
         self.best: float | None = None
         self.waited = 0
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Begin with what is there before round 0."""
+        """Begin with what is there before round 0, and the rounds that earlier processes played."""
         value = _value(self.metric, start)
         self.best, self.waited = (None if value is None else self._signed(value)), 0
+        for record in start.records:
+            self.on_round(start.state, record)
 
     def on_round(self, state: RunState, record: RoundRecord) -> bool:
         """Stop after ``patience`` scored rounds without a better value."""

@@ -39,12 +39,14 @@ class RunStart:
         head: How the head came about; None where it is random.
         validation: Of the adapter that nobody has trained yet.
         test: Likewise.
+        records: What earlier processes' rounds came to, of a run that goes on.
     """
 
     state: RunState
     head: HeadChange | None
     validation: Evaluation
     test: Evaluation
+    records: "tuple[RoundRecord, ...]" = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from fedhello.config.diff import differing
-from fedhello.config.load import IRRELEVANT, dump_config, load_run_config
+from fedhello.config.load import IRRELEVANT, dump_config, import_method, load_run_config
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.model.evaluation import Evaluation
@@ -118,13 +118,13 @@ def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], 
     results = folder.rewind(found.lines)
     session.engine.personal_heads = found.heads
     more = found.more
-    scores = (TypeAdapter(Evaluation).validate_python(more[part]) for part in ("validation", "test"))
+    validation, test = (TypeAdapter(Evaluation).validate_python(more[part]) for part in ("validation", "test"))
     state = found.state
     if OTHER_DATA in notes:
         kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}
         state = replace(state, selected=None, selected_losses=None, before_final=kept)
     return Progress(
-        RunStart(state, _first_head(more), *scores),
+        RunStart(state, _first_head(more), validation, test, tuple(results)),
         tuple(more["answers"]),
         state,
         found.heads,
@@ -241,6 +241,7 @@ def resumed_config(folder: RunFolder, overrides: Sequence[str]) -> Config:
         RunFolderError: If this is not the folder of a run.
     """
     before = folder.config()
+    import_method({"method": before.method.model_dump()})
     config = load_run_config(folder.path / "config.yaml", overrides)
     changed = differing([before, config], irrelevant(before))
     if changed:

@@ -2,9 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fedhello.notes import logger
 from fedhello.runs.callbacks import Callback
@@ -14,68 +13,63 @@ from fedhello.session import Session
 from fedhello.types import RunState
 
 
-class _File(Callback):
-    """Writes one line per round that counts into a file, which is made anew where a run begins and grows otherwise."""
+class JsonLinesFile(Callback):
+    """Writes the numbers of each round as one JSON object per line, with the names that tracking tools see.
+
+    Of a run that goes on, the lines of the rounds that it still has are kept.
+
+    Args:
+        path: Of the file.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file: IO[str] | None = None
+        self._rows: list[dict[str, Any]] = []
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Open the file."""
+        """Make the file anew, with what earlier processes' rounds came to."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a" if start.state.round else "w", encoding="utf-8", newline="")
+        self._rows = [_row(record) for record in start.records if record.report.failed is None]
+        self._write_all()
 
     def on_round(self, state: RunState, record: RoundRecord) -> None:
-        """Write a line."""
-        if self._file is not None and record.report.failed is None:
-            self._write(self._file, {"round": record.report.round + 1, **round_metrics(record)})
-            self._file.flush()
+        """Write a line; an attempt that failed is none."""
+        if record.report.failed is None:
+            self._rows.append(_row(record))
+            self._add(self._rows[-1])
 
-    def on_end(self, summary: dict[str, Any]) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+    def _write_all(self) -> None:
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
 
-    def _write(self, file: IO[str], row: Mapping[str, float]) -> None:
-        raise NotImplementedError
-
-
-class JsonLinesFile(_File):
-    """Writes the numbers of each round as one JSON object per line, with the names that tracking tools see.
-
-    Args:
-        path: Of the file.
-    """
-
-    def _write(self, file: IO[str], row: Mapping[str, float]) -> None:
-        file.write(json.dumps(row) + "\n")
+    def _add(self, row: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
-class CsvFile(_File):
-    """Writes the numbers of each round as one line of CSV; the first round, or the file, decides on the columns.
+class CsvFile(JsonLinesFile):
+    """Writes the numbers of each round as one line of CSV; a column that comes later is empty in the lines before.
 
     Args:
         path: Of the file.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path)
-        self._columns: list[str] = []
+    def _write_all(self) -> None:
+        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        with self.path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
 
-    def on_start(self, session: Session, start: RunStart) -> None:
-        """Open the file; of one that is there already, the columns stay."""
-        if start.state.round and self.path.is_file():
-            with self.path.open(encoding="utf-8", newline="") as file:
-                self._columns = next(csv.reader(file), [])
-        super().on_start(session, start)
+    def _add(self, row: dict[str, Any]) -> None:
+        if not row.keys() <= set(self._columns):
+            self._write_all()
+            return
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
 
-    def _write(self, file: IO[str], row: Mapping[str, float]) -> None:
-        writer = csv.writer(file)
-        if not self._columns:
-            self._columns = list(row)
-            writer.writerow(self._columns)
-        writer.writerow([row.get(name, "") for name in self._columns])
+
+def _row(record: RoundRecord) -> dict[str, Any]:
+    return {"round": record.report.round + 1, **round_metrics(record)}
 
 
 class _Tool(Callback):

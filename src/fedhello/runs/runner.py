@@ -113,7 +113,7 @@ class _Run:
                 self.progress = self.progress.after(state, self.session.engine.personal_heads, result)
                 if len(self.progress.results) % self.session.config.run.checkpoint_every == 0:
                     self._save()
-            if self._told(state, result):
+            if self._told(state, result) and state.round < self.session.config.train.rounds:
                 return True
         return False
 
@@ -124,7 +124,7 @@ class _Run:
             with self._named(callback, "on_round"):
                 if callback.on_round(state, record):
                     by.append(type(callback).__name__)
-        if by:
+        if by and state.round < self.session.config.train.rounds:
             said = f"stopped after round {state.round} of {self.session.config.train.rounds} by {', '.join(by)}"
             self.session = replace(self.session, notes=(*self.session.notes, said))
         return bool(by)
@@ -171,6 +171,8 @@ class _Run:
         last = next(iter(models.values())) if len(models) == 1 else progress.state.adapter
         session.model.write(last.tensors)
         asked = session.server.questions if summary["status"] in ("finished", "stopped") else ()
+        if not progress.answers:  # a run that was saved by hand does not know what was said before
+            asked = ()
         if asked and len(models) > 1:
             asked = ()
             summary["notes"].append("the run leads to several models, which were not asked the test prompts again")
@@ -183,12 +185,12 @@ class _Run:
 
     def _tell_the_end(self, summary: dict[str, Any]) -> None:
         """Tell every callback, whatever another raises; the first error counts."""
-        failure: FedhelloError | None = None
+        failure: BaseException | None = None
         for callback in reversed(self.callbacks):
             try:
                 with self._named(callback, "on_end"):
                     callback.on_end(summary)
-            except FedhelloError as error:
+            except BaseException as error:  # raised again, when the others have been told
                 failure = failure or error
         if failure is not None:
             raise failure

@@ -1,7 +1,9 @@
 """Where a loop by hand has led to, saved as the folder of a run."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from fedhello.errors import ConfigError
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord, RunStart, evaluate_adapter
@@ -11,31 +13,47 @@ from fedhello.session import Session
 from fedhello.types import RunState
 
 
-def save_state(session: Session, state: RunState, folder: RunFolder, records: Sequence[RoundRecord] = ()) -> None:
-    """Write a run's folder with the status ``saved``: configuration, adapter, checkpoint, summary, rounds as given.
+def save_state(
+    session: Session, state: RunState, folder: RunFolder, start: RunStart | None, records: Sequence[RoundRecord]
+) -> None:
+    """Write a run's folder with the status ``saved``: configuration, adapter, summary; with its history a checkpoint.
 
     Args:
         session: What ran.
-        state: Where it is now; its scores are taken anew.
+        state: Where it is now; it is scored anew.
         folder: A new one.
-        records: What the rounds came to. Without them, ``start`` in the summary is what the model is worth now.
+        start: What was there before round 0; None where only the model is to be kept.
+        records: What every round since then came to, in their order.
 
     Raises:
+        ConfigError: If the records are not those of the rounds of the state.
         RunFolderError: If the folder exists or cannot be written.
     """
+    played = [record.report.round for record in records if record.report.failed is None]
+    if start is None and records:
+        raise ConfigError("expected the start beside the records of its rounds; found none. Keep what start() returns.")
+    if start is not None and played != list(range(state.round)):
+        raise ConfigError(
+            f"expected the records of the {state.round} rounds that led to this state, in their order; found those of "
+            f"rounds {[t + 1 for t in played]}. Keep every record, or save without start and records."
+        )
     validation, test = evaluate_adapter(session, state.model)
-    start = RunStart(state, None, validation, test)
-    progress = Progress(start, (), state, session.engine.personal_heads, tuple(records))
     identity = identity_of(session)
     seconds = sum(record.seconds + record.evaluation_seconds for record in records)
-    summary = summarise(session, start, records, wall_seconds=seconds, status="saved")
+    began = start or RunStart(state, None, validation, test)
+    summary: dict[str, Any] = summarise(session, began, records, wall_seconds=seconds, status="saved")
     summary |= {"final": test.accuracy, "rounds": state.round, "weights": identity["model"]["weights"]}
+    summary |= {"domains": {}, "forgotten": list(state.forgotten), "error": None, "rouge_l": None}
+    if start is None:
+        summary["start"] = None
     models = session.method.models(state, session.federation)
     last = next(iter(models.values())) if len(models) == 1 else state.adapter
     folder.begin(session)
     with folder.locked():
         for record in records:
             folder.add_round(record)
-        Checkpoints(folder.checkpoints, session.config.run.keep).save(progress.checkpoint(identity))
+        if start is not None:
+            progress = Progress(start, (), state, None, tuple(records))
+            Checkpoints(folder.checkpoints, session.config.run.keep).save(progress.checkpoint(identity))
         session.model.write(last.tensors)
         folder.finish(session, summary, models)

@@ -38,7 +38,7 @@ class Summary(BaseModel):
         seed: ``run.seed``.
         rounds: How many were committed.
         metric: What the accuracies are.
-        start: Test accuracy before training, 0 … 1.
+        start: Test accuracy before training, 0 … 1; None of a state that was saved without it.
         final: Of what is handed back; None where the last round was not scored.
         mean_last_5: Over the last scored rounds.
         best_on_validation: Of the scored round that was best on the validation data.
@@ -61,7 +61,7 @@ class Summary(BaseModel):
     seed: int
     rounds: int
     metric: str
-    start: float
+    start: float | None
     final: float | None
     mean_last_5: float | None
     best_on_validation: float | None
@@ -82,15 +82,15 @@ class Summary(BaseModel):
         Raises:
             RunFolderError: If it is no summary, or one that a later fedhello wrote in another format.
         """
+        written = values.get("format", FORMAT)
+        if isinstance(written, int) and written > FORMAT:
+            raise RunFolderError(
+                f"expected a summary of format {FORMAT} or earlier; found {written}. Use a later fedhello."
+            )
         try:
-            found = cls.model_validate(values)
+            return cls.model_validate(values)
         except ValidationError as error:
             raise RunFolderError(f"expected the summary of a run; {' '.join(str(error).split())[:200]}") from error
-        if found.format > FORMAT:
-            raise RunFolderError(
-                f"expected a summary of format {FORMAT} or earlier; found {found.format}. Use a later fedhello."
-            )
-        return found
 
 
 def summarise(

@@ -30,7 +30,7 @@ PER_BLOCK = ("contributors", "scores")
 MLFLOW_BATCH = 100
 """How many parameters MLflow takes at once."""
 
-MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 WANDB_PATIENCE = 120.0
 """Seconds that the end of a run waits for Weights & Biases to take what it has not yet taken."""
@@ -100,7 +100,7 @@ def wandb(folder: Path, config: Mapping[str, Any]) -> Sink:
 
     def finish(summary: Mapping[str, Any]) -> None:
         run.summary.update({"summary": dict(summary)})  # its names would hide those of the last round's metrics
-        run.finish(exit_code=0 if summary["status"] == "finished" else 1)
+        run.finish(exit_code=0 if summary["status"] in ("finished", "stopped") else 1)
 
     return Sink(run.url or str(folder / "wandb"), record, finish)
 

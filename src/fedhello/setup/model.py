@@ -23,7 +23,8 @@ class Objects:
     """What a program hands over instead of names.
 
     Attributes:
-        model: A model of transformers; the adapter is put into it, not into a copy. None loads ``model.name``.
+        model: A model of transformers, into which the adapter is put, not into a copy; or one that holds an adapter of
+            this configuration already. None loads ``model.name``.
         processor: Its tokenizer or image processor.
         data: Where the data are; None reads ``data.name``.
     """
@@ -52,6 +53,8 @@ def load_model(
         MissingExtraError: If an embedded model, or what quantises, is not installed.
         ModelError: If it cannot be loaded, verified or understood.
     """
+    if isinstance(given.model, LoraModel):
+        return given.model
     device = choose_device(config.run.device)
     base = _foundation(config, labels, kind, given, device)
     lora = config.model.lora

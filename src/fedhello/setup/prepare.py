@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from fedhello.config.choices import with_choices
 from fedhello.config.schema import Config, TierConfig
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet
+from fedhello.data.memory import MEMORY
 from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
 from fedhello.engine.local import LocalEngine
@@ -214,7 +216,9 @@ def _pinned(config: Config, model: LoraModel) -> Config:
 
     It is the commit of a hub id, how features are pooled, and what ``auto`` stands for.
     """
-    found = {"revision": model.source.revision, "pooling": model.pooling}
+    found: dict[str, Any] = {"revision": model.source.revision, "pooling": model.pooling}
+    if config.model.name == MEMORY:
+        found["dtype"] = str(next(model.base.parameters()).dtype).removeprefix("torch.")
     return with_choices(config.model_copy(update={"model": config.model.model_copy(update=found)}))
 
 

@@ -1,0 +1,5 @@
+"""``python -m fedhello.cli``."""
+
+from fedhello.cli.main import main
+
+main()
