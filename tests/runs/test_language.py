@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import fedhello as fh
 from fedhello.config.load import load_config
 from fedhello.data import cache
 from fedhello.data.dataset import DataSet
@@ -205,3 +206,17 @@ def test_task_instruction_without_prompts_is_refused(call, workplace):
     code, _, err = call(workplace, "run", "tiny.yaml", "model.task=instruction", "--dry-run")
     assert code == 2
     assert "data.prompt" in err
+
+
+def test_a_language_model_that_is_saved_by_hand_goes_on(place, finished, monkeypatch):
+    monkeypatch.chdir(place)
+    session = fh.prepare("language.yaml", {"train.rounds": 3, "run.name": "by-hand"})
+    start, records = fh.start(session), []
+    for state, record in fh.rounds(session, start.state):
+        records.append(record)
+        if state.round == 2:
+            break
+    fh.save(session, state, "runs/by-hand", start=start, records=records)
+    done = fh.resume("runs/by-hand")
+    assert (done.summary.status, done.summary.rounds) == ("finished", 3)
+    assert done.predict(["which colour has the sky n3"])[0].answer is not None
