@@ -29,7 +29,7 @@ from fedhello.client.memory import ProcessPeak
 from fedhello.model.evaluation import evaluate
 from fedhello.config.load import load_config
 from fedhello.setup.prepare import prepare
-from fedhello.strategy import Situation
+from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Task
 
 torch.set_num_threads(1)
@@ -52,7 +52,7 @@ if case == "lr = 0":  # the published way: a deep copy that trains everything, a
         optimizer.step()
     print(json.dumps({"process_bytes": peak.peak_bytes, "memory": client.budget.memory}))
 else:
-    allocation = session.method.allocate(Situation(client, federation, 0))
+    allocation = session.method.allocate(AllocationContext(client, federation, 0))
     if case == "full":
         allocation = Allocation(tuple(range(federation.blocks)), ("keep",) * federation.blocks)
     (update,) = session.engine.train([Task(client.id, 0, allocation, adapter)])

@@ -12,7 +12,8 @@ from fedhello.errors import ModelError
 from fedhello.model.loading import load_foundation
 from fedhello.model.sources import resolve
 
-SOURCES = sorted(Path(fedhello.__file__).parent.rglob("*.py"))
+ROOT = Path(fedhello.__file__).parent
+SOURCES = sorted(ROOT.rglob("*.py"))
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
 FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "__import__"),
@@ -69,9 +70,15 @@ def complaints(source):
     return found
 
 
+IMPORTS_BY_NAME = {"__init__.py": "the public names, from a table in the file", "plugins.py": "what a user names"}
+"""The only files that import what a variable names, and what that is."""
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_a_source_file_runs_nothing_that_it_reads(path):
-    assert complaints(path.read_text(encoding="utf-8")) == []
+    found = [what for _, what in complaints(path.read_text(encoding="utf-8"))]
+    by_name = str(path.relative_to(ROOT)) in IMPORTS_BY_NAME
+    assert found == (["importlib.import_module"] if by_name else [])
 
 
 @pytest.mark.parametrize(
