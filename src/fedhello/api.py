@@ -1,4 +1,4 @@
-"""The library: what ``import fedhello`` offers, and all that the command line does.
+"""The library: what ``import fedhello`` offers to make runs, and to go on with them.
 
     result = run("my.yaml", {"train.rounds": 5}, callbacks=[EarlyStopping(patience=3)])
     result.summary.final, result.rounds, result.predict(["a text"])

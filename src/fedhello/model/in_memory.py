@@ -10,10 +10,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from fedhello.data.memory import MEMORY
 from fedhello.errors import ModelError
 from fedhello.model.loading import FoundationModel, check_causal, named_classes, refresh_head, set_padding
 from fedhello.model.pooling import NATIVE, Pooling, fresh_head, stated_by_config
-from fedhello.model.sources import CAUSAL_LM, IMAGES, MEMORY, Kind, ModelSource
+from fedhello.model.sources import CAUSAL_LM, IMAGES, Kind, ModelSource
 
 
 def foundation_of(

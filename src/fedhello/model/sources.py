@@ -9,14 +9,12 @@ from typing import Any, Final, Literal
 from huggingface_hub import hf_hub_download
 
 from fedhello import embedded
+from fedhello.data.memory import MEMORY
 from fedhello.errors import MissingExtraError, ModelError
 
 Kind = Literal["text-classification", "image-classification", "causal-lm"]
 """What a model is for: which head it has, and what it reads."""
 
-
-MEMORY = "memory"
-"""What ``model.name`` is where a program hands over a model."""
 
 CAUSAL_LM: Final = "causal-lm"
 
