@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from fedhello.api import run as run
     from fedhello.api import save as save
     from fedhello.api import start as start
+    from fedhello.client.loss import register_loss as register_loss
     from fedhello.comparison.compare import compare as compare
     from fedhello.config.read import load_config as load_config
     from fedhello.config.schema import Config as Config
+    from fedhello.data.partition import register_partition as register_partition
     from fedhello.errors import CallbackError as CallbackError
     from fedhello.errors import ClientsError as ClientsError
     from fedhello.errors import ConfigError as ConfigError
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from fedhello.methods import METHODS as METHODS
     from fedhello.methods import Method as Method
     from fedhello.model.evaluation import Evaluation as Evaluation
+    from fedhello.model.evaluation import register_metric as register_metric
     from fedhello.plugins import register_method as register_method
     from fedhello.report.plan import Plan as Plan
     from fedhello.results.comparison import Comparison as Comparison
@@ -74,13 +77,15 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "fedhello.api": "load_run plan prepare resume rounds run save start",
+    "fedhello.client.loss": "register_loss",
     "fedhello.comparison.compare": "compare",
     "fedhello.config.read": "load_config",
     "fedhello.config.schema": "Config",
+    "fedhello.data.partition": "register_partition",
     "fedhello.errors": "CallbackError ClientsError ConfigError DataError EngineError FedhelloError "
     "MissingExtraError ModelError OutOfReachError QuorumError RunFolderError UpdateError",
     "fedhello.methods": "METHODS Method",
-    "fedhello.model.evaluation": "Evaluation",
+    "fedhello.model.evaluation": "Evaluation register_metric",
     "fedhello.plugins": "register_method",
     "fedhello.report.plan": "Plan",
     "fedhello.results.comparison": "Comparison",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 
 from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.aggregation.padding import average_by_norm, average_padded, average_replicated
@@ -48,6 +48,7 @@ from fedhello.strategy import (
     ScoreSchedule,
     ScoringOptions,
     Sender,
+    options_model,
     options_of,
     plain,
     runs_anywhere,
@@ -121,19 +122,8 @@ class Method:
     @cached_property
     def options(self) -> type[BaseModel]:
         """A pydantic model of the method's options: the keyword-only parameters of its functions."""
-        fields: dict[str, Any] = {}
-        for function in (self.allocate, self.send, self.aggregate, self.scores_due, self.scoring, self.local):
-            for p in options_of(function):
-                field = (p.annotation, p.default)
-                if p.default is p.empty or fields.setdefault(p.name, field) != field:
-                    raise TypeError(
-                        f"option {p.name} of {self.name} needs one default and one type in all its functions"
-                    )
-        return create_model(
-            f"options of {self.name}",
-            __config__=ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False),
-            **fields,
-        )
+        functions = (self.allocate, self.send, self.aggregate, self.scores_due, self.scoring, self.local)
+        return options_model(self.name, functions)
 
     def bind(self, **options: Any) -> BoundMethod:
         """Check the options and fill them in; those not given take their defaults.

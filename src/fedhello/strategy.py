@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, create_model
 from torch import Tensor
 
 from fedhello.randomness import generator
@@ -226,3 +227,26 @@ def options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return a function's keyword-only parameters, which are the options of the method that it belongs to."""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def options_model(name: str, functions: Iterable[Callable[..., Any]]) -> type[BaseModel]:
+    """Return a pydantic model of the options of functions: their keyword-only parameters.
+
+    Args:
+        name: Whose they are, for messages.
+        functions: All that take some.
+
+    Raises:
+        TypeError: If an option has no default, or not the same type and default in all of them.
+    """
+    fields: dict[str, Any] = {}
+    for function in functions:
+        for p in options_of(function):
+            field = (p.annotation, p.default)
+            if p.default is p.empty or fields.setdefault(p.name, field) != field:
+                raise TypeError(f"option {p.name} of {name} needs one default and one type in all its functions")
+    return create_model(
+        f"options of {name}",
+        __config__=ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False),
+        **fields,
+    )

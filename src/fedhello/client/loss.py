@@ -2,16 +2,53 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softplus
 
+from fedhello.errors import ConfigError, UpdateError
 from fedhello.factors import tail_start
+from fedhello.registry import Registry, a_function
 
-Loss = Literal["cross_entropy", "restricted", "adjusted", "one_vs_all"]
+LOSSES = Registry(
+    "loss",
+    "train.loss",
+    "fedhello.losses",
+    a_function,
+    own=("auto", "cross_entropy", "restricted", "adjusted", "one_vs_all"),
+)
+"""Losses: the names of fedhello's own, and those from outside."""
+
+
+def register_loss(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Enter a training loss of your own, so that ``train.loss: name`` knows it.
+
+    A module's function needs no registration: ``train.loss: my_module:focal``. An entry point of the group
+    ``fedhello.losses`` serves, too. It is of classification: a language model's loss is that of its tokens. It takes
+    the place of the loss on a client's data alone; heads that are solved, Fisher scores, validation and the prediction
+    of bytes are of cross-entropy.
+
+    Args:
+        name: That none of fedhello's own has; another of one's own is replaced.
+        function: From logits (float32, shape (n, C)) and classes (int64, shape (n,)) of a batch to a tensor: a number,
+            or one per sample, shape (n,), of which the mean is minimised.
+
+    Returns:
+        The function.
+
+    Raises:
+        ConfigError: If one of fedhello's own losses has the name, or it is no function.
+
+    Example:
+        >>> def margins(z, y):
+        ...     return torch.nn.functional.multi_margin_loss(z, y, reduction="none")
+        >>> _ = register_loss("margins", margins)
+    """
+    return LOSSES.register(name, function)
+
 
 DataLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits z, float32, shape (n, C), and classes y, shape (n,) → a number."""
@@ -21,7 +58,7 @@ SMOOTHING = 1.0
 
 
 def data_loss(
-    kind: Loss,
+    kind: str,
     own: Sequence[int],
     labels: np.ndarray,
     classes: Callable[[], int],
@@ -31,7 +68,7 @@ def data_loss(
     """Return the loss that one client minimises on its data.
 
     Args:
-        kind: Which one.
+        kind: Which one; see ``LOSSES``.
         own: The labels in the client's data.
         labels: Of all its samples, integers, shape (n,).
         classes: Returns C; not asked for the plain loss, since a language model has no classes.
@@ -48,6 +85,37 @@ def data_loss(
             return partial(adjusted_loss, shift=adjustment * log_prior(labels, classes()).to(device))
         case "one_vs_all":
             return one_vs_all_loss
+        case _:
+            return partial(registered_loss, kind)
+
+
+def registered_loss(name: str, z: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over a batch of a loss from outside, after checking what it returns.
+
+    Args:
+        name: Of the loss.
+        z: Logits, float32, shape (n, C).
+        y: Classes, shape (n,).
+
+    Raises:
+        ConfigError: If it raises, or returns nothing that can be minimised.
+        UpdateError: If it is not finite.
+    """
+    found = LOSSES.call(name, z, y)
+    if not isinstance(found, Tensor) or found.shape not in ((), y.shape):
+        said = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ConfigError(
+            f"expected the loss {name} to return a tensor that is a number, or one per sample, shape ({len(y)},); "
+            f"found {said}"
+        )
+    if not found.requires_grad:
+        raise ConfigError(
+            f"expected the loss {name} to depend on the logits by operations that torch can differentiate; what it "
+            "returns has no gradient"
+        )
+    if not bool(found.isfinite().all()):
+        raise UpdateError(f"expected finite values of the loss {name}; found NaN or infinity", "not finite")
+    return found.mean()
 
 
 def absent_classes(own: Sequence[int], classes: int) -> Tensor | None:

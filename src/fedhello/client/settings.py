@@ -6,8 +6,6 @@ from typing import Literal
 
 import torch
 
-from fedhello.client.loss import Loss
-
 LearningRateSchedule = Literal["constant", "cosine", "linear", "exponential", "published"]
 
 
@@ -68,7 +66,7 @@ class TrainingSettings:
     lr_decay: float
     weight_decay: float
     momentum: float
-    loss: Loss
+    loss: str
     autocast: Literal["none", "bfloat16"]
     measure_memory: bool = True
     measure_process: bool = False

@@ -5,6 +5,7 @@ import math
 from fedhello.config.schema import Config, ModelConfig
 from fedhello.errors import ConfigError
 from fedhello.methods import Method
+from fedhello.model.evaluation import metric_label
 
 
 def check_budgets(config: Config, method: Method) -> None:
@@ -119,3 +120,24 @@ def check_dora(config: Config, method: Method) -> None:
             "expected model.lora.dora=false with budgets in memory, upload or seconds, since what DoRA's norms take "
             "for a moment is not predicted; found true. Give clients.tiers blocks alone."
         )
+
+
+def check_metrics(config: Config) -> None:
+    """Check that metrics from outside are of a classifier, and have names of their own."""
+    names = config.run.metrics
+    if names and config.model.head == "none":
+        raise ConfigError(
+            "expected no run.metrics for a language model, whose logits are too wide to keep; found "
+            f"{', '.join(names)}. Leave them out."
+        )
+    labels = [*OWN_SCORES, *map(metric_label, names)]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"expected metrics under names of their own, beside {', '.join(OWN_SCORES)}; {twice} is there twice. "
+            "Call the function otherwise."
+        )
+
+
+OWN_SCORES = ("accuracy", "loss", "samples", "macro_f1", "micro_f1")
+"""Scores of fedhello's own of a classifier."""

@@ -5,19 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
-from fedhello.config.checks import check_budgets, check_defence, check_dora, check_merging, check_train
+from fedhello.client.loss import LOSSES
+from fedhello.config.checks import check_budgets, check_defence, check_dora, check_merging, check_metrics, check_train
 from fedhello.config.choices import BEFORE, INSTRUCTION, with_fixed, with_published_semantics
 from fedhello.config.messages import sentence
-from fedhello.config.schema import Config, MethodConfig
+from fedhello.config.schema import Config, DataConfig, MethodConfig, OwnPartition
 from fedhello.config.text import YamlDumper, read_file, set_key
+from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError
 from fedhello.formatting import nearest
 from fedhello.methods import METHODS
+from fedhello.model.evaluation import METRICS
 from fedhello.plugins import find_method, stand_in
+from fedhello.strategy import options_model
 
 IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
@@ -39,7 +41,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     raw = {} if path is None else read_file(path)
     for override in overrides:
         set_key(raw, override)
-    import_method(raw)
+    import_named(raw)
     return parse_config(raw)
 
 
@@ -47,7 +49,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read the configuration that a run wrote into its folder, maybe one of an earlier version.
 
     It was written with every key, so one that is missing had not been thought of: it stands for what was done then.
-    No code that it names is run; what goes on with the run calls ``import_method`` first.
+    No code that it names is run; what goes on with the run calls ``import_named`` first.
 
     Raises:
         ConfigError: As ``load_config``.
@@ -64,18 +66,30 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return parse_config(raw)
 
 
-def import_method(raw: Mapping[str, Any]) -> None:
-    """Import the method that a configuration of this machine's user names, where it is not one of fedhello's own.
+def import_named(raw: Mapping[str, Any]) -> None:
+    """Import what a configuration of this machine's user names, where it is not one of fedhello's own.
 
     Args:
         raw: Sections with their keys.
 
     Raises:
-        ConfigError: If it cannot be imported.
+        ConfigError: If something cannot be imported, or a partition, a loss or a metric is unknown.
     """
     name, _ = _named_method(raw)
     if name is not None:
         find_method(name)
+    data, train, run = (_section(raw, key) for key in ("data", "train", "run"))
+    named = [(PARTITIONS, _section(data, "partition").get("kind")), (LOSSES, train.get("loss"))]
+    metrics = run.get("metrics")
+    named += [(METRICS, metric) for metric in (metrics if isinstance(metrics, list) else [])]
+    for registry, name in named:
+        if isinstance(name, str):
+            registry.require(name)
+
+
+def _section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = raw.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _named_method(raw: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -108,9 +122,10 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     check_merging(config.model, METHODS[method.name])
     check_defence(config, METHODS[method.name])
     check_train(config, METHODS[method.name])
+    check_metrics(config)
     if config.model.lora.dora:
         check_dora(config, METHODS[method.name])
-    return config.model_copy(update={"method": method})
+    return config.model_copy(update={"method": method, "data": _with_options(config.data)})
 
 
 def dump_config(config: Config) -> str:
@@ -132,8 +147,22 @@ def _resolved_method(method: MethodConfig) -> MethodConfig:
             + nearest(method.name, METHODS)
         )
     options = METHODS[method.name].options
+    return MethodConfig(name=method.name, **_filled(options, method.options, f"method ({method.name})."))
+
+
+def _with_options(data: DataConfig) -> DataConfig:
+    """Return the section with the options of a partition from outside checked and filled in, if its code is there."""
+    how = data.partition
+    if not isinstance(how, OwnPartition) or how.kind not in PARTITIONS:
+        return data
+    options = options_model(how.kind, [PARTITIONS[how.kind]])
+    values = _filled(options, how.options, f"data.partition ({how.kind}).")
+    return data.model_copy(update={"partition": OwnPartition(kind=how.kind, **values)})
+
+
+def _filled(options: type[BaseModel], given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return checked options, with their defaults."""
     try:
-        values = options.model_validate(method.options).model_dump()
+        return options.model_validate(given).model_dump()
     except ValidationError as error:
-        raise ConfigError(sentence(error, options, f"method ({method.name}).")) from error
-    return MethodConfig(name=method.name, **values)
+        raise ConfigError(sentence(error, options, prefix)) from error

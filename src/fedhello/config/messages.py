@@ -35,7 +35,7 @@ def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[
     kind: Any = root
     valid: list[str] = []
     for part in location:
-        members = {get_args(m.model_fields["kind"].annotation)[0]: m for m in _union_members(kind)}
+        members = {next(iter(get_args(m.model_fields["kind"].annotation)), "own"): m for m in _union_members(kind)}
         if part in members:
             kind = members[part]
             continue
@@ -56,4 +56,5 @@ def _union_members(kind: Any) -> list[type[BaseModel]]:
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     members = get_args(kind) if get_origin(kind) is Union or type(kind).__name__ == "UnionType" else ()
-    return [m for m in members if isinstance(m, type) and issubclass(m, BaseModel) and "kind" in m.model_fields]
+    bare = [get_args(m)[0] if get_origin(m) is Annotated else m for m in members]
+    return [m for m in bare if isinstance(m, type) and issubclass(m, BaseModel) and "kind" in m.model_fields]

@@ -44,7 +44,7 @@ def load_config(source: Source = None, overrides: Overrides = ()) -> Config:
     raw = source.model_dump(mode="json") if isinstance(source, Config) else _copy(source)
     for word in words:
         set_key(raw, word)
-    load.import_method(raw)
+    load.import_named(raw)
     return parse_config(raw)
 
 

@@ -12,8 +12,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
+    Tag,
     field_validator,
     model_serializer,
     model_validator,
@@ -21,7 +23,6 @@ from pydantic import (
 
 from fedhello.aggregation.robust import Defence, RobustRule
 from fedhello.aggregation.server import ServerOptimizer, ServerStep
-from fedhello.client.loss import Loss
 from fedhello.client.settings import LearningRateSchedule, OptimizerName
 from fedhello.config.units import (
     Bytes,
@@ -39,6 +40,7 @@ from fedhello.config.units import (
 from fedhello.costs import ActivationRule
 from fedhello.data.dataset import UNNAMED, Columns, Kind
 from fedhello.data.embedded_sets import EMBEDDED_DATA
+from fedhello.data.partition import KINDS
 from fedhello.embedded import PREFIX
 from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.injection import ATTENTION_QV
@@ -130,13 +132,43 @@ class Files(_Section):
     kind: Literal["files"]
 
 
+class _Named(BaseModel):
+    """Something with a name, and its options beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options given, without the name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class OwnPartition(_Named):
+    """A partition from outside the package, and its options."""
+
+    kind: str = Field(min_length=1)
+
+
 def _default_kind(value: object) -> object:
     """Take the kind of the default partition where none is named, so that one key can be overridden alone."""
     return {"kind": "pathological", **value} if isinstance(value, dict) else value
 
 
+def _whose(value: object) -> str:
+    """Return the kind of a partition of fedhello's own, and ``own`` for all others."""
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if kind in KINDS else "own"
+
+
 Partition = Annotated[
-    Iid | Dirichlet | Pathological | Natural | Files, Field(discriminator="kind"), BeforeValidator(_default_kind)
+    Annotated[Iid, Tag("iid")]
+    | Annotated[Dirichlet, Tag("dirichlet")]
+    | Annotated[Pathological, Tag("pathological")]
+    | Annotated[Natural, Tag("natural")]
+    | Annotated[Files, Tag("files")]
+    | Annotated[OwnPartition, Tag("own")],
+    Discriminator(_whose),
+    BeforeValidator(_default_kind),
 ]
 
 
@@ -260,17 +292,10 @@ class ClientsConfig(_Section):
         return tiers
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(_Named):
     """A method of the table, and its options beside its name."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
-
     name: str = "fed-hello"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options given, without the name."""
-        return dict(self.__pydantic_extra__ or {})
 
 
 class ServerConfig(_Section):
@@ -307,7 +332,7 @@ class TrainConfig(_Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     lr_head: float = Field(1.0, gt=0)
     lr_depth: float = Field(1.0, gt=0, le=1)
-    loss: Loss | Literal["auto"] = "auto"
+    loss: Name = "auto"
     adjustment: float = Field(1.0, ge=0)
     proximal: float = Field(0.0, ge=0)
     scaffold: bool = False
@@ -356,6 +381,7 @@ class RunConfig(_Section):
         list[Literal["jsonl", "tensorboard", "wandb", "mlflow"]],
         AfterValidator(lambda names: list(dict.fromkeys(["jsonl", *names]))),  # rounds.jsonl is written in any case
     ] = ["jsonl"]
+    metrics: list[Name] = []
 
 
 class Config(_Section):

@@ -5,14 +5,92 @@ our own, on plain arrays: flwr-datasets' partitioners work on ``datasets.Dataset
 pandas, matplotlib and seaborn with them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from fedhello.data.split import class_name
 from fedhello.errors import DataError
+from fedhello.registry import Registry, a_function
 
 Parts = list[np.ndarray]
+
+KINDS = ("iid", "dirichlet", "pathological", "natural", "files")
+"""Partitions of fedhello's own."""
+
+PARTITIONS = Registry("partition", "data.partition.kind", "fedhello.partitions", a_function, own=KINDS)
+"""Partitions from outside."""
+
+
+def register_partition(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Enter a partition of your own, so that ``data.partition: {kind: name}`` knows it.
+
+    A module's function needs no registration: ``data.partition: {kind: my_module:by_length, step: 2}``. An entry point
+    of the group ``fedhello.partitions`` serves, too.
+
+    Args:
+        name: That none of fedhello's own has; another of one's own is replaced.
+        function: From the labels of the training samples (integers within 0 … C−1, shape (n,)), the number K of
+            clients, and a ``numpy.random.Generator`` of the run's seed, to K sequences of positions within 0 … n−1, in
+            which each position is once. Its keyword-only parameters, with type and default, are options beside
+            ``kind``.
+
+    Returns:
+        The function.
+
+    Raises:
+        ConfigError: If one of fedhello's own partitions has the name, or it is no function.
+
+    Example:
+        >>> def in_turn(labels, clients, rng):
+        ...     return [range(k, len(labels), clients) for k in range(clients)]
+        >>> _ = register_partition("in-turn", in_turn)
+    """
+    return PARTITIONS.register(name, function)
+
+
+def own(name: str, labels: np.ndarray, clients: int, rng: np.random.Generator, options: Mapping[str, Any]) -> Parts:
+    """Partition by a function from outside, and check what it returns.
+
+    Args:
+        name: Of the function.
+        labels: Shape (n,).
+        clients: K.
+        rng: The partition's generator.
+        options: Of the function.
+
+    Raises:
+        ConfigError: If the name stands for nothing, or the function raises.
+        DataError: If what it returns is no disjoint and complete partition into K parts.
+    """
+    found = PARTITIONS.call(name, labels.copy(), clients, rng, **options)
+    try:
+        parts = [np.asarray(part) for part in found]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"expected the partition {name} to return {clients} lists of positions; {error}") from error
+    if len(parts) != clients:
+        raise DataError(f"expected the partition {name} to return {clients} parts, data.clients; found {len(parts)}")
+    for k, part in enumerate(parts):
+        if part.ndim != 1 or (len(part) and part.dtype.kind not in "iu"):
+            raise DataError(
+                f"expected the partition {name} to return lists of positions, integers; part {k} has the type "
+                f"{part.dtype} and the shape {part.shape}"
+            )
+    given = np.concatenate([part.astype(int) for part in parts])
+    outside = given[(given < 0) | (given >= len(labels))]
+    if len(outside):
+        raise DataError(
+            f"expected the partition {name} to return positions within 0 … {len(labels) - 1}; found {outside[0]}"
+        )
+    counts = np.bincount(given, minlength=len(labels))
+    if (wrong := np.flatnonzero(counts != 1)).size:
+        often = "in no part" if counts[wrong[0]] == 0 else f"{counts[wrong[0]]} times"
+        raise DataError(
+            f"expected the partition {name} to give every one of {len(labels)} training samples to one client; "
+            f"{len(wrong)} are not, the first, at position {wrong[0]}, is there {often}"
+        )
+    return _sorted(parts)
 
 
 def iid(samples: int, clients: int, rng: np.random.Generator) -> Parts:
@@ -132,13 +210,25 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
     return _shuffled(parts, rng)
 
 
-def by_group(groups: Sequence[str], clients: int) -> Parts:
+def by_group(groups: Sequence[str], clients: int, in_memory: bool = False) -> Parts:
     """Give each group to one client, in the order of the groups' names.
+
+    Args:
+        groups: Of each sample.
+        clients: K.
+        in_memory: Whether a group is a data set that a program handed over, for messages; else it is a file.
 
     Raises:
         DataError: If there are not as many groups as clients.
     """
     names, member_of = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) != clients and in_memory:
+        raise DataError(
+            f"expected each of the {clients} data sets that were handed over to have samples to train on, since each "
+            f"is one client's; only {', '.join(names.tolist())} have. The samples of the others repeat another "
+            "client's, or those of the test or validation data, and repeats are left out; leave these clients out, or "
+            "set data.deduplicate=false."
+        )
     if len(names) != clients:
         raise DataError(
             f"expected data.clients to be {len(names)}, the number of files with samples to train on, since each file "

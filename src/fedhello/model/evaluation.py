@@ -1,8 +1,9 @@
 """Run a model over samples without training it: logits, pooled features, accuracy, F1, loss and perplexity."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp
+from math import exp, isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,43 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedhello.data.batches import Samples, evaluation_batches
+from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
+from fedhello.registry import Registry, a_function
+
+METRICS = Registry("metric", "run.metrics", "fedhello.metrics", a_function)
+"""Metrics from outside."""
+
+
+def register_metric(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Enter a metric of your own, so that ``run.metrics: [name]`` knows it.
+
+    A metric sees the predictions for the whole of a data set at once, so it is an evaluation of its own where it
+    returns several numbers. It is computed beside the accuracy wherever classifiers are scored, on validation and test
+    data, and stands in ``Evaluation.more``, ``rounds.jsonl`` and the summary, of a module's function under its last
+    name. A module's function needs no registration: ``run.metrics: [my_module:calibration]``. An entry point of the
+    group ``fedhello.metrics`` serves, too.
+
+    Args:
+        name: Another of one's own is replaced.
+        function: From logits (float32 on the CPU, shape (n, C)) and classes (int64, shape (n,)) of n samples to a
+            finite number, or a mapping of names to such numbers. Where clients keep their own heads, it is called for
+            each head, whose logits of classes that its client lacks are −∞, and the mean counts.
+
+    Returns:
+        The function.
+
+    Raises:
+        ConfigError: If it is no function.
+
+    Example:
+        >>> def surest(z, y):
+        ...     return float(z.softmax(dim=1).max(dim=1).values.mean())
+        >>> _ = register_metric("surest", surest)
+    """
+    return METRICS.register(name, function)
+
 
 BATCH_SIZE = 128
 LANGUAGE_BATCH_SIZE = 16
@@ -28,7 +64,8 @@ class Evaluation:
             sample, of language modelling one per token of a response, given the right tokens before it.
         loss: Mean of −log p(y|x) over predictions.
         samples: How many, counted once per head.
-        more: Of classification ``macro_f1`` and ``micro_f1``, of language modelling ``perplexity``, exp(loss).
+        more: Of classification ``macro_f1`` and ``micro_f1``, and metrics from outside, see ``register_metric``; of
+            language modelling ``perplexity``, exp(loss).
     """
 
     accuracy: float
@@ -37,19 +74,54 @@ class Evaluation:
     more: Mapping[str, float] = field(default_factory=dict)
 
 
-def evaluate(model: LoraModel, samples: Samples) -> Evaluation:
-    """Score the model, with the head it holds now, on samples."""
+def evaluate(model: LoraModel, samples: Samples, metrics: Sequence[str] = ()) -> Evaluation:
+    """Score the model, with the head it holds now, on samples.
+
+    Args:
+        model: The model.
+        samples: The samples.
+        metrics: From outside, for a classifier; see ``register_metric``.
+
+    Raises:
+        ConfigError: If a metric stands for nothing, raises, or returns no finite number.
+    """
     if model.head_names:
-        return _classified(logits(model, samples), torch.from_numpy(samples.labels))
+        return _classified(logits(model, samples), torch.from_numpy(samples.labels), metrics)
     return _spoken(model, samples)
 
 
-def _classified(z: Tensor, y: Tensor) -> Evaluation:
+def _classified(z: Tensor, y: Tensor, metrics: Sequence[str]) -> Evaluation:
     predicted = z.argmax(dim=1)
     accuracy = float((predicted == y).double().mean())
     macro = float(f1_score(y, predicted, average="macro", zero_division=0.0))
     # Every sample has one label and one prediction, so micro F1 is the accuracy.
-    return Evaluation(accuracy, float(cross_entropy(z, y)), len(y), {"macro_f1": macro, "micro_f1": accuracy})
+    more = {"macro_f1": macro, "micro_f1": accuracy}
+    for name in metrics:
+        more |= _measured(name, z, y)
+    return Evaluation(accuracy, float(cross_entropy(z, y)), len(y), more)
+
+
+def metric_label(name: str) -> str:
+    """Return what a metric's values stand under: the last name of a module's function."""
+    return name.rpartition(":")[2]
+
+
+def _measured(name: str, z: Tensor, y: Tensor) -> dict[str, float]:
+    """Return the numbers of a metric from outside, each by the name that it stands under."""
+    found, label = METRICS.call(name, z.clone(), y.clone()), metric_label(name)
+    named = {f"{label}/{key}": value for key, value in found.items()} if isinstance(found, Mapping) else {label: found}
+    values = {}
+    for key, value in named.items():
+        try:
+            values[key] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"expected the metric {name} to return a number, or a mapping of names to numbers; {key} is a "
+                f"{type(value).__name__}"
+            ) from error
+        if not isfinite(values[key]):
+            raise ConfigError(f"expected the metric {name} to return finite numbers; {key} is {values[key]}")
+    return values
 
 
 def _spoken(model: LoraModel, samples: Samples) -> Evaluation:
@@ -98,6 +170,7 @@ def evaluate_personal(
     examples: Samples,
     heads: Mapping[int, Mapping[str, Tensor]],
     classes: Mapping[int, tuple[int, ...]],
+    metrics: Sequence[str] = (),
 ) -> Evaluation:
     """Score personal heads as their clients use them: each on the samples, and among the classes, that it knows.
 
@@ -109,6 +182,7 @@ def evaluate_personal(
         examples: The samples.
         heads: Client → its head.
         classes: Client → its labels; some sample has one of them.
+        metrics: From outside; see ``register_metric``.
     """
     own_head = model.read(model.head_names)
     scores = []
@@ -121,7 +195,7 @@ def evaluate_personal(
             absent = torch.ones(model.num_labels, dtype=torch.bool)
             absent[list(classes[k])] = False
             z = logits(model, known).masked_fill(absent, float("-inf"))
-            scores.append(_classified(z, torch.from_numpy(known.labels)))
+            scores.append(_classified(z, torch.from_numpy(known.labels), metrics))
     finally:
         model.write(own_head)
     sizes = [score.samples for score in scores]

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fedhello.client.loss import LOSSES
 from fedhello.config.schema import Config
+from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
@@ -57,6 +59,12 @@ def served(config: Config) -> Config:
             f"expected one of fedhello's own methods for fedhello server, since clients import no code that a server "
             f"names; found {config.method.name}"
         )
+    for registry, name in ((PARTITIONS, config.data.partition.kind), (LOSSES, config.train.loss)):
+        if name not in registry.own:
+            raise ConfigError(
+                f"expected a {registry.what} of fedhello's own for fedhello server, since clients import no code that "
+                f"a server names; found {registry.key}={name}"
+            )
     if method.pooled:
         raise ConfigError(f"expected a federated method for fedhello server; {method.name} needs all data in one place")
     if config.model.head == "local":

@@ -1,6 +1,6 @@
 """A run's trained models, read back from its folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.evaluation import Evaluation
+from fedhello.model.evaluation import METRICS, Evaluation
 from fedhello.model.generation import rouge_l
 from fedhello.model.saving import load_adapter
 from fedhello.runs.answers import answer
@@ -92,6 +92,7 @@ def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str
     """
     session = session or prepare(folder.config())
     notes = _read_adapter(folder, session.model)
+    session = _without_missing_metrics(session, notes)
     if session.engine.personal_heads is not None:
         session.engine.personal_heads = folder.personal_heads()
     models = folder.models()
@@ -106,6 +107,17 @@ def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str
     elif session.server.questions:
         result["test"]["rouge_l"] = rouge_l(answer(session), [right for _, right in session.server.questions])
     return result, notes
+
+
+def _without_missing_metrics(session: Session, notes: list[str]) -> Session:
+    """Return a session that asks for those metrics alone whose code is there, and note the others."""
+    known = [name for name in session.config.run.metrics if name in METRICS]
+    missing = [name for name in session.config.run.metrics if name not in METRICS]
+    if not missing:
+        return session
+    notes.append(f"without {', '.join(missing)} of run.metrics, whose code nobody has imported or registered here")
+    run = session.config.run.model_copy(update={"metrics": known})
+    return replace(session, config=session.config.model_copy(update={"run": run}))
 
 
 def _plain(score: Evaluation) -> dict[str, float]:

@@ -214,11 +214,11 @@ def domain_scores(session: Session, state: RunState) -> dict[str, float]:
 
 def _evaluated(session: Session, adapter: Adapter, parts: Iterable[Samples]) -> list[Evaluation]:
     """Evaluate an adapter on some samples; the forward pass runs in the number type that training has it in."""
-    model, engine = session.model, session.engine
+    model, engine, metrics = session.model, session.engine, session.config.run.metrics
     model.write(adapter.tensors)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=engine.settings.autocast == "bfloat16"):
         if engine.personal_heads is None:
-            return [evaluate(model, part) for part in parts]
+            return [evaluate(model, part, metrics) for part in parts]
         classes = {client.id: client.classes for client in session.federation.clients}
         heads = {k: engine.personal_heads.get(k, engine.initial_head) for k in classes}
-        return [evaluate_personal(model, part, heads, classes) for part in parts]
+        return [evaluate_personal(model, part, heads, classes, metrics) for part in parts]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from fedhello.config.diff import differing
-from fedhello.config.load import IRRELEVANT, dump_config, import_method, load_run_config
+from fedhello.config.load import IRRELEVANT, dump_config, import_named, load_run_config
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.model.evaluation import Evaluation
@@ -241,7 +241,7 @@ def resumed_config(folder: RunFolder, overrides: Sequence[str]) -> Config:
         RunFolderError: If this is not the folder of a run.
     """
     before = folder.config()
-    import_method({"method": before.method.model_dump()})
+    import_named(before.model_dump())
     config = load_run_config(folder.path / "config.yaml", overrides)
     changed = differing([before, config], irrelevant(before))
     if changed:

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedhello.config.schema import DataConfig
+from fedhello.config.schema import DataConfig, Dirichlet, Files, Iid, Natural, OwnPartition, Pathological
 from fedhello.data import partition, sources
 from fedhello.data.dataset import DataSet, draw, identity
+from fedhello.data.memory import MEMORY
 from fedhello.data.split import Split, stratified_split
 from fedhello.data.tables import Source
 from fedhello.errors import DataError
@@ -65,17 +66,20 @@ def partition_data(config: DataConfig, data: DataSet, split: Split, seed: int) -
     """
     rng = generator(seed, "partition")
     labels, how, clients = data.labels[split.train], config.partition, config.clients
-    match how.kind:
-        case "iid":
+    match how:
+        case Iid():
             parts = partition.iid(len(labels), clients, rng)
-        case "dirichlet":
+        case Dirichlet():
             parts = partition.dirichlet(labels, clients, how.alpha, how.minimum, rng)
-        case "pathological":
+        case Pathological():
             parts = partition.pathological(labels, clients, how.classes_per_client, how.minimum, rng, data.label_names)
-        case "natural":
+        case Natural():
             parts = partition.natural([data.groups[i] for i in split.train], clients, rng)
-        case "files":
-            parts = partition.by_group([data.groups[i] for i in split.train], clients)
+        case Files():
+            groups = [data.groups[i] for i in split.train]
+            parts = partition.by_group(groups, clients, in_memory=config.name == MEMORY)
+        case OwnPartition():
+            parts = partition.own(how.kind, labels, clients, rng, how.options)
     empty = [k for k, part in enumerate(parts) if len(part) == 0]
     if empty:
         raise DataError(f"expected every client to have a sample; clients {empty} have none. Lower data.clients.")
