@@ -61,6 +61,7 @@ def place(workplace, tmp_path, monkeypatch):
     (tmp_path / "outside.py").write_text(OWN)
     (tmp_path / "own.yaml").write_text(YAML)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     before = [(table, dict(table)) for table in tables()]
     yield tmp_path
     for table, names in before:
@@ -207,7 +208,6 @@ def test_names_from_elsewhere_are_looked_up_and_never_imported(place):
 
 def test_an_entry_point_has_a_name_of_its_own(place, monkeypatch):
     points = {"fedhello.losses": EntryPoint("mine-margins", "outside:margins", "fedhello.losses")}
-    monkeypatch.syspath_prepend(str(place))
     monkeypatch.setattr(
         registry, "entry_points", lambda group, name: [p for g, p in points.items() if g == group and p.name == name]
     )

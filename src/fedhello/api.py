@@ -18,13 +18,11 @@ from typing import Any
 
 from rich.console import Console
 
-from fedhello.config.read import Overrides, Source, load_config, words_of
+from fedhello.config.read import Overrides, Source, words_of
 from fedhello.config.schema import Config
-from fedhello.data.dataset import HeldOut
-from fedhello.data.memory import MEMORY, is_per_client, memory_source
+from fedhello.data.memory import MEMORY, memory_source
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import Method
-from fedhello.plugins import register_method
 from fedhello.report.plan import Plan, describe
 from fedhello.results.run import TrainedRun
 from fedhello.runs import loop
@@ -40,6 +38,7 @@ from fedhello.runs.tracking import check_installed
 from fedhello.session import Session
 from fedhello.setup import prepare as setup
 from fedhello.setup.model import NAMED, Objects
+from fedhello.setup.objects import check_processor, given_held_out, with_objects
 from fedhello.types import RunState
 
 
@@ -73,37 +72,17 @@ def prepare(
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit.
     """
-    checked, given = _with_objects(config, overrides, model, processor, data, validation, test, method)
+    checked, given = with_objects(
+        config,
+        overrides,
+        model=model,
+        processor=processor,
+        data=data,
+        validation=validation,
+        test=test,
+        method=method,
+    )
     return setup.prepare(_local(checked), given)
-
-
-def _with_objects(
-    config: Source,
-    overrides: Overrides,
-    model: Any,
-    processor: Any,
-    data: Any,
-    validation: Any,
-    test: Any,
-    method: Method | None,
-) -> tuple[Config, Objects]:
-    """Let a configuration say what is handed over, and return both."""
-    words: list[str] = []
-    if method is not None:
-        register_method(method)
-        words.append(f"method.name={method.name}")
-    if model is not None:
-        words.append(f"model.name={MEMORY}")
-    held_out = _held_out(data, validation, test)
-    _check_processor(model, processor)
-    source = None
-    if data is not None:
-        many = is_per_client(data)
-        words += [f"data.name={MEMORY}", *(f"data.{part}={part}" for part in held_out)]
-        words += ["data.partition={kind: files}", f"data.clients={len(data)}"] if many else []
-        columns = load_config(config, [*words_of(overrides), *words]).data.columns
-        source = memory_source(data, columns, held_out)
-    return load_config(config, [*words_of(overrides), *words]), Objects(model, processor, source)
 
 
 def plan(session: Session) -> Plan:
@@ -205,7 +184,7 @@ def run(
     if session is not None:
         return _run(session, checked_folder(session.config), callbacks, console)
     wanted = ("model", "processor", "data", "validation", "test", "method")
-    checked, given = _with_objects(config, overrides, **{name: objects.pop(name, None) for name in wanted})
+    checked, given = with_objects(config, overrides, **{name: objects.pop(name, None) for name in wanted})
     if objects:
         raise TypeError(f"run() got an unexpected keyword argument {next(iter(objects))!r}")
     folder = checked_folder(checked)
@@ -273,23 +252,10 @@ def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, vali
     for what, one, name in (("model", model, config.model.name), ("data", data, config.data.name)):
         if one is not None and name != MEMORY:
             raise ConfigError(f"expected no {what}, since {folder} says where it is: {name}; found an object")
-    held_out = _held_out(data, validation, test)
-    _check_processor(model, processor)
+    held_out = given_held_out(data, validation, test)
+    check_processor(model, processor)
     source = None if data is None else memory_source(data, config.data.columns, held_out)
     return Objects(model, processor, source)
-
-
-def _held_out(data: Any, validation: Any, test: Any) -> dict[HeldOut, Any]:
-    asked: dict[HeldOut, Any] = {"validation": validation, "test": test}
-    found = {part: one for part, one in asked.items() if one is not None}
-    if data is None and found:
-        raise ConfigError("expected data beside validation or test in memory; found none. Hand them over together.")
-    return found
-
-
-def _check_processor(model: Any, processor: Any) -> None:
-    if model is None and processor is not None:
-        raise ConfigError("expected a model beside the processor; found none. Hand over both, or neither.")
 
 
 def resumed(

@@ -1,6 +1,6 @@
 """Methods from outside the package: entered by a call, by the name of a module, or as an entry point."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from inspect import Parameter, Signature
 from typing import Any
@@ -9,8 +9,8 @@ from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS, Method
 from fedhello.registry import Registry
-from fedhello.strategy import AllocationContext, options_of
-from fedhello.types import Allocation
+from fedhello.strategy import AggregationContext, AggregationResult, Aggregator, AllocationContext, options_of
+from fedhello.types import Allocation, Update
 
 
 def _as_method(name: str, found: object) -> Method:
@@ -78,9 +78,13 @@ def stand_in(name: str, options: Mapping[str, Any]) -> None:
     def everything(context: AllocationContext, **_: Any) -> Allocation:
         return Allocation(tuple(range(context.federation.blocks)))
 
+    def unknown(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
+        raise ConfigError(f"expected the aggregation rule of {name}, whose code was not run; found nothing")
+
     keyword, first = Parameter.KEYWORD_ONLY, Parameter("context", Parameter.POSITIONAL_OR_KEYWORD)
-    known = {p.name for p in options_of(average_layerwise)}
-    own = {key: value for key, value in options.items() if key not in known}
+    layerwise = {p.name for p in options_of(average_layerwise)}
+    aggregate: Aggregator = average_layerwise if layerwise <= options.keys() else unknown
+    own = {key: value for key, value in options.items() if aggregate is unknown or key not in layerwise}
     parameters = [Parameter(key, keyword, default=value, annotation=Any) for key, value in own.items()]
     everything.__signature__ = Signature([first, *parameters])  # type: ignore[attr-defined]
-    METHODS[name] = _NotImported(name, "code that was not run", "-", allocate=everything)
+    METHODS[name] = _NotImported(name, "code that was not run", "-", allocate=everything, aggregate=aggregate)

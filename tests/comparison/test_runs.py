@@ -228,7 +228,7 @@ def test_a_share_of_blocks_is_the_same_share_of_the_rank(count, of, full, expect
 @pytest.fixture
 def twelve_blocks(monkeypatch):
     """A model of 12 blocks, without loading one."""
-    monkeypatch.setattr(compare, "_block_count", lambda base: 12)
+    monkeypatch.setattr(compare, "_block_count", lambda base, given: 12)
 
 
 def test_blocks_become_ranks_for_methods_that_allocate_ranks(twelve_blocks):

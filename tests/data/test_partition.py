@@ -3,8 +3,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhello.data.partition import by_group, dirichlet, iid, label_histogram, natural, pathological
-from fedhello.errors import DataError
+from fedhello.data.partition import (
+    PARTITIONS,
+    by_group,
+    dirichlet,
+    iid,
+    label_histogram,
+    natural,
+    own,
+    pathological,
+    register_partition,
+)
+from fedhello.errors import ConfigError, DataError
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)
@@ -272,3 +282,48 @@ def test_each_group_is_one_clients_in_the_order_of_names():
 def test_there_are_as_many_clients_as_groups():
     with pytest.raises(DataError, match=r"expected data\.clients to be 2, .*found 3"):
         by_group(["b", "a"], 3)
+
+
+# from outside
+
+
+@pytest.fixture
+def registered():
+    def enter(function):
+        register_partition("of-this-test", function)
+
+    yield enter
+    PARTITIONS.table.pop("of-this-test", None)
+
+
+def test_a_partition_from_outside_is_any_disjoint_and_complete_one(registered):
+    registered(lambda labels, clients, rng: [np.flatnonzero(labels == k)[::-1] for k in range(clients)])
+    labels = np.array([2, 0, 1, 0])
+    assert [part.tolist() for part in own("of-this-test", labels, 3, rng(), {})] == [[1, 3], [2], [0]]
+    assert labels.tolist() == [2, 0, 1, 0]
+
+
+def none_of_yours(labels, clients, rng):
+    raise KeyError("none")
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        ([[0, 1, 2]], "expected the partition of-this-test to return 2 parts, data.clients; found 1"),
+        ([[0, 1], [2]], "the first, at position 3, is there in no part"),
+        ([[0, 1], [1, 2, 3]], "the first, at position 1, is there 2 times"),
+        ([[0, 1], [2, 3, 4]], r"positions within 0 … 3; found 4"),
+        ([[0, 1], [2, -1]], r"positions within 0 … 3; found -1"),
+        ([[0.0, 1.0], [2.0, 3.0]], "integers; part 0 has the type float64"),
+        ([[[0, 1]], [[2, 3]]], r"shape \(1, 2\)"),
+        (5, "expected the partition of-this-test to return 2 lists"),
+    ],
+)
+def test_what_is_no_partition_is_refused_in_one_sentence(registered, returned, sentence):
+    registered(lambda labels, clients, rng: returned)
+    with pytest.raises(DataError, match=sentence):
+        own("of-this-test", np.zeros(4, dtype=int), 2, rng(), {})
+    registered(none_of_yours)
+    with pytest.raises(ConfigError, match="it raised KeyError: 'none'"):
+        own("of-this-test", np.zeros(4, dtype=int), 2, rng(), {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -12,18 +13,27 @@ from fedhello.comparison.contest import Contest
 from fedhello.comparison.runs import load_shared
 from fedhello.config.read import Overrides, Source, words_of
 from fedhello.config.schema import Config
+from fedhello.methods import Method
+from fedhello.plugins import register_method
 from fedhello.report.page import check_out
 from fedhello.results import comparison as results
 from fedhello.results.comparison import Comparison
 from fedhello.results.finished import read_run
 from fedhello.runs.tracking import check_installed
+from fedhello.setup.model import Objects
+from fedhello.setup.objects import words_of_objects
 
 
 def compare(
     config: Source = None,
-    methods: Sequence[str] | str = (),
+    methods: Sequence[str | Method] | str = (),
     seeds: Sequence[int] = (0, 1, 2),
     *,
+    model: Any = None,
+    processor: Any = None,
+    data: Any = None,
+    validation: Any = None,
+    test: Any = None,
     overrides: Overrides = (),
     out: str | Path | None = None,
     rates: Sequence[float] | None = None,
@@ -36,8 +46,15 @@ def compare(
 
     Args:
         config: What all runs share; its method lends its options to runs of the same name.
-        methods: Such as ``["fed-hello", "gd-hla:pattern=triangle"]``.
+        methods: Such as ``["fed-hello", "gd-hla:pattern=triangle"]``; a method of one's own as an object, too, which is
+            registered.
         seeds: Each method runs with each of them.
+        model: A model in memory, as ``fedhello.prepare`` takes it. Each run takes a copy, so that all start from the
+            same weights, and the model itself stays as it is.
+        processor: Its tokenizer or image processor.
+        data: Data in memory, likewise, like the next two.
+        validation: What the server keeps to choose by.
+        test: What the server keeps to report on.
         overrides: What is to be otherwise in all runs.
         out: The folder of the comparison; ``run.out``/comparison unless given.
         rates: A grid of at least five learning rates, of which each method takes the best on validation data; None
@@ -52,12 +69,16 @@ def compare(
 
     Raises:
         ConfigError: If a configuration is wrong, or a method is there twice.
-        RunFolderError: If a finished run of another configuration, or something else, is in the way.
+        RunFolderError: If a finished run of another configuration or of other objects, or something else, is in the
+            way.
     """
     seeds = asked_seeds(",".join(map(str, seeds)))
-    shared = shared_config(config, overrides)
-    asked = asked_methods(methods if isinstance(methods, str) else ",".join(methods))
-    contest, notes, label = _contest(shared, asked, seeds, out, rates, baselines, reference, target)
+    words, given = words_of_objects(
+        config, overrides, model=model, processor=processor, data=data, validation=validation, test=test
+    )
+    shared = shared_config(config, words)
+    asked = asked_methods(methods if isinstance(methods, str) else ",".join(map(_name_of, methods)))
+    contest, notes, label = _contest(shared, asked, seeds, out, rates, baselines, reference, target, given)
     if console is not None:
         for note in notes:
             console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
@@ -66,6 +87,10 @@ def compare(
         return None
     runs = [read_run(run.folder) for run in made[0]]
     return results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
+
+
+def _name_of(method: str | Method) -> str:
+    return method if isinstance(method, str) else register_method(method).name
 
 
 def shared_config(config: Source, overrides: Overrides) -> Config:
@@ -87,6 +112,7 @@ def _contest(
     baselines: bool,
     reference: str | None,
     target: float | None,
+    given: Objects,
 ) -> tuple[Contest, list[str], str]:
     """Check everything before anything runs; return what is compared, notes, and the label of the reference."""
     folder = comparison_folder(shared) if out is None else Path(out)
@@ -96,5 +122,5 @@ def _contest(
     label = results.chosen_reference(reference or asked[0].label, [method.label for method in everyone])
     check_installed(shared.run.track)
     check_out(folder)
-    contest = Contest(shared, everyone, list(seeds), folder, grid)
+    contest = Contest(shared, everyone, list(seeds), folder, grid, given)
     return contest, [*notes, *contest.check()], label

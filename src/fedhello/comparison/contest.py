@@ -9,10 +9,12 @@ from rich.console import Console
 
 from fedhello.comparison import tuning
 from fedhello.comparison.asked import AskedMethod
+from fedhello.comparison.objects import check_same, store
 from fedhello.comparison.runs import PlannedRun, configure, make_runs, plan_runs
 from fedhello.config.schema import Config
 from fedhello.runs.files import writing
 from fedhello.runs.folder import RunFolder
+from fedhello.setup.model import NAMED, Objects
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Contest:
         seeds: Each method runs with each of them; the first is that of the tuning runs.
         out: The folder of the comparison.
         rates: The grid of learning rates; empty where all methods share the configuration's.
+        given: The model and the data, where these are objects; each run starts from them as they are now.
     """
 
     base: Config
@@ -32,18 +35,21 @@ class Contest:
     seeds: Sequence[int]
     out: Path
     rates: Sequence[float] = ()
+    given: Objects = NAMED
 
     def check(self) -> list[str]:
         """Check all that can be checked before anything is trained or written; return what a user should know.
 
         Raises:
             ConfigError: If a configuration is wrong or a method is there twice.
-            RunFolderError: If a finished run of another configuration, or something else, is in the way.
+            RunFolderError: If a finished run of another configuration or of other objects, or something else, is in
+                the way.
         """
+        check_same(self.out, self.base, self.given)
         if not self.rates:
-            return plan_runs(self.base, self.methods, self.seeds, self.out)[1]
+            return plan_runs(self.base, self.methods, self.seeds, self.out, given=self.given)[1]
         self._trials()
-        return configure(self.base, self.methods, self.seeds, self.out)[1]
+        return configure(self.base, self.methods, self.seeds, self.out, self.given)[1]
 
     def make(self, console: Console, quiet: bool) -> tuple[list[PlannedRun], dict[str, Any] | None] | None:
         """Make all runs that are not there yet, while nobody else does.
@@ -59,16 +65,19 @@ class Contest:
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         with RunFolder(self.out).locked():
+            store(self.out, self.base, self.given)
             trials = self._trials()
             if not tuning.make_tuning(trials, console, quiet):
                 return None
             tuned = tuning.read_tuning(trials)
             rates = tuning.chosen_rates(tuned)
-            runs, _ = plan_runs(self.base, self.methods, self.seeds, self.out, rates)
+            runs, _ = plan_runs(self.base, self.methods, self.seeds, self.out, rates, self.given)
             if not make_runs(runs, console, quiet):
                 return None
             return runs, tuning.describe_tuning(tuned, trials) if trials else None
 
     def _trials(self) -> list[PlannedRun]:
         tuned = tuning.tuned_methods(self.methods) if self.rates else []
-        return tuning.plan_tuning(self.base, tuned, self.seeds[0], self.rates, self.out) if tuned else []
+        if not tuned:
+            return []
+        return tuning.plan_tuning(self.base, tuned, self.seeds[0], self.rates, self.out, self.given)

@@ -1,11 +1,12 @@
 """Run several methods with several seeds, each in an ordinary run's folder, and go on where that stopped."""
 
+import copy
 import gc
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,10 @@ from fedhello.config.diff import differing
 from fedhello.config.load import IRRELEVANT, parse_config
 from fedhello.config.read import Source, load_config
 from fedhello.config.schema import Config, MethodConfig
+from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
+from fedhello.model.blocks import find_blocks
 from fedhello.report.page import write_report
 from fedhello.results.comparison import RUNS
 from fedhello.runs.callbacks import Callback
@@ -29,7 +32,7 @@ from fedhello.runs.folder import RunFolder, check_free
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.runner import run_session
 from fedhello.session import Session
-from fedhello.setup.model import load_model
+from fedhello.setup.model import NAMED, Objects, load_model
 from fedhello.setup.prepare import prepare
 from fedhello.types import RunState
 
@@ -58,6 +61,7 @@ class PlannedRun:
         config: What is to be run.
         folder: Where.
         before: What is there already.
+        given: The model and the data, where these are objects.
     """
 
     label: str
@@ -65,6 +69,7 @@ class PlannedRun:
     config: Config
     folder: RunFolder
     before: Before
+    given: Objects = NAMED
 
 
 def load_shared(source: Source, overrides: Sequence[str]) -> Config:
@@ -87,6 +92,7 @@ def plan_runs(
     seeds: Sequence[int],
     out: Path,
     rates: Mapping[str, float] | None = None,
+    given: Objects = NAMED,
 ) -> tuple[list[PlannedRun], list[str]]:
     """Decide what each run is, and what of it is there already; nothing is trained or written.
 
@@ -96,6 +102,7 @@ def plan_runs(
         seeds: Each method runs with each of them.
         out: The folder of the comparison.
         rates: Label → learning rate, of those that have one of their own.
+        given: The model and the data, where these are objects.
 
     Returns:
         The runs, all methods with one seed before the next seed, and notes on what a user should know.
@@ -104,12 +111,14 @@ def plan_runs(
         ConfigError: If a configuration is wrong or a method is there twice.
         RunFolderError: If a finished run of another configuration, or something else, is in the way.
     """
-    configs, notes = configure(base, methods, seeds, out)
+    configs, notes = configure(base, methods, seeds, out, given)
     labels = [asked.label for asked in methods]
     found = [(label, config) for of_seed in configs for label, config in zip(labels, of_seed, strict=True)]
     own = rates or {}
     return [
-        planned(label, f"{label} seed {config.run.seed}", at_rate(config, own[label]) if label in own else config)
+        planned(
+            label, f"{label} seed {config.run.seed}", at_rate(config, own[label]) if label in own else config, given
+        )
         for label, config in found
     ], notes
 
@@ -120,7 +129,7 @@ def at_rate(config: Config, rate: float) -> Config:
 
 
 def configure(
-    base: Config, methods: Sequence[AskedMethod], seeds: Sequence[int], out: Path
+    base: Config, methods: Sequence[AskedMethod], seeds: Sequence[int], out: Path, given: Objects = NAMED
 ) -> tuple[list[list[Config]], list[str]]:
     """Return, per seed, the configuration of every method, and notes; the arguments are those of ``plan_runs``.
 
@@ -129,7 +138,7 @@ def configure(
     """
     _check_speeds(base)
     notes = _unused_options(base, methods)
-    tiers = _suited_tiers(base, methods, notes)
+    tiers = _suited_tiers(base, methods, given, notes)
     configs = [[_config(base, asked, tiers[asked.label], seed, out) for asked in methods] for seed in seeds]
     _check_distinct([asked.label for asked in methods], [config.method for config in configs[0]])
     return configs, notes
@@ -157,13 +166,15 @@ def _unused_options(base: Config, methods: Sequence[AskedMethod]) -> list[str]:
     ]
 
 
-def _suited_tiers(base: Config, methods: Sequence[AskedMethod], notes: list[str]) -> dict[str, list[dict[str, Any]]]:
+def _suited_tiers(
+    base: Config, methods: Sequence[AskedMethod], given: Objects, notes: list[str]
+) -> dict[str, list[dict[str, Any]]]:
     """Return the tiers as each method understands them, by its label; note every translation."""
     stated: list[dict[str, Any]] = base.model_dump(mode="json")["clients"]["tiers"]
     kinds = {asked.label: KINDS[METHODS[asked.name].allocates] for asked in methods}
     full: dict[Kind, int] = {}
     if any(_foreign(stated, kind) for kind in kinds.values()):
-        full = {"blocks": _block_count(base), "rank": base.model.lora.rank}
+        full = {"blocks": _block_count(base, given), "rank": base.model.lora.rank}
         _check_counts(base, full["blocks"])
     suited = {label: [_suited(tier, kind, full) for tier in stated] for label, kind in kinds.items()}
     for label, kind in kinds.items():
@@ -223,7 +234,9 @@ def translated(count: int, of: int, full: int) -> int:
     return max(1, round(full * count / of))
 
 
-def _block_count(base: Config) -> int:
+def _block_count(base: Config, given: Objects) -> int:
+    if given.model is not None:
+        return find_blocks(given.model).count
     return load_model(base, ["one", "other"]).blocks.count
 
 
@@ -247,7 +260,7 @@ def _check_distinct(labels: Sequence[str], methods: Sequence[MethodConfig]) -> N
             raise ConfigError(f"expected methods that make different folder names; two of them make {one}")
 
 
-def planned(label: str, title: str, config: Config) -> PlannedRun:
+def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> PlannedRun:
     """Look at what is in a run's folder.
 
     Raises:
@@ -256,11 +269,11 @@ def planned(label: str, title: str, config: Config) -> PlannedRun:
     folder = RunFolder(Path(config.run.out) / str(config.run.name))
     if not folder.path.exists():
         check_free(folder)
-        return PlannedRun(label, title, config, folder, "new")
+        return PlannedRun(label, title, config, folder, "new", given)
     if not (folder.path / "config.yaml").is_file():
         raise RunFolderError(f"expected a run or nothing at {folder.path}; found something else. Give another --out.")
     if not (folder.path / "summary.json").is_file() or folder.summary().get("status") != "finished":
-        return PlannedRun(label, title, config, folder, "unfinished")
+        return PlannedRun(label, title, config, folder, "unfinished", given)
     try:
         found = folder.config()
     except ConfigError as error:
@@ -271,13 +284,17 @@ def planned(label: str, title: str, config: Config) -> PlannedRun:
         raise RunFolderError(
             f"expected {folder.path} to be a run of this configuration; {said}. Give another --out, or remove it."
         )
-    return PlannedRun(label, title, config, folder, "finished")
+    return PlannedRun(label, title, config, folder, "finished", given)
 
 
 def _as_loaded(config: Config, found: Config) -> Config:
-    """Return a configuration in which what ``auto`` stands for is told, of the pooling as a run found it on loading."""
-    pooling = found.model.pooling if config.model.pooling == "auto" else config.model.pooling
-    return with_choices(config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})}))
+    """Return a configuration in which what ``auto`` stands for is told, and what a run found on loading as it did."""
+    loaded: dict[str, Any] = {}
+    if config.model.pooling == "auto":
+        loaded["pooling"] = found.model.pooling
+    if config.model.name == MEMORY:
+        loaded["dtype"] = found.model.dtype
+    return with_choices(config.model_copy(update={"model": config.model.model_copy(update=loaded)}))
 
 
 def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:
@@ -319,7 +336,7 @@ def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict
     shown = console.is_terminal and not quiet
     with console.status(f"{place}: loading …") if shown else nullcontext() as status:
         try:
-            session = prepare(run.config)
+            session = prepare(run.config, _as_handed_over(run.given))
             if run.before == "unfinished":
                 with run.folder.locked():  # somebody else may be about to finish it
                     _remove(run.folder.path)
@@ -331,6 +348,11 @@ def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict
             with suppress(MissingExtraError):  # said once, where the comparison's own pictures are missing
                 write_report(run.folder)
     return summary
+
+
+def _as_handed_over(given: Objects) -> Objects:
+    """Return objects that a run may change, so that each run starts from what was handed over."""
+    return replace(given, model=copy.deepcopy(given.model))
 
 
 def say(console: Console, line: str, quiet: bool) -> None:

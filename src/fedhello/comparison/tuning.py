@@ -16,6 +16,7 @@ from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, QuorumError
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.summary import LAST
+from fedhello.setup.model import NAMED, Objects
 
 TUNING = "tuning"
 """The folder of the tuning runs within the folder of a comparison."""
@@ -75,7 +76,12 @@ def tuned_methods(methods: Sequence[AskedMethod]) -> list[AskedMethod]:
 
 
 def plan_tuning(
-    base: Config, methods: Sequence[AskedMethod], seed: int, rates: Sequence[float], out: Path
+    base: Config,
+    methods: Sequence[AskedMethod],
+    seed: int,
+    rates: Sequence[float],
+    out: Path,
+    given: Objects = NAMED,
 ) -> list[PlannedRun]:
     """Decide what each tuning run is: every method at every rate, with one seed, over half the rounds.
 
@@ -85,6 +91,7 @@ def plan_tuning(
         seed: Of all tuning runs.
         rates: The grid.
         out: The folder of the comparison.
+        given: The model and the data, where these are objects.
 
     Raises:
         ConfigError: If a configuration is wrong or a method is there twice.
@@ -92,13 +99,13 @@ def plan_tuning(
     """
     # Of the last model: of a selected one all rates would be worth the same where none is surely better than the start.
     train = base.train.model_copy(update={"rounds": -(-base.train.rounds // 2), "selection": "last"})
-    (configs,), _ = configure(base.model_copy(update={"train": train}), methods, [seed], out)
+    (configs,), _ = configure(base.model_copy(update={"train": train}), methods, [seed], out, given)
     found = []
     for asked, config in zip(methods, configs, strict=True):
         for rate in rates:
             place = {"out": str(out / TUNING), "name": f"{asked.label}-lr{rate:g}"}
             there = config.model_copy(update={"run": config.run.model_copy(update=place)})
-            found.append(planned(asked.label, f"{asked.label} at lr {rate:g}", at_rate(there, rate)))
+            found.append(planned(asked.label, f"{asked.label} at lr {rate:g}", at_rate(there, rate), given))
     return found
 
 

@@ -1,0 +1,72 @@
+"""Which model and data in memory a comparison is of: no configuration tells them from others."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fedhello.config.schema import Config
+from fedhello.data.dataset import Picture
+from fedhello.errors import RunFolderError
+from fedhello.model.blocks import find_blocks
+from fedhello.model.digest import digest_of
+from fedhello.runs.files import write_whole
+from fedhello.setup.data import load_data
+from fedhello.setup.model import Objects
+
+FILE = "objects.json"
+"""What a comparison of objects keeps in its folder: a fingerprint of each."""
+
+
+def check_same(out: Path, base: Config, given: Objects) -> None:
+    """Check that a comparison goes on with the objects that it began with, whose runs it keeps.
+
+    Args:
+        out: Its folder.
+        base: The configuration that all runs share.
+        given: The objects.
+
+    Raises:
+        RunFolderError: If not.
+    """
+    if not (out / FILE).is_file():
+        return
+    there, here = json.loads((out / FILE).read_text(encoding="utf-8")), _fingerprints(base, given)
+    changed = sorted(what for what in there.keys() & here.keys() if there[what] != here[what])
+    if changed:
+        raise RunFolderError(
+            f"expected the {' and the '.join(changed)} in memory that {out} was made with, since it keeps finished "
+            "runs; found another. Give another folder as out."
+        )
+
+
+def store(out: Path, base: Config, given: Objects) -> None:
+    """Keep the fingerprints of what is handed over; of a comparison of names there are none.
+
+    Raises:
+        RunFolderError: If the file cannot be written.
+    """
+    found = _fingerprints(base, given)
+    if found:
+        write_whole(out / FILE, json.dumps(found, indent=2) + "\n")
+
+
+def _fingerprints(base: Config, given: Objects) -> dict[str, str]:
+    found = {} if given.model is None else {"model": _of_model(given.model)}
+    return found if given.data is None else found | {"data": _of_data(base, given)}
+
+
+def _of_model(model: Any) -> str:
+    """Return a fingerprint of the blocks; heads and poolers may be drawn anew whenever a model is loaded."""
+    blocks = find_blocks(model)
+    return digest_of((name, weight) for name, weight in model.named_parameters() if blocks.index(name) is not None)
+
+
+def _of_data(base: Config, given: Objects) -> str:
+    data = load_data(base.data, source=given.data)
+    digest = hashlib.sha256(repr((data.label_names, data.labels.tolist(), data.groups)).encode())
+    for part, positions in sorted(data.parts.items()):
+        digest.update(repr((part, positions.tolist())).encode())
+    for sample in data.inputs:
+        digest.update(sample.digest() if isinstance(sample, Picture) else repr(sample).encode())
+    return digest.hexdigest()

@@ -1,0 +1,24 @@
+"""A fingerprint of weights."""
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+VALUES = 1024
+"""How many of a tensor's values count, spread evenly."""
+
+
+def digest_of(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a SHA-256 of weights: names, types, shapes and about a thousand values of each.
+
+    That many tell other weights of the same shapes apart, whatever the size of the model.
+    """
+    digest = hashlib.sha256()
+    for name, weight in weights:
+        values = weight.detach().flatten()
+        some = values[:: max(1, len(values) // VALUES)].contiguous().cpu()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""Comparisons of a model and data in memory."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import fedhello as fh
+
+
+@pytest.fixture
+def place(workplace, tmp_path, monkeypatch):
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def classifier(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the head of a loaded classifier is drawn anew each time
+        model = transformers.AutoModelForSequenceClassification.from_pretrained("tiny", num_labels=2)
+    return model, transformers.AutoTokenizer.from_pretrained("tiny")
+
+
+def adapters(out):
+    return {file.parts[-3]: file.read_bytes() for file in Path(out).rglob("adapter_model.safetensors")}
+
+
+def test_each_run_starts_from_what_was_handed_over(place, caplog):
+    with Path("texts.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    words = {"overrides": {"data.proxy": 0, "train.rounds": 1}, "baselines": False}
+    # Tiers that state blocks are translated for methods of ranks, by the number of the model's blocks.
+    methods, seeds = ["rgd-hla", "flexlora"], [0, 1]
+    fh.compare("tiny.yaml", methods, seeds, out="named", **words)
+    model, tokenizer = classifier()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    own = fh.Method("mine", "the same", "-", fh.METHODS["rgd-hla"].allocate)
+    objects = {"processor": tokenizer, "data": rows}
+    try:
+        found = fh.compare("tiny.yaml", [*methods, own], seeds, model=model, out="held", **objects, **words)
+    finally:
+        fh.METHODS.pop("mine")
+    assert list(found.runs) == ["rgd-hla", "flexlora", "mine"]
+    named, held = adapters("named"), adapters("held")
+    assert len(named) == 4
+    assert all(held[name] == adapter for name, adapter in named.items())
+    assert held["mine-seed0"] == held["rgd-hla-seed0"]
+    after = model.state_dict()  # and it holds no adapter
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+    # Finished runs are kept where the objects are the same, and refused where they are not.
+    when = {file: file.stat().st_mtime_ns for file in Path("held/runs").rglob("summary.json")}
+    fh.compare("tiny.yaml", methods, seeds, model=classifier(seed=1)[0], out="held", **objects, **words)
+    assert when == {file: file.stat().st_mtime_ns for file in Path("held/runs").rglob("summary.json")}
+    with pytest.raises(fh.RunFolderError, match="expected the data in memory that held was made with"):
+        fh.compare(
+            "tiny.yaml", methods, seeds, model=model, processor=tokenizer, data=rows[:-1], out="held", **words
+        )
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight[0] += 1
+    with pytest.raises(fh.RunFolderError, match="expected the model in memory that held was made with"):
+        fh.compare("tiny.yaml", methods, seeds, model=model, out="held", **objects, **words)
