@@ -360,7 +360,8 @@ def test_each_clients_data_may_be_an_object_of_its_own(place):
     longer = fh.resume(run.path, {"train.rounds": 3}, data=clients, test=test)
     assert (longer.summary.status, longer.summary.rounds) == ("finished", 3)
     with pytest.raises(fh.DataError, match=r"2 data sets that were handed over .* only client-0 have"):
-        fh.prepare("tiny.yaml", {"data.proxy": 0, "train.clients_per_round": 1}, data=[rows, rows[:20]])
+        words = {"data.proxy": 0, "method.scores": "clients", "train.clients_per_round": 1}
+        fh.prepare("tiny.yaml", words, data=[rows, rows[:20]])
     with pytest.raises(fh.DataError, match="pair of input and label"):
         fh.prepare("tiny.yaml", data=[[1, 2, 3], [4]])
     with pytest.raises(fh.DataError, match="expected at least one sample in the data of client-1"):

@@ -58,9 +58,7 @@ def test_each_run_starts_from_what_was_handed_over(place, caplog):
     fh.compare("tiny.yaml", methods, seeds, model=classifier(seed=1)[0], out="held", **objects, **words)
     assert when == {file: file.stat().st_mtime_ns for file in Path("held/runs").rglob("summary.json")}
     with pytest.raises(fh.RunFolderError, match="expected the data in memory that held was made with"):
-        fh.compare(
-            "tiny.yaml", methods, seeds, model=model, processor=tokenizer, data=rows[:-1], out="held", **words
-        )
+        fh.compare("tiny.yaml", methods, seeds, model=model, processor=tokenizer, data=rows[:-1], out="held", **words)
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.weight[0] += 1
     with pytest.raises(fh.RunFolderError, match="expected the model in memory that held was made with"):

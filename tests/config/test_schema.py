@@ -274,7 +274,6 @@ def test_an_unknown_method_is_named_with_the_nearest_known_one():
         ("run.name=5", "run.name"),
         ("model.head=shared", "model.head"),
         ("parity=almost", "parity"),
-        ("data.partition={kind: sorted}", "data.partition"),
         ("data.partition={kind: natural}", "data.partition.column"),
         ("data.partition={kind: dirichlet, alpha: 0}", "data.partition.alpha"),
         ("data.partition={kind: dirichlet, alpha: low}", "data.partition.alpha"),

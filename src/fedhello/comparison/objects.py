@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedhello.config.schema import Config
-from fedhello.data.dataset import Picture
+from fedhello.data.dataset import Input, Picture
 from fedhello.errors import RunFolderError
 from fedhello.model.blocks import find_blocks
 from fedhello.model.digest import digest_of
@@ -68,5 +70,11 @@ def _of_data(base: Config, given: Objects) -> str:
     for part, positions in sorted(data.parts.items()):
         digest.update(repr((part, positions.tolist())).encode())
     for sample in data.inputs:
-        digest.update(sample.digest() if isinstance(sample, Picture) else repr(sample).encode())
+        digest.update(_bytes_of(sample))
     return digest.hexdigest()
+
+
+def _bytes_of(sample: Input) -> bytes:
+    if isinstance(sample, Picture):
+        return sample.digest()
+    return sample.tobytes() if isinstance(sample, np.ndarray) else repr(sample).encode()

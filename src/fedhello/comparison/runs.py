@@ -293,7 +293,7 @@ def _as_loaded(config: Config, found: Config) -> Config:
     if config.model.pooling == "auto":
         loaded["pooling"] = found.model.pooling
     if config.model.name == MEMORY:
-        loaded["dtype"] = found.model.dtype
+        loaded |= {"dtype": found.model.dtype, "features": found.model.features}
     return with_choices(config.model_copy(update={"model": config.model.model_copy(update=loaded)}))
 
 

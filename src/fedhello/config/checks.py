@@ -3,9 +3,11 @@
 import math
 
 from fedhello.config.schema import Config, ModelConfig
+from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError
 from fedhello.methods import Method
 from fedhello.model.evaluation import metric_label
+from fedhello.model.pooling import NATIVE
 
 
 def check_budgets(config: Config, method: Method) -> None:
@@ -119,6 +121,33 @@ def check_dora(config: Config, method: Method) -> None:
         raise ConfigError(
             "expected model.lora.dora=false with budgets in memory, upload or seconds, since what DoRA's norms take "
             "for a moment is not predicted; found true. Give clients.tiers blocks alone."
+        )
+
+
+def check_tensors(config: Config) -> None:
+    """Check that a plain module is handed over for tensors, and asked for what it can do."""
+    model = config.model
+    if config.data.kind != "tensors":
+        if model.head_module is not None or model.features is not None:
+            raise ConfigError(
+                "expected data.tensor beside model.head_module or model.features, which are of a plain module; found "
+                "none. Leave them out."
+            )
+        return
+    if model.name != MEMORY:
+        raise ConfigError(
+            "expected a plain torch.nn.Module in memory for data.tensor, fedhello.run(config, model=module, data=…); "
+            f"found model.name={model.name}"
+        )
+    if model.head_module is not None and model.pooling not in ("auto", NATIVE):
+        raise ConfigError(
+            f"expected model.pooling=auto beside model.head_module, which reads what the module itself makes; found "
+            f"{model.pooling}. Leave one of them out."
+        )
+    if any(not tier.budget.only_counts for tier in config.clients.tiers):
+        raise ConfigError(
+            "expected clients.tiers to state blocks or rank for a plain module, whose bytes and seconds are not "
+            "predicted; found memory, upload or seconds. Give counts."
         )
 
 

@@ -8,7 +8,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fedhello.client.loss import LOSSES
-from fedhello.config.checks import check_budgets, check_defence, check_dora, check_merging, check_metrics, check_train
+from fedhello.config.checks import (
+    check_budgets,
+    check_defence,
+    check_dora,
+    check_merging,
+    check_metrics,
+    check_tensors,
+    check_train,
+)
 from fedhello.config.choices import BEFORE, INSTRUCTION, with_fixed, with_published_semantics
 from fedhello.config.messages import sentence
 from fedhello.config.schema import Config, DataConfig, MethodConfig, OwnPartition
@@ -123,6 +131,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     check_defence(config, METHODS[method.name])
     check_train(config, METHODS[method.name])
     check_metrics(config)
+    check_tensors(config)
     if config.model.lora.dora:
         check_dora(config, METHODS[method.name])
     return config.model_copy(update={"method": method, "data": _with_options(config.data)})

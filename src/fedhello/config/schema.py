@@ -79,6 +79,8 @@ class ModelConfig(_Section):
     revision: str | None = None
     task: Literal["classification", "instruction"] = "classification"
     pooling: Literal["auto"] | Pooling = "auto"
+    head_module: Name | None = None
+    features: int | None = Field(None, ge=1)
     head: HeadPolicy = "solved"
     head_scale: float = Field(10.0, gt=0)
     solver: Solver = "lda"
@@ -180,6 +182,7 @@ class DataConfig(_Section):
     text: TextColumns = "text"
     label: Name = "label"
     image: Name | None = None
+    tensor: Name | None = None
     prompt: Template | None = None
     response: Template | None = None
     samples: int | None = Field(None, ge=1)
@@ -201,7 +204,7 @@ class DataConfig(_Section):
         """Which columns of the data set hold what."""
         text = self.text if isinstance(self.text, str) else (self.text[0], self.text[1])
         group = self.partition.column if isinstance(self.partition, Natural) else None
-        return Columns(text, self.label, self.image, self.prompt, self.response, group)
+        return Columns(text, self.label, self.image, self.prompt, self.response, group, self.tensor)
 
     @property
     def kind(self) -> Kind | None:
@@ -232,10 +235,13 @@ class DataConfig(_Section):
         if (self.prompt is None) != (self.response is None):
             given, lacking = ("prompt", "response") if self.response is None else ("response", "prompt")
             raise ValueError(f"instruction data has a prompt and a response; found {given} without {lacking}")
-        kinds = {"text": self.text != "text", "image": self.image is not None, "prompt": self.prompt is not None}
+        kinds = {"text": self.text != "text", "image": self.image is not None, "tensor": self.tensor is not None}
+        kinds["prompt"] = self.prompt is not None
         named = [key for key, is_named in kinds.items() if is_named]
         if len(named) > 1:
-            raise ValueError(f"a sample is a text, an image or a prompt with a response; found {' and '.join(named)}")
+            raise ValueError(
+                f"a sample is a text, an image, a tensor or a prompt with a response; found {' and '.join(named)}"
+            )
         if not isinstance(self.text, str) and self.text[0] == self.text[1]:
             raise ValueError(f"a pair of texts has two columns; found {self.text[0]!r} twice")
         return self

@@ -18,7 +18,8 @@ class Batch:
 
     Attributes:
         inputs: Keyword arguments of the model: ``input_ids`` and ``attention_mask``, int64, shape (b, longest), for
-            some models ``token_type_ids``; or ``pixel_values``, shape (b, channels, height, width).
+            some models ``token_type_ids``; or ``pixel_values``, shape (b, channels, height, width); or ``inputs`` of a
+            plain module, shape (b, …).
         labels: Int64: of classification shape (b,), of language modelling shape (b, longest), where tokens that are
             not to be predicted have the label ``IGNORED``.
     """
@@ -28,7 +29,7 @@ class Batch:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Samples b and tokens T of each; images, which all are of one size, count as one token."""
+        """Samples b and tokens T of each; images and tensors, which all are of one size, count as one token."""
         ids = self.inputs.get("input_ids")
         return len(self.labels), 1 if ids is None else ids.shape[1]
 
@@ -102,6 +103,35 @@ class Images:
         x = torch.from_numpy(self.pixels[self.rows[positions]]).float().div_(255)
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         inputs = {"pixel_values": x.sub_(mean).div_(std)}
+        return Batch(inputs, torch.from_numpy(self.labels[positions].astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Samples of one shape that a plain module is called with.
+
+    Attributes:
+        values: Float32 or int64, shape (n, …).
+        labels: Int64, shape (n,).
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, positions: np.ndarray) -> "Tensors":
+        """Return the samples at some positions, in that order."""
+        return Tensors(self.values[positions], self.labels[positions])
+
+    def lengths(self) -> np.ndarray:
+        """Return 1 for each sample, shape (n,)."""
+        return np.ones(len(self), dtype=int)
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        """Return the samples at some positions."""
+        inputs = {"inputs": torch.from_numpy(self.values[positions])}
         return Batch(inputs, torch.from_numpy(self.labels[positions].astype(np.int64)))
 
 

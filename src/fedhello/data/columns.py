@@ -60,6 +60,8 @@ def _inputs(table: Table, columns: Columns) -> list[Input]:
         return list(zip(prompts, _rendered(table, columns.response, "data.response"), strict=True))
     if columns.image is not None:
         return list(_pictures(table, columns.image))
+    if columns.tensor is not None:
+        return list(_tensors(table, columns.tensor))
     if isinstance(columns.text, str):
         return list(_texts(table, columns.text, "data.text"))
     one, other = (_texts(table, column, "data.text") for column in columns.text)
@@ -164,6 +166,34 @@ def _picture(table: Table, column: str, row: int, value: object) -> Picture:
     if value is None or value in ("", b""):
         raise _lacking(table, column, row)
     raise DataError(f"expected paths or bytes of images in the column {column!r}; {name} has {_shown(value)}")
+
+
+def _tensors(table: Table, column: str) -> list[np.ndarray]:
+    """Return a column of numbers of one shape: float32, or int64 where all are integers.
+
+    Raises:
+        DataError: If something is no number, not finite, or of another shape or type than the first.
+    """
+    found: list[np.ndarray] = []
+    for row, value in enumerate(_column(table, column, "data.tensor")):
+        if value is None:
+            raise _lacking(table, column, row)
+        try:
+            array = np.asarray(value)
+            array = array.astype(np.int64 if array.dtype.kind in "iub" else np.float32, casting="same_kind")
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"expected numbers in the column {column!r} of {table.name}; {table.place(row)} has {_shown(value)}"
+            ) from error
+        if not np.isfinite(array).all():
+            raise DataError(f"expected finite numbers in the column {column!r} of {table.name}; {table.place(row)}")
+        if found and (array.shape, array.dtype) != (found[0].shape, found[0].dtype):
+            raise DataError(
+                f"expected numbers of one shape and type in the column {column!r} of {table.name}, as in its first "
+                f"row, {found[0].shape} and {found[0].dtype}; {table.place(row)} has {array.shape} and {array.dtype}"
+            )
+        found.append(array)
+    return found
 
 
 def _column(table: Table, column: str, key: str) -> Sequence[object]:

@@ -11,7 +11,7 @@ import numpy as np
 from fedhello.errors import DataError
 from fedhello.randomness import generator
 
-Kind = Literal["texts", "pairs", "images", "instructions"]
+Kind = Literal["texts", "pairs", "images", "tensors", "instructions"]
 T = TypeVar("T")
 HeldOut = Literal["validation", "test"]
 
@@ -52,7 +52,8 @@ class Picture:
             raise DataError(f"expected the image {self.name}; it cannot be read: {error.strerror}") from error
 
 
-Input = str | tuple[str, str] | Picture
+Input = str | tuple[str, str] | Picture | np.ndarray
+"""A sample: a text, two of them (also a prompt and a response), an image, or numbers, float32 or int64."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Columns:
         prompt: A column, or a template with columns in braces; given for instruction data only.
         response: Likewise.
         group: What a natural partition follows.
+        tensor: Numbers of one shape, for a plain module; given for them only.
     """
 
     text: str | tuple[str, str] = "text"
@@ -74,6 +76,7 @@ class Columns:
     prompt: str | None = None
     response: str | None = None
     group: str | None = None
+    tensor: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -82,6 +85,8 @@ class Columns:
             return "instructions"
         if self.image is not None:
             return "images"
+        if self.tensor is not None:
+            return "tensors"
         return "texts" if isinstance(self.text, str) else "pairs"
 
 
@@ -94,7 +99,7 @@ class DataSet:
     """A data set before it is split.
 
     Attributes:
-        inputs: n samples: texts; pairs of texts; (prompt, response) of instruction data; images.
+        inputs: n samples: texts; pairs of texts; (prompt, response) of instruction data; images; numbers.
         labels: Integers within 0 … C−1, shape (n,); categories of instruction data, all 0 where it has none.
         label_names: The names of the C classes or categories, sorted.
         kind: Of the inputs.
@@ -127,6 +132,8 @@ def identity(sample: Input, kind: Kind) -> object:
     """Return what two samples share if one of them gives the other's answer away; a prompt counts alone."""
     if isinstance(sample, Picture):
         return sample.digest()
+    if isinstance(sample, np.ndarray):
+        return sample.tobytes()  # all are of one type and shape
     return sample[0] if kind == "instructions" else sample
 
 

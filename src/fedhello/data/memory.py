@@ -56,7 +56,7 @@ def is_per_client(data: Any) -> bool:
 
 
 def _is_column(value: object) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, (str, bytes, Mapping))
+    return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0 and not isinstance(value, (str, bytes, Mapping))
 
 
 def _check(name: str, data: Any) -> None:
@@ -73,15 +73,15 @@ def _check(name: str, data: Any) -> None:
 def _table(name: str, data: Any, columns: Columns) -> Table:
     """Read a data set in memory."""
     if isinstance(data, Mapping):
-        return _of_columns(name, {str(key): list(values) for key, values in data.items()})
+        return _of_columns(name, {str(key): list(values) for key, values in data.items()}, columns.tensor)
     if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas
-        return _of_columns(name, {str(key): data[key].tolist() for key in data.columns})
+        return _of_columns(name, {str(key): data[key].tolist() for key in data.columns}, columns.tensor)
     rows = [_row(data[i], columns, f"row {i + 1} of {name}") for i in range(len(data))]
     found = dict.fromkeys(key for row in rows for key in row)
-    return _of_columns(name, {key: [row.get(key) for row in rows] for key in found})
+    return _of_columns(name, {key: [row.get(key) for row in rows] for key in found}, columns.tensor)
 
 
-def _of_columns(name: str, columns: Mapping[str, Sequence[object]]) -> Table:
+def _of_columns(name: str, columns: Mapping[str, Sequence[object]], tensor: str | None) -> Table:
     lengths = {key: len(values) for key, values in columns.items()}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{key} {length}" for key, length in lengths.items())
@@ -89,7 +89,7 @@ def _of_columns(name: str, columns: Mapping[str, Sequence[object]]) -> Table:
     return Table.of(
         name,
         {
-            key: [_value(value, f"row {i + 1} of {name}") for i, value in enumerate(values)]
+            key: values if key == tensor else [_value(v, f"row {i + 1} of {name}") for i, v in enumerate(values)]
             for key, values in columns.items()
         },
     )
@@ -99,7 +99,7 @@ def _row(item: Any, columns: Columns, place: str) -> dict[str, object]:
     if isinstance(item, Mapping):
         return {str(key): value for key, value in item.items()}
     if isinstance(item, (tuple, list)) and len(item) == 2:
-        key = columns.image or (columns.text if isinstance(columns.text, str) else None)
+        key = columns.image or columns.tensor or (columns.text if isinstance(columns.text, str) else None)
         if key is not None:
             return {key: item[0], columns.label: item[1]}
     raise DataError(
@@ -123,6 +123,6 @@ def _pixels(value: Any, place: str) -> Picture:
         raise DataError(
             f"expected an image of uint8 values, shape (H, W) or (H, W, 3), in {place}; found {pixels.dtype} of shape "
             f"{tuple(pixels.shape)}. Undo normalisation and move the channels to the end: the model's own image "
-            "processor does the rest."
+            "processor does the rest. What a plain module is called with is named in data.tensor instead."
         )
     return Picture(np.ascontiguousarray(pixels), f"the image in {place}")

@@ -214,7 +214,13 @@ def _decodable(samples: list[_Sample]) -> tuple[list[_Sample], list[str]]:
     return [sample for i, sample in enumerate(samples) if i not in bad], [note]
 
 
-WORDS: dict[Kind, str] = {"texts": "text", "pairs": "pair of texts", "images": "image", "instructions": "prompt"}
+WORDS: dict[Kind, str] = {
+    "texts": "text",
+    "pairs": "pair of texts",
+    "images": "image",
+    "tensors": "tensor",
+    "instructions": "prompt",
+}
 
 
 def _without_repeats(samples: list[_Sample], kind: Kind) -> tuple[list[_Sample], list[str]]:

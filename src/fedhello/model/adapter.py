@@ -25,7 +25,9 @@ from fedhello.model.card import Form, card
 from fedhello.model.digest import digest_of
 from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel
+from fedhello.model.plain import TensorClassifier, TensorEncoder
 from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
+from fedhello.model.sources import TENSORS
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter
 
 
@@ -57,8 +59,14 @@ class LoraModel:
             self.peft: PeftModel = get_peft_model(base.module, config)
         self.module: nn.Module = self.peft
         self.pooling = base.pooling
+        plain = base.kind == TENSORS
         if base.pooling != NATIVE and base.head is not None:
-            self.module = PooledClassifier(self.peft, base.pooling, base.head, class_tokens(base.module))
+            encoder: nn.Module = TensorEncoder(self.peft) if plain else self.peft
+            tokens = 0 if plain else class_tokens(base.module)
+            self.module = PooledClassifier(encoder, base.pooling, base.head, tokens)
+        elif plain:
+            self.module = TensorClassifier(self.peft)
+        self._labels = base.labels
         self.processor: Any = base.processor
         self.source = base.source
         self.kind = base.kind
@@ -82,7 +90,7 @@ class LoraModel:
 
     @property
     def base(self) -> Any:
-        """The foundation model itself, with the adapter inside: the one of transformers."""
+        """The foundation model itself, with the adapter inside: one of transformers, or a plain module."""
         return self.peft.get_base_model()
 
     @property
@@ -179,7 +187,7 @@ class LoraModel:
 
         Nobody asks for them here, and a block that runs again in backward would add its own to them once more.
         """
-        inner: Any = self.base.config
+        inner: Any = getattr(self.base, "config", None)
         self._used_cache: bool | None = getattr(inner, "use_cache", None)
         if self._used_cache is not None:
             inner.use_cache = False
@@ -190,7 +198,8 @@ class LoraModel:
         parent, _, name = self.blocks.path.rpartition(".")
         owner: nn.Module = self.base.get_submodule(parent)
         whole = getattr(owner, name)
-        setattr(owner, name, nn.ModuleList(block for l, block in enumerate(whole) if l not in absent))
+        rest = [block for l, block in enumerate(whole) if l not in absent]
+        setattr(owner, name, nn.Sequential(*rest) if isinstance(whole, nn.Sequential) else nn.ModuleList(rest))
         try:
             yield
         finally:
@@ -301,8 +310,8 @@ class LoraModel:
 
     @property
     def labels(self) -> list[tuple[int, str]]:
-        """The classes by number, each with its name, as the model's configuration has them."""
-        return sorted(self.base.config.id2label.items())
+        """The classes by number, each with its name."""
+        return list(enumerate(self._labels)) or sorted(self.base.config.id2label.items())
 
     def card(self, form: Form = "adapter") -> str:
         """Return the model card of what is exported in a form."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedhello.errors import ModelError
@@ -125,11 +126,7 @@ def find_named(model: nn.Module, blocks: Blocks, targets: list[str]) -> list[str
     Raises:
         ModelError: If one of the targets is found in no block.
     """
-    linear = {
-        path: path.rpartition(".")[2]
-        for path, module in model.named_modules()
-        if isinstance(module, PROJECTIONS) and blocks.index(path) is not None
-    }
+    linear = {path: path.rpartition(".")[2] for path in find_all_linear(model, blocks)}
     missing = sorted(set(targets) - set(linear.values()))
     if missing:
         raise ModelError(
@@ -175,13 +172,14 @@ def find_head(model: nn.Module, classes: int) -> tuple[list[str], str]:
 
 
 def _block_lists(model: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
+    # A transformer block has at least the projections of its attention and of its feed-forward part.
+    least = 3 if isinstance(model, PreTrainedModel) else 1
     for path, module in model.named_modules():
         if not isinstance(module, (nn.ModuleList, nn.Sequential)) or len(module) == 0:
             continue
         members = list(module)
         like = all(type(member) is type(members[0]) for member in members)
-        # A transformer block has at least the projections of its attention and of its feed-forward part.
-        if like and all(_projections(member) >= 3 for member in members):
+        if like and all(_projections(member) >= least for member in members):
             yield path, members
 
 
@@ -190,11 +188,17 @@ def _projections(module: nn.Module) -> int:
 
 
 def _linear(model: nn.Module, path: str) -> list[str]:
-    """Return the dotted paths, below the model, of the linear layers below a path."""
+    """Return the dotted paths, below the model, of the linear layers below a path, but for those that are not called.
+
+    torch's own attention reads the weights of its output projection.
+    """
+    inside = dict(model.get_submodule(path).named_modules())
     return [
         f"{path}.{name}"
-        for name, module in model.get_submodule(path).named_modules()
-        if name and isinstance(module, PROJECTIONS)
+        for name, module in inside.items()
+        if name
+        and isinstance(module, PROJECTIONS)
+        and not isinstance(inside[name.rpartition(".")[0]], nn.MultiheadAttention)
     ]
 
 

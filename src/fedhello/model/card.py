@@ -5,7 +5,7 @@ from string import Template
 from typing import Literal
 
 from fedhello.model.pooling import NATIVE, Pooling
-from fedhello.model.sources import CAUSAL_LM, IMAGES, Kind
+from fedhello.model.sources import CAUSAL_LM, IMAGES, TENSORS, Kind
 
 CARD = Template("""---
 base_model: $base
@@ -57,6 +57,23 @@ def logits(inputs):
     $features
     x = h.shape[-1] ** 0.5 * torch.nn.functional.normalize(h, dim=-1)
     return x @ head["head.weight"].T + head["head.bias"]""")
+
+PLAIN_CODE = Template("""$imports
+model = ...  # the $base that it was trained on, as it was before
+$load
+model.eval()$logits""")
+"""Of a plain module, which no file describes."""
+
+PLAIN_LOGITS = Template("""
+head = load_file("$folder/head.safetensors")
+
+
+def logits(inputs):
+    h = model(inputs)$pooled
+    x = h.shape[-1] ** 0.5 * torch.nn.functional.normalize(h, dim=-1)
+    return x @ head["head.weight"].T + head["head.bias"]""")
+
+PLAIN_POOLED = {"cls": "[:, 0]", "mean": ".mean(dim=1)", "last": "[:, -1]", "pooler": ""}
 
 SENTENCE_CODE = Template("""from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
@@ -111,6 +128,8 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, classes: int, form: Fo
     """Return the lines of Python that load what is exported, from the folder ``.``."""
     if form == "sentence-transformers":
         return SENTENCE_CODE.substitute(folder=FOLDER)
+    if kind == TENSORS:
+        return _plain_code(base, pooling, form)
     auto = AUTO[kind] if pooling == NATIVE else "AutoModel"
     processor = "AutoImageProcessor" if kind == IMAGES else "AutoTokenizer"
     loaded = base if form == "adapter" else FOLDER
@@ -145,3 +164,21 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, classes: int, form: Fo
         call=call,
         features=features,
     )
+
+
+def _plain_code(base: str, pooling: Pooling, form: Form) -> str:
+    """Return the lines for a plain module, whose class the reader has."""
+    own = pooling == NATIVE
+    peft = form == "adapter"
+    imports = [
+        *([] if own else ["import torch"]),
+        *(["from peft import PeftModel"] if peft else []),
+        *(["from safetensors.torch import load_file"] if not (own and peft) else []),
+    ]
+    load = (
+        f'model = PeftModel.from_pretrained(model, "{FOLDER}")'
+        if peft
+        else f'model.load_state_dict(load_file("{FOLDER}/model.safetensors"))'
+    )
+    logits = "" if own else PLAIN_LOGITS.substitute(folder=FOLDER, pooled=PLAIN_POOLED[pooling])
+    return PLAIN_CODE.substitute(imports="\n".join([*imports, ""]), base=base, load=load, logits=logits)

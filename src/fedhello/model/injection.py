@@ -41,6 +41,7 @@ TARGETS: dict[str, Callable[[nn.Module, Blocks], list[str]]] = {
 TASK_TYPES: dict[Kind, TaskType | None] = {
     "text-classification": TaskType.SEQ_CLS,
     "image-classification": None,  # PEFT has no type for it; one of text would name inputs that images have not
+    "tensor-classification": None,
     "causal-lm": TaskType.CAUSAL_LM,
 }
 
@@ -48,6 +49,7 @@ TASK_TYPES: dict[Kind, TaskType | None] = {
 FEATURES: dict[Kind, TaskType | None] = {
     "text-classification": TaskType.FEATURE_EXTRACTION,
     "image-classification": None,
+    "tensor-classification": None,
     "causal-lm": TaskType.CAUSAL_LM,
 }
 """The same where the head is no part of the foundation model."""
@@ -114,6 +116,8 @@ def _head_of(base: FoundationModel, classes: int | None) -> tuple[list[str], str
     """Return the names of the head's modules within the foundation model, and the path of its logits layer, if any."""
     if classes is None:
         return [], None
+    if base.head_path is not None:
+        return [base.head_path], base.head_path
     return ([], HEAD) if base.pooling != NATIVE else find_head(base.module, classes)
 
 

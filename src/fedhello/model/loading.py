@@ -4,7 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,8 @@ class FoundationModel:
         quantisation: How its weights are held.
         pooling: How the features that the head reads are pooled.
         head: The logits layer on them; None where the architecture's own classifier has one, or there is none.
+        head_path: Of a plain module, the dotted path of its own logits layer, where it has one.
+        labels: Of a plain module, the names of the classes; others have them in their configuration.
     """
 
     module: nn.Module
@@ -59,6 +61,12 @@ class FoundationModel:
     quantisation: Quantisation = "none"
     pooling: Pooling = NATIVE
     head: nn.Linear | None = None
+    head_path: str | None = None
+    labels: tuple[str, ...] = ()
+
+    def with_head(self, pooling: Pooling, head: nn.Linear | None, path: str | None = None) -> "FoundationModel":
+        """Return the same with a head on its features, or with the path of its own."""
+        return replace(self, pooling=pooling, head=head, head_path=path)
 
 
 def load_foundation(

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.pooling import NATIVE
+from fedhello.model.sources import TENSORS
 
 HEAD_FILE = "head.safetensors"
 """What such a layer is saved in: ``head.weight``, ``head.bias``, and in the metadata ``head``: labels and pooling."""
@@ -94,7 +95,10 @@ def save_merged(model: LoraModel, folder: Path) -> None:
     """
     merged = model.merged()
     with appearing_whole(folder) as staged:
-        merged.save_pretrained(str(staged), safe_serialization=True)
+        if model.kind == TENSORS:
+            save_model(merged, str(staged / "model.safetensors"))
+        else:
+            merged.save_pretrained(str(staged), safe_serialization=True)
         if model.pooling != NATIVE:
             save_head(model, staged)
         (staged / "README.md").write_text(model.card("merged"), encoding="utf-8")

@@ -12,7 +12,7 @@ from fedhello import embedded
 from fedhello.data.memory import MEMORY
 from fedhello.errors import MissingExtraError, ModelError
 
-Kind = Literal["text-classification", "image-classification", "causal-lm"]
+Kind = Literal["text-classification", "image-classification", "tensor-classification", "causal-lm"]
 """What a model is for: which head it has, and what it reads."""
 
 
@@ -20,6 +20,10 @@ CAUSAL_LM: Final = "causal-lm"
 
 
 IMAGES: Final = "image-classification"
+
+
+TENSORS: Final = "tensor-classification"
+"""Of a plain module, which is called with one tensor."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from fedhello.config.schema import Config
-from fedhello.data.dataset import DataSet, Input, Kind, Picture
+from fedhello.data.columns import read_rows
+from fedhello.data.dataset import Columns, DataSet, Input, Kind, Picture
+from fedhello.data.tables import Table
 from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
@@ -21,7 +23,7 @@ def infer(
     config: Config,
     labels: Sequence[str],
     model: LoraModel,
-    inputs: Sequence[str],
+    inputs: Sequence[Any],
     seconds: Sequence[str] = (),
     probabilities: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -31,7 +33,7 @@ def infer(
         config: Of the run that the adapter is from.
         labels: The classes' names.
         model: With the adapter.
-        inputs: Texts, prompts, or paths of images.
+        inputs: Texts, prompts, or paths of images; of a plain module tensors or arrays.
         seconds: The second texts, for a model of text pairs.
         probabilities: Whether those of all classes are wanted too.
 
@@ -45,6 +47,8 @@ def infer(
         said = [{"input": prompt, "answer": text} for prompt, text in zip(inputs, answers, strict=True)]
         return said, cut_prompts(config.data, model, inputs)
     kind: Kind = "images" if model.kind == IMAGES else config.data.columns.kind
+    if kind == "tensors":
+        inputs = read_rows(Table.of("the inputs", {"tensor": list(inputs)}), Columns(tensor="tensor"), False).inputs
     _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
     data = DataSet(_as(kind, inputs, seconds), np.zeros(len(inputs), dtype=int), tuple(labels), kind)
     samples, notes = encode(config, data, model)
@@ -59,13 +63,13 @@ def infer(
     return found, notes
 
 
-def _as(kind: Kind, inputs: Sequence[str], seconds: Sequence[str]) -> tuple[Input, ...]:
+def _as(kind: Kind, inputs: Sequence[Any], seconds: Sequence[str]) -> tuple[Input, ...]:
     if kind == "images":
         return tuple(Picture(Path(name), name) for name in inputs)
     return tuple(zip(inputs, seconds, strict=True)) if kind == "pairs" else tuple(inputs)
 
 
-def _check_seconds(inputs: Sequence[str], seconds: Sequence[str], expected: int) -> None:
+def _check_seconds(inputs: Sequence[Any], seconds: Sequence[str], expected: int) -> None:
     if len(seconds) != expected:
         raise ConfigError(
             f"expected {expected or 'no'} second texts (--pair) for {len(inputs)} inputs of this model; "

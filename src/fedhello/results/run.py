@@ -77,7 +77,7 @@ class Prediction:
         answer: A language model's; None of a classifier.
     """
 
-    input: str
+    input: Any
     label: str | None = None
     probability: float | None = None
     probabilities: Mapping[str, float] | None = None
@@ -123,17 +123,17 @@ class TrainedRun:
 
     def predict(
         self,
-        inputs: Sequence[str],
+        inputs: Sequence[Any],
         *,
         pairs: Sequence[str] = (),
         probabilities: bool = False,
         model: str | None = None,
         client: int | None = None,
     ) -> list[Prediction]:
-        """Classify texts, pairs of texts or image files, or let a language model answer prompts.
+        """Classify texts, pairs of texts, image files or tensors, or let a language model answer prompts.
 
         Args:
-            inputs: Texts, prompts, or paths of images.
+            inputs: Texts, prompts, or paths of images; of a plain module tensors or arrays, each one sample.
             pairs: The second texts, for a model of pairs.
             probabilities: Whether those of all classes are wanted.
             model: Which model, of a run that leads to several.
@@ -143,13 +143,20 @@ class TrainedRun:
             ConfigError: If second texts, model or client are missing, or have no meaning here.
             DataError: If an image cannot be decoded.
         """
-        if isinstance(inputs, str) or not all(isinstance(one, (str, Path)) for one in (*inputs, *pairs)):
+        tensors = self.config.data.kind == "tensors"
+        texts = pairs if tensors else [*inputs, *pairs]
+        if isinstance(inputs, str) or not all(isinstance(one, (str, Path)) for one in texts):
             raise ConfigError("expected a list of texts, prompts or paths of images to predict; found something else")
-        if not inputs:
+        if len(inputs) == 0:
             return []
         trained = self._trained(model, client)
         found, notes = infer(
-            trained.config, trained.labels, trained.model, [str(one) for one in inputs], pairs, probabilities
+            trained.config,
+            trained.labels,
+            trained.model,
+            list(inputs) if tensors else [str(one) for one in inputs],
+            pairs,
+            probabilities,
         )
         _log(notes)
         return [Prediction(**row) for row in found]

@@ -18,7 +18,7 @@ from fedhello.config.schema import ModelConfig
 from fedhello.formatting import budget_words, human_bytes, tier_words
 from fedhello.model.loading import AUTO_CLASSES
 from fedhello.model.pooling import NATIVE
-from fedhello.model.sources import CAUSAL_LM
+from fedhello.model.sources import CAUSAL_LM, TENSORS
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
@@ -276,6 +276,8 @@ def loading_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
             f"adapter without a head: {folder.adapter}",
             f"each client's own head: {folder.path / 'heads'}; see fedhello predict --client and export --client",
         ]
+    if summary["model_kind"] == TENSORS:
+        return [f"adapter: {folder.adapter}; {folder.adapter / 'README.md'} has the code that puts it into your module"]
     pooled = summary.get("pooling", NATIVE) != NATIVE  # 0.1.0 knew no other
     auto = "AutoModel" if pooled else AUTO_CLASSES[summary["model_kind"]].__name__
     classes = "" if pooled or summary["model_kind"] == CAUSAL_LM else f", num_labels={labels}"

@@ -7,7 +7,7 @@ import torch
 
 from fedhello.config.schema import Config, DataConfig
 from fedhello.data import cache
-from fedhello.data.batches import Examples, Images, Pixels, Samples
+from fedhello.data.batches import Examples, Images, Pixels, Samples, Tensors
 from fedhello.data.dataset import DataSet, Kind, Picture, taken
 from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions, tokenise_prompts
 from fedhello.data.pictures import DecodedLater, check, decode
@@ -23,6 +23,7 @@ MODEL_KINDS: Mapping[Kind, ModelKind] = {
     "texts": "text-classification",
     "pairs": "text-classification",
     "images": "image-classification",
+    "tensors": "tensor-classification",
     "instructions": "causal-lm",
 }
 """What a model is for, by what the samples are."""
@@ -41,6 +42,8 @@ def encode(config: Config, data: DataSet, model: LoraModel) -> tuple[Samples, li
     """
     if data.kind == "images":
         return _images(data, model)
+    if data.kind == "tensors":
+        return Tensors(np.stack(tensors_of(data)), data.labels), []
     longest = model.longest_input
     if longest is not None and config.data.max_length > longest:
         raise ConfigError(
@@ -62,6 +65,11 @@ def encode(config: Config, data: DataSet, model: LoraModel) -> tuple[Samples, li
     return examples, [kept] if cut else []
 
 
+def tensors_of(data: DataSet) -> list[np.ndarray]:
+    """Return the samples of a data set of tensors."""
+    return [sample for sample in data.inputs if isinstance(sample, np.ndarray)]
+
+
 def _tokens(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples, int]:
     """Tokenise, or take what was tokenised before."""
     key = _key(data, model, max_length) if len(data) >= cache.LEAST else None
@@ -74,7 +82,7 @@ def _tokens(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples,
 
 def _key(data: DataSet, model: LoraModel, max_length: int) -> str | None:
     """Return the name for the tokens of a data set."""
-    texts = [sample for sample in data.inputs if not isinstance(sample, Picture)]
+    texts = [sample for sample in data.inputs if isinstance(sample, (str, tuple))]
     # A chat template may write today's date, and nothing else that is not in the key already; one text shows it.
     written = rendered("prompt", "response", model.tokenizer) if data.kind == "instructions" else ()
     return cache.key_of(model.tokenizer, texts, data.kind, max_length, written)

@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from fedhello.config.schema import Config
+from fedhello.data.dataset import DataSet
 from fedhello.data.tables import Source
-from fedhello.errors import ConfigError
+from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.in_memory import foundation_of
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel, load_foundation
-from fedhello.model.sources import CAUSAL_LM, resolve
+from fedhello.model.plain import check_logits, found_features, is_plain, plain_foundation
+from fedhello.model.sources import CAUSAL_LM, TENSORS, resolve
 from fedhello.model.sources import Kind as ModelKind
 from fedhello.randomness import integer_seed
 
@@ -23,8 +26,8 @@ class Objects:
     """What a program hands over instead of names.
 
     Attributes:
-        model: A model of transformers, into which the adapter is put, not into a copy; or one that holds an adapter of
-            this configuration already. None loads ``model.name``.
+        model: A model of transformers or a plain module, into which the adapter is put, not into a copy; or one that
+            holds an adapter of this configuration already. None loads ``model.name``.
         processor: Its tokenizer or image processor.
         data: Where the data are; None reads ``data.name``.
     """
@@ -78,6 +81,22 @@ def _foundation(
 ) -> FoundationModel:
     seed = integer_seed(config.run.seed, "head")
     settings = config.model
+    if is_plain(given.model) != (kind == TENSORS):
+        raise ModelError(
+            "expected a plain torch.nn.Module in memory for tensors, and a model of transformers for all else; found "
+            + ("data.tensor" if kind == TENSORS else f"{type(given.model).__name__} for {kind}, without data.tensor")
+            + ". See Your own model in docs/how-to/use-from-python.md."
+        )
+    if kind == TENSORS:
+        return plain_foundation(
+            given.model,
+            given.processor,
+            labels,
+            seed,
+            pooling=settings.pooling,
+            head_module=settings.head_module,
+            features=settings.features,
+        )
     if given.model is not None:
         return foundation_of(
             given.model,
@@ -99,6 +118,29 @@ def _foundation(
         device=device,
         pooling=settings.pooling,
     )
+
+
+def with_features(config: Config, data: DataSet, given: Objects) -> Config:
+    """Return the configuration with how the features of a plain module are made, which a run on a sample shows.
+
+    Raises:
+        ModelError: If it does not run on the data, or makes nothing that a head can read.
+    """
+    sample, settings = data.inputs[0], config.model
+    if not is_plain(given.model) or not isinstance(sample, np.ndarray):
+        return config
+    tensor = torch.from_numpy(sample)
+    if settings.head_module is not None:
+        check_logits(given.model, tensor, settings.head_module, len(data.label_names))
+        return config
+    pooling, features = found_features(given.model, tensor, settings.pooling)
+    if settings.features not in (None, features):
+        raise ModelError(
+            f"expected model.features={settings.features} of {type(given.model).__name__}; it makes {features}. Leave "
+            "model.features out."
+        )
+    found = settings.model_copy(update={"pooling": pooling, "features": features})
+    return config.model_copy(update={"model": found})
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,7 +11,6 @@ from fedhello.methods import Method
 from fedhello.plugins import register_method
 from fedhello.setup.model import Objects
 
-
 SUITS_ALL = "{tiers: [{share: 1, upload: 1TB}]}"
 """Tiers that suit every method: those of a comparison are translated for each before they are checked."""
 

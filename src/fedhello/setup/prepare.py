@@ -40,7 +40,7 @@ from fedhello.setup.checks import (
 from fedhello.setup.clients import federate, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
-from fedhello.setup.model import NAMED, Objects, load_model
+from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.training import score_costs, statistics_settings, step_costs, training_settings
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Federation
@@ -126,6 +126,7 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
     check_server_data(config.data, method, bound)
     data = load_data(config.data, source=given.data)
     check_distillation(config, len(data.label_names))
+    config = with_features(config, data, given)
     model = load_model(config, data.label_names, MODEL_KINDS[data.kind], given)
     config = _pinned(config, model)
     check_bias(config, model)

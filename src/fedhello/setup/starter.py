@@ -24,6 +24,7 @@ TASKS: dict[Kind, str] = {
     "texts": "classify texts",
     "pairs": "classify pairs of texts",
     "images": "classify images",
+    "tensors": "classify tensors",
     "instructions": "answer prompts",
 }
 

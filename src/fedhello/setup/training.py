@@ -17,16 +17,17 @@ from fedhello.engine.wire import upload_bound
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.head import is_shared
+from fedhello.model.sources import TENSORS
 from fedhello.model.statistics import Moments, StatisticsSettings
 from fedhello.randomness import integer_seed
 from fedhello.strategy import BoundMethod
 
 
 def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:
-    """Calibrate the model, unless nothing is to be predicted, or cannot be (DoRA)."""
+    """Calibrate the model, unless nothing is to be predicted, or cannot be (DoRA, plain modules)."""
     policies = _used_policies(config, model)
     wanted = config.train.measure_memory or not all(tier.budget.only_counts for tier in config.clients.tiers)
-    if model.has_magnitudes or not wanted:
+    if model.has_magnitudes or model.kind == TENSORS or not wanted:
         return None
     fixed = config.model.head == "solved" and not config.model.train_head
     shared, frozen = is_shared(config.model.head) and not fixed, fixed or config.model.head == "frozen"

@@ -1,0 +1,238 @@
+"""A plain ``torch.nn.Module`` as a foundation model: it is called with one tensor per batch, and knows no transformers.
+
+It has blocks (one ``nn.ModuleList`` or ``nn.Sequential`` of modules of one class) with linear layers inside, and makes
+of a batch of b samples either features, shape (b, d) or (b, T, d), on which a head is put here, or with a linear layer
+of its own, which ``model.head_module`` names, the logits, shape (b, C).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+
+from fedhello.data.memory import MEMORY
+from fedhello.errors import ModelError
+from fedhello.model.loading import FoundationModel
+from fedhello.model.pooling import NATIVE, Pooling
+from fedhello.model.sources import TENSORS, ModelSource
+
+INPUT = "inputs"
+"""What a batch calls the tensor that the module is called with."""
+
+SPREAD = 0.02
+"""Standard deviation of the first values of a head that is put on features."""
+
+
+def is_plain(module: object) -> bool:
+    """Whether a model in memory is none of transformers."""
+    return isinstance(module, nn.Module) and not isinstance(module, PreTrainedModel)
+
+
+def found_features(module: nn.Module, sample: Tensor, pooling: Pooling | Literal["auto"]) -> tuple[Pooling, int]:
+    """Return how a module's features are pooled, and how many numbers d they have, by running it on a sample.
+
+    Args:
+        module: The module, without an adapter.
+        sample: One sample, without the dimension of the batch.
+        pooling: What is asked for; ``auto`` stands for what leaves nothing to choose.
+
+    Raises:
+        ModelError: If it does not run, or makes no features that can be pooled like that.
+    """
+    made = _tried(module, sample)
+    name, shape = type(module).__name__, f"({', '.join(['b', *map(str, made.shape[1:])])})"
+    if made.dim() == 2 and pooling in ("auto", "pooler"):
+        return "pooler", made.shape[1]
+    if made.dim() == 3 and pooling in ("cls", "mean", "last"):
+        return pooling, made.shape[2]
+    if made.dim() == 3:
+        raise ModelError(
+            f"expected model.pooling to be cls, mean or last for {name}, which makes features of shape {shape} of b "
+            f"samples; found {pooling}. Or name its own last linear layer: model.head_module."
+        )
+    raise ModelError(
+        f"expected {name} to make features of shape (b, d), or (b, T, d) with model.pooling=cls, mean or last, of b "
+        f"samples; found {shape} with model.pooling={pooling}"
+    )
+
+
+def check_logits(module: nn.Module, sample: Tensor, head: str, classes: int) -> None:
+    """Check on a sample that a module's linear layer makes its logits of one feature per sample.
+
+    Args:
+        module: The module, without an adapter.
+        sample: One sample, without the dimension of the batch.
+        head: The layer's dotted path.
+        classes: C.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+    layer = _logits_layer(module, head, classes)
+    hook = layer.register_forward_hook(lambda _, inputs, made: seen.append((inputs[0], made)))
+    try:
+        made = _tried(module, sample)
+    finally:
+        hook.remove()
+    if len(seen) != 1 or seen[0][0].dim() != 2 or seen[0][1].shape != made.shape or not torch.equal(seen[0][1], made):
+        raise ModelError(
+            f"expected {type(module).__name__} to return what its layer {head} makes, logits of shape (b, {classes}), "
+            "of one feature for each of b samples, once per call; it does otherwise. Pool before that layer, and "
+            "return its output as it is."
+        )
+
+
+def plain_foundation(
+    module: nn.Module,
+    processor: Any,
+    labels: Sequence[str],
+    seed: int,
+    *,
+    pooling: Pooling | Literal["auto"],
+    head_module: str | None,
+    features: int | None,
+) -> FoundationModel:
+    """Take a plain module that is in memory; it gets a fresh head drawn from ``seed``.
+
+    Args:
+        module: The module.
+        processor: Nothing.
+        labels: The names of the classes, in the order of the labels.
+        seed: For the head's random values; the global random state is left as it was.
+        pooling: How its features are pooled; see ``found_features``.
+        head_module: The dotted path of its own linear layer that makes the logits, whose values begin anew; None puts a
+            head on its features.
+        features: d, where a head is put on them.
+
+    Raises:
+        ModelError: If the module cannot serve.
+    """
+    _check(module, processor)
+    source = ModelSource(MEMORY, type(module).__name__)
+    known = FoundationModel(module, None, source, TENSORS, labels=tuple(labels))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if head_module is not None:
+            _logits_layer(module, head_module, len(labels)).reset_parameters()
+            return known.with_head(NATIVE, None, head_module)
+        if features is None or pooling == "auto" or pooling == NATIVE:
+            raise ModelError("expected model.features and model.pooling, as a run finds them on loading; found none")
+        head = nn.Linear(features, len(labels))
+        nn.init.normal_(head.weight, std=SPREAD)
+        nn.init.zeros_(head.bias)
+        return known.with_head(pooling, head)
+
+
+class TensorClassifier(nn.Module):
+    """A plain module that makes logits, called as models of transformers are."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> SequenceClassifierOutput:
+        """Return the logits, shape (b, C)."""
+        with _every_layer_is_called():
+            return SequenceClassifierOutput(logits=self.module(inputs))
+
+
+class TensorEncoder(nn.Module):
+    """A plain module that makes features, likewise."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> BaseModelOutputWithPooling:
+        """Return the features, shape (b, d) or (b, T, d)."""
+        with _every_layer_is_called():
+            made = self.module(inputs)
+        return BaseModelOutputWithPooling(pooler_output=made) if made.dim() == 2 else _tokens(made)
+
+
+def _tokens(made: Tensor) -> BaseModelOutputWithPooling:
+    return BaseModelOutputWithPooling(last_hidden_state=made)
+
+
+@contextmanager
+def _every_layer_is_called() -> Iterator[None]:
+    """Switch off what torch's own transformer layers do in evaluation: they read weights, and would miss an adapter."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _check(module: nn.Module, processor: Any) -> None:
+    name = type(module).__name__
+    if hasattr(module, "peft_config") or any("lora_A" in key for key, _ in module.named_parameters()):
+        raise ModelError(f"expected a model without adapters; this {name} carries some. Make it anew.")
+    if processor is not None:
+        raise ModelError(f"expected no processor beside {name}, which is called with tensors; found one. Leave it out.")
+    types = sorted({str(weight.dtype).removeprefix("torch.") for weight in module.parameters()})
+    if not set(types) <= {"float32", "bfloat16"}:
+        raise ModelError(f"expected weights of float32 or bfloat16 in {name}; found {', '.join(types)}")
+    counts = [path for path, part in module.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    counting = [path for path in counts if module.get_submodule(path).track_running_stats]
+    if counting:
+        raise ModelError(
+            f"expected no batch normalisation with running statistics in {name}, since frozen parts would learn each "
+            f"client's data and send it nowhere; found {counting[0]}. Use GroupNorm or LayerNorm, or fold it into the "
+            "layer before."
+        )
+
+
+def _logits_layer(module: nn.Module, path: str, classes: int) -> nn.Linear:
+    """Return the linear layer of a path.
+
+    Raises:
+        ModelError: If there is none, or it is no linear layer with as many outputs as there are classes.
+    """
+    linear = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    layer = linear.get(path)
+    if layer is None or layer.out_features != classes:
+        found = "none" if layer is None else f"one with {layer.out_features}"
+        outputs = ", ".join(f"{name} ({part.out_features})" for name, part in linear.items())
+        raise ModelError(
+            f"expected model.head_module to name a linear layer with {classes} outputs of {type(module).__name__}, for "
+            f"the classes; found {found} at {path!r}. It has: {outputs}."
+        )
+    others = [name for name, _ in module.named_modules() if name != path and name.endswith(path)]
+    if others:  # PEFT finds what it saves by the end of its path
+        raise ModelError(
+            f"expected no other module whose path ends like that of the head, {path}; found {others[0]}. Call the head "
+            "otherwise."
+        )
+    return layer
+
+
+def _tried(module: nn.Module, sample: Tensor) -> Tensor:
+    """Run a module on two of one sample; whatever it raises becomes one sentence."""
+    name, device = type(module).__name__, next(module.parameters()).device
+    batch = sample.unsqueeze(0).repeat(2, *[1] * sample.dim()).to(device)
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode(), _every_layer_is_called():
+            made = module(batch)
+    except Exception as error:  # it is somebody else's code
+        raise ModelError(
+            f"expected {name} to take a batch of shape {tuple(batch.shape)} and type {batch.dtype}, as data.tensor has "
+            f"it; it raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    finally:
+        module.train(was_training)
+    if not isinstance(made, Tensor) or not made.is_floating_point() or len(made) != 2:
+        said = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise ModelError(
+            f"expected {name} to return one tensor, with a row of logits or features for each sample; found {said} for "
+            "a batch of 2"
+        )
+    return made
