@@ -144,11 +144,6 @@ def check_tensors(config: Config) -> None:
             f"expected model.pooling=auto beside model.head_module, which reads what the module itself makes; found "
             f"{model.pooling}. Leave one of them out."
         )
-    if any(not tier.budget.only_counts for tier in config.clients.tiers):
-        raise ConfigError(
-            "expected clients.tiers to state blocks or rank for a plain module, whose bytes and seconds are not "
-            "predicted; found memory, upload or seconds. Give counts."
-        )
 
 
 def check_metrics(config: Config) -> None:

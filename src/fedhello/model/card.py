@@ -64,6 +64,8 @@ $load
 model.eval()$logits""")
 """Of a plain module, which no file describes."""
 
+FASTPATH = "torch.backends.mha.set_fastpath_enabled(False)  # else torch's own transformer layers miss the adapter"
+
 PLAIN_LOGITS = Template("""
 head = load_file("$folder/head.safetensors")
 
@@ -171,12 +173,12 @@ def _plain_code(base: str, pooling: Pooling, form: Form) -> str:
     own = pooling == NATIVE
     peft = form == "adapter"
     imports = [
-        *([] if own else ["import torch"]),
+        *([] if own and not peft else ["import torch"]),
         *(["from peft import PeftModel"] if peft else []),
         *(["from safetensors.torch import load_file"] if not (own and peft) else []),
     ]
     load = (
-        f'model = PeftModel.from_pretrained(model, "{FOLDER}")'
+        f'model = PeftModel.from_pretrained(model, "{FOLDER}")\n{FASTPATH}'
         if peft
         else f'model.load_state_dict(load_file("{FOLDER}/model.safetensors"))'
     )

@@ -96,6 +96,7 @@ def save_merged(model: LoraModel, folder: Path) -> None:
     merged = model.merged()
     with appearing_whole(folder) as staged:
         if model.kind == TENSORS:
+            staged.mkdir()
             save_model(merged, str(staged / "model.safetensors"))
         else:
             merged.save_pretrained(str(staged), safe_serialization=True)

@@ -81,13 +81,13 @@ def _foundation(
 ) -> FoundationModel:
     seed = integer_seed(config.run.seed, "head")
     settings = config.model
-    if is_plain(given.model) != (kind == TENSORS):
+    if given.model is not None and is_plain(given.model) != (kind == TENSORS):
         raise ModelError(
             "expected a plain torch.nn.Module in memory for tensors, and a model of transformers for all else; found "
             + ("data.tensor" if kind == TENSORS else f"{type(given.model).__name__} for {kind}, without data.tensor")
             + ". See Your own model in docs/how-to/use-from-python.md."
         )
-    if kind == TENSORS:
+    if is_plain(given.model):
         return plain_foundation(
             given.model,
             given.processor,

@@ -14,7 +14,7 @@ from fedhello.config.choices import rate_of
 from fedhello.config.schema import Config
 from fedhello.costs import KEEP, ActivationPolicy
 from fedhello.engine.wire import upload_bound
-from fedhello.errors import ModelError
+from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.head import is_shared
 from fedhello.model.sources import TENSORS
@@ -24,9 +24,19 @@ from fedhello.strategy import BoundMethod
 
 
 def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:
-    """Calibrate the model, unless nothing is to be predicted, or cannot be (DoRA, plain modules)."""
+    """Calibrate the model, unless nothing is to be predicted, or cannot be (DoRA, plain modules).
+
+    Raises:
+        ConfigError: If a budget of a plain module is in bytes or seconds.
+    """
     policies = _used_policies(config, model)
-    wanted = config.train.measure_memory or not all(tier.budget.only_counts for tier in config.clients.tiers)
+    limited = not all(tier.budget.only_counts for tier in config.clients.tiers)
+    if limited and model.kind == TENSORS:
+        raise ConfigError(
+            "expected clients.tiers to state blocks or rank for a plain module, whose bytes and seconds are not "
+            "predicted; found memory, upload or seconds. Give counts."
+        )
+    wanted = config.train.measure_memory or limited
     if model.has_magnitudes or model.kind == TENSORS or not wanted:
         return None
     fixed = config.model.head == "solved" and not config.model.train_head
