@@ -39,7 +39,7 @@ def test_functions_that_the_paper_page_names_exist():
 
 def test_the_how_to_adds_a_strategy(monkeypatch):
     page = (ROOT / "docs" / "how-to" / "add-your-own-method.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     assert code.count("\n") <= 40
     monkeypatch.setattr("fedhello.methods.METHODS", METHODS.copy())
     exec(compile(code, "how-to", "exec"), {})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -124,6 +125,17 @@ def test_a_file_outside_the_package_is_used_by_name_from_yaml_and_the_command_li
         other = fh.run("own.yaml", {key: plain, "run.name": f"without-{key}", "data.test": 0.15})
         whole = fh.run("own.yaml", {"run.name": f"with-{key}", "data.test": 0.15})
         assert adapter(other.path) != adapter(whole.path)
+
+
+def test_the_page_on_what_one_brings_runs(place):
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "add-your-own-method.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "page", "exec"), {})
+    assert {path.name for path in Path("runs").iterdir()} == {"rooted", "dealt", "margins", "calibrated"}
+    assert "test 0." in (log := Path("runs/calibrated/log.txt").read_text())
+    assert "(calibration/sure 0." in log
+    assert "; calibration/sure 0." in log
 
 
 def test_reading_a_run_runs_no_code_from_outside_and_going_on_does(place):

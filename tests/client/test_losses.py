@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from fedhello.client.distillation import not_true_loss, teacher_logits
-from fedhello.client.loss import adjusted_loss, data_loss, log_prior, one_vs_all_loss
+from fedhello.client.loss import LOSSES, adjusted_loss, data_loss, log_prior, one_vs_all_loss, register_loss
 from fedhello.client.memory import StepMemory
 from fedhello.client.settings import TrainingSettings, moments, rate_factor
 from fedhello.client.training import Assignment, local_training
-from fedhello.errors import UpdateError
+from fedhello.errors import ConfigError, UpdateError
 from fedhello.model.evaluation import logits
 from fedhello.types import Allocation
 
@@ -257,3 +257,54 @@ def test_a_step_is_as_long_as_its_rate_says(tiny_model, random_examples):
     plain, scaled = change(), change(lr_head=3.0, lr_depth=0.5)
     for name, (moved, block) in scaled.items():
         assert torch.allclose(moved, rate_factor(block, 3, 3.0, 0.5) * plain[name][0], atol=1e-6), name
+
+
+# from outside
+
+
+@pytest.fixture
+def registered():
+    def enter(function):
+        register_loss("of-this-test", function)
+        return data_loss("of-this-test", (0,), np.array([0, 1]), lambda: 3, 1.0, torch.device("cpu"))
+
+    yield enter
+    LOSSES.table.pop("of-this-test", None)
+
+
+def each(z, y):
+    return cross_entropy(z, y, reduction="none")
+
+
+@pytest.mark.parametrize("function", [each, cross_entropy])
+def test_a_loss_from_outside_is_what_a_client_minimises(registered, function, tiny_model, random_examples):
+    loss = registered(function)
+    z, y = [[0.5, -1.0, 2.0], [0.0, 1.0, 0.0]], [2, 0]
+    assert torch.allclose(slope(loss, z, y), slope(cross_entropy, z, y))
+    data = random_examples()
+    trained = [
+        local_training(model, assignment(model, data), replace(SGD, loss=kind))[0]
+        for kind in ("of-this-test", "cross_entropy")
+        for model in [warm(tiny_model())]
+    ]
+    assert all(torch.allclose(trained[0][name], value, atol=1e-6) for name, value in trained[1].items())
+
+
+def raises(z, y):
+    raise KeyError("none")
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "sentence"),
+    [
+        (lambda z, y: 1.0, ConfigError, "found a float"),
+        (lambda z, y: z, ConfigError, r"shape \(2,\); found a tensor of shape \(2, 3\)"),
+        (lambda z, y: z.detach().mean(), ConfigError, "has no gradient"),
+        (lambda z, y: z.mean() * float("nan"), UpdateError, "expected finite values of the loss of-this-test"),
+        (raises, ConfigError, "it raised KeyError: 'none'"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimised_is_refused(registered, function, kind, sentence):
+    loss = registered(function)
+    with pytest.raises(kind, match=sentence):
+        loss(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))

@@ -11,8 +11,17 @@ from fedhello.client.calibration import calibrate
 from fedhello.client.fisher import block_scores
 from fedhello.client.memory import StepMemory
 from fedhello.data.batches import IGNORED, Batch, Examples
-from fedhello.errors import DataError
-from fedhello.model.evaluation import Evaluation, evaluate, logits, pooled_features, weighted_mean
+from fedhello.errors import ConfigError, DataError
+from fedhello.model.evaluation import (
+    METRICS,
+    Evaluation,
+    evaluate,
+    evaluate_personal,
+    logits,
+    pooled_features,
+    register_metric,
+    weighted_mean,
+)
 from fedhello.model.forward import predictions
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
@@ -148,3 +157,39 @@ def test_logits_of_a_head_with_large_weights_are_exact_under_autocast(copied, ti
         h, z = pooled_features(model, data), logits(model, data)
     assert torch.allclose(z, h @ W.T, rtol=1e-5, atol=1e-3 * float(z.abs().max()))
     assert not torch.allclose((h.bfloat16() @ W.T.bfloat16()).float(), h @ W.T, atol=1e-3 * float(z.abs().max()))
+
+
+@pytest.fixture
+def registered():
+    yield lambda function: register_metric("of-this-test", function)
+    METRICS.table.pop("of-this-test", None)
+
+
+def test_metrics_from_outside_see_all_predictions(registered, tiny_model, random_examples):
+    model, samples = tiny_model(), random_examples(samples=12)
+    registered(lambda z, y: {"sum": z.sum(), "right": int((z.argmax(dim=1) == y).sum())})
+    found, z = evaluate(model, samples, ["of-this-test"]), logits(model, samples)
+    assert found.more["of-this-test/sum"] == pytest.approx(float(z.sum()))
+    assert found.more["of-this-test/right"] == found.accuracy * 12
+    # Of personal heads it is the mean over them, each on its own classes.
+    registered(lambda z, y: float(z.isfinite().sum(dim=1).double().mean()))
+    heads = {k: model.read(model.head_names) for k in (0, 1)}
+    whose = {0: (0, 1), 1: (0, 1, 2)}
+    sizes = [int(np.isin(samples.labels, classes).sum()) for classes in whose.values()]
+    found = evaluate_personal(model, samples, heads, whose, ["of-this-test"])
+    assert found.more["of-this-test"] == pytest.approx((2 * sizes[0] + 3 * sizes[1]) / sum(sizes))
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (lambda z, y: "good", "of-this-test is a str"),
+        (lambda z, y: {"a": float("inf")}, "of-this-test/a is inf"),
+        (lambda z, y: z, "of-this-test is a Tensor"),
+        (lambda z: 1.0, "it raised TypeError"),
+    ],
+)
+def test_a_metric_that_is_no_number_is_refused(registered, tiny_model, random_examples, function, sentence):
+    registered(function)
+    with pytest.raises(ConfigError, match=sentence):
+        evaluate(tiny_model(), random_examples(), ["of-this-test"])

@@ -117,7 +117,7 @@ class Progress(Callback):
             self._say(head_line(record.head, self._model, report.round + 1))
         cells = (
             str(report.round + 1) + (" Γ" if report.scored else ""),
-            _number(None if record.test is None else record.test.accuracy),
+            _number(None if record.test is None else record.test.accuracy) + _own_metrics(record),
             _number(None if record.validation is None else record.validation.accuracy),
             _number(record.train_loss),
             _taken(record),
@@ -202,7 +202,9 @@ def _result_line(summary: dict[str, Any]) -> str:
         return ended
     before, after = summary["start_scores"]["more"], (summary["final_scores"] or {"more": {}})["more"]
     more = "".join(
-        f"; {name.replace('_', ' ')} {before[name]:.3f} → {after[name]:.3f}" for name in EXTRA & after.keys()
+        f"; {name.replace('_', ' ')} {before[name]:.3f} → {value:.3f}"
+        for name, value in after.items()
+        if name not in COMMON and name in before
     )
     if summary.get("rouge_l"):
         rouge = summary["rouge_l"]
@@ -217,8 +219,16 @@ def _result_line(summary: dict[str, Any]) -> str:
     )
 
 
-EXTRA = {"perplexity"}
-"""Scores beside the accuracy that the last line shows."""
+COMMON = {"macro_f1", "micro_f1"}
+"""Scores beside the accuracy of every classifier, which are in the files alone."""
+
+
+def _own_metrics(record: RoundRecord) -> str:
+    """Return what metrics from outside say of the test data, in brackets; nothing where there are none."""
+    more = {} if record.test is None else record.test.more
+    said = [f"{name} {value:.3f}" for name, value in more.items() if name not in (*COMMON, "perplexity")]
+    return f" ({', '.join(said)})" if said else ""
+
 
 TIER_COLUMNS = (
     "tier",
