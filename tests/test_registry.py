@@ -140,13 +140,13 @@ def test_the_page_on_what_one_brings_runs(place):
 
 def test_reading_a_run_runs_no_code_from_outside_and_going_on_does(place):
     run = fh.run("own.yaml", {"run.name": "a", "train.lr_schedule": "constant"})
+    final = run.summary.final
     forget()
     (place / "outside.py").write_text("open('was-here', 'w').close()\n" + OWN)
     read = fh.load_run(run.path)
     assert read.config.train.loss == "outside:margins"
     assert read.predict(["apple number 1"])[0].label
-    with pytest.raises(fh.ConfigError, match=r"fedhello\.register_partition\('outside:in_turn'"):
-        read.evaluate()
+    assert read.evaluate()["test"]["accuracy"] == final
     assert not (place / "was-here").exists()
     longer = fh.resume(run.path, {"train.rounds": 3})
     assert (longer.summary.rounds, longer.summary.status) == (3, "finished")
@@ -211,7 +211,7 @@ def test_names_from_elsewhere_are_looked_up_and_never_imported(place):
     raw = {"train": {"loss": "outside:margins"}, "data": {"partition": {"kind": "outside:in_turn"}}}
     config = parse_config(raw)
     for registry_, name in [(LOSSES, config.train.loss), (PARTITIONS, config.data.partition.kind)]:
-        with pytest.raises(fh.ConfigError, match="nobody has imported"):
+        with pytest.raises(fh.ConfigError, match=r"nobody has imported here.* fedhello\.register_"):
             registry_[name]
     assert not (place / "was-here").exists()
     with pytest.raises(fh.ConfigError, match="clients import no code"):

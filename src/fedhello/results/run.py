@@ -13,14 +13,13 @@ from fedhello.model import exports
 from fedhello.model.adapter import LoraModel
 from fedhello.notes import logger
 from fedhello.results.inference import infer
-from fedhello.results.trained import Trained, load_trained, rescore
+from fedhello.results.trained import Trained, load_trained, rescore, scoring_session
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
 from fedhello.runs.tracking import round_metrics
 from fedhello.session import Session
 from fedhello.setup.model import NAMED, Objects, load_model
-from fedhello.setup.prepare import prepare
 
 if TYPE_CHECKING:
     import pandas
@@ -170,7 +169,7 @@ class TrainedRun:
         session = self.session
         if session is None:
             given = self.given if self.given.model is None else replace(self.given, model=self._model)
-            session = prepare(self.config, given)
+            session = scoring_session(self.config, given)
         found, notes = rescore(self._folder, session)
         _log(notes)
         return found

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fedhello.config.schema import Config
+from fedhello.config.schema import Config, Iid
+from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import METRICS, Evaluation
@@ -15,7 +16,7 @@ from fedhello.runs.answers import answer
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import evaluate_adapter, mean_over_models
 from fedhello.session import Session
-from fedhello.setup.model import load_model
+from fedhello.setup.model import NAMED, Objects, load_model
 from fedhello.setup.prepare import prepare
 from fedhello.types import Adapter
 
@@ -80,6 +81,21 @@ def load_trained(
     return Trained(config, labels, model, tuple(notes))
 
 
+def scoring_session(config: Config, given: Objects = NAMED) -> Session:
+    """Prepare what a run's model is scored with.
+
+    A shared head's scores do not depend on who holds what, so that a partition from outside, whose code nobody has
+    imported here, is none of their business.
+
+    Raises:
+        FedhelloError: Of the kind that fits, if the run cannot be prepared again.
+    """
+    if config.data.partition.kind not in PARTITIONS and config.model.head != "local":
+        data = config.data.model_copy(update={"partition": Iid(kind="iid")})
+        config = config.model_copy(update={"data": data})
+    return prepare(config, given)
+
+
 def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str, Any], list[str]]:
     """Score a run's model, or the mean over its models, as the run did; return JSON-ready scores, and notes.
 
@@ -90,7 +106,7 @@ def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str
     Raises:
         FedhelloError: Of the kind that fits, if the run cannot be prepared again, or is of another model.
     """
-    session = session or prepare(folder.config())
+    session = session or scoring_session(folder.config())
     notes = _read_adapter(folder, session.model)
     session = _without_missing_metrics(session, notes)
     if session.engine.personal_heads is not None:
