@@ -43,6 +43,17 @@ class Network(nn.Module):
         return self.classifier(x)
 
 
+class Chained(Network):
+    """The same, its blocks called as one."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(*self.trunk)
+
+    def forward(self, x):
+        return self.classifier(self.trunk(self.stem(x)))
+
+
 class Attentive(nn.Module):
     """torch's own transformer layers on token ids: features of all tokens."""
 
@@ -62,9 +73,9 @@ def made(kind=Network, **how):
         return kind(**how)
 
 
-def numbers(n=90):
+def numbers(n=90, seed=0):
     """Three clouds of points."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     y = np.arange(n) % 3
     x = rng.normal(size=(n, 6)) + 2 * np.eye(6)[y]
     return TensorDataset(torch.tensor(x, dtype=torch.float32), torch.tensor(y))
@@ -165,7 +176,7 @@ def test_an_adapter_counts_in_evaluation_within_torchs_own_layers():
 
 
 def test_a_comparison_of_a_plain_module_leaves_it_as_it_is():
-    module = made()
+    module = made(Chained)
     before = copy.deepcopy(module.state_dict())
     words = {"model.head_module": "classifier", "data.proxy": 0, "train.rounds": 1}
     found = fh.compare(CONFIG, ["rgd-hla", "fedra"], [0], overrides=words, model=module, data=numbers())
@@ -237,6 +248,16 @@ def test_numbers_are_of_one_shape_and_finite(value, sentence):
     rows = [{"x": x, "y": y} for x, y in numbers()]
     with pytest.raises(fh.DataError, match=sentence):
         fh.prepare(CONFIG, {"model.head_module": "classifier"}, model=made(), data=[*rows, {"x": value, "y": 1}])
+
+
+def test_each_client_may_have_a_data_set_of_torchs():
+    words = {"model.head_module": "classifier", "data.validation": 0.1, "data.test": 0.1}
+    clients = [numbers(30, seed=k) for k in range(3)]
+    session = fh.prepare(CONFIG, words, model=made(), data=clients)
+    assert session.histogram.sum() == 90 - 9 - 9 - 6
+    found = {tuple(row) for k in session.engine.data for row in session.engine.data[k].values.tolist()}
+    mine = {tuple(row) for row in clients[1].tensors[0].tolist()}
+    assert {tuple(row) for row in session.engine.data[1].values.tolist()} == found & mine
 
 
 def test_names_of_models_take_no_tensors():
