@@ -15,7 +15,6 @@ from transformers.pytorch_utils import Conv1D
 from fedhello.errors import ModelError
 from fedhello.model.adapter import HEAD, LoraModel
 from fedhello.model.blocks import (
-    PROJECTIONS,
     Blocks,
     find_all_linear,
     find_attention,
@@ -145,9 +144,5 @@ def _let_head_compute_in_float32(module: nn.Module, head: Sequence[str]) -> None
 def _shortest(module: nn.Module, paths: Sequence[str]) -> list[str]:
     """Name targets by their last names where that selects exactly them, so that the saved config stays short."""
     leaves = sorted({path.rpartition(".")[2] for path in paths})
-    chosen = {
-        path
-        for path, part in module.named_modules()
-        if isinstance(part, PROJECTIONS) and path.rpartition(".")[2] in leaves
-    }
+    chosen = {path for path, _ in module.named_modules() if path.rpartition(".")[2] in leaves}  # whatever they are
     return leaves if chosen == set(paths) else sorted(paths)
