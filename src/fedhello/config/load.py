@@ -19,7 +19,8 @@ from fedhello.config.checks import (
 )
 from fedhello.config.choices import BEFORE, INSTRUCTION, with_fixed, with_published_semantics
 from fedhello.config.messages import sentence
-from fedhello.config.schema import Config, DataConfig, MethodConfig, OwnPartition
+from fedhello.config.partitions import OwnPartition
+from fedhello.config.schema import Config, DataConfig, MethodConfig
 from fedhello.config.text import YamlDumper, read_file, set_key
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError

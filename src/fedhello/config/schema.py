@@ -9,13 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
-    Tag,
     field_validator,
     model_serializer,
     model_validator,
@@ -24,6 +20,8 @@ from pydantic import (
 from fedhello.aggregation.robust import Defence, RobustRule
 from fedhello.aggregation.server import ServerOptimizer, ServerStep
 from fedhello.client.settings import LearningRateSchedule, OptimizerName
+from fedhello.config.partitions import Natural, Partition, Pathological
+from fedhello.config.section import Named, Section
 from fedhello.config.units import (
     Bytes,
     CountOrName,
@@ -40,7 +38,6 @@ from fedhello.config.units import (
 from fedhello.costs import ActivationRule
 from fedhello.data.dataset import UNNAMED, Columns, Kind
 from fedhello.data.embedded_sets import EMBEDDED_DATA
-from fedhello.data.partition import KINDS
 from fedhello.embedded import PREFIX
 from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.injection import ATTENTION_QV
@@ -49,11 +46,7 @@ from fedhello.model.pooling import Pooling
 from fedhello.types import Budget
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """How LoRA is placed: h = W₀x + (alpha/rank)·B A x, with rslora h = W₀x + (alpha/√rank)·B A x."""
 
     rank: int = Field(8, ge=1)
@@ -66,13 +59,13 @@ class LoraConfig(_Section):
     dora: bool = False
 
 
-class Sketch(_Section):
+class Sketch(Section):
     """Second moments of features that are projected to so many dimensions."""
 
     sketch: int = Field(ge=1)
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The foundation model, its task and its head."""
 
     name: str = Field("embedded:minilm", min_length=1)
@@ -99,82 +92,7 @@ class ModelConfig(_Section):
     pad_token: str | None = Field(None, min_length=1)
 
 
-class Iid(_Section):
-    """Samples dealt at random."""
-
-    kind: Literal["iid"]
-
-
-class Dirichlet(_Section):
-    """Label proportions drawn from Dirichlet(alpha)."""
-
-    kind: Literal["dirichlet"]
-    alpha: float = Field(0.5, gt=0)
-    minimum: int = Field(10, ge=1)
-
-
-class Pathological(_Section):
-    """Exactly k classes per client."""
-
-    kind: Literal["pathological"]
-    classes_per_client: int = Field(2, ge=1)
-    minimum: int = Field(10, ge=1)
-
-
-class Natural(_Section):
-    """Along a column of the data: domain, user or source."""
-
-    kind: Literal["natural"]
-    column: str
-
-
-class Files(_Section):
-    """One client per file of the folder that ``data.name`` names, in the order of the files' names."""
-
-    kind: Literal["files"]
-
-
-class _Named(BaseModel):
-    """Something with a name, and its options beside it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options given, without the name."""
-        return dict(self.__pydantic_extra__ or {})
-
-
-class OwnPartition(_Named):
-    """A partition from outside the package, and its options."""
-
-    kind: str = Field(min_length=1)
-
-
-def _default_kind(value: object) -> object:
-    """Take the kind of the default partition where none is named, so that one key can be overridden alone."""
-    return {"kind": "pathological", **value} if isinstance(value, dict) else value
-
-
-def _whose(value: object) -> str:
-    """Return the kind of a partition of fedhello's own, and ``own`` for all others."""
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return kind if kind in KINDS else "own"
-
-
-Partition = Annotated[
-    Annotated[Iid, Tag("iid")]
-    | Annotated[Dirichlet, Tag("dirichlet")]
-    | Annotated[Pathological, Tag("pathological")]
-    | Annotated[Natural, Tag("natural")]
-    | Annotated[Files, Tag("files")]
-    | Annotated[OwnPartition, Tag("own")],
-    Discriminator(_whose),
-    BeforeValidator(_default_kind),
-]
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """The data set, what the server keeps of it, and how the rest is split over clients."""
 
     name: Name = "embedded:bbc-headlines"
@@ -247,7 +165,7 @@ class DataConfig(_Section):
         return self
 
 
-class TierConfig(_Section):
+class TierConfig(Section):
     """A share of the clients, and what each of them can afford."""
 
     share: Annotated[float, BeforeValidator(as_share), Field(gt=0, le=1)]
@@ -276,7 +194,7 @@ class TierConfig(_Section):
         return self
 
 
-class ClientsConfig(_Section):
+class ClientsConfig(Section):
     """The tiers; clients are assigned to them by id, in this order. ``dropout`` simulates lost clients."""
 
     tiers: list[TierConfig] = Field(
@@ -298,13 +216,13 @@ class ClientsConfig(_Section):
         return tiers
 
 
-class MethodConfig(_Named):
+class MethodConfig(Named):
     """A method of the table, and its options beside its name."""
 
     name: str = "fed-hello"
 
 
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """The optimiser that steps on the server; ``lr: null`` takes 1 for ``avgm`` and 0.01 for those that adapt."""
 
     name: ServerOptimizer = "none"
@@ -320,7 +238,7 @@ class ServerConfig(_Section):
         return ServerStep(self.name, lr, self.beta1, self.beta2, self.tau)
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Rounds, and how each client trains in one."""
 
     rounds: int = Field(20, ge=1)
@@ -356,7 +274,7 @@ class TrainConfig(_Section):
         return done % self.evaluate_every == 0 or done == self.rounds
 
 
-class DefenceConfig(_Section):
+class DefenceConfig(Section):
     """What is done about clients that are broken or hostile."""
 
     screen: float | None = Field(None, gt=1)
@@ -370,7 +288,7 @@ class DefenceConfig(_Section):
         return Defence(self.screen, self.clip, self.rule, self.byzantine)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Where and how the run takes place."""
 
     seed: int = Field(0, ge=0)
@@ -390,7 +308,7 @@ class RunConfig(_Section):
     metrics: list[Name] = []
 
 
-class Config(_Section):
+class Config(Section):
     """A whole configuration."""
 
     model: ModelConfig = ModelConfig()

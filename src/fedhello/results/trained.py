@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fedhello.config.schema import Config, Iid
+from fedhello.config.partitions import Iid
+from fedhello.config.schema import Config
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedhello.config.schema import DataConfig, Dirichlet, Files, Iid, Natural, OwnPartition, Pathological
+from fedhello.config.partitions import Dirichlet, Files, Iid, Natural, OwnPartition, Pathological
+from fedhello.config.schema import DataConfig
 from fedhello.data import partition, sources
 from fedhello.data.dataset import DataSet, draw, identity
 from fedhello.data.memory import MEMORY

@@ -1,0 +1,72 @@
+"""How samples are split over clients, as ``data.partition`` says it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from fedhello.config.section import Named, Section
+from fedhello.data.partition import KINDS
+
+
+class Iid(Section):
+    """Samples dealt at random."""
+
+    kind: Literal["iid"]
+
+
+class Dirichlet(Section):
+    """Label proportions drawn from Dirichlet(alpha)."""
+
+    kind: Literal["dirichlet"]
+    alpha: float = Field(0.5, gt=0)
+    minimum: int = Field(10, ge=1)
+
+
+class Pathological(Section):
+    """Exactly k classes per client."""
+
+    kind: Literal["pathological"]
+    classes_per_client: int = Field(2, ge=1)
+    minimum: int = Field(10, ge=1)
+
+
+class Natural(Section):
+    """Along a column of the data: domain, user or source."""
+
+    kind: Literal["natural"]
+    column: str
+
+
+class Files(Section):
+    """One client per file of the folder that ``data.name`` names, in the order of the files' names."""
+
+    kind: Literal["files"]
+
+
+class OwnPartition(Named):
+    """A partition from outside the package, and its options."""
+
+    kind: str = Field(min_length=1)
+
+
+def _default_kind(value: object) -> object:
+    """Take the kind of the default partition where none is named, so that one key can be overridden alone."""
+    return {"kind": "pathological", **value} if isinstance(value, dict) else value
+
+
+def _whose(value: object) -> str:
+    """Return the kind of a partition of fedhello's own, and ``own`` for all others."""
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if kind in KINDS else "own"
+
+
+Partition = Annotated[
+    Annotated[Iid, Tag("iid")]
+    | Annotated[Dirichlet, Tag("dirichlet")]
+    | Annotated[Pathological, Tag("pathological")]
+    | Annotated[Natural, Tag("natural")]
+    | Annotated[Files, Tag("files")]
+    | Annotated[OwnPartition, Tag("own")],
+    Discriminator(_whose),
+    BeforeValidator(_default_kind),
+]
