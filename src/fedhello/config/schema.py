@@ -304,8 +304,8 @@ class RunConfig(Section):
     track: Annotated[
         list[Literal["jsonl", "tensorboard", "wandb", "mlflow"]],
         AfterValidator(lambda names: list(dict.fromkeys(["jsonl", *names]))),  # rounds.jsonl is written in any case
-    ] = ["jsonl"]
-    metrics: list[Name] = []
+    ] = Field(["jsonl"])
+    metrics: list[Name] = Field([])
 
 
 class Config(Section):
