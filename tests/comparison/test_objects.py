@@ -53,6 +53,9 @@ def test_each_run_starts_from_what_was_handed_over(place, caplog):
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
+    dora = {"model.lora.dora": True, "data.proxy": 0}  # which no byte is predicted for
+    assert fh.prepare("tiny.yaml", {**dora, "method.name": "rgd-hla"}, data=rows).model.has_magnitudes
+
     # Finished runs are kept where the objects are the same, and refused where they are not.
     when = {file: file.stat().st_mtime_ns for file in Path("held/runs").rglob("summary.json")}
     fh.compare("tiny.yaml", methods, seeds, model=classifier(seed=1)[0], out="held", **objects, **words)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedhello.comparison.asked import AskedMethod
-from fedhello.comparison.runs import STAND_IN
 from fedhello.config.load import parse_config
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
+from fedhello.setup.objects import STAND_IN
 
 BASELINES = ("head-only", "server-only")
 """Methods that train no block, and know no learning rate: the head from the clients' sums, and from the server's own

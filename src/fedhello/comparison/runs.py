@@ -33,6 +33,7 @@ from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.runner import run_session
 from fedhello.session import Session
 from fedhello.setup.model import NAMED, Objects, load_model
+from fedhello.setup.objects import STAND_IN
 from fedhello.setup.prepare import prepare
 from fedhello.types import RunState
 
@@ -43,9 +44,6 @@ KINDS: Mapping[str, Kind | None] = {"blocks": "blocks", "ranks": "rank", "either
 """What a method allocates → the count that it wants a tier to state, if any."""
 
 OTHER: Mapping[Kind, Kind] = {"blocks": "rank", "rank": "blocks"}
-
-STAND_IN = {"tiers": [{"share": 1, "upload": "1TB"}]}
-"""Tiers that suit every method."""
 
 Before = Literal["new", "finished", "unfinished"]
 """What was found of a run."""

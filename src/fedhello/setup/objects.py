@@ -1,5 +1,6 @@
 """What a program hands over instead of names, and what its configuration then says."""
 
+import json
 from typing import Any
 
 from fedhello.config.read import Overrides, Source, load_config, words_of
@@ -11,7 +12,7 @@ from fedhello.methods import Method
 from fedhello.plugins import register_method
 from fedhello.setup.model import Objects
 
-SUITS_ALL = "{tiers: [{share: 1, upload: 1TB}]}"
+STAND_IN = {"tiers": [{"share": 1, "blocks": 1, "rank": 1}]}
 """Tiers that suit every method: those of a comparison are translated for each before they are checked."""
 
 
@@ -55,7 +56,7 @@ def words_of_objects(
     many = is_per_client(data)
     words += [f"data.name={MEMORY}", *(f"data.{part}={part}" for part in held_out)]
     words += ["data.partition={kind: files}", f"data.clients={len(data)}"] if many else []
-    columns = load_config(config, [*words, f"clients={SUITS_ALL}"]).data.columns
+    columns = load_config(config, [*words, f"clients={json.dumps(STAND_IN)}"]).data.columns
     return words, Objects(model, processor, memory_source(data, columns, held_out))
 
 
