@@ -226,7 +226,7 @@ class Wrong(Network):
         ("", {"model.pooling": "mean"}, "expected model.pooling=auto beside model.head_module"),
         ("", {"model.lora.targets": "attention-qv"}, "or set it to all-linear"),
         ("", {"data.tensor": None}, "expected data.tensor beside model.head_module"),
-        ("", {"data.tensor": None, "model.head_module": None}, "expected an image of uint8 values"),
+        ("", {"data.tensor": None, "model.head_module": None}, "plain module is called with is named in data.tensor"),
         ("", {"clients.tiers": [{"share": 1, "memory": "1GB"}]}, "whose bytes and seconds are not predicted"),
     ],
 )

@@ -81,11 +81,16 @@ def _foundation(
 ) -> FoundationModel:
     seed = integer_seed(config.run.seed, "head")
     settings = config.model
-    if given.model is not None and is_plain(given.model) != (kind == TENSORS):
+    name = type(given.model).__name__
+    if is_plain(given.model) and kind != TENSORS:
         raise ModelError(
-            "expected a plain torch.nn.Module in memory for tensors, and a model of transformers for all else; found "
-            + ("data.tensor" if kind == TENSORS else f"{type(given.model).__name__} for {kind}, without data.tensor")
-            + ". See Your own model in docs/how-to/use-from-python.md."
+            f"expected a model of transformers (PreTrainedModel) in memory for {kind.replace('-', ' ')}; found {name}. "
+            "A plain torch.nn.Module takes tensors: name their column in data.tensor."
+        )
+    if kind == TENSORS and given.model is not None and not is_plain(given.model):
+        raise ModelError(
+            f"expected a plain torch.nn.Module for data.tensor; found {name}. Leave data.tensor out for a model of "
+            "transformers, which takes texts or images."
         )
     if is_plain(given.model):
         return plain_foundation(
