@@ -227,10 +227,22 @@ def test_clients_own_heads_are_those_asked_for_whatever_was_asked_before(place):
     for k in (0, 3, 0):
         assert run.predict(texts, client=k)[0].probability == right[k]
         run.evaluate()
-    session = fh.prepare("tiny.yaml", {"model.head": "local"})
-    for by_hand in (lambda: fh.start(session), lambda: next(fh.rounds(session))):
-        with pytest.raises(fh.ConfigError, match="expected a head that clients share"):
-            by_hand()
+
+
+def test_a_loop_by_hand_keeps_the_clients_own_heads_and_goes_on_with_them(place):
+    words = {"run.name": "whole", "model.head": "local", "train.clients_per_round": 4, "train.rounds": 2}
+    whole = fh.run("tiny.yaml", words)
+    session = fh.prepare("tiny.yaml", words | {"run.name": "half"})
+    begun = fh.start(session)
+    state, record = next(fh.rounds(session, begun.state))
+    assert begun.state.personal_heads == {}
+    assert sorted(state.personal_heads) == [0, 1, 2, 3]
+    half = fh.save(session, state, "runs/half", start=begun, records=[record])
+    assert half.predict(["iron number 1"], client=0)
+    again = fh.resume("runs/half")
+    assert [again.summary.start, again.summary.final] == [whole.summary.start, whole.summary.final]
+    for file in sorted((whole.path / "heads").iterdir()):
+        assert file.read_bytes() == (again.path / "heads" / file.name).read_bytes()
 
 
 def test_a_method_from_a_file_is_known_by_name(place, call):

@@ -91,12 +91,7 @@ def plan(session: Session) -> Plan:
 
 
 def start(session: Session) -> RunStart:
-    """Return what is there before round 0, with a head as ``model.head`` says; a session can be started again.
-
-    Raises:
-        ConfigError: If clients keep heads of their own, which a state does not hold.
-    """
-    _check_shared(session)
+    """Return what is there before round 0, with a head as ``model.head`` says; a session can be started again."""
     return loop.start(session)
 
 
@@ -111,19 +106,9 @@ def rounds(session: Session, state: RunState | None = None) -> Iterator[tuple[Ru
         The state after a round, and what the round came to; ``record.test`` is None where it was not scored.
 
     Raises:
-        ConfigError: If clients keep heads of their own, which a state does not hold.
         QuorumError: If ``train.retries`` attempts at one round fail.
     """
-    _check_shared(session)
     yield from loop.rounds(session, loop.start(session).state if state is None else state)
-
-
-def _check_shared(session: Session) -> None:
-    if session.config.model.head == "local":
-        raise ConfigError(
-            "expected a head that clients share for a loop by hand, since a state does not hold their own; found "
-            "model.head=local. Use run()."
-        )
 
 
 def save(
@@ -144,10 +129,9 @@ def save(
         records: What every round since then came to.
 
     Raises:
-        ConfigError: If the records are not those of the rounds of the state, or clients keep heads of their own.
+        ConfigError: If the records are not those of the rounds of the state.
         RunFolderError: If the folder exists or cannot be written.
     """
-    _check_shared(session)
     run_folder = RunFolder(Path(folder))
     save_state(session, state, run_folder, start, records)
     return TrainedRun(run_folder.path, session=session)

@@ -346,6 +346,8 @@ class RunState:
         forgotten: Whose have been taken out again, ascending; they stay out.
         before_final: The head that the final one took the place of, with its sums, from which further rounds would go
             on; empty where there is none.
+        personal_heads: Client → the head that it keeps, by tensor name, for the head policy ``local``; a client that
+            has not trained yet has none here. None where heads are not personal.
     """
 
     round: int
@@ -362,6 +364,7 @@ class RunState:
     selected: Adapter | None = None
     selected_losses: Tensor | None = None
     selected_round: int = 0
+    personal_heads: Mapping[int, Mapping[str, Tensor]] | None = None
 
     @property
     def model(self) -> Adapter:

@@ -24,22 +24,22 @@ def tasks(adapter, allocations, t):
     return [Task(k, t, allocations[k], adapter) for k in sorted(allocations)]
 
 
-def committed(engine, adapter, allocations, t, failed=None):
-    """Train, and let all updates count, or none if the attempt failed."""
-    replies = list(engine.train(tasks(adapter, allocations, t)))
+def played(engine, adapter, allocations, t, heads=None, failed=None):
+    """Train, and let all updates count, or none if the attempt failed; return the replies and all heads after it."""
+    heads = {} if heads is None else heads
+    replies = list(engine.train(tasks(adapter, allocations, t), heads))
     reports = [ClientReport(u.client, 0, (), (), u.samples, u.metrics, 0, 0) for u in replies if isinstance(u, Update)]
-    engine.commit(RoundReport(t, tuple(reports), (), None, False, failed=failed))
-    return replies
+    trained = engine.trained_heads(RoundReport(t, tuple(reports), (), None, False, failed=failed))
+    return replies, {**heads, **trained}
 
 
 @pytest.fixture
 def engine(tiny_model, random_examples, federation):
-    def build(capacities=(1, 2, 3), head="shared", **settings):
+    def build(capacities=(1, 2, 3), **settings):
         model = tiny_model(blocks=3)
         data = {k: random_examples(samples=10 + k, seed=k) for k in range(len(capacities))}
         world = federation(list(capacities), blocks=3)
-        personal = {} if head == "personal" else None
-        return LocalEngine(model, world, data, replace(SETTINGS, **settings), personal)
+        return LocalEngine(model, world, data, replace(SETTINGS, **settings))
 
     return build
 
@@ -101,41 +101,39 @@ def test_no_model_is_copied_per_client(engine, monkeypatch):
 
 
 def test_personal_heads_stay_with_their_clients(engine):
-    e = engine(head="personal")
+    e = engine()
     adapter = e.model.snapshot(share_head=False)
     start = e.model.read(e.model.head_names)
     both = {0: Allocation((0,)), 1: Allocation((0,))}
-    updates = committed(e, adapter, both, t=0)
+    updates, heads = played(e, adapter, both, t=0)
     assert all(set(u.tensors) == set(adapter.names(Allocation((0,)))) for u in updates)
     weight = e.model.head_tensor_name("weight")
-    first = {k: head[weight].clone() for k, head in e.personal_heads.items()}
+    first = {k: head[weight].clone() for k, head in heads.items()}
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], start[weight])
-    committed(e, adapter, {0: Allocation((0,))}, t=1)
-    assert not torch.equal(first[0], e.personal_heads[0][weight])
-    assert torch.equal(first[1], e.personal_heads[1][weight])
+    _, after = played(e, adapter, {0: Allocation((0,))}, t=1, heads=heads)
+    assert not torch.equal(first[0], after[0][weight])
+    assert torch.equal(first[1], after[1][weight])
 
 
 def test_heads_that_were_saved_are_not_changed_by_the_next_round(engine):
-    e = engine(head="personal")
+    e = engine()
     adapter = e.model.snapshot(share_head=False)
-    committed(e, adapter, {0: Allocation((0,)), 1: Allocation((0,))}, t=0)
-    saved, weight = e.personal_heads, e.model.head_tensor_name("weight")
+    _, saved = played(e, adapter, {0: Allocation((0,)), 1: Allocation((0,))}, t=0)
+    weight = e.model.head_tensor_name("weight")
     before = saved[0][weight].clone()
-    committed(e, adapter, {0: Allocation((0,))}, t=1)
+    _, after = played(e, adapter, {0: Allocation((0,))}, t=1, heads=saved)
     assert torch.equal(saved[0][weight], before)
-    assert not torch.equal(e.personal_heads[0][weight], before)
+    assert not torch.equal(after[0][weight], before)
 
 
 def test_a_personal_head_goes_on_from_where_it_was(engine):
-    e = engine(head="personal", lr=1e-6)
+    e = engine(lr=1e-6)
     adapter = e.model.snapshot(share_head=False)
     weight = e.model.head_tensor_name("weight")
-    e.personal_heads[0] = {
-        name: torch.full_like(value, 0.5) for name, value in e.model.read(e.model.head_names).items()
-    }
-    committed(e, adapter, {0: Allocation((0,))}, t=0)
-    assert e.personal_heads[0][weight] == pytest.approx(torch.full((3, 8), 0.5), abs=1e-4)
+    half = {name: torch.full_like(value, 0.5) for name, value in e.model.read(e.model.head_names).items()}
+    _, heads = played(e, adapter, {0: Allocation((0,))}, t=0, heads={0: half})
+    assert heads[0][weight] == pytest.approx(torch.full((3, 8), 0.5), abs=1e-4)
 
 
 def test_frozen_heads_neither_train_nor_travel(engine):
@@ -188,9 +186,9 @@ def test_two_runs_with_one_seed_give_bit_identical_adapters(engine, name):
 
 
 def test_no_private_head_is_left_in_the_model(engine):
-    e = engine(head="personal")
+    e = engine()
     start = e.model.read(e.model.head_names)
-    list(e.train(tasks(e.model.snapshot(share_head=False), {0: Allocation((0,)), 1: Allocation((0,))}, t=0)))
+    list(e.train(tasks(e.model.snapshot(share_head=False), {0: Allocation((0,)), 1: Allocation((0,))}, t=0), {}))
     assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
 
 
@@ -205,7 +203,7 @@ def test_equal_runs_send_equally_many_bytes(engine):
 def test_an_interrupted_client_leaves_no_head_behind(engine, monkeypatch):
     from fedhello.client import training
 
-    e = engine(head="personal")
+    e = engine()
     start = e.model.read(e.model.head_names)
     real, calls = training._step, []
 
@@ -218,29 +216,28 @@ def test_an_interrupted_client_leaves_no_head_behind(engine, monkeypatch):
     monkeypatch.setattr(training, "_step", step)
     both = {0: Allocation((0,)), 1: Allocation((0,))}
     with pytest.raises(KeyboardInterrupt):
-        list(e.train(tasks(e.model.snapshot(share_head=False), both, t=0)))
+        list(e.train(tasks(e.model.snapshot(share_head=False), both, t=0), {}))
     assert len(calls) == 5
     assert all(torch.equal(value, start[name]) for name, value in e.model.read(e.model.head_names).items())
-    assert e.personal_heads == {}
 
 
 def test_a_failed_attempt_leaves_every_head_as_it_was(engine):
-    e = engine(head="personal")
-    committed(e, e.model.snapshot(share_head=False), {0: Allocation((0,))}, t=0, failed="the quorum is 2")
-    assert e.personal_heads == {}
+    e = engine()
+    _, heads = played(e, e.model.snapshot(share_head=False), {0: Allocation((0,))}, t=0, failed="the quorum is 2")
+    assert heads == {}
 
 
 def test_an_update_that_came_but_does_not_count_leaves_its_clients_head_as_it_was(engine):
     """As one that a screen rejects."""
-    e = engine(head="personal")
+    e = engine()
     both = {0: Allocation((0,)), 1: Allocation((0,))}
-    first, _ = e.train(tasks(e.model.snapshot(share_head=False), both, t=0))
-    e.commit(RoundReport(0, (ClientReport(first.client, 0, (), (), 10, {}, 0, 0),), (), None, False))
-    assert e.personal_heads.keys() == {0}
+    first, _ = e.train(tasks(e.model.snapshot(share_head=False), both, t=0), {})
+    report = RoundReport(0, (ClientReport(first.client, 0, (), (), 10, {}, 0, 0),), (), None, False)
+    assert e.trained_heads(report).keys() == {0}
 
 
 def test_one_clients_error_is_its_own_and_its_head_stays(engine, monkeypatch):
-    e = engine(head="personal")
+    e = engine()
     real = local_module.local_training
 
     def training(model, work, settings):
@@ -250,11 +247,12 @@ def test_one_clients_error_is_its_own_and_its_head_stays(engine, monkeypatch):
 
     monkeypatch.setattr(local_module, "local_training", training)
     allocation = Allocation((0,))
-    replies = committed(e, e.model.snapshot(share_head=False), {0: allocation, 1: allocation, 2: allocation}, t=0)
+    everybody = {0: allocation, 1: allocation, 2: allocation}
+    replies, heads = played(e, e.model.snapshot(share_head=False), everybody, t=0)
     assert [type(reply) for reply in replies] == [Update, Rejection, Update]
     assert (replies[1].client, replies[1].reason, replies[1].detail) == (1, "failed", "OSError: its disk is gone")
     assert replies[1].bytes_down == replies[0].bytes_down
-    assert e.personal_heads.keys() == {0, 2}
+    assert heads.keys() == {0, 2}
 
 
 def test_training_that_diverges_is_rejected_as_not_finite(engine):

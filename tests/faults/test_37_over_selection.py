@@ -1,6 +1,7 @@
 """Case 37: more are invited than needed; the first to come count, the others are late and leave no trace."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,23 +14,22 @@ from fedhello.strategy import AllocationContext
 
 @pytest.fixture
 def engine(tiny_model, random_examples, federation, local_settings):
-    def build(dropout=0.0, over_selection=1.3, clients=12, personal=False):
+    def build(dropout=0.0, over_selection=1.3, clients=12):
         world = federation([1] * clients, blocks=2, clients_per_round=4)
         world = replace(world, over_selection=over_selection, quorum=1)
         data = random_examples(samples=4)
         everyone = dict.fromkeys(range(clients), data)
-        heads = {} if personal else None
         settings = replace(local_settings, epochs=1)
-        return LocalEngine(tiny_model(blocks=2), world, everyone, settings, heads, dropout=dropout)
+        return LocalEngine(tiny_model(blocks=2), world, everyone, settings, dropout=dropout)
 
     return build
 
 
-def play(e, rounds=3):
-    state, records = algorithm.init(e.model.snapshot(share_head=e.personal_heads is None)), []
+def play(e, rounds=3, heads=None):
+    state, records = algorithm.init(e.model.snapshot(share_head=heads is None)), []
     for _ in range(rounds):
-        state, record = algorithm.round(state, e.federation, METHODS["full"].bind(), e.train, None)
-        e.commit(record)
+        train = partial(e.train, heads=heads)
+        state, record = algorithm.round(state, e.federation, METHODS["full"].bind(), train, None)
         records.append(record)
     return state, records
 
@@ -51,9 +51,9 @@ def test_the_late_make_up_for_the_lost(engine):
 
 
 def test_who_was_late_leaves_nothing_in_the_model_and_keeps_its_head(engine):
-    e = engine(personal=True)
-    _, (record,) = play(e, rounds=1)
-    assert e.personal_heads.keys() == {report.client for report in record.clients}
+    e = engine()
+    _, (record,) = play(e, rounds=1, heads={})
+    assert e.trained_heads(record).keys() == {report.client for report in record.clients}
     (state, _), (again, _) = play(engine()), play(engine())
     assert all(torch.equal(value, again.adapter.tensors[n]) for n, value in state.adapter.tensors.items())
 
@@ -63,7 +63,7 @@ def test_nobody_is_late_more_often_than_others(engine):
     counts, rounds = [0] * 12, 300
     adapter = e.model.snapshot(share_head=True)
     method = METHODS["full"].bind()
-    e._reply = lambda task, client: counts.__setitem__(client.id, counts[client.id] + 1)
+    e._reply = lambda task, client, heads: counts.__setitem__(client.id, counts[client.id] + 1)
     for t in range(rounds):
         invited = algorithm.sample_clients(e.federation, t)
         contexts = [AllocationContext(k, e.federation, t) for k in invited]

@@ -26,10 +26,11 @@ def test_format_1():
     assert tensors["layer.1.lora_A.weight"].equal(torch.tensor([[1 / 3, -2.0]], dtype=torch.bfloat16))
     assert tensors["head.weight"].equal(torch.ones(2, 2, dtype=torch.float16))
     assert state.method_state["rank 4/layer.0.lora_A.weight"].equal(torch.tensor([0.1, 0.2], dtype=torch.float64))
-    assert found.heads[5]["head.weight"].equal(torch.full((2, 2), 0.5))
+    assert state.personal_heads[5]["head.weight"].equal(torch.full((2, 2), 0.5))
     assert found.identity["configuration"]["train"]["lr"] == 0.002
     assert found.more["seconds"] == 1.5
-    assert state == RunState(2, state.adapter, (0.25, 1 / 3), {7: 1.25, 2: 1 / 3}, state.method_state)
+    known = {"method_state": state.method_state, "personal_heads": state.personal_heads}
+    assert state == RunState(2, state.adapter, (0.25, 1 / 3), {7: 1.25, 2: 1 / 3}, **known)
 
 
 def test_it_is_found_in_a_folder(tmp_path):

@@ -23,12 +23,12 @@ def state(round=3):
         (0.1, 1 / 3, 1e-300),
         {7: 1.25, 2: 1 / 3},
         {"rank 4/z": whole, "empty": torch.zeros(0, 3), "count": torch.tensor(5, dtype=torch.int64)},
+        personal_heads={4: {"head": torch.ones(3)}, 0: {"head": torch.zeros(3)}},
     )
 
 
 def saved(lines=3, round=3, **more):
-    heads = {4: {"head": torch.ones(3)}, 0: {"head": torch.zeros(3)}}
-    return Checkpoint(lines, state(round), heads, {"configuration": {"train": {"lr": 0.1}}}, {"seconds": 1.5, **more})
+    return Checkpoint(lines, state(round), {"configuration": {"train": {"lr": 0.1}}}, {"seconds": 1.5, **more})
 
 
 def same(one, other):
@@ -43,20 +43,22 @@ def test_everything_comes_back_bit_for_bit_and_in_its_order():
     assert same(after.state.adapter.tensors, before.state.adapter.tensors)
     assert list(after.state.adapter.block_of.items()) == list(before.state.adapter.block_of.items())
     assert same(after.state.method_state, before.state.method_state)
-    assert list(after.heads) == [4, 0]
-    assert all(same(after.heads[k], before.heads[k]) for k in before.heads)
+    heads, kept = after.state.personal_heads, before.state.personal_heads
+    assert list(heads) == [4, 0]
+    assert all(same(heads[k], kept[k]) for k in kept)
     assert (after.lines, after.identity, after.more) == (before.lines, before.identity, before.more)
     for part in fields(RunState):
-        if part.name not in ("adapter", "method_state"):
+        if part.name not in ("adapter", "method_state", "personal_heads"):
             assert getattr(after.state, part.name) == getattr(before.state, part.name), part.name
     assert list(after.state.excess) == [7, 2]
 
 
 def test_shared_heads_and_no_scores_come_back():
     after = decode(encode(Checkpoint(0, RunState(0, Adapter({}, {})))))
-    assert after.heads is None
+    assert after.state.personal_heads is None
     assert after.state.scores is None
-    assert decode(encode(replace(saved(), heads={}))).heads == {}
+    nobody = replace(state(), personal_heads={})
+    assert decode(encode(replace(saved(), state=nobody))).state.personal_heads == {}
 
 
 def test_whatever_is_added_to_the_state_is_saved(monkeypatch):

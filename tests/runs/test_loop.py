@@ -107,12 +107,13 @@ def test_what_has_not_changed_is_not_scored_again(head, workplace, monkeypatch):
         session = prepare(load_config(workplace / "tiny.yaml", words))
     state = start(session).state
     asked = []
-    monkeypatch.setattr(module, "evaluate_adapter", lambda session, adapter: asked.append(adapter) or len(asked))
+    monkeypatch.setattr(module, "evaluate_adapter", lambda session, adapter, heads: asked.append(adapter) or len(asked))
     scores = module._Scores(session)
     same = replace(state, round=1, adapter=state.adapter.with_tensors({}))
     assert [scores.of(state), scores.of(same)] == [1, 1]
     name, value = next(iter(state.adapter.tensors.items()))
     assert scores.of(replace(state, adapter=state.adapter.with_tensors({name: value.clone()}))) == 2
     if head == "local":
-        session.engine.personal_heads = {0: {"weight": torch.zeros(1)}}
-        assert scores.of(same) == 3, "the heads are another part of what is scored"
+        assert scores.of(replace(same, personal_heads={0: {"weight": torch.zeros(1)}})) == 3, (
+            "the heads are another part of what is scored"
+        )

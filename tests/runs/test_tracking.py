@@ -499,7 +499,6 @@ class MadeUpSession:
     tier_of: tuple[int, ...] = (0,)
     histogram: object = field(default_factory=lambda: np.ones((1, 2), dtype=int))
     model: object = field(default_factory=MadeUpModel)
-    engine: object = field(default_factory=lambda: SimpleNamespace(personal_heads=None))
     federation: object = None
     server: object = field(default_factory=lambda: SimpleNamespace(questions=(), domains={}))
     described: object = ()
@@ -516,7 +515,7 @@ def run(monkeypatch, tmp_path):
     def go(track, observers=(), rounds=None):
         played = iter([made_up(0), made_up(1)]) if rounds is None else rounds
         monkeypatch.setattr("fedhello.runs.folder.save_adapter", lambda model, folder: folder.mkdir())
-        monkeypatch.setattr("fedhello.runs.runner.begin", lambda _: Progress(BEGINNING, (), BEGINNING.state, None))
+        monkeypatch.setattr("fedhello.runs.runner.begin", lambda _: Progress(BEGINNING, (), BEGINNING.state))
         monkeypatch.setattr("fedhello.runs.runner.identity_of", lambda session: {"model": {"weights": "digest"}})
         monkeypatch.setattr("fedhello.runs.runner.rounds", lambda session, state: ((state, r) for r in played))
         monkeypatch.setattr("fedhello.runs.runner.summarise", summarise)

@@ -13,7 +13,7 @@ from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_
 from fedhello.client.settings import TrainingSettings
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
-from fedhello.engine.protocol import Contribution
+from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_update, expect
 from fedhello.errors import UpdateError
@@ -39,7 +39,6 @@ class LocalEngine:
         federation: The clients.
         data: Client → its training samples.
         settings: How clients train.
-        personal_heads: Client → its own head, for the head policy ``local``; None where heads are not personal.
         costs: What steps hold by allocation; None predicts nothing.
         scoring: What passes for Fisher scores hold; None predicts nothing.
         dropout: Each invited client is lost with this probability: a simulation, drawn from a stream of its own.
@@ -47,48 +46,39 @@ class LocalEngine:
         statistics: What clients sum up for a head that is solved.
         together: The samples of all clients, and which of them are whose: features then take one pass over all, and do
             not depend on how the samples are split. None takes them client by client.
-        initial_head: The head's tensors as the engine found them: where every personal head starts.
     """
 
     model: LoraModel
     federation: Federation
     data: Mapping[int, Samples]
     settings: TrainingSettings
-    personal_heads: dict[int, dict[str, Tensor]] | None = None
     costs: StepCosts | None = None
     scoring: Peak | None = None
     dropout: float = 0.0
     run: str = "local"
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
-    initial_head: dict[str, Tensor] = field(init=False)
+    _initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.initial_head = self.model.read(self.model.head_names)
+        self._initial_head = self.model.read(self.model.head_names)
         self._trained_heads = {}
 
-    def train(self, tasks: Iterable[Task]) -> Iterator[Update | Rejection]:
-        """Train the clients of a round, in ascending id, and yield their replies one by one.
+    def train(self, tasks: Iterable[Task], heads: Heads | None = None) -> Iterator[Update | Rejection]:
+        """Train the clients of a round, in ascending id, and yield their replies one by one; see ``Engine``.
 
-        Whatever goes wrong at one client is that client's ``Rejection``. New personal heads wait for ``commit``.
-
-        Args:
-            tasks: What each of them starts from and trains.
+        Whatever goes wrong at one client is that client's ``Rejection``.
         """
         clients = {client.id: client for client in self.federation.clients}
         self._trained_heads = {}
         for task, absence in self._arrivals(tasks):
-            yield self._reply(task, clients[task.client]) if absence is None else absence
+            yield self._reply(task, clients[task.client], heads) if absence is None else absence
 
-    def commit(self, record: RoundReport) -> None:
-        """Adopt the personal heads of the clients that counted; all others keep the heads that they had."""
-        if self.personal_heads is not None and record.failed is None:
-            counted = {report.client for report in record.clients}
-            trained = {k: head for k, head in self._trained_heads.items() if k in counted}
-            # A new mapping: what was saved of the round before still refers to the old one.
-            self.personal_heads = {**self.personal_heads, **trained}
-        self._trained_heads = {}
+    def trained_heads(self, report: RoundReport) -> Heads:
+        """Return the own heads of the clients that counted in the round that has just ended; empty if it failed."""
+        counted = set() if report.failed is not None else {client.client for client in report.clients}
+        return {k: head for k, head in self._trained_heads.items() if k in counted}
 
     def _arrivals(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Rejection | None]]:
         """Say of each task why its client does not count from the start: it is lost, or too late; None if it does."""
@@ -113,12 +103,14 @@ class LocalEngine:
     def _absent(self, task: Task, reason: Reason, detail: str) -> Rejection:
         return Rejection(task.client, task.round, reason, detail, len(encode_task(task)))
 
-    def _reply(self, task: Task, client: Client) -> Update | Rejection:
+    def _reply(self, task: Task, client: Client, heads: Heads | None) -> Update | Rejection:
         """Train one client and pass its update through the same encoding and checks as on a network."""
         bytes_down = len(encode_task(task))
-        personal = self._put_personal_head(client.id)
+        personal = () if heads is None else self.model.head_names
+        start = {} if heads is None else heads.get(client.id, self._initial_head)
         try:
-            values, metrics = self._train_one(task, client, (*task.adapter.names(task.allocation), *personal))
+            names = (*task.adapter.names(task.allocation), *personal)
+            values, metrics = self._train_one(task, client, names, start)
             head = {name: values.pop(name) for name in personal}
             payload = encode_update(Update(client.id, task.round, client.samples, values, metrics), self.run)
         except Exception as error:  # one client's fault, of whatever kind, must not end the run
@@ -131,10 +123,10 @@ class LocalEngine:
         return predicted(update, task.allocation, self.costs)
 
     def _train_one(
-        self, task: Task, client: Client, names: tuple[str, ...]
+        self, task: Task, client: Client, names: tuple[str, ...], head: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Train one client; afterwards the model holds its factors, but no personal head."""
-        self.model.write(task.adapter.tensors)
+        """Train one client from a task and its own head, if it has one; no own head is left in the model."""
+        self.model.write({**head, **task.adapter.tensors})
         work = Assignment(
             client=client.id,
             round=task.round,
@@ -157,7 +149,7 @@ class LocalEngine:
             ) from error
         finally:
             # What the server scores and saves next must not hold one client's private head.
-            self.model.write(self.initial_head if self.personal_heads is not None else {})
+            self.model.write(self._initial_head if head else {})
 
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
         """Yield the head statistics of some clients, or of all, in ascending id; see ``Engine``."""
@@ -211,13 +203,6 @@ class LocalEngine:
         with gpu_limit(self.model.device, client.budget.memory):
             who = (self.federation.seed, task.round, client.id)
             return client_sums(self.model, self.data[client.id], who, samples, batch_size)
-
-    def _put_personal_head(self, k: int) -> tuple[str, ...]:
-        """Put client k's own head into the model and return its tensors' names; nothing if heads are shared."""
-        if self.personal_heads is None:
-            return ()
-        self.model.write(self.personal_heads.get(k, self.initial_head))
-        return self.model.head_names
 
 
 def _fault(error: Exception) -> tuple[Reason, str]:

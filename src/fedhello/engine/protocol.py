@@ -11,6 +11,9 @@ from fedhello.client.settings import TrainingSettings
 from fedhello.model.statistics import HeadSums
 from fedhello.types import Adapter, Rejection, RoundReport, Task, Update
 
+Heads = Mapping[int, Mapping[str, Tensor]]
+"""Client → the head that it keeps, by tensor name."""
+
 
 @dataclass(frozen=True)
 class Contribution:
@@ -34,25 +37,22 @@ class Engine(Protocol):
 
     Attributes:
         settings: How clients train; evaluation runs in the same number type.
-        personal_heads: Client → its own head, for the head policy ``local``; None where heads are not personal. It
-            changes only when a round has come to its end. A run sets it when it starts and when it is resumed.
-        initial_head: The head's tensors where every personal head starts.
     """
 
     settings: TrainingSettings
-    personal_heads: dict[int, dict[str, Tensor]] | None
 
-    @property
-    def initial_head(self) -> Mapping[str, Tensor]:
-        """Return the head's tensors where every personal head starts."""
+    def train(self, tasks: Iterable[Task], heads: Heads | None = None) -> Iterable[Update | Rejection]:
+        """Let the clients of a round train, and yield what comes of it, in ascending client id.
+
+        Args:
+            tasks: What each of them starts from and trains.
+            heads: The clients' own heads, where heads are personal; one without starts from the initial head. They
+                are not changed.
+        """
         ...
 
-    def train(self, tasks: Iterable[Task]) -> Iterable[Update | Rejection]:
-        """Let the clients of a round train, and yield what comes of it, in ascending client id."""
-        ...
-
-    def commit(self, record: RoundReport) -> None:
-        """Adopt what the clients that counted keep for themselves."""
+    def trained_heads(self, report: RoundReport) -> Heads:
+        """Return the own heads of the clients that counted in the round that has just ended; empty if it failed."""
         ...
 
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterable[Contribution]:

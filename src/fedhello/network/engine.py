@@ -26,7 +26,7 @@ from fedhello.allocation.needs import needs
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.scoring import ScoreReply, ScoreRequest, fitted_batch
 from fedhello.client.settings import TrainingSettings
-from fedhello.engine.protocol import Contribution
+from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, encode_tensors, expect
 from fedhello.errors import EngineError, UpdateError
@@ -99,7 +99,6 @@ class RemoteEngine:
         wait: Waits some seconds.
         node_of: Client → the node that it is connected with.
         rates: Client → bytes per second that it was seen to reach at least.
-        personal_heads: None: heads that clients keep cannot be evaluated by the server.
     """
 
     link: Link
@@ -119,17 +118,12 @@ class RemoteEngine:
     wait: Callable[[float], None] = time.sleep
     node_of: dict[int, int] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
-    personal_heads: dict[int, dict[str, Tensor]] | None = None
 
-    def commit(self, record: RoundReport) -> None:
-        """Do nothing: there are no personal heads."""
-
-    @property
-    def initial_head(self) -> Mapping[str, Tensor]:
-        """Nothing: there are no personal heads."""
+    def trained_heads(self, report: RoundReport) -> Heads:
+        """Return none: the server cannot evaluate heads that clients keep, so there are no personal heads."""
         return {}
 
-    def train(self, tasks: Iterable[Task]) -> Iterator[Update | Rejection]:
+    def train(self, tasks: Iterable[Task], heads: Heads | None = None) -> Iterator[Update | Rejection]:
         """Let the clients of a round train at the same time, and yield what comes of it, in ascending client id.
 
         The round is over as soon as ``clients_per_round`` updates are there; who is slower then is late. One update is

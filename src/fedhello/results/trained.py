@@ -110,11 +110,10 @@ def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str
     session = session or scoring_session(folder.config())
     notes = _read_adapter(folder, session.model)
     session = _without_missing_metrics(session, notes)
-    if session.engine.personal_heads is not None:
-        session.engine.personal_heads = folder.personal_heads()
+    heads = folder.personal_heads() if session.config.model.head == "local" else None
     models = folder.models()
     adapters = [_as_adapter(tensors, session.model) for tensors in models.values()]
-    found = [evaluate_adapter(session, a) for a in adapters or [session.model.snapshot(share_head=False)]]
+    found = [evaluate_adapter(session, a, heads) for a in adapters or [session.model.snapshot(share_head=False)]]
     scores = dict(zip(("validation", "test"), mean_over_models(found), strict=True))
     result: dict[str, Any] = {part: _plain(score) for part, score in scores.items()}
     result["samples"] = {part: score.samples for part, score in scores.items()}

@@ -33,7 +33,10 @@ VERSION = 1
 """Of the format; it rises whenever an earlier fedhello could not read the file."""
 
 UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
-TENSORS = ("adapter", "method_state", "head_sums", "before_final", "head_base", "selected", "selected_losses")
+TENSORS = (
+    "adapter", "method_state", "head_sums", "before_final", "head_base", "selected", "selected_losses",
+    "personal_heads",
+)  # fmt: skip
 """What of a run's state is tensors."""
 
 SHOWN = 5
@@ -55,21 +58,19 @@ class Checkpoint:
     Attributes:
         lines: How many lines of ``rounds.jsonl`` belong to it; one for each round and each abandoned attempt at one.
         state: What the next round starts from.
-        heads: Client → its own head; None where heads are not personal.
         identity: What must be the same for a run to go on, JSON-ready, in sections.
         more: Anything else, JSON-ready.
     """
 
     lines: int
     state: RunState
-    heads: dict[int, dict[str, Tensor]] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
     """Serialise a checkpoint, with its digest."""
-    state, heads = checkpoint.state, checkpoint.heads
+    state, heads = checkpoint.state, checkpoint.state.personal_heads
     tensors = {f"adapter/{name}": value for name, value in state.adapter.tensors.items()}
     tensors |= {f"memory/{name}": value for name, value in state.method_state.items()}
     tensors |= {f"sums/{name}": value for name, value in state.head_sums.items()}
@@ -156,9 +157,11 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
             head_base=base,
             selected=selected,
             selected_losses=None if selected is None else tensors["losses"],
+            personal_heads=None
+            if heads is None
+            else {int(k): {n: tensors[f"head/{k}/{n}"] for n in names} for k, names in heads.items()},
             **_state_values(state),
         ),
-        None if heads is None else {int(k): {n: tensors[f"head/{k}/{n}"] for n in names} for k, names in heads.items()},
         json.loads(texts["identity"]),
         json.loads(texts["more"]),
     )

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from fedhello.config.load import dump_config, load_run_config
 from fedhello.config.schema import Config
+from fedhello.engine.protocol import Heads
 from fedhello.errors import RunFolderError
 from fedhello.model.saving import save_adapter
 from fedhello.runs.answers import Answers
@@ -177,6 +178,7 @@ class RunFolder:
         session: Session,
         summary: Mapping[str, Any],
         models: Mapping[str, Adapter],
+        heads: Heads | None = None,
         answers: Answers | None = None,
     ) -> None:
         """Write adapter, models, personal heads, answers and summary; the model must hold the final adapter.
@@ -185,6 +187,7 @@ class RunFolder:
             session: The session.
             summary: The result.
             models: What the run leads to, by name; a single one is the adapter itself.
+            heads: The clients' own, where heads are personal.
             answers: Of a language model.
 
         Raises:
@@ -194,7 +197,7 @@ class RunFolder:
             save_adapter(session.model, self.adapter)
         for name, adapter in models.items() if len(models) > 1 else ():
             self._write_tensors(f"models/{name.replace(' ', '-')}", adapter.tensors)
-        for k, head in (session.engine.personal_heads or {}).items():
+        for k, head in (heads or {}).items():
             self._write_tensors(f"heads/client-{k}", head)
         if answers is not None:
             lines = [json.dumps(row, ensure_ascii=False) for row in answers.rows()]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.data.batches import Samples
+from fedhello.engine.protocol import Heads
 from fedhello.errors import QuorumError
 from fedhello.methods import METHODS
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
@@ -82,10 +84,10 @@ def start(session: Session) -> RunStart:
     """
     model = session.model
     model.write(session.initial)
-    if session.engine.personal_heads is not None:
-        session.engine.personal_heads = {}
     state, head = first_head(session, model.snapshot(is_shared(session.config.model.head)))
-    return RunStart(state, head, *evaluate_adapter(session, state.adapter))
+    if session.config.model.head == "local":
+        state = replace(state, personal_heads={})
+    return RunStart(state, head, *evaluate_adapter(session, state.adapter, state.personal_heads))
 
 
 def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundRecord]]:
@@ -101,31 +103,34 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         return learn_from_each_other(session.model, session.server.public, models, how, session.config.run.seed, t)
 
     fisher, scores = Scorer(session), _Scores(session)
-    train = session.config.train
-    if state.round < train.rounds:
+    settings = session.config.train
+    if state.round < settings.rounds:
         state = without_final_head(state)
-    while state.round < train.rounds:
+    while state.round < settings.rounds:
         begin = time.perf_counter()
         if session.drift is not None:
             session.drift.begin(state)
         before = state = first_selection(session, state)
-        state, record = algorithm.round(state, session.federation, session.method, session.engine.train, fisher, distil)
+        train = partial(session.engine.train, heads=state.personal_heads)
+        state, record = algorithm.round(state, session.federation, session.method, train, fisher, distil)
         record = fisher.recorded(record)
-        session.engine.commit(record)
+        if state.personal_heads is not None:
+            trained = session.engine.trained_heads(record)
+            state = replace(state, personal_heads={**state.personal_heads, **trained})
         if state.adapter is not before.adapter:
             state, flag = following_head(session, state)
             record = record if flag is None else replace(record, flags=(*record.flags, flag))
             state = selection_after(session, state)
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
-        validation, test = scores.of(state) if train.scored_after(state.round) else (None, None)
+        validation, test = scores.of(state) if settings.scored_after(state.round) else (None, None)
         samples = sum(report.samples for report in record.clients)
         # Nobody may have been able to take part.
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
         selected = None if state.selected is None else state.selected_round
         seconds = (played - begin, time.perf_counter() - played)
         yield state, RoundRecord(record, loss, validation, test, *seconds, head, selected)
-        if record.failed is not None and state.attempt >= train.retries:
+        if record.failed is not None and state.attempt >= settings.retries:
             raise _no_quorum(record)
 
 
@@ -169,17 +174,16 @@ class _Scores:
     def of(self, state: RunState) -> tuple[Evaluation, Evaluation]:
         """Return the mean over the models on the validation and the test set."""
         models = self.session.method.models(state, self.session.federation)
-        found = [self._one(name, adapter) for name, adapter in models.items()]
+        found = [self._one(name, adapter, state.personal_heads) for name, adapter in models.items()]
         return found[0] if len(found) == 1 else mean_over_models(found)
 
-    def _one(self, name: str, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
-        heads = (self.session.engine.personal_heads or {}).values()
-        tensors = [tensor for part in (adapter.tensors, *heads) for tensor in part.values()]
+    def _one(self, name: str, adapter: Adapter, heads: Heads | None) -> tuple[Evaluation, Evaluation]:
+        tensors = [tensor for part in (adapter.tensors, *(heads or {}).values()) for tensor in part.values()]
         for before, scores in self.known.values():
             if same_objects(before, tensors):
                 self.known[name] = (tensors, scores)
                 return scores
-        self.known[name] = (tensors, evaluate_adapter(self.session, adapter))
+        self.known[name] = (tensors, evaluate_adapter(self.session, adapter, heads))
         return self.known[name][1]
 
 
@@ -190,9 +194,9 @@ def mean_over_models(found: Sequence[tuple[Evaluation, Evaluation]]) -> tuple[Ev
     return weighted_mean(validation, equal, validation[0].samples), weighted_mean(test, equal, test[0].samples)
 
 
-def evaluate_adapter(session: Session, adapter: Adapter) -> tuple[Evaluation, Evaluation]:
+def evaluate_adapter(session: Session, adapter: Adapter, heads: Heads | None = None) -> tuple[Evaluation, Evaluation]:
     """Evaluate an adapter on the validation and the test set, with personal heads if clients keep their own."""
-    validation, test = _evaluated(session, adapter, (session.server.validation, session.server.test))
+    validation, test = _evaluated(session, adapter, (session.server.validation, session.server.test), heads)
     return validation, test
 
 
@@ -202,7 +206,7 @@ def domain_scores(session: Session, state: RunState) -> dict[str, float]:
     Empty where the data has no domains, or clients keep their own heads: those do not know all classes.
     """
     domains = session.server.domains
-    if not domains or session.engine.personal_heads is not None:
+    if not domains or state.personal_heads is not None:
         return {}
     models = session.method.models(state, session.federation).values()
     found = [_evaluated(session, adapter, domains.values()) for adapter in models]
@@ -212,13 +216,16 @@ def domain_scores(session: Session, state: RunState) -> dict[str, float]:
     }
 
 
-def _evaluated(session: Session, adapter: Adapter, parts: Iterable[Samples]) -> list[Evaluation]:
+def _evaluated(
+    session: Session, adapter: Adapter, parts: Iterable[Samples], heads: Heads | None = None
+) -> list[Evaluation]:
     """Evaluate an adapter on some samples; the forward pass runs in the number type that training has it in."""
     model, engine, metrics = session.model, session.engine, session.config.run.metrics
     model.write(adapter.tensors)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=engine.settings.autocast == "bfloat16"):
-        if engine.personal_heads is None:
+        if heads is None:
             return [evaluate(model, part, metrics) for part in parts]
         classes = {client.id: client.classes for client in session.federation.clients}
-        heads = {k: engine.personal_heads.get(k, engine.initial_head) for k in classes}
-        return [evaluate_personal(model, part, heads, classes, metrics) for part in parts]
+        initial = {name: session.initial[name] for name in model.head_names}
+        everyones = {k: heads.get(k, initial) for k in classes}
+        return [evaluate_personal(model, part, everyones, classes, metrics) for part in parts]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
 
 from fedhello.config.diff import differing
 from fedhello.config.load import IRRELEVANT, dump_config, import_named, load_run_config
@@ -39,7 +38,6 @@ class Progress:
         beginning: What was there before round 0; its state is the one that this process started from.
         answers: A language model's, before training.
         state: What the next round starts from.
-        heads: Client → its own head; None where heads are not personal.
         results: Of every round so far, and of every abandoned attempt at one.
         seconds: Wall seconds of earlier processes.
         notes: What is to be known of going on.
@@ -49,7 +47,6 @@ class Progress:
     beginning: RunStart
     answers: tuple[str, ...]
     state: RunState
-    heads: dict[int, dict[str, Tensor]] | None
     results: tuple[RoundRecord, ...] = ()
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
@@ -60,9 +57,9 @@ class Progress:
         """Wall seconds so far; what was lost with a killed process does not count."""
         return self.seconds + time.perf_counter() - self.since
 
-    def after(self, state: RunState, heads: dict[int, dict[str, Tensor]] | None, result: RoundRecord) -> "Progress":
+    def after(self, state: RunState, result: RoundRecord) -> "Progress":
         """Return the progress after one more round."""
-        return replace(self, state=state, heads=heads, results=(*self.results, result))
+        return replace(self, state=state, results=(*self.results, result))
 
     def checkpoint(self, identity: Mapping[str, Any]) -> Checkpoint:
         """Return what a later process needs to go on from here.
@@ -78,14 +75,14 @@ class Progress:
             "seconds": self.wall_seconds,
             "notes": self.notes,
         }
-        return Checkpoint(len(self.results), self.state, self.heads, identity, more)
+        return Checkpoint(len(self.results), self.state, identity, more)
 
 
 def begin(session: Session) -> Progress:
     """Start a run: see ``fedhello.runs.loop.start``."""
     since = time.perf_counter()
     beginning = start(session)
-    return Progress(beginning, answer(session), beginning.state, session.engine.personal_heads, since=since)
+    return Progress(beginning, answer(session), beginning.state, since=since)
 
 
 def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], None]) -> Progress:
@@ -116,7 +113,6 @@ def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], 
     for note in notes:
         warn(note)
     results = folder.rewind(found.lines)
-    session.engine.personal_heads = found.heads
     more = found.more
     validation, test = (TypeAdapter(Evaluation).validate_python(more[part]) for part in ("validation", "test"))
     state = found.state
@@ -127,7 +123,6 @@ def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], 
         RunStart(state, _first_head(more), validation, test, tuple(results)),
         tuple(more["answers"]),
         state,
-        found.heads,
         tuple(results),
         more["seconds"],
         (*more["notes"], *notes),

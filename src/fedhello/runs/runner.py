@@ -110,7 +110,7 @@ class _Run:
         for state, result in rounds(self.session, self.progress.state):
             with self.interrupts.held_back():
                 self.folder.add_round(result)
-                self.progress = self.progress.after(state, self.session.engine.personal_heads, result)
+                self.progress = self.progress.after(state, result)
                 if len(self.progress.results) % self.session.config.run.checkpoint_every == 0:
                     self._save()
             if self._told(state, result) and state.round < self.session.config.train.rounds:
@@ -149,7 +149,6 @@ class _Run:
         except RunFolderError as error:
             status, failure = "failed", failure or error
         session, progress = self.session, self.progress
-        session.engine.personal_heads = progress.heads  # an abandoned round may have left its traces
         seconds = progress.wall_seconds
         summary = summarise(session, progress.beginning, progress.results, wall_seconds=seconds, status=status)
         summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
@@ -179,7 +178,7 @@ class _Run:
         answers = compared(asked, progress.answers, answer(session) if asked else ())
         summary["rouge_l"] = None if answers is None else answers.summary()
         try:
-            self.folder.finish(session, summary, models, answers)
+            self.folder.finish(session, summary, models, progress.state.personal_heads, answers)
         finally:
             self._tell_the_end(summary)
 

@@ -37,7 +37,7 @@ def save_state(
             f"expected the records of the {state.round} rounds that led to this state, in their order; found those of "
             f"rounds {[t + 1 for t in played]}. Keep every record, or save without start and records."
         )
-    validation, test = evaluate_adapter(session, state.model)
+    validation, test = evaluate_adapter(session, state.model, state.personal_heads)
     identity = identity_of(session)
     seconds = sum(record.seconds + record.evaluation_seconds for record in records)
     began = start or RunStart(state, None, validation, test)
@@ -53,7 +53,7 @@ def save_state(
         for record in records:
             folder.add_round(record)
         if start is not None:
-            progress = Progress(start, (), state, None, tuple(records))
+            progress = Progress(start, (), state, tuple(records))
             Checkpoints(folder.checkpoints, session.config.run.keep).save(progress.checkpoint(identity))
         session.model.write(last.tensors)
-        folder.finish(session, summary, models)
+        folder.finish(session, summary, models, state.personal_heads)

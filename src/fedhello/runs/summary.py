@@ -141,7 +141,7 @@ def summarise(
         "samples": samples,
         "samples_per_second": samples / train_seconds if train_seconds else None,
         "tiers": [_tier_summary(session, results, g) for g in range(len(session.federation.tiers))],
-        "personal_heads": session.engine.personal_heads is not None,
+        "personal_heads": session.config.model.head == "local",
         "model": session.model.source.base_name,
         "model_kind": session.model.kind,
         "pooling": session.model.pooling,
@@ -228,7 +228,7 @@ def _scored(session: Session, results: Sequence[RoundRecord]) -> list[tuple[int,
 def _metric(session: Session) -> str:
     if session.model.kind == CAUSAL_LM:
         return "test token accuracy"
-    of = " of personal heads" if session.engine.personal_heads is not None else ""
+    of = " of personal heads" if session.config.model.head == "local" else ""
     one = METHODS[session.config.method.name].models is the_global_model
     return f"test accuracy{of}" if one else f"test accuracy{of}, mean over models"
 

@@ -104,7 +104,6 @@ def prepare(config: Config, given: Objects = NAMED) -> Session:
         federation=federation,
         data={k: samples.subset(part) for k, part in enumerate(parts)},
         settings=settings,
-        personal_heads={} if config.model.head == "local" else None,
         costs=costs,
         scoring=score_costs(config, loaded.method, model, answer),
         dropout=0.0 if method.pooled else config.clients.dropout,
