@@ -49,7 +49,7 @@ def main() -> None:
             seconds, bare_seconds = play(session, state)[2], bare_round(session, state, record)
         else:
             bare_seconds, seconds = bare_round(session, state, record), play(session, state)[2]
-        samples = sum(client.samples for client in record.clients) * session.config.train.epochs
+        samples = sum(client.samples for client in record.clients) * session.engine.settings.epochs
         framework.append(samples / seconds)
         bare.append(samples / bare_seconds)
         ratios.append(bare_seconds / seconds)

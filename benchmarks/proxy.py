@@ -63,13 +63,13 @@ Draw = Callable[[Session, int], Examples]
 
 def drawn(session: Session, samples: Examples, size: int, draw: int) -> Examples:
     """Return so many of some samples."""
-    rng = generator(session.config.run.seed, "proxy", size, draw)
+    rng = generator(session.settings.seed, "proxy", size, draw)
     return samples.subset(np.sort(rng.choice(len(samples), size=size, replace=False)))
 
 
 def relabelled(session: Session, samples: Examples, draw: int) -> Examples:
     """Return samples with labels drawn at random from the task's."""
-    rng = generator(session.config.run.seed, "labels", draw)
+    rng = generator(session.settings.seed, "labels", draw)
     return replace(samples, labels=rng.integers(len(session.labels), size=len(samples)))
 
 
@@ -102,7 +102,7 @@ def _reviews(longest: int, model: LoraModel) -> Examples:
 
 def agnostic(session: Session, draw: int) -> Examples:
     """Random tokens, as many as headlines have, with labels drawn at random."""
-    rng = generator(session.config.run.seed, "tokens", draw)
+    rng = generator(session.settings.seed, "tokens", draw)
     like = matched(100)(session, draw)
     # The first and the last token of each are the tokeniser's own.
     ids = np.unique(np.concatenate([t[1:-1] for t in reviews(session).tokens]))
@@ -230,7 +230,7 @@ def reported(session: Session, request: ScoreRequest) -> list[float]:
 def of_clients(session: Session, adapter: Adapter, round: int) -> list[float]:
     """Return the block scores that the clients of a round report, at most 64 samples of each."""
     everyone = session.federation.clients
-    rng = generator(session.config.run.seed, "asked", round)
+    rng = generator(session.settings.seed, "asked", round)
     asked = sorted(rng.choice(len(everyone), size=session.federation.clients_per_round, replace=False))
     return reported(session, ScoreRequest(adapter, tuple(everyone[k] for k in asked), round, 0, samples=64))
 

@@ -343,7 +343,7 @@ def as_hugging_face(rows):
 def test_data_in_memory_is_the_data_of_a_file(place, form):
     named = fh.prepare("tiny.yaml")
     held = fh.prepare("tiny.yaml", data=form(rows_of()))
-    assert held.config.data.name == "memory"
+    assert held.config["data"]["name"] == "memory"
     assert (held.histogram == named.histogram).all()
     for part in ("validation", "test", "proxy"):
         mine, its = getattr(held.server, part), getattr(named.server, part)
@@ -449,7 +449,7 @@ def test_a_model_without_a_head_is_pooled_as_asked_for(place):
 def test_a_method_object_needs_no_name_in_a_table(place):
     mine = fh.Method("of-this-test", "the full thing", "-", fh.METHODS["full"].allocate)
     try:
-        assert fh.prepare("tiny.yaml", method=mine).config.method.name == "of-this-test"
+        assert fh.prepare("tiny.yaml", method=mine).config["method"]["name"] == "of-this-test"
     finally:
         fh.METHODS.pop("of-this-test")
 

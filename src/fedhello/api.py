@@ -18,8 +18,10 @@ from typing import Any
 
 from rich.console import Console
 
+from fedhello.config.load import parse_config
 from fedhello.config.read import Overrides, Source, words_of
 from fedhello.config.schema import Config
+from fedhello.config.stored import resumed_config, stored_config
 from fedhello.data.memory import MEMORY, memory_source
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import Method
@@ -31,7 +33,7 @@ from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free, choose
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.progress import Progress as Place
-from fedhello.runs.progress import is_finished, restore_progress, resumed_config, store_config
+from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session, warn
 from fedhello.runs.saved import save_state
 from fedhello.runs.tracking import check_installed
@@ -166,7 +168,7 @@ def run(
     if session is not None and (config is not None or overrides or objects):
         raise ConfigError("expected a session, or what it is made of; found both. Give one of them.")
     if session is not None:
-        return _run(session, checked_folder(session.config), callbacks, console)
+        return _run(session, checked_folder(parse_config(session.config)), callbacks, console)
     wanted = ("model", "processor", "data", "validation", "test", "method")
     checked, given = with_objects(config, overrides, **{name: objects.pop(name, None) for name in wanted})
     if objects:
@@ -185,7 +187,8 @@ def checked_folder(config: Config) -> RunFolder:
         MissingExtraError: If ``run.track`` names a tool that is not installed.
         RunFolderError: If it exists, or cannot be made.
     """
-    folder = choose(_local(config))
+    run = _local(config).run
+    folder = choose(Path(run.out), run.name, config.method.name, run.seed)
     check_free(folder)
     check_installed(config.run.track)
     return folder
@@ -232,7 +235,7 @@ def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, vali
     Raises:
         ConfigError: If the run was of something that has a name, or data are missing beside what is held out.
     """
-    config = RunFolder(Path(folder)).config()
+    config = stored_config(Path(folder))
     for what, one, name in (("model", model, config.model.name), ("data", data, config.data.name)):
         if one is not None and name != MEMORY:
             raise ConfigError(f"expected no {what}, since {folder} says where it is: {name}; found an object")
@@ -252,17 +255,25 @@ def resumed(
 ) -> tuple[TrainedRun, bool]:
     """Do what ``resume`` does, and return besides whether there was nothing left to go on with."""
     run_folder = RunFolder(Path(folder))
-    config = _local(resumed_config(run_folder, words_of(overrides)), f"fedhello server {folder}/config.yaml")
+    config = _local(resumed_config(run_folder.path, words_of(overrides)), f"fedhello server {folder}/config.yaml")
     check_installed(config.run.track)
     _check_can_go_on(run_folder)
     with run_folder.locked():
-        if is_finished(run_folder, config):
+        if _is_finished(run_folder, config):
             return TrainedRun(run_folder.path, given), True
         say_loading(console)
         session = setup.prepare(config, given)
         place = restore_progress(session, run_folder, lambda line: warn(run_folder, line))
-        store_config(run_folder, config)
+        run_folder.write_config(session.config_yaml)
         return _run(session, run_folder, callbacks, console, place), False
+
+
+def _is_finished(folder: RunFolder, config: Config) -> bool:
+    """Whether a run has ended with as many rounds as the configuration asks for."""
+    if not (folder.path / "summary.json").is_file():
+        return False
+    finished = folder.summary()["status"] == "finished"
+    return finished and stored_config(folder.path).train.rounds >= config.train.rounds
 
 
 def _check_can_go_on(folder: RunFolder) -> None:

@@ -1,7 +1,7 @@
-"""Quantities and near misses as people read them."""
+"""Quantities, near misses and nested values as people read them."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedhello.types import Budget, Federation
@@ -77,3 +77,22 @@ def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """Return the end of a sentence: a full stop, and the known word that comes close, if any."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f". Did you mean {close[0]}?" if close else "."
+
+
+def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:
+    """Return every number, text, truth value and None in nested mappings and lists, under the path to it.
+
+    Example:
+        >>> flatten({"tiers": [{"share": 0.5}], "seed": 0})
+        {'tiers/0/share': 0.5, 'seed': 0}
+    """
+    if isinstance(value, Mapping):
+        items: Iterator[tuple[Any, Any]] = iter(value.items())
+    elif isinstance(value, (list, tuple)):
+        items = iter(enumerate(value))
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= flatten(inner, separator, f"{prefix}{separator}{key}" if prefix else str(key))
+    return flat

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fedhello.config.schema import Config
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import Kind
 from fedhello.engine.protocol import Engine
+from fedhello.methods import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
+from fedhello.model.head import HeadSettings
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings
 from fedhello.strategy import BoundMethod
 from fedhello.types import Adapter, Federation
@@ -29,6 +30,8 @@ class ServerData:
         public: For distillation.
         questions: Prompts of the test set with their responses, which a language model answers.
         domains: Domain → its samples of the test set, where clients are split along a column.
+        answer_tokens: How many tokens an answer may have.
+        prompt_tokens: How many tokens a prompt may have so that its answer fits behind it.
     """
 
     validation: Samples
@@ -37,6 +40,46 @@ class ServerData:
     public: Samples
     questions: tuple[tuple[str, str], ...] = ()
     domains: Mapping[str, Samples] = field(default_factory=dict)
+    answer_tokens: int = 0
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How long a run goes on, how often it is scored and saved, and who is told.
+
+    Attributes:
+        seed: Source of every random choice.
+        rounds: T.
+        retries: How many attempts at one round may fail.
+        evaluate_every: After how many rounds each it is scored.
+        selects: Whether the model is handed back that validation data is surest of, and not the last one.
+        checkpoint_every: After how many rounds each a checkpoint is saved.
+        keep: How many checkpoints stay.
+        track: The tools that are told of every round.
+        is_remote: Whether clients are on other machines.
+        metrics: Names of registered metrics that are scored beside the accuracy.
+    """
+
+    seed: int
+    rounds: int
+    retries: int = 3
+    evaluate_every: int = 1
+    selects: bool = False
+    checkpoint_every: int = 1
+    keep: int = 3
+    track: tuple[str, ...] = ()
+    is_remote: bool = False
+    metrics: tuple[str, ...] = ()
+
+    def is_scored_after(self, done: int) -> bool:
+        """Whether the state after so many rounds is scored."""
+        return is_scored_after(done, self.rounds, self.evaluate_every)
+
+
+def is_scored_after(done: int, rounds: int, every: int) -> bool:
+    """Whether the state after ``done`` rounds is scored: the start, every ``every``-th and the last."""
+    return done % every == 0 or done == rounds
 
 
 @dataclass(frozen=True)
@@ -44,7 +87,12 @@ class Session:
     """A run that is ready to start: everything loaded and checked, nothing trained or written.
 
     Attributes:
-        config: Fully resolved.
+        config: The fully resolved configuration as nested plain values, for people and tools; nothing here reads it.
+        config_yaml: The same as a configuration file.
+        relevant: What of it has an influence on a result.
+        settings: How long the run goes on, and how often it is scored and saved.
+        head: How the head comes about.
+        row: The method's row of the table.
         kind: What a sample is.
         labels: Names of the classes, or of the categories of instruction data.
         model: The one model in memory.
@@ -62,7 +110,12 @@ class Session:
         drift: The head that follows what training does to the features; None where it does not follow.
     """
 
-    config: Config
+    config: Mapping[str, Any]
+    config_yaml: str
+    relevant: Mapping[str, Any]
+    settings: RunSettings
+    head: HeadSettings
+    row: Method
     kind: Kind
     labels: tuple[str, ...]
     model: LoraModel

@@ -16,6 +16,7 @@ from fedhello.comparison.tuning import Tuned, asked_rates, tuned_methods
 from fedhello.config.choices import with_choices
 from fedhello.config.diff import OWN_KEYS, differing
 from fedhello.config.load import load_config
+from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, DataError
 from fedhello.methods import METHODS
 from fedhello.results.comparison import METHOD_KEYS
@@ -65,9 +66,9 @@ def test_every_run_is_an_ordinary_one(compared):
             path.name for path in run.path.iterdir()
         }
         assert run.summary()["status"] == "finished"
-        assert f"{run.config().method.name}-" in name
+        assert f"{stored_config(run.path).method.name}-" in name
         assert name.endswith(f"seed{run.summary()['seed']}")
-    assert RunFolder(folder / "runs" / RUNS[2]).config().method.options["pattern"] == "triangle"
+    assert stored_config(RunFolder(folder / "runs" / RUNS[2]).path).method.options["pattern"] == "triangle"
     assert "run 4 of 4: rgd-hla-pattern-triangle seed 1: test accuracy" in out
     assert "kept" not in out
 
@@ -335,14 +336,14 @@ def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(wor
     assert set(runs) == {f"fed-hello-lr{rate}" for rate in ("0.0001", "0.001", "0.01", "0.02", "0.1")}
     worth = {}
     for run in runs.values():
-        assert run.config().train.rounds == 2
-        worth[run.config().train.lr] = sum(entry["validation"]["accuracy"] for entry in run.rounds()) / 2
+        assert stored_config(run.path).train.rounds == 2
+        worth[stored_config(run.path).train.lr] = sum(entry["validation"]["accuracy"] for entry in run.rounds()) / 2
     best = min(rate for rate in worth if worth[rate] == max(worth.values()))
     tuning = found["tuning"]
     assert (tuning["rates"], tuning["rounds"], tuning["seed"]) == (sorted(worth), 2, 0)
     assert tuning["methods"]["fed-hello"]["validation"] == [pytest.approx(worth[rate]) for rate in sorted(worth)]
     assert tuning["methods"]["fed-hello"]["rate"] == found["methods"][0]["lr"] == best
-    assert RunFolder(tmp_path / "cmp" / "runs" / "fed-hello-seed0").config().train.lr == best
+    assert stored_config(RunFolder(tmp_path / "cmp" / "runs" / "fed-hello-seed0").path).train.lr == best
     before = content(tmp_path / "cmp" / "tuning")
     assert json.loads(call(workplace, *asked)[1]) == found
     assert content(tmp_path / "cmp" / "tuning") == before

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from fedhello.config.load import load_config
+from fedhello.config.load import load_config, parse_config
+from fedhello.config.stored import stored_config
 from fedhello.model.pooling import PooledClassifier
 from fedhello.model.sources import EMBEDDED_MODELS, resolve
 from fedhello.runs.callbacks import Callback
@@ -75,7 +76,8 @@ def test_the_folder_holds_what_the_contract_says(demo):
     assert {f.name for f in folder.path.iterdir()} == {
         "config.yaml", "clients.json", "rounds.jsonl", "summary.json", "adapter", "checkpoints", "log.txt", ".lock",
     }  # fmt: skip
-    assert folder.config() == session.config
+    assert stored_config(folder.path) == parse_config(session.config)
+    assert (folder.path / "config.yaml").read_text() == session.config_yaml
     assert folder.summary() == json.loads(json.dumps(summary))
     rounds = folder.rounds()
     assert [entry["round"] for entry in rounds] == [0, 1, 2]

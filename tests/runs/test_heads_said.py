@@ -5,8 +5,8 @@ import json
 import pytest
 
 from fedhello.config.load import load_config
-from fedhello.config.schema import ModelConfig
 from fedhello.engine.wire import encode_tensors
+from fedhello.model.head import HeadSettings
 from fedhello.model.statistics import as_sent
 from fedhello.report import plan
 from fedhello.runs.heads import HeadChange
@@ -18,7 +18,7 @@ HEAD_ONLY = ["method.name=head-only", "train.rounds=1"]
 
 def test_the_line_says_from_what_and_how_the_head_was_solved():
     change = HeadChange(20, 1360, 1, 1, shrinkage=0.3, temperature=0.345, loss=0.3834, left_out=7)
-    assert head_line(change, ModelConfig()) == (
+    assert head_line(change, HeadSettings(), 2) == (
         "head: solved from 1,360 samples of 20 clients; 7 samples left out by model.least=2; solver lda, "
         "shrinkage 0.3, temperature 0.345, −log p 0.383 on validation"
     )
@@ -29,15 +29,15 @@ def test_the_line_says_from_what_and_how_the_head_was_solved():
 )
 def test_the_line_says_why_the_last_head_is_adopted_or_not(adopted, said):
     change = HeadChange(4, 40, 1, 1, 0.1, 2.0, 0.5, adopted=adopted, loss_before=0.25)
-    line = head_line(change, ModelConfig(), 20)
+    line = head_line(change, HeadSettings(), 2, 20)
     assert line.startswith("head after round 20: solved from 40 samples of 4 clients; ")
     assert line.endswith(said.format("that of the model before, 0.250,"))
 
 
 def test_prototypes_and_the_servers_own_samples_are_called_so():
-    prototypes = head_line(HeadChange(3, 30, 1, 1), ModelConfig(head="prototypes"))
+    prototypes = head_line(HeadChange(3, 30, 1, 1), HeadSettings("prototypes"), 2)
     assert prototypes == "prototypes: from 30 samples of 3 clients"
-    assert "from 12 samples of the server;" in head_line(HeadChange(0, 12, 0, 0, 0.1, 1.0, 1.0), ModelConfig())
+    assert "from 12 samples of the server;" in head_line(HeadChange(0, 12, 0, 0, 0.1, 1.0, 1.0), HeadSettings(), 2)
 
 
 def test_a_run_counts_what_least_leaves_out_and_notes_it(workplace, call):

@@ -14,11 +14,12 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from fedhello.config.diff import flatten
 from fedhello.config.load import dump_config, load_config, parse_config
 from fedhello.config.schema import RunConfig
 from fedhello.errors import ConfigError, MissingExtraError
+from fedhello.formatting import flatten
 from fedhello.model.evaluation import Evaluation
+from fedhello.notes import show_notes
 from fedhello.runs import tracking
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
@@ -35,6 +36,7 @@ from fedhello.runs.tracking import (
     round_metrics,
     without_secrets,
 )
+from fedhello.session import RunSettings
 from fedhello.types import Adapter, ClientReport, RoundReport, RunState
 
 TOOLS = ["tensorboard", "wandb", "mlflow"]
@@ -493,7 +495,9 @@ class MadeUpModel:
 class MadeUpSession:
     """As much of a session as a run without training needs."""
 
-    config: object
+    settings: RunSettings
+    config: object = field(default_factory=lambda: {"run": {"seed": 0}})
+    config_yaml: str = ""
     notes: tuple[str, ...] = ("of the session",)
     labels: tuple[str, ...] = ("a", "b")
     tier_of: tuple[int, ...] = (0,)
@@ -507,7 +511,8 @@ class MadeUpSession:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Play made-up rounds into a real folder; return the summary and the folder."""
+    """Play made-up rounds into a real folder, as an entry point does; return the summary and the folder."""
+    show_notes()
 
     def summarise(session, beginning, results, wall_seconds, status):
         return {"status": status, "rounds": len(results), "notes": list(session.notes)}
@@ -519,9 +524,9 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr("fedhello.runs.runner.identity_of", lambda session: {"model": {"weights": "digest"}})
         monkeypatch.setattr("fedhello.runs.runner.rounds", lambda session, state: ((state, r) for r in played))
         monkeypatch.setattr("fedhello.runs.runner.summarise", summarise)
-        config = parse_config({"run": {"track": track}})
         folder = RunFolder(tmp_path / "run")
-        return run_session(MadeUpSession(config), folder, observers), folder
+        settings = RunSettings(seed=0, rounds=20, track=tuple(track))
+        return run_session(MadeUpSession(settings), folder, observers), folder
 
     return go
 
@@ -599,9 +604,8 @@ def test_ctrl_c_while_a_sink_opens_ends_the_run_in_order(sinks, run, monkeypatch
 def test_a_missing_package_is_found_before_anything_is_trained_or_written(missing, monkeypatch, tmp_path, name):
     started = []
     monkeypatch.setattr("fedhello.runs.runner.begin", started.append)
-    config = load_config(None, [f"run.track=[{name}]"])
     with pytest.raises(MissingExtraError):
-        run_session(MadeUpSession(config), RunFolder(tmp_path / "run"))
+        run_session(MadeUpSession(RunSettings(seed=0, rounds=1, track=(name,))), RunFolder(tmp_path / "run"))
     assert (started, list(tmp_path.iterdir())) == ([], [])
 
 
@@ -627,7 +631,7 @@ def test_no_part_of_a_secret_is_said_where_a_long_reason_is_cut(monkeypatch, tmp
         raise ValueError("x" * before + "0123456789abcdef")
 
     monkeypatch.setattr(tracking, "SINKS", {"wandb": leaking})
-    assert Tracker(["wandb"], tmp_path, said.append).open(load_config()) == ()
+    assert Tracker(["wandb"], tmp_path, said.append).open({}) == ()
     (line,) = said
     assert "0123" not in line
     assert len(line) < 500

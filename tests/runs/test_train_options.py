@@ -11,6 +11,7 @@ from machines import CONFIG
 from fedhello.aggregation.server import STEPS, ServerStep
 from fedhello.config.choices import INSTRUCTION, with_choices
 from fedhello.config.load import load_config, parse_config
+from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
 from fedhello.network.client import ClientOptions, prepare_client
@@ -189,7 +190,7 @@ def test_a_run_that_searches_records_its_steps_and_goes_on_bit_for_bit(place, ca
     assert [entry["step"] for entry in parts.rounds()] == steps
     file = "adapter/adapter_model.safetensors"
     assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
-    assert whole.config().train.server.name == "search"
+    assert stored_config(whole.path).train.server.name == "search"
 
 
 def refusal(*overrides):

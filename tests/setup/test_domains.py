@@ -6,6 +6,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from fedhello.config.stored import stored_config
 from fedhello.runs.folder import RunFolder
 from fedhello.setup.prepare import prepare
 
@@ -35,7 +36,7 @@ def test_the_domains_accuracies_make_up_the_whole(method, place, call):
     assert list(summary["domains"]) == ["north", "south"]
     assert f"in north {summary['domains']['north']:.3f}, south {summary['domains']['south']:.3f}" in out
     with contextlib.chdir(place):
-        domains = prepare(RunFolder(place / "runs" / name).config()).server.domains
+        domains = prepare(stored_config(RunFolder(place / "runs" / name).path)).server.domains
     sizes = {domain: len(samples) for domain, samples in domains.items()}
     assert min(sizes.values()) > 0
     mean = sum(summary["domains"][domain] * size for domain, size in sizes.items()) / sum(sizes.values())

@@ -144,10 +144,11 @@ def report(
 
 
 def _report_one(folder: Any, picture: Path | None) -> None:
+    from fedhello.config.stored import stored_config
     from fedhello.report.page import svg, write_report
     from fedhello.runs.files import write_whole
 
-    folder.config()
+    stored_config(folder.path)
     if picture is None:
         print(write_report(folder))
     else:

@@ -20,6 +20,7 @@ from fedhello.config.diff import differing
 from fedhello.config.load import IRRELEVANT, parse_config
 from fedhello.config.read import Source, load_config
 from fedhello.config.schema import Config, MethodConfig
+from fedhello.config.stored import stored_config
 from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
@@ -273,7 +274,7 @@ def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> P
     if not (folder.path / "summary.json").is_file() or folder.summary().get("status") != "finished":
         return PlannedRun(label, title, config, folder, "unfinished", given)
     try:
-        found = folder.config()
+        found = stored_config(folder.path)
     except ConfigError as error:
         raise RunFolderError(f"expected a run of this version at {folder.path}; {error} Give another --out.") from error
     differences = differing([found, _as_loaded(config, found)], IRRELEVANT)
@@ -376,7 +377,7 @@ class _Status(Callback):
 
     def on_start(self, session: Session, start: RunStart) -> None:
         """Remember how many rounds there will be."""
-        self._rounds = session.config.train.rounds
+        self._rounds = session.settings.rounds
 
     def on_round(self, state: RunState, record: RoundRecord) -> None:
         """Show the round."""

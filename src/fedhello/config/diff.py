@@ -1,29 +1,28 @@
 """What differs between configurations."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedhello.config.load import IRRELEVANT
 from fedhello.config.schema import Config
+from fedhello.formatting import flatten
+
+WITHOUT_END = ("constant", "exponential", "published")
+"""Learning-rate schedules of which no round depends on how many there are."""
 
 
-def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:
-    """Return every number, text, truth value and None in nested mappings and lists, under the path to it.
+def irrelevant(config: Config) -> tuple[str, ...]:
+    """Return the dotted keys that may change while a run goes on, since they change nothing of its rounds."""
+    return (*IRRELEVANT, "train.rounds") if config.train.lr_schedule in WITHOUT_END else IRRELEVANT
 
-    Example:
-        >>> flatten({"tiers": [{"share": 0.5}], "seed": 0})
-        {'tiers/0/share': 0.5, 'seed': 0}
-    """
-    if isinstance(value, Mapping):
-        items: Iterator[tuple[Any, Any]] = iter(value.items())
-    elif isinstance(value, (list, tuple)):
-        items = iter(enumerate(value))
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= flatten(inner, separator, f"{prefix}{separator}{key}" if prefix else str(key))
-    return flat
+
+def relevant(config: Config) -> dict[str, Any]:
+    """Return what of a configuration has an influence on a result, JSON-ready."""
+    plain = config.model_dump(mode="json")
+    for key in irrelevant(config):
+        section, name = key.split(".")
+        del plain[section][name]
+    return plain
 
 
 OWN_KEYS = ("run.seed", *IRRELEVANT)

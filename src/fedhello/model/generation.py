@@ -12,6 +12,12 @@ from fedhello.model.adapter import LoraModel
 BATCH_SIZE = 16
 
 
+def longest_prompt(model: LoraModel, max_length: int, answer_tokens: int) -> int:
+    """Return how many tokens a prompt may have, at most ``max_length``, so that its answer fits behind it."""
+    longest = model.longest_input
+    return max_length if longest is None else min(max_length, longest - answer_tokens)
+
+
 def generate(model: LoraModel, prompts: Sequence[str], max_new_tokens: int, max_length: int) -> list[str]:
     """Return the model's answers to prompts: the likeliest token each time, until the answer ends.
 

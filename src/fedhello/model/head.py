@@ -58,6 +58,38 @@ def is_shared(policy: HeadPolicy) -> bool:
 
 
 @dataclass(frozen=True)
+class HeadSettings:
+    """How the head of a run comes about; ``model`` of docs/reference/configuration.md has the same names.
+
+    Attributes:
+        policy: Where it comes from, and who trains it.
+        trains: Whether a solved head trains besides.
+        solver: How it is solved.
+        priors: Whether classes count alike or by their samples.
+        shrinkages: The values of shrinkage that validation data chooses from.
+        scale: s of a head of prototypes.
+        refresh: After how many rounds each it is solved anew; None never.
+        forgetting: How much less earlier sums count with every refresh, 0 … 1.
+        final: Whether it is solved once more after the last round.
+    """
+
+    policy: HeadPolicy = "solved"
+    trains: bool = False
+    solver: Solver = "lda"
+    priors: Priors = "balanced"
+    shrinkages: tuple[float, ...] = SHRINKAGES
+    scale: float = 10.0
+    refresh: int | None = None
+    forgetting: float = 0.5
+    final: bool = True
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether each client keeps its own."""
+        return self.policy == "local"
+
+
+@dataclass(frozen=True)
 class Head:
     """Weight (C, d) and bias (C,) of the logits layer on the features h; float32.
 

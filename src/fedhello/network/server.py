@@ -34,7 +34,7 @@ from fedhello.network.registry import ClientInfo, ClientRegistry
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.progress import restore_progress, store_config
+from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session, warn
 from fedhello.session import Session
 from fedhello.setup.clients import federation_of
@@ -164,7 +164,7 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence
     if roster:
         with folder.locked():
             resumed = restore_progress(session, folder, lambda line: warn(folder, line))
-            store_config(folder, session.config)
+            folder.write_config(session.config_yaml)
             engine.note = lambda line: warn(folder, line)
             summary = run_session(session, folder, callbacks, resumed)
     else:

@@ -37,12 +37,12 @@ def describe(session: Session) -> dict[str, Any]:
     the first draw, with the reasons why it is not more. Where the method needs scores first, every block counts alike.
     """
     federation = session.federation
-    adapter = session.model.snapshot(share_head=is_shared(session.config.model.head))
+    adapter = session.model.snapshot(share_head=is_shared(session.head.policy))
     return {
-        "method": session.config.method.name,
+        "method": session.row.name,
         "model": session.model.source.base_name,
         "blocks": federation.blocks,
-        "rounds": session.config.train.rounds,
+        "rounds": session.settings.rounds,
         "clients_per_round": federation.clients_per_round,
         "download_bytes": len(encode_tensors(adapter.tensors)),
         "tiers": [_tier(session, g) for g in range(len(federation.tiers))],

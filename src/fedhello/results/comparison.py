@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from fedhello.config.diff import OWN_KEYS, differing, is_below
+from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.formatting import nearest
 from fedhello.results.finished import FinishedRun, at_equal_cost, ladders, read_run, rung_name
@@ -105,7 +106,7 @@ def collect(folders: Iterable[RunFolder]) -> tuple[list[FinishedRun], list[str]]
     """
     runs, notes = [], []
     for folder in folders:
-        folder.config()
+        stored_config(folder.path)
         try:
             runs.append(read_run(folder))
         except RunFolderError as error:

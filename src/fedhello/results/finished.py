@@ -7,8 +7,10 @@ from itertools import accumulate
 from typing import Any
 
 from fedhello.config.schema import Config
+from fedhello.config.stored import stored_config
 from fedhello.errors import RunFolderError
 from fedhello.runs.folder import RunFolder
+from fedhello.session import is_scored_after
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class FinishedRun:
     @cached_property
     def curve(self) -> Curve:
         """The run from one scored state to the next."""
-        done = [t for t in range(len(self.rounds) + 1) if self.config.train.scored_after(t)]
+        train = self.config.train
+        done = [t for t in range(len(self.rounds) + 1) if is_scored_after(t, train.rounds, train.evaluate_every)]
         return Curve(
             tuple(done),
             (self.summary["start"], *(self.rounds[t - 1]["test"]["accuracy"] for t in done[1:])),
@@ -93,7 +96,7 @@ def read_run(folder: RunFolder) -> FinishedRun:
         ConfigError: If its configuration is not one of this version.
         RunFolderError: If the folder holds no finished run with at least one round.
     """
-    config, summary = folder.config(), folder.summary()
+    config, summary = stored_config(folder.path), folder.summary()
     if summary.get("status") != "finished":
         raise RunFolderError(f"expected a finished run; {folder.path} is {summary.get('status')}")
     try:

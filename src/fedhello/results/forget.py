@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from fedhello.config.schema import Config
+from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints
 from fedhello.runs.folder import RunFolder
@@ -45,7 +46,7 @@ def forget(folder: RunFolder, clients: Sequence[int], warn: Callable[[str], None
         RunFolderError: If the run has not finished, is not what it was, or cannot be written.
     """
     with folder.locked():
-        config, summary = folder.config(), folder.summary()
+        config, summary = stored_config(folder.path), folder.summary()
         _check_kind(config, summary, folder)
         _check_clients(folder, clients, summary)
         session = prepare(config)

@@ -13,9 +13,8 @@ from fedhello.data.tables import Table
 from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
-from fedhello.model.generation import generate
+from fedhello.model.generation import generate, longest_prompt
 from fedhello.model.sources import CAUSAL_LM, IMAGES
-from fedhello.runs.answers import longest_prompt
 from fedhello.setup.encoding import cut_prompts, encode
 
 
@@ -43,9 +42,11 @@ def infer(
     """
     if model.kind == CAUSAL_LM:
         _check_seconds(inputs, seconds, 0)
-        answers = generate(model, inputs, config.data.answer_tokens, longest_prompt(config.data, model))
+        answer_tokens = config.data.answer_tokens
+        prompt_tokens = longest_prompt(model, config.data.max_length, answer_tokens)
+        answers = generate(model, inputs, answer_tokens, prompt_tokens)
         said = [{"input": prompt, "answer": text} for prompt, text in zip(inputs, answers, strict=True)]
-        return said, cut_prompts(config.data, model, inputs)
+        return said, cut_prompts(prompt_tokens, model, inputs)
     kind: Kind = "images" if model.kind == IMAGES else config.data.columns.kind
     if kind == "tensors":
         inputs = read_rows(Table.of("the inputs", {"tensor": list(inputs)}), Columns(tensor="tensor"), False).inputs

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from fedhello.config.schema import Config
+from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
 from fedhello.model import exports
 from fedhello.model.adapter import LoraModel
@@ -104,7 +105,7 @@ class TrainedRun:
     @cached_property
     def config(self) -> Config:
         """What was run, every key resolved."""
-        return self._folder.config()
+        return stored_config(self._folder.path)
 
     @cached_property
     def summary(self) -> Summary:

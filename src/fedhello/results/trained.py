@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedhello.config.partitions import Iid
 from fedhello.config.schema import Config
+from fedhello.config.stored import stored_config
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
@@ -55,7 +56,7 @@ def load_trained(
         ModelError: If the model cannot be loaded, or is not the one that the run trained on.
         RunFolderError: If the run has not ended.
     """
-    config, summary = folder.config(), folder.summary()
+    config, summary = stored_config(folder.path), folder.summary()
     models = folder.models()
     _check_name(name, models)
     labels = summary["labels"]
@@ -107,10 +108,10 @@ def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str
     Raises:
         FedhelloError: Of the kind that fits, if the run cannot be prepared again, or is of another model.
     """
-    session = session or scoring_session(folder.config())
+    session = session or scoring_session(stored_config(folder.path))
     notes = _read_adapter(folder, session.model)
     session = _without_missing_metrics(session, notes)
-    heads = folder.personal_heads() if session.config.model.head == "local" else None
+    heads = folder.personal_heads() if session.head.is_personal else None
     models = folder.models()
     adapters = [_as_adapter(tensors, session.model) for tensors in models.values()]
     found = [evaluate_adapter(session, a, heads) for a in adapters or [session.model.snapshot(share_head=False)]]
@@ -127,13 +128,12 @@ def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str
 
 def _without_missing_metrics(session: Session, notes: list[str]) -> Session:
     """Return a session that asks for those metrics alone whose code is there, and note the others."""
-    known = [name for name in session.config.run.metrics if name in METRICS]
-    missing = [name for name in session.config.run.metrics if name not in METRICS]
+    known = tuple(name for name in session.settings.metrics if name in METRICS)
+    missing = [name for name in session.settings.metrics if name not in METRICS]
     if not missing:
         return session
     notes.append(f"without {', '.join(missing)} of run.metrics, whose code nobody has imported or registered here")
-    run = session.config.run.model_copy(update={"metrics": known})
-    return replace(session, config=session.config.model_copy(update={"run": run}))
+    return replace(session, settings=replace(session.settings, metrics=known))
 
 
 def _plain(score: Evaluation) -> dict[str, float]:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedhello.config.schema import DataConfig
-from fedhello.model.adapter import LoraModel
 from fedhello.model.generation import generate, rouge_l
 from fedhello.session import Session
 
@@ -45,8 +43,7 @@ def answer(session: Session) -> tuple[str, ...]:
     if not session.server.questions:
         return ()
     prompts = [prompt for prompt, _ in session.server.questions]
-    data = session.config.data
-    return tuple(generate(session.model, prompts, data.answer_tokens, longest_prompt(data, session.model)))
+    return tuple(generate(session.model, prompts, session.server.answer_tokens, session.server.prompt_tokens))
 
 
 def compared(questions: Sequence[tuple[str, str]], before: Sequence[str], after: Sequence[str]) -> Answers | None:
@@ -55,9 +52,3 @@ def compared(questions: Sequence[tuple[str, str]], before: Sequence[str], after:
         return None
     prompts, references = zip(*questions, strict=True)
     return Answers(prompts, references, tuple(before), tuple(after))
-
-
-def longest_prompt(config: DataConfig, model: LoraModel) -> int:
-    """Return how many tokens a prompt may have so that its answer fits behind it."""
-    longest = model.longest_input
-    return config.max_length if longest is None else min(config.max_length, longest - config.answer_tokens)

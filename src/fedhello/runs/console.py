@@ -14,8 +14,8 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fedhello.config.schema import ModelConfig
 from fedhello.formatting import budget_words, human_bytes, tier_words
+from fedhello.model.head import HeadSettings
 from fedhello.model.loading import AUTO_CLASSES
 from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import CAUSAL_LM, TENSORS
@@ -68,7 +68,7 @@ class Progress(Callback):
         self._quiet = quiet
         self._blocks = 0
         self._remote = False
-        self._model = ModelConfig()
+        self._head, self._least = HeadSettings(), 1
         self._table = self._new_table()
         self._progress = Bar(
             TextColumn("round"),
@@ -84,23 +84,23 @@ class Progress(Callback):
 
     def on_start(self, session: Session, start: RunStart) -> None:
         """Say what is about to run."""
-        federation, config = session.federation, session.config
-        self._progress.update(self._task, total=config.train.rounds)
+        federation, rounds = session.federation, session.settings.rounds
+        self._progress.update(self._task, total=rounds)
         self._blocks = federation.blocks
-        self._remote = config.run.engine == "flower"
-        self._model = config.model
+        self._remote = session.settings.is_remote
+        self._head, self._least = session.head, session.statistics.least
         self._say(
-            f"{config.method.name} on {session.model.source.base_name}: {config.train.rounds} rounds, "
-            f"{config.train.clients_per_round} of {config.data.clients} clients each, "
+            f"{session.row.name} on {session.model.source.base_name}: {rounds} rounds, "
+            f"{federation.clients_per_round} of {len(session.tier_of)} clients each, "
             f"tiers with {tier_words(federation)}"
         )
         for note in session.notes:
             self._say(f"note: {note}")
         if start.head is not None:
-            self._say(head_line(start.head, config.model))
+            self._say(head_line(start.head, self._head, self._least))
         self._say(f"before training: test {start.test.accuracy:.3f}, validation {start.validation.accuracy:.3f}")
         if start.state.round:
-            self._say(f"going on after round {start.state.round} of {config.train.rounds}")
+            self._say(f"going on after round {start.state.round} of {rounds}")
             self._progress.update(self._task, completed=start.state.round)
         if not self._quiet and self._console.is_terminal:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
@@ -114,7 +114,7 @@ class Progress(Callback):
         if report.failed is not None:
             return
         if record.head is not None:
-            self._say(head_line(record.head, self._model, report.round + 1))
+            self._say(head_line(record.head, self._head, self._least, report.round + 1))
         cells = (
             str(report.round + 1) + (" Γ" if report.scored else ""),
             _number(None if record.test is None else record.test.accuracy) + _own_metrics(record),

@@ -29,8 +29,6 @@ import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from fedhello.config.load import dump_config, load_run_config
-from fedhello.config.schema import Config
 from fedhello.engine.protocol import Heads
 from fedhello.errors import RunFolderError
 from fedhello.model.saving import save_adapter
@@ -84,7 +82,7 @@ class RunFolder:
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir(parents=True)
         try:
-            write_whole(made / "config.yaml", dump_config(session.config))
+            write_whole(made / "config.yaml", session.config_yaml)
             _write_json(made / "clients.json", clients(session))
             write_whole(made / "rounds.jsonl", "")
             write_whole(made / "log.txt", "")
@@ -211,15 +209,13 @@ class RunFolder:
         # A file may not hold one tensor twice, nor a view into another.
         write_whole(file, safetensors.torch.save({n: value.clone() for n, value in tensors.items()}))
 
-    def config(self) -> Config:
-        """Read the configuration back.
+    def write_config(self, text: str) -> None:
+        """Write the configuration that the run goes on with.
 
         Raises:
-            RunFolderError: If this is not the folder of a run.
+            RunFolderError: If it cannot be written.
         """
-        if not (self.path / "config.yaml").is_file():
-            raise RunFolderError(f"expected the folder of a run; {self.path} has no config.yaml")
-        return load_run_config(self.path / "config.yaml")
+        write_whole(self.path / "config.yaml", text)
 
     def summary(self) -> dict[str, Any]:
         """Read the summary.
@@ -261,12 +257,11 @@ class RunFolder:
         return {file.stem: safetensors.torch.load_file(file) for file in files}
 
 
-def choose(config: Config) -> RunFolder:
-    """Return the folder for a new run: ``run.out``/``run.name``, or a free name made of method and seed."""
-    out = Path(config.run.out)
-    if config.run.name is not None:
-        return RunFolder(out / config.run.name)
-    name = f"{config.method.name}-seed{config.run.seed}"
+def choose(out: Path, name: str | None, method: str, seed: int) -> RunFolder:
+    """Return the folder for a new run within another: that of its name, or a free one made of method and seed."""
+    if name is not None:
+        return RunFolder(out / name)
+    name = f"{method}-seed{seed}"
     number = 1
     while (out / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1

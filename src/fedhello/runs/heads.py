@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from fedhello.engine.protocol import Contribution
-from fedhello.methods import METHODS
 from fedhello.model.evaluation import logits, pooled_features
 from fedhello.model.head import (
-    SHRINKAGES,
     Family,
     Head,
     calibrated,
@@ -102,9 +100,9 @@ def first_head(session: Session, adapter: Adapter) -> Solved:
         DataError: If a class has no sample on any client.
     """
     state = RunState(0, adapter)
-    if session.config.model.head not in ("solved", "prototypes"):
+    if session.head.policy not in ("solved", "prototypes"):
         return state, None
-    if METHODS[session.config.method.name].server_alone:
+    if session.row.server_alone:
         head, samples = _of_the_server(session)
         return _with_head(session, state, head), _change(head, 0, samples)
     return _solved(session, state, None)
@@ -116,12 +114,12 @@ def refreshed_head(session: Session, state: RunState, clients: Sequence[int]) ->
     The clients of the round send new sums; earlier ones, of features that were, count ``model.forgetting`` less with
     every refresh. Where the head follows the features, so do these sums.
     """
-    model, t = session.config.model, state.round
-    if model.head != "solved" or isinstance(model.refresh, str) or t % model.refresh or not clients:
+    head = session.head
+    if head.policy != "solved" or head.refresh is None or state.round % head.refresh or not clients:
         return state, None
     if session.drift is not None and session.drift.head(state.adapter) is None:
         return state, None
-    before = faded(_sums_now(session, state), 1 - model.forgetting) if state.head_sums else None
+    before = faded(_sums_now(session, state), 1 - head.forgetting) if state.head_sums else None
     return _solved(session, state, clients, before)
 
 
@@ -140,9 +138,9 @@ def final_head(session: Session, state: RunState) -> Solved:
         session: The session.
         state: After the last round.
     """
-    if session.config.model.head != "solved" or not session.config.model.final:
+    if session.head.policy != "solved" or not session.head.final:
         return state, None
-    method = METHODS[session.config.method.name]
+    method = session.row
     if method.server_alone:
         return state, None
     if method.head_alone:
@@ -274,25 +272,20 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
 
 def _from_sums(session: Session, total: HeadSums, adapter: Adapter) -> Head:
     """Return the head that sums lead to; what is free is chosen on the server's validation data."""
-    model, validation = session.config.model, session.server.validation
-    if model.head == "prototypes":
-        return prototype_head(total, model.head_scale)
+    validation = session.server.validation
+    if session.head.policy == "prototypes":
+        return prototype_head(total, session.head.scale)
     if session.drift is None:
         session.model.write(adapter.tensors)
         h = pooled_features(session.model, validation)
     else:
         h = session.drift.features(session.drift.without_head(adapter), validation_alone=True)
     y = torch.from_numpy(validation.labels)
-    return solved_head(_family(session, total), h, y, _shrinkages(session))
+    return solved_head(_family(session, total), h, y, session.head.shrinkages)
 
 
 def _family(session: Session, total: HeadSums) -> Family:
-    return family(total, session.statistics.moments, session.config.model.solver, session.config.model.priors)
-
-
-def _shrinkages(session: Session) -> Sequence[float]:
-    stated = session.config.model.shrinkage
-    return SHRINKAGES if isinstance(stated, str) else (stated,)
+    return family(total, session.statistics.moments, session.head.solver, session.head.priors)
 
 
 def _of_the_server(session: Session) -> tuple[Head, int]:
@@ -305,10 +298,10 @@ def _of_the_server(session: Session) -> tuple[Head, int]:
     def sums(kept: Tensor) -> HeadSums:
         return add_up([head_sums(h[kept], y[kept], session.model.num_labels, settings)], settings.moments)
 
-    if session.config.model.head == "prototypes":
-        return prototype_head(sums(torch.ones_like(y, dtype=torch.bool)), session.config.model.head_scale), len(y)
-    folds = torch.from_numpy(generator(session.config.run.seed, "folds").permutation(len(y)) % FOLDS)
-    return cross_validated_head(h, y, folds, lambda kept: _family(session, sums(kept)), _shrinkages(session)), len(y)
+    if session.head.policy == "prototypes":
+        return prototype_head(sums(torch.ones_like(y, dtype=torch.bool)), session.head.scale), len(y)
+    folds = torch.from_numpy(generator(session.settings.seed, "folds").permutation(len(y)) % FOLDS)
+    return cross_validated_head(h, y, folds, lambda kept: _family(session, sums(kept)), session.head.shrinkages), len(y)
 
 
 def _with_head(session: Session, state: RunState, head: Head) -> RunState:

@@ -6,10 +6,9 @@ from typing import Any, Final
 
 import torch
 
-from fedhello.config.schema import ModelConfig
 from fedhello.engine.wire import encode_tensors
 from fedhello.formatting import human_bytes
-from fedhello.methods import METHODS
+from fedhello.model.head import HeadSettings
 from fedhello.model.statistics import UNIT, Moments, like
 from fedhello.runs.heads import HeadChange
 from fedhello.session import Session
@@ -21,28 +20,29 @@ WIDEST: Final = 2**31
 """From where on a sum takes 64 bits."""
 
 
-def head_line(change: HeadChange, model: ModelConfig, rounds: int = 0) -> str:
+def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 0) -> str:
     """Say in one line how a head came about.
 
     Args:
         change: How.
-        model: Of the run's configuration.
+        head: How the run's heads come about.
+        least: How many samples of a class a client needs for them to count.
         rounds: After how many rounds; 0 before the first.
     """
     whose = f"{change.clients} clients" if change.clients else "the server"
-    parts = [f"{'' if model.head == 'prototypes' else 'solved '}from {change.samples:,.0f} samples of {whose}"]
+    parts = [f"{'' if head.policy == 'prototypes' else 'solved '}from {change.samples:,.0f} samples of {whose}"]
     if change.left_out:
-        parts.append(f"{change.left_out:,} samples left out by model.least={model.least}")
+        parts.append(f"{change.left_out:,} samples left out by model.least={least}")
     if change.shrinkage is not None:
         parts.append(
-            f"solver {model.solver}, shrinkage {change.shrinkage:g}, temperature {change.temperature:.3g}, "
+            f"solver {head.solver}, shrinkage {change.shrinkage:g}, temperature {change.temperature:.3g}, "
             f"−log p {'not finite' if change.loss is None else f'{change.loss:.3f}'} on validation"
         )
     if change.loss_before is not None:
         before = f"that of the model before, {change.loss_before:.3f},"
         parts.append(f"adopted: {before} is more" if change.adopted else f"not adopted: {before} is not surely more")
     when = f" after round {rounds}" if rounds else ""
-    name = "prototypes" if model.head == "prototypes" else "head"
+    name = "prototypes" if head.policy == "prototypes" else "head"
     return f"{name}{when}: {'; '.join(parts)}"
 
 
@@ -53,8 +53,7 @@ def statistics_costs(session: Session) -> dict[str, Any] | None:
     of 32 bits, but those of a sketch of 64 where the trace of its moments, n‖x‖² with ‖x‖ = 1, does not fit. Other sums
     that do not fit take 64 bits, too.
     """
-    policy, method = session.config.model.head, METHODS[session.config.method.name]
-    if policy not in ("solved", "prototypes") or method.server_alone:
+    if session.head.policy not in ("solved", "prototypes") or session.row.server_alone:
         return None
     chosen = session.statistics.moments
     kinds = [Moments("full"), Moments("diagonal"), *(Moments("sketch", m) for m in SKETCHES), Moments("means")]

@@ -13,7 +13,6 @@ from fedhello.client.distillation import learn_from_each_other
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Heads
 from fedhello.errors import QuorumError
-from fedhello.methods import METHODS
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
 from fedhello.model.validation import same_objects
@@ -84,8 +83,8 @@ def start(session: Session) -> RunStart:
     """
     model = session.model
     model.write(session.initial)
-    state, head = first_head(session, model.snapshot(is_shared(session.config.model.head)))
-    if session.config.model.head == "local":
+    state, head = first_head(session, model.snapshot(is_shared(session.head.policy)))
+    if session.head.is_personal:
         state = replace(state, personal_heads={})
     return RunStart(state, head, *evaluate_adapter(session, state.adapter, state.personal_heads))
 
@@ -100,10 +99,10 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
     """
 
     def distil(models: Sequence[Adapter], how: Distillation, t: int) -> list[Adapter]:
-        return learn_from_each_other(session.model, session.server.public, models, how, session.config.run.seed, t)
+        return learn_from_each_other(session.model, session.server.public, models, how, session.settings.seed, t)
 
     fisher, scores = Scorer(session), _Scores(session)
-    settings = session.config.train
+    settings = session.settings
     if state.round < settings.rounds:
         state = without_final_head(state)
     while state.round < settings.rounds:
@@ -123,7 +122,7 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
             state = selection_after(session, state)
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
-        validation, test = scores.of(state) if settings.scored_after(state.round) else (None, None)
+        validation, test = scores.of(state) if settings.is_scored_after(state.round) else (None, None)
         samples = sum(report.samples for report in record.clients)
         # Nobody may have been able to take part.
         loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
@@ -136,12 +135,12 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
 
 def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple[RunState, HeadChange | None]:
     """Solve the head anew where that is due: by the round's clients on the way, by all at the end."""
-    if record.failed is not None or METHODS[session.config.method.name].models is not the_global_model:
+    if record.failed is not None or session.row.models is not the_global_model:
         return state, None
     state, head = refreshed_head(session, state, [report.client for report in record.clients])
     if head is not None:
         state = selection_after(session, state)
-    if state.round < session.config.train.rounds or not session.config.model.final:
+    if state.round < session.settings.rounds or not session.head.final:
         return state, head
     state, last = final_head(session, state)
     if head is None or last is None:
@@ -220,7 +219,7 @@ def _evaluated(
     session: Session, adapter: Adapter, parts: Iterable[Samples], heads: Heads | None = None
 ) -> list[Evaluation]:
     """Evaluate an adapter on some samples; the forward pass runs in the number type that training has it in."""
-    model, engine, metrics = session.model, session.engine, session.config.run.metrics
+    model, engine, metrics = session.model, session.engine, session.settings.metrics
     model.write(adapter.tensors)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=engine.settings.autocast == "bfloat16"):
         if heads is None:

@@ -11,23 +11,16 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from fedhello.config.diff import differing
-from fedhello.config.load import IRRELEVANT, dump_config, import_named, load_run_config
-from fedhello.config.schema import Config
-from fedhello.errors import ConfigError, RunFolderError
+from fedhello.errors import RunFolderError
 from fedhello.model.evaluation import Evaluation
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
-from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, clients
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.loop import RoundRecord, RunStart, start
 from fedhello.runs.summary import versions
 from fedhello.session import Session
 from fedhello.types import RunState
-
-WITHOUT_END = ("constant", "exponential", "published")
-"""Learning-rate schedules of which no round depends on how many there are."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +134,7 @@ def identity_of(session: Session) -> dict[str, Any]:
     """Return what a run must not change on its way: configuration and model; and what it should not: the machine."""
     model = session.model
     return {
-        "configuration": _relevant(session.config),
+        "configuration": dict(session.relevant),
         "model": {
             "blocks": session.federation.blocks,
             "weights": model.weights_digest(),
@@ -167,20 +160,6 @@ def _digest(session: Session) -> str:
         for values in (part.labels, part.lengths()):
             digest.update(np.asarray(values, dtype=np.int64).tobytes())
     return digest.hexdigest()
-
-
-def _relevant(config: Config) -> dict[str, Any]:
-    """Return what of a configuration has an influence on a result."""
-    plain = config.model_dump(mode="json")
-    for key in irrelevant(config):
-        section, name = key.split(".")
-        del plain[section][name]
-    return plain
-
-
-def irrelevant(config: Config) -> tuple[str, ...]:
-    """Return the dotted keys that may change while a run goes on, since they change nothing of its rounds."""
-    return (*IRRELEVANT, "train.rounds") if config.train.lr_schedule in WITHOUT_END else IRRELEVANT
 
 
 def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:
@@ -226,40 +205,3 @@ def _cohort(there: Sequence[Mapping[str, Any]], here: Sequence[Mapping[str, Any]
     new = [f"client {k} joined" for k in sorted(now.keys() - before.keys())]
     same = sorted(before.keys() & now.keys())
     return gone + new + [f"client {k} has other data or another tier" for k in same if before[k] != now[k]]
-
-
-def resumed_config(folder: RunFolder, overrides: Sequence[str]) -> Config:
-    """Read a run's configuration, with overrides that change nothing of its rounds.
-
-    Raises:
-        ConfigError: If an override would change a result.
-        RunFolderError: If this is not the folder of a run.
-    """
-    before = folder.config()
-    import_named(before.model_dump())
-    config = load_run_config(folder.path / "config.yaml", overrides)
-    changed = differing([before, config], irrelevant(before))
-    if changed:
-        said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in changed.items())
-        raise ConfigError(
-            f"expected overrides that change nothing of the rounds of {folder.path}, such as run.keep; {said}. "
-            "Start another run for that."
-        )
-    return config
-
-
-def is_finished(folder: RunFolder, config: Config) -> bool:
-    """Whether a run has ended with as many rounds as the configuration asks for."""
-    if not (folder.path / "summary.json").is_file():
-        return False
-    summary = folder.summary()
-    return bool(summary["status"] == "finished" and folder.config().train.rounds >= config.train.rounds)
-
-
-def store_config(folder: RunFolder, config: Config) -> None:
-    """Write the configuration that a run goes on with into its folder.
-
-    Raises:
-        RunFolderError: If it cannot be written.
-    """
-    write_whole(folder.path / "config.yaml", dump_config(config))

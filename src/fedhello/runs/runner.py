@@ -44,12 +44,12 @@ def run_session(
         CallbackError: If a callback raised; the folder then holds a summary with the status ``failed``.
         Exception: What a round failed with; likewise.
     """
-    check_installed(session.config.run.track)
+    check_installed(session.settings.track)
     progress = begin(session) if resumed is None else resumed
     if resumed is None:
         folder.begin(session)
     with folder.locked(), Interrupts() as interrupts:
-        tracker = Tracker(session.config.run.track, folder.path, lambda line: warn(folder, line))
+        tracker = Tracker(session.settings.track, folder.path, lambda line: warn(folder, line))
         # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
         run = _Run(session, folder, [tracker, *callbacks], interrupts, progress)
         status, failure = "finished", None
@@ -92,7 +92,7 @@ class _Run:
     identity: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.checkpoints = Checkpoints(self.folder.checkpoints, self.session.config.run.keep)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, self.session.settings.keep)
         self.identity = identity_of(self.session)
 
     def open(self, tracker: Tracker) -> None:
@@ -111,9 +111,9 @@ class _Run:
             with self.interrupts.held_back():
                 self.folder.add_round(result)
                 self.progress = self.progress.after(state, result)
-                if len(self.progress.results) % self.session.config.run.checkpoint_every == 0:
+                if len(self.progress.results) % self.session.settings.checkpoint_every == 0:
                     self._save()
-            if self._told(state, result) and state.round < self.session.config.train.rounds:
+            if self._told(state, result) and state.round < self.session.settings.rounds:
                 return True
         return False
 
@@ -124,8 +124,8 @@ class _Run:
             with self._named(callback, "on_round"):
                 if callback.on_round(state, record):
                     by.append(type(callback).__name__)
-        if by and state.round < self.session.config.train.rounds:
-            said = f"stopped after round {state.round} of {self.session.config.train.rounds} by {', '.join(by)}"
+        if by and state.round < self.session.settings.rounds:
+            said = f"stopped after round {state.round} of {self.session.settings.rounds} by {', '.join(by)}"
             self.session = replace(self.session, notes=(*self.session.notes, said))
         return bool(by)
 

@@ -54,6 +54,6 @@ def save_state(
             folder.add_round(record)
         if start is not None:
             progress = Progress(start, (), state, tuple(records))
-            Checkpoints(folder.checkpoints, session.config.run.keep).save(progress.checkpoint(identity))
+            Checkpoints(folder.checkpoints, session.settings.keep).save(progress.checkpoint(identity))
         session.model.write(last.tensors)
         folder.finish(session, summary, models, state.personal_heads)

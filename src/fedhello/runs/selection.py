@@ -22,7 +22,7 @@ ERRORS = 3.0
 
 def first_selection(session: Session, state: RunState) -> RunState:
     """Return a state in which something is selected, where models are: if nothing is yet, its own."""
-    if session.config.train.selection != "validation" or state.selected is not None:
+    if not session.settings.selects or state.selected is not None:
         return state
     return _selecting(state, session.losses(state.adapter).double())
 

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedhello.errors import RunFolderError
 from fedhello.formatting import human_bytes
-from fedhello.methods import METHODS
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.runs.heads_said import head_line
@@ -116,8 +115,8 @@ def summarise(
     return {
         "format": FORMAT,
         "status": status,
-        "method": session.config.method.name,
-        "seed": session.config.run.seed,
+        "method": session.row.name,
+        "seed": session.settings.seed,
         "rounds": len(results),
         "metric": _metric(session),
         "start": beginning.test.accuracy,
@@ -129,7 +128,7 @@ def summarise(
         "best_round": None if best is None else best[0],
         "bytes_up": sum(one.bytes_up for one in (*heads, *sent)) + sum(a.report.score_bytes_up for a in attempts),
         "bytes_down": sum(one.bytes_down for one in (*heads, *sent)) + sum(a.report.score_bytes_down for a in attempts),
-        "head": {"policy": session.config.model.head, "changes": [asdict(head) for head in heads]},
+        "head": {"policy": session.head.policy, "changes": [asdict(head) for head in heads]},
         "search": (search := _search(results)),
         "selection": (selection := _selection(results)),
         "rejections": Counter(rejection.reason for result in attempts for rejection in result.report.rejections),
@@ -141,7 +140,7 @@ def summarise(
         "samples": samples,
         "samples_per_second": samples / train_seconds if train_seconds else None,
         "tiers": [_tier_summary(session, results, g) for g in range(len(session.federation.tiers))],
-        "personal_heads": session.config.model.head == "local",
+        "personal_heads": session.head.is_personal,
         "model": session.model.source.base_name,
         "model_kind": session.model.kind,
         "pooling": session.model.pooling,
@@ -207,7 +206,9 @@ def _selection_line(selection: Mapping[str, int]) -> str:
 def _head_lines(session: Session, beginning: RunStart, results: Sequence[RoundRecord]) -> list[str]:
     """Say how the first head and the last one came about."""
     changes = [(beginning.head, 0), *((result.head, result.report.round + 1) for result in results)]
-    found = [head_line(head, session.config.model, rounds) for head, rounds in changes if head is not None]
+    found = [
+        head_line(head, session.head, session.statistics.least, rounds) for head, rounds in changes if head is not None
+    ]
     return [*found[:1], *found[1:][-1:]]
 
 
@@ -221,15 +222,15 @@ def _scored(session: Session, results: Sequence[RoundRecord]) -> list[tuple[int,
         for result in results
         if result.validation is not None
         and result.test is not None
-        and session.config.train.scored_after(result.report.round + 1)
+        and session.settings.is_scored_after(result.report.round + 1)
     ]
 
 
 def _metric(session: Session) -> str:
     if session.model.kind == CAUSAL_LM:
         return "test token accuracy"
-    of = " of personal heads" if session.config.model.head == "local" else ""
-    one = METHODS[session.config.method.name].models is the_global_model
+    of = " of personal heads" if session.head.is_personal else ""
+    one = session.row.models is the_global_model
     return f"test accuracy{of}" if one else f"test accuracy{of}, mean over models"
 
 

@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedhello.config.diff import flatten
-from fedhello.config.schema import Config
 from fedhello.errors import MissingExtraError
+from fedhello.formatting import flatten
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
@@ -220,12 +219,11 @@ class Tracker(Callback):
         self._say = say
         self._sinks: dict[str, Sink] = {}
 
-    def open(self, config: Config) -> tuple[str, ...]:
-        """Open the sinks, and return where each of them shows the run."""
-        settings = config.model_dump(mode="json")
+    def open(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Open the sinks with a configuration, and return where each of them shows the run."""
         for name in self._names:
             with self._guard(name):
-                self._sinks[name] = SINKS[name](self._folder, settings)
+                self._sinks[name] = SINKS[name](self._folder, config)
         return tuple(
             f"tracking with {name}: {without_secrets(sink.place, os.environ)}" for name, sink in self._sinks.items()
         )

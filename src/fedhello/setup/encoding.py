@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from fedhello.config.schema import Config, DataConfig
+from fedhello.config.schema import Config
 from fedhello.data import cache
 from fedhello.data.batches import Examples, Images, Pixels, Samples, Tensors
 from fedhello.data.dataset import DataSet, Kind, Picture, taken
@@ -17,7 +17,6 @@ from fedhello.model.generation import rouge_scorer
 from fedhello.model.images import Preparation, stated_size
 from fedhello.model.sources import Kind as ModelKind
 from fedhello.randomness import generator
-from fedhello.runs.answers import longest_prompt
 
 MODEL_KINDS: Mapping[Kind, ModelKind] = {
     "texts": "text-classification",
@@ -163,9 +162,8 @@ def questions(config: Config, data: DataSet, test: np.ndarray) -> tuple[tuple[st
     return tuple(sample for sample in taken(data.inputs, np.sort(asked)) if isinstance(sample, tuple))
 
 
-def cut_prompts(config: DataConfig, model: LoraModel, prompts: Sequence[str]) -> list[str]:
-    """Return a note on prompts that are cut before the model answers them, if there are any."""
-    longest = longest_prompt(config, model)
+def cut_prompts(longest: int, model: LoraModel, prompts: Sequence[str]) -> list[str]:
+    """Return a note on prompts that are cut to some tokens before the model answers them, if there are any."""
     cut = sum(len(row) > longest for row in tokenise_prompts(prompts, model.tokenizer))
     return [f"{cut} of {len(prompts)} prompts to answer were cut to {longest} tokens"] if cut else []
 

@@ -14,6 +14,8 @@ from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of
 from fedhello.config.choices import with_choices
+from fedhello.config.diff import relevant
+from fedhello.config.load import dump_config
 from fedhello.config.schema import Config, TierConfig
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet
@@ -25,10 +27,11 @@ from fedhello.engine.protocol import Engine
 from fedhello.methods import METHODS, Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
-from fedhello.model.head import SHRINKAGES, family
+from fedhello.model.generation import longest_prompt
+from fedhello.model.head import family
 from fedhello.model.validation import ValidationLosses
 from fedhello.randomness import generator
-from fedhello.session import ServerData, Session
+from fedhello.session import RunSettings, ServerData, Session
 from fedhello.setup.checks import (
     check_bias,
     check_distillation,
@@ -160,8 +163,9 @@ def assemble(
         pattern, reason = chosen_pattern("auto", federation.tiers)
         loaded.notes.append(f"method.pattern: auto is {pattern}, since {reason}")
     asked = questions(config, loaded.data, held_out.test)
+    prompt_tokens = longest_prompt(model, config.data.max_length, config.data.answer_tokens)
     if asked:
-        loaded.notes.extend(cut_prompts(config.data, model, [prompt for prompt, _ in asked]))
+        loaded.notes.extend(cut_prompts(prompt_tokens, model, [prompt for prompt, _ in asked]))
     server = ServerData(
         validation=samples.subset(held_out.validation),
         test=samples.subset(held_out.test),
@@ -169,6 +173,8 @@ def assemble(
         public=loaded.public,
         questions=asked,
         domains=by_domain(loaded.data, samples, held_out.test) if config.data.partition.kind == "natural" else {},
+        answer_tokens=config.data.answer_tokens,
+        prompt_tokens=prompt_tokens,
     )
     drift = _drift_compensation(config, model, server) if config.model.drift_compensation else None
     losses = drift or ValidationLosses(model, server.validation, engine.settings.autocast == "bfloat16")
@@ -178,7 +184,12 @@ def assemble(
     if config.model.head == "local":
         loaded.notes.extend(unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
-        config=config,
+        config=config.model_dump(mode="json"),
+        config_yaml=dump_config(config),
+        relevant=relevant(config),
+        settings=_run_settings(config),
+        head=config.model.head_settings,
+        row=loaded.row,
         kind=loaded.data.kind,
         labels=loaded.data.label_names,
         model=model,
@@ -196,17 +207,32 @@ def assemble(
     )
 
 
+def _run_settings(config: Config) -> RunSettings:
+    run, train = config.run, config.train
+    return RunSettings(
+        seed=run.seed,
+        rounds=train.rounds,
+        retries=train.retries,
+        evaluate_every=train.evaluate_every,
+        selects=train.selection == "validation",
+        checkpoint_every=run.checkpoint_every,
+        keep=run.keep,
+        track=tuple(run.track),
+        is_remote=run.engine == "flower",
+        metrics=tuple(run.metrics),
+    )
+
+
 def _drift_compensation(config: Config, model: LoraModel, server: ServerData) -> DriftCompensation:
     """Return the head that follows the features of the server's samples."""
     parts = [part for part in (server.validation, server.proxy) if len(part)]
     moments = statistics_settings(config).moments
-    stated = config.model.shrinkage
     return DriftCompensation(
         model=model,
         parts=parts,
         solve=partial(family, moments=moments, solver=config.model.solver, priors=config.model.priors),
         moments=moments,
-        shrinkages=SHRINKAGES if isinstance(stated, str) else (stated,),
+        shrinkages=config.model.head_settings.shrinkages,
         order=generator(config.run.seed, "drift").permutation(sum(map(len, parts))),
     )
 

@@ -1,0 +1,43 @@
+"""The configuration of a run's folder: read back, and changed where the run goes on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedhello.config.diff import differing, irrelevant
+from fedhello.config.load import import_named, load_run_config
+from fedhello.config.schema import Config
+from fedhello.errors import ConfigError, RunFolderError
+
+FILE = "config.yaml"
+
+
+def stored_config(folder: Path) -> Config:
+    """Read the configuration of a run back.
+
+    Raises:
+        ConfigError: If it cannot be read.
+        RunFolderError: If this is not the folder of a run.
+    """
+    if not (folder / FILE).is_file():
+        raise RunFolderError(f"expected the folder of a run; {folder} has no {FILE}")
+    return load_run_config(folder / FILE)
+
+
+def resumed_config(folder: Path, overrides: Sequence[str]) -> Config:
+    """Read a run's configuration, with overrides that change nothing of its rounds.
+
+    Raises:
+        ConfigError: If an override would change a result.
+        RunFolderError: If this is not the folder of a run.
+    """
+    before = stored_config(folder)
+    import_named(before.model_dump())
+    config = load_run_config(folder / FILE, overrides)
+    changed = differing([before, config], irrelevant(before))
+    if changed:
+        said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in changed.items())
+        raise ConfigError(
+            f"expected overrides that change nothing of the rounds of {folder}, such as run.keep; {said}. "
+            "Start another run for that."
+        )
+    return config
