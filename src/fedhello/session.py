@@ -20,6 +20,25 @@ from fedhello.types import Adapter, Federation
 
 
 @dataclass(frozen=True)
+class ClientEntry:
+    """Who a client is, as ``clients.json`` holds it.
+
+    Attributes:
+        client: Its id.
+        tier: Its tier.
+        samples: How many training samples it has.
+        labels: Class → samples of it; or, of a client elsewhere, the classes that occur.
+        facts: What a client elsewhere said of itself when it joined; None on one machine.
+    """
+
+    client: int
+    tier: int
+    samples: int
+    labels: Mapping[str, int] | tuple[str, ...]
+    facts: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class ServerData:
     """What the server holds; disjoint from every client's data and from each other.
 
@@ -106,7 +125,7 @@ class Session:
         notes: What a user should know before the start.
         losses: −log p of each sample of the server's validation data under an adapter.
         statistics: What clients sum up for a head that is solved.
-        described: What ``clients.json`` holds of each client where its histogram is not known here.
+        roster: Who takes part, in ascending id; those, too, who are not invited.
         drift: The head that follows what training does to the features; None where it does not follow.
     """
 
@@ -128,6 +147,6 @@ class Session:
     tier_of: tuple[int, ...]
     notes: tuple[str, ...]
     losses: Callable[[Adapter], Tensor]
+    roster: tuple[ClientEntry, ...]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
-    described: tuple[Mapping[str, Any], ...] = ()
     drift: DriftCompensation | None = None

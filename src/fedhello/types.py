@@ -41,6 +41,19 @@ class Budget:
     rank: int | None = None
 
     @property
+    def limits(self) -> dict[str, float]:
+        """The limits that bind, by name."""
+        found = {
+            "blocks": self.blocks,
+            "memory": self.memory,
+            "upload": self.upload,
+            "seconds": self.seconds,
+            "speed": self.speed,
+            "rank": self.rank,
+        }
+        return {name: limit for name, limit in found.items() if limit is not None}
+
+    @property
     def only_counts(self) -> bool:
         """Whether it is a number of blocks or a rank and nothing else, as in the papers."""
         return self.memory is None and self.upload is None and self.seconds is None

@@ -86,7 +86,7 @@ def test_the_folder_holds_what_the_contract_says(demo):
     up = sum(client["bytes_up"] for entry in rounds for client in entry["clients"])
     sums = 2 * 20 * 4 * (5 + 5 * 384 + 384 * 385 // 2)  # of all clients, before the first round and after the last
     assert up + sums < summary["bytes_up"] < up + 1.02 * sums
-    clients = json.loads((folder.path / "clients.json").read_text())
+    clients = json.loads((folder.path / "clients.json").read_text())["clients"]
     assert len(clients) == 20
     assert all(sum(n > 0 for n in client["labels"].values()) == 2 for client in clients)
     assert sum(client["samples"] for client in clients) == len(sum_of_parts(session))

@@ -22,9 +22,9 @@ def test_other_data_are_noted_and_the_run_goes_on(broken, place, call):
 
 def test_who_left_and_who_joined_are_named(broken, place, call):
     file = place / "runs" / "r" / "clients.json"
-    clients = json.loads(file.read_text())
-    gone = {**clients[-1], "client": 9}
-    file.write_text(json.dumps([*clients[:-1], gone]))
+    found = json.loads(file.read_text())
+    found["clients"][-1]["client"] = 9
+    file.write_text(json.dumps(found))
     code, _, err = call(place, "resume", "runs/r", "--quiet")
     assert code == 0
     assert "client 9 left; client 3 joined" in err

@@ -32,7 +32,7 @@ def test_only_clients_with_a_known_key_take_part_and_no_secret_is_said(workplace
         assert "speaks TLS" in net.said("plain")
         net.client(1, *own, "--key", "keys/madrid")
         assert net.end("server") == 0, net.all_said()
-        took_part = [entry["facts"]["name"] for entry in json.loads((net.run / "clients.json").read_text())]
+        took_part = [entry["facts"]["name"] for entry in json.loads((net.run / "clients.json").read_text())["clients"]]
         assert took_part == ["berlin", "madrid"]
         assert all(len(entry["clients"]) == 2 for entry in net.rounds())
         said = net.all_said() + "".join(file.read_text() for file in (net.folder / "runs").glob("*.log"))

@@ -68,10 +68,10 @@ def test_a_run_over_a_network_is_that_of_one_process(place, call):
         assert summary[key] == here[key], key
     assert summary["bytes_up"] == pytest.approx(here["bytes_up"], rel=0.01)  # every update states the id of its run
     assert [tier["blocks_trained"] for tier in summary["tiers"]] == [tier["blocks_trained"] for tier in here["tiers"]]
-    described = json.loads((folder.path / "clients.json").read_text())
+    described = json.loads((folder.path / "clients.json").read_text())["clients"]
     assert [entry["facts"]["name"] for entry in described] == ["part-000", "part-001", "part-002"]
     assert sum(entry["samples"] for entry in described) == sum(
-        entry["samples"] for entry in json.loads((place / "runs" / "here" / "clients.json").read_text())
+        entry["samples"] for entry in json.loads((place / "runs" / "here" / "clients.json").read_text())["clients"]
     )
 
 

@@ -132,9 +132,9 @@ def test_unknown_and_forgotten_clients_are_refused(copied, workplace, call):
 
 def test_other_data_is_refused(copied, workplace, call):
     file = copied / "clients.json"
-    entries = json.loads(file.read_text())
-    entries[2]["samples"] += 1
-    file.write_text(json.dumps(entries))
+    found = json.loads(file.read_text())
+    found["clients"][2]["samples"] += 1
+    file.write_text(json.dumps(found))
     code, _, err = call(workplace, "forget", copied, "--client", 0)
     assert (code, "client 2 has other data" in err) == (5, True)
 

@@ -53,6 +53,12 @@ def test_everything_comes_back_bit_for_bit_and_in_its_order():
     assert list(after.state.excess) == [7, 2]
 
 
+def test_every_part_of_a_state_has_its_place_in_the_file():
+    tensors = {"adapter", "method_state", "head_sums", "before_final", "head_base"}
+    tensors |= {"selected", "selected_losses", "personal_heads"}
+    assert {part.name for part in fields(RunState)} == tensors | checkpoints._plain_state(state()).keys()
+
+
 def test_shared_heads_and_no_scores_come_back():
     after = decode(encode(Checkpoint(0, RunState(0, Adapter({}, {})))))
     assert after.state.personal_heads is None

@@ -48,7 +48,7 @@ def test_a_run_counts_what_least_leaves_out_and_notes_it(workplace, call):
         assert code == 0, err
         summary = json.loads(out)
         (change,) = summary["head"]["changes"]
-        clients = json.loads((workplace / "runs" / f"least-{least}" / "clients.json").read_text())
+        clients = json.loads((workplace / "runs" / f"least-{least}" / "clients.json").read_text())["clients"]
         histogram = [n for entry in clients for n in entry["labels"].values()]
         expected = sum(n for n in histogram if n < least)
         assert (change["left_out"], change["samples"]) == (expected, sum(histogram) - expected)

@@ -505,7 +505,7 @@ class MadeUpSession:
     model: object = field(default_factory=MadeUpModel)
     federation: object = None
     server: object = field(default_factory=lambda: SimpleNamespace(questions=(), domains={}))
-    described: object = ()
+    roster: object = ()
     method: object = field(default_factory=lambda: SimpleNamespace(models=lambda state, _: {"": state.adapter}))
 
 

@@ -47,6 +47,11 @@ class BlockSums:
     squares: Tensor
     count: Tensor
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Both by name, as they travel."""
+        return {"squares": self.squares, "count": self.count}
+
 
 @dataclass(frozen=True)
 class ScoreRequest:

@@ -1,7 +1,7 @@
 """The local engine: all clients in this process, one after the other, on one model in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -189,7 +189,7 @@ class LocalEngine:
             longest = int(self.data[client.id].lengths().max())
             batch_size, note = fitted_batch(self.scoring, client.budget.memory, longest)
             try:
-                payload = encode_tensors(asdict(self.score(task, request.samples, batch_size)))
+                payload = encode_tensors(self.score(task, request.samples, batch_size).tensors)
             except Exception as error:  # one client's fault, of whatever kind, must not end the run
                 yield ScoreReply(client.id, None, _fault(error)[1], bytes_down)
                 continue

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from math import ceil
 from typing import Any
 
@@ -121,7 +120,7 @@ def with_tiers(config: Config, members: Sequence[ClientInfo]) -> Config:
 
 def key_of(member: ClientInfo) -> str:
     """Return what tells one budget from another."""
-    return json.dumps(asdict(member.as_budget()))
+    return json.dumps(member.as_budget().limits)
 
 
 def budgets_of(members: Sequence[ClientInfo]) -> dict[str, ClientInfo]:
@@ -134,7 +133,7 @@ def budgets_of(members: Sequence[ClientInfo]) -> dict[str, ClientInfo]:
 
 def _tier(member: ClientInfo, share: float) -> dict[str, Any]:
     """Return a tier as a configuration writes it."""
-    found = {key: value for key, value in asdict(member.as_budget()).items() if value is not None}
+    found = member.as_budget().limits
     units = {"memory": "B", "upload": "B"}
     tier = {key: f"{value}{units[key]}" if key in units else value for key, value in found.items()}
     if "speed" in tier:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,8 +189,8 @@ def _tier_of_part(options: ClientOptions, config: Any) -> dict[str, Any]:
     if options.part is None:
         return {}
     tier = assign_tiers(config.data.clients, config.clients.tiers)[options.part]
-    found = asdict(config.clients.tiers[tier].budget)
-    return {key: value for key, value in found.items() if key != "speed" and value is not None}
+    limits = config.clients.tiers[tier].budget.limits
+    return {key: value for key, value in limits.items() if key != "speed"}
 
 
 def _free_memory(device: Any) -> dict[str, int]:

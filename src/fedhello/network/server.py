@@ -36,7 +36,7 @@ from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session, warn
-from fedhello.session import Session
+from fedhello.session import ClientEntry, Session
 from fedhello.setup.clients import federation_of
 from fedhello.setup.encoding import longest_answer
 from fedhello.setup.prepare import Loaded, assemble, load
@@ -177,15 +177,13 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence
 
 def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
     """Return who takes part in a run that goes on, by id; nobody where it has not begun."""
-    file = folder.path / "clients.json"
-    if not file.is_file():
+    if not (folder.path / "clients.json").is_file():
         return ()
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        return tuple(ClientInfo.model_validate_json(json.dumps(row["facts"])) for row in rows)
-    except (ValueError, KeyError, TypeError) as error:
+        return tuple(ClientInfo.model_validate_json(json.dumps(entry.facts)) for entry in folder.clients())
+    except ValueError as error:
         raise RunFolderError(
-            f"expected the folder of a run with Flower; {file} does not say who takes part: {error!r}"
+            f"expected the folder of a run with Flower; {folder.path} does not say who takes part: {error!r}"
         ) from error
 
 
@@ -235,23 +233,14 @@ def remote_session(
         patience=config.run.wait,
     )
     histogram = np.zeros((len(members), len(loaded.data.label_names)), dtype=int)
-    session = assemble(replace(loaded, config=config), federation, tier_of, engine, histogram)
-    return replace(session, described=_described(members, tier_of, session.labels)), engine
-
-
-def _described(
-    members: Sequence[ClientInfo], tier_of: Sequence[int], labels: Sequence[str]
-) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        {
-            "client": k,
-            "tier": tier_of[k],
-            "samples": member.samples,
-            "labels": [labels[c] for c in member.classes],
-            "facts": member.model_dump(mode="json"),
-        }
+    labels = loaded.data.label_names
+    roster = tuple(
+        ClientEntry(
+            k, tier_of[k], member.samples, tuple(labels[c] for c in member.classes), member.model_dump(mode="json")
+        )
         for k, member in enumerate(members)
     )
+    return assemble(replace(loaded, config=config), federation, roster, engine, histogram), engine
 
 
 def _sums_like(loaded: Loaded) -> dict[str, Tensor]:

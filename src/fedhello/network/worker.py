@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -130,7 +130,7 @@ class Worker:
         with self._watch(float(fields["seconds"])):
             engine = client.engine(task.client, str(fields["run"]))
             sums = engine.score(task, int(fields["samples"]), int(fields["batch_size"]))
-        return {"scores": encode_tensors(asdict(sums))}
+        return {"scores": encode_tensors(sums.tensors)}
 
     def _train(self, client: Prepared, fields: Fields) -> Fields:
         run = str(fields["run"])

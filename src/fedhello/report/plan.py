@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any
 
@@ -172,7 +172,7 @@ def _tier(session: Session, g: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "tier": g,
         "clients": session.tier_of.count(g),
-        "budget": {key: value for key, value in asdict(budget).items() if value is not None},
+        "budget": budget.limits,
         "takes_part": bool(members),
         "blocks": None,
         "frequency": None,

@@ -7,9 +7,8 @@ but ``means``). This is exact unlearning of what the clients' samples are to the
 how accurate the head was with them, stays in the folder.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from fedhello.config.schema import Config
@@ -17,6 +16,7 @@ from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.formats import write_evaluation, write_head
 from fedhello.runs.heads import head_without
 from fedhello.runs.loop import domain_scores, evaluate_adapter
 from fedhello.runs.progress import check_same
@@ -57,9 +57,9 @@ def forget(folder: RunFolder, clients: Sequence[int], warn: Callable[[str], None
         summary |= {
             "forgotten": list(state.forgotten),
             "final": test.accuracy,
-            "final_scores": asdict(test),
+            "final_scores": write_evaluation(test),
             "domains": domain_scores(session, state),
-            "head": {**summary["head"], "changes": [*summary["head"]["changes"], asdict(change)]},
+            "head": {**summary["head"], "changes": [*summary["head"]["changes"], write_head(change)]},
             "notes": [
                 *summary["notes"],
                 f"the head is solved without the samples of clients {named}; start, mean_last_5 and "
@@ -105,7 +105,7 @@ def _check_kind(config: Config, summary: dict[str, Any], folder: RunFolder) -> N
 
 def _check_clients(folder: RunFolder, clients: Sequence[int], summary: dict[str, Any]) -> None:
     """Check that all are clients of the run that are not forgotten yet."""
-    known = [entry["client"] for entry in json.loads((folder.path / "clients.json").read_text(encoding="utf-8"))]
+    known = [entry.client for entry in folder.clients()]
     unknown = [k for k in clients if k not in known]
     if unknown:
         raise ConfigError(

@@ -33,12 +33,6 @@ VERSION = 1
 """Of the format; it rises whenever an earlier fedhello could not read the file."""
 
 UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
-TENSORS = (
-    "adapter", "method_state", "head_sums", "before_final", "head_base", "selected", "selected_losses",
-    "personal_heads",
-)  # fmt: skip
-"""What of a run's state is tensors."""
-
 SHOWN = 5
 """Differences that a sentence names at most."""
 
@@ -167,18 +161,26 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
     )
 
 
-def _plain_fields() -> Iterator[tuple[str, Any]]:
-    """Yield name and type of everything in a state that is no tensor, also of what is added to it one day."""
-    yield from ((f.name, f.type) for f in fields(RunState) if f.name not in TENSORS)
-
-
 def _plain_state(state: RunState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name, _ in _plain_fields()}
+    """Return what of a state is no tensor, under the names that files have."""
+    return {
+        "round": state.round,
+        "scores": state.scores,
+        "excess": dict(state.excess),
+        "attempt": state.attempt,
+        "head_clients": state.head_clients,
+        "selected_round": state.selected_round,
+        "forgotten": state.forgotten,
+    }
 
 
 def _state_values(found: Mapping[str, Any]) -> dict[str, Any]:
-    known = ((name, kind) for name, kind in _plain_fields() if name in found)
-    return {name: TypeAdapter(kind).validate_python(found[name]) for name, kind in known}
+    """Read the same back, checked; what is not there, since an earlier fedhello wrote the file, has its default."""
+    known = [name for name in _plain_state(RunState(0, Adapter({}, {}))) if name in found]
+    return {name: TypeAdapter(_TYPES[name]).validate_python(found[name]) for name in known}
+
+
+_TYPES: Mapping[str, Any] = {f.name: f.type for f in fields(RunState)}
 
 
 def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:

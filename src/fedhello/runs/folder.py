@@ -21,12 +21,11 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import safetensors.torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from fedhello.engine.protocol import Heads
@@ -34,11 +33,10 @@ from fedhello.errors import RunFolderError
 from fedhello.model.saving import save_adapter
 from fedhello.runs.answers import Answers
 from fedhello.runs.files import append_line, sync_folder, whole_lines, write_whole, writing
+from fedhello.runs.formats import read_clients, read_round, write_clients, write_round
 from fedhello.runs.loop import RoundRecord
-from fedhello.session import Session
-from fedhello.types import Adapter, RoundReport
-
-REPORT_KEYS = [f.name for f in fields(RoundReport)]
+from fedhello.session import ClientEntry, Session
+from fedhello.types import Adapter
 
 ENDING = ("summary.json", "report.html", "answers.jsonl", "adapter", "heads", "models")
 """What is there of a run that has ended, the first to go where it goes on."""
@@ -83,7 +81,7 @@ class RunFolder:
             made.mkdir(parents=True)
         try:
             write_whole(made / "config.yaml", session.config_yaml)
-            _write_json(made / "clients.json", clients(session))
+            _write_json(made / "clients.json", write_clients(session.roster))
             write_whole(made / "rounds.jsonl", "")
             write_whole(made / "log.txt", "")
             with writing(self.path):
@@ -137,9 +135,7 @@ class RunFolder:
         Raises:
             RunFolderError: If it cannot be written.
         """
-        entry = asdict(result)
-        entry = entry.pop("report") | entry
-        append_line(self.path / "rounds.jsonl", json.dumps(entry))
+        append_line(self.path / "rounds.jsonl", json.dumps(write_round(result)))
 
     def log(self, line: str) -> None:
         """Append a line to ``log.txt``.
@@ -163,7 +159,7 @@ class RunFolder:
                 f"expected the {lines} lines of {file} that the checkpoint belongs to; found {len(found)}. "
                 "Put the file back as it was, or start the run anew."
             )
-        results = [_result(line, f"{file}, line {i + 1}") for i, line in enumerate(found)]
+        results = [read_round(line, f"{file}, line {i + 1}") for i, line in enumerate(found)]
         with writing(self.path):
             for name in ENDING:
                 ended = self.path / name
@@ -244,7 +240,19 @@ class RunFolder:
             RunFolderError: If a line is none of a round's.
         """
         file = self.path / "rounds.jsonl"
-        return [_result(line, f"{file}, line {i + 1}") for i, line in enumerate(whole_lines(file))]
+        return [read_round(line, f"{file}, line {i + 1}") for i, line in enumerate(whole_lines(file))]
+
+    def clients(self) -> tuple[ClientEntry, ...]:
+        """Read who takes part, in ascending id.
+
+        Raises:
+            RunFolderError: If the file is missing, or does not say it.
+        """
+        file = self.path / "clients.json"
+        try:
+            return read_clients(file.read_text(encoding="utf-8"), str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"expected who takes part in {file}; it cannot be read: {error}") from error
 
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
         """Read the clients' own heads; empty where heads are not personal."""
@@ -285,30 +293,6 @@ def check_free(folder: RunFolder) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RunFolderError(f"expected to create {folder.path}; {parent} is not a folder that can be written")
-
-
-def clients(session: Session) -> list[dict[str, Any]]:
-    """Return tier and labels of every client, as ``clients.json`` holds them."""
-    if session.described:
-        return [dict(entry) for entry in session.described]
-    return [
-        {"client": k, "tier": tier, "samples": sum(row), "labels": dict(zip(session.labels, row, strict=True))}
-        for k, (tier, row) in enumerate(zip(session.tier_of, session.histogram.tolist(), strict=True))
-    ]
-
-
-def _result(line: str, where: str) -> RoundRecord:
-    """Read a line of ``rounds.jsonl`` back.
-
-    Raises:
-        RunFolderError: If it is none of a round's.
-    """
-    try:
-        entry = json.loads(line)
-        report = {key: entry.pop(key) for key in REPORT_KEYS if key in entry}
-        return TypeAdapter(RoundRecord).validate_python({"report": report, **entry})
-    except (ValueError, AttributeError, ValidationError) as error:
-        raise RunFolderError(f"expected a round in {where}; {' '.join(str(error).split())[:200]}") from error
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -314,9 +314,7 @@ def _with_head(session: Session, state: RunState, head: Head) -> RunState:
 
 def _declared(session: Session, clients: Sequence[int]) -> int:
     """Return how many samples some clients have."""
-    if session.described:
-        return sum(entry["samples"] for entry in session.described if entry["client"] in clients)
-    return int(session.histogram[list(clients)].sum())
+    return sum(entry.samples for entry in session.roster if entry.client in clients)
 
 
 def _change(head: Head, clients: int, samples: float, left_out: int = 0) -> HeadChange:

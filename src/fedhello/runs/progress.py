@@ -1,25 +1,23 @@
 """How far a run has come, and how a run that has stopped goes on from its last checkpoint."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 
 from fedhello.errors import RunFolderError
-from fedhello.model.evaluation import Evaluation
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
-from fedhello.runs.folder import RunFolder, clients
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.formats import read_evaluation, read_head, write_evaluation, write_head
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.loop import RoundRecord, RunStart, start
 from fedhello.runs.summary import versions
-from fedhello.session import Session
+from fedhello.session import ClientEntry, Session
 from fedhello.types import RunState
 
 
@@ -61,9 +59,9 @@ class Progress:
             identity: Of the session, see ``identity_of``.
         """
         more = {
-            "head": None if self.beginning.head is None else asdict(self.beginning.head),
-            "validation": asdict(self.beginning.validation),
-            "test": asdict(self.beginning.test),
+            "head": None if self.beginning.head is None else write_head(self.beginning.head),
+            "validation": write_evaluation(self.beginning.validation),
+            "test": write_evaluation(self.beginning.test),
             "answers": self.answers,
             "seconds": self.wall_seconds,
             "notes": self.notes,
@@ -107,7 +105,7 @@ def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], 
         warn(note)
     results = folder.rewind(found.lines)
     more = found.more
-    validation, test = (TypeAdapter(Evaluation).validate_python(more[part]) for part in ("validation", "test"))
+    validation, test = (read_evaluation(more[part]) for part in ("validation", "test"))
     state = found.state
     if OTHER_DATA in notes:
         kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}
@@ -127,7 +125,7 @@ def _first_head(more: Mapping[str, Any]) -> HeadChange | None:
     """Return how the head came about before round 0; checkpoints of 0.1.0 know the bytes alone."""
     if "bytes_up" in more:
         return HeadChange(0, 0, more["bytes_up"], 0)
-    return None if more["head"] is None else HeadChange(**more["head"])
+    return None if more["head"] is None else read_head(more["head"])
 
 
 def identity_of(session: Session) -> dict[str, Any]:
@@ -184,7 +182,7 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
     machine = list(differences(found["machine"], here["machine"]))
     if machine:
         notes.append(f"the run goes on, but not bit for bit: {listed(machine)}")
-    cohort = _cohort(json.loads((folder.path / "clients.json").read_text(encoding="utf-8")), clients(session))
+    cohort = _cohort(folder.clients(), session.roster)
     if cohort:
         notes.append(f"the clients are not those that the run began with: {listed(cohort)}")
     if found.get("data", here["data"]) != here["data"]:
@@ -198,9 +196,9 @@ OTHER_DATA = (
 )
 
 
-def _cohort(there: Sequence[Mapping[str, Any]], here: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cohort(there: Sequence[ClientEntry], here: Sequence[ClientEntry]) -> list[str]:
     """Return in words who left, joined, or has other data."""
-    before, now = ({entry["client"]: entry for entry in entries} for entries in (there, here))
+    before, now = ({entry.client: entry for entry in entries} for entries in (there, here))
     gone = [f"client {k} left" for k in sorted(before.keys() - now.keys())]
     new = [f"client {k} joined" for k in sorted(now.keys() - before.keys())]
     same = sorted(before.keys() & now.keys())

@@ -4,7 +4,6 @@ import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from fedhello.errors import RunFolderError
 from fedhello.formatting import human_bytes
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.sources import CAUSAL_LM
+from fedhello.runs.formats import write_evaluation, write_head
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
@@ -120,15 +120,15 @@ def summarise(
         "rounds": len(results),
         "metric": _metric(session),
         "start": beginning.test.accuracy,
-        "start_scores": asdict(beginning.test),
-        "final_scores": None if last is None else asdict(last),
+        "start_scores": write_evaluation(beginning.test),
+        "final_scores": None if last is None else write_evaluation(last),
         "final": None if last is None else last.accuracy,
         "mean_last_5": sum(accuracies[-LAST:]) / len(accuracies[-LAST:]) if accuracies else None,
         "best_on_validation": None if best is None else best[2].accuracy,
         "best_round": None if best is None else best[0],
         "bytes_up": sum(one.bytes_up for one in (*heads, *sent)) + sum(a.report.score_bytes_up for a in attempts),
         "bytes_down": sum(one.bytes_down for one in (*heads, *sent)) + sum(a.report.score_bytes_down for a in attempts),
-        "head": {"policy": session.head.policy, "changes": [asdict(head) for head in heads]},
+        "head": {"policy": session.head.policy, "changes": [write_head(head) for head in heads]},
         "search": (search := _search(results)),
         "selection": (selection := _selection(results)),
         "rejections": Counter(rejection.reason for result in attempts for rejection in result.report.rejections),
@@ -254,7 +254,7 @@ def _tier_summary(session: Session, results: Sequence[RoundRecord], tier: int) -
     for report in reports:
         trained[list(report.blocks)] += 1
     return {
-        "budget": {k: v for k, v in asdict(session.federation.tiers[tier]).items() if v is not None},
+        "budget": session.federation.tiers[tier].limits,
         "over_budget": sum(
             report.tier == tier and report.client in result.report.over_budget
             for result in results

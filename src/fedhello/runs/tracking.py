@@ -12,13 +12,14 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedhello.errors import MissingExtraError
 from fedhello.formatting import flatten
 from fedhello.runs.callbacks import Callback
+from fedhello.runs.formats import write_evaluation, write_round
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
 from fedhello.types import RunState
@@ -178,9 +179,8 @@ def round_metrics(result: RoundRecord) -> dict[str, float]:
     What the clients measured becomes its mean and its largest value over the clients that took part; their bytes and
     samples are added up.
     """
-    entry = asdict(result)
-    entry = entry.pop("report") | entry
-    del entry["round"]
+    entry = write_round(result)
+    del entry["format"], entry["round"]
     clients = entry.pop("clients")
     totals = {name: sum(client[name] for client in clients) for name in ("bytes_up", "bytes_down", "samples")}
     measured = {name: [c["metrics"][name] for c in clients if name in c["metrics"]] for name in _metric_names(clients)}
@@ -232,7 +232,7 @@ class Tracker(Callback):
         """Record what the adapter is worth before training, unless an earlier process has done so."""
         if start.state.round:
             return
-        scores = {"validation": asdict(start.validation), "test": asdict(start.test)}
+        scores = {"validation": write_evaluation(start.validation), "test": write_evaluation(start.test)}
         self._record(start.state.round, numbers(scores))
 
     def on_round(self, state: RunState, record: RoundRecord) -> None:

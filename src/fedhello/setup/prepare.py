@@ -31,7 +31,7 @@ from fedhello.model.generation import longest_prompt
 from fedhello.model.head import family
 from fedhello.model.validation import ValidationLosses
 from fedhello.randomness import generator
-from fedhello.session import RunSettings, ServerData, Session
+from fedhello.session import ClientEntry, RunSettings, ServerData, Session
 from fedhello.setup.checks import (
     check_bias,
     check_distillation,
@@ -114,7 +114,11 @@ def prepare(config: Config, given: Objects = NAMED) -> Session:
         together=(samples, dict(enumerate(parts))),
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
-    return assemble(replace(loaded, config=config), federation, tier_of, engine, histogram)
+    roster = tuple(
+        ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
+        for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
+    )
+    return assemble(replace(loaded, config=config), federation, roster, engine, histogram)
 
 
 def load(config: Config, given: Objects = NAMED) -> Loaded:
@@ -150,7 +154,7 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
 
 
 def assemble(
-    loaded: Loaded, federation: Federation, tier_of: tuple[int, ...], engine: Engine, histogram: np.ndarray
+    loaded: Loaded, federation: Federation, roster: tuple[ClientEntry, ...], engine: Engine, histogram: np.ndarray
 ) -> Session:
     """Put a session together once it is known who takes part and how they are reached.
 
@@ -199,7 +203,8 @@ def assemble(
         engine=engine,
         server=server,
         histogram=histogram,
-        tier_of=tier_of,
+        tier_of=tuple(entry.tier for entry in roster),
+        roster=roster,
         notes=tuple(loaded.notes),
         statistics=statistics_settings(config),
         drift=drift,
