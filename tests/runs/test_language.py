@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fedhello as fh
 from fedhello.config.load import load_config
+from fedhello.config.settings import model_settings
 from fedhello.data import cache
 from fedhello.data.dataset import DataSet
 from fedhello.model.generation import generate, stops
@@ -75,12 +76,12 @@ def test_the_prompts_to_answer_are_drawn_from_the_whole_test_set(place):
     data = DataSet(rows, np.zeros(400, dtype=int), ("",), "instructions")
     config = load_config(place / "language.yaml", ["data.answers=20"])
     test = np.arange(100, 400)
-    asked = [rows.index(question) for question in questions(config, data, test)]
+    asked = [rows.index(question) for question in questions(data, test, config.data.answers)]
     assert len(set(asked)) == 20
     assert asked == sorted(asked)
     assert asked[0] >= 100
     assert asked[-1] >= 300
-    assert len(questions(config, data, test[:5])) == 5
+    assert len(questions(data, test[:5], config.data.answers)) == 5
 
 
 def test_evaluate_reads_the_same_scores_back(place, finished, call):
@@ -112,7 +113,7 @@ def test_prompts_that_are_cut_are_said(place, finished, call, monkeypatch):
 
 def test_answers_end_where_model_tokenizer_or_template_say(place, monkeypatch):
     monkeypatch.chdir(place)
-    model = load_model(load_config(place / "language.yaml"), (), "causal-lm")
+    model = load_model(model_settings(load_config(place / "language.yaml")), (), "causal-lm")
     base, tokenizer = model.module.get_base_model(), model.tokenizer
     end, turn, red = tokenizer.convert_tokens_to_ids(["<end>", "<user>", "red"])
     how = base.generation_config
@@ -131,7 +132,7 @@ def test_a_template_with_the_date_of_today_is_tokenised_anew_tomorrow(place, mon
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
     monkeypatch.setattr(cache, "LEAST", 2)
     config = load_config(place / "language.yaml")
-    model = load_model(config, (), "causal-lm")
+    model = load_model(model_settings(config), (), "causal-lm")
     write = model.tokenizer.apply_chat_template
     data = DataSet((("which", "red"), ("colour", "blue")), np.zeros(2, dtype=int), ("",), "instructions")
     found = []
@@ -139,7 +140,7 @@ def test_a_template_with_the_date_of_today_is_tokenised_anew_tomorrow(place, mon
         monkeypatch.setattr(
             model.tokenizer, "apply_chat_template", lambda *a, today=today, **kw: f"{today} {write(*a, **kw)}"
         )
-        samples, _ = encode(config, data, model)
+        samples, _ = encode(data, model, config.data.max_length, config.data.answer_tokens)
         found.append((model.tokenizer.decode(samples.tokens[0][:1]), len(list((tmp_path / "tokens").iterdir()))))
     assert found == [("n1", 1), ("n1", 1), ("n2", 2)]
 

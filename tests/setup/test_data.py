@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from fedhello.config.load import load_config
+from fedhello.config.settings import data_settings
 from fedhello.errors import DataError
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 
@@ -29,9 +30,9 @@ def config(*overrides):
 
 
 def shares(chosen):
-    data = load_data(chosen)
-    split = split_data(chosen, data)
-    return data, split, partition_data(chosen, data, split, seed=0)
+    data = load_data(data_settings(chosen))
+    split = split_data(data_settings(chosen), data)
+    return data, split, partition_data(data_settings(chosen), data, split, seed=0)
 
 
 def test_every_file_is_one_clients():
@@ -50,28 +51,28 @@ def test_the_number_of_clients_is_that_of_files():
 
 def test_a_public_set_is_disjoint_from_all_else():
     chosen = config("data.name=texts.csv", "data.clients=2", "data.partition={kind: iid}", "data.public=test.csv")
-    data = load_data(chosen)
-    found = public_data(chosen, data)
+    data = load_data(data_settings(chosen))
+    found = public_data(data_settings(chosen), data)
     assert len(found) == 10
     assert not found.labels.any()
     overlapping = config("data.name=texts.csv", "data.public=texts.csv")
     with pytest.raises(DataError, match=r"disjoint from what is trained on, scored or tested; 40 of its 40 samples"):
-        public_data(overlapping, data)
-    assert public_data(config("data.public=5"), data) is None
+        public_data(data_settings(overlapping), data)
+    assert public_data(data_settings(config("data.public=5")), data) is None
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_public_set_may_not_be_the_held_out_file(part):
     chosen = config("data.name=texts.csv", f"data.{part}=test.csv", "data.public=test.csv")
     with pytest.raises(DataError, match=r"10 of its 10 samples are there too, for example 'text number 500'"):
-        public_data(chosen, load_data(chosen))
+        public_data(data_settings(chosen), load_data(data_settings(chosen)))
 
 
 @pytest.mark.parametrize("text", ["text\na new text\nanother\n", "text,label\na new text,\nanother,odd\n"])
 def test_a_public_set_needs_no_labels(text):
     Path("public.csv").write_text(text)
     chosen = config("data.name=texts.csv", "data.public=public.csv")
-    found = public_data(chosen, load_data(chosen))
+    found = public_data(data_settings(chosen), load_data(data_settings(chosen)))
     assert (found.inputs, found.labels.tolist()) == (("a new text", "another"), [0, 0])
 
 
@@ -84,17 +85,17 @@ def test_a_broken_image_of_the_public_set_is_left_out_as_any_other(tmp_path):
                 Image.fromarray(grey).save(tmp_path / folder / name / f"{i}.png")
     (tmp_path / "public" / "cat" / "broken.png").write_bytes(b"no image")
     chosen = config("data.name=own", "data.public=public", "data.on_bad_image=skip", "data.clients=2")
-    data = load_data(chosen)
-    found = public_data(chosen, data)
+    data = load_data(data_settings(chosen))
+    found = public_data(data_settings(chosen), data)
     assert len(found) == 6
     assert "1 of 7 images cannot be decoded and were left out" in found.notes[0]
 
 
 def test_a_public_set_is_of_the_same_kind():
     chosen = config("data.name=embedded:digits", "data.public=embedded:bbc-headlines", "data.proxy=20")
-    data = load_data(chosen)
+    data = load_data(data_settings(chosen))
     with pytest.raises(DataError, match=r"data\.public to hold images, as data\.name does; it holds texts"):
-        public_data(chosen, data)
+        public_data(data_settings(chosen), data)
 
 
 def test_instruction_data_without_categories_is_split_and_dealt():

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
 from fedhello.config.load import load_config
+from fedhello.config.settings import model_settings
 from fedhello.data.batches import Images
 from fedhello.data.dataset import DataSet, Picture
 from fedhello.data.pictures import DecodedLater
@@ -101,7 +102,7 @@ def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(place, monke
     data = DataSet((good, broken, broken), np.zeros(3, dtype=int), ("a",), "images")
     monkeypatch.setattr(samples, "IN_MEMORY", 0)
     with pytest.raises(DataError, match=r"photos/bad\.png cannot be decoded .* So it is with 2 of 3 images\."):
-        samples.encode(config, data, model)
+        samples.encode(data, model, config.data.max_length)
 
 
 def test_without_a_processor_the_size_is_the_models_and_that_is_said(place, monkeypatch, finished):
@@ -109,7 +110,7 @@ def test_without_a_processor_the_size_is_the_models_and_that_is_said(place, monk
     config = load_config(place / "digits.yaml")
     picture = Picture(np.full((8, 8), 51, dtype=np.uint8), "grey")
     data = DataSet((picture,), np.zeros(1, dtype=int), ("a",), "images")
-    found, notes = samples.encode(config, data, load_model(config, ("a", "b"), IMAGES))
+    found, notes = samples.encode(data, load_model(model_settings(config), ("a", "b"), IMAGES), config.data.max_length)
     assert found.batch(np.array([0])).inputs["pixel_values"].unique().tolist() == pytest.approx([(0.2 - 0.5) / 0.5])
     assert notes == ["seer has no image processor; images are scaled to 8×8, its image_size, and normalised to −1 … 1"]
 
@@ -122,7 +123,7 @@ def sighted(folder, kind, **processor):
     getattr(transformers, kind + "ForImageClassification")(config).save_pretrained(folder / "model")
     (folder / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
     chosen = load_config(None, [f"model.name={folder / 'model'}", "data.name=embedded:digits", "data.proxy=20"])
-    return chosen, load_model(chosen, ("a", "b"), IMAGES)
+    return chosen, load_model(model_settings(chosen), ("a", "b"), IMAGES)
 
 
 EDGE = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 16}, "resample": 3}
@@ -144,9 +145,9 @@ def test_images_become_what_the_exported_processor_makes_of_them(kind, processor
     config, model = sighted(tmp_path, kind, **processor)
     pixels = np.random.default_rng(0).integers(0, 256, size=(30, 50, 3)).astype(np.uint8)
     data = DataSet((Picture(pixels, "noise"),), np.zeros(1, dtype=int), ("a", "b"), "images")
-    eager, notes = samples.encode(config, data, model)
+    eager, notes = samples.encode(data, model, config.data.max_length)
     monkeypatch.setattr(samples, "IN_MEMORY", 0)
-    lazy, _ = samples.encode(config, data, model)
+    lazy, _ = samples.encode(data, model, config.data.max_length)
     assert [note.partition(";")[0] for note in notes] == ([remark] if remark else [])
     assert model.image_shape == (3, size, size)
     save_merged(model, tmp_path / "merged")
@@ -167,8 +168,8 @@ def test_images_become_what_the_exported_processor_makes_of_them(kind, processor
 )
 def test_a_processor_that_does_not_fit_is_refused(processor, complaint, tmp_path):
     with pytest.raises(ModelError, match=complaint):
-        config, model = sighted(tmp_path, "ViT", **processor)
-        samples.encode(config, DataSet((), np.zeros(0, dtype=int), ("a", "b"), "images"), model)
+        _, model = sighted(tmp_path, "ViT", **processor)
+        samples.encode(DataSet((), np.zeros(0, dtype=int), ("a", "b"), "images"), model, 64)
 
 
 def test_pairs_of_texts_are_classified_with_their_segments(workplace, call, tmp_path):

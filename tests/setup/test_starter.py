@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fedhello.config.load import load_config
+from fedhello.config.settings import data_settings
 from fedhello.setup.data import load_data, partition_data, split_data
 
 COLOURS = ("red", "blue", "green", "grey")
@@ -30,10 +31,10 @@ def checked(call, tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tmp_path)
             config = load_config(tmp_path / "fedhello.yaml")
-            data = load_data(config.data)
-            split = split_data(config.data, data)
+            data = load_data(data_settings(config.data))
+            split = split_data(data_settings(config.data), data)
             for seed in range(5):
-                parts = partition_data(config.data, data, split, seed)
+                parts = partition_data(data_settings(config.data), data, split, seed)
                 assert len(parts) == config.data.clients
                 if data.kind != "instructions" and config.train.loss == "restricted":
                     mixed = sum(len(np.unique(data.labels[part])) > 1 for part in parts)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedhello.config.schema import Config
+from fedhello.config.settings import data_settings
 from fedhello.data.dataset import Input, Picture
 from fedhello.errors import RunFolderError
 from fedhello.model.blocks import find_blocks
@@ -65,7 +66,7 @@ def _of_model(model: Any) -> str:
 
 
 def _of_data(base: Config, given: Objects) -> str:
-    data = load_data(base.data, source=given.data)
+    data = load_data(data_settings(base.data), source=given.data)
     digest = hashlib.sha256(repr((data.label_names, data.labels.tolist(), data.groups)).encode())
     for part, positions in sorted(data.parts.items()):
         digest.update(repr((part, positions.tolist())).encode())

@@ -20,6 +20,7 @@ from fedhello.config.diff import differing
 from fedhello.config.load import IRRELEVANT, parse_config
 from fedhello.config.read import Source, load_config
 from fedhello.config.schema import Config, MethodConfig
+from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
 from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
@@ -236,7 +237,7 @@ def translated(count: int, of: int, full: int) -> int:
 def _block_count(base: Config, given: Objects) -> int:
     if given.model is not None:
         return find_blocks(given.model).count
-    return load_model(base, ["one", "other"]).blocks.count
+    return load_model(model_settings(base), ["one", "other"]).blocks.count
 
 
 def _config(base: Config, asked: AskedMethod, tiers: list[dict[str, Any]], seed: int, out: Path) -> Config:

@@ -2,16 +2,23 @@
 
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from fedhello.config.section import Named, Section
-from fedhello.data.partition import KINDS
+from fedhello.data import partition
+from fedhello.data.partition import KINDS, Parts
+from fedhello.data.settings import Pool
 
 
 class Iid(Section):
     """Samples dealt at random."""
 
     kind: Literal["iid"]
+
+    def deal(self, pool: Pool, clients: int, rng: np.random.Generator) -> Parts:
+        """Deal the samples; see ``fedhello.data.settings.Partition``."""
+        return partition.iid(len(pool.labels), clients, rng)
 
 
 class Dirichlet(Section):
@@ -21,6 +28,10 @@ class Dirichlet(Section):
     alpha: float = Field(0.5, gt=0)
     minimum: int = Field(10, ge=1)
 
+    def deal(self, pool: Pool, clients: int, rng: np.random.Generator) -> Parts:
+        """Deal the samples; see ``fedhello.data.settings.Partition``."""
+        return partition.dirichlet(pool.labels, clients, self.alpha, self.minimum, rng)
+
 
 class Pathological(Section):
     """Exactly k classes per client."""
@@ -29,6 +40,12 @@ class Pathological(Section):
     classes_per_client: int = Field(2, ge=1)
     minimum: int = Field(10, ge=1)
 
+    def deal(self, pool: Pool, clients: int, rng: np.random.Generator) -> Parts:
+        """Deal the samples; see ``fedhello.data.settings.Partition``."""
+        return partition.pathological(
+            pool.labels, clients, self.classes_per_client, self.minimum, rng, pool.label_names
+        )
+
 
 class Natural(Section):
     """Along a column of the data: domain, user or source."""
@@ -36,17 +53,29 @@ class Natural(Section):
     kind: Literal["natural"]
     column: str
 
+    def deal(self, pool: Pool, clients: int, rng: np.random.Generator) -> Parts:
+        """Deal the samples; see ``fedhello.data.settings.Partition``."""
+        return partition.natural(pool.groups, clients, rng)
+
 
 class Files(Section):
     """One client per file of the folder that ``data.name`` names, in the order of the files' names."""
 
     kind: Literal["files"]
 
+    def deal(self, pool: Pool, clients: int, rng: np.random.Generator) -> Parts:
+        """Deal the samples; see ``fedhello.data.settings.Partition``."""
+        return partition.by_group(pool.groups, clients, in_memory=pool.in_memory)
+
 
 class OwnPartition(Named):
     """A partition from outside the package, and its options."""
 
     kind: str = Field(min_length=1)
+
+    def deal(self, pool: Pool, clients: int, rng: np.random.Generator) -> Parts:
+        """Deal the samples; see ``fedhello.data.settings.Partition``."""
+        return partition.own(self.kind, pool.labels, clients, rng, self.options)
 
 
 def _default_kind(value: object) -> object:

@@ -39,7 +39,7 @@ from fedhello.costs import ActivationRule
 from fedhello.data.dataset import UNNAMED, Columns, Kind
 from fedhello.data.embedded_sets import EMBEDDED_DATA
 from fedhello.embedded import PREFIX
-from fedhello.model.head import SHRINKAGES, HeadPolicy, HeadSettings, Priors, Solver
+from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.injection import ATTENTION_QV
 from fedhello.model.loading import Quantisation
 from fedhello.model.pooling import Pooling
@@ -90,21 +90,6 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantisation: Quantisation = "none"
     pad_token: str | None = Field(None, min_length=1)
-
-    @property
-    def head_settings(self) -> HeadSettings:
-        """How the head comes about."""
-        return HeadSettings(
-            policy=self.head,
-            trains=self.train_head,
-            solver=self.solver,
-            priors=self.priors,
-            shrinkages=SHRINKAGES if isinstance(self.shrinkage, str) else (self.shrinkage,),
-            scale=self.head_scale,
-            refresh=None if isinstance(self.refresh, str) else self.refresh,
-            forgetting=self.forgetting,
-            final=self.final,
-        )
 
 
 class DataConfig(Section):

@@ -77,17 +77,17 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
 
     from fedhello.client.cost_model import batch_shapes
     from fedhello.client.memory import return_memory_at_once
+    from fedhello.config.settings import statistics_settings, training_settings
     from fedhello.methods import METHODS
     from fedhello.network.registry import ClientInfo, DeclaredBudget
     from fedhello.network.worker import Prepared
     from fedhello.setup.encoding import longest_answer
-    from fedhello.setup.training import statistics_settings, training_settings
+    from fedhello.setup.training import on_device
 
     config = _own_config(options, raw)
     samples, model, classes = _part(options, config, labels) if options.part is not None else _own(config, labels)
-    notes: list[str] = []
     method = METHODS[config.method.name].bind(**config.method.options)
-    settings = training_settings(config, method, model.device, notes)
+    settings, notes = on_device(training_settings(config), config.train.autocast, method, model.device)
     for note in notes:
         _say(f"note: {note}")
     budget = DeclaredBudget(**(options.budget or _tier_of_part(options, config) or _free_memory(model.device)))
@@ -151,13 +151,14 @@ def _is_public(name: str) -> bool:
 
 def _own(config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
     """Return a client's own samples, the model, and the classes that occur."""
+    from fedhello.config.settings import data_settings, model_settings
     from fedhello.setup.data import load_data
     from fedhello.setup.encoding import MODEL_KINDS, encode
     from fedhello.setup.model import load_model
 
-    data = load_data(config.data, labels)
-    model = load_model(config, labels, MODEL_KINDS[data.kind])
-    samples, notes = encode(config, data, model)
+    data = load_data(data_settings(config.data), labels)
+    model = load_model(model_settings(config), labels, MODEL_KINDS[data.kind])
+    samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
     for note in (*data.notes, *notes):
         _say(f"note: {note}")
     # Categories of instructions are no classes.
@@ -166,6 +167,7 @@ def _own(config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
 
 def _part(options: ClientOptions, config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
     """Return the same for a part of the data set that the configuration splits."""
+    from fedhello.config.settings import data_settings
     from fedhello.setup.data import partition_data
     from fedhello.setup.prepare import load
 
@@ -175,7 +177,7 @@ def _part(options: ClientOptions, config: Any, labels: Sequence[str]) -> tuple[A
             f"expected the server's classes, {', '.join(labels)}, in {config.data.name}; found "
             f"{', '.join(loaded.data.label_names)}"
         )
-    parts = partition_data(config.data, loaded.data, loaded.held_out, config.run.seed)
+    parts = partition_data(data_settings(config.data), loaded.data, loaded.held_out, config.run.seed)
     if not 0 <= (options.part or 0) < len(parts):
         raise ConfigError(f"expected --part within 0 … {len(parts) - 1}; found {options.part}")
     samples = loaded.samples.subset(parts[options.part or 0])
@@ -188,7 +190,7 @@ def _tier_of_part(options: ClientOptions, config: Any) -> dict[str, Any]:
 
     if options.part is None:
         return {}
-    tier = assign_tiers(config.data.clients, config.clients.tiers)[options.part]
+    tier = assign_tiers(config.data.clients, [tier.share for tier in config.clients.tiers])[options.part]
     limits = config.clients.tiers[tier].budget.limits
     return {key: value for key, value in limits.items() if key != "speed"}
 

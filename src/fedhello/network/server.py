@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedhello.client.loss import LOSSES
 from fedhello.config.schema import Config
+from fedhello.config.settings import head_settings, statistics_settings, training_settings
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import METHODS
@@ -37,10 +38,10 @@ from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session, warn
 from fedhello.session import ClientEntry, Session
-from fedhello.setup.clients import federation_of
+from fedhello.setup.clients import federate
 from fedhello.setup.encoding import longest_answer
-from fedhello.setup.prepare import Loaded, assemble, load
-from fedhello.setup.training import score_costs, statistics_settings, step_costs, training_settings
+from fedhello.setup.prepare import Loaded, assemble, empty_federation, load
+from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.types import Client
 
 COLD_SECONDS = 120.0
@@ -206,18 +207,18 @@ def remote_session(
     Raises:
         ConfigError: If the method cannot run with them.
     """
-    model, notes = loaded.model, loaded.notes
-    config = with_tiers(loaded.config, members)
-    settings = training_settings(config, loaded.method, model.device, notes)
+    model, config = loaded.model, with_tiers(loaded.config, members)
+    settings, chosen = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
     answer = longest_answer(loaded.samples, loaded.held_out.train)
-    costs = step_costs(config, model, settings, answer)
+    empty = empty_federation(config, model)
+    costs = step_costs(model, settings, head_settings(config.model), empty.tiers, empty.rule, answer)
     tier_of = tuple(list(budgets_of(members)).index(key_of(member)) for member in members)
     everyone = [
-        Client(k, tier_of[k], config.clients.tiers[tier_of[k]].budget, member.samples, member.classes)
+        Client(k, tier_of[k], empty.tiers[tier_of[k]], member.samples, member.classes)
         for k, member in enumerate(members)
     ]
     shapes = [(member.widest, member.batches) for member in members]
-    federation = federation_of(config, everyone, shapes, model, costs, notes)
+    federation, left_out = federate(empty, everyone, shapes, costs, settings)
     engine = RemoteEngine(
         link=lobby.link,
         federation=federation,
@@ -228,7 +229,7 @@ def remote_session(
         costs=costs,
         sums_like=_sums_like(loaded),
         longest_feature=_longest_feature(model),
-        scoring=score_costs(config, loaded.method, model, answer),
+        scoring=score_costs(empty.tiers, loaded.method, model, answer),
         pace=DeadlinePolicy(config.run.deadline_floor, config.run.deadline_factor),
         patience=config.run.wait,
     )
@@ -240,7 +241,8 @@ def remote_session(
         )
         for k, member in enumerate(members)
     )
-    return assemble(replace(loaded, config=config), federation, roster, engine, histogram), engine
+    loaded = replace(loaded, config=config, notes=(*loaded.notes, *chosen, *left_out))
+    return assemble(loaded, federation, roster, engine, histogram), engine
 
 
 def _sums_like(loaded: Loaded) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def infer(
         inputs = read_rows(Table.of("the inputs", {"tensor": list(inputs)}), Columns(tensor="tensor"), False).inputs
     _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
     data = DataSet(_as(kind, inputs, seconds), np.zeros(len(inputs), dtype=int), tuple(labels), kind)
-    samples, notes = encode(config, data, model)
+    samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
     p = logits(model, samples).softmax(dim=1)
     found: list[dict[str, Any]] = [
         {"input": text, "label": labels[int(row.argmax())], "probability": float(row.max())}

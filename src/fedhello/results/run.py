@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from fedhello.config.schema import Config
+from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
 from fedhello.model import exports
@@ -222,7 +223,7 @@ class TrainedRun:
         if self.session is not None:
             return self.session.model
         summary = self._folder.summary()
-        return load_model(self.config, summary["labels"], summary["model_kind"], self.given)
+        return load_model(model_settings(self.config), summary["labels"], summary["model_kind"], self.given)
 
     def _trained(self, model: str | None, client: int | None) -> Trained:
         """Return the model with the adapter and the head that are asked for, whatever it held before."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedhello.config.partitions import Iid
 from fedhello.config.schema import Config
+from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError, ModelError
@@ -60,7 +61,7 @@ def load_trained(
     models = folder.models()
     _check_name(name, models)
     labels = summary["labels"]
-    model = loaded or load_model(config, labels, summary["model_kind"])
+    model = loaded or load_model(model_settings(config), labels, summary["model_kind"])
     notes = _read_adapter(folder, model)
     if name is not None:
         model.write(models[name])

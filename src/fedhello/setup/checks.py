@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from fedhello.config.schema import Config, DataConfig
 from fedhello.data.batches import Samples
-from fedhello.data.dataset import DataSet
+from fedhello.data.dataset import DataSet, Kind
 from fedhello.data.split import Split
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words
@@ -32,60 +31,65 @@ def unscored_heads(federation: Federation, parts: Mapping[str, Samples]) -> Iter
             yield f"the {name} data has no sample of the classes of clients {out}, whose own heads are not scored on it"
 
 
-def check_server_data(config: DataConfig, method: Method, bound: BoundMethod) -> None:
+def check_server_data(kind: Kind | None, proxy: int, public: int | str, method: Method, bound: BoundMethod) -> None:
     """Check that the server is to keep the data that the method, with its options, needs there.
+
+    Args:
+        kind: What a sample is; None where only the data set knows.
+        proxy: How many samples it keeps for Fisher scores.
+        public: How many it keeps for distillation, or where such data are.
+        method: The method.
+        bound: The same with its options.
 
     Raises:
         ConfigError: If not, or if the method cannot use it.
     """
-    if method.distils and config.kind == "instructions":
+    if method.distils and kind == "instructions":
         raise ConfigError(
             f"expected a method for language models, since {method.name} lets classifiers learn from each other's "
             "classes; found instruction data. Choose helora-pad, for example."
         )
-    if method.distils and not config.public:
+    if method.distils and not public:
         raise ConfigError(
             f"expected data.public, a number of samples to hold out or a data set, since {method.name} lets models "
             "learn from each other on a public set; found 0. Set data.public=200, for example."
         )
-    if method.uses_scores and bound.scoring.source == "proxy" and not config.proxy:
+    if method.uses_scores and bound.scoring.source == "proxy" and not proxy:
         raise ConfigError(
             f"expected data.proxy > 0, since {method.name} computes Fisher scores on it; found 0. Set data.proxy=100, "
             "or let the clients score: method.scores=clients."
         )
 
 
-def check_bias(config: Config, model: LoraModel) -> None:
+def check_bias(model: LoraModel) -> None:
     """Check that a head that is solved can be written into the logits layer.
 
     Raises:
         ConfigError: If the layer has no bias.
     """
-    if config.model.head == "solved" and model.logits_layer.bias is None:
+    if model.logits_layer.bias is None:
         raise ConfigError(
-            f"expected a logits layer with a bias for model.head=solved; that of {config.model.name}, as the "
+            f"expected a logits layer with a bias for model.head=solved; that of {model.source.base_name}, as the "
             "architecture has it, has none. Set model.pooling=last, which reads the same token, or "
             "model.head=prototypes."
         )
 
 
-def check_distillation(config: Config, classes: int) -> None:
+def check_distillation(classes: int) -> None:
     """Check that beside a sample's own class there are others to distil.
 
     Raises:
         ConfigError: If distillation is asked for, and there is one.
     """
-    if config.train.distillation and classes < 3:
+    if classes < 3:
         raise ConfigError(
             f"expected at least 3 classes for train.distillation, which keeps how likely the classes are that a sample "
             f"is not of; found {classes}, so that there is one such class. Set train.distillation=0."
         )
 
 
-def check_method(
-    method: Method, bound: BoundMethod, federation: Federation, model: LoraModel, notes: list[str]
-) -> None:
-    """Check that the method can run here, and note the tiers whose clients it lets sit out.
+def check_method(method: Method, bound: BoundMethod, federation: Federation, model: LoraModel) -> tuple[str, ...]:
+    """Check that the method can run here, and return notes on the tiers whose clients it lets sit out.
 
     Raises:
         ConfigError: If it cannot, or nobody could take part.
@@ -100,15 +104,14 @@ def check_method(
         _check_whole_factors(method, first.values(), federation.rank)
     out = [g for g, allocation in first.items() if allocation is None]
     if not out:
-        return
+        return ()
     budgets = " | ".join(budget_words(federation.tiers[g]) for g in out)
     who = f"clients of tiers {', '.join(map(str, out))} ({budgets}) sit out, since {method.name} asks for more"
     if method.head_alone:
-        notes.append(f"{method.name} trains nothing here: its head is solved, and stays")
-        return
+        return (f"{method.name} trains nothing here: its head is solved, and stays",)
     if len(out) == len(one_of):
         raise ConfigError(f"expected a tier that can afford {method.name}; all {who} than any affords. Raise a budget.")
-    notes.append(f"{who} than they can afford")
+    return (f"{who} than they can afford",)
 
 
 def _check_whole_factors(method: Method, allocations: Iterable[Allocation | None], rank: int) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from fedhello.config.schema import Config
 from fedhello.data import cache
 from fedhello.data.batches import Examples, Images, Pixels, Samples, Tensors
 from fedhello.data.dataset import DataSet, Kind, Picture, taken
@@ -31,8 +30,14 @@ IN_MEMORY = 2**30
 """Bytes of pixels up to which all images are decoded at the start; beyond, each batch decodes its own."""
 
 
-def encode(config: Config, data: DataSet, model: LoraModel) -> tuple[Samples, list[str]]:
+def encode(data: DataSet, model: LoraModel, max_length: int, answer_tokens: int = 0) -> tuple[Samples, list[str]]:
     """Return the samples as the model takes them, and notes on what was changed.
+
+    Args:
+        data: The samples.
+        model: The model.
+        max_length: Tokens beyond which a text is cut.
+        answer_tokens: Of a language model, how many tokens an answer may have.
 
     Raises:
         ConfigError: If the model takes fewer tokens than texts may have.
@@ -44,23 +49,23 @@ def encode(config: Config, data: DataSet, model: LoraModel) -> tuple[Samples, li
     if data.kind == "tensors":
         return Tensors(np.stack(tensors_of(data)), data.labels), []
     longest = model.longest_input
-    if longest is not None and config.data.max_length > longest:
+    if longest is not None and max_length > longest:
         raise ConfigError(
-            f"expected data.max_length to be at most {longest}, the positions of {config.model.name}; "
-            f"found {config.data.max_length}"
+            f"expected data.max_length to be at most {longest}, the positions of {model.source.base_name}; "
+            f"found {max_length}"
         )
     if model.tokenizer.pad_token_id is None:
         raise ModelError(
-            f"expected the tokenizer of {config.model.name} to have a padding token; it has none. "
+            f"expected the tokenizer of {model.source.base_name} to have a padding token; it has none. "
             "Name one of its tokens in model.pad_token."
         )
-    if data.kind == "instructions" and longest is not None and config.data.answer_tokens + LEAST_PROMPT > longest:
+    if data.kind == "instructions" and longest is not None and answer_tokens + LEAST_PROMPT > longest:
         raise ConfigError(
             f"expected data.answer_tokens to leave room for a prompt within {longest} tokens, the positions of "
-            f"{config.model.name}; found {config.data.answer_tokens}"
+            f"{model.source.base_name}; found {answer_tokens}"
         )
-    examples, cut = _tokens(data, model, config.data.max_length)
-    kept = f"{cut} of {len(examples)} texts were cut to data.max_length, {config.data.max_length} tokens"
+    examples, cut = _tokens(data, model, max_length)
+    kept = f"{cut} of {len(examples)} texts were cut to data.max_length, {max_length} tokens"
     return examples, [kept] if cut else []
 
 
@@ -147,18 +152,23 @@ def longest_answer(samples: Samples, positions: np.ndarray) -> int | None:
     return int((samples.lengths() - samples.answers)[positions].max())
 
 
-def questions(config: Config, data: DataSet, test: np.ndarray) -> tuple[tuple[str, str], ...]:
+def questions(data: DataSet, test: np.ndarray, most: int) -> tuple[tuple[str, str], ...]:
     """Return the prompts, with their responses, that a language model answers before and after training.
 
     They are drawn from the test set, whose file may be sorted, once and for all whatever a run's seed.
 
+    Args:
+        data: The data set.
+        test: Positions of the test set.
+        most: How many at most.
+
     Raises:
         MissingExtraError: If nothing is installed to compare answers with.
     """
-    if data.kind != "instructions" or not config.data.answers:
+    if data.kind != "instructions" or not most:
         return ()
     rouge_scorer()
-    asked = generator(0, "answers").choice(test, min(config.data.answers, len(test)), replace=False)
+    asked = generator(0, "answers").choice(test, min(most, len(test)), replace=False)
     return tuple(sample for sample in taken(data.inputs, np.sort(asked)) if isinstance(sample, tuple))
 
 

@@ -1,13 +1,12 @@
 """The foundation model of a session: loaded as configured, on its device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from fedhello.config.schema import Config
 from fedhello.data.dataset import DataSet
 from fedhello.data.tables import Source
 from fedhello.errors import ConfigError, ModelError
@@ -16,6 +15,7 @@ from fedhello.model.in_memory import foundation_of
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel, load_foundation
 from fedhello.model.plain import check_logits, found_features, is_plain, plain_foundation
+from fedhello.model.settings import ModelSettings
 from fedhello.model.sources import CAUSAL_LM, TENSORS, resolve
 from fedhello.model.sources import Kind as ModelKind
 from fedhello.randomness import integer_seed
@@ -42,12 +42,12 @@ NAMED = Objects()
 
 
 def load_model(
-    config: Config, labels: Sequence[str], kind: ModelKind = "text-classification", given: Objects = NAMED
+    settings: ModelSettings, labels: Sequence[str], kind: ModelKind = "text-classification", given: Objects = NAMED
 ) -> LoraModel:
-    """Load the configured foundation model, or take one that is given, with a fresh adapter and head, on its device.
+    """Load a foundation model, or take one that is given, with a fresh adapter and head, on its device.
 
     Args:
-        config: The configuration.
+        settings: Which, and how.
         labels: The names of the classes; ignored for a language model, which gets no head.
         kind: What the model is for.
         given: A model in memory, where there is one.
@@ -58,9 +58,9 @@ def load_model(
     """
     if isinstance(given.model, LoraModel):
         return given.model
-    device = choose_device(config.run.device)
-    base = _foundation(config, labels, kind, given, device)
-    lora = config.model.lora
+    device = choose_device(settings.device)
+    base = _foundation(settings, labels, kind, given, device)
+    lora = settings.lora
     model = attach_lora(
         base,
         classes=None if kind == CAUSAL_LM else len(labels),
@@ -68,7 +68,7 @@ def load_model(
         alpha=lora.alpha,
         dropout=lora.dropout,
         targets=lora.targets,
-        seed=integer_seed(config.run.seed, "lora"),
+        seed=integer_seed(settings.seed, "lora"),
         rslora=lora.rslora,
         dora=lora.dora,
     )
@@ -77,10 +77,9 @@ def load_model(
 
 
 def _foundation(
-    config: Config, labels: Sequence[str], kind: ModelKind, given: Objects, device: torch.device
+    settings: ModelSettings, labels: Sequence[str], kind: ModelKind, given: Objects, device: torch.device
 ) -> FoundationModel:
-    seed = integer_seed(config.run.seed, "head")
-    settings = config.model
+    seed = integer_seed(settings.seed, "head")
     name = type(given.model).__name__
     if is_plain(given.model) and kind != TENSORS:
         raise ModelError(
@@ -125,27 +124,26 @@ def _foundation(
     )
 
 
-def with_features(config: Config, data: DataSet, given: Objects) -> Config:
-    """Return the configuration with how the features of a plain module are made, which a run on a sample shows.
+def with_features(settings: ModelSettings, data: DataSet, given: Objects) -> ModelSettings:
+    """Return the settings with how the features of a plain module are made, which a run on a sample shows.
 
     Raises:
         ModelError: If it does not run on the data, or makes nothing that a head can read.
     """
-    sample, settings = data.inputs[0], config.model
+    sample = data.inputs[0]
     if not is_plain(given.model) or not isinstance(sample, np.ndarray):
-        return config
+        return settings
     tensor = torch.from_numpy(sample)
     if settings.head_module is not None:
         check_logits(given.model, tensor, settings.head_module, len(data.label_names))
-        return config
+        return settings
     pooling, features = found_features(given.model, tensor, settings.pooling)
     if settings.features not in (None, features):
         raise ModelError(
             f"expected model.features={settings.features} of {type(given.model).__name__}; it makes {features}. Leave "
             "model.features out."
         )
-    found = settings.model_copy(update={"pooling": pooling, "features": features})
-    return config.model_copy(update={"model": found})
+    return replace(settings, pooling=pooling, features=features)
 
 
 def choose_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,20 @@ from fedhello.aggregation.control import Distance, with_control_variates
 from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
 from fedhello.allocation.geometric import chosen_pattern
+from fedhello.client.cost_model import batch_shapes
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of
 from fedhello.config.choices import with_choices
 from fedhello.config.diff import relevant
 from fedhello.config.load import dump_config
 from fedhello.config.schema import Config, TierConfig
+from fedhello.config.settings import (
+    data_settings,
+    head_settings,
+    model_settings,
+    statistics_settings,
+    training_settings,
+)
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet
 from fedhello.data.memory import MEMORY
@@ -40,13 +49,13 @@ from fedhello.setup.checks import (
     lacking_classes,
     unscored_heads,
 )
-from fedhello.setup.clients import federate, with_speeds
+from fedhello.setup.clients import clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
-from fedhello.setup.training import score_costs, statistics_settings, step_costs, training_settings
+from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import BoundMethod, with_fixed_head
-from fedhello.types import Federation
+from fedhello.types import Budget, Federation
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Loaded:
         samples: The data set as the model takes it.
         held_out: What the server keeps of it.
         public: The server's set for distillation.
-        notes: What a user should know; grows.
+        notes: What a user should know so far.
     """
 
     config: Config
@@ -71,7 +80,7 @@ class Loaded:
     samples: Samples
     held_out: Split
     public: Samples
-    notes: list[str]
+    notes: tuple[str, ...]
 
     @property
     def row(self) -> Method:
@@ -86,29 +95,32 @@ def prepare(config: Config, given: Objects = NAMED) -> Session:
         FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
     """
     loaded = load(config, given)
-    config, data, samples, model, notes = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.notes
-    method = loaded.row
-    parts = partition_data(config.data, data, loaded.held_out, config.run.seed)
-    settings = training_settings(config, loaded.method, model.device, notes)
+    config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
+    parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
+    settings, chosen = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
     if method.pooled:
         settings = replace(settings, samples=_samples_per_round(config, parts))
         parts = [np.concatenate(parts)]
     if settings.measure_process:
         return_memory_at_once()
     answer = longest_answer(samples, loaded.held_out.train)
-    costs = step_costs(config, model, settings, answer)
-    config = with_speeds(config, model, costs, settings.autocast == "bfloat16", notes, answer)
-    lengths = [samples.lengths()[part] for part in parts]
-    federation, tier_of = federate(
-        _pooled(config) if method.pooled else config, parts, data.labels, lengths, model, costs, notes
-    )
+    budgets = budgets_of(config)
+    costs = step_costs(model, settings, head_settings(config.model), budgets, config.train.activations, answer)
+    budgets, measured = with_speeds(budgets, model, costs, settings.autocast == "bfloat16", answer)
+    config = _with_speeds(config, budgets)
+    empty = empty_federation(_pooled(config) if method.pooled else config, model)
+    shares = [1.0] if method.pooled else [tier.share for tier in config.clients.tiers]
+    tier_of = tiers_of(shares, empty.tiers, len(parts), model)
+    shapes = [batch_shapes(samples.lengths()[part], settings.batch_size, settings.epochs) for part in parts]
+    everyone = clients_of(parts, data.labels, tier_of, empty.tiers)
+    federation, left_out = federate(empty, everyone, shapes, costs, settings)
     engine = LocalEngine(
         model=model,
         federation=federation,
         data={k: samples.subset(part) for k, part in enumerate(parts)},
         settings=settings,
         costs=costs,
-        scoring=score_costs(config, loaded.method, model, answer),
+        scoring=score_costs(budgets, loaded.method, model, answer),
         dropout=0.0 if method.pooled else config.clients.dropout,
         statistics=statistics_settings(config),
         together=(samples, dict(enumerate(parts))),
@@ -118,7 +130,32 @@ def prepare(config: Config, given: Objects = NAMED) -> Session:
         ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
         for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
     )
-    return assemble(replace(loaded, config=config), federation, roster, engine, histogram)
+    notes = (*loaded.notes, *chosen, *measured, *left_out)
+    return assemble(replace(loaded, config=config, notes=notes), federation, roster, engine, histogram)
+
+
+def budgets_of(config: Config) -> tuple[Budget, ...]:
+    """Return the budget of each tier."""
+    return tuple(tier.budget for tier in config.clients.tiers)
+
+
+def empty_federation(config: Config, model: LoraModel) -> Federation:
+    """Return the federation of a configuration, without clients and costs."""
+    train = config.train
+    logits = [model.head_tensor_name(kind) for kind in ("weight", "bias")] if train.loss == "restricted" else []
+    return Federation(
+        clients=(),
+        tiers=budgets_of(config),
+        blocks=model.blocks.count,
+        clients_per_round=train.clients_per_round,
+        seed=config.run.seed,
+        rule=train.activations,
+        rank=config.model.lora.rank,
+        scale=model.scale,
+        quorum=ceil(train.quorum * train.clients_per_round - 1e-9),
+        over_selection=train.over_selection,
+        class_rows=tuple(name for name in logits if name in model.head_names),
+    )
 
 
 def load(config: Config, given: Objects = NAMED) -> Loaded:
@@ -129,28 +166,32 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
     """
     method = METHODS[config.method.name]
     bound = defended(method.bind(**config.method.options), config.defence.defence)
-    check_server_data(config.data, method, bound)
-    data = load_data(config.data, source=given.data)
-    check_distillation(config, len(data.label_names))
-    config = with_features(config, data, given)
-    model = load_model(config, data.label_names, MODEL_KINDS[data.kind], given)
-    config = _pinned(config, model)
-    check_bias(config, model)
-    samples, changes = encode(config, data, model)
+    stated = data_settings(config.data)
+    check_server_data(config.data.kind, stated.proxy, stated.public, method, bound)
+    data = load_data(stated, source=given.data)
+    if config.train.distillation:
+        check_distillation(len(data.label_names))
+    settings = with_features(model_settings(config), data, given)
+    model = load_model(settings, data.label_names, MODEL_KINDS[data.kind], given)
+    config = _pinned(config, model, settings.features)
+    if config.model.head == "solved":
+        check_bias(model)
+    lengths = config.data.max_length, config.data.answer_tokens
+    samples, changes = encode(data, model, *lengths)
     notes = [*data.notes, *changes]
     if method.uses_scores and config.model.head == "local":
         notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
-    held_out = split_data(config.data, data)
+    held_out = split_data(stated, data)
     notes.extend(lacking_classes(data, held_out))
-    found = public_data(config.data, data)
+    found = public_data(stated, data)
     if found is None:
         public = samples.subset(held_out.public)
     else:
-        public, changes = encode(config, found, model)
+        public, changes = encode(found, model, *lengths)
         notes += [f"data.public: {note}" for note in (*found.notes, *changes)]
     if config.model.head == "solved" and (method.head_alone or not config.model.train_head):
         bound = with_fixed_head(bound)
-    return Loaded(config, bound, data, model, samples, held_out, public, notes)
+    return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes))
 
 
 def assemble(
@@ -162,14 +203,14 @@ def assemble(
         ConfigError: If the method cannot run with these clients.
     """
     config, samples, held_out, model = loaded.config, loaded.samples, loaded.held_out, loaded.model
-    check_method(loaded.row, loaded.method, federation, model, loaded.notes)
+    notes = [*loaded.notes, *check_method(loaded.row, loaded.method, federation, model)]
     if config.method.options.get("pattern") == "auto":
         pattern, reason = chosen_pattern("auto", federation.tiers)
-        loaded.notes.append(f"method.pattern: auto is {pattern}, since {reason}")
-    asked = questions(config, loaded.data, held_out.test)
+        notes.append(f"method.pattern: auto is {pattern}, since {reason}")
+    asked = questions(loaded.data, held_out.test, config.data.answers)
     prompt_tokens = longest_prompt(model, config.data.max_length, config.data.answer_tokens)
     if asked:
-        loaded.notes.extend(cut_prompts(prompt_tokens, model, [prompt for prompt, _ in asked]))
+        notes.extend(cut_prompts(prompt_tokens, model, [prompt for prompt, _ in asked]))
     server = ServerData(
         validation=samples.subset(held_out.validation),
         test=samples.subset(held_out.test),
@@ -186,13 +227,13 @@ def assemble(
     if config.train.scaffold:
         bound = with_control_variates(bound, _distance(engine.settings, model))
     if config.model.head == "local":
-        loaded.notes.extend(unscored_heads(federation, {"validation": server.validation, "test": server.test}))
+        notes.extend(unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
         config=config.model_dump(mode="json"),
         config_yaml=dump_config(config),
         relevant=relevant(config),
         settings=_run_settings(config),
-        head=config.model.head_settings,
+        head=head_settings(config.model),
         row=loaded.row,
         kind=loaded.data.kind,
         labels=loaded.data.label_names,
@@ -205,7 +246,7 @@ def assemble(
         histogram=histogram,
         tier_of=tuple(entry.tier for entry in roster),
         roster=roster,
-        notes=tuple(loaded.notes),
+        notes=tuple(notes),
         statistics=statistics_settings(config),
         drift=drift,
         losses=losses,
@@ -237,20 +278,26 @@ def _drift_compensation(config: Config, model: LoraModel, server: ServerData) ->
         parts=parts,
         solve=partial(family, moments=moments, solver=config.model.solver, priors=config.model.priors),
         moments=moments,
-        shrinkages=config.model.head_settings.shrinkages,
+        shrinkages=head_settings(config.model).shrinkages,
         order=generator(config.run.seed, "drift").permutation(sum(map(len, parts))),
     )
 
 
-def _pinned(config: Config, model: LoraModel) -> Config:
+def _pinned(config: Config, model: LoraModel, features: int | None) -> Config:
     """Return the configuration with what was found out on loading, so that the run can be repeated.
 
     It is the commit of a hub id, how features are pooled, and what ``auto`` stands for.
     """
-    found: dict[str, Any] = {"revision": model.source.revision, "pooling": model.pooling}
+    found: dict[str, Any] = {"revision": model.source.revision, "pooling": model.pooling, "features": features}
     if config.model.name == MEMORY:
         found["dtype"] = str(next(model.base.parameters()).dtype).removeprefix("torch.")
     return with_choices(config.model_copy(update={"model": config.model.model_copy(update=found)}))
+
+
+def _with_speeds(config: Config, budgets: Sequence[Budget]) -> Config:
+    """Return the configuration with the speeds of its tiers' budgets, so that the run can be repeated."""
+    tiers = [tier.model_copy(update={"speed": b.speed}) for tier, b in zip(config.clients.tiers, budgets, strict=True)]
+    return config.model_copy(update={"clients": config.clients.model_copy(update={"tiers": tiers})})
 
 
 def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from fedhello.config.schema import DataConfig
+from fedhello.config.settings import data_settings
 from fedhello.config.text import yaml_line
 from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Kind
 from fedhello.data.inspect import Asked, guess
+from fedhello.data.settings import DataSettings
 from fedhello.data.sources import HELD_OUT, open_source
 from fedhello.data.split import Split
 from fedhello.data.tables import Source, Table
@@ -119,13 +121,18 @@ def _column_keys(columns: Columns) -> dict[str, Any]:
 def _read(section: dict[str, Any], held_out: dict[HeldOut, str]) -> tuple[DataSet, dict[str, Any], list[str]]:
     """Read the data set; without its test split where that cannot be used, as where its labels are secret."""
     try:
-        return load_data(DataConfig.model_validate(section | held_out)), section | held_out, []
+        return load_data(_settings(section | held_out)), section | held_out, []
     except DataError as error:
         if "test" not in held_out:
             raise
         rest = {part: split for part, split in held_out.items() if part != "test"}
         note = f"the split {held_out['test']} is not held out: {error}"
-        return load_data(DataConfig.model_validate(section | rest)), section | rest, [note]
+        return load_data(_settings(section | rest)), section | rest, [note]
+
+
+def _settings(section: Mapping[str, Any]) -> DataSettings:
+    """Return what a section ``data`` stands for."""
+    return data_settings(DataConfig.model_validate(section))
 
 
 def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,11 +146,11 @@ def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dic
     section["proxy"] = max(classes, min(100, pool // 20))
     if data.kind != "images":
         section["max_length"] = _length(data)
-    split = split_data(DataConfig.model_validate(section), data)
+    split = split_data(_settings(section), data)
     refused = DataError(f"expected enough samples for three clients; {len(split.train)} can be trained on")
     for keys in _partitions(data, split, section):
         try:
-            parts = partition_data(DataConfig.model_validate(section | keys), data, split, seed=0)
+            parts = partition_data(_settings(section | keys), data, split, seed=0)
         except DataError as error:
             refused = error
             continue

@@ -1,5 +1,6 @@
-"""How clients train, score and sum up under a configuration, and what a step costs."""
+"""How clients train on this machine, and what a step and a pass for scores cost."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,38 +11,52 @@ from fedhello.client.cost_model import Peak, StepCosts
 from fedhello.client.memory import RESERVE
 from fedhello.client.scoring import calibrate_scoring
 from fedhello.client.settings import METRICS, TrainingSettings, bfloat16_pays, moments
-from fedhello.config.choices import rate_of
-from fedhello.config.schema import Config
-from fedhello.costs import KEEP, ActivationPolicy
+from fedhello.costs import KEEP, ActivationPolicy, ActivationRule
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.head import is_shared
+from fedhello.model.head import HeadSettings, is_shared
 from fedhello.model.sources import TENSORS
-from fedhello.model.statistics import Moments, StatisticsSettings
-from fedhello.randomness import integer_seed
 from fedhello.strategy import BoundMethod
+from fedhello.types import Budget
 
 
-def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, answer: int | None) -> StepCosts | None:
+def step_costs(
+    model: LoraModel,
+    settings: TrainingSettings,
+    head: HeadSettings,
+    budgets: Sequence[Budget],
+    rule: ActivationRule,
+    answer: int | None,
+) -> StepCosts | None:
     """Calibrate the model, unless nothing is to be predicted, or cannot be (DoRA, plain modules).
+
+    Args:
+        model: The model.
+        settings: How clients train.
+        head: How the head comes about.
+        budgets: Of the tiers that take part.
+        rule: Which activation policies allocations may use.
+        answer: Of a language model, the tokens of the longest response.
 
     Raises:
         ConfigError: If a budget of a plain module is in bytes or seconds.
+        ModelError: If the model does not allow what the rule asks for.
     """
-    policies = _used_policies(config, model)
-    limited = not all(tier.budget.only_counts for tier in config.clients.tiers)
+    limited = not all(budget.only_counts for budget in budgets)
+    policies = _used_policies(rule, limited, model)
     if limited and model.kind == TENSORS:
         raise ConfigError(
             "expected clients.tiers to state blocks or rank for a plain module, whose bytes and seconds are not "
             "predicted; found memory, upload or seconds. Give counts."
         )
-    wanted = config.train.measure_memory or limited
+    wanted = settings.measure_memory or limited
     if model.has_magnitudes or model.kind == TENSORS or not wanted:
         return None
-    fixed = config.model.head == "solved" and not config.model.train_head
-    shared, frozen = is_shared(config.model.head) and not fixed, fixed or config.model.head == "frozen"
-    block_upload, fixed_upload = upload_bound(model.snapshot(shared), METRICS)
+    fixed = head.policy == "solved" and not head.trains
+    shared, frozen = is_shared(head.policy) and not fixed, fixed or head.policy == "frozen"
+    adapter = model.snapshot(shared)
+    block_upload, fixed_upload = upload_bound(adapter, METRICS)
     costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=policies, answer=answer)
     return replace(
         costs,
@@ -51,86 +66,51 @@ def step_costs(config: Config, model: LoraModel, settings: TrainingSettings, ans
         reserve=RESERVE,
         block_upload=block_upload,
         fixed_upload=fixed_upload,
-        rank=config.model.lora.rank,
+        rank=adapter.rank,
     )
 
 
-def score_costs(config: Config, method: BoundMethod, model: LoraModel, answer: int | None) -> Peak | None:
+def score_costs(budgets: Sequence[Budget], method: BoundMethod, model: LoraModel, answer: int | None) -> Peak | None:
     """Calibrate passes for Fisher scores, if clients score and one has a budget of memory.
 
     Args:
-        config: With the tiers that take part.
+        budgets: Of the tiers that take part.
         method: With its options.
         model: The model.
         answer: Of a language model, the tokens of the longest response.
     """
-    limited = any(tier.memory is not None for tier in config.clients.tiers)
+    limited = any(budget.memory is not None for budget in budgets)
     return calibrate_scoring(model, answer) if limited and method.scoring.source == "clients" else None
 
 
-def _used_policies(config: Config, model: LoraModel) -> list[ActivationPolicy]:
-    """Return the activation policies that allocations may use."""
-    rule = config.train.activations
-    if rule == "auto" and all(tier.budget.only_counts for tier in config.clients.tiers):
+def _used_policies(rule: ActivationRule, limited: bool, model: LoraModel) -> list[ActivationPolicy]:
+    """Return the activation policies that allocations may use, where a budget is limited in bytes or not."""
+    if rule == "auto" and not limited:
         return [KEEP]  # nothing asks for less memory
     used: set[ActivationPolicy] = {KEEP, *OPTIONS[rule]["trained"], *OPTIONS[rule]["frozen"]}
     if "recompute" in used and not model.allows_recomputation:
         raise ModelError(
-            f"expected train.activations to be keep or compress, since {config.model.name} forbids recomputation "
+            f"expected train.activations to be keep or compress, since {model.source.base_name} forbids recomputation "
             f"(supports_gradient_checkpointing is false); found {rule}"
         )
     return sorted(used)
 
 
-def training_settings(config: Config, method: BoundMethod, device: torch.device, notes: list[str]) -> TrainingSettings:
-    """Return how clients train under a configuration and the method's own options; the number type is this machine's.
+def on_device(
+    settings: TrainingSettings, autocast: str, method: BoundMethod, device: torch.device
+) -> tuple[TrainingSettings, tuple[str, ...]]:
+    """Return how clients train on a device under a method's own options, and notes on what was chosen here.
 
     Args:
-        config: With the tiers that take part.
+        settings: As they are stated.
+        autocast: The number type of the forward pass; ``auto`` takes what is faster on the device.
         method: With its options.
         device: Where they train.
-        notes: Gets a note on a choice made here.
     """
-    train = config.train
-    autocast = train.autocast
-    if autocast == "auto":
-        autocast = "bfloat16" if bfloat16_pays(device, train.batch_size) else "none"
-        if autocast == "bfloat16":
-            notes.append(
-                "training and evaluation run in bfloat16 autocast, which is faster here; train.autocast=none keeps "
-                "float32"
-            )
-    settings = TrainingSettings(
-        rounds=train.rounds,
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        optimizer=train.optimizer,
-        lr=rate_of(train),
-        lr_schedule=train.lr_schedule,
-        lr_decay=train.lr_decay,
-        weight_decay=train.weight_decay,
-        momentum=train.momentum,
-        loss="restricted" if train.loss == "auto" else train.loss,  # told by then; see with_choices
-        adjustment=train.adjustment,
-        proximal=train.proximal,
-        distillation=train.distillation,
-        distillation_temperature=train.distillation_temperature,
-        lr_head=train.lr_head,
-        lr_depth=train.lr_depth,
-        scaffold=train.scaffold,
-        autocast=autocast,
-        measure_memory=train.measure_memory,
-        measure_process=any(tier.memory is not None for tier in config.clients.tiers),
-    )
-    return replace(settings, **method.local)
-
-
-def statistics_settings(config: Config) -> StatisticsSettings:
-    """Return what clients sum up for a head under a configuration; prototypes need no second moments."""
-    model = config.model
-    if model.head == "prototypes":
-        return StatisticsSettings(Moments("means"), model.least)
-    if isinstance(model.moments, str):
-        return StatisticsSettings(Moments(model.moments), model.least)
-    sketch = Moments("sketch", model.moments.sketch, integer_seed(config.run.seed, "sketch"))
-    return StatisticsSettings(sketch, model.least)
+    notes: tuple[str, ...] = ()
+    if autocast == "auto" and bfloat16_pays(device, settings.batch_size):
+        settings = replace(settings, autocast="bfloat16")
+        notes = (
+            "training and evaluation run in bfloat16 autocast, which is faster here; train.autocast=none keeps float32",
+        )
+    return replace(settings, **method.local), notes
