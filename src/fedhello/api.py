@@ -332,8 +332,7 @@ def _run(
     console: Console | None,
     place: Place | None = None,
 ) -> TrainedRun:
-    log = Progress(console, folder, quiet=console is None)
-    run_session(session, folder, [log, *callbacks], place)
+    run_session(session, folder, [Progress(console, folder), *callbacks], place)
     return TrainedRun(folder.path, session=session)
 
 

@@ -51,7 +51,7 @@ def server(
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def watching(folder: Any) -> list[Any]:
-        return [Progress(console, folder, quiet=hidden)]
+        return [Progress(None if hidden else console, folder)]
 
     with local_clients(config, local or 0, say) as start:
         folder, _ = serve(config, options, watching, say, start)

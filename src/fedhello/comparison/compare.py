@@ -61,7 +61,7 @@ def compare(
     if console is not None:
         for note in notes:
             console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    made = contest.make(console or Console(), quiet=console is None)
+    made = contest.make(console or Console(quiet=True), quiet=console is None)
     if made is None:
         return None
     runs = [read_run(run.folder) for run in made[0]]
