@@ -25,6 +25,12 @@ Model = Annotated[
 ]
 
 
+Text = Annotated[str | None, typer.Option("--text", help="Column of texts, if called otherwise than in the run.")]
+
+
+Label = Annotated[str | None, typer.Option("--label", help="Column of classes.")]
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 

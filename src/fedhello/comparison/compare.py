@@ -1,6 +1,7 @@
 """Several methods with several seeds, side by side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -65,7 +66,8 @@ def compare(
     if made is None:
         return None
     runs = [read_run(run.folder) for run in made[0]]
-    return results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
+    found = results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
+    return replace(found, folder=contest.out)
 
 
 def shared_config(config: Source, overrides: Overrides) -> Config:

@@ -329,7 +329,7 @@ def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict
             raise type(error)(f"{run.title}: {error}") from error
         if summary["rounds"]:
             with suppress(MissingExtraError):  # said once, where the comparison's own pictures are missing
-                write_report(run.folder)
+                write_report(run.folder.path)
     return summary
 
 

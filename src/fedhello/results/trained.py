@@ -1,5 +1,6 @@
 """A run's trained models, read back from its folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,6 @@ from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import evaluate_adapter, mean_over_models
 from fedhello.session import Session
 from fedhello.setup.model import load_model
-from fedhello.setup.prepare import prepare
 from fedhello.types import Adapter
 
 
@@ -80,17 +80,16 @@ def load_trained(
     return Trained(config, labels, model, tuple(notes))
 
 
-def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str, Any], list[str]]:
+def rescore(folder: RunFolder, session: Session) -> tuple[dict[str, Any], list[str]]:
     """Score a run's model, or the mean over its models, as the run did; return JSON-ready scores, and notes.
 
     Args:
         folder: Of a run that has ended.
-        session: What ran, where it is in memory.
+        session: What ran, or the same prepared again.
 
     Raises:
-        FedhelloError: Of the kind that fits, if the run cannot be prepared again, or is of another model.
+        ModelError: If the session's model is not the one that the run trained on.
     """
-    session = session or prepare(folder.config())
     notes = _read_adapter(folder, session.model)
     if session.engine.personal_heads is not None:
         session.engine.personal_heads = folder.personal_heads()
@@ -98,14 +97,19 @@ def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str
     adapters = [_as_adapter(tensors, session.model) for tensors in models.values()]
     found = [evaluate_adapter(session, a) for a in adapters or [session.model.snapshot(share_head=False)]]
     scores = dict(zip(("validation", "test"), mean_over_models(found), strict=True))
-    result: dict[str, Any] = {part: _plain(score) for part, score in scores.items()}
-    result["samples"] = {part: score.samples for part, score in scores.items()}
+    result = listed(scores)
     if models:
         result["models"] = {name: _plain(test) for name, (_, test) in zip(models, found, strict=True)}
         notes.append(f"the scores are means over {len(models)} models: {', '.join(models)}")
     elif session.server.questions:
         result["test"]["rouge_l"] = rouge_l(answer(session), [right for _, right in session.server.questions])
     return result, notes
+
+
+def listed(scores: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Return the scores on some sets of samples by the sets' names, and under ``samples`` how many each has."""
+    plain: dict[str, Any] = {part: _plain(score) for part, score in scores.items()}
+    return plain | {"samples": {part: score.samples for part, score in scores.items()}}
 
 
 def _plain(score: Evaluation) -> dict[str, float]:

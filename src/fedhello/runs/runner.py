@@ -43,7 +43,7 @@ def run_session(
     Raises:
         MissingExtraError: If ``run.track`` names a tool that is not installed; nothing has been written then.
         RunFolderError: If the folder cannot be written, or another process writes to it.
-        CallbackError: If a callback raised, whatever kind of error; the folder then holds a summary with the status ``failed``.
+        CallbackError: If a callback raised; the folder then holds a summary with the status ``failed``.
         Exception: What a round failed with; likewise.
     """
     check_installed(session.config.run.track)
