@@ -26,15 +26,6 @@ mine = fh.Method(name="mine", summary="the last block alone", paper="-", allocat
 '''
 
 
-@pytest.fixture
-def place(workplace, tmp_path, monkeypatch):
-    """The working directory: a folder with the workplace's files beside."""
-    for file in workplace.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_importing_loads_nothing_heavy_and_gives_the_public_names_alone():
     code = "import sys, fedhello; print(sorted({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -63,31 +54,6 @@ def test_a_configuration_comes_from_a_file_mappings_or_another(place):
         fh.load_config(5)
     with pytest.raises(fh.ConfigError, match=r"unknown key train\.round"):
         fh.load_config(None, {"train.round": 4})
-
-
-def test_a_run_is_looked_at_and_used(place):
-    run = fh.run("tiny.yaml", {"run.name": "a"})
-    assert run.summary.status == "finished"
-    assert [record.report.round for record in run.rounds] == [0, 1]
-    assert run.rounds[-1].test.accuracy == json.loads((run.path / "summary.json").read_text())["final"]
-    assert list(run.rounds.to_pandas()["round"]) == [1, 2]
-    (one,) = run.predict(["apple number 3"], probabilities=True)
-    assert one.probability == pytest.approx(max(one.probabilities.values()))
-    assert set(one.probabilities) == {"fruit", "metal"}
-    assert sum(one.probabilities.values()) == pytest.approx(1)
-    assert run.evaluate()["test"]["accuracy"] == run.summary.final
-    assert type(run.peft_model()).__name__.startswith("Peft")
-    assert (run.export("out", merge=True) / "model.safetensors").is_file()
-    assert run.predict(["apple number 3"], probabilities=True) == [one]  # what was merged was a copy
-    assert run.evaluate()["test"]["accuracy"] == run.summary.final
-    assert run.predict([]) == []
-    with pytest.raises(fh.ConfigError, match="expected a list of texts"):
-        run.predict("apple number 3")
-    with pytest.raises(fh.RunFolderError, match="expected a new folder"):
-        run.export("out")
-    assert fh.load_run(run.path).summary == run.summary
-    with pytest.raises(fh.RunFolderError):
-        fh.load_run(place)
 
 
 def test_callbacks_watch_stop_and_record(place):
