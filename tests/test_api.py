@@ -98,13 +98,20 @@ def adapter(run):
     return (run.path / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("method", ["on_start", "on_round", "on_end"])
-def test_a_callback_that_raises_ends_the_run_in_order_with_its_name(place, method):
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("on_start", ZeroDivisionError("no such number")),
+        ("on_round", fh.RunFolderError("expected a folder; x is none")),  # an error of ours is the callback's, too
+        ("on_end", fh.CallbackError("the callback Inner failed")),
+    ],
+)
+def test_a_callback_that_raises_ends_the_run_in_order_with_its_name(place, method, error):
     class Broken(fh.Callback):
         pass
 
     def fail(self, *_):
-        raise ZeroDivisionError("no such number")
+        raise error
 
     setattr(Broken, method, fail)
     ended = []
@@ -113,8 +120,9 @@ def test_a_callback_that_raises_ends_the_run_in_order_with_its_name(place, metho
         def on_end(self, summary):
             ended.append(summary["status"])
 
-    with pytest.raises(fh.CallbackError, match=rf"Broken failed in {method}: ZeroDivisionError: no such number"):
+    with pytest.raises(fh.CallbackError, match=rf"Broken failed in {method}: {type(error).__name__}: {error}") as found:
         fh.run("tiny.yaml", {"run.name": "d"}, callbacks=[Last(), Broken()])
+    assert found.value.__cause__ is error
     assert ended == ["finished" if method == "on_end" else "failed"]
     assert len(RunFolder(place / "runs" / "d").rounds()) == {"on_start": 0, "on_round": 1, "on_end": 2}[method]
     assert fh.resume("runs/d").summary.status == "finished"

@@ -169,32 +169,3 @@ def test_without_matplotlib_the_numbers_are_written_and_one_sentence_says_how_to
     assert err.startswith("note: no pictures and no report.html")
     assert "pip install 'fedhello[report]'" in err
     assert err.count("\n") == 1
-
-
-# bad input
-
-
-@pytest.mark.parametrize(
-    ("code", "words", "sentence"),
-    [
-        (CONFIG, ["a", "b"], "expected --out"),
-        (CONFIG, ["a", "b", "--out", "both", "--picture", "x.svg"], "expected no --picture here; that is for one run"),
-        (CONFIG, ["a", "--out", "both"], "expected no --out here; that is for several runs or a comparison"),
-        (CONFIG, ["a", "b", "--out", "both", "--target", "80"], "expected the target to be an accuracy"),
-        (CONFIG, ["a", "b", "--out", "both", "--reference", "aa"], "expected the reference to be one of a, b"),
-        (FOLDER, ["a", "absent", "--out", "both"], "expected the folder of a run; absent has no config.yaml"),
-        (FOLDER, ["a", "b", "--out", "a"], "expected a new folder or one of a comparison; a has config.yaml"),
-        (FOLDER, ["a", "b", "--out", "a/config.yaml"], "it is not a folder that can be written"),
-        (FOLDER, ["a", "b", "--out", "a/config.yaml/x"], "a/config.yaml is not a folder that can be written"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_leaves_nothing(made_up, call, tmp_path, code, words, sentence):
-    made_up("a", "fed-hello", 0, [0.5])
-    made_up("b", "gd-hla", 0, [0.6])
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    found, out, err = call(tmp_path, "report", *words)
-    assert (found, out) == (code, "")
-    assert err.startswith("error: ")
-    assert sentence in err
-    assert err.count("\n") == 1
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

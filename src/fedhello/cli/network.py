@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import fedhello as fh
-from fedhello.cli.arguments import Json, Label, Quiet, Text, Words
+from fedhello.cli.arguments import Image, Json, Label, Prompt, Quiet, Response, Text, Words
 from fedhello.cli.output import console_for, file_and_overrides, list_files, named, say_result
 
 
@@ -47,6 +47,9 @@ def client(
     ] = None,
     text: Text = None,
     label: Label = None,
+    image: Image = None,
+    prompt: Prompt = None,
+    response: Response = None,
     part: Annotated[int | None, typer.Option("--part", help="Take this part of the configured data set.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")] = "auto",
     patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for a server that is away.")] = 600.0,
@@ -62,7 +65,7 @@ def client(
         key=key,
         name=name,
         model=model,
-        columns=named(text=text, label=label),
+        columns=named(text=text, label=label, image=image, prompt=prompt, response=response),
         part=part,
         device=device,
         patience=patience,

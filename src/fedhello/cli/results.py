@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import fedhello as fh
-from fedhello.cli.arguments import Head, Json, Label, Model, Reference, Run, Target, Text
+from fedhello.cli.arguments import Head, Image, Json, Label, Model, Prompt, Reference, Response, Run, Target, Texts
 from fedhello.cli.output import draw_report, named, present, refuse, say_summary
 
 
@@ -16,14 +16,17 @@ def evaluate(
     run: Run,
     data: Annotated[str | None, typer.Option("--data", help="Other labelled data: a file, a folder or a name.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Which split of --data.")] = None,
-    text: Text = None,
+    text: Texts = None,
     label: Label = None,
+    image: Image = None,
+    prompt: Prompt = None,
+    response: Response = None,
     model: Model = None,
     client: Head = None,
     as_json: Json = False,
 ) -> None:
     """Score a run's adapter, or the mean over its models, on its validation and test set; or on other data."""
-    columns = named(text=text, label=label) or None
+    columns = named(text=text, label=label, image=image, prompt=prompt, response=response) or None
     result = fh.load_run(run).evaluate(data, split=split, columns=columns, model=model, client=client)
     if as_json:
         print(json.dumps(result))

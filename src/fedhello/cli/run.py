@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 import fedhello as fh
-from fedhello.cli.arguments import INTERRUPTED, Json, Label, Quiet, Reference, Run, Target, Words
+from fedhello.cli.arguments import (
+    INTERRUPTED,
+    Image,
+    Json,
+    Label,
+    Prompt,
+    Quiet,
+    Reference,
+    Response,
+    Run,
+    Target,
+    Texts,
+    Words,
+)
 from fedhello.cli.output import (
     console_for,
     file_and_overrides,
@@ -73,11 +86,11 @@ def resume(
 
 def init(
     name: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder, an embedded data set or a hub id.")],
-    text: Annotated[list[str] | None, typer.Option("--text", help="Column of texts; twice for pairs.")] = None,
+    text: Texts = None,
     label: Label = None,
-    image: Annotated[str | None, typer.Option("--image", help="Column of images.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Column of prompts, or a template.")] = None,
-    response: Annotated[str | None, typer.Option("--response", help="Column of responses, or a template.")] = None,
+    image: Image = None,
+    prompt: Prompt = None,
+    response: Response = None,
     out: Annotated[Path, typer.Option("--out", help="Where to.")] = Path("fedhello.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:

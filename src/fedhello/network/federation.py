@@ -96,7 +96,8 @@ def join(
         key: This client's private key, where the server asks for one.
         name: A name that stays the same from start to start; made of the key, or of machine and data, unless given.
         model: The folder of the foundation model, where it has no public name.
-        columns: ``text`` or ``label`` → what it is called in the data, where that differs from the server's.
+        columns: ``text``, ``label``, ``image``, ``prompt`` or ``response`` → what it is called in the data, where that
+            differs from the server's.
         part: Take this part of the configured data set, from 0.
         device: ``auto``, ``cpu``, ``cuda``, …
         patience: Seconds to wait for a server that is away.
@@ -144,9 +145,9 @@ def make_server_keys(hosts: Sequence[str], out: str | Path, days: int = 365) -> 
         MissingExtraError: If cryptography is not installed.
         RunFolderError: If one of the files exists, or cannot be written.
     """
-    from fedhello.network import keys
+    from fedhello.network.keys import make_server_keys
 
-    return keys.make_server_keys(hosts, days, Path(out))
+    return make_server_keys(hosts, days, Path(out))
 
 
 def make_client_key(name: str, out: str | Path) -> tuple[Path, Path]:
@@ -164,9 +165,9 @@ def make_client_key(name: str, out: str | Path) -> tuple[Path, Path]:
         MissingExtraError: If cryptography is not installed.
         RunFolderError: If one of the files exists, or cannot be written.
     """
-    from fedhello.network import keys
+    from fedhello.network.keys import make_client_key
 
-    return keys.make_client_key(name, Path(out))
+    return make_client_key(name, Path(out))
 
 
 def _check_flower() -> None:

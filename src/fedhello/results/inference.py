@@ -143,5 +143,7 @@ def _renamed(columns: Columns, names: Mapping[str, Any]) -> Columns:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"expected columns for {', '.join(known)}; found {unknown[0]!r}")
-    plain: dict[str, Any] = {name: value if isinstance(value, str) else tuple(value) for name, value in names.items()}
-    return replace(columns, **plain)
+    texts = names.get("text", columns.text)
+    if not isinstance(texts, str):
+        texts = tuple(texts) if len(texts) > 1 else texts[0]
+    return replace(columns, **{**names, "text": texts})

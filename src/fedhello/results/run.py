@@ -103,7 +103,10 @@ class TrainedRun:
     path: Path
     given: Objects = NAMED
     session: Session | None = field(default=None, repr=False, compare=False)
-    _read: dict[str, tuple[object, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def _read(self) -> dict[str, tuple[object, Any]]:
+        return {}
 
     @property
     def _folder(self) -> RunFolder:

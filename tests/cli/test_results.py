@@ -1,0 +1,77 @@
+"""Commands on what runs left."""
+
+import json
+
+import pytest
+
+import fedhello as fh
+
+CONFIG, FOLDER = 2, 5
+
+
+@pytest.fixture(scope="module")
+def finished(workplace, call):
+    """A finished run; its folder."""
+    code, _, err = call(workplace, "run", "tiny.yaml", "--quiet", "run.name=used")
+    assert code == 0, err
+    return workplace / "runs" / "used"
+
+
+def test_other_data_are_scored_as_the_library_does(finished, workplace, call, tmp_path):
+    (tmp_path / "more.csv").write_text("body,kind\napple number 3,fruit\niron number 70,metal\nplum number 8,fruit\n")
+    words = ("--data", tmp_path / "more.csv", "--text", "body", "--label", "kind")
+    code, out, err = call(workplace, "evaluate", finished, *words, "--json")
+    assert (code, err) == (0, "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        columns = {"text": "body", "label": "kind"}
+        assert json.loads(out) == fh.load_run(finished).evaluate(tmp_path / "more.csv", columns=columns)
+    said = call(workplace, "evaluate", finished, *words)[1]
+    assert said.startswith(f"data accuracy {json.loads(out)['data']['accuracy']:.4f}, loss ")
+    assert said.endswith("on 3 samples\n")
+    code, _, err = call(workplace, "evaluate", finished, "--label", "kind")
+    assert (code, err) == (2, "error: expected data beside columns; found none. Hand them over.\n")
+
+
+def test_probabilities_of_all_classes_are_there_when_asked_for(finished, workplace, call):
+    words = ("predict", finished, "apple number 3", "--probabilities")
+    (row,) = json.loads(call(workplace, *words, "--json")[1])
+    assert row["probability"] == max(row["probabilities"].values())
+    listed = "\t".join(f"{label} {p:.3f}" for label, p in row["probabilities"].items())
+    assert call(workplace, *words)[1] == f"{row['label']}\t{row['probability']:.3f}\tapple number 3\t{listed}\n"
+    (plain,) = json.loads(call(workplace, *words[:-1], "--json")[1])
+    assert list(plain) == ["input", "label", "probability"]
+
+
+def test_export_says_where_and_writes_over_nothing(finished, workplace, call, tmp_path):
+    assert call(workplace, "export", finished, "--out", tmp_path / "out") == (0, f"{tmp_path / 'out'}\n", "")
+    code, _, err = call(workplace, "export", finished, "--out", tmp_path / "out", "--merge")
+    assert (code, "expected a new folder to export to" in err) == (5, True)
+    code, _, err = call(workplace, "export", finished, "--merge", "--format", "adapter")
+    assert (code, "found --merge and --format adapter" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "sentence"),
+    [
+        (CONFIG, ["a", "b"], "expected --out"),
+        (CONFIG, ["a", "b", "--out", "both", "--picture", "x.svg"], "expected no --picture here; that is for one run"),
+        (CONFIG, ["a", "--out", "both"], "expected no --out here; that is for several runs or a comparison"),
+        (CONFIG, ["a", "b", "--out", "both", "--target", "80"], "expected the target to be an accuracy"),
+        (CONFIG, ["a", "b", "--out", "both", "--reference", "aa"], "expected the reference to be one of a, b"),
+        (FOLDER, ["a", "absent", "--out", "both"], "expected the folder of a run; absent has no config.yaml"),
+        (FOLDER, ["a", "b", "--out", "a"], "expected a new folder or one of a comparison; a has config.yaml"),
+        (FOLDER, ["a", "b", "--out", "a/config.yaml"], "it is not a folder that can be written"),
+        (FOLDER, ["a", "b", "--out", "a/config.yaml/x"], "a/config.yaml is not a folder that can be written"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(made_up, call, tmp_path, code, words, sentence):
+    made_up("a", "fed-hello", 0, [0.5])
+    made_up("b", "gd-hla", 0, [0.6])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    found, out, err = call(tmp_path, "report", *words)
+    assert (found, out) == (code, "")
+    assert err.startswith("error: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
