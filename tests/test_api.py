@@ -422,5 +422,5 @@ def test_the_page_on_python_runs(place, capsys):
     finally:
         fh.METHODS.pop("mine:topmost_first", None)
         sys.modules.pop("mine", None)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     assert "tier 0" in capsys.readouterr().out

@@ -1,14 +1,12 @@
 """Runs side by side, in numbers and tables, from made-up runs whose numbers are known."""
 
-import doctest
 import shutil
 
 import pytest
 
 from fedhello.errors import ConfigError
 from fedhello.report import tables
-from fedhello.results import comparison
-from fedhello.results.comparison import collect, compare, describe, run_folders
+from fedhello.results.comparison import collect, compare, describe, label_of, run_folders
 from fedhello.runs.folder import RunFolder
 
 
@@ -21,8 +19,8 @@ def method(found, label):
     return next(entry for entry in found["methods"] if entry["method"] == label)
 
 
-def test_the_examples_hold():
-    assert doctest.testmod(comparison).failed == 0
+def test_a_label_may_name_a_folder():
+    assert label_of(" gd-hla:pattern=triangle,../x ") == "gd-hla-pattern-triangle-..-x"
 
 
 def test_means_and_deviations_are_over_seeds(two_methods):

@@ -130,7 +130,9 @@ def test_what_is_read_follows_the_folder(place):
         def on_round(self, state, record):
             return True
 
-    fh.run("tiny.yaml", {"run.name": "on", "train.lr_schedule": "constant", "train.selection": "last"}, callbacks=[Once()])
+    fh.run(
+        "tiny.yaml", {"run.name": "on", "train.lr_schedule": "constant", "train.selection": "last"}, callbacks=[Once()]
+    )
     read = fh.load_run("runs/on")
     assert (read.summary.status, len(read.rounds), read.config.train.rounds) == ("stopped", 1, 2)
     assert read.rounds is read.rounds  # nothing is read twice

@@ -58,6 +58,10 @@ def serve(
         ClientsError: If too few clients join within ``run.wait``.
         MissingExtraError: If Flower is not installed.
         FedhelloError: Of the kind that fits, if anything does not fit.
+
+    Example:
+        >>> fh.serve("my.yaml", {"run.name": "net"}, port=0, local=3).summary.status  # doctest: +SKIP
+        'finished'
     """
     _check_flower()
     words = words_of(overrides)
@@ -108,6 +112,9 @@ def join(
         EngineError: If the server is away for too long, or does not speak as it should.
         MissingExtraError: If Flower is not installed.
         FedhelloError: Of the kind that fits, if this client cannot take part.
+
+    Example:
+        >>> fh.join("server.example:8000", "mine.csv", budget={"memory": "4GB"})  # doctest: +SKIP
     """
     _check_flower()
     key = None if key is None else Path(key)
@@ -144,6 +151,10 @@ def make_server_keys(hosts: Sequence[str], out: str | Path, days: int = 365) -> 
         ConfigError: If a host or the number of days cannot be certified.
         MissingExtraError: If cryptography is not installed.
         RunFolderError: If one of the files exists, or cannot be written.
+
+    Example:
+        >>> [file.name for file in fh.make_server_keys(["server.example"], "keys")]
+        ['ca.crt', 'ca.key', 'server.pem', 'server.key']
     """
     from fedhello.network.keys import make_server_keys
 
@@ -164,6 +175,10 @@ def make_client_key(name: str, out: str | Path) -> tuple[Path, Path]:
         ConfigError: If the name cannot be that of a file.
         MissingExtraError: If cryptography is not installed.
         RunFolderError: If one of the files exists, or cannot be written.
+
+    Example:
+        >>> [file.name for file in fh.make_client_key("berlin", "keys")]
+        ['berlin', 'berlin.pub']
     """
     from fedhello.network.keys import make_client_key
 

@@ -67,6 +67,10 @@ def write_report(run: TrainedRun | str | Path, *, picture: str | Path | None = N
     Raises:
         MissingExtraError: If matplotlib is not installed.
         RunFolderError: If this is not the folder of a run, it has no finished round, or the file cannot be written.
+
+    Example:
+        >>> print(fh.write_report(fh.run("my.yaml", {"run.name": "mine"})))
+        runs/mine/report.html
     """
     folder = RunFolder(run.path if isinstance(run, TrainedRun) else Path(run))
     folder.config()
@@ -160,6 +164,11 @@ def write_comparison(comparison: Comparison, out: str | Path | None = None) -> P
     Raises:
         ConfigError: If no folder is given for runs that were only read.
         RunFolderError: If a file cannot be written, or the folder holds files that are none of a comparison's.
+
+    Example:
+        >>> found = fh.compare("my.yaml", ["full"], seeds=[0], baselines=False, out="side-by-side")
+        >>> print(fh.write_comparison(found))
+        side-by-side/report.html
     """
     where = comparison.folder if out is None else Path(out)
     if where is None:

@@ -82,6 +82,11 @@ def load_comparison(
     Raises:
         ConfigError: If the reference is none of the methods, the target is no accuracy, or runs do not go together.
         RunFolderError: If a folder is none of a run, or none of the runs has finished.
+
+    Example:
+        >>> runs = [fh.run("my.yaml", {"method": {"name": name}, "run.name": name}) for name in ("full", "head-only")]
+        >>> fh.load_comparison([run.path for run in runs]).to_dict()["labels"]
+        ['full', 'head-only']
     """
     paths = [Path(one) for one in ([folders] if isinstance(folders, (str, Path)) else folders)]
     found, notes = collect(run_folders(paths))

@@ -17,7 +17,12 @@ from fedhello.setup.model import choose_device
 
 
 def models() -> list[dict[str, Any]]:
-    """Return the embedded models: ``name``, ``hub_id``, ``installed``, how to ``install`` one, and its ``sha256``."""
+    """Return the embedded models: ``name``, ``hub_id``, ``installed``, how to ``install`` one, and its ``sha256``.
+
+    Example:
+        >>> [model["name"] for model in fh.models()]
+        ['embedded:minilm', 'embedded:smollm2']
+    """
     return [
         {
             "name": embedded.PREFIX + name,
@@ -37,6 +42,10 @@ def doctor() -> dict[str, Any]:
         ``versions`` of the packages that a result depends on, ``device`` that ``auto`` stands for, ``threads``,
         ``memory_bytes``, ``memory_available_bytes`` and ``disk_free_bytes``, ``extras`` (name → whether it is
         installed), and whether the hub's libraries are told to stay ``offline``.
+
+    Example:
+        >>> 0 < fh.doctor()["memory_available_bytes"] <= fh.doctor()["memory_bytes"]
+        True
     """
     memory = psutil.virtual_memory()
     return {

@@ -56,6 +56,10 @@ class Starter:
     Attributes:
         text: YAML with comments.
         findings: What was found and decided, for people, a line each.
+
+    Example:
+        >>> "text" in fh.init("texts.csv").text, len(fh.init("texts.csv").findings)
+        (True, 3)
     """
 
     text: str
@@ -91,6 +95,10 @@ def init(
     Raises:
         ConfigError: If the columns cannot be told, or the file exists or cannot be written.
         DataError: If the data set cannot be read, or is too small for any federation.
+
+    Example:
+        >>> fh.init("texts.csv", "fedhello.yaml").findings[1]
+        "task: classify texts, texts 'text', labels 'label'; 2 classes: fruit, metal"
     """
     if out is not None and Path(out).exists() and not force:
         raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another --out, or --force.")
