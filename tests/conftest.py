@@ -152,6 +152,15 @@ def workplace(tmp_path_factory):
     return place
 
 
+@pytest.fixture
+def place(workplace, tmp_path, monkeypatch):
+    """The working directory: a folder with the workplace's files beside."""
+    for name in ("tiny", "texts.csv", "tiny.yaml"):
+        (tmp_path / name).symlink_to(workplace / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def call():
     """Run the command line in this process, in a folder; return exit code, standard output and standard error."""
@@ -290,22 +299,3 @@ def made_up(tmp_path):
         return folder
 
     return write
-
-
-@pytest.fixture
-def two_methods(made_up, tmp_path):
-    """Two methods with two seeds: fed-hello 0.7 and 0.8, gd-hla 0.6 and 0.9 at the end."""
-    made_up("fed-hello-seed0", "fed-hello", 0, [0.6, 0.7, 0.7, 0.7, 0.7, 0.7])
-    made_up("fed-hello-seed1", "fed-hello", 1, [0.7, 0.8, 0.8, 0.8, 0.8, 0.8])
-    made_up("gd-hla-seed0", "gd-hla", 0, [0.6] * 6, up=500)
-    made_up("gd-hla-seed1", "gd-hla", 1, [0.9] * 6, up=500, peaks=(3e6, 4e6))
-    return [tmp_path / f"{method}-seed{seed}" for method in ("fed-hello", "gd-hla") for seed in (0, 1)]
-
-
-@pytest.fixture
-def place(workplace, tmp_path, monkeypatch):
-    """The working directory: a folder with the workplace's files beside."""
-    for name in ("tiny", "texts.csv", "tiny.yaml"):
-        (tmp_path / name).symlink_to(workplace / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

@@ -6,8 +6,6 @@ import pytest
 
 import fedhello as fh
 
-CONFIG, FOLDER = 2, 5
-
 
 @pytest.fixture(scope="module")
 def finished(workplace, call):
@@ -51,27 +49,16 @@ def test_export_says_where_and_writes_over_nothing(finished, workplace, call, tm
     assert (code, "found --merge and --format adapter" in err) == (2, True)
 
 
-@pytest.mark.parametrize(
-    ("code", "words", "sentence"),
-    [
-        (CONFIG, ["a", "b"], "expected --out"),
-        (CONFIG, ["a", "b", "--out", "both", "--picture", "x.svg"], "expected no --picture here; that is for one run"),
-        (CONFIG, ["a", "--out", "both"], "expected no --out here; that is for several runs or a comparison"),
-        (CONFIG, ["a", "b", "--out", "both", "--target", "80"], "expected the target to be an accuracy"),
-        (CONFIG, ["a", "b", "--out", "both", "--reference", "aa"], "expected the reference to be one of a, b"),
-        (FOLDER, ["a", "absent", "--out", "both"], "expected the folder of a run; absent has no config.yaml"),
-        (FOLDER, ["a", "b", "--out", "a"], "expected a new folder or one of a comparison; a has config.yaml"),
-        (FOLDER, ["a", "b", "--out", "a/config.yaml"], "it is not a folder that can be written"),
-        (FOLDER, ["a", "b", "--out", "a/config.yaml/x"], "a/config.yaml is not a folder that can be written"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_leaves_nothing(made_up, call, tmp_path, code, words, sentence):
-    made_up("a", "fed-hello", 0, [0.5])
-    made_up("b", "gd-hla", 0, [0.6])
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    found, out, err = call(tmp_path, "report", *words)
-    assert (found, out) == (code, "")
-    assert err.startswith("error: ")
-    assert sentence in err
-    assert err.count("\n") == 1
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+def test_runs_side_by_side_are_what_the_library_says(made_up, call, tmp_path):
+    runs = [made_up("full-seed0", "full", 0, [0.6, 0.7]), made_up("legend-seed0", "legend", 0, [0.8, 0.9])]
+    code, out, err = call(
+        tmp_path, "report", *runs, "--out", "both", "--reference", "legend", "--target", "0.7", "--json"
+    )
+    assert (code, err) == (0, "")
+    found = fh.load_comparison(runs, reference="legend", target=0.7)
+    assert json.loads(out) == json.loads(json.dumps(found.to_dict()))
+    assert (found.reference, found.folder) == ("legend", None)
+    with pytest.raises(fh.ConfigError, match="expected a folder"):
+        fh.write_comparison(found)
+    assert fh.write_comparison(found, tmp_path / "twice").read_text().count("<svg") == 5
+    assert json.loads((tmp_path / "twice" / "comparison.json").read_text()) == json.loads(out)

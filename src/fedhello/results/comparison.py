@@ -84,8 +84,7 @@ def load_comparison(
         RunFolderError: If a folder is none of a run, or none of the runs has finished.
 
     Example:
-        >>> runs = [fh.run("my.yaml", {"method": {"name": name}, "run.name": name}) for name in ("full", "head-only")]
-        >>> fh.load_comparison([run.path for run in runs]).to_dict()["labels"]
+        >>> fh.load_comparison(["runs/full-seed0", "runs/head-only-seed0"]).to_dict()["labels"]  # doctest: +SKIP
         ['full', 'head-only']
     """
     paths = [Path(one) for one in ([folders] if isinstance(folders, (str, Path)) else folders)]

@@ -1,8 +1,6 @@
 """The library logs under one name, and nothing but an entry point prints."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import fedhello
@@ -53,14 +51,3 @@ def test_there_is_one_logger():
     }
     assert "fedhello" in named
     assert not {name for name in named if name.startswith("fedhello.")}
-
-
-def test_a_program_decides_what_becomes_of_a_warning():
-    def said(program):
-        code = "import logging\nfrom fedhello.notes import logger, show_notes\n" + program
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    shown = said("show_notes(); show_notes(); logger.warning('x'); logger.info('y')")
-    assert (shown.stdout, shown.stderr) == ("", "note: x\n")
-    asked = said("logging.basicConfig(format='%(name)s|%(message)s'); logger.warning('x')")
-    assert (asked.stdout, asked.stderr) == ("", "fedhello|x\n")
