@@ -14,7 +14,7 @@ CONFIG = 2
 SOURCES = Path(main.__file__).parent
 
 SAID = {
-    "fedhello.api": {"checked_folder"},
+    "fedhello.api": {"checked_folder", "say_loading"},
     "fedhello.comparison.asked": {"asked_seeds"},
     "fedhello.comparison.tuning": {"RATES", "asked_rates"},
     "fedhello.formatting": {"human_bytes"},

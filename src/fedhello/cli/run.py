@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 import fedhello as fh
 from fedhello.cli.arguments import (
@@ -42,17 +43,18 @@ def run(
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
     config, console = fh.load_config(*file_and_overrides(words)), console_for(as_json, quiet)
     if dry_run:
-        _try_out(config, as_json)
+        _try_out(config, console, as_json)
         return
     found = fh.run(config, console=console)
     say_result(found, console, as_json, f"fedhello resume {found.path}")
 
 
-def _try_out(config: "fh.Config", as_json: bool) -> None:
+def _try_out(config: "fh.Config", console: Console | None, as_json: bool) -> None:
     """Show the plan; where model or data must be downloaded first, say that they were not looked at."""
-    from fedhello.api import checked_folder
+    from fedhello.api import checked_folder, say_loading
 
     checked_folder(config)
+    say_loading(console)
     try:
         say_plan(fh.plan(fh.prepare(config)), as_json)
     except fh.OutOfReachError as error:
