@@ -152,6 +152,15 @@ def workplace(tmp_path_factory):
     return place
 
 
+@pytest.fixture
+def place(workplace, tmp_path, monkeypatch):
+    """The working directory: a folder with the workplace's files beside."""
+    for name in ("tiny", "texts.csv", "tiny.yaml"):
+        (tmp_path / name).symlink_to(workplace / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def call():
     """Run the command line in this process, in a folder; return exit code, standard output and standard error."""

@@ -42,11 +42,19 @@ if TYPE_CHECKING:
     from fedhello.methods import Method as Method
     from fedhello.model.evaluation import Evaluation as Evaluation
     from fedhello.model.evaluation import register_metric as register_metric
+    from fedhello.network.federation import join as join
+    from fedhello.network.federation import make_client_key as make_client_key
+    from fedhello.network.federation import make_server_keys as make_server_keys
+    from fedhello.network.federation import serve as serve
     from fedhello.plugins import register_method as register_method
+    from fedhello.report.page import write_comparison as write_comparison
+    from fedhello.report.page import write_report as write_report
     from fedhello.report.plan import Plan as Plan
     from fedhello.results.comparison import Comparison as Comparison
+    from fedhello.results.comparison import load_comparison as load_comparison
     from fedhello.results.run import Prediction as Prediction
     from fedhello.results.run import Rounds as Rounds
+    from fedhello.results.run import RunResult as RunResult
     from fedhello.results.run import TrainedRun as TrainedRun
     from fedhello.runs.callbacks import Callback as Callback
     from fedhello.runs.callbacks import EarlyStopping as EarlyStopping
@@ -60,6 +68,10 @@ if TYPE_CHECKING:
     from fedhello.runs.recorders import WandB as WandB
     from fedhello.runs.summary import Summary as Summary
     from fedhello.session import Session as Session
+    from fedhello.setup.inventory import doctor as doctor
+    from fedhello.setup.inventory import models as models
+    from fedhello.setup.starter import Starter as Starter
+    from fedhello.setup.starter import init as init
     from fedhello.strategy import AggregationContext as AggregationContext
     from fedhello.strategy import AggregationResult as AggregationResult
     from fedhello.strategy import AllocationContext as AllocationContext
@@ -86,16 +98,20 @@ _WHERE = {
     "MissingExtraError ModelError OutOfReachError QuorumError RunFolderError UpdateError",
     "fedhello.methods": "METHODS Method",
     "fedhello.model.evaluation": "Evaluation register_metric",
+    "fedhello.network.federation": "join make_client_key make_server_keys serve",
     "fedhello.plugins": "register_method",
+    "fedhello.report.page": "write_comparison write_report",
     "fedhello.report.plan": "Plan",
-    "fedhello.results.comparison": "Comparison",
-    "fedhello.results.run": "Prediction Rounds TrainedRun",
+    "fedhello.results.comparison": "Comparison load_comparison",
+    "fedhello.results.run": "Prediction Rounds RunResult TrainedRun",
     "fedhello.runs.callbacks": "Callback EarlyStopping",
     "fedhello.runs.console": "Progress",
     "fedhello.runs.loop": "RoundRecord RunStart",
     "fedhello.runs.recorders": "CsvFile JsonLinesFile MLflow TensorBoard WandB",
     "fedhello.runs.summary": "Summary",
     "fedhello.session": "Session",
+    "fedhello.setup.inventory": "doctor models",
+    "fedhello.setup.starter": "Starter init",
     "fedhello.strategy": "AggregationContext AggregationResult AllocationContext",
     "fedhello.types": "Adapter Allocation Budget Client ClientReport "
     "Federation Rejection RoundReport RunState Task Update",

@@ -39,7 +39,7 @@ from fedhello.runs.saved import save_state
 from fedhello.runs.tracking import check_installed
 from fedhello.session import Session
 from fedhello.setup import prepare as setup
-from fedhello.setup.model import NAMED, Objects
+from fedhello.setup.model import Objects
 from fedhello.setup.objects import check_processor, given_held_out, with_objects
 from fedhello.types import RunState
 
@@ -221,12 +221,26 @@ def resume(
         validation: Likewise.
         test: Likewise.
 
+    Returns:
+        The run; its ``session`` is None where there was nothing left to go on with.
+
     Raises:
         ConfigError: If an override would change a result.
         RunFolderError: If this is not the folder of a run, or its checkpoints do not fit.
     """
     given = _given_again(folder, model, processor, data, validation, test)
-    return resumed(folder, overrides, callbacks=callbacks, console=console, given=given)[0]
+    run_folder = RunFolder(Path(folder))
+    config = _local(resumed_config(run_folder.path, words_of(overrides)), f"fedhello server {folder}/config.yaml")
+    check_installed(config.run.track)
+    _check_can_go_on(run_folder)
+    with run_folder.locked():
+        if _is_finished(run_folder, config):
+            return TrainedRun(run_folder.path, given)
+        say_loading(console)
+        session = setup.prepare(config, given)
+        place = restore_progress(session, run_folder, lambda line: warn(run_folder, line))
+        run_folder.write_config(session.config_yaml)
+        return _run(session, run_folder, callbacks, console, place)
 
 
 def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, validation: Any, test: Any) -> Objects:
@@ -243,29 +257,6 @@ def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, vali
     check_processor(model, processor)
     source = None if data is None else memory_source(data, config.data.columns, held_out)
     return Objects(model, processor, source)
-
-
-def resumed(
-    folder: str | Path,
-    overrides: Overrides = (),
-    *,
-    callbacks: Sequence[Callback] = (),
-    console: Console | None = None,
-    given: Objects = NAMED,
-) -> tuple[TrainedRun, bool]:
-    """Do what ``resume`` does, and return besides whether there was nothing left to go on with."""
-    run_folder = RunFolder(Path(folder))
-    config = _local(resumed_config(run_folder.path, words_of(overrides)), f"fedhello server {folder}/config.yaml")
-    check_installed(config.run.track)
-    _check_can_go_on(run_folder)
-    with run_folder.locked():
-        if _is_finished(run_folder, config):
-            return TrainedRun(run_folder.path, given), True
-        say_loading(console)
-        session = setup.prepare(config, given)
-        place = restore_progress(session, run_folder, lambda line: warn(run_folder, line))
-        run_folder.write_config(session.config_yaml)
-        return _run(session, run_folder, callbacks, console, place), False
 
 
 def _is_finished(folder: RunFolder, config: Config) -> bool:
@@ -293,8 +284,7 @@ def _run(
     console: Console | None,
     place: Place | None = None,
 ) -> TrainedRun:
-    log = Progress(console, folder, quiet=console is None)
-    run_session(session, folder, [log, *callbacks], place)
+    run_session(session, folder, [Progress(console, folder), *callbacks], place)
     return TrainedRun(folder.path, session=session)
 
 

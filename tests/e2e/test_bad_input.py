@@ -108,10 +108,6 @@ def test_a_missing_configuration_file(refused):
     assert "expected a configuration file at absent.yaml" in refused(CONFIG, "run", "absent.yaml")
 
 
-def test_two_configuration_files(refused):
-    assert "expected one configuration file; found 2" in refused(CONFIG, "run", "a.yaml", "b.yaml")
-
-
 def test_a_tier_with_more_blocks_than_the_model(refused):
     sentence = refused(CONFIG, "run", *SMALL, "clients.tiers=[{share: 1, blocks: 7}]")
     assert sentence == "expected clients.tiers.0.blocks to be at most 6, the blocks of embedded:minilm; found 7"
@@ -126,11 +122,6 @@ def test_a_device_that_does_not_exist(refused):
     assert "expected run.device to be auto, cpu or an available device" in refused(
         CONFIG, "run", *SMALL, "run.device=abacus"
     )
-
-
-@pytest.mark.parametrize("words", [("jog",), ("run", "--fast"), ("predict",)])
-def test_a_wrong_command_line(refused, words):
-    assert refused(CONFIG, *words).endswith("See fedhello --help.")
 
 
 # the run's folder
@@ -297,12 +288,6 @@ def test_broken_weights(refused, here, weights):
     shutil.copytree(resolve("embedded:minilm").location, folder)
     (folder / "model.safetensors").write_bytes(weights)
     assert "could not be loaded" in refused(MODEL, "run", *SMALL, "model.name=broken")
-
-
-def test_the_command_alone_shows_its_help(call):
-    code, out, _ = call()
-    assert code == 0
-    assert "Usage" in out
 
 
 def block(width=4):

@@ -283,34 +283,6 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path):
     assert summary["rounds"] == len(rounds.read_text().splitlines()) >= 1
 
 
-def test_json_prints_the_summary_alone(tmp_path):
-    result = command("run", "train.rounds=1", "data.proxy=20", SOME, "--json", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["rounds"] == 1
-    assert (tmp_path / "runs" / "fed-hello-seed0" / "report.html").read_text().count("<svg") == 1
-
-
-def test_plan_and_dry_run_train_and_write_nothing(tmp_path):
-    result = command("plan", "--json", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    plan = json.loads(result.stdout)
-    assert [tier["blocks"] for tier in plan["tiers"]] == [[2, 2], [4, 4], [6, 6]]
-    assert sum(plan["tiers"][0]["frequency"]) == pytest.approx(2)
-    assert plan["tiers"][2]["frequency"] == [1.0] * 6
-    assert len(plan["clients"]) == 20
-    assert plan["server"] == {"validation": 210, "test": 419, "proxy": 100}
-    result = command("run", "--dry-run", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "business" in result.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_methods_models_and_doctor_answer(tmp_path):
-    for name in ("methods", "models", "doctor"):
-        assert command(name, cwd=tmp_path).returncode == 0
-        assert json.loads(command(name, "--json", cwd=tmp_path).stdout)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["solved", "aggregate", "local", "frozen"])
 def test_every_head_policy_runs_and_evaluates(head, tmp_path):

@@ -6,7 +6,7 @@ With real processes: ``test_52_kill_and_restart.py``.
 import subprocess
 import sys
 
-from fedhello.network.supervisor import _why, known_codes
+from fedhello.network.supervisor import _why, known_errors
 from fedhello.network.worker import HUNG
 
 HANGS = """
@@ -23,8 +23,8 @@ def test_a_worker_whose_training_hangs_is_ended_by_its_own_watch():
 
 
 def test_a_hung_worker_is_started_anew_and_one_whose_data_are_wrong_is_not():
-    assert HUNG not in known_codes()
-    assert {2, 3, 4, 10} <= known_codes()
-    assert 1 not in known_codes()
+    assert HUNG not in known_errors()
+    assert {2, 3, 4, 10} <= known_errors().keys()
+    assert 1 not in known_errors()
     assert "longer than the server waits" in _why(HUNG)
     assert _why(-9) == "by signal SIGKILL"

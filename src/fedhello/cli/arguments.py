@@ -25,6 +25,24 @@ Model = Annotated[
 ]
 
 
+Text = Annotated[str | None, typer.Option("--text", help="Column of texts, if called otherwise than there.")]
+
+
+Texts = Annotated[list[str] | None, typer.Option("--text", help="Column of texts; twice for pairs.")]
+
+
+Label = Annotated[str | None, typer.Option("--label", help="Column of classes.")]
+
+
+Image = Annotated[str | None, typer.Option("--image", help="Column of images.")]
+
+
+Prompt = Annotated[str | None, typer.Option("--prompt", help="Column of prompts, or a template.")]
+
+
+Response = Annotated[str | None, typer.Option("--response", help="Column of responses, or a template.")]
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 

@@ -6,12 +6,9 @@ import sys
 
 import typer
 
+import fedhello as fh
 from fedhello.cli import inventory, network, results, run
 from fedhello.cli.arguments import INTERRUPTED
-from fedhello.errors import (
-    ConfigError,
-    FedhelloError,
-)
 from fedhello.notes import show_notes
 
 app = typer.Typer(
@@ -52,7 +49,7 @@ def main() -> None:
     try:
         # Without standalone mode, click returns the code of typer.Exit instead of raising it.
         code = app(standalone_mode=False)
-    except FedhelloError as error:
+    except fh.FedhelloError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -63,7 +60,7 @@ def main() -> None:
         if usage is None:
             raise
         print(f"error: {usage()} See fedhello --help.", file=sys.stderr)
-        sys.exit(ConfigError.exit_code)
+        sys.exit(fh.ConfigError.exit_code)
     sys.exit(code or 0)
 
 

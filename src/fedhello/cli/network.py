@@ -1,25 +1,16 @@
 """Commands of federations on many machines."""
 
-import importlib.metadata
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from fedhello.cli.arguments import Json, Quiet, Words
-from fedhello.cli.output import (
-    config_of,
-    console_for,
-    file_and_overrides,
-    list_files,
-    say_on_stderr,
-    say_result,
-)
-from fedhello.errors import (
-    MissingExtraError,
-)
+import fedhello as fh
+from fedhello.cli.arguments import Image, Json, Label, Prompt, Quiet, Response, Text, Words
+from fedhello.cli.output import console_for, file_and_overrides, list_files, named, say_result
 
 
 def server(
@@ -34,28 +25,10 @@ def server(
     quiet: Quiet = False,
 ) -> None:
     """Play a configuration with clients on other machines; started again, go on where it stopped."""
-    from fedhello.network.local_clients import demonstration, local_clients
-    from fedhello.network.server import serve, served
-    from fedhello.network.superlink import ServerOptions
-    from fedhello.results.run import TrainedRun
-    from fedhello.runs.console import Progress
-
-    _check_flower()
     _end_in_order()
-    config = served(config_of(words) if local is None else demonstration(*file_and_overrides(words), local))
-    console, hidden = console_for(as_json, quiet)
-    options = ServerOptions(host, port, keys)
-
-    def say(line: str) -> None:
-        if not hidden:
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    def watching(folder: Any) -> list[Any]:
-        return [Progress(console, folder, quiet=hidden)]
-
-    with local_clients(config, local or 0, say) as start:
-        folder, _ = serve(config, options, watching, say, start)
-    say_result(TrainedRun(folder.path), as_json, quiet, "the same command")
+    console = console_for(as_json, quiet)
+    found = fh.serve(*file_and_overrides(words), host=host, port=port, keys=keys, local=local, console=console)
+    say_result(found, console, as_json, "the same command")
 
 
 def client(
@@ -72,35 +45,33 @@ def client(
     model: Annotated[
         str | None, typer.Option("--model", help="Folder of the model, where it has no public name.")
     ] = None,
-    text: Annotated[str | None, typer.Option("--text", help="Column of texts, if called otherwise than there.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Column of classes, likewise.")] = None,
+    text: Text = None,
+    label: Label = None,
+    image: Image = None,
+    prompt: Prompt = None,
+    response: Response = None,
     part: Annotated[int | None, typer.Option("--part", help="Take this part of the configured data set.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")] = "auto",
     patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for a server that is away.")] = 600.0,
     log: Annotated[Path | None, typer.Option("--log", help="Where to put what Flower says.")] = None,
 ) -> None:
     """Take part in a run on another machine, with your own data and budget."""
-    from fedhello.network.client import ClientOptions, default_name, parse_bytes
-    from fedhello.network.supervisor import Connection, parse_server, take_part
-
-    _check_flower()
     _end_in_order()
-    budget = {
-        "memory": None if memory is None else parse_bytes(memory),
-        "upload": None if upload is None else parse_bytes(upload),
-        "seconds": seconds,
-        "blocks": blocks, "rank": rank,
-    }  # fmt: skip
-    options = ClientOptions(
-        name=name or default_name(data, part, key),
-        data=data,
-        part=part,
+    fh.join(
+        server,
+        data,
+        budget=named(memory=memory, upload=upload, seconds=seconds, blocks=blocks, rank=rank),
+        ca=ca,
+        key=key,
+        name=name,
         model=model,
+        columns=named(text=text, label=label, image=image, prompt=prompt, response=response),
+        part=part,
         device=device,
-        columns={column: value for column, value in (("text", text), ("label", label)) if value is not None},
-        budget={limit: value for limit, value in budget.items() if value is not None},
+        patience=patience,
+        log=log,
+        console=Console(stderr=True),
     )
-    take_part(Connection(*parse_server(server), ca, key, patience), options, say_on_stderr, log)
 
 
 def server_keys(
@@ -109,9 +80,9 @@ def server_keys(
     days: Annotated[int, typer.Option("--days", help="How long the certificate is valid.")] = 365,
 ) -> None:
     """Make a certificate authority of your own, and a certificate for the server."""
-    from fedhello.network.keys import make_server_keys, server_steps
+    files = fh.make_server_keys(host, out, days)
+    from fedhello.network.keys import server_steps
 
-    files = make_server_keys(host, days, out)
     list_files(files, server_steps(out, host[0]))
 
 
@@ -120,15 +91,10 @@ def client_key(
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
 ) -> None:
     """Make a key pair for one client."""
-    from fedhello.network.keys import client_steps, make_client_key
+    files = fh.make_client_key(name, out)
+    from fedhello.network.keys import client_steps
 
-    files = make_client_key(name, out)
     list_files(files, client_steps(*files))
-
-
-def _check_flower() -> None:
-    if importlib.util.find_spec("flwr") is None:
-        raise MissingExtraError("clients on other machines need Flower; run: pip install 'fedhello[flower]'")
 
 
 def _end_in_order() -> None:

@@ -1,26 +1,36 @@
 """Commands that start, continue, plan and compare runs."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fedhello.cli.arguments import INTERRUPTED, Json, Quiet, Reference, Run, Target, Words
+import fedhello as fh
+from fedhello.cli.arguments import (
+    INTERRUPTED,
+    Image,
+    Json,
+    Label,
+    Prompt,
+    Quiet,
+    Reference,
+    Response,
+    Run,
+    Target,
+    Texts,
+    Words,
+)
 from fedhello.cli.output import (
-    config_of,
     console_for,
     file_and_overrides,
-    plan_of,
+    named,
     present,
     refuse,
-    say_finished,
     say_plan,
     say_result,
-    try_out,
-)
-from fedhello.errors import (
-    ConfigError,
+    say_summary,
 )
 
 
@@ -31,18 +41,28 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train and write nothing.")] = False,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
-    from fedhello import api
-    from fedhello.config.read import load_config
-
-    config = load_config(*file_and_overrides(words))
-    console, hidden = console_for(as_json, quiet)
+    config, console = fh.load_config(*file_and_overrides(words)), console_for(as_json, quiet)
     if dry_run:
-        api.checked_folder(config)
-        api.say_loading(None if hidden else console)
-        try_out(config, as_json)
+        _try_out(config, console, as_json)
         return
-    said = api.run(config, console=None if hidden else console)
-    say_result(said, as_json, quiet, f"fedhello resume {said.path}")
+    found = fh.run(config, console=console)
+    say_result(found, console, as_json, f"fedhello resume {found.path}")
+
+
+def _try_out(config: "fh.Config", console: Console | None, as_json: bool) -> None:
+    """Show the plan; where model or data must be downloaded first, say that they were not looked at."""
+    from fedhello.api import checked_folder, say_loading
+
+    checked_folder(config)
+    say_loading(console)
+    try:
+        say_plan(fh.plan(fh.prepare(config)), as_json)
+    except fh.OutOfReachError as error:
+        if as_json:
+            print(json.dumps({"checked": "configuration", "unchecked": str(error)}))
+            return
+        print(f"the configuration is in order: {config.method.name}, {config.train.rounds} rounds")
+        print(f"not checked, since it must be downloaded first: {error}")
 
 
 def resume(
@@ -55,40 +75,30 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was interrupted, failed or killed, from its last checkpoint."""
-    from fedhello import api
-
-    console, hidden = console_for(as_json, quiet)
-    said, nothing_left = api.resumed(run, overrides or (), console=None if hidden else console)
-    if nothing_left:
-        say_finished(said, console, as_json, hidden)
-    else:
-        say_result(said, as_json, quiet, f"fedhello resume {run}")
+    console = console_for(as_json, quiet)
+    found = fh.resume(run, overrides or (), console=console)
+    if found.session is not None:
+        say_result(found, console, as_json, f"fedhello resume {run}")
+        return
+    if as_json:
+        say_summary(found.summary)
+    if console is not None:
+        console.print(f"{run} has finished all its rounds; there is nothing to go on with", highlight=False)
 
 
 def init(
     name: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder, an embedded data set or a hub id.")],
-    text: Annotated[list[str] | None, typer.Option("--text", help="Column of texts; twice for pairs.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Column of classes.")] = None,
-    image: Annotated[str | None, typer.Option("--image", help="Column of images.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Column of prompts, or a template.")] = None,
-    response: Annotated[str | None, typer.Option("--response", help="Column of responses, or a template.")] = None,
+    text: Texts = None,
+    label: Label = None,
+    image: Image = None,
+    prompt: Prompt = None,
+    response: Response = None,
     out: Annotated[Path, typer.Option("--out", help="Where to.")] = Path("fedhello.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Look at your data and write a first configuration for it."""
-    from fedhello.data.inspect import Asked
-    from fedhello.setup.starter import starter
-
-    if out.exists() and not force:
-        raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another --out, or --force.")
-    if text is not None and len(text) > 2:
-        raise ConfigError(f"expected --text once, or twice for pairs of texts; found it {len(text)} times")
-    found = starter(name, Asked(tuple(text or ()), label, image, prompt, response))
-    try:
-        out.write_text(found.text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"expected to write {out}; {error.strerror or error}. Give another --out.") from error
-    for line in found.findings:
+    columns = named(text=text, label=label, image=image, prompt=prompt, response=response)
+    for line in fh.init(name, out, force=force, **columns).findings:
         print(line)
     print(f"wrote {out}; see what it would do: fedhello plan {out}, and do it: fedhello run {out}")
 
@@ -99,14 +109,11 @@ def plan(
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw what budgets afford, as SVG.")] = None,
 ) -> None:
     """Show what every tier would train, what it takes, why not more, and the labels of every client; train nothing."""
-    from fedhello.report import plan as planning
-    from fedhello.runs.files import write_whole
-    from fedhello.setup.prepare import prepare
-
-    described = plan_of(prepare(config_of(words)))
-    say_plan(described, as_json)
+    file, overrides = file_and_overrides(words)
+    found = fh.plan(fh.prepare(file, [*overrides, "run.engine=local"]))  # a plan is one, whatever carries it out
+    say_plan(found, as_json)
     if picture is not None:
-        write_whole(picture, planning.picture(described) + "\n")
+        found.write_picture(picture)
 
 
 def compare(
@@ -132,27 +139,23 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Run several methods with several seeds and put them side by side; go on where that stopped."""
-    from fedhello.comparison import tuning
     from fedhello.comparison.asked import asked_seeds
-    from fedhello.comparison.compare import compare as compare_methods
-    from fedhello.comparison.compare import comparison_folder, shared_config
+    from fedhello.comparison.tuning import RATES, asked_rates
 
-    refuse({"--rates"} if rates is not None and not tune else set(), "for --tune")
+    refuse(named(rates=None if tune else rates), "for --tune")
     file, overrides = file_and_overrides(words)
-    console, hidden = Console(stderr=as_json), quiet or as_json
-    folder = out or comparison_folder(shared_config(file, overrides))
-    found = compare_methods(
+    found = fh.compare(
         file,
         methods,
         asked_seeds(seeds),
         overrides=overrides,
-        out=folder,
-        rates=tuning.asked_rates(rates or tuning.RATES) if tune else None,
+        out=out,
+        rates=asked_rates(rates or RATES) if tune else None,
         baselines=not no_baselines,
         reference=reference,
         target=target,
-        console=None if hidden else console,
+        console=console_for(as_json, quiet),
     )
     if found is None:
         raise typer.Exit(INTERRUPTED)
-    present(found, folder, as_json, quiet, said=found.said)
+    present(found, as_json, quiet)

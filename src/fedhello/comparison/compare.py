@@ -1,6 +1,7 @@
 """Several methods with several seeds, side by side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,12 @@ def compare(
     if console is not None:
         for note in notes:
             console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    made = contest.make(console or Console(), quiet=console is None)
+    made = contest.make(console or Console(quiet=True), quiet=console is None)
     if made is None:
         return None
     runs = [read_run(run.folder) for run in made[0]]
-    return results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
+    found = results.compare(runs, reference=label, target=target, notes=notes, tuning=made[1])
+    return replace(found, folder=contest.out)
 
 
 def _name_of(method: str | Method) -> str:

@@ -340,13 +340,13 @@ def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict
             if run.before == "unfinished":
                 with run.folder.locked():  # somebody else may be about to finish it
                     _remove(run.folder.path)
-            log = Progress(console, run.folder, quiet=True)
+            log = Progress(None, run.folder)
             summary = run_session(session, run.folder, [log, _Status(status, place)])
         except FedhelloError as error:
             raise type(error)(f"{run.title}: {error}") from error
         if summary["rounds"]:
             with suppress(MissingExtraError):  # said once, where the comparison's own pictures are missing
-                write_report(run.folder)
+                write_report(run.folder.path)
     return summary
 
 

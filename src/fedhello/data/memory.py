@@ -77,8 +77,23 @@ def _table(name: str, data: Any, columns: Columns) -> Table:
     if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas
         return _of_columns(name, {str(key): data[key].tolist() for key in data.columns}, columns.tensor)
     rows = [_row(data[i], columns, f"row {i + 1} of {name}") for i in range(len(data))]
+    for column, classes in _class_names(data).items():
+        for row in rows:
+            row[column] = _class_name(classes, row[column])
     found = dict.fromkeys(key for row in rows for key in row)
     return _of_columns(name, {key: [row.get(key) for row in rows] for key in found}, columns.tensor)
+
+
+def _class_names(data: Any) -> dict[str, list[str]]:
+    """Return the columns of a ``datasets.Dataset`` that hold numbers of classes, with the classes' names."""
+    features = getattr(data, "features", None)
+    found = features.items() if isinstance(features, Mapping) else ()
+    return {column: feature.names for column, feature in found if hasattr(feature, "int2str")}
+
+
+def _class_name(classes: Sequence[str], value: Any) -> object:
+    value = _value(value, "")
+    return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else value
 
 
 def _of_columns(name: str, columns: Mapping[str, Sequence[object]], tensor: str | None) -> Table:

@@ -267,6 +267,16 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
+def _last_words(secret: Path) -> Path:
+    return secret.with_name("failure")
+
+
+def said_by(secret: Path) -> str:
+    """Return why the worker that was started with a secret cannot take part; empty where it did not say."""
+    file = _last_words(secret)
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
 def main() -> None:
     """Be the worker of a client: ``OPTIONS PORT SECRET``."""
     end_with_parent()
@@ -286,7 +296,7 @@ def main() -> None:
         going_on=lambda: worker.ended is None and worker.failure is None,
     )
     if worker.failure is not None:
-        _say(f"error: {worker.failure}")
+        _last_words(Path(secret)).write_text(str(worker.failure), encoding="utf-8")
         sys.exit(worker.failure.exit_code)
     _say(f"the run is over: {worker.ended}")
 

@@ -27,7 +27,7 @@ def _serve(grid: Grid, context: Context) -> None:
     from fedhello.network.server import serve_on
 
     show_notes()
-    serve_on(GridLink(grid), Path(str(context.run_config["config"])))
+    serve_on(GridLink(grid), Path(str(context.run_config["config"])), print)
 
 
 @client_app.train()

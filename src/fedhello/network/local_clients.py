@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from fedhello.config.load import load_config
+from fedhello.config.read import Source, load_config
 from fedhello.config.schema import Config
-from fedhello.errors import ConfigError
+from fedhello.errors import ConfigError, FedhelloError
 from fedhello.network.client import ClientOptions
 from fedhello.network.processes import end_with_parent, spawn, stop
 from fedhello.network.superlink import ServerOptions
@@ -20,7 +20,7 @@ ROUNDS = 3
 """Of the embedded demo, where no configuration says otherwise."""
 
 
-def demonstration(file: Path | None, overrides: Sequence[str], clients: int) -> Config:
+def demonstration(source: Source, overrides: Sequence[str], clients: int) -> Config:
     """Return a configuration whose data set is split over so many clients, all of whom take part in every round.
 
     Raises:
@@ -29,7 +29,8 @@ def demonstration(file: Path | None, overrides: Sequence[str], clients: int) -> 
     if clients < 1:
         raise ConfigError(f"expected --local to be at least 1; found {clients}")
     defaults = [f"data.clients={clients}", f"train.clients_per_round={clients}"]
-    return load_config(file, [*defaults, *([] if file else [f"train.rounds={ROUNDS}"]), *overrides])
+    defaults += [] if source else [f"train.rounds={ROUNDS}"]
+    return load_config(source, [*defaults, *overrides])
 
 
 @contextmanager
@@ -70,9 +71,12 @@ def main() -> None:
     show_notes()
     port, brought = sys.argv[1:]
     name = json.loads(brought)["name"]
-    take_part(
-        Connection("127.0.0.1", int(port)), ClientOptions(**json.loads(brought)), lambda line: _say(name, line), None
-    )
+    options = ClientOptions(**json.loads(brought))
+    try:
+        take_part(Connection("127.0.0.1", int(port)), options, lambda line: _say(name, line), None)
+    except FedhelloError as error:
+        _say(name, f"error: {error}")
+        sys.exit(error.exit_code)
 
 
 def _say(name: str, line: str) -> None:

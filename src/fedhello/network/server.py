@@ -138,7 +138,7 @@ def _check_folder(folder: RunFolder) -> None:
         raise RunFolderError(f"expected a run that has not finished; {folder.path} has. Give another run.name.")
 
 
-def serve_on(link: Link, file: Path) -> None:
+def serve_on(link: Link, file: Path, say: Say) -> None:
     """Play a configuration's file over a link that is there already, under plain ``flwr run``."""
     from fedhello.config.load import load_config
 
@@ -147,7 +147,7 @@ def serve_on(link: Link, file: Path) -> None:
     config = config.model_copy(update={"run": config.run.model_copy(update=slower)})
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
     _check_folder(folder)
-    play_over(link, load(config), folder, [], print)
+    play_over(link, load(config), folder, [], say)
 
 
 def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence[Callback], say: Say) -> dict[str, Any]:

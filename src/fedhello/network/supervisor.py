@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fedhello.errors import ConfigError, EngineError, FedhelloError
-from fedhello.network.client import ClientOptions
+from fedhello.network.client import ClientOptions, said_by
 from fedhello.network.processes import free_port, spawn, stop
 
 WAIT_TO_SEND = 3.0
@@ -194,9 +194,9 @@ class _Supervisor:
             if code == 0:
                 time.sleep(WAIT_TO_SEND)
                 return True
-            if code in known_codes():
+            if code in known_errors():
                 time.sleep(WAIT_TO_SEND)
-                raise SystemExit(code)  # the worker has said why
+                raise known_errors()[code](said_by(self._secret) or f"the training process ended with code {code}")
             self._count_crash(_why(code))
             self._stop_node()  # a new node is known to be new, and gets no reply that is not coming any more
         if self._node is not None and self._node.poll() is not None:
@@ -234,12 +234,12 @@ class _Supervisor:
                 stop(child)
 
 
-def known_codes() -> set[int]:
-    """Return the exit codes of errors that starting anew does not help against."""
+def known_errors() -> dict[int, type[FedhelloError]]:
+    """Return the errors that starting anew does not help against, by their exit codes."""
     from fedhello import errors
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FedhelloError)]
-    return {kind.exit_code for kind in kinds} - {FedhelloError.exit_code}
+    return {kind.exit_code: kind for kind in kinds if kind is not FedhelloError}
 
 
 def _why(code: int) -> str:

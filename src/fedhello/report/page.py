@@ -9,12 +9,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedhello.errors import MissingExtraError, RunFolderError
+from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
+from fedhello.notes import logger
 from fedhello.report import drawing
 from fedhello.report.drawing import svg_of
 from fedhello.report.tables import TextTable, csv_text, sentences, tables
 from fedhello.results.comparison import COMPARISON_FILE, Comparison
 from fedhello.results.finished import FinishedRun
+from fedhello.results.run import TrainedRun
 from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, check_free
 
@@ -52,13 +54,29 @@ FOREIGN_FILES = ("config.yaml", "results.csv", "report.html")
 """Where one of these is without a ``COMPARISON_FILE``, the folder belongs to something else."""
 
 
-def write_report(folder: RunFolder) -> Path:
-    """Write ``report.html``, one self-contained page, into a run's folder and return its path.
+def write_report(run: TrainedRun | str | Path, *, picture: str | Path | None = None) -> Path:
+    """Draw a run's learning curve and who trained which block: ``report.html``, one self-contained page in its folder.
+
+    Args:
+        run: The run, or its folder.
+        picture: Where to write the picture alone, as SVG, instead of the page.
+
+    Returns:
+        The file that was written.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
-        RunFolderError: If the run has no finished round, or the page cannot be written.
+        RunFolderError: If this is not the folder of a run, it has no finished round, or the file cannot be written.
+
+    Example:
+        >>> print(fh.write_report(fh.run("my.yaml", {"run.name": "mine"})))
+        runs/mine/report.html
     """
+    folder = RunFolder(run.path if isinstance(run, TrainedRun) else Path(run))
+    folder.check()
+    if picture is not None:
+        write_whole(Path(picture), svg(folder) + "\n")
+        return Path(picture)
     summary = folder.summary()
     table = TextTable("", (), tuple((key, _cell(summary.get(key))) for key in SHOWN))
     page = _page(f"fedhello: {folder.path.name}", [_table(table), _figure(svg(folder), "")])
@@ -132,20 +150,34 @@ def check_out(out: Path) -> None:
         )
 
 
-def write_comparison(comparison: Comparison, described: Mapping[str, Any], out: Path) -> str | None:
+def write_comparison(comparison: Comparison, out: str | Path | None = None) -> Path:
     """Write ``comparison.json``, ``results.csv``, the pictures and ``report.html``, each whole or not at all.
 
     Args:
         comparison: The runs.
-        described: The same in numbers, as ``describe`` returns it.
-        out: The folder; made if it is not there.
+        out: The folder, which is made if it is not there; that of the comparison's runs unless given.
 
     Returns:
-        None, or the sentence that says why there are no pictures and no page.
+        ``report.html``; ``comparison.json`` where matplotlib is not installed, so that there is no page, which the
+        logger ``fedhello`` is told.
 
     Raises:
-        RunFolderError: If a file cannot be written.
+        ConfigError: If no folder is given for runs that were only read.
+        RunFolderError: If a file cannot be written, or the folder holds files that are none of a comparison's.
+
+    Example:
+        >>> found = fh.compare("my.yaml", ["full"], seeds=[0], baselines=False, out="side-by-side")
+        >>> print(fh.write_comparison(found))
+        side-by-side/report.html
     """
+    where = comparison.folder if out is None else Path(out)
+    if where is None:
+        raise ConfigError("expected a folder for what runs give side by side; found none. Name one: out.")
+    return _write_comparison(comparison, comparison.to_dict(), where)
+
+
+def _write_comparison(comparison: Comparison, described: Mapping[str, Any], out: Path) -> Path:
+    check_out(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -156,11 +188,12 @@ def write_comparison(comparison: Comparison, described: Mapping[str, Any], out: 
         drawn = pictures(comparison)
         blocks = _blocks_pictures(comparison)
     except MissingExtraError as error:
-        return f"no pictures and no report.html: {error}; then: fedhello report {out}"
+        logger.warning("no pictures and no report.html: %s; then: fedhello report %s", error, out)
+        return out / COMPARISON_FILE
     for name, (picture, _) in drawn.items():
         write_whole(out / f"{name}.svg", picture + "\n")
     write_whole(out / "report.html", _comparison_page(out, described, drawn.values(), blocks))
-    return None
+    return out / "report.html"
 
 
 def pictures(comparison: Comparison) -> dict[str, tuple[str, str]]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
 from fedhello.model.head import is_shared
 from fedhello.report.drawing import svg_of
+from fedhello.runs.files import write_whole
 from fedhello.runs.heads_said import costs_line, statistics_costs
 from fedhello.session import Session
 from fedhello.strategy import AllocationContext
@@ -76,6 +78,19 @@ class Plan:
         console = Console(width=160, file=StringIO(), no_color=True)
         show(self.described, console)
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+    def write_picture(self, file: str | Path) -> None:
+        """Draw what budgets afford, memory against computation with the blocks trained beside each point.
+
+        Args:
+            file: Where to, as SVG.
+
+        Raises:
+            ConfigError: If every budget counts blocks, so that there is nothing to draw.
+            MissingExtraError: If matplotlib is not installed.
+            RunFolderError: If the file cannot be written.
+        """
+        write_whole(Path(file), picture(self.described) + "\n")
 
 
 def show(plan: dict[str, Any], console: Console) -> None:
@@ -278,12 +293,7 @@ def _frequency(draws: Sequence[Allocation], blocks: int) -> list[float]:
 
 
 def picture(plan: dict[str, Any]) -> str:
-    """Draw what budgets afford, memory against computation with the blocks trained beside each point, as SVG.
-
-    Raises:
-        ConfigError: If every budget counts blocks, so that there is nothing to draw.
-        MissingExtraError: If matplotlib is not installed.
-    """
+    """Draw a plan; see ``Plan.write_picture``."""
     tiers = [tier for tier in plan["tiers"] if tier["front"]]
     if not tiers:
         raise ConfigError("expected a tier with memory, upload or seconds to draw; all budgets count blocks")

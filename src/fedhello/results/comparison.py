@@ -51,6 +51,7 @@ class Comparison:
         notes: What a reader should know.
         tuning: How the learning rates were chosen, see ``fedhello.comparison.tuning``; None where all share one.
         said: Those of the notes that were known before anything ran.
+        folder: Where its runs are, of one that was just made.
     """
 
     runs: Mapping[str, Sequence[FinishedRun]]
@@ -61,6 +62,44 @@ class Comparison:
     notes: tuple[str, ...]
     tuning: Mapping[str, Any] | None = None
     said: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison in numbers, JSON-ready: accuracies within 0 … 1, bytes and seconds."""
+        return describe(self)
+
+
+def load_comparison(
+    folders: str | Path | Sequence[str | Path], *, reference: str | None = None, target: float | None = None
+) -> Comparison:
+    """Put finished runs side by side; nothing is run or written.
+
+    Args:
+        folders: Of runs, or of comparisons, in the order in which methods shall be listed. One comparison alone keeps
+            its order, reference, target and tuning.
+        reference: The method that others are compared with; the first unless given.
+        target: The test accuracy whose price is asked for, within 0 … 1; 98 % of the best method's unless given.
+
+    Raises:
+        ConfigError: If the reference is none of the methods, the target is no accuracy, or runs do not go together.
+        RunFolderError: If a folder is none of a run, or none of the runs has finished.
+
+    Example:
+        >>> fh.load_comparison(["runs/full-seed0", "runs/head-only-seed0"]).to_dict()["labels"]  # doctest: +SKIP
+        ['full', 'head-only']
+    """
+    paths = [Path(one) for one in ([folders] if isinstance(folders, (str, Path)) else folders)]
+    found, notes = collect(run_folders(paths))
+    before = earlier(paths[0]) if len(paths) == 1 else {}
+    if target is None and before.get("target_given"):
+        target = before["target"]
+    return compare(
+        found,
+        reference=reference or before.get("reference"),
+        target=target,
+        notes=notes,
+        tuning=before.get("tuning"),
+    )
 
 
 def is_comparison(path: Path) -> bool:

@@ -21,12 +21,13 @@ from fedhello.runs.heads import head_without
 from fedhello.runs.loop import domain_scores, evaluate_adapter
 from fedhello.runs.progress import check_same
 from fedhello.session import Session
-from fedhello.setup.prepare import prepare
 
 METHOD = "head-only"
 
 
-def forget(folder: RunFolder, clients: Sequence[int], warn: Callable[[str], None]) -> dict[str, Any]:
+def forget(
+    folder: RunFolder, clients: Sequence[int], warn: Callable[[str], None], prepared: Callable[[], Session]
+) -> dict[str, Any]:
     """Take clients out of a finished run's head: adapter, summary and checkpoint are those without their samples.
 
     The checkpoint comes first and the summary last, each whole or not at all: what was stopped in between is done by
@@ -36,6 +37,7 @@ def forget(folder: RunFolder, clients: Sequence[int], warn: Callable[[str], None
         folder: Of the run.
         clients: Their ids, at least one.
         warn: Is told of a damaged checkpoint.
+        prepared: Returns the session of the run.
 
     Returns:
         The new summary: its ``forgotten`` lists them.
@@ -49,7 +51,7 @@ def forget(folder: RunFolder, clients: Sequence[int], warn: Callable[[str], None
         config, summary = stored_config(folder.path), folder.summary()
         _check_kind(config, summary, folder)
         _check_clients(folder, clients, summary)
-        session = prepare(config)
+        session = prepared()
         found = _checkpoint(session, folder, summary, warn)
         state, change = head_without(session, found.state, clients)
         _, test = evaluate_adapter(session, state.adapter)

@@ -1,20 +1,29 @@
-"""Use a trained model: classify texts, pairs of texts or images, or answer prompts."""
+"""Use a trained model: classify texts, pairs of texts or images, answer prompts, or score it on labelled data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from fedhello.config.schema import Config
+from fedhello import embedded
+from fedhello.client.settings import bfloat16_pays
+from fedhello.config.schema import Config, DataConfig
+from fedhello.data import sources
 from fedhello.data.columns import read_rows
-from fedhello.data.dataset import Columns, DataSet, Input, Kind, Picture
-from fedhello.data.tables import Table
-from fedhello.errors import ConfigError
+from fedhello.data.dataset import UNNAMED, Columns, DataSet, Input, Kind, Picture
+from fedhello.data.embedded_sets import embedded_source
+from fedhello.data.folders import IMAGE_COLUMNS
+from fedhello.data.memory import memory_source
+from fedhello.data.tables import Source, Table
+from fedhello.errors import ConfigError, DataError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.evaluation import logits
+from fedhello.model.evaluation import evaluate, logits
 from fedhello.model.generation import generate, longest_prompt
 from fedhello.model.sources import CAUSAL_LM, IMAGES
+from fedhello.results.trained import Trained, known_metrics, listed
 from fedhello.setup.encoding import cut_prompts, encode
 
 
@@ -76,3 +85,70 @@ def _check_seconds(inputs: Sequence[Any], seconds: Sequence[str], expected: int)
             f"expected {expected or 'no'} second texts (--pair) for {len(inputs)} inputs of this model; "
             f"found {len(seconds)}"
         )
+
+
+def score(
+    trained: Trained, data: Any, split: str | None = None, columns: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Score a model on labelled data, in the number type in which its run scored it.
+
+    Args:
+        trained: The model, with the run's configuration and classes.
+        data: A name as ``data.name`` takes it, a path, or a data set in memory.
+        split: Which of its splits.
+        columns: What a column is for → what it is called, where that differs from the run's.
+
+    Returns:
+        The scores as ``fedhello.results.trained.listed`` has them, under ``data``, and notes on the samples.
+
+    Raises:
+        ConfigError: If columns are named for what there is not.
+        DataError: If the data cannot be read, are of another kind, or have a label that is no class of the run.
+    """
+    config, model = trained.config, trained.model
+    wanted = _run_columns(config.data, model)
+    named = _renamed(wanted, columns or {})
+    by_name = isinstance(data, (str, Path))
+    source = _one_table(sources.open_source(str(data)) if by_name else memory_source(data, named, {}), split)
+    skip = config.data.on_bad_image == "skip"
+    found = sources.load(
+        source.name, named, deduplicate=False, skip_bad_images=skip, classes=trained.labels, source=source
+    )
+    if found.kind != wanted.kind:
+        raise DataError(f"expected {wanted.kind}, which the run was of; {source.name} holds {found.kind}")
+    samples, notes = encode(found, model, config.data.max_length, config.data.answer_tokens)
+    metrics, missing = known_metrics(config.run.metrics)
+    train = config.train
+    fast = train.autocast == "auto" and bfloat16_pays(model.device, train.batch_size)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=fast or train.autocast == "bfloat16"):
+        return listed({"data": evaluate(model, samples, metrics)}), [*found.notes, *notes, *missing]
+
+
+def _one_table(source: Source, split: str | None) -> Source:
+    splits = source.splits
+    chosen = next(iter(splits)) if split is None and len(splits) == 1 else split
+    if chosen is None or chosen not in splits:
+        found = "" if split is None else f"; found {split!r}"
+        raise DataError(f"expected split to be one of those of {source.name}, {', '.join(map(repr, splits))}{found}")
+    return Source(source.name, {"": splits[chosen]}, source.columns)
+
+
+def _run_columns(data: DataConfig, model: LoraModel) -> Columns:
+    """Return the columns of a run, those that its data set has by its nature included."""
+    asked = replace(data.columns, group=None)
+    if asked != UNNAMED:
+        return asked
+    if data.name.startswith(embedded.PREFIX):
+        return embedded_source(data.name).columns or UNNAMED
+    return IMAGE_COLUMNS if model.kind == IMAGES else UNNAMED
+
+
+def _renamed(columns: Columns, names: Mapping[str, Any]) -> Columns:
+    known = [field.name for field in fields(Columns) if field.name != "group"]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"expected columns for {', '.join(known)}; found {unknown[0]!r}")
+    texts = names.get("text", columns.text)
+    if not isinstance(texts, str):
+        texts = tuple(texts) if len(texts) > 1 else texts[0]
+    return replace(columns, **{**names, "text": texts})

@@ -1,11 +1,11 @@
 """A run that has ended, as its folder has it: its figures, its rounds and its model, to look at and to use."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fedhello.config.schema import Config
 from fedhello.config.settings import model_settings
@@ -14,17 +14,22 @@ from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
 from fedhello.model import exports
 from fedhello.model.adapter import LoraModel
 from fedhello.notes import logger
-from fedhello.results.inference import infer
+from fedhello.results.forget import forget
+from fedhello.results.inference import infer, score
 from fedhello.results.trained import Trained, load_trained, rescore, scoring_session
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord
+from fedhello.runs.runner import warn
 from fedhello.runs.summary import Summary
 from fedhello.runs.tracking import round_metrics
 from fedhello.session import Session
 from fedhello.setup.model import NAMED, Objects, load_model
+from fedhello.setup.prepare import prepare
 
 if TYPE_CHECKING:
     import pandas
+
+T = TypeVar("T")
 
 
 class Rounds(Sequence[RoundRecord]):
@@ -87,7 +92,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that has ended.
+    """A run that has ended, whether just now or long ago.
+
+    What is read of it is what its folder holds at that moment, so it follows when the run is resumed, or forgets.
 
     Attributes:
         path: Its folder; see docs/reference/run-folder.md.
@@ -99,28 +106,48 @@ class TrainedRun:
     given: Objects = NAMED
     session: Session | None = field(default=None, repr=False, compare=False)
 
+    @cached_property
+    def _read(self) -> dict[str, tuple[object, Any]]:
+        return {}
+
     @property
     def _folder(self) -> RunFolder:
         return RunFolder(self.path)
 
-    @cached_property
+    @property
     def config(self) -> Config:
-        """What was run, every key resolved."""
-        return stored_config(self._folder.path)
+        """What was run, every key resolved.
 
-    @cached_property
+        Raises:
+            RunFolderError: If this is not the folder of a run.
+        """
+        return self._current("config.yaml", lambda: stored_config(self.path))
+
+    @property
     def summary(self) -> Summary:
         """The run in numbers.
 
         Raises:
             RunFolderError: If the run has not ended.
         """
-        return Summary.read(self._folder.summary())
+        return self._current("summary.json", lambda: Summary.read(self._folder.summary()))
 
-    @cached_property
+    @property
     def rounds(self) -> Rounds:
         """What each round came to."""
-        return Rounds(self._folder.records())
+        return self._current("rounds.jsonl", lambda: Rounds(self._folder.records()))
+
+    def _current(self, name: str, read: Callable[[], T]) -> T:
+        """Return what a file of the folder holds, read again only where the file is another by now."""
+        try:
+            found = (self.path / name).stat()
+        except OSError:
+            return read()  # which says what is missing
+        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._read.get(name, (None,))[0] != stamp:
+            self._read[name] = (stamp, read())
+        value: T = self._read[name][1]
+        return value
 
     def predict(
         self,
@@ -162,19 +189,70 @@ class TrainedRun:
         _log(notes)
         return [Prediction(**row) for row in found]
 
-    def evaluate(self) -> dict[str, Any]:
-        """Score the run's model, or the mean over its models, on its validation and test data, as the run did.
+    def evaluate(
+        self,
+        data: Any = None,
+        *,
+        split: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> dict[str, Any]:
+        """Score the run's model: on its own validation and test data, as the run did, or on other data.
+
+        Args:
+            data: What to score on, labelled with the run's classes by name: a file, folder, embedded data set or hub
+                id, or a data set in memory as ``fedhello.prepare`` takes one. Every sample counts, repeats too. None
+                takes the run's own, and the mean over its models and over its clients' own heads.
+            split: Which of the splits that ``data`` has.
+            columns: ``text`` (one, or two of pairs), ``label``, ``image``, ``prompt`` or ``response`` → what it is
+                called in ``data``, where that differs from the run's.
+            model: Which model is scored on ``data``, of a run that leads to several.
+            client: Whose head, where clients keep their own.
 
         Returns:
-            ``validation`` and ``test``, each with ``accuracy`` (0 … 1), ``loss`` (nats) and more, and ``samples``.
+            ``validation`` and ``test``, or ``data``, each with ``accuracy`` (0 … 1), ``loss`` (nats) and more; and
+            ``samples``, how many each has.
+
+        Raises:
+            ConfigError: If an option is missing, or has no meaning here.
+            DataError: If the data cannot be read, are of another kind, or have a label that is no class of the run.
         """
-        session = self.session
-        if session is None:
-            given = self.given if self.given.model is None else replace(self.given, model=self._model)
-            session = scoring_session(self.config, given)
-        found, notes = rescore(self._folder, session)
+        if data is None:
+            named = {"split": split, "columns": columns, "model": model, "client": client}
+            given = [name for name, value in named.items() if value is not None]
+            if given:
+                raise ConfigError(f"expected data beside {' and '.join(given)}; found none. Hand them over.")
+            found, notes = rescore(self._folder, self._prepared(scoring_session))
+        else:
+            found, notes = score(self._trained(model, client), data, split, columns or {})
         _log(notes)
         return found
+
+    def forget(self, clients: Sequence[int]) -> Summary:
+        """Take clients out of the run's solved head, exactly as if they had never taken part; the folder changes.
+
+        Args:
+            clients: Their ids, at least one.
+
+        Returns:
+            The new summary, whose ``forgotten`` lists all that were ever forgotten.
+
+        Raises:
+            ConfigError: If the run is of another kind than ``head-only`` with a solved head on this machine, or a
+                client is none of it, or forgotten already.
+            DataError: If a class has no sample on any client that is left; nothing has changed then.
+            RunFolderError: If the run has not finished, is not what it was, or cannot be written.
+        """
+        again = partial(self._prepared, prepare)
+        forget(self._folder, sorted(set(clients)), lambda line: warn(self._folder, line), again)
+        return self.summary
+
+    def _prepared(self, prepare: Callable[[Config, Objects], Session]) -> Session:
+        """Return the session of the run, prepared anew where it is not in memory."""
+        if self.session is not None:
+            return self.session
+        return prepare(self.config, self.given if self.given.model is None else replace(self.given, model=self._model))
 
     def peft_model(self, *, model: str | None = None, client: int | None = None) -> Any:
         """Return the foundation model with the adapter as a PEFT model, whose head is in place where PEFT has one.
@@ -208,9 +286,10 @@ class TrainedRun:
         wanted, target = exports.asked_form(form, merge), Path(out or self.path / "export")
         if target.exists():
             raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another one.")
-        trained = self._trained(model, client)
-        # What is merged is of no use afterwards, and this model may be the session's, or the user's own.
-        exported = trained.model if wanted == "adapter" else copy.deepcopy(trained.model)
+        # What is merged is of no use afterwards: a model that came from files comes again, that of a program is copied.
+        spare = wanted != "adapter" and self.session is None and self.given.model is None
+        trained = self._trained(model, client, anew=spare)
+        exported = trained.model if wanted == "adapter" or spare else copy.deepcopy(trained.model)
         try:
             exports.export(exported, target, wanted, trained.config.data.max_length)
         except OSError as error:
@@ -225,11 +304,15 @@ class TrainedRun:
         summary = self._folder.summary()
         return load_model(model_settings(self.config), summary["labels"], summary["model_kind"], self.given)
 
-    def _trained(self, model: str | None, client: int | None) -> Trained:
+    def _trained(self, model: str | None, client: int | None, anew: bool = False) -> Trained:
         """Return the model with the adapter and the head that are asked for, whatever it held before."""
-        trained = load_trained(self._folder, model, client, self._model)
+        trained = load_trained(self._folder, model, client, None if anew else self._model)
         _log(trained.notes)
         return trained
+
+
+RunResult = TrainedRun
+"""What ``fedhello.run`` returns: the same class, since a run that has just ended can do what one read back can."""
 
 
 def _log(notes: Iterable[str]) -> None:

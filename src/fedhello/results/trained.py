@@ -1,5 +1,6 @@
 """A run's trained models, read back from its folder."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,8 +88,8 @@ def load_trained(
 def scoring_session(config: Config, given: Objects = NAMED) -> Session:
     """Prepare what a run's model is scored with.
 
-    A shared head's scores do not depend on who holds what, so that a partition from outside, whose code nobody has
-    imported here, is none of their business.
+    A shared head's scores do not depend on who holds what, so a partition from outside, whose code nobody has imported
+    here, is not needed.
 
     Raises:
         FedhelloError: Of the kind that fits, if the run cannot be prepared again.
@@ -99,26 +100,26 @@ def scoring_session(config: Config, given: Objects = NAMED) -> Session:
     return prepare(config, given)
 
 
-def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str, Any], list[str]]:
+def rescore(folder: RunFolder, session: Session) -> tuple[dict[str, Any], list[str]]:
     """Score a run's model, or the mean over its models, as the run did; return JSON-ready scores, and notes.
 
     Args:
         folder: Of a run that has ended.
-        session: What ran, where it is in memory.
+        session: What ran, or the same prepared again.
 
     Raises:
-        FedhelloError: Of the kind that fits, if the run cannot be prepared again, or is of another model.
+        ModelError: If the session's model is not the one that the run trained on.
     """
-    session = session or scoring_session(stored_config(folder.path))
     notes = _read_adapter(folder, session.model)
-    session = _without_missing_metrics(session, notes)
+    known, missing = known_metrics(session.settings.metrics)
+    notes += missing
+    session = replace(session, settings=replace(session.settings, metrics=known))
     heads = folder.personal_heads() if session.head.is_personal else None
     models = folder.models()
     adapters = [_as_adapter(tensors, session.model) for tensors in models.values()]
     found = [evaluate_adapter(session, a, heads) for a in adapters or [session.model.snapshot(share_head=False)]]
     scores = dict(zip(("validation", "test"), mean_over_models(found), strict=True))
-    result: dict[str, Any] = {part: _plain(score) for part, score in scores.items()}
-    result["samples"] = {part: score.samples for part, score in scores.items()}
+    result = listed(scores)
     if models:
         result["models"] = {name: _plain(test) for name, (_, test) in zip(models, found, strict=True)}
         notes.append(f"the scores are means over {len(models)} models: {', '.join(models)}")
@@ -127,14 +128,18 @@ def rescore(folder: RunFolder, session: Session | None = None) -> tuple[dict[str
     return result, notes
 
 
-def _without_missing_metrics(session: Session, notes: list[str]) -> Session:
-    """Return a session that asks for those metrics alone whose code is there, and note the others."""
-    known = tuple(name for name in session.settings.metrics if name in METRICS)
-    missing = [name for name in session.settings.metrics if name not in METRICS]
-    if not missing:
-        return session
-    notes.append(f"without {', '.join(missing)} of run.metrics, whose code nobody has imported or registered here")
-    return replace(session, settings=replace(session.settings, metrics=known))
+def known_metrics(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return those metrics whose code is there, and a note on the others."""
+    known = tuple(name for name in names if name in METRICS)
+    missing = [name for name in names if name not in METRICS]
+    said = f"without {', '.join(missing)} of run.metrics, whose code nobody has imported or registered here"
+    return known, [said] if missing else []
+
+
+def listed(scores: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Return the scores on some sets of samples by the sets' names, and under ``samples`` how many each has."""
+    plain: dict[str, Any] = {part: _plain(score) for part, score in scores.items()}
+    return plain | {"samples": {part: score.samples for part, score in scores.items()}}
 
 
 def _plain(score: Evaluation) -> dict[str, float]:

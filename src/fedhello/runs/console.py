@@ -57,15 +57,13 @@ class Progress(Callback):
     """Shows progress, and logs it into a run's folder; data for programs never goes through here.
 
     Args:
-        console: Where to; None takes standard output.
+        console: Where to, such as ``rich.console.Console()``; None shows nothing.
         folder: Whose log is written; None writes none.
-        quiet: Whether nothing is shown, so that it only logs.
     """
 
-    def __init__(self, console: Console | None = None, folder: RunFolder | None = None, quiet: bool = False) -> None:
-        self._console = console or Console()
+    def __init__(self, console: Console | None = None, folder: RunFolder | None = None) -> None:
+        self._console = console or Console(quiet=True)
         self._folder = folder
-        self._quiet = quiet
         self._blocks = 0
         self._remote = False
         self._head, self._least = HeadSettings(), 1
@@ -77,7 +75,7 @@ class Progress(Callback):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
+            console=self._console,
         )
         self._task = self._progress.add_task("rounds", total=None)
         self._live: Live | None = None
@@ -102,7 +100,7 @@ class Progress(Callback):
         if start.state.round:
             self._say(f"going on after round {start.state.round} of {rounds}")
             self._progress.update(self._task, completed=start.state.round)
-        if not self._quiet and self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
             self._live.start()
 
@@ -133,7 +131,7 @@ class Progress(Callback):
                 self._table = self._without_first_row()
                 self._live.update(Group(self._table, self._progress))
             self._table.add_row(*cells)
-        elif not self._quiet:
+        else:
             self._console.print(line, highlight=False, soft_wrap=True)
         self._progress.advance(self._task)
 
@@ -144,9 +142,9 @@ class Progress(Callback):
         self._say(_result_line(summary))
         for line in tier_lines(summary):
             self._log(line)
-            if not self._quiet and not self._console.is_terminal:
+            if not self._console.is_terminal:
                 self._console.print(line, highlight=False, soft_wrap=True)
-        if not self._quiet and self._console.is_terminal:
+        if self._console.is_terminal:
             self._console.print(tier_table(summary))
         self._say_what_is_left(summary)
 
@@ -163,8 +161,7 @@ class Progress(Callback):
 
     def _say(self, line: str) -> None:
         self._log(line)
-        if not self._quiet:
-            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _log(self, line: str) -> None:
         if self._folder is not None and self._folder.path.exists():

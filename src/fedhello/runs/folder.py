@@ -205,6 +205,15 @@ class RunFolder:
         # A file may not hold one tensor twice, nor a view into another.
         write_whole(file, safetensors.torch.save({n: value.clone() for n, value in tensors.items()}))
 
+    def check(self) -> None:
+        """Check that this is the folder of a run.
+
+        Raises:
+            RunFolderError: If it has no configuration.
+        """
+        if not (self.path / "config.yaml").is_file():
+            raise RunFolderError(f"expected the folder of a run; {self.path} has no config.yaml")
+
     def write_config(self, text: str) -> None:
         """Write the configuration that the run goes on with.
 

@@ -10,10 +10,12 @@ from fedhello.notes import logger
 from fedhello.runs.answers import answer, compared
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.checkpoint import Checkpoints
+from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.interrupts import Interrupts
 from fedhello.runs.loop import RoundRecord, domain_scores, rounds
-from fedhello.runs.progress import Progress, begin, identity_of
+from fedhello.runs.progress import Progress as Place
+from fedhello.runs.progress import begin, identity_of
 from fedhello.runs.summary import summarise
 from fedhello.runs.tracking import Tracker, check_installed
 from fedhello.session import Session
@@ -21,7 +23,7 @@ from fedhello.types import RunState
 
 
 def run_session(
-    session: Session, folder: RunFolder, callbacks: Sequence[Callback] = (), resumed: Progress | None = None
+    session: Session, folder: RunFolder, callbacks: Sequence[Callback] = (), resumed: Place | None = None
 ) -> dict[str, Any]:
     """Run all rounds, fill the folder and hand each round to the sinks that ``run.track`` names.
 
@@ -86,7 +88,7 @@ class _Run:
     folder: RunFolder
     callbacks: Sequence[Callback]
     interrupts: Interrupts
-    progress: Progress
+    progress: Place
     saved: int | None = None
     checkpoints: Checkpoints = field(init=False)
     identity: dict[str, Any] = field(init=False)
@@ -131,12 +133,12 @@ class _Run:
 
     @contextmanager
     def _named(self, callback: Callback, method: str) -> Iterator[None]:
-        """Say whose error it is; an error of ours speaks for itself."""
+        """Say whose error it is, of whatever kind; what the run shows and tracks itself speaks for the run."""
         try:
             yield
-        except FedhelloError:
-            raise
-        except Exception as error:  # whatever it is, somebody else's code raised it
+        except Exception as error:  # whatever it is, it must not pass for an error of the run
+            if isinstance(error, FedhelloError) and isinstance(callback, (Progress, Tracker)):
+                raise
             raise CallbackError(
                 f"the callback {type(callback).__name__} failed in {method}: {type(error).__name__}: {error}. The "
                 f"rounds before are kept; put it right and go on with {self.folder.path}."

@@ -50,6 +50,7 @@ class Summary(BaseModel):
         notes: What a user should know.
         versions: Of the packages that a result depends on.
         error: What the run failed with.
+        forgotten: Clients that were taken out of the head afterwards.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
@@ -73,6 +74,7 @@ class Summary(BaseModel):
     notes: tuple[str, ...]
     versions: dict[str, str]
     error: str | None = None
+    forgotten: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Summary":

@@ -1,8 +1,9 @@
 """Write a first configuration for a data set: what it holds decides the columns, the split and the partition."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from fedhello.data.settings import DataSettings
 from fedhello.data.sources import HELD_OUT, open_source
 from fedhello.data.split import Split
 from fedhello.data.tables import Source, Table
-from fedhello.errors import DataError
+from fedhello.errors import ConfigError, DataError
 from fedhello.setup.data import load_data, partition_data, split_data
 
 SPLITS: dict[HeldOut, tuple[str, ...]] = {"validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -58,10 +59,62 @@ class Starter:
     Attributes:
         text: YAML with comments.
         findings: What was found and decided, for people, a line each.
+
+    Example:
+        >>> "text" in fh.init("texts.csv").text, len(fh.init("texts.csv").findings)
+        (True, 3)
     """
 
     text: str
     findings: tuple[str, ...]
+
+
+def init(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    text: str | Sequence[str] = (),
+    label: str | None = None,
+    image: str | None = None,
+    prompt: str | None = None,
+    response: str | None = None,
+    force: bool = False,
+) -> Starter:
+    """Look at a data set and write a first configuration that runs on it.
+
+    Args:
+        data: A file, a folder, an embedded data set or a hub id.
+        out: A new file for the configuration; None writes none.
+        text: The column of texts, two for pairs; columns that are not named are guessed.
+        label: The column of classes.
+        image: The column of images.
+        prompt: The column of prompts, or a template.
+        response: The column of responses, or a template.
+        force: Whether a file that is there is written over.
+
+    Returns:
+        The configuration as YAML in ``text``, and what was found and decided in ``findings``.
+
+    Raises:
+        ConfigError: If the columns cannot be told, or the file exists or cannot be written.
+        DataError: If the data set cannot be read, or is too small for any federation.
+
+    Example:
+        >>> fh.init("texts.csv", "fedhello.yaml").findings[1]
+        "task: classify texts, texts 'text', labels 'label'; 2 classes: fruit, metal"
+    """
+    if out is not None and Path(out).exists() and not force:
+        raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another --out, or --force.")
+    texts = (text,) if isinstance(text, str) else tuple(text)
+    if len(texts) > 2:
+        raise ConfigError(f"expected --text once, or twice for pairs of texts; found it {len(texts)} times")
+    found = starter(str(data), Asked(texts, label, image, prompt, response))
+    if out is not None:
+        try:
+            Path(out).write_text(found.text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"expected to write {out}; {error.strerror or error}. Give another --out.") from error
+    return found
 
 
 def starter(name: str, asked: Asked) -> Starter:

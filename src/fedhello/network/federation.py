@@ -1,0 +1,197 @@
+"""The library's doors to federations on many machines: serve one, take part in one, and make keys for both.
+
+serve("my.yaml", host="0.0.0.0", keys="keys")                     # on one machine
+join("server.example:8000", "mine.csv", budget={"memory": "4GB"})  # on each of the others
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedhello.config.read import Overrides, Source, load_config, words_of
+from fedhello.errors import ConfigError, MissingExtraError
+from fedhello.network import server
+from fedhello.network.client import ClientOptions, default_name, parse_bytes
+from fedhello.network.local_clients import demonstration, local_clients
+from fedhello.network.superlink import ServerOptions
+from fedhello.network.supervisor import Connection, parse_server, take_part
+from fedhello.notes import logger
+from fedhello.results.run import TrainedRun
+from fedhello.runs.callbacks import Callback
+from fedhello.runs.console import Progress
+
+LIMITS = ("memory", "upload", "seconds", "blocks", "rank")
+"""What a client's budget may state."""
+
+
+def serve(
+    config: Source = None,
+    overrides: Overrides = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: str | Path | None = None,
+    local: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+) -> TrainedRun:
+    """Play a configuration with clients on other machines; called again, it goes on where it stopped.
+
+    Args:
+        config: What to run.
+        overrides: What is to be otherwise.
+        host: Where to listen; ``0.0.0.0`` for everywhere.
+        port: Its port; 0 takes a free one.
+        keys: The folder that ``make_server_keys`` and ``make_client_key`` filled: TLS, and the clients that may
+            connect. None speaks without TLS, to whoever comes.
+        local: Start so many clients on this machine, which share the configured data set.
+        callbacks: Who watches, and may end it.
+        console: Where to show progress, such as ``rich.console.Console()``; None shows none.
+
+    Returns:
+        The run, whose folder is named by ``run.out`` and ``run.name``.
+
+    Raises:
+        ClientsError: If too few clients join within ``run.wait``.
+        MissingExtraError: If Flower is not installed.
+        FedhelloError: Of the kind that fits, if anything does not fit.
+
+    Example:
+        >>> fh.serve("my.yaml", {"run.name": "net"}, port=0, local=3).summary.status  # doctest: +SKIP
+        'finished'
+    """
+    _check_flower()
+    words = words_of(overrides)
+    wanted = load_config(config, words) if local is None else demonstration(config, words, local)
+    wanted, say = server.served(wanted), _saying(console)
+    options = ServerOptions(host, port, None if keys is None else Path(keys))
+    with local_clients(wanted, local or 0, say) as start:
+        folder, _ = server.serve(wanted, options, lambda folder: [Progress(console, folder), *callbacks], say, start)
+    return TrainedRun(folder.path)
+
+
+def join(
+    server: str,
+    data: str | Path | None = None,
+    *,
+    budget: Mapping[str, Any] | None = None,
+    ca: str | Path | None = None,
+    key: str | Path | None = None,
+    name: str | None = None,
+    model: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    part: int | None = None,
+    device: str = "auto",
+    patience: float = 600.0,
+    log: str | Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """Take part in a run on another machine, with one's own data and budget, until it is over.
+
+    Args:
+        server: ``HOST:PORT`` of whoever serves.
+        data: This client's own samples: a file, a folder, an embedded data set or a hub id.
+        budget: What it can afford: ``memory`` and ``upload`` in bytes (``"4GB"`` or a number), ``seconds`` of training
+            per round, ``blocks`` and ``rank`` at most; the memory that is free unless given.
+        ca: The server's ``ca.crt``; without it, no TLS.
+        key: This client's private key, where the server asks for one.
+        name: A name that stays the same from start to start; made of the key, or of machine and data, unless given.
+        model: The folder of the foundation model, where it has no public name.
+        columns: ``text``, ``label``, ``image``, ``prompt`` or ``response`` → what it is called in the data, where that
+            differs from the server's.
+        part: Take this part of the configured data set, from 0.
+        device: ``auto``, ``cpu``, ``cuda``, …
+        patience: Seconds to wait for a server that is away.
+        log: Where to put what Flower says; nowhere unless given.
+        console: Where to say what goes on; None tells the logger ``fedhello``.
+
+    Raises:
+        EngineError: If the server is away for too long, or does not speak as it should.
+        MissingExtraError: If Flower is not installed.
+        FedhelloError: Of the kind that fits, if this client cannot take part.
+
+    Example:
+        >>> fh.join("server.example:8000", "mine.csv", budget={"memory": "4GB"})  # doctest: +SKIP
+    """
+    _check_flower()
+    key = None if key is None else Path(key)
+    data = None if data is None else str(data)
+    limits = {limit: value for limit, value in (budget or {}).items() if value is not None}
+    unknown = [limit for limit in limits if limit not in LIMITS]
+    if unknown:
+        raise ConfigError(f"expected a budget of {', '.join(LIMITS)}; found {unknown[0]!r}")
+    options = ClientOptions(
+        name=name or default_name(data, part, key),
+        data=data,
+        part=part,
+        model=None if model is None else str(model),
+        device=device,
+        columns=dict(columns or {}),
+        budget={limit: parse_bytes(value) if isinstance(value, str) else value for limit, value in limits.items()},
+    )
+    connection = Connection(*parse_server(server), None if ca is None else Path(ca), key, patience)
+    take_part(connection, options, _saying(console), None if log is None else Path(log))
+
+
+def make_server_keys(hosts: Sequence[str], out: str | Path, days: int = 365) -> tuple[Path, ...]:
+    """Make a certificate authority of one's own, and a certificate for the server.
+
+    Args:
+        hosts: Names and IP addresses by which clients reach it, one at least; those of the machine itself are added.
+        out: The folder for the files; made if it is not there.
+        days: How long both certificates are valid.
+
+    Returns:
+        ``ca.crt``, ``ca.key``, ``server.pem`` and ``server.key``.
+
+    Raises:
+        ConfigError: If a host or the number of days cannot be certified.
+        MissingExtraError: If cryptography is not installed.
+        RunFolderError: If one of the files exists, or cannot be written.
+
+    Example:
+        >>> [file.name for file in fh.make_server_keys(["server.example"], "keys")]
+        ['ca.crt', 'ca.key', 'server.pem', 'server.key']
+    """
+    from fedhello.network.keys import make_server_keys
+
+    return make_server_keys(hosts, days, Path(out))
+
+
+def make_client_key(name: str, out: str | Path) -> tuple[Path, Path]:
+    """Make the key pair of one client.
+
+    Args:
+        name: Of the client; the files are called after it.
+        out: The folder for the files; made if it is not there.
+
+    Returns:
+        ``NAME``, the private key, and ``NAME.pub``, which the server is told.
+
+    Raises:
+        ConfigError: If the name cannot be that of a file.
+        MissingExtraError: If cryptography is not installed.
+        RunFolderError: If one of the files exists, or cannot be written.
+
+    Example:
+        >>> [file.name for file in fh.make_client_key("berlin", "keys")]
+        ['berlin', 'berlin.pub']
+    """
+    from fedhello.network.keys import make_client_key
+
+    return make_client_key(name, Path(out))
+
+
+def _check_flower() -> None:
+    if importlib.util.find_spec("flwr") is None:
+        raise MissingExtraError("clients on other machines need Flower; run: pip install 'fedhello[flower]'")
+
+
+def _saying(console: Console | None) -> Callable[[str], None]:
+    """Return what says a line: on a console, or else to the logger."""
+    if console is None:
+        return logger.info
+    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,56 @@
+"""What a command takes is what its function of the library takes, and the other way round."""
+
+import inspect
+
+import pytest
+
+import fedhello as fh
+from fedhello.cli import network, results, run
+from fedhello.cli.main import COMMANDS
+
+OBJECTS = {"self", "session", "model", "processor", "data", "validation", "test", "method", "objects", "callbacks"}
+"""What only a program has: no words can hand them over."""
+
+SHOWN = {"as_json", "quiet", "console"}
+"""Where a result goes, and in which form."""
+
+CONFIG = {"words": {"config", "overrides"}}
+COLUMNS = {name: {"columns"} for name in ("text", "label", "image", "prompt", "response")}
+LIMITS = {name: {"budget"} for name in ("memory", "upload", "seconds", "blocks", "rank")}
+
+SAME = [
+    (run.run, [fh.run], CONFIG | {"dry_run": set()}, OBJECTS),  # to try is to plan
+    (run.resume, [fh.resume], {"run": {"folder"}}, OBJECTS),
+    (run.init, [fh.init], {"name": {"data"}}, set()),
+    (run.plan, [fh.prepare, fh.plan, fh.Plan.write_picture], CONFIG | {"picture": {"file"}}, OBJECTS),
+    (run.compare, [fh.compare], CONFIG | {"no_baselines": {"baselines"}, "tune": {"rates"}}, OBJECTS),
+    (results.evaluate, [fh.TrainedRun.evaluate], COLUMNS | {"run": set()}, {"self"}),
+    (results.predict, [fh.TrainedRun.predict], {"run": set(), "texts": {"inputs"}, "pair": {"pairs"}}, {"self"}),
+    (results.export, [fh.TrainedRun.export], {"run": set()}, {"self"}),
+    (results.forget, [fh.TrainedRun.forget], {"run": set(), "client": {"clients"}}, {"self"}),
+    (
+        results.report,
+        [fh.write_report, fh.load_comparison, fh.write_comparison],
+        {"runs": {"run", "folders", "comparison"}},
+        set(),
+    ),
+    (network.server, [fh.serve], CONFIG, {"callbacks"}),
+    (network.client, [fh.join], COLUMNS | LIMITS, set()),
+    (network.server_keys, [fh.make_server_keys], {"host": {"hosts"}}, set()),
+    (network.client_key, [fh.make_client_key], {}, set()),
+]  # fmt: skip
+
+
+def names(function):
+    return set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(("command", "functions", "otherwise", "objects"), SAME, ids=[row[0].__name__ for row in SAME])
+def test_neither_has_an_option_that_the_other_lacks(command, functions, otherwise, objects):
+    asked = set().union(*(otherwise.get(name, {name}) for name in names(command) - SHOWN))
+    assert asked - objects == set().union(*map(names, functions)) - SHOWN - objects
+
+
+def test_every_command_is_compared_with_its_function():
+    listed = {row[0].__name__ for row in SAME} | {"methods", "models", "doctor"}  # these take nothing
+    assert {command.__name__ for command in COMMANDS} <= listed

@@ -1,0 +1,81 @@
+"""The command line as a whole: its commands, its errors and its exit codes."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedhello as fh
+from fedhello.cli import main
+
+CONFIG = 2
+SOURCES = Path(main.__file__).parent
+
+SAID = {
+    "fedhello.api": {"checked_folder", "say_loading"},
+    "fedhello.comparison.asked": {"asked_seeds"},
+    "fedhello.comparison.tuning": {"RATES", "asked_rates"},
+    "fedhello.formatting": {"human_bytes"},
+    "fedhello.network.keys": {"client_steps", "server_steps"},
+    "fedhello.notes": {"show_notes"},
+    "fedhello.report.plan": {"show"},
+    "fedhello.report.tables": {"show"},
+    "fedhello.results.comparison": {"is_comparison"},
+}
+"""What the command line takes of fedhello beside its public names: words to read, and words to say."""
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fedhello"):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def test_commands_call_the_public_names_and_nothing_else():
+    taken = {(module, name) for file in SOURCES.glob("*.py") for module, name in imports(file)}
+    others = {
+        (module, name) for module, name in taken if not module.startswith("fedhello.cli") and module != "fedhello"
+    }
+    assert others == {(module, name) for module, names in SAID.items() for name in names}
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys; from fedhello.cli import main; sys.argv = ['fedhello', '--help']\n"
+        "try: main.main()\n"
+        "finally: print(sorted({'torch', 'transformers', 'numpy', 'pydantic', 'fedhello.api'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.endswith("[]\n")
+    assert all(name in out for name in ("keys", *(command.__name__ for command in main.COMMANDS)))
+
+
+def test_errors_of_every_kind_are_one_sentence_and_their_code(call, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise fh.QuorumError("expected enough; found few")
+
+    monkeypatch.setattr(fh, "load_run", refuse)
+    assert call(tmp_path, "evaluate", "runs/x") == (9, "", "error: expected enough; found few\n")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fh, "load_run", interrupt)
+    assert call(tmp_path, "evaluate", "runs/x")[:2] == (130, "")
+
+
+@pytest.mark.parametrize("words", [("jog",), ("run", "--fast"), ("predict",)])
+def test_a_wrong_command_line(call, tmp_path, words):
+    code, out, err = call(tmp_path, *words)
+    assert (code, out) == (CONFIG, "")
+    assert err.startswith("error: ")
+    assert err.endswith("See fedhello --help.\n")
+    assert err.count("\n") == 1
+
+
+def test_the_command_alone_shows_its_help(call, tmp_path):
+    code, out, _ = call(tmp_path)
+    assert code == 0
+    assert "Usage" in out
