@@ -73,7 +73,7 @@ class Federation:
         clients: All clients that may be invited, ascending id.
         tiers: The budget of each tier.
         blocks: L, the number of blocks of the foundation model.
-        clients_per_round: |S_t|.
+        clients_per_round: The size of S_t.
         seed: Source of every random choice.
         rule: Which activation policies allocations may use.
         costs: Per tier, what training takes on the largest of its clients' data; empty where nothing is predicted.

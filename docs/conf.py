@@ -1,0 +1,98 @@
+"""How Sphinx builds the site: `make docs`. Nothing on it is fetched from elsewhere, neither when built nor when read."""
+
+import importlib.metadata
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+project, author = "fedhello", "the fedhello authors"
+project_copyright = "Apache-2.0"
+release = importlib.metadata.version("fedhello")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.coverage",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["images"]
+
+# Pages link to headings of others as GitHub names them; a link that leads nowhere is a warning, which `-W` makes an error.
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+myst_dmath_allow_space = False
+myst_dmath_double_inline = False
+# Notebooks are stored with what they print; the slow tests run them anew.
+nb_execution_mode = "off"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autoclass_content = "class"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"fedhello {release}"
+html_show_sphinx = False
+html_copy_source = False
+
+
+def inline_math(self: Any, node: nodes.math) -> None:
+    """Write a formula within a line as MathML, which browsers draw by themselves."""
+    self.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def displayed_math(self: Any, node: nodes.math_block) -> None:
+    """Write a formula of its own as MathML."""
+    self.body.append(self.starttag(node, "div", CLASS="math"))
+    self.body.append(convert(node.astext(), display="block") + "</div>")
+    raise nodes.SkipNode
+
+
+HERE = Path(__file__).parent
+"""The folder of the pages."""
+
+FROM_ROOT = {
+    "README.md": "index",
+    "CHANGELOG.md": "about/changelog",
+    "CONTRIBUTING.md": "about/contributing",
+    "SECURITY.md": "about/security",
+    "examples/README.md": "about/examples",
+}
+"""Pages that stand elsewhere in the repository, and where the site has them."""
+
+
+def as_on_the_site(app: Any, docname: str, source: list[str]) -> None:
+    """Read in the pages that stand elsewhere, and lead links between the repository's files to pages of the site."""
+    file = next((HERE.parent / name for name, page in FROM_ROOT.items() if page == docname), HERE / f"{docname}.md")
+    if not file.exists():
+        return  # a notebook, whose links stay within docs/
+    if file != HERE / f"{docname}.md":
+        source[0] = f"{file.read_text(encoding='utf-8')}\n{source[0]}"
+
+    def on_the_site(link: re.Match[str]) -> str:
+        target = os.path.relpath((file.parent / link[1]).resolve(), HERE.parent)
+        page = HERE / f"{FROM_ROOT[target]}.md" if target in FROM_ROOT else HERE.parent / target
+        return f"]({os.path.relpath(page, (HERE / docname).parent)}"
+
+    source[0] = re.sub(r"\]\((?!https?:|#)([^)#\s]+)", on_the_site, source[0])
+
+
+def setup(app: Any) -> None:
+    """Tell Sphinx who writes formulas, and what is read from where."""
+    app.add_html_math_renderer("mathml", (inline_math, None), (displayed_math, None))
+    app.connect("source-read", as_on_the_site)
+
+
+html_math_renderer = "mathml"
