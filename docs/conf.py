@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `make docs`. Nothing on it is fetched from elsewhere, neither when built nor when read."""
+"""How Sphinx builds the site, see `make docs`. Neither building nor reading it fetches anything from elsewhere."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ extensions = [
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["images"]
 
-# Pages link to headings of others as GitHub names them; a link that leads nowhere is a warning, which `-W` makes an error.
+# Pages link to headings as GitHub names them. A link that leads nowhere is a warning, which `make docs` takes as an error.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_dmath_allow_space = False

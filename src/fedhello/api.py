@@ -72,6 +72,11 @@ def prepare(
 
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit.
+
+    Example:
+        >>> session = fh.prepare("my.yaml", {"train.rounds": 3})
+        >>> session.federation.blocks, [tier.blocks for tier in session.federation.tiers]
+        (3, [1, 3])
     """
     checked, given = _with_objects(config, overrides, model, processor, data, validation, test, method)
     return setup.prepare(_local(checked), given)
@@ -107,15 +112,32 @@ def _with_objects(
 
 
 def plan(session: Session) -> Plan:
-    """Return what every tier would train, what it takes and why not more; ``print`` shows it as a table."""
+    """Return what every tier would train, what it takes and why not more; ``print`` shows it as a table.
+
+    Args:
+        session: What would run; nothing of it changes.
+
+    Example:
+        >>> print(fh.plan(fh.prepare("my.yaml")))  # doctest: +ELLIPSIS
+        fed-hello on tiny, 3 blocks: 2 rounds of 2 clients; each downloads ... per round
+        ...
+    """
     return Plan(describe(session))
 
 
 def start(session: Session) -> RunStart:
     """Return what is there before round 0, with a head as ``model.head`` says; a session can be started again.
 
+    Args:
+        session: What is to run.
+
     Raises:
         ConfigError: If clients keep heads of their own, which a state does not hold.
+
+    Example:
+        >>> start = fh.start(fh.prepare("my.yaml"))
+        >>> start.state.round, 0 <= start.test.accuracy <= 1
+        (0, True)
     """
     _check_shared(session)
     return loop.start(session)
@@ -134,6 +156,12 @@ def rounds(session: Session, state: RunState | None = None) -> Iterator[tuple[Ru
     Raises:
         ConfigError: If clients keep heads of their own, which a state does not hold.
         QuorumError: If ``train.retries`` attempts at one round fail.
+
+    Example:
+        >>> for state, record in fh.rounds(fh.prepare("my.yaml")):
+        ...     print(state.round, [client.client for client in record.report.clients])
+        1 [0, 1]
+        2 [2, 3]
     """
     _check_shared(session)
     yield from loop.rounds(session, loop.start(session).state if state is None else state)
@@ -167,6 +195,12 @@ def save(
     Raises:
         ConfigError: If the records are not those of the rounds of the state, or clients keep heads of their own.
         RunFolderError: If the folder exists or cannot be written.
+
+    Example:
+        >>> session = fh.prepare("my.yaml")
+        >>> state, record = next(fh.rounds(session))
+        >>> fh.save(session, state, "runs/by-hand").summary.status
+        'saved'
     """
     _check_shared(session)
     run_folder = RunFolder(Path(folder))
@@ -199,6 +233,11 @@ def run(
     Raises:
         CallbackError: If a callback raised.
         FedhelloError: Of the kind that fits, if anything does not fit.
+
+    Example:
+        >>> result = fh.run("my.yaml", {"train.rounds": 2, "run.name": "mine"})
+        >>> result.summary.status, len(result.rounds), result.path.name
+        ('finished', 2, 'mine')
     """
     if session is not None and (config is not None or overrides or objects):
         raise ConfigError("expected a session, or what it is made of; found both. Give one of them.")
@@ -255,9 +294,19 @@ def resume(
         validation: Likewise.
         test: Likewise.
 
+    Returns:
+        The run.
+
     Raises:
         ConfigError: If an override would change a result.
         RunFolderError: If this is not the folder of a run, or its checkpoints do not fit.
+
+    Example:
+        >>> stopped = fh.run("my.yaml", {"run.name": "mine"}, callbacks=[fh.EarlyStopping(patience=1, min_delta=1)])
+        >>> stopped.summary.status, stopped.summary.rounds
+        ('stopped', 1)
+        >>> fh.resume("runs/mine").summary.rounds
+        2
     """
     given = _given_again(folder, model, processor, data, validation, test)
     return resumed(folder, overrides, callbacks=callbacks, console=console, given=given)[0]
@@ -372,6 +421,12 @@ def load_run(
     Raises:
         ConfigError: If its configuration cannot be read, or an object is given for what has a name.
         RunFolderError: If this is not the folder of a run, or it has not ended.
+
+    Example:
+        >>> _ = fh.run("my.yaml", {"run.name": "mine"})
+        >>> trained = fh.load_run("runs/mine")  # later, in another process
+        >>> sorted(trained.summary.labels)
+        ['fruit', 'metal']
     """
     found = TrainedRun(Path(folder), _given_again(folder, model, processor, data, validation, test))
     _ = found.summary

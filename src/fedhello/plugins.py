@@ -30,6 +30,13 @@ def register_method(method: Method) -> Method:
 
     Raises:
         ConfigError: If one of fedhello's own methods has its name.
+
+    Example:
+        >>> def topmost(context: fh.AllocationContext) -> fh.Allocation:
+        ...     return fh.Allocation((context.federation.blocks - 1,))
+        >>> _ = fh.register_method(fh.Method("topmost", "the last block", "this page", allocate=topmost))
+        >>> fh.load_config(None, {"method.name": "topmost"}).method.name
+        'topmost'
     """
     if method.name in BUILT_IN and METHODS.get(method.name) is not method:
         raise ConfigError(f"expected a new name for a method; fedhello has a method {method.name} already")

@@ -60,6 +60,11 @@ class Session:
         statistics: What clients sum up for a head that is solved.
         described: What ``clients.json`` holds of each client where its histogram is not known here.
         drift: The head that follows what training does to the features; None where it does not follow.
+
+    Example:
+        >>> session = fh.prepare("my.yaml")
+        >>> session.labels, len(session.federation.clients), session.histogram.shape
+        (('fruit', 'metal'), 4, (4, 2))
     """
 
     config: Config

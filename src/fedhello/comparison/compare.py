@@ -53,6 +53,11 @@ def compare(
     Raises:
         ConfigError: If a configuration is wrong, or a method is there twice.
         RunFolderError: If a finished run of another configuration, or something else, is in the way.
+
+    Example:
+        >>> found = fh.compare("my.yaml", ["gd-hla", "full"], seeds=[0], baselines=False, out="runs/comparison")
+        >>> {label: len(runs) for label, runs in found.runs.items()}
+        {'gd-hla': 1, 'full': 1}
     """
     seeds = asked_seeds(",".join(map(str, seeds)))
     shared = shared_config(config, overrides)

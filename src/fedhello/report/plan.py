@@ -67,6 +67,10 @@ class Plan:
 
     Attributes:
         described: The same as JSON-ready values; see ``describe``.
+
+    Example:
+        >>> fh.plan(fh.prepare("my.yaml")).described["tiers"][0]["clients"]
+        2
     """
 
     described: dict[str, Any]

@@ -60,6 +60,10 @@ class Progress(Callback):
         console: Where to; None takes standard output.
         folder: Whose log is written; None writes none.
         quiet: Whether nothing is shown, so that it only logs.
+
+    Example:
+        >>> from rich.console import Console
+        >>> _ = fh.run("my.yaml", callbacks=[fh.Progress(Console(quiet=True))])  # without quiet it shows the rounds
     """
 
     def __init__(self, console: Console | None = None, folder: RunFolder | None = None, quiet: bool = False) -> None:
