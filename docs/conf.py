@@ -4,10 +4,11 @@ import importlib.metadata
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.util import logging
 
 project, author = "fedhello", "the fedhello authors"
 project_copyright = "Apache-2.0"
@@ -23,7 +24,7 @@ extensions = [
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["images"]
 
-# Pages link to headings as GitHub names them. A link that leads nowhere is a warning, which `make docs` takes as an error.
+# Pages link to headings as GitHub names them. A link that leads nowhere is a warning, an error for `make docs`.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_dmath_allow_space = False
@@ -47,16 +48,24 @@ html_show_sphinx = False
 html_copy_source = False
 
 
+def mathml(formula: str, node: nodes.Node, display: Literal["inline", "block"]) -> str:
+    """Return a formula as MathML, which browsers draw by themselves; what cannot be written so is a warning."""
+    found = convert(formula, display=display)
+    if "\\" in found:
+        logging.getLogger(__name__).warning("no MathML for a part of %s", formula, location=node)
+    return found
+
+
 def inline_math(self: Any, node: nodes.math) -> None:
-    """Write a formula within a line as MathML, which browsers draw by themselves."""
-    self.body.append(convert(node.astext()))
+    """Write a formula within a line."""
+    self.body.append(mathml(node.astext(), node, "inline"))
     raise nodes.SkipNode
 
 
 def displayed_math(self: Any, node: nodes.math_block) -> None:
-    """Write a formula of its own as MathML."""
+    """Write a formula on a line of its own."""
     self.body.append(self.starttag(node, "div", CLASS="math"))
-    self.body.append(convert(node.astext(), display="block") + "</div>")
+    self.body.append(mathml(node.astext(), node, "block") + "</div>")
     raise nodes.SkipNode
 
 
