@@ -1,14 +1,14 @@
 # make demo    run the embedded demo           make check   format, lint, types, docstrings, tests
 # make test    run the tests                   make slow    the tests that take long
 # make hooks   run `make check` before each commit
-# make docs    build the documentation into build/site
+# make docs    build the documentation into build/site   make notebooks   run the tutorials anew
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test slow lint check format hooks docs clean
+.PHONY: demo test slow lint check format hooks docs notebooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fedhello run
@@ -37,6 +37,9 @@ hooks:
 # Every warning is an error: a link that leads nowhere, a name without a docstring.
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
+
+notebooks: $(VENV)/.docs
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/execute.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -77,7 +77,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Return the table."""
-        console = Console(width=160, file=StringIO(), no_color=True)
+        console = Console(width=160, file=StringIO(), no_color=True, force_jupyter=False, force_terminal=False)
         show(self.described, console)
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
