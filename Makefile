@@ -34,7 +34,7 @@ format: $(VENV)/.dev
 hooks:
 	git config core.hooksPath .githooks
 
-# Every warning is an error: a link that leads nowhere, a name without a docstring.
+# Every warning is an error, such as a link that leads nowhere.
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
 

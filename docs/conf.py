@@ -1,4 +1,9 @@
-"""How Sphinx builds the site, see `make docs`. Neither building nor reading it fetches anything from elsewhere."""
+"""How Sphinx builds the site, see `make docs`. Neither building nor reading it fetches anything from elsewhere.
+
+Sphinx, since it documents what `import fedhello` gives (names that are imported on first use, which a reader of source
+text does not find), takes notebooks as they are stored, lets formulas be written as MathML with no script at all, and
+makes pages, with their search, that work from a folder.
+"""
 
 import importlib.metadata
 import os
@@ -17,7 +22,6 @@ release = importlib.metadata.version("fedhello")
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.coverage",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
