@@ -43,7 +43,6 @@ autodoc_preserve_defaults = True
 autoclass_content = "class"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 html_theme = "furo"
