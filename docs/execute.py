@@ -17,7 +17,7 @@ def executed(notebook: Path, folder: str) -> nbformat.NotebookNode:
         CellExecutionError: If a cell raises.
     """
     found = nbformat.read(notebook, as_version=4)
-    how = {"timeout": 300, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
+    how = {"timeout": 600, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
     NotebookClient(found, resources={"metadata": {"path": folder}}, **how).execute()
     for cell in found.cells:
         if cell.cell_type == "code":
