@@ -95,6 +95,22 @@ def test_the_example_of_a_public_name_does_what_it_says(name, workplace, tmp_pat
     assert failed == 0, "".join(said)
 
 
+WITH_EXAMPLES = [
+    path.relative_to(ROOT / "src").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+    for path in sorted((ROOT / "src" / "fedhello").rglob("*.py"))
+    if ">>>" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_the_examples_of_what_is_not_public_do_what_they_say(module):
+    public = {f"{getattr(fh, name).__module__}.{name}" for name in (*FUNCTIONS, *CLASSES)}
+    said = []
+    for example in doctest.DocTestFinder().find(importlib.import_module(module)):
+        if example.name not in public:
+            assert doctest.DocTestRunner().run(example, out=said.append).failed == 0, "".join(said)
+
+
 def test_that_something_is_missing_is_seen():
     @dataclasses.dataclass
     class Half:
