@@ -1,13 +1,14 @@
 # make demo    run the embedded demo           make check   format, lint, types, docstrings, tests
 # make test    run the tests                   make slow    the tests that take long
 # make hooks   run `make check` before each commit
+# make docs    build the documentation into build/site   make notebooks   run the tutorials anew
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test slow lint check format hooks clean
+.PHONY: demo test slow lint check format hooks docs notebooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fedhello run
@@ -15,7 +16,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
-slow: $(VENV)/.test
+slow: $(VENV)/.docs
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
@@ -33,6 +34,13 @@ format: $(VENV)/.dev
 hooks:
 	git config core.hooksPath .githooks
 
+# Every warning is an error, such as a link that leads nowhere.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
+
+notebooks: $(VENV)/.docs
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/execute.py
+
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
 
@@ -46,6 +54,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[demo,report,test]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[demo,report,test,docs]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -1,7 +1,6 @@
 """The library as people use it: on a model of three blocks and 80 texts."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -426,16 +425,3 @@ def test_a_method_object_needs_no_name_in_a_table(place):
         assert fh.prepare("tiny.yaml", method=mine).config["method"]["name"] == "of-this-test"
     finally:
         fh.METHODS.pop("of-this-test")
-
-
-def test_the_page_on_python_runs(place, capsys):
-    page = (Path(__file__).parents[1] / "docs" / "how-to" / "use-from-python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    try:
-        for block in blocks:
-            exec(compile(block, "page", "exec"), {})
-    finally:
-        fh.METHODS.pop("mine:topmost_first", None)
-        sys.modules.pop("mine", None)
-    assert len(blocks) == 7
-    assert "tier 0" in capsys.readouterr().out

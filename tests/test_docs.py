@@ -1,10 +1,18 @@
 """What the documentation shows is what the code does."""
 
+import contextlib
+import doctest
+import importlib
 import re
+import sys
+import tomllib
 from pathlib import Path
 
+import pytest
 import torch
+import yaml
 
+import fedhello as fh
 from fedhello import errors
 from fedhello.config.load import dump_config, load_config
 from fedhello.methods import METHODS
@@ -12,6 +20,19 @@ from fedhello.strategy import AggregationContext, AllocationContext
 from fedhello.types import Adapter, Budget, Client, Federation, Update
 
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page, language):
+    """Return the code blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+WITH_PYTHON = [page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page, "python")]
+
+STOPPED = 'fh.run("my.yaml", {"run.name": "mine"}, callbacks=[fh.EarlyStopping(1, min_delta=1)])'
+GIVEN = {"docs/how-to/resume-a-run.md": STOPPED}
+"""What a page takes to have happened before."""
 
 
 def test_the_defaults_in_the_reference_are_the_defaults():
@@ -35,6 +56,49 @@ def test_functions_that_the_paper_page_names_exist():
         for file, function in named:
             source = (ROOT / "src" / "fedhello" / file).read_text(encoding="utf-8")
             assert re.search(rf"^\s*(def|class) {function}\b|^{function}\b", source, re.MULTILINE), (file, function)
+
+
+@pytest.fixture
+def reader(workplace, tmp_path, monkeypatch):
+    """The working directory of somebody who reads: a model, texts and a configuration, under the names of all pages."""
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "my.yaml").symlink_to(workplace / "tiny.yaml")
+    monkeypatch.chdir(tmp_path)
+    known = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(known)
+    sys.modules.pop("mine", None)  # a page's own module
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_the_python_of_a_page_runs(page, reader, capsys):
+    exec(GIVEN.get(page, ""), {"fh": fh})
+    for block in blocks(ROOT / page, "python"):
+        if block.startswith(">>>"):
+            test = doctest.DocTestParser().get_doctest(block, {}, page, page, 0)
+            assert doctest.DocTestRunner().run(test).failed == 0, capsys.readouterr().out
+        else:
+            exec(compile(block, page, "exec"), {})
+
+
+def test_the_readme_is_short_and_its_yaml_is_a_configuration():
+    readme = ROOT / "README.md"
+    (python,), (configuration,) = blocks(readme, "python"), blocks(readme, "yaml")
+    assert fh.load_config(yaml.safe_load(configuration)).data.clients == 10
+    assert sum(1 for line in python.splitlines() if line) <= 12
+    assert configuration.count("\n") <= 10
+    assert len(readme.read_text(encoding="utf-8").splitlines()) < 100
+
+
+def test_the_version_stands_in_one_place_and_its_changes_are_told():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(rf"^## {re.escape(version)}.*?(?=^## )", changes, re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^### (\w+)", newest[0], re.MULTILINE) == ["Breaking", "Added", "Fixed"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == version
 
 
 def test_the_how_to_adds_a_strategy(monkeypatch):
@@ -65,10 +129,31 @@ def test_every_method_and_option_is_in_the_reference():
             assert re.search(rf"`(method\.)?{option}`", configuration), (name, option)
 
 
+def test_every_method_has_its_maths():
+    page = (ROOT / "docs" / "explanation" / "the-maths-of-the-methods.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^### (.+)$", page, re.MULTILINE)) == sorted(METHODS)
+
+
+def test_the_glossary_names_what_is_in_the_code():
+    page = (ROOT / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8")
+    named = re.findall(r"\| `([\w.]+)` \|$", page, re.MULTILINE)
+    assert len(named) > 25
+    for name in named:
+        found, parts = None, name.split(".")
+        for i in range(len(parts), 0, -1):
+            with contextlib.suppress(ModuleNotFoundError):
+                found = importlib.import_module(".".join(["fedhello", *parts[:i]]))
+                break
+        for part in parts[i:]:
+            assert hasattr(found, part) or part in getattr(found, "__dataclass_fields__", {}), name
+            found = getattr(found, part, None)
+
+
 def test_local_links_lead_somewhere():
     for page in [
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *PAGES,
+        *(ROOT / "docs").rglob("*.ipynb"),
     ]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), (page, target)

@@ -73,6 +73,11 @@ def prepare(
 
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit.
+
+    Example:
+        >>> session = fh.prepare("my.yaml", {"train.rounds": 3})
+        >>> session.federation.blocks, [tier.blocks for tier in session.federation.tiers]
+        (3, [1, 3])
     """
     checked, given = with_objects(
         config,
@@ -88,12 +93,30 @@ def prepare(
 
 
 def plan(session: Session) -> Plan:
-    """Return what every tier would train, what it takes and why not more; ``print`` shows it as a table."""
+    """Return what every tier would train, what it takes and why not more; ``print`` shows it as a table.
+
+    Args:
+        session: What would run; nothing of it changes.
+
+    Example:
+        >>> print(fh.plan(fh.prepare("my.yaml")))  # doctest: +ELLIPSIS
+        fed-hello on tiny, 3 blocks: 2 rounds of 2 clients; each downloads ... per round
+        ...
+    """
     return Plan(describe(session))
 
 
 def start(session: Session) -> RunStart:
-    """Return what is there before round 0, with a head as ``model.head`` says; a session can be started again."""
+    """Return what is there before round 0, with a head as ``model.head`` says; a session can be started again.
+
+    Args:
+        session: What is to run.
+
+    Example:
+        >>> start = fh.start(fh.prepare("my.yaml"))
+        >>> start.state.round, 0 <= start.test.accuracy <= 1
+        (0, True)
+    """
     return loop.start(session)
 
 
@@ -109,6 +132,12 @@ def rounds(session: Session, state: RunState | None = None) -> Iterator[tuple[Ru
 
     Raises:
         QuorumError: If ``train.retries`` attempts at one round fail.
+
+    Example:
+        >>> for state, record in fh.rounds(fh.prepare("my.yaml")):
+        ...     print(state.round, [client.client for client in record.report.clients])
+        1 [0, 1]
+        2 [2, 3]
     """
     yield from loop.rounds(session, loop.start(session).state if state is None else state)
 
@@ -133,6 +162,12 @@ def save(
     Raises:
         ConfigError: If the records are not those of the rounds of the state.
         RunFolderError: If the folder exists or cannot be written.
+
+    Example:
+        >>> session = fh.prepare("my.yaml")
+        >>> state, record = next(fh.rounds(session))
+        >>> fh.save(session, state, "runs/by-hand").summary.status
+        'saved'
     """
     run_folder = RunFolder(Path(folder))
     save_state(session, state, run_folder, start, records)
@@ -164,6 +199,11 @@ def run(
     Raises:
         CallbackError: If a callback raised.
         FedhelloError: Of the kind that fits, if anything does not fit.
+
+    Example:
+        >>> result = fh.run("my.yaml", {"train.rounds": 2, "run.name": "mine"})
+        >>> result.summary.status, len(result.rounds), result.path.name
+        ('finished', 2, 'mine')
     """
     if session is not None and (config is not None or overrides or objects):
         raise ConfigError("expected a session, or what it is made of; found both. Give one of them.")
@@ -227,6 +267,13 @@ def resume(
     Raises:
         ConfigError: If an override would change a result.
         RunFolderError: If this is not the folder of a run, or its checkpoints do not fit.
+
+    Example:
+        >>> stopped = fh.run("my.yaml", {"run.name": "mine"}, callbacks=[fh.EarlyStopping(patience=1, min_delta=1)])
+        >>> stopped.summary.status, stopped.summary.rounds
+        ('stopped', 1)
+        >>> fh.resume("runs/mine").summary.rounds
+        2
     """
     given = _given_again(folder, model, processor, data, validation, test)
     run_folder = RunFolder(Path(folder))
@@ -323,6 +370,12 @@ def load_run(
     Raises:
         ConfigError: If its configuration cannot be read, or an object is given for what has a name.
         RunFolderError: If this is not the folder of a run, or it has not ended.
+
+    Example:
+        >>> _ = fh.run("my.yaml", {"run.name": "mine"})
+        >>> trained = fh.load_run("runs/mine")  # later, in another process
+        >>> sorted(trained.summary.labels)
+        ['fruit', 'metal']
     """
     found = TrainedRun(Path(folder), _given_again(folder, model, processor, data, validation, test))
     _ = found.summary

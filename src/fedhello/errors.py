@@ -11,7 +11,18 @@ if TYPE_CHECKING:
 
 
 class FedhelloError(Exception):
-    """Base of all errors that fedhello raises on purpose."""
+    """Base of all errors that fedhello raises on purpose.
+
+    Attributes:
+        exit_code: What the command line ends with; each kind has its own.
+
+    Example:
+        >>> try:
+        ...     fh.load_config({"train": {"rounds": -1}})
+        ... except fh.FedhelloError as error:
+        ...     print(type(error).__name__, error.exit_code)
+        ConfigError 2
+    """
 
     exit_code = 1
 

@@ -78,6 +78,10 @@ class Method:
         merges: Whether it adds products to frozen weights, which must be exact then.
         head_alone: Whether no block trains, so that a head that is solved is all there is.
         server_alone: Whether that head comes from the server's own samples, and no client takes part.
+
+    Example:
+        >>> fh.METHODS["fedit"].allocates, sorted(fh.METHODS["fim-hla"].options.model_fields)
+        ('ranks', ['clusters', 'refresh', 'score_samples', 'scores', 'weighting'])
     """
 
     name: str
@@ -127,6 +131,9 @@ class Method:
 
     def bind(self, **options: Any) -> BoundMethod:
         """Check the options and fill them in; those not given take their defaults.
+
+        Args:
+            options: By name; ``options`` of the method has those that there are.
 
         Raises:
             pydantic.ValidationError: If an option is unknown or of a wrong type or value.

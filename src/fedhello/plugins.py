@@ -34,6 +34,13 @@ def register_method(method: Method) -> Method:
 
     Raises:
         ConfigError: If one of fedhello's own methods has its name.
+
+    Example:
+        >>> def topmost(context: fh.AllocationContext) -> fh.Allocation:
+        ...     return fh.Allocation((context.federation.blocks - 1,))
+        >>> _ = fh.register_method(fh.Method("topmost", "the last block", "this page", allocate=topmost))
+        >>> fh.load_config(None, {"method.name": "topmost"}).method.name
+        'topmost'
     """
     return _REGISTRY.register(method.name, method)
 

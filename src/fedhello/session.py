@@ -127,6 +127,11 @@ class Session:
         statistics: What clients sum up for a head that is solved.
         roster: Who takes part, in ascending id; those, too, who are not invited.
         drift: The head that follows what training does to the features; None where it does not follow.
+
+    Example:
+        >>> session = fh.prepare("my.yaml")
+        >>> session.labels, len(session.federation.clients), session.histogram.shape
+        (('fruit', 'metal'), 4, (4, 2))
     """
 
     config: Mapping[str, Any]

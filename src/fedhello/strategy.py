@@ -24,6 +24,14 @@ class AllocationContext:
         scores: Γ of the last Fisher scoring, or None.
         excess: How many times its predicted peak this client was seen to need when it went over budget; else 1.
         method_state: What the method remembers.
+
+    Example:
+        >>> tier = fh.Budget(blocks=2)
+        >>> client = fh.Client(0, 0, tier, samples=70)
+        >>> federation = fh.Federation((client,), (tier,), blocks=6, clients_per_round=1, seed=0)
+        >>> context = fh.AllocationContext(client, federation, round=0)
+        >>> fh.METHODS["gd-hla"].bind(pattern="triangle").allocate(context).blocks
+        (0, 1)
     """
 
     client: Client
@@ -56,9 +64,17 @@ class Sender(Protocol):
 
 @dataclass(frozen=True)
 class AggregationResult:
-    """What a round leads to: the next global adapter, what the method remembers, and what was done otherwise.
+    """What a round leads to.
 
-    ``step`` is α of a server that searches how far to go; None where it does not.
+    Attributes:
+        adapter: The next global adapter.
+        method_state: Name → value: what the method remembers.
+        flags: What was done otherwise than asked, one sentence each.
+        step: α of a server that searches how far to go; None where it does not.
+
+    Example:
+        >>> fh.AggregationResult(fh.Adapter({}, {}), method_state={}).flags
+        ()
     """
 
     adapter: Adapter
@@ -101,6 +117,15 @@ class AggregationContext:
         allocations: Client → m_k.
         method_state: What the method remembers of earlier rounds.
         distil: Reaches the public set; None where there is none.
+
+    Example:
+        >>> import torch
+        >>> client = fh.Client(0, 0, fh.Budget(blocks=1), samples=70)
+        >>> federation = fh.Federation((client,), (client.budget,), blocks=1, clients_per_round=1, seed=0)
+        >>> before = fh.Adapter({"head": torch.zeros(1)}, {"head": None})
+        >>> context = fh.AggregationContext(before, federation, round=0, allocations={0: fh.Allocation((0,))})
+        >>> context.then({"head": torch.ones(1)}).adapter.tensors["head"]
+        tensor([1.])
     """
 
     adapter: Adapter
@@ -111,14 +136,27 @@ class AggregationContext:
     distil: Distil | None = None
 
     def components(self, update: "Update", name: str) -> tuple[int, ...]:
-        """Return which of the R components an update's tensor holds."""
+        """Return which of the R components an update's tensor holds.
+
+        Args:
+            update: A client's.
+            name: Of one of its tensors.
+
+        Returns:
+            Ascending; empty for the head.
+        """
         block = self.adapter.block_of[name]
         return () if block is None else self.allocations[update.client].held(block, self.federation.rank)
 
     def then(
         self, tensors: Mapping[str, Tensor], method_state: Mapping[str, Tensor] | None = None
     ) -> AggregationResult:
-        """Return the outcome with some tensors of the adapter replaced, and something more to remember."""
+        """Return the outcome with some tensors of the adapter replaced, and something more to remember.
+
+        Args:
+            tensors: Name → new value; the others stay the very same.
+            method_state: Name → value; earlier ones that are not named stay.
+        """
         return AggregationResult(self.adapter.with_tensors(tensors), {**self.method_state, **(method_state or {})})
 
 

@@ -31,6 +31,10 @@ class Budget:
         upload: Bytes that it may send per round.
         seconds: Seconds of training per round.
         speed: FLOP/s that it reaches in training; needed where ``seconds`` is given.
+
+    Example:
+        >>> fh.Budget(blocks=2).only_counts, fh.Budget(memory=25_000_000, upload=200_000).only_counts
+        (True, False)
     """
 
     blocks: int | None = None
@@ -69,6 +73,10 @@ class Client:
         budget: What it can afford.
         samples: n_k, the number of its training samples.
         classes: The labels that occur in its data, ascending; empty where the task has no classes.
+
+    Example:
+        >>> fh.Client(id=0, tier=0, budget=fh.Budget(blocks=2), samples=70, classes=(0, 3)).samples
+        70
     """
 
     id: int
@@ -86,7 +94,7 @@ class Federation:
         clients: All clients that may be invited, ascending id.
         tiers: The budget of each tier.
         blocks: L, the number of blocks of the foundation model.
-        clients_per_round: |S_t|.
+        clients_per_round: The size of S_t.
         seed: Source of every random choice.
         rule: Which activation policies allocations may use.
         costs: Per tier, what training takes on the largest of its clients' data; empty where nothing is predicted.
@@ -97,6 +105,12 @@ class Federation:
         over_selection: How many times ``clients_per_round`` are invited, so that as many are left when some are lost.
         class_rows: The tensors of a shared head whose row c is learnt from samples of class c alone, since the loss is
             restricted to each client's own classes; empty where it is not.
+
+    Example:
+        >>> tiers = (fh.Budget(blocks=1), fh.Budget(blocks=6))
+        >>> clients = tuple(fh.Client(k, k % 2, tiers[k % 2], samples=70) for k in range(10))
+        >>> fh.Federation(clients, tiers, blocks=6, clients_per_round=4, seed=0, over_selection=1.5).invited
+        6
     """
 
     clients: tuple[Client, ...]
@@ -119,7 +133,11 @@ class Federation:
         return min(len(self.clients), wanted)
 
     def enough(self, asked: int) -> int:
-        """Return how many updates must count where so many clients were asked to train."""
+        """Return how many updates must count where so many clients were asked to train.
+
+        Args:
+            asked: How many, ≥ 0; fewer than ``clients_per_round`` where some sit out.
+        """
         return min(self.quorum, -(-asked * self.quorum // self.clients_per_round))
 
 
@@ -138,6 +156,11 @@ class Allocation:
         factors: Which factors train.
         absent: Blocks that the client's sub-model leaves out altogether, ascending.
         head: Whether a head that the clients share trains besides.
+
+    Example:
+        >>> one = fh.Allocation(blocks=(0, 5), ranks=(4,) * 6)
+        >>> one.held(block=5, R=8)
+        (0, 1, 2, 3)
     """
 
     blocks: tuple[int, ...]
@@ -150,7 +173,12 @@ class Allocation:
     head: bool = True
 
     def held(self, block: int, R: int) -> tuple[int, ...]:
-        """Return the components of a block that the client holds, ascending."""
+        """Return the components of a block that the client holds, ascending.
+
+        Args:
+            block: One of 0 … L−1.
+            R: The rank of the global adapter.
+        """
         return self.components or tuple(range(self.ranks[block] if self.ranks else R))
 
 
@@ -174,13 +202,25 @@ class Adapter:
             ``….merged_B.weight`` are of some shape (m, d_in) and (d_out, m), ``….merged.weight`` in their place is of
             shape (d_out, d_in); none of them ever trains.
         block_of: Name → block, or None for the head. Same keys.
+
+    Example:
+        >>> import torch
+        >>> A, B, head = torch.zeros(4, 16), torch.zeros(16, 4), torch.zeros(2, 16)
+        >>> tensors = {"q.lora_A.weight": A, "q.lora_B.weight": B, "head": head}
+        >>> adapter = fh.Adapter(tensors, {"q.lora_A.weight": 0, "q.lora_B.weight": 0, "head": None})
+        >>> adapter.rank, adapter.names(fh.Allocation(blocks=(), head=True))
+        (4, ('head',))
     """
 
     tensors: Mapping[str, Tensor]
     block_of: Mapping[str, int | None]
 
     def names(self, allocation: Allocation) -> tuple[str, ...]:
-        """Return the names of the tensors that train, and are uploaded, under an allocation; sorted."""
+        """Return the names of the tensors that train, and are uploaded, under an allocation; sorted.
+
+        Args:
+            allocation: What a client trains.
+        """
         allocated = set(allocation.blocks)
         frozen = [MERGED_A, MERGED_B, MERGED]
         frozen += [LORA_A] if allocation.factors == "B" else [LORA_B] if allocation.factors == "A" else []
@@ -207,6 +247,9 @@ class Adapter:
         """Return the adapter with some values replaced, and products to be merged added to their module's block.
 
         A product that comes as one matrix takes the place of the module's factors of what is merged.
+
+        Args:
+            tensors: Name → the value that takes the place of the one before, in its shape; or what is to be merged.
         """
         whole = [name.removesuffix(MERGED) for name in tensors if name.endswith(MERGED)]
         replaced = {module + end for module in whole for end in (MERGED_A, MERGED_B)}
@@ -232,6 +275,10 @@ class Task:
         missed: Products by which what is to be merged has grown since the client last received it. They travel, under
             the names of factors, in place of the whole, whose tensors are among those known.
         correction: c − c_k of SCAFFOLD by name, for the tensors that train and that it has trained before.
+
+    Example:
+        >>> fh.Task(client=0, round=3, allocation=fh.Allocation((1,)), adapter=fh.Adapter({}, {})).attempt
+        0
     """
 
     client: int
@@ -256,6 +303,12 @@ class Update:
         metrics: What it measured: ``loss``, ``steps``, ``batches``, ``seconds``, ``saved_bytes``, …
         bytes_down: Bytes it received for this round, as sent.
         bytes_up: Bytes of this update, as sent.
+
+    Example:
+        >>> import torch
+        >>> update = fh.Update(client=0, round=3, samples=70, tensors={"head": torch.ones(1)}, metrics={"loss": 0.4})
+        >>> update.samples * update.metrics["loss"]
+        28.0
     """
 
     client: int
@@ -278,6 +331,10 @@ class Rejection:
         detail: A sentence.
         bytes_down: Bytes it received for this round, as sent.
         bytes_up: Bytes of its reply; 0 where none came.
+
+    Example:
+        >>> fh.Rejection(client=0, round=3, reason="not finite", detail="loss is nan").reason
+        'not finite'
     """
 
     client: int
@@ -290,7 +347,24 @@ class Rejection:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What is remembered of one client in one round, for the run's folder; no tensors."""
+    """What is remembered of one client in one round, for the run's folder; no tensors.
+
+    Attributes:
+        client: Its id.
+        tier: Index of its tier.
+        blocks: The blocks that it trained, ascending.
+        policies: What each block did with its activations, length L; empty where all were kept.
+        samples: n_k, the number of its training samples.
+        metrics: What it measured: ``loss``, ``seconds``, ``peak_bytes``, …
+        bytes_down: Bytes it received for this round, as sent.
+        bytes_up: Bytes of its update, as sent.
+        ranks: The rank that it held of each block, length L; empty for the full rank.
+
+    Example:
+        >>> state, record = next(fh.rounds(fh.prepare("my.yaml")))
+        >>> [(one.client, len(one.blocks), one.bytes_up > 0) for one in record.report.clients]
+        [(0, 1, True), (1, 1, True)]
+    """
 
     client: int
     tier: int
@@ -321,6 +395,11 @@ class RoundReport:
         score_bytes_down: Bytes that clients were sent for Fisher scores.
         score_bytes_up: Bytes of what they sent back for them.
         step: α, how far the server went from θ towards the mean of the updates; None where it does not search.
+
+    Example:
+        >>> state, record = next(fh.rounds(fh.prepare("my.yaml")))
+        >>> record.report.round, record.report.failed, len(record.report.contributors)
+        (0, None, 3)
     """
 
     round: int
@@ -361,6 +440,13 @@ class RunState:
             on; empty where there is none.
         personal_heads: Client → the head that it keeps, by tensor name, for the head policy ``local``; a client that
             has not trained yet has none here. None where heads are not personal.
+
+    Example:
+        >>> session = fh.prepare("my.yaml")
+        >>> first = fh.start(session).state
+        >>> (second, _), *_ = fh.rounds(session, first)
+        >>> first.round, second.round, first.adapter is second.adapter
+        (0, 1, False)
     """
 
     round: int

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-INSTALLED_BY_MAKE = ("demo", "report", "test", "dev")
+INSTALLED_BY_MAKE = ("demo", "report", "test", "docs", "dev")
 
 BREAKS = {
     "bitsandbytes",

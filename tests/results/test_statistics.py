@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import numpy as np
@@ -18,12 +17,6 @@ def by_seed(*values):
 def alone(method, reference):
     """One method against a reference, where nothing is to be adjusted."""
     return paired_differences({"method": method}, reference)["method"]
-
-
-def test_the_examples_hold():
-    outcome = doctest.testmod(statistics)
-    assert outcome.attempted > 0
-    assert outcome.failed == 0
 
 
 def test_mean_and_sample_deviation_by_hand():

@@ -72,6 +72,11 @@ def compare(
         ConfigError: If a configuration is wrong, or a method is there twice.
         RunFolderError: If a finished run of another configuration or of other objects, or something else, is in the
             way.
+
+    Example:
+        >>> found = fh.compare("my.yaml", ["gd-hla", "full"], seeds=[0], baselines=False, out="runs/comparison")
+        >>> {label: len(runs) for label, runs in found.runs.items()}
+        {'gd-hla': 1, 'full': 1}
     """
     seeds = asked_seeds(",".join(map(str, seeds)))
     words, given = words_of_objects(

@@ -305,7 +305,25 @@ class RunConfig(Section):
 
 
 class Config(Section):
-    """A whole configuration."""
+    """A whole configuration.
+
+    Every key is described in docs/reference/configuration.md; units are bytes, seconds and FLOP/s.
+
+    Attributes:
+        model: The foundation model, its task, its adapter and its head.
+        data: What the clients and the server hold.
+        clients: Their tiers and budgets.
+        method: Its name and its options.
+        train: Rounds, local training and what the server does.
+        defence: What is done about clients that are broken or hostile.
+        run: Seed, folder, engine and device.
+        parity: Whether the published code's semantics take the place of the corrected paper's.
+
+    Example:
+        >>> config = fh.load_config("my.yaml")
+        >>> config.train.rounds, config.model.lora.rank
+        (2, 4)
+    """
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

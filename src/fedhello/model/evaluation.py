@@ -66,6 +66,10 @@ class Evaluation:
         samples: How many, counted once per head.
         more: Of classification ``macro_f1`` and ``micro_f1``, and metrics from outside, see ``register_metric``; of
             language modelling ``perplexity``, exp(loss).
+
+    Example:
+        >>> fh.Evaluation(accuracy=0.5, loss=0.69, samples=10).accuracy
+        0.5
     """
 
     accuracy: float

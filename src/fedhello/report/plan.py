@@ -69,13 +69,17 @@ class Plan:
 
     Attributes:
         described: The same as JSON-ready values; see ``describe``.
+
+    Example:
+        >>> fh.plan(fh.prepare("my.yaml")).described["tiers"][0]["clients"]
+        2
     """
 
     described: dict[str, Any]
 
     def __str__(self) -> str:
         """Return the table."""
-        console = Console(width=160, file=StringIO(), no_color=True)
+        console = Console(width=160, file=StringIO(), no_color=True, force_jupyter=False, force_terminal=False)
         show(self.described, console)
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 

@@ -52,6 +52,11 @@ class Comparison:
         tuning: How the learning rates were chosen, see ``fedhello.comparison.tuning``; None where all share one.
         said: Those of the notes that were known before anything ran.
         folder: Where its runs are, of one that was just made.
+
+    Example:
+        >>> found = fh.compare("my.yaml", ["full"], seeds=[0, 1], baselines=False, out="runs/comparison")
+        >>> [run.seed for run in found.runs["full"]], found.reference
+        ([0, 1], 'full')
     """
 
     runs: Mapping[str, Sequence[FinishedRun]]

@@ -33,7 +33,13 @@ T = TypeVar("T")
 
 
 class Rounds(Sequence[RoundRecord]):
-    """The rounds of a run, in their order, without attempts that failed."""
+    """The rounds of a run, in their order, without attempts that failed.
+
+    Example:
+        >>> found = fh.run("my.yaml").rounds
+        >>> len(found), found[-1].report.round, found.to_dicts()[0]["round"]
+        (2, 1, 1)
+    """
 
     def __init__(self, records: Sequence[RoundRecord]) -> None:
         self._records = tuple(record for record in records if record.report.failed is None)
@@ -81,6 +87,11 @@ class Prediction:
         probability: Its probability, 0 … 1; likewise.
         probabilities: Label → probability, where that was asked for.
         answer: A language model's; None of a classifier.
+
+    Example:
+        >>> one = fh.run("my.yaml").predict(["apple number 3"], probabilities=True)[0]
+        >>> one.input, sorted(one.probabilities), 0.5 <= one.probability <= 1
+        ('apple number 3', ['fruit', 'metal'], True)
     """
 
     input: Any
@@ -100,6 +111,11 @@ class TrainedRun:
         path: Its folder; see docs/reference/run-folder.md.
         given: The model and the data that it was of, where these were objects.
         session: What ran, where it was this process; its model serves then, and is not loaded anew.
+
+    Example:
+        >>> trained = fh.run("my.yaml")
+        >>> trained.summary.status, type(trained.peft_model()).__name__
+        ('finished', 'PeftModelForSequenceClassification')
     """
 
     path: Path
@@ -258,6 +274,10 @@ class TrainedRun:
         """Return the foundation model with the adapter as a PEFT model, whose head is in place where PEFT has one.
 
         It is the one model in memory: ``predict`` and ``evaluate`` of this run use it, too, and write into it.
+
+        Args:
+            model: Which model, of a run that leads to several.
+            client: Whose head, where clients keep their own.
         """
         return self._trained(model, client).model.peft
 

@@ -63,6 +63,10 @@ class EarlyStopping(Callback):
 
     Raises:
         ConfigError: If patience or min_delta are out of their range, or there is no such metric.
+
+    Example:
+        >>> fh.run("my.yaml", callbacks=[fh.EarlyStopping(patience=1, min_delta=1.0)]).summary.status
+        'stopped'
     """
 
     def __init__(self, patience: int, metric: Watched = "validation_accuracy", min_delta: float = 0.0) -> None:

@@ -59,6 +59,10 @@ class Progress(Callback):
     Args:
         console: Where to, such as ``rich.console.Console()``; None shows nothing.
         folder: Whose log is written; None writes none.
+
+    Example:
+        >>> from rich.console import Console
+        >>> _ = fh.run("my.yaml", callbacks=[fh.Progress(Console(quiet=True))])  # without quiet it shows the rounds
     """
 
     def __init__(self, console: Console | None = None, folder: RunFolder | None = None) -> None:

@@ -41,6 +41,11 @@ class RunStart:
         validation: Of the adapter that nobody has trained yet.
         test: Likewise.
         records: What earlier processes' rounds came to, of a run that goes on.
+
+    Example:
+        >>> start = fh.start(fh.prepare("my.yaml"))
+        >>> start.head.clients, start.records
+        (4, ())
     """
 
     state: RunState
@@ -64,6 +69,11 @@ class RoundRecord:
         head: How the head was solved anew after the round; None where it was not.
         selected: After how many rounds the model was there that the run would hand back now, 0 being the start; None
             where none is selected.
+
+    Example:
+        >>> state, record = next(fh.rounds(fh.prepare("my.yaml")))
+        >>> record.report.round, record.train_loss > 0, record.test.samples > 0
+        (0, True, True)
     """
 
     report: RoundReport

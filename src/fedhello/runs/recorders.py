@@ -20,6 +20,11 @@ class JsonLinesFile(Callback):
 
     Args:
         path: Of the file.
+
+    Example:
+        >>> _ = fh.run("my.yaml", callbacks=[fh.JsonLinesFile("rounds.jsonl")])
+        >>> len(Path("rounds.jsonl").read_text().splitlines())
+        2
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -51,6 +56,11 @@ class CsvFile(JsonLinesFile):
 
     Args:
         path: Of the file.
+
+    Example:
+        >>> _ = fh.run("my.yaml", callbacks=[fh.CsvFile("rounds.csv")])
+        >>> Path("rounds.csv").read_text().partition(",")[0]
+        'round'
     """
 
     def _write_all(self) -> None:
@@ -104,6 +114,9 @@ class TensorBoard(_Tool):
 
     Raises:
         MissingExtraError: If TensorBoard is not installed.
+
+    Example:
+        >>> fh.run("my.yaml", {"run.name": "mine"}, callbacks=[fh.TensorBoard("runs/mine")])  # doctest: +SKIP
     """
 
     name = "tensorboard"
@@ -117,6 +130,9 @@ class WandB(_Tool):
 
     Raises:
         MissingExtraError: If it is not installed.
+
+    Example:
+        >>> fh.run("my.yaml", {"run.name": "mine"}, callbacks=[fh.WandB("runs/mine")])  # doctest: +SKIP
     """
 
     name = "wandb"
@@ -130,6 +146,9 @@ class MLflow(_Tool):
 
     Raises:
         MissingExtraError: If it is not installed.
+
+    Example:
+        >>> fh.run("my.yaml", {"run.name": "mine"}, callbacks=[fh.MLflow("runs/mine")])  # doctest: +SKIP
     """
 
     name = "mlflow"

@@ -51,6 +51,11 @@ class Summary(BaseModel):
         versions: Of the packages that a result depends on.
         error: What the run failed with.
         forgotten: Clients that were taken out of the head afterwards.
+
+    Example:
+        >>> summary = fh.run("my.yaml").summary
+        >>> summary.status, summary.method, summary.metric, 0 <= summary.final <= 1
+        ('finished', 'fed-hello', 'test accuracy', True)
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
@@ -79,6 +84,9 @@ class Summary(BaseModel):
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Summary":
         """Check what a file holds.
+
+        Args:
+            values: As ``summary.json`` has them.
 
         Raises:
             RunFolderError: If it is no summary, or one that a later fedhello wrote in another format.

@@ -65,7 +65,7 @@ def _extras() -> dict[str, list[str]]:
     extras: dict[str, list[str]] = {}
     for line in importlib.metadata.requires("fedhello") or ():
         package, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)", line)
-        if package and extra and extra[1] not in ("test", "dev"):
+        if package and extra and extra[1] not in ("test", "dev", "docs"):
             extras.setdefault(extra[1], []).append(package[0])
     return extras
 
