@@ -624,7 +624,10 @@ def test_the_columns_say_what_a_sample_is(overrides, kind):
     [
         (["data.prompt=q"], "data: instruction data has a prompt and a response; found prompt without response"),
         (["data.response=a"], "found response without prompt"),
-        (["data.image=file", "data.text=body"], "a text, an image or a prompt with a response; found text and image"),
+        (
+            ["data.image=file", "data.text=body"],
+            "a text, an image, a tensor or a prompt with a response; found text and image",
+        ),
         (["data.prompt=q", "data.response=a", "data.image=file"], "found image and prompt"),
         (["data.text=[body, body]"], "a pair of texts has two columns; found 'body' twice"),
         (["data.prompt='{q'", "data.response=a"], "data.prompt: a template has columns in braces"),
