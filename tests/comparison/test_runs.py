@@ -153,7 +153,7 @@ def test_json_quiet_reference_and_target(copied, call, monkeypatch):
 
 
 def test_a_run_that_fails_is_named_and_the_others_stay(copied, call, monkeypatch):
-    def failing(config):
+    def failing(config, given):
         raise DataError("expected a file; found none")
 
     monkeypatch.setattr(compare, "prepare", failing)
