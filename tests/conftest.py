@@ -13,9 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FEDHELLO_CACHE"] = ""
+
+# Every call of a function in these modules is checked against its annotations, the shapes of tensors among them. An int
+# is a float, as for mypy.
+SHAPED = ["aggregation", "allocation", "factors", "model.head", "model.statistics"]
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook([f"fedhello.{module}" for module in SHAPED], CHECKER)
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
@@ -75,7 +76,12 @@ def average_layerwise(
 
 
 def add_part(
-    mean: WeightedMean, context: AggregationContext, update: Update, name: str, value: Tensor, w: float
+    mean: WeightedMean,
+    context: AggregationContext,
+    update: Update,
+    name: str,
+    value: Float[Tensor, "..."],
+    w: float,
 ) -> None:
     """Add a client's part of a tensor with weight w at its components or classes, and with weight 0 at the others."""
     like = context.adapter.tensors[name]

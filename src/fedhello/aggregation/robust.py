@@ -25,6 +25,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fedhello.aggregation.rows import held_rows
@@ -167,13 +168,18 @@ def update_norms(tensors: Mapping[str, Tensor], start: Adapter, scale: float) ->
     return found
 
 
-def _product_change(new_B: Tensor, new_A: Tensor, B: Tensor, A: Tensor) -> float:
+def _product_change(
+    new_B: Float[Tensor, "d_out r"],
+    new_A: Float[Tensor, "r d_in"],
+    B: Float[Tensor, "d_out r"],
+    A: Float[Tensor, "r d_in"],
+) -> float:
     """Return ‖B' A' − B A‖ from 2r × 2r matrices: with U = [B' −B] and V = [A'; A], ‖U V‖² = Σ (UᵀU) ∘ (V Vᵀ)."""
     U, V = torch.cat([new_B, -B], dim=1).double(), torch.cat([new_A, A]).double()
     return float(((U.T @ U) * (V @ V.T)).sum().clamp_min(0).sqrt())
 
 
-def _norm(values: Iterable[Tensor]) -> float:
+def _norm(values: Iterable[Float[Tensor, "..."]]) -> float:
     return math.sqrt(sum(float(value.double().square().sum()) for value in values))
 
 
@@ -228,7 +234,7 @@ def _groups(
             yield tuple(components), [mine[i] for i in holders]
 
 
-def _at(context: AggregationContext, update: Update, name: str, components: tuple[int, ...]) -> Tensor:
+def _at(context: AggregationContext, update: Update, name: str, components: tuple[int, ...]) -> Float[Tensor, "..."]:
     """Return a client's values at some of the global components or rows; at none, all of them."""
     value = update.tensors[name]
     if not components:
@@ -239,7 +245,9 @@ def _at(context: AggregationContext, update: Update, name: str, components: tupl
     return part(name, value, [own.index(j) for j in components])
 
 
-def _with_part(name: str, value: Tensor, components: tuple[int, ...], new: Tensor) -> Tensor:
+def _with_part(
+    name: str, value: Float[Tensor, "*whole"], components: tuple[int, ...], new: Float[Tensor, "..."]
+) -> Float[Tensor, "*whole"]:
     if not components:
         return new.to(value.dtype)
     result = value.clone()
@@ -248,7 +256,7 @@ def _with_part(name: str, value: Tensor, components: tuple[int, ...], new: Tenso
     return result
 
 
-def _rule(values: Tensor, defence: Defence) -> Tensor:
+def _rule(values: Float64[Tensor, " n *shape"], defence: Defence) -> Float64[Tensor, "*shape"]:
     """Combine n values, stacked along the first axis, by the rule."""
     n = len(values)
     if defence.rule == "multi-krum":
@@ -257,7 +265,7 @@ def _rule(values: Tensor, defence: Defence) -> Tensor:
     return values.sort(dim=0).values[cut : n - cut].mean(dim=0)
 
 
-def _least_odd(values: Tensor, f: int) -> list[int]:
+def _least_odd(values: Float64[Tensor, "n ..."], f: int) -> list[int]:
     """Return the n − f − 2 of n values that are nearest to their n − f − 2 nearest neighbours, ascending."""
     n, flat = len(values), values.flatten(1)
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()

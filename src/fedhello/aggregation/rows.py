@@ -13,13 +13,14 @@ classes, absent ones have gradients, and all clients count for all rows.
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from fedhello.strategy import AggregationContext
 from fedhello.types import Update
 
 
-def class_weights(context: AggregationContext, update: Update, name: str, w: float) -> float | Tensor:
+def class_weights(context: AggregationContext, update: Update, name: str, w: float) -> float | Float64[Tensor, "C ..."]:
     """Return a client's weight in the mean of a tensor: w, or one weight per row where only its own classes count.
 
     Args:

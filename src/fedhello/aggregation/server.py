@@ -42,6 +42,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from fedhello.factors import along_components
@@ -55,7 +56,7 @@ DIVERGED = (
     "lower train.lr"
 )
 
-ValidationLosses = Callable[[Adapter], Tensor]
+ValidationLosses = Callable[[Adapter], Float[Tensor, " n"]]
 """ℓ, −log p of each of the server's validation samples under an adapter; shape (n,), not finite where that is so."""
 
 
@@ -135,7 +136,7 @@ def searched(
     return replace(outcome, adapter=candidates[step], method_state=method_state, step=step, flags=flags)
 
 
-def sure_gain(fall: Tensor, errors: float = 1.0) -> float:
+def sure_gain(fall: Float[Tensor, " n"], errors: float = 1.0) -> float:
     """Return d̄ − z s_d/√n of n falls d in the loss; −∞ where one is not finite, or one alone has no spread.
 
     Args:
@@ -147,7 +148,7 @@ def sure_gain(fall: Tensor, errors: float = 1.0) -> float:
     return float(fall.mean()) - errors * float(fall.std()) / math.sqrt(len(fall))
 
 
-def _between(before: Tensor, after: Tensor, step: float) -> Tensor:
+def _between(before: Float[Tensor, "*shape"], after: Float[Tensor, "*shape"], step: float) -> Float[Tensor, "*shape"]:
     return (before.double() + step * (after.double() - before.double())).to(before.dtype)
 
 
@@ -186,7 +187,9 @@ def stepped(
     return replace(outcome, adapter=outcome.adapter.with_tensors(tensors), method_state=method_state)
 
 
-def step_of(delta: Tensor, m: Tensor, v: Tensor, step: ServerStep) -> tuple[Tensor, Tensor, Tensor]:
+def step_of(
+    delta: Float64[Tensor, "*shape"], m: Float64[Tensor, "*shape"], v: Float64[Tensor, "*shape"], step: ServerStep
+) -> tuple[Float64[Tensor, "*shape"], Float64[Tensor, "*shape"], Float64[Tensor, "*shape"]]:
     """Return what is added to θ, and the new m and v, by the formulas above.
 
     Args:
@@ -210,7 +213,9 @@ def step_of(delta: Tensor, m: Tensor, v: Tensor, step: ServerStep) -> tuple[Tens
     return step.lr * m / (v.sqrt() + step.tau), m, v
 
 
-def _noted(context: AggregationContext, updates: Iterable[Update], trained: dict[str, Tensor]) -> Iterator[Update]:
+def _noted(
+    context: AggregationContext, updates: Iterable[Update], trained: dict[str, Bool[Tensor, "..."]]
+) -> Iterator[Update]:
     """Pass updates on, and note where each tensor was trained: bool, of a shape that broadcasts to the tensor's."""
     for update in updates:
         for name, value in update.tensors.items():
@@ -219,7 +224,7 @@ def _noted(context: AggregationContext, updates: Iterable[Update], trained: dict
         yield update
 
 
-def _where(context: AggregationContext, update: Update, name: str, value: Tensor) -> Tensor:
+def _where(context: AggregationContext, update: Update, name: str, value: Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
     if value.shape == context.adapter.tensors[name].shape:
         return torch.tensor(True)
     held = torch.zeros(context.federation.rank, dtype=torch.bool)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
@@ -82,7 +83,7 @@ def send_missed(adapter: Adapter, allocation: Allocation, context: AllocationCon
     return replace(task, known=frozenset(known), missed=missed)
 
 
-def _missed(context: AllocationContext, module: str, since: int) -> dict[str, Tensor] | None:
+def _missed(context: AllocationContext, module: str, since: int) -> dict[str, Float[Tensor, "_ _"]] | None:
     """Return what was merged into a module from a round on, as factors; None if that is not remembered."""
     names = [_stacked(t, module) for t in range(since, context.round)]
     if not all(name in context.method_state for pair in names for name in pair):
@@ -114,7 +115,7 @@ def stack_fits(federation: Federation, adapter: Adapter) -> str | None:
     )
 
 
-def fresh_A(like: Tensor, seed: int) -> Tensor:
+def fresh_A(like: Float[Tensor, "r d_in"], seed: int) -> Float[Tensor, "r d_in"]:
     """Return a new random A as PEFT starts it: uniform within ± 1/√d_in; the global random state stays as it was."""
     bound = 1 / math.sqrt(like.shape[1])
     generator = torch.Generator().manual_seed(seed)

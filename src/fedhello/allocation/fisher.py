@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated
 
 import numpy as np
+from jaxtyping import Float64, Int
 from pydantic import Field
 
 from fedhello.allocation.geometric import draw_preference
@@ -26,7 +27,7 @@ from fedhello.types import Allocation
 Clusters = Annotated[int, Field(ge=1)]
 
 
-def rank_by_cluster(scores: Sequence[float], clusters: int, seed: int) -> np.ndarray:
+def rank_by_cluster(scores: Sequence[float], clusters: int, seed: int) -> Int[np.ndarray, " L"]:
     """Group scores by seeded 1-D k-means and return each score's rank among the cluster centroids.
 
     Args:
@@ -56,10 +57,10 @@ def _ranks(scores: tuple[float, ...], clusters: int, seed: int) -> tuple[int, ..
     return tuple(int(rank) for rank in order[kmeans.labels_] + 1)
 
 
-def score_probabilities(scores: Sequence[float], clusters: int, seed: int) -> np.ndarray:
+def score_probabilities(scores: Sequence[float], clusters: int, seed: int) -> Float64[np.ndarray, " L"]:
     """Return p_l = g(l) / Σ_j g(j) from Fisher scores; float64, shape (L,), sum 1, every entry > 0."""
     ranks = rank_by_cluster(scores, clusters, seed)
-    probabilities: np.ndarray = ranks / ranks.sum()
+    probabilities: Float64[np.ndarray, " L"] = ranks / ranks.sum()
     return probabilities
 
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import Float64
 
 from fedhello.allocation.planner import fit, plan_tiers
 from fedhello.strategy import AllocationContext
@@ -71,7 +72,7 @@ def allocate_blocks(pattern: Pattern, capacity: int, blocks: int, start: int = 0
 
 def block_probabilities(
     pattern: Pattern, capacities: Sequence[int], blocks: int, weights: Sequence[float] | None = None
-) -> np.ndarray:
+) -> Float64[np.ndarray, " {blocks}"]:
     """Return p, the probability of each block in RGD-HLA: p_l = Σ_g w_g 1[l ∈ S_g] / Σ_g w_g |S_g|.
 
     Args:
@@ -95,7 +96,7 @@ def block_probabilities(
 
 def set_probabilities(
     pattern: Pattern, sets: Sequence[Sequence[int]], blocks: int, weights: Sequence[float] | None = None
-) -> np.ndarray:
+) -> Float64[np.ndarray, " {blocks}"]:
     """Return p as ``block_probabilities`` does, from the sets S_g themselves."""
     w = np.ones(len(sets)) if weights is None else np.asarray(weights, dtype=np.float64)
     held = np.zeros((len(sets), blocks))
@@ -106,11 +107,11 @@ def set_probabilities(
         raise ValueError(f"at least one tier must be able to train a block; found {[*map(len, sets)]} blocks")
     if pattern == "uniform":
         return np.full(blocks, 1 / blocks)
-    probabilities: np.ndarray = (w @ held) / total
+    probabilities: Float64[np.ndarray, " L"] = (w @ held) / total
     return probabilities
 
 
-def pattern_preference(pattern: Pattern, blocks: int, start: int = 0) -> np.ndarray:
+def pattern_preference(pattern: Pattern, blocks: int, start: int = 0) -> Float64[np.ndarray, " {blocks}"]:
     """Return how much a pattern prefers each block: v_l = L + 1 − min{c : l ∈ S_c}, so S_c are the c most preferred.
 
     Args:
@@ -131,7 +132,7 @@ def pattern_preference(pattern: Pattern, blocks: int, start: int = 0) -> np.ndar
     return v
 
 
-def draw_preference(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_preference(probabilities: Float64[np.ndarray, " L"], rng: np.random.Generator) -> Float64[np.ndarray, " L"]:
     """Draw how much a client prefers each block this time, so that the c most preferred are a draw from p.
 
     v_l = u_l^{1/(L p_l)} with u_l uniform on (0, 1): the c largest are distributed as c blocks drawn one after the
@@ -203,7 +204,9 @@ def rgd_hla(
     return fit(context, draw_preference(p, context.rng()))
 
 
-def tier_probabilities(federation: Federation, pattern: PatternChoice, tier_weighting: TierWeighting) -> np.ndarray:
+def tier_probabilities(
+    federation: Federation, pattern: PatternChoice, tier_weighting: TierWeighting
+) -> Float64[np.ndarray, " {federation.blocks}"]:
     """Return RGD-HLA's p for a federation, shape (L,); S_g is what tier g can afford of the pattern.
 
     Where no tier can afford a block, p does not matter, and is uniform.

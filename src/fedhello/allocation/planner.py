@@ -37,6 +37,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.search import _search
@@ -57,7 +58,7 @@ OPTIONS: dict[ActivationRule, dict[Role, tuple[ActivationPolicy, ...]]] = {
 }
 
 
-def fit(context: AllocationContext, preference: Sequence[float] | np.ndarray) -> Allocation:
+def fit(context: AllocationContext, preference: Sequence[float] | Float[np.ndarray, " L"]) -> Allocation:
     """Return what the client trains in its round, given what a method prefers.
 
     A budget that counts blocks takes the c most preferred, which is what the papers do. A client that went over its
@@ -81,7 +82,7 @@ def means(context: AllocationContext) -> tuple[Budget, Costs | None]:
     return budget, federation.costs[client.tier] if federation.costs else None
 
 
-def plan_tiers(federation: Federation, preference: Sequence[float] | np.ndarray) -> list[tuple[int, ...]]:
+def plan_tiers(federation: Federation, preference: Sequence[float] | Float[np.ndarray, " L"]) -> list[tuple[int, ...]]:
     """Return the blocks that each tier can afford of one preference; none for a tier without clients."""
     costs = federation.costs or (None,) * len(federation.tiers)
     present = {client.tier for client in federation.clients}

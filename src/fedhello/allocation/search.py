@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int
 
 from fedhello.allocation.needs import most_flops, needs
 from fedhello.costs import KEEP, ActivationPolicy, Costs, Role
@@ -32,16 +33,16 @@ class _Labels:
         option: Which role and policy was added.
     """
 
-    count: np.ndarray
-    bytes: np.ndarray
-    upload: np.ndarray
-    R: np.ndarray
-    flops: np.ndarray
-    value: np.ndarray
-    parent: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
-    option: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    count: Int[np.ndarray, " n"]
+    bytes: Int[np.ndarray, " n"]
+    upload: Int[np.ndarray, " n"]
+    R: Int[np.ndarray, " n"]
+    flops: Int[np.ndarray, " n"]
+    value: Float64[np.ndarray, " n"]
+    parent: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    option: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
-    def take(self, chosen: np.ndarray) -> "_Labels":
+    def take(self, chosen: Int[np.ndarray, " _"]) -> "_Labels":
         return _Labels(**{name: value[chosen] for name, value in vars(self).items()})
 
     @staticmethod
@@ -50,7 +51,7 @@ class _Labels:
 
 
 def _search(
-    v: np.ndarray, budget: Budget, costs: Costs, options: dict[Role, tuple[ActivationPolicy, ...]]
+    v: Float64[np.ndarray, " L"], budget: Budget, costs: Costs, options: dict[Role, tuple[ActivationPolicy, ...]]
 ) -> Allocation | None:
     """Return the best allocation that fits, or None."""
     L, v = len(v), _shares(v)
@@ -94,15 +95,15 @@ def _search(
     return answer
 
 
-def _shares(v: np.ndarray) -> np.ndarray:
+def _shares(v: Float64[np.ndarray, " L"]) -> Float64[np.ndarray, " L"]:
     """Return preferences as shares of the largest one, so that what is wanted at all counts."""
     most = v.max()
     return np.where(v > 0, np.maximum(v / most, LEAST), 0.0) if most > 0 else v
 
 
-def _rounded(value: np.ndarray) -> np.ndarray:
+def _rounded(value: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """Round sums of preferences, so that the order of adding does not decide between equals."""
-    result: np.ndarray = np.round(value / EQUAL) * EQUAL
+    result: Float64[np.ndarray, " n"] = np.round(value / EQUAL) * EQUAL
     return result
 
 
@@ -123,7 +124,7 @@ def _extended(
     )
 
 
-def _fits(labels: _Labels, budget: Budget, costs: Costs) -> np.ndarray:
+def _fits(labels: _Labels, budget: Budget, costs: Costs) -> Bool[np.ndarray, " n"]:
     fits = np.ones(len(labels.value), dtype=bool)
     if budget.blocks is not None:
         fits &= labels.count <= budget.blocks

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
+from jaxtyping import Float, Float64, Int, Num
 from torch import Tensor
 
 from fedhello.errors import UpdateError
@@ -63,7 +64,7 @@ class Moments:
         m = self.size
         return {"full": d * (d + 1) // 2, "diagonal": d, "sketch": m * (m + 1) // 2 + 1, "means": 0}[self.kind]
 
-    def projection(self, d: int) -> Tensor:
+    def projection(self, d: int) -> Float64[Tensor, "{self.size} {d}"]:
         """Return P of a sketch, float64, shape (m, d), with orthonormal rows."""
         drawn = torch.randn(d, self.size, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed))
         Q: Tensor = torch.linalg.qr(drawn).Q
@@ -99,10 +100,10 @@ class HeadSums:
         cells: K_c, how many clients have samples of class c; int64, shape (C,).
     """
 
-    counts: Tensor
-    features: Tensor
-    moments: Tensor
-    cells: Tensor
+    counts: Num[Tensor, " C"]
+    features: Num[Tensor, "C d"]
+    moments: Num[Tensor, " _"]
+    cells: Num[Tensor, " C"]
 
 
 def like(classes: int, d: int, moments: Moments) -> dict[str, Tensor]:
@@ -111,7 +112,9 @@ def like(classes: int, d: int, moments: Moments) -> dict[str, Tensor]:
     return {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
 
 
-def head_sums(h: Tensor, labels: Tensor, classes: int, settings: StatisticsSettings) -> HeadSums:
+def head_sums(
+    h: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: int, settings: StatisticsSettings
+) -> HeadSums:
     """Sum up one client's features.
 
     Args:
@@ -128,7 +131,7 @@ def head_sums(h: Tensor, labels: Tensor, classes: int, settings: StatisticsSetti
     return HeadSums(counts, S.long(), _second_moments(x, settings.moments).long(), (counts > 0).long())
 
 
-def _second_moments(x: Tensor, moments: Moments) -> Tensor:
+def _second_moments(x: Float64[Tensor, "n d"], moments: Moments) -> Float64[Tensor, " _"]:
     """Return what is sent of G: float64 that holds integers exactly, in units of u²."""
     match moments.kind:
         case "full":
@@ -142,13 +145,13 @@ def _second_moments(x: Tensor, moments: Moments) -> Tensor:
             return x.new_zeros(0)
 
 
-def packed(G: Tensor) -> Tensor:
+def packed(G: Num[Tensor, "m m"]) -> Num[Tensor, " m*(m+1)//2"]:
     """Return the upper triangle of a symmetric matrix (m, m) row by row, shape (m(m + 1)/2,)."""
     i, j = torch.triu_indices(*G.shape)
     return G[i, j]
 
 
-def unpacked(triangle: Tensor, m: int) -> Tensor:
+def unpacked(triangle: Num[Tensor, " {m}*({m}+1)//2"], m: int) -> Float64[Tensor, "{m} {m}"]:
     """Return the symmetric matrix (m, m) of an upper triangle, float64."""
     G = torch.zeros(m, m, dtype=torch.float64)
     i, j = torch.triu_indices(m, m)
@@ -163,7 +166,7 @@ def as_sent(sums: HeadSums) -> dict[str, Tensor]:
     return {name: value.int() if _fits(value) else value for name, value in parts.items()}
 
 
-def _fits(value: Tensor) -> bool:
+def _fits(value: Int[Tensor, "..."]) -> bool:
     return value.numel() == 0 or int(value.abs().max()) < 2**31
 
 
