@@ -21,9 +21,6 @@ from fedhello.model.blocks import (
     find_head,
     find_named,
 )
-from fedhello.model.injection import attach_lora
-from fedhello.model.loading import FoundationModel
-from fedhello.model.sources import ModelSource
 
 SMALL = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_labels": 4}
 
@@ -101,15 +98,6 @@ def test_a_head_of_another_size_is_refused():
     model = classifier(BertConfig(num_hidden_layers=1, vocab_size=20, **SMALL))
     with pytest.raises(ModelError, match="linear layer with 7 outputs"):
         find_head(model, 7)
-
-
-def test_projections_outside_the_blocks_get_no_adapter():
-    model = classifier(BertConfig(num_hidden_layers=2, vocab_size=20, **SMALL))
-    model.bert.value = nn.Linear(8, 8)
-    base = FoundationModel(model, None, ModelSource("tiny", "tiny"))
-    lora = attach_lora(base, classes=4, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
-    assert len(lora.block_of) == 2 * 4 + 2
-    assert not any("bert.value" in name for name in lora.block_of)
 
 
 def stack(block, count=2):
