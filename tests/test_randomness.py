@@ -8,7 +8,7 @@ from fedhello.randomness import generator, integer_seed
 streams = st.tuples(
     st.integers(0, 2**64),
     st.sampled_from(["sampling", "allocation", "order"]),
-    st.lists(st.integers(0, 2**31), max_size=3),
+    st.tuples(st.integers(0, 2**31), st.integers(0, 2**31)),
 )
 
 
