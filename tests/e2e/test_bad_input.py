@@ -294,3 +294,9 @@ def test_broken_weights(refused, here, weights):
     shutil.copytree(resolve("embedded:minilm").location, folder)
     (folder / "model.safetensors").write_bytes(weights)
     assert "could not be loaded" in refused(MODEL, "run", *SMALL, "model.name=broken")
+
+
+def test_the_command_alone_shows_its_help(call):
+    code, out, _ = call()
+    assert code == 0
+    assert "Usage" in out

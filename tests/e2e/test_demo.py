@@ -303,6 +303,12 @@ def test_plan_and_dry_run_train_and_write_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_methods_models_and_doctor_answer(tmp_path):
+    for name in ("methods", "models", "doctor"):
+        assert command(name, cwd=tmp_path).returncode == 0
+        assert json.loads(command(name, "--json", cwd=tmp_path).stdout)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["solved", "aggregate", "local", "frozen"])
 def test_every_head_policy_runs_and_evaluates(head, tmp_path):

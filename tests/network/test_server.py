@@ -115,6 +115,12 @@ def test_what_cannot_be_played_over_a_network_is_refused(place, override, senten
         config_of(place, override)
 
 
+def test_the_commands_for_one_machine_refuse_runs_of_many(place, call):
+    code, _, err = call(place, "run", "net.yaml", "run.engine=flower")
+    assert code == 2
+    assert "fedhello server" in err
+
+
 def test_a_finished_run_is_not_played_again_and_without_a_name_another_folder_is_taken(place):
     play_network(network_of(), config_of(place, "train.rounds=1"))
     with pytest.raises(RunFolderError, match=r"Give another run\.name"):
