@@ -1,4 +1,4 @@
-"""What part of the global adapter a client gets, and where the client's part belongs in it.
+"""Parts of the global adapter: which components a client gets, and where its update belongs.
 
 An adapter of rank R is a sum of rank-1 components, BA = Σ_{j<R} B[:, j] A[j, :]. A client holds some of them: A's rows
 and B's columns at the same positions, usually the first r_k. One scale s serves all ranks, so a component means the

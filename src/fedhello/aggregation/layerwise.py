@@ -1,6 +1,6 @@
 """Layer-wise averaging: every tensor is averaged over the clients that trained it (Fed-HeLLo, Eq. 3).
 
-The paper's weights were known to us from second hand only, as "by client counts"; w_k is therefore an option.
+The paper's weights were available to us only second-hand, as "by client counts"; w_k is therefore an option.
 
     θ_l ← Σ_{k ∈ C_l} w_k θ_{k,l} / Σ_{k ∈ C_l} w_k,        C_l = the selected clients that hold block l
 

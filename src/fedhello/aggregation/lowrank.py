@@ -1,4 +1,4 @@
-"""Sums of products B A as factors: what product-space methods need, and never a d_out × d_in matrix.
+"""Sums of products B A, held as factors; no d_out × d_in matrix is formed.
 
 A sum Σ_k w_k B_k A_k is held as one product U V with U = [w_1 B_1 … w_K B_K] and V = [A_1; …; A_K]. Its rank is at most
 min(d_out, d_in), so when the inner dimension m grows beyond that, a QR decomposition brings it back without loss:
@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 SAME = 1e-12
-"""Singular values below this share of the largest are rounding."""
+"""Singular values below this share of the largest count as 0."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ def split_svd(
 
 
 def _orthonormal_rest(rows: Float64[Tensor, "m d_in"], count: int) -> Float64[Tensor, "{count} d_in"]:
-    """Return so many more orthonormal rows, the same each time; as many as there can be, then zeros."""
+    """Return ``count`` more rows orthonormal to the given ones, from a fixed seed; zeros beyond d_in − m."""
     possible = min(count, rows.shape[1] - rows.shape[0])
     anything = torch.randn(rows.shape[1], possible, dtype=rows.dtype, generator=torch.Generator().manual_seed(0))
     basis = torch.linalg.qr(torch.cat([rows.T, anything], dim=1))[0].T[len(rows) :]

@@ -2,7 +2,7 @@
 
     ΔW = Σ_k w_k s B_k A_k,        w_k = n_k / Σ n_k over the clients that trained the module
 
-is what the clients' models are on average; Ā and B̄ multiply to something else. Each method differs in what it makes of
+is the mean of the clients' products; it differs from B̄ Ā, the product of the means. The methods differ in how they use
 ΔW. All clients share the scale s, so it cancels wherever ΔW is turned into factors again.
 """
 

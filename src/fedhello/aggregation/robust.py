@@ -9,8 +9,8 @@ A screen and a clip work on the updates before any method combines them; a rule 
              client moves the global adapter by at most C · max_l w_k / Σ_{j ∈ C_l} w_j
     rules    coordinate-wise median and trimmed mean (Yin et al., ICML 2018), multi-Krum (Blanchard et al., NeurIPS
              2017; m = n − f − 2), each per tensor over the n clients that hold it, per component where ranks differ,
-             and of the head per row over those that hold its class (see ``rows``). Sample counts do not weigh: a
-             count is a client's own word.
+             and of the head per row over those that hold its class (see ``rows``). Values are not
+             weighted by sample counts, which clients state themselves.
 
 The median and the trimmed mean need n ≥ 2f + 1 holders, multi-Krum n ≥ 2f + 3, for f hostile ones. Where a tensor has
 fewer, it gets the method's weighted mean (of clipped updates, if there is a clip), and the outcome has a flag that says
@@ -36,10 +36,10 @@ from fedhello.types import LORA_A, LORA_B, Adapter, Rejection, Update
 RobustRule = Literal["mean", "median", "trimmed-mean", "multi-krum"]
 
 FEWEST_SCREENED = 3
-"""Holders from which on a median outvotes one of them."""
+"""Fewest holders of which a median outvotes one."""
 
 Start = Callable[[int], Adapter]
-"""What a client started from."""
+"""Client id → the adapter that it started from."""
 
 Replies = Iterable[Update | Rejection]
 
@@ -52,7 +52,7 @@ class Defence:
         screen: How many times the median norm an update may have; None screens nothing.
         clip: C, the largest norm of an update; None clips nothing.
         rule: How values combine; ``mean`` leaves it to the method.
-        byzantine: f, how many hostile holders of a tensor the rule is to bear.
+        byzantine: f, the number of hostile holders of a tensor that the rule tolerates.
     """
 
     screen: float | None = None
@@ -136,13 +136,13 @@ def _rejected(update: Update, name: str, norm: float, limit: float) -> Rejection
 
 
 def _limit(norms: list[float], times: float) -> float:
-    """Return the largest norm that passes; no limit where there are too few, or most do not move at all."""
+    """Return the largest norm that passes; infinity with fewer than ``FEWEST_SCREENED`` norms or a median of 0."""
     median = float(torch.tensor(norms, dtype=torch.float64).quantile(0.5))
     return times * median if len(norms) >= FEWEST_SCREENED and median > 0 else float("inf")
 
 
 def update_norms(tensors: Mapping[str, Tensor], start: Adapter, scale: float) -> dict[str, float]:
-    """Return the norms that a screen looks at, by what they are of.
+    """Return the norms that a screen compares, by a description of the tensor or module.
 
     Args:
         tensors: The new values.

@@ -13,8 +13,8 @@ GD-HLA gives every client its S_c for the whole run. RGD-HLA draws c blocks anew
 
 so a block that many tiers could hold is drawn often.
 
-Both say what they prefer, block by block, and leave it to ``allocation.planner`` what the budget affords: the c
-most preferred where the budget counts blocks, and as much of the preference as fits where it counts bytes.
+Both return a preference v_l per block; ``allocation.planner`` turns it into an allocation: the c most preferred blocks
+where the budget counts blocks, and the blocks of largest Σ v_l that fit where it counts bytes.
 """
 
 from collections.abc import Sequence
@@ -133,10 +133,9 @@ def pattern_preference(pattern: Pattern, blocks: int, start: int = 0) -> Float64
 
 
 def draw_preference(probabilities: Float64[np.ndarray, " L"], rng: np.random.Generator) -> Float64[np.ndarray, " L"]:
-    """Draw how much a client prefers each block this time, so that the c most preferred are a draw from p.
+    """Draw random preferences whose c largest are c blocks drawn from p without replacement, for every c.
 
-    v_l = u_l^{1/(L p_l)} with u_l uniform on (0, 1): the c largest are distributed as c blocks drawn one after the
-    other, without replacement, with probabilities p (Efraimidis & Spirakis 2006).
+    v_l = u_l^{1/(L p_l)} with u_l uniform on (0, 1) (Efraimidis & Spirakis 2006).
 
     Args:
         probabilities: p, shape (L,), sum 1.
@@ -152,11 +151,11 @@ def draw_preference(probabilities: Float64[np.ndarray, " L"], rng: np.random.Gen
 
 
 def chosen_pattern(pattern: PatternChoice, tiers: Sequence[Budget]) -> tuple[Pattern, str]:
-    """Return the pattern that a choice stands for with some budgets, and why.
+    """Return the pattern that ``auto`` chooses for the tiers' budgets, and a sentence with the reason.
 
-    Measured (benchmarks/patterns.py): no pattern is told apart from the inverted triangle in accuracy, and it needs 40
-    to 70 % of the memory of the others, and the least time, since gradients stop at the lowest block that trains.
-    Patterns that reach the lower blocks may be worth a point more at the end, and upload is the same for all.
+    Measured (benchmarks/patterns.py): no pattern differs significantly in accuracy from the inverted triangle, which
+    needs 40 to 70 % of the memory of the others and the least time, since backward stops at the lowest trained block.
+    Patterns with lower blocks may end up to one point higher; the upload is the same for all.
 
     Args:
         pattern: One of ``PATTERNS``, which stays as it is, or ``auto``.
@@ -209,7 +208,7 @@ def tier_probabilities(
 ) -> Float64[np.ndarray, " {federation.blocks}"]:
     """Return RGD-HLA's p for a federation, shape (L,); S_g is what tier g can afford of the pattern.
 
-    Where no tier can afford a block, p does not matter, and is uniform.
+    Uniform where no tier can afford a block.
     """
     pattern, _ = chosen_pattern(pattern, federation.tiers)
     members = [sum(client.tier == g for client in federation.clients) for g in range(len(federation.tiers))]

@@ -15,22 +15,22 @@ EQUAL = 1e-9
 
 
 LEAST = 1e-6
-"""Share of the largest preference that a block is wanted at least, however small its own, unless that is 0."""
+"""Positive preferences are raised to at least this share of the largest one, so that rounding does not lose them."""
 
 
 @dataclass
 class _Labels:
-    """Ways to go from the top down to a block: parallel arrays, one entry per way.
+    """Partial allocations of the blocks from the top down to one: parallel arrays of n entries each.
 
     Attributes:
-        count: Trained blocks.
-        bytes: Of their factors.
-        upload: Of their factors, on the wire.
-        R: Headroom that they and the frozen blocks among them need.
-        flops: That they add.
-        value: Preference gathered.
-        parent: Entry of the level above that this one came from.
-        option: Which role and policy was added.
+        count: Number of trained blocks.
+        bytes: Bytes of their factors.
+        upload: Bytes of their factors on the wire.
+        R: Headroom R_l of these blocks, bytes; see ``allocation.planner``.
+        flops: FLOPs that they add to a round.
+        value: Σ v_l over the trained ones.
+        parent: The entry of the level above that this one extends.
+        option: Index of the role and policy of the last block added.
     """
 
     count: Int[np.ndarray, " n"]
@@ -80,7 +80,7 @@ def _search(
                     if best is None or key > best:
                         best = key
                         answer = _walked(levels, l, policy, int(ended.parent[entry]), kinds, L)
-        # Never go on with what no longer fits, nor with what cannot become as good as the best.
+        # Drop what does not fit, and what cannot reach the best value found.
         parts = [
             _extended(labels, l, role, policy, i, v[l], costs)
             for i, (role, policy) in enumerate(kinds)
@@ -96,7 +96,7 @@ def _search(
 
 
 def _shares(v: Float64[np.ndarray, " L"]) -> Float64[np.ndarray, " L"]:
-    """Return preferences as shares of the largest one, so that what is wanted at all counts."""
+    """Return preferences divided by the largest one, positive ones at least ``LEAST``."""
     most = v.max()
     return np.where(v > 0, np.maximum(v / most, LEAST), 0.0) if most > 0 else v
 
@@ -140,7 +140,7 @@ def _fits(labels: _Labels, budget: Budget, costs: Costs) -> Bool[np.ndarray, " n
 
 
 def _undominated(labels: _Labels) -> _Labels:
-    """Drop each way that another of equal count, bytes, upload and FLOPs beats in both headroom and preference."""
+    """Drop entries to which another of equal count, bytes, upload and FLOPs is superior in headroom and preference."""
     if not len(labels.value):
         return labels
     order = np.lexsort((-labels.value, labels.R, labels.flops, labels.upload, labels.bytes, labels.count))
@@ -164,7 +164,7 @@ def _walked(
     kinds: Sequence[tuple[Role, ActivationPolicy]],
     L: int,
 ) -> Allocation:
-    """Follow a way back up to the top block."""
+    """Return the allocation of an entry by following its parents up to the top block."""
     trained, policies = [lowest], [*(KEEP,) * lowest, policy]
     for l in range(lowest + 1, L):
         role, chosen = kinds[int(levels[l].option[entry])]
