@@ -45,8 +45,8 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     The peak is that of backward or of the optimiser's step, which holds all gradients and moments, whichever is larger.
     In the ``first_step`` of a round there are no moments during backward.
 
-    Two figures are upper bounds: where one factor of a pair trains, both are counted; blocks that a sub-model leaves out
-    count in its forward FLOPs.
+    Two figures are upper bounds: where one factor of a pair trains, both are counted; blocks that a sub-model leaves
+    out count in its forward FLOPs.
     """
     trained, policies = set(allocation.blocks), allocation.policies
     L = len(costs.block_bytes)

@@ -114,13 +114,13 @@ def learning_rate(settings: TrainingSettings, t: int) -> float:
 
 
 def moments(settings: TrainingSettings) -> int:
-    """Return how many values are kept between steps for each trained one: the optimiser's, and a correction."""
+    """Return how many values per trained value are kept between steps: the optimiser's moments and a correction."""
     state = 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
     return state + settings.scaffold
 
 
 def steps_of(settings: TrainingSettings, samples: int) -> int:
-    """Return K_k, the steps that a client with so many samples takes in a round."""
+    """Return K_k, the number of steps that a client with n_k = ``samples`` takes in a round."""
     seen = samples if settings.samples is None else min(samples, settings.samples)
     return settings.epochs * -(-seen // settings.batch_size)
 

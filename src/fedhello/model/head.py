@@ -47,7 +47,7 @@ Solver = Literal["lda", "ridge"]
 Priors = Literal["balanced", "counted"]
 
 SHRINKAGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 0.6, 0.9)
-"""What is tried for ``auto``."""
+"""a that ``auto`` chooses from."""
 
 HOTTEST, COLDEST = 1e-3, 1e4
 """Bounds of the temperature t."""
@@ -142,7 +142,7 @@ def moments_of(sums: HeadSums, within: Float64[Tensor, "d d"], moments: Moments)
     Args:
         sums: With counts, features and cells; their second moments are not read.
         within: Σ, float64, shape (d, d).
-        moments: What is kept of them.
+        moments: Which second moments to return.
     """
     n, mu = sums.counts.double(), class_means(sums)
     N, weighted = n.sum(), mu * n.sqrt().unsqueeze(1)
@@ -190,11 +190,11 @@ class Family:
 
 
 def family(sums: HeadSums, moments: Moments, solver: Solver, priors: Priors = "balanced") -> Family:
-    """Return the heads that sums lead to, one for each shrinkage.
+    """Return the family of heads that sums determine, one head per shrinkage.
 
     Args:
         sums: Over all clients.
-        moments: What they hold of the second moments.
+        moments: Which second moments they hold.
         solver: ``lda`` or ``ridge``.
         priors: ``counted`` weighs classes by their samples, ``balanced`` all alike.
 
@@ -242,13 +242,13 @@ def cross_validated_head(
     solve: Callable[[Bool[Tensor, " n"]], Family],
     shrinkages: Sequence[float] = SHRINKAGES,
 ) -> Head:
-    """Return a head of samples that serve to choose shrinkage and temperature, too, by leaving a fold out each time.
+    """Return a head solved from samples that also choose its shrinkage and temperature, by cross-validation.
 
     Args:
         h: Features, shape (n, d).
         y: Labels, shape (n,).
         folds: The fold of each sample, integers, shape (n,).
-        solve: From which samples (bool, shape (n,)) to the heads that they lead to.
+        solve: Mask of samples (bool, shape (n,)) → the family of heads solved from them.
         shrinkages: To try, at least one.
 
     Raises:

@@ -67,7 +67,7 @@ class ClientInfo(_Strict):
     busy: float = Field(ge=0, le=1e9)
 
     def as_budget(self) -> Budget:
-        """Return the budget; its seconds are worth what the client's speed makes of them."""
+        """Return the budget, with the client's measured speed where it states seconds."""
         return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
 
     def same_client(self, other: "ClientInfo") -> bool:
@@ -199,5 +199,5 @@ class Arrival:
 
 
 def taken(name: str) -> str:
-    """Return what is said of a client that comes under the name of one who is here."""
+    """Return the message to a client whose name is taken by a connected one."""
     return f"{name!r} is connected already; it is admitted when that connection ends"
