@@ -61,14 +61,14 @@ def _fit_exactly(context: AllocationContext, blocks: tuple[int, ...]) -> Allocat
     return fit(context, [1.0 if l in blocks else 0.0 for l in range(context.federation.blocks)])
 
 
-def spaced_blocks(count: int, blocks: int) -> tuple[int, ...]:
+def spaced_blocks(count: int, num_blocks: int) -> tuple[int, ...]:
     """Return ``count`` of the blocks, evenly spaced from block 0 on.
 
     Example:
         >>> spaced_blocks(6, 12)
         (0, 2, 4, 6, 8, 10)
     """
-    return tuple(i * blocks // count for i in range(count))
+    return tuple(i * num_blocks // count for i in range(count))
 
 
 def random_blocks(context: AllocationContext) -> Allocation:

@@ -133,16 +133,18 @@ def least_memory(blocks: Sequence[int], costs: Costs, rule: ActivationRule) -> A
     return enough
 
 
-def fixed_policies(rule: ActivationRule, trained: Sequence[int], blocks: int) -> tuple[ActivationPolicy, ...]:
+def fixed_policies(rule: ActivationRule, trained: Sequence[int], num_blocks: int) -> tuple[ActivationPolicy, ...]:
     """Return each block's first policy that a rule allows, whatever the budget.
 
     Example:
-        >>> fixed_policies("recompute-frozen", trained=(1, 3), blocks=5)
+        >>> fixed_policies("recompute-frozen", trained=(1, 3), num_blocks=5)
         ('keep', 'keep', 'recompute', 'keep', 'recompute')
     """
-    lowest = min(trained, default=blocks)
+    lowest = min(trained, default=num_blocks)
     options = OPTIONS[rule]
-    return tuple("keep" if l < lowest else options["trained" if l in trained else "frozen"][0] for l in range(blocks))
+    return tuple(
+        "keep" if l < lowest else options["trained" if l in trained else "frozen"][0] for l in range(num_blocks)
+    )
 
 
 def cheapest(costs: Costs, rule: ActivationRule) -> Allocation:

@@ -125,7 +125,7 @@ def steps_of(settings: TrainingSettings, samples: int) -> int:
     return settings.epochs * -(-seen // settings.batch_size)
 
 
-def rate_factor(block: int | None, blocks: int, lr_head: float, lr_depth: float) -> float:
+def rate_factor(block: int | None, num_blocks: int, lr_head: float, lr_depth: float) -> float:
     """Return how many times η a tensor's learning rate is: that of block l is η ξ^(L−1−l), that of the head η lr_head.
 
     Howard & Ruder 2018, "Universal language model fine-tuning for text classification" (arXiv 1801.06146), with
@@ -133,11 +133,11 @@ def rate_factor(block: int | None, blocks: int, lr_head: float, lr_depth: float)
 
     Args:
         block: l; None for the head.
-        blocks: L.
+        num_blocks: L.
         lr_head: Of the head.
         lr_depth: ξ.
     """
-    return lr_head if block is None else lr_depth ** (blocks - 1 - block)
+    return lr_head if block is None else lr_depth ** (num_blocks - 1 - block)
 
 
 BFLOAT16_BATCH = 32

@@ -42,7 +42,7 @@ LONGEST_FEATURE = 1e6
 PARTS = ("counts", "features", "moments", "cells")
 """Names of the parts of head statistics."""
 
-Kind = Literal["full", "diagonal", "sketch", "means"]
+MomentsKind = Literal["full", "diagonal", "sketch", "means"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Moments:
         seed: Seed of a sketch's projection.
     """
 
-    kind: Kind = "full"
+    kind: MomentsKind = "full"
     size: int = 0
     seed: int = 0
 
@@ -106,28 +106,28 @@ class HeadSums:
     cells: Num[Tensor, " C"]
 
 
-def like(classes: int, d: int, moments: Moments) -> dict[str, Tensor]:
+def like(num_labels: int, d: int, moments: Moments) -> dict[str, Tensor]:
     """Return meta tensors (no values) of the shapes and type that clients send."""
-    shapes = {"counts": (classes,), "features": (classes, d), "moments": (moments.numbers(d),)}
+    shapes = {"counts": (num_labels,), "features": (num_labels, d), "moments": (moments.numbers(d),)}
     return {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
 
 
 def head_sums(
-    h: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: int, settings: StatisticsSettings
+    h: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_labels: int, settings: StatisticsSettings
 ) -> HeadSums:
     """Sum up one client's features.
 
     Args:
         h: Features, shape (n, d).
         labels: Integers within 0 … C−1, shape (n,).
-        classes: C.
+        num_labels: C.
         settings: Which moments are summed, and which classes are left out.
     """
-    kept = torch.bincount(labels, minlength=classes)[labels] >= settings.least
+    kept = torch.bincount(labels, minlength=num_labels)[labels] >= settings.least
     h, labels = h[kept], labels[kept]
     x = (h.double() / (h.shape[1] ** 0.5 * UNIT)).round()
-    S = torch.zeros(classes, h.shape[1], dtype=torch.float64).index_add_(0, labels, x)
-    counts = torch.bincount(labels, minlength=classes)
+    S = torch.zeros(num_labels, h.shape[1], dtype=torch.float64).index_add_(0, labels, x)
+    counts = torch.bincount(labels, minlength=num_labels)
     return HeadSums(counts, S.long(), _second_moments(x, settings.moments).long(), (counts > 0).long())
 
 
