@@ -106,7 +106,7 @@ class Federation:
         return min(len(self.clients), wanted)
 
     def enough(self, asked: int) -> int:
-        """Return how many updates must count where ``asked`` clients were asked to train."""
+        """Return how many updates must count where so many clients were asked to train."""
         return min(self.quorum, -(-asked * self.quorum // self.clients_per_round))
 
 

@@ -275,7 +275,7 @@ def planned(label: str, title: str, config: Config) -> PlannedRun:
 
 
 def _as_loaded(config: Config, found: Config) -> Config:
-    """Return a configuration with every ``auto`` resolved; the pooling as a run resolved it on loading."""
+    """Return a configuration in which what ``auto`` stands for is told, of the pooling as a run found it on loading."""
     pooling = found.model.pooling if config.model.pooling == "auto" else config.model.pooling
     return with_choices(config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})}))
 
