@@ -1,13 +1,5 @@
-import doctest
-
-from fedhello.config import diff
 from fedhello.config.diff import differing, flatten, is_below
 from fedhello.config.load import IRRELEVANT, load_config
-
-
-def test_the_examples_hold():
-    found = doctest.testmod(diff)
-    assert found.attempted and not found.failed
 
 
 def test_keys_that_differ_come_with_the_value_of_each_configuration():
