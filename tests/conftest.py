@@ -13,9 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FEDHELLO_CACHE"] = ""
+
+# Every call of a function in these modules is checked against its annotations, the shapes of tensors among them. An int
+# is a float, as for mypy.
+SHAPED = ["aggregation", "allocation", "factors", "model.head", "model.statistics"]
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook([f"fedhello.{module}" for module in SHAPED], CHECKER)
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -299,3 +306,13 @@ def made_up(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture
+def two_methods(made_up, tmp_path):
+    """Two methods with two seeds: fed-hello 0.7 and 0.8, gd-hla 0.6 and 0.9 at the end."""
+    made_up("fed-hello-seed0", "fed-hello", 0, [0.6, 0.7, 0.7, 0.7, 0.7, 0.7])
+    made_up("fed-hello-seed1", "fed-hello", 1, [0.7, 0.8, 0.8, 0.8, 0.8, 0.8])
+    made_up("gd-hla-seed0", "gd-hla", 0, [0.6] * 6, up=500)
+    made_up("gd-hla-seed1", "gd-hla", 1, [0.9] * 6, up=500, peaks=(3e6, 4e6))
+    return [tmp_path / f"{method}-seed{seed}" for method in ("fed-hello", "gd-hla") for seed in (0, 1)]

@@ -151,22 +151,3 @@ def test_a_run_can_stop_and_go_on(federation):
     assert {n: float(v) for n, v in play(kept, 3).adapter.tensors.items()} == {
         n: float(v) for n, v in whole.adapter.tensors.items()
     }
-
-
-def test_the_table_of_methods_is_complete():
-    for name, method in METHODS.items():
-        assert method.name == name
-        assert method.paper
-        assert method.summary
-        assert method.options()  # every option has a default
-
-
-def test_options_of_one_name_must_agree():
-    from dataclasses import replace
-
-    def other_default(t: int, *, warmup: int = 3) -> bool:
-        return False
-
-    method = replace(METHODS["fed-hello"], scores_due=other_default)
-    with pytest.raises(TypeError, match="option warmup of fed-hello"):
-        _ = method.options

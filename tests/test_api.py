@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -35,24 +34,6 @@ def test_importing_loads_nothing_heavy_and_gives_the_public_names_alone():
     with pytest.raises(AttributeError, match="no attribute 'torch'"):
         fh.torch  # noqa: B018
     assert dir(fh) == sorted(fh.__all__)
-
-
-def test_a_configuration_comes_from_a_file_mappings_or_another(place):
-    from_file = fh.load_config("tiny.yaml", {"train.rounds": 4, "data.partition": {"kind": "iid"}})
-    assert from_file == fh.load_config(from_file)
-    assert from_file == fh.load_config("tiny.yaml", ["train.rounds=4"])
-    raw = {"train": {"rounds": 4}}
-    assert fh.load_config(raw, {"train.lr": 0.5}).train.lr == 0.5
-    assert raw == {"train": {"rounds": 4}}  # nobody's mapping is changed
-    paths = fh.load_config(None, {"run.out": place / "runs", "train.lr": np.float64(0.5)})
-    assert (paths.run.out, paths.train.lr) == (str(place / "runs"), 0.5)
-    for wrong in ({"run.out": object()}, {"train.lr": torch.tensor(1.0)}):
-        with pytest.raises(fh.ConfigError, match="that YAML can hold"):
-            fh.load_config(None, wrong)
-    with pytest.raises(fh.ConfigError, match="expected a file, mappings or a Config"):
-        fh.load_config(5)
-    with pytest.raises(fh.ConfigError, match=r"unknown key train\.round"):
-        fh.load_config(None, {"train.round": 4})
 
 
 def test_callbacks_watch_stop_and_record(place):

@@ -1,4 +1,4 @@
-"""What training takes of a client: activation policies, and bytes and FLOPs by block."""
+"""Costs of training: activation policies, and bytes and FLOPs by block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ ActivationRule = Literal["keep", "recompute-frozen", "recompute", "compress", "a
 
 @dataclass(frozen=True)
 class Costs:
-    """What training takes on one client's (or tier's) data: its widest step in bytes, its round in FLOPs.
+    """Costs of training on one client's (or tier's) data: bytes of its widest step, FLOPs of its round.
 
     Attributes:
         saved: Bytes that a block holds for backward, by policy and role.
@@ -59,7 +59,7 @@ class Costs:
     rank: int = 1
 
     def at_rank(self, rank: int) -> "Costs":
-        """Return the costs of factors of another rank: their bytes and the upload's; activations are indifferent."""
+        """Return the costs with factors of another rank: bytes of factors and upload change, activations do not."""
         if rank == self.rank:
             return self
         less = tuple(size - size * rank // self.rank for size in self.block_bytes)
@@ -71,5 +71,5 @@ class Costs:
         )
 
     def of_blocks(self, count: int) -> "Costs":
-        """Return the costs of a sub-model of so many of the blocks."""
+        """Return the costs of a sub-model of ``count`` blocks."""
         return replace(self, block_bytes=self.block_bytes[:count], block_upload=self.block_upload[:count])

@@ -1,4 +1,4 @@
-"""What part of the global adapter a client gets, and where the client's part belongs in it.
+"""Parts of the global adapter: which components a client gets, and where its update belongs.
 
 An adapter of rank R is a sum of rank-1 components, BA = Σ_{j<R} B[:, j] A[j, :]. A client holds some of them: A's rows
 and B's columns at the same positions, usually the first r_k. One scale s serves all ranks, so a component means the
@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
+from jaxtyping import Float, Shaped
 from pydantic import Field
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def tail_start(r: int, shrink: float) -> int:
     return max(1, int(round(shrink * r, 9)))  # 0.58 · 50 is 28.999999999999996
 
 
-def part(name: str, value: Tensor, components: Sequence[int]) -> Tensor:
+def part(name: str, value: Float[Tensor, "..."], components: Sequence[int]) -> Float[Tensor, "..."]:
     """Return A's rows or B's columns at some components; any other tensor as it is."""
     if name.endswith(LORA_A):
         return value[list(components)]
@@ -34,7 +35,9 @@ def part(name: str, value: Tensor, components: Sequence[int]) -> Tensor:
     return value
 
 
-def spread(name: str, value: Tensor, like: Tensor, components: Sequence[int]) -> Tensor:
+def spread(
+    name: str, value: Float[Tensor, "..."], like: Float[Tensor, "*whole"], components: Sequence[int]
+) -> Float[Tensor, "*whole"]:
     """Return a tensor shaped as the global one that holds a client's part at its components, and 0 elsewhere."""
     if value.shape == like.shape:
         return value
@@ -44,12 +47,12 @@ def spread(name: str, value: Tensor, like: Tensor, components: Sequence[int]) ->
     return whole
 
 
-def along_components(name: str, values: Tensor) -> Tensor:
+def along_components(name: str, values: Shaped[Tensor, " R"]) -> Shaped[Tensor, "R 1"] | Shaped[Tensor, "1 R"]:
     """Return one value per component in the shape that multiplies A's rows or B's columns."""
     return values.unsqueeze(1) if name.endswith(LORA_A) else values.unsqueeze(0)
 
 
-def pairs(adapter: Adapter) -> Iterator[tuple[str, int, Tensor, Tensor]]:
+def pairs(adapter: Adapter) -> Iterator[tuple[str, int, Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]]:
     """Yield every targeted module's name, block, A and B."""
     for module, block in adapter.modules.items():
         yield module, block, adapter.tensors[module + LORA_A], adapter.tensors[module + LORA_B]
@@ -99,7 +102,7 @@ def send_folded(adapter: Adapter, allocation: Allocation, context: AllocationCon
     return replace(task, adapter=task.adapter.with_tensors(folded))
 
 
-def merged_factors(adapter: Adapter, module: str) -> tuple[Tensor, Tensor]:
+def merged_factors(adapter: Adapter, module: str) -> tuple[Float[Tensor, "d_out m"], Float[Tensor, "m d_in"]]:
     """Return Q of shape (d_out, m) and P of shape (m, d_in) with Q P what a module merges; m is 0 for nothing.
 
     A product that is one matrix is itself times the identity.

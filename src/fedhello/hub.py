@@ -4,7 +4,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 
 def is_out_of_reach(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that nothing could be asked of the hub."""
+    """Whether an error, or one in the chain of its causes, means that the hub could not be reached."""
     while error is not None:
         if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError)):
             return True

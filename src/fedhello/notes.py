@@ -1,4 +1,4 @@
-"""What a user must hear of while something goes on: the logger ``fedhello``, and its lines on standard error.
+"""Notes for the user while something runs: the logger ``fedhello``, and its lines on standard error.
 
 The library logs, and nothing else; a program decides where that goes. Entry points call ``show_notes``.
 """

@@ -16,7 +16,8 @@ def generator(seed: int, name: str, *indices: int) -> np.random.Generator:
     Args:
         seed: The run's seed, ≥ 0.
         name: The purpose: ``"sampling"``, ``"allocation"``, ``"partition"``, ``"order"``, ``"dropout"``, …
-        indices: What the draw belongs to, usually the round and the client; each ≥ 0.
+        indices: What the draw belongs to, usually the round and the client; each ≥ 0. Zeros at the end count
+            as none.
 
     Returns:
         A fresh generator; equal arguments give equal draws.

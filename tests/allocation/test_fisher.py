@@ -8,7 +8,7 @@ from fedhello.strategy import AllocationContext
 def test_the_order_of_clusters_follows_their_centroids_for_100_seeds():
     rng = np.random.default_rng(0)
     for seed in range(100):
-        scores = rng.lognormal(sigma=2, size=12)
+        scores = rng.lognormal(sigma=2, size=12).tolist()
         ranks = rank_by_cluster(scores, 3, seed)
         by_score = ranks[np.argsort(scores)]
         assert (np.diff(by_score) >= 0).all()

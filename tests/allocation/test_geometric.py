@@ -1,6 +1,7 @@
 from collections import Counter
 from fractions import Fraction
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,7 +53,8 @@ def test_a_capacity_outside_the_model_is_refused(capacity):
         allocate_blocks("bottleneck", capacity, 12)
 
 
-def test_an_unknown_pattern_is_refused():
+def test_an_unknown_pattern_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match="one of triangle"):
         allocate_blocks("square", 1, 12)  # type: ignore[arg-type]
 

@@ -74,14 +74,6 @@ def test_the_rank_is_the_highest_that_fits(rule, limit, sizes, byte_world):
     assert {0, 1, 4, 8} <= found
 
 
-def test_a_lower_rank_takes_its_share_of_the_factors_bytes_and_no_less_of_the_rest(byte_world):
-    full = byte_world([Budget(memory=1)]).costs[0]
-    low = full.at_rank(2)
-    assert (full.block_bytes, low.block_bytes) == ((40,) * 3, (10,) * 3)
-    assert (full.block_upload, low.block_upload) == ((43,) * 3, (13,) * 3)
-    assert replace(low, rank=8, block_bytes=full.block_bytes, block_upload=full.block_upload) == full
-
-
 def test_a_rank_besides_bytes_is_a_limit_too(byte_world):
     assert affordable(at(byte_world([Budget(memory=10**6, rank=3)])))[0] == 3
 

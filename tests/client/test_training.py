@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fedhello.client.loss import absent_classes, prediction_loss
-from fedhello.client.settings import TrainingSettings, learning_rate
+from fedhello.client.settings import TrainingSettings
 from fedhello.client.training import Assignment, local_training
 from fedhello.errors import UpdateError
 from fedhello.types import Allocation
@@ -203,27 +203,6 @@ def test_a_head_may_rest_where_the_data_is_fitted_already(tiny_model, random_exa
     values, _ = local_training(model, assignment(model, random_examples(), (0, 1, 2)), replace(SETTINGS, lr=1e-6))
     assert all(torch.equal(values[name], before) for name, before in head.items())
     assert any(name not in head and bool(value.any()) for name, value in values.items())
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", [1, 1, 1]),
-        ("cosine", [1, 0.5, 0.5 * (1 + math.cos(0.9 * math.pi))]),
-        ("linear", [1, 0.5, 0.1]),
-        ("exponential", [1, 0.9**5, 0.9**9]),
-        ("published", [0.9, 0.9, 0.9]),
-    ],
-)
-def test_learning_rates_of_rounds_0_5_and_9_of_10(schedule, expected):
-    settings = replace(SETTINGS, lr=1.0, lr_schedule=schedule, lr_decay=0.9)
-    assert [learning_rate(settings, t) for t in (0, 5, 9)] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_falling_rates_never_vanish(schedule):
-    settings = replace(SETTINGS, rounds=5000, lr=1.0, lr_schedule=schedule)
-    assert min(learning_rate(settings, t) for t in range(5000)) == 1e-3
 
 
 def test_the_schedule_reaches_the_optimiser(tiny_model, random_examples, monkeypatch):

@@ -10,9 +10,7 @@ import pytest
 
 from fedhello.comparison import runs as compare
 from fedhello.comparison.asked import asked_methods, asked_seeds
-from fedhello.comparison.baselines import with_baselines
 from fedhello.comparison.runs import load_shared, plan_runs, translated
-from fedhello.comparison.tuning import Tuned, asked_rates, tuned_methods
 from fedhello.config.choices import with_choices
 from fedhello.config.diff import OWN_KEYS, differing
 from fedhello.config.load import load_config
@@ -323,60 +321,6 @@ def test_an_out_that_holds_something_else(call, tmp_path):
 
 
 # learning rates of their own, baselines, and two at once
-
-
-def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(workplace, call, tmp_path):
-    words = ["--methods", "fed-hello", "--seeds", "0", "--out", tmp_path / "cmp", "--no-baselines", "--json", "--tune"]
-    grid = "1e-4,1e-3,1e-2,2e-2,1e-1"
-    asked = ["compare", "tiny.yaml", *words, "--rates", grid, "train.rounds=3"]
-    code, out, err = call(workplace, *asked)
-    assert code == 0, err
-    found = json.loads(out)
-    runs = {path.name: RunFolder(path) for path in (tmp_path / "cmp" / "tuning").iterdir()}
-    assert set(runs) == {f"fed-hello-lr{rate}" for rate in ("0.0001", "0.001", "0.01", "0.02", "0.1")}
-    worth = {}
-    for run in runs.values():
-        assert stored_config(run.path).train.rounds == 2
-        worth[stored_config(run.path).train.lr] = sum(entry["validation"]["accuracy"] for entry in run.rounds()) / 2
-    best = min(rate for rate in worth if worth[rate] == max(worth.values()))
-    tuning = found["tuning"]
-    assert (tuning["rates"], tuning["rounds"], tuning["seed"]) == (sorted(worth), 2, 0)
-    assert tuning["methods"]["fed-hello"]["validation"] == [pytest.approx(worth[rate]) for rate in sorted(worth)]
-    assert tuning["methods"]["fed-hello"]["rate"] == found["methods"][0]["lr"] == best
-    assert stored_config(RunFolder(tmp_path / "cmp" / "runs" / "fed-hello-seed0").path).train.lr == best
-    before = content(tmp_path / "cmp" / "tuning")
-    assert json.loads(call(workplace, *asked)[1]) == found
-    assert content(tmp_path / "cmp" / "tuning") == before
-    assert json.loads(call(workplace, "report", tmp_path / "cmp", "--json")[1])["tuning"] == tuning
-
-
-def test_the_lowest_of_equally_good_rates_is_chosen_and_edges_are_told():
-    assert (Tuned((1.0, 2.0, 3.0), (0.5, 0.7, 0.7)).rate, Tuned((1.0, 2.0, 3.0), (0.5, 0.7, 0.7)).at_edge) == (2, False)
-    assert (Tuned((1.0, 2.0, 3.0), (None, None, 0.1)).rate, Tuned((1.0, 2.0, 3.0), (None, None, 0.1)).at_edge) == (
-        3,
-        True,
-    )
-    assert Tuned((1.0, 2.0), (None, None)).rate is None
-
-
-@pytest.mark.parametrize("text", ["1e-3,2e-3,3e-3,4e-3", "1,1,1,1,1,2", "0,1,2,3,4", "a,1,2,3,4", "nan,1,2,3,4", ""])
-def test_a_grid_has_at_least_five_rates(text):
-    with pytest.raises(ConfigError, match="expected --rates to be at least 5 different learning rates"):
-        asked_rates(text)
-
-
-def test_baselines_come_first_and_once(monkeypatch):
-    known = {**METHODS, "head-only": METHODS["full"], "server-only": METHODS["full"]}
-    monkeypatch.setattr("fedhello.comparison.baselines.METHODS", known)
-    monkeypatch.setattr(
-        "fedhello.comparison.baselines._refusal", lambda base, name: "why" if name == "server-only" else None
-    )
-    base = load_config(None)
-    found, notes = with_baselines(base, asked_methods("gd-hla,full"))
-    assert [asked.label for asked in found] == ["head-only", "gd-hla", "full"]
-    assert notes == ["server-only is left out: why"]
-    assert [asked.label for asked in tuned_methods(found)] == ["gd-hla", "full"]
-    assert with_baselines(base, found) == (found, notes)
 
 
 def test_two_comparisons_in_one_folder_at_once_are_one_too_many(copied, call):

@@ -101,16 +101,6 @@ def test_idx_files(idx):
     assert data.parts["test"].tolist() == list(range(20, 25))
 
 
-def test_fashion_mnist_is_read_from_the_folder_in_the_environment(idx, monkeypatch):
-    monkeypatch.setenv("FASHION_MNIST", str(idx))
-    data = load("embedded:fashion-mnist", test="test")
-    assert data.label_names == ("Coat", "Dress", "Pullover", "T-shirt/top", "Trouser")
-    assert data.label_names[data.labels[0]] == "T-shirt/top"
-    monkeypatch.setenv("FASHION_MNIST", str(idx / "absent"))
-    with pytest.raises(MissingExtraError, match="apt-get install dataset-fashion-mnist"):
-        load("embedded:fashion-mnist")
-
-
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
@@ -173,3 +163,13 @@ def test_files_of_one_stem_are_refused(clients):
 def test_a_folder_of_nothing_is_refused(tmp_path):
     with pytest.raises(DataError, match="found none of them"):
         load(str(tmp_path))
+
+
+def test_fashion_mnist_is_read_from_the_folder_in_the_environment(idx, monkeypatch):
+    monkeypatch.setenv("FASHION_MNIST", str(idx))
+    data = load("embedded:fashion-mnist", test="test")
+    assert data.label_names == ("Coat", "Dress", "Pullover", "T-shirt/top", "Trouser")
+    assert data.label_names[data.labels[0]] == "T-shirt/top"
+    monkeypatch.setenv("FASHION_MNIST", str(idx / "absent"))
+    with pytest.raises(MissingExtraError, match="apt-get install dataset-fashion-mnist"):
+        load("embedded:fashion-mnist")

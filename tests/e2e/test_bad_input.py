@@ -7,11 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from torch import nn
 
 from fedhello.cli import main as cli
-from fedhello.errors import ModelError
-from fedhello.model.blocks import find_blocks
 from fedhello.model.sources import EMBEDDED_MODELS, resolve
 
 CONFIG, DATA, MODEL, FOLDER, EXTRA, OUT_OF_REACH = 2, 3, 4, 5, 6, 8
@@ -290,49 +287,7 @@ def test_broken_weights(refused, here, weights):
     assert "could not be loaded" in refused(MODEL, "run", *SMALL, "model.name=broken")
 
 
-def block(width=4):
-    return nn.Sequential(nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width))
-
-
-def test_a_model_without_blocks_is_refused_naming_its_parts():
-    model = nn.Module()
-    model.embed, model.classifier = nn.Embedding(10, 4), nn.Linear(4, 2)
-    with pytest.raises(ModelError, match=r"Module has none \(its parts: embed \(Embedding\), classifier \(Linear\)\)"):
-        find_blocks(model)
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        nn.ModuleList([nn.Linear(4, 4) for _ in range(3)]),  # no block has projections inside
-        nn.ModuleList([nn.ReLU(), nn.ReLU()]),
-        nn.ModuleList([nn.Conv2d(3, 3, 1) for _ in range(3)]),
-        nn.ModuleList([block(), nn.ModuleList([nn.Linear(4, 4)] * 3)]),  # not of one class
-        nn.ModuleList(),
-    ],
-    ids=["linears", "no parameters", "convolutions", "mixed", "empty"],
-)
-def test_a_list_of_something_else_is_no_list_of_blocks(parts):
-    model = nn.Module()
-    model.parts = parts
-    with pytest.raises(ModelError, match="expected a transformer with a list of blocks of one class"):
-        find_blocks(model)
-
-
-def test_an_encoder_and_a_decoder_are_refused_naming_both():
-    model = nn.Module()
-    model.encoder = nn.ModuleList([block(), block()])
-    model.decoder = nn.ModuleList([block(), block(), block()])
-    with pytest.raises(ModelError, match=r"has 2: encoder \(2 blocks\), decoder \(3 blocks\)"):
-        find_blocks(model)
-
-
-def test_one_list_of_blocks_is_found():
-    model = nn.Module()
-    model.encoder = nn.Module()
-    model.encoder.layer = nn.ModuleList([block() for _ in range(11)])
-    blocks = find_blocks(model)
-    assert (blocks.path, blocks.count) == ("encoder.layer", 11)
-    assert blocks.index("encoder.layer.10.0.weight") == 10
-    assert blocks.index("encoder.layer.1.0.weight") == 1
-    assert blocks.index("encoder.layernorm.1") is None
+def test_the_command_alone_shows_its_help(call):
+    code, out, _ = call()
+    assert code == 0
+    assert "Usage" in out

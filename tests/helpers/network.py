@@ -3,9 +3,12 @@
 import itertools
 
 from fedhello.client.settings import TrainingSettings
+from fedhello.config.load import load_config
+from fedhello.network.client import ClientOptions, prepare_client
 from fedhello.network.engine import DeadlinePolicy, RemoteEngine
 from fedhello.network.messages import invitation
 from fedhello.network.registry import ClientInfo, ClientRegistry, DeclaredBudget
+from fedhello.network.server import served
 from fedhello.network.worker import Worker
 from fedhello.types import Allocation, Task
 
@@ -106,3 +109,16 @@ def remote_engine(network, federation, facts, settings, prepared, **more):
     engine.look_around()
     assert engine.node_of == nodes
     return engine
+
+
+def config_of(place, *overrides):
+    return served(load_config(place / "net.yaml", overrides))
+
+
+def network_of(clients=3, **brought):
+    network = Network()
+    for k in range(clients):
+        options = ClientOptions(f"part-{k:03d}", data="texts.csv", part=k, model="tiny", **brought)
+        worker = Worker(lambda raw, labels, options=options: prepare_client(options, raw, labels), watched=False)
+        network.connect(options.name, worker)
+    return network

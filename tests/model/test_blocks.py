@@ -21,9 +21,6 @@ from fedhello.model.blocks import (
     find_head,
     find_named,
 )
-from fedhello.model.injection import attach_lora
-from fedhello.model.loading import FoundationModel
-from fedhello.model.sources import ModelSource
 
 SMALL = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_labels": 4}
 
@@ -103,15 +100,6 @@ def test_a_head_of_another_size_is_refused():
         find_head(model, 7)
 
 
-def test_projections_outside_the_blocks_get_no_adapter():
-    model = classifier(BertConfig(num_hidden_layers=2, vocab_size=20, **SMALL))
-    model.bert.value = nn.Linear(8, 8)
-    base = FoundationModel(model, None, ModelSource("tiny", "tiny"))
-    lora = attach_lora(base, classes=4, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
-    assert len(lora.block_of) == 2 * 4 + 2
-    assert not any("bert.value" in name for name in lora.block_of)
-
-
 def stack(block, count=2):
     model = nn.Module()
     model.layers = nn.ModuleList([block() for _ in range(count)])
@@ -163,3 +151,51 @@ def test_attention_is_the_part_that_holds_query_and_value():
 
 def test_experts_are_no_stages():
     assert find_blocks(stack(Experts)) == Blocks("layers", 2)
+
+
+def block(width=4):
+    return nn.Sequential(nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width))
+
+
+def test_a_model_without_blocks_is_refused_naming_its_parts():
+    model = nn.Module()
+    model.embed, model.classifier = nn.Embedding(10, 4), nn.Linear(4, 2)
+    with pytest.raises(ModelError, match=r"Module has none \(its parts: embed \(Embedding\), classifier \(Linear\)\)"):
+        find_blocks(model)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        nn.ModuleList([nn.Linear(4, 4) for _ in range(3)]),  # no block has projections inside
+        nn.ModuleList([nn.ReLU(), nn.ReLU()]),
+        nn.ModuleList([nn.Conv2d(3, 3, 1) for _ in range(3)]),
+        nn.ModuleList([block(), nn.ModuleList([nn.Linear(4, 4)] * 3)]),  # not of one class
+        nn.ModuleList(),
+    ],
+    ids=["linears", "no parameters", "convolutions", "mixed", "empty"],
+)
+def test_a_list_of_something_else_is_no_list_of_blocks(parts):
+    model = nn.Module()
+    model.parts = parts
+    with pytest.raises(ModelError, match="expected a transformer with a list of blocks of one class"):
+        find_blocks(model)
+
+
+def test_an_encoder_and_a_decoder_are_refused_naming_both():
+    model = nn.Module()
+    model.encoder = nn.ModuleList([block(), block()])
+    model.decoder = nn.ModuleList([block(), block(), block()])
+    with pytest.raises(ModelError, match=r"has 2: encoder \(2 blocks\), decoder \(3 blocks\)"):
+        find_blocks(model)
+
+
+def test_one_list_of_blocks_is_found():
+    model = nn.Module()
+    model.encoder = nn.Module()
+    model.encoder.layer = nn.ModuleList([block() for _ in range(11)])
+    blocks = find_blocks(model)
+    assert (blocks.path, blocks.count) == ("encoder.layer", 11)
+    assert blocks.index("encoder.layer.10.0.weight") == 10
+    assert blocks.index("encoder.layer.1.0.weight") == 1
+    assert blocks.index("encoder.layernorm.1") is None

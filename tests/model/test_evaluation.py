@@ -5,13 +5,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from fedhello.client.calibration import calibrate
 from fedhello.client.fisher import block_scores
-from fedhello.client.memory import StepMemory
-from fedhello.data.batches import IGNORED, Batch, Examples
-from fedhello.errors import ConfigError, DataError
+from fedhello.errors import ConfigError
 from fedhello.model.evaluation import (
     METRICS,
     Evaluation,
@@ -23,65 +20,6 @@ from fedhello.model.evaluation import (
     weighted_mean,
 )
 from fedhello.model.forward import predictions
-from fedhello.model.injection import attach_lora
-from fedhello.model.loading import FoundationModel
-from fedhello.model.sources import ModelSource
-
-
-@pytest.fixture
-def speaker():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
-            max_position_embeddings=32, pad_token_id=0, tie_word_embeddings=True,
-        )  # fmt: skip
-        base = FoundationModel(LlamaForCausalLM(config), None, ModelSource("tiny", "tiny"), "causal-lm")
-    model = attach_lora(base, classes=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
-    values = model.snapshot(share_head=True).tensors
-    generator = torch.Generator().manual_seed(1)
-    model.write({name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in values.items()})
-    return model
-
-
-@pytest.fixture
-def dialogues():
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(6, 15, 7)
-    tokens = tuple(rng.integers(1, 40, n) for n in lengths)
-    return Examples(tokens, np.zeros(7, dtype=int), pad=0, answers=np.array([n // 2 for n in lengths]))
-
-
-def test_a_language_models_loss_is_the_one_of_transformers(speaker, dialogues):
-    batch = dialogues.batch(np.arange(7))
-    found = predictions(speaker, batch)
-    assert len(found.z) == int((batch.labels != IGNORED).sum())
-    loss = torch.nn.functional.cross_entropy(found.z, found.y)
-    expected = speaker.module(**batch.inputs, labels=batch.labels).loss
-    assert torch.allclose(loss, expected, atol=1e-6)
-
-
-def test_only_responses_get_logits(speaker, dialogues):
-    batch = dialogues.batch(np.arange(7))
-    with StepMemory(speaker.module.parameters()) as few:
-        predictions(speaker, batch)
-    everything = Batch(batch.inputs, torch.where(batch.inputs["attention_mask"] == 1, batch.inputs["input_ids"], -100))
-    with StepMemory(speaker.module.parameters()) as many:
-        predictions(speaker, everything)
-    assert few.saved_bytes < many.saved_bytes
-
-
-def test_predictions_know_their_samples(speaker, dialogues):
-    batch = dialogues.batch(np.arange(7))
-    found = predictions(speaker, batch)
-    counts = [len(t) - a for t, a in zip(dialogues.tokens, dialogues.answers, strict=True)]
-    assert torch.bincount(found.sample).tolist() == counts
-
-
-def test_a_batch_without_labels_is_refused(speaker, dialogues):
-    batch = dialogues.batch(np.arange(2))
-    with pytest.raises(DataError, match="none of its tokens has one"):
-        predictions(speaker, Batch(batch.inputs, torch.full_like(batch.labels, IGNORED)))
 
 
 def test_a_language_model_is_scored_by_token(speaker, dialogues):

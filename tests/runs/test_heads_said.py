@@ -4,14 +4,9 @@ import json
 
 import pytest
 
-from fedhello.config.load import load_config
-from fedhello.engine.wire import encode_tensors
 from fedhello.model.head import HeadSettings
-from fedhello.model.statistics import as_sent
-from fedhello.report import plan
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.heads_said import head_line
-from fedhello.setup.prepare import prepare
 
 HEAD_ONLY = ["method.name=head-only", "train.rounds=1"]
 
@@ -56,24 +51,3 @@ def test_a_run_counts_what_least_leaves_out_and_notes_it(workplace, call):
         assert ("left out by model.least" in line) == (expected > 0)
         assert line in (workplace / "runs" / f"least-{least}" / "log.txt").read_text()
     assert any(n < 6 for n in histogram)
-
-
-@pytest.mark.parametrize(
-    ("words", "chosen"),
-    [([], "full"), (["model.moments=diagonal"], "diagonal"), (["model.moments={sketch: 4}"], "sketch 4")],
-)
-def test_the_plan_says_the_bytes_that_are_sent(words, chosen, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    session = prepare(load_config(workplace / "tiny.yaml", [*HEAD_ONLY, *words]))
-    head = plan.describe(session)["head"]
-    assert head["chosen"] == chosen
-    sent = {len(encode_tensors(as_sent(one.sums))) for one in session.engine.head_sums()}
-    assert sent == {head["bytes"][chosen]}
-    assert {"full", "diagonal", "sketch 64", "sketch 128", "sketch 256", "means"} <= head["bytes"].keys()
-
-
-def test_the_plan_of_a_head_that_needs_no_sums_says_nothing_of_them(workplace, call):
-    for words in (["model.head=aggregate"], ["method.name=server-only"]):
-        code, out, err = call(workplace, "plan", "tiny.yaml", "--json", *words)
-        assert code == 0, err
-        assert json.loads(out)["head"] is None

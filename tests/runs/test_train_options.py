@@ -9,11 +9,9 @@ import pytest
 from machines import CONFIG
 
 from fedhello.aggregation.server import STEPS, ServerStep
-from fedhello.config.choices import INSTRUCTION, with_choices
-from fedhello.config.load import load_config, parse_config
+from fedhello.config.load import load_config
 from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError
-from fedhello.methods import METHODS
 from fedhello.network.client import ClientOptions, prepare_client
 from fedhello.network.server import _invitation, served
 from fedhello.runs.folder import RunFolder
@@ -110,70 +108,11 @@ def test_the_teachers_pass_counts_in_a_rounds_flops(place):
         assert taught == plain + plain // 4 > plain
 
 
-@pytest.mark.parametrize(
-    ("server", "expected"),
-    [
-        ("{name: avgm}", ServerStep("avgm", 1.0)),
-        ("{name: adam}", ServerStep("adam", 0.01)),
-        ("{name: adagrad, lr: 0.1, beta1: 0.0, tau: 0.01}", ServerStep("adagrad", 0.1, 0.0, tau=0.01)),
-    ],
-)
-def test_the_servers_rate_follows_its_optimiser_where_none_is_given(server, expected):
-    assert load_config(None, [f"train.server={server}"]).train.server.step == expected
-
-
 def test_the_servers_step_is_part_of_the_method(place):
     config = load_config(place / "tiny.yaml", ["train.server.name=adam", "data.proxy=3"])
     assert prepare(config).method.aggregate.keywords["step"] == ServerStep("adam", 0.01)
     config = load_config(place / "tiny.yaml", ["train.server.name=none", "data.proxy=3"])
     assert not {"step", "losses"} & prepare(config).method.aggregate.keywords.keys()
-
-
-@pytest.mark.parametrize(
-    ("head", "method", "found"),
-    [
-        ("solved", "rgd-hla", ("cross_entropy", 5e-3, "none", "validation", True)),
-        ("solved", "flora", ("cross_entropy", 5e-3, "none", "validation", True)),
-        ("solved", "local-only", ("cross_entropy", 5e-3, "none", "last", False)),
-        ("solved", "head-only", ("cross_entropy", 5e-3, "none", "last", False)),
-        ("prototypes", "rgd-hla", ("restricted", 2e-3, "none", "last", False)),
-        ("local", "rgd-hla", ("restricted", 2e-3, "none", "last", False)),
-    ],
-)
-def test_what_auto_stands_for(head, method, found):
-    tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
-    config = load_config(None, [f"model.head={head}", f"method={{name: {method}}}", tiers])
-    assert {config.train.loss, config.train.lr, config.train.selection, config.model.drift_compensation} == {"auto"}
-    told = with_choices(config)
-    chosen = (told.train.loss, told.train.lr, told.train.server.name, told.train.selection)
-    assert (*chosen, told.model.drift_compensation) == found
-    stated = load_config(
-        None,
-        [
-            f"model.head={head}", "train.loss=adjusted", "train.server.name=avgm", "train.lr=0.1",
-            "train.selection=last", "model.drift_compensation=false",
-        ],
-    )  # fmt: skip
-    assert with_choices(stated) == stated
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [(["model.head=prototypes"], "only a solved head"), (["model.train_head=true"], "trains moves by itself")],
-)
-def test_a_head_that_cannot_follow_the_features_is_not_asked_to(words, why):
-    assert why in refusal("model.drift_compensation=true", *words)
-
-
-def test_only_one_global_classifier_is_selected():
-    assert "train.selection=last" in refusal("train.selection=validation", "model.head=local")
-
-
-@pytest.mark.parametrize("name", ["head-only", "server-only", "local-only"])
-def test_methods_without_a_model_to_select_are_compared_with_those_that_have_one(name):
-    asked = ["model.drift_compensation=true", "train.selection=validation", f"method={{name: {name}}}"]
-    told = with_choices(load_config(None, asked))
-    assert (told.model.drift_compensation, told.train.selection) == (False, "last")
 
 
 def test_a_run_that_searches_records_its_steps_and_goes_on_bit_for_bit(place, call):
@@ -193,35 +132,6 @@ def test_a_run_that_searches_records_its_steps_and_goes_on_bit_for_bit(place, ca
     assert stored_config(whole.path).train.server.name == "search"
 
 
-def refusal(*overrides):
-    with pytest.raises(ConfigError) as caught:
-        load_config(None, overrides)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if not row.averages_layerwise])
-def test_a_servers_step_is_for_methods_that_average_layer_by_layer(name):
-    tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
-    said = refusal(f"method={{name: {name}}}", tiers, "train.server.name=adam", "data.public=9")
-    assert said.startswith(f"expected train.server.name=none, since {name} does not average layer by layer")
-
-
-@pytest.mark.parametrize(("name", "why"), [("flora", "frozen weights"), ("local-only", "several models")])
-def test_the_search_needs_a_round_that_can_be_left_out(name, why):
-    tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
-    assert why in refusal(f"method={{name: {name}}}", tiers, "train.server.name=search")
-
-
-def test_the_search_needs_a_head_that_is_shared():
-    assert "found model.head=local" in refusal("model.head=local", "train.server.name=search")
-
-
-@pytest.mark.parametrize("name", ["flexlora", "rbla", "flora"])
-def test_control_variates_need_factors_of_one_shape(name):
-    tiers = "clients.tiers=[{share: 1, blocks: 2, rank: 4}]"
-    assert "cannot be compared" in refusal(f"method={{name: {name}}}", tiers, "train.scaffold=true")
-
-
 def test_a_run_with_control_variates_goes_on_bit_for_bit(place, call):
     words = [
         "tiny.yaml", "method.name=rgd-hla", "data.proxy=3", "train.selection=last", "--quiet",
@@ -238,32 +148,9 @@ def test_a_run_with_control_variates_goes_on_bit_for_bit(place, call):
     assert whole == parts != plain
 
 
-def test_distillation_needs_a_head_that_is_shared():
-    assert "found model.head=local" in refusal("model.head=local", "train.distillation=1")
-
-
 def test_distillation_needs_three_classes(workplace):
     with contextlib.chdir(workplace), pytest.raises(ConfigError, match="at least 3 classes"):
         prepare(load_config(workplace / "tiny.yaml", ["train.distillation=1"]))
-
-
-def test_instruction_data_has_no_classes_to_distil():
-    raw = {"data": {"prompt": "a", "response": "b"}, "method": {"name": "rgd-hla"}}
-    assert parse_config(raw).train.distillation == 0
-    assert INSTRUCTION["train.distillation"] == (0.0,)
-    with pytest.raises(ConfigError, match=r"expected train\.distillation to be 0\.0 for instruction data"):
-        parse_config({**raw, "train": {"distillation": 1.0}})
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "train.proximal=-1", "train.distillation_temperature=0", "train.lr_depth=0", "train.lr_depth=1.1",
-        "train.lr_head=0", "train.server.beta1=1", "train.server.tau=0", "train.server.name=sgd", "train.loss=focal",
-    ],
-)  # fmt: skip
-def test_values_out_of_range_are_refused(override):
-    assert override.split("=")[0] in refusal(override)
 
 
 def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place, monkeypatch, capsys):

@@ -5,21 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-import transformers
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
-
-from fedhello.config.load import load_config
-from fedhello.config.settings import model_settings
-from fedhello.data.batches import Images
-from fedhello.data.dataset import DataSet, Picture
-from fedhello.data.pictures import DecodedLater
-from fedhello.errors import DataError, ModelError
-from fedhello.model.saving import save_merged
-from fedhello.model.sources import IMAGES
-from fedhello.setup import encoding as samples
-from fedhello.setup.model import load_model
-from fedhello.setup.prepare import prepare
 
 DIGITS = """
 model: {name: ./seer, lora: {rank: 4, alpha: 8}}
@@ -80,98 +67,6 @@ def test_an_image_that_is_none_is_named(place, finished, call):
     assert "broken.png" in err
 
 
-def test_images_beyond_memory_are_decoded_batch_by_batch(place, monkeypatch, finished):
-    monkeypatch.chdir(place)
-    config = load_config(place / "digits.yaml")
-    eager = prepare(config).server.test
-    monkeypatch.setattr(samples, "IN_MEMORY", 0)
-    lazy = prepare(config).server.test
-    assert isinstance(lazy, Images)
-    assert isinstance(lazy.pixels, DecodedLater)
-    positions = np.array([3, 0, 5])
-    one, other = eager.batch(positions), lazy.batch(positions)
-    assert torch.equal(one.inputs["pixel_values"], other.inputs["pixel_values"])
-    assert torch.equal(one.labels, other.labels)
-
-
-def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(place, monkeypatch, finished):
-    monkeypatch.chdir(place)
-    config = load_config(place / "digits.yaml")
-    model = prepare(config).model
-    good, broken = Picture(np.zeros((8, 8), dtype=np.uint8), "good"), Picture(b"no image", "photos/bad.png")
-    data = DataSet((good, broken, broken), np.zeros(3, dtype=int), ("a",), "images")
-    monkeypatch.setattr(samples, "IN_MEMORY", 0)
-    with pytest.raises(DataError, match=r"photos/bad\.png cannot be decoded .* So it is with 2 of 3 images\."):
-        samples.encode(data, model, config.data.max_length)
-
-
-def test_without_a_processor_the_size_is_the_models_and_that_is_said(place, monkeypatch, finished):
-    monkeypatch.chdir(place)
-    config = load_config(place / "digits.yaml")
-    picture = Picture(np.full((8, 8), 51, dtype=np.uint8), "grey")
-    data = DataSet((picture,), np.zeros(1, dtype=int), ("a",), "images")
-    found, notes = samples.encode(data, load_model(model_settings(config), ("a", "b"), IMAGES), config.data.max_length)
-    assert found.batch(np.array([0])).inputs["pixel_values"].unique().tolist() == pytest.approx([(0.2 - 0.5) / 0.5])
-    assert notes == ["seer has no image processor; images are scaled to 8×8, its image_size, and normalised to −1 … 1"]
-
-
-def sighted(folder, kind, **processor):
-    """Return a configuration with a model for images of 20×20 and an image processor, and the loaded model."""
-    config = getattr(transformers, kind + "Config")(
-        image_size=20, patch_size=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
-    getattr(transformers, kind + "ForImageClassification")(config).save_pretrained(folder / "model")
-    (folder / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
-    chosen = load_config(None, [f"model.name={folder / 'model'}", "data.name=embedded:digits", "data.proxy=20"])
-    return chosen, load_model(model_settings(chosen), ("a", "b"), IMAGES)
-
-
-EDGE = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 16}, "resample": 3}
-SQUARE = {"image_processor_type": "DeiTImageProcessor", "size": {"height": 24, "width": 24}, "resample": 3}
-CROP = {"do_center_crop": True, "crop_size": {"height": 12, "width": 12}}
-LARGE = {"do_center_crop": True, "crop_size": {"height": 20, "width": 20}}
-
-
-@pytest.mark.parametrize(
-    ("kind", "processor", "size", "remark"),
-    [
-        ("Dinov2", EDGE | CROP, 12, "images are 12×12, as the image processor of model makes them"),
-        ("DeiT", SQUARE | LARGE, 20, None),
-        ("DeiT", SQUARE | LARGE | {"do_normalize": False}, 20, None),
-        ("DeiT", SQUARE | LARGE | {"rescale_factor": 1 / 127.5, "image_mean": [1, 0.9, 0.8]}, 20, None),
-    ],
-)
-def test_images_become_what_the_exported_processor_makes_of_them(kind, processor, size, remark, tmp_path, monkeypatch):
-    config, model = sighted(tmp_path, kind, **processor)
-    pixels = np.random.default_rng(0).integers(0, 256, size=(30, 50, 3)).astype(np.uint8)
-    data = DataSet((Picture(pixels, "noise"),), np.zeros(1, dtype=int), ("a", "b"), "images")
-    eager, notes = samples.encode(data, model, config.data.max_length)
-    monkeypatch.setattr(samples, "IN_MEMORY", 0)
-    lazy, _ = samples.encode(data, model, config.data.max_length)
-    assert [note.partition(";")[0] for note in notes] == ([remark] if remark else [])
-    assert model.image_shape == (3, size, size)
-    save_merged(model, tmp_path / "merged")
-    exported = transformers.AutoImageProcessor.from_pretrained(tmp_path / "merged")
-    expected = exported(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
-    for found in (eager, lazy):
-        assert torch.allclose(found.batch(np.array([0])).inputs["pixel_values"], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("processor", "complaint"),
-    [
-        (SQUARE | CROP, r"expected images of 20×20, the image_size of model; its image processor makes 12×12"),
-        (EDGE | {"do_center_crop": False}, r"bring all images to one size.*found \(3, 16, 26\) and \(3, 26, 16\)"),
-        (SQUARE | LARGE | {"image_mean": [0.5]}, r"image_mean of the image processor .* to have 3 values.*found 1"),
-        (EDGE | {"size": {"min_pixels": 1, "max_pixels": 4}}, "channels; it fails|size must have one of"),
-    ],
-)
-def test_a_processor_that_does_not_fit_is_refused(processor, complaint, tmp_path):
-    with pytest.raises(ModelError, match=complaint):
-        _, model = sighted(tmp_path, "ViT", **processor)
-        samples.encode(DataSet((), np.zeros(0, dtype=int), ("a", "b"), "images"), model, 64)
-
-
 def test_pairs_of_texts_are_classified_with_their_segments(workplace, call, tmp_path):
     rows = [f"{word} {i},{'a ' + other},{int(word == other)}" for i in range(15) for word in ("red", "blue")
             for other in ("red", "blue")]  # fmt: skip
@@ -189,10 +84,3 @@ def test_pairs_of_texts_are_classified_with_their_segments(workplace, call, tmp_
     code, _, err = call(workplace, "predict", tmp_path / "pairs", "red 1")
     assert code == 2
     assert "1 second texts (--pair)" in err
-
-
-def test_what_is_cut_of_the_public_set_is_said(workplace, tmp_path, monkeypatch):
-    monkeypatch.chdir(workplace)
-    (tmp_path / "public.csv").write_text(f"text,label\n{'gold ' * 20},metal\ngold,metal\nmelon,fruit\n")
-    notes = prepare(load_config(workplace / "tiny.yaml", [f"data.public={tmp_path / 'public.csv'}"])).notes
-    assert "data.public: 1 of 3 texts were cut to data.max_length, 16 tokens" in notes

@@ -11,11 +11,11 @@ takes, so it keeps c_k: clients send nothing more and need no memory between rou
 the tensors that they train.
 
 Tensors are trained by some clients and rounds only, so each has its own c: the mean over the clients that have trained
-it, and whoever trains it for the first time does so without correction. (The paper starts all c_k at zero and counts
-them; with few trainers of a block, that would hold back c for many rounds.)
+it, and a client that trains it for the first time does so without correction. (The paper starts all c_k at zero and
+counts them; with few trainers of a block, that would hold back c for many rounds.)
 
-What is remembered is called ``scaffold/K/NAME`` for client K, and ``scaffold/mean/NAME``: as much as one adapter for
-each client that has taken part.
+The method state has c_k as ``scaffold/K/NAME`` for client K, and c as ``scaffold/mean/NAME``: the size of one adapter
+for each client that has taken part.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -85,7 +85,7 @@ def controlled(
 def _noted(
     context: AggregationContext, updates: Iterable[Update], distance: Distance, renewed: dict[str, Tensor]
 ) -> Iterator[Update]:
-    """Pass updates on, and note the new c_k."""
+    """Pass updates on, and store the new c_k in ``renewed``."""
     method_state = context.method_state
     for update in updates:
         for name, y in update.tensors.items():

@@ -1,6 +1,6 @@
 """Layer-wise averaging: every tensor is averaged over the clients that trained it (Fed-HeLLo, Eq. 3).
 
-The paper's weights were known to us from second hand only, as "by client counts"; w_k is therefore an option.
+The paper's weights were available to us only second-hand, as "by client counts"; w_k is therefore an option.
 
     θ_l ← Σ_{k ∈ C_l} w_k θ_{k,l} / Σ_{k ∈ C_l} w_k,        C_l = the selected clients that hold block l
 
@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
@@ -75,7 +76,12 @@ def average_layerwise(
 
 
 def add_part(
-    mean: WeightedMean, context: AggregationContext, update: Update, name: str, value: Tensor, w: float
+    mean: WeightedMean,
+    context: AggregationContext,
+    update: Update,
+    name: str,
+    value: Float[Tensor, "..."],
+    w: float,
 ) -> None:
     """Add a client's part of a tensor with weight w at its components or classes, and with weight 0 at the others."""
     like = context.adapter.tensors[name]

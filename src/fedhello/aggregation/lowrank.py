@@ -1,4 +1,4 @@
-"""Sums of products B A as factors: what product-space methods need, and never a d_out × d_in matrix.
+"""Sums of products B A, held as factors; no d_out × d_in matrix is formed.
 
 A sum Σ_k w_k B_k A_k is held as one product U V with U = [w_1 B_1 … w_K B_K] and V = [A_1; …; A_K]. Its rank is at most
 min(d_out, d_in), so when the inner dimension m grows beyond that, a QR decomposition brings it back without loss:
@@ -14,10 +14,11 @@ decomposition comes from the small core:
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 SAME = 1e-12
-"""Singular values below this share of the largest are rounding."""
+"""Singular values below this share of the largest count as 0."""
 
 
 @dataclass
@@ -29,10 +30,10 @@ class LowRankSum:
         right: Parts of V, each of shape (·, d_in).
     """
 
-    left: list[Tensor] = field(default_factory=list)
-    right: list[Tensor] = field(default_factory=list)
+    left: list[Float64[Tensor, "d_out _"]] = field(default_factory=list)
+    right: list[Float64[Tensor, "_ d_in"]] = field(default_factory=list)
 
-    def add(self, B: Tensor, A: Tensor, weight: float = 1.0) -> None:
+    def add(self, B: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"], weight: float = 1.0) -> None:
         """Add weight · B A, with B of shape (d_out, r) and A of shape (r, d_in)."""
         self.left.append(B.double() * weight)
         self.right.append(A.double())
@@ -50,7 +51,7 @@ class LowRankSum:
         """Return the sum times a number."""
         return LowRankSum([part * by for part in self.left], list(self.right))
 
-    def factors(self) -> tuple[Tensor, Tensor]:
+    def factors(self) -> tuple[Float64[Tensor, "d_out m"], Float64[Tensor, "m d_in"]]:
         """Return U of shape (d_out, m) and V of shape (m, d_in), with U V the sum and m ≤ min(d_out, d_in)."""
         U, V = torch.cat(self.left, dim=1), torch.cat(self.right)
         if V.shape[0] <= min(U.shape[0], V.shape[1]):
@@ -61,7 +62,7 @@ class LowRankSum:
         Q, R = torch.linalg.qr(U)
         return Q, R @ V
 
-    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+    def svd(self) -> tuple[Float64[Tensor, "d_out m"], Float64[Tensor, " m"], Float64[Tensor, "m d_in"]]:
         """Return P (d_out, m), σ (m,) descending and Q (m, d_in), with P diag(σ) Q the sum."""
         U, V = self.factors()
         Q1, R1 = torch.linalg.qr(U)
@@ -75,7 +76,9 @@ class LowRankSum:
         return float(((U.T @ U) * (V @ V.T)).sum().clamp_min(0).sqrt())
 
 
-def split_svd(total: LowRankSum, rank: int, sigma: str) -> tuple[Tensor, Tensor]:
+def split_svd(
+    total: LowRankSum, rank: int, sigma: str
+) -> tuple[Float64[Tensor, "d_out {rank}"], Float64[Tensor, "{rank} d_in"]]:
     """Return factors B (d_out, rank) and A (rank, d_in) of the best approximation of a sum, by truncated SVD.
 
     Args:
@@ -99,8 +102,8 @@ def split_svd(total: LowRankSum, rank: int, sigma: str) -> tuple[Tensor, Tensor]
     return B, A
 
 
-def _orthonormal_rest(rows: Tensor, count: int) -> Tensor:
-    """Return so many more orthonormal rows, the same each time; as many as there can be, then zeros."""
+def _orthonormal_rest(rows: Float64[Tensor, "m d_in"], count: int) -> Float64[Tensor, "{count} d_in"]:
+    """Return ``count`` more rows orthonormal to the given ones, from a fixed seed; zeros beyond d_in − m."""
     possible = min(count, rows.shape[1] - rows.shape[0])
     anything = torch.randn(rows.shape[1], possible, dtype=rows.dtype, generator=torch.Generator().manual_seed(0))
     basis = torch.linalg.qr(torch.cat([rows.T, anything], dim=1))[0].T[len(rows) :]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 
@@ -18,10 +19,10 @@ class WeightedMean:
         totals: Name → Σ w, of a shape that broadcasts to the value's.
     """
 
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    totals: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Float64[Tensor, "..."]] = field(default_factory=dict)
+    totals: dict[str, Float64[Tensor, "..."]] = field(default_factory=dict)
 
-    def add(self, name: str, value: Tensor, weight: float | Tensor) -> None:
+    def add(self, name: str, value: Float[Tensor, "..."], weight: float | Float[Tensor, "..."]) -> None:
         """Add a value with a weight: one number, or one per row or column (then an entry may weigh 0)."""
         w = torch.as_tensor(weight, dtype=torch.float64)
         if name in self.sums:
@@ -31,15 +32,15 @@ class WeightedMean:
             self.sums[name] = value.double() * w
             self.totals[name] = w
 
-    def result(self, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def result(self, before: Mapping[str, Float[Tensor, "..."]]) -> dict[str, Float[Tensor, "..."]]:
         """Return the means in the type of the values before; entries that nothing was added to keep those."""
         return {name: self._result(name, before[name]) for name in self.sums}
 
-    def added(self, name: str, like: Tensor) -> Tensor:
+    def added(self, name: str, like: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
         """Return which entries something was added to: bool, of the shape of ``like``."""
         return (self.totals[name] > 0).expand(like.shape)
 
-    def _result(self, name: str, before: Tensor) -> Tensor:
+    def _result(self, name: str, before: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         total = self.totals[name].expand(before.shape)
         if bool((total > 0).all()):
             return (self.sums[name] / total).to(before.dtype)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -26,7 +27,9 @@ Padding = Literal["zero", "mean", "linear", "adjacent", "safe"]
 RankWeighting = Literal["samples", "rank", "samples_rank"]
 
 
-def pad(name: str, value: Tensor, R: int, padding: Padding) -> Tensor:
+def pad(
+    name: str, value: Float[Tensor, "r d_in"] | Float[Tensor, "d_out r"], R: int, padding: Padding
+) -> Float[Tensor, "{R} d_in"] | Float[Tensor, "d_out {R}"]:
     """Fill a client's A up to R rows, or its B up to R columns (HeLoRA-Pad).
 
         zero       zeros
@@ -88,7 +91,7 @@ def average_padded(
     return context.then(mean.result(context.adapter.tensors))
 
 
-def product_norm(A: Tensor, B: Tensor) -> float:
+def product_norm(A: Float[Tensor, "r d_in"], B: Float[Tensor, "d_out r"]) -> float:
     """Return ‖B A‖_F = √tr((BᵀB)(AAᵀ)) without forming B A; A is r × d_in, B is d_out × r."""
     A, B = A.double(), B.double()
     return float(((B.T @ B) * (A @ A.T)).sum().clamp_min(0).sqrt())

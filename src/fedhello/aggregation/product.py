@@ -2,7 +2,7 @@
 
     ΔW = Σ_k w_k s B_k A_k,        w_k = n_k / Σ n_k over the clients that trained the module
 
-is what the clients' models are on average; Ā and B̄ multiply to something else. Each method differs in what it makes of
+is the mean of the clients' products; it differs from B̄ Ā, the product of the means. The methods differ in how they use
 ΔW. All clients share the scale s, so it cancels wherever ΔW is turned into factors again.
 """
 
@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Products:
         return {module: total.scaled(1 / self.totals[module]) for module, total in self.sums.items()}
 
 
-def factor_pairs(update: Update) -> Iterator[tuple[str, Tensor, Tensor]]:
+def factor_pairs(update: Update) -> Iterator[tuple[str, Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]]:
     """Yield each module that an update trained, with its A and B."""
     for name in sorted(update.tensors):
         if name.endswith(LORA_A):
@@ -81,7 +82,9 @@ def average_products(
     return context.then(rest.result(context.adapter.tensors) | _factored(context, products.means(), sigma))
 
 
-def _factored(context: AggregationContext, products: dict[str, LowRankSum], sigma: Sigma) -> dict[str, Tensor]:
+def _factored(
+    context: AggregationContext, products: dict[str, LowRankSum], sigma: Sigma
+) -> dict[str, Float[Tensor, "_ _"]]:
     tensors = {}
     for module, total in products.items():
         B, A = split_svd(total, context.federation.rank, sigma)
@@ -161,7 +164,7 @@ def average_with_residual(context: AggregationContext, updates: Iterable[Update]
     return context.then(tensors)
 
 
-def merged(context: AggregationContext, module: str, more: LowRankSum) -> dict[str, Tensor]:
+def merged(context: AggregationContext, module: str, more: LowRankSum) -> dict[str, Float[Tensor, "_ _"]]:
     """Return a module's merged product with more added to it: as factors, or as one matrix where that is no larger.
 
     Factors of rank m hold (d_out + d_in) m numbers, the matrix d_out d_in.
@@ -204,7 +207,9 @@ def average_corrected(
     return context.then(tensors)
 
 
-def corrected_by_least_squares(product: LowRankSum, A: Tensor, B: Tensor, penalty: float) -> Tensor:
+def corrected_by_least_squares(
+    product: LowRankSum, A: Float[Tensor, "r d_in"], B: Float[Tensor, "d_out r"], penalty: float
+) -> Float64[Tensor, "d_out r"]:
     """Return ΔB = (ΔW − B A) Aᵀ (A Aᵀ + λ I)⁻¹, shape (d_out, r), float64."""
     U, V = product.factors()
     A, B = A.double(), B.double()
@@ -214,7 +219,9 @@ def corrected_by_least_squares(product: LowRankSum, A: Tensor, B: Tensor, penalt
     return delta
 
 
-def corrected_by_cosine(product: LowRankSum, A: Tensor, B: Tensor, penalty: float) -> Tensor:
+def corrected_by_cosine(
+    product: LowRankSum, A: Float[Tensor, "r d_in"], B: Float[Tensor, "d_out r"], penalty: float
+) -> Float64[Tensor, "d_out r"]:
     """Return the ΔB that maximises cos(ΔW, (B + ΔB) A) − λ ‖ΔB‖², shape (d_out, r), float64."""
     U, V = product.factors()
     A, B = A.double(), B.double()
@@ -224,7 +231,7 @@ def corrected_by_cosine(product: LowRankSum, A: Tensor, B: Tensor, penalty: floa
     delta = start.requires_grad_()
     optimizer = torch.optim.LBFGS([delta], max_iter=100, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
+    def closure() -> Float64[Tensor, ""]:
         optimizer.zero_grad()
         corrected = B + delta
         norm = ((corrected @ gram) * corrected).sum().clamp_min(TINY).sqrt()

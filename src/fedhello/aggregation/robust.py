@@ -9,8 +9,8 @@ A screen and a clip work on the updates before any method combines them; a rule 
              client moves the global adapter by at most C · max_l w_k / Σ_{j ∈ C_l} w_j
     rules    coordinate-wise median and trimmed mean (Yin et al., ICML 2018), multi-Krum (Blanchard et al., NeurIPS
              2017; m = n − f − 2), each per tensor over the n clients that hold it, per component where ranks differ,
-             and of the head per row over those that hold its class (see ``rows``). Sample counts do not weigh: a
-             count is a client's own word.
+             and of the head per row over those that hold its class (see ``rows``). Values are not
+             weighted by sample counts, which clients state themselves.
 
 The median and the trimmed mean need n ≥ 2f + 1 holders, multi-Krum n ≥ 2f + 3, for f hostile ones. Where a tensor has
 fewer, it gets the method's weighted mean (of clipped updates, if there is a clip), and the outcome has a flag that says
@@ -25,6 +25,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fedhello.aggregation.rows import held_rows
@@ -35,10 +36,10 @@ from fedhello.types import LORA_A, LORA_B, Adapter, Rejection, Update
 RobustRule = Literal["mean", "median", "trimmed-mean", "multi-krum"]
 
 FEWEST_SCREENED = 3
-"""Holders from which on a median outvotes one of them."""
+"""Fewest holders of which a median outvotes one."""
 
 Start = Callable[[int], Adapter]
-"""What a client started from."""
+"""Client id → the adapter that it started from."""
 
 Replies = Iterable[Update | Rejection]
 
@@ -51,7 +52,7 @@ class Defence:
         screen: How many times the median norm an update may have; None screens nothing.
         clip: C, the largest norm of an update; None clips nothing.
         rule: How values combine; ``mean`` leaves it to the method.
-        byzantine: f, how many hostile holders of a tensor the rule is to bear.
+        byzantine: f, the number of hostile holders of a tensor that the rule tolerates.
     """
 
     screen: float | None = None
@@ -135,13 +136,13 @@ def _rejected(update: Update, name: str, norm: float, limit: float) -> Rejection
 
 
 def _limit(norms: list[float], times: float) -> float:
-    """Return the largest norm that passes; no limit where there are too few, or most do not move at all."""
+    """Return the largest norm that passes; infinity with fewer than ``FEWEST_SCREENED`` norms or a median of 0."""
     median = float(torch.tensor(norms, dtype=torch.float64).quantile(0.5))
     return times * median if len(norms) >= FEWEST_SCREENED and median > 0 else float("inf")
 
 
 def update_norms(tensors: Mapping[str, Tensor], start: Adapter, scale: float) -> dict[str, float]:
-    """Return the norms that a screen looks at, by what they are of.
+    """Return the norms that a screen compares, by a description of the tensor or module.
 
     Args:
         tensors: The new values.
@@ -167,13 +168,18 @@ def update_norms(tensors: Mapping[str, Tensor], start: Adapter, scale: float) ->
     return found
 
 
-def _product_change(new_B: Tensor, new_A: Tensor, B: Tensor, A: Tensor) -> float:
+def _product_change(
+    new_B: Float[Tensor, "d_out r"],
+    new_A: Float[Tensor, "r d_in"],
+    B: Float[Tensor, "d_out r"],
+    A: Float[Tensor, "r d_in"],
+) -> float:
     """Return ‖B' A' − B A‖ from 2r × 2r matrices: with U = [B' −B] and V = [A'; A], ‖U V‖² = Σ (UᵀU) ∘ (V Vᵀ)."""
     U, V = torch.cat([new_B, -B], dim=1).double(), torch.cat([new_A, A]).double()
     return float(((U.T @ U) * (V @ V.T)).sum().clamp_min(0).sqrt())
 
 
-def _norm(values: Iterable[Tensor]) -> float:
+def _norm(values: Iterable[Float[Tensor, "..."]]) -> float:
     return math.sqrt(sum(float(value.double().square().sum()) for value in values))
 
 
@@ -228,7 +234,7 @@ def _groups(
             yield tuple(components), [mine[i] for i in holders]
 
 
-def _at(context: AggregationContext, update: Update, name: str, components: tuple[int, ...]) -> Tensor:
+def _at(context: AggregationContext, update: Update, name: str, components: tuple[int, ...]) -> Float[Tensor, "..."]:
     """Return a client's values at some of the global components or rows; at none, all of them."""
     value = update.tensors[name]
     if not components:
@@ -239,7 +245,9 @@ def _at(context: AggregationContext, update: Update, name: str, components: tupl
     return part(name, value, [own.index(j) for j in components])
 
 
-def _with_part(name: str, value: Tensor, components: tuple[int, ...], new: Tensor) -> Tensor:
+def _with_part(
+    name: str, value: Float[Tensor, "*whole"], components: tuple[int, ...], new: Float[Tensor, "..."]
+) -> Float[Tensor, "*whole"]:
     if not components:
         return new.to(value.dtype)
     result = value.clone()
@@ -248,7 +256,7 @@ def _with_part(name: str, value: Tensor, components: tuple[int, ...], new: Tenso
     return result
 
 
-def _rule(values: Tensor, defence: Defence) -> Tensor:
+def _rule(values: Float64[Tensor, " n *shape"], defence: Defence) -> Float64[Tensor, "*shape"]:
     """Combine n values, stacked along the first axis, by the rule."""
     n = len(values)
     if defence.rule == "multi-krum":
@@ -257,7 +265,7 @@ def _rule(values: Tensor, defence: Defence) -> Tensor:
     return values.sort(dim=0).values[cut : n - cut].mean(dim=0)
 
 
-def _least_odd(values: Tensor, f: int) -> list[int]:
+def _least_odd(values: Float64[Tensor, "n ..."], f: int) -> list[int]:
     """Return the n − f − 2 of n values that are nearest to their n − f − 2 nearest neighbours, ascending."""
     n, flat = len(values), values.flatten(1)
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -1,4 +1,4 @@
-"""Whose word counts for which class: rows of the head are averaged over the clients that hold the class.
+"""Rows of the head are averaged over the clients that hold their class.
 
 Under a loss that is restricted to a client's own classes, the other classes' logits have no gradient. A client without
 class c returns row c of the logits layer as it came, or shrunk by weight decay; in a mean over all clients it would
@@ -13,13 +13,14 @@ classes, absent ones have gradients, and all clients count for all rows.
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from fedhello.strategy import AggregationContext
 from fedhello.types import Update
 
 
-def class_weights(context: AggregationContext, update: Update, name: str, w: float) -> float | Tensor:
+def class_weights(context: AggregationContext, update: Update, name: str, w: float) -> float | Float64[Tensor, "C ..."]:
     """Return a client's weight in the mean of a tensor: w, or one weight per row where only its own classes count.
 
     Args:
@@ -29,7 +30,7 @@ def class_weights(context: AggregationContext, update: Update, name: str, w: flo
         w: The client's weight otherwise.
 
     Returns:
-        w; or, of a shape that multiplies the tensor's rows, w at the client's classes and 0 at the others.
+        w; or float64 of shape (C, 1, …), w in the rows of the client's classes and 0 in the others.
     """
     like, own = context.adapter.tensors[name], held_rows(context, update, name)
     if len(own) == len(like):
@@ -40,7 +41,7 @@ def class_weights(context: AggregationContext, update: Update, name: str, w: flo
 
 
 def held_rows(context: AggregationContext, update: Update, name: str) -> Sequence[int]:
-    """Return the rows of a tensor that a client's word counts for, ascending: of its own classes, or all."""
+    """Return the rows of a tensor to which a client contributes, ascending: those of its own classes, or all."""
     every = range(len(context.adapter.tensors[name]))
     if name not in context.federation.class_rows:
         return every

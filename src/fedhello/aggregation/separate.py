@@ -1,6 +1,7 @@
 """Models that are not averaged: HeLoRA-KD's one model per rank, and local-only's one model per client.
 
-They are remembered as ``rank/8/NAME`` and ``client/3/NAME``; whoever has none yet starts from the global adapter.
+They are kept in the method state as ``rank/8/NAME`` and ``client/3/NAME``; a rank or client that has none yet starts
+from the global adapter.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ from fedhello.types import Adapter, Allocation, Federation, RunState, Task, Upda
 
 
 def remembered(method_state: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
-    """Return the tensors that are remembered of an owner such as ``rank/8``."""
+    """Return the tensors in the method state under a prefix such as ``rank/8``."""
     prefix = owner + "/"
     return {name.removeprefix(prefix): value for name, value in method_state.items() if name.startswith(prefix)}
 
@@ -84,7 +85,7 @@ def distil_between_ranks(
 
 
 def _as_global(adapter: Adapter, model: Adapter, rank: int) -> dict[str, Tensor]:
-    """Return a model's tensors within the global ones, whose further components stay: a higher rank may yet come."""
+    """Return the global tensors with a model's in the first components; further components stay as they are."""
     rest = range(rank, adapter.rank)
     found = {}
     for n, value in model.tensors.items():
@@ -95,13 +96,13 @@ def _as_global(adapter: Adapter, model: Adapter, rank: int) -> dict[str, Tensor]
 
 
 def rank_models(
-    method_state: Mapping[str, Tensor], adapter: Adapter, blocks: int, more: Iterable[int] = ()
+    method_state: Mapping[str, Tensor], adapter: Adapter, num_blocks: int, more: Iterable[int] = ()
 ) -> dict[int, Adapter]:
     """Return the model of each rank, by rank, ascending: those remembered, and those of more ranks."""
     ranks = {int(name.split("/")[1]) for name in method_state} | set(more)
-    everywhere = tuple(range(blocks))
+    everywhere = tuple(range(num_blocks))
     return {
-        r: _of(method_state, f"rank/{r}", held_part(adapter, Allocation(everywhere, ranks=(r,) * blocks)))
+        r: _of(method_state, f"rank/{r}", held_part(adapter, Allocation(everywhere, ranks=(r,) * num_blocks)))
         for r in sorted(ranks)
     }
 
@@ -113,7 +114,7 @@ def models_by_rank(state: RunState, federation: Federation) -> dict[str, Adapter
 
 
 def send_own_model(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
-    """Let a client go on from its own model; once it has one, nothing needs to travel."""
+    """Let a client go on from its own model; once it has one, nothing is sent."""
     k = context.client.id
     own = remembered(context.method_state, f"client/{k}")
     known = frozenset(adapter.tensors) if own else frozenset()

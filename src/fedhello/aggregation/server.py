@@ -1,4 +1,4 @@
-"""The server's step: what clients found together is a direction, and an optimiser on the server decides how far to go.
+"""The server's step: the clients' mean change is a direction, and an optimiser on the server sets the step.
 
 Reddi et al. 2021, "Adaptive federated optimization" (arXiv 2003.00295), and Hsu et al. 2019, "Measuring the effects of
 non-identical data distribution for federated visual classification" (FedAvgM, arXiv 1909.06335). With Δ = θ̄ − θ, where
@@ -15,9 +15,9 @@ of the bias, as in the paper.
 
 Θ is the adapter and the head that the clients share. Each tensor, and each component of a factor where ranks differ,
 has a step of its own: it takes one in the rounds in which somebody trained it, and otherwise it, its m and its v stay
-as they are, bit for bit. So a block that rests for some rounds is not carried on by its momentum.
+as they are, bit for bit. So momentum does not move a block that nobody trains.
 
-What is remembered is called ``server/m/NAME`` and ``server/v/NAME``.
+The method state has m and v as ``server/m/NAME`` and ``server/v/NAME``.
 
     search    θ ← θ + α Δ,    α ∈ {0, ½, 1, 1½}
 
@@ -27,12 +27,11 @@ A line search in place of a fixed η. With ℓ_i(α) = −log p(y_i|x_i) of the 
     d̄ − s_d/√n,        s_d² = 1/(n−1) Σ_i (d_i − d̄)²
 
 So the server takes a step only where the loss falls by more than the standard error of that fall. Without the second
-term it would also take the many steps that suit these n samples by chance, and lose what it gains. Where clients hold
-few classes, what they find together is now and then worse than θ; where they agree, the server goes further than their
-mean. Where a method averages no factors but products, a point between two factorisations is none between two models,
-and α is 0 or 1: the round counts, or it does not. Among methods that set the server's rate by measurement it stands
-beside FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604), which derives one from the updates' norms; grid, measure and
-standard error are ours.
+term it would also take the many steps that suit these n samples by chance. Where clients hold few classes, their mean
+is sometimes worse than θ; where they agree, the server goes further than their mean. Where a method averages products
+rather than factors, a point between two factorisations is no point between the two models, and α is 0 or 1. Among
+methods that measure the server's rate it stands beside FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604), which
+derives one from the updates' norms; grid, measure and standard error are ours.
 """
 
 import math
@@ -42,6 +41,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from fedhello.factors import along_components
@@ -55,7 +55,7 @@ DIVERGED = (
     "lower train.lr"
 )
 
-ValidationLosses = Callable[[Adapter], Tensor]
+ValidationLosses = Callable[[Adapter], Float[Tensor, " n"]]
 """ℓ, −log p of each of the server's validation samples under an adapter; shape (n,), not finite where that is so."""
 
 
@@ -64,11 +64,11 @@ class ServerStep:
     """How the server steps.
 
     Attributes:
-        name: The optimiser; ``none`` takes what the method's mean says, ``search`` looks how far to go.
+        name: The optimiser; ``none`` takes θ̄ as it is, ``search`` is the line search.
         lr: η.
         beta1: β₁, of the momentum.
         beta2: β₂, of ``adam`` and ``yogi``.
-        tau: τ, how little adapts to small changes; for all but ``avgm``.
+        tau: τ, the adaptivity; smaller adapts more. For all but ``avgm``.
     """
 
     name: ServerOptimizer = "none"
@@ -102,18 +102,18 @@ def searched(
     losses: ValidationLosses,
     steps: Sequence[float] = STEPS,
 ) -> AggregationResult:
-    """Combine updates, and go as far from θ towards the result as the validation data speaks for.
+    """Combine updates, and choose α by the losses on the validation data; see ``search`` above.
 
     Args:
         context: With θ.
         updates: Passed on one by one.
         aggregate: How the method combines them, or a rule in its place.
-        losses: ℓ of an adapter; a step to where one is not finite is not taken.
+        losses: ℓ of an adapter; a step with a loss that is not finite is not taken.
         steps: α to choose from, of equal ones the first; 0 and 1 are among them.
 
     Returns:
-        The outcome, with α. Tensors without a contributor are the very same objects as before, and with α = 0 all are,
-        and what the method remembers is what it remembered before.
+        The result, with α. Tensors without a contributor are the same objects as before; with α = 0 all are, and the
+        method state is unchanged.
     """
     outcome = aggregate(context, updates)
     before, after = context.adapter.tensors, outcome.adapter.tensors
@@ -135,7 +135,7 @@ def searched(
     return replace(outcome, adapter=candidates[step], method_state=method_state, step=step, flags=flags)
 
 
-def sure_gain(fall: Tensor, errors: float = 1.0) -> float:
+def sure_gain(fall: Float[Tensor, " n"], errors: float = 1.0) -> float:
     """Return d̄ − z s_d/√n of n falls d in the loss; −∞ where one is not finite, or one alone has no spread.
 
     Args:
@@ -147,7 +147,7 @@ def sure_gain(fall: Tensor, errors: float = 1.0) -> float:
     return float(fall.mean()) - errors * float(fall.std()) / math.sqrt(len(fall))
 
 
-def _between(before: Tensor, after: Tensor, step: float) -> Tensor:
+def _between(before: Float[Tensor, "*shape"], after: Float[Tensor, "*shape"], step: float) -> Float[Tensor, "*shape"]:
     return (before.double() + step * (after.double() - before.double())).to(before.dtype)
 
 
@@ -186,7 +186,9 @@ def stepped(
     return replace(outcome, adapter=outcome.adapter.with_tensors(tensors), method_state=method_state)
 
 
-def step_of(delta: Tensor, m: Tensor, v: Tensor, step: ServerStep) -> tuple[Tensor, Tensor, Tensor]:
+def step_of(
+    delta: Float64[Tensor, "*shape"], m: Float64[Tensor, "*shape"], v: Float64[Tensor, "*shape"], step: ServerStep
+) -> tuple[Float64[Tensor, "*shape"], Float64[Tensor, "*shape"], Float64[Tensor, "*shape"]]:
     """Return what is added to θ, and the new m and v, by the formulas above.
 
     Args:
@@ -210,8 +212,10 @@ def step_of(delta: Tensor, m: Tensor, v: Tensor, step: ServerStep) -> tuple[Tens
     return step.lr * m / (v.sqrt() + step.tau), m, v
 
 
-def _noted(context: AggregationContext, updates: Iterable[Update], trained: dict[str, Tensor]) -> Iterator[Update]:
-    """Pass updates on, and note where each tensor was trained: bool, of a shape that broadcasts to the tensor's."""
+def _noted(
+    context: AggregationContext, updates: Iterable[Update], trained: dict[str, Bool[Tensor, "..."]]
+) -> Iterator[Update]:
+    """Pass updates on, and store where each tensor was trained: bool, of a shape that broadcasts to the tensor's."""
     for update in updates:
         for name, value in update.tensors.items():
             where = _where(context, update, name, value)
@@ -219,7 +223,7 @@ def _noted(context: AggregationContext, updates: Iterable[Update], trained: dict
         yield update
 
 
-def _where(context: AggregationContext, update: Update, name: str, value: Tensor) -> Tensor:
+def _where(context: AggregationContext, update: Update, name: str, value: Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
     if value.shape == context.adapter.tensors[name].shape:
         return torch.tensor(True)
     held = torch.zeros(context.federation.rank, dtype=torch.bool)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
@@ -45,12 +46,12 @@ def stack(context: AggregationContext, updates: Iterable[Update]) -> Aggregation
 
 
 def _stacked(round: int, module: str) -> tuple[str, str]:
-    """Return the names under which what a round merged into a module is remembered: of A's and of B's stack."""
+    """Return the names in the method state of what a round merged into a module: A's stack and B's."""
     return f"stack/{round}/{module}{MERGED_A}", f"stack/{round}/{module}{MERGED_B}"
 
 
 def _of_use(method_state: dict[str, Tensor], context: AggregationContext) -> dict[str, Tensor]:
-    """Return what is remembered without the stacks that, with all later ones, hold more numbers than the matrix."""
+    """Return the method state without stacks that, with all later ones, hold more numbers than the matrix."""
     for module, _, A, B in pairs(context.adapter):
         size, t = 0, context.round
         while all(name in method_state for name in _stacked(t, module)):
@@ -82,7 +83,7 @@ def send_missed(adapter: Adapter, allocation: Allocation, context: AllocationCon
     return replace(task, known=frozenset(known), missed=missed)
 
 
-def _missed(context: AllocationContext, module: str, since: int) -> dict[str, Tensor] | None:
+def _missed(context: AllocationContext, module: str, since: int) -> dict[str, Float[Tensor, "_ _"]] | None:
     """Return what was merged into a module from a round on, as factors; None if that is not remembered."""
     names = [_stacked(t, module) for t in range(since, context.round)]
     if not all(name in context.method_state for pair in names for name in pair):
@@ -97,9 +98,9 @@ def _numbers(tensors: Mapping[str, Tensor]) -> int:
 
 
 def stack_fits(federation: Federation, adapter: Adapter) -> str | None:
-    """Say why a round's stack is too large to make sense; None if it is not.
+    """Return why a round's stack is larger than the weights it changes, as a sentence; None if it is not.
 
-    At rank min(d_out, d_in) the stack of a module is as large as the product that it stands for, and more. The largest
+    From rank min(d_out, d_in) on, the stack of a module is larger than the product itself. The largest
     stack is that of the ``clients_per_round`` clients of highest rank.
     """
     limit = min(min(B.shape[0], A.shape[1]) for _, _, A, B in pairs(adapter))
@@ -114,7 +115,7 @@ def stack_fits(federation: Federation, adapter: Adapter) -> str | None:
     )
 
 
-def fresh_A(like: Tensor, seed: int) -> Tensor:
+def fresh_A(like: Float[Tensor, "r d_in"], seed: int) -> Float[Tensor, "r d_in"]:
     """Return a new random A as PEFT starts it: uniform within ± 1/√d_in; the global random state stays as it was."""
     bound = 1 / math.sqrt(like.shape[1])
     generator = torch.Generator().manual_seed(seed)

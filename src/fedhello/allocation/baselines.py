@@ -1,4 +1,4 @@
-"""Reference points, and methods that allocate whole blocks otherwise than by pattern or score."""
+"""Baselines, and methods that allocate whole blocks by neither pattern nor score."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -15,7 +15,7 @@ from fedhello.types import Allocation
 
 
 def everything(context: AllocationContext) -> Allocation:
-    """All blocks at full rank, whatever the budget says: what federated learning would reach if all could afford it."""
+    """All blocks at full rank, whatever the budget: the upper reference."""
     L = context.federation.blocks
     return Allocation(tuple(range(L)), (KEEP,) * L)
 
@@ -61,14 +61,14 @@ def _fit_exactly(context: AllocationContext, blocks: tuple[int, ...]) -> Allocat
     return fit(context, [1.0 if l in blocks else 0.0 for l in range(context.federation.blocks)])
 
 
-def spaced_blocks(count: int, blocks: int) -> tuple[int, ...]:
+def spaced_blocks(count: int, num_blocks: int) -> tuple[int, ...]:
     """Return ``count`` of the blocks, evenly spaced from block 0 on.
 
     Example:
         >>> spaced_blocks(6, 12)
         (0, 2, 4, 6, 8, 10)
     """
-    return tuple(i * blocks // count for i in range(count))
+    return tuple(i * num_blocks // count for i in range(count))
 
 
 def random_blocks(context: AllocationContext) -> Allocation:
@@ -112,8 +112,7 @@ def last_blocks(context: AllocationContext, *, step: Annotated[int, Field(ge=0)]
     """The last blocks that the client affords, with ranks that grow towards the output (LEGEND, arXiv 2412.20004).
 
     Block l has rank r_l = max(1, R − step·(L − 1 − l)). The paper's coordinator plans each round anew from measured
-    times; here the planner does, from the budget of bytes and seconds. Bytes are counted at full rank, so what is
-    planned is at most what fits.
+    times; here the planner does, from the budget of bytes and seconds. Bytes are counted at full rank, an upper bound.
     """
     federation = context.federation
     L, R = federation.blocks, federation.rank

@@ -1,4 +1,4 @@
-"""FIM-HLA: blocks whose LoRA factors the loss is most sensitive to are drawn most often (Fed-HeLLo).
+"""FIM-HLA: draw blocks in proportion to how sensitive the loss is to their LoRA factors (Fed-HeLLo).
 
     Γ_l = (1/|D|) Σ_{d ∈ D} ‖∇_{θ_l} log p(y_d | x_d)‖²        (computed in fedhello.client.fisher)
 
@@ -6,8 +6,8 @@ The scores are grouped into G clusters; the blocks of the cluster with the g-th 
 
     p_l = g(l) / Σ_j g(j),        g ∈ {1, …, G}.
 
-The published code gives its three clusters the weights 1, 2 and 3 as well (in 27ths), but takes k-means labels for
-their order, which they are not; here the clusters are ordered by their centroid.
+The published code gives its three clusters the weights 1, 2 and 3 as well (in 27ths), but uses the
+arbitrary numbers of k-means clusters as their order; here clusters are ordered by their centroids.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated
 
 import numpy as np
+from jaxtyping import Float64, Int
 from pydantic import Field
 
 from fedhello.allocation.geometric import draw_preference
@@ -26,7 +27,7 @@ from fedhello.types import Allocation
 Clusters = Annotated[int, Field(ge=1)]
 
 
-def rank_by_cluster(scores: Sequence[float], clusters: int, seed: int) -> np.ndarray:
+def rank_by_cluster(scores: Sequence[float], clusters: int, seed: int) -> Int[np.ndarray, " L"]:
     """Group scores by seeded 1-D k-means and return each score's rank among the cluster centroids.
 
     Args:
@@ -48,7 +49,7 @@ def _ranks(scores: tuple[float, ...], clusters: int, seed: int) -> tuple[int, ..
     spread = np.ptp(values)
     if spread == 0:
         return (1,) * len(values)
-    # k-means is indifferent to scale, but its stopping rule works best on numbers around 1.
+    # Clusters do not depend on the scale, but the stopping rule of k-means works best on numbers around 1.
     scaled = ((values - values.min()) / spread).reshape(-1, 1)
     count = min(clusters, len(np.unique(scaled)))
     kmeans = KMeans(n_clusters=count, n_init=10, random_state=seed).fit(scaled)
@@ -56,10 +57,10 @@ def _ranks(scores: tuple[float, ...], clusters: int, seed: int) -> tuple[int, ..
     return tuple(int(rank) for rank in order[kmeans.labels_] + 1)
 
 
-def score_probabilities(scores: Sequence[float], clusters: int, seed: int) -> np.ndarray:
+def score_probabilities(scores: Sequence[float], clusters: int, seed: int) -> Float64[np.ndarray, " L"]:
     """Return p_l = g(l) / Σ_j g(j) from Fisher scores; float64, shape (L,), sum 1, every entry > 0."""
     ranks = rank_by_cluster(scores, clusters, seed)
-    probabilities: np.ndarray = ranks / ranks.sum()
+    probabilities: Float64[np.ndarray, " L"] = ranks / ranks.sum()
     return probabilities
 
 

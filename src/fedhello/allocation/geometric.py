@@ -13,8 +13,8 @@ GD-HLA gives every client its S_c for the whole run. RGD-HLA draws c blocks anew
 
 so a block that many tiers could hold is drawn often.
 
-Both say what they prefer, block by block, and leave it to ``allocation.planner`` what the budget affords: the c
-most preferred where the budget counts blocks, and as much of the preference as fits where it counts bytes.
+Both return a preference v_l per block; ``allocation.planner`` turns it into an allocation: the c most preferred blocks
+where the budget counts blocks, and the blocks of largest Σ v_l that fit where it counts bytes.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import Float64
 
 from fedhello.allocation.planner import fit, plan_tiers
 from fedhello.strategy import AllocationContext
@@ -33,13 +34,13 @@ PatternChoice = Pattern | Literal["auto"]
 TierWeighting = Literal["equal", "clients"]
 
 
-def allocate_blocks(pattern: Pattern, capacity: int, blocks: int, start: int = 0) -> tuple[int, ...]:
+def allocate_blocks(pattern: Pattern, capacity: int, num_blocks: int, start: int = 0) -> tuple[int, ...]:
     """Return S_c, the blocks that a pattern gives to a client of a certain capacity.
 
     Args:
         pattern: One of ``PATTERNS``.
         capacity: c, with 0 ≤ c ≤ L.
-        blocks: L ≥ 1.
+        num_blocks: L ≥ 1.
         start: For ``uniform`` only: the first block of the set, which runs on cyclically.
 
     Returns:
@@ -49,35 +50,35 @@ def allocate_blocks(pattern: Pattern, capacity: int, blocks: int, start: int = 0
         ValueError: If the pattern is unknown or c is not within 0 … L.
 
     Example:
-        >>> allocate_blocks("bottleneck", capacity=5, blocks=12)
+        >>> allocate_blocks("bottleneck", capacity=5, num_blocks=12)
         (0, 1, 2, 10, 11)
     """
-    if not 0 <= capacity <= blocks:
-        raise ValueError(f"a capacity must lie within 0 and {blocks}, the number of blocks; found {capacity}")
+    if not 0 <= capacity <= num_blocks:
+        raise ValueError(f"a capacity must lie within 0 and {num_blocks}, the number of blocks; found {capacity}")
     match pattern:
         case "triangle":
             chosen = [*range(capacity)]
         case "inverted_triangle":
-            chosen = [*range(blocks - capacity, blocks)]
+            chosen = [*range(num_blocks - capacity, num_blocks)]
         case "bottleneck":
             tail = capacity // 2
-            chosen = [*range(capacity - tail), *range(blocks - tail, blocks)]
+            chosen = [*range(capacity - tail), *range(num_blocks - tail, num_blocks)]
         case "uniform":
-            chosen = [(start + i) % blocks for i in range(capacity)]
+            chosen = [(start + i) % num_blocks for i in range(capacity)]
         case _:
             raise ValueError(f"a pattern must be one of {', '.join(PATTERNS)}; found {pattern!r}")
     return tuple(sorted(chosen))
 
 
 def block_probabilities(
-    pattern: Pattern, capacities: Sequence[int], blocks: int, weights: Sequence[float] | None = None
-) -> np.ndarray:
+    pattern: Pattern, capacities: Sequence[int], num_blocks: int, weights: Sequence[float] | None = None
+) -> Float64[np.ndarray, " {num_blocks}"]:
     """Return p, the probability of each block in RGD-HLA: p_l = Σ_g w_g 1[l ∈ S_g] / Σ_g w_g |S_g|.
 
     Args:
         pattern: One of ``PATTERNS``; ``uniform`` gives p_l = 1/L.
         capacities: c_g, one per tier, at least one of them > 0.
-        blocks: L ≥ 1.
+        num_blocks: L ≥ 1.
         weights: w_g ≥ 0, one per tier; None counts every tier once.
 
     Returns:
@@ -90,32 +91,34 @@ def block_probabilities(
         >>> block_probabilities("bottleneck", (6, 9, 12), 12) * 27
         array([3., 3., 3., 2., 2., 1., 1., 1., 2., 3., 3., 3.])
     """
-    return set_probabilities(pattern, [allocate_blocks(pattern, c, blocks) for c in capacities], blocks, weights)
+    return set_probabilities(
+        pattern, [allocate_blocks(pattern, c, num_blocks) for c in capacities], num_blocks, weights
+    )
 
 
 def set_probabilities(
-    pattern: Pattern, sets: Sequence[Sequence[int]], blocks: int, weights: Sequence[float] | None = None
-) -> np.ndarray:
+    pattern: Pattern, sets: Sequence[Sequence[int]], num_blocks: int, weights: Sequence[float] | None = None
+) -> Float64[np.ndarray, " {num_blocks}"]:
     """Return p as ``block_probabilities`` does, from the sets S_g themselves."""
     w = np.ones(len(sets)) if weights is None else np.asarray(weights, dtype=np.float64)
-    held = np.zeros((len(sets), blocks))
+    held = np.zeros((len(sets), num_blocks))
     for g, S_g in enumerate(sets):
         held[g, list(S_g)] = 1
     total = float(w @ held.sum(axis=1))
     if total <= 0:
         raise ValueError(f"at least one tier must be able to train a block; found {[*map(len, sets)]} blocks")
     if pattern == "uniform":
-        return np.full(blocks, 1 / blocks)
-    probabilities: np.ndarray = (w @ held) / total
+        return np.full(num_blocks, 1 / num_blocks)
+    probabilities: Float64[np.ndarray, " L"] = (w @ held) / total
     return probabilities
 
 
-def pattern_preference(pattern: Pattern, blocks: int, start: int = 0) -> np.ndarray:
+def pattern_preference(pattern: Pattern, num_blocks: int, start: int = 0) -> Float64[np.ndarray, " {num_blocks}"]:
     """Return how much a pattern prefers each block: v_l = L + 1 − min{c : l ∈ S_c}, so S_c are the c most preferred.
 
     Args:
         pattern: One of ``PATTERNS``.
-        blocks: L ≥ 1.
+        num_blocks: L ≥ 1.
         start: For ``uniform`` only: the first block of the set.
 
     Returns:
@@ -125,17 +128,16 @@ def pattern_preference(pattern: Pattern, blocks: int, start: int = 0) -> np.ndar
         >>> pattern_preference("bottleneck", 5)
         array([5., 3., 1., 2., 4.])
     """
-    v = np.zeros(blocks)
-    for capacity in range(1, blocks + 1):
-        v[list(allocate_blocks(pattern, capacity, blocks, start))] += 1
+    v = np.zeros(num_blocks)
+    for capacity in range(1, num_blocks + 1):
+        v[list(allocate_blocks(pattern, capacity, num_blocks, start))] += 1
     return v
 
 
-def draw_preference(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw how much a client prefers each block this time, so that the c most preferred are a draw from p.
+def draw_preference(probabilities: Float64[np.ndarray, " L"], rng: np.random.Generator) -> Float64[np.ndarray, " L"]:
+    """Draw random preferences whose c largest are c blocks drawn from p without replacement, for every c.
 
-    v_l = u_l^{1/(L p_l)} with u_l uniform on (0, 1): the c largest are distributed as c blocks drawn one after the
-    other, without replacement, with probabilities p (Efraimidis & Spirakis 2006).
+    v_l = u_l^{1/(L p_l)} with u_l uniform on (0, 1) (Efraimidis & Spirakis 2006).
 
     Args:
         probabilities: p, shape (L,), sum 1.
@@ -151,11 +153,11 @@ def draw_preference(probabilities: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 def chosen_pattern(pattern: PatternChoice, tiers: Sequence[Budget]) -> tuple[Pattern, str]:
-    """Return the pattern that a choice stands for with some budgets, and why.
+    """Return the pattern that ``auto`` chooses for the tiers' budgets, and a sentence with the reason.
 
-    Measured (benchmarks/patterns.py): no pattern is told apart from the inverted triangle in accuracy, and it needs 40
-    to 70 % of the memory of the others, and the least time, since gradients stop at the lowest block that trains.
-    Patterns that reach the lower blocks may be worth a point more at the end, and upload is the same for all.
+    Measured (benchmarks/patterns.py): no pattern differs significantly in accuracy from the inverted triangle, which
+    needs 40 to 70 % of the memory of the others and the least time, since backward stops at the lowest trained block.
+    Patterns with lower blocks may end up to one point higher; the upload is the same for all.
 
     Args:
         pattern: One of ``PATTERNS``, which stays as it is, or ``auto``.
@@ -203,10 +205,12 @@ def rgd_hla(
     return fit(context, draw_preference(p, context.rng()))
 
 
-def tier_probabilities(federation: Federation, pattern: PatternChoice, tier_weighting: TierWeighting) -> np.ndarray:
+def tier_probabilities(
+    federation: Federation, pattern: PatternChoice, tier_weighting: TierWeighting
+) -> Float64[np.ndarray, " {federation.blocks}"]:
     """Return RGD-HLA's p for a federation, shape (L,); S_g is what tier g can afford of the pattern.
 
-    Where no tier can afford a block, p does not matter, and is uniform.
+    Uniform where no tier can afford a block.
     """
     pattern, _ = chosen_pattern(pattern, federation.tiers)
     members = [sum(client.tier == g for client in federation.clients) for g in range(len(federation.tiers))]

@@ -9,14 +9,14 @@ from fedhello.types import Allocation, Budget, ClientReport, Federation, Rejecti
 
 @dataclass(frozen=True)
 class Needs:
-    """What an allocation takes: a step's bytes above the loaded model, FLOPs and upload bytes of a round.
+    """Predicted cost of an allocation: a step's bytes above the loaded model, FLOPs and upload bytes of a round.
 
     Attributes:
-        saved_bytes: Held for backward.
-        peak_bytes: Of tensors.
-        memory_bytes: The peak with the reserve: what must fit the budget.
-        flops: Of the round.
-        upload_bytes: On the wire.
+        saved_bytes: Bytes saved for backward.
+        peak_bytes: Peak bytes of live tensors in a step.
+        memory_bytes: ``peak_bytes`` plus the reserve; compared with the memory budget.
+        flops: FLOPs of a round.
+        upload_bytes: Bytes of the update on the wire.
     """
 
     saved_bytes: int
@@ -40,13 +40,13 @@ def most_flops(budget: Budget) -> float:
 
 
 def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Needs:
-    """Return what an allocation takes, by the formulas above.
+    """Return the predicted cost of an allocation, by the formulas of ``allocation.planner``.
 
-    The optimiser's step itself holds all gradients and moments, which is more than backward where activations are few.
-    In the ``first_step`` of a round there are no moments yet during backward.
+    The peak is that of backward or of the optimiser's step, which holds all gradients and moments, whichever is larger.
+    In the ``first_step`` of a round there are no moments during backward.
 
-    Two figures are bounds: where one factor of a pair trains, both are counted; and blocks that a sub-model leaves out
-    still count in its forward FLOPs.
+    Two figures are upper bounds: where one factor of a pair trains, both are counted; blocks that a sub-model leaves
+    out count in its forward FLOPs.
     """
     trained, policies = set(allocation.blocks), allocation.policies
     L = len(costs.block_bytes)
@@ -73,7 +73,7 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
 
 
 OUT_OF_MEMORY = 1.25
-"""How many times its prediction a client is taken to need that ran out of memory before anything was measured."""
+"""Factor on the predicted memory of a client that ran out of memory, so that nothing was measured."""
 
 
 def measured_excess(
@@ -82,14 +82,14 @@ def measured_excess(
     before: Mapping[int, float],
     rejections: Sequence[Rejection] = (),
 ) -> dict[int, float]:
-    """Return, for each client that went over its memory budget, how many times its prediction it needed at most so far.
+    """Return measured over predicted memory of each client that exceeded its memory budget: the largest ratio so far.
 
     Args:
-        federation: Knows the budgets.
+        federation: Its tiers have the budgets.
         reports: With the metrics ``peak_bytes`` (of tensors) and ``process_bytes`` (of the process), as far as they
             were measured, and ``predicted_memory_bytes``.
-        before: The same of earlier rounds.
-        rejections: A client that ran out of memory measured nothing; each time it is taken to need a quarter more.
+        before: The ratios of earlier rounds, by client.
+        rejections: Each ``over budget`` multiplies the client's ratio by ``OUT_OF_MEMORY``.
     """
     found = {r.client: before.get(r.client, 1.0) * OUT_OF_MEMORY for r in rejections if r.reason == "over budget"}
     for report in reports:

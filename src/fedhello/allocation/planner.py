@@ -1,11 +1,11 @@
-"""Allocate by bytes: from what a method prefers and a client can afford to the blocks it trains, and how.
+"""The planner: the blocks of largest preference that fit a client's budget, and an activation policy per block.
 
 A method gives every block l a preference v_l ≥ 0. The planner returns the blocks S and a policy per block that
 
     maximise    Σ_{l ∈ S} v_l
     subject to  peak(S, policies) + reserve ≤ memory,    upload(S) ≤ its bytes,    FLOPs(S, policies) / speed ≤ seconds,
 
-and among equals those that take least time, then least memory. With m the lowest block of S, a step holds (bytes)
+and among equals those of least time, then of least memory. With m the lowest block of S, a step holds (bytes)
 
     saved = outside + Σ_{l ≥ m} s_l
     peak  = max( backward, trained bytes ) + moments · trained bytes
@@ -19,7 +19,7 @@ FLOPs so far, the headroom that the blocks above need
 
     R_l = s_l + max( t_l + Σ_{j > l} g_j,  R_{l+1} )
 
-against the preference gathered, dropping whatever is worse in both. Blocks of one model cost alike, so few such
+against the preference gathered, dropping whatever is worse in both. Blocks of one model cost the same, so few such
 combinations differ: some thousands for 40 blocks.
 
 Rules say which policies are allowed:
@@ -28,8 +28,8 @@ Rules say which policies are allowed:
     recompute-frozen   trained blocks keep, frozen ones that backward passes recompute
     recompute          all recompute
     compress           all compress
-    auto               each keeps or recomputes, whatever fits and takes least time; gradients stay exact
-    auto-compress      each keeps, recomputes or compresses; compressing rounds what backward sees
+    auto               each keeps or recomputes, whichever fits and takes least time; gradients are exact
+    auto-compress      each keeps, recomputes or compresses; compressing rounds the saved activations
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.search import _search
@@ -57,15 +58,15 @@ OPTIONS: dict[ActivationRule, dict[Role, tuple[ActivationPolicy, ...]]] = {
 }
 
 
-def fit(context: AllocationContext, preference: Sequence[float] | np.ndarray) -> Allocation:
-    """Return what the client trains in its round, given what a method prefers.
+def fit(context: AllocationContext, preference: Sequence[float] | Float[np.ndarray, " L"]) -> Allocation:
+    """Return the client's allocation in this round for a method's preference.
 
-    A budget that counts blocks takes the c most preferred, which is what the papers do. A client that went over its
-    memory budget in an earlier round is planned as if all its bytes counted as many times as they did then.
+    A budget that counts blocks gets the c most preferred, as in the papers. The memory budget of a client that exceeded
+    it in an earlier round is divided by ``context.excess``.
 
     Args:
         context: Client, federation and round.
-        preference: v, length L; a block with v_l = 0 is not wanted.
+        preference: v ≥ 0, length L; a block with v_l = 0 is never trained.
     """
     budget, costs = means(context)
     v = tuple(float(x) for x in preference)
@@ -73,7 +74,7 @@ def fit(context: AllocationContext, preference: Sequence[float] | np.ndarray) ->
 
 
 def means(context: AllocationContext) -> tuple[Budget, Costs | None]:
-    """Return what the client can spend, and what blocks cost it; None where nothing is predicted."""
+    """Return the client's budget, corrected by its excess, and its tier's costs; None where nothing is predicted."""
     client, federation = context.client, context.federation
     budget = client.budget
     if budget.memory is not None:
@@ -81,8 +82,8 @@ def means(context: AllocationContext) -> tuple[Budget, Costs | None]:
     return budget, federation.costs[client.tier] if federation.costs else None
 
 
-def plan_tiers(federation: Federation, preference: Sequence[float] | np.ndarray) -> list[tuple[int, ...]]:
-    """Return the blocks that each tier can afford of one preference; none for a tier without clients."""
+def plan_tiers(federation: Federation, preference: Sequence[float] | Float[np.ndarray, " L"]) -> list[tuple[int, ...]]:
+    """Return the blocks that each tier affords under one preference; none for a tier without clients."""
     costs = federation.costs or (None,) * len(federation.tiers)
     present = {client.tier for client in federation.clients}
     return [
@@ -98,13 +99,13 @@ def plan(
     """Return the blocks and policies that a budget affords.
 
     Args:
-        budget: What may be spent.
+        budget: The limits.
         preference: v, length L.
-        costs: What blocks cost; None only for budgets that count blocks.
-        rule: The policies allowed.
+        costs: Costs of the blocks; None only for budgets that count blocks.
+        rule: Which policies are allowed.
 
     Returns:
-        The best allocation. Where none fits, the cheapest there is, so that the client shows what it needs.
+        The best allocation that fits. Where none fits, the one of least memory, so that its needs can be reported.
     """
     v = np.asarray(preference, dtype=np.float64)
     if budget.only_counts or costs is None:
@@ -132,20 +133,22 @@ def least_memory(blocks: Sequence[int], costs: Costs, rule: ActivationRule) -> A
     return enough
 
 
-def fixed_policies(rule: ActivationRule, trained: Sequence[int], blocks: int) -> tuple[ActivationPolicy, ...]:
-    """Return the policy of each block under a rule, without regard to a budget: the first that the rule allows.
+def fixed_policies(rule: ActivationRule, trained: Sequence[int], num_blocks: int) -> tuple[ActivationPolicy, ...]:
+    """Return each block's first policy that a rule allows, whatever the budget.
 
     Example:
-        >>> fixed_policies("recompute-frozen", trained=(1, 3), blocks=5)
+        >>> fixed_policies("recompute-frozen", trained=(1, 3), num_blocks=5)
         ('keep', 'keep', 'recompute', 'keep', 'recompute')
     """
-    lowest = min(trained, default=blocks)
+    lowest = min(trained, default=num_blocks)
     options = OPTIONS[rule]
-    return tuple("keep" if l < lowest else options["trained" if l in trained else "frozen"][0] for l in range(blocks))
+    return tuple(
+        "keep" if l < lowest else options["trained" if l in trained else "frozen"][0] for l in range(num_blocks)
+    )
 
 
 def cheapest(costs: Costs, rule: ActivationRule) -> Allocation:
-    """Return what needs least memory: the head alone if the clients share it, else the last block and the head."""
+    """Return the allocation of least memory: the head alone if clients share it, else the last block and the head."""
     L = len(costs.block_bytes)
     if costs.head_shared:
         return Allocation((), (KEEP,) * L)

@@ -1,7 +1,7 @@
-"""Who trains at what rank: for methods that let every client train all blocks, the weak ones at a lower rank.
+"""Allocators of ranks: every client trains all blocks, weak clients at a lower rank.
 
-A tier states its rank r_k, or bytes: then r_k is the highest rank at which all blocks fit. Activations are indifferent
-to the rank, so a rank hardly saves memory; what it saves is upload and the optimiser's state.
+A tier states its rank r_k, or bytes: then r_k is the highest rank at which all blocks fit. Activations do not
+depend on the rank, so a low rank saves upload and optimiser state, but little memory.
 """
 
 from collections.abc import Sequence
@@ -114,7 +114,7 @@ def ranks_by_fisher(
     for r in range(found.ranks[0], 0, -1):
         ranks = share_ranks(context.scores, r * L, min(rank_min, r), R)
         shared = replace(found, ranks=ranks, factors=factors)
-        # Shared unequally, as many ranks may hold more gradients at once.
+        # An unequal share of the same number of ranks may hold more gradients at once.
         if budget.only_counts or costs is None or needs(costs, shared).within(replace(budget, blocks=None)):
             return shared
     return None

@@ -1,7 +1,7 @@
-"""Why an allocation is what it is, and what other budgets would afford: for people who set budgets.
+"""Explanations of an allocation for people who set budgets.
 
-reasons   sentences: what stands in the way of more, what the lowest block costs, what recomputation buys
-front     the best there is for each number of blocks, from least memory to least time
+reasons   sentences: which limit binds, what the lowest block costs, what recomputation saves and takes
+front     the Pareto front of memory, computation and number of trained blocks
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ STEPS = 16
 
 @dataclass(frozen=True)
 class Point:
-    """One way to train some blocks."""
+    """A point of the front: an allocation and its predicted cost."""
 
     allocation: Allocation
     needs: Needs
@@ -32,11 +32,11 @@ def reasons(
     """Say why a client trains what it trains and not more.
 
     Args:
-        allocation: What ``plan`` returned.
-        budget: For this budget,
-        preference: this preference, length L,
-        costs: these costs
-        rule: and this rule.
+        allocation: The result of ``plan`` for the other arguments.
+        budget: The client's budget.
+        preference: v, length L.
+        costs: Costs of the blocks.
+        rule: Which policies are allowed.
     """
     found = [_why_not_more(allocation, budget, preference, costs, rule)]
     found += _why_no_higher_rank(allocation, budget, costs)
@@ -70,7 +70,7 @@ def _why_not_more(
 
 
 def _why_no_higher_rank(allocation: Allocation, budget: Budget, costs: Costs) -> list[str]:
-    """Say what keeps a client that holds fewer than R components from holding one more."""
+    """Say which limit keeps a client of rank r < R from rank r + 1."""
     r = max((len(allocation.held(l, costs.rank)) for l in allocation.blocks), default=costs.rank)
     if r >= costs.rank:
         return []
@@ -86,7 +86,7 @@ def _why_no_higher_rank(allocation: Allocation, budget: Budget, costs: Costs) ->
 
 
 def _reach(allocation: Allocation, costs: Costs) -> list[str]:
-    """Say what the lowest block costs where frozen blocks lie above it."""
+    """Say how much memory the lowest block costs where frozen blocks lie directly above it."""
     if len(allocation.blocks) < 2:
         return []
     lowest, second = allocation.blocks[:2]
@@ -103,7 +103,7 @@ def _reach(allocation: Allocation, costs: Costs) -> list[str]:
 
 
 def _trades(allocation: Allocation, costs: Costs) -> list[str]:
-    """Say what recomputing and compressing save, and what they take."""
+    """Say how much memory recomputing and compressing save, and how much computation they add."""
     found = []
     for policy, word in (("recompute", "recomputing"), ("compress", "compressing")):
         chosen = [l for l, p in enumerate(allocation.policies) if p == policy]
@@ -150,7 +150,7 @@ def _point(allocation: Allocation, costs: Costs) -> Point:
 
 
 def _key(point: Point) -> tuple[int, int, int]:
-    """What counts, each the less the better: memory, computation, blocks left out."""
+    """The three objectives, each to be minimised: memory, computation, −(number of trained blocks)."""
     return point.needs.memory_bytes, point.needs.flops, -len(point.allocation.blocks)
 
 

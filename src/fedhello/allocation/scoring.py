@@ -3,7 +3,7 @@
     proxy      Γ_l = (1/|D|) Σ_{d ∈ D} ‖∇_{θ_l} log p(y_d | x_d)‖²                     D on the server (the paper's)
     clients    Γ_l = Σ_k Σ_{d ∈ D_k} ‖∇_{θ_l} log p(y_d | x_d)‖² / Σ_k |D_k|           k ∈ S_t, D_k on client k
 
-The second is the first with D = ∪_k D_k, which nobody ever holds: a client sends L sums and a count.
+The second is the first with D = ∪_k D_k, although no machine holds D: a client sends L sums and a count.
 """
 
 from typing import Annotated

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int
 
 from fedhello.allocation.needs import most_flops, needs
 from fedhello.costs import KEEP, ActivationPolicy, Costs, Role
@@ -14,34 +15,34 @@ EQUAL = 1e-9
 
 
 LEAST = 1e-6
-"""Share of the largest preference that a block is wanted at least, however small its own, unless that is 0."""
+"""Positive preferences are raised to at least this share of the largest one, so that rounding does not lose them."""
 
 
 @dataclass
 class _Labels:
-    """Ways to go from the top down to a block: parallel arrays, one entry per way.
+    """Partial allocations of the blocks from the top down to one: parallel arrays of n entries each.
 
     Attributes:
-        count: Trained blocks.
-        bytes: Of their factors.
-        upload: Of their factors, on the wire.
-        R: Headroom that they and the frozen blocks among them need.
-        flops: That they add.
-        value: Preference gathered.
-        parent: Entry of the level above that this one came from.
-        option: Which role and policy was added.
+        count: Number of trained blocks.
+        bytes: Bytes of their factors.
+        upload: Bytes of their factors on the wire.
+        R: Headroom R_l of these blocks, bytes; see ``allocation.planner``.
+        flops: FLOPs that they add to a round.
+        value: Σ v_l over the trained ones.
+        parent: The entry of the level above that this one extends.
+        option: Index of the role and policy of the last block added.
     """
 
-    count: np.ndarray
-    bytes: np.ndarray
-    upload: np.ndarray
-    R: np.ndarray
-    flops: np.ndarray
-    value: np.ndarray
-    parent: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
-    option: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    count: Int[np.ndarray, " n"]
+    bytes: Int[np.ndarray, " n"]
+    upload: Int[np.ndarray, " n"]
+    R: Int[np.ndarray, " n"]
+    flops: Int[np.ndarray, " n"]
+    value: Float64[np.ndarray, " n"]
+    parent: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    option: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
-    def take(self, chosen: np.ndarray) -> "_Labels":
+    def take(self, chosen: Int[np.ndarray, " _"]) -> "_Labels":
         return _Labels(**{name: value[chosen] for name, value in vars(self).items()})
 
     @staticmethod
@@ -50,7 +51,7 @@ class _Labels:
 
 
 def _search(
-    v: np.ndarray, budget: Budget, costs: Costs, options: dict[Role, tuple[ActivationPolicy, ...]]
+    v: Float64[np.ndarray, " L"], budget: Budget, costs: Costs, options: dict[Role, tuple[ActivationPolicy, ...]]
 ) -> Allocation | None:
     """Return the best allocation that fits, or None."""
     L, v = len(v), _shares(v)
@@ -79,7 +80,7 @@ def _search(
                     if best is None or key > best:
                         best = key
                         answer = _walked(levels, l, policy, int(ended.parent[entry]), kinds, L)
-        # Never go on with what no longer fits, nor with what cannot become as good as the best.
+        # Drop what does not fit, and what cannot reach the best value found.
         parts = [
             _extended(labels, l, role, policy, i, v[l], costs)
             for i, (role, policy) in enumerate(kinds)
@@ -94,15 +95,15 @@ def _search(
     return answer
 
 
-def _shares(v: np.ndarray) -> np.ndarray:
-    """Return preferences as shares of the largest one, so that what is wanted at all counts."""
+def _shares(v: Float64[np.ndarray, " L"]) -> Float64[np.ndarray, " L"]:
+    """Return preferences divided by the largest one, positive ones at least ``LEAST``."""
     most = v.max()
     return np.where(v > 0, np.maximum(v / most, LEAST), 0.0) if most > 0 else v
 
 
-def _rounded(value: np.ndarray) -> np.ndarray:
+def _rounded(value: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """Round sums of preferences, so that the order of adding does not decide between equals."""
-    result: np.ndarray = np.round(value / EQUAL) * EQUAL
+    result: Float64[np.ndarray, " n"] = np.round(value / EQUAL) * EQUAL
     return result
 
 
@@ -123,7 +124,7 @@ def _extended(
     )
 
 
-def _fits(labels: _Labels, budget: Budget, costs: Costs) -> np.ndarray:
+def _fits(labels: _Labels, budget: Budget, costs: Costs) -> Bool[np.ndarray, " n"]:
     fits = np.ones(len(labels.value), dtype=bool)
     if budget.blocks is not None:
         fits &= labels.count <= budget.blocks
@@ -139,7 +140,7 @@ def _fits(labels: _Labels, budget: Budget, costs: Costs) -> np.ndarray:
 
 
 def _undominated(labels: _Labels) -> _Labels:
-    """Drop each way that another of equal count, bytes, upload and FLOPs beats in both headroom and preference."""
+    """Drop entries to which another of equal count, bytes, upload and FLOPs is superior in headroom and preference."""
     if not len(labels.value):
         return labels
     order = np.lexsort((-labels.value, labels.R, labels.flops, labels.upload, labels.bytes, labels.count))
@@ -163,7 +164,7 @@ def _walked(
     kinds: Sequence[tuple[Role, ActivationPolicy]],
     L: int,
 ) -> Allocation:
-    """Follow a way back up to the top block."""
+    """Return the allocation of an entry by following its parents up to the top block."""
     trained, policies = [lowest], [*(KEEP,) * lowest, policy]
     for l in range(lowest + 1, L):
         role, chosen = kinds[int(levels[l].option[entry])]

@@ -57,7 +57,7 @@ def calibrate(
     for policy in policies:
         everything = [steps(range(L), policy, shapes) for shapes in sizes]
         lowest_only = [steps((0,), policy, shapes) for shapes in sizes]
-        # All blocks are alike but for their role: block 0 is the lowest, the last stands for the others.
+        # Blocks differ by their role alone: block 0 is measured as the lowest, the last one for all others.
         saved[policy, "lowest"] = everything[-1].through(lambda run: run.blocks[0])
         saved[policy, "trained"] = everything[-1].through(lambda run: run.blocks[-1])
         saved[policy, "frozen"] = lowest_only[-1].through(lambda run: run.blocks[-1])
@@ -94,7 +94,7 @@ class _Steps:
 
 
 def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:
-    """Return about how many FLOP/s this machine reaches in training; the best of a few steps that train everything."""
+    """Return the FLOP/s that this machine reaches in training: the best of a few steps that train everything."""
     shape = (8, calibration_length(model))
     at = costs.at(shape, [shape])
     L = len(costs.block_bytes)

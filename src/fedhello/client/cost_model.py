@@ -23,7 +23,7 @@ Shape = tuple[int, int]
 """A batch: samples × tokens."""
 
 MeanShape = tuple[float, float]
-"""The same of a batch that stands for several: their means."""
+"""The mean shape of several batches."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Peak:
 
     @staticmethod
     def of(peaks: Iterable["Peak"]) -> "Peak":
-        """Join peaks into one."""
+        """Return the pointwise largest of several peaks."""
         return Peak(tuple(growth for peak in peaks for growth in peak.pieces))
 
 
 @dataclass(frozen=True)
 class StepCosts:
-    """What a model's steps take, by the part that takes it; see ``fedhello.costs.Costs``.
+    """Costs of a model's steps as functions of the batch shape; see ``fedhello.costs.Costs``.
 
     Attributes:
         saved: Bytes a block holds for backward.
@@ -137,7 +137,7 @@ class StepCosts:
 
 
 def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Shape, list[Shape]]:
-    """Return the widest batch that a client may meet in a round, and about which batches it will.
+    """Return the shape of a round's widest batch of a client, and the expected shapes of all its batches.
 
     Args:
         lengths: Tokens of each of its samples, shape (n,).
@@ -152,7 +152,7 @@ def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Sha
 
 
 def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -> Update:
-    """Return an update with what its widest step and its round were predicted to take.
+    """Return an update with the predicted costs of its widest step and its round among its metrics.
 
     The server knows it without being told. FLOPs are those of as many steps on batches of the round's mean shape.
     """

@@ -112,18 +112,18 @@ def learning_rate(settings: TrainingSettings, t: int) -> float:
 
 
 def moments(settings: TrainingSettings) -> int:
-    """Return how many values are kept between steps for each trained one: the optimiser's, and a correction."""
+    """Return how many values per trained value are kept between steps: the optimiser's moments and a correction."""
     state = 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
     return state + settings.scaffold
 
 
 def steps_of(settings: TrainingSettings, samples: int) -> int:
-    """Return K_k, the steps that a client with so many samples takes in a round."""
+    """Return K_k, the number of steps that a client with n_k = ``samples`` takes in a round."""
     seen = samples if settings.samples is None else min(samples, settings.samples)
     return settings.epochs * -(-seen // settings.batch_size)
 
 
-def rate_factor(block: int | None, blocks: int, lr_head: float, lr_depth: float) -> float:
+def rate_factor(block: int | None, num_blocks: int, lr_head: float, lr_depth: float) -> float:
     """Return how many times η a tensor's learning rate is: that of block l is η ξ^(L−1−l), that of the head η lr_head.
 
     Howard & Ruder 2018, "Universal language model fine-tuning for text classification" (arXiv 1801.06146), with
@@ -131,11 +131,11 @@ def rate_factor(block: int | None, blocks: int, lr_head: float, lr_depth: float)
 
     Args:
         block: l; None for the head.
-        blocks: L.
+        num_blocks: L.
         lr_head: Of the head.
         lr_depth: ξ.
     """
-    return lr_head if block is None else lr_depth ** (blocks - 1 - block)
+    return lr_head if block is None else lr_depth ** (num_blocks - 1 - block)
 
 
 BFLOAT16_BATCH = 32

@@ -52,7 +52,7 @@ class Contest:
         return configure(self.base, self.methods, self.seeds, self.out, self.given)[1]
 
     def make(self, console: Console, quiet: bool) -> tuple[list[PlannedRun], dict[str, Any] | None] | None:
-        """Make all runs that are not there yet, while nobody else does.
+        """Make all runs that are not finished yet, under a lock on the folder.
 
         Returns:
             The runs, all finished, and how their learning rates were chosen, if they were; None if the user interrupted

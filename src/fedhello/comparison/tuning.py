@@ -30,7 +30,7 @@ FEWEST = 5
 
 @dataclass(frozen=True)
 class Tuned:
-    """What the tuning runs of one method came to.
+    """Results of the tuning runs of one method.
 
     Attributes:
         rates: The grid, ascending.
@@ -42,7 +42,7 @@ class Tuned:
 
     @property
     def rate(self) -> float | None:
-        """The rate of the best accuracy, the lowest of them if several; None where no run came to its end."""
+        """The rate of the best accuracy, the lowest of them if several; None where no run finished."""
         there = [(-a, rate) for a, rate in zip(self.accuracies, self.rates, strict=True) if a is not None]
         return min(there)[1] if there else None
 
@@ -110,9 +110,9 @@ def plan_tuning(
 
 
 def make_tuning(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:
-    """Make the tuning runs that are not finished yet, one after the other, and say what each is worth on validation.
+    """Make the tuning runs that are not finished yet, one after the other, and print each one's validation accuracy.
 
-    A run of which no round finds enough updates is left unfinished: training at its rate leads to no finite values.
+    A run in which a round lacks enough updates is left unfinished: training at its rate diverges.
 
     Returns:
         Whether none was interrupted.
@@ -141,10 +141,10 @@ def validation_accuracy(folder: RunFolder) -> float:
 
 
 def read_tuning(runs: Sequence[PlannedRun]) -> dict[str, Tuned]:
-    """Return what the tuning runs of each method came to.
+    """Return the results of each method's tuning runs.
 
     Raises:
-        ConfigError: If none of a method's runs came to its end.
+        ConfigError: If no run of some method finished.
     """
     found: dict[str, dict[float, float | None]] = {}
     for run in runs:

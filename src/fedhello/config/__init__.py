@@ -1,1 +1,1 @@
-"""The configuration of a run: its keys, what they mean, and what is said of a wrong one."""
+"""The configuration of a run: its keys, their checks, and the messages about wrong ones."""

@@ -1,4 +1,4 @@
-"""What auto stands for, and what is fixed where something else is asked for."""
+"""Values that ``auto`` resolves to, and keys that others fix."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ INSTRUCTION: dict[str, tuple[Any, ...]] = {
     "train.loss": ("cross_entropy",),
     "train.distillation": (0.0,),
 }
-"""What instruction data stands for: a language model has no head, and its classes are the tokens."""
+"""Keys that instruction data fixes, each with its allowed values: a language model has no head."""
 
 
 BEFORE: dict[str, Any] = {
@@ -39,22 +39,21 @@ BEFORE: dict[str, Any] = {
     "train.selection": "last",
     "train.lr": 2e-3,
 }
-"""What runs of 0.1.0 did where there is a choice since."""
+"""Values of keys that runs of 0.1.0 did not have: what these runs did."""
 
 
 RATE, FOLLOWED_RATE = 2e-3, 5e-3
-"""Learning rates that ``auto`` stands for: of others, and with a solved head that does not train."""
+"""Learning rates of ``auto``: in general, and with a solved head that does not train."""
 
 
 def with_choices(config: Config) -> Config:
-    """Return a configuration that says what every ``auto`` stands for, as far as it depends on nothing but settings.
+    """Return a configuration with every ``auto`` resolved that depends on other settings alone.
 
-    With a head that is solved, which knows all classes before anybody trains, the loss is ``cross_entropy``: what
-    clients of few classes teach each other by it is worth more than by the restricted one. If the head does not train,
-    it follows the features (``model.drift_compensation``), the model that validation data is surest of is handed back
-    (``train.selection``), and the learning rate is 5e-3. Measured: docs/explanation/solved-heads.md. Elsewhere these
-    are ``restricted``, false, ``last`` and 2e-3. Methods that train nothing, or lead to several models, have no head
-    that follows and no selection, whatever is asked for, so that they can be compared with others.
+    With a solved head, which knows all classes before training, the loss is ``cross_entropy``: it was more accurate
+    than the restricted one (docs/explanation/solved-heads.md). If that head does not train, it follows the features
+    (``model.drift_compensation``), the model is selected on validation data (``train.selection``), and the learning
+    rate is 5e-3. Otherwise these are ``restricted``, false, ``last`` and 2e-3. Methods that train nothing or have
+    several models get no drift compensation and no selection, whatever is asked for, so that they can be compared.
     """
     solved, train, method = config.model.head == "solved", config.train, METHODS[config.method.name]
     follows = solved and not config.model.train_head
@@ -79,7 +78,7 @@ def rate_of(train: TrainConfig) -> float:
 
 
 def with_published_semantics(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Set what ``parity: published`` stands for."""
+    """Set the keys that ``parity: published`` fixes."""
     name = raw.get("method", {}).get("name", MethodConfig().name)
     if name in METHODS and not METHODS[name].averages_layerwise:
         raise ConfigError(

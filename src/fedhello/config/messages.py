@@ -1,4 +1,4 @@
-"""Turn what pydantic complains of into one sentence: the key, what was found and, if misspelt, the nearest one."""
+"""Turn pydantic's validation errors into one sentence: the key, the value found and, if misspelt, the nearest key."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Union, get_args, get_origin

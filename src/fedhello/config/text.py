@@ -36,7 +36,7 @@ def yaml_line(value: object) -> str:
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """Return what YAML text says.
+    """Return the value of YAML text.
 
     Raises:
         ConfigError: If it is none; ``where`` names the text.

@@ -68,7 +68,7 @@ def load(key: str | None, labels: np.ndarray) -> tuple[Examples, int] | None:
 
 
 def store(key: str | None, examples: Examples, cut: int) -> None:
-    """Keep samples under a name; the file appears whole or not at all, and a failure to write it is said."""
+    """Store samples under a name; the file appears whole or not at all, and a failure to write it is logged."""
     path = _path(key)
     if path is None or len(examples) < LEAST:
         return

@@ -129,7 +129,7 @@ class DataSet:
 
 
 def identity(sample: Input, kind: Kind) -> object:
-    """Return what two samples share if one of them gives the other's answer away; a prompt counts alone."""
+    """Return the key by which repeats are found: an image's digest, a prompt without its response, or the input."""
     if isinstance(sample, Picture):
         return sample.digest()
     if isinstance(sample, np.ndarray):
@@ -138,12 +138,12 @@ def identity(sample: Input, kind: Kind) -> object:
 
 
 def draw(data: DataSet, samples: int | None, held_out: int | None = None) -> DataSet:
-    """Return a part of a data set, drawn once and for all whatever a run's seed, and note it.
+    """Return a random part of a data set, the same for every run's seed, with a note.
 
     Args:
         data: The data set.
-        samples: At most so many samples that are in none of its parts; None takes all.
-        held_out: At most so many samples of each of its parts; None takes all.
+        samples: The most samples to take of those in none of its parts; None takes all.
+        held_out: The most samples to take of each of its parts; None takes all.
 
     Raises:
         DataError: If a class would be lost to training.
@@ -175,7 +175,7 @@ def draw(data: DataSet, samples: int | None, held_out: int | None = None) -> Dat
 
 
 def _chosen(positions: np.ndarray, count: int | None, stream: str) -> np.ndarray:
-    """Return at most so many of the positions, ascending."""
+    """Return at most ``count`` of the positions, ascending."""
     if count is None or count >= len(positions):
         return positions
     return np.sort(positions[generator(0, stream).choice(len(positions), count, replace=False)])

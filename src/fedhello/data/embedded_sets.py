@@ -20,7 +20,7 @@ FASHION_MNIST = "FASHION_MNIST"
 
 @dataclass(frozen=True)
 class EmbeddedData:
-    """A data set that something installed brings along.
+    """A data set that an installed package contains.
 
     Attributes:
         splits: Returns what reads its splits.

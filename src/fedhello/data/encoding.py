@@ -80,7 +80,7 @@ def tokenise_instructions(
 
 
 def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | None = None) -> list[list[int]]:
-    """Tokenise prompts as they stand before their responses; of those that are too long, the end of the text is cut."""
+    """Tokenise prompts as they precede their responses; the end of a text that is too long is cut."""
     ids = _prompt_ids([_opened(prompt, tokenizer) for prompt in prompts], tokenizer)
     for i, row in enumerate(ids):
         if max_length is not None and len(row) > max_length:

@@ -152,7 +152,7 @@ def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def _few(distinct: int, rows: int) -> bool:
-    """Whether so many different values could be classes."""
+    """Whether the number of different values is small enough for classes."""
     return 2 <= distinct <= max(2, min(200, rows // 4))
 
 

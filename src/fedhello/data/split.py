@@ -91,10 +91,10 @@ def stratified_split(
 
 
 def _drawn(labels: np.ndarray, rest: np.ndarray, part: str, size: int, seed: int) -> np.ndarray:
-    """Draw so many of the rest, of which every class keeps one.
+    """Draw a part of the rest; at least one sample of every class stays in the rest.
 
     Raises:
-        DataError: If there are not so many.
+        DataError: If there are too few.
     """
     shuffled = generator(seed, part).permutation(rest)
     kept = np.unique(labels[shuffled], return_index=True)[1]
@@ -110,7 +110,7 @@ def _drawn(labels: np.ndarray, rest: np.ndarray, part: str, size: int, seed: int
 def _check_sizes(
     labels: np.ndarray, whole: np.ndarray, rest: np.ndarray, part: str, size: int, names: Sequence[str]
 ) -> None:
-    """Check that so many of the rest of the whole can be taken for a part, some of each class.
+    """Check that the rest is large enough for a part with samples of each class.
 
     Raises:
         DataError: If not.

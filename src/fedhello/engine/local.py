@@ -197,7 +197,7 @@ class LocalEngine:
             yield score_reply(client.id, payload, self.federation.blocks, most, bytes_down, note)
 
     def score(self, task: Task, samples: int, batch_size: int) -> BlockSums:
-        """Return one client's contribution to the Fisher scores, of at most so many samples; see ``client_sums``."""
+        """Return one client's sums for the Fisher scores, of at most ``samples`` samples; see ``client_sums``."""
         client = next(client for client in self.federation.clients if client.id == task.client)
         self.model.write(task.adapter.tensors)
         with gpu_limit(self.model.device, client.budget.memory):

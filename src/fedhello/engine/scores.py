@@ -1,4 +1,4 @@
-"""Fisher scores on their way from a client: the one door for its sums."""
+"""Decoding and checking of the sums for Fisher scores that clients send."""
 
 import torch
 
@@ -26,7 +26,7 @@ def read_block_sums(payload: bytes, L: int, most: int) -> BlockSums:
 
 
 def score_reply(client: int, payload: bytes, L: int, most: int, bytes_down: int, note: str = "") -> ScoreReply:
-    """Return what a client's payload comes to; nothing is raised."""
+    """Return the reply in a client's payload, or one with the reason why it does not count; raises nothing."""
     try:
         sums = read_block_sums(payload, L, most)
     except UpdateError as error:

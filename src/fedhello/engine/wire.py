@@ -67,7 +67,7 @@ class Expected:
         tensors: Name → tensor of the shape and dtype that must come back.
         run: Id of the run, at most ``RUN_ID`` characters.
         bytes_down: Bytes that the client was sent.
-        max_bytes: A longer message is refused unread; None takes what the others come to.
+        max_bytes: A longer message is refused unread; None derives the limit from the other fields.
     """
 
     client: int

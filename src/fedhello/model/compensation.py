@@ -1,4 +1,4 @@
-"""What the server's samples say of features that training moved: the head that follows them, and what it is worth."""
+"""Drift compensation with the server's samples: the head that follows the features, and its validation losses."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,31 +20,31 @@ from fedhello.strategy import STEPS
 from fedhello.types import Adapter, RunState
 
 ALL = -1
-"""Of the parts."""
+"""Key of the features of all parts together."""
 
 FOLDS = 5
-"""In which −log p of a validation sample is that of a head whose drift other samples estimate."""
+"""Folds of the cross-validation: the drift is estimated on the other folds."""
 
 
 @dataclass
 class DriftCompensation:
     """The head that follows the features of adapters; see ``fedhello.model.drift``.
 
-    Shrinkage stays as it was chosen where the sums are of the features. −log p is cross-validated, since a map that
-    is fitted to a sample's own drift undoes it too well; the temperature is the best one for it.
+    The shrinkage is chosen once, under the adapter that the sums are of. −log p is cross-validated, since a map fitted
+    to a sample's own drift is too good for that sample; the temperature minimises it.
 
     Attributes:
-        model: Holds an adapter afterwards.
-        parts: The server's samples: its validation data first, then others without need of labels.
-        solve: From sums to the heads that they lead to.
-        moments: What sums hold of the second moments.
-        shrinkages: To choose from.
-        order: A permutation of the positions in all parts, which says who is left out together.
-        state: The one whose sums the head is solved from; set by ``begin``.
-        solved: What these sums are of, once that is asked for.
-        known: Adapters whose features were taken a moment ago: tensors in the order of their names, and the features
-            of each part, or of all.
-        last: What was cross-validated last: on which base, of which features, and what came out.
+        model: The model; after a call it holds the adapter asked for.
+        parts: The server's samples: its validation data first, then others, whose labels are not used.
+        solve: Sums → the heads of all shrinkages.
+        moments: Which second moments the sums hold.
+        shrinkages: a to choose from.
+        order: A permutation of the positions in all parts; position order[i] is in fold i mod ``FOLDS``.
+        state: The run's state, with the sums that the head is solved from; set by ``begin``.
+        solved: The base of these sums; None until it is computed.
+        known: Cache of the last adapters' features: tensors in the order of their names, and the features of each part
+            or of all.
+        last: Cache of the last cross-validation: its base, its features and its result.
     """
 
     model: LoraModel
@@ -59,15 +59,15 @@ class DriftCompensation:
     last: "tuple[_Base, Tensor, tuple[Tensor, float]] | None" = None
 
     def without_head(self, adapter: Adapter) -> dict[str, Tensor]:
-        """Return the tensors of an adapter that make its features."""
+        """Return an adapter's tensors without the head."""
         return {name: value for name, value in adapter.tensors.items() if name not in self.model.head_names}
 
     def features(self, tensors: Mapping[str, Tensor], validation_alone: bool = False) -> Tensor:
         """Return the features h of the server's samples, float32, shape (n, d).
 
         Args:
-            tensors: Those of an adapter that make them.
-            validation_alone: Whether those of the validation data are enough.
+            tensors: An adapter's tensors without the head.
+            validation_alone: Whether to return those of the validation data alone.
         """
         taken = self._taken(tensors)
         missing = [i for i in range(1 if validation_alone else len(self.parts)) if i not in taken]
@@ -89,13 +89,13 @@ class DriftCompensation:
         return self.known[-1][1]
 
     def begin(self, state: RunState) -> None:
-        """Take note of what a state's head was solved from."""
+        """Set the state whose head is to follow."""
         if self.state is None or self.state.head_base is not state.head_base:
             self.solved = None
         self.state = state
 
     def base(self) -> "_Base":
-        """Return what the sums are of."""
+        """Return the features, sums and shrinkage under the adapter that the sums are of."""
         if self.solved is None:
             self.solved = self._from_state()
         return self.solved
@@ -117,7 +117,7 @@ class DriftCompensation:
     def __call__(self, adapter: Adapter) -> Tensor:
         """Return −log p of each validation sample under an adapter with the head that follows; float64, shape (n,).
 
-        It is not a number where features are not finite.
+        All are NaN where a feature is not finite.
         """
         if not bool(self._features_of(adapter).isfinite().all()):
             return torch.full(self._validation.shape, math.nan, dtype=torch.float64)
@@ -127,7 +127,7 @@ class DriftCompensation:
     def head(self, adapter: Adapter) -> Head | None:
         """Return the head that follows the features under an adapter, its drift estimated on all samples.
 
-        None where features are not finite: there is nothing to follow then.
+        None where a feature is not finite.
         """
         if not bool(self._features_of(adapter).isfinite().all()):
             return None
@@ -138,7 +138,7 @@ class DriftCompensation:
         return Head((t * W / math.sqrt(W.shape[1])).float().contiguous(), (t * b).float(), base.shrinkage, t, loss)
 
     def sums(self, adapter: Adapter) -> HeadSums:
-        """Return the clients' sums as they would be of the features under an adapter."""
+        """Return the estimate of the clients' sums of the features under an adapter."""
         base = self.base()
         return followed(base.sums, self.moments, self._drift(base, self._features_of(adapter)))
 
@@ -149,7 +149,7 @@ class DriftCompensation:
         return estimated_drift(_scaled(base.h), _scaled(h))
 
     def _cross_validated(self, adapter: Adapter) -> tuple[Tensor, float]:
-        """Return logits of the validation samples, each of a head whose drift others estimate, and the best t."""
+        """Return cross-validated logits of the validation samples, float64, shape (n, C), and the best temperature."""
         base, h = self.base(), self._features_of(adapter)
         if self.last is None or self.last[0] is not base or self.last[1] is not h:
             self.last = (base, h, self._across_folds(base, h))

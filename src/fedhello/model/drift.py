@@ -29,7 +29,7 @@ RIDGES = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 """λ that are tried, in units of tr(XᵀX)/d."""
 
 MOST_LEVERAGE = 0.999
-"""Of a sample, H_ii + 1/n: one that alone spans a direction of X is not told apart from its own map."""
+"""Bound on a sample's leverage H_ii + 1/n; a sample that alone spans a direction of X fits its own map exactly."""
 
 
 @dataclass(frozen=True)

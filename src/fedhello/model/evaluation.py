@@ -138,7 +138,7 @@ def _spoken(model: LoraModel, samples: Samples) -> Evaluation:
             right += int((found.z.argmax(dim=1) == found.y).sum())
             loss += float(cross_entropy(found.z, found.y, reduction="sum"))
             tokens += len(found.y)
-    # exp(710) is beyond a float; a model that is so wrong need not be told apart.
+    # exp(710) overflows a float; larger losses all count as infinite perplexity.
     return Evaluation(right / tokens, loss / tokens, len(samples), {"perplexity": exp(min(loss / tokens, 700.0))})
 
 

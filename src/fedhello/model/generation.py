@@ -63,7 +63,7 @@ def _answers(model: LoraModel, rows: Sequence[Sequence[int]], max_new_tokens: in
 
 
 def stops(model: LoraModel) -> list[int]:
-    """Return the tokens that end an answer: those of model and tokenizer, and the one that training puts behind it."""
+    """Return the ids of the tokens that end an answer: the model's, the tokenizer's, and that of training responses."""
     base = model.base
     stated = base.generation_config.eos_token_id
     stated = stated if isinstance(stated, list) else [stated]

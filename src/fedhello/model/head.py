@@ -34,6 +34,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -46,7 +47,7 @@ Solver = Literal["lda", "ridge"]
 Priors = Literal["balanced", "counted"]
 
 SHRINKAGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 0.6, 0.9)
-"""What is tried for ``auto``."""
+"""a that ``auto`` chooses from."""
 
 HOTTEST, COLDEST = 1e-3, 1e4
 """Bounds of the temperature t."""
@@ -101,8 +102,8 @@ class Head:
         loss: Its mean −log p on the data that these were chosen on, likewise.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: Float32[Tensor, "C d"]
+    bias: Float32[Tensor, " C"]
     shrinkage: float | None = None
     temperature: float | None = None
     loss: float | None = None
@@ -119,7 +120,7 @@ def check_classes(sums: HeadSums) -> None:
         raise DataError(f"expected every class to have a training sample on some client; classes {absent} have none")
 
 
-def class_means(sums: HeadSums) -> Tensor:
+def class_means(sums: HeadSums) -> Float64[Tensor, "C d"]:
     """Return μ, float64, shape (C, d), of x = h/√d."""
     return sums.features.double() * UNIT / sums.counts.double().unsqueeze(1)
 
@@ -144,7 +145,7 @@ def prototype_head(sums: HeadSums, scale: float) -> Head:
     return Head(w.float(), b.float())
 
 
-def within_covariance(sums: HeadSums, moments: Moments) -> Tensor:
+def within_covariance(sums: HeadSums, moments: Moments) -> Float64[Tensor, "d d"]:
     """Return Σ, the covariance within classes of x; float64, shape (d, d)."""
     n, mu = sums.counts.double(), class_means(sums)
     N, d = n.sum(), mu.shape[1]
@@ -167,13 +168,13 @@ def within_covariance(sums: HeadSums, moments: Moments) -> Tensor:
             return P.T @ inside @ P + rest * (torch.eye(d, dtype=torch.float64) - P.T @ P)
 
 
-def moments_of(sums: HeadSums, within: Tensor, moments: Moments) -> Tensor:
+def moments_of(sums: HeadSums, within: Float64[Tensor, "d d"], moments: Moments) -> Float64[Tensor, " _"]:
     """Return the second moments with which sums have a covariance within classes; see ``within_covariance``.
 
     Args:
         sums: With counts, features and cells; their second moments are not read.
         within: Σ, float64, shape (d, d).
-        moments: What is kept of them.
+        moments: Which second moments to return.
     """
     n, mu = sums.counts.double(), class_means(sums)
     N, weighted = n.sum(), mu * n.sqrt().unsqueeze(1)
@@ -205,13 +206,13 @@ class Family:
         solver: Which.
     """
 
-    values: Tensor
-    vectors: Tensor
-    targets: Tensor
-    log_priors: Tensor
+    values: Float64[Tensor, " m"]
+    vectors: Float64[Tensor, "m m"]
+    targets: Float64[Tensor, "m C"]
+    log_priors: Float64[Tensor, " C"]
     solver: Solver
 
-    def at(self, shrinkage: float) -> tuple[Tensor, Tensor]:
+    def at(self, shrinkage: float) -> tuple[Float64[Tensor, "C d"], Float64[Tensor, " C"]]:
         """Return W (C, d) and b (C,) on x for a shrinkage a > 0, before the temperature; float64."""
         shrunk = (1 - shrinkage) * self.values.clamp_min(0) + shrinkage * self.values.clamp_min(0).mean()
         solved = self.vectors @ ((self.vectors.T @ self.targets) / shrunk.unsqueeze(1))
@@ -221,11 +222,11 @@ class Family:
 
 
 def family(sums: HeadSums, moments: Moments, solver: Solver, priors: Priors = "balanced") -> Family:
-    """Return the heads that sums lead to, one for each shrinkage.
+    """Return the family of heads that sums determine, one head per shrinkage.
 
     Args:
         sums: Over all clients.
-        moments: What they hold of the second moments.
+        moments: Which second moments they hold.
         solver: ``lda`` or ``ridge``.
         priors: ``counted`` weighs classes by their samples, ``balanced`` all alike.
 
@@ -248,7 +249,9 @@ def family(sums: HeadSums, moments: Moments, solver: Solver, priors: Priors = "b
     return Family(values, vectors, (weights.unsqueeze(1) * extended).T.contiguous(), log_priors, solver)
 
 
-def solved_head(found: Family, h: Tensor, y: Tensor, shrinkages: Sequence[float] = SHRINKAGES) -> Head:
+def solved_head(
+    found: Family, h: Float[Tensor, "n d"], y: Int[Tensor, " n"], shrinkages: Sequence[float] = SHRINKAGES
+) -> Head:
     """Return the head of least −log p on validation data over shrinkages and temperatures.
 
     Args:
@@ -258,26 +261,26 @@ def solved_head(found: Family, h: Tensor, y: Tensor, shrinkages: Sequence[float]
         shrinkages: To try, at least one; one alone fixes it.
     """
 
-    def logits(a: float) -> Tensor:
+    def logits(a: float) -> Float64[Tensor, "n C"]:
         return _logits(found.at(a), h)
 
     return _least(found, logits, y, shrinkages)
 
 
 def cross_validated_head(
-    h: Tensor,
-    y: Tensor,
-    folds: Tensor,
-    solve: Callable[[Tensor], Family],
+    h: Float[Tensor, "n d"],
+    y: Int[Tensor, " n"],
+    folds: Int[Tensor, " n"],
+    solve: Callable[[Bool[Tensor, " n"]], Family],
     shrinkages: Sequence[float] = SHRINKAGES,
 ) -> Head:
-    """Return a head of samples that serve to choose shrinkage and temperature, too, by leaving a fold out each time.
+    """Return a head solved from samples that also choose its shrinkage and temperature, by cross-validation.
 
     Args:
         h: Features, shape (n, d).
         y: Labels, shape (n,).
         folds: The fold of each sample, integers, shape (n,).
-        solve: From which samples (bool, shape (n,)) to the heads that they lead to.
+        solve: Mask of samples (bool, shape (n,)) → the family of heads solved from them.
         shrinkages: To try, at least one.
 
     Raises:
@@ -286,7 +289,7 @@ def cross_validated_head(
     without = {int(f): solve(folds != f) for f in folds.unique()}
     whole = solve(torch.ones_like(folds, dtype=torch.bool))
 
-    def logits(a: float) -> Tensor:
+    def logits(a: float) -> Float64[Tensor, "n C"]:
         z = torch.zeros(len(y), len(whole.log_priors), dtype=torch.float64)
         for f, found in without.items():
             z[folds == f] = _logits(found.at(a), h[folds == f])
@@ -295,19 +298,26 @@ def cross_validated_head(
     return _least(whole, logits, y, shrinkages)
 
 
-def _logits(head: tuple[Tensor, Tensor], h: Tensor) -> Tensor:
+def _logits(
+    head: tuple[Float64[Tensor, "C d"], Float64[Tensor, " C"]], h: Float[Tensor, "n d"]
+) -> Float64[Tensor, "n C"]:
     W, b = head
     return h.double() / math.sqrt(h.shape[1]) @ W.T + b
 
 
-def _least(found: Family, logits: Callable[[float], Tensor], y: Tensor, shrinkages: Sequence[float]) -> Head:
+def _least(
+    found: Family,
+    logits: Callable[[float], Float64[Tensor, "n C"]],
+    y: Int[Tensor, " n"],
+    shrinkages: Sequence[float],
+) -> Head:
     """Return the head whose logits predict best."""
     (loss, t), a = min((calibrated(logits(a), y), a) for a in shrinkages)
     W, b = found.at(a)
     return Head((t * W / math.sqrt(W.shape[1])).float().contiguous(), (t * b).float(), a, t, loss)
 
 
-def calibrated(z: Tensor, y: Tensor) -> tuple[float, float]:
+def calibrated(z: Float64[Tensor, "n C"], y: Int[Tensor, " n"]) -> tuple[float, float]:
     """Return the least mean −log softmax(t z)_y over t, and that t.
 
     Targets are smoothed by 1/(n + 2), as Platt (1999) does for calibration: where the logits separate all samples, the

@@ -1,4 +1,4 @@
-"""From an image to what a model takes, as its image processor says."""
+"""Preparation of images for a model, as its image processor does it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,12 @@ FORMS = ((96, 160), (160, 96))
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to an image.
+    """Scaling and normalisation of an image.
 
     Attributes:
         shape: Channels, height and width of what comes out.
-        mean: What is taken from each channel, of values within 0 … 1.
-        std: What each channel is then divided by.
+        mean: Subtracted from each channel, for values within 0 … 1.
+        std: Divisor of each channel afterwards.
         scale: Scales and crops; None to scale alone, bilinearly and whatever the form.
     """
 
@@ -62,7 +62,7 @@ def stated_size(config: Any) -> tuple[int, int]:
 
 
 def _made_shape(scale: Scale, channels: int, name: str) -> tuple[int, int, int]:
-    """Return the shape of what comes out, whatever goes in."""
+    """Return the shape of the processor's output, which must not depend on the input's size."""
     try:
         made = [scale(np.zeros((*form, channels), dtype=np.uint8)) for form in FORMS]
     except Exception as error:  # it is read from a file, and fails in many ways

@@ -333,9 +333,9 @@ def check_causal(source: ModelSource, module: Any) -> None:
         )
 
 
-def refresh_head(module: Any, classes: int, report: Any) -> None:
+def refresh_head(module: Any, num_labels: int, report: Any) -> None:
     """Give a head that came with the weights fresh values: it was trained for something else."""
-    head, _ = find_head(module, classes)
+    head, _ = find_head(module, num_labels)
     names = {name for name in module.state_dict() if name.split(".", 1)[0] in head}
     if names <= set(report["missing_keys"]):
         return

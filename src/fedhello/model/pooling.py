@@ -93,14 +93,14 @@ class PooledClassifier(nn.Module):
         return pool(hidden, inputs.get("attention_mask"), self.pooling, self.prefix)
 
 
-def fresh_head(config: Any, classes: int) -> nn.Linear:
+def fresh_head(config: Any, num_labels: int) -> nn.Linear:
     """Return a logits layer for a model's features, with random values from torch's global generator.
 
     Args:
         config: Of the foundation model; its ``hidden_size`` is d.
-        classes: C.
+        num_labels: C.
     """
-    head = nn.Linear(config.hidden_size, classes)
+    head = nn.Linear(config.hidden_size, num_labels)
     nn.init.normal_(head.weight, std=getattr(config, "initializer_range", None) or 0.02)
     nn.init.zeros_(head.bias)
     return head

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
+from jaxtyping import Float, Float64, Int, Num
 from torch import Tensor
 
 from fedhello.errors import UpdateError
@@ -39,22 +40,22 @@ LONGEST_FEATURE = 1e6
 """‖x‖ that no model comes near."""
 
 PARTS = ("counts", "features", "moments", "cells")
-"""What head statistics consist of."""
+"""Names of the parts of head statistics."""
 
-Kind = Literal["full", "diagonal", "sketch", "means"]
+MomentsKind = Literal["full", "diagonal", "sketch", "means"]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What clients send of the second moments.
+    """Which second moments clients send.
 
     Attributes:
-        kind: See above.
+        kind: One of the four above.
         size: m of a sketch.
-        seed: Of its projection.
+        seed: Seed of a sketch's projection.
     """
 
-    kind: Kind = "full"
+    kind: MomentsKind = "full"
     size: int = 0
     seed: int = 0
 
@@ -63,7 +64,7 @@ class Moments:
         m = self.size
         return {"full": d * (d + 1) // 2, "diagonal": d, "sketch": m * (m + 1) // 2 + 1, "means": 0}[self.kind]
 
-    def projection(self, d: int) -> Tensor:
+    def projection(self, d: int) -> Float64[Tensor, "{self.size} {d}"]:
         """Return P of a sketch, float64, shape (m, d), with orthonormal rows."""
         drawn = torch.randn(d, self.size, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed))
         Q: Tensor = torch.linalg.qr(drawn).Q
@@ -72,11 +73,11 @@ class Moments:
 
 @dataclass(frozen=True)
 class StatisticsSettings:
-    """What every client sums up.
+    """Settings of the head statistics, the same for every client.
 
     Attributes:
-        moments: What of the second moments.
-        least: A class of which a client has fewer samples is left out by it: the sum over one sample is that sample.
+        moments: Which second moments.
+        least: A client leaves out classes of which it has fewer samples; with 2, no sum is that of a single sample.
     """
 
     moments: Moments = Moments()
@@ -84,12 +85,12 @@ class StatisticsSettings:
 
 
 DEFAULT_STATISTICS: Final = StatisticsSettings()
-"""Everything, of everybody."""
+"""All second moments, and all classes however few their samples."""
 
 
 @dataclass(frozen=True)
 class HeadSums:
-    """What one client, or some together, contribute.
+    """Head statistics of one client, or the sum over several.
 
     Attributes:
         counts: n, int64, shape (C,).
@@ -99,37 +100,39 @@ class HeadSums:
         cells: K_c, how many clients have samples of class c; int64, shape (C,).
     """
 
-    counts: Tensor
-    features: Tensor
-    moments: Tensor
-    cells: Tensor
+    counts: Num[Tensor, " C"]
+    features: Num[Tensor, "C d"]
+    moments: Num[Tensor, " _"]
+    cells: Num[Tensor, " C"]
 
 
-def like(classes: int, d: int, moments: Moments) -> dict[str, Tensor]:
-    """Return tensors of the shapes and the type of what travels, without values."""
-    shapes = {"counts": (classes,), "features": (classes, d), "moments": (moments.numbers(d),)}
+def like(num_labels: int, d: int, moments: Moments) -> dict[str, Tensor]:
+    """Return meta tensors (no values) of the shapes and type that clients send."""
+    shapes = {"counts": (num_labels,), "features": (num_labels, d), "moments": (moments.numbers(d),)}
     return {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
 
 
-def head_sums(h: Tensor, labels: Tensor, classes: int, settings: StatisticsSettings) -> HeadSums:
+def head_sums(
+    h: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_labels: int, settings: StatisticsSettings
+) -> HeadSums:
     """Sum up one client's features.
 
     Args:
         h: Features, shape (n, d).
         labels: Integers within 0 … C−1, shape (n,).
-        classes: C.
-        settings: What is summed.
+        num_labels: C.
+        settings: Which moments are summed, and which classes are left out.
     """
-    kept = torch.bincount(labels, minlength=classes)[labels] >= settings.least
+    kept = torch.bincount(labels, minlength=num_labels)[labels] >= settings.least
     h, labels = h[kept], labels[kept]
     x = (h.double() / (h.shape[1] ** 0.5 * UNIT)).round()
-    S = torch.zeros(classes, h.shape[1], dtype=torch.float64).index_add_(0, labels, x)
-    counts = torch.bincount(labels, minlength=classes)
+    S = torch.zeros(num_labels, h.shape[1], dtype=torch.float64).index_add_(0, labels, x)
+    counts = torch.bincount(labels, minlength=num_labels)
     return HeadSums(counts, S.long(), _second_moments(x, settings.moments).long(), (counts > 0).long())
 
 
-def _second_moments(x: Tensor, moments: Moments) -> Tensor:
-    """Return what is sent of G: float64 that holds integers exactly, in units of u²."""
+def _second_moments(x: Float64[Tensor, "n d"], moments: Moments) -> Float64[Tensor, " _"]:
+    """Return the second moments that are sent, in units of u²: float64, holding exact integers."""
     match moments.kind:
         case "full":
             return packed(x.T @ x)
@@ -142,13 +145,13 @@ def _second_moments(x: Tensor, moments: Moments) -> Tensor:
             return x.new_zeros(0)
 
 
-def packed(G: Tensor) -> Tensor:
+def packed(G: Num[Tensor, "m m"]) -> Num[Tensor, " m*(m+1)//2"]:
     """Return the upper triangle of a symmetric matrix (m, m) row by row, shape (m(m + 1)/2,)."""
     i, j = torch.triu_indices(*G.shape)
     return G[i, j]
 
 
-def unpacked(triangle: Tensor, m: int) -> Tensor:
+def unpacked(triangle: Num[Tensor, " {m}*({m}+1)//2"], m: int) -> Float64[Tensor, "{m} {m}"]:
     """Return the symmetric matrix (m, m) of an upper triangle, float64."""
     G = torch.zeros(m, m, dtype=torch.float64)
     i, j = torch.triu_indices(m, m)
@@ -158,23 +161,23 @@ def unpacked(triangle: Tensor, m: int) -> Tensor:
 
 
 def as_sent(sums: HeadSums) -> dict[str, Tensor]:
-    """Return the tensors that travel: 32 bits wide where all values fit, else 64."""
+    """Return the tensors that are sent: int32 where all values fit, else int64."""
     parts = {"counts": sums.counts, "features": sums.features, "moments": sums.moments}
     return {name: value.int() if _fits(value) else value for name, value in parts.items()}
 
 
-def _fits(value: Tensor) -> bool:
+def _fits(value: Int[Tensor, "..."]) -> bool:
     return value.numel() == 0 or int(value.abs().max()) < 2**31
 
 
 def as_received(tensors: Mapping[str, Tensor]) -> HeadSums:
-    """Return the sums that travelled; see ``as_sent``."""
+    """Return the sums of received tensors; the inverse of ``as_sent``."""
     counts = tensors["counts"].long()
     return HeadSums(counts, tensors["features"].long(), tensors["moments"].long(), (counts > 0).long())
 
 
 def check_sums(sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE) -> None:
-    """Check that sums can come from as many samples as their client declared, so that no client weighs more than that.
+    """Check that sums are possible for the number of samples that their client declared.
 
     Args:
         sums: Of one client.
@@ -185,7 +188,7 @@ def check_sums(sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE) -
         UpdateError: If they cannot: n_c ≥ 0, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and no moment above Σ_c n_c ‖x‖².
     """
     n, S, G = sums.counts, sums.features.double() * UNIT, sums.moments.double() * UNIT**2
-    # Each by itself, too: a sum of 64 bits can pass its end and begin again below zero.
+    # Each by itself, too: a sum of 64-bit integers can overflow.
     if bool(((n < 0) | (n > samples)).any()) or int(n.sum()) > samples:
         raise UpdateError(f"expected class counts of at most {samples} samples; found {n.tolist()}", "wrong count")
     if bool((S.norm(dim=1) > n * longest).any()) or bool((G.abs() > float(n.sum()) * longest**2).any()):
@@ -193,12 +196,12 @@ def check_sums(sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE) -
 
 
 def longest_pooled(d: int) -> float:
-    """Return the most that ‖x‖ can be of features that are pooled to one length, after rounding."""
+    """Return an upper bound on ‖x‖ of features pooled to one length, after rounding."""
     return 1 + UNIT * math.sqrt(d)
 
 
 def add_up(parts: Iterable[HeadSums], moments: Moments) -> HeadSums:
-    """Add the contributions of clients, which arrive in ascending client id; one total is held, however many come.
+    """Add clients' contributions one by one, in ascending client id; only the total is held in memory.
 
     Raises:
         ValueError: If there is none.
@@ -221,7 +224,7 @@ def without(total: HeadSums, part: HeadSums, moments: Moments) -> HeadSums:
 
 
 def faded(total: HeadSums, share: float) -> HeadSums:
-    """Return a total of which only a share counts beside newer sums."""
+    """Return a total multiplied by a share within 0 … 1, float64; its weight beside newer sums."""
     return HeadSums(**{name: getattr(total, name).double() * share for name in PARTS})
 
 
@@ -231,7 +234,7 @@ def plus(one: HeadSums, other: HeadSums, sign: int = 1) -> HeadSums:
 
 
 def _summed(part: HeadSums, moments: Moments) -> HeadSums:
-    """Return a contribution whose parts may be added; of class means their products, which the server forms."""
+    """Return a contribution whose parts can be added; for ``means`` with the products of its class means."""
     if moments.kind != "means":
         return part
     present = part.counts > 0

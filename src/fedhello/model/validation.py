@@ -15,19 +15,19 @@ from fedhello.types import Adapter
 
 
 def same_objects(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    """Return whether these are the very same tensors, in one order: what was found for one holds for the other."""
+    """Whether two sequences hold the same tensor objects in the same order."""
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
 @dataclass
 class ValidationLosses:
-    """−log p of each validation sample under an adapter; one that was measured a moment ago is not run again.
+    """−log p of each validation sample under an adapter; the last few adapters' losses are cached.
 
     Attributes:
-        model: Holds the adapter afterwards, or another.
-        validation: The data.
+        model: The model; a call may leave another adapter in it.
+        validation: The server's validation data.
         bfloat16: Whether the forward pass runs in bf16 autocast, as that of training does.
-        known: The last ones: tensors in the order of their names, and the losses.
+        known: The cache: tensors in the order of their names, and the losses, of at most ``len(STEPS)`` adapters.
     """
 
     model: LoraModel

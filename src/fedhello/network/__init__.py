@@ -8,7 +8,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Says nothing to anybody, and installs nothing."""
+"""Environment variables under which Flower sends no telemetry and installs nothing."""
 
 # flwr reads them when it is imported.
 os.environ.update(QUIET)

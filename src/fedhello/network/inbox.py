@@ -1,4 +1,4 @@
-"""What may come back in one round: from those invited, once each, as many as are wanted."""
+"""The replies of one round: accepted from invited clients, once each, up to the number wanted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from fedhello.types import Reason, Rejection, Update
 
 @dataclass
 class Inbox:
-    """Takes the replies of a round in any order, and remembers who has replied but not what.
+    """Checks the replies of a round, in any order; keeps which clients replied, not their updates.
 
     Attributes:
         round: t.
-        expected: Client → what it was asked for; nobody else was invited.
-        wanted: So many updates count, the first that come; None for all.
+        expected: Client → what it was asked for; only these were invited.
+        wanted: The number of updates that count, in the order of arrival; None for all.
         counted: The clients whose update counts.
         rejected: Client → why its reply does not count; a client may try again until one counts.
     """
@@ -29,8 +29,8 @@ class Inbox:
         """Return the update in a message, or why it does not count.
 
         Args:
-            client: Whose message it is, as the transport vouches for it.
-            payload: Any bytes at all.
+            client: The sender's id, as the transport authenticates it.
+            payload: Untrusted bytes.
         """
         if client not in self.expected:
             return self._refusal(client, "not invited", "nothing was asked of this client", payload)
@@ -53,7 +53,7 @@ class Inbox:
         return self.wanted is not None and len(self.counted) >= self.wanted
 
     def close(self) -> tuple[Rejection, ...]:
-        """Return why each client does not count that does not, in ascending id; who never replied is lost, or late."""
+        """Return the rejections of all clients that do not count, in ascending id; without a reply: lost, or late."""
         silent = self.expected.keys() - self.counted - self.rejected.keys()
         reason: Reason = "late" if self.is_full else "lost"
         absent = {k: self._refusal(k, reason, "nothing came back in time", b"") for k in silent}

@@ -67,7 +67,7 @@ class ClientInfo(_Strict):
     busy: float = Field(ge=0, le=1e9)
 
     def as_budget(self) -> Budget:
-        """Return the budget; its seconds are worth what the client's speed makes of them."""
+        """Return the budget, with the client's measured speed where it states seconds."""
         return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
 
     def same_client(self, other: "ClientInfo") -> bool:
@@ -75,12 +75,12 @@ class ClientInfo(_Strict):
         return (self.name, self.samples, self.classes) == (other.name, other.samples, other.classes)
 
 
-def read_client_info(reply: Reply, classes: int) -> ClientInfo:
+def read_client_info(reply: Reply, num_labels: int) -> ClientInfo:
     """Check what a client says of itself.
 
     Args:
         reply: To the message ``join``.
-        classes: C.
+        num_labels: C.
 
     Raises:
         UpdateError: If it is not what was asked for.
@@ -96,8 +96,8 @@ def read_client_info(reply: Reply, classes: int) -> ClientInfo:
         facts = ClientInfo.model_validate_json(text)
     except ValidationError as error:
         raise UpdateError(f"expected a client's facts; {one_line(str(error.errors()[0]))}", "malformed") from error
-    if list(facts.classes) != sorted(set(facts.classes)) or any(c >= classes for c in facts.classes):
-        raise UpdateError(f"expected ascending classes below {classes} from {facts.name}", "malformed")
+    if list(facts.classes) != sorted(set(facts.classes)) or any(c >= num_labels for c in facts.classes):
+        raise UpdateError(f"expected ascending classes below {num_labels} from {facts.name}", "malformed")
     return facts
 
 
@@ -116,14 +116,14 @@ class ClientRegistry:
     Attributes:
         link: Carries the messages.
         invitation: What a node is asked to join with.
-        classes: C.
+        num_labels: C.
         clock: Seconds that only ever grow.
         connected: The nodes that were connected at the last look.
     """
 
     link: Link
     invitation: Fields
-    classes: int
+    num_labels: int
     clock: Callable[[], float] = time.monotonic
     connected: frozenset[int] = frozenset()
     _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class ClientRegistry:
             return None
         self._asked[node] = ("", began)  # it is not asked again
         try:
-            return Arrival(node, read_client_info(reply, self.classes), self.clock() - began)
+            return Arrival(node, read_client_info(reply, self.num_labels), self.clock() - began)
         except UpdateError as error:
             return Arrival(node, str(error), 0.0)
 
@@ -199,5 +199,5 @@ class Arrival:
 
 
 def taken(name: str) -> str:
-    """Return what is said of a client that comes under the name of one who is here."""
+    """Return the message to a client whose name is taken by a connected one."""
     return f"{name!r} is connected already; it is admitted when that connection ends"

@@ -25,7 +25,7 @@ class ServerOptions:
         host: The address that it listens on; this machine alone by default.
         port: Its port; 0 takes a free one.
         keys: The folder with ``ca.crt``, ``server.pem``, ``server.key`` and the public keys ``*.pub`` of the clients
-            that may connect; None speaks without TLS, to whoever comes.
+            that may connect; None speaks without TLS and accepts every client.
     """
 
     host: str = "127.0.0.1"

@@ -33,7 +33,7 @@ PAUSE = 2.0
 """Seconds before something that ended is started anew."""
 
 MOST_CRASHES, LONG = 5, 300.0
-"""How often a worker may end within so many seconds of its start before that is an error."""
+"""How often a worker may end soon after its start before that is an error."""
 
 PATIENCE = 5.0
 """Seconds that the server may take to answer a knock."""
@@ -217,7 +217,7 @@ class _Supervisor:
         self._say(f"the training process ended ({why}); starting it anew")
 
     def _say_once(self, line: str) -> None:
-        """Say what may come to be said every few seconds."""
+        """Say a line unless it was the last one said."""
         if line != self._said:
             self._say(line)
         self._said = line

@@ -9,7 +9,7 @@ from typing import Any
 from fedhello.errors import MissingExtraError
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Of Okabe and Ito: told apart by colour-blind readers too. Beyond them the line's style changes."""
+"""The palette of Okabe and Ito, which colour-blind readers can tell apart. Beyond it the line's style changes."""
 
 LINES = ("-", "--", ":", "-.")
 

@@ -1,4 +1,4 @@
-"""A comparison in words: tables and sentences for the terminal and the page, and the CSV."""
+"""Tables and sentences of a comparison for the terminal and the page, and its CSV."""
 
 import csv
 import io
@@ -108,7 +108,7 @@ def _equal_cost_table(cost: str, described: Mapping[str, Any]) -> TextTable:
 
 
 def sentences(described: Mapping[str, Any]) -> list[str]:
-    """Return what must be said beside the tables."""
+    """Return the sentences that go with the tables."""
     samples, differences = described["test_samples"], described["differences"]
     said = [
         _target_sentence(described),

@@ -239,11 +239,6 @@ def test_what_is_added_takes_next_to_no_memory_in_a_step(tiny_model, random_exam
 # learning rates
 
 
-@pytest.mark.parametrize(("block", "factor"), [(None, 3.0), (2, 1.0), (1, 0.5), (0, 0.25)])
-def test_rates_fall_from_the_output_down(block, factor):
-    assert rate_factor(block, 3, 3.0, 0.5) == factor
-
-
 def test_a_step_is_as_long_as_its_rate_says(tiny_model, random_examples):
     """One step of SGD: what changes is the plain change times 3 in the head, 1, 1/2 and 1/4 in blocks 2, 1 and 0."""
 

@@ -1,0 +1,54 @@
+from planning import byte_federation, costs
+
+from fedhello.allocation.needs import measured_excess, most_flops, needs
+from fedhello.types import Allocation, Budget, ClientReport, Federation, Rejection
+
+
+def test_needs_by_hand():
+    allocation = Allocation((1, 3), ("keep", "keep", "recompute", "keep"))
+    found = needs(costs(4), allocation)
+    assert found.saved_bytes == 5 + 70 + 8 + 100
+    # Backward at block 3: all is held, and 15 more; at block 2: 83 held, 95 more, and block 3's gradients.
+    assert found.peak_bytes == max(5 + 178 + 15, 5 + 78 + 95 + 2) + 2 * (2 + 2 + 1)
+    assert found.memory_bytes == found.peak_bytes
+    assert needs(costs(4, reserve=7), allocation).memory_bytes == found.peak_bytes + 7
+    assert found.flops == 50 + 6 + (10 + 9) + 12
+    assert found.upload_bytes == 4 + 3 + 3
+    head = needs(costs(4), Allocation((), ("keep",) * 4))
+    assert (head.saved_bytes, head.peak_bytes, head.flops, head.upload_bytes) == (3, 40 + 2, 50, 4)
+
+
+def test_the_optimisers_step_may_need_more_than_backward():
+    """Gradients and two moments of large factors, where activations are few."""
+    large, everything = costs(4, block_bytes=(500,) * 4), Allocation((0, 1, 2, 3), ("recompute",) * 4)
+    trained = 4 * 500 + 1
+    backward = 5 + 8 + 3 * 8 + 95 + 3 * 500 - 3 * 8  # at block 0: the others' activations are gone, not their gradients
+    assert backward < trained
+    assert needs(large, everything).peak_bytes == trained + 2 * trained
+    assert needs(large, everything, first_step=True).peak_bytes == trained + 2 * trained
+    small = costs(4)
+    assert needs(small, everything, first_step=True).peak_bytes == needs(small, everything).peak_bytes - 2 * 9
+
+
+def test_without_seconds_time_does_not_bind():
+    assert most_flops(Budget(memory=1)) == float("inf")
+    assert most_flops(Budget(seconds=2.0, speed=5.0)) == 10
+
+
+def test_excess_by_hand():
+    world = byte_federation([300, 300, 300])
+    report = [
+        ClientReport(k, k, (), (), 1, {"peak_bytes": peak, "predicted_memory_bytes": 250.0} | more, 0, 0)
+        for k, (peak, more) in enumerate([(300.0, {}), (301.0, {}), (100.0, {"process_bytes": 500.0})])
+    ]
+    assert measured_excess(world, report, {}) == {1: 301 / 250, 2: 2.0}
+    assert measured_excess(world, report, {0: 3.0, 1: 1.5, 2: 1.5}) == {1: 1.5, 2: 2.0}
+    counted = Federation(world.clients, (Budget(2),) * 3, 6, 3, 0)
+    assert measured_excess(counted, report, {}) == {}
+
+
+def test_each_time_a_client_runs_out_of_memory_it_is_planned_a_quarter_smaller(federation):
+    out = [Rejection(1, 0, "over budget"), Rejection(0, 0, "lost")]
+    world = federation([1, 1], blocks=2)
+    assert measured_excess(world, [], {}, out) == {1: 1.25}
+    assert measured_excess(world, [], {1: 2.0}, out) == {1: 2.5}

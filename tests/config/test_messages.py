@@ -1,0 +1,51 @@
+import pytest
+from refused import refusal
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "nearest"),
+    [
+        ("trian.rounds=5", "trian", "train"),
+        ("train.round=5", "train.round", "rounds"),
+        ("model.lora.rnak=4", "model.lora.rnak", "rank"),
+        ("data.partition={kind: pathological, minimun: 2}", "data.partition.minimun", "minimum"),
+        ("data.partition={kind: dirichlet, alhpa: 2}", "data.partition.alhpa", "alpha"),
+        ("data.partition={kind: natural, colunm: user}", "data.partition.colunm", "column"),
+        ("clients.tiers=[{share: 1, block: 2}]", "clients.tiers.0.block", "blocks"),
+        ("clients.tiers=[{share: 0.5, blocks: 2}, {share: 0.5, blocks: 2, sare: 1}]", "clients.tiers.1.sare", "share"),
+        ("method.warmpu=3", "method (fed-hello).warmpu", "warmup"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(override, key, nearest):
+    assert refusal(override).startswith(f"unknown key {key}. Did you mean {nearest}? Valid keys: ")
+
+
+def test_an_unknown_key_like_no_other_gets_the_list_alone():
+    assert refusal("data.partition={kind: dirichlet, zzz: 2}") == (
+        "unknown key data.partition.zzz. Valid keys: kind, alpha, minimum."
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("method=rgd-hla", "method.name"), ("data=my.csv", "data.name"), ("data.partition=iid", "data.partition.kind")],
+)
+def test_a_value_for_a_section_gets_the_key_that_was_meant(override, key):
+    assert f"expected keys below it, such as {key}; found {override.split('=')[1]!r}" in refusal(override)
+
+
+def test_a_key_of_another_kind_of_partition_is_unknown():
+    assert refusal("data.partition={kind: iid, alpha: 2}").startswith("unknown key data.partition.alpha")
+
+
+def test_an_option_of_another_method_is_unknown():
+    sentence = refusal("method.name=gd-hla", "method.warmup=3")
+    assert sentence == "unknown key method (gd-hla).warmup. Valid keys: pattern, weighting."
+
+
+def test_what_was_found_is_shown():
+    assert refusal("train.rounds=many").endswith("(found 'many')")
+
+
+def test_further_problems_are_counted():
+    assert refusal("train.rounds=0", "train.epochs=0", "run.seed=-1").endswith("(2 more problems)")

@@ -1,0 +1,132 @@
+import pytest
+from comparisons import described, method
+
+from fedhello.report import tables
+from fedhello.results.comparison import collect, compare, describe, run_folders
+from fedhello.runs.folder import RunFolder
+
+
+def test_the_default_target_is_98_percent_of_the_best_mean_of_the_last_5(two_methods):
+    found = described(two_methods)
+    assert found["target"] == pytest.approx(0.98 * 0.75)
+    assert not found["target_given"]
+    assert "98 % of the best method's" in tables.sentences(found)[0]
+
+
+def test_bytes_to_the_target_end_with_the_first_round_that_reaches_it(two_methods):
+    found = described(two_methods, target=0.7)
+    rows = {(row["method"], row["seed"]): row for row in found["runs"]}
+    assert rows["fed-hello", 0]["rounds_to_target"] == 2  # 0.6, then 0.7
+    assert rows["fed-hello", 0]["bytes_up_to_target"] == 200 + 2 * 1000
+    assert rows["fed-hello", 0]["bytes_down_to_target"] == 2 * 3000
+    assert rows["fed-hello", 1]["rounds_to_target"] == 1
+    assert rows["gd-hla", 0]["rounds_to_target"] is None
+    assert rows["gd-hla", 0]["bytes_up_to_target"] is None
+    gd_hla = method(found, "gd-hla")
+    assert (gd_hla["reached_target"], gd_hla["bytes_up_to_target"]) == (1, 200 + 500)
+    assert (gd_hla["flops_to_target"], gd_hla["flops"]) == (1e9, 6e9)
+    assert tables.tables(found)[2].rows[1] == ("gd-hla", "1 of 2 seeds", "1.0", "700 B", "3 kB", "1 GFLOP")
+
+
+def test_a_target_that_nobody_reaches_is_a_dash(two_methods):
+    found = described(two_methods, target=0.95)
+    assert method(found, "gd-hla")["bytes_up_to_target"] is None
+    assert tables.tables(found)[2].rows[1][1:] == ("0 of 2 seeds", "–", "–", "–", "–")
+
+
+def test_the_default_target_is_not_below_what_the_best_method_begins_with(made_up):
+    runs = [
+        made_up("fed-hello-seed0", "fed-hello", 0, [0.6] * 5, start=0.9),
+        made_up("fed-hello-seed1", "fed-hello", 1, [0.8] * 5, start=0.7),
+        made_up("gd-hla-seed0", "gd-hla", 0, [0.5] * 5, start=0.95),
+        made_up("gd-hla-seed1", "gd-hla", 1, [0.5] * 5, start=0.95),
+    ]
+    found = described(runs)
+    assert (found["target"], found["target_is_start"]) == (pytest.approx(0.8), True)  # fed-hello's, the best at the end
+    assert tables.sentences(found)[0] == (
+        "The target is a test accuracy of 0.8000: what the best method begins with, since 98 % of the best method's "
+        "mean of the last 5 rounds is less."
+    )
+    assert not described(runs, target=0.5)["target_is_start"]
+
+
+def test_accuracies_at_equal_upload_are_those_of_the_last_state_that_cost_no_more(made_up):
+    """The ladder's top is what the most expensive run takes: 200 + 4 · 1000 = 4200."""
+    runs = [
+        made_up("full-seed0", "full", 0, [0.6, 0.7, 0.8, 0.75], flops=1e9),
+        made_up("legend-seed0", "legend", 0, [0.55, 0.65, 0.6, 0.7], up=100, flops=5e8),
+    ]
+    found = described(runs)
+    assert found["equal_cost"]["bytes_up"] == [262, 525, 1050, 2100, 4200]
+    by_upload = {
+        entry["method"]: [at["mean"] for at in entry["at_equal_cost"]["bytes_up"]] for entry in found["methods"]
+    }
+    assert by_upload["full"] == [0.5, 0.5, 0.5, 0.6, 0.75]  # 200, 1200, 2200, 3200, 4200
+    assert by_upload["legend"] == [0.5, 0.6, 0.7, 0.7, 0.7]  # 200, 300, 400, 500, 600
+    by_flops = {entry["method"]: [at["mean"] for at in entry["at_equal_cost"]["flops"]] for entry in found["methods"]}
+    assert by_flops["full"] == [0.5, 0.5, 0.6, 0.7, 0.75]
+    assert by_flops["legend"] == [0.5, 0.55, 0.65, 0.7, 0.7]
+    upload, computation = tables.tables(found)[3:5]
+    assert upload.columns == ("method", "262 B", "525 B", "1.05 kB", "2.1 kB", "4.2 kB")
+    assert upload.rows[1] == ("legend", "0.500", "0.600", "0.700", "0.700", "0.700")
+    assert computation.columns[-1] == "4 GFLOP"
+
+
+def test_what_even_the_start_costs_more_than_is_a_dash(made_up):
+    runs = [made_up("a", "full", 0, [0.6], before=900, up=100), made_up("b", "legend", 0, [0.6], before=0, up=1)]
+    found = described(runs)
+    assert [at["mean"] for at in method(found, "a")["at_equal_cost"]["bytes_up"]] == [None, None, None, None, 0.6]
+    assert tables.tables(found)[3].rows[0][1] == "–"
+
+
+def test_runs_without_predictions_have_no_flops(made_up):
+    runs = [made_up("a", "full", 0, [0.6]), made_up("b", "legend", 0, [0.6], flops=None)]
+    found = described(runs)
+    assert (method(found, "a")["flops"], method(found, "b")["flops"]) == (1e9, None)
+    assert found["equal_cost"]["flops"] == []
+    assert [table.title.partition(":")[0] for table in tables.tables(found)][3:] == ["equal upload"]
+
+
+def test_memory_is_told_against_the_references(made_up):
+    """A method that needs as much as the reference must be told from one that needs less."""
+    runs = [
+        made_up("fed-hello-seed0", "fed-hello", 0, [0.6]),
+        made_up("full-seed0", "full", 0, [0.6]),
+        made_up("legend-seed0", "legend", 0, [0.6], peaks=(0.8e6, None)),
+    ]
+    cells = [row[6:] for row in tables.tables(described(runs))[1].rows]
+    assert cells == [
+        ("2 MB (1 block)", "5 MB (6 blocks)"),
+        ("2 MB (1 block)", "5 MB (6 blocks)"),
+        ("800 kB −60 % (1 block)", "– (6 blocks)"),
+    ]
+
+
+def test_learning_rates_of_their_own_are_part_of_the_methods(two_methods, made_up):
+    runs, _ = collect(run_folders(two_methods[:2]))
+    runs += collect([RunFolder(made_up("full-seed0", "full", 0, [0.7], "train.lr=0.02"))])[0]
+    rates = {"fed-hello": {"rate": 2e-3, "at_edge": False}, "full": {"rate": 0.02, "at_edge": True}}
+    tuning = {"seed": 0, "rounds": 3, "rates": [0.001, 2e-3, 0.02]}
+    tuning["methods"] = {label: found | {"validation": [0.5, None, 0.625]} for label, found in rates.items()}
+    found = describe(compare(runs, tuning=tuning))
+    assert found["only_methods_differ"]
+    assert not any("train.lr" in note for note in found["notes"])
+    (edge,) = [note for note in found["notes"] if "edge" in note]
+    assert edge.startswith("the learning rate of full, 0.02, is at the edge")
+    assert not describe(compare(runs))["only_methods_differ"]
+    assert (method(found, "full")["lr"], method(found, "fed-hello")["lr"]) == (0.02, 2e-3)
+    table = tables.tables(found)[-1]
+    assert table.columns == ("method", "chosen", "0.001", "0.002", "0.02")
+    assert table.rows[1] == ("full", "0.02", "0.500", "–", "0.625")
+
+
+def test_verdicts_of_several_methods_are_adjusted_and_the_tables_say_so(two_methods, made_up):
+    assert not any("Holm" in sentence for sentence in tables.sentences(described(two_methods)))
+    two_methods += [made_up(f"rgd-hla-seed{s}", "rgd-hla", s, [a]) for s, a in ((0, 0.1), (1, 0.2001))]
+    found = described(two_methods)
+    difference = {entry["method"]: entry for entry in found["differences"]}["rgd-hla"]
+    assert difference["verdict"] == "worse"
+    assert difference["p_adjusted"] == pytest.approx(2 * difference["p"])
+    (row,) = (row for row in tables.tables(found)[0].rows if row[0] == "rgd-hla")
+    assert row[-2:] == (f"{difference['p_adjusted']:.2g}", "worse")
+    assert any("adjusted for 2 methods against one reference (Holm)" in s for s in tables.sentences(found))

@@ -1,0 +1,68 @@
+from types import SimpleNamespace
+
+import pytest
+
+from fedhello.errors import ConfigError
+from fedhello.runs.callbacks import Callback, EarlyStopping
+from fedhello.runs.loop import RoundRecord
+
+NO_STATE = None
+
+
+def record(accuracy=None, loss=None, train_loss=None, failed=None):
+    """What a round came to; None where it was not scored."""
+    found = object.__new__(RoundRecord)
+    scored = None if accuracy is None and loss is None else SimpleNamespace(accuracy=accuracy, loss=loss)
+    for name, value in {
+        "validation": scored,
+        "train_loss": train_loss,
+        "report": SimpleNamespace(failed=failed),
+    }.items():
+        object.__setattr__(found, name, value)
+    return found
+
+
+def stops(stopping, records, start=0.5):
+    begin = SimpleNamespace(validation=SimpleNamespace(accuracy=start, loss=start), records=(), state=NO_STATE)
+    stopping.on_start(None, begin)
+    return [stopping.on_round(NO_STATE, one) for one in records]
+
+
+def test_a_run_stops_after_so_many_scored_rounds_without_a_better_value():
+    accuracies = [record(accuracy) for accuracy in (0.6, 0.6, 0.5, 0.7, 0.7, 0.6, 0.8)]
+    assert stops(EarlyStopping(2), accuracies) == [False, False, True, False, False, True, False]
+    assert stops(EarlyStopping(1), accuracies[:2]) == [False, True]
+
+
+def test_rounds_that_were_not_scored_or_failed_do_not_count():
+    unscored = [record(0.4), record(), record(0.4, failed="too few"), record(0.4)]
+    assert stops(EarlyStopping(2), unscored) == [False, False, False, True]
+
+
+def test_a_lower_loss_is_better_and_better_by_enough():
+    losses = [record(loss=loss) for loss in (0.45, 0.3, 0.25)]
+    assert stops(EarlyStopping(1, "validation_loss", min_delta=0.1), losses) == [True, False, True]
+    trained = [record(train_loss=loss) for loss in (1.0, 0.5, 0.5)]
+    assert stops(EarlyStopping(1, "train_loss"), trained) == [False, False, True]
+
+
+def test_patience_goes_on_with_the_rounds_of_earlier_processes():
+    stopping = EarlyStopping(2)
+    earlier = (record(0.4), record(0.4))
+    stopping.on_start(
+        None, SimpleNamespace(validation=SimpleNamespace(accuracy=0.5, loss=1), records=earlier, state=None)
+    )
+    assert stopping.on_round(NO_STATE, record(0.4))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"patience": 0}, {"patience": 1, "min_delta": -0.1}, {"patience": 1, "metric": "test_accuracy"}]
+)
+def test_what_cannot_be_watched_is_refused(wrong):
+    with pytest.raises(ConfigError, match="expected EarlyStopping"):
+        EarlyStopping(**wrong)
+
+
+def test_a_callback_that_does_nothing_lets_a_run_go_on():
+    plain = Callback()
+    assert plain.on_start(None, None) is plain.on_round(None, record()) is plain.on_end({}) is None

@@ -1,0 +1,42 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from fedhello.errors import RunFolderError
+from fedhello.runs.files import append_line, whole_lines, write_whole
+
+
+def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
+    file = tmp_path / "a.json"
+    write_whole(file, "one")
+    write_whole(file, b"\x00two")
+    assert file.read_bytes() == b"\x00two"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_where_a_write_fails_what_was_there_is_there_still(step, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = tmp_path / "a.json"
+    write_whole(file, "before")
+    with monkeypatch.context() as patch:
+        patch.setattr(os if step == "fsync" else Path, step, full)
+        with pytest.raises(RunFolderError, match=r"expected to write .*a\.json; No space left on device"):
+            write_whole(file, "after")
+    assert file.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_lines_are_added_and_a_torn_last_one_is_left_out(tmp_path):
+    file = tmp_path / "lines"
+    assert whole_lines(file) == []
+    append_line(file, "one ü")
+    append_line(file, "two")
+    assert whole_lines(file) == ["one ü", "two"]
+    with file.open("ab") as opened:
+        opened.write("three ü".encode()[:-1])  # killed within a character
+    assert whole_lines(file) == ["one ü", "two"]

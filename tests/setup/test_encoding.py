@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from fedhello.config.load import load_config
+from fedhello.data.batches import Images
+from fedhello.data.dataset import DataSet, Picture
+from fedhello.data.pictures import DecodedLater
+from fedhello.errors import DataError
+from fedhello.model.sources import IMAGES
+from fedhello.setup import encoding as samples
+from fedhello.setup.model import load_model
+from fedhello.setup.prepare import prepare
+
+DIGITS = """
+model: {name: ./seer, lora: {rank: 4, alpha: 8}}
+data:
+  name: embedded:digits
+  samples: 600
+  clients: 6
+  proxy: 20
+  partition: {kind: pathological, classes_per_client: 4, minimum: 4}
+clients: {tiers: [{share: 1/2, blocks: 1}, {share: 1/2, blocks: 2}]}
+train: {rounds: 3, clients_per_round: 3, lr: 1e-2}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("images")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = ViTConfig(
+            image_size=8, patch_size=2, num_channels=1, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, hidden_dropout_prob=0.0,
+        )  # fmt: skip
+        ViTForImageClassification(config).save_pretrained(place / "seer")
+    (place / "digits.yaml").write_text(DIGITS)
+    return place
+
+
+def test_images_beyond_memory_are_decoded_batch_by_batch(place, monkeypatch):
+    monkeypatch.chdir(place)
+    config = load_config(place / "digits.yaml")
+    eager = prepare(config).server.test
+    monkeypatch.setattr(samples, "IN_MEMORY", 0)
+    lazy = prepare(config).server.test
+    assert isinstance(lazy, Images)
+    assert isinstance(lazy.pixels, DecodedLater)
+    positions = np.array([3, 0, 5])
+    one, other = eager.batch(positions), lazy.batch(positions)
+    assert torch.equal(one.inputs["pixel_values"], other.inputs["pixel_values"])
+    assert torch.equal(one.labels, other.labels)
+
+
+def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(place, monkeypatch):
+    monkeypatch.chdir(place)
+    config = load_config(place / "digits.yaml")
+    model = prepare(config).model
+    good, broken = Picture(np.zeros((8, 8), dtype=np.uint8), "good"), Picture(b"no image", "photos/bad.png")
+    data = DataSet((good, broken, broken), np.zeros(3, dtype=int), ("a",), "images")
+    monkeypatch.setattr(samples, "IN_MEMORY", 0)
+    with pytest.raises(DataError, match=r"photos/bad\.png cannot be decoded .* So it is with 2 of 3 images\."):
+        samples.encode(config, data, model)
+
+
+def test_without_a_processor_the_size_is_the_models_and_that_is_said(place, monkeypatch):
+    monkeypatch.chdir(place)
+    config = load_config(place / "digits.yaml")
+    picture = Picture(np.full((8, 8), 51, dtype=np.uint8), "grey")
+    data = DataSet((picture,), np.zeros(1, dtype=int), ("a",), "images")
+    found, notes = samples.encode(config, data, load_model(config, ("a", "b"), IMAGES))
+    assert found.batch(np.array([0])).inputs["pixel_values"].unique().tolist() == pytest.approx([(0.2 - 0.5) / 0.5])
+    assert notes == ["seer has no image processor; images are scaled to 8×8, its image_size, and normalised to −1 … 1"]
+
+
+def test_what_is_cut_of_the_public_set_is_said(workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(workplace)
+    (tmp_path / "public.csv").write_text(f"text,label\n{'gold ' * 20},metal\ngold,metal\nmelon,fruit\n")
+    notes = prepare(load_config(workplace / "tiny.yaml", [f"data.public={tmp_path / 'public.csv'}"])).notes
+    assert "data.public: 1 of 3 texts were cut to data.max_length, 16 tokens" in notes

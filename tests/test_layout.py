@@ -1,0 +1,52 @@
+"""Every module has a test file that mirrors its path."""
+
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+SOURCES = TESTS.parent / "src" / "fedhello"
+
+NO_CODE = {"__init__", "__main__"}
+"""Docstrings, names that others define, and a call of another module's ``main``."""
+
+ELSEWHERE = {
+    "cli/arguments.py": "e2e/test_bad_input.py",
+    "cli/inventory.py": "e2e/test_demo.py",
+    "cli/main.py": "e2e/test_bad_input.py",
+    "cli/network.py": "network/test_keys.py",
+    "cli/output.py": "e2e/test_demo.py",
+    "cli/results.py": "report/test_page.py",
+    "cli/run.py": "e2e/test_demo.py",
+    "data/memory.py": "test_api.py",
+    "model/in_memory.py": "test_api.py",
+    "plugins.py": "test_api.py",
+    "results/inference.py": "runs/test_language.py",
+    "results/run.py": "test_api.py",
+    "runs/answers.py": "runs/test_language.py",
+    "runs/console.py": "e2e/test_demo.py",
+    "runs/folder.py": "faults/test_45_damaged_checkpoint.py",
+    "runs/progress.py": "faults/test_44_kill_server.py",
+    "runs/recorders.py": "test_api.py",
+    "runs/runner.py": "e2e/test_demo.py",
+    "runs/saved.py": "test_api.py",
+    "runs/selection.py": "runs/test_heads.py",
+    "runs/summary.py": "e2e/test_demo.py",
+    "session.py": "test_api.py",
+    "setup/training.py": "runs/test_train_options.py",
+}
+"""Modules whose promises only whole runs show, and the tests that do."""
+
+
+def has_its_file(module):
+    return (TESTS / module).with_name(f"test_{Path(module).name}").is_file()
+
+
+def test_every_module_has_a_test_file_that_mirrors_its_path():
+    modules = [str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py") if path.stem not in NO_CODE]
+    assert len(modules) > 100
+    missing = [module for module in modules if not has_its_file(module) and module not in ELSEWHERE]
+    assert not missing, f"without a test file of their own: {', '.join(sorted(missing))}"
+
+
+def test_what_is_tested_elsewhere_is_tested_there():
+    absent = [file for file in ELSEWHERE.values() if not (TESTS / file).is_file()]
+    assert not absent
