@@ -1,6 +1,5 @@
 """The adapter in a model: inject it, read it, write it, save it. The only module that imports peft."""
 
-import hashlib
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from fedhello.model.blocks import (
     Blocks,
 )
 from fedhello.model.card import Form, card
+from fedhello.model.digest import weights_digest
 from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel
 from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
@@ -287,19 +287,9 @@ class LoraModel:
         return [self._parameters[name] for name in sorted(chosen)]
 
     def weights_digest(self) -> str:
-        """Return a SHA-256 of the frozen weights: names, types, shapes and about a thousand values of each.
-
-        That many tell other weights of the same shapes apart, whatever the size of the model.
-        """
+        """Return a digest of the frozen weights; see ``fedhello.model.digest``."""
         own = {id(parameter) for parameter in self._parameters.values()}
-        digest = hashlib.sha256()
-        for name, weight in self.module.named_parameters():
-            if id(weight) not in own:
-                values = weight.detach().flatten()
-                some = values[:: max(1, len(values) // 1024)].contiguous().cpu()
-                digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-                digest.update(some.view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest((name, w) for name, w in self.module.named_parameters() if id(w) not in own)
 
     def unmerge(self) -> None:
         """Make what is merged into frozen weights a part of the factors, whose rank grows; PEFT's config says so."""
