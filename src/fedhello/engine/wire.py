@@ -229,9 +229,7 @@ def _opened(payload: bytes, expected: Expected) -> tuple[dict[str, Any], bytes]:
         raise UpdateError("expected the bytes as they were sent; the digest differs", "checksum")
     header = _json(bytes(body[:length]))
     if header.keys() != {"run", "client", "round", "samples", "metrics"}:
-        raise UpdateError(
-            f"expected run, client, round, samples and metrics; found {short(list(header))}", "malformed"
-        )
+        raise UpdateError(f"expected run, client, round, samples and metrics; found {short(list(header))}", "malformed")
     return header, bytes(body[length:])
 
 
