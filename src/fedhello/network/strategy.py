@@ -8,6 +8,7 @@ answering, to learn the tasks, and ``aggregate_train`` plays it again with the r
 are kept in between, so both are of the same round.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,6 +54,9 @@ from fedhello.types import (
     Task,
     Update,
 )
+
+FLOWERS_LOG = logging.getLogger("flwr")
+"""Where a Flower app's user looks for what happens."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class FedHello(FedAvg):
         node_of = {node.client: node.node for node in nodes}
         messages = {task.client: self._message(task, node_of[task.client], config) for task in tasks}
         self._asked = _Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
-        logger.info("round %d: %s", server_round, _who(tasks, federation.blocks))
+        FLOWERS_LOG.info("round %d: %s", server_round, _who(tasks, federation.blocks))
         return list(messages.values())
 
     def aggregate_train(
@@ -211,6 +215,18 @@ class FedHello(FedAvg):
         metrics = self.train_metrics_aggr_fn(counted, self.weighted_by_key) if counted else None
         return as_arrays(after.adapter.tensors), metrics
 
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return ``FedAvg``'s messages, which would wait for its number of nodes for ever.
+
+        Raises:
+            ClientsError: If there are not enough nodes in time.
+        """
+        if self.fraction_evaluate:
+            self._nodes.gather(grid, lambda here: max(self.min_available_nodes, self.min_evaluate_nodes))
+        return super().configure_evaluate(server_round, arrays, config, grid)
+
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Combine the user's metrics as ``FedAvg`` does; replies that do not fit the others are left out."""
         whole = [reply for reply in replies if not reply.has_error()]
@@ -219,7 +235,7 @@ class FedHello(FedAvg):
 
     def summary(self) -> None:
         """Log what the strategy is."""
-        logger.info("%s: %s", self._row.name, self._row.summary)
+        FLOWERS_LOG.info("%s: %s", self._row.name, self._row.summary)
         super().summary()
 
     def _wanted(self, here: int) -> int:
