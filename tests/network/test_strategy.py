@@ -1,8 +1,5 @@
 """fedhello as the strategy of somebody's own Flower app, with all of Flower's parts but processes and sockets."""
 
-import logging
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -16,11 +13,16 @@ from flwr.common.constant import ErrorCode
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from fedhello import algorithm, flower
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import least_memory
+from fedhello.client.fisher import over_batches
+from fedhello.client.scoring import mean_scores
+from fedhello.data.batches import Batch
 from fedhello.errors import ClientsError, ConfigError, EngineError, ModelError
 from fedhello.methods import METHODS
-from fedhello.network.flower_client import adapted
-from fedhello.network.flower_nodes import Nodes, read_budget
-from fedhello.types import Budget, Client, Federation, Rejection, Update
+from fedhello.network.flower_client import adapted, block_sums
+from fedhello.network.flower_nodes import read_budget
+from fedhello.types import Budget, Client, Federation, Update
 
 L, CLASSES, RANK = 3, 3, 4
 
@@ -140,12 +142,8 @@ def test_each_node_trains_and_returns_what_it_can_afford_and_the_rest_stays_to_t
         assert None in blocks  # the head that all share
         trained |= names
     after = tensors(result.arrays)
-    assert {name for name in after if not torch.equal(after[name], before[name])} == trained - {
-        name for name in trained if torch.equal(after[name], before[name])
-    }
-    assert all(torch.equal(after[name], before[name]) for name in after.keys() - trained)
-    assert after.keys() - trained
-    assert any(not torch.equal(after[name], before[name]) for name in trained)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved and moved <= trained < after.keys()
 
 
 @pytest.mark.parametrize(
@@ -184,8 +182,6 @@ def test_the_result_is_that_of_algorithm_1_on_the_same_updates_to_the_bit(grid, 
     clients = tuple(Client(k, k, budget, 1) for k, budget in enumerate(budgets))
     world = Federation(clients, tuple(budgets), L, 2, 0, rank=RANK, scale=theta.scale)
     state, bound = algorithm.init(theta.snapshot(share_head=True)), row.bind(**options)
-    from fedhello.client.scoring import mean_scores
-    from fedhello.network.flower_client import block_sums
 
     def score(state, _):
         theta.write(state.adapter.tensors)
@@ -353,21 +349,21 @@ def test_who_starts_anew_is_the_same_client_and_who_comes_later_takes_part(grid)
     assert [[one.client for one in report.clients] for report in strategy.reports] == [[0, 1], [0, 1, 2]]
 
 
-def test_budgets_can_be_given_by_the_server(grid):
+def test_budgets_can_be_given_by_the_server_to_nodes_that_state_none(grid):
     model = net()
-    connect(grid, (1, 1))
-    strategy = flower.FedHello(model, "rgd-hla", budgets={0: {"blocks": 2}, None: Budget(blocks=3)})
+    for k in range(3):
+        grid.connect(client_app(k), **{"partition-id": k}, **({"blocks": 1} if k == 2 else {}))
+    strategy = flower.FedHello(
+        model, "rgd-hla", budgets={0: {"blocks": 2}, None: Budget(blocks=3)}, min_available_nodes=3, min_train_nodes=3
+    )
     start(strategy, grid, model)
-    assert [len(one.blocks) for one in strategy.reports[0].clients] == [2, 3]
+    assert [len(one.blocks) for one in strategy.reports[0].clients] == [2, 3, 1]
 
 
 def test_a_budget_of_memory_decides_what_trains(grid):
     model = net()
     strategy = flower.FedHello(model, "rgd-hla", batch=(4, 6))
     costs = strategy._planning.costs
-    from fedhello.allocation.planner import least_memory
-    from fedhello.allocation.needs import needs
-
     top = needs(costs, least_memory((L - 1,), costs, "keep")).memory_bytes
     for k, memory in enumerate((top, 10**9)):
         grid.connect(client_app(k), memory=f"{memory}B", **{"partition-id": k})
@@ -385,9 +381,6 @@ def test_clients_can_score(grid):
     options = {"refresh": 1, "scores": "clients", "score_samples": 6}
     strategy = flower.FedHello(model, "fim-hla", options=options)
     start(strategy, grid, model)
-    from fedhello.client.fisher import over_batches
-    from fedhello.data.batches import Batch
-
     lora = adapted(net()).lora
     parts = [b for k in range(2) for b in (loader(k)[0], {n: v[:2] for n, v in loader(k)[1].items()})]
     batches = [Batch({n: v for n, v in b.items() if n != "labels"}, b["labels"]) for b in parts]

@@ -74,7 +74,7 @@ class Nodes:
     """Sees who is connected, and asks everybody once.
 
     Attributes:
-        budgets: Name → budget, in the place of what the node itself says; under None that of all others.
+        budgets: Name → budget of a node that states none itself; under None that of all others.
         wait: Seconds to wait until enough are there.
         complaint: Says why nobody with a certain budget can take part.
         clock: Seconds that only ever grow.
@@ -137,8 +137,8 @@ class Nodes:
 
     def _join(self, node: int, said: dict[str, Any]) -> None:
         name = str(said.pop("name", node))
-        default = self.budgets.get(None, said)
-        stated = next((self.budgets[key] for key in self.budgets if str(key) == name), default)
+        named = next((self.budgets[key] for key in self.budgets if str(key) == name), None)
+        stated = said or named or self.budgets.get(None, {})
         try:
             budget = read_budget(stated, f"node {name}")
         except ConfigError as error:

@@ -119,8 +119,8 @@ class FedHello(FedAvg):
             model: The global model, as ``with_lora`` made it; it serves for Fisher scores and for planning.
             method: Its name, or one of your own.
             options: Of the method, such as ``{"warmup": 5}``.
-            budgets: Name (or partition id) → budget, such as ``{"blocks": 2}`` or ``{"memory": "4GB"}``, in the place
-                of what a node says of itself; under None that of all others.
+            budgets: Name or partition id → budget of a node that states none itself, such as ``{"blocks": 2}`` or
+                ``{"memory": "4GB"}``; under None that of all others.
             proxy: The server's samples for Fisher scores, where the method's are computed there.
             batch: Samples and tokens of the widest batch in ``train()``, for budgets in bytes; tokens are 1 for images.
             moments: Values that ``train()``'s optimiser keeps per trained one: 2 for Adam, 1 for SGD with momentum.
