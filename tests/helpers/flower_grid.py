@@ -25,8 +25,9 @@ class LocalGrid(Grid):
 
     def connect(self, app, run_config=None, **node_config):
         node = next(self._numbers)
-        self.nodes[node] = app, Context(
-            run_id=1, node_id=node, node_config=node_config, state=RecordDict(), run_config=run_config or {}
+        self.nodes[node] = (
+            app,
+            Context(run_id=1, node_id=node, node_config=node_config, state=RecordDict(), run_config=run_config or {}),
         )
         return node
 

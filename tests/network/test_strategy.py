@@ -10,7 +10,7 @@ from flower_grid import LocalGrid
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification
 
 from fedhello import algorithm, flower
 from fedhello.allocation.needs import needs
@@ -235,26 +235,29 @@ def _first(arrays):
     return min(name for name in arrays if "lora_B" in name)
 
 
+def _put(make):
+    return lambda arrays, metrics: arrays.update({_first(arrays): make(arrays[_first(arrays)])})
+
+
+def _count(value):
+    return lambda arrays, metrics: metrics.update({"num-examples": value})
+
+
 CHANGES = {
     "wrong tensors": [
         lambda arrays, metrics: arrays.pop(_first(arrays)),
         lambda arrays, metrics: arrays.update(more=Array(np.zeros(1, np.float32))),
-        lambda arrays, metrics: arrays.update({_first(arrays): Array(np.zeros((2, 2), np.float32))}),
-        lambda arrays, metrics: arrays.update({_first(arrays): Array(arrays[_first(arrays)].numpy().astype("f8"))}),
+        _put(lambda array: Array(np.zeros((2, 2), np.float32))),
+        _put(lambda array: Array(array.numpy().astype("float64"))),
     ],
-    "not finite": [lambda arrays, metrics: arrays.update({_first(arrays): Array(arrays[_first(arrays)].numpy() * np.nan)})],
-    "malformed": [lambda arrays, metrics: arrays.update({_first(arrays): Array("float32", (1,), "numpy.ndarray", b"x")})],
-    "too large": [
-        lambda arrays, metrics: arrays.update({_first(arrays): Array("float32", (1,), "numpy.ndarray", bytes(10**5))})
-    ],
+    "not finite": [_put(lambda array: Array(array.numpy() * np.nan))],
+    "malformed": [_put(lambda array: Array("float32", (1,), "numpy.ndarray", b"x"))],
+    "too large": [_put(lambda array: Array("float32", (1,), "numpy.ndarray", bytes(10**5)))],
     "wrong count": [
         lambda arrays, metrics: metrics.pop("num-examples"),
-        lambda arrays, metrics: metrics.update({"num-examples": 0}),
-        lambda arrays, metrics: metrics.update({"num-examples": 2.5}),
-        lambda arrays, metrics: metrics.update({"num-examples": 2**40}),
-        lambda arrays, metrics: metrics.update({"num-examples": float("nan")}),
+        *map(_count, (0, 2.5, 2**40, float("nan"))),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("reason", "change"), [(reason, c) for reason, all_of in CHANGES.items() for c in all_of])
