@@ -1,4 +1,4 @@
-"""Flower underneath: this file and ``flower_app`` are the only ones that import flwr, and know what it does.
+"""Flower underneath: only this file and those named like it, and ``strategy``, import flwr and know what it does.
 
     Flower's part                here
     SuperLink, SuperNode         children of the server and of each client, started by ``flower_app.main``
