@@ -98,7 +98,7 @@ class Nodes:
             enough: Connected → how many are needed.
 
         Raises:
-            ClientsError: If there are not enough in time.
+            ClientsError: If there are not enough in time, or as many are connected and none of them can take part.
         """
         end = self.clock() + self.wait
         while True:
@@ -110,7 +110,7 @@ class Nodes:
             needed = enough(len(here))
             if len(here) >= needed:
                 return tuple(here[k] for k in sorted(here))
-            if self.clock() > end:
+            if self.clock() > end or (not here and len(self._refused.keys() & online) >= needed):
                 refused = "; ".join(dict.fromkeys(self._refused.values()))
                 raise ClientsError(
                     f"expected {needed} nodes within {self.wait:.0f} s; {len(here)} of the {len(online)} that are "

@@ -72,15 +72,19 @@ class Planning:
     moments: int
     quorum: float
     seed: int
+    _rank: int = field(init=False)
     _costs: Costs | None = None
-    _checked: Sequence[Budget] = field(default=())
+    _checked: Sequence[Budget] = ()
+
+    def __post_init__(self) -> None:
+        self._rank = self.lora.snapshot(share_head=False).rank
 
     def complaint(self, budget: Budget) -> str | None:
         """Return why a node with such a budget cannot take part; None if it can."""
         counted = budget.rank if self.row.allocates == "ranks" else budget.blocks
         if budget.only_counts:
             if counted is None and self.row.allocates != "either":
-                kinds = f"{self.row.allocates.rstrip('s')}s".replace("ranks", "rank")
+                kinds = "rank" if self.row.allocates == "ranks" else "blocks"
                 return f"expected a budget in {kinds}, or in memory, for {self.row.name}; found {budget_words(budget)}"
             return None
         if self.batch is None:
@@ -112,7 +116,7 @@ class Planning:
             clients_per_round=wanted,
             seed=self.seed,
             costs=(self.costs,) * len(budgets) if in_bytes else (),
-            rank=self.lora.snapshot(share_head=False).rank,
+            rank=self._rank,
             scale=self.lora.scale,
             quorum=max(1, math.ceil(self.quorum * wanted - 1e-9)),
         )
@@ -136,7 +140,7 @@ class Planning:
                 reserve=RESERVE,
                 block_upload=block_upload,
                 fixed_upload=fixed_upload,
-                rank=self.lora.snapshot(share_head=False).rank,
+                rank=self._rank,
             )
             self._costs = steps.at(shape, [shape])
         return self._costs

@@ -174,7 +174,11 @@ class FedHello(FedAvg):
         _, planned = algorithm.round(self.state, federation, self._method, nobody, score)
         config["server-round"] = server_round
         node_of = {node.client: node.node for node in nodes}
-        messages = {task.client: self._message(task, node_of[task.client], config) for task in tasks}
+        adapters = {id(task.adapter): task.adapter for task in tasks}  # most methods send all clients the same
+        encoded = {key: as_arrays(adapter.tensors) for key, adapter in adapters.items()}
+        messages = {
+            task.client: self._message(task, encoded[id(task.adapter)], node_of[task.client], config) for task in tasks
+        }
         self._asked = _Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
         FLOWERS_LOG.info("round %d: %s", server_round, _who(tasks, federation.blocks))
         return list(messages.values())
@@ -242,10 +246,10 @@ class FedHello(FedAvg):
         """Return how many clients a round asks."""
         return max(int(here * self.fraction_train), self.min_train_nodes)
 
-    def _message(self, task: Task, node: int, config: ConfigRecord) -> Message:
+    def _message(self, task: Task, arrays: ArrayRecord, node: int, config: ConfigRecord) -> Message:
         # Everything travels: a ClientApp remembers nothing between rounds.
         records: dict[str, ArrayRecord | ConfigRecord] = {
-            self.arrayrecord_key: as_arrays(task.adapter.tensors),
+            self.arrayrecord_key: arrays,
             self.configrecord_key: config,
             RECORD: describe_task(task, self._of.weights),
         }
