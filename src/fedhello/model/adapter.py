@@ -22,7 +22,7 @@ from fedhello.model.blocks import (
     Blocks,
 )
 from fedhello.model.card import Form, card
-from fedhello.model.digest import weights_digest
+from fedhello.model.digest import digest_of
 from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel
 from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
@@ -287,9 +287,9 @@ class LoraModel:
         return [self._parameters[name] for name in sorted(chosen)]
 
     def weights_digest(self) -> str:
-        """Return a digest of the frozen weights; see ``fedhello.model.digest``."""
+        """Return a fingerprint of the frozen weights; see ``digest_of``."""
         own = {id(parameter) for parameter in self._parameters.values()}
-        return weights_digest((name, w) for name, w in self.module.named_parameters() if id(w) not in own)
+        return digest_of((name, weight) for name, weight in self.module.named_parameters() if id(weight) not in own)
 
     def unmerge(self) -> None:
         """Make what is merged into frozen weights a part of the factors, whose rank grows; PEFT's config says so."""

@@ -1,4 +1,4 @@
-"""A short word for many weights, to tell whether two machines hold the same."""
+"""A fingerprint of weights."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,8 +6,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+VALUES = 1024
+"""How many of a tensor's values count, spread evenly."""
 
-def weights_digest(weights: Iterable[tuple[str, Tensor]]) -> str:
+
+def digest_of(weights: Iterable[tuple[str, Tensor]]) -> str:
     """Return a SHA-256 of weights: names, types, shapes and about a thousand values of each.
 
     That many tell other weights of the same shapes apart, whatever the size of the model.
@@ -15,7 +18,7 @@ def weights_digest(weights: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, weight in weights:
         values = weight.detach().flatten()
-        some = values[:: max(1, len(values) // 1024)].contiguous().cpu()
+        some = values[:: max(1, len(values) // VALUES)].contiguous().cpu()
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(some.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

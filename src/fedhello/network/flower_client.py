@@ -28,7 +28,7 @@ from fedhello.engine.wire import encode_tensors
 from fedhello.errors import DataError, ModelError, UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.blocks import find_head
-from fedhello.model.digest import weights_digest
+from fedhello.model.digest import digest_of
 from fedhello.model.in_memory import as_it_is
 from fedhello.model.injection import ATTENTION_QV, attach_lora
 from fedhello.model.saving import save_adapter
@@ -103,7 +103,7 @@ def with_lora(
     classes = None if base.kind == CAUSAL_LM else int(config.num_labels)
     head = () if classes is None else find_head(model, classes)[0]
     frozen = [(name, weight) for name, weight in model.named_parameters() if name.split(".")[0] not in head]
-    weights = weights_digest(frozen)
+    weights = digest_of(frozen)
     lora = attach_lora(
         base,
         classes=classes,
