@@ -364,9 +364,8 @@ def test_budgets_can_be_given_by_the_server_to_nodes_that_state_none(grid):
     model = net()
     for k in range(3):
         grid.connect(client_app(k), **{"partition-id": k}, **({"blocks": 1} if k == 2 else {}))
-    strategy = flower.FedHello(
-        model, "rgd-hla", budgets={0: {"blocks": 2}, None: Budget(blocks=3)}, min_available_nodes=3, min_train_nodes=3
-    )
+    budgets = {0: {"blocks": 2}, 2: {"blocks": 3}, None: Budget(blocks=3)}
+    strategy = flower.FedHello(model, "rgd-hla", budgets=budgets, min_available_nodes=3, min_train_nodes=3)
     start(strategy, grid, model)
     assert [len(one.blocks) for one in strategy.reports[0].clients] == [2, 3, 1]
 
