@@ -91,7 +91,7 @@ class Machines:
                     found.append(" ".join(process.cmdline()))
             except (ProcessLookupError, psutil.NoSuchProcess):
                 continue
-        return found, _is_open(self.port)
+        return found, is_open(self.port)
 
     def close(self):
         for process in self.started.values():
@@ -108,7 +108,7 @@ def _free_port():
         return found.getsockname()[1]
 
 
-def _is_open(port):
+def is_open(port):
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

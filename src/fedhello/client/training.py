@@ -262,15 +262,26 @@ def _check(
     who = f"client {work.client} in round {work.round}"
     if not math.isfinite(total) or not all(bool(value.isfinite().all()) for value in after.values()):
         raise UpdateError(f"expected finite training values; {who} got NaN or infinity. Lower train.lr.", "not finite")
-    # Single factors may rest: while B is zero, A has no gradient. A whole block must not. A head may beside blocks that
-    # move: where a client's data is fitted already, a step is so small that it is lost in the head's large values.
-    moved = {model.block_of[name] for name in work.names if not torch.equal(before[name], after[name])}
-    still = {model.block_of[name] for name in work.names} - moved
-    if moved:
-        still -= {None}
-    if still:
-        names = ", ".join("the head" if block is None else f"block {block}" for block in sorted(still, key=str))
+    names = unchanged(model.block_of, before, after)
+    if names:
         raise UpdateError(
             f"expected training to change everything allocated; {who} did not change {names}. "
             "Its learning rate or all its gradients there are zero."
         )
+
+
+def unchanged(block_of: Mapping[str, int | None], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
+    """Return which blocks training was to change and did not, in words; nothing if there is none.
+
+    Args:
+        block_of: Name → block, or None for the head.
+        before: The allocated tensors before training.
+        after: The same afterwards.
+    """
+    # Single factors may rest: while B is zero, A has no gradient. A whole block must not. A head may beside blocks that
+    # move: where a client's data is fitted already, a step is so small that it is lost in the head's large values.
+    moved = {block_of[name] for name in before if not torch.equal(before[name], after[name])}
+    still = {block_of[name] for name in before} - moved
+    if moved:
+        still -= {None}
+    return ", ".join("the head" if block is None else f"block {block}" for block in sorted(still, key=str))

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
+from fedhello.engine.tensors import check_names, check_values, short
 from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Allocation, Reason, Rejection, Task, Update
 
@@ -229,9 +229,7 @@ def _opened(payload: bytes, expected: Expected) -> tuple[dict[str, Any], bytes]:
         raise UpdateError("expected the bytes as they were sent; the digest differs", "checksum")
     header = _json(bytes(body[:length]))
     if header.keys() != {"run", "client", "round", "samples", "metrics"}:
-        raise UpdateError(
-            f"expected run, client, round, samples and metrics; found {_short(list(header))}", "malformed"
-        )
+        raise UpdateError(f"expected run, client, round, samples and metrics; found {short(list(header))}", "malformed")
     return header, bytes(body[length:])
 
 
@@ -250,9 +248,9 @@ def _json(text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text.decode(), object_pairs_hook=once, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise UpdateError(f"expected JSON; {_short(str(error))}", "malformed") from error
+        raise UpdateError(f"expected JSON; {short(str(error))}", "malformed") from error
     if not isinstance(found, dict):
-        raise UpdateError(f"expected a JSON object; found {_short(found)}", "malformed")
+        raise UpdateError(f"expected a JSON object; found {short(found)}", "malformed")
     return found
 
 
@@ -260,26 +258,26 @@ def _check_identity(header: Mapping[str, Any], expected: Expected) -> None:
     for key, reason in IDENTITY.items():
         found, right = header[key], getattr(expected, key)
         if type(found) is not type(right) or found != right:
-            raise UpdateError(f"expected {key} {right!r}; found {_short(found)}", reason)
+            raise UpdateError(f"expected {key} {right!r}; found {short(found)}", reason)
 
 
 def _samples(found: object, expected: Expected) -> int:
     """Return the sample count, at most the declared one."""
     if type(found) is not int or not 1 <= found <= MOST_SAMPLES:
-        raise UpdateError(f"expected a sample count of at least 1; found {_short(found)}", "wrong count")
+        raise UpdateError(f"expected a sample count of at least 1; found {short(found)}", "wrong count")
     return min(found, expected.samples)
 
 
 def _metrics(found: object, samples: int) -> dict[str, float]:
     """Return the metrics: known names alone, all that are needed, plain numbers within reason."""
     if not isinstance(found, dict) or not set(ALWAYS_MEASURED) <= found.keys() <= set(METRICS):
-        names = _short(list(found) if isinstance(found, dict) else found)
+        names = short(list(found) if isinstance(found, dict) else found)
         raise UpdateError(f"expected the metrics {', '.join(METRICS)}; found {names}", "malformed")
     for name, value in found.items():
         if type(value) not in (int, float) or not abs(value) <= LARGEST_METRIC:
-            raise UpdateError(f"expected the metric {name} to be a number; found {_short(value)}", "out of bounds")
+            raise UpdateError(f"expected the metric {name} to be a number; found {short(value)}", "out of bounds")
     if not 1 <= found["batches"] <= samples:
-        raise UpdateError(f"expected 1 to {samples} batches; found {_short(found['batches'])}", "wrong count")
+        raise UpdateError(f"expected 1 to {samples} batches; found {short(found['batches'])}", "wrong count")
     return {name: float(value) for name, value in found.items()}
 
 
@@ -309,7 +307,7 @@ def decode_adapter(payload: bytes, block_of: Mapping[str, int | None]) -> Adapte
         tensors = safetensors.torch.load(payload)
         return Adapter({}, {name: block_of[name] for name in tensors if name in block_of}).with_tensors(tensors)
     except Exception as error:  # as in decode_task
-        raise UpdateError(f"expected an adapter for this model; {_short(str(error))}", "malformed") from error
+        raise UpdateError(f"expected an adapter for this model; {short(str(error))}", "malformed") from error
 
 
 def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None]) -> Task:
@@ -335,7 +333,7 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         _check_correction(correction, adapter, allocation)
         return Task(client, int(header["round"]), allocation, adapter, correction=correction)
     except Exception as error:  # the server's word is taken for what to train, not for being well-formed
-        raise UpdateError(f"expected a task for this model; {_short(str(error))}", "malformed") from error
+        raise UpdateError(f"expected a task for this model; {short(str(error))}", "malformed") from error
 
 
 def _check_correction(correction: Mapping[str, Tensor], adapter: Adapter, allocation: Allocation) -> None:
@@ -345,26 +343,13 @@ def _check_correction(correction: Mapping[str, Tensor], adapter: Adapter, alloca
             raise ValueError(f"a correction of {name} that is none of a tensor that trains")
 
 
-NARROWER = {torch.int64: torch.int32}
-"""What may come in the place of a type that not all values need."""
-
-
 def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     _check_names(body, expected)
     try:
         tensors = safetensors.torch.load(body)
     except Exception as error:  # the library names no class for what it raises on bytes that are no tensors
-        raise UpdateError(f"expected safetensors; {_short(str(error))}", "malformed") from error
-    for name, value in tensors.items():
-        like = expected[name]
-        if value.shape != like.shape or value.dtype not in (like.dtype, NARROWER.get(like.dtype)):
-            raise UpdateError(
-                f"expected {name!r} as {like.dtype} of shape {tuple(like.shape)}; "
-                f"found {value.dtype} of shape {tuple(value.shape)}",
-                "wrong tensors",
-            )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UpdateError(f"expected finite values; {name!r} holds NaN or infinity", "not finite")
+        raise UpdateError(f"expected safetensors; {short(str(error))}", "malformed") from error
+    check_values(tensors, expected)
     return tensors
 
 
@@ -377,13 +362,4 @@ def _check_names(body: bytes, tensors: Mapping[str, Tensor]) -> None:
     if length > most:
         raise UpdateError(f"expected a header of at most {most} bytes; found {length}", "malformed")
     found = _json(body[_LENGTH.size : _LENGTH.size + length])
-    odd = sorted(found.keys() ^ tensors.keys())
-    if odd:
-        state = "is missing" if odd[0] in tensors else "was not allocated"
-        raise UpdateError(f"expected exactly the allocated tensors; {_short(odd[0])} {state}", "wrong tensors")
-
-
-def _short(value: object) -> str:
-    """Write a value from a message on one line, and not more of it than a line holds."""
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+    check_names(found.keys(), tensors)

@@ -42,17 +42,13 @@ def foundation_of(
         ModelError: If it is none of these, comes without its tokenizer, is quantised, has another number of outputs,
             carries adapters already, or its features cannot be pooled as asked for.
     """
-    name = type(module).__name__
     _check(module, processor, kind)
-    config: Any = module.config
-    where = str(config.name_or_path or name)
-    # An adapter goes to others, for whom the folder's path is no name, and none of their business.
-    source = ModelSource(MEMORY, Path(where).resolve().name if Path(where).is_dir() else where)
+    source = _source(module)
     head, found = None, pooling
     if kind == CAUSAL_LM:
         check_causal(source, module)
         found = NATIVE
-    elif hasattr(module, "num_labels") and any(task in name for task in ("Classification", "Classifier")):
+    elif _classifies(module):
         found = _of_classifier(module, labels, seed, pooling)
     else:
         found, head = _of_encoder(module, labels, seed, pooling)
@@ -61,16 +57,58 @@ def foundation_of(
     return FoundationModel(module, processor, source, kind, "none", found, head)
 
 
+def as_it_is(module: nn.Module) -> FoundationModel:
+    """Take a model of transformers with the head that it has, for a program that makes its inputs and trains it itself.
+
+    Args:
+        module: A classifier of texts or images, or a language model.
+
+    Raises:
+        ModelError: If it is none of these, carries adapters already, or is quantised.
+    """
+    _check_module(module)
+    name = type(module).__name__
+    source = _source(module)
+    if not _classifies(module):
+        outputs: Any = getattr(module, "get_output_embeddings", lambda: None)
+        if outputs() is None:
+            raise ModelError(
+                f"expected a model with a head, such as an AutoModelForSequenceClassification; {name} has none"
+            )
+        check_causal(source, module)
+        return FoundationModel(module, None, source, CAUSAL_LM)
+    kind: Kind = IMAGES if getattr(module, "main_input_name", "") == "pixel_values" else "text-classification"
+    return FoundationModel(module, None, source, kind)
+
+
 def _check(module: nn.Module, processor: Any, kind: Kind) -> None:
+    _check_module(module)
+    if processor is None and kind != IMAGES:
+        raise ModelError(
+            f"expected the tokenizer of {type(module).__name__} beside it; found none. Hand it over as processor."
+        )
+
+
+def _check_module(module: nn.Module) -> None:
     name = type(module).__name__
     if not isinstance(module, PreTrainedModel):
         raise ModelError(f"expected a model of transformers (PreTrainedModel) in memory; found {name}")
     if hasattr(module, "peft_config"):
         raise ModelError(f"expected a model without adapters; this {name} carries some. Load it anew.")
-    if processor is None and kind != IMAGES:
-        raise ModelError(f"expected the tokenizer of {name} beside it; found none. Hand it over as processor.")
     if getattr(module, "hf_quantizer", None) is not None:
         raise ModelError(f"expected a {name} whose weights are not quantised; set model.name and model.quantisation.")
+
+
+def _classifies(module: nn.Module) -> bool:
+    return hasattr(module, "num_labels") and any(
+        task in type(module).__name__ for task in ("Classification", "Classifier")
+    )
+
+
+def _source(module: Any) -> ModelSource:
+    where = str(module.config.name_or_path or type(module).__name__)
+    # An adapter goes to others, for whom the folder's path is no name, and none of their business.
+    return ModelSource(MEMORY, Path(where).resolve().name if Path(where).is_dir() else where)
 
 
 def _of_encoder(

@@ -1,4 +1,4 @@
-"""Flower underneath: this file and ``flower_app`` are the only ones that import flwr, and know what it does.
+"""Flower underneath: only this file and those named like it, and ``strategy``, import flwr and know what it does.
 
     Flower's part                here
     SuperLink, SuperNode         children of the server and of each client, started by ``flower_app.main``
@@ -48,14 +48,11 @@ from flwr.superlink.grid import HttpGrid
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedhello.errors import EngineError
+from fedhello.network.flower_records import REASONS, RECORD
 from fedhello.network.messages import Address, Failure, Fields, Reply
 from fedhello.notes import logger
-from fedhello.types import Reason
 
 telemetry.FLWR_TELEMETRY_ENABLED = "0"  # for where something else has imported flwr before
-
-RECORD = "fedhello"
-"""The one record that every message has."""
 
 TTL = 7 * 24 * 3600.0
 """Seconds that a message stays valid; far more than any deadline, since the ends' clocks take part in Flower's sum."""
@@ -68,15 +65,6 @@ BROKEN_OFF = (httpx.HTTPError, RunNotRunningException, ObjectPullError)
 
 POLL = 0.1
 """Seconds between two looks for a task."""
-
-
-REASONS: dict[int, Reason] = {
-    ErrorCode.MESSAGE_UNAVAILABLE: "lost",
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "late",
-    ErrorCode.NODE_UNAVAILABLE: "lost",
-    ErrorCode.CLIENT_APP_CRASHED: "lost",
-}
-"""What Flower's error replies stand for; all others mean that the client's code failed."""
 
 
 APP = """

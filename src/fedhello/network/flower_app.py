@@ -11,7 +11,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedhello.network.flower import RECORD, GridLink, fields_of
+from fedhello.network.flower import GridLink, fields_of
+from fedhello.network.flower_records import RECORD
 from fedhello.network.processes import end_with_parent
 from fedhello.notes import show_notes
 

@@ -1,0 +1,1 @@
+"""headlines: a Flower app with PyTorch."""

@@ -1,0 +1,53 @@
+"""What tensors from a client must be, whatever carried them: exactly the allocated ones, of their shapes, finite."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from fedhello.errors import UpdateError
+
+NARROWER = {torch.int64: torch.int32}
+"""What may come in the place of a type that not all values need."""
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check tensors against what was asked for.
+
+    Args:
+        tensors: What came.
+        expected: Name → tensor of the shape and dtype that must come; integers of 64 bits may come as 32.
+
+    Raises:
+        UpdateError: If names, shapes or types differ, or a value is not finite.
+    """
+    check_names(tensors.keys(), expected)
+    check_values(tensors, expected)
+
+
+def check_names(found: Collection[str], expected: Mapping[str, Tensor]) -> None:
+    """Check that these are the names that must come."""
+    odd = sorted(set(found) ^ expected.keys())
+    if odd:
+        state = "is missing" if odd[0] in expected else "was not allocated"
+        raise UpdateError(f"expected exactly the allocated tensors; {short(odd[0])} {state}", "wrong tensors")
+
+
+def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check tensors of the right names one by one."""
+    for name, value in tensors.items():
+        like = expected[name]
+        if value.shape != like.shape or value.dtype not in (like.dtype, NARROWER.get(like.dtype)):
+            raise UpdateError(
+                f"expected {name!r} as {like.dtype} of shape {tuple(like.shape)}; "
+                f"found {value.dtype} of shape {tuple(value.shape)}",
+                "wrong tensors",
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UpdateError(f"expected finite values; {name!r} holds NaN or infinity", "not finite")
+
+
+def short(value: object) -> str:
+    """Write a value from a message on one line, and not more of it than a line holds."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."

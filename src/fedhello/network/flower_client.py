@@ -1,0 +1,309 @@
+"""The model and the client side of a user's own Flower app: an adapter in their model, and what of it trains.
+
+model = with_lora(Net())                            at both ends, in the place of Net()
+
+@app.train()
+def train(msg, context):
+    allotted = prepare(model, msg)                  in the place of load_state_dict
+    loss = train_fn(model, loader, …)               the user's own, and so is its optimiser
+    arrays = allotted.arrays()                      in the place of ArrayRecord(model.state_dict())
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
+
+from fedhello.client.fisher import over_batches
+from fedhello.client.scoring import BlockSums
+from fedhello.client.training import unchanged
+from fedhello.data.batches import Batch
+from fedhello.engine.wire import encode_tensors
+from fedhello.errors import DataError, ModelError, UpdateError
+from fedhello.model.adapter import LoraModel
+from fedhello.model.blocks import find_head
+from fedhello.model.digest import digest_of
+from fedhello.model.in_memory import as_it_is
+from fedhello.model.injection import ATTENTION_QV, attach_lora
+from fedhello.model.saving import save_adapter
+from fedhello.model.sources import CAUSAL_LM
+from fedhello.network.flower_records import (
+    JOIN,
+    RECORD,
+    SCORE,
+    adapter_of,
+    as_arrays,
+    as_tensors,
+    read_allocation,
+)
+from fedhello.types import Adapter
+
+BUDGET = ("blocks", "rank", "memory", "upload")
+"""What ``--node-config`` may say of a node's budget."""
+
+Loader = Iterable[Mapping[str, Tensor]]
+"""Batches as transformers takes them: the model's inputs by name, and ``labels``."""
+
+OwnData = Callable[[Context], tuple[nn.Module, Loader]]
+"""A node's model, as ``with_lora`` made it, and its training data."""
+
+
+@dataclass
+class Adapted:
+    """What is known of a model with an adapter in it.
+
+    Attributes:
+        lora: The adapter.
+        weights: Digest of the frozen weights as they were loaded, without the head, which trains.
+        absent: Puts back the blocks that a sub-model leaves out.
+    """
+
+    lora: LoraModel
+    weights: str
+    absent: ExitStack = field(default_factory=ExitStack)
+
+
+def with_lora(
+    model: nn.Module,
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    targets: str | Sequence[str] = ATTENTION_QV,
+    rslora: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """Put LoRA into a model, in place: everything but the adapter and the head is frozen. For ``Net()``, at both ends.
+
+    The model is called, trained and evaluated as before. Its own weights stay, the head's included.
+
+    Args:
+        model: A classifier or a language model of transformers.
+        rank: R, of the global adapter.
+        alpha: α; the scale is α/R. None takes R.
+        dropout: Of the LoRA input, in [0, 1).
+        targets: ``attention-qv``, ``attention``, ``all-linear``, or the last names of the linear layers to target.
+        rslora: Make the scale α/√R.
+        seed: For the first values of A.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ModelError: If blocks, targets or head cannot be found.
+    """
+    base = as_it_is(model)
+    config: Any = model.config
+    classes = None if base.kind == CAUSAL_LM else int(config.num_labels)
+    head = () if classes is None else find_head(model, classes)[0]
+    frozen = [(name, weight) for name, weight in model.named_parameters() if name.split(".")[0] not in head]
+    weights = digest_of(frozen)
+    lora = attach_lora(
+        base,
+        classes=classes,
+        rank=rank,
+        alpha=float(rank if alpha is None else alpha),
+        dropout=dropout,
+        targets=targets,
+        seed=seed,
+        rslora=rslora,
+    )
+    model._fedhello = Adapted(lora, weights)  # type: ignore[assignment]
+    return model
+
+
+def adapted(model: nn.Module) -> Adapted:
+    """Return what ``with_lora`` made of a model.
+
+    Raises:
+        ModelError: If it did not.
+    """
+    found = getattr(model, "_fedhello", None)
+    if not isinstance(found, Adapted):
+        raise ModelError(
+            f"expected a model that fedhello.flower.with_lora has put an adapter into; found a {type(model).__name__} "
+            "without. Call it where the model is made, at both ends."
+        )
+    return found
+
+
+def arrays(model: nn.Module) -> ArrayRecord:
+    """Return the adapter and the head of a model, for ``initial_arrays``; in the place of its whole state dict."""
+    return as_arrays(adapted(model).lora.snapshot(share_head=True).tensors)
+
+
+def load(model: nn.Module, arrays: ArrayRecord) -> None:
+    """Put arrays of the server into a model, in the place of ``load_state_dict``.
+
+    Raises:
+        ModelError: If they are none of this model.
+    """
+    found = adapted(model)
+    found.absent.close()
+    found.lora.write(adapter_of(found.lora, arrays).tensors)
+
+
+def save(model: nn.Module, arrays: ArrayRecord, folder: str | Path) -> None:
+    """Write what a run led to as a PEFT adapter.
+
+    Args:
+        model: The model; it holds the adapter afterwards.
+        arrays: ``result.arrays``.
+        folder: It appears whole, or not at all.
+    """
+    load(model, arrays)
+    save_adapter(adapted(model).lora, Path(folder))
+
+
+@dataclass(frozen=True)
+class Allotted:
+    """What one client trains in one round; the model is ready for it.
+
+    Attributes:
+        blocks: The blocks that train, ascending.
+        names: The tensors that train, and that are returned; sorted.
+        parameters: The same, live: for an optimiser that is to hold nothing else.
+    """
+
+    blocks: tuple[int, ...]
+    names: tuple[str, ...]
+    parameters: tuple[nn.Parameter, ...]
+    _of: Adapted
+    _before: Mapping[str, Tensor]
+
+    def arrays(self) -> ArrayRecord:
+        """Return exactly the allocated tensors, after training.
+
+        Raises:
+            UpdateError: If a value is not finite, or training left something as it was that was to train.
+        """
+        self._of.absent.close()
+        after = self._of.lora.read(self.names)
+        if not all(bool(value.isfinite().all()) for value in after.values()):
+            raise UpdateError("expected finite values after train(); found NaN or infinity. Lower its learning rate.")
+        still = unchanged(self._of.lora.block_of, self._before, after)
+        if still:
+            raise UpdateError(
+                f"expected train() to change everything allocated; it did not change {still}. Make the optimiser after "
+                "fedhello.flower.prepare, of model.parameters(), and with a learning rate above 0."
+            )
+        return as_arrays(after)
+
+
+def prepare(model: nn.Module, msg: Message) -> Allotted:
+    """Make a model ready for what a message asks: load what came, and let exactly the allocated tensors train.
+
+    Args:
+        model: As ``with_lora`` made it.
+        msg: To train, from ``FedHello``.
+
+    Raises:
+        EngineError: If the message is none of ``FedHello``.
+        ModelError: If the frozen weights are not those of the server.
+    """
+    found = adapted(model)
+    found.absent.close()
+    record, allocation = read_allocation(msg.content)
+    if record["weights"] != found.weights:
+        raise ModelError(
+            "expected the frozen weights of the server's model; this one has others. Load the same checkpoint, in the "
+            "same type, at both ends; weights that are drawn at random need a seed."
+        )
+    lora = found.lora
+    (received,) = msg.content.array_records.values()
+    lora.write(as_tensors(received))
+    block_of = {name: lora.block_of[name] for name in received if name in lora.block_of}
+    names = Adapter({}, block_of).names(allocation)
+    if allocation.absent:
+        found.absent.enter_context(lora.without_blocks(allocation.absent))
+    parameters = tuple(lora.set_trainable(names))
+    return Allotted(allocation.blocks, names, parameters, found, lora.read(names))
+
+
+def register(app: ClientApp, data: OwnData | None = None) -> None:
+    """Let a ClientApp tell the server who it is and what it can afford, and contribute to Fisher scores.
+
+    Its name is ``name`` of ``--node-config``, or else ``partition-id``; its budget is ``blocks``, ``rank``, ``memory``
+    (such as ``"4GB"``) or ``upload`` there.
+
+    Args:
+        app: The user's.
+        data: Returns model and training data, for methods that score on clients (``scores="clients"``).
+    """
+
+    @app.query(JOIN)
+    def join(msg: Message, context: Context) -> Message:
+        own = context.node_config
+        name = own.get("name", own.get("partition-id"))
+        fields: dict[str, Any] = {key: own[key] for key in BUDGET if key in own}
+        if name is not None:
+            fields["name"] = str(name)
+        return Message(RecordDict({RECORD: ConfigRecord(fields)}), reply_to=msg)
+
+    if data is None:
+        return
+
+    @app.query(SCORE)
+    def score(msg: Message, context: Context) -> Message:
+        model, loader = data(context)
+        (received,) = msg.content.array_records.values()
+        load(model, received)
+        sums = block_sums(
+            adapted(model).lora,
+            loader,
+            int(msg.content.config_records[RECORD]["samples"]),  # type: ignore[arg-type]
+        )
+        return Message(RecordDict({RECORD: ConfigRecord({"sums": encode_tensors(asdict(sums))})}), reply_to=msg)
+
+
+def block_sums(model: LoraModel, loader: Loader, most: int | None = None) -> BlockSums:
+    """Return Fisher sums over the first samples of a loader, under the values that a model holds now.
+
+    Args:
+        model: The model.
+        loader: Batches of inputs and labels.
+        most: How many samples at most; None for all.
+
+    Raises:
+        DataError: If a batch has no ``labels``, or there is none.
+    """
+    count = 0
+
+    def counted() -> Iterator[Batch]:
+        nonlocal count
+        for batch in as_batches(loader, most):
+            count += len(batch.labels)
+            yield batch.to(model.device)
+
+    squares = over_batches(model, counted())
+    if not count:
+        raise DataError("expected samples for Fisher scores; found none")
+    return BlockSums(torch.from_numpy(squares), torch.tensor(count, dtype=torch.float64))
+
+
+def as_batches(loader: Loader, most: int | None = None) -> Iterator[Batch]:
+    """Yield the batches of a loader of the user's, up to so many samples.
+
+    Raises:
+        DataError: If a batch is no mapping, or has no ``labels``.
+    """
+    left = most
+    for batch in loader:
+        if not isinstance(batch, Mapping) or "labels" not in batch:
+            raise DataError(
+                "expected batches for Fisher scores as transformers takes them: a mapping with the model's inputs and "
+                f"labels; found {sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__}"
+            )
+        cut = slice(left)
+        labels = batch["labels"][cut]
+        yield Batch({name: value[cut] for name, value in batch.items() if name != "labels"}, labels)
+        if left is not None:
+            left -= len(labels)
+            if left <= 0:
+                return

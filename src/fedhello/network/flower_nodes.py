@@ -1,0 +1,166 @@
+"""Which nodes take part under a user's own Flower apps: who they are, and what each can afford."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from pydantic import ValidationError
+
+from fedhello.errors import ClientsError, ConfigError
+from fedhello.network.client import parse_bytes
+from fedhello.network.flower_records import JOIN, RECORD
+from fedhello.network.messages import one_line
+from fedhello.network.registry import DeclaredBudget
+from fedhello.notes import logger
+from fedhello.types import Budget
+
+POLL = 1.0
+"""Seconds between two looks at which nodes are connected."""
+
+
+def read_budget(stated: Mapping[str, Any] | Budget, whose: str) -> Budget:
+    """Return a budget as ``--node-config`` or a program states it.
+
+    Args:
+        stated: ``blocks``, ``rank``, ``memory`` and ``upload``, the latter two in bytes or with a unit.
+        whose: For the error.
+
+    Raises:
+        ConfigError: If it is none, or says nothing.
+    """
+    if isinstance(stated, Budget):
+        return stated
+    try:
+        sized = {
+            k: parse_bytes(v) if k in ("memory", "upload") and isinstance(v, str) else v for k, v in stated.items()
+        }
+        found = DeclaredBudget(**sized)
+    except (ValidationError, ConfigError) as error:
+        raise ConfigError(
+            f"expected a budget of {whose} as blocks, rank, memory (such as 4GB) or upload; found {dict(stated)}: "
+            f"{one_line(str(error))}"
+        ) from error
+    budget = Budget(**found.model_dump())
+    if budget == Budget() or budget.seconds is not None:
+        raise ConfigError(
+            f"expected a budget of {whose} in blocks, rank, memory or upload; found {dict(stated)}. Start its "
+            "SuperNode with --node-config 'blocks=2' or 'memory=\"4GB\"', or give FedHello budgets={name: {...}}."
+        )
+    return budget
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that takes part.
+
+    Attributes:
+        node: Flower's id, which changes when it starts anew.
+        client: Its id within the run, which belongs to its name.
+        name: What it calls itself.
+        budget: What it can afford.
+    """
+
+    node: int
+    client: int
+    name: str
+    budget: Budget
+
+
+@dataclass
+class Nodes:
+    """Sees who is connected, and asks everybody once.
+
+    Attributes:
+        budgets: Name → budget of a node that states none itself; under None that of all others.
+        wait: Seconds to wait until enough are there.
+        complaint: Says why nobody with a certain budget can take part.
+        clock: Seconds that only ever grow.
+        sleep: Waits some seconds.
+    """
+
+    budgets: Mapping[Any, Mapping[str, Any] | Budget] = field(default_factory=dict)
+    wait: float = 600.0
+    complaint: Callable[[Budget], str | None] = lambda budget: None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _known: dict[int, Node] = field(default_factory=dict)
+    _refused: dict[int, str] = field(default_factory=dict)
+    _ids: dict[str, int] = field(default_factory=dict)
+
+    def gather(self, grid: Grid, enough: Callable[[int], int]) -> tuple[Node, ...]:
+        """Wait until enough nodes are connected and have said what they can afford; return them by client id.
+
+        Args:
+            grid: Reaches them.
+            enough: Connected → how many are needed.
+
+        Raises:
+            ClientsError: If there are not enough in time, or as many are connected and none of them can take part.
+        """
+        end = self.clock() + self.wait
+        while True:
+            online = set(grid.get_node_ids())
+            new = sorted(online - self._known.keys() - self._refused.keys())
+            if new:
+                self._ask(grid, new, max(1.0, end - self.clock()))
+            here = {node.client: node for id_, node in self._known.items() if id_ in online}
+            needed = enough(len(here))
+            if len(here) >= needed:
+                return tuple(here[k] for k in sorted(here))
+            if self.clock() > end or (not here and len(self._refused.keys() & online) >= needed):
+                refused = "; ".join(dict.fromkeys(self._refused.values()))
+                raise ClientsError(
+                    f"expected {needed} nodes within {self.wait:.0f} s; {len(here)} of the {len(online)} that are "
+                    f"connected can take part{': ' + refused if refused else ''}. Start more SuperNodes, or lower "
+                    "min_available_nodes and min_train_nodes."
+                )
+            self.sleep(POLL)
+
+    def _ask(self, grid: Grid, nodes: list[int], seconds: float) -> None:
+        asked = [Message(RecordDict({RECORD: ConfigRecord()}), node, f"query.{JOIN}") for node in nodes]
+        replies = list(grid.send_and_receive(asked, timeout=seconds))
+        node_of = {message.metadata.message_id: message.metadata.dst_node_id for message in asked}
+        said: dict[int, Mapping[str, Any]] = {}
+        for reply in replies:
+            node = node_of.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            record = None if reply.has_error() else reply.content.get(RECORD)
+            if isinstance(record, ConfigRecord):
+                said[node] = dict(record)
+            else:
+                why = one_line(reply.error.reason) if reply.has_error() else "it says nothing"
+                self._refuse(node, f"it does not say who it is ({why}); call fedhello.flower.register(app) beside it")
+        for node in sorted(said, key=lambda node: _in_order(str(said[node].get("name", node)))):
+            self._join(node, dict(said[node]))
+
+    def _join(self, node: int, said: dict[str, Any]) -> None:
+        name = str(said.pop("name", node))
+        named = next((self.budgets[key] for key in self.budgets if str(key) == name), None)
+        stated = said or named or self.budgets.get(None, {})
+        try:
+            budget = read_budget(stated, f"node {name}")
+        except ConfigError as error:
+            self._refuse(node, str(error))
+            return
+        complaint = self.complaint(budget)
+        if complaint is not None:
+            self._refuse(node, f"{name}: {complaint}")
+            return
+        for earlier, known in list(self._known.items()):
+            if known.name == name:  # it has started anew, while Flower still takes the old one to be there
+                logger.warning("two nodes are called %s; the one that came last takes part", name)
+                del self._known[earlier]
+                self._refused[earlier] = f"another node called {name} came later"
+        client = self._ids.setdefault(name, len(self._ids))
+        self._known[node] = Node(node, client, name, budget)
+
+    def _refuse(self, node: int, why: str) -> None:
+        self._refused[node] = why
+        logger.warning("node %s does not take part: %s", node, why)
+
+
+def _in_order(name: str) -> tuple[int, int, str]:
+    """Order names that are numbers by these, before all others."""
+    return (0, int(name), "") if name.isdigit() else (1, 0, name)

@@ -1,0 +1,191 @@
+"""What goes between a user's own Flower apps and fedhello's strategy: records, and how arrays become tensors.
+
+    record        in a message                              in its reply
+    arrays        what the client starts from               the allocated tensors, and nothing else
+    config        the user's own                            –
+    fedhello      client, round, blocks, components,        –
+                  factors, absent, head, weights
+    metrics       –                                         the user's own, with the sample count
+
+Whether the names of the first two and the last are these is the user's choice, as in Flower's FedAvg.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.constant import ErrorCode
+from torch import Tensor
+
+from fedhello.engine.tensors import check_names, check_values, short
+from fedhello.engine.wire import MOST_SAMPLES
+from fedhello.errors import EngineError, ModelError, UpdateError
+from fedhello.model.adapter import LoraModel
+from fedhello.notes import logger
+from fedhello.types import MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Reason, Task
+
+RECORD = "fedhello"
+"""The record that fedhello adds to a message; under ``fedhello server`` it is all that a message has."""
+
+JOIN, SCORE = "fedhello", "fedhello_score"
+"""Actions of queries: who is there with what budget, and what it contributes to Fisher scores."""
+
+REASONS: dict[int, Reason] = {
+    ErrorCode.MESSAGE_UNAVAILABLE: "lost",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "late",
+    ErrorCode.NODE_UNAVAILABLE: "lost",
+    ErrorCode.CLIENT_APP_CRASHED: "lost",
+}
+"""What Flower's error replies stand for; all others mean that the client's code failed."""
+
+PRODUCTS = (MERGED, MERGED_A, MERGED_B)
+"""How the names of products that clients merge end; a model has no tensors of these names until it is told to merge."""
+
+NPY_HEADER = 4096
+"""Bytes that an array may have beyond its values."""
+
+
+def as_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return tensors as Flower carries them, sorted by name."""
+    return ArrayRecord({name: Array(tensors[name].detach().cpu().contiguous().numpy()) for name in sorted(tensors)})
+
+
+def as_tensors(arrays: ArrayRecord) -> dict[str, Tensor]:
+    """Return arrays of one's own server as tensors."""
+    return {name: torch.from_numpy(array.numpy()) for name, array in arrays.items()}
+
+
+def read_tensors(content: RecordDict, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Check the arrays of a client's reply against what was asked for, and return them as tensors.
+
+    Args:
+        content: Of the reply.
+        expected: Name → tensor of the shape and dtype that must come.
+
+    Raises:
+        UpdateError: If anything differs.
+    """
+    if len(content.array_records) != 1:
+        raise UpdateError(f"expected one ArrayRecord; found {len(content.array_records)}", "malformed")
+    (arrays,) = content.array_records.values()
+    check_names(arrays.keys(), expected)
+    for name, array in arrays.items():
+        most = expected[name].nbytes + NPY_HEADER
+        if len(array.data) > most:
+            raise UpdateError(f"expected at most {most} bytes of {name!r}; found {len(array.data)}", "too large")
+    try:
+        tensors = as_tensors(arrays)
+    except Exception as error:  # NumPy names no class for what it raises on bytes that are no array
+        raise UpdateError(f"expected arrays of numbers; {short(str(error))}", "malformed") from error
+    check_values(tensors, expected)
+    return tensors
+
+
+def bytes_of(content: RecordDict) -> int:
+    """Return the bytes of the arrays of a message."""
+    return sum(len(array.data) for arrays in content.array_records.values() for array in arrays.values())
+
+
+def adapter_of(model: LoraModel, arrays: ArrayRecord) -> Adapter:
+    """Return the adapter that arrays hold, whatever its rank, with the products that are merged.
+
+    Raises:
+        ModelError: If they are no adapter of this model.
+    """
+    tensors = as_tensors(arrays)
+    odd = model.misfits({name: value for name, value in tensors.items() if not name.endswith(PRODUCTS)})
+    if odd:
+        name, (expected, found) = next(iter(odd.items()))
+        raise ModelError(
+            f"expected the arrays of an adapter of {model.source.base_name}; {len(odd)} differ, the first is {name}: "
+            f"expected shape {expected}, found {found}. Make them with fedhello.flower.arrays(model)."
+        )
+    return Adapter({}, {name: model.block_of[name] for name in tensors if name in model.block_of}).with_tensors(tensors)
+
+
+def describe_task(task: Task, weights: str) -> ConfigRecord:
+    """Return what a client is asked to do; what it starts from travels as arrays beside it.
+
+    Args:
+        task: The task.
+        weights: The digest of the server's frozen weights.
+    """
+    allocation = task.allocation
+    return ConfigRecord(
+        {
+            "client": task.client,
+            "round": task.round,
+            "blocks": list(allocation.blocks),
+            "components": list(allocation.components),
+            "factors": allocation.factors,
+            "absent": list(allocation.absent),
+            "head": allocation.head,
+            "weights": weights,
+        }
+    )
+
+
+def read_allocation(content: RecordDict) -> tuple[ConfigRecord, Allocation]:
+    """Return what a message asks a client to do.
+
+    Raises:
+        EngineError: If it asks for nothing of fedhello's.
+    """
+    record = content.get(RECORD)
+    if not isinstance(record, ConfigRecord) or "blocks" not in record:
+        raise EngineError(
+            "expected a message to train from fedhello.flower.FedHello; this one holds no allocation. Use it as the "
+            "strategy of the ServerApp."
+        )
+    lists = {key: tuple(record[key]) for key in ("blocks", "components", "absent")}  # type: ignore[arg-type]
+    return record, Allocation(**lists, factors=record["factors"], head=record["head"])  # type: ignore[arg-type]
+
+
+def samples_of(content: RecordDict, key: str) -> int:
+    """Return the sample count of a reply.
+
+    Args:
+        content: Of the reply, with one MetricRecord.
+        key: Its name there.
+
+    Raises:
+        UpdateError: If it is none.
+    """
+    records = list(content.metric_records.values())
+    found = records[0].get(key) if len(records) == 1 else None
+    if not isinstance(found, (int, float)) or not 1 <= found <= MOST_SAMPLES or found != int(found):
+        raise UpdateError(
+            f"expected one MetricRecord with {key}, a whole number of at least 1; found {short(found)}", "wrong count"
+        )
+    return int(found)
+
+
+def alike(contents: Sequence[RecordDict], key: str) -> list[RecordDict]:
+    """Return the replies whose metrics have the names that most have, and can be averaged; the others are noted.
+
+    Flower ends a run where names differ.
+
+    Args:
+        contents: Of the replies.
+        key: The metric that the others are weighted by.
+    """
+    names = [_metric_names(content, key) for content in contents]
+    usual = Counter(found for found in names if found).most_common(1)
+    kept = [content for content, found in zip(contents, names, strict=True) if usual and found == usual[0][0]]
+    if len(kept) < len(contents):
+        logger.warning("the metrics of %d of %d replies are left out", len(contents) - len(kept), len(contents))
+    return kept
+
+
+def _metric_names(content: RecordDict, key: str) -> tuple[tuple[str, int], ...]:
+    """Return the names of a reply's metrics, each with how many values it has; nothing if they cannot be averaged."""
+    records = list(content.metric_records.values())
+    weight = records[0].get(key) if len(records) == 1 else None
+    if not isinstance(weight, (int, float)) or not weight > 0:
+        return ()
+    values = {name: value if isinstance(value, list) else [value] for name, value in records[0].items()}
+    if not all(math.isfinite(x) for found in values.values() for x in found):
+        return ()
+    return tuple(sorted((name, len(found)) for name, found in values.items()))

@@ -1,0 +1,330 @@
+"""fedhello as the strategy of somebody's own Flower app: who trains what, and how it combines; the rest stays theirs.
+
+    strategy = FedHello(model, "fed-hello", proxy=loader)        in the place of FedAvg()
+    result = strategy.start(grid=grid, initial_arrays=arrays(model), num_rounds=20)
+
+A round is Algorithm 1 (``fedhello.algorithm``), which Flower cuts in two: ``configure_train`` plays it with nobody
+answering, to learn the tasks, and ``aggregate_train`` plays it again with the replies. Allocations and Fisher scores
+are kept in between, so both are of the same round.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from torch import nn
+
+from fedhello import algorithm
+from fedhello.client.cost_model import Shape
+from fedhello.client.scoring import BlockSums, mean_scores
+from fedhello.engine.scores import read_block_sums
+from fedhello.errors import ConfigError, EngineError, UpdateError
+from fedhello.methods import Method
+from fedhello.network.flower_client import Loader, adapted, block_sums
+from fedhello.network.flower_nodes import Node, Nodes
+from fedhello.network.flower_planning import Planning, usable
+from fedhello.network.flower_records import (
+    REASONS,
+    RECORD,
+    SCORE,
+    adapter_of,
+    alike,
+    as_arrays,
+    bytes_of,
+    describe_task,
+    read_tensors,
+    samples_of,
+)
+from fedhello.network.messages import one_line
+from fedhello.notes import logger
+from fedhello.types import (
+    Adapter,
+    Allocation,
+    Budget,
+    Client,
+    Federation,
+    Reason,
+    Rejection,
+    RoundReport,
+    RunState,
+    Task,
+    Update,
+)
+
+FLOWERS_LOG = logging.getLogger("flwr")
+"""Where a Flower app's user looks for what happens."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A round between its two halves.
+
+    Attributes:
+        federation: Who could be asked.
+        tasks: Client → what it was asked.
+        messages: Client → the message, which has its id once it is sent.
+        scores: Γ, if there is one.
+    """
+
+    federation: Federation
+    tasks: Mapping[int, Task]
+    messages: Mapping[int, Message]
+    scores: tuple[float, ...] | None
+
+    def client_of(self, reply: Message) -> int | None:
+        """Return whom a reply is from: error replies that the SuperLink makes come from a node of its own."""
+        about, source = reply.metadata.reply_to_message_id, reply.metadata.src_node_id
+        by_id = (
+            k for k, sent in self.messages.items() if sent.metadata.message_id and sent.metadata.message_id == about
+        )
+        by_node = (k for k, sent in self.messages.items() if sent.metadata.dst_node_id == source)
+        return next(by_id, None if about else next(by_node, None))
+
+
+class FedHello(FedAvg):
+    """Fed-HeLLo's allocation, or another method of fedhello's, in the place of Flower's ``FedAvg``.
+
+    What ``FedAvg`` takes means the same here: how many nodes train and evaluate, and how metrics combine. A client's
+    reply counts if it holds exactly the allocated tensors, in their shapes, finite, and a sample count of at least 1
+    under ``weighted_by_key``; whatever else comes, its client is as if it had not been asked. A round in which fewer
+    than the quorum count changes nothing.
+
+    Attributes:
+        state: Where the run is.
+        reports: What each round came to, who was rejected and why.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | Method = "fed-hello",
+        *,
+        options: Mapping[str, Any] | None = None,
+        budgets: Mapping[Any, Mapping[str, Any] | Budget] | None = None,
+        proxy: Loader | None = None,
+        batch: Shape | None = None,
+        moments: int = 2,
+        quorum: float = 0.5,
+        wait: float = 600.0,
+        seed: int = 0,
+        **fedavg: Any,
+    ) -> None:
+        """Make a strategy.
+
+        Args:
+            model: The global model, as ``with_lora`` made it; it serves for Fisher scores and for planning.
+            method: Its name, or one of your own.
+            options: Of the method, such as ``{"warmup": 5}``.
+            budgets: Name or partition id → budget of a node that states none itself, such as ``{"blocks": 2}`` or
+                ``{"memory": "4GB"}``; under None that of all others.
+            proxy: The server's samples for Fisher scores, where the method's are computed there.
+            batch: Samples and tokens of the widest batch in ``train()``, for budgets in bytes; tokens are 1 for images.
+            moments: Values that ``train()``'s optimiser keeps per trained one: 2 for Adam, 1 for SGD with momentum.
+            quorum: The share of a round's clients that must count.
+            wait: Seconds to wait for nodes.
+            seed: Of every random choice of fedhello's.
+            fedavg: What ``FedAvg`` takes.
+
+        Raises:
+            ConfigError: If the method cannot be had here, or an option is wrong.
+            ModelError: If the model holds no adapter.
+        """
+        super().__init__(**fedavg)
+        self._of = adapted(model)
+        self._row, self._method = usable(method, options or {})
+        self._proxy = proxy
+        if self._row.uses_scores and self._method.scoring.source == "proxy" and proxy is None:
+            raise ConfigError(
+                f"expected proxy=, batches for the Fisher scores that {self._row.name} asks for; found none. Or let "
+                'clients score, with options={"scores": "clients"} and fedhello.flower.register(app, data=...).'
+            )
+        self._planning = Planning(self._row, self._method, self._of.lora, batch, moments, quorum, seed)
+        self._nodes = Nodes(budgets or {}, wait, self._planning.complaint)
+        self._asked: _Asked | None = None
+        self.state = algorithm.init(self._of.lora.snapshot(share_head=True))
+        self.reports: list[RoundReport] = []
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one message per client of the round, with what it starts from and what it trains.
+
+        Raises:
+            ClientsError: If there are not enough nodes in time.
+            ConfigError: If the method cannot run with their budgets.
+        """
+        if self.fraction_train == 0.0:
+            return []
+        nodes = self._nodes.gather(grid, lambda here: max(self.min_available_nodes, self._wanted(here)))
+        federation = self._planning.federation(nodes, self._wanted(len(nodes)))
+        self.state = replace(self.state, adapter=adapter_of(self._of.lora, arrays))
+        tasks: list[Task] = []
+
+        def nobody(asked: Iterable[Task]) -> tuple[Update, ...]:
+            tasks.extend(asked)
+            return ()
+
+        def score(state: RunState, clients: tuple[Client, ...]) -> tuple[float, ...]:
+            return self._score(state, clients, nodes, grid)
+
+        _, planned = algorithm.round(self.state, federation, self._method, nobody, score)
+        config["server-round"] = server_round
+        node_of = {node.client: node.node for node in nodes}
+        adapters = {id(task.adapter): task.adapter for task in tasks}  # most methods send all clients the same
+        encoded = {key: as_arrays(adapter.tensors) for key, adapter in adapters.items()}
+        messages = {
+            task.client: self._message(task, encoded[id(task.adapter)], node_of[task.client], config) for task in tasks
+        }
+        self._asked = _Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
+        FLOWERS_LOG.info("round %d: %s", server_round, _who(tasks, federation.blocks))
+        return list(messages.values())
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Combine the replies as the method does, and return every array; None where the round changes nothing."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return None, None
+        contents: dict[int, RecordDict] = {}
+        found: dict[int, Update | Rejection] = {}
+        for reply in replies:
+            k = asked.client_of(reply)
+            if k is not None and k not in found:
+                found[k] = self._read(asked.tasks[k], reply, asked.messages[k].content)
+                if not reply.has_error():
+                    contents[k] = reply.content
+        absent = {k: _rejected(task, "late", "there is no reply") for k, task in asked.tasks.items() if k not in found}
+        answers = [({**absent, **found})[k] for k in sorted(asked.tasks)]
+        allocations = {k: task.allocation for k, task in asked.tasks.items()}
+        method = replace(self._method, allocate=lambda context: allocations.get(context.client.id))
+        after, report = algorithm.round(
+            self.state, asked.federation, method, lambda tasks: answers, lambda *_: asked.scores or ()
+        )
+        for rejection in report.rejections:
+            logger.warning("client %d does not count: %s, %s", rejection.client, rejection.reason, rejection.detail)
+        if report.failed is None and not _is_finite(after.adapter):
+            report = replace(report, failed="the combined values are not finite")
+            after = replace(self.state, attempt=self.state.attempt + 1)
+        self.state = after
+        self.reports.append(report)
+        if report.failed is not None:
+            logger.warning("round %d changes nothing: %s", server_round, report.failed)
+            return None, None
+        counted = alike([contents[one.client] for one in report.clients], self.weighted_by_key)
+        metrics = self.train_metrics_aggr_fn(counted, self.weighted_by_key) if counted else None
+        return as_arrays(after.adapter.tensors), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return ``FedAvg``'s messages, which would wait for its number of nodes for ever.
+
+        Raises:
+            ClientsError: If there are not enough nodes in time.
+        """
+        if self.fraction_evaluate:
+            self._nodes.gather(grid, lambda here: max(self.min_available_nodes, self.min_evaluate_nodes))
+        return super().configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Combine the user's metrics as ``FedAvg`` does; replies that do not fit the others are left out."""
+        whole = [reply for reply in replies if not reply.has_error()]
+        kept = {id(content) for content in alike([reply.content for reply in whole], self.weighted_by_key)}
+        return super().aggregate_evaluate(server_round, [reply for reply in whole if id(reply.content) in kept])
+
+    def summary(self) -> None:
+        """Log what the strategy is."""
+        FLOWERS_LOG.info("%s: %s", self._row.name, self._row.summary)
+        super().summary()
+
+    def _wanted(self, here: int) -> int:
+        """Return how many clients a round asks."""
+        return max(int(here * self.fraction_train), self.min_train_nodes)
+
+    def _message(self, task: Task, arrays: ArrayRecord, node: int, config: ConfigRecord) -> Message:
+        # Everything travels: a ClientApp remembers nothing between rounds.
+        records: dict[str, ArrayRecord | ConfigRecord] = {
+            self.arrayrecord_key: arrays,
+            self.configrecord_key: config,
+            RECORD: describe_task(task, self._of.weights),
+        }
+        return Message(RecordDict(records), node, "train")  # type: ignore[arg-type]
+
+    def _read(self, task: Task, reply: Message, sent: RecordDict) -> Update | Rejection:
+        """Return what a reply comes to."""
+        if reply.has_error():
+            detail = f"Flower's error {reply.error.code}: {one_line(reply.error.reason)}"
+            return _rejected(task, REASONS.get(reply.error.code, "failed"), detail)
+        expected = {name: task.adapter.tensors[name] for name in task.adapter.names(task.allocation)}
+        try:
+            tensors = read_tensors(reply.content, expected)
+            samples = samples_of(reply.content, self.weighted_by_key)
+        except UpdateError as error:
+            return _rejected(task, error.reason, one_line(error))
+        sizes = (bytes_of(sent), bytes_of(reply.content))
+        return Update(task.client, task.round, samples, tensors, {}, *sizes)
+
+    def _score(
+        self, state: RunState, clients: tuple[Client, ...], nodes: Sequence[Node], grid: Grid
+    ) -> tuple[float, ...]:
+        """Return Γ, of the server's samples or of the clients'.
+
+        Raises:
+            EngineError: If no client contributes, and there are no earlier scores.
+        """
+        if self._method.scoring.source == "proxy":
+            self._of.lora.write(state.adapter.tensors)
+            return mean_scores([block_sums(self._of.lora, self._proxy or ())])
+        node_of, most = {node.client: node.node for node in nodes}, self._method.scoring.samples
+        records = {self.arrayrecord_key: as_arrays(state.adapter.tensors), RECORD: ConfigRecord({"samples": most})}
+        asked = [Message(RecordDict(records), node_of[k.id], f"query.{SCORE}") for k in clients]  # type: ignore[arg-type]
+        replies = list(grid.send_and_receive(asked, timeout=self._nodes.wait))
+        by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
+        sums: list[BlockSums] = []
+        for client, sent in zip(clients, asked, strict=True):
+            found = self._sums(by_id.get(sent.metadata.message_id), most)
+            if isinstance(found, BlockSums):
+                sums.append(found)
+            else:
+                logger.warning("the Fisher scores are without client %d: %s", client.id, found)
+        if sums:
+            return mean_scores(sums)
+        if state.scores is None:
+            raise EngineError(
+                "expected Fisher scores from the clients; none came. Register what scores, fedhello.flower.register("
+                "app, data=...), or score on the server: proxy=."
+            )
+        return state.scores
+
+    def _sums(self, reply: Message | None, most: int) -> BlockSums | str:
+        """Return a client's contribution to the scores, or why there is none."""
+        if reply is None or reply.has_error():
+            return "there is no reply" if reply is None else one_line(reply.error.reason)
+        record = reply.content.get(RECORD)
+        payload = record.get("sums") if isinstance(record, ConfigRecord) else None
+        if not isinstance(payload, bytes):
+            return "expected its sums; found something else"
+        try:
+            return read_block_sums(payload, self._of.lora.blocks.count, most)
+        except UpdateError as error:
+            return one_line(error)
+
+
+def _rejected(task: Task, reason: Reason, detail: str) -> Rejection:
+    return Rejection(task.client, task.round, reason, detail)
+
+
+def _is_finite(adapter: Adapter) -> bool:
+    return all(bool(value.isfinite().all()) for value in adapter.tensors.values())
+
+
+def _who(tasks: Sequence[Task], L: int) -> str:
+    def drawn(allocation: Allocation) -> str:
+        return "".join("●" if l in allocation.blocks else "·" for l in range(L))
+
+    return " ".join(drawn(task.allocation) for task in tasks)

@@ -1,0 +1,462 @@
+"""fedhello as the strategy of somebody's own Flower app, with all of Flower's parts but processes and sockets."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("flwr", reason="needs the extra flower")
+
+from flower_grid import LocalGrid
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from transformers import BertConfig, BertForSequenceClassification
+
+from fedhello import algorithm, flower
+from fedhello.allocation.needs import needs
+from fedhello.allocation.planner import least_memory
+from fedhello.client.fisher import over_batches
+from fedhello.client.scoring import mean_scores
+from fedhello.data.batches import Batch
+from fedhello.errors import ClientsError, ConfigError, EngineError, ModelError
+from fedhello.methods import METHODS
+from fedhello.network.flower_client import adapted, block_sums
+from fedhello.network.flower_nodes import read_budget
+from fedhello.types import Budget, Client, Federation, Update
+
+L, CLASSES, RANK = 3, 3, 4
+
+
+def net(seed=0, rank=RANK, **more):
+    """What a user's ``Net()`` returns, with the one line that is changed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = BertConfig(
+            vocab_size=50, hidden_size=8, num_hidden_layers=L, num_attention_heads=2, intermediate_size=16,
+            max_position_embeddings=32, num_labels=CLASSES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+        return flower.with_lora(BertForSequenceClassification(config), rank=rank, **more)
+
+
+def loader(k, batches=2):
+    """The data of client k: batches of four, and one sample more for each id."""
+    rng = np.random.default_rng(k)
+    sizes = [4] * batches + [1 + k]
+    return [
+        {
+            "input_ids": torch.from_numpy(rng.integers(1, 50, size=(n, 6))),
+            "attention_mask": torch.ones(n, 6, dtype=torch.int64),
+            "labels": torch.from_numpy(rng.integers(CLASSES, size=n)),
+        }
+        for n in sizes
+    ]
+
+
+def train_fn(model, batches, lr):
+    """The user's own."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, weight_decay=0.1)
+    model.train()
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+def client_app(k, model=net, train=train_fn, data=None):
+    """The user's ClientApp, with the three lines that are changed."""
+    app = ClientApp()
+    flower.register(app, data)
+
+    @app.train()
+    def on_train(msg, context):
+        own = model()
+        allotted = flower.prepare(own, msg)
+        loss = train(own, loader(k), msg.content["config"]["lr"])
+        metrics = MetricRecord({"train_loss": loss, "num-examples": sum(len(b["labels"]) for b in loader(k))})
+        return Message(RecordDict({"arrays": allotted.arrays(), "metrics": metrics}), reply_to=msg)
+
+    @app.evaluate()
+    def on_evaluate(msg, context):
+        own = model()
+        flower.load(own, msg.content["arrays"])
+        with torch.no_grad():
+            loss = sum(float(own(**b).loss) for b in loader(k))
+        return Message(RecordDict({"m": MetricRecord({"eval_loss": loss, "num-examples": 1 + k})}), reply_to=msg)
+
+    return app
+
+
+@pytest.fixture
+def grid(monkeypatch):
+    return LocalGrid(monkeypatch)
+
+
+def connect(grid, capacities=(1, 3), **more):
+    return [grid.connect(client_app(k, **more), blocks=c, **{"partition-id": k}) for k, c in enumerate(capacities)]
+
+
+def start(strategy, grid, model, rounds=1, lr=0.5, **more):
+    return strategy.start(
+        grid, flower.arrays(model), num_rounds=rounds, train_config=ConfigRecord({"lr": lr}), **more
+    )  # fmt: skip
+
+
+def tensors(arrays):
+    return {name: torch.from_numpy(array.numpy()) for name, array in arrays.items()}
+
+
+def test_a_run_goes_round_by_round_and_the_users_own_metrics_and_functions_stay(grid):
+    model, seen = net(), []
+    connect(grid, (1, 2, 3))
+    strategy = flower.FedHello(model, "rgd-hla", min_available_nodes=3, min_train_nodes=3, min_evaluate_nodes=3)
+
+    def evaluate_fn(server_round, arrays):
+        flower.load(model, arrays)
+        seen.append(server_round)
+        return MetricRecord({"loss": sum(float(model(**b).loss.detach()) for k in range(3) for b in loader(k))})
+
+    result = start(strategy, grid, model, rounds=3, evaluate_fn=evaluate_fn)
+    assert seen == [0, 1, 2, 3]
+    assert [sorted(m) for m in result.train_metrics_clientapp.values()] == [["train_loss"]] * 3
+    assert [sorted(m) for m in result.evaluate_metrics_clientapp.values()] == [["eval_loss"]] * 3
+    assert result.evaluate_metrics_serverapp[3]["loss"] < result.evaluate_metrics_serverapp[0]["loss"]
+    assert [len(report.clients) for report in strategy.reports] == [3, 3, 3]
+    assert set(result.arrays) == set(flower.arrays(model))
+
+
+def test_each_node_trains_and_returns_what_it_can_afford_and_the_rest_stays_to_the_bit(grid):
+    model = net()
+    nodes = connect(grid, (1, 2))
+    before = tensors(flower.arrays(model))
+    kept = {}
+    for node in nodes:
+        grid.faults[node] = lambda message, reply: kept.setdefault(message.metadata.dst_node_id, reply)
+    result = start(flower.FedHello(model, "gd-hla", options={"pattern": "triangle"}), grid, model)
+    trained = set()
+    for node, c in zip(nodes, (1, 2), strict=True):
+        names = set(kept[node].content["arrays"])
+        blocks = {adapted(model).lora.block_of[name] for name in names}
+        assert len(blocks - {None}) == c
+        assert None in blocks  # the head that all share
+        trained |= names
+    after = tensors(result.arrays)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved and moved <= trained < after.keys()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "stated"),
+    [
+        ("fed-hello", {"warmup": 1, "refresh": 1}, "blocks"),
+        ("fim-hla", {"refresh": 1}, "blocks"),
+        ("rgd-hla", {}, "blocks"),
+        ("gd-hla", {}, "blocks"),
+        ("straggler", {}, "blocks"),
+        ("full", {}, "blocks"),
+        ("fedra-mask", {}, "blocks"),
+        ("legend", {}, "blocks"),
+        ("fedra", {}, "blocks"),
+        ("head-only", {}, "blocks"),
+        ("flexlora", {}, "rank"),
+        ("raflora", {}, "rank"),
+        ("rbla", {}, "rank"),
+        ("replication", {}, "rank"),
+        ("fedit", {}, "rank"),
+        ("helora-pad", {}, "rank"),
+        ("hralora", {"warmup": 1}, "rank"),
+        ("ffa-lora", {}, "rank"),
+        ("rolora", {}, "rank"),
+        ("fed-plora", {}, "rank"),
+        ("flora", {}, "rank"),
+        ("fedex-lora", {}, "rank"),
+        ("lora-fair", {}, "rank"),
+    ],
+)
+def test_the_result_is_that_of_algorithm_1_on_the_same_updates_to_the_bit(grid, method, options, stated):
+    model = net()
+    budgets = [Budget(**{stated: c}) for c in (1, 2)]
+    nodes = [grid.connect(client_app(k), **{"partition-id": k, stated: k + 1}) for k in range(2)]
+    replies = []
+    for node in nodes:
+        grid.faults[node] = lambda message, reply: replies.append(reply) or reply
+    row = METHODS[method]
+    strategy = flower.FedHello(model, method, options=options, proxy=loader(9) if row.uses_scores else None)
+    result = start(strategy, grid, model, rounds=3, lr=0.05)
+
+    # The same, by hand: one state after the other, with the updates that went over the grid.
+    theta = adapted(net()).lora
+    clients = tuple(Client(k, k, budget, 1) for k, budget in enumerate(budgets))
+    world = Federation(clients, tuple(budgets), L, 2, 0, rank=RANK, scale=theta.scale)
+    state, bound = algorithm.init(theta.snapshot(share_head=True)), row.bind(**options)
+
+    def score(state, _):
+        theta.write(state.adapter.tensors)
+        return mean_scores([block_sums(theta, loader(9))])
+
+    trained = [reply for reply in replies if reply.content.array_records]
+    for t in range(3):
+        of_round = trained[2 * t : 2 * t + 2]
+
+        def train(tasks, of_round=of_round):
+            for task, reply in zip(tasks, of_round, strict=True):
+                names = task.adapter.names(task.allocation)
+                sent = tensors(reply.content["arrays"])
+                assert sorted(sent) == list(names)
+                yield Update(task.client, task.round, 9 + task.client, sent)
+
+        state, record = algorithm.round(state, world, bound, train, score)
+        assert record.failed is None, record
+    assert strategy.state.round == 3, strategy.reports[-1]
+    found = tensors(result.arrays)
+    assert found.keys() == state.adapter.tensors.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.adapter.tensors.items())
+
+
+def test_the_sum_does_not_depend_on_the_order_in_which_nodes_came(monkeypatch):
+    found = []
+    for order in ((0, 1, 2), (2, 0, 1)):
+        grid = LocalGrid(monkeypatch)
+        for k in order:
+            grid.connect(client_app(k), blocks=k + 1, **{"partition-id": k})
+        model = net()
+        strategy = flower.FedHello(model, "rgd-hla", min_available_nodes=3, min_train_nodes=3)
+        found.append(tensors(start(strategy, grid, model, rounds=2).arrays))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def _changed(change):
+    def fault(message, reply):
+        if message.metadata.message_type == "evaluate":
+            return reply
+        arrays = dict(reply.content["arrays"].items())
+        metrics = dict(reply.content["metrics"].items())
+        change(arrays, metrics)
+        content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord(metrics)})
+        return Message(content, reply_to=message)
+
+    return fault
+
+
+def _first(arrays):
+    return min(name for name in arrays if "lora_B" in name)
+
+
+def _put(make):
+    return lambda arrays, metrics: arrays.update({_first(arrays): make(arrays[_first(arrays)])})
+
+
+def _count(value):
+    return lambda arrays, metrics: metrics.update({"num-examples": value})
+
+
+CHANGES = {
+    "wrong tensors": [
+        lambda arrays, metrics: arrays.pop(_first(arrays)),
+        lambda arrays, metrics: arrays.update(more=Array(np.zeros(1, np.float32))),
+        _put(lambda array: Array(np.zeros((2, 2), np.float32))),
+        _put(lambda array: Array(array.numpy().astype("float64"))),
+    ],
+    "not finite": [_put(lambda array: Array(array.numpy() * np.nan))],
+    "malformed": [_put(lambda array: Array("float32", (1,), "numpy.ndarray", b"x"))],
+    "too large": [_put(lambda array: Array("float32", (1,), "numpy.ndarray", bytes(10**5)))],
+    "wrong count": [
+        lambda arrays, metrics: metrics.pop("num-examples"),
+        *map(_count, (0, 2.5, 2**40, float("nan"))),
+    ],
+}
+
+
+@pytest.mark.parametrize(("reason", "change"), [(reason, c) for reason, all_of in CHANGES.items() for c in all_of])
+def test_a_reply_that_is_not_what_was_asked_for_does_not_count_and_the_round_goes_on(grid, reason, change, caplog):
+    model = net()
+    _, broken = connect(grid, (3, 3))
+    grid.faults[broken] = _changed(change)
+    strategy = flower.FedHello(model, "gd-hla", quorum=0.5)
+    result = start(strategy, grid, model)
+    (report,) = strategy.reports
+    assert [one.client for one in report.clients] == [0]
+    assert [(one.client, one.reason) for one in report.rejections] == [(1, reason)]
+    assert "client 1 does not count" in caplog.text
+    assert result.train_metrics_clientapp[1].keys() == {"train_loss"}
+    # What it leads to is the update of the other.
+    alone = flower.FedHello(net(), "gd-hla", min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+    grid.nodes.pop(broken)
+    same = start(alone, grid, net())
+    assert all(torch.equal(tensors(result.arrays)[n], v) for n, v in tensors(same.arrays).items())
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (lambda message, reply: LocalGrid.error(message, ErrorCode.NODE_UNAVAILABLE), "lost"),
+        (lambda message, reply: LocalGrid.error(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION), "failed"),
+        (lambda message, reply: None, "late"),
+    ],
+)
+def test_nodes_that_fail_are_told_apart_by_the_message_and_not_by_its_sender(grid, fault, reason):
+    model = net()
+    _, broken = connect(grid, (3, 3))
+    grid.faults[broken] = fault
+    strategy = flower.FedHello(model, "gd-hla")
+    start(strategy, grid, model)
+    assert [(one.client, one.reason) for one in strategy.reports[0].rejections] == [(1, reason)]
+
+
+def test_a_round_below_the_quorum_changes_nothing_and_is_tried_again(grid, caplog):
+    model = net()
+    nodes = connect(grid, (3, 3))
+    silent = {node: (lambda message, reply: None) for node in nodes}
+    grid.faults.update(silent)
+    strategy = flower.FedHello(model, "gd-hla")
+
+    def evaluate_fn(server_round, arrays):
+        if server_round == 1:
+            grid.faults.clear()
+        return MetricRecord({"same": int(all(torch.equal(tensors(arrays)[n], v) for n, v in before.items()))})
+
+    before = tensors(flower.arrays(model))
+    result = start(strategy, grid, model, rounds=2, evaluate_fn=evaluate_fn)
+    assert [result.evaluate_metrics_serverapp[i]["same"] for i in range(3)] == [1, 1, 0]
+    assert "round 1 changes nothing: 0 of 2 updates count; the quorum is 1" in caplog.text
+    assert (strategy.state.round, [report.attempt for report in strategy.reports]) == (1, [0, 1])
+
+
+def test_training_that_changes_nothing_is_an_error_that_says_what_to_do(grid, caplog):
+    model = net()
+    connect(grid, (3, 3), train=lambda model, batches, lr: 0.0)
+    start(flower.FedHello(model, "gd-hla"), grid, model)
+    assert "Make the optimiser after" in caplog.text
+
+
+def test_too_few_nodes_are_an_error_and_no_finished_run(grid):
+    now = iter(range(100))
+    strategy = flower.FedHello(net(), "gd-hla", wait=5)
+    strategy._nodes.clock = lambda: next(now)
+    strategy._nodes.sleep = lambda seconds: None
+    with pytest.raises(ClientsError, match="expected 2 nodes within 5 s; 0 of the 0"):
+        start(strategy, grid, net())
+    grid.connect(ClientApp(), blocks=1)
+    grid.connect(client_app(0))
+    with pytest.raises(ClientsError, match=r"register\(app\).*a budget of node") as caught:
+        start(strategy, grid, net())
+    assert "0 of the 2" in str(caught.value)
+
+
+def test_who_starts_anew_is_the_same_client_and_who_comes_later_takes_part(grid):
+    model = net()
+    first, _ = connect(grid, (1, 3))
+    strategy = flower.FedHello(model, "rgd-hla")
+
+    def evaluate_fn(server_round, arrays):
+        if server_round == 1:
+            grid.nodes.pop(first)
+            grid.connect(client_app(0), blocks=2, **{"partition-id": 0})
+            grid.connect(client_app(2), blocks=2, **{"partition-id": 2})
+
+    start(strategy, grid, model, rounds=2, evaluate_fn=evaluate_fn)
+    assert [[len(one.blocks) for one in report.clients] for report in strategy.reports] == [[1, 3], [2, 3, 2]]
+    assert [[one.client for one in report.clients] for report in strategy.reports] == [[0, 1], [0, 1, 2]]
+
+
+def test_budgets_can_be_given_by_the_server_to_nodes_that_state_none(grid):
+    model = net()
+    for k in range(3):
+        grid.connect(client_app(k), **{"partition-id": k}, **({"blocks": 1} if k == 2 else {}))
+    budgets = {0: {"blocks": 2}, 2: {"blocks": 3}, None: Budget(blocks=3)}
+    strategy = flower.FedHello(model, "rgd-hla", budgets=budgets, min_available_nodes=3, min_train_nodes=3)
+    start(strategy, grid, model)
+    assert [len(one.blocks) for one in strategy.reports[0].clients] == [2, 3, 1]
+
+
+def test_a_budget_of_memory_decides_what_trains(grid):
+    model = net()
+    strategy = flower.FedHello(model, "rgd-hla", batch=(4, 6))
+    costs = strategy._planning.costs
+    top = needs(costs, least_memory((L - 1,), costs, "keep")).memory_bytes
+    for k, memory in enumerate((top, 10**9)):
+        grid.connect(client_app(k), memory=f"{memory}B", **{"partition-id": k})
+    start(strategy, grid, model)
+    assert [one.blocks for one in strategy.reports[0].clients] == [(L - 1,), (0, 1, 2)]
+    for budget, sentence in (("1kB", "the least there is to train"), ("1GB", "batch=")):
+        complaint = flower.FedHello(net(), "rgd-hla", batch=None if "batch" in sentence else (4, 6))._planning.complaint
+        assert sentence in complaint(read_budget({"memory": budget}, "node"))
+
+
+def test_clients_can_score(grid):
+    model = net()
+    for k in range(2):
+        grid.connect(client_app(k, data=lambda context, k=k: (net(), loader(k))), blocks=k + 1, **{"partition-id": k})
+    options = {"refresh": 1, "scores": "clients", "score_samples": 6}
+    strategy = flower.FedHello(model, "fim-hla", options=options)
+    start(strategy, grid, model)
+    lora = adapted(net()).lora
+    parts = [b for k in range(2) for b in (loader(k)[0], {n: v[:2] for n, v in loader(k)[1].items()})]
+    batches = [Batch({n: v for n, v in b.items() if n != "labels"}, b["labels"]) for b in parts]
+    assert strategy.reports[0].scores == pytest.approx(over_batches(lora, batches) / 12, rel=1e-5)
+    assert strategy.reports[0].scored
+    silent = flower.FedHello(net(), "fim-hla", options=options)
+    grid.nodes.clear()
+    connect(grid)
+    with pytest.raises(EngineError, match=r"none came. Register what scores"):
+        start(silent, grid, net())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_can_be_had_or_is_refused_in_a_sentence(method):
+    refused = {"centralised", "server-only", "helora-kd", "local-only", "hetlora"}
+    if method in refused:
+        with pytest.raises(ConfigError, match=f"{method} .*Use fedhello run or server"):
+            flower.FedHello(net(), method, proxy=loader(0))
+    else:
+        flower.FedHello(net(), method, proxy=loader(0))
+
+
+def test_what_cannot_be_is_refused_at_once():
+    for wrong, sentence in (
+        ({"method": "fedavg"}, "one of fedhello's methods"),
+        ({"method": "fed-hello"}, "expected proxy="),
+        ({"method": "rgd-hla", "options": {"patern": "triangle"}}, "options of rgd-hla"),
+        ({"method": "rgd-hla", "options": {"weighting": "batches"}}, "does not count"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            flower.FedHello(net(), **wrong)
+    with pytest.raises(ModelError, match="with_lora"):
+        flower.FedHello(torch.nn.Linear(1, 1), "rgd-hla")
+    assert "expected a budget in blocks" in flower.FedHello(net(), "rgd-hla")._planning.complaint(Budget(rank=2))
+    assert "expected a budget in rank" in flower.FedHello(net(), "flexlora")._planning.complaint(Budget(blocks=2))
+
+
+def test_metrics_of_other_names_are_left_out_and_end_no_run(grid, caplog):
+    model = net()
+    nodes = connect(grid, (1, 2, 3))
+
+    def odd(message, reply):
+        if message.metadata.message_type == "evaluate":
+            return Message(RecordDict({"m": MetricRecord({"accuracy": 1.0, "num-examples": 5})}), reply_to=message)
+        return _changed(lambda arrays, metrics: metrics.update(mine=1.0))(message, reply)
+
+    grid.faults[nodes[2]] = odd
+    strategy = flower.FedHello(model, "rgd-hla", min_available_nodes=3, min_train_nodes=3, min_evaluate_nodes=3)
+    result = start(strategy, grid, model)
+    assert len(strategy.reports[0].clients) == 3
+    assert sorted(result.train_metrics_clientapp[1]) == ["train_loss"]
+    assert sorted(result.evaluate_metrics_clientapp[1]) == ["eval_loss"]
+    assert caplog.text.count("the metrics of 1 of 3 replies are left out") == 2
+
+
+def test_arrays_that_are_no_adapter_of_the_model_are_refused(grid):
+    connect(grid)
+    with pytest.raises(ModelError, match=r"fedhello\.flower\.arrays\(model\)"):
+        flower.FedHello(net(), "rgd-hla").start(grid, ArrayRecord(net().state_dict()), num_rounds=1)
+
+
+def test_a_run_goes_on_from_arrays_of_another(grid):
+    model = net()
+    connect(grid)
+    first = start(flower.FedHello(model, "gd-hla"), grid, model)
+    strategy = flower.FedHello(net(), "gd-hla")
+    strategy.start(grid, first.arrays, num_rounds=1, train_config=ConfigRecord({"lr": 0.5}))
+    sent = grid.trained()[-1].content["arrays"]
+    assert all(torch.equal(tensors(sent)[n], v) for n, v in tensors(first.arrays).items())
