@@ -11,6 +11,9 @@ import pytest
 import torch
 
 import fedhello as fh
+from fedhello.client.loss import LOSSES
+from fedhello.data.partition import PARTITIONS
+from fedhello.model.evaluation import METRICS
 
 ROOT = Path(__file__).parents[1]
 CLASSES = [name for name in fh.__all__ if inspect.isclass(getattr(fh, name))]
@@ -84,14 +87,16 @@ def test_the_example_of_a_public_name_does_what_it_says(name, workplace, tmp_pat
     for file in workplace.iterdir():
         (tmp_path / file.name.replace("tiny.yaml", "my.yaml")).symlink_to(file)
     monkeypatch.chdir(tmp_path)
-    known = dict(fh.METHODS)
+    tables = [fh.METHODS, PARTITIONS.table, LOSSES.table, METRICS.table]
+    before = [dict(table) for table in tables]
     example, said = example_of(name), []
     assert example.examples, "a short example"
     try:
         failed, _ = doctest.DocTestRunner().run(example, out=said.append)
     finally:
-        fh.METHODS.clear()
-        fh.METHODS.update(known)
+        for table, known in zip(tables, before, strict=True):
+            table.clear()
+            table.update(known)
     assert failed == 0, "".join(said)
 
 

@@ -72,6 +72,9 @@ if TYPE_CHECKING:
     from fedhello.setup.inventory import models as models
     from fedhello.setup.starter import Starter as Starter
     from fedhello.setup.starter import init as init
+    from fedhello.state import ClientReport as ClientReport
+    from fedhello.state import RoundReport as RoundReport
+    from fedhello.state import RunState as RunState
     from fedhello.strategy import AggregationContext as AggregationContext
     from fedhello.strategy import AggregationResult as AggregationResult
     from fedhello.strategy import AllocationContext as AllocationContext
@@ -79,11 +82,8 @@ if TYPE_CHECKING:
     from fedhello.types import Allocation as Allocation
     from fedhello.types import Budget as Budget
     from fedhello.types import Client as Client
-    from fedhello.types import ClientReport as ClientReport
     from fedhello.types import Federation as Federation
     from fedhello.types import Rejection as Rejection
-    from fedhello.types import RoundReport as RoundReport
-    from fedhello.types import RunState as RunState
     from fedhello.types import Task as Task
     from fedhello.types import Update as Update
 
@@ -113,8 +113,8 @@ _WHERE = {
     "fedhello.setup.inventory": "doctor models",
     "fedhello.setup.starter": "Starter init",
     "fedhello.strategy": "AggregationContext AggregationResult AllocationContext",
-    "fedhello.types": "Adapter Allocation Budget Client ClientReport "
-    "Federation Rejection RoundReport RunState Task Update",
+    "fedhello.state": "ClientReport RoundReport RunState",
+    "fedhello.types": "Adapter Allocation Budget Client Federation Rejection Task Update",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
 

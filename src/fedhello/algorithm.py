@@ -43,19 +43,9 @@ from dataclasses import replace
 
 from fedhello.allocation.needs import measured_excess
 from fedhello.randomness import generator
+from fedhello.state import ClientReport, RoundReport, RunState
 from fedhello.strategy import AggregationContext, AllocationContext, BoundMethod, Distil
-from fedhello.types import (
-    Adapter,
-    Allocation,
-    Client,
-    ClientReport,
-    Federation,
-    Rejection,
-    RoundReport,
-    RunState,
-    Task,
-    Update,
-)
+from fedhello.types import Adapter, Allocation, Client, Federation, Rejection, Task, Update
 
 Train = Callable[[Iterable[Task]], Iterable[Update | Rejection]]
 """LocalTraining on every client of a round: tasks (θ_k, m_k, t) in ascending client id → replies in the same order."""

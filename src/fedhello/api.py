@@ -41,7 +41,7 @@ from fedhello.session import Session
 from fedhello.setup import prepare as setup
 from fedhello.setup.model import Objects
 from fedhello.setup.objects import check_processor, given_held_out, with_objects
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 
 def prepare(

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 from torch import Tensor
 
 from fedhello.randomness import generator
-from fedhello.types import Adapter, Allocation, Client, Federation, Rejection, RunState, Task, Update
+from fedhello.state import RunState
+from fedhello.types import Adapter, Allocation, Client, Federation, Rejection, Task, Update
 
 
 @dataclass(frozen=True)

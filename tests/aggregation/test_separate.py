@@ -12,8 +12,9 @@ from fedhello.aggregation.separate import (
     send_model_of_rank,
     send_own_model,
 )
+from fedhello.state import RunState
 from fedhello.strategy import AllocationContext
-from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, RunState, Update
+from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Update
 
 Q, V = "layer.0.q", "layer.1.v"
 

@@ -1,7 +1,8 @@
 from planning import byte_federation, costs
 
 from fedhello.allocation.needs import measured_excess, most_flops, needs
-from fedhello.types import Allocation, Budget, ClientReport, Federation, Rejection
+from fedhello.state import ClientReport
+from fedhello.types import Allocation, Budget, Federation, Rejection
 
 
 def test_needs_by_hand():

@@ -11,7 +11,8 @@ from fedhello.engine import local as local_module
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import encode_tensors
 from fedhello.methods import METHODS
-from fedhello.types import Allocation, ClientReport, Rejection, RoundReport, Task, Update
+from fedhello.state import ClientReport, RoundReport
+from fedhello.types import Allocation, Rejection, Task, Update
 
 SETTINGS = TrainingSettings(
     rounds=4, epochs=1, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fedhello.runs.checkpoint import Checkpoints, decode
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -7,7 +7,7 @@ from fedhello.model.compensation import DriftCompensation
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import family
 from fedhello.model.statistics import PARTS, Moments, StatisticsSettings, head_sums
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 SHRINKAGES = (0.1, 0.9)
 

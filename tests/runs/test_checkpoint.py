@@ -11,7 +11,8 @@ from safetensors import safe_open
 from fedhello.errors import RunFolderError
 from fedhello.runs import checkpoint as checkpoints
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, DamagedError, decode, differences, encode, listed
-from fedhello.types import Adapter, RunState
+from fedhello.state import RunState
+from fedhello.types import Adapter
 
 
 def state(round=3):

@@ -12,7 +12,8 @@ from fedhello.runs.formats import read_clients, read_round, write_clients, write
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.loop import RoundRecord
 from fedhello.session import ClientEntry
-from fedhello.types import ClientReport, Rejection, RoundReport
+from fedhello.state import ClientReport, RoundReport
+from fedhello.types import Rejection
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1"
 

@@ -37,7 +37,8 @@ from fedhello.runs.tracking import (
     without_secrets,
 )
 from fedhello.session import RunSettings
-from fedhello.types import Adapter, ClientReport, RoundReport, RunState
+from fedhello.state import ClientReport, RoundReport, RunState
+from fedhello.types import Adapter
 
 TOOLS = ["tensorboard", "wandb", "mlflow"]
 SUMMARY = {"status": "finished", "final": 0.75, "best_round": None, "labels": ["a"], "tiers": [{"bytes_up": 5.0}]}

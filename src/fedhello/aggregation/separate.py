@@ -14,8 +14,9 @@ from torch import Tensor
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.factors import held_part, part, spread
+from fedhello.state import RunState
 from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, Distillation
-from fedhello.types import Adapter, Allocation, Federation, RunState, Task, Update
+from fedhello.types import Adapter, Allocation, Federation, Task, Update
 
 
 def remembered(method_state: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedhello.costs import KEEP, Costs, Role
-from fedhello.types import Allocation, Budget, ClientReport, Federation, Rejection
+from fedhello.state import ClientReport
+from fedhello.types import Allocation, Budget, Federation, Rejection
 
 
 @dataclass(frozen=True)

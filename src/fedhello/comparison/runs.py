@@ -37,7 +37,7 @@ from fedhello.session import Session
 from fedhello.setup.model import NAMED, Objects, load_model
 from fedhello.setup.objects import STAND_IN
 from fedhello.setup.prepare import prepare
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 Kind = Literal["blocks", "rank"]
 """In what a tier may state a count."""

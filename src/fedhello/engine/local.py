@@ -21,7 +21,8 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent, head_sums
 from fedhello.randomness import generator
-from fedhello.types import Adapter, Client, Federation, Reason, Rejection, RoundReport, Task, Update
+from fedhello.state import RoundReport
+from fedhello.types import Adapter, Client, Federation, Reason, Rejection, Task, Update
 
 LONGEST_FAULT = 300
 """Characters of an error's text that are kept."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from fedhello.client.scoring import ScoreReply, ScoreRequest
 from fedhello.client.settings import TrainingSettings
 from fedhello.model.statistics import HeadSums
-from fedhello.types import Adapter, Rejection, RoundReport, Task, Update
+from fedhello.state import RoundReport
+from fedhello.types import Adapter, Rejection, Task, Update
 
 Heads = Mapping[int, Mapping[str, Tensor]]
 """Client → the head that it keeps, by tensor name."""

@@ -16,8 +16,9 @@ from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import Family, Head, calibrated
 from fedhello.model.statistics import HeadSums, Moments
 from fedhello.model.validation import same_objects
+from fedhello.state import RunState
 from fedhello.strategy import STEPS
-from fedhello.types import Adapter, RunState
+from fedhello.types import Adapter
 
 ALL = -1
 """Key of the features of all parts together."""

@@ -34,7 +34,8 @@ from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
 from fedhello.network.inbox import Inbox
 from fedhello.network.messages import Failure, Fields, Link, Reply, one_line
 from fedhello.network.registry import POLL, SLOWEST, Arrival, ClientInfo, ClientRegistry, taken
-from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, RoundReport, Task, Update
+from fedhello.state import RoundReport
+from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, Task, Update
 
 FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite"}
 """What a client may say went wrong, beside that it failed."""

@@ -41,19 +41,8 @@ from fedhello.network.flower_records import (
 )
 from fedhello.network.messages import one_line
 from fedhello.notes import logger
-from fedhello.types import (
-    Adapter,
-    Allocation,
-    Budget,
-    Client,
-    Federation,
-    Reason,
-    Rejection,
-    RoundReport,
-    RunState,
-    Task,
-    Update,
-)
+from fedhello.state import RoundReport, RunState
+from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reason, Rejection, Task, Update
 
 FLOWERS_LOG = logging.getLogger("flwr")
 """Where a Flower app's user looks for what happens."""

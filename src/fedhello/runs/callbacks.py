@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from fedhello.errors import ConfigError
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 Watched = Literal["validation_accuracy", "validation_loss", "train_loss"]
 """What early stopping may look at. Test data are for reporting alone."""

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from fedhello.errors import RunFolderError
 from fedhello.runs.files import write_whole, writing
-from fedhello.types import Adapter, RunState
+from fedhello.state import RunState
+from fedhello.types import Adapter
 
 FORMAT = "fedhello checkpoint"
 VERSION = 1

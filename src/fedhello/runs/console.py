@@ -25,7 +25,8 @@ from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.summary import taken_lines
 from fedhello.session import Session
-from fedhello.types import Budget, ClientReport, Reason, RoundReport, RunState
+from fedhello.state import ClientReport, RoundReport, RunState
+from fedhello.types import Budget, Reason
 
 SHOWN_ROUNDS = 20
 ABSENT: tuple[Reason, ...] = ("lost", "late")

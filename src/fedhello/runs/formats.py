@@ -18,7 +18,8 @@ from fedhello.model.evaluation import Evaluation
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.loop import RoundRecord
 from fedhello.session import ClientEntry
-from fedhello.types import ClientReport, Rejection, RoundReport
+from fedhello.state import ClientReport, RoundReport
+from fedhello.types import Rejection
 
 ROUND = 1
 """Format of a line of ``rounds.jsonl``; it rises whenever an earlier fedhello could not read it. 0.1.0 wrote none."""

@@ -23,7 +23,8 @@ from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums,
 from fedhello.randomness import generator
 from fedhello.runs.selection import selection_after
 from fedhello.session import Session
-from fedhello.types import Adapter, RunState
+from fedhello.state import RunState
+from fedhello.types import Adapter
 
 NOT_FINITE = "training led to features that are not finite, and the head stays as it was; lower train.lr"
 

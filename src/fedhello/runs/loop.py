@@ -27,8 +27,9 @@ from fedhello.runs.heads import (
 from fedhello.runs.scoring import Scorer
 from fedhello.runs.selection import first_selection, selection_after
 from fedhello.session import Session
+from fedhello.state import RoundReport, RunState
 from fedhello.strategy import Distillation, the_global_model
-from fedhello.types import Adapter, RoundReport, RunState
+from fedhello.types import Adapter
 
 
 @dataclass(frozen=True)

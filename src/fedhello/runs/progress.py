@@ -18,7 +18,7 @@ from fedhello.runs.heads import HeadChange
 from fedhello.runs.loop import RoundRecord, RunStart, start
 from fedhello.runs.summary import versions
 from fedhello.session import ClientEntry, Session
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 
 @dataclass(frozen=True)

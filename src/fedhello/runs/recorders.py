@@ -10,7 +10,7 @@ from fedhello.runs.callbacks import Callback
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.tracking import Tracker, check_installed, round_metrics
 from fedhello.session import Session
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 
 class JsonLinesFile(Callback):

@@ -19,7 +19,7 @@ from fedhello.runs.progress import begin, identity_of
 from fedhello.runs.summary import summarise
 from fedhello.runs.tracking import Tracker, check_installed
 from fedhello.session import Session
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 
 def run_session(

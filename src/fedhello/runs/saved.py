@@ -10,7 +10,7 @@ from fedhello.runs.loop import RoundRecord, RunStart, evaluate_adapter
 from fedhello.runs.progress import Progress, identity_of
 from fedhello.runs.summary import summarise
 from fedhello.session import Session
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 
 def save_state(

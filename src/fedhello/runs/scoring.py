@@ -8,8 +8,9 @@ from fedhello.client.fisher import block_scores
 from fedhello.client.scoring import ScoreReply, ScoreRequest, mean_scores
 from fedhello.errors import EngineError
 from fedhello.session import Session
+from fedhello.state import RoundReport, RunState
 from fedhello.strategy import AllocationContext
-from fedhello.types import Client, RoundReport, RunState
+from fedhello.types import Client
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedhello.aggregation.server import sure_gain
 from fedhello.session import Session
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 ERRORS = 3.0
 """z."""

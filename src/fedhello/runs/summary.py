@@ -17,8 +17,9 @@ from fedhello.runs.formats import write_evaluation, write_head
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
+from fedhello.state import ClientReport
 from fedhello.strategy import the_global_model
-from fedhello.types import ClientReport, Rejection
+from fedhello.types import Rejection
 
 LAST = 5
 """How many last scored rounds the reported mean is taken over."""

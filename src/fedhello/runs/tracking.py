@@ -22,7 +22,7 @@ from fedhello.runs.callbacks import Callback
 from fedhello.runs.formats import write_evaluation, write_round
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import Session
-from fedhello.types import RunState
+from fedhello.state import RunState
 
 PER_BLOCK = ("contributors", "scores")
 """The lists of a round that hold one number per block; what counts in any other list is its length."""
