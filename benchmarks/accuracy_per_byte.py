@@ -21,7 +21,7 @@ from typing import Any
 import runs
 from fedhello.allocation.needs import needs
 from fedhello.config.load import load_config
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.session import Session
 from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation

@@ -27,7 +27,7 @@ import torch
 from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.factors import held_part
 from fedhello.methods import METHODS
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.strategy import AggregationContext, AllocationContext
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Federation, Update
 

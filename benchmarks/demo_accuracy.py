@@ -12,7 +12,7 @@ import statistics
 import sys
 
 import runs
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 
 IID = "data.partition={kind: iid}"
 PLAIN = ["model.head=aggregate", "train.loss=cross_entropy"]

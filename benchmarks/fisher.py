@@ -18,7 +18,7 @@ from torch.nn.functional import log_softmax
 from fedhello.client.fisher import block_scores
 from fedhello.client.memory import StepMemory
 from fedhello.config.load import load_config
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.setup.prepare import prepare
 
 

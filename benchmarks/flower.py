@@ -30,7 +30,7 @@ from fedhello.client.settings import ALWAYS_MEASURED, TrainingSettings
 from fedhello.engine.wire import encode_update
 from fedhello.network.engine import RemoteEngine
 from fedhello.network.registry import ClientInfo, ClientRegistry, DeclaredBudget
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Task, Update
 
 CLIENTS = 3

@@ -14,7 +14,7 @@ from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import encode_update
 from fedhello.model.adapter import LoraModel
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.types import Allocation, Update
 from models import MODELS, SETTINGS
 

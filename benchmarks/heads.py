@@ -34,7 +34,7 @@ from fedhello.model.evaluation import evaluate, pooled_features
 from fedhello.model.head import Head, family, prototype_head, solved_head
 from fedhello.model.statistics import HeadSums, Moments, StatisticsSettings, add_up, as_sent, head_sums
 from fedhello.runs.heads import first_head
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.setup.data import partition_data
 from fedhello.setup.prepare import Loaded, load, prepare
 

@@ -25,7 +25,7 @@ from fedhello.allocation.planner import fixed_policies, plan
 from fedhello.client.calibration import calibrate
 from fedhello.client.training import Assignment, local_training
 from fedhello.costs import ActivationRule
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.types import Allocation, Budget
 from models import MODELS, SETTINGS
 

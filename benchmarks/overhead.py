@@ -26,7 +26,7 @@ from fedhello.data.batches import training_batches
 from fedhello.randomness import generator
 from fedhello.runs.loop import start
 from fedhello.runs.scoring import Scorer
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.setup.prepare import prepare
 
 

@@ -20,7 +20,7 @@ from fedhello.allocation.planner import OPTIONS, fixed_policies
 from fedhello.client.calibration import calibrate
 from fedhello.client.settings import moments
 from fedhello.client.training import Assignment, local_training
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.types import Allocation
 from models import MODELS, SETTINGS, images, texts
 

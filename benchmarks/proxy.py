@@ -42,7 +42,7 @@ from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator, integer_seed
 from fedhello.runs.loop import rounds, start
-from fedhello.runs.summary import summarise, versions
+from fedhello.runs.summarise import summarise, versions
 from fedhello.session import Session
 from fedhello.setup.data import load_data
 from fedhello.setup.encoding import encode
@@ -264,7 +264,7 @@ def run(name: str, seed: int, file: str) -> dict[str, Any]:
     beginning = start(session)
     results = [result for _, result in rounds(session, beginning.state)]
     seconds = time.perf_counter() - begin
-    return summarise(session, beginning, results, wall_seconds=seconds, status="finished")
+    return summarise(session, beginning, results, wall_seconds=seconds, status="finished").to_dict()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from fedhello.client.memory import RESERVE, ProcessPeak, return_memory_at_once
 from fedhello.client.settings import moments
 from fedhello.client.training import Assignment, local_training
 from fedhello.randomness import generator
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.types import Allocation, Budget
 from models import MODELS, SETTINGS, texts
 

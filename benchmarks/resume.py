@@ -28,7 +28,7 @@ from fedhello.runs.checkpoint import Checkpoint, Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.setup.prepare import prepare
 
 FEWER = ["data.samples=600", "data.proxy=20", "method.warmup=2", "method.refresh=3", "train.measure_memory=false"]
@@ -160,7 +160,7 @@ def outcome(folder: Path) -> Any:
     return (
         [(file.name, file.read_bytes()) for file in files],
         without_seconds(RunFolder(folder).rounds()),
-        without_seconds(RunFolder(folder).summary()),
+        without_seconds(RunFolder(folder).summary().to_dict()),
     )
 
 

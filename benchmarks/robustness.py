@@ -38,7 +38,7 @@ from fedhello.config.load import load_config
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
 from fedhello.methods import METHODS
 from fedhello.runs.loop import rounds, start
-from fedhello.runs.summary import summarise, versions
+from fedhello.runs.summarise import summarise, versions
 from fedhello.session import Session
 from fedhello.setup.prepare import prepare
 from fedhello.types import Adapter, Budget, Client, Federation, Rejection, Task, Update
@@ -85,7 +85,7 @@ def play(overrides: list[str], seed: int, disturb: Callable[[Session], None] = l
     disturb(session)
     beginning = start(session)
     results = [result for _, result in rounds(session, beginning.state)]
-    return summarise(session, beginning, results, wall_seconds=0.0, status="finished")
+    return summarise(session, beginning, results, wall_seconds=0.0, status="finished").to_dict()
 
 
 def dropout(seeds: list[int], overrides: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fedhello.config.load import load_config
 from fedhello.runs.loop import RoundRecord, rounds, start
-from fedhello.runs.summary import summarise
+from fedhello.runs.summarise import summarise
 from fedhello.session import Session
 from fedhello.setup.prepare import prepare
 
@@ -17,4 +17,4 @@ def play(overrides: list[str], seed: int) -> tuple[Session, list[RoundRecord], d
     beginning = start(session)
     results = [result for _, result in rounds(session, beginning.state)]
     seconds = time.perf_counter() - begin
-    return session, results, summarise(session, beginning, results, wall_seconds=seconds, status="finished")
+    return session, results, summarise(session, beginning, results, wall_seconds=seconds, status="finished").to_dict()

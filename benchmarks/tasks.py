@@ -33,7 +33,7 @@ from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.sources import Kind, ModelSource
 from fedhello.randomness import generator
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from models import SETTINGS
 
 SAMPLES, BATCH_SIZE, CLASSES = 64, 16, 5

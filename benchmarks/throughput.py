@@ -35,7 +35,7 @@ from fedhello.client.training import Assignment, local_training
 from fedhello.config.load import load_config
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation
 from models import SETTINGS, bert_base, texts

@@ -47,7 +47,7 @@ def test_callbacks_watch_stop_and_record(place):
             self.seen += ((state.round, record.report.round),)
 
         def on_end(self, summary):
-            self.seen += ((summary["status"],),)
+            self.seen += ((summary.status,),)
 
     watching = Watching()
     stop = fh.EarlyStopping(patience=2, metric="validation_accuracy", min_delta=1.0)  # nothing is ever so much better
@@ -98,7 +98,7 @@ def test_a_callback_that_raises_ends_the_run_in_order_with_its_name(place, metho
 
     class Last(fh.Callback):
         def on_end(self, summary):
-            ended.append(summary["status"])
+            ended.append(summary.status)
 
     with pytest.raises(fh.CallbackError, match=rf"Broken failed in {method}: {type(error).__name__}: {error}") as found:
         fh.run("tiny.yaml", {"run.name": "d"}, callbacks=[Last(), Broken()])

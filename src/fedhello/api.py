@@ -310,13 +310,13 @@ def _is_finished(folder: RunFolder, config: Config) -> bool:
     """Whether a run has ended with as many rounds as the configuration asks for."""
     if not (folder.path / "summary.json").is_file():
         return False
-    finished = folder.summary()["status"] == "finished"
+    finished = folder.summary().status == "finished"
     return finished and stored_config(folder.path).train.rounds >= config.train.rounds
 
 
 def _check_can_go_on(folder: RunFolder) -> None:
     """Check that a run was not saved by hand as a model alone."""
-    saved = (folder.path / "summary.json").is_file() and folder.summary().get("status") == "saved"
+    saved = (folder.path / "summary.json").is_file() and folder.summary().status == "saved"
     if saved and not folder.checkpoints.is_dir():
         raise RunFolderError(
             f"expected a run that can go on; {folder.path} was saved without its start and records. Save with both: "

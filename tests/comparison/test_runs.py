@@ -63,9 +63,9 @@ def test_every_run_is_an_ordinary_one(compared):
         assert {"config.yaml", "rounds.jsonl", "summary.json", "adapter", "log.txt", "report.html"} <= {
             path.name for path in run.path.iterdir()
         }
-        assert run.summary()["status"] == "finished"
+        assert run.summary().status == "finished"
         assert f"{stored_config(run.path).method.name}-" in name
-        assert name.endswith(f"seed{run.summary()['seed']}")
+        assert name.endswith(f"seed{run.summary().seed}")
     assert stored_config(RunFolder(folder / "runs" / RUNS[2]).path).method.options["pattern"] == "triangle"
     assert "run 4 of 4: rgd-hla-pattern-triangle seed 1: test accuracy" in out
     assert "kept" not in out
@@ -76,7 +76,7 @@ def test_the_results_are_those_of_the_runs(compared):
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert [f"{row['method']}-seed{row['seed']}" for row in rows] == RUNS
     for row, name in zip(rows, RUNS, strict=True):
-        summary = RunFolder(folder / "runs" / name).summary()
+        summary = RunFolder(folder / "runs" / name).summary().to_dict()
         for key in ("start", "final", "mean_last_5", "best_on_validation", "bytes_up", "bytes_down", "wall_seconds"):
             assert float(row[key]) == summary[key]
         assert [float(row[f"peak_bytes_tier_{g}"]) for g in (0, 1)] == [
@@ -92,7 +92,7 @@ def test_methods_share_partition_start_and_invited_clients_of_a_seed(compared):
     def shared(name):
         run = runs[name]
         invited = [[client["client"] for client in entry["clients"]] for entry in run.rounds()]
-        return (run.path / "clients.json").read_text(), run.summary()["start"], invited
+        return (run.path / "clients.json").read_text(), run.summary().start, invited
 
     assert shared(RUNS[0]) == shared(RUNS[2])
     assert shared(RUNS[1]) == shared(RUNS[3])

@@ -33,7 +33,7 @@ def run_demo(out: Path, *overrides: str) -> tuple[sessions.Session, RunFolder, d
     config = load_config(None, [*THREE_ROUNDS, SOME, f"run.out={out}", "run.name=demo", *overrides])
     session = sessions.prepare(config)
     folder = RunFolder(out / "demo")
-    return session, folder, run_session(session, folder)
+    return session, folder, run_session(session, folder).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_the_folder_holds_what_the_contract_says(demo):
     }  # fmt: skip
     assert stored_config(folder.path) == parse_config(session.config)
     assert (folder.path / "config.yaml").read_text() == session.config_yaml
-    assert folder.summary() == json.loads(json.dumps(summary))
+    assert folder.summary().to_dict() == json.loads(json.dumps(summary))
     rounds = folder.rounds()
     assert [entry["round"] for entry in rounds] == [0, 1, 2]
     assert [entry["scored"] for entry in rounds] == [False, True, False]
@@ -226,7 +226,7 @@ def test_an_interrupted_run_keeps_its_finished_rounds(demo, tmp_path):
                 raise KeyboardInterrupt
 
     folder = RunFolder(tmp_path / "interrupted")
-    summary = run_session(session, folder, [Impatient()])
+    summary = run_session(session, folder, [Impatient()]).to_dict()
     assert summary["status"] == "interrupted"
     assert summary["rounds"] == 2
     assert (folder.adapter / "adapter_model.safetensors").is_file()
@@ -247,14 +247,14 @@ def test_a_round_that_fails_keeps_the_rounds_before_it(demo, tmp_path, monkeypat
 
     class Watching(Callback):
         def on_end(self, summary):
-            ended.append(summary["status"])
+            ended.append(summary.status)
 
     folder = RunFolder(tmp_path / "failed")
     with pytest.raises(MemoryError):
         run_session(session, folder, [Watching()])
     assert ended == ["failed"]
-    assert folder.summary()["error"] == "MemoryError: too much"
-    assert len(folder.rounds()) == folder.summary()["rounds"] == 2
+    assert folder.summary().error == "MemoryError: too much"
+    assert len(folder.rounds()) == folder.summary().rounds == 2
     assert (folder.adapter / "adapter_model.safetensors").is_file()
 
 

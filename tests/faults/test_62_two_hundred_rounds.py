@@ -29,7 +29,7 @@ def test_memory_and_open_files_are_flat(place):
     with contextlib.chdir(place):
         session = prepare(load_config(place / "tiny.yaml", words))
         watching = Watching()
-        summary = run_session(session, RunFolder(place / "r"), [watching])
+        summary = run_session(session, RunFolder(place / "r"), [watching]).to_dict()
     assert summary["rounds"] == 200
     settled = np.array(watching.memory[20:])  # the first rounds fill caches
     slope = np.polyfit(range(len(settled)), settled, 1)[0]

@@ -19,7 +19,7 @@ def adapter_of(folder):
 
 def play_network(network, config):
     folder = RunFolder(config_folder(config))
-    return folder, play_over(network, load(config), folder, [], lambda line: None)
+    return folder, play_over(network, load(config), folder, [], lambda line: None).to_dict()
 
 
 def config_folder(config):

@@ -64,7 +64,9 @@ def test_what_is_left_is_what_a_run_without_the_clients_makes(moments, workplace
     summary = json.loads(out)
     with contextlib.chdir(workplace):
         session = prepare(load_config(workplace / "tiny.yaml", words))
-        expected = run_session(replace(session, engine=Without(session.engine, {1, 3})), RunFolder(tmp_path / "fewer"))
+        expected = run_session(
+            replace(session, engine=Without(session.engine, {1, 3})), RunFolder(tmp_path / "fewer")
+        ).to_dict()
     assert files(run / "adapter") == files(tmp_path / "fewer" / "adapter") != with_all
     assert summary["final_scores"] == expected["final_scores"]
     assert (summary["status"], summary["forgotten"]) == ("finished", [1, 3])
@@ -80,7 +82,7 @@ def test_one_after_the_other_is_both_at_once(copied, workplace, call, tmp_path):
     assert call(workplace, "forget", copied, "--client", 2)[0] == 0
     assert call(workplace, "forget", copied, "--client", 0)[0] == 0
     assert files(copied / "adapter") == files(both / "adapter")
-    assert RunFolder(copied).summary()["forgotten"] == [0, 2]
+    assert RunFolder(copied).summary().forgotten == (0, 2)
 
 
 def test_no_checkpoint_keeps_the_sums(copied, workplace, call):
@@ -99,7 +101,7 @@ def test_whoever_is_forgotten_does_not_come_back_with_later_rounds(copied, workp
     code, _, err = call(workplace, "resume", copied, "train.rounds=4", "--quiet")
     assert code == 0, err
     assert files(copied / "adapter") == adapter
-    summary = RunFolder(copied).summary()
+    summary = RunFolder(copied).summary().to_dict()
     assert (summary["rounds"], summary["forgotten"]) == (4, [1])
 
 
@@ -111,7 +113,7 @@ def test_what_was_stopped_in_between_is_done_by_the_same_call(copied, workplace,
     shutil.copytree(whole / "checkpoints", copied / "checkpoints")  # killed after the checkpoint, before the adapter
     assert call(workplace, "forget", copied, "--client", 1)[0] == 0
     assert files(copied / "adapter") == files(whole / "adapter")
-    assert RunFolder(copied).summary()["final_scores"] == RunFolder(whole).summary()["final_scores"]
+    assert RunFolder(copied).summary().final_scores == RunFolder(whole).summary().final_scores
 
 
 def test_a_class_that_nobody_is_left_with_changes_nothing(copied, workplace, call):

@@ -6,6 +6,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 import fedhello as fh
+from fedhello.config.load import parse_config
 from fedhello.model.evaluation import logits
 from fedhello.results.inference import infer
 from fedhello.setup.prepare import prepare
@@ -18,7 +19,7 @@ def session(place):
 
 
 def inferred(session, *inputs, **more):
-    return infer(session.config, session.labels, session.model, *inputs, **more)
+    return infer(parse_config(session.config), session.labels, session.model, *inputs, **more)
 
 
 def test_a_label_is_that_of_the_largest_probability(session):

@@ -89,15 +89,17 @@ def test_a_run_that_goes_on_counts_no_round_that_was_its_last_but_is_none_of_the
 
 def test_an_interrupted_run_says_nothing_of_a_round_that_was_not_scored(workplace):
     from fedhello.runs.console import _result_line
-    from fedhello.runs.summary import summarise
+    from fedhello.runs.summarise import summarise
 
     with contextlib.chdir(workplace):
         session = prepare(load_config(workplace / "tiny.yaml", ["train.evaluate_every=2", "train.rounds=4"]))
     beginning = start(session)
     results = [result for _, (_, result) in zip(range(1), rounds(session, beginning.state), strict=False)]
     summary = summarise(session, beginning, results, wall_seconds=1.0, status="interrupted")
-    assert [summary[key] for key in ("final", "final_scores", "mean_last_5", "best_on_validation")] == [None] * 4
-    assert "– of the adapter that is handed back" in _result_line(summary | {"domains": {}})
+    assert [getattr(summary, key) for key in ("final", "final_scores", "mean_last_5", "best_on_validation")] == [
+        None
+    ] * 4
+    assert "– of the adapter that is handed back" in _result_line(summary)
 
 
 @pytest.mark.parametrize("head", ["aggregate", "local"])

@@ -26,6 +26,7 @@ from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.progress import Progress
 from fedhello.runs.runner import run_session
+from fedhello.runs.summary import Summary, TierSummary
 from fedhello.runs.tracking import (
     SINKS,
     Sink,
@@ -41,7 +42,16 @@ from fedhello.state import ClientReport, RoundReport, RunState
 from fedhello.types import Adapter
 
 TOOLS = ["tensorboard", "wandb", "mlflow"]
-SUMMARY = {"status": "finished", "final": 0.75, "best_round": None, "labels": ["a"], "tiers": [{"bytes_up": 5.0}]}
+SUMMARY = Summary(
+    status="finished", method="full", seed=3, rounds=2, metric="test accuracy", start=None, final=0.75, mean_last_5=None,
+    best_on_validation=None, bytes_up=7, bytes_down=8, wall_seconds=1.5, train_seconds=0.5, labels=("a",),
+    tiers=(TierSummary(budget={"blocks": 1}, bytes_up=5.0),),
+)  # fmt: skip
+HEADLINE = {
+    "format": 1, "seed": 3, "rounds": 2, "final": 0.75, "bytes_up": 7, "bytes_down": 8, "failed_attempts": 0,
+    "wall_seconds": 1.5, "train_seconds": 0.5, "evaluation_seconds": 0, "samples": 0, "personal_heads": 0,
+}  # fmt: skip
+HEADLINE = {f"summary/{name}": value for name, value in HEADLINE.items()}
 VARIABLES = [
     *("WANDB_ERROR_REPORTING", "WANDB_MODE", "WANDB_PROJECT"),
     *("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
@@ -166,7 +176,7 @@ def test_the_numbers_are_those_of_rounds_jsonl(tmp_path):
 
 
 def test_the_headline_leaves_tiers_and_words_out():
-    assert headline(SUMMARY) == {"summary/final": 0.75}
+    assert headline(SUMMARY) == HEADLINE
 
 
 # the key run.track
@@ -305,7 +315,7 @@ def test_tensorboard_gets_scalars_texts_and_hyperparameters(told, tmp_path):
     assert told.what("tb scalar") == [(3, "test/accuracy", 0.5)]
     assert [name for name, _ in told.what("tb text")] == ["config", "summary"]
     assert '"lr": 0.1' in told.what("tb text")[0][1]
-    assert told.what("tb hparams") == [({"train.lr": 0.1}, {"summary/final": 0.75}, ".")]
+    assert told.what("tb hparams") == [({"train.lr": 0.1}, HEADLINE, ".")]
     assert told[-1] == ("tb close", None)
 
 
@@ -322,14 +332,14 @@ def test_wandb_gets_configuration_rounds_and_summary(told, tmp_path):
     assert 0 < settings["settings"]["finish_timeout"] <= 300, "the end of a run waits for it"
     assert sink.place == "https://wandb.example/me/fedhello/runs/1"
     assert told.what("wandb log") == [(3, {"test/accuracy": 0.5})]
-    assert told.what("wandb summary") == [{"summary": SUMMARY}]
+    assert told.what("wandb summary") == [{"summary": SUMMARY.to_dict()}]
     assert told.what("wandb close") == [0]
     assert os.environ["WANDB_ERROR_REPORTING"] == "false"
 
 
 def test_wandb_project_is_the_users(told, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "ours")
-    opened("wandb", tmp_path).finish(SUMMARY | {"status": "interrupted"})
+    opened("wandb", tmp_path).finish(SUMMARY.but(status="interrupted"))
     assert told.what("wandb open")[0]["project"] == "ours"
     assert told.what("wandb close") == [1]
 
@@ -343,8 +353,11 @@ def test_mlflow_without_a_server_keeps_everything_in_the_folder(told, tmp_path):
     assert told.what("mlflow experiment") == [("fedhello", (tmp_path / "mlruns" / "artifacts").as_uri())]
     assert told.what("mlflow run") == [("8", tmp_path.name)]
     assert ("train.lr", "auto") in told.what("mlflow param")
-    assert told.what("mlflow metric") == [(3, "test/accuracy", 0.5), (0, "summary/final", 0.75)]
-    assert told.what("mlflow dict") == [(SUMMARY, "summary.json")]
+    assert told.what("mlflow metric") == [
+        (3, "test/accuracy", 0.5),
+        *((0, name, value) for name, value in HEADLINE.items()),
+    ]
+    assert told.what("mlflow dict") == [(SUMMARY.to_dict(), "summary.json")]
     assert told.what("mlflow close") == ["FINISHED"]
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert "MLFLOW_TRACKING_URI" not in os.environ, "the next run in this process has its own folder"
@@ -353,7 +366,7 @@ def test_mlflow_without_a_server_keeps_everything_in_the_folder(told, tmp_path):
 def test_mlflow_goes_where_the_user_says(told, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "known")
-    opened("mlflow", tmp_path).finish(SUMMARY | {"status": "failed"})
+    opened("mlflow", tmp_path).finish(SUMMARY.but(status="failed"))
     assert told.what("mlflow open") == ["http://host:5000"]
     assert told.what("mlflow experiment") == []
     assert told.what("mlflow run")[0][0] == "7"
@@ -418,7 +431,7 @@ def test_real_mlflow_in_the_folder(tmp_path):
         assert run.info.status == "FINISHED"
         assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train_loss")] == [(1, loss)]
         assert run.data.params["method.name"] == "fed-hello"
-        assert [json.loads(file.read_text()) for file in folder.rglob("summary.json")] == [SUMMARY]
+        assert [json.loads(file.read_text()) for file in folder.rglob("summary.json")] == [SUMMARY.to_dict()]
 
 
 # packages that are missing
@@ -472,7 +485,7 @@ def sinks(monkeypatch):
             return Sink(
                 f"https://me:hunter2@{name}",
                 record=lambda done, metrics: attempt(f"round {done}", (done, metrics["test/accuracy"])),
-                finish=lambda summary: attempt("finish", ("finish", summary["status"])),
+                finish=lambda summary: attempt("finish", ("finish", summary.status)),
             )
 
         return open_it
@@ -516,7 +529,7 @@ def run(monkeypatch, tmp_path):
     show_notes()
 
     def summarise(session, beginning, results, wall_seconds, status):
-        return {"status": status, "rounds": len(results), "notes": list(session.notes)}
+        return SUMMARY.but(status=status, rounds=len(results), notes=session.notes)
 
     def go(track, observers=(), rounds=None):
         played = iter([made_up(0), made_up(1)]) if rounds is None else rounds
@@ -527,7 +540,7 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr("fedhello.runs.runner.summarise", summarise)
         folder = RunFolder(tmp_path / "run")
         settings = RunSettings(seed=0, rounds=20, track=tuple(track))
-        return run_session(MadeUpSession(settings), folder, observers), folder
+        return run_session(MadeUpSession(settings), folder, observers).to_dict(), folder
 
     return go
 
@@ -554,7 +567,7 @@ def test_a_sink_that_fails_is_said_once_and_the_run_goes_on(sinks, run, capsys, 
     sinks.fail["wandb"] = where
     summary, folder = run(TOOLS)
     assert (summary["status"], summary["rounds"], len(folder.rounds())) == ("finished", 2, 2)
-    assert folder.summary()["status"] == "finished"
+    assert folder.summary().status == "finished"
     assert sinks.got.what("tensorboard") == sinks.got.what("mlflow") == WHOLE
     assert sinks.got.what("wandb") == WHOLE[:kept], "it is left alone once it has failed"
     line = (
@@ -596,7 +609,7 @@ def test_ctrl_c_while_a_sink_opens_ends_the_run_in_order(sinks, run, monkeypatch
     monkeypatch.setitem(tracking.SINKS, "wandb", impatient)
     summary, folder = run(TOOLS)
     assert (summary["status"], summary["rounds"]) == ("interrupted", 0)
-    assert folder.summary()["status"] == "interrupted"
+    assert folder.summary().status == "interrupted"
     assert sinks.got.what("tensorboard") == [("open", 0), ("finish", "interrupted")]
     assert sinks.got.what("mlflow") == []
 

@@ -168,12 +168,12 @@ def test_a_run_says_what_rounds_without_a_step_cost(place, call):
             "train.server.name=search",
         )[0] == 0
     )  # fmt: skip
-    found = RunFolder(place / "runs" / "still").summary()
+    found = RunFolder(place / "runs" / "still").summary().to_dict()
     sent = sum(c["bytes_up"] for entry in RunFolder(place / "runs" / "still").rounds() for c in entry["clients"])
     assert found["search"] == {"rounds": found["rounds"], "taken": 0, "bytes_up_in_vain": sent}
     assert any("0 of" in note and "head-only costs one exchange" in note for note in found["notes"])
     assert call(place, "run", "tiny.yaml", "model.head=solved", "method={name: head-only}", "run.name=alone")[0] == 0
-    assert RunFolder(place / "runs" / "alone").summary()["search"] is None
+    assert RunFolder(place / "runs" / "alone").summary().search is None
 
 
 def test_a_pattern_that_is_chosen_is_named_with_its_reason(place, call):

@@ -39,7 +39,7 @@ def console_for(as_json: bool, quiet: bool) -> Console | None:
 
 def say_summary(summary: Any) -> None:
     """Print the summary of a run as JSON."""
-    print(json.dumps(summary.model_dump()))
+    print(json.dumps(summary.to_dict()))
 
 
 def say_result(run: Any, console: Console | None, as_json: bool, go_on: str) -> None:

@@ -33,6 +33,7 @@ from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.runner import run_session
+from fedhello.runs.summary import Summary
 from fedhello.session import Session
 from fedhello.setup.model import NAMED, Objects, load_model
 from fedhello.setup.objects import STAND_IN
@@ -272,7 +273,7 @@ def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> P
         return PlannedRun(label, title, config, folder, "new", given)
     if not (folder.path / "config.yaml").is_file():
         raise RunFolderError(f"expected a run or nothing at {folder.path}; found something else. Give another --out.")
-    if not (folder.path / "summary.json").is_file() or folder.summary().get("status") != "finished":
+    if not (folder.path / "summary.json").is_file() or folder.summary().status != "finished":
         return PlannedRun(label, title, config, folder, "unfinished", given)
     try:
         found = stored_config(folder.path)
@@ -309,20 +310,20 @@ def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool
     for i, run in enumerate(runs):
         place = f"run {i + 1} of {len(runs)}: {run.title}"
         summary = finished(run, place, console, quiet)
-        if summary["status"] != "finished":
+        if summary.status != "finished":
             line = f"{place} was interrupted; the same command keeps the {i} finished before it and makes it anew"
         else:
             line = (
-                f"{place}: {summary['metric']} {summary['mean_last_5']:.3f} (mean of the last 5 rounds) in "
-                f"{summary['wall_seconds']:.1f} s" + ", kept from before" * (run.before == "finished")
+                f"{place}: {summary.metric} {summary.mean_last_5:.3f} (mean of the last 5 rounds) in "
+                f"{summary.wall_seconds:.1f} s" + ", kept from before" * (run.before == "finished")
             )
         say(console, line, quiet)
-        if summary["status"] != "finished":
+        if summary.status != "finished":
             return False
     return True
 
 
-def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict[str, Any]:
+def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> Summary:
     """Return the summary of a run, after making it as ``fedhello run`` does where it has not finished yet.
 
     Raises:
@@ -344,7 +345,7 @@ def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> dict
             summary = run_session(session, run.folder, [log, _Status(status, place)])
         except FedhelloError as error:
             raise type(error)(f"{run.title}: {error}") from error
-        if summary["rounds"]:
+        if summary.rounds:
             with suppress(MissingExtraError):  # said once, where the comparison's own pictures are missing
                 write_report(run.folder.path)
     return summary
@@ -386,5 +387,5 @@ class _Status(Callback):
             scored = "" if record.test is None else f", test {record.test.accuracy:.3f}"
             self._status.update(f"{self._place}: round {record.report.round + 1} of {self._rounds}{scored}")
 
-    def on_end(self, summary: dict[str, Any]) -> None:
+    def on_end(self, summary: Summary) -> None:
         """Say nothing; the line of the finished run follows."""

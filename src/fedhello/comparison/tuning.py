@@ -15,7 +15,7 @@ from fedhello.config.choices import rate_of
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, QuorumError
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.summary import LAST
+from fedhello.runs.summarise import LAST
 from fedhello.setup.model import NAMED, Objects
 
 TUNING = "tuning"
@@ -127,7 +127,7 @@ def make_tuning(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bo
         except QuorumError as error:
             say(console, f"{place} is out: {error}", quiet)
             continue
-        if summary["status"] != "finished":
+        if summary.status != "finished":
             say(console, f"{place} was interrupted; the same command keeps those finished before it", quiet)
             return False
         say(console, f"{place}: validation accuracy {validation_accuracy(run.folder):.3f}", quiet)
@@ -148,7 +148,7 @@ def read_tuning(runs: Sequence[PlannedRun]) -> dict[str, Tuned]:
     """
     found: dict[str, dict[float, float | None]] = {}
     for run in runs:
-        done = (run.folder.path / "summary.json").is_file() and run.folder.summary()["status"] == "finished"
+        done = (run.folder.path / "summary.json").is_file() and run.folder.summary().status == "finished"
         accuracy = validation_accuracy(run.folder) if done else None
         found.setdefault(run.label, {})[rate_of(run.config.train)] = accuracy
     tuned = {label: Tuned(tuple(rates), tuple(rates.values())) for label, rates in found.items()}

@@ -37,6 +37,7 @@ from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session, warn
+from fedhello.runs.summary import Summary
 from fedhello.session import ClientEntry, Session
 from fedhello.setup.clients import federate
 from fedhello.setup.encoding import longest_answer
@@ -87,7 +88,7 @@ def _free_name(config: Config) -> str:
 
 
 def _has_finished(folder: RunFolder) -> bool:
-    return (folder.path / "summary.json").is_file() and folder.summary()["status"] == "finished"
+    return (folder.path / "summary.json").is_file() and folder.summary().status == "finished"
 
 
 def serve(
@@ -96,7 +97,7 @@ def serve(
     callbacks: Callable[[RunFolder], Sequence[Callback]],
     say: Say,
     ready: Callable[[ServerOptions], None] = lambda options: None,
-) -> tuple[RunFolder, dict[str, Any]]:
+) -> tuple[RunFolder, Summary]:
     """Play a configuration with clients that join over the network.
 
     Args:
@@ -150,7 +151,7 @@ def serve_on(link: Link, file: Path, say: Say) -> None:
     play_over(link, load(config), folder, [], say)
 
 
-def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence[Callback], say: Say) -> dict[str, Any]:
+def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence[Callback], say: Say) -> Summary:
     """Wait for the clients, play the run, or what is left of it, and say goodbye once it has finished.
 
     Raises:
@@ -171,7 +172,7 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence
     else:
         engine.note = say
         summary = run_session(session, folder, callbacks)
-    if summary["status"] in ("finished", "stopped"):  # any other run may go on, and is to find its clients waiting
+    if summary.status in ("finished", "stopped"):  # any other run may go on, and is to find its clients waiting
         engine.goodbye("finished")
     return summary
 

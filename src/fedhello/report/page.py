@@ -19,6 +19,7 @@ from fedhello.results.finished import FinishedRun
 from fedhello.results.run import TrainedRun
 from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, check_free
+from fedhello.runs.summary import Summary
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -78,7 +79,7 @@ def write_report(run: TrainedRun | str | Path, *, picture: str | Path | None = N
         write_whole(Path(picture), svg(folder) + "\n")
         return Path(picture)
     summary = folder.summary()
-    table = TextTable("", (), tuple((key, _cell(summary.get(key))) for key in SHOWN))
+    table = TextTable("", (), tuple((key, _cell(getattr(summary, key))) for key in SHOWN))
     page = _page(f"fedhello: {folder.path.name}", [_table(table), _figure(svg(folder), "")])
     write_whole(folder.report, page)
     return folder.report
@@ -98,7 +99,7 @@ def svg(folder: RunFolder) -> str:
 
     def draw(figure: Any) -> None:
         curve, blocks = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-        _draw_curve(curve, rounds, summary["start"])
+        _draw_curve(curve, rounds, float("nan") if summary.start is None else summary.start)
         drawing.draw_blocks(figure, blocks, rounds[0]["round"] + 1, [entry["contributors"] for entry in rounds])
         curve.set_xlim(-0.5, rounds[-1]["round"] + 1.5)  # room for round 0, before training
         figure.suptitle(_title(summary))
@@ -121,10 +122,10 @@ def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]], start: float) -> No
     axes.grid(alpha=0.3)
 
 
-def _title(summary: dict[str, Any]) -> str:
-    model = str(summary["model"]).rpartition("/")[2]
-    final = "" if summary["final"] is None else f": {summary['metric']} {summary['final']:.3f}"
-    return f"{summary['method']} on {model}, seed {summary['seed']}{final}"
+def _title(summary: Summary) -> str:
+    model = str(summary.model).rpartition("/")[2]
+    final = "" if summary.final is None else f": {summary.metric} {summary.final:.3f}"
+    return f"{summary.method} on {model}, seed {summary.seed}{final}"
 
 
 def _cell(value: Any) -> str:
@@ -213,7 +214,7 @@ def pictures(comparison: Comparison) -> dict[str, tuple[str, str]]:
         label: [fmean(bytes_) / 1e6 for bytes_ in zip(*(run.curve.bytes_up for run in group), strict=True)]
         for label, group in groups.items()
     }
-    metric = next(iter(groups.values()))[0].summary["metric"]
+    metric = next(iter(groups.values()))[0].summary.metric
 
     def accuracy(positions: Mapping[str, Sequence[float]], xlabel: str) -> str:
         return svg_of(
@@ -247,17 +248,17 @@ def pictures(comparison: Comparison) -> dict[str, tuple[str, str]]:
 
 def _memory_point(group: Sequence[FinishedRun]) -> tuple[float, tuple[float, float]] | None:
     """Return a method's accuracy, and the peaks of its weakest and strongest tier in MB; None if not measured."""
-    tiers = group[0].summary["tiers"]
-    order = sorted(range(len(tiers)), key=lambda g: [tiers[g]["budget"].get(key, float("inf")) for key in BUDGET_KEYS])
+    tiers = group[0].summary.tiers
+    order = sorted(range(len(tiers)), key=lambda g: [tiers[g].budget.get(key, float("inf")) for key in BUDGET_KEYS])
 
     def peak(g: int) -> float | None:
-        found = [run.summary["tiers"][g]["measured_peak_bytes"] for run in group]
+        found = [run.summary.tiers[g].measured_peak_bytes for run in group]
         return max((bytes_ / 1e6 for bytes_ in found if bytes_ is not None), default=None)
 
     weakest, strongest = peak(order[0]), peak(order[-1])
     if weakest is None or strongest is None:
         return None
-    return fmean(run.summary["mean_last_5"] for run in group), (weakest, strongest)
+    return fmean(run.mean_last_5 for run in group), (weakest, strongest)
 
 
 def _blocks_pictures(comparison: Comparison) -> list[tuple[str, str]]:

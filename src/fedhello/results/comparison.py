@@ -22,6 +22,7 @@ from fedhello.results.statistics import (
     spread,
 )
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.summary import TierSummary
 
 RUNS = "runs"
 """The folder of the runs within the folder of a comparison."""
@@ -196,9 +197,9 @@ def compare(
 
 def _target(runs: Mapping[str, Sequence[FinishedRun]]) -> tuple[float, bool]:
     """Return the target that follows from the runs, and whether it is what the best method begins with."""
-    accuracies = {label: [run.summary["mean_last_5"] for run in group] for label, group in runs.items()}
+    accuracies = {label: [run.mean_last_5 for run in group] for label, group in runs.items()}
     best = max(accuracies, key=lambda label: fmean(accuracies[label]))
-    share, start = default_target(accuracies), fmean(run.summary["start"] for run in runs[best])
+    share, start = default_target(accuracies), fmean(run.start for run in runs[best])
     return max(share, start), start > share
 
 
@@ -274,11 +275,11 @@ def _warnings(runs: Mapping[str, Sequence[FinishedRun]], method_keys: Sequence[s
         notes.append(f"the runs differ in more than the method: {', '.join(others)}; read the differences with that")
     if any(is_below(key, ["clients.tiers"]) for key in differing([run.config for run in flat])):
         notes.append("the budgets of the tiers differ between the methods; they stand in the table of costs")
-    metrics = {run.summary["metric"]: run.label for run in flat}
+    metrics = {run.summary.metric: run.label for run in flat}
     if len(metrics) > 1:
         said = ", ".join(f"{metric} ({label})" for metric, label in metrics.items())
         notes.append(f"the accuracies are not of the same kind: {said}")
-    if len({tuple(run.summary.get("versions", {}).items()) for run in flat}) > 1:
+    if len({tuple(run.summary.versions.items()) for run in flat}) > 1:
         notes.append(
             "the runs were made with different versions of the libraries; see the versions in each summary.json"
         )
@@ -295,7 +296,7 @@ def _more_than_methods(runs: Sequence[FinishedRun], method_keys: Sequence[str]) 
 def describe(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison in numbers, JSON-ready: accuracies within 0 … 1, bytes and seconds."""
     groups = comparison.runs
-    last = {label: {run.seed: run.summary["mean_last_5"] for run in group} for label, group in groups.items()}
+    last = {label: {run.seed: run.mean_last_5 for run in group} for label, group in groups.items()}
     others = {label: values for label, values in last.items() if label != comparison.reference}
     first = next(iter(groups.values()))[0]
     rungs, flat = ladders(groups), [run for group in groups.values() for run in group]
@@ -307,9 +308,9 @@ def describe(comparison: Comparison) -> dict[str, Any]:
         "target_given": comparison.target_given,
         "target_is_start": comparison.target_is_start,
         "confidence": CONFIDENCE,
-        "model": first.summary["model"],
+        "model": first.summary.model,
         "data": first.config.data.name,
-        "metric": first.summary["metric"],
+        "metric": first.summary.metric,
         "only_methods_differ": not _more_than_methods(flat, _method_keys(comparison.tuning)),
         "test_samples": first.rounds[-1]["test"]["samples"],
         "equal_cost": rungs,
@@ -321,7 +322,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
         ],
         "runs": [_row(run, comparison.target, rungs) for run in flat],
         "notes": list(comparison.notes),
-        "versions": first.summary.get("versions", {}),
+        "versions": first.summary.versions,
     }
 
 
@@ -329,23 +330,23 @@ def _row(run: FinishedRun, target: float, rungs: Mapping[str, Sequence[int]]) ->
     """Return one run in numbers; what it never reached is None."""
     summary, curve = run.summary, run.curve
     at = first_at_least(curve.accuracy, target)
-    peaks = {f"peak_bytes_tier_{g}": tier["measured_peak_bytes"] for g, tier in enumerate(summary["tiers"])}
+    peaks = {f"peak_bytes_tier_{g}": tier.measured_peak_bytes for g, tier in enumerate(summary.tiers)}
     return {
         "method": run.label,
         "seed": run.seed,
         "lr": run.config.train.lr,
-        "rounds": summary["rounds"],
-        **{key: summary[key] for key in ACCURACIES},
-        "bytes_up": summary["bytes_up"],
-        "bytes_down": summary["bytes_down"],
+        "rounds": summary.rounds,
+        **{key: getattr(summary, key) for key in ACCURACIES},
+        "bytes_up": summary.bytes_up,
+        "bytes_down": summary.bytes_down,
         "flops": None if curve.flops is None else curve.flops[-1],
         "target": target,
         "rounds_to_target": None if at is None else curve.rounds[at],
         "bytes_up_to_target": None if at is None else curve.bytes_up[at],
         "bytes_down_to_target": None if at is None else curve.bytes_down[at],
         "flops_to_target": None if at is None or curve.flops is None else curve.flops[at],
-        "wall_seconds": summary["wall_seconds"],
-        "train_seconds": summary["train_seconds"],
+        "wall_seconds": summary.wall_seconds,
+        "train_seconds": summary.train_seconds,
         **peaks,
         **at_equal_cost(run, rungs),
     }
@@ -373,14 +374,14 @@ def _method(
             for cost, amounts in rungs.items()
         },
         "domains": {
-            name: asdict(spread([run.summary["domains"][name] for run in group if "domains" in run.summary]))
-            for name in group[0].summary.get("domains", {})
+            name: asdict(spread([run.summary.domains[name] for run in group if name in run.summary.domains]))
+            for name in group[0].summary.domains
         },
-        "tiers": [_tier(tiers) for tiers in zip(*(run.summary["tiers"] for run in group), strict=True)],
+        "tiers": [_tier(tiers) for tiers in zip(*(run.summary.tiers for run in group), strict=True)],
     }
 
 
-def _tier(tiers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _tier(tiers: Sequence[TierSummary]) -> dict[str, Any]:
     """Return one tier over a method's seeds: its budget, and the largest peak of all seeds."""
-    peaks = [tier["measured_peak_bytes"] for tier in tiers if tier["measured_peak_bytes"] is not None]
-    return {"budget": tiers[0]["budget"], "peak_bytes": max(peaks, default=None)}
+    peaks = [tier.measured_peak_bytes for tier in tiers if tier.measured_peak_bytes is not None]
+    return {"budget": tiers[0].budget, "peak_bytes": max(peaks, default=None)}

@@ -10,6 +10,7 @@ from fedhello.config.schema import Config
 from fedhello.config.stored import stored_config
 from fedhello.errors import RunFolderError
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.summary import Summary
 from fedhello.session import is_scored_after
 
 
@@ -40,20 +41,35 @@ class FinishedRun:
         label: What it is listed under: the folder's name without the seed.
         folder: Where it was read from.
         config: Its configuration.
-        summary: See ``fedhello.runs.summary.summarise``.
+        summary: It in numbers.
         rounds: One object per round, at least one.
     """
 
     label: str
     folder: RunFolder
     config: Config
-    summary: dict[str, Any]
+    summary: Summary
     rounds: list[dict[str, Any]]
 
     @property
     def seed(self) -> int:
         """Its seed."""
         return self.config.run.seed
+
+    @property
+    def start(self) -> float:
+        """Test accuracy before training."""
+        return self._scored("start", self.summary.start)
+
+    @property
+    def mean_last_5(self) -> float:
+        """Test accuracy over the last scored rounds."""
+        return self._scored("mean_last_5", self.summary.mean_last_5)
+
+    def _scored(self, name: str, found: float | None) -> float:
+        if found is None:
+            raise RunFolderError(f"expected {name} in the summary of the finished run {self.folder.path}; found null")
+        return found
 
     @cached_property
     def curve(self) -> Curve:
@@ -62,7 +78,7 @@ class FinishedRun:
         done = [t for t in range(len(self.rounds) + 1) if is_scored_after(t, train.rounds, train.evaluate_every)]
         return Curve(
             tuple(done),
-            (self.summary["start"], *(self.rounds[t - 1]["test"]["accuracy"] for t in done[1:])),
+            (self.start, *(self.rounds[t - 1]["test"]["accuracy"] for t in done[1:])),
             self._sent("bytes_up", done),
             self._sent("bytes_down", done),
             self._flops(done),
@@ -73,7 +89,7 @@ class FinishedRun:
         scores = [entry.get(f"score_{key}", 0) for entry in self.rounds]
         per_round = [sum(reply[key] for reply in one) + score for one, score in zip(replies, scores, strict=True)]
         # What no round accounts for, the class sums and abandoned attempts, was sent before the first one.
-        sent = list(accumulate(per_round, initial=self.summary[key] - sum(per_round)))
+        sent = list(accumulate(per_round, initial=getattr(self.summary, key) - sum(per_round)))
         return tuple(sent[t] for t in done)
 
     def _flops(self, done: Sequence[int]) -> tuple[float, ...] | None:
@@ -97,15 +113,15 @@ def read_run(folder: RunFolder) -> FinishedRun:
         RunFolderError: If the folder holds no finished run with at least one round.
     """
     config, summary = stored_config(folder.path), folder.summary()
-    if summary.get("status") != "finished":
-        raise RunFolderError(f"expected a finished run; {folder.path} is {summary.get('status')}")
+    if summary.status != "finished":
+        raise RunFolderError(f"expected a finished run; {folder.path} is {summary.status}")
     try:
         rounds = folder.rounds()
     except (OSError, ValueError) as error:
         raise RunFolderError(f"expected one JSON object per line in {folder.path / 'rounds.jsonl'}; {error}") from error
-    if not rounds or len(rounds) != summary["rounds"]:
+    if not rounds or len(rounds) != summary.rounds:
         raise RunFolderError(
-            f"expected the {summary['rounds']} rounds of the summary in {folder.path}; rounds.jsonl has {len(rounds)}"
+            f"expected the {summary.rounds} rounds of the summary in {folder.path}; rounds.jsonl has {len(rounds)}"
         )
     return FinishedRun(
         folder.path.resolve().name.removesuffix(f"-seed{config.run.seed}"), folder, config, summary, rounds

@@ -9,17 +9,16 @@ how accurate the head was with them, stays in the folder.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from fedhello.config.schema import Config
 from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.formats import write_evaluation, write_head
 from fedhello.runs.heads import head_without
 from fedhello.runs.loop import domain_scores, evaluate_adapter
 from fedhello.runs.progress import check_same
+from fedhello.runs.summary import HeadSummary, Summary
 from fedhello.session import Session
 
 METHOD = "head-only"
@@ -27,7 +26,7 @@ METHOD = "head-only"
 
 def forget(
     folder: RunFolder, clients: Sequence[int], warn: Callable[[str], None], prepared: Callable[[], Session]
-) -> dict[str, Any]:
+) -> Summary:
     """Take clients out of a finished run's head: adapter, summary and checkpoint are those without their samples.
 
     The checkpoint comes first and the summary last, each whole or not at all: what was stopped in between is done by
@@ -56,18 +55,19 @@ def forget(
         state, change = head_without(session, found.state, clients)
         _, test = evaluate_adapter(session, state.adapter)
         named = ", ".join(map(str, state.forgotten))
-        summary |= {
-            "forgotten": list(state.forgotten),
-            "final": test.accuracy,
-            "final_scores": write_evaluation(test),
-            "domains": domain_scores(session, state),
-            "head": {**summary["head"], "changes": [*summary["head"]["changes"], write_head(change)]},
-            "notes": [
-                *summary["notes"],
+        before = () if summary.head is None else summary.head.changes
+        summary = summary.but(
+            forgotten=state.forgotten,
+            final=test.accuracy,
+            final_scores=test,
+            domains=domain_scores(session, state),
+            head=HeadSummary(policy=config.model.head, changes=(*before, change)),
+            notes=(
+                *summary.notes,
                 f"the head is solved without the samples of clients {named}; start, mean_last_5 and "
                 "best_on_validation, like rounds.jsonl, are of the head before",
-            ],
-        }
+            ),
+        )
         # With the last checkpoint all earlier ones go, which hold the sums of everybody.
         replace(Checkpoints(folder.checkpoints), keep=1).save(replace(found, state=state))
         session.model.write(state.adapter.tensors)
@@ -76,7 +76,7 @@ def forget(
     return summary
 
 
-def _check_kind(config: Config, summary: dict[str, Any], folder: RunFolder) -> None:
+def _check_kind(config: Config, summary: Summary, folder: RunFolder) -> None:
     """Check that what clients are to a run is a sum that can be taken away again."""
     if config.run.engine == "flower":
         raise ConfigError(
@@ -98,14 +98,14 @@ def _check_kind(config: Config, summary: dict[str, Any], folder: RunFolder) -> N
             "expected sums that add as integers, so that what is left is exact; found model.moments: means, whose "
             "products of class means are rounded. Run it anew without the client."
         )
-    if summary["status"] != "finished":
+    if summary.status != "finished":
         raise RunFolderError(
-            f"expected a finished run; {folder.path} is {summary['status']}. Go on with it first: fedhello resume "
+            f"expected a finished run; {folder.path} is {summary.status}. Go on with it first: fedhello resume "
             f"{folder.path}"
         )
 
 
-def _check_clients(folder: RunFolder, clients: Sequence[int], summary: dict[str, Any]) -> None:
+def _check_clients(folder: RunFolder, clients: Sequence[int], summary: Summary) -> None:
     """Check that all are clients of the run that are not forgotten yet."""
     known = [entry.client for entry in folder.clients()]
     unknown = [k for k in clients if k not in known]
@@ -113,17 +113,15 @@ def _check_clients(folder: RunFolder, clients: Sequence[int], summary: dict[str,
         raise ConfigError(
             f"expected --client to be one of the run's clients, {known[0]} to {known[-1]}; found {unknown[0]}"
         )
-    gone = [k for k in clients if k in summary.get("forgotten", ())]
+    gone = [k for k in clients if k in summary.forgotten]
     if gone:
         raise ConfigError(f"expected a client that is not forgotten yet; client {gone[0]} is")
 
 
-def _checkpoint(
-    session: Session, folder: RunFolder, summary: dict[str, Any], warn: Callable[[str], None]
-) -> Checkpoint:
+def _checkpoint(session: Session, folder: RunFolder, summary: Summary, warn: Callable[[str], None]) -> Checkpoint:
     """Return the run's last checkpoint, which must be of these clients, this model and this machine."""
     found = Checkpoints(folder.checkpoints).latest(warn)
-    if found is None or found.state.round != summary["rounds"] or not found.state.head_sums:
+    if found is None or found.state.round != summary.rounds or not found.state.head_sums:
         raise RunFolderError(
             f"expected the last checkpoint of {folder.path}, which holds the sums of all clients; found none. Run it "
             "anew without the client."

@@ -146,7 +146,7 @@ class TrainedRun:
         Raises:
             RunFolderError: If the run has not ended.
         """
-        return self._current("summary.json", lambda: Summary.read(self._folder.summary()))
+        return self._current("summary.json", self._folder.summary)
 
     @property
     def rounds(self) -> Rounds:
@@ -322,7 +322,7 @@ class TrainedRun:
         if self.session is not None:
             return self.session.model
         summary = self._folder.summary()
-        return load_model(model_settings(self.config), summary["labels"], summary["model_kind"], self.given)
+        return load_model(model_settings(self.config), summary.labels, summary.model_kind, self.given)
 
     def _trained(self, model: str | None, client: int | None, anew: bool = False) -> Trained:
         """Return the model with the adapter and the head that are asked for, whatever it held before."""

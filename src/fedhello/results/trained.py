@@ -37,7 +37,7 @@ class Trained:
     """
 
     config: Config
-    labels: list[str]
+    labels: tuple[str, ...]
     model: LoraModel
     notes: tuple[str, ...]
 
@@ -61,8 +61,8 @@ def load_trained(
     config, summary = stored_config(folder.path), folder.summary()
     models = folder.models()
     _check_name(name, models)
-    labels = summary["labels"]
-    model = loaded or load_model(model_settings(config), labels, summary["model_kind"])
+    labels = summary.labels
+    model = loaded or load_model(model_settings(config), labels, summary.model_kind)
     notes = _read_adapter(folder, model)
     if name is not None:
         model.write(models[name])
@@ -153,7 +153,7 @@ def _as_adapter(tensors: dict[str, Tensor], model: LoraModel) -> Adapter:
 def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
     """Read a run's adapter into a model, whose frozen weights must be those that the run trained on; return notes."""
     load_adapter(model, folder.adapter)
-    weights = folder.summary().get("weights")
+    weights = folder.summary().weights
     if weights is None:
         return [f"{folder.path} does not say which weights it was trained on, so those of the model are not checked"]
     if weights != model.weights_digest():

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fedhello.model.generation import generate, rouge_l
+from fedhello.runs.summary import RougeSummary
 from fedhello.session import Session
 
 
@@ -24,13 +24,13 @@ class Answers:
     before: tuple[str, ...]
     after: tuple[str, ...]
 
-    def summary(self) -> dict[str, Any]:
-        """Return the ROUGE-L of both, within 0 … 1, and of how many answers."""
-        return {
-            "before": rouge_l(self.before, self.references),
-            "after": rouge_l(self.after, self.references),
-            "samples": len(self.prompts),
-        }
+    def scores(self) -> RougeSummary:
+        """Return how close both come to the right responses."""
+        return RougeSummary(
+            before=rouge_l(self.before, self.references),
+            after=rouge_l(self.after, self.references),
+            samples=len(self.prompts),
+        )
 
     def rows(self) -> list[dict[str, str]]:
         """Return one object per prompt."""

@@ -4,10 +4,11 @@ A callback that raises ends the run in order, with its name in the error; the ro
 go on: ``fedhello resume RUN`` or ``fedhello.resume``.
 """
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from fedhello.errors import ConfigError
 from fedhello.runs.loop import RoundRecord, RunStart
+from fedhello.runs.summary import Summary
 from fedhello.session import Session
 from fedhello.state import RunState
 
@@ -45,11 +46,11 @@ class Callback:
         """
         return None
 
-    def on_end(self, summary: dict[str, Any]) -> None:
+    def on_end(self, summary: Summary) -> None:
         """Called once after the last round, also of an interrupted or failed run; its folder is complete then.
 
         Args:
-            summary: As ``summary.json`` holds it.
+            summary: The run in numbers.
         """
 
 

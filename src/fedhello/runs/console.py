@@ -1,7 +1,5 @@
 """What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
 
-from typing import Any
-
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -23,7 +21,8 @@ from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
-from fedhello.runs.summary import taken_lines
+from fedhello.runs.summarise import taken_lines
+from fedhello.runs.summary import Summary
 from fedhello.session import Session
 from fedhello.state import ClientReport, RoundReport, RunState
 from fedhello.types import Budget, Reason
@@ -140,7 +139,7 @@ class Progress(Callback):
             self._console.print(line, highlight=False, soft_wrap=True)
         self._progress.advance(self._task)
 
-    def on_end(self, summary: dict[str, Any]) -> None:
+    def on_end(self, summary: Summary) -> None:
         """Close the display and show the result."""
         if self._live is not None:
             self._live.stop()
@@ -153,12 +152,12 @@ class Progress(Callback):
             self._console.print(tier_table(summary))
         self._say_what_is_left(summary)
 
-    def _say_what_is_left(self, summary: dict[str, Any]) -> None:
+    def _say_what_is_left(self, summary: Summary) -> None:
         """Say what became of the rounds, where the adapter is, and how to go on."""
-        lines = taken_lines(summary["search"], summary["selection"])
+        lines = taken_lines(summary.search, summary.selection)
         if self._folder is not None:
             lines += loading_lines(summary, self._folder)
-            if summary["status"] != "finished":
+            if summary.status != "finished":
                 where = f"server {self._folder.path}/config.yaml" if self._remote else f"resume {self._folder.path}"
                 lines.append(f"go on with: fedhello {where}")
         for line in lines:
@@ -197,26 +196,26 @@ def _taken(result: RoundRecord) -> str:
     return "–" if result.selected is None else "yes" if result.selected == result.report.round + 1 else "no"
 
 
-def _result_line(summary: dict[str, Any]) -> str:
+def _result_line(summary: Summary) -> str:
     """Say how the run ended and how accurate the adapter is."""
-    ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_seconds']:.0f} s"
-    if not summary["rounds"]:
+    ended = f"{summary.status} after {summary.rounds} rounds in {summary.wall_seconds:.0f} s"
+    if not summary.rounds:
         return ended
-    before, after = summary["start_scores"]["more"], (summary["final_scores"] or {"more": {}})["more"]
+    before, after = (scores.more if scores else {} for scores in (summary.start_scores, summary.final_scores))
     more = "".join(
         f"; {name.replace('_', ' ')} {before[name]:.3f} → {value:.3f}"
         for name, value in after.items()
         if name not in COMMON and name in before
     )
-    if summary.get("rouge_l"):
-        rouge = summary["rouge_l"]
-        more += f"; ROUGE-L {rouge['before']:.3f} → {rouge['after']:.3f} on {rouge['samples']} answers"
-    if summary["domains"]:
-        more += "; in " + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in summary["domains"].items())
-    whose = "of the adapter that is handed back" if summary["selection"] else "after the last round"
-    final, mean, best = (_number(summary[key]) for key in ("final", "mean_last_5", "best_on_validation"))
+    if summary.rouge_l is not None:
+        rouge = summary.rouge_l
+        more += f"; ROUGE-L {rouge.before:.3f} → {rouge.after:.3f} on {rouge.samples} answers"
+    if summary.domains:
+        more += "; in " + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in summary.domains.items())
+    whose = "of the adapter that is handed back" if summary.selection else "after the last round"
+    final, mean, best = map(_number, (summary.final, summary.mean_last_5, summary.best_on_validation))
     return (
-        f"{ended}; {summary['metric']}: {summary['start']:.3f} before training, {final} {whose}, {mean} "
+        f"{ended}; {summary.metric}: {_number(summary.start)} before training, {final} {whose}, {mean} "
         f"mean of the last 5, {best} in the round that was best on validation{more}"
     )
 
@@ -247,27 +246,27 @@ TIER_COLUMNS = (
 )
 
 
-def tier_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+def tier_rows(summary: Summary) -> list[tuple[str, ...]]:
     """Return, per tier, the cells under ``TIER_COLUMNS``: peaks above the model, the rest per client and round."""
     return [
         (
             str(g),
-            str(tier["clients"]),
-            budget_words(Budget(**tier["budget"])),
-            f"{tier['participations']} times",
-            " ".join(map(str, tier["blocks_trained"])),
-            human_bytes(tier["measured_peak_bytes"]),
-            human_bytes(tier["predicted_peak_bytes"]),
-            human_bytes(tier["saved_bytes"]),
-            "–" if tier["seconds"] is None else f"{tier['seconds']:.2f}",
-            human_bytes(tier["bytes_up"]),
-            human_bytes(tier["bytes_down"]),
+            str(tier.clients),
+            budget_words(Budget(**tier.budget)),  # type: ignore[arg-type]  # counts are whole numbers there
+            f"{tier.participations} times",
+            " ".join(map(str, tier.blocks_trained)),
+            human_bytes(tier.measured_peak_bytes),
+            human_bytes(tier.predicted_peak_bytes),
+            human_bytes(tier.saved_bytes),
+            "–" if tier.seconds is None else f"{tier.seconds:.2f}",
+            human_bytes(tier.bytes_up),
+            human_bytes(tier.bytes_down),
         )
-        for g, tier in enumerate(summary["tiers"])
+        for g, tier in enumerate(summary.tiers)
     ]
 
 
-def tier_table(summary: dict[str, Any]) -> Table:
+def tier_table(summary: Summary) -> Table:
     """Draw ``tier_rows``."""
     table = Table(*TIER_COLUMNS, box=None, pad_edge=False, header_style="bold")
     for row in tier_rows(summary):
@@ -275,28 +274,28 @@ def tier_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def tier_lines(summary: dict[str, Any]) -> list[str]:
+def tier_lines(summary: Summary) -> list[str]:
     """Write ``tier_rows`` as plain lines."""
     return [", ".join(f"{n} {c}" for n, c in zip(TIER_COLUMNS, row, strict=True)) for row in tier_rows(summary)]
 
 
-def loading_lines(summary: dict[str, Any], folder: RunFolder) -> list[str]:
+def loading_lines(summary: Summary, folder: RunFolder) -> list[str]:
     """Say where the adapter is and how two lines of Python load it."""
-    labels = len(summary["labels"])
-    if summary["personal_heads"]:
+    labels = len(summary.labels)
+    if summary.personal_heads:
         return [
             f"adapter without a head: {folder.adapter}",
             f"each client's own head: {folder.path / 'heads'}; see fedhello predict --client and export --client",
         ]
-    if summary["model_kind"] == TENSORS:
+    if summary.model_kind == TENSORS:
         return [f"adapter: {folder.adapter}; {folder.adapter / 'README.md'} has the code that puts it into your module"]
-    pooled = summary.get("pooling", NATIVE) != NATIVE  # 0.1.0 knew no other
-    auto = "AutoModel" if pooled else AUTO_CLASSES[summary["model_kind"]].__name__
-    classes = "" if pooled or summary["model_kind"] == CAUSAL_LM else f", num_labels={labels}"
+    pooled = summary.pooling != NATIVE
+    auto = "AutoModel" if pooled else AUTO_CLASSES[summary.model_kind].__name__
+    classes = "" if pooled or summary.model_kind == CAUSAL_LM else f", num_labels={labels}"
     return [
         f"adapter: {folder.adapter}",
         "load it with:",
-        f"  model = {auto}.from_pretrained({summary['model']!r}{classes})",
+        f"  model = {auto}.from_pretrained({summary.model!r}{classes})",
         f"  model = PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
         *([f"its head is beside it; {folder.adapter / 'README.md'} has the code that uses both"] if pooled else []),
     ]

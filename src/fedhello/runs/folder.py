@@ -35,6 +35,7 @@ from fedhello.runs.answers import Answers
 from fedhello.runs.files import append_line, sync_folder, whole_lines, write_whole, writing
 from fedhello.runs.formats import read_clients, read_round, write_clients, write_round
 from fedhello.runs.loop import RoundRecord
+from fedhello.runs.summary import Summary
 from fedhello.session import ClientEntry, Session
 from fedhello.types import Adapter
 
@@ -170,7 +171,7 @@ class RunFolder:
     def finish(
         self,
         session: Session,
-        summary: Mapping[str, Any],
+        summary: Summary,
         models: Mapping[str, Adapter],
         heads: Heads | None = None,
         answers: Answers | None = None,
@@ -196,7 +197,7 @@ class RunFolder:
         if answers is not None:
             lines = [json.dumps(row, ensure_ascii=False) for row in answers.rows()]
             write_whole(self.path / "answers.jsonl", "\n".join(lines) + "\n")
-        _write_json(self.path / "summary.json", summary)
+        _write_json(self.path / "summary.json", summary.to_dict())
 
     def _write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         file = self.path / f"{name}.safetensors"
@@ -222,20 +223,20 @@ class RunFolder:
         """
         write_whole(self.path / "config.yaml", text)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """Read the summary.
 
         Raises:
-            RunFolderError: If the run has not come to an end.
+            RunFolderError: If the run has not come to an end, or the file holds no summary.
         """
         file = self.path / "summary.json"
         if not file.is_file():
             raise RunFolderError(f"expected a run that has ended; {self.path} has no summary.json")
         try:
-            summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            values = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunFolderError(f"expected JSON in {file}; {error}") from error
-        return summary
+        return Summary.read(values)
 
     def rounds(self) -> list[dict[str, Any]]:
         """Read all finished rounds, without the attempts that failed."""

@@ -16,7 +16,7 @@ from fedhello.runs.folder import RunFolder
 from fedhello.runs.formats import read_evaluation, read_head, write_evaluation, write_head
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.loop import RoundRecord, RunStart, start
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.session import ClientEntry, Session
 from fedhello.state import RunState
 

@@ -8,6 +8,7 @@ from typing import Any
 from fedhello.notes import logger
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.loop import RoundRecord, RunStart
+from fedhello.runs.summary import Summary
 from fedhello.runs.tracking import Tracker, check_installed, round_metrics
 from fedhello.session import Session
 from fedhello.state import RunState
@@ -101,7 +102,7 @@ class _Tool(Callback):
         """Hand the round on."""
         self._tracker.on_round(state, record)
 
-    def on_end(self, summary: dict[str, Any]) -> None:
+    def on_end(self, summary: Summary) -> None:
         """Hand the summary on and close the tool."""
         self._tracker.on_end(summary)
 

@@ -16,7 +16,8 @@ from fedhello.runs.interrupts import Interrupts
 from fedhello.runs.loop import RoundRecord, domain_scores, rounds
 from fedhello.runs.progress import Progress as Place
 from fedhello.runs.progress import begin, identity_of
-from fedhello.runs.summary import summarise
+from fedhello.runs.summarise import Status, summarise
+from fedhello.runs.summary import Summary
 from fedhello.runs.tracking import Tracker, check_installed
 from fedhello.session import Session
 from fedhello.state import RunState
@@ -24,7 +25,7 @@ from fedhello.state import RunState
 
 def run_session(
     session: Session, folder: RunFolder, callbacks: Sequence[Callback] = (), resumed: Place | None = None
-) -> dict[str, Any]:
+) -> Summary:
     """Run all rounds, fill the folder and hand each round to the sinks that ``run.track`` names.
 
     Ctrl-C, SIGTERM or an error in a round abandons that round; the rounds before it are kept, with their adapter and a
@@ -34,7 +35,7 @@ def run_session(
         session: With any engine.
         folder: Of a new run, or of ``resumed``.
         callbacks: Who watches, and may end it.
-        resumed: What ``fedhello.runs.progress.restore`` found; None starts a new run.
+        resumed: What ``fedhello.runs.progress.restore_progress`` found; None starts a new run.
 
     Returns:
         The summary of all rounds, those of earlier processes too; its ``status`` is ``finished``, ``interrupted`` or,
@@ -54,7 +55,8 @@ def run_session(
         tracker = Tracker(session.settings.track, folder.path, lambda line: warn(folder, line))
         # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
         run = _Run(session, folder, [tracker, *callbacks], interrupts, progress)
-        status, failure = "finished", None
+        status: Status = "finished"
+        failure: Exception | None = None
         try:
             run.open(tracker)
             status = "stopped" if run.play() else "finished"
@@ -144,7 +146,7 @@ class _Run:
                 f"rounds before are kept; put it right and go on with {self.folder.path}."
             ) from error
 
-    def end(self, status: str, failure: Exception | None) -> dict[str, Any]:
+    def end(self, status: Status, failure: Exception | None) -> Summary:
         """Write what it led to, and say so."""
         try:
             self._save()
@@ -153,38 +155,44 @@ class _Run:
         session, progress = self.session, self.progress
         seconds = progress.wall_seconds
         summary = summarise(session, progress.beginning, progress.results, wall_seconds=seconds, status=status)
-        summary["error"] = None if failure is None else f"{type(failure).__name__}: {failure}"
+        summary = summary.but(error=None if failure is None else f"{type(failure).__name__}: {failure}")
         try:
-            self._close(summary)
+            summary = self._close(summary)
         except FedhelloError as error:
             failure = failure or error
         if failure is not None:
             raise failure
         return summary
 
-    def _close(self, summary: dict[str, Any]) -> None:
+    def _close(self, summary: Summary) -> Summary:
+        """Write the folder's last files, tell every callback, and return the whole summary."""
         session, progress = self.session, self.progress
         models = session.method.models(progress.state, session.federation)
-        summary["domains"] = domain_scores(session, progress.state) if progress.results else {}
-        summary["forgotten"] = list(progress.state.forgotten)
-        summary["weights"] = self.identity["model"]["weights"]
+        domains = domain_scores(session, progress.state) if progress.results else {}
         # Scoring may have left another model in it; one that the run leads to alone is its adapter.
         last = next(iter(models.values())) if len(models) == 1 else progress.state.adapter
         session.model.write(last.tensors)
-        asked = session.server.questions if summary["status"] in ("finished", "stopped") else ()
+        asked = session.server.questions if summary.status in ("finished", "stopped") else ()
         if not progress.answers:  # a run that was saved by hand does not know what was said before
             asked = ()
         if asked and len(models) > 1:
             asked = ()
-            summary["notes"].append("the run leads to several models, which were not asked the test prompts again")
+            said = "the run leads to several models, which were not asked the test prompts again"
+            summary = summary.but(notes=(*summary.notes, said))
         answers = compared(asked, progress.answers, answer(session) if asked else ())
-        summary["rouge_l"] = None if answers is None else answers.summary()
+        summary = summary.but(
+            domains=domains,
+            forgotten=progress.state.forgotten,
+            weights=self.identity["model"]["weights"],
+            rouge_l=None if answers is None else answers.scores(),
+        )
         try:
             self.folder.finish(session, summary, models, progress.state.personal_heads, answers)
         finally:
             self._tell_the_end(summary)
+        return summary
 
-    def _tell_the_end(self, summary: dict[str, Any]) -> None:
+    def _tell_the_end(self, summary: Summary) -> None:
         """Tell every callback, whatever another raises; the first error counts."""
         failure: BaseException | None = None
         for callback in reversed(self.callbacks):

@@ -1,14 +1,13 @@
 """Where a loop by hand has led to, saved as the folder of a run."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from fedhello.errors import ConfigError
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord, RunStart, evaluate_adapter
 from fedhello.runs.progress import Progress, identity_of
-from fedhello.runs.summary import summarise
+from fedhello.runs.summarise import summarise
 from fedhello.session import Session
 from fedhello.state import RunState
 
@@ -41,11 +40,14 @@ def save_state(
     identity = identity_of(session)
     seconds = sum(record.seconds + record.evaluation_seconds for record in records)
     began = start or RunStart(state, None, validation, test)
-    summary: dict[str, Any] = summarise(session, began, records, wall_seconds=seconds, status="saved")
-    summary |= {"final": test.accuracy, "rounds": state.round, "weights": identity["model"]["weights"]}
-    summary |= {"domains": {}, "forgotten": list(state.forgotten), "error": None, "rouge_l": None}
+    summary = summarise(session, began, records, wall_seconds=seconds, status="saved").but(
+        final=test.accuracy,
+        rounds=state.round,
+        weights=identity["model"]["weights"],
+        forgotten=state.forgotten,
+    )
     if start is None:
-        summary["start"] = None
+        summary = summary.but(start=None, start_scores=None)
     models = session.method.models(state, session.federation)
     last = next(iter(models.values())) if len(models) == 1 else state.adapter
     folder.begin(session)

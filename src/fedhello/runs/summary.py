@@ -1,35 +1,118 @@
-"""A run in numbers."""
+"""A run in numbers: what ``summary.json`` holds, with its one writer and one reader."""
 
-import importlib.metadata
-import platform
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from fedhello.errors import RunFolderError
-from fedhello.formatting import human_bytes
 from fedhello.model.evaluation import Evaluation
-from fedhello.model.sources import CAUSAL_LM
+from fedhello.model.sources import Kind
 from fedhello.runs.formats import write_evaluation, write_head
-from fedhello.runs.heads_said import head_line
-from fedhello.runs.loop import RoundRecord, RunStart
-from fedhello.session import Session
-from fedhello.state import ClientReport
-from fedhello.strategy import the_global_model
-from fedhello.types import Rejection
-
-LAST = 5
-"""How many last scored rounds the reported mean is taken over."""
+from fedhello.runs.heads import HeadChange
 
 FORMAT = 1
 """Of ``summary.json``; it rises whenever an earlier fedhello could not read the file."""
 
+Number = int | float
+Scores = Annotated[Evaluation, PlainSerializer(write_evaluation)]
+Change = Annotated[HeadChange, PlainSerializer(write_head)]
 
-class Summary(BaseModel):
-    """A run in numbers, as ``summary.json`` holds them; see docs/reference/run-folder.md for all of them.
+
+class _Part(BaseModel):
+    """What a later fedhello adds is kept as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+
+class TierSummary(_Part):
+    """What one tier did; peaks are the largest seen, seconds and bytes means per client and round; None: not measured.
+
+    Attributes:
+        budget: The limits that it has, by name.
+        over_budget: How often a client went over its budget of memory.
+        clients: How many it has.
+        participations: How many updates of its clients counted.
+        blocks_trained: Per block, how often it was trained; length L.
+        predicted_peak_bytes: Of a step, above the loaded model.
+        predicted_memory_bytes: The same with what the process needs besides.
+        measured_peak_bytes: Of a step, as measured.
+        measured_process_bytes: By how much the process grew.
+        saved_bytes: Held for the backward pass.
+        seconds: Of training.
+        bytes_up: Sent.
+        bytes_down: Received.
+    """
+
+    budget: dict[str, Number]
+    over_budget: int = 0
+    clients: int = 0
+    participations: int = 0
+    blocks_trained: tuple[int, ...] = ()
+    predicted_peak_bytes: Number | None = None
+    predicted_memory_bytes: Number | None = None
+    measured_peak_bytes: Number | None = None
+    measured_process_bytes: Number | None = None
+    saved_bytes: Number | None = None
+    seconds: Number | None = None
+    bytes_up: Number | None = None
+    bytes_down: Number | None = None
+
+
+class HeadSummary(_Part):
+    """How the run's heads came about.
+
+    Attributes:
+        policy: ``model.head``.
+        changes: One for each time that it was solved, in their order.
+    """
+
+    policy: str
+    changes: tuple[Change, ...]
+
+
+class SearchSummary(_Part):
+    """What became of a server that searches for its step.
+
+    Attributes:
+        rounds: In how many rounds it searched.
+        taken: In how many it took a step.
+        bytes_up_in_vain: What clients sent in the others.
+    """
+
+    rounds: int
+    taken: int
+    bytes_up_in_vain: int
+
+
+class SelectionSummary(_Part):
+    """Which model is handed back.
+
+    Attributes:
+        round: The one after so many rounds; 0 is the start.
+        rounds: Of how many.
+    """
+
+    round: int
+    rounds: int
+
+
+class RougeSummary(_Part):
+    """How close a language model's answers are to the references, as ROUGE-L, 0 … 1.
+
+    Attributes:
+        before: Before training.
+        after: After it.
+        samples: Over how many answers.
+    """
+
+    before: float
+    after: float
+    samples: int
+
+
+class Summary(_Part):
+    """A run in numbers, as ``summary.json`` holds them; see docs/reference/run-folder.md.
 
     Attributes:
         format: Of the file; 0.1.0 wrote none, and is read as 1.
@@ -39,27 +122,44 @@ class Summary(BaseModel):
         rounds: How many were committed.
         metric: What the accuracies are.
         start: Test accuracy before training, 0 … 1; None of a state that was saved without it.
-        final: Of what is handed back; None where the last round was not scored.
+        start_scores: All test scores before training.
+        final_scores: All test scores after the last round; None where it was not scored.
+        final: Test accuracy of what is handed back; None where the last round was not scored.
         mean_last_5: Over the last scored rounds.
         best_on_validation: Of the scored round that was best on the validation data.
+        best_round: Which one that was, from 0.
         bytes_up: All that clients sent.
         bytes_down: All that they received.
+        head: How the heads came about.
+        search: Where the server searches for its step.
+        selection: Where models are selected.
+        rejections: Reason → how many replies did not count for it.
+        failed_attempts: Attempts at rounds that were abandoned.
+        flags: What aggregation and scoring did otherwise than asked, each once.
         wall_seconds: Of the whole run.
         train_seconds: Of the clients' training, added up.
+        evaluation_seconds: Of all evaluations.
+        samples: Samples that clients trained on, each as often as it was seen.
+        samples_per_second: In the clients' training.
         tiers: What each tier did, and what it took.
+        personal_heads: Whether clients keep heads of their own.
+        model: The foundation model.
+        model_kind: What it is for.
+        pooling: How features are made; 0.1.0 knew ``native`` alone.
         labels: Names of the classes.
         notes: What a user should know.
         versions: Of the packages that a result depends on.
         error: What the run failed with.
+        domains: Test accuracy within each domain.
         forgotten: Clients that were taken out of the head afterwards.
+        weights: Digest of the frozen weights; None of runs that do not say.
+        rouge_l: Of a language model's answers.
 
     Example:
         >>> summary = fh.run("my.yaml").summary
         >>> summary.status, summary.method, summary.metric, 0 <= summary.final <= 1
         ('finished', 'fed-hello', 'test accuracy', True)
     """
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
     format: int = FORMAT
     status: Literal["finished", "interrupted", "failed", "stopped", "saved"]
@@ -68,19 +168,38 @@ class Summary(BaseModel):
     rounds: int
     metric: str
     start: float | None
+    start_scores: Scores | None = None
+    final_scores: Scores | None = None
     final: float | None
     mean_last_5: float | None
     best_on_validation: float | None
+    best_round: int | None = None
     bytes_up: int
     bytes_down: int
+    head: HeadSummary | None = None
+    search: SearchSummary | None = None
+    selection: SelectionSummary | None = None
+    rejections: dict[str, int] = {}
+    failed_attempts: int = 0
+    flags: tuple[str, ...] = ()
     wall_seconds: float
     train_seconds: float
-    tiers: tuple[dict[str, Any], ...]
-    labels: tuple[str, ...]
-    notes: tuple[str, ...]
-    versions: dict[str, str]
+    evaluation_seconds: float = 0.0
+    samples: int = 0
+    samples_per_second: float | None = None
+    tiers: tuple[TierSummary, ...]
+    personal_heads: bool = False
+    model: str = ""
+    model_kind: Kind = "text-classification"
+    pooling: str = "native"
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
     error: str | None = None
+    domains: dict[str, float] = {}
     forgotten: tuple[int, ...] = ()
+    weights: str | None = None
+    rouge_l: RougeSummary | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Summary":
@@ -102,184 +221,14 @@ class Summary(BaseModel):
         except ValidationError as error:
             raise RunFolderError(f"expected the summary of a run; {' '.join(str(error).split())[:200]}") from error
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as ``summary.json`` holds it."""
+        return self.model_dump(mode="json")
 
-def summarise(
-    session: Session, beginning: RunStart, attempts: Sequence[RoundRecord], *, wall_seconds: float, status: str
-) -> dict[str, Any]:
-    """Put a run into numbers: JSON-ready, accuracies within 0 … 1, bytes and seconds.
+    def but(self, **values: Any) -> "Summary":
+        """Return the same with other values, which are not checked.
 
-    Bytes and rejections are those of all attempts, everything else is of the rounds that were committed. ``start``,
-    ``final`` and ``mean_last_5`` are of the test set, before, after and over the last scored rounds;
-    ``best_on_validation`` is the test accuracy of the scored round that was best on the validation set.
-    """
-    results = [result for result in attempts if result.report.failed is None]
-    reports = [report for result in results for report in result.report.clients]
-    sent: list[ClientReport | Rejection] = [report for attempt in attempts for report in attempt.report.clients]
-    sent += [rejection for attempt in attempts for rejection in attempt.report.rejections]
-    heads = [head for head in (beginning.head, *(attempt.head for attempt in attempts)) if head is not None]
-    train_seconds = sum(report.metrics["seconds"] for report in reports)
-    samples = sum(int(report.metrics["samples"]) for report in reports)
-    scored = _scored(session, results)
-    accuracies = [test.accuracy for _, _, test in scored]
-    best = max(scored, key=lambda found: found[1].accuracy, default=None)
-    last = results[-1].test if results else None
-    return {
-        "format": FORMAT,
-        "status": status,
-        "method": session.row.name,
-        "seed": session.settings.seed,
-        "rounds": len(results),
-        "metric": _metric(session),
-        "start": beginning.test.accuracy,
-        "start_scores": write_evaluation(beginning.test),
-        "final_scores": None if last is None else write_evaluation(last),
-        "final": None if last is None else last.accuracy,
-        "mean_last_5": sum(accuracies[-LAST:]) / len(accuracies[-LAST:]) if accuracies else None,
-        "best_on_validation": None if best is None else best[2].accuracy,
-        "best_round": None if best is None else best[0],
-        "bytes_up": sum(one.bytes_up for one in (*heads, *sent)) + sum(a.report.score_bytes_up for a in attempts),
-        "bytes_down": sum(one.bytes_down for one in (*heads, *sent)) + sum(a.report.score_bytes_down for a in attempts),
-        "head": {"policy": session.head.policy, "changes": [write_head(head) for head in heads]},
-        "search": (search := _search(results)),
-        "selection": (selection := _selection(results)),
-        "rejections": Counter(rejection.reason for result in attempts for rejection in result.report.rejections),
-        "failed_attempts": len(attempts) - len(results),
-        "flags": list(dict.fromkeys(flag for result in results for flag in result.report.flags)),
-        "wall_seconds": wall_seconds,
-        "train_seconds": train_seconds,
-        "evaluation_seconds": sum(result.evaluation_seconds for result in results),
-        "samples": samples,
-        "samples_per_second": samples / train_seconds if train_seconds else None,
-        "tiers": [_tier_summary(session, results, g) for g in range(len(session.federation.tiers))],
-        "personal_heads": session.head.is_personal,
-        "model": session.model.source.base_name,
-        "model_kind": session.model.kind,
-        "pooling": session.model.pooling,
-        "labels": list(session.labels),
-        "notes": [
-            *session.notes,
-            *_head_lines(session, beginning, results),
-            *taken_lines(search, selection),
-        ],
-        "versions": versions(),
-    }
-
-
-def _search(results: Sequence[RoundRecord]) -> dict[str, int] | None:
-    """Count the rounds in which a server that searches took a step, and the bytes sent in vain in the others."""
-    records = [result.report for result in results if result.report.step is not None and result.report.clients]
-    if not records:
-        return None
-    vain = sum(report.bytes_up for record in records if not record.step for report in record.clients)
-    return {"rounds": len(records), "taken": sum(bool(record.step) for record in records), "bytes_up_in_vain": vain}
-
-
-def taken_lines(search: Mapping[str, int] | None, selection: Mapping[str, int] | None) -> list[str]:
-    """Say what became of the rounds: which steps were taken, and which model is handed back."""
-    return [
-        *([] if search is None else [_search_line(search)]),
-        *([] if not selection else [_selection_line(selection)]),
-    ]
-
-
-def _search_line(search: Mapping[str, int]) -> str:
-    said = f"the server took a step in {search['taken']} of {search['rounds']} rounds"
-    if search["taken"] == search["rounds"]:
-        return said
-    more = ""
-    if not search["taken"]:
-        more = "; training added nothing here, and method.name=head-only costs one exchange of sums"
-    return (
-        f"{said}: in the others its validation data speaks for none that is larger than chance, and the "
-        f"{human_bytes(search['bytes_up_in_vain'])} that clients sent changed nothing{more}"
-    )
-
-
-def _selection(results: Sequence[RoundRecord]) -> dict[str, int] | None:
-    """Return after how many rounds, of how many, the model was there that the run hands back; 0 is the start."""
-    if not results or results[-1].selected is None:
-        return None
-    return {"round": results[-1].selected, "rounds": len(results)}
-
-
-def _selection_line(selection: Mapping[str, int]) -> str:
-    if selection["round"]:
-        return (
-            f"the adapter is that after round {selection['round']} of {selection['rounds']}: none since is surely "
-            "better on the server's validation data"
-        )
-    return (
-        f"the adapter is that before training: after none of {selection['rounds']} rounds it is surely better on the "
-        "server's validation data, and method.name=head-only costs one exchange of sums"
-    )
-
-
-def _head_lines(session: Session, beginning: RunStart, results: Sequence[RoundRecord]) -> list[str]:
-    """Say how the first head and the last one came about."""
-    changes = [(beginning.head, 0), *((result.head, result.report.round + 1) for result in results)]
-    found = [
-        head_line(head, session.head, session.statistics.least, rounds) for head, rounds in changes if head is not None
-    ]
-    return [*found[:1], *found[1:][-1:]]
-
-
-def _scored(session: Session, results: Sequence[RoundRecord]) -> list[tuple[int, Evaluation, Evaluation]]:
-    """Return t and the scores on validation and test set of the rounds that are scored.
-
-    A round that was scored as the last one, before rounds were added to the run, is none of them.
-    """
-    return [
-        (result.report.round, result.validation, result.test)
-        for result in results
-        if result.validation is not None
-        and result.test is not None
-        and session.settings.is_scored_after(result.report.round + 1)
-    ]
-
-
-def _metric(session: Session) -> str:
-    if session.model.kind == CAUSAL_LM:
-        return "test token accuracy"
-    of = " of personal heads" if session.head.is_personal else ""
-    one = session.row.models is the_global_model
-    return f"test accuracy{of}" if one else f"test accuracy{of}, mean over models"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    packages = ("fedhello", "torch", "transformers", "peft", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def _tier_summary(session: Session, results: Sequence[RoundRecord], tier: int) -> dict[str, Any]:
-    """Put what one tier did into numbers; the peaks are the largest seen, the rest means per client and round."""
-    reports = [report for result in results for report in result.report.clients if report.tier == tier]
-
-    def mean(values: Sequence[float]) -> float | None:
-        return sum(values) / len(values) if values else None
-
-    def largest(metric: str) -> float | None:
-        return max((report.metrics[metric] for report in reports if metric in report.metrics), default=None)
-
-    trained = np.zeros(session.federation.blocks, dtype=int)
-    for report in reports:
-        trained[list(report.blocks)] += 1
-    return {
-        "budget": session.federation.tiers[tier].limits,
-        "over_budget": sum(
-            report.tier == tier and report.client in result.report.over_budget
-            for result in results
-            for report in result.report.clients
-        ),
-        "clients": session.tier_of.count(tier),
-        "participations": len(reports),
-        "blocks_trained": trained.tolist(),
-        "predicted_peak_bytes": largest("predicted_peak_bytes"),
-        "predicted_memory_bytes": largest("predicted_memory_bytes"),
-        "measured_peak_bytes": largest("peak_bytes"),
-        "measured_process_bytes": largest("process_bytes"),
-        "saved_bytes": largest("saved_bytes"),
-        "seconds": mean([report.metrics["seconds"] for report in reports]),
-        "bytes_up": mean([report.bytes_up for report in reports]),
-        "bytes_down": mean([report.bytes_down for report in reports]),
-    }
+        Args:
+            values: By the names of attributes.
+        """
+        return self.model_copy(update=values)

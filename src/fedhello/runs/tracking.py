@@ -21,6 +21,7 @@ from fedhello.formatting import flatten
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.formats import write_evaluation, write_round
 from fedhello.runs.loop import RoundRecord, RunStart
+from fedhello.runs.summary import Summary
 from fedhello.session import Session
 from fedhello.state import RunState
 
@@ -51,7 +52,7 @@ class Sink:
 
     place: str
     record: Callable[[int, Mapping[str, float]], None]
-    finish: Callable[[Mapping[str, Any]], None]
+    finish: Callable[[Summary], None]
 
 
 def tensorboard(folder: Path, config: Mapping[str, Any]) -> Sink:
@@ -67,8 +68,8 @@ def tensorboard(folder: Path, config: Mapping[str, Any]) -> Sink:
             writer.add_scalar(name, value, done)
         writer.flush()
 
-    def finish(summary: Mapping[str, Any]) -> None:
-        writer.add_text("summary", f"```\n{json.dumps(summary, indent=2)}\n```")
+    def finish(summary: Summary) -> None:
+        writer.add_text("summary", f"```\n{json.dumps(summary.to_dict(), indent=2)}\n```")
         settings = {name: value for name, value in flatten(config, ".").items() if value is not None}
         writer.add_hparams(settings, headline(summary), run_name=".")
         writer.close()
@@ -98,9 +99,9 @@ def wandb(folder: Path, config: Mapping[str, Any]) -> Sink:
     def record(done: int, metrics: Mapping[str, float]) -> None:
         run.log(dict(metrics), step=done)
 
-    def finish(summary: Mapping[str, Any]) -> None:
-        run.summary.update({"summary": dict(summary)})  # its names would hide those of the last round's metrics
-        run.finish(exit_code=0 if summary["status"] in ("finished", "stopped") else 1)
+    def finish(summary: Summary) -> None:
+        run.summary.update({"summary": summary.to_dict()})  # its names would hide those of the last round's metrics
+        run.finish(exit_code=0 if summary.status in ("finished", "stopped") else 1)
 
     return Sink(run.url or str(folder / "wandb"), record, finish)
 
@@ -131,10 +132,10 @@ def mlflow(folder: Path, config: Mapping[str, Any]) -> Sink:
         now = int(time.time() * 1000)
         client.log_batch(run, metrics=[Metric(key, value, now, done) for key, value in metrics.items()])
 
-    def finish(summary: Mapping[str, Any]) -> None:
+    def finish(summary: Summary) -> None:
         record(0, headline(summary))
-        client.set_terminated(run, MLFLOW_STATUS[summary["status"]])
-        client.log_dict(run, dict(summary), "summary.json")
+        client.set_terminated(run, MLFLOW_STATUS[summary.status])
+        client.log_dict(run, summary.to_dict(), "summary.json")
 
     return Sink(store, record, finish)
 
@@ -167,9 +168,9 @@ def numbers(value: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(leaf) for name, leaf in flatten(value).items() if isinstance(leaf, (int, float))}
 
 
-def headline(summary: Mapping[str, Any]) -> dict[str, float]:
+def headline(summary: Summary) -> dict[str, float]:
     """Return the numbers of a summary that are of the whole run, none of a single tier."""
-    whole = {name: value for name, value in summary.items() if not isinstance(value, (Mapping, list, tuple))}
+    whole = {name: value for name, value in summary.to_dict().items() if not isinstance(value, (Mapping, list, tuple))}
     return numbers({"summary": whole})
 
 
@@ -240,7 +241,7 @@ class Tracker(Callback):
         if self._sinks and record.report.failed is None:
             self._record(record.report.round + 1, round_metrics(record))
 
-    def on_end(self, summary: dict[str, Any]) -> None:
+    def on_end(self, summary: Summary) -> None:
         """Record the summary and close the sinks."""
         for name, sink in list(self._sinks.items()):
             with self._guard(name):

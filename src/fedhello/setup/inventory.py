@@ -12,7 +12,7 @@ import torch
 
 from fedhello import embedded
 from fedhello.model.sources import EMBEDDED_MODELS
-from fedhello.runs.summary import versions
+from fedhello.runs.summarise import versions
 from fedhello.setup.model import choose_device
 
 
