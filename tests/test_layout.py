@@ -9,18 +9,16 @@ NO_CODE = {"__init__", "__main__"}
 """Docstrings, names that others define, and a call of another module's ``main``."""
 
 ELSEWHERE = {
-    "cli/arguments.py": "e2e/test_bad_input.py",
-    "cli/inventory.py": "e2e/test_demo.py",
-    "cli/main.py": "e2e/test_bad_input.py",
-    "cli/network.py": "network/test_keys.py",
-    "cli/output.py": "e2e/test_demo.py",
-    "cli/results.py": "report/test_page.py",
-    "cli/run.py": "e2e/test_demo.py",
+    "config/partitions.py": "config/test_schema.py",
     "data/memory.py": "test_api.py",
+    "data/settings.py": "config/test_settings.py",
+    "flower.py": "e2e/test_flower_app.py",
     "model/in_memory.py": "test_api.py",
-    "plugins.py": "test_api.py",
-    "results/inference.py": "runs/test_language.py",
-    "results/run.py": "test_api.py",
+    "model/settings.py": "config/test_settings.py",
+    "network/flower_nodes.py": "network/test_strategy.py",
+    "network/flower_planning.py": "network/test_strategy.py",
+    "network/flower_records.py": "network/test_flower_client.py",
+    "plugins.py": "test_registry.py",
     "runs/answers.py": "runs/test_language.py",
     "runs/console.py": "e2e/test_demo.py",
     "runs/folder.py": "faults/test_45_damaged_checkpoint.py",
@@ -31,6 +29,8 @@ ELSEWHERE = {
     "runs/selection.py": "runs/test_heads.py",
     "runs/summary.py": "e2e/test_demo.py",
     "session.py": "test_api.py",
+    "setup/inventory.py": "cli/test_inventory.py",
+    "setup/objects.py": "comparison/test_objects.py",
     "setup/training.py": "runs/test_train_options.py",
 }
 """Modules whose promises only whole runs show, and the tests that do."""
