@@ -20,8 +20,7 @@ def main(grid: Grid, context: Context) -> None:
     global_model = Net()
     arrays = flower.arrays(global_model)
 
-    budgets = {0: {"blocks": 2}, None: {"blocks": 6}}  # of nodes that state none themselves: a simulation's
-    proxy = load_centralized_dataset()  # for Fisher scores
+    budgets, proxy = {0: {"blocks": 2}, None: {"blocks": 6}}, load_centralized_dataset()
     strategy = flower.FedHello(global_model, proxy=proxy, budgets=budgets, fraction_evaluate=fraction_evaluate)
 
     result = strategy.start(
