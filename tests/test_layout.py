@@ -27,7 +27,7 @@ ELSEWHERE = {
     "runs/runner.py": "e2e/test_demo.py",
     "runs/saved.py": "test_api.py",
     "runs/selection.py": "runs/test_heads.py",
-    "runs/summary.py": "e2e/test_demo.py",
+    "runs/summarise.py": "e2e/test_demo.py",
     "session.py": "test_api.py",
     "setup/inventory.py": "cli/test_inventory.py",
     "setup/objects.py": "comparison/test_objects.py",

@@ -43,9 +43,9 @@ from fedhello.types import Adapter
 
 TOOLS = ["tensorboard", "wandb", "mlflow"]
 SUMMARY = Summary(
-    status="finished", method="full", seed=3, rounds=2, metric="test accuracy", start=None, final=0.75, mean_last_5=None,
-    best_on_validation=None, bytes_up=7, bytes_down=8, wall_seconds=1.5, train_seconds=0.5, labels=("a",),
-    tiers=(TierSummary(budget={"blocks": 1}, bytes_up=5.0),),
+    status="finished", method="full", seed=3, rounds=2, metric="test accuracy", start=None, final=0.75,
+    mean_last_5=None, best_on_validation=None, bytes_up=7, bytes_down=8, wall_seconds=1.5, train_seconds=0.5,
+    labels=("a",), tiers=(TierSummary(budget={"blocks": 1}, bytes_up=5.0),),
 )  # fmt: skip
 HEADLINE = {
     "format": 1, "seed": 3, "rounds": 2, "final": 0.75, "bytes_up": 7, "bytes_down": 8, "failed_attempts": 0,
