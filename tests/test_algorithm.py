@@ -34,7 +34,13 @@ def test_algorithm_1_fits_on_a_page_and_imports_only_the_core():
     source = inspect.getsource(algorithm)
     assert source.count("\n") <= 150
     imported = {line.split()[1] for line in source.splitlines() if line.startswith("from fedhello")}
-    assert imported == {"fedhello.allocation.needs", "fedhello.randomness", "fedhello.strategy", "fedhello.types"}
+    assert imported == {
+        "fedhello.allocation.needs",
+        "fedhello.randomness",
+        "fedhello.state",
+        "fedhello.strategy",
+        "fedhello.types",
+    }
     assert "torch" not in [line.split()[1] for line in source.splitlines() if line.startswith(("import", "from"))]
 
 

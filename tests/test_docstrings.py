@@ -84,7 +84,7 @@ NO_EXAMPLE = {name for name in CLASSES if issubclass(getattr(fh, name), fh.Fedhe
 
 @pytest.mark.parametrize("name", [name for name in (*FUNCTIONS, *CLASSES) if name not in NO_EXAMPLE])
 def test_the_example_of_a_public_name_does_what_it_says(name, workplace, tmp_path, monkeypatch):
-    for file in workplace.iterdir():
+    for file in (file for file in workplace.iterdir() if file.name != "runs"):
         (tmp_path / file.name.replace("tiny.yaml", "my.yaml")).symlink_to(file)
     monkeypatch.chdir(tmp_path)
     tables = [fh.METHODS, PARTITIONS.table, LOSSES.table, METRICS.table]

@@ -97,7 +97,7 @@ def test_a_file_outside_the_package_is_used_by_name_from_yaml_and_the_command_li
     last = rounds_of("runs/a")[-1]
     assert 0.5 <= last["test"]["more"]["surest/least"] <= last["test"]["more"]["surest/mean"] <= 1
     assert json.loads(Path("runs/a/summary.json").read_text())["final_scores"]["more"]["surest/mean"]
-    sizes = [client["samples"] for client in json.loads(Path("runs/a/clients.json").read_text())]
+    sizes = [client["samples"] for client in json.loads(Path("runs/a/clients.json").read_text())["clients"]]
     assert sizes == [14, 14, 14, 14]
     config = fh.load_config("runs/a/config.yaml")
     assert config.data.partition.options == {"first": 1}

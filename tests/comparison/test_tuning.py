@@ -3,6 +3,7 @@ import json
 import pytest
 
 from fedhello.comparison.tuning import Tuned, asked_rates
+from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError
 from fedhello.runs.folder import RunFolder
 
@@ -22,14 +23,14 @@ def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(wor
     assert set(runs) == {f"fed-hello-lr{rate}" for rate in ("0.0001", "0.001", "0.01", "0.02", "0.1")}
     worth = {}
     for run in runs.values():
-        assert run.config().train.rounds == 2
-        worth[run.config().train.lr] = sum(entry["validation"]["accuracy"] for entry in run.rounds()) / 2
+        assert stored_config(run.path).train.rounds == 2
+        worth[stored_config(run.path).train.lr] = sum(entry["validation"]["accuracy"] for entry in run.rounds()) / 2
     best = min(rate for rate in worth if worth[rate] == max(worth.values()))
     tuning = found["tuning"]
     assert (tuning["rates"], tuning["rounds"], tuning["seed"]) == (sorted(worth), 2, 0)
     assert tuning["methods"]["fed-hello"]["validation"] == [pytest.approx(worth[rate]) for rate in sorted(worth)]
     assert tuning["methods"]["fed-hello"]["rate"] == found["methods"][0]["lr"] == best
-    assert RunFolder(tmp_path / "cmp" / "runs" / "fed-hello-seed0").config().train.lr == best
+    assert stored_config(RunFolder(tmp_path / "cmp" / "runs" / "fed-hello-seed0").path).train.lr == best
     before = content(tmp_path / "cmp" / "tuning")
     assert json.loads(call(workplace, *asked)[1]) == found
     assert content(tmp_path / "cmp" / "tuning") == before

@@ -107,7 +107,10 @@ def test_a_missing_configuration_file(refused):
 
 def test_a_tier_with_more_blocks_than_the_model(refused):
     sentence = refused(CONFIG, "run", *SMALL, "clients.tiers=[{share: 1, blocks: 7}]")
-    assert sentence == "expected clients.tiers.0.blocks to be at most 6, the blocks of embedded:minilm; found 7"
+    assert (
+        sentence
+        == "expected clients.tiers.0.blocks to be at most 6, the blocks of sentence-transformers/all-MiniLM-L6-v2; found 7"
+    )
 
 
 def test_fisher_scores_without_a_proxy_set(refused):

@@ -210,7 +210,7 @@ def test_a_budget_below_one_samples_floor_is_refused_naming_the_floor():
 
 def test_recomputation_on_a_model_that_forbids_it(monkeypatch):
     monkeypatch.setattr(LoraModel, "allows_recomputation", False)
-    with pytest.raises(ModelError, match="embedded:minilm forbids recomputation"):
+    with pytest.raises(ModelError, match="all-MiniLM-L6-v2 forbids recomputation"):
         prepare(load_config(None, ["data.proxy=20", "train.activations=recompute"]))
     with pytest.raises(ModelError, match="found auto"):
         prepare(load_config(None, ["data.proxy=20", "clients.tiers=[{share: 1, memory: 1GB}]"]))

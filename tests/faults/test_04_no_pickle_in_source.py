@@ -70,7 +70,7 @@ def complaints(source):
     return found
 
 
-IMPORTS_BY_NAME = {"__init__.py": "the public names, from a table in the file", "plugins.py": "what a user names"}
+IMPORTS_BY_NAME = {"__init__.py": "the public names, from a table in the file", "registry.py": "what a user names"}
 """The only files that import what a variable names, and what that is."""
 
 

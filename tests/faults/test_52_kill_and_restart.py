@@ -17,7 +17,7 @@ def machines(workplace, tmp_path):
     made = []
 
     def build(config=CONFIG):
-        shutil.copytree(workplace, tmp_path / "place")
+        shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
         made.append(Machines(tmp_path / "place", config))
         return made[0]
 

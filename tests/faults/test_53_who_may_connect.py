@@ -13,7 +13,7 @@ pytest.importorskip("flwr", reason="needs the extra flower")
 
 @pytest.mark.slow
 def test_only_clients_with_a_known_key_take_part_and_no_secret_is_said(workplace, tmp_path, call):
-    shutil.copytree(workplace, tmp_path / "place")
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
     config = CONFIG.replace("clients: 3", "clients: 2").replace("clients_per_round: 3", "clients_per_round: 2")
     net = Machines(tmp_path / "place", config.replace("{share: 1/3, blocks: 3}", "{share: 1/3, blocks: 2}"))
     try:

@@ -11,7 +11,7 @@ pytest.importorskip("flwr", reason="needs the extra flower")
 
 
 def test_real_processes_lead_to_the_adapter_of_one_process_and_leave_nothing_behind(workplace, tmp_path, call):
-    shutil.copytree(workplace, tmp_path / "place")
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
     there = Machines(tmp_path / "place")
     try:
         there.server("--local", 3, "--json")

@@ -7,6 +7,7 @@ import transformers
 from PIL import Image
 
 from fedhello.config.load import load_config
+from fedhello.config.settings import model_settings
 from fedhello.data.dataset import DataSet, Picture
 from fedhello.errors import ModelError
 from fedhello.model.saving import save_merged
@@ -23,7 +24,7 @@ def sighted(folder, kind, **processor):
     getattr(transformers, kind + "ForImageClassification")(config).save_pretrained(folder / "model")
     (folder / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
     chosen = load_config(None, [f"model.name={folder / 'model'}", "data.name=embedded:digits", "data.proxy=20"])
-    return chosen, load_model(chosen, ("a", "b"), IMAGES)
+    return chosen, load_model(model_settings(chosen), ("a", "b"), IMAGES)
 
 
 EDGE = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 16}, "resample": 3}
@@ -51,9 +52,9 @@ def test_images_become_what_the_exported_processor_makes_of_them(kind, processor
     config, model = sighted(tmp_path, kind, **processor)
     pixels = np.random.default_rng(0).integers(0, 256, size=(30, 50, 3)).astype(np.uint8)
     data = DataSet((Picture(pixels, "noise"),), np.zeros(1, dtype=int), ("a", "b"), "images")
-    eager, notes = samples.encode(config, data, model)
+    eager, notes = samples.encode(data, model, config.data.max_length)
     monkeypatch.setattr(samples, "IN_MEMORY", 0)
-    lazy, _ = samples.encode(config, data, model)
+    lazy, _ = samples.encode(data, model, config.data.max_length)
     assert [note.partition(";")[0] for note in notes] == ([remark] if remark else [])
     assert model.image_shape == (3, size, size)
     save_merged(model, tmp_path / "merged")
@@ -74,5 +75,5 @@ def test_images_become_what_the_exported_processor_makes_of_them(kind, processor
 )
 def test_a_processor_that_does_not_fit_is_refused(processor, complaint, tmp_path):
     with pytest.raises(ModelError, match=complaint):
-        config, model = sighted(tmp_path, "ViT", **processor)
-        samples.encode(config, DataSet((), np.zeros(0, dtype=int), ("a", "b"), "images"), model)
+        _, model = sighted(tmp_path, "ViT", **processor)
+        samples.encode(DataSet((), np.zeros(0, dtype=int), ("a", "b"), "images"), model, 64)

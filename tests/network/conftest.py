@@ -14,7 +14,7 @@ from network import config_of
 @pytest.fixture
 def place(workplace, tmp_path, monkeypatch):
     """A folder of one's own with the tiny model and data, which is the current one."""
-    shutil.copytree(workplace, tmp_path / "place")
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
     (tmp_path / "place" / "net.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path / "place")
     return tmp_path / "place"

@@ -50,7 +50,7 @@ def test_a_cold_client_joins_anew_for_every_message_by_what_it_was_told(heard):
 
 def test_the_server_plays_what_the_run_config_names(monkeypatch):
     played = []
-    monkeypatch.setattr("fedhello.network.server.serve_on", lambda link, path, *_: played.append((link, path.name)))
+    monkeypatch.setattr("fedhello.network.server.serve_on", lambda link, path, say: played.append((link, path.name)))
     monkeypatch.setattr(app, "GridLink", lambda grid: grid)
     app._serve("a grid", SimpleNamespace(run_config={"config": "folder/net.yaml"}))
     assert played == [("a grid", "net.yaml")]

@@ -36,7 +36,7 @@ THREE = "text,label\n" + "".join(
 @pytest.fixture
 def place(workplace, tmp_path, monkeypatch):
     """A folder with the tiny model and texts of three classes, which is the current one."""
-    shutil.copytree(workplace, tmp_path / "place")
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
     (tmp_path / "place" / "texts.csv").write_text(THREE)
     (tmp_path / "place" / "net.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path / "place")

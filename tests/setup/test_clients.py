@@ -5,13 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedhello.config.choices import with_choices
 from fedhello.config.load import load_config
 from fedhello.config.schema import TierConfig
-from fedhello.setup.clients import assign_tiers, federate
+from fedhello.config.settings import training_settings
+from fedhello.setup.clients import assign_tiers, clients_of, federate, tiers_of
+from fedhello.setup.prepare import empty_federation
 
 
 def tiers(*shares):
-    return [TierConfig(share=share, blocks=1) for share in shares]
+    return [TierConfig(share=share, blocks=1).share for share in shares]
 
 
 def sizes(clients, *shares):
@@ -70,7 +73,11 @@ def test_rows_of_the_logits_layer_belong_to_classes_where_the_loss_is_restricted
         "clients.tiers=[{share: 1, blocks: 1}]",
     ]
     parts, labels = [np.array([0, 1]), np.array([2, 3])], np.array([0, 1, 1, 2])
-    federation, _ = federate(load_config(None, overrides), parts, labels, [np.ones(2, int)] * 2, model, None, [])
+    config = with_choices(load_config(None, overrides))
+    empty, shapes = empty_federation(config, model), [((2, 1), [(2, 1)])] * 2
+    everyone = clients_of(parts, labels, tiers_of([1.0], empty.tiers, 2, model), empty.tiers)
+    federation, notes = federate(empty, everyone, shapes, None, training_settings(config))
+    assert notes == ()
     shapes = {name: tuple(model.read([name])[name].shape) for name in federation.class_rows}
     assert sorted(shapes.values()) == ([(3,), (3, 8)] if loss == "restricted" else [])
     assert set(shapes) <= set(model.head_names)

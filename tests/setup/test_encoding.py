@@ -4,6 +4,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from fedhello.config.load import load_config
+from fedhello.config.settings import model_settings
 from fedhello.data.batches import Images
 from fedhello.data.dataset import DataSet, Picture
 from fedhello.data.pictures import DecodedLater
@@ -62,7 +63,7 @@ def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(place, monke
     data = DataSet((good, broken, broken), np.zeros(3, dtype=int), ("a",), "images")
     monkeypatch.setattr(samples, "IN_MEMORY", 0)
     with pytest.raises(DataError, match=r"photos/bad\.png cannot be decoded .* So it is with 2 of 3 images\."):
-        samples.encode(config, data, model)
+        samples.encode(data, model, config.data.max_length)
 
 
 def test_without_a_processor_the_size_is_the_models_and_that_is_said(place, monkeypatch):
@@ -70,7 +71,7 @@ def test_without_a_processor_the_size_is_the_models_and_that_is_said(place, monk
     config = load_config(place / "digits.yaml")
     picture = Picture(np.full((8, 8), 51, dtype=np.uint8), "grey")
     data = DataSet((picture,), np.zeros(1, dtype=int), ("a",), "images")
-    found, notes = samples.encode(config, data, load_model(config, ("a", "b"), IMAGES))
+    found, notes = samples.encode(data, load_model(model_settings(config), ("a", "b"), IMAGES), config.data.max_length)
     assert found.batch(np.array([0])).inputs["pixel_values"].unique().tolist() == pytest.approx([(0.2 - 0.5) / 0.5])
     assert notes == ["seer has no image processor; images are scaled to 8×8, its image_size, and normalised to −1 … 1"]
 

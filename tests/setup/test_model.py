@@ -1,6 +1,7 @@
 import torch
 
 from fedhello.config.load import load_config
+from fedhello.config.settings import model_settings
 from fedhello.setup.model import choose_device, load_model
 
 
@@ -14,7 +15,7 @@ def test_a_language_model_needs_no_labels(workplace, monkeypatch):
     LlamaForCausalLM(config).save_pretrained("decoder")
     for file in (workplace / "tiny").glob("*token*"):
         (workplace / "decoder" / file.name).write_bytes(file.read_bytes())
-    model = load_model(load_config(None, ["model.name=./decoder"]), (), "causal-lm")
+    model = load_model(model_settings(load_config(None, ["model.name=./decoder"])), (), "causal-lm")
     assert (model.kind, model.head_names, model.logits_path, model.blocks.count) == ("causal-lm", (), None, 2)
 
 

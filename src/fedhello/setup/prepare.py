@@ -208,7 +208,7 @@ def assemble(
         pattern, reason = chosen_pattern("auto", federation.tiers)
         notes.append(f"method.pattern: auto is {pattern}, since {reason}")
     asked = questions(loaded.data, held_out.test, config.data.answers)
-    prompt_tokens = longest_prompt(model, config.data.max_length, config.data.answer_tokens)
+    prompt_tokens = longest_prompt(model, config.data.max_length, config.data.answer_tokens) if asked else 0
     if asked:
         notes.extend(cut_prompts(prompt_tokens, model, [prompt for prompt, _ in asked]))
     server = ServerData(
