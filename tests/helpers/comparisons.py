@@ -1,12 +1,12 @@
 """Comparisons of made-up runs."""
 
-from fedhello.results.comparison import collect, compare, describe, run_folders
+from fedhello.results.comparison import collect, compare, run_folders
 
 
-def described(paths, **how):
+def compared(paths, **how):
     runs, notes = collect(run_folders(paths))
-    return describe(compare(runs, notes=notes, **how))
+    return compare(runs, notes=notes, **how).summary
 
 
 def method(found, label):
-    return next(entry for entry in found["methods"] if entry["method"] == label)
+    return next(method for method in found.methods if method.method == label)

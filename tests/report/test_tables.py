@@ -1,36 +1,34 @@
 import pytest
-from comparisons import described, method
+from comparisons import compared, method
 
 from fedhello.report import tables
-from fedhello.results.comparison import collect, compare, describe, run_folders
+from fedhello.results.compared import CostToTarget, TunedRate, Tuning
+from fedhello.results.comparison import collect, compare, run_folders
 from fedhello.runs.folder import RunFolder
 
 
 def test_the_default_target_is_98_percent_of_the_best_mean_of_the_last_5(two_methods):
-    found = described(two_methods)
-    assert found["target"] == pytest.approx(0.98 * 0.75)
-    assert not found["target_given"]
+    found = compared(two_methods)
+    assert found.target == pytest.approx(0.98 * 0.75)
+    assert not found.target_given
     assert "98 % of the best method's" in tables.sentences(found)[0]
 
 
 def test_bytes_to_the_target_end_with_the_first_round_that_reaches_it(two_methods):
-    found = described(two_methods, target=0.7)
-    rows = {(row["method"], row["seed"]): row for row in found["runs"]}
-    assert rows["fed-hello", 0]["rounds_to_target"] == 2  # 0.6, then 0.7
-    assert rows["fed-hello", 0]["bytes_up_to_target"] == 200 + 2 * 1000
-    assert rows["fed-hello", 0]["bytes_down_to_target"] == 2 * 3000
-    assert rows["fed-hello", 1]["rounds_to_target"] == 1
-    assert rows["gd-hla", 0]["rounds_to_target"] is None
-    assert rows["gd-hla", 0]["bytes_up_to_target"] is None
+    found = compared(two_methods, target=0.7)
+    costs = {(run.method, run.seed): run.to_target for run in found.runs}
+    assert costs["fed-hello", 0] == CostToTarget(2, 200 + 2 * 1000, 2 * 3000, 2e9)  # 0.6, then 0.7
+    assert costs["fed-hello", 1].rounds == 1
+    assert costs["gd-hla", 0] is None
     gd_hla = method(found, "gd-hla")
-    assert (gd_hla["reached_target"], gd_hla["bytes_up_to_target"]) == (1, 200 + 500)
-    assert (gd_hla["flops_to_target"], gd_hla["flops"]) == (1e9, 6e9)
+    assert (gd_hla.reached_target, gd_hla.to_target.bytes_up) == (1, 200 + 500)
+    assert (gd_hla.to_target.flops, gd_hla.flops) == (1e9, 6e9)
     assert tables.tables(found)[2].rows[1] == ("gd-hla", "1 of 2 seeds", "1.0", "700 B", "3 kB", "1 GFLOP")
 
 
 def test_a_target_that_nobody_reaches_is_a_dash(two_methods):
-    found = described(two_methods, target=0.95)
-    assert method(found, "gd-hla")["bytes_up_to_target"] is None
+    found = compared(two_methods, target=0.95)
+    assert method(found, "gd-hla").to_target is None
     assert tables.tables(found)[2].rows[1][1:] == ("0 of 2 seeds", "–", "–", "–", "–")
 
 
@@ -41,13 +39,13 @@ def test_the_default_target_is_not_below_what_the_best_method_begins_with(made_u
         made_up("gd-hla-seed0", "gd-hla", 0, [0.5] * 5, start=0.95),
         made_up("gd-hla-seed1", "gd-hla", 1, [0.5] * 5, start=0.95),
     ]
-    found = described(runs)
-    assert (found["target"], found["target_is_start"]) == (pytest.approx(0.8), True)  # fed-hello's, the best at the end
+    found = compared(runs)
+    assert (found.target, found.target_is_start) == (pytest.approx(0.8), True)  # fed-hello's, the best at the end
     assert tables.sentences(found)[0] == (
         "The target is a test accuracy of 0.8000: what the best method begins with, since 98 % of the best method's "
         "mean of the last 5 rounds is less."
     )
-    assert not described(runs, target=0.5)["target_is_start"]
+    assert not compared(runs, target=0.5).target_is_start
 
 
 def test_accuracies_at_equal_upload_are_those_of_the_last_state_that_cost_no_more(made_up):
@@ -56,14 +54,12 @@ def test_accuracies_at_equal_upload_are_those_of_the_last_state_that_cost_no_mor
         made_up("full-seed0", "full", 0, [0.6, 0.7, 0.8, 0.75], flops=1e9),
         made_up("legend-seed0", "legend", 0, [0.55, 0.65, 0.6, 0.7], up=100, flops=5e8),
     ]
-    found = described(runs)
-    assert found["equal_cost"]["bytes_up"] == [262, 525, 1050, 2100, 4200]
-    by_upload = {
-        entry["method"]: [at["mean"] for at in entry["at_equal_cost"]["bytes_up"]] for entry in found["methods"]
-    }
+    found = compared(runs)
+    assert found.equal_cost["bytes_up"] == (262, 525, 1050, 2100, 4200)
+    by_upload = {entry.method: [at.mean for at in entry.at_equal_cost["bytes_up"]] for entry in found.methods}
     assert by_upload["full"] == [0.5, 0.5, 0.5, 0.6, 0.75]  # 200, 1200, 2200, 3200, 4200
     assert by_upload["legend"] == [0.5, 0.6, 0.7, 0.7, 0.7]  # 200, 300, 400, 500, 600
-    by_flops = {entry["method"]: [at["mean"] for at in entry["at_equal_cost"]["flops"]] for entry in found["methods"]}
+    by_flops = {entry.method: [at.mean for at in entry.at_equal_cost["flops"]] for entry in found.methods}
     assert by_flops["full"] == [0.5, 0.5, 0.6, 0.7, 0.75]
     assert by_flops["legend"] == [0.5, 0.55, 0.65, 0.7, 0.7]
     upload, computation = tables.tables(found)[3:5]
@@ -74,16 +70,16 @@ def test_accuracies_at_equal_upload_are_those_of_the_last_state_that_cost_no_mor
 
 def test_what_even_the_start_costs_more_than_is_a_dash(made_up):
     runs = [made_up("a", "full", 0, [0.6], before=900, up=100), made_up("b", "legend", 0, [0.6], before=0, up=1)]
-    found = described(runs)
-    assert [at["mean"] for at in method(found, "a")["at_equal_cost"]["bytes_up"]] == [None, None, None, None, 0.6]
+    found = compared(runs)
+    assert [at.mean for at in method(found, "a").at_equal_cost["bytes_up"]] == [None, None, None, None, 0.6]
     assert tables.tables(found)[3].rows[0][1] == "–"
 
 
 def test_runs_without_predictions_have_no_flops(made_up):
     runs = [made_up("a", "full", 0, [0.6]), made_up("b", "legend", 0, [0.6], flops=None)]
-    found = described(runs)
-    assert (method(found, "a")["flops"], method(found, "b")["flops"]) == (1e9, None)
-    assert found["equal_cost"]["flops"] == []
+    found = compared(runs)
+    assert (method(found, "a").flops, method(found, "b").flops) == (1e9, None)
+    assert found.equal_cost["flops"] == ()
     assert [table.title.partition(":")[0] for table in tables.tables(found)][3:] == ["equal upload"]
 
 
@@ -94,7 +90,7 @@ def test_memory_is_told_against_the_references(made_up):
         made_up("full-seed0", "full", 0, [0.6]),
         made_up("legend-seed0", "legend", 0, [0.6], peaks=(0.8e6, None)),
     ]
-    cells = [row[6:] for row in tables.tables(described(runs))[1].rows]
+    cells = [row[6:] for row in tables.tables(compared(runs))[1].rows]
     assert cells == [
         ("2 MB (1 block)", "5 MB (6 blocks)"),
         ("2 MB (1 block)", "5 MB (6 blocks)"),
@@ -105,28 +101,26 @@ def test_memory_is_told_against_the_references(made_up):
 def test_learning_rates_of_their_own_are_part_of_the_methods(two_methods, made_up):
     runs, _ = collect(run_folders(two_methods[:2]))
     runs += collect([RunFolder(made_up("full-seed0", "full", 0, [0.7], "train.lr=0.02"))])[0]
-    rates = {"fed-hello": {"rate": 2e-3, "at_edge": False}, "full": {"rate": 0.02, "at_edge": True}}
-    tuning = {"seed": 0, "rounds": 3, "rates": [0.001, 2e-3, 0.02]}
-    tuning["methods"] = {label: found | {"validation": [0.5, None, 0.625]} for label, found in rates.items()}
-    found = describe(compare(runs, tuning=tuning))
-    assert found["only_methods_differ"]
-    assert not any("train.lr" in note for note in found["notes"])
-    (edge,) = [note for note in found["notes"] if "edge" in note]
+    rates = {"fed-hello": TunedRate(2e-3, False, (0.5, 0.75, None)), "full": TunedRate(0.02, True, (0.5, None, 0.625))}
+    found = compare(runs, tuning=Tuning(0, 3, (0.001, 2e-3, 0.02), rates)).summary
+    assert found.only_methods_differ
+    assert not any("train.lr" in note for note in found.notes)
+    (edge,) = [note for note in found.notes if "edge" in note]
     assert edge.startswith("the learning rate of full, 0.02, is at the edge")
-    assert not describe(compare(runs))["only_methods_differ"]
-    assert (method(found, "full")["lr"], method(found, "fed-hello")["lr"]) == (0.02, 2e-3)
+    assert not compare(runs).summary.only_methods_differ
+    assert (method(found, "full").lr, method(found, "fed-hello").lr) == (0.02, 2e-3)
     table = tables.tables(found)[-1]
     assert table.columns == ("method", "chosen", "0.001", "0.002", "0.02")
     assert table.rows[1] == ("full", "0.02", "0.500", "–", "0.625")
 
 
 def test_verdicts_of_several_methods_are_adjusted_and_the_tables_say_so(two_methods, made_up):
-    assert not any("Holm" in sentence for sentence in tables.sentences(described(two_methods)))
+    assert not any("Holm" in sentence for sentence in tables.sentences(compared(two_methods)))
     two_methods += [made_up(f"rgd-hla-seed{s}", "rgd-hla", s, [a]) for s, a in ((0, 0.1), (1, 0.2001))]
-    found = described(two_methods)
-    difference = {entry["method"]: entry for entry in found["differences"]}["rgd-hla"]
-    assert difference["verdict"] == "worse"
-    assert difference["p_adjusted"] == pytest.approx(2 * difference["p"])
+    found = compared(two_methods)
+    difference = found.differences["rgd-hla"]
+    assert difference.verdict == "worse"
+    assert difference.p_adjusted == pytest.approx(2 * difference.p)
     (row,) = (row for row in tables.tables(found)[0].rows if row[0] == "rgd-hla")
-    assert row[-2:] == (f"{difference['p_adjusted']:.2g}", "worse")
+    assert row[-2:] == (f"{difference.p_adjusted:.2g}", "worse")
     assert any("adjusted for 2 methods against one reference (Holm)" in s for s in tables.sentences(found))

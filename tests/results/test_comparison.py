@@ -1,53 +1,30 @@
 import shutil
 
 import pytest
-from comparisons import described, method
+from comparisons import compared
 
 from fedhello.errors import ConfigError
 
 
-def test_means_and_deviations_are_over_seeds(two_methods):
-    found = method(described(two_methods), "gd-hla")
-    assert found["seeds"] == [0, 1]
-    assert found["mean_last_5"] == {
-        "n": 2,
-        "mean": pytest.approx(0.75),
-        "deviation": pytest.approx(0.3 / 2**0.5),
-    }
-    assert found["final"]["mean"] == pytest.approx(0.75)
-    assert found["bytes_up"] == 200 + 6 * 500
-
-
-def test_a_target_reached_before_training_costs_what_was_sent_before(two_methods):
-    (row, *_) = described(two_methods, target=0.5)["runs"]
-    assert (row["rounds_to_target"], row["bytes_up_to_target"], row["bytes_down_to_target"]) == (0, 200, 0)
-
-
-def test_a_peak_is_the_largest_of_all_seeds(two_methods):
-    tiers = method(described(two_methods), "gd-hla")["tiers"]
-    assert [tier["peak_bytes"] for tier in tiers] == [3e6, 5e6]
-
-
 def test_differences_are_against_the_first_or_the_reference_asked_for(two_methods):
-    (found,) = described(two_methods)["differences"]
-    assert (found["method"], found["n"]) == ("gd-hla", 2)
-    assert found["mean"] == pytest.approx(0)  # −0.1 and +0.1
-    assert found["verdict"] == "not told apart by 2 seeds"
-    (found,) = described(two_methods, reference="gd-hla")["differences"]
-    assert found["method"] == "fed-hello"
+    ((label, found),) = compared(two_methods).differences.items()
+    assert (label, found.n) == ("gd-hla", 2)
+    assert found.mean == pytest.approx(0)  # −0.1 and +0.1
+    assert found.verdict == "not told apart by 2 seeds"
+    assert list(compared(two_methods, reference="gd-hla").differences) == ["fed-hello"]
 
 
 def test_an_unfinished_run_is_left_out_with_a_note(two_methods, made_up):
     made_up("rgd-hla-seed0", "rgd-hla", 0, [0.5], status="interrupted")
-    found = described([*two_methods, two_methods[0].parent / "rgd-hla-seed0"])
-    assert found["labels"] == ["fed-hello", "gd-hla"]
-    assert any(note.startswith("rgd-hla-seed0 is left out") for note in found["notes"])
+    found = compared([*two_methods, two_methods[0].parent / "rgd-hla-seed0"])
+    assert found.labels == ("fed-hello", "gd-hla")
+    assert any(note.startswith("rgd-hla-seed0 is left out") for note in found.notes)
 
 
 def test_runs_that_differ_in_more_than_the_method_are_noted(two_methods, made_up):
-    assert described(two_methods)["notes"] == []
+    assert compared(two_methods).notes == ()
     other = made_up("rgd-hla-seed0", "rgd-hla", 0, [0.5], "train.lr=0.1")
-    notes = described([*two_methods, other])["notes"]
+    notes = compared([*two_methods, other]).notes
     assert any("train.lr" in note for note in notes)
     assert any("different seeds" in note for note in notes)
 
@@ -55,11 +32,11 @@ def test_runs_that_differ_in_more_than_the_method_are_noted(two_methods, made_up
 def test_one_mean_over_two_configurations_is_refused(two_methods, made_up):
     other = made_up("fed-hello-seed2", "fed-hello", 2, [0.5], "train.lr=0.1")
     with pytest.raises(ConfigError, match=r"fed-hello to differ in nothing but the seed; .* train\.lr"):
-        described([*two_methods, other])
+        compared([*two_methods, other])
 
 
 def test_the_same_method_and_seed_twice_is_refused(two_methods):
     again = two_methods[0].parent / "again" / two_methods[0].name
     shutil.copytree(two_methods[0], again)
     with pytest.raises(ConfigError, match="both fed-hello with seed 0"):
-        described([*two_methods, again])
+        compared([*two_methods, again])

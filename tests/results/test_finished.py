@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from comparisons import described
+from comparisons import compared
 
 from fedhello.errors import RunFolderError
 from fedhello.results.finished import read_run
@@ -24,8 +24,8 @@ def test_rounds_that_were_not_scored_are_no_points_of_the_curve(made_up):
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     curve = read_run(RunFolder(folder)).curve
     assert (curve.rounds, curve.accuracy, curve.bytes_up) == ((0, 2, 3), (0.5, 0.7, 0.8), (200, 2200, 3200))
-    row = described([folder], target=0.55)["runs"][0]
-    assert (row["rounds_to_target"], row["bytes_up_to_target"]) == (2, 2200)
+    cost = compared([folder], target=0.55).runs[0].to_target
+    assert (cost.rounds, cost.bytes_up) == (2, 2200)
 
 
 def test_fewer_rounds_than_the_summary_says_is_refused(made_up):

@@ -69,11 +69,11 @@ def present(comparison: Any, as_json: bool, quiet: bool = False, out: Path | Non
     """Write what a comparison comes to into a folder, and print it."""
     from fedhello.report.tables import show
 
-    page, described = fh.write_comparison(comparison, out), comparison.to_dict()
+    page = fh.write_comparison(comparison, out)
     if as_json:
-        print(json.dumps(described))
+        print(json.dumps(comparison.to_dict()))
     elif not quiet:
-        show(described, Console(), comparison.said)
+        show(comparison.summary, Console(), comparison.said)
         print(f"results: {page.parent / 'results.csv'}, {page}")
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from fedhello.comparison.asked import AskedMethod
 from fedhello.comparison.objects import check_same, store
 from fedhello.comparison.runs import PlannedRun, configure, make_runs, plan_runs
 from fedhello.config.schema import Config
+from fedhello.results.compared import Tuning
 from fedhello.runs.files import writing
 from fedhello.runs.folder import RunFolder
 from fedhello.setup.model import NAMED, Objects
@@ -51,7 +51,7 @@ class Contest:
         self._trials()
         return configure(self.base, self.methods, self.seeds, self.out, self.given)[1]
 
-    def make(self, console: Console, quiet: bool) -> tuple[list[PlannedRun], dict[str, Any] | None] | None:
+    def make(self, console: Console, quiet: bool) -> tuple[list[PlannedRun], Tuning | None] | None:
         """Make all runs that are not finished yet, under a lock on the folder.
 
         Returns:
@@ -69,12 +69,12 @@ class Contest:
             trials = self._trials()
             if not tuning.make_tuning(trials, console, quiet):
                 return None
-            tuned = tuning.read_tuning(trials)
-            rates = tuning.chosen_rates(tuned)
+            tuned = tuning.read_tuning(trials) if trials else None
+            rates = {} if tuned is None else {label: found.rate for label, found in tuned.methods.items()}
             runs, _ = plan_runs(self.base, self.methods, self.seeds, self.out, rates, self.given)
             if not make_runs(runs, console, quiet):
                 return None
-            return runs, tuning.describe_tuning(tuned, trials) if trials else None
+            return runs, tuned
 
     def _trials(self) -> list[PlannedRun]:
         tuned = tuning.tuned_methods(self.methods) if self.rates else []

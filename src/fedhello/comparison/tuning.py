@@ -1,10 +1,8 @@
 """A learning rate for each method, chosen on validation data alone, so that none is compared at another's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich.console import Console
 
@@ -14,6 +12,7 @@ from fedhello.comparison.runs import PlannedRun, at_rate, configure, finished, p
 from fedhello.config.choices import rate_of
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, QuorumError
+from fedhello.results.compared import TunedRate, Tuning
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.summarise import LAST
 from fedhello.setup.model import NAMED, Objects
@@ -26,30 +25,6 @@ RATES = "5e-4,1e-3,2e-3,5e-3,1e-2,2e-2"
 
 FEWEST = 5
 """Rates of a grid at least: of fewer, the best would too often be the first or the last."""
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """Results of the tuning runs of one method.
-
-    Attributes:
-        rates: The grid, ascending.
-        accuracies: On the validation set, one per rate; None where the run could not be played to its end.
-    """
-
-    rates: tuple[float, ...]
-    accuracies: tuple[float | None, ...]
-
-    @property
-    def rate(self) -> float | None:
-        """The rate of the best accuracy, the lowest of them if several; None where no run finished."""
-        there = [(-a, rate) for a, rate in zip(self.accuracies, self.rates, strict=True) if a is not None]
-        return min(there)[1] if there else None
-
-    @property
-    def at_edge(self) -> bool:
-        """Whether that is the first or the last of the grid, beyond which a better one may lie."""
-        return self.rate in (self.rates[0], self.rates[-1])
 
 
 def asked_rates(text: str) -> list[float]:
@@ -140,8 +115,8 @@ def validation_accuracy(folder: RunFolder) -> float:
     return fmean(scored[-LAST:])
 
 
-def read_tuning(runs: Sequence[PlannedRun]) -> dict[str, Tuned]:
-    """Return the results of each method's tuning runs.
+def read_tuning(runs: Sequence[PlannedRun]) -> Tuning:
+    """Return which rate each method's tuning runs choose.
 
     Raises:
         ConfigError: If no run of some method finished.
@@ -151,30 +126,30 @@ def read_tuning(runs: Sequence[PlannedRun]) -> dict[str, Tuned]:
         done = (run.folder.path / "summary.json").is_file() and run.folder.summary().status == "finished"
         accuracy = validation_accuracy(run.folder) if done else None
         found.setdefault(run.label, {})[rate_of(run.config.train)] = accuracy
-    tuned = {label: Tuned(tuple(rates), tuple(rates.values())) for label, rates in found.items()}
-    hopeless = [label for label, of_label in tuned.items() if of_label.rate is None]
-    if hopeless:
+    config = runs[0].config
+    return Tuning(
+        config.run.seed,
+        config.train.rounds,
+        tuple(found[runs[0].label]),
+        {label: chosen_rate(label, accuracies) for label, accuracies in found.items()},
+    )
+
+
+def chosen_rate(label: str, accuracies: Mapping[float, float | None]) -> TunedRate:
+    """Choose a method's learning rate.
+
+    Args:
+        label: Names the method in errors.
+        accuracies: Rate, ascending → validation accuracy; None where the run could not be played to its end.
+
+    Raises:
+        ConfigError: If none could.
+    """
+    there = [(-accuracy, rate) for rate, accuracy in accuracies.items() if accuracy is not None]
+    if not there:
         raise ConfigError(
-            f"expected a learning rate among --rates at which {hopeless[0]} trains; all of its tuning runs failed. "
+            f"expected a learning rate among --rates at which {label} trains; all of its tuning runs failed. "
             "Give lower ones."
         )
-    return tuned
-
-
-def chosen_rates(tuned: Mapping[str, Tuned]) -> dict[str, float]:
-    """Return each method's rate."""
-    return {label: of_label.rate for label, of_label in tuned.items() if of_label.rate is not None}
-
-
-def describe_tuning(tuned: Mapping[str, Tuned], runs: Sequence[PlannedRun]) -> dict[str, Any]:
-    """Return how the rates were chosen, JSON-ready."""
-    config = runs[0].config
-    return {
-        "seed": config.run.seed,
-        "rounds": config.train.rounds,
-        "rates": list(next(iter(tuned.values())).rates),
-        "methods": {
-            label: {"rate": of_label.rate, "at_edge": of_label.at_edge, "validation": list(of_label.accuracies)}
-            for label, of_label in tuned.items()
-        },
-    }
+    rates, rate = tuple(accuracies), min(there)[1]
+    return TunedRate(rate, rate in (rates[0], rates[-1]), tuple(accuracies.values()))

@@ -14,6 +14,7 @@ from fedhello.notes import logger
 from fedhello.report import drawing
 from fedhello.report.drawing import svg_of
 from fedhello.report.tables import TextTable, csv_text, sentences, tables
+from fedhello.results.compared import ComparisonSummary
 from fedhello.results.comparison import COMPARISON_FILE, Comparison
 from fedhello.results.finished import FinishedRun
 from fedhello.results.run import TrainedRun
@@ -174,17 +175,17 @@ def write_comparison(comparison: Comparison, out: str | Path | None = None) -> P
     where = comparison.folder if out is None else Path(out)
     if where is None:
         raise ConfigError("expected a folder for what runs give side by side; found none. Name one: out.")
-    return _write_comparison(comparison, comparison.to_dict(), where)
+    return _write_comparison(comparison, where)
 
 
-def _write_comparison(comparison: Comparison, described: Mapping[str, Any], out: Path) -> Path:
+def _write_comparison(comparison: Comparison, out: Path) -> Path:
     check_out(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(f"expected to create {out}; {error.strerror or error}") from error
-    write_whole(out / COMPARISON_FILE, json.dumps(described, indent=2) + "\n")
-    write_whole(out / "results.csv", csv_text(described))
+    write_whole(out / COMPARISON_FILE, json.dumps(comparison.to_dict(), indent=2) + "\n")
+    write_whole(out / "results.csv", csv_text(comparison.summary))
     try:
         drawn = pictures(comparison)
         blocks = _blocks_pictures(comparison)
@@ -193,7 +194,7 @@ def _write_comparison(comparison: Comparison, described: Mapping[str, Any], out:
         return out / COMPARISON_FILE
     for name, (picture, _) in drawn.items():
         write_whole(out / f"{name}.svg", picture + "\n")
-    write_whole(out / "report.html", _comparison_page(out, described, drawn.values(), blocks))
+    write_whole(out / "report.html", _comparison_page(out, comparison.summary, drawn.values(), blocks))
     return out / "report.html"
 
 
@@ -280,32 +281,32 @@ def _draw_blocks_alone(contributors: Sequence[Sequence[int]], most: int, figure:
 
 
 def _comparison_page(
-    out: Path, described: Mapping[str, Any], drawn: Iterable[tuple[str, str]], blocks: Iterable[tuple[str, str]]
+    out: Path, summary: ComparisonSummary, drawn: Iterable[tuple[str, str]], blocks: Iterable[tuple[str, str]]
 ) -> str:
-    seeds = ", ".join(map(str, described["seeds"]))
+    seeds = ", ".join(map(str, summary.seeds))
     shared = (
         " Partitions, initial weights and the draw of clients follow from the seed alone; they are the same for all "
         "methods that leave the same clients in."
     )
     parts = [
         _paragraph(
-            f"{len(described['labels'])} methods, seeds {seeds}, on {described['model']} with {described['data']}."
-            + shared * described["only_methods_differ"]
+            f"{len(summary.labels)} methods, seeds {seeds}, on {summary.model} with {summary.data}."
+            + shared * summary.only_methods_differ
         ),
-        *(_paragraph(sentence) for sentence in sentences(described)),
-        *(_paragraph(f"Note: {note}.") for note in described["notes"]),
-        *(_table(table) for table in tables(described)),
+        *(_paragraph(sentence) for sentence in sentences(summary)),
+        *(_paragraph(f"Note: {note}.") for note in summary.notes),
+        *(_table(table) for table in tables(summary)),
         *(_figure(picture, caption) for picture, caption in drawn),
         "<h2>Who trained which block</h2>",
         *(_figure(picture, caption) for picture, caption in blocks),
         "<h2>All runs</h2>",
-        _table(_runs_table(described["runs"])),
-        _paragraph("Versions: " + ", ".join(f"{name} {version}" for name, version in described["versions"].items())),
+        _table(_runs_table(summary.rows())),
+        _paragraph("Versions: " + ", ".join(f"{name} {version}" for name, version in summary.versions.items())),
     ]
     return _page(f"fedhello: {out.resolve().name}", parts)
 
 
-def _runs_table(runs: Sequence[Mapping[str, Any]]) -> TextTable:
+def _runs_table(runs: Sequence[Mapping[str, str | float | None]]) -> TextTable:
     columns = tuple(dict.fromkeys(key for run in runs for key in run))
     rows = tuple(tuple("–" if run.get(key) is None else _cell(run[key]) for key in columns) for run in runs)
     return TextTable("as in results.csv", columns, rows)

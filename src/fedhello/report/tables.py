@@ -5,15 +5,13 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from fedhello.formatting import budget_words, human_bytes, human_flops
-from fedhello.results.comparison import ACCURACIES
-from fedhello.results.statistics import CONFIDENCE, TARGET_SHARE
-from fedhello.types import Budget
+from fedhello.results.compared import ComparedMethod, ComparedTier, ComparisonSummary, Tuning
+from fedhello.results.statistics import CONFIDENCE, TARGET_SHARE, PairedDifference, Spread
 
 WIDTH = 160
 """Columns of the tables where there is no terminal that says how many it has."""
@@ -28,9 +26,9 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
 
 
-def csv_text(described: Mapping[str, Any]) -> str:
-    """Return one line per run, under the names of ``describe``'s runs; what is None is empty."""
-    rows = described["runs"]
+def csv_text(summary: ComparisonSummary) -> str:
+    """Return one line per run; what is None is empty."""
+    rows = summary.rows()
     columns = dict.fromkeys(key for row in rows for key in row)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -39,50 +37,47 @@ def csv_text(described: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def tables(described: Mapping[str, Any]) -> list[TextTable]:
-    """Write a described comparison as tables of words."""
-    methods = described["methods"]
-    differences = {entry["method"]: entry for entry in described["differences"]}
-    target, reference = f"{described['target']:.3f}", described["reference"]
-    tiers = max(len(method["tiers"]) for method in methods)
-    peaks = next(
-        [tier["peak_bytes"] for tier in method["tiers"]] for method in methods if method["method"] == reference
-    )
-    domains = list(dict.fromkeys(name for method in methods for name in method["domains"]))
+def tables(summary: ComparisonSummary) -> list[TextTable]:
+    """Write a comparison as tables of words."""
+    methods, differences = summary.methods, summary.differences
+    target, reference = f"{summary.target:.3f}", summary.reference
+    tiers = max(len(method.tiers) for method in methods)
+    peaks = next([tier.peak_bytes for tier in method.tiers] for method in methods if method.method == reference)
+    domains = list(dict.fromkeys(name for method in methods for name in method.domains))
     found = [
         TextTable(
-            f"{described['metric']}: mean ± standard deviation over seeds",
+            f"{summary.metric}: mean ± standard deviation over seeds",
             ("method", "seeds", "last", "mean of last 5", "best on validation", f"against {reference}", "p", "verdict"),
             tuple(_accuracy_cells(method, differences) for method in methods),
         ),
         TextTable(
             f"what it took: means over seeds; of memory the largest peak of a step (budget), against {reference}",
             ("method", "up", "down", "computed", "s", "s training", *(f"memory tier {g}" for g in range(tiers))),
-            tuple((*_cost_cells(method), *_tier_cells(method["tiers"], peaks, tiers)) for method in methods),
+            tuple((*_cost_cells(method), *_tier_cells(method.tiers, peaks, tiers)) for method in methods),
         ),
         TextTable(
             f"what it took to the target, an accuracy of {target}: means over the seeds that reached it",
             ("method", "reached target", "rounds to it", "up to it", "down to it", "computed to it"),
             tuple(_target_cells(method) for method in methods),
         ),
-        *(_equal_cost_table(cost, described) for cost in EQUAL_COST if described["equal_cost"][cost]),
+        *(_equal_cost_table(cost, summary) for cost in EQUAL_COST if summary.equal_cost[cost]),
     ]
     if domains:
-        rows = tuple((method["method"], *_domain_cells(method["domains"], domains)) for method in methods)
+        rows = tuple((method.method, *_domain_cells(method.domains, domains)) for method in methods)
         found.append(TextTable("last test accuracy in each domain", ("method", *domains), rows))
-    if described["tuning"]:
-        found.append(_tuning_table(described["tuning"]))
+    if summary.tuning is not None:
+        found.append(_tuning_table(summary.tuning))
     return found
 
 
-def _tuning_table(tuning: Mapping[str, Any]) -> TextTable:
+def _tuning_table(tuning: Tuning) -> TextTable:
     """Write how the learning rates were chosen as a table, with one column per rate of the grid."""
     return TextTable(
-        f"learning rates: validation accuracy (mean of last 5) of {tuning['rounds']} rounds with seed {tuning['seed']}",
-        ("method", "chosen", *(f"{rate:g}" for rate in tuning["rates"])),
+        f"learning rates: validation accuracy (mean of last 5) of {tuning.rounds} rounds with seed {tuning.seed}",
+        ("method", "chosen", *(f"{rate:g}" for rate in tuning.rates)),
         tuple(
-            (label, f"{found['rate']:g}", *("–" if a is None else f"{a:.3f}" for a in found["validation"]))
-            for label, found in tuning["methods"].items()
+            (label, f"{found.rate:g}", *("–" if a is None else f"{a:.3f}" for a in found.validation))
+            for label, found in tuning.methods.items()
         ),
     )
 
@@ -94,29 +89,27 @@ EQUAL_COST = {
 """The costs at which methods are compared, in words: what is equal, what clients have done, and an amount of it."""
 
 
-def _equal_cost_table(cost: str, described: Mapping[str, Any]) -> TextTable:
+def _equal_cost_table(cost: str, summary: ComparisonSummary) -> TextTable:
     """Write the accuracies at equal cost as a table, with one column per amount."""
     what, done, words = EQUAL_COST[cost]
-    rows = tuple(
-        (method["method"], *map(_spread_words, method["at_equal_cost"][cost])) for method in described["methods"]
-    )
+    rows = tuple((method.method, *map(_spread_words, method.at_equal_cost[cost])) for method in summary.methods)
     return TextTable(
         f"{what}: test accuracy after the last scored round by which all clients have {done} at most so much",
-        ("method", *map(words, described["equal_cost"][cost])),
+        ("method", *map(words, summary.equal_cost[cost])),
         rows,
     )
 
 
-def sentences(described: Mapping[str, Any]) -> list[str]:
+def sentences(summary: ComparisonSummary) -> list[str]:
     """Return the sentences that go with the tables."""
-    samples, differences = described["test_samples"], described["differences"]
+    samples, differences = summary.test_samples, summary.differences
     said = [
-        _target_sentence(described),
+        _target_sentence(summary),
         f"The test set has {samples} samples, so one sample is {1 / samples:.4f} of accuracy.",
     ]
     if differences:
         said.append(
-            f"Differences are those of the mean of the last 5 rounds from {described['reference']}, paired by seed, "
+            f"Differences are those of the mean of the last 5 rounds from {summary.reference}, paired by seed, "
             f"with a {100 * CONFIDENCE:.0f} % Student-t interval."
         )
     if len(differences) > 1:
@@ -128,71 +121,67 @@ def sentences(described: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _target_sentence(described: Mapping[str, Any]) -> str:
+def _target_sentence(summary: ComparisonSummary) -> str:
     share = f"{100 * TARGET_SHARE:.0f} % of the best method's mean of the last 5 rounds"
-    if described["target_given"]:
+    if summary.target_given:
         reason = ", as given"
-    elif described["target_is_start"]:
+    elif summary.target_is_start:
         reason = f": what the best method begins with, since {share} is less"
     else:
         reason = f": {share}"
-    return f"The target is a test accuracy of {described['target']:.4f}{reason}."
+    return f"The target is a test accuracy of {summary.target:.4f}{reason}."
 
 
-def show(described: Mapping[str, Any], console: Console, said: Sequence[str] = ()) -> None:
-    """Print a described comparison for people, without the notes that they have been told."""
+def show(summary: ComparisonSummary, console: Console, said: Sequence[str] = ()) -> None:
+    """Print a comparison for people, without the notes that they have been told."""
     if not console.is_terminal:
         console.width = WIDTH
-    for table in tables(described):
+    for table in tables(summary):
         drawn = Table(*table.columns, box=None, pad_edge=False, header_style="bold", title=table.title)
         drawn.title_justify = "left"
         for row in table.rows:
             drawn.add_row(*row)
         console.print(drawn)
-    for line in (*sentences(described), *(f"note: {note}" for note in described["notes"] if note not in said)):
+    for line in (*sentences(summary), *(f"note: {note}" for note in summary.notes if note not in said)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _accuracy_cells(method: Mapping[str, Any], differences: Mapping[str, Any]) -> tuple[str, ...]:
-    found = differences.get(method["method"])
+def _accuracy_cells(method: ComparedMethod, differences: Mapping[str, PairedDifference]) -> tuple[str, ...]:
+    found = differences.get(method.method)
     return (
-        method["method"],
-        str(len(method["seeds"])),
-        *(_spread_words(method[key]) for key in ACCURACIES[1:]),
+        method.method,
+        str(len(method.seeds)),
+        *map(_spread_words, (method.final, method.mean_last_5, method.best_on_validation)),
         "reference" if found is None else _difference_words(found),
-        "" if found is None or found["p_adjusted"] is None else f"{found['p_adjusted']:.2g}",
-        "" if found is None else found["verdict"],
+        "" if found is None or found.p_adjusted is None else f"{found.p_adjusted:.2g}",
+        "" if found is None else found.verdict,
     )
 
 
-def _cost_cells(method: Mapping[str, Any]) -> tuple[str, ...]:
+def _cost_cells(method: ComparedMethod) -> tuple[str, ...]:
     return (
-        method["method"],
-        human_bytes(method["bytes_up"]),
-        human_bytes(method["bytes_down"]),
-        human_flops(method["flops"]),
-        f"{method['wall_seconds']:.1f}",
-        f"{method['train_seconds']:.1f}",
+        method.method,
+        human_bytes(method.bytes_up),
+        human_bytes(method.bytes_down),
+        human_flops(method.flops),
+        f"{method.wall_seconds:.1f}",
+        f"{method.train_seconds:.1f}",
     )
 
 
-def _target_cells(method: Mapping[str, Any]) -> tuple[str, ...]:
-    rounds = method["rounds_to_target"]
-    return (
-        method["method"],
-        f"{method['reached_target']} of {len(method['seeds'])} seeds",
-        "–" if rounds is None else f"{rounds:.1f}",
-        human_bytes(method["bytes_up_to_target"]),
-        human_bytes(method["bytes_down_to_target"]),
-        human_flops(method["flops_to_target"]),
-    )
+def _target_cells(method: ComparedMethod) -> tuple[str, ...]:
+    cost = method.to_target
+    cells = (method.method, f"{method.reached_target} of {len(method.seeds)} seeds")
+    if cost is None:
+        return (*cells, *["–"] * 4)
+    words = (f"{cost.rounds:.1f}", human_bytes(cost.bytes_up), human_bytes(cost.bytes_down), human_flops(cost.flops))
+    return (*cells, *words)
 
 
-def _tier_cells(tiers: Sequence[Mapping[str, Any]], reference: Sequence[float | None], count: int) -> list[str]:
+def _tier_cells(tiers: Sequence[ComparedTier], reference: Sequence[float | None], count: int) -> list[str]:
     """Write each tier's peak, how much more or less it is than the reference's, and the budget."""
     cells = [
-        f"{human_bytes(tier['peak_bytes'])}{_share_words(tier['peak_bytes'], other)} "
-        f"({budget_words(Budget(**tier['budget']))})"
+        f"{human_bytes(tier.peak_bytes)}{_share_words(tier.peak_bytes, other)} ({budget_words(tier.budget)})"
         for tier, other in zip_longest(tiers, reference[: len(tiers)])
     ]
     return cells + ["–"] * (count - len(tiers))
@@ -205,19 +194,19 @@ def _share_words(count: float | None, reference: float | None) -> str:
     return f" {100 * (count / reference - 1):+.0f} %".replace("-", "−")
 
 
-def _domain_cells(found: Mapping[str, Any], domains: Sequence[str]) -> list[str]:
+def _domain_cells(found: Mapping[str, Spread], domains: Sequence[str]) -> list[str]:
     return [_spread_words(found[name]) if name in found else "–" for name in domains]
 
 
-def _spread_words(found: Mapping[str, Any]) -> str:
-    if found["mean"] is None:
+def _spread_words(found: Spread) -> str:
+    if found.mean is None:
         return "–"
-    return f"{found['mean']:.3f}" + ("" if found["deviation"] is None else f" ± {found['deviation']:.3f}")
+    return f"{found.mean:.3f}" + ("" if found.deviation is None else f" ± {found.deviation:.3f}")
 
 
-def _difference_words(found: Mapping[str, Any]) -> str:
+def _difference_words(found: PairedDifference) -> str:
     """Write a difference with its interval and the number of seeds, with a true minus."""
-    if found["mean"] is None:
+    if found.mean is None:
         return "–"
-    interval = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
-    return f"{found['mean']:+.3f}{interval} (n = {found['n']})".replace("-", "−")
+    interval = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{found.mean:+.3f}{interval} (n = {found.n})".replace("-", "−")

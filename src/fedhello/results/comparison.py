@@ -1,9 +1,9 @@
 """Finished runs side by side: what is read from their folders, and what is said of them together."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -13,16 +13,11 @@ from fedhello.config.diff import OWN_KEYS, differing, is_below
 from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.formatting import nearest
-from fedhello.results.finished import FinishedRun, at_equal_cost, ladders, read_run, rung_name
-from fedhello.results.statistics import (
-    CONFIDENCE,
-    default_target,
-    first_at_least,
-    paired_differences,
-    spread,
-)
+from fedhello.results.compared import ComparisonSummary, Terms, Tuning, read_terms
+from fedhello.results.figures import compared_method, compared_run
+from fedhello.results.finished import FinishedRun, ladders, read_run
+from fedhello.results.statistics import CONFIDENCE, default_target, paired_differences
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.summary import TierSummary
 
 RUNS = "runs"
 """The folder of the runs within the folder of a comparison."""
@@ -36,8 +31,6 @@ METHOD_KEYS = ("method", "clients.tiers", "model.drift_compensation", "train.sel
 that train nothing or lead to several models do not have; see ``config.with_choices``.
 """
 
-ACCURACIES = ("start", "final", "mean_last_5", "best_on_validation")
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -50,7 +43,7 @@ class Comparison:
         target_given: Whether somebody chose it; else it follows from the runs.
         target_is_start: Whether it is what the best method begins with, since the share of what it ends with is less.
         notes: What a reader should know.
-        tuning: How the learning rates were chosen, see ``fedhello.comparison.tuning``; None where all share one.
+        tuning: How the learning rates were chosen; None where all share one.
         said: Those of the notes that were known before anything ran.
         folder: Where its runs are, of one that was just made.
 
@@ -58,6 +51,8 @@ class Comparison:
         >>> found = fh.compare("my.yaml", ["full"], seeds=[0, 1], baselines=False, out="runs/comparison")
         >>> [run.seed for run in found.runs["full"]], found.reference
         ([0, 1], 'full')
+        >>> [(method.method, method.final.n) for method in found.summary.methods]
+        [('full', 2)]
     """
 
     runs: Mapping[str, Sequence[FinishedRun]]
@@ -66,13 +61,18 @@ class Comparison:
     target_given: bool
     target_is_start: bool
     notes: tuple[str, ...]
-    tuning: Mapping[str, Any] | None = None
+    tuning: Tuning | None = None
     said: tuple[str, ...] = ()
     folder: Path | None = None
 
+    @cached_property
+    def summary(self) -> ComparisonSummary:
+        """The comparison in numbers."""
+        return _summarise(self)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison in numbers, JSON-ready: accuracies within 0 … 1, bytes and seconds."""
-        return describe(self)
+        """Return the comparison in numbers as ``comparison.json`` holds them."""
+        return self.summary.to_dict()
 
 
 def load_comparison(
@@ -91,20 +91,18 @@ def load_comparison(
         RunFolderError: If a folder is none of a run, or none of the runs has finished.
 
     Example:
-        >>> fh.load_comparison(["runs/full-seed0", "runs/head-only-seed0"]).to_dict()["labels"]  # doctest: +SKIP
-        ['full', 'head-only']
+        >>> fh.load_comparison(["runs/full-seed0", "runs/head-only-seed0"]).summary.labels  # doctest: +SKIP
+        ('full', 'head-only')
     """
     paths = [Path(one) for one in ([folders] if isinstance(folders, (str, Path)) else folders)]
     found, notes = collect(run_folders(paths))
-    before = earlier(paths[0]) if len(paths) == 1 else {}
-    if target is None and before.get("target_given"):
-        target = before["target"]
+    before = read_terms(paths[0] / COMPARISON_FILE) if len(paths) == 1 else Terms()
     return compare(
         found,
-        reference=reference or before.get("reference"),
-        target=target,
+        reference=reference or before.reference,
+        target=before.target if target is None else target,
         notes=notes,
-        tuning=before.get("tuning"),
+        tuning=before.tuning,
     )
 
 
@@ -118,28 +116,13 @@ def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
     folders = []
     for path in paths:
         if is_comparison(path):
-            labels = earlier(path).get("labels", [])
-            order = {label: i for i, label in enumerate(labels)}
+            order = {label: i for i, label in enumerate(read_terms(path / COMPARISON_FILE).labels)}
             inside = sorted(entry.parent for entry in (path / RUNS).glob("*/config.yaml"))
             inside.sort(key=lambda entry: order.get(entry.name.rpartition("-seed")[0], len(order)))
             folders += [RunFolder(entry) for entry in inside]
         else:
             folders.append(RunFolder(path))
     return folders
-
-
-def earlier(path: Path) -> dict[str, Any]:
-    """Return what a comparison has come to before, as ``describe`` says it; empty where there is nothing.
-
-    Raises:
-        RunFolderError: If it is no JSON.
-    """
-    file = path / COMPARISON_FILE
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise RunFolderError(f"expected JSON in {file}; {error}. Remove it to start from the runs alone.") from error
-    return found
 
 
 def collect(folders: Iterable[RunFolder]) -> tuple[list[FinishedRun], list[str]]:
@@ -167,7 +150,7 @@ def compare(
     reference: str | None = None,
     target: float | None = None,
     notes: Sequence[str] = (),
-    tuning: Mapping[str, Any] | None = None,
+    tuning: Tuning | None = None,
 ) -> Comparison:
     """Put runs side by side.
 
@@ -203,7 +186,7 @@ def _target(runs: Mapping[str, Sequence[FinishedRun]]) -> tuple[float, bool]:
     return max(share, start), start > share
 
 
-def _method_keys(tuning: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _method_keys(tuning: Tuning | None) -> tuple[str, ...]:
     """Return what methods may differ in: where each has a learning rate of its own, that too."""
     return METHOD_KEYS if tuning is None else (*METHOD_KEYS, "train.lr")
 
@@ -257,12 +240,12 @@ def _check_group(label: str, group: Sequence[FinishedRun]) -> None:
             )
 
 
-def _edge_notes(tuning: Mapping[str, Any] | None) -> list[str]:
+def _edge_notes(tuning: Tuning | None) -> list[str]:
     """Say whose learning rate is the first or the last of the grid."""
     return [
-        f"the learning rate of {label}, {found['rate']:g}, is at the edge of the grid; a better one may lie beyond it"
-        for label, found in (tuning["methods"] if tuning else {}).items()
-        if found["at_edge"]
+        f"the learning rate of {label}, {found.rate:g}, is at the edge of the grid; a better one may lie beyond it"
+        for label, found in (tuning.methods if tuning else {}).items()
+        if found.at_edge
     ]
 
 
@@ -293,95 +276,31 @@ def _more_than_methods(runs: Sequence[FinishedRun], method_keys: Sequence[str]) 
     return list(differing([run.config for run in runs], (*OWN_KEYS, *method_keys)))
 
 
-def describe(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison in numbers, JSON-ready: accuracies within 0 … 1, bytes and seconds."""
-    groups = comparison.runs
+def _summarise(comparison: Comparison) -> ComparisonSummary:
+    groups, target = comparison.runs, comparison.target
     last = {label: {run.seed: run.mean_last_5 for run in group} for label, group in groups.items()}
     others = {label: values for label, values in last.items() if label != comparison.reference}
     first = next(iter(groups.values()))[0]
     rungs, flat = ladders(groups), [run for group in groups.values() for run in group]
-    return {
-        "labels": list(groups),
-        "seeds": sorted({run.seed for group in groups.values() for run in group}),
-        "reference": comparison.reference,
-        "target": comparison.target,
-        "target_given": comparison.target_given,
-        "target_is_start": comparison.target_is_start,
-        "confidence": CONFIDENCE,
-        "model": first.summary.model,
-        "data": first.config.data.name,
-        "metric": first.summary.metric,
-        "only_methods_differ": not _more_than_methods(flat, _method_keys(comparison.tuning)),
-        "test_samples": first.rounds[-1]["test"]["samples"],
-        "equal_cost": rungs,
-        "tuning": comparison.tuning,
-        "methods": [_method(label, group, comparison.target, rungs) for label, group in groups.items()],
-        "differences": [
-            {"method": label, **asdict(difference)}
-            for label, difference in paired_differences(others, last[comparison.reference]).items()
-        ],
-        "runs": [_row(run, comparison.target, rungs) for run in flat],
-        "notes": list(comparison.notes),
-        "versions": first.summary.versions,
-    }
-
-
-def _row(run: FinishedRun, target: float, rungs: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return one run in numbers; what it never reached is None."""
-    summary, curve = run.summary, run.curve
-    at = first_at_least(curve.accuracy, target)
-    peaks = {f"peak_bytes_tier_{g}": tier.measured_peak_bytes for g, tier in enumerate(summary.tiers)}
-    return {
-        "method": run.label,
-        "seed": run.seed,
-        "lr": run.config.train.lr,
-        "rounds": summary.rounds,
-        **{key: getattr(summary, key) for key in ACCURACIES},
-        "bytes_up": summary.bytes_up,
-        "bytes_down": summary.bytes_down,
-        "flops": None if curve.flops is None else curve.flops[-1],
-        "target": target,
-        "rounds_to_target": None if at is None else curve.rounds[at],
-        "bytes_up_to_target": None if at is None else curve.bytes_up[at],
-        "bytes_down_to_target": None if at is None else curve.bytes_down[at],
-        "flops_to_target": None if at is None or curve.flops is None else curve.flops[at],
-        "wall_seconds": summary.wall_seconds,
-        "train_seconds": summary.train_seconds,
-        **peaks,
-        **at_equal_cost(run, rungs),
-    }
-
-
-def _method(
-    label: str, group: Sequence[FinishedRun], target: float, rungs: Mapping[str, Sequence[int]]
-) -> dict[str, Any]:
-    """Return one method in numbers over its seeds."""
-    rows = [_row(run, target, rungs) for run in group]
-
-    def mean(key: str) -> float | None:
-        return spread([row[key] for row in rows]).mean
-
-    return {
-        "method": label,
-        "seeds": [run.seed for run in group],
-        "lr": group[0].config.train.lr,
-        **{key: asdict(spread([row[key] for row in rows])) for key in ACCURACIES},
-        **{key: mean(key) for key in ("bytes_up", "bytes_down", "flops", "wall_seconds", "train_seconds")},
-        "reached_target": sum(row["rounds_to_target"] is not None for row in rows),
-        **{f"{key}_to_target": mean(f"{key}_to_target") for key in ("rounds", "bytes_up", "bytes_down", "flops")},
-        "at_equal_cost": {
-            cost: [asdict(spread([row[rung_name(cost, amount)] for row in rows])) for amount in amounts]
-            for cost, amounts in rungs.items()
-        },
-        "domains": {
-            name: asdict(spread([run.summary.domains[name] for run in group if name in run.summary.domains]))
-            for name in group[0].summary.domains
-        },
-        "tiers": [_tier(tiers) for tiers in zip(*(run.summary.tiers for run in group), strict=True)],
-    }
-
-
-def _tier(tiers: Sequence[TierSummary]) -> dict[str, Any]:
-    """Return one tier over a method's seeds: its budget, and the largest peak of all seeds."""
-    peaks = [tier.measured_peak_bytes for tier in tiers if tier.measured_peak_bytes is not None]
-    return {"budget": tiers[0].budget, "peak_bytes": max(peaks, default=None)}
+    rows = {label: [compared_run(run, target, rungs) for run in group] for label, group in groups.items()}
+    return ComparisonSummary(
+        labels=tuple(groups),
+        seeds=tuple(sorted({run.seed for run in flat})),
+        reference=comparison.reference,
+        target=target,
+        target_given=comparison.target_given,
+        target_is_start=comparison.target_is_start,
+        confidence=CONFIDENCE,
+        model=first.summary.model,
+        data=first.config.data.name,
+        metric=first.summary.metric,
+        only_methods_differ=not _more_than_methods(flat, _method_keys(comparison.tuning)),
+        test_samples=first.rounds[-1]["test"]["samples"],
+        equal_cost=rungs,
+        tuning=comparison.tuning,
+        methods=tuple(compared_method(rows[label], group) for label, group in groups.items()),
+        differences=paired_differences(others, last[comparison.reference]),
+        runs=tuple(row for of_label in rows.values() for row in of_label),
+        notes=comparison.notes,
+        versions=first.summary.versions,
+    )

@@ -138,7 +138,7 @@ COSTS: Mapping[str, Callable[[Curve], Sequence[float] | None]] = {
 """The costs at which methods are compared: what they are called → what a run has taken of them by each state."""
 
 
-def ladders(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, list[int]]:
+def ladders(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, tuple[int, ...]]:
     """Return, for each cost, the amounts at which methods are compared; none where one of the runs does not know it.
 
     The top of a ladder is what the most expensive of all runs takes.
@@ -148,7 +148,7 @@ def ladders(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, list[int]]:
         spent = [of(run.curve) for group in runs.values() for run in group]
         known = [by_state[-1] for by_state in spent if by_state is not None]
         most = max(known) if len(known) == len(spent) else 0
-        found[cost] = [round(share * most) for share in LADDER] if most else []
+        found[cost] = tuple(round(share * most) for share in LADDER) if most else ()
     return found
 
 
@@ -162,16 +162,10 @@ def within(costs: Sequence[float], accuracies: Sequence[float], amount: float) -
     return next((a for cost, a in zip(reversed(costs), reversed(accuracies), strict=True) if cost <= amount), None)
 
 
-def at_equal_cost(run: FinishedRun, rungs: Mapping[str, Sequence[int]]) -> dict[str, float | None]:
-    """Return a run's accuracy at each amount of each cost, under names such as ``accuracy_at_bytes_up_2000``."""
-    found = {}
-    for cost, amounts in rungs.items():
-        spent = COSTS[cost](run.curve) or ()
-        for amount in amounts:
-            found[rung_name(cost, amount)] = within(spent, run.curve.accuracy, amount)
-    return found
-
-
-def rung_name(cost: str, amount: int) -> str:
-    """Return what an accuracy at a certain cost is called in ``comparison.json`` and ``results.csv``."""
-    return f"accuracy_at_{cost}_{amount}"
+def at_equal_cost(run: FinishedRun, rungs: Mapping[str, Sequence[int]]) -> dict[str, tuple[float | None, ...]]:
+    """Return a run's accuracy at each amount of each cost; None where even its first state cost more."""
+    spent = {cost: COSTS[cost](run.curve) or () for cost in rungs}
+    return {
+        cost: tuple(within(spent[cost], run.curve.accuracy, amount) for amount in amounts)
+        for cost, amounts in rungs.items()
+    }
