@@ -25,7 +25,8 @@ from fedhello.config.stored import resumed_config, stored_config
 from fedhello.data.memory import MEMORY, memory_source
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import Method
-from fedhello.report.plan import Plan, describe
+from fedhello.report.plan import Plan
+from fedhello.report.planning import make_plan
 from fedhello.results.run import TrainedRun
 from fedhello.runs import loop
 from fedhello.runs.callbacks import Callback
@@ -103,7 +104,7 @@ def plan(session: Session) -> Plan:
         fed-hello on tiny, 3 blocks: 2 rounds of 2 clients; each downloads ... per round
         ...
     """
-    return Plan(describe(session))
+    return make_plan(session)
 
 
 def start(session: Session) -> RunStart:

@@ -41,7 +41,7 @@ def test_a_run_that_has_finished_has_nothing_to_go_on_with(place, call):
 def test_a_plan_is_one_whatever_carries_it_out(place, call):
     code, out, err = call(place, "plan", "tiny.yaml", "run.engine=flower", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == json.loads(json.dumps(fh.plan(fh.prepare("tiny.yaml")).described))
+    assert json.loads(out) == fh.plan(fh.prepare("tiny.yaml")).to_dict()
     code, _, err = call(place, "run", "tiny.yaml", "run.engine=flower")
     assert (code, "expected run.engine: local" in err) == (2, True)
 

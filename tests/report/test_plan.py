@@ -1,50 +1,120 @@
 import json
+from dataclasses import fields, replace
 
 import pytest
 
 import fedhello as fh
-from fedhello.config.load import load_config
-from fedhello.engine.wire import encode_tensors
 from fedhello.errors import ConfigError
-from fedhello.model.statistics import as_sent
-from fedhello.report import plan
-from fedhello.setup.prepare import prepare
+from fedhello.report.plan import ClientPlan, ExamplePlan, FrontPoint, Plan, PredictedNeeds, ServerPlan, TierPlan
+from fedhello.runs.heads_said import StatisticsCosts
+from fedhello.types import Allocation, Budget
 
-HEAD_ONLY = ["method.name=head-only", "train.rounds=1"]
+KEEP = ("keep",) * 4
+EXAMPLE = ExamplePlan(Allocation((1, 3), ("keep", "keep", "recompute", "compress"), ranks=(4,) * 4), ("the reason",))
+PLAN = Plan(
+    method="fed-hello",
+    model="some-model",
+    num_blocks=4,
+    rounds=5,
+    clients_per_round=6,
+    download_bytes=7000,
+    tiers=(
+        TierPlan(
+            0, 1, Budget(memory=20_000_000, seconds=2.0, speed=3e9), True, (1, 2), (0.0, 0.25, 1.0, 0.5),
+            PredictedNeeds(8, 9, 10_000_000, 11, 12_000, 1.5, 0.625), {"memory": 0.5, "seconds": 0.75}, EXAMPLE,
+            (FrontPoint(2, KEEP, 13_000_000, 14, 0.875, 15), FrontPoint(2, KEEP, 16_000_000, 7, 0.5, 18)),
+        ),
+        TierPlan(1, 2, Budget(blocks=2), False),
+    ),
+    labels=("a", "b"),
+    clients=(ClientPlan(0, 0, 19, (19, 0)),),
+    server=ServerPlan(20, 21, 22),
+    head=StatisticsCosts("full", {"full": 23, "means": 24}),
+    notes=("one [thing]",),
+)  # fmt: skip
+WRITTEN = {
+    "format": 1, "method": "fed-hello", "model": "some-model", "blocks": 4, "rounds": 5, "clients_per_round": 6,
+    "download_bytes": 7000,
+    "tiers": [
+        {
+            "tier": 0, "clients": 1, "budget": {"memory": 20_000_000, "seconds": 2.0, "speed": 3e9},
+            "takes_part": True, "blocks": [1, 2], "frequency": [0.0, 0.25, 1.0, 0.5],
+            "needs": {
+                "saved_bytes": 8, "peak_bytes": 9, "memory_bytes": 10_000_000, "flops": 11, "upload_bytes": 12_000,
+                "seconds": 1.5, "relative_flops": 0.625,
+            },
+            "fraction": {"memory": 0.5, "seconds": 0.75},
+            "example": {
+                "blocks": [1, 3], "policies": ["keep", "keep", "recompute", "compress"], "ranks": [4] * 4,
+                "picture": "·●◌◒  (· not reached, ● trained, ◌ frozen, recomputed, ◒ trained, compressed)",
+                "reasons": ["the reason"],
+            },
+            "front": [
+                {
+                    "blocks": 2, "policies": list(KEEP), "memory_bytes": 13_000_000, "flops": 14,
+                    "relative_flops": 0.875, "upload_bytes": 15,
+                },
+                {
+                    "blocks": 2, "policies": list(KEEP), "memory_bytes": 16_000_000, "flops": 7,
+                    "relative_flops": 0.5, "upload_bytes": 18,
+                },
+            ],
+        },
+        {
+            "tier": 1, "clients": 2, "budget": {"blocks": 2}, "takes_part": False, "blocks": None, "frequency": None,
+            "needs": None, "fraction": {}, "example": None, "front": [],
+        },
+    ],
+    "labels": ["a", "b"], "clients": [{"client": 0, "tier": 0, "samples": 19, "labels": [19, 0]}],
+    "server": {"validation": 20, "test": 21, "proxy": 22},
+    "head": {"chosen": "full", "bytes": {"full": 23, "means": 24}}, "notes": ["one [thing]"],
+}  # fmt: skip
+SHOWN = """\
+fed-hello on some-model, 4 blocks: 5 rounds of 6 clients; each downloads 7 kB per round
+ tier clients budget trains memory at most time upload how often each block (round 0)
+ 0 1 20 MB, 2 s at 3 GFLOP/s 1–2 10 MB (50%) 62%, 1.5 s (75%) 12 kB .00 .25 1.00 .50
+ 1 2 2 blocks left out
+time: computation of a round / that of training all blocks without recomputation
+tier 0, for example ·●◌◒ (· not reached, ● trained, ◌ frozen, recomputed, ◒ trained, compressed)
+ – the reason
+ what other budgets would afford (all points: --json, --picture):
+ blocks trained least memory at time least time at memory
+ 2 13 MB 88% 50% 16 MB
+ client tier samples a b
+ 0 0 19 19 ·
+the server holds 20 validation, 21 test and 22 proxy samples
+for the head every client sends sums once, by model.moments: full 23 B (chosen), means 24 B
+note: one [thing]
+"""
 
 
-@pytest.mark.parametrize(
-    ("words", "chosen"),
-    [([], "full"), (["model.moments=diagonal"], "diagonal"), (["model.moments={sketch: 4}"], "sketch 4")],
-)
-def test_the_plan_says_the_bytes_that_are_sent(words, chosen, workplace, monkeypatch):
+def test_every_part_of_a_plan_has_its_name_in_the_json():
+    assert PLAN.to_dict() == WRITTEN
+    assert len(WRITTEN) == len(fields(PLAN)) + 1, "a new field needs its place in the JSON, and here"
+    assert len(WRITTEN["tiers"][0]) == len(fields(TierPlan))
+
+
+def test_the_table_says_the_same():
+    assert [line.split() for line in str(PLAN).splitlines()] == [line.split() for line in SHOWN.splitlines()]
+
+
+def test_a_plan_is_plain_json(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    session = prepare(load_config(workplace / "tiny.yaml", [*HEAD_ONLY, *words]))
-    head = plan.describe(session)["head"]
-    assert head["chosen"] == chosen
-    sent = {len(encode_tensors(as_sent(one.sums))) for one in session.engine.head_sums()}
-    assert sent == {head["bytes"][chosen]}
-    assert {"full", "diagonal", "sketch 64", "sketch 128", "sketch 256", "means"} <= head["bytes"].keys()
+    found = fh.plan(fh.prepare("tiny.yaml")).to_dict()
+    assert json.loads(json.dumps(found)) == found
+    assert found.keys() == WRITTEN.keys()
+    assert found["tiers"][0].keys() == WRITTEN["tiers"][0].keys()
 
 
-def test_the_plan_of_a_head_that_needs_no_sums_says_nothing_of_them(workplace, call):
-    for words in (["model.head=aggregate"], ["method.name=server-only"]):
-        code, out, err = call(workplace, "plan", "tiny.yaml", "--json", *words)
-        assert code == 0, err
-        assert json.loads(out)["head"] is None
-
-
-def test_each_tier_shows_what_its_clients_would_train_and_how_often(workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    session = prepare(load_config(workplace / "tiny.yaml", ["method.name=rgd-hla"]))
-    found = plan.describe(session)
-    json.dumps(found)
-    assert [tier["clients"] for tier in found["tiers"]] == [2, 2]
-    for tier, capacity in zip(found["tiers"], (1, 3), strict=True):
-        assert sum(tier["frequency"]) == pytest.approx(capacity)
-    assert found["tiers"][1]["frequency"] == [1.0] * 3
+def test_a_picture_has_one_panel_per_budget_that_is_more_than_a_count(tmp_path):
+    PLAN.write_picture(tmp_path / "plan.svg")
+    drawn = (tmp_path / "plan.svg").read_text()
+    assert drawn.startswith("<svg")
+    assert "tier 0: 20 MB, 2 s at 3 GFLOP/s" in drawn
+    assert "tier 1" not in drawn
     with pytest.raises(ConfigError, match="all budgets count blocks"):
-        plan.picture(found)
+        replace(PLAN, tiers=PLAN.tiers[1:]).write_picture(tmp_path / "none.svg")
+    assert not (tmp_path / "none.svg").exists()
 
 
 def test_a_plan_is_plain_text_in_a_notebook_too(workplace, monkeypatch):

@@ -82,9 +82,9 @@ def say_plan(plan: Any, as_json: bool) -> None:
     from fedhello.report.plan import show
 
     if as_json:
-        print(json.dumps(plan.described))
+        print(json.dumps(plan.to_dict()))
     else:
-        show(plan.described, Console())
+        show(plan, Console())
 
 
 def list_files(files: Sequence[Path], steps: Sequence[str]) -> None:

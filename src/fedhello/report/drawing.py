@@ -128,6 +128,38 @@ def draw_blocks(
     figure.colorbar(image, ax=axes, label="clients that\ntrained it")
 
 
+def draw_front(
+    figure: Any,
+    axes: Any,
+    points: Sequence[tuple[float, float, int]],
+    planned: tuple[float, float],
+    *,
+    budget: float | None,
+    title: str,
+) -> None:
+    """Draw what budgets afford: computation against memory, with the blocks trained as colours.
+
+    Args:
+        figure: The figure, for the scale of colours.
+        axes: Where to.
+        points: MB of memory, computation as a share of training all blocks, and how many blocks train.
+        planned: Memory and computation of the plan, at most.
+        budget: MB of memory that there are; drawn as a line.
+        title: What is drawn.
+    """
+    memory, computation, blocks = zip(*points, strict=True)
+    image = axes.scatter(memory, computation, c=blocks, cmap="viridis", s=28)
+    if budget is not None:
+        axes.axvline(budget, color="black", linewidth=1, label="budget")
+    axes.plot(*planned, "x", color="red", markersize=9, label="plan, at most")
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("memory above the model (MB)")
+    axes.set_ylabel("computation /\nall blocks, kept")
+    axes.legend(loc="best", fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.colorbar(image, ax=axes, label="blocks trained")
+
+
 def _legend(figure: Any, axes: Any) -> None:
     """Put the legend below the axes, where it hides nothing, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()

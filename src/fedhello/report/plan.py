@@ -1,8 +1,7 @@
 """What a run would do, before it does anything: what each tier trains, what that takes, and why not more."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -10,57 +9,151 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedhello.allocation.needs import Needs, needs
-from fedhello.allocation.reasons import Point, front, reasons
-from fedhello.costs import Costs
-from fedhello.engine.wire import encode_tensors
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
-from fedhello.model.head import is_shared
-from fedhello.report.drawing import svg_of
+from fedhello.report.drawing import draw_front, svg_of
 from fedhello.runs.files import write_whole
-from fedhello.runs.heads_said import costs_line, statistics_costs
-from fedhello.session import Session
-from fedhello.strategy import AllocationContext
+from fedhello.runs.heads_said import StatisticsCosts
 from fedhello.types import Allocation, Budget
 
-ROUNDS_SHOWN = 300
-"""Draws behind the shown frequencies of a randomised allocation."""
+FORMAT = 1
+"""Of what ``fedhello plan --json`` prints; it rises whenever a reader of an earlier one could not read it."""
 
 MARKS = {"keep": "●", "recompute": "◐", "compress": "◒", None: "·"}
 FROZEN_MARKS = {"keep": "○", "recompute": "◌", "compress": "◍"}
+LEGEND = {
+    "●": "trained", "◐": "trained, recomputed", "◒": "trained, compressed", "·": "not reached",
+    "○": "frozen, passed", "◌": "frozen, recomputed", "◍": "frozen, compressed",
+}  # fmt: skip
 
 
-def describe(session: Session) -> dict[str, Any]:
-    """Return the plan of a prepared session, JSON-ready.
+@dataclass(frozen=True)
+class PredictedNeeds:
+    """The most that any client of a tier is predicted to need in a round.
 
-    Per tier, over its clients and ``ROUNDS_SHOWN`` draws of the first round's allocation (before any Fisher score):
-    ``frequency`` of each block, ``blocks`` trained from fewest to most, and the most any draw needs. ``example`` is
-    the first draw, with the reasons why it is not more. Where the method needs scores first, every block counts alike.
+    Attributes:
+        saved_bytes: Bytes saved for backward.
+        peak_bytes: Peak bytes of live tensors in a step, above the loaded model.
+        memory_bytes: ``peak_bytes`` plus the reserve; compared with the memory budget.
+        flops: FLOPs of a round.
+        upload_bytes: Bytes of the update on the wire.
+        seconds: Seconds of training; None where the budget has no speed.
+        relative_flops: ``flops`` / those of a round that trains all blocks without recomputation.
     """
-    federation = session.federation
-    adapter = session.model.snapshot(share_head=is_shared(session.head.policy))
-    return {
-        "method": session.row.name,
-        "model": session.model.source.base_name,
-        "blocks": federation.blocks,
-        "rounds": session.settings.rounds,
-        "clients_per_round": federation.clients_per_round,
-        "download_bytes": len(encode_tensors(adapter.tensors)),
-        "tiers": [_tier(session, g) for g in range(len(federation.tiers))],
-        "labels": list(session.labels),
-        "clients": [
-            {"client": k, "tier": session.tier_of[k], "samples": int(row.sum()), "labels": row.tolist()}
-            for k, row in enumerate(session.histogram)
-        ],
-        "server": {
-            "validation": len(session.server.validation),
-            "test": len(session.server.test),
-            "proxy": len(session.server.proxy),
-        },
-        "head": statistics_costs(session),
-        "notes": list(session.notes),
-    }
+
+    saved_bytes: int
+    peak_bytes: int
+    memory_bytes: int
+    flops: int
+    upload_bytes: int
+    seconds: float | None
+    relative_flops: float
+
+
+@dataclass(frozen=True)
+class ExamplePlan:
+    """What one client of a tier would train in round 0, and why not more.
+
+    Attributes:
+        allocation: Blocks, their activation policies and ranks.
+        reasons: Sentences.
+    """
+
+    allocation: Allocation
+    reasons: tuple[str, ...]
+
+    @property
+    def picture(self) -> str:
+        """One mark per block, from the input on: trained or frozen, and what becomes of its activations; a legend."""
+        allocation = self.allocation
+        lowest = min(allocation.blocks, default=len(allocation.policies))
+        marks = [
+            MARKS[policy] if l in allocation.blocks else FROZEN_MARKS[policy] if l > lowest else MARKS[None]
+            for l, policy in enumerate(allocation.policies)
+        ]
+        return "".join(marks) + "  (" + ", ".join(f"{mark} {LEGEND[mark]}" for mark in dict.fromkeys(marks)) + ")"
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A point of the Pareto front of memory, computation and number of trained blocks.
+
+    Attributes:
+        num_blocks: How many blocks train.
+        policies: What each block does with its activations, length L.
+        memory_bytes: Bytes above the loaded model.
+        flops: FLOPs of a round.
+        relative_flops: ``flops`` / those of a round that trains all blocks without recomputation.
+        upload_bytes: Bytes of the update on the wire.
+    """
+
+    num_blocks: int
+    policies: tuple[str, ...]
+    memory_bytes: int
+    flops: int
+    relative_flops: float
+    upload_bytes: int
+
+
+@dataclass(frozen=True)
+class TierPlan:
+    """What the clients of one tier would do.
+
+    Attributes:
+        tier: Its number.
+        clients: How many clients it has.
+        budget: What each of them can afford.
+        takes_part: Whether they train at all.
+        num_blocks: The fewest and the most blocks that one of them trains; None where none takes part.
+        frequency: How often each block trains in round 0, 0 … 1, length L; None where Fisher scores decide.
+        needs: The most that one of them needs; None where nothing is predicted.
+        fraction: Limit (``memory``, ``upload``, ``seconds``) → the share of it that ``needs`` is, where it is given.
+        example: What one of them would train; None where nothing is predicted.
+        front: What other budgets would afford; empty where the budget counts blocks or a rank.
+    """
+
+    tier: int
+    clients: int
+    budget: Budget
+    takes_part: bool
+    num_blocks: tuple[int, int] | None = None
+    frequency: tuple[float, ...] | None = None
+    needs: PredictedNeeds | None = None
+    fraction: Mapping[str, float] = field(default_factory=dict)
+    example: ExamplePlan | None = None
+    front: tuple[FrontPoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClientPlan:
+    """Who takes part, with which data.
+
+    Attributes:
+        client: Its id.
+        tier: Its tier.
+        samples: How many training samples it has.
+        labels: How many of each class, in the order of the plan's ``labels``.
+    """
+
+    client: int
+    tier: int
+    samples: int
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """How many samples the server holds.
+
+    Attributes:
+        validation: For choosing.
+        test: For reporting.
+        proxy: For Fisher scores.
+    """
+
+    validation: int
+    test: int
+    proxy: int
 
 
 @dataclass(frozen=True)
@@ -68,20 +161,68 @@ class Plan:
     """What a run would do; ``str`` is the table for people.
 
     Attributes:
-        described: The same as JSON-ready values; see ``describe``.
+        method: Its name.
+        model: The foundation model.
+        num_blocks: L, how many blocks the model has.
+        rounds: ``train.rounds``.
+        clients_per_round: How many clients train in a round.
+        download_bytes: Bytes that each of them receives per round.
+        tiers: What each tier would do.
+        labels: Names of the classes.
+        clients: Who takes part, in ascending id.
+        server: What the server holds.
+        head: What the sums for a solved head take; None where no client sends any.
+        notes: What a user should know.
 
     Example:
-        >>> fh.plan(fh.prepare("my.yaml")).described["tiers"][0]["clients"]
-        2
+        >>> plan = fh.plan(fh.prepare("my.yaml"))
+        >>> [(tier.clients, tier.budget.blocks, tier.num_blocks) for tier in plan.tiers]
+        [(2, 1, (1, 1)), (2, 3, (3, 3))]
     """
 
-    described: dict[str, Any]
+    method: str
+    model: str
+    num_blocks: int
+    rounds: int
+    clients_per_round: int
+    download_bytes: int
+    tiers: tuple[TierPlan, ...]
+    labels: tuple[str, ...]
+    clients: tuple[ClientPlan, ...]
+    server: ServerPlan
+    head: StatisticsCosts | None
+    notes: tuple[str, ...]
 
     def __str__(self) -> str:
         """Return the table."""
         console = Console(width=160, file=StringIO(), no_color=True, force_jupyter=False, force_terminal=False)
-        show(self.described, console)
+        show(self, console)
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as ``fedhello plan --json`` prints it."""
+        return {
+            "format": FORMAT,
+            "method": self.method,
+            "model": self.model,
+            "blocks": self.num_blocks,
+            "rounds": self.rounds,
+            "clients_per_round": self.clients_per_round,
+            "download_bytes": self.download_bytes,
+            "tiers": [_write_tier(tier) for tier in self.tiers],
+            "labels": list(self.labels),
+            "clients": [
+                {"client": one.client, "tier": one.tier, "samples": one.samples, "labels": list(one.labels)}
+                for one in self.clients
+            ],
+            "server": {
+                "validation": self.server.validation,
+                "test": self.server.test,
+                "proxy": self.server.proxy,
+            },
+            "head": None if self.head is None else {"chosen": self.head.chosen, "bytes": dict(self.head.bytes)},
+            "notes": list(self.notes),
+        }
 
     def write_picture(self, file: str | Path) -> None:
         """Draw what budgets afford, memory against computation with the blocks trained beside each point.
@@ -94,238 +235,156 @@ class Plan:
             MissingExtraError: If matplotlib is not installed.
             RunFolderError: If the file cannot be written.
         """
-        write_whole(Path(file), picture(self.described) + "\n")
+        write_whole(Path(file), _picture(self) + "\n")
 
 
-def show(plan: dict[str, Any], console: Console) -> None:
+def _write_tier(tier: TierPlan) -> dict[str, Any]:
+    return {
+        "tier": tier.tier,
+        "clients": tier.clients,
+        "budget": tier.budget.limits,
+        "takes_part": tier.takes_part,
+        "blocks": None if tier.num_blocks is None else list(tier.num_blocks),
+        "frequency": None if tier.frequency is None else list(tier.frequency),
+        "needs": None if tier.needs is None else _write_needs(tier.needs),
+        "fraction": dict(tier.fraction),
+        "example": None if tier.example is None else _write_example(tier.example),
+        "front": [_write_point(point) for point in tier.front],
+    }
+
+
+def _write_needs(needs: PredictedNeeds) -> dict[str, Any]:
+    return {
+        "saved_bytes": needs.saved_bytes,
+        "peak_bytes": needs.peak_bytes,
+        "memory_bytes": needs.memory_bytes,
+        "flops": needs.flops,
+        "upload_bytes": needs.upload_bytes,
+        "seconds": needs.seconds,
+        "relative_flops": needs.relative_flops,
+    }
+
+
+def _write_example(example: ExamplePlan) -> dict[str, Any]:
+    return {
+        "blocks": list(example.allocation.blocks),
+        "policies": list(example.allocation.policies),
+        "picture": example.picture,
+        "ranks": list(example.allocation.ranks),
+        "reasons": list(example.reasons),
+    }
+
+
+def _write_point(point: FrontPoint) -> dict[str, Any]:
+    return {
+        "blocks": point.num_blocks,
+        "policies": list(point.policies),
+        "memory_bytes": point.memory_bytes,
+        "flops": point.flops,
+        "relative_flops": point.relative_flops,
+        "upload_bytes": point.upload_bytes,
+    }
+
+
+def show(plan: Plan, console: Console) -> None:
     """Print a plan for people."""
     console.print(
-        f"{plan['method']} on {plan['model']}, {plan['blocks']} blocks: {plan['rounds']} rounds of "
-        f"{plan['clients_per_round']} clients; each downloads {human_bytes(plan['download_bytes'])} per round",
+        f"{plan.method} on {plan.model}, {plan.num_blocks} blocks: {plan.rounds} rounds of "
+        f"{plan.clients_per_round} clients; each downloads {human_bytes(plan.download_bytes)} per round",
         highlight=False,
     )
-    console.print(_tier_table(plan["tiers"]))
-    for tier in plan["tiers"]:
+    console.print(_tier_table(plan.tiers))
+    for tier in plan.tiers:
         _show_tier(tier, console)
-    clients = Table("client", "tier", "samples", *plan["labels"], box=None)
-    for client in plan["clients"]:
-        row = (client["client"], client["tier"], client["samples"], *client["labels"])
-        clients.add_row(*("·" if i > 2 and cell == 0 else str(cell) for i, cell in enumerate(row)))
+    clients = Table("client", "tier", "samples", *plan.labels, box=None)
+    for one in plan.clients:
+        counts = ("·" if count == 0 else str(count) for count in one.labels)
+        clients.add_row(str(one.client), str(one.tier), str(one.samples), *counts)
     console.print(clients)
-    server = plan["server"]
+    server = plan.server
     console.print(
-        "the server holds {validation} validation, {test} test and {proxy} proxy samples".format(**server),
+        f"the server holds {server.validation} validation, {server.test} test and {server.proxy} proxy samples",
         highlight=False,
     )
-    if plan["head"] is not None:
-        console.print(costs_line(plan["head"]), highlight=False, soft_wrap=True)
-    for note in plan["notes"]:
+    if plan.head is not None:
+        console.print(str(plan.head), highlight=False, soft_wrap=True)
+    for note in plan.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def _tier_table(tiers: Sequence[dict[str, Any]]) -> Table:
-    columns = (
-        "tier",
-        "clients",
-        "budget",
-        "trains",
-        "memory at most",
-        "time",
-        "upload",
-        "how often each block (round 0)",
-    )
-    table = Table(*columns, box=None)
+COLUMNS = ("tier", "clients", "budget", "trains", "memory at most", "time", "upload", "how often each block (round 0)")
+
+
+def _tier_table(tiers: Sequence[TierPlan]) -> Table:
+    table = Table(*COLUMNS, box=None)
     for tier in tiers:
-        if not tier["takes_part"]:
-            table.add_row(str(tier["tier"]), str(tier["clients"]), budget_words(Budget(**tier["budget"])), "left out")
-            continue
-        fewest, most = tier["blocks"]
-        used, most_needed = tier["fraction"], tier["needs"] or {}
-        seconds = None if not most_needed else most_needed["seconds"]
-        cells = (
-            tier["tier"],
-            tier["clients"],
-            budget_words(Budget(**tier["budget"])),
-            str(most) if fewest == most else f"{fewest}–{most}",
-            human_bytes(most_needed.get("memory_bytes")) + _share(used.get("memory")),
-            ("–" if not most_needed else f"{most_needed['relative_flops']:.0%}")
-            + ("" if seconds is None else f", {seconds:.2g} s{_share(used.get('seconds'))}"),
-            human_bytes(most_needed.get("upload_bytes")) + _share(used.get("upload")),
-            " ".join(f"{f:.2f}".lstrip("0") for f in tier["frequency"]) if tier["frequency"] else "by Fisher score",
-        )
-        table.add_row(*map(str, cells))
+        cells = (str(tier.tier), str(tier.clients), budget_words(tier.budget))
+        table.add_row(*cells, *(("left out",) if tier.num_blocks is None else _taken(tier, tier.num_blocks)))
     table.caption = "time: computation of a round / that of training all blocks without recomputation"
     table.caption_justify = "left"
     return table
+
+
+def _taken(tier: TierPlan, num_blocks: tuple[int, int]) -> tuple[str, ...]:
+    """Write what a tier's clients train, what that takes, and how often each block trains."""
+    fewest, most = num_blocks
+    trains = str(most) if fewest == most else f"{fewest}–{most}"
+    often = "by Fisher score"
+    if tier.frequency is not None:
+        often = " ".join(f"{share:.2f}".lstrip("0") for share in tier.frequency)
+    if tier.needs is None:
+        return (trains, "–", "–", "–", often)
+    needs, used = tier.needs, tier.fraction
+    seconds = "" if needs.seconds is None else f", {needs.seconds:.2g} s{_share(used.get('seconds'))}"
+    return (
+        trains,
+        human_bytes(needs.memory_bytes) + _share(used.get("memory")),
+        f"{needs.relative_flops:.0%}{seconds}",
+        human_bytes(needs.upload_bytes) + _share(used.get("upload")),
+        often,
+    )
 
 
 def _share(fraction: float | None) -> str:
     return "" if fraction is None else f" ({fraction:.0%})"
 
 
-def _show_tier(tier: dict[str, Any], console: Console) -> None:
-    if not tier["takes_part"] or tier["example"] is None:
+def _show_tier(tier: TierPlan, console: Console) -> None:
+    if tier.example is None:
         return
-    console.print(f"tier {tier['tier']}, for example {tier['example']['picture']}", highlight=False, markup=False)
-    for sentence in tier["example"]["reasons"]:
+    console.print(f"tier {tier.tier}, for example {tier.example.picture}", highlight=False, markup=False)
+    for sentence in tier.example.reasons:
         console.print(f"  – {sentence}", highlight=False, markup=False)
-    if not tier["front"]:
+    if not tier.front:
         return
     table = Table("", "blocks trained", "least memory", "at time", "least time", "at memory", box=None)
-    for n in sorted({point["blocks"] for point in tier["front"]}):
-        ways = [point for point in tier["front"] if point["blocks"] == n]
-        least = min(ways, key=lambda way: way["memory_bytes"])
-        fastest = min(ways, key=lambda way: way["flops"])
-        cells = [human_bytes(least["memory_bytes"]), f"{least['relative_flops']:.0%}"]
+    for n in sorted({point.num_blocks for point in tier.front}):
+        ways = [point for point in tier.front if point.num_blocks == n]
+        least = min(ways, key=lambda way: way.memory_bytes)
+        fastest = min(ways, key=lambda way: way.flops)
+        cells = [human_bytes(least.memory_bytes), f"{least.relative_flops:.0%}"]
         if fastest is not least:
-            cells += [f"{fastest['relative_flops']:.0%}", human_bytes(fastest["memory_bytes"])]
+            cells += [f"{fastest.relative_flops:.0%}", human_bytes(fastest.memory_bytes)]
         table.add_row("", str(n), *cells)
     console.print("  what other budgets would afford (all points: --json, --picture):", highlight=False)
     console.print(table)
 
 
-def _tier(session: Session, g: int) -> dict[str, Any]:
-    federation = session.federation
-    budget = federation.tiers[g]
-    members = [client for client in federation.clients if client.tier == g]
-    found: dict[str, Any] = {
-        "tier": g,
-        "clients": session.tier_of.count(g),
-        "budget": budget.limits,
-        "takes_part": bool(members),
-        "blocks": None,
-        "frequency": None,
-        "needs": None,
-        "fraction": {},
-        "example": None,
-        "front": [],
-    }
-    if not members:
-        return found
-    scored = session.method.scores_due(0)
-    draws = _draws(session, g, ROUNDS_SHOWN)
-    if not draws:
-        return found | {"takes_part": False}
-    counts = [len(draw.blocks) for draw in draws]
-    found["blocks"] = [min(counts), max(counts)]
-    found["frequency"] = None if scored else _frequency(draws, federation.blocks)
-    if federation.costs:
-        costs = federation.costs[g]
-        found |= _predicted(draws, budget, costs)
-        # A strategy that fits nothing to the budget prefers what it took to the rest.
-        preference = draws[0].preference or tuple(
-            2.0 if l in draws[0].blocks else 1.0 for l in range(federation.blocks)
-        )
-        found["example"] = {
-            "blocks": draws[0].blocks,
-            "policies": draws[0].policies,
-            "picture": _picture(draws[0]),
-            "ranks": draws[0].ranks,
-            "reasons": reasons(draws[0], budget, preference, costs, federation.rule),
-        }
-        if not budget.only_counts:
-            found["front"] = [_point(point, costs) for point in front(preference, costs, federation.rule)]
-    return found
-
-
-def _predicted(draws: Sequence[Allocation], budget: Budget, costs: Costs) -> dict[str, Any]:
-    """Return the most that any draw needs, and which fraction of the budget that is."""
-    taken = [needs(costs, draw) for draw in set(draws)]
-    most = Needs(*(max(getattr(one, name) for one in taken) for name in vars(taken[0])))
-    seconds = None if budget.speed is None else most.flops / budget.speed
-    limits = {
-        "memory": (most.memory_bytes, budget.memory),
-        "upload": (most.upload_bytes, budget.upload),
-        "seconds": (seconds, budget.seconds),
-    }
-    return {
-        "needs": vars(most) | {"seconds": seconds, "relative_flops": most.flops / _everything(costs)},
-        "fraction": {
-            name: used / limit for name, (used, limit) in limits.items() if used is not None and limit is not None
-        },
-    }
-
-
-def _everything(costs: Costs) -> int:
-    """FLOPs of a round that trains all blocks and keeps all activations."""
-    return needs(costs, Allocation(tuple(range(len(costs.block_bytes))))).flops
-
-
-def _point(point: Point, costs: Costs) -> dict[str, Any]:
-    return {
-        "blocks": len(point.allocation.blocks),
-        "policies": point.allocation.policies,
-        "memory_bytes": point.needs.memory_bytes,
-        "flops": point.needs.flops,
-        "relative_flops": point.needs.flops / _everything(costs),
-        "upload_bytes": point.needs.upload_bytes,
-    }
-
-
-def _picture(allocation: Allocation) -> str:
-    """Show each block by one mark: trained or frozen, and what becomes of its activations."""
-    lowest = min(allocation.blocks, default=len(allocation.policies))
-    marks = [
-        MARKS[policy] if l in allocation.blocks else FROZEN_MARKS[policy] if l > lowest else MARKS[None]
-        for l, policy in enumerate(allocation.policies)
-    ]
-    legend = {"●": "trained", "◐": "trained, recomputed", "◒": "trained, compressed", "·": "not reached"}
-    legend |= {"○": "frozen, passed", "◌": "frozen, recomputed", "◍": "frozen, compressed"}
-    return "".join(marks) + "  (" + ", ".join(f"{mark} {legend[mark]}" for mark in dict.fromkeys(marks)) + ")"
-
-
-def _draws(session: Session, tier: int, count: int) -> list[Allocation]:
-    """Return what clients of a tier would train in first rounds, under equal scores where the method needs some.
-
-    Empty if the method lets them sit out.
-    """
-    federation = session.federation
-    members = [client for client in federation.clients if client.tier == tier]
-    scores = (1.0,) * federation.blocks if session.method.scores_due(0) else None
-    drawn = (
-        session.method.allocate(
-            AllocationContext(members[t % len(members)], replace(federation, seed=federation.seed + t), 0, scores)
-        )
-        for t in range(count)
-    )
-    return [allocation for allocation in drawn if allocation is not None]
-
-
-def _frequency(draws: Sequence[Allocation], blocks: int) -> list[float]:
-    counts = Counter(block for draw in draws for block in draw.blocks)
-    return [counts[block] / len(draws) for block in range(blocks)]
-
-
-def picture(plan: dict[str, Any]) -> str:
-    """Draw a plan; see ``Plan.write_picture``."""
-    tiers = [tier for tier in plan["tiers"] if tier["front"]]
+def _picture(plan: Plan) -> str:
+    tiers = [(tier, tier.needs) for tier in plan.tiers if tier.front and tier.needs is not None]
     if not tiers:
         raise ConfigError("expected a tier with memory, upload or seconds to draw; all budgets count blocks")
 
     def draw(figure: Any) -> None:
         rows = figure.subplots(len(tiers), 1, squeeze=False)[:, 0]
-        for axes, tier in zip(rows, tiers, strict=True):
-            _draw_front(figure, axes, tier)
+        for axes, (tier, needs) in zip(rows, tiers, strict=True):
+            draw_front(
+                figure,
+                axes,
+                [(point.memory_bytes / 1e6, point.relative_flops, point.num_blocks) for point in tier.front],
+                (needs.memory_bytes / 1e6, needs.relative_flops),
+                budget=None if not tier.budget.memory else tier.budget.memory / 1e6,
+                title=f"tier {tier.tier}: {budget_words(tier.budget)}",
+            )
 
     return svg_of((8, 3.4 * len(tiers)), draw)
-
-
-def _draw_front(figure: Any, axes: Any, tier: dict[str, Any]) -> None:
-    points = tier["front"]
-    image = axes.scatter(
-        [point["memory_bytes"] / 1e6 for point in points],
-        [point["relative_flops"] for point in points],
-        c=[point["blocks"] for point in points],
-        cmap="viridis",
-        s=28,
-    )
-    if tier["budget"].get("memory"):
-        axes.axvline(tier["budget"]["memory"] / 1e6, color="black", linewidth=1, label="budget")
-    used = tier["needs"]
-    axes.plot(used["memory_bytes"] / 1e6, used["relative_flops"], "x", color="red", markersize=9, label="plan, at most")
-    axes.set_title(f"tier {tier['tier']}: {budget_words(Budget(**tier['budget']))}", loc="left")
-    axes.set_xlabel("memory above the model (MB)")
-    axes.set_ylabel("computation /\nall blocks, kept")
-    axes.legend(loc="best", fontsize=8)
-    axes.grid(alpha=0.3)
-    figure.colorbar(image, ax=axes, label="blocks trained")

@@ -1,8 +1,8 @@
 """What is said of a run's head: how it was solved, and what the statistics for it cost."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 
@@ -46,12 +46,32 @@ def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 
     return f"{name}{when}: {'; '.join(parts)}"
 
 
-def statistics_costs(session: Session) -> dict[str, Any] | None:
-    """Return what head statistics cost by kind of moments, JSON-ready; None where no client sends any.
+@dataclass(frozen=True)
+class StatisticsCosts:
+    """What the sums for a solved head take, by kind of moments.
 
-    ``chosen`` is the kind of the run; ``bytes`` holds for each kind what a client of mean size sends, once: integers
-    of 32 bits, but those of a sketch of 64 where the trace of its moments, n‖x‖² with ‖x‖ = 1, does not fit. Other sums
-    that do not fit take 64 bits, too.
+    Attributes:
+        chosen: The kind of the run.
+        bytes: Kind → what a client of mean size sends, once.
+    """
+
+    chosen: str
+    bytes: Mapping[str, int]
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        listed = (
+            f"{kind} {human_bytes(size)}" + (" (chosen)" if kind == self.chosen else "")
+            for kind, size in self.bytes.items()
+        )
+        return f"for the head every client sends sums once, by model.moments: {', '.join(listed)}"
+
+
+def statistics_costs(session: Session) -> StatisticsCosts | None:
+    """Return what head statistics cost by kind of moments; None where no client sends any.
+
+    The bytes are those of integers of 32 bits, but of a sketch of 64 where the trace of its moments, n‖x‖² with
+    ‖x‖ = 1, does not fit. Other sums that do not fit take 64 bits, too.
     """
     if session.head.policy not in ("solved", "prototypes") or session.row.server_alone:
         return None
@@ -59,16 +79,7 @@ def statistics_costs(session: Session) -> dict[str, Any] | None:
     kinds = [Moments("full"), Moments("diagonal"), *(Moments("sketch", m) for m in SKETCHES), Moments("means")]
     if chosen.kind == "sketch" and chosen.size not in SKETCHES:
         kinds.append(replace(chosen, seed=0))
-    return {"chosen": _name(chosen), "bytes": {_name(kind): _bytes(session, kind) for kind in kinds}}
-
-
-def costs_line(costs: Mapping[str, Any]) -> str:
-    """Write what ``statistics_costs`` returns for people."""
-    listed = (
-        f"{kind} {human_bytes(size)}" + (" (chosen)" if kind == costs["chosen"] else "")
-        for kind, size in costs["bytes"].items()
-    )
-    return f"for the head every client sends sums once, by model.moments: {', '.join(listed)}"
+    return StatisticsCosts(_name(chosen), {_name(kind): _bytes(session, kind) for kind in kinds})
 
 
 def _name(moments: Moments) -> str:
