@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,39 @@ def test_a_public_name_is_in_the_reference_once():
     page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", page, re.MULTILINE)
     assert sorted(listed) == sorted(fh.__all__)
+
+
+def parts():
+    """Return the classes that public values are made of, as the reference lists them."""
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\.\. autoclass:: (fedhello\.[\w.]+)\.(\w+)$", page, re.MULTILINE)
+    return {name: getattr(importlib.import_module(module), name) for module, name in listed}
+
+
+def classes_in(annotation):
+    """Yield the classes that an annotation names, at any depth."""
+    for argument in typing.get_args(annotation):
+        yield from classes_in(argument)
+    if inspect.isclass(annotation):
+        yield annotation
+
+
+def test_what_a_plan_and_a_comparison_are_made_of_is_in_the_reference_and_documented():
+    known = parts()
+    assert {name: lacks for name, of in known.items() if (lacks := lacks_of_class(of))} == {}
+    summary = typing.get_type_hints(fh.Comparison.__dict__["summary"].func)["return"]
+    made_of, found = [fh.Plan, summary], set()
+    while made_of:
+        of = made_of.pop()
+        found.add(of)
+        made_of += {
+            one
+            for annotation in typing.get_type_hints(of).values()
+            for one in classes_in(annotation)
+            if dataclasses.is_dataclass(one) and one not in found
+        }
+    public = {getattr(fh, name) for name in CLASSES}
+    assert found - public == set(known.values())
 
 
 def example_of(name):
