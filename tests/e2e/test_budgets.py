@@ -13,7 +13,7 @@ from fedhello.client.cost_model import Growth, Peak
 from fedhello.config.load import load_config
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
-from fedhello.report import plan as planning
+from fedhello.report.planning import make_plan
 from fedhello.runs.loop import rounds, start
 from fedhello.setup.prepare import prepare
 from fedhello.types import Allocation
@@ -84,18 +84,19 @@ def session():
     return prepare(load_config(None, [*SOME, "train.rounds=2", TIERS.replace("50MB", "27MB")]))
 
 
-def test_the_plan_says_what_fits_and_why_not_more(session):
-    plan = planning.describe(session)
-    for tier in plan["tiers"]:
-        assert 0 < tier["fraction"]["memory"] <= 1
-        assert tier["needs"]["memory_bytes"] <= tier["budget"]["memory"]
-        assert tier["example"]["reasons"]
-    small, _, large = plan["tiers"]
-    assert "wanted next, would take at least" in small["example"]["reasons"][0]
-    assert large["example"]["reasons"] == ["every block that the method wants is trained"]
-    assert {point["blocks"] for point in small["front"]} >= {1, 6}
-    json.dumps(plan)
-    picture = planning.picture(plan)
+def test_the_plan_says_what_fits_and_why_not_more(session, tmp_path):
+    plan = make_plan(session)
+    for tier in plan.tiers:
+        assert 0 < tier.fraction["memory"] <= 1
+        assert tier.needs.memory_bytes <= tier.budget.memory
+        assert tier.example.reasons
+    small, _, large = plan.tiers
+    assert "wanted next, would take at least" in small.example.reasons[0]
+    assert large.example.reasons == ("every block that the method wants is trained",)
+    assert {point.num_blocks for point in small.front} >= {1, 6}
+    json.dumps(plan.to_dict())
+    plan.write_picture(tmp_path / "plan.svg")
+    picture = (tmp_path / "plan.svg").read_text()
     assert picture.startswith("<svg")
     assert picture.count("blocks trained") == 3
 
@@ -184,12 +185,12 @@ def test_a_client_over_its_budget_is_recorded_and_planned_smaller(monkeypatch):
 def test_seconds_bind_by_the_stated_speed():
     def planned_blocks(seconds):
         tier = f"clients.tiers=[{{share: 1, seconds: {seconds}, speed: 10GFLOP/s}}]"
-        return planning.describe(prepare(load_config(None, ["data.proxy=20", tier])))["tiers"][0]
+        return make_plan(prepare(load_config(None, ["data.proxy=20", tier]))).tiers[0]
 
     fast, slow = planned_blocks(100), planned_blocks(6)
-    assert fast["blocks"] == [6, 6]
-    assert slow["needs"]["seconds"] <= 6
-    assert slow["blocks"][1] < 6
+    assert fast.num_blocks == (6, 6)
+    assert slow.needs.seconds <= 6
+    assert slow.num_blocks[1] < 6
 
 
 def test_a_tier_below_the_floor_is_left_out_with_a_note():
@@ -199,8 +200,8 @@ def test_a_tier_below_the_floor_is_left_out_with_a_note():
     (note,) = [note for note in session.notes if "below the floor" in note]
     assert note.startswith("the budget of tier 0 is below the floor, so its clients are left out: training the last")
     assert "the budget is 18 MB; train.batch_size=" in note
-    plan = planning.describe(session)
-    assert [tier["takes_part"] for tier in plan["tiers"]] == [False, True]
+    plan = make_plan(session)
+    assert [tier.takes_part for tier in plan.tiers] == [False, True]
 
 
 def test_a_budget_below_one_samples_floor_is_refused_naming_the_floor():
@@ -229,5 +230,5 @@ def test_recomputation_on_a_model_that_forbids_it(monkeypatch):
 )
 def test_every_head_goes_with_every_budget(head, tiers):
     session = prepare(load_config(None, ["data.proxy=20", f"model.head={head}", f"clients.tiers={tiers}"]))
-    plan = planning.describe(session)
-    assert all(tier["blocks"][1] > 0 for tier in plan["tiers"])
+    plan = make_plan(session)
+    assert all(tier.num_blocks[1] > 0 for tier in plan.tiers)
