@@ -107,10 +107,8 @@ def test_a_missing_configuration_file(refused):
 
 def test_a_tier_with_more_blocks_than_the_model(refused):
     sentence = refused(CONFIG, "run", *SMALL, "clients.tiers=[{share: 1, blocks: 7}]")
-    assert (
-        sentence
-        == "expected clients.tiers.0.blocks to be at most 6, the blocks of sentence-transformers/all-MiniLM-L6-v2; found 7"
-    )
+    model = "sentence-transformers/all-MiniLM-L6-v2"
+    assert sentence == f"expected clients.tiers.0.blocks to be at most 6, the blocks of {model}; found 7"
 
 
 def test_fisher_scores_without_a_proxy_set(refused):

@@ -15,7 +15,7 @@ class Answers:
     Attributes:
         prompts: Of the test set.
         references: The right responses.
-        before: The answers of the model that nobody had trained.
+        before: The answers of the untrained model.
         after: Those of the trained one.
     """
 

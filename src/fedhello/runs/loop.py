@@ -39,7 +39,7 @@ class RunStart:
     Attributes:
         state: The state; that of a run that goes on is its checkpoint's.
         head: How the head came about; None where it is random.
-        validation: Of the adapter that nobody has trained yet.
+        validation: Scores of the untrained adapter on the server's validation data.
         test: Likewise.
         records: What earlier processes' rounds came to, of a run that goes on.
 
@@ -62,7 +62,7 @@ class RoundRecord:
 
     Attributes:
         report: What the algorithm did.
-        train_loss: Mean over the round's samples; None where nobody took part.
+        train_loss: Mean over the round's samples; None where no update counted.
         validation: Of the global adapter after the round; for choosing. None where it was not scored.
         test: Likewise; for reporting only.
         seconds: Wall seconds of allocation, training and aggregation.

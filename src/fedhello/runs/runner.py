@@ -62,13 +62,13 @@ def run_session(
             status = "stopped" if run.play() else "finished"
         except KeyboardInterrupt:
             status = "interrupted"
-        except Exception as error:  # whatever it was, the finished rounds are worth keeping; it is raised again below
+        except Exception as error:  # of whatever kind: the finished rounds are kept, and it is raised again below
             status, failure = "failed", error
         return run.end(status, failure)
 
 
 def warn(folder: RunFolder, line: str) -> None:
-    """Log what a user must hear of, in the folder and for whoever listens."""
+    """Log a warning, in the folder's log and under the logger ``fedhello``."""
     folder.log(f"note: {line}")
     logger.warning(line)
 

@@ -112,7 +112,7 @@ def mlflow(folder: Path, config: Mapping[str, Any]) -> Sink:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is nobody's concern here
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it reports how it makes its tables
     store, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
     if not store:
         local = (folder / "mlruns").resolve()
@@ -230,7 +230,7 @@ class Tracker(Callback):
         )
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Record what the adapter is worth before training, unless an earlier process has done so."""
+        """Record the scores before training, unless an earlier process has done so."""
         if start.state.round:
             return
         scores = {"validation": write_evaluation(start.validation), "test": write_evaluation(start.test)}
@@ -256,7 +256,7 @@ class Tracker(Callback):
     def _guard(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever a tool fails with, the run is worth more
+        except Exception as error:  # a tool's failure, of whatever kind, must not end the run
             self._sinks.pop(name, None)
             reason = without_secrets(" ".join(f"{type(error).__name__}: {error}".split()), os.environ)
             self._say(
