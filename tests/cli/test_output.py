@@ -34,7 +34,7 @@ def test_progress_and_a_result_do_not_share_standard_output():
 
 
 def test_an_interrupted_run_says_how_it_goes_on_and_ends_with_130(capsys):
-    summary = SimpleNamespace(rounds=0, status="interrupted", model_dump=lambda: {"status": "interrupted"})
+    summary = SimpleNamespace(rounds=0, status="interrupted", to_dict=lambda: {"status": "interrupted"})
     with pytest.raises(typer.Exit) as ended:
         say_result(SimpleNamespace(summary=summary), None, True, "fedhello resume x")
     assert ended.value.exit_code == 130
