@@ -1,11 +1,13 @@
 """What ``summary.json`` holds is read and written as it is, also that of 0.1.0 and what a later fedhello adds."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from fedhello.errors import RunFolderError
+from fedhello.model.evaluation import Evaluation
 from fedhello.runs.summary import FORMAT, Summary
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1"
@@ -31,6 +33,14 @@ def test_what_is_typed_can_be_used():
     assert sum(tier.clients for tier in found.tiers) == 4
     assert found.but(error="broken").error == "broken"
     assert found.error is None
+
+
+def test_scores_that_are_not_finite_are_null_in_the_file_and_come_back():
+    diverged = Evaluation(0.5, math.nan, 4, {"perplexity": math.inf})
+    written = Summary.read(golden("finished")).but(final_scores=diverged).to_dict()
+    assert written["final_scores"] == {"accuracy": 0.5, "loss": None, "samples": 4, "more": {"perplexity": None}}
+    again = Summary.read(json.loads(json.dumps(written, allow_nan=False)))
+    assert math.isnan(again.final_scores.loss)
 
 
 def test_what_a_later_fedhello_adds_stays():

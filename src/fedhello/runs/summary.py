@@ -1,9 +1,10 @@
 """A run in numbers: what ``summary.json`` holds, with its one writer and one reader."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from fedhello.errors import RunFolderError
 from fedhello.model.evaluation import Evaluation
@@ -15,7 +16,18 @@ FORMAT = 1
 """Of ``summary.json``; it rises whenever an earlier fedhello could not read the file."""
 
 Number = int | float
-Scores = Annotated[Evaluation, PlainSerializer(write_evaluation)]
+
+
+def _with_what_json_lacks(values: Any) -> Any:
+    """Return scores as they were written: JSON has no number that is not finite, and holds null instead."""
+    if not isinstance(values, Mapping):
+        return values
+    more = values.get("more") or {}
+    loss = math.nan if values.get("loss") is None else values["loss"]
+    return {**values, "loss": loss, "more": {k: math.nan if v is None else v for k, v in more.items()}}
+
+
+Scores = Annotated[Evaluation, PlainSerializer(write_evaluation), BeforeValidator(_with_what_json_lacks)]
 Change = Annotated[HeadChange, PlainSerializer(write_head)]
 
 
