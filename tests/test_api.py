@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,24 @@ def test_clients_own_heads_are_those_asked_for_whatever_was_asked_before(place):
     for k in (0, 3, 0):
         assert run.predict(texts, client=k)[0].probability == right[k]
         run.evaluate()
+
+
+def test_a_loop_by_hand_sees_updates_and_changes_the_learning_rate(place):
+    def seen_of(rate=None):
+        session, seen = fh.prepare("tiny.yaml", {"train.rounds": 3, "train.lr_schedule": "constant"}), []
+        for _, record in fh.rounds(session, watch=seen.append):
+            came = [update.client for update in seen if update.round == record.report.round]
+            assert came == [client.client for client in record.report.clients]
+            if record.report.round == 1 and rate is not None:
+                session.engine.settings = replace(session.engine.settings, lr=rate)
+        return seen
+
+    def values(seen, t):
+        return [u.tensors[name] for u in seen if u.round == t for name in sorted(u.tensors)]
+
+    same, slower = seen_of(), seen_of(1e-9)
+    equal = [all(map(torch.equal, values(same, t), values(slower, t))) for t in range(3)]
+    assert equal == [True, True, False]
 
 
 def test_a_loop_by_hand_keeps_the_clients_own_heads_and_goes_on_with_them(place):

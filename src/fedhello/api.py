@@ -12,7 +12,7 @@ The loop by hand:
     save(session, state, "runs/mine")         # with start and records, resume("runs/mine") goes on
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from fedhello.setup import prepare as setup
 from fedhello.setup.model import Objects
 from fedhello.setup.objects import check_processor, given_held_out, with_objects
 from fedhello.state import RunState
+from fedhello.types import Rejection, Update
 
 
 def prepare(
@@ -121,12 +122,16 @@ def start(session: Session) -> RunStart:
     return loop.start(session)
 
 
-def rounds(session: Session, state: RunState | None = None) -> Iterator[tuple[RunState, RoundRecord]]:
+def rounds(
+    session: Session, state: RunState | None = None, *, watch: Callable[[Update | Rejection], None] | None = None
+) -> Iterator[tuple[RunState, RoundRecord]]:
     """Play rounds one by one; the loop is yours.
 
     Args:
         session: What to run.
         state: Where to go on, ``start(session).state`` or what an earlier round led to; None starts.
+        watch: Is shown each client's reply before it is aggregated: an ``Update`` with its tensors, which must not be
+            changed, or a ``Rejection`` with its reason.
 
     Yields:
         The state after a round, and what the round came to; ``record.test`` is None where it was not scored.
@@ -140,7 +145,7 @@ def rounds(session: Session, state: RunState | None = None) -> Iterator[tuple[Ru
         1 [0, 1]
         2 [2, 3]
     """
-    yield from loop.rounds(session, loop.start(session).state if state is None else state)
+    yield from loop.rounds(session, loop.start(session).state if state is None else state, watch)
 
 
 def save(

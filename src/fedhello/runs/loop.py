@@ -1,7 +1,7 @@
 """Play a session's rounds: start, then one after the other, scoring the global adapter as often as asked."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -29,7 +29,10 @@ from fedhello.runs.selection import first_selection, selection_after
 from fedhello.session import Session
 from fedhello.state import RoundReport, RunState
 from fedhello.strategy import Distillation, the_global_model
-from fedhello.types import Adapter
+from fedhello.types import Adapter, Rejection, Task, Update
+
+Watch = Callable[[Update | Rejection], None]
+"""Is shown a client's reply: its update, or why it does not count."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,15 @@ def start(session: Session) -> RunStart:
     return RunStart(state, head, *evaluate_adapter(session, state.adapter, state.personal_heads))
 
 
-def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundRecord]]:
+def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Iterator[tuple[RunState, RoundRecord]]:
     """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) as often as asked.
 
     An attempt that fails is yielded like a round: nothing has changed, and the round is attempted again.
+
+    Args:
+        session: The session.
+        state: Where to go on.
+        watch: Is shown each reply of a client before it is aggregated.
 
     Raises:
         QuorumError: If ``train.retries`` attempts at one round fail.
@@ -121,7 +129,7 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         if session.drift is not None:
             session.drift.begin(state)
         before = state = first_selection(session, state)
-        train = partial(session.engine.train, heads=state.personal_heads)
+        train = partial(_watched, session, state.personal_heads, watch)
         state, record = algorithm.round(state, session.federation, session.method, train, fisher, distil)
         record = fisher.recorded(record)
         if state.personal_heads is not None:
@@ -142,6 +150,16 @@ def rounds(session: Session, state: RunState) -> Iterator[tuple[RunState, RoundR
         yield state, RoundRecord(record, loss, validation, test, *seconds, head, selected)
         if record.failed is not None and state.attempt >= settings.retries:
             raise _no_quorum(record)
+
+
+def _watched(
+    session: Session, heads: Heads | None, watch: Watch | None, tasks: Iterable[Task]
+) -> Iterator[Update | Rejection]:
+    """Let clients train, and show each reply to whoever watches."""
+    for reply in session.engine.train(tasks, heads):
+        if watch is not None:
+            watch(reply)
+        yield reply
 
 
 def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple[RunState, HeadChange | None]:
