@@ -138,8 +138,8 @@ def configure(
         ConfigError: If a configuration is wrong or a method is there twice.
     """
     _check_speeds(base)
-    notes = _unused_options(base, methods)
-    tiers = _suited_tiers(base, methods, given, notes)
+    tiers, translated = _suited_tiers(base, methods, given)
+    notes = [*_unused_options(base, methods), *translated]
     configs = [[_config(base, asked, tiers[asked.label], seed, out) for asked in methods] for seed in seeds]
     _check_distinct([asked.label for asked in methods], [config.method for config in configs[0]])
     return configs, notes
@@ -168,9 +168,9 @@ def _unused_options(base: Config, methods: Sequence[AskedMethod]) -> list[str]:
 
 
 def _suited_tiers(
-    base: Config, methods: Sequence[AskedMethod], given: Objects, notes: list[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the tiers as each method understands them, by its label; note every translation."""
+    base: Config, methods: Sequence[AskedMethod], given: Objects
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Return the tiers as each method understands them, by its label, and a note on every translation."""
     stated: list[dict[str, Any]] = base.model_dump(mode="json")["clients"]["tiers"]
     kinds = {asked.label: KINDS[METHODS[asked.name].allocates] for asked in methods}
     full: dict[Kind, int] = {}
@@ -178,11 +178,12 @@ def _suited_tiers(
         full = {"blocks": _block_count(base, given), "rank": base.model.lora.rank}
         _check_counts(base, full["blocks"])
     suited = {label: [_suited(tier, kind, full) for tier in stated] for label, kind in kinds.items()}
-    for label, kind in kinds.items():
-        foreign = _foreign(stated, kind)
-        if kind is not None and foreign:
-            notes.append(_translation(label, kind, foreign, stated, suited[label], full))
-    return suited
+    notes = [
+        _translation(label, kind, foreign, stated, suited[label], full)
+        for label, kind in kinds.items()
+        if kind is not None and (foreign := _foreign(stated, kind))
+    ]
+    return suited, notes
 
 
 def _check_counts(base: Config, blocks: int) -> None:
