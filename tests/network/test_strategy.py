@@ -259,6 +259,7 @@ CHANGES = {
         _put(lambda array: Array(array.numpy().astype("float64"))),
     ],
     "not finite": [_put(lambda array: Array(array.numpy() * np.nan))],
+    "out of bounds": [_put(lambda array: Array(array.numpy() * 0 + 1e30))],
     "malformed": [_put(lambda array: Array("float32", (1,), "numpy.ndarray", b"x"))],
     "too large": [_put(lambda array: Array("float32", (1,), "numpy.ndarray", bytes(10**5)))],
     "wrong count": [
@@ -519,7 +520,7 @@ def test_values_that_end_all_scores_are_not_committed_and_the_run_goes_on(grid, 
     model = net()
     _, broken = connect(grid, (3, 3))
     grid.faults[broken] = _changed(
-        lambda arrays, metrics: arrays.update({n: Array(a.numpy() * 0 + 1e30) for n, a in arrays.items()})
+        lambda arrays, metrics: arrays.update({n: Array(a.numpy() * 0 + 1e18) for n, a in arrays.items()})
     )
     strategy = flower.FedHello(model, "fed-hello", options={"warmup": 1, "refresh": 1}, proxy=loader(9))
 
