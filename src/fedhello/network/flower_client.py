@@ -233,11 +233,11 @@ def prepare(model: nn.Module, msg: Message) -> Allotted:
     lora.write(as_tensors(received))
     block_of = {name: lora.block_of[name] for name in received if name in lora.block_of}
     names = Adapter({}, block_of).names(allocation)
-    if allocation.absent:
-        found.absent.enter_context(lora.without_blocks(allocation.absent))
     for parameter in lora.module.parameters():
         parameter.requires_grad_(False)
         parameter.grad = None
+    if allocation.absent:
+        found.absent.enter_context(lora.without_blocks(allocation.absent))
     parameters = tuple(lora.set_trainable(names))
     return Allotted(allocation.blocks, names, parameters, found, lora.read(names))
 
