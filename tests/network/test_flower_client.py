@@ -105,6 +105,24 @@ def test_training_that_went_wrong_is_an_error_in_a_sentence():
         allotted.arrays()
 
 
+def test_training_what_is_frozen_is_an_error_and_the_model_is_not_taken_again():
+    model = flower.with_lora(plain(), rank=2)
+    allotted = flower.prepare(model, message(Allocation((2,))))
+    model.requires_grad_(True)
+    step(model)
+    with pytest.raises(UpdateError, match="train nothing but what is allocated"):
+        allotted.arrays()
+    with pytest.raises(ModelError, match="frozen weights of the server"):
+        flower.prepare(model, message(Allocation((2,))))
+    # What was free before a round is frozen by it, and what of an earlier round is left over does not count.
+    model = flower.with_lora(plain(), rank=2)
+    model.requires_grad_(True)
+    model(**BATCH).loss.backward()
+    allotted = flower.prepare(model, message(Allocation((2,), absent=(0,))))
+    step(model)
+    assert len(allotted.arrays()) == 6
+
+
 def test_other_frozen_weights_and_other_messages_are_refused():
     with pytest.raises(ModelError, match="frozen weights of the server"):
         flower.prepare(flower.with_lora(plain(seed=1), rank=2), message(Allocation((2,))))

@@ -259,6 +259,7 @@ CHANGES = {
         _put(lambda array: Array(array.numpy().astype("float64"))),
     ],
     "not finite": [_put(lambda array: Array(array.numpy() * np.nan))],
+    "out of bounds": [_put(lambda array: Array(array.numpy() * 0 + 1e30))],
     "malformed": [_put(lambda array: Array("float32", (1,), "numpy.ndarray", b"x"))],
     "too large": [_put(lambda array: Array("float32", (1,), "numpy.ndarray", bytes(10**5)))],
     "wrong count": [
@@ -460,3 +461,175 @@ def test_a_run_goes_on_from_arrays_of_another(grid):
     strategy.start(grid, first.arrays, num_rounds=1, train_config=ConfigRecord({"lr": 0.5}))
     sent = grid.trained()[-1].content["arrays"]
     assert all(torch.equal(tensors(sent)[n], v) for n, v in tensors(first.arrays).items())
+
+
+def test_hostile_names_and_budgets_are_refused_on_one_short_line_and_the_run_goes_on(grid, caplog):
+    model = net()
+    connect(grid, (3, 3))
+    for name in ("²", "1" * 5000, "x\nround 7: all fine\x1b[2J", ""):
+        grid.connect(client_app(2), blocks=1, name=name)
+    grid.connect(client_app(2), name="large", memory="9" * 5000 + "B")
+    grid.connect(client_app(2), name="odd", blocks="\x1b[2J" * 1000)
+    strategy = flower.FedHello(model, "gd-hla")
+    start(strategy, grid, model)
+    assert [one.client for one in strategy.reports[0].clients] == [0, 1]
+    said = [record.getMessage() for record in caplog.records if "does not take part" in record.getMessage()]
+    assert len(said) == 6
+    assert all(line.isprintable() and len(line) < 700 for line in said)
+
+
+def test_a_node_that_states_more_than_the_model_has_gets_all_of_it(grid):
+    model = net()
+    for k, rank in enumerate((RANK, 1000)):
+        grid.connect(client_app(k), rank=rank, **{"partition-id": k})
+    strategy = flower.FedHello(model, "flora")
+    start(strategy, grid, model)
+    assert [one.client for one in strategy.reports[0].clients] == [0, 1]
+    assert strategy._planning.limited(Budget(blocks=1000, memory=5)) == Budget(blocks=L, memory=5)
+
+
+def test_a_newcomer_with_whom_the_method_cannot_run_is_turned_away(grid, caplog):
+    model = net()
+    for k in range(2):
+        grid.connect(client_app(k), rank=RANK, **{"partition-id": k})
+    strategy = flower.FedHello(model, "flora")
+
+    def evaluate_fn(server_round, arrays):
+        if server_round == 1:
+            grid.connect(client_app(2), rank=RANK, **{"partition-id": 2})
+
+    start(strategy, grid, model, rounds=2, evaluate_fn=evaluate_fn)
+    assert [[one.client for one in report.clients] for report in strategy.reports] == [[0, 1], [0, 1]]
+    assert "does not take part: 2: expected the ranks" in caplog.text
+    # From the beginning it is for whoever started the run to correct.
+    with pytest.raises(ConfigError, match="expected the ranks"):
+        start(flower.FedHello(model, "flora"), grid, model)
+
+
+def test_a_second_start_is_a_run_of_its_own(grid):
+    model = net()
+    connect(grid)
+    strategy = flower.FedHello(model, "fed-hello", options={"warmup": 1, "refresh": 1}, proxy=loader(9))
+    results = [start(strategy, grid, net(), rounds=2) for _ in range(2)]
+    assert (strategy.state.round, [report.round for report in strategy.reports]) == (2, [0, 1])
+    first, second = (tensors(result.arrays) for result in results)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_values_that_end_all_scores_are_not_committed_and_the_run_goes_on(grid, caplog):
+    model = net()
+    _, broken = connect(grid, (3, 3))
+    grid.faults[broken] = _changed(
+        lambda arrays, metrics: arrays.update({n: Array(a.numpy() * 0 + 1e18) for n, a in arrays.items()})
+    )
+    strategy = flower.FedHello(model, "fed-hello", options={"warmup": 1, "refresh": 1}, proxy=loader(9))
+
+    def evaluate_fn(server_round, arrays):
+        if server_round == 1:
+            assert all(torch.equal(tensors(arrays)[n], v) for n, v in tensors(flower.arrays(net())).items())
+            grid.faults.clear()
+
+    start(strategy, grid, model, rounds=3, evaluate_fn=evaluate_fn)
+    assert "round 1 changes nothing: with the combined values there are no Fisher scores" in caplog.text
+    assert (strategy.state.round, [report.attempt for report in strategy.reports]) == (2, [0, 1, 0])
+
+
+def test_a_client_weighs_for_no_more_samples_than_the_server_allows(grid):
+    model = net()
+    _, loud = connect(grid, (3, 3))
+    grid.faults[loud] = _changed(_count(2**30))
+    strategy = flower.FedHello(model, "gd-hla", most_samples=20)
+    start(strategy, grid, model)
+    assert [one.samples for one in strategy.reports[0].clients] == [9, 20]
+
+
+def test_a_node_that_failed_once_is_asked_again(grid):
+    model = net()
+    connect(grid, (3, 3))
+    failing = [True]
+    app, late = client_app(2), ClientApp()
+
+    @late.query("fedhello")
+    def join(msg, context):
+        if failing.pop() if failing else False:
+            raise RuntimeError("not yet")
+        return app(msg, context)
+
+    late.train()(app)
+    late.evaluate()(app)
+    grid.connect(late, blocks=3, **{"partition-id": 2})
+    strategy = flower.FedHello(model, "gd-hla")
+    start(strategy, grid, model, rounds=2)
+    assert [[one.client for one in report.clients] for report in strategy.reports] == [[0, 1], [0, 1, 2]]
+
+
+def test_while_others_are_waited_for_a_node_that_failed_is_asked_again_after_a_while(grid):
+    model, now, asked = net(), [0.0], []
+    app, late = client_app(1), ClientApp()
+
+    @late.query("fedhello")
+    def join(msg, context):
+        asked.append(now[0])
+        if len(asked) == 1:
+            raise RuntimeError("not yet")
+        return app(msg, context)
+
+    late.train()(app)
+    late.evaluate()(app)
+    grid.connect(client_app(0), blocks=3, **{"partition-id": 0})
+    grid.connect(late, blocks=3, **{"partition-id": 1})
+    strategy = flower.FedHello(model, "gd-hla")
+    strategy._nodes.clock = lambda: now[0]
+    strategy._nodes.sleep = lambda seconds: now.__setitem__(0, now[0] + seconds)
+    start(strategy, grid, model)
+    assert asked == [0.0, 30.0]
+    assert len(strategy.reports[0].clients) == 2
+
+
+def test_who_evaluates_is_drawn_from_the_seed_among_those_that_take_part(monkeypatch):
+    found = []
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        grid = LocalGrid(monkeypatch)
+        of = {grid.connect(client_app(k), blocks=k + 1, **{"partition-id": k}): k for k in order}
+        grid.connect(client_app(9), name="refused")  # it states no budget
+        model = net()
+        strategy = flower.FedHello(model, "rgd-hla", min_available_nodes=4, fraction_evaluate=0.5, min_train_nodes=1)
+        start(strategy, grid, model, rounds=6)
+        asked = [m.metadata.dst_node_id for m in grid.sent if m.metadata.message_type == "evaluate"]
+        assert len(asked) == 12 and set(asked) <= of.keys()
+        found.append([of[node] for node in asked])
+    assert found[0] == found[1]
+    assert len({tuple(found[0][i : i + 2]) for i in range(0, 12, 2)}) > 1
+
+
+def test_a_method_of_ones_own_is_found_by_name(grid, monkeypatch, tmp_path):
+    (tmp_path / "own_flower_method.py").write_text(
+        "import fedhello as fh\n"
+        "def topmost(context):\n"
+        "    return fh.Allocation((context.federation.blocks - 1,))\n"
+        "mine = fh.Method('mine', 'the last block', 'here', allocate=topmost)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    name = "own_flower_method:mine"
+    model = net()
+    connect(grid)
+    strategy = flower.FedHello(model, name)
+    METHODS.pop(name)
+    start(strategy, grid, model)
+    assert [one.blocks for one in strategy.reports[0].clients] == [(L - 1,), (L - 1,)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        *(({"quorum": quorum}, "expected quorum as a share") for quorum in (2.0, -1, 0, float("nan"), "half")),
+        ({"budgets": {0: {"block": 1}}}, r"expected a budget of budgets\[0\]"),
+        ({"budgets": {0: {}}}, r"expected a budget of budgets\[0\]"),
+        ({"budgets": {0: 3}}, r"expected a budget of budgets\[0\]"),
+        ({"budgets": {None: Budget(blocks=-1)}}, r"expected a budget of budgets\[None\]"),
+        ({"most_samples": 0}, "expected most_samples"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_at_once(wrong, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        flower.FedHello(net(), "rgd-hla", **wrong)

@@ -181,9 +181,22 @@ class Allotted:
         """Return exactly the allocated tensors, after training.
 
         Raises:
-            UpdateError: If a value is not finite, or training left something as it was that was to train.
+            UpdateError: If a value is not finite, training left something as it was that was to train, or it trained
+                something that was to stay as it was.
         """
         self._of.absent.close()
+        own = {id(p) for p in self.parameters}
+        more = [
+            name
+            for name, p in self._of.lora.module.named_parameters()
+            if id(p) not in own and (p.requires_grad or p.grad is not None)
+        ]
+        if more:
+            self._of.weights = "trained"  # so that prepare refuses this model from now on
+            raise UpdateError(
+                f"expected train() to train nothing but what is allocated; it trains {len(more)} more parameters, the "
+                f"first is {more[0]}. Leave requires_grad as fedhello.flower.prepare sets it, and make the model anew."
+            )
         after = self._of.lora.read(self.names)
         if not all(bool(value.isfinite().all()) for value in after.values()):
             raise UpdateError("expected finite values after train(); found NaN or infinity. Lower its learning rate.")
@@ -220,6 +233,9 @@ def prepare(model: nn.Module, msg: Message) -> Allotted:
     lora.write(as_tensors(received))
     block_of = {name: lora.block_of[name] for name in received if name in lora.block_of}
     names = Adapter({}, block_of).names(allocation)
+    for parameter in lora.module.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
     if allocation.absent:
         found.absent.enter_context(lora.without_blocks(allocation.absent))
     parameters = tuple(lora.set_trainable(names))

@@ -1,5 +1,6 @@
 """Which nodes take part under a user's own Flower apps: who they are, and what each can afford."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,22 +8,25 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from pydantic import ValidationError
 
+from fedhello.engine.tensors import short
 from fedhello.errors import ClientsError, ConfigError
 from fedhello.network.client import parse_bytes
 from fedhello.network.flower_records import JOIN, RECORD
 from fedhello.network.messages import one_line
-from fedhello.network.registry import DeclaredBudget
+from fedhello.network.registry import NAME, DeclaredBudget
 from fedhello.notes import logger
 from fedhello.types import Budget
 
 POLL = 1.0
 """Seconds between two looks at which nodes are connected."""
 
+AGAIN = 30.0
+"""Seconds after which a node that could not be asked is asked again, while others are waited for."""
+
 
 def read_budget(stated: Mapping[str, Any] | Budget, whose: str) -> Budget:
-    """Return a budget as ``--node-config`` or a program states it.
+    """Check and return a budget as ``--node-config`` or a program states it.
 
     Args:
         stated: ``blocks``, ``rank``, ``memory`` and ``upload``, the latter two in bytes or with a unit.
@@ -32,21 +36,22 @@ def read_budget(stated: Mapping[str, Any] | Budget, whose: str) -> Budget:
         ConfigError: If it is none, or says nothing.
     """
     if isinstance(stated, Budget):
-        return stated
+        stated = stated.limits
     try:
         sized = {
-            k: parse_bytes(v) if k in ("memory", "upload") and isinstance(v, str) else v for k, v in stated.items()
+            k: parse_bytes(v) if k in ("memory", "upload") and isinstance(v, str) else v
+            for k, v in dict(stated).items()
         }
         found = DeclaredBudget(**sized)
-    except (ValidationError, ConfigError) as error:
+    except (ConfigError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"expected a budget of {whose} as blocks, rank, memory (such as 4GB) or upload; found {dict(stated)}: "
-            f"{one_line(str(error))}"
+            f"expected a budget of {whose} as blocks, rank, memory (such as 4GB) or upload; found {short(stated)}: "
+            f"{one_line(error)}"
         ) from error
     budget = Budget(**found.model_dump())
     if budget == Budget() or budget.seconds is not None:
         raise ConfigError(
-            f"expected a budget of {whose} in blocks, rank, memory or upload; found {dict(stated)}. Start its "
+            f"expected a budget of {whose} in blocks, rank, memory or upload; found {short(stated)}. Start its "
             "SuperNode with --node-config 'blocks=2' or 'memory=\"4GB\"', or give FedHello budgets={name: {...}}."
         )
     return budget
@@ -77,6 +82,7 @@ class Nodes:
         budgets: Name → budget of a node that states none itself; under None that of all others.
         wait: Seconds to wait until enough are there.
         complaint: Says why nobody with a certain budget can take part.
+        limited: What of a budget the model can use.
         clock: Seconds that only ever grow.
         sleep: Waits some seconds.
     """
@@ -84,14 +90,23 @@ class Nodes:
     budgets: Mapping[Any, Mapping[str, Any] | Budget] = field(default_factory=dict)
     wait: float = 600.0
     complaint: Callable[[Budget], str | None] = lambda budget: None
+    limited: Callable[[Budget], Budget] = lambda budget: budget
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _known: dict[int, Node] = field(default_factory=dict)
     _refused: dict[int, str] = field(default_factory=dict)
+    _failed: dict[int, tuple[str, float]] = field(default_factory=dict)
     _ids: dict[str, int] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Forget everybody, for another run."""
+        for known in (self._known, self._refused, self._failed, self._ids):
+            known.clear()
 
     def gather(self, grid: Grid, enough: Callable[[int], int]) -> tuple[Node, ...]:
         """Wait until enough nodes are connected and have said what they can afford; return them by client id.
+
+        Who could not be asked the last time is asked again.
 
         Args:
             grid: Reaches them.
@@ -101,17 +116,20 @@ class Nodes:
             ClientsError: If there are not enough in time, or as many are connected and none of them can take part.
         """
         end = self.clock() + self.wait
+        self._failed.clear()
         while True:
             online = set(grid.get_node_ids())
-            new = sorted(online - self._known.keys() - self._refused.keys())
+            failed = {node for node, (_, since) in self._failed.items() if self.clock() - since < AGAIN}
+            new = sorted(online - self._known.keys() - self._refused.keys() - failed)
             if new:
                 self._ask(grid, new, max(1.0, end - self.clock()))
             here = {node.client: node for id_, node in self._known.items() if id_ in online}
             needed = enough(len(here))
             if len(here) >= needed:
                 return tuple(here[k] for k in sorted(here))
-            if self.clock() > end or (not here and len(self._refused.keys() & online) >= needed):
-                refused = "; ".join(dict.fromkeys(self._refused.values()))
+            out = {node: why for node, (why, _) in self._failed.items()} | self._refused
+            if self.clock() > end or (not here and len(out.keys() & online) >= needed):
+                refused = "; ".join(dict.fromkeys(out.values()))
                 raise ClientsError(
                     f"expected {needed} nodes within {self.wait:.0f} s; {len(here)} of the {len(online)} that are "
                     f"connected can take part{': ' + refused if refused else ''}. Start more SuperNodes, or lower "
@@ -123,7 +141,7 @@ class Nodes:
         asked = [Message(RecordDict({RECORD: ConfigRecord()}), node, f"query.{JOIN}") for node in nodes]
         replies = list(grid.send_and_receive(asked, timeout=seconds))
         node_of = {message.metadata.message_id: message.metadata.dst_node_id for message in asked}
-        said: dict[int, Mapping[str, Any]] = {}
+        said: dict[int, dict[str, Any]] = {}
         for reply in replies:
             node = node_of.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             record = None if reply.has_error() else reply.content.get(RECORD)
@@ -131,16 +149,21 @@ class Nodes:
                 said[node] = dict(record)
             else:
                 why = one_line(reply.error.reason) if reply.has_error() else "it says nothing"
-                self._refuse(node, f"it does not say who it is ({why}); call fedhello.flower.register(app) beside it")
-        for node in sorted(said, key=lambda node: _in_order(str(said[node].get("name", node)))):
-            self._join(node, dict(said[node]))
+                why = f"it does not say who it is ({why}); call fedhello.flower.register(app) beside it"
+                self._failed[node] = why, self.clock()
+                logger.warning("node %s does not take part yet: %s", node, why)
+        names = {node: str(fields.pop("name", node)) for node, fields in said.items()}
+        for node in [node for node, name in names.items() if not re.fullmatch(NAME, name)]:
+            found = short(names.pop(node))
+            self._refuse(node, f"expected a name of up to 64 letters, digits, dots, _ or -; found {found}")
+        for node in sorted(names, key=lambda node: _in_order(names[node])):
+            self._join(node, names[node], said[node])
 
-    def _join(self, node: int, said: dict[str, Any]) -> None:
-        name = str(said.pop("name", node))
+    def _join(self, node: int, name: str, said: Mapping[str, Any]) -> None:
         named = next((self.budgets[key] for key in self.budgets if str(key) == name), None)
         stated = said or named or self.budgets.get(None, {})
         try:
-            budget = read_budget(stated, f"node {name}")
+            budget = self.limited(read_budget(stated, f"node {name}"))
         except ConfigError as error:
             self._refuse(node, str(error))
             return
@@ -156,6 +179,11 @@ class Nodes:
         client = self._ids.setdefault(name, len(self._ids))
         self._known[node] = Node(node, client, name, budget)
 
+    def turn_away(self, node: Node, why: str) -> None:
+        """Have a node not take part that did so far."""
+        self._known.pop(node.node, None)
+        self._refuse(node.node, f"{node.name}: {why}")
+
     def _refuse(self, node: int, why: str) -> None:
         self._refused[node] = why
         logger.warning("node %s does not take part: %s", node, why)
@@ -163,4 +191,4 @@ class Nodes:
 
 def _in_order(name: str) -> tuple[int, int, str]:
     """Order names that are numbers by these, before all others."""
-    return (0, int(name), "") if name.isdigit() else (1, 0, name)
+    return (0, int(name), "") if name.isdecimal() else (1, 0, name)

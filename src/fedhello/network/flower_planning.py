@@ -19,6 +19,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.network.flower_nodes import Node
 from fedhello.network.messages import one_line
 from fedhello.notes import logger
+from fedhello.plugins import find_method
 from fedhello.setup.checks import check_method
 from fedhello.strategy import BoundMethod, plain, the_global_model
 from fedhello.types import Budget, Client, Federation
@@ -27,9 +28,13 @@ from fedhello.types import Budget, Client, Federation
 def usable(method: str | Method, options: Mapping[str, Any]) -> tuple[Method, BoundMethod]:
     """Return a method that can be had under a user's own Flower apps, and the same with its options.
 
+    A name may also be ``package.module:attribute`` or that of an entry point, whose code it runs.
+
     Raises:
         ConfigError: If it cannot, or an option is wrong.
     """
+    if isinstance(method, str):
+        find_method(method)
     row = METHODS.get(method) if isinstance(method, str) else method
     if row is None:
         raise ConfigError(f"expected one of fedhello's methods ({', '.join(METHODS)}); found {method!r}")
@@ -74,10 +79,16 @@ class Planning:
     seed: int
     _rank: int = field(init=False)
     _costs: Costs | None = None
-    _checked: Sequence[Budget] = ()
+    _checked: tuple[int, list[str]] | None = None
+    _noted: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._rank = self.lora.snapshot(share_head=False).rank
+
+    def limited(self, budget: Budget) -> Budget:
+        """Return a budget with no more blocks and no higher rank than the model has."""
+        blocks = None if budget.blocks is None else min(budget.blocks, self.lora.blocks.count)
+        return replace(budget, blocks=blocks, rank=None if budget.rank is None else min(budget.rank, self._rank))
 
     def complaint(self, budget: Budget) -> str | None:
         """Return why a node with such a budget cannot take part; None if it can."""
@@ -120,10 +131,13 @@ class Planning:
             scale=self.lora.scale,
             quorum=max(1, math.ceil(self.quorum * wanted - 1e-9)),
         )
-        if budgets != self._checked:
+        checked = wanted, sorted(str(node.budget) for node in nodes)
+        if checked != self._checked:
             for note in check_method(self.row, self.bound, federation, self.lora):
-                logger.warning("%s", note)
-            self._checked = budgets
+                if note not in self._noted:
+                    logger.warning("%s", note)
+                    self._noted.add(note)
+            self._checked = checked
         return federation
 
     @property

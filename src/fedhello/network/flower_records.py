@@ -80,6 +80,11 @@ def read_tensors(content: RecordDict, expected: Mapping[str, Tensor]) -> dict[st
     except Exception as error:  # NumPy names no class for what it raises on bytes that are no array
         raise UpdateError(f"expected arrays of numbers; {short(str(error))}", "malformed") from error
     check_values(tensors, expected)
+    huge = next((name for name, value in tensors.items() if not bool(value.float().square().sum().isfinite())), None)
+    if huge is not None:
+        raise UpdateError(
+            f"expected values whose squares have a finite sum; {huge!r} holds larger ones", "out of bounds"
+        )
     return tensors
 
 

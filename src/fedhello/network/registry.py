@@ -23,6 +23,10 @@ LONGEST_FACTS = 2**22
 """Bytes of a client's facts that are read."""
 
 
+NAME = r"^[A-Za-z0-9._-]{1,64}$"
+"""What a client may call itself."""
+
+
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
@@ -57,7 +61,7 @@ class ClientInfo(_Strict):
         busy: Seconds that it took to answer, without the way there and back.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    name: str = Field(pattern=NAME)
     samples: Count
     classes: tuple[Annotated[int, Field(ge=0)], ...] = ()
     widest: tuple[Count, Count]

@@ -9,23 +9,23 @@ are kept in between, so both are of the same round.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Result
 from torch import nn
 
 from fedhello import algorithm
 from fedhello.client.cost_model import Shape
 from fedhello.client.scoring import BlockSums, mean_scores
 from fedhello.engine.scores import read_block_sums
-from fedhello.errors import ConfigError, EngineError, UpdateError
+from fedhello.errors import ConfigError, EngineError, ModelError, UpdateError
 from fedhello.methods import Method
 from fedhello.network.flower_client import Loader, adapted, block_sums
-from fedhello.network.flower_nodes import Node, Nodes
+from fedhello.network.flower_nodes import Node, Nodes, read_budget
 from fedhello.network.flower_planning import Planning, usable
 from fedhello.network.flower_records import (
     REASONS,
@@ -41,6 +41,7 @@ from fedhello.network.flower_records import (
 )
 from fedhello.network.messages import one_line
 from fedhello.notes import logger
+from fedhello.randomness import generator
 from fedhello.state import RoundReport, RunState
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reason, Rejection, Task, Update
 
@@ -80,7 +81,7 @@ class FedHello(FedAvg):
     What ``FedAvg`` takes means the same here: how many nodes train and evaluate, and how metrics combine. A client's
     reply counts if it holds exactly the allocated tensors, in their shapes, finite, and a sample count of at least 1
     under ``weighted_by_key``; whatever else comes, its client is as if it had not been asked. A round in which fewer
-    than the quorum count changes nothing.
+    than the quorum count changes nothing, and so does one after which the Fisher scores on ``proxy`` are not finite.
 
     Attributes:
         state: Where the run is.
@@ -98,6 +99,7 @@ class FedHello(FedAvg):
         batch: Shape | None = None,
         moments: int = 2,
         quorum: float = 0.5,
+        most_samples: int | None = None,
         wait: float = 600.0,
         seed: int = 0,
         **fedavg: Any,
@@ -110,32 +112,64 @@ class FedHello(FedAvg):
             options: Of the method, such as ``{"warmup": 5}``.
             budgets: Name or partition id → budget of a node that states none itself, such as ``{"blocks": 2}`` or
                 ``{"memory": "4GB"}``; under None that of all others.
-            proxy: The server's samples for Fisher scores, where the method's are computed there.
+            proxy: The server's samples for Fisher scores, where the method's are computed there; they are after every
+                round.
             batch: Samples and tokens of the widest batch in ``train()``, for budgets in bytes; tokens are 1 for images.
             moments: Values that ``train()``'s optimiser keeps per trained one: 2 for Adam, 1 for SGD with momentum.
-            quorum: The share of a round's clients that must count.
+            quorum: The share of a round's clients that must count, in (0, 1].
+            most_samples: Samples that a client weighs for at most, however many it states; None for no such limit.
             wait: Seconds to wait for nodes.
             seed: Of every random choice of fedhello's.
             fedavg: What ``FedAvg`` takes.
 
         Raises:
-            ConfigError: If the method cannot be had here, or an option is wrong.
+            ConfigError: If the method cannot be had here, or an option, a budget or the quorum is wrong.
             ModelError: If the model holds no adapter.
         """
         super().__init__(**fedavg)
+        if not isinstance(quorum, (int, float)) or not 0 < quorum <= 1:
+            raise ConfigError(f"expected quorum as a share above 0 and up to 1; found {quorum!r}")
+        if most_samples is not None and (not isinstance(most_samples, int) or most_samples < 1):
+            raise ConfigError(f"expected most_samples as a whole number of at least 1, or None; found {most_samples!r}")
+        read = {key: read_budget(stated, f"budgets[{key!r}]") for key, stated in (budgets or {}).items()}
         self._of = adapted(model)
         self._row, self._method = usable(method, options or {})
-        self._proxy = proxy
-        if self._row.uses_scores and self._method.scoring.source == "proxy" and proxy is None:
+        self._proxy, self._most_samples, self._seed = proxy, most_samples, seed
+        self._scores_here = self._row.uses_scores and self._method.scoring.source == "proxy"
+        if self._scores_here and proxy is None:
             raise ConfigError(
                 f"expected proxy=, batches for the Fisher scores that {self._row.name} asks for; found none. Or let "
                 'clients score, with options={"scores": "clients"} and fedhello.flower.register(app, data=...).'
             )
         self._planning = Planning(self._row, self._method, self._of.lora, batch, moments, quorum, seed)
-        self._nodes = Nodes(budgets or {}, wait, self._planning.complaint)
+        self._nodes = Nodes(read, wait, self._planning.complaint, self._planning.limited)
         self._asked: _Asked | None = None
+        self._scored: tuple[ArrayRecord | None, tuple[float, ...]] = (None, ())
+        self._passed: frozenset[Node] = frozenset()
         self.state = algorithm.init(self._of.lora.snapshot(share_head=True))
         self.reports: list[RoundReport] = []
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run as ``FedAvg`` does, from the beginning, whatever this strategy ran before.
+
+        Raises:
+            ClientsError: If there are not enough nodes in time.
+            ConfigError: If the method cannot run with their budgets.
+            ModelError: If the arrays are none of the model, or Fisher scores on ``proxy`` cannot be had of them.
+        """
+        self.state = algorithm.init(adapter_of(self._of.lora, initial_arrays))
+        self.reports, self._asked, self._scored, self._passed = [], None, (None, ()), frozenset()
+        self._nodes.forget()
+        return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -148,9 +182,10 @@ class FedHello(FedAvg):
         """
         if self.fraction_train == 0.0:
             return []
-        nodes = self._nodes.gather(grid, lambda here: max(self.min_available_nodes, self._wanted(here)))
-        federation = self._planning.federation(nodes, self._wanted(len(nodes)))
+        nodes, federation = self._federation(grid)
         self.state = replace(self.state, adapter=adapter_of(self._of.lora, arrays))
+        if self._scores_here and self._scored[0] is not arrays:
+            self._scored = arrays, self._score_here(self.state.adapter)
         tasks: list[Task] = []
 
         def nobody(asked: Iterable[Task]) -> tuple[Update, ...]:
@@ -158,7 +193,7 @@ class FedHello(FedAvg):
             return ()
 
         def score(state: RunState, clients: tuple[Client, ...]) -> tuple[float, ...]:
-            return self._score(state, clients, nodes, grid)
+            return self._scored[1] if self._scores_here else self._score(state, clients, nodes, grid)
 
         _, planned = algorithm.round(self.state, federation, self._method, nobody, score)
         config["server-round"] = server_round
@@ -196,8 +231,10 @@ class FedHello(FedAvg):
         )
         for rejection in report.rejections:
             logger.warning("client %d does not count: %s, %s", rejection.client, rejection.reason, rejection.detail)
-        if report.failed is None and not _is_finite(after.adapter):
-            report = replace(report, failed="the combined values are not finite")
+        after_arrays = as_arrays(after.adapter.tensors)
+        why = self._not_finite(after.adapter, after_arrays) if report.failed is None else None
+        if why is not None:
+            report = replace(report, failed=why)
             after = replace(self.state, attempt=self.state.attempt + 1)
         self.state = after
         self.reports.append(report)
@@ -206,19 +243,28 @@ class FedHello(FedAvg):
             return None, None
         counted = alike([contents[one.client] for one in report.clients], self.weighted_by_key)
         metrics = self.train_metrics_aggr_fn(counted, self.weighted_by_key) if counted else None
-        return as_arrays(after.adapter.tensors), metrics
+        return after_arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return ``FedAvg``'s messages, which would wait for its number of nodes for ever.
+        """Return one message per client that evaluates; they are drawn from ``seed`` among those that take part.
 
         Raises:
             ClientsError: If there are not enough nodes in time.
         """
-        if self.fraction_evaluate:
-            self._nodes.gather(grid, lambda here: max(self.min_available_nodes, self.min_evaluate_nodes))
-        return super().configure_evaluate(server_round, arrays, config, grid)
+        if self.fraction_evaluate == 0.0:
+            return []
+
+        def wanted(here: int) -> int:
+            return max(int(here * self.fraction_evaluate), self.min_evaluate_nodes)
+
+        nodes = self._nodes.gather(grid, lambda here: max(self.min_available_nodes, wanted(here)))
+        draw = generator(self._seed, "evaluation", server_round)
+        chosen = sorted(draw.choice(len(nodes), size=wanted(len(nodes)), replace=False))
+        config["server-round"] = server_round
+        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        return [Message(content, nodes[i].node, "evaluate") for i in chosen]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Combine the user's metrics as ``FedAvg`` does; replies that do not fit the others are left out."""
@@ -230,6 +276,43 @@ class FedHello(FedAvg):
         """Log what the strategy is."""
         FLOWERS_LOG.info("%s: %s", self._row.name, self._row.summary)
         super().summary()
+
+    def _federation(self, grid: Grid) -> tuple[tuple[Node, ...], Federation]:
+        """Wait for nodes, and return them with their federation; who came last is turned away where it does not fit.
+
+        Raises:
+            ConfigError: If the method cannot run with the nodes that are there from the beginning.
+        """
+        while True:
+            nodes = self._nodes.gather(grid, lambda here: max(self.min_available_nodes, self._wanted(here)))
+            try:
+                federation = self._planning.federation(nodes, self._wanted(len(nodes)))
+            except ConfigError as error:
+                new = [node for node in nodes if node not in self._passed]
+                if not self._passed or not new:
+                    raise
+                self._nodes.turn_away(new[-1], one_line(error))
+            else:
+                self._passed = frozenset(nodes)
+                return nodes, federation
+
+    def _not_finite(self, adapter: Adapter, arrays: ArrayRecord) -> str | None:
+        """Return what of the result of a round is not finite; None if all is."""
+        if not all(bool(value.isfinite().all()) for value in adapter.tensors.values()):
+            return "the combined values are not finite"
+        if not self._scores_here:
+            return None
+        try:
+            self._scored = arrays, self._score_here(adapter)
+        except ModelError as error:
+            self._of.lora.write(self.state.adapter.tensors)
+            return f"with the combined values there are no Fisher scores: {error}"
+        return None
+
+    def _score_here(self, adapter: Adapter) -> tuple[float, ...]:
+        """Return Γ of the server's samples."""
+        self._of.lora.write(adapter.tensors)
+        return mean_scores([block_sums(self._of.lora, self._proxy or ())])
 
     def _wanted(self, here: int) -> int:
         """Return how many clients a round asks."""
@@ -255,20 +338,19 @@ class FedHello(FedAvg):
             samples = samples_of(reply.content, self.weighted_by_key)
         except UpdateError as error:
             return _rejected(task, error.reason, one_line(error))
+        if self._most_samples is not None:
+            samples = min(samples, self._most_samples)
         sizes = (bytes_of(sent), bytes_of(reply.content))
         return Update(task.client, task.round, samples, tensors, {}, *sizes)
 
     def _score(
         self, state: RunState, clients: tuple[Client, ...], nodes: Sequence[Node], grid: Grid
     ) -> tuple[float, ...]:
-        """Return Γ, of the server's samples or of the clients'.
+        """Return Γ of the clients' samples.
 
         Raises:
             EngineError: If no client contributes, and there are no earlier scores.
         """
-        if self._method.scoring.source == "proxy":
-            self._of.lora.write(state.adapter.tensors)
-            return mean_scores([block_sums(self._of.lora, self._proxy or ())])
         node_of, most = {node.client: node.node for node in nodes}, self._method.scoring.samples
         records = {self.arrayrecord_key: as_arrays(state.adapter.tensors), RECORD: ConfigRecord({"samples": most})}
         asked = [Message(RecordDict(records), node_of[k.id], f"query.{SCORE}") for k in clients]  # type: ignore[arg-type]
@@ -306,10 +388,6 @@ class FedHello(FedAvg):
 
 def _rejected(task: Task, reason: Reason, detail: str) -> Rejection:
     return Rejection(task.client, task.round, reason, detail)
-
-
-def _is_finite(adapter: Adapter) -> bool:
-    return all(bool(value.isfinite().all()) for value in adapter.tensors.values())
 
 
 def _who(tasks: Sequence[Task], L: int) -> str:
