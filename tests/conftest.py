@@ -268,12 +268,18 @@ def made_up(tmp_path):
             "clients.tiers=[{share: 1/2, blocks: 1}, {share: 1/2, blocks: 6}]",
         ]
         (folder / "config.yaml").write_text(dump_config(load_config(None, ["train.lr=2e-3", *words, *overrides])))
+        client = {"client": 0, "tier": 0, "blocks": [0, 2], "policies": [], "samples": 10}
+        client |= {"bytes_up": up, "bytes_down": down, "metrics": {} if flops is None else {"flops": flops}}
         rounds = [
             {
                 "round": t,
-                "clients": [{"client": 0, "tier": 0, "bytes_up": up, "bytes_down": down, "metrics": {"flops": flops}}],
+                "clients": [client],
                 "contributors": [1, 0, 1, 0, 0, t % 2],
+                "scores": None,
                 "scored": False,
+                "train_loss": 1.0,
+                "seconds": 0.5,
+                "evaluation_seconds": 0.1,
                 "validation": {"accuracy": accuracy, "loss": 1.0, "samples": 10},
                 "test": {"accuracy": accuracy, "loss": 1.0, "samples": 40},
             }

@@ -27,3 +27,22 @@ def test_a_run_goes_on_with_overrides_that_change_no_result(stored):
             resumed_config(folder, [override])
     with pytest.raises(ConfigError, match=r"train\.lr is .* there and 1e-05 here"):
         resumed_config(folder, ["train.lr=1e-5"])
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("train: 3", "^train: expected keys below it"),
+        ("model: x", "^model: expected keys below it"),
+        ("[1]", "hold sections"),
+    ],
+)
+def test_a_damaged_configuration_is_refused(section, said, tmp_path):
+    (tmp_path / "config.yaml").write_text(section)
+    with pytest.raises(ConfigError, match=said):
+        stored_config(tmp_path)
+
+
+def test_an_empty_section_of_a_runs_configuration_has_the_defaults(tmp_path):
+    (tmp_path / "config.yaml").write_text("train:\nmodel:\n")
+    assert stored_config(tmp_path).train.lr == 2e-3

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fedhello.errors import ModelError
 from fedhello.model.saving import load_adapter, save_adapter
@@ -38,3 +38,29 @@ def test_a_saved_adapter_loads_back_bit_for_bit(tiny_model, tmp_path):
     load_adapter(fresh, tmp_path / "adapter")
     one, other = model.snapshot(share_head=True).tensors, fresh.snapshot(share_head=True).tensors
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("size", [0, 5, 200, -1])
+def test_a_damaged_adapter_is_refused(size, tiny_model, tmp_path):
+    model = tiny_model()
+    save_adapter(model, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ModelError, match=r"expected tensors in .*adapter_model\.safetensors; it is damaged"):
+        load_adapter(model, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_an_adapter_that_is_not_finite_is_refused(value, tiny_model, tmp_path):
+    model = tiny_model()
+    before = model.snapshot(share_head=True).tensors
+    save_adapter(model, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    saved = load_file(file)
+    name = next(iter(saved))
+    saved[name].view(-1)[0] = value
+    save_file(saved, file)
+    with pytest.raises(ModelError, match=r"expected finite values in .*; .* has others"):
+        load_adapter(model, tmp_path / "adapter")
+    after = model.snapshot(share_head=True).tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)

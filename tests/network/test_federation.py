@@ -42,6 +42,26 @@ def test_what_is_said_without_a_console_is_logged(place, monkeypatch, caplog, ca
         fh.join("h:1", "texts.csv", budget={"ram": "1GB"})
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"memory": -1}, "budget.memory: .*greater than or equal to 1 .found -1."),
+        ({"memory": 4e9}, "budget.memory: .*integer"),
+        ({"seconds": float("nan")}, "budget.seconds: .*finite"),
+        ({"rank": 0, "blocks": True}, "budget.blocks: .*1 more problem"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused_before_anything_starts(budget, said, monkeypatch):
+    monkeypatch.setattr(federation, "take_part", lambda *_: pytest.fail("it has started"))
+    with pytest.raises(fh.ConfigError, match=said):
+        fh.join("h:1", "texts.csv", budget=budget)
+
+
+def test_the_command_refuses_such_a_budget_in_one_line(tmp_path, call):
+    code, _, err = call(tmp_path, "client", "--server", "h:1", "--data", "texts.csv", "--seconds", "-5")
+    assert (code, err) == (2, "error: budget.seconds: input should be greater than 0 (found -5.0)\n")
+
+
 def test_why_a_client_cannot_take_part_is_the_error_that_its_process_ended_with(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "WAIT_TO_SEND", 0.0)
     watcher = _Supervisor(Connection("h", 1), ClientOptions("a", "x.csv"), [].append, tmp_path, tmp_path / "log")

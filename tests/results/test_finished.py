@@ -11,7 +11,7 @@ from fedhello.runs.folder import RunFolder
 def test_bytes_of_replies_that_do_not_count_belong_to_their_round(made_up):
     folder = made_up("a", "full", 0, [0.6, 0.7])
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    lines[1]["rejections"] = [{"client": 1, "bytes_up": 50, "bytes_down": 70}]
+    lines[1]["rejections"] = [{"client": 1, "round": 1, "reason": "late", "bytes_up": 50, "bytes_down": 70}]
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     curve = read_run(RunFolder(folder)).curve
     assert curve.bytes_up == (150, 1150, 2200)  # the summary has 2200: 150 of it before the first round

@@ -40,3 +40,9 @@ def test_lines_are_added_and_a_torn_last_one_is_left_out(tmp_path):
     with file.open("ab") as opened:
         opened.write("three ü".encode()[:-1])  # killed within a character
     assert whole_lines(file) == ["one ü", "two"]
+
+
+def test_bytes_that_are_no_text_are_refused_by_the_files_name(tmp_path):
+    (tmp_path / "lines").write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(RunFolderError, match=r"expected lines of text in .*lines; it cannot be read: .*utf-8"):
+        whole_lines(tmp_path / "lines")

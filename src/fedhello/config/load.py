@@ -66,7 +66,10 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     raw = read_file(path)
     for dotted, value in BEFORE.items():
         section, key = dotted.split(".")
-        raw.setdefault(section, {}).setdefault(key, value)
+        if raw.get(section) is None:
+            raw[section] = {}
+        if isinstance(raw[section], dict):  # anything else is refused below, by name
+            raw[section].setdefault(key, value)
     for override in overrides:
         set_key(raw, override)
     name, options = _named_method(raw)

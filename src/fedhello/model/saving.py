@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file, save_model
+from torch import Tensor
 
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
@@ -57,18 +59,35 @@ def save_adapter(model: LoraModel, folder: Path) -> None:
         _sort_lists(staged / "adapter_config.json")
 
 
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file of a run.
+
+    Raises:
+        ModelError: If it cannot be read as safetensors, or a value is not finite.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"expected tensors in {file}; it is damaged or cannot be read: {error}") from error
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise ModelError(f"expected finite values in {file}; {name} has others. Put the file back as it was.")
+    return tensors
+
+
 def load_adapter(model: LoraModel, folder: Path) -> None:
     """Read a saved adapter, head included, into a model.
 
     Raises:
-        ModelError: If the folder holds no adapter in safetensors, or one of another shape or model.
+        ModelError: If the folder holds no adapter in safetensors, one of another shape or model, or one that is
+            damaged or not finite.
     """
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         raise ModelError(f"expected an adapter in {folder}; there is no adapter_model.safetensors")
-    saved = load_file(file)
+    saved = read_tensors(file)
     if model.pooling != NATIVE and (folder / HEAD_FILE).is_file():
-        saved |= load_file(folder / HEAD_FILE)
+        saved |= read_tensors(folder / HEAD_FILE)
     odd = model.misfits(saved)
     if odd:
         name, (expected, found) = next(iter(odd.items()))

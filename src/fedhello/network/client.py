@@ -14,9 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from fedhello import embedded
+from fedhello.config.messages import sentence
 from fedhello.errors import ConfigError, ModelError
 from fedhello.network.processes import end_with_parent
+from fedhello.network.registry import DeclaredBudget
 from fedhello.notes import show_notes
 
 if TYPE_CHECKING:
@@ -38,6 +42,9 @@ class ClientOptions:
         device: As ``run.device``.
         columns: The data's columns where they are called otherwise than at the server: ``text``, ``label``, ….
         budget: ``blocks``, ``rank``, ``memory``, ``upload`` (bytes) and ``seconds``, those that bind.
+
+    Raises:
+        ConfigError: If there are no data, or name or budget cannot be.
     """
 
     name: str
@@ -55,6 +62,10 @@ class ClientOptions:
             raise ConfigError(
                 f"expected --name to be letters, digits, dots, underscores and hyphens, at most 64; found {self.name!r}"
             )
+        try:
+            DeclaredBudget(**dict(self.budget))
+        except ValidationError as error:
+            raise ConfigError(sentence(error, DeclaredBudget, "budget.")) from error
 
 
 def default_name(data: str | None, part: int | None, key: Path | None) -> str:
@@ -79,7 +90,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     from fedhello.client.memory import return_memory_at_once
     from fedhello.config.settings import statistics_settings, training_settings
     from fedhello.methods import METHODS
-    from fedhello.network.registry import ClientInfo, DeclaredBudget
+    from fedhello.network.registry import ClientInfo
     from fedhello.network.worker import Prepared
     from fedhello.setup.encoding import longest_answer
     from fedhello.setup.training import on_device
@@ -252,7 +263,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         ConfigError: If they are none.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
     from fedhello.config.units import Bytes
 

@@ -115,10 +115,7 @@ def read_run(folder: RunFolder) -> FinishedRun:
     config, summary = stored_config(folder.path), folder.summary()
     if summary.status != "finished":
         raise RunFolderError(f"expected a finished run; {folder.path} is {summary.status}")
-    try:
-        rounds = folder.rounds()
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"expected one JSON object per line in {folder.path / 'rounds.jsonl'}; {error}") from error
+    rounds = folder.rounds()
     if not rounds or len(rounds) != summary.rounds:
         raise RunFolderError(
             f"expected the {summary.rounds} rounds of the summary in {folder.path}; rounds.jsonl has {len(rounds)}"

@@ -19,6 +19,7 @@ from fedhello.results.inference import infer, score
 from fedhello.results.trained import Trained, load_trained, rescore, scoring_session
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord
+from fedhello.runs.progress import other_data
 from fedhello.runs.runner import warn
 from fedhello.runs.summary import Summary
 from fedhello.runs.tracking import round_metrics
@@ -219,7 +220,8 @@ class TrainedRun:
         Args:
             data: What to score on, labelled with the run's classes by name: a file, folder, embedded data set or hub
                 id, or a data set in memory as ``fedhello.prepare`` takes one. Every sample counts, repeats too. None
-                takes the run's own, and the mean over its models and over its clients' own heads.
+                takes the run's own, and the mean over its models and over its clients' own heads; a warning is
+                logged where these are not what the run was scored on any more.
             split: Which of the splits that ``data`` has.
             columns: ``text`` (one, or two of pairs), ``label``, ``image``, ``prompt`` or ``response`` → what it is
                 called in ``data``, where that differs from the run's.
@@ -239,7 +241,10 @@ class TrainedRun:
             given = [name for name, value in named.items() if value is not None]
             if given:
                 raise ConfigError(f"expected data beside {' and '.join(given)}; found none. Hand them over.")
-            found, notes = rescore(self._folder, self._prepared(scoring_session))
+            session = self._prepared(scoring_session)
+            found, notes = rescore(self._folder, session)
+            if self.session is None:
+                notes += other_data(session, self._folder)
         else:
             found, notes = score(self._trained(model, client), data, split, columns or {})
         _log(notes)

@@ -41,11 +41,18 @@ def append_line(file: Path, line: str) -> None:
 
 
 def whole_lines(file: Path) -> list[str]:
-    """Return the lines of a file, none if there is no file, without a torn last one, which does not end as lines do."""
+    """Return the lines of a file, none if there is no file, without a torn last one, which does not end as lines do.
+
+    Raises:
+        RunFolderError: If it cannot be read, or is not UTF-8.
+    """
     if not file.exists():
         return []
-    *lines, _ = file.read_bytes().split(b"\n")
-    return [line.decode() for line in lines]
+    try:
+        *lines, _ = file.read_bytes().split(b"\n")
+        return [line.decode() for line in lines]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"expected lines of text in {file}; it cannot be read: {error}") from error
 
 
 def sync_folder(folder: Path) -> None:

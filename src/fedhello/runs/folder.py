@@ -30,7 +30,7 @@ from torch import Tensor
 
 from fedhello.engine.protocol import Heads
 from fedhello.errors import RunFolderError
-from fedhello.model.saving import save_adapter
+from fedhello.model.saving import read_tensors, save_adapter
 from fedhello.runs.answers import Answers
 from fedhello.runs.files import append_line, sync_folder, whole_lines, write_whole, writing
 from fedhello.runs.formats import read_clients, read_round, write_clients, write_round
@@ -239,9 +239,13 @@ class RunFolder:
         return Summary.read(values)
 
     def rounds(self) -> list[dict[str, Any]]:
-        """Read all finished rounds, without the attempts that failed."""
-        entries = map(json.loads, whole_lines(self.path / "rounds.jsonl"))
-        return [entry for entry in entries if entry.get("failed") is None]
+        """Read all finished rounds, without the attempts that failed, as the file has them.
+
+        Raises:
+            RunFolderError: If a line is none of a round's.
+        """
+        lines = zip(whole_lines(self.path / "rounds.jsonl"), self.records(), strict=True)
+        return [json.loads(line) for line, record in lines if record.report.failed is None]
 
     def records(self) -> list[RoundRecord]:
         """Read what every round, and every attempt that failed, came to.
@@ -265,14 +269,22 @@ class RunFolder:
             raise RunFolderError(f"expected who takes part in {file}; it cannot be read: {error}") from error
 
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
-        """Read the clients' own heads; empty where heads are not personal."""
+        """Read the clients' own heads; empty where heads are not personal.
+
+        Raises:
+            ModelError: If one cannot be read, or is not finite.
+        """
         files = sorted((self.path / "heads").glob("client-*.safetensors"))
-        return {int(file.stem.removeprefix("client-")): safetensors.torch.load_file(file) for file in files}
+        return {int(file.stem.removeprefix("client-")): read_tensors(file) for file in files}
 
     def models(self) -> dict[str, dict[str, Tensor]]:
-        """Read the models of a run that leads to several, by name; empty where the adapter is the only one."""
+        """Read the models of a run that leads to several, by name; empty where the adapter is the only one.
+
+        Raises:
+            ModelError: If one cannot be read, or is not finite.
+        """
         files = sorted((self.path / "models").glob("*.safetensors"), key=lambda file: (len(file.stem), file.stem))
-        return {file.stem: safetensors.torch.load_file(file) for file in files}
+        return {file.stem: read_tensors(file) for file in files}
 
 
 def choose(out: Path, name: str | None, method: str, seed: int) -> RunFolder:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedhello.data.batches import Samples
 from fedhello.errors import RunFolderError
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
@@ -139,7 +140,7 @@ def identity_of(session: Session) -> dict[str, Any]:
             "tensors": len(session.initial),
             "adapter": {name: f"{value.dtype} {tuple(value.shape)}" for name, value in session.initial.items()},
         },
-        "data": {"server": _digest(session)},
+        "data": _data(session),
         "machine": {
             "device": model.device.type,
             "processor": torch.backends.cpu.get_cpu_capability(),
@@ -150,14 +151,63 @@ def identity_of(session: Session) -> dict[str, Any]:
     }
 
 
-def _digest(session: Session) -> str:
-    """Return a digest of labels and lengths of the server's data that scores adapters."""
-    parts = (session.server.validation, session.server.proxy)
+DIGESTED = 64
+"""How many samples of the validation and of the test data have their content in a digest, spread evenly."""
+
+
+def _data(session: Session) -> dict[str, str]:
+    """Return digests of the server's data.
+
+    ``server`` is of labels and lengths of what scores adapters, the only digest in earlier checkpoints.
+    """
+    server = session.server
+    parts = {"server": (server.validation, server.proxy), "validation": (server.validation,), "test": (server.test,)}
+    return {name: _digest(those, content=name != "server") for name, those in parts.items()}
+
+
+def _digest(parts: Sequence[Samples], content: bool) -> str:
+    """Return a digest of labels and lengths, and of some samples' content if asked for."""
     digest = hashlib.sha256()
     for part in parts:
         for values in (part.labels, part.lengths()):
             digest.update(np.asarray(values, dtype=np.int64).tobytes())
+        if content and len(part):
+            some = np.linspace(0, len(part) - 1, min(len(part), DIGESTED)).astype(int)
+            for name, value in part.batch(some).inputs.items():
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _other_parts(found: Mapping[str, Any], here: Mapping[str, str]) -> list[str]:
+    """Return the names of the digests that differ; what an earlier fedhello did not write is not compared."""
+    there = found.get("data", {})
+    return [part for part in here if part in there and there[part] != here[part]]
+
+
+def other_data(session: Session, folder: RunFolder) -> list[str]:
+    """Return a note where a session prepared again has other validation or test data than the run was last scored on.
+
+    Args:
+        session: Prepared again from the run's configuration.
+        folder: Of the run; without a checkpoint, nothing is known of its data.
+    """
+    notes: list[str] = []
+    try:
+        found = Checkpoints(folder.checkpoints).latest(notes.append)
+    except RunFolderError as error:
+        return [*notes, f"whether the data are those of the run cannot be told: {error}"]
+    if found is None:
+        return notes
+    other = _other_parts(found.identity, _data(session))
+    if "validation" in found.identity.get("data", {}) and "server" in other:
+        other.remove("server")  # what it says of the proxy data, which only choose, is of no account here
+    if other:
+        named = " and ".join(other).replace("server", "validation or proxy")
+        notes.append(
+            f"the {named} data are not those that {folder.path} was scored on: the scores cannot be compared with the "
+            "run's, and the data may hold samples that clients trained on"
+        )
+    return notes
 
 
 def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:
@@ -185,14 +235,21 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
     cohort = _cohort(folder.clients(), session.roster)
     if cohort:
         notes.append(f"the clients are not those that the run began with: {listed(cohort)}")
-    if found.get("data", here["data"]) != here["data"]:
+    other = _other_parts(found, here["data"])
+    if "server" in other or "validation" in other:
         notes.append(OTHER_DATA)
+    if "test" in other:
+        notes.append(OTHER_TEST)
     return notes
 
 
 OTHER_DATA = (
     "the server's validation or proxy data are not those that the run began with; which model is handed back is "
     "decided anew, beginning with the last one"
+)
+
+OTHER_TEST = (
+    "the server's test data are not those that the run began with; test scores before and after cannot be compared"
 )
 
 

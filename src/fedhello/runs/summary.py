@@ -223,6 +223,8 @@ class Summary(_Part):
         Raises:
             RunFolderError: If it is no summary, or one that a later fedhello wrote in another format.
         """
+        if not isinstance(values, Mapping):
+            raise RunFolderError(f"expected the summary of a run, a JSON object; found a {type(values).__name__}")
         written = values.get("format", FORMAT)
         if isinstance(written, int) and written > FORMAT:
             raise RunFolderError(
