@@ -63,7 +63,7 @@ class ClientOptions:
                 f"expected --name to be letters, digits, dots, underscores and hyphens, at most 64; found {self.name!r}"
             )
         try:
-            DeclaredBudget(**dict(self.budget))
+            DeclaredBudget.model_validate(dict(self.budget))
         except ValidationError as error:
             raise ConfigError(sentence(error, DeclaredBudget, "budget.")) from error
 
