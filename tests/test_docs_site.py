@@ -53,7 +53,7 @@ def public_names():
     for name in fh.__all__:
         of = getattr(fh, name)
         yield name
-        if inspect.isclass(of):
+        if inspect.isclass(of) and of.__name__ == name:  # another name of a class is described under its first
             own = {k: v for k, v in vars(of).items() if inspect.isfunction(v) or isinstance(v, (property, classmethod))}
             fields = {**getattr(of, "__dataclass_fields__", {}), **getattr(of, "model_fields", {})}
             yield from (f"{name}.{member}" for member in (own | fields) if not member.startswith("_"))

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ TEST = [(f"{word} number {70 + i}", kind) for i, (word, kind) in enumerate([("pl
 
 
 def write(rows):
-    with open("test.csv", "w", newline="") as file:
+    with Path("test.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
 
 

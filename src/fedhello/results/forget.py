@@ -129,7 +129,7 @@ def _checkpoint(session: Session, folder: RunFolder, summary: Summary, warn: Cal
     differing = check_same(found.identity, session, folder)
     if differing:
         raise RunFolderError(
-            "expected the machine, the clients and the data of the run, since only then are the sums that are taken away those "
-            f"that were added; {differing[0]}. Forget there, or run anew without the client."
+            "expected the machine, the clients and the data of the run, since only then are the sums that are taken "
+            f"away those that were added; {differing[0]}. Forget there, or run anew without the client."
         )
     return found
