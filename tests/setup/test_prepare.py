@@ -5,7 +5,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fedhello as fh
 from fedhello.config.load import load_config
-from fedhello.errors import ConfigError
 from fedhello.setup.prepare import prepare
 
 
@@ -35,7 +34,7 @@ def test_a_classifier_in_memory_is_as_it_was_after_preparing_has_failed(place):
     model = AutoModelForSequenceClassification.from_pretrained("tiny", num_labels=2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     configuration = model.config.to_dict()
-    with pytest.raises(ConfigError):
+    with pytest.raises(fh.DataError, match="each of 5000 clients"):
         fh.prepare("tiny.yaml", {"data.clients": 5000}, model=model, processor=AutoTokenizer.from_pretrained("tiny"))
     after = model.state_dict()
     assert after.keys() == before.keys()

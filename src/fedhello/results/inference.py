@@ -82,7 +82,7 @@ def _taken(samples: Samples, model: LoraModel) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(samples, Tensors) or isinstance(error, FedhelloError):
+        if not isinstance(samples, Tensors) or isinstance(error, (FedhelloError, torch.OutOfMemoryError)):
             raise
         raise DataError(
             f"expected tensors such as {model.source.base_name} was trained on; it raised {type(error).__name__} on "
