@@ -420,8 +420,26 @@ def test_a_model_without_a_head_is_pooled_as_asked_for(place):
 
 
 def test_a_method_object_needs_no_name_in_a_table(place):
-    mine = fh.Method("of-this-test", "the full thing", "-", fh.METHODS["full"].allocate)
+    def all_blocks(context, *, power: int = 1):
+        return fh.METHODS["full"].bind().allocate(context)
+
+    mine = fh.Method("of: this test", "the full thing", "-", all_blocks)
+    configured = fh.load_config("tiny.yaml", {"method": {"name": "fed-hello", "warmup": 1}})
     try:
-        assert fh.prepare("tiny.yaml", method=mine).config["method"]["name"] == "of-this-test"
+        # The options of another method are not its own; what an override says is.
+        section = fh.prepare(configured, {"method.power": 2}, method=mine).config["method"]
+        assert (section["name"], section["power"], "warmup" in section) == ("of: this test", 2, False)
+        kept = fh.load_config(configured, {"method": {"name": mine.name, "power": 3}})
+        assert fh.prepare(kept, method=mine).config["method"]["power"] == 3
     finally:
-        fh.METHODS.pop("of-this-test")
+        fh.METHODS.pop("of: this test")
+
+
+def test_callbacks_are_a_list_of_such_before_anything_is_loaded(place):
+    class Own(fh.Callback):
+        pass
+
+    for wrong, found in ((Own(), "found a Own"), ([Own], "found Own"), ([print], "found a builtin")):
+        for begin in (lambda wrong: fh.run("absent.yaml", callbacks=wrong), lambda w: fh.resume("absent", callbacks=w)):
+            with pytest.raises(fh.ConfigError, match=found):
+                begin(wrong)

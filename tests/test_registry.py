@@ -226,3 +226,25 @@ def test_an_entry_point_has_a_name_of_its_own(place, monkeypatch):
     assert fh.load_config("tiny.yaml", {"train.loss": "mine-margins"}).train.loss == "mine-margins"
     z = torch.zeros(2, 3)
     assert LOSSES.call("mine-margins", z, torch.tensor([0, 1])).shape == (2,)
+
+
+def test_what_stands_in_for_a_method_is_for_one_folder_alone(place):
+    import outside
+
+    method = dataclasses.replace(outside.unweighted, name="mine")
+    words = {"train.rounds": 1, "method": {"name": "rgd-hla"}}
+    first = fh.run("tiny.yaml", {**words, "run.name": "a"}, method=method)
+
+    def wider(context, *, width: int = 1):
+        return method.allocate(context)
+
+    fh.METHODS.pop("mine")
+    other = fh.Method("mine", "the same, with an option", "-", wider)
+    second = fh.run("tiny.yaml", {**words, "run.name": "b"}, method=other)
+    forget()
+    found = [fh.load_run(run.path) for run in (first, second)]
+    assert [one.config.method.options.get("width") for one in found] == [None, 1]
+    assert all(one.evaluate()["test"]["accuracy"] == one.summary.final for one in found)
+    assert "mine" not in fh.METHODS
+    with pytest.raises(fh.ConfigError, match=r"expected method\.name to be one of"):
+        fh.prepare(found[0].config)

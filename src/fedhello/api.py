@@ -29,7 +29,7 @@ from fedhello.report.plan import Plan
 from fedhello.report.planning import make_plan
 from fedhello.results.run import TrainedRun
 from fedhello.runs import loop
-from fedhello.runs.callbacks import Callback
+from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free, choose
 from fedhello.runs.loop import RoundRecord, RunStart
@@ -71,7 +71,8 @@ def prepare(
             columns.
         validation: What the server keeps to choose by, in the same forms; a share of the data unless given.
         test: What the server keeps to report on, likewise.
-        method: One that is in no table, instead of ``method.name``.
+        method: One that is in no table, instead of ``method.name`` and the options beside another's name; overrides
+            such as ``method.decay`` are its own options.
 
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit.
@@ -204,6 +205,7 @@ def run(
 
     Raises:
         CallbackError: If a callback raised.
+        ConfigError: If callbacks are no list of such.
         FedhelloError: Of the kind that fits, if anything does not fit.
 
     Example:
@@ -211,6 +213,7 @@ def run(
         >>> result.summary.status, len(result.rounds), result.path.name
         ('finished', 2, 'mine')
     """
+    callbacks = checked_callbacks(callbacks)
     if session is not None and (config is not None or overrides or objects):
         raise ConfigError("expected a session, or what it is made of; found both. Give one of them.")
     if session is not None:
@@ -281,6 +284,7 @@ def resume(
         >>> fh.resume("runs/mine").summary.rounds
         2
     """
+    callbacks = checked_callbacks(callbacks)
     given = _given_again(folder, model, processor, data, validation, test)
     run_folder = RunFolder(Path(folder))
     config = _local(resumed_config(run_folder.path, words_of(overrides)), f"fedhello server {folder}/config.yaml")

@@ -1,7 +1,7 @@
 """Methods from outside the package: entered by a call, by the name of a module, or as an entry point."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -45,11 +45,6 @@ def register_method(method: Method) -> Method:
     return _REGISTRY.register(method.name, method)
 
 
-@dataclass(frozen=True)
-class _NotImported(Method):
-    """Stands for a method whose code nobody asked to be run, while a run's folder is read."""
-
-
 def find_method(name: str) -> None:
     """Enter the method that a name stands for; see ``Registry.find``.
 
@@ -57,30 +52,22 @@ def find_method(name: str) -> None:
         name: As ``method.name`` has it.
 
     Raises:
-        ConfigError: If the module cannot be imported, or has no such method, or if a run's folder alone knows it.
+        ConfigError: If the module cannot be imported, or has no such method.
     """
-    stands_in = METHODS.pop(name) if isinstance(METHODS.get(name), _NotImported) else None
-    try:
-        found = _REGISTRY.find(name)
-    finally:
-        if stands_in is not None:
-            METHODS.setdefault(name, stands_in)
-    if stands_in is not None and not found:
-        raise ConfigError(
-            f"expected the method {name}, which a program had handed over as an object, so that no name leads to it; "
-            "found nothing. Register it again before you go on: fedhello.register_method(method)."
-        )
+    _REGISTRY.find(name)
 
 
-def stand_in(name: str, options: Mapping[str, Any]) -> None:
-    """Enter something for a method from outside, so that a run's folder can be read without running its code.
+def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
+    """Return a method, or something in its place, with which a run's folder can be read without running its code.
+
+    What stands in is for the caller alone: the table of methods does not get it, so that nothing is run with it.
 
     Args:
-        name: As ``method.name`` has it; names that are known stay as they are.
+        name: As ``method.name`` has it.
         options: Those that the folder's configuration gives it.
     """
     if name in METHODS:
-        return
+        return METHODS[name]
 
     def everything(context: AllocationContext, **_: Any) -> Allocation:
         return Allocation(tuple(range(context.federation.blocks)))
@@ -94,4 +81,4 @@ def stand_in(name: str, options: Mapping[str, Any]) -> None:
     own = {key: value for key, value in options.items() if aggregate is unknown or key not in layerwise}
     parameters = [Parameter(key, keyword, default=value, annotation=Any) for key, value in own.items()]
     everything.__signature__ = Signature([first, *parameters])  # type: ignore[attr-defined]
-    METHODS[name] = _NotImported(name, "code that was not run", "-", allocate=everything, aggregate=aggregate)
+    return Method(name, "code that was not run", "-", allocate=everything, aggregate=aggregate)

@@ -1,10 +1,11 @@
 import itertools
+from dataclasses import replace
 
 from planning import costs
 
 from fedhello.allocation.planner import plan
 from fedhello.allocation.reasons import front, reasons
-from fedhello.types import Budget
+from fedhello.types import Allocation, Budget
 
 
 def test_reasons_name_what_binds():
@@ -42,3 +43,15 @@ def test_the_front_has_no_point_that_another_beats():
     assert len(set(keys)) == len(keys)
     for one, other in itertools.permutations(keys, 2):
         assert not all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def test_a_method_that_asks_for_fewer_blocks_than_a_count_allows_is_why_there_are_no_more():
+    c = costs(3)
+    measured = replace(
+        c,
+        saved={key: value for key, value in c.saved.items() if key[0] == "keep"},
+        transient={key: value for key, value in c.transient.items() if key[0] == "keep"},
+        flops={key: value for key, value in c.flops.items() if key[0] == "keep"},
+    )
+    kept = Allocation((2,), ("keep",) * 3)
+    assert reasons(kept, Budget(blocks=2), (1.0,) * 3, measured, "auto")[0] == "the method asks for no more"

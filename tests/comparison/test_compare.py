@@ -6,6 +6,7 @@ from rich.console import Console
 from fedhello.comparison import compare as module
 from fedhello.comparison.compare import compare, comparison_folder, shared_config
 from fedhello.errors import ConfigError, RunFolderError
+from fedhello.methods import METHODS
 
 
 @pytest.fixture
@@ -22,6 +23,9 @@ def test_methods_are_words_or_a_list_and_baselines_come_first(asked, tmp_path):
     labels = [[method.label for method in contest.methods] for contest in asked]
     assert labels == [["head-only", "server-only", "gd-hla", "rgd-hla"]] * 2
     assert [contest.seeds for contest in asked] == [[0, 1]] * 2
+    compare(None, METHODS["gd-hla"], 0, out=tmp_path, baselines=False)  # one of each
+    assert [method.label for method in asked[-1].methods] == ["gd-hla"]
+    assert asked[-1].seeds == [0]
 
 
 def test_overrides_hold_for_all_runs_and_the_folder_is_beside_them(asked, tmp_path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import fedhello as fh
 
@@ -22,3 +23,9 @@ def test_a_configuration_comes_from_a_file_mappings_or_another(workplace, tmp_pa
         fh.load_config(5)
     with pytest.raises(fh.ConfigError, match=r"unknown key train\.round"):
         fh.load_config(None, {"train.round": 4})
+
+
+def test_a_number_that_yaml_alone_reads_as_text_is_explained():
+    raw = yaml.safe_load("train: {lr: 1e-2}")
+    with pytest.raises(fh.ConfigError, match=r"train\.lr.*found '1e-2', as yaml\.safe_load reads it"):
+        fh.load_config(raw)

@@ -199,3 +199,15 @@ def test_one_list_of_blocks_is_found():
     assert blocks.index("encoder.layer.10.0.weight") == 10
     assert blocks.index("encoder.layer.1.0.weight") == 1
     assert blocks.index("encoder.layernorm.1") is None
+
+
+def test_blocks_that_share_weights_are_refused():
+    once, model = block(), nn.Module()
+    model.layers = nn.ModuleList([block(), once, once])
+    with pytest.raises(ModelError, match=r"layers\.1 and layers\.2 share theirs"):
+        find_blocks(model)
+    inside = [nn.Sequential(*block()) for _ in range(2)]
+    inside[1][0].weight = inside[0][0].weight
+    model.layers = nn.ModuleList(inside)
+    with pytest.raises(ModelError, match=r"layers\.0 and layers\.1 share theirs"):
+        find_blocks(model)

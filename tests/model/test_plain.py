@@ -263,3 +263,51 @@ def test_each_client_may_have_a_data_set_of_torchs():
 def test_names_of_models_take_no_tensors():
     with pytest.raises(fh.ConfigError, match=r"expected a plain torch\.nn\.Module in memory"):
         fh.prepare(CONFIG, data=numbers())
+
+
+class Called(nn.Module):
+    """A network whose head has any name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.body, self.name = made(head=False), name
+        self.add_module(name, nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.get_submodule(self.name)(self.body(x))
+
+
+@pytest.mark.parametrize("name", ["out", "dropout", "t", "A", "default"])
+def test_a_head_whose_name_ends_what_lora_adds_is_refused(name):
+    with pytest.raises(fh.ModelError, match=r"which LoRA adds\. Call the head otherwise"):
+        fh.prepare(CONFIG, {"model.head_module": name}, model=Called(name), data=numbers())
+
+
+@pytest.mark.parametrize("words", [{"data.clients": 5000}, {"clients.tiers": [{"share": 1, "blocks": 9}]}])
+def test_a_module_is_as_it_was_after_preparing_has_failed(words):
+    module = made()
+    hook = module.stem.register_forward_hook(lambda *_: None)
+    module.stem.weight.requires_grad_(False)
+    before = {name: (value, value.clone()) for name, value in module.state_dict(keep_vars=True).items()}
+    trains = [weight.requires_grad for weight in module.parameters()]
+    words = {"model.head_module": "classifier", **words}
+    with pytest.raises(fh.FedhelloError):
+        fh.prepare(CONFIG, words, model=module, data=numbers())
+    after = module.state_dict(keep_vars=True)
+    assert after.keys() == before.keys()
+    assert all(after[name] is weight and torch.equal(weight, value) for name, (weight, value) in before.items())
+    assert [weight.requires_grad for weight in module.parameters()] == trains
+    hook.remove()
+    assert not module.stem._forward_hooks
+    assert not hasattr(module, "peft_config")
+    fh.prepare(CONFIG, {"model.head_module": "classifier"}, model=module, data=numbers())
+
+
+def test_tensors_that_a_module_does_not_take_are_one_sentence():
+    run = fh.run(CONFIG, {"model.head_module": "classifier", "train.rounds": 1}, model=made(), data=numbers())
+    for wrong in (torch.zeros(5), torch.zeros(6, dtype=torch.int64)):
+        with pytest.raises(fh.DataError, match=r"expected tensors such as Network .* RuntimeError on samples of shape"):
+            run.predict([wrong])
+    rows = [{"x": torch.zeros(5), "y": 0}, {"x": torch.ones(5), "y": 1}]
+    with pytest.raises(fh.DataError, match=r"samples of shape \(5,\)"):
+        run.evaluate(rows)

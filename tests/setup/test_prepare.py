@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import fedhello as fh
 from fedhello.config.load import load_config
 from fedhello.setup.prepare import prepare
 
@@ -25,3 +28,15 @@ def test_every_sample_belongs_to_one_client_or_one_part_of_the_server(workplace,
     held = sum(len(part) for part in (session.server.validation, session.server.test, session.server.proxy))
     assert len(clients) + held == 80
     assert [client.samples for client in session.federation.clients] == [len(part) for part in positions.values()]
+
+
+def test_a_classifier_in_memory_is_as_it_was_after_preparing_has_failed(place):
+    model = AutoModelForSequenceClassification.from_pretrained("tiny", num_labels=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    configuration = model.config.to_dict()
+    with pytest.raises(fh.DataError, match="each of 5000 clients"):
+        fh.prepare("tiny.yaml", {"data.clients": 5000}, model=model, processor=AutoTokenizer.from_pretrained("tiny"))
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert model.config.to_dict() == configuration

@@ -53,6 +53,8 @@ def _why_not_more(
         return "every block that the method wants is trained"
     if budget.blocks is not None and len(allocation.blocks) >= budget.blocks:
         return f"the budget counts {budget.blocks} blocks"
+    if budget.only_counts:  # then only what trains as it is has been measured
+        return "the method asks for no more"
     l = max(missing, key=lambda block: (preference[block], -block))
     blocks = tuple(sorted((*allocation.blocks, l)))
     least = needs(costs, least_memory(blocks, costs, rule))

@@ -27,8 +27,8 @@ from fedhello.setup.objects import words_of_objects
 
 def compare(
     config: Source = None,
-    methods: Sequence[str | Method] | str = (),
-    seeds: Sequence[int] = (0, 1, 2),
+    methods: Sequence[str | Method] | str | Method = (),
+    seeds: Sequence[int] | int = (0, 1, 2),
     *,
     model: Any = None,
     processor: Any = None,
@@ -49,7 +49,7 @@ def compare(
         config: What all runs share; its method lends its options to runs of the same name.
         methods: Such as ``["fed-hello", "gd-hla:pattern=triangle"]``; a method of one's own as an object, too, which is
             registered.
-        seeds: Each method runs with each of them.
+        seeds: Each method runs with each of them; one seed may be a number.
         model: A model in memory, as ``fedhello.prepare`` takes it. Each run takes a copy, so that all start from the
             same weights, and the model itself stays as it is.
         processor: Its tokenizer or image processor.
@@ -78,7 +78,8 @@ def compare(
         >>> {label: len(runs) for label, runs in found.runs.items()}
         {'gd-hla': 1, 'full': 1}
     """
-    seeds = asked_seeds(",".join(map(str, seeds)))
+    seeds = asked_seeds(",".join(map(str, [seeds] if isinstance(seeds, int) else seeds)))
+    methods = [methods] if isinstance(methods, Method) else methods
     words, given = words_of_objects(
         config, overrides, model=model, processor=processor, data=data, validation=validation, test=test
     )

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedhello.config.schema import Config, MethodConfig, TrainConfig
+from fedhello.config.schema import Config, TrainConfig
 from fedhello.errors import ConfigError
-from fedhello.methods import METHODS
+from fedhello.methods import Method
+from fedhello.plugins import method_or_stand_in
 from fedhello.strategy import the_global_model
 
 # What the published code of Fed-HeLLo does where it differs from the paper, so that its logs can be compared.
@@ -55,7 +56,8 @@ def with_choices(config: Config) -> Config:
     rate is 5e-3. Otherwise these are ``restricted``, false, ``last`` and 2e-3. Methods that train nothing or have
     several models get no drift compensation and no selection, whatever is asked for, so that they can be compared.
     """
-    solved, train, method = config.model.head == "solved", config.train, METHODS[config.method.name]
+    solved, train = config.model.head == "solved", config.train
+    method = method_or_stand_in(config.method.name, config.method.options)
     follows = solved and not config.model.train_head
     one = method.models is the_global_model and not method.head_alone
     asked = {True: True, False: False, "auto": follows}[config.model.drift_compensation]
@@ -77,20 +79,17 @@ def rate_of(train: TrainConfig) -> float:
     return train.lr
 
 
-def with_published_semantics(raw: Mapping[str, Any]) -> dict[str, Any]:
+def with_published_semantics(raw: Mapping[str, Any], method: Method) -> dict[str, Any]:
     """Set the keys that ``parity: published`` fixes."""
-    name = raw.get("method", {}).get("name", MethodConfig().name)
-    if name in METHODS and not METHODS[name].averages_layerwise:
+    if not method.averages_layerwise:
         raise ConfigError(
             f"expected a method that averages layer by layer under parity: published, which is about Fed-HeLLo's code; "
-            f"found {name}. Leave parity out."
+            f"found {method.name}. Leave parity out."
         )
     left_out = {
         dotted
         for dotted in PUBLISHED
-        if dotted.startswith("method.")
-        and name in METHODS
-        and dotted.removeprefix("method.") not in METHODS[name].options.model_fields
+        if dotted.startswith("method.") and dotted.removeprefix("method.") not in method.options.model_fields
     }
     return with_fixed(raw, {k: v for k, v in PUBLISHED.items() if k not in left_out}, "under parity: published")
 

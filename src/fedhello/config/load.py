@@ -25,9 +25,9 @@ from fedhello.config.text import YamlDumper, read_file, set_key
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError
 from fedhello.formatting import nearest
-from fedhello.methods import METHODS
+from fedhello.methods import METHODS, Method
 from fedhello.model.evaluation import METRICS
-from fedhello.plugins import find_method, stand_in
+from fedhello.plugins import find_method, method_or_stand_in
 from fedhello.strategy import options_model
 
 IRRELEVANT = (
@@ -72,10 +72,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             raw[section].setdefault(key, value)
     for override in overrides:
         set_key(raw, override)
-    name, options = _named_method(raw)
-    if name is not None:
-        stand_in(name, options)
-    return parse_config(raw)
+    return parse_config(raw, reads=True)
 
 
 def import_named(raw: Mapping[str, Any]) -> None:
@@ -87,10 +84,9 @@ def import_named(raw: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If something cannot be imported, or a partition, a loss or a metric is unknown.
     """
-    name, _ = _named_method(raw)
-    if name is not None:
-        find_method(name)
-    data, train, run = (_section(raw, key) for key in ("data", "train", "run"))
+    method, data, train, run = (_section(raw, key) for key in ("method", "data", "train", "run"))
+    if isinstance(method.get("name"), str):
+        find_method(method["name"])
     named = [(PARTITIONS, _section(data, "partition").get("kind")), (LOSSES, train.get("loss"))]
     metrics = run.get("metrics")
     named += [(METRICS, metric) for metric in (metrics if isinstance(metrics, list) else [])]
@@ -104,15 +100,12 @@ def _section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _named_method(raw: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    method = raw.get("method")
-    options = dict(method) if isinstance(method, Mapping) else {}
-    name = options.pop("name", None)
-    return (name if isinstance(name, str) else None), options
-
-
-def parse_config(raw: Mapping[str, Any]) -> Config:
+def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
     """Check a configuration given as nested mappings, and fill in every default.
+
+    Args:
+        raw: Sections with their keys.
+        reads: Whether it is of a run that is only read, whose method may be code that nobody has imported.
 
     Raises:
         ConfigError: If a key, type or value is wrong.
@@ -127,17 +120,19 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
             "expected data.prompt and data.response beside model.task: instruction or model.head: none; found neither. "
             "Name the columns of prompts and responses, or leave task and head out."
         )
+    row = _row(config.method, reads)
     if config.parity == "published":
-        config = _validated(with_published_semantics(raw))
-    method = _resolved_method(config.method)
-    check_budgets(config, METHODS[method.name])
-    check_merging(config.model, METHODS[method.name])
-    check_defence(config, METHODS[method.name])
-    check_train(config, METHODS[method.name])
+        config = _validated(with_published_semantics(raw, row))
+    options = _filled(row.options, config.method.options, f"method ({row.name}).")
+    method = MethodConfig(name=row.name, **options)
+    check_budgets(config, row)
+    check_merging(config.model, row)
+    check_defence(config, row)
+    check_train(config, row)
     check_metrics(config)
     check_tensors(config)
     if config.model.lora.dora:
-        check_dora(config, METHODS[method.name])
+        check_dora(config, row)
     return config.model_copy(update={"method": method, "data": _with_options(config.data)})
 
 
@@ -153,14 +148,16 @@ def _validated(raw: Mapping[str, Any]) -> Config:
         raise ConfigError(sentence(error, Config, "")) from error
 
 
-def _resolved_method(method: MethodConfig) -> MethodConfig:
+def _row(method: MethodConfig, reads: bool) -> Method:
+    """Return a method's row of the table, or what stands in for it where that may be."""
+    if reads:
+        return method_or_stand_in(method.name, method.options)
     if method.name not in METHODS:
         raise ConfigError(
             f"expected method.name to be one of {', '.join(METHODS)}; found {method.name!r}"
             + nearest(method.name, METHODS)
         )
-    options = METHODS[method.name].options
-    return MethodConfig(name=method.name, **_filled(options, method.options, f"method ({method.name})."))
+    return METHODS[method.name]
 
 
 def _with_options(data: DataConfig) -> DataConfig:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from fedhello.config.text import EXPONENT
 from fedhello.formatting import nearest
 
 
@@ -23,10 +24,18 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        found = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float, bool)) else ""
+        value = first["input"]
+        found = f" (found {value!r}{_why_text(value)})" if isinstance(value, (str, int, float, bool)) else ""
         text = f"{dotted}: {message}{found}" if dotted else message
     more = f" ({len(complaints) - 1} more problems)" if len(complaints) > 1 else ""
     return text + more
+
+
+def _why_text(value: object) -> str:
+    """Say what has made text of a number."""
+    if not isinstance(value, str) or not EXPONENT.match(value):
+        return ""
+    return ", as yaml.safe_load reads it: text; hand over the file's path, or write it with a point and a sign: 1.0e-2"
 
 
 def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[str], list[str], list[str]]:

@@ -11,7 +11,7 @@ import yaml
 from fedhello.config import load
 from fedhello.config.load import parse_config
 from fedhello.config.schema import Config
-from fedhello.config.text import set_key, yaml_line
+from fedhello.config.text import read_file, set_key, yaml_line
 from fedhello.errors import ConfigError
 
 Source = str | Path | Mapping[str, Any] | Config | None
@@ -36,16 +36,28 @@ def load_config(source: Source = None, overrides: Overrides = ()) -> Config:
         >>> load_config(None, {"train.rounds": 5}).train.rounds
         5
     """
-    words = words_of(overrides)
-    if source is not None and not isinstance(source, (str, Path, Mapping, Config)):
-        raise ConfigError(f"expected a file, mappings or a Config as configuration; found a {type(source).__name__}")
-    if isinstance(source, (str, Path)) or source is None:
-        return load.load_config(None if source is None else Path(source), words)
-    raw = source.model_dump(mode="json") if isinstance(source, Config) else _copy(source)
-    for word in words:
+    raw = raw_of(source)
+    for word in words_of(overrides):
         set_key(raw, word)
     load.import_named(raw)
     return parse_config(raw)
+
+
+def raw_of(source: Source) -> dict[str, Any]:
+    """Return the sections of a configuration as they are stated, unchecked; the caller may change them.
+
+    Raises:
+        ConfigError: If the file cannot be read, or it is no configuration.
+    """
+    if source is None:
+        return {}
+    if isinstance(source, (str, Path)):
+        return read_file(Path(source))
+    if isinstance(source, Config):
+        return source.model_dump(mode="json")
+    if isinstance(source, Mapping):
+        return _copy(source)
+    raise ConfigError(f"expected a file, mappings or a Config as configuration; found a {type(source).__name__}")
 
 
 def words_of(overrides: Overrides) -> list[str]:
@@ -74,5 +86,5 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _copy(value: Any) -> Any:
-    return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}

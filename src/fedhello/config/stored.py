@@ -7,6 +7,7 @@ from fedhello.config.diff import differing, irrelevant
 from fedhello.config.load import import_named, load_run_config
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, RunFolderError
+from fedhello.methods import METHODS
 
 FILE = "config.yaml"
 
@@ -27,11 +28,16 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> Config:
     """Read a run's configuration, with overrides that change nothing of its rounds.
 
     Raises:
-        ConfigError: If an override would change a result.
+        ConfigError: If an override would change a result, or the run's method is an object that is not there.
         RunFolderError: If this is not the folder of a run.
     """
     before = stored_config(folder)
     import_named(before.model_dump())
+    if before.method.name not in METHODS:
+        raise ConfigError(
+            f"expected the method {before.method.name}, which a program had handed over as an object, so that no name "
+            "leads to it; found nothing. Register it again before you go on: fedhello.register_method(method)."
+        )
     config = load_run_config(folder / FILE, overrides)
     changed = differing([before, config], irrelevant(before))
     if changed:

@@ -19,10 +19,11 @@ class YamlDumper(yaml.SafeDumper):
     """Quotes the strings that ``_YamlLoader`` would otherwise read as numbers."""
 
 
+EXPONENT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+"""Numbers some of which PyYAML by itself reads as text."""
+
 for _kind in (YamlLoader, YamlDumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-    )
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
 
 
 def yaml_line(value: object) -> str:

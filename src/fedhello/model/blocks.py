@@ -46,7 +46,7 @@ def find_blocks(model: nn.Module) -> Blocks:
 
     Raises:
         ModelError: If there is none, or several of equal rank, such as an encoder's and a decoder's, or if its members
-            are stages: lists of blocks in their turn, as in Swin.
+            are stages: lists of blocks in their turn, as in Swin; or if blocks share weights.
     """
     candidates = dict(_block_lists(model))
     outermost = {
@@ -75,6 +75,7 @@ def find_blocks(model: nn.Module) -> Blocks:
             f"({path}), each with blocks of its own width ({inner[0]}, …), so a block's share of the work and the "
             "memory says nothing about another's. Use a model without stages, such as ViT, DeiT or DINOv2."
         )
+    _check_apart(path, modules)
     return Blocks(path, len(modules))
 
 
@@ -169,6 +170,20 @@ def find_head(model: nn.Module, classes: int) -> tuple[list[str], str]:
             f"them: {', '.join(sorted(owners))}. Use the same model with one head, or save its base alone."
         )
     return head, linears[-1]
+
+
+def _check_apart(path: str, modules: list[nn.Module]) -> None:
+    """Check that every block has weights of its own, so that one can train where another is frozen."""
+    first: dict[int, int] = {}
+    for l, module in enumerate(modules):
+        for weight in module.parameters():
+            other = first.setdefault(id(weight), l)
+            if other != l:
+                raise ModelError(
+                    f"expected blocks with weights of their own, so that one can train where another is frozen; "
+                    f"{path}.{other} and {path}.{l} share theirs. Make each block anew: "
+                    "nn.ModuleList([Block() for _ in range(n)])."
+                )
 
 
 def _block_lists(model: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:

@@ -23,6 +23,12 @@ from fedhello.model.sources import TENSORS, ModelSource
 INPUT = "inputs"
 """What a batch calls the tensor that the module is called with."""
 
+ADDED = (
+    "base_layer", "default", "lora_A", "lora_B", "lora_dropout", "lora_embedding_A", "lora_embedding_B",
+    "lora_magnitude_vector",
+)  # fmt: skip
+"""Modules that PEFT puts into a layer that it adapts."""
+
 SPREAD = 0.02
 """Standard deviation of the first values of a head that is put on features."""
 
@@ -205,10 +211,11 @@ def _logits_layer(module: nn.Module, path: str, classes: int) -> nn.Linear:
             f"the classes; found {found} at {path!r}. It has: {outputs}."
         )
     others = [name for name, _ in module.named_modules() if name != path and name.endswith(path)]
+    others += [f"{name}, which LoRA adds" for name in ADDED if name.endswith(path)]
     if others:  # PEFT finds what it saves by the end of its path
         raise ModelError(
             f"expected no other module whose path ends like that of the head, {path}; found {others[0]}. Call the head "
-            "otherwise."
+            "otherwise, such as classifier."
         )
     return layer
 

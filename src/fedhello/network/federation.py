@@ -20,7 +20,7 @@ from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection, parse_server, take_part
 from fedhello.notes import logger
 from fedhello.results.run import TrainedRun
-from fedhello.runs.callbacks import Callback
+from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
 
 LIMITS = ("memory", "upload", "seconds", "blocks", "rank")
@@ -64,6 +64,7 @@ def serve(
         'finished'
     """
     _check_flower()
+    callbacks = checked_callbacks(callbacks)
     words = words_of(overrides)
     wanted = load_config(config, words) if local is None else demonstration(config, words, local)
     wanted, say = server.served(wanted), _saying(console)

@@ -1,6 +1,7 @@
 """Use a trained model: classify texts, pairs of texts or images, answer prompts, or score it on labelled data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from fedhello import embedded
 from fedhello.client.settings import bfloat16_pays
 from fedhello.config.schema import Config, DataConfig
 from fedhello.data import sources
+from fedhello.data.batches import Samples, Tensors
 from fedhello.data.columns import read_rows
 from fedhello.data.dataset import UNNAMED, Columns, DataSet, Input, Kind, Picture
 from fedhello.data.embedded_sets import embedded_source
 from fedhello.data.folders import IMAGE_COLUMNS
 from fedhello.data.memory import memory_source
 from fedhello.data.tables import Source, Table
-from fedhello.errors import ConfigError, DataError
+from fedhello.errors import ConfigError, DataError, FedhelloError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import evaluate, logits
 from fedhello.model.generation import generate, longest_prompt
@@ -47,7 +49,7 @@ def infer(
 
     Raises:
         ConfigError: If second texts are missing, or there are any where none are expected.
-        DataError: If an image cannot be decoded.
+        DataError: If an image cannot be decoded, or a plain module does not take such tensors.
     """
     if model.kind == CAUSAL_LM:
         _check_seconds(inputs, seconds, 0)
@@ -62,7 +64,8 @@ def infer(
     _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
     data = DataSet(_as(kind, inputs, seconds), np.zeros(len(inputs), dtype=int), tuple(labels), kind)
     samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
-    p = logits(model, samples).softmax(dim=1)
+    with _taken(samples, model):
+        p = logits(model, samples).softmax(dim=1)
     found: list[dict[str, Any]] = [
         {"input": text, "label": labels[int(row.argmax())], "probability": float(row.max())}
         for text, row in zip(inputs, p, strict=True)
@@ -71,6 +74,21 @@ def infer(
         for one, row in zip(found, p.tolist(), strict=True):
             one["probabilities"] = dict(zip(labels, row, strict=True))
     return found, notes
+
+
+@contextmanager
+def _taken(samples: Samples, model: LoraModel) -> Iterator[None]:
+    """Make one sentence of what a plain module raises on samples of another shape or type than it was trained on."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(samples, Tensors) or isinstance(error, (FedhelloError, torch.OutOfMemoryError)):
+            raise
+        raise DataError(
+            f"expected tensors such as {model.source.base_name} was trained on; it raised {type(error).__name__} on "
+            f"samples of shape {samples.values.shape[1:]} and type {samples.values.dtype}: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _as(kind: Kind, inputs: Sequence[Any], seconds: Sequence[str]) -> tuple[Input, ...]:
@@ -120,7 +138,8 @@ def score(
     metrics, missing = known_metrics(config.run.metrics)
     train = config.train
     fast = train.autocast == "auto" and bfloat16_pays(model.device, train.batch_size)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=fast or train.autocast == "bfloat16"):
+    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=fast or train.autocast == "bfloat16")
+    with autocast, _taken(samples, model):
         return listed({"data": evaluate(model, samples, metrics)}), [*found.notes, *notes, *missing]
 
 

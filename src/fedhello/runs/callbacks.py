@@ -4,6 +4,7 @@ A callback that raises ends the run in order, with its name in the error; the ro
 go on: ``fedhello resume RUN`` or ``fedhello.resume``.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 from fedhello.errors import ConfigError
@@ -52,6 +53,24 @@ class Callback:
         Args:
             summary: The run in numbers.
         """
+
+
+def checked_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return callbacks, all of which are some.
+
+    Raises:
+        ConfigError: If it is no list of them.
+    """
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        raise ConfigError(f"expected a list of callbacks; found a {type(callbacks).__name__}. Write callbacks=[…].")
+    found = list(callbacks)
+    for one in found:
+        if not isinstance(one, Callback):
+            name = one.__name__ if isinstance(one, type) else f"a {type(one).__name__}"
+            raise ConfigError(
+                f"expected callbacks to be objects of classes that extend fedhello.Callback; found {name}"
+            )
+    return found
 
 
 class EarlyStopping(Callback):

@@ -1,10 +1,12 @@
 """What a program hands over instead of names, and what its configuration then says."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from fedhello.config.read import Overrides, Source, load_config, words_of
+from fedhello.config.read import Overrides, Source, load_config, raw_of, words_of
 from fedhello.config.schema import Config
+from fedhello.config.text import yaml_line
 from fedhello.data.dataset import HeldOut
 from fedhello.data.memory import MEMORY, is_per_client, memory_source
 from fedhello.errors import ConfigError
@@ -46,7 +48,10 @@ def words_of_objects(
     words = words_of(overrides)
     if method is not None:
         register_method(method)
-        words.append(f"method.name={method.name}")
+        stated = raw_of(config).get("method")
+        if isinstance(stated, Mapping) and stated.get("name", method.name) != method.name:
+            words.insert(0, "method={}")  # the options beside another method's name are that one's
+        words.append(f"method.name={yaml_line(method.name)}")
     if model is not None:
         words.append(f"model.name={MEMORY}")
     held_out = given_held_out(data, validation, test)

@@ -33,12 +33,14 @@ from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Engine
-from fedhello.methods import METHODS, Method
+from fedhello.methods import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.generation import longest_prompt
 from fedhello.model.head import family
+from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
+from fedhello.plugins import method_or_stand_in
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
 from fedhello.setup.checks import (
@@ -85,15 +87,21 @@ class Loaded:
     @property
     def row(self) -> Method:
         """The method's row of the table."""
-        return METHODS[self.config.method.name]
+        return method_or_stand_in(self.config.method.name, self.config.method.options)
 
 
 def prepare(config: Config, given: Objects = NAMED) -> Session:
     """Load, check and put together everything a run on this machine needs.
 
     Raises:
-        FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then.
+        FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then, and a model in
+            memory is as it was.
     """
+    with as_it_was_if_failing(given.model):
+        return _prepared(config, given)
+
+
+def _prepared(config: Config, given: Objects) -> Session:
     loaded = load(config, given)
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
@@ -164,7 +172,7 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
     Raises:
         FedhelloError: Of the kind that fits, if anything does not fit.
     """
-    method = METHODS[config.method.name]
+    method = method_or_stand_in(config.method.name, config.method.options)
     bound = defended(method.bind(**config.method.options), config.defence.defence)
     stated = data_settings(config.data)
     check_server_data(config.data.kind, stated.proxy, stated.public, method, bound)
