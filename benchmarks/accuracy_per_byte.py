@@ -107,7 +107,7 @@ def equal_budgets(common: list[str]) -> tuple[list[int], int]:
     """Return each tier's memory in bytes, and the upload of an update with all blocks."""
     session = prepare(load_config(None, [*common, "clients.tiers=[{share: 1, memory: 10GB}]"]))
     (costs,) = session.federation.costs
-    full = needs(costs, Allocation(tuple(range(session.federation.blocks))))
+    full = needs(costs, Allocation(tuple(range(session.federation.num_blocks))))
     budgets = [costs.reserve + int(share * full.peak_bytes) for share in SHARES]
     return budgets, full.upload_bytes
 
@@ -133,7 +133,7 @@ def play(overrides: list[str], seed: int) -> dict[str, Any]:
 def relative_computation(session: Session, report: Any) -> float:
     """Return the FLOPs of a client's round / those of training all blocks with kept activations."""
     costs = session.federation.costs[report.tier]
-    everything = Allocation(tuple(range(session.federation.blocks)))
+    everything = Allocation(tuple(range(session.federation.num_blocks)))
     return needs(costs, Allocation(report.blocks, report.policies)).flops / needs(costs, everything).flops
 
 

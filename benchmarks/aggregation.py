@@ -116,7 +116,7 @@ def method(names: list[str], updates: int) -> dict[str, Any]:
     name = names[0]
     tiers = (Budget(blocks=4, rank=4), Budget(blocks=8, rank=8), Budget(blocks=12, rank=16))
     clients = tuple(Client(k, k % 3, tiers[k % 3], samples=10 + k % 7) for k in range(updates))
-    federation = Federation(clients, tiers, blocks=L, clients_per_round=updates, seed=0, rank=R)
+    federation = Federation(clients, tiers, num_blocks=L, clients_per_round=updates, seed=0, rank=R)
     few, many = (_stream(name, replace(federation, clients=clients[:n])) for n in (max(1, updates // 10), updates))
     size = sum(value.nbytes for value in adapter().tensors.values())
     return {

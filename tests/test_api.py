@@ -19,7 +19,7 @@ from fedhello.allocation.planner import fit
 
 def topmost(context: fh.AllocationContext) -> fh.Allocation:
     """Train the last block, whatever the budget."""
-    return fit(context, [0.0] * (context.federation.blocks - 1) + [1.0])
+    return fit(context, [0.0] * (context.federation.num_blocks - 1) + [1.0])
 
 mine = fh.Method(name="mine", summary="the last block alone", paper="-", allocate=topmost)
 '''

@@ -120,7 +120,7 @@ def test_the_how_to_adds_a_strategy(monkeypatch):
     from fedhello import methods
 
     client = Client(0, 0, Budget(2), samples=1)
-    world = Federation((client,), (Budget(2),), blocks=6, clients_per_round=1, seed=0)
+    world = Federation((client,), (Budget(2),), num_blocks=6, clients_per_round=1, seed=0)
     bound = methods.METHODS["every-other"].bind(first=1)
     assert bound.allocate(AllocationContext(client, world, 0)).blocks == (1, 3)
     before = Adapter({"x": torch.zeros(1)}, {"x": 1})

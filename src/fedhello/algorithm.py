@@ -24,7 +24,7 @@ Example: two blocks of one number each, two clients, and "training" that adds th
     >>> theta = Adapter({"a": torch.zeros(1), "b": torch.zeros(1)}, {"a": 0, "b": 1})
     >>> small, large = Budget(blocks=1), Budget(blocks=2)
     >>> clients = (Client(0, 0, small, samples=3), Client(1, 1, large, samples=1))
-    >>> federation = Federation(clients, (small, large), blocks=2, clients_per_round=2, seed=0)
+    >>> federation = Federation(clients, (small, large), num_blocks=2, clients_per_round=2, seed=0)
     >>> def train(tasks):
     ...     for task in tasks:
     ...         k, names = task.client, task.adapter.names(task.allocation)
@@ -101,7 +101,7 @@ def round(
 
     needed = federation.enough(len(m))
     failed = f"{len(reports)} of {len(m)} updates count; the quorum is {needed}" if len(reports) < needed else None
-    contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.blocks))
+    contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.num_blocks))
     over_budget = measured_excess(federation, reports, state.excess, rejections)
     happened = (tuple(over_budget), tuple(rejections), failed, state.attempt, θ_next.flags)
     record = RoundReport(t, tuple(reports), contributors, Γ, scored, *happened, step=θ_next.step)

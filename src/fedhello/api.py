@@ -79,7 +79,7 @@ def prepare(
 
     Example:
         >>> session = fh.prepare("my.yaml", {"train.rounds": 3})
-        >>> session.federation.blocks, [tier.blocks for tier in session.federation.tiers]
+        >>> session.federation.num_blocks, [tier.blocks for tier in session.federation.tiers]
         (3, [1, 3])
     """
     checked, given = with_objects(

@@ -65,12 +65,12 @@ def tier_words(federation: Federation) -> str:
     """Write the tiers of a federation for people.
 
     Example:
-        >>> tier_words(Federation((), (Budget(2), Budget(4)), blocks=6, clients_per_round=1, seed=0))
+        >>> tier_words(Federation((), (Budget(2), Budget(4)), num_blocks=6, clients_per_round=1, seed=0))
         '2/4 of 6 blocks'
     """
     if all(tier.only_counts and tier.rank is None for tier in federation.tiers):
-        return "/".join(str(tier.blocks) for tier in federation.tiers) + f" of {federation.blocks} blocks"
-    return " | ".join(budget_words(tier) for tier in federation.tiers) + f" for {federation.blocks} blocks"
+        return "/".join(str(tier.blocks) for tier in federation.tiers) + f" of {federation.num_blocks} blocks"
+    return " | ".join(budget_words(tier) for tier in federation.tiers) + f" for {federation.num_blocks} blocks"
 
 
 def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:

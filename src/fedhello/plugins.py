@@ -37,7 +37,7 @@ def register_method(method: Method) -> Method:
 
     Example:
         >>> def topmost(context: fh.AllocationContext) -> fh.Allocation:
-        ...     return fh.Allocation((context.federation.blocks - 1,))
+        ...     return fh.Allocation((context.federation.num_blocks - 1,))
         >>> _ = fh.register_method(fh.Method("topmost", "the last block", "this page", allocate=topmost))
         >>> fh.load_config(None, {"method.name": "topmost"}).method.name
         'topmost'
@@ -70,7 +70,7 @@ def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
         return METHODS[name]
 
     def everything(context: AllocationContext, **_: Any) -> Allocation:
-        return Allocation(tuple(range(context.federation.blocks)))
+        return Allocation(tuple(range(context.federation.num_blocks)))
 
     def unknown(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
         raise ConfigError(f"expected the aggregation rule of {name}, whose code was not run; found nothing")

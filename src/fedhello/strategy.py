@@ -29,7 +29,7 @@ class AllocationContext:
     Example:
         >>> tier = fh.Budget(blocks=2)
         >>> client = fh.Client(0, 0, tier, samples=70)
-        >>> federation = fh.Federation((client,), (tier,), blocks=6, clients_per_round=1, seed=0)
+        >>> federation = fh.Federation((client,), (tier,), num_blocks=6, clients_per_round=1, seed=0)
         >>> context = fh.AllocationContext(client, federation, round=0)
         >>> fh.METHODS["gd-hla"].bind(pattern="triangle").allocate(context).blocks
         (0, 1)
@@ -122,7 +122,7 @@ class AggregationContext:
     Example:
         >>> import torch
         >>> client = fh.Client(0, 0, fh.Budget(blocks=1), samples=70)
-        >>> federation = fh.Federation((client,), (client.budget,), blocks=1, clients_per_round=1, seed=0)
+        >>> federation = fh.Federation((client,), (client.budget,), num_blocks=1, clients_per_round=1, seed=0)
         >>> before = fh.Adapter({"head": torch.zeros(1)}, {"head": None})
         >>> context = fh.AggregationContext(before, federation, round=0, allocations={0: fh.Allocation((0,))})
         >>> context.then({"head": torch.ones(1)}).adapter.tensors["head"]

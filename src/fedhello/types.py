@@ -93,7 +93,7 @@ class Federation:
     Attributes:
         clients: All clients that may be invited, ascending id.
         tiers: The budget of each tier.
-        blocks: L, the number of blocks of the foundation model.
+        num_blocks: L, the number of blocks of the foundation model.
         clients_per_round: The size of S_t.
         seed: Source of every random choice.
         rule: Which activation policies allocations may use.
@@ -109,13 +109,13 @@ class Federation:
     Example:
         >>> tiers = (fh.Budget(blocks=1), fh.Budget(blocks=6))
         >>> clients = tuple(fh.Client(k, k % 2, tiers[k % 2], samples=70) for k in range(10))
-        >>> fh.Federation(clients, tiers, blocks=6, clients_per_round=4, seed=0, over_selection=1.5).invited
+        >>> fh.Federation(clients, tiers, num_blocks=6, clients_per_round=4, seed=0, over_selection=1.5).invited
         6
     """
 
     clients: tuple[Client, ...]
     tiers: tuple[Budget, ...]
-    blocks: int
+    num_blocks: int
     clients_per_round: int
     seed: int
     rule: ActivationRule = "keep"

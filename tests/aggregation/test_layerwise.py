@@ -10,7 +10,7 @@ from fedhello.errors import UpdateError
 from fedhello.strategy import AggregationContext
 from fedhello.types import Adapter, Federation, Update
 
-WORLD = Federation((), (), blocks=2, clients_per_round=1, seed=0)
+WORLD = Federation((), (), num_blocks=2, clients_per_round=1, seed=0)
 
 
 def averaged(adapter: Adapter, some, **options) -> Adapter:

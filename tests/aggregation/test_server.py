@@ -133,7 +133,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name):
     method = with_server_step(METHODS["rgd-hla"].bind(), ServerStep(name, lr=0.3), no_loss)
     tiers = (Budget(blocks=1), Budget(blocks=2))
     clients = tuple(Client(k, k % 2, tiers[k % 2], samples=k + 1) for k in range(4))
-    world = Federation(clients, tiers, blocks=3, clients_per_round=2, seed=0)
+    world = Federation(clients, tiers, num_blocks=3, clients_per_round=2, seed=0)
     theta = Adapter({n: torch.full((2, 3), 0.1) for n in "abc"}, {"a": 0, "b": 1, "c": 2})
 
     def train(tasks):

@@ -38,9 +38,9 @@ def at(world, k=0, t=0, **more):
 
 def ways_to_train_all(world, r):
     """Every choice of policies that the rule allows, at one rank."""
-    choices = itertools.product(OPTIONS[world.rule]["trained"], repeat=world.blocks)
-    everything = tuple(range(world.blocks))
-    return [Allocation(everything, policies, ranks=(r,) * world.blocks) for policies in choices]
+    choices = itertools.product(OPTIONS[world.rule]["trained"], repeat=world.num_blocks)
+    everything = tuple(range(world.num_blocks))
+    return [Allocation(everything, policies, ranks=(r,) * world.num_blocks) for policies in choices]
 
 
 def test_with_counts_everyone_trains_all_blocks_at_its_rank():

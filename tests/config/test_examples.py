@@ -131,7 +131,7 @@ def test_a_papers_setting_can_be_prepared_on_data_of_its_schema(name, models, tm
         small += ["data.max_length=30", "data.answers=2", "data.answer_tokens=4"]
     session = prepare(load_config(EXAMPLES / f"{name}.yaml", [*small, *overrides]))
     assert len(session.tier_of) == 6
-    assert session.federation.blocks == (6 if name == "imdb-helora" else 22 if "prompt" in written["data"] else 12)
+    assert session.federation.num_blocks == (6 if name == "imdb-helora" else 22 if "prompt" in written["data"] else 12)
     assert session.kind == {"image": "images", "prompt": "instructions"}.get(
         next((key for key in ("image", "prompt") if key in written["data"]), ""), "texts"
     )

@@ -54,7 +54,7 @@ if case == "lr = 0":  # the published way: a deep copy that trains everything, a
 else:
     allocation = session.method.allocate(AllocationContext(client, federation, 0))
     if case == "full":
-        allocation = Allocation(tuple(range(federation.blocks)), ("keep",) * federation.blocks)
+        allocation = Allocation(tuple(range(federation.num_blocks)), ("keep",) * federation.num_blocks)
     (update,) = session.engine.train([Task(client.id, 0, allocation, adapter)])
     print(json.dumps(update.metrics | {"memory": client.budget.memory, "blocks": allocation.blocks}))
 """

@@ -200,7 +200,7 @@ def toy():
         plain = {"clients_per_round": clients, "seed": 0} | changes
         adapter = Adapter({"0.lora_A.weight": torch.zeros(1, 2), "1.lora_A.weight": torch.ones(1, 2)}, {})
         adapter = replace(adapter, block_of={name: int(name[0]) for name in adapter.tensors})
-        return Federation(everyone, (budget,), blocks=2, **plain), adapter
+        return Federation(everyone, (budget,), num_blocks=2, **plain), adapter
 
     return build
 

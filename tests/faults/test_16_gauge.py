@@ -15,7 +15,7 @@ A, B = "0.q.lora_A.weight", "0.q.lora_B.weight"
 def play(toy, defence):
     """Four clients; the last turns the gauge, which leaves B A as it is. Values are half precision."""
     world, _ = toy(clients=4, rank=2)
-    world = replace(world, blocks=1)
+    world = replace(world, num_blocks=1)
     draw = torch.Generator().manual_seed(0)
     adapter = Adapter({A: torch.randn(2, 8, generator=draw).bfloat16(), B: torch.zeros(8, 2).bfloat16()}, {A: 0, B: 0})
 

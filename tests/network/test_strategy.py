@@ -606,7 +606,7 @@ def test_a_method_of_ones_own_is_found_by_name(grid, monkeypatch, tmp_path):
     (tmp_path / "own_flower_method.py").write_text(
         "import fedhello as fh\n"
         "def topmost(context):\n"
-        "    return fh.Allocation((context.federation.blocks - 1,))\n"
+        "    return fh.Allocation((context.federation.num_blocks - 1,))\n"
         "mine = fh.Method('mine', 'the last block', 'here', allocate=topmost)\n"
     )
     monkeypatch.chdir(tmp_path)

@@ -71,7 +71,7 @@ def distil_between_ranks(
     if not means:
         return context.then({})
     seen = {allocation.ranks[0] for allocation in context.allocations.values()}
-    models = rank_models(context.method_state, context.adapter, context.federation.blocks, seen)
+    models = rank_models(context.method_state, context.adapter, context.federation.num_blocks, seen)
     for r, mean in means.items():
         models[r] = models[r].with_tensors(mean.result(models[r].tensors))
     learnt = dict(models)
@@ -110,7 +110,7 @@ def rank_models(
 
 def models_by_rank(state: RunState, federation: Federation) -> dict[str, Adapter]:
     """Return HeLoRA-KD's models, each under its rank; before the first round there is only the global adapter."""
-    models = rank_models(state.method_state, state.adapter, federation.blocks)
+    models = rank_models(state.method_state, state.adapter, federation.num_blocks)
     return {f"rank {r}": model for r, model in models.items()} or {"": state.adapter}
 
 

@@ -16,13 +16,13 @@ from fedhello.types import Allocation
 
 def everything(context: AllocationContext) -> Allocation:
     """All blocks at full rank, whatever the budget: the upper reference."""
-    L = context.federation.blocks
+    L = context.federation.num_blocks
     return Allocation(tuple(range(L)), (KEEP,) * L)
 
 
 def head_alone(context: AllocationContext) -> Allocation:
     """No block: the head alone, which every client can afford."""
-    return Allocation((), (KEEP,) * context.federation.blocks)
+    return Allocation((), (KEEP,) * context.federation.num_blocks)
 
 
 def nothing(context: AllocationContext) -> None:
@@ -32,7 +32,7 @@ def nothing(context: AllocationContext) -> None:
 def only_the_able(context: AllocationContext) -> Allocation | None:
     """All blocks at full rank, or nothing: clients that cannot afford it sit out (Exclusive)."""
     federation = context.federation
-    L, budget = federation.blocks, context.client.budget
+    L, budget = federation.num_blocks, context.client.budget
     if budget.blocks is not None and budget.blocks < L:
         return None
     rank, policies = affordable(context)
@@ -47,18 +47,18 @@ def weakest_for_all(context: AllocationContext) -> Allocation:
     federation = context.federation
     one_of = {client.tier: client for client in federation.clients}
     weakest = min(most_spaced(replace(context, client=k, excess=1.0)) for k in one_of.values())
-    return _fit_exactly(context, spaced_blocks(weakest, federation.blocks))
+    return _fit_exactly(context, spaced_blocks(weakest, federation.num_blocks))
 
 
 def most_spaced(context: AllocationContext) -> int:
     """Return how many evenly spaced blocks a client can afford at most."""
-    L = context.federation.blocks
+    L = context.federation.num_blocks
     sets = [spaced_blocks(count, L) for count in range(L, 0, -1)]
     return next((len(blocks) for blocks in sets if _fit_exactly(context, blocks).blocks == blocks), 0)
 
 
 def _fit_exactly(context: AllocationContext, blocks: tuple[int, ...]) -> Allocation:
-    return fit(context, [1.0 if l in blocks else 0.0 for l in range(context.federation.blocks)])
+    return fit(context, [1.0 if l in blocks else 0.0 for l in range(context.federation.num_blocks)])
 
 
 def spaced_blocks(count: int, num_blocks: int) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ def spaced_blocks(count: int, num_blocks: int) -> tuple[int, ...]:
 
 def random_blocks(context: AllocationContext) -> Allocation:
     """As many blocks as the client affords, uniformly at random, anew each round; the others are frozen."""
-    L = context.federation.blocks
+    L = context.federation.num_blocks
     return fit(context, draw_preference(np.full(L, 1 / L), context.rng()))
 
 
@@ -83,7 +83,7 @@ def random_sub_model(context: AllocationContext) -> Allocation | None:
     With a budget in bytes the sub-model has as many blocks as fit when all of them train; None if not one does.
     """
     federation = context.federation
-    L = federation.blocks
+    L = federation.num_blocks
     budget, costs = means(context)
     if budget.only_counts or costs is None:
         count = budget.blocks or 0
@@ -115,6 +115,6 @@ def last_blocks(context: AllocationContext, *, step: Annotated[int, Field(ge=0)]
     times; here the planner does, from the budget of bytes and seconds. Bytes are counted at full rank, an upper bound.
     """
     federation = context.federation
-    L, R = federation.blocks, federation.rank
+    L, R = federation.num_blocks, federation.rank
     found = fit(context, pattern_preference("inverted_triangle", L))
     return replace(found, ranks=tuple(max(1, R - step * (L - 1 - l)) for l in range(L)))

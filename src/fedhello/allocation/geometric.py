@@ -187,11 +187,11 @@ def gd_hla(context: AllocationContext, *, pattern: PatternChoice = "bottleneck")
     client, federation = context.client, context.federation
     pattern, _ = chosen_pattern(pattern, federation.tiers)
     if pattern != "uniform":
-        return fit(context, pattern_preference(pattern, federation.blocks))
-    anywhere = pattern_preference(pattern, federation.blocks)
+        return fit(context, pattern_preference(pattern, federation.num_blocks))
+    anywhere = pattern_preference(pattern, federation.num_blocks)
     before = [other for other in federation.clients if other.id < client.id]
     start = sum(len(fit(replace(context, client=other, excess=1.0), anywhere).blocks) for other in before)
-    return fit(context, pattern_preference(pattern, federation.blocks, start % federation.blocks))
+    return fit(context, pattern_preference(pattern, federation.num_blocks, start % federation.num_blocks))
 
 
 def rgd_hla(
@@ -207,7 +207,7 @@ def rgd_hla(
 
 def tier_probabilities(
     federation: Federation, pattern: PatternChoice, tier_weighting: TierWeighting
-) -> Float64[np.ndarray, " {federation.blocks}"]:
+) -> Float64[np.ndarray, " {federation.num_blocks}"]:
     """Return RGD-HLA's p for a federation, shape (L,); S_g is what tier g can afford of the pattern.
 
     Uniform where no tier can afford a block.
@@ -215,7 +215,7 @@ def tier_probabilities(
     pattern, _ = chosen_pattern(pattern, federation.tiers)
     members = [sum(client.tier == g for client in federation.clients) for g in range(len(federation.tiers))]
     weights = members if tier_weighting == "clients" else None
-    sets = plan_tiers(federation, pattern_preference(pattern, federation.blocks))
+    sets = plan_tiers(federation, pattern_preference(pattern, federation.num_blocks))
     if not any(sets):
-        return np.full(federation.blocks, 1 / federation.blocks)
-    return set_probabilities(pattern, sets, federation.blocks, weights)
+        return np.full(federation.num_blocks, 1 / federation.num_blocks)
+    return set_probabilities(pattern, sets, federation.num_blocks, weights)

@@ -25,7 +25,7 @@ def affordable(context: AllocationContext) -> tuple[int, tuple[ActivationPolicy,
     """Return the highest rank at which the client can train all blocks, and each block's policy; 0 if there is none."""
     budget, costs = means(context)
     federation = context.federation
-    L, most = federation.blocks, min(federation.rank, budget.rank or federation.rank)
+    L, most = federation.num_blocks, min(federation.rank, budget.rank or federation.rank)
     if budget.only_counts or costs is None:
         return most, fixed_policies(federation.rule, range(L), L)
     for r in range(most, 0, -1):
@@ -39,7 +39,7 @@ def _everywhere(
     context: AllocationContext, rank: int, policies: tuple[ActivationPolicy, ...], factors: Factors = "AB"
 ) -> Allocation | None:
     """Return the allocation of all blocks at one rank; None if there is no rank to train at."""
-    L = context.federation.blocks
+    L = context.federation.num_blocks
     return Allocation(tuple(range(L)), policies, ranks=(rank,) * L, factors=factors) if rank else None
 
 
@@ -108,7 +108,7 @@ def ranks_by_fisher(
         return None
     if context.scores is None:
         raise ValueError("ranks by Fisher scores need scores; none were computed before this round")
-    L, R, t = context.federation.blocks, context.federation.rank, context.round
+    L, R, t = context.federation.num_blocks, context.federation.rank, context.round
     factors: Factors = "AB" if t < warmup or not alternate else "A" if t % 2 else "B"
     budget, costs = means(context)
     for r in range(found.ranks[0], 0, -1):

@@ -195,7 +195,7 @@ class LocalEngine:
                 yield ScoreReply(client.id, None, _fault(error)[1], bytes_down)
                 continue
             most = request.most(client.samples)
-            yield score_reply(client.id, payload, self.federation.blocks, most, bytes_down, note)
+            yield score_reply(client.id, payload, self.federation.num_blocks, most, bytes_down, note)
 
     def score(self, task: Task, samples: int, batch_size: int) -> BlockSums:
         """Return one client's sums for the Fisher scores, of at most ``samples`` samples; see ``client_sums``."""

@@ -336,7 +336,7 @@ class RemoteEngine:
         yield from (found[k] for k in sorted(found))
 
     def _send_request(self, request: ScoreRequest, client: Client) -> _Sent:
-        task, L = request.task(client.id), self.federation.blocks
+        task, L = request.task(client.id), self.federation.num_blocks
         payload = encode_task(task)
         batch_size, note = fitted_batch(self.scoring, client.budget.memory, self.members[client.id].widest[1])
         # It takes less than a round that trains everything.
@@ -353,7 +353,7 @@ class RemoteEngine:
         if not isinstance(payload, bytes):
             said = one_line(reply.get("detail", "found something else"))
             return ScoreReply(one.client, None, f"expected its sums; {said}", one.bytes_down)
-        return score_reply(one.client, payload, self.federation.blocks, most, one.bytes_down, one.note)
+        return score_reply(one.client, payload, self.federation.num_blocks, most, one.bytes_down, one.note)
 
     def goodbye(self, outcome: str) -> None:
         """Tell everybody that the run is over, and wait a little until they have heard."""

@@ -123,7 +123,7 @@ class Planning:
             # How many samples a client has is known with its reply.
             clients=tuple(Client(n.client, budgets.index(n.budget), n.budget, 1) for n in nodes),
             tiers=tuple(budgets),
-            blocks=self.lora.blocks.count,
+            num_blocks=self.lora.blocks.count,
             clients_per_round=wanted,
             seed=self.seed,
             costs=(self.costs,) * len(budgets) if in_bytes else (),

@@ -204,7 +204,7 @@ class FedHello(FedAvg):
             task.client: self._message(task, encoded[id(task.adapter)], node_of[task.client], config) for task in tasks
         }
         self._asked = _Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
-        FLOWERS_LOG.info("round %d: %s", server_round, _who(tasks, federation.blocks))
+        FLOWERS_LOG.info("round %d: %s", server_round, _who(tasks, federation.num_blocks))
         return list(messages.values())
 
     def aggregate_train(

@@ -30,7 +30,7 @@ def make_plan(session: Session) -> Plan:
     return Plan(
         method=session.row.name,
         model=session.model.source.base_name,
-        num_blocks=federation.blocks,
+        num_blocks=federation.num_blocks,
         rounds=session.settings.rounds,
         clients_per_round=federation.clients_per_round,
         download_bytes=len(encode_tensors(adapter.tensors)),
@@ -57,14 +57,14 @@ def _tier(session: Session, g: int) -> TierPlan:
     found = replace(
         nothing,
         num_blocks=(min(counts), max(counts)),
-        frequency=None if session.method.scores_due(0) else _frequency(draws, federation.blocks),
+        frequency=None if session.method.scores_due(0) else _frequency(draws, federation.num_blocks),
     )
     if not federation.costs:
         return found
     costs, first = federation.costs[g], draws[0]
     most = _most_needed(draws, budget, costs)
     # A strategy that fits nothing to the budget prefers what it took to the rest.
-    preference = first.preference or tuple(2.0 if l in first.blocks else 1.0 for l in range(federation.blocks))
+    preference = first.preference or tuple(2.0 if l in first.blocks else 1.0 for l in range(federation.num_blocks))
     points = () if budget.only_counts else front(preference, costs, federation.rule)
     return replace(
         found,
@@ -124,7 +124,7 @@ def _draws(session: Session, tier: int, count: int) -> list[Allocation]:
     members = [client for client in federation.clients if client.tier == tier]
     if not members:
         return []
-    scores = (1.0,) * federation.blocks if session.method.scores_due(0) else None
+    scores = (1.0,) * federation.num_blocks if session.method.scores_due(0) else None
     drawn = (
         session.method.allocate(
             AllocationContext(members[t % len(members)], replace(federation, seed=federation.seed + t), 0, scores)

@@ -88,7 +88,7 @@ class Progress(Callback):
         """Say what is about to run."""
         federation, rounds = session.federation, session.settings.rounds
         self._progress.update(self._task, total=rounds)
-        self._blocks = federation.blocks
+        self._blocks = federation.num_blocks
         self._remote = session.settings.is_remote
         self._head, self._least = session.head, session.statistics.least
         self._say(

@@ -135,7 +135,7 @@ def identity_of(session: Session) -> dict[str, Any]:
     return {
         "configuration": dict(session.relevant),
         "model": {
-            "blocks": session.federation.blocks,
+            "blocks": session.federation.num_blocks,
             "weights": model.weights_digest(),
             "tensors": len(session.initial),
             "adapter": {name: f"{value.dtype} {tuple(value.shape)}" for name, value in session.initial.items()},

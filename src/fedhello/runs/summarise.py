@@ -180,7 +180,7 @@ def _tier_summary(session: Session, results: Sequence[RoundRecord], tier: int) -
     def largest(metric: str) -> float | None:
         return max((report.metrics[metric] for report in reports if metric in report.metrics), default=None)
 
-    trained = np.zeros(session.federation.blocks, dtype=int)
+    trained = np.zeros(session.federation.num_blocks, dtype=int)
     for report in reports:
         trained[list(report.blocks)] += 1
     return TierSummary(

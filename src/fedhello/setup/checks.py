@@ -98,7 +98,7 @@ def check_method(method: Method, bound: BoundMethod, federation: Federation, mod
     if complaint is not None:
         raise ConfigError(complaint)
     one_of = {client.tier: client for client in federation.clients}
-    equal = (1.0,) * federation.blocks
+    equal = (1.0,) * federation.num_blocks
     first = {g: bound.allocate(AllocationContext(k, federation, 0, equal)) for g, k in sorted(one_of.items())}
     if model.has_magnitudes:
         _check_whole_factors(method, first.values(), federation.rank)

@@ -154,7 +154,7 @@ def empty_federation(config: Config, model: LoraModel) -> Federation:
     return Federation(
         clients=(),
         tiers=budgets_of(config),
-        blocks=model.blocks.count,
+        num_blocks=model.blocks.count,
         clients_per_round=train.clients_per_round,
         seed=config.run.seed,
         rule=train.activations,
