@@ -1,4 +1,8 @@
-from fedhello.errors import DataError
+import re
+
+import pytest
+
+from fedhello.errors import ConfigError, DataError, EngineError
 from fedhello.network.client import ClientOptions, prepare_client
 from fedhello.network.server import _invitation
 from fedhello.network.worker import Worker
@@ -20,3 +24,50 @@ def test_versions_that_differ_do_not_go_together(place):
     worker = Worker(lambda raw, labels: None)
     fields = _invitation(load(config_of(place)), "r") | {"version": "9.9"}
     assert "Install the same" in worker.answer("join", fields)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "said"),
+    [
+        ("config", "[1]", r"a configuration of sections such as model: and data:; found \[1\]"),
+        ("config", "null", "of sections such as model: and data:; found null"),
+        ("config", '{"model": "x"}', "of sections such as"),
+        ("config", '{"model": null}', "of sections such as"),
+        ("config", "{", "its configuration or its labels are no JSON"),
+        ("config", "[" * 10**5, "RecursionError"),
+        ("labels", "[1, 2]", r"with a list of different labels; found \[1, 2\]"),
+        ("labels", "null", "with a list of different labels"),
+        ("labels", '[["a"], ["b"]]', "with a list of different labels"),
+        ("labels", '["a", "a"]', "with a list of different labels"),
+        ("protocol", "x", "Install the same"),
+        ("version", None, "Install the same"),
+    ],
+)
+def test_a_server_that_does_not_speak_as_it_should_is_one_sentence(field, text, said, place):
+    worker = Worker(lambda raw, labels: prepare_client(ClientOptions("a", "texts.csv", model="tiny"), raw, labels))
+    reply = worker.answer("join", _invitation(load(config_of(place)), "r") | {field: text})
+    assert (reply["error"], "\n" in reply["detail"]) == ("failed", False)
+    assert isinstance(worker.failure, EngineError)
+    assert re.search(said, str(worker.failure))
+    reply = worker.answer("join", {})
+    assert reply["error"] == "failed"
+
+
+def test_more_batches_than_can_be_told_are_refused(place, told):
+    raw, labels = told
+    raw["train"]["epochs"] = 10**9
+    with pytest.raises(ConfigError, match=r"at most 262144 batches per round; .*train\.epochs, 1000000000, and"):
+        prepare_client(ClientOptions("a", "texts.csv", model="tiny"), raw, labels)
+
+
+def test_what_nobody_foresaw_is_one_sentence_too(place):
+    def fails(raw, labels):
+        raise TypeError("first line\nsecond")
+
+    worker = Worker(fails)
+    worker.answer("join", _invitation(load(config_of(place)), "r"))
+    assert isinstance(worker.failure, EngineError)
+    assert isinstance(worker.failure.__cause__, TypeError)
+    assert "; TypeError: first line second. If this machine" in str(worker.failure)
+    worker.answer("bye", {})
+    assert worker.ended == "nobody said how"

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SHARE_OF_FREE = 0.8
 """Of the memory that is free once the model is loaded, what a client that names no budget may take."""
 
+MOST_BATCHES = 2**18
+"""That a client tells the server of; more would not fit into what a server reads of its facts."""
+
 
 @dataclass(frozen=True)
 class ClientOptions:
@@ -106,6 +109,12 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     if settings.measure_process:
         return_memory_at_once()
     initial = model.read(model.block_of)
+    most = -(-len(samples) // config.train.batch_size) * config.train.epochs
+    if most > MOST_BATCHES:
+        raise ConfigError(
+            f"expected a server that asks for at most {MOST_BATCHES} batches per round; with its train.epochs, "
+            f"{config.train.epochs}, and train.batch_size, {config.train.batch_size}, they would be {most}"
+        )
     widest, batches = batch_shapes(samples.lengths(), config.train.batch_size, config.train.epochs)
     facts = ClientInfo(
         name=options.name,

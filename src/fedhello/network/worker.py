@@ -23,7 +23,7 @@ from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, en
 from fedhello.errors import EngineError, FedhelloError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
-from fedhello.network.messages import PROBE, PROTOCOL, Fields
+from fedhello.network.messages import PROBE, PROTOCOL, Fields, one_line
 from fedhello.network.registry import ClientInfo
 from fedhello.types import Client, Federation, Rejection
 
@@ -90,7 +90,7 @@ class Worker:
         if kind == "join":
             return self._join(fields)
         if kind == "bye":
-            self.ended = str(fields["outcome"])
+            self.ended = one_line(fields.get("outcome", "nobody said how"))
             return {}
         answers = {"sums": self._sums, "scores": self._scores, "train": self._train}
         if kind not in answers:
@@ -104,18 +104,23 @@ class Worker:
 
     def _join(self, fields: Fields) -> Fields:
         begin = time.monotonic()
-        asked = str(fields["config"]), str(fields["labels"])
         try:
             _check_versions(fields)
+            asked = str(fields.get("config")), str(fields.get("labels"))
             client = self._client
             if client is None or self._joined != asked:
-                client = self._prepare(json.loads(asked[0]), json.loads(asked[1]))
+                client = self._prepare(*_read(*asked))
                 self._client, self._joined = client, asked
         except FedhelloError as error:
-            self.failure = error
-            return _error("failed", str(error))
+            return self._cannot(error)
+        except Exception as error:  # whatever it is that a server sent, starting anew does not help
+            return self._cannot(_unforeseen(error))
         facts = client.facts.model_copy(update={"busy": time.monotonic() - begin})
         return {"facts": facts.model_dump_json(), "probe": PROBE}
+
+    def _cannot(self, error: FedhelloError) -> Fields:
+        self.failure = error
+        return _error("failed", str(error))
 
     def _sums(self, client: Prepared, fields: Fields) -> Fields:
         client.model.write(client.initial)
@@ -158,15 +163,52 @@ def _error(reason: str, detail: str) -> Fields:
     return {"error": reason, "detail": detail}
 
 
+def _unforeseen(error: Exception) -> EngineError:
+    said = one_line(f"{type(error).__name__}: {error}")
+    failure = EngineError(
+        f"expected a client to come of what the server sends when it asks to join; {said}. If this machine has memory "
+        "enough, the server does not speak as it should."
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _read(config: str, labels: str) -> tuple[dict[str, Any], list[str]]:
+    """Read what the server asks with: sections of a configuration, which is checked later, and names of classes.
+
+    Raises:
+        EngineError: If it is something else.
+    """
+    try:
+        found, names = json.loads(config), json.loads(labels)
+    except ValueError as error:
+        raise EngineError(
+            f"expected a server that speaks as it should; its configuration or its labels are no JSON: {error}"
+        ) from error
+    sections = found.items() if isinstance(found, dict) else [("", found)]
+    odd = [key for key, section in sections if key != "parity" and not isinstance(section, dict)]
+    if odd:
+        raise EngineError(
+            "expected a server that speaks as it should, with a configuration of sections such as model: and data:; "
+            f"found {one_line(config)}"
+        )
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise EngineError(
+            f"expected a server that speaks as it should, with a list of different labels; found {one_line(labels)}"
+        )
+    return found, names
+
+
 def _check_versions(fields: Fields) -> None:
     """Check that the server speaks as this client does.
 
     Raises:
         EngineError: If not.
     """
-    theirs = int(fields["protocol"]), str(fields["version"])
+    theirs = fields.get("protocol"), fields.get("version")
     ours = version("fedhello")
     if theirs != (PROTOCOL, ours):
         raise EngineError(
-            f"expected a server with fedhello {ours}, as this client has; found {theirs[1]}. Install the same."
+            f"expected a server with fedhello {ours}, as this client has; found {one_line(theirs[1])}. Install the "
+            "same."
         )
