@@ -121,7 +121,6 @@ class Session:
         engine: Reaches the clients.
         server: The server's data.
         histogram: Samples of each client by class, integers, shape (K, C).
-        tier_of: Tier of each client, by id.
         notes: What a user should know before the start.
         losses: −log p of each sample of the server's validation data under an adapter.
         statistics: What clients sum up for a head that is solved.
@@ -149,9 +148,13 @@ class Session:
     engine: Engine
     server: ServerData
     histogram: np.ndarray
-    tier_of: tuple[int, ...]
     notes: tuple[str, ...]
     losses: Callable[[Adapter], Tensor]
     roster: tuple[ClientEntry, ...]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     drift: DriftCompensation | None = None
+
+    @property
+    def tier_of(self) -> tuple[int, ...]:
+        """Tier of each client, by id."""
+        return tuple(entry.tier for entry in self.roster)

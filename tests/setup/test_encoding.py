@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
 
 from fedhello.config.load import load_config
 from fedhello.config.settings import model_settings
@@ -14,36 +13,10 @@ from fedhello.setup import encoding as samples
 from fedhello.setup.model import load_model
 from fedhello.setup.prepare import prepare
 
-DIGITS = """
-model: {name: ./seer, lora: {rank: 4, alpha: 8}}
-data:
-  name: embedded:digits
-  samples: 600
-  clients: 6
-  proxy: 20
-  partition: {kind: pathological, classes_per_client: 4, minimum: 4}
-clients: {tiers: [{share: 1/2, blocks: 1}, {share: 1/2, blocks: 2}]}
-train: {rounds: 3, clients_per_round: 3, lr: 1e-2}
-"""
 
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("images")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = ViTConfig(
-            image_size=8, patch_size=2, num_channels=1, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, hidden_dropout_prob=0.0,
-        )  # fmt: skip
-        ViTForImageClassification(config).save_pretrained(place / "seer")
-    (place / "digits.yaml").write_text(DIGITS)
-    return place
-
-
-def test_images_beyond_memory_are_decoded_batch_by_batch(place, monkeypatch):
-    monkeypatch.chdir(place)
-    config = load_config(place / "digits.yaml")
+def test_images_beyond_memory_are_decoded_batch_by_batch(digits_place, monkeypatch):
+    monkeypatch.chdir(digits_place)
+    config = load_config(digits_place / "digits.yaml")
     eager = prepare(config).server.test
     monkeypatch.setattr(samples, "IN_MEMORY", 0)
     lazy = prepare(config).server.test
@@ -55,9 +28,9 @@ def test_images_beyond_memory_are_decoded_batch_by_batch(place, monkeypatch):
     assert torch.equal(one.labels, other.labels)
 
 
-def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(place, monkeypatch):
-    monkeypatch.chdir(place)
-    config = load_config(place / "digits.yaml")
+def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(digits_place, monkeypatch):
+    monkeypatch.chdir(digits_place)
+    config = load_config(digits_place / "digits.yaml")
     model = prepare(config).model
     good, broken = Picture(np.zeros((8, 8), dtype=np.uint8), "good"), Picture(b"no image", "photos/bad.png")
     data = DataSet((good, broken, broken), np.zeros(3, dtype=int), ("a",), "images")
@@ -66,9 +39,9 @@ def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(place, monke
         samples.encode(data, model, config.data.max_length)
 
 
-def test_without_a_processor_the_size_is_the_models_and_that_is_said(place, monkeypatch):
-    monkeypatch.chdir(place)
-    config = load_config(place / "digits.yaml")
+def test_without_a_processor_the_size_is_the_models_and_that_is_said(digits_place, monkeypatch):
+    monkeypatch.chdir(digits_place)
+    config = load_config(digits_place / "digits.yaml")
     picture = Picture(np.full((8, 8), 51, dtype=np.uint8), "grey")
     data = DataSet((picture,), np.zeros(1, dtype=int), ("a",), "images")
     found, notes = samples.encode(data, load_model(model_settings(config), ("a", "b"), IMAGES), config.data.max_length)

@@ -4,40 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification
-
-DIGITS = """
-model: {name: ./seer, lora: {rank: 4, alpha: 8}}
-data:
-  name: embedded:digits
-  samples: 600
-  clients: 6
-  proxy: 20
-  partition: {kind: pathological, classes_per_client: 4, minimum: 4}
-clients: {tiers: [{share: 1/2, blocks: 1}, {share: 1/2, blocks: 2}]}
-train: {rounds: 3, clients_per_round: 3, lr: 1e-2}
-"""
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("images")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = ViTConfig(
-            image_size=8, patch_size=2, num_channels=1, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, hidden_dropout_prob=0.0,
-        )  # fmt: skip
-        ViTForImageClassification(config).save_pretrained(place / "seer")
-    (place / "digits.yaml").write_text(DIGITS)
-    return place
-
-
-@pytest.fixture(scope="module")
-def finished(place, call):
-    code, out, err = call(place, "run", "digits.yaml", "run.name=first", "--json")
+def finished(digits_place, call):
+    code, out, err = call(digits_place, "run", "digits.yaml", "run.name=first", "--json")
     assert code == 0, err
     return json.loads(out)
 
@@ -48,21 +20,21 @@ def test_prototypes_of_images_know_classes_before_training(finished):
     assert 0 < finished["final_scores"]["more"]["macro_f1"] <= 1
 
 
-def test_predict_reads_image_files(place, finished, call):
+def test_predict_reads_image_files(digits_place, finished, call):
     names = []
     for i in range(2):
-        names.append(place / f"{i}.png")
+        names.append(digits_place / f"{i}.png")
         Image.fromarray(np.full((20, 20), 80 * i, dtype=np.uint8)).save(names[-1])
-    code, out, err = call(place, "predict", "runs/first", *names, "--json")
+    code, out, err = call(digits_place, "predict", "runs/first", *names, "--json")
     assert code == 0, err
     rows = json.loads(out)
     assert [row["input"] for row in rows] == [str(name) for name in names]
     assert {row["label"] for row in rows} <= {str(digit) for digit in range(10)}
 
 
-def test_an_image_that_is_none_is_named(place, finished, call):
-    (place / "broken.png").write_bytes(b"no image")
-    code, _, err = call(place, "predict", "runs/first", place / "broken.png")
+def test_an_image_that_is_none_is_named(digits_place, finished, call):
+    (digits_place / "broken.png").write_bytes(b"no image")
+    code, _, err = call(digits_place, "predict", "runs/first", digits_place / "broken.png")
     assert code == 3
     assert "broken.png" in err
 

@@ -252,7 +252,6 @@ def assemble(
         engine=engine,
         server=server,
         histogram=histogram,
-        tier_of=tuple(entry.tier for entry in roster),
         roster=roster,
         notes=tuple(notes),
         statistics=statistics_settings(config),
