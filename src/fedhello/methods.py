@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from fedhello.aggregation.layerwise import average_layerwise
+from fedhello.aggregation.layerwise import add_layerwise, average_layerwise
 from fedhello.aggregation.padding import average_by_norm, average_padded, average_replicated
 from fedhello.aggregation.product import (
     average_corrected,
@@ -30,6 +30,7 @@ from fedhello.aggregation.separate import (
     send_own_model,
 )
 from fedhello.aggregation.stacking import send_missed, stack, stack_fits
+from fedhello.aggregation.sums import SumAggregator
 from fedhello.allocation import baselines, ranks
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import gd_hla, rgd_hla
@@ -55,6 +56,9 @@ from fedhello.strategy import (
     the_global_model,
 )
 
+Needs = Literal["sum", "products", "single"]
+"""What the server needs of the clients' updates: their sum, the sum of the dense products B A, or each of them."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -76,6 +80,7 @@ class Method:
         pooled: Whether one client holds everybody's data, as no federation could.
         distils: Whether it needs a public set.
         merges: Whether it adds products to frozen weights, which must be exact then.
+        of_products: Whether it aggregates the products B A, so that a sum over clients would be of dense matrices.
         head_alone: Whether no block trains, so that a head that is solved is all there is.
         server_alone: Whether that head comes from the server's own samples, and no client takes part.
 
@@ -99,13 +104,22 @@ class Method:
     pooled: bool = False
     distils: bool = False
     merges: bool = False
+    of_products: bool = False
     head_alone: bool = False
     server_alone: bool = False
 
     @property
+    def needs(self) -> Needs:
+        """What the server needs of the clients: their ``sum``, the sum of their ``products``, or ``single`` updates."""
+        if isinstance(self.aggregate, SumAggregator):
+            return "sum"
+        return "products" if self.of_products else "single"
+
+    @property
     def averages_layerwise(self) -> bool:
         """Whether updates combine as in Fed-HeLLo."""
-        return getattr(self.aggregate, "func", self.aggregate) is average_layerwise
+        how = self.aggregate
+        return isinstance(how, SumAggregator) and getattr(how.contribute, "func", how.contribute) is add_layerwise
 
     @property
     def steps(self) -> tuple[float, ...]:
@@ -126,7 +140,9 @@ class Method:
     @cached_property
     def options(self) -> type[BaseModel]:
         """A pydantic model of the method's options: the keyword-only parameters of its functions."""
-        functions = (self.allocate, self.send, self.aggregate, self.scores_due, self.scoring, self.local)
+        how = self.aggregate
+        aggregating = how.functions if isinstance(how, SumAggregator) else (how,)
+        functions = (self.allocate, self.send, *aggregating, self.scores_due, self.scoring, self.local)
         return options_model(self.name, functions)
 
     def bind(self, **options: Any) -> BoundMethod:
@@ -143,11 +159,17 @@ class Method:
         def fill(function: Callable[..., Any]) -> Callable[..., Any]:
             return partial(function, **{p.name: values[p.name] for p in options_of(function)})
 
+        aggregate: Aggregator
+        if isinstance(self.aggregate, SumAggregator):
+            own = {p.name for function in self.aggregate.functions for p in options_of(function)}
+            aggregate = self.aggregate.with_options(**{name: values[name] for name in own})
+        else:
+            aggregate = fill(self.aggregate)
         return BoundMethod(
             name=self.name,
             allocate=fill(self.allocate),
             send=fill(self.send),
-            aggregate=fill(self.aggregate),
+            aggregate=aggregate,
             scores_due=fill(self.scores_due),
             models=self.models,
             local=fill(self.local)(),
@@ -273,14 +295,14 @@ _ROWS = (
         summary="clients hold random sub-models: the other blocks do not exist there",
         paper="Su et al., FedRA, ECCV 2024, arXiv 2311.11227",
         allocate=baselines.random_sub_model,
-        aggregate=partial(average_layerwise, weighting="clients"),
+        aggregate=average_layerwise.with_options(weighting="clients"),
     ),
     Method(
         name="fedra-mask",
         summary="random blocks train, the others are frozen (what Fed-HeLLo compares with as FedRA)",
         paper="Su et al., FedRA, as in Fed-HeLLo's logs",
         allocate=baselines.random_blocks,
-        aggregate=partial(average_layerwise, weighting="clients"),
+        aggregate=average_layerwise.with_options(weighting="clients"),
     ),
     Method(
         name="legend",
@@ -304,6 +326,7 @@ _ROWS = (
         allocate=ranks.own_rank,
         allocates="ranks",
         aggregate=average_products,
+        of_products=True,
     ),
     Method(
         name="raflora",
@@ -312,6 +335,7 @@ _ROWS = (
         allocate=ranks.own_rank,
         allocates="ranks",
         aggregate=average_partitions,
+        of_products=True,
     ),
     Method(
         name="rbla",
@@ -355,6 +379,7 @@ _ROWS = (
         allocates="ranks",
         send=send_missed,
         aggregate=stack,
+        of_products=True,
         merges=True,
         check=stack_fits,
     ),
@@ -380,6 +405,7 @@ _ROWS = (
         allocate=ranks.common_rank,
         allocates="ranks",
         aggregate=average_with_residual,
+        of_products=True,
         merges=True,
     ),
     Method(
@@ -389,6 +415,7 @@ _ROWS = (
         allocate=ranks.common_rank,
         allocates="ranks",
         aggregate=average_corrected,
+        of_products=True,
     ),
 )
 

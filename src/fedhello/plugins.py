@@ -5,7 +5,7 @@ from dataclasses import replace
 from inspect import Parameter, Signature
 from typing import Any
 
-from fedhello.aggregation.layerwise import average_layerwise
+from fedhello.aggregation.layerwise import add_layerwise, average_layerwise
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS, Method
 from fedhello.registry import Registry
@@ -76,7 +76,7 @@ def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
         raise ConfigError(f"expected the aggregation rule of {name}, whose code was not run; found nothing")
 
     keyword, first = Parameter.KEYWORD_ONLY, Parameter("context", Parameter.POSITIONAL_OR_KEYWORD)
-    layerwise = {p.name for p in options_of(average_layerwise)}
+    layerwise = {p.name for p in options_of(add_layerwise)}
     aggregate: Aggregator = average_layerwise if layerwise <= options.keys() else unknown
     own = {key: value for key, value in options.items() if aggregate is unknown or key not in layerwise}
     parameters = [Parameter(key, keyword, default=value, annotation=Any) for key, value in own.items()]

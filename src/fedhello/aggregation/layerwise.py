@@ -13,7 +13,6 @@ all hold all, it is FedAvg. What holds for components of a factor holds for the 
 ``fedhello.aggregation.rows``.
 """
 
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -22,9 +21,10 @@ from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
+from fedhello.aggregation.sums import SumAggregator
 from fedhello.errors import UpdateError
 from fedhello.factors import along_components, spread
-from fedhello.strategy import AggregationContext, AggregationResult
+from fedhello.strategy import AggregationContext
 from fedhello.types import Update
 
 Weighting = Literal["samples", "clients", "batches"]
@@ -50,29 +50,24 @@ def weight_of(update: Update, weighting: Weighting) -> float:
             return float(batches)
 
 
-def average_layerwise(
-    context: AggregationContext, updates: Iterable[Update], *, weighting: Weighting = "samples"
-) -> AggregationResult:
-    """Average each tensor, and each component of a factor, over its contributors.
-
-    Updates are consumed one by one and only running sums are kept, in float64: the memory is that of one
-    adapter, however many clients answer. As the updates come in ascending client id, equal runs give equal
-    bits.
+def add_layerwise(
+    context: AggregationContext, update: Update, sums: WeightedMean, *, weighting: Weighting = "samples"
+) -> None:
+    """Add w_k θ_{k,l} and w_k of every tensor, and every component of a factor, that the client trained.
 
     Args:
-        context: With θ, the global adapter that the clients started from.
-        updates: The clients' new values, ascending client id.
+        context: With θ, the global adapter that the client started from.
+        update: The client's new values.
+        sums: What they are added to.
         weighting: What w_k counts.
-
-    Returns:
-        The next global adapter. Tensors without a contributor are the very same objects as before.
     """
-    mean = WeightedMean()
-    for update in updates:
-        w = weight_of(update, weighting)
-        for name, value in update.tensors.items():
-            add_part(mean, context, update, name, value, w)
-    return context.then(mean.result(context.adapter.tensors))
+    w = weight_of(update, weighting)
+    for name, value in update.tensors.items():
+        add_part(sums, context, update, name, value, w)
+
+
+average_layerwise = SumAggregator(add_layerwise)
+"""The mean of each tensor, and of each component of a factor, over its contributors."""
 
 
 def add_part(

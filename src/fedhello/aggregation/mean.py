@@ -32,6 +32,12 @@ class WeightedMean:
             self.sums[name] = value.double() * w
             self.totals[name] = w
 
+    def include(self, other: "WeightedMean") -> None:
+        """Add another's sums to these."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.totals[name] = self.totals[name] + other.totals[name] if name in self.totals else other.totals[name]
+
     def result(self, before: Mapping[str, Float[Tensor, "..."]]) -> dict[str, Float[Tensor, "..."]]:
         """Return the means in the type of the values before; entries that nothing was added to keep those."""
         return {name: self._result(name, before[name]) for name in self.sums}

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
+from fedhello.aggregation.sums import SumAggregator
 from fedhello.factors import Shrink, along_components, tail_start
 from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import LORA_A, LORA_B, Update
@@ -68,27 +69,29 @@ def pad(
     return torch.cat([value, *[one] * missing], dim=along)
 
 
-def average_padded(
+def add_padded(
     context: AggregationContext,
-    updates: Iterable[Update],
+    update: Update,
+    sums: WeightedMean,
     *,
     padding: Padding = "safe",
     weighting: RankWeighting = "samples_rank",
-) -> AggregationResult:
+) -> None:
     """HeLoRA-Pad: pad by context, then average with weights that grow with the rank.
 
     The paper (Fan et al., ACM TOIT 25(2), 2025) names context-based padding and rank-based weights; its formulas were
     not at hand. w_k = n_k, r_k or n_k r_k is ours to choose; the published code has no rank in its weights.
     """
-    mean, R = WeightedMean(), context.federation.rank
-    for update in updates:
-        r = max(len(context.components(update, name)) for name in update.tensors)
-        w = {"samples": update.samples, "rank": r, "samples_rank": update.samples * r}[weighting]
-        for name, value in update.tensors.items():
-            is_factor = name.endswith((LORA_A, LORA_B))
-            whole = pad(name, value, R, padding) if is_factor else value
-            mean.add(name, whole, class_weights(context, update, name, w))
-    return context.then(mean.result(context.adapter.tensors))
+    r = max(len(context.components(update, name)) for name in update.tensors)
+    w = {"samples": update.samples, "rank": r, "samples_rank": update.samples * r}[weighting]
+    for name, value in update.tensors.items():
+        is_factor = name.endswith((LORA_A, LORA_B))
+        whole = pad(name, value, context.federation.rank, padding) if is_factor else value
+        sums.add(name, whole, class_weights(context, update, name, w))
+
+
+average_padded = SumAggregator(add_padded)
+"""HeLoRA-Pad's mean of padded factors."""
 
 
 def product_norm(A: Float[Tensor, "r d_in"], B: Float[Tensor, "d_out r"]) -> float:

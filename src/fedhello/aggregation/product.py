@@ -21,6 +21,7 @@ from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.lowrank import LowRankSum, split_svd
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
+from fedhello.aggregation.sums import SumAggregator
 from fedhello.factors import merged_factors, pairs, spread
 from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Update
@@ -244,22 +245,23 @@ def corrected_by_cosine(
     return delta.detach()
 
 
-def average_rebalanced(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
-    """HRALoRA: the factor that was trained is averaged, then SVD balances the product (CCGrid 2026).
+def add_masked(context: AggregationContext, update: Update, sums: WeightedMean) -> None:
+    """HRALoRA: add the factor that was trained; a component that the client does not hold counts as the global one.
 
-    A component that a client does not hold counts as the global one, since its gradient is masked; so each component's
-    mean runs over all clients that trained the block.
+    Its gradient is masked; so each component's mean runs over all clients that trained the block.
     """
-    mean = WeightedMean()
-    for update in updates:
-        for name, value in update.tensors.items():
-            like = context.adapter.tensors[name]
-            components = context.components(update, name)
-            if value.shape != like.shape:
-                own = spread(name, torch.ones_like(value), like, components).bool()
-                value = torch.where(own, spread(name, value, like, components), like)
-            mean.add(name, value, class_weights(context, update, name, update.samples))
-    tensors = mean.result(context.adapter.tensors)
+    for name, value in update.tensors.items():
+        like = context.adapter.tensors[name]
+        components = context.components(update, name)
+        if value.shape != like.shape:
+            own = spread(name, torch.ones_like(value), like, components).bool()
+            value = torch.where(own, spread(name, value, like, components), like)
+        sums.add(name, value, class_weights(context, update, name, update.samples))
+
+
+def rebalance(context: AggregationContext, sums: WeightedMean) -> AggregationResult:
+    """HRALoRA: take the mean of the factor that was trained, then balance the product by SVD (CCGrid 2026)."""
+    tensors = sums.result(context.adapter.tensors)
     after = context.adapter.with_tensors(tensors)
     for module, _, A, B in pairs(after):
         if module + LORA_A in tensors or module + LORA_B in tensors:
@@ -267,3 +269,7 @@ def average_rebalanced(context: AggregationContext, updates: Iterable[Update]) -
             product.add(B, A)
             tensors |= _factored(context, {module: product}, "both")
     return context.then(tensors)
+
+
+average_rebalanced = SumAggregator(add_masked, rebalance)
+"""HRALoRA's mean of factors, balanced by SVD."""

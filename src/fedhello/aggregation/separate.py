@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
+from fedhello.aggregation.sums import SumAggregator
 from fedhello.factors import held_part, part, spread
 from fedhello.state import RunState
 from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, Distillation
@@ -39,9 +40,29 @@ def send_model_of_rank(adapter: Adapter, allocation: Allocation, context: Alloca
     return Task(context.client.id, context.round, allocation, model)
 
 
-def distil_between_ranks(
+def add_to_rank(context: AggregationContext, update: Update, sums: WeightedMean) -> None:
+    """HeLoRA-KD: add the client's model, by samples, to those of its rank; names start with ``rank/8/``."""
+    owner = f"rank/{context.allocations[update.client].ranks[0]}"
+    for name, value in update.tensors.items():
+        sums.add(f"{owner}/{name}", value, class_weights(context, update, name, update.samples))
+
+
+def rank_tensors(context: AggregationContext) -> dict[str, Tensor]:
+    """Return the tensors of each rank's model, as clients of this round start from them, by their names in the sum."""
+    models = _models_of_round(context)
+    return {
+        key: value for r, model in models.items() for key, value in _to_remember(f"rank/{r}", model.tensors).items()
+    }
+
+
+def _models_of_round(context: AggregationContext) -> dict[int, Adapter]:
+    seen = {allocation.ranks[0] for allocation in context.allocations.values()}
+    return rank_models(context.method_state, context.adapter, context.federation.num_blocks, seen)
+
+
+def learn_between_ranks(
     context: AggregationContext,
-    updates: Iterable[Update],
+    sums: WeightedMean,
     *,
     teachers: Literal["others", "all"] = "others",
     temperature: Annotated[float, Field(gt=0)] = 1.0,
@@ -49,7 +70,7 @@ def distil_between_ranks(
     distil_lr: Annotated[float, Field(gt=0)] = 5e-4,
     distil_batch: Annotated[int, Field(ge=1)] = 32,
 ) -> AggregationResult:
-    """HeLoRA-KD: clients of one rank are averaged, then the ranks' models learn from each other (ACM TOIT 2025).
+    """HeLoRA-KD: the clients of one rank are averaged, then the ranks' models learn from each other (ACM TOIT 2025).
 
         minimise  KL( softmax(z̄/T) ‖ softmax(z_r/T) ) T²,        z̄ = mean of the other models' logits
 
@@ -63,17 +84,10 @@ def distil_between_ranks(
     """
     if context.distil is None:
         raise ValueError("distillation needs a public set")
-    means: dict[int, WeightedMean] = {}
-    for update in updates:
-        mean = means.setdefault(context.allocations[update.client].ranks[0], WeightedMean())
-        for name, value in update.tensors.items():
-            mean.add(name, value, class_weights(context, update, name, update.samples))
+    means = sums.result(rank_tensors(context))
     if not means:
         return context.then({})
-    seen = {allocation.ranks[0] for allocation in context.allocations.values()}
-    models = rank_models(context.method_state, context.adapter, context.federation.num_blocks, seen)
-    for r, mean in means.items():
-        models[r] = models[r].with_tensors(mean.result(models[r].tensors))
+    models = {r: _of(means, f"rank/{r}", model) for r, model in _models_of_round(context).items()}
     learnt = dict(models)
     if len(models) > 1:
         how = Distillation(teachers, temperature, distil_epochs, distil_lr, distil_batch)
@@ -83,6 +97,10 @@ def distil_between_ranks(
     }
     highest = max(learnt)
     return context.then(_as_global(context.adapter, learnt[highest], highest), method_state)
+
+
+distil_between_ranks = SumAggregator(add_to_rank, learn_between_ranks, rank_tensors)
+"""HeLoRA-KD's mean per rank, and what the ranks learn from each other."""
 
 
 def _as_global(adapter: Adapter, model: Adapter, rank: int) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ def methods(as_json: Json = False) -> None:
             "name": method.name,
             "summary": method.summary,
             "allocates": method.allocates,
+            "needs": method.needs,
             "options": {name: field.default for name, field in method.options.model_fields.items()},
             "paper": method.paper,
         }
@@ -25,11 +26,11 @@ def methods(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    columns = ("method", "what it does", "allocates", "options (defaults)", "paper")
+    columns = ("method", "what it does", "allocates", "needs of clients", "options (defaults)", "paper")
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         options = ", ".join(f"{name}: {value}" for name, value in row["options"].items())
-        table.add_row(row["name"], row["summary"], row["allocates"], options, row["paper"])
+        table.add_row(row["name"], row["summary"], row["allocates"], row["needs"], options, row["paper"])
     Console().print(table)
 
 
