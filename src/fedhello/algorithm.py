@@ -100,11 +100,14 @@ def round(
     θ_next = method.aggregate(context, updates)
 
     needed = federation.enough(len(m))
-    failed = f"{len(reports)} of {len(m)} updates count; the quorum is {needed}" if len(reports) < needed else None
+    failed = (
+        f"{len(reports)} of {len(m)} updates count; the quorum is {needed}" if len(reports) < needed else θ_next.failed
+    )
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.num_blocks))
     over_budget = measured_excess(federation, reports, state.excess, rejections)
     happened = (tuple(over_budget), tuple(rejections), failed, state.attempt, θ_next.flags)
     record = RoundReport(t, tuple(reports), contributors, Γ, scored, *happened, step=θ_next.step)
+    record = replace(record, train_loss=θ_next.train_loss)
     state = replace(state, excess={**state.excess, **over_budget})
     if failed is not None:
         return replace(state, attempt=state.attempt + 1), record

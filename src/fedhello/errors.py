@@ -95,6 +95,12 @@ class ClientsError(FedhelloError):
     exit_code = 11
 
 
+class PrivacyError(FedhelloError):
+    """A sum that nobody may see the parts of cannot be had, or a privacy budget does not cover what is asked."""
+
+    exit_code = 13
+
+
 class CallbackError(FedhelloError):
     """A callback raised something; the run has ended in order, and can go on."""
 

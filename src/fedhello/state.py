@@ -59,6 +59,7 @@ class RoundReport:
         score_bytes_down: Bytes that clients were sent for Fisher scores.
         score_bytes_up: Bytes of what they sent back for them.
         step: α, how far the server went from θ towards the mean of the updates; None where it does not search.
+        train_loss: The clients' mean training loss where no client tells its own; None where each does.
 
     Example:
         >>> state, record = next(fh.rounds(fh.prepare("my.yaml")))
@@ -79,6 +80,7 @@ class RoundReport:
     score_bytes_down: int = 0
     score_bytes_up: int = 0
     step: float | None = None
+    train_loss: float | None = None
 
 
 @dataclass(frozen=True)

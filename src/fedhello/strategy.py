@@ -72,6 +72,8 @@ class AggregationResult:
         method_state: Name → value: what the method remembers.
         flags: What was done otherwise than asked, one sentence each.
         step: α of a server that searches how far to go; None where it does not.
+        failed: Why the attempt does not count; None if it does.
+        train_loss: The clients' mean training loss, where it comes as a sum over them; else None.
 
     Example:
         >>> fh.AggregationResult(fh.Adapter({}, {}), method_state={}).flags
@@ -82,6 +84,8 @@ class AggregationResult:
     method_state: Mapping[str, Tensor]
     flags: tuple[str, ...] = ()
     step: float | None = None
+    failed: str | None = None
+    train_loss: float | None = None
 
 
 Distil = Callable[[Sequence[Adapter], "Distillation", int], Sequence[Adapter]]

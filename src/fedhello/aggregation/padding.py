@@ -90,7 +90,7 @@ def add_padded(
         sums.add(name, whole, class_weights(context, update, name, w))
 
 
-average_padded = SumAggregator(add_padded)
+average_padded = SumAggregator(add_padded, linear=False)
 """HeLoRA-Pad's mean of padded factors."""
 
 

@@ -42,6 +42,7 @@ class SumAggregator:
         contribute: Adds one client's contribution; it sees this client's update alone.
         finish: Makes the next adapter of the sum of all contributions.
         reference: Name → the value before the round, for every name that a contribution may have.
+        linear: Whether the contribution of θ_k is that of θ_k − θ plus w θ, so that a client may send what changed.
 
     Example:
         >>> fh.METHODS["gd-hla"].aggregate.finish.__name__
@@ -51,6 +52,7 @@ class SumAggregator:
     contribute: Contribute
     finish: Finish = take_mean
     reference: Callable[[AggregationContext], Mapping[str, Tensor]] = global_tensors
+    linear: bool = True
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:

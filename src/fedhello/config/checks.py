@@ -8,6 +8,7 @@ from fedhello.errors import ConfigError
 from fedhello.methods import Method
 from fedhello.model.evaluation import metric_label
 from fedhello.model.pooling import NATIVE
+from fedhello.privacy.vectors import LEAST
 
 
 def check_budgets(config: Config, method: Method) -> None:
@@ -49,6 +50,39 @@ def check_defence(config: Config, method: Method) -> None:
             f"with fewer is averaged; found {quorum}. Raise train.quorum to "
             f"{math.ceil(100 * defence.fewest / invited) / 100}, or set defence.clip."
         )
+
+
+NOT_A_SUM = {
+    "products": "needs the products of the clients' factors, whose sum would be of dense matrices",
+    "single": "needs each client's update by itself",
+}
+"""Why a method cannot do with a sum over clients, by what it needs of them."""
+
+
+def check_privacy(config: Config, method: Method) -> None:
+    """Check that the server needs nothing of single clients, where it is to see sums alone."""
+    if not config.privacy.secure:
+        return
+    server, model = config.train.server.name, config.model
+    reasons = {
+        f"method.name={method.name} {NOT_A_SUM.get(method.needs, '')}. Choose one that `fedhello methods` lists under "
+        "sum, such as fed-hello": method.needs != "sum",
+        f"under method.name={method.name} no client sends anything": method.pooled or method.server_alone,
+        f"defence.rule={config.defence.rule}, defence.screen and defence.clip look at single updates. Leave them out": (
+            config.defence.rule != "mean" or config.defence.screen is not None or config.defence.clip is not None
+        ),
+        "train.scaffold keeps what each client did. Leave it out": config.train.scaffold,
+        f"train.server.name={server} looks at single updates. Choose none or search": server not in ("none", "search"),
+        "model.moments=means needs each client's class means. Choose full, diagonal or a sketch": (
+            model.head == "solved" and model.moments == "means"
+        ),
+        f"of {config.train.clients_per_round} clients in a round, the sum tells too much. Set "
+        f"train.clients_per_round to {LEAST} or more": config.train.clients_per_round < LEAST,
+        "on other machines clients do not mask yet. Leave run.engine=local": config.run.engine != "local",
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise ConfigError(f"expected privacy.secure=false, since {reason}; found true.")
 
 
 def check_train(config: Config, method: Method) -> None:

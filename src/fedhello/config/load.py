@@ -14,6 +14,7 @@ from fedhello.config.checks import (
     check_dora,
     check_merging,
     check_metrics,
+    check_privacy,
     check_tensors,
     check_train,
 )
@@ -128,6 +129,7 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
     check_budgets(config, row)
     check_merging(config.model, row)
     check_defence(config, row)
+    check_privacy(config, row)
     check_train(config, row)
     check_metrics(config)
     check_tensors(config)

@@ -284,6 +284,14 @@ class DefenceConfig(Section):
         return Defence(self.screen, self.clip, self.rule, self.byzantine)
 
 
+class PrivacyConfig(Section):
+    """What of a client may be seen by the server."""
+
+    secure: bool = False
+    limit: float = Field(2.0, gt=0)
+    group: int = Field(50, ge=3, le=200)
+
+
 class RunConfig(Section):
     """Where and how the run takes place."""
 
@@ -316,6 +324,7 @@ class Config(Section):
         method: Its name and its options.
         train: Rounds, local training and what the server does.
         defence: What is done about clients that are broken or hostile.
+        privacy: What of a client may be seen by the server.
         run: Seed, folder, engine and device.
         parity: Whether the published code's semantics take the place of the corrected paper's.
 
@@ -331,6 +340,7 @@ class Config(Section):
     method: MethodConfig = MethodConfig()
     train: TrainConfig = TrainConfig()
     defence: DefenceConfig = DefenceConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     run: RunConfig = RunConfig()
     parity: Literal["corrected", "published"] = "corrected"
 

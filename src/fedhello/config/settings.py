@@ -2,11 +2,12 @@
 
 from fedhello.client.settings import TrainingSettings
 from fedhello.config.choices import rate_of
-from fedhello.config.schema import Config, DataConfig, ModelConfig
+from fedhello.config.schema import Config, DataConfig, ModelConfig, PrivacyConfig
 from fedhello.data.settings import DataSettings
 from fedhello.model.head import SHRINKAGES, HeadSettings
 from fedhello.model.settings import LoraSettings, ModelSettings
 from fedhello.model.statistics import Moments, StatisticsSettings
+from fedhello.privacy.secure import SecureSettings
 from fedhello.randomness import integer_seed
 
 
@@ -60,6 +61,11 @@ def head_settings(model: ModelConfig) -> HeadSettings:
         forgetting=model.forgetting,
         final=model.final,
     )
+
+
+def secure_settings(privacy: PrivacyConfig) -> SecureSettings:
+    """Return how sums over clients are masked."""
+    return SecureSettings(privacy.limit, privacy.group)
 
 
 def statistics_settings(config: Config) -> StatisticsSettings:

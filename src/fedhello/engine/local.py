@@ -161,7 +161,7 @@ class LocalEngine:
         for k, features in self._features(sorted(self.data if clients is None else clients)):
             labels = torch.from_numpy(self.data[k].labels)
             sums = head_sums(features, labels, self.model.num_labels, self.statistics)
-            yield Contribution(k, sums, len(encode_tensors(as_sent(sums))), bytes_down)
+            yield Contribution((k,), sums, len(encode_tensors(as_sent(sums))), bytes_down)
 
     def _features(self, clients: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield the features of each client's samples."""

@@ -18,16 +18,16 @@ Heads = Mapping[int, Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Contribution:
-    """One client's head statistics.
+    """Head statistics of one client, or a sum over several of which no one's is known.
 
     Attributes:
-        client: Its id.
+        clients: Whose, ascending id.
         sums: What it sums up.
         bytes_up: Bytes of it, as sent.
         bytes_down: Bytes that it received for it.
     """
 
-    client: int
+    clients: tuple[int, ...]
     sums: HeadSums
     bytes_up: int
     bytes_down: int = 0

@@ -325,7 +325,7 @@ class RemoteEngine:
             raise UpdateError(f"expected its sums; {one_line(reply.get('detail', 'found something else'))}")
         sums = as_received(decode_sums(payload, self.sums_like))
         check_sums(sums, self.members[one.client].samples, self.longest_feature)
-        return Contribution(one.client, sums, len(payload), one.bytes_down)
+        return Contribution((one.client,), sums, len(payload), one.bytes_down)
 
     def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
         """Yield what each client that is asked contributes to the Fisher scores, in ascending id."""

@@ -49,8 +49,8 @@ class Traffic:
     bytes_down: int = 0
 
     def counted(self, found: Contribution) -> HeadSums:
-        """Count one client's contribution, and return its sums."""
-        self.clients.append(found.client)
+        """Count a contribution, and return its sums."""
+        self.clients.extend(found.clients)
         self.samples += int(found.sums.counts.sum())
         self.bytes_up += found.bytes_up
         self.bytes_down += found.bytes_down
@@ -235,7 +235,7 @@ def head_without(session: Session, state: RunState, clients: Sequence[int]) -> t
     total, due = HeadSums(**state.head_sums), {k for k in clients if k in state.head_clients}
     # Everybody's are asked for: features may differ in their last bit with who is in a batch, and so would the sums.
     for found in session.engine.head_sums() if due else ():
-        if found.client in due:
+        if due.issuperset(found.clients):
             total = without(total, found.sums, session.statistics.moments)
     left = [k for k in state.head_clients if k not in due]
     head, samples = _from_sums(session, total, state.adapter), int(total.counts.sum())

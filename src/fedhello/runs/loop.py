@@ -142,14 +142,22 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
         validation, test = scores.of(state) if settings.is_scored_after(state.round) else (None, None)
-        samples = sum(report.samples for report in record.clients)
-        # Nobody may have been able to take part.
-        loss = sum(report.metrics["loss"] * report.samples for report in record.clients) / samples if samples else None
+        loss = _train_loss(record)
         selected = None if state.selected is None else state.selected_round
         seconds = (played - begin, time.perf_counter() - played)
         yield state, RoundRecord(record, loss, validation, test, *seconds, head, selected)
         if record.failed is not None and state.attempt >= settings.retries:
             raise _no_quorum(record)
+
+
+def _train_loss(record: RoundReport) -> float | None:
+    """Return the mean over the round's samples; None where nobody was able to take part."""
+    if record.train_loss is not None or not record.clients:
+        return record.train_loss
+    if not all("loss" in report.metrics for report in record.clients):
+        return None
+    samples = sum(report.samples for report in record.clients)
+    return sum(report.metrics["loss"] * report.samples for report in record.clients) / samples
 
 
 def _watched(

@@ -39,8 +39,8 @@ def summarise(
     sent: list[ClientReport | Rejection] = [report for attempt in attempts for report in attempt.report.clients]
     sent += [rejection for attempt in attempts for rejection in attempt.report.rejections]
     heads = [head for head in (beginning.head, *(attempt.head for attempt in attempts)) if head is not None]
-    train_seconds = sum(report.metrics["seconds"] for report in reports)
-    samples = sum(int(report.metrics["samples"]) for report in reports)
+    train_seconds = sum(report.metrics.get("seconds", 0.0) for report in reports)
+    samples = sum(int(report.metrics.get("samples", 0)) for report in reports)
     scored = _scored(session, results)
     accuracies = [test.accuracy for _, _, test in scored]
     best = max(scored, key=lambda found: found[1].accuracy, default=None)
@@ -198,7 +198,7 @@ def _tier_summary(session: Session, results: Sequence[RoundRecord], tier: int) -
         measured_peak_bytes=largest("peak_bytes"),
         measured_process_bytes=largest("process_bytes"),
         saved_bytes=largest("saved_bytes"),
-        seconds=mean([report.metrics["seconds"] for report in reports]),
+        seconds=mean([report.metrics["seconds"] for report in reports if "seconds" in report.metrics]),
         bytes_up=mean([report.bytes_up for report in reports]),
         bytes_down=mean([report.bytes_down for report in reports]),
     )

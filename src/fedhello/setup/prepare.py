@@ -23,6 +23,7 @@ from fedhello.config.settings import (
     data_settings,
     head_settings,
     model_settings,
+    secure_settings,
     statistics_settings,
     training_settings,
 )
@@ -37,7 +38,7 @@ from fedhello.methods import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.generation import longest_prompt
-from fedhello.model.head import family
+from fedhello.model.head import family, is_shared
 from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
 from fedhello.plugins import method_or_stand_in
@@ -54,6 +55,7 @@ from fedhello.setup.checks import (
 from fedhello.setup.clients import clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
+from fedhello.setup.masking import secured
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import BoundMethod, with_fixed_head
@@ -139,7 +141,11 @@ def _prepared(config: Config, given: Objects) -> Session:
         for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
     )
     notes = (*loaded.notes, *chosen, *measured, *left_out)
-    return assemble(replace(loaded, config=config, notes=notes), federation, roster, engine, histogram)
+    loaded = replace(loaded, config=config, notes=notes)
+    if not config.privacy.secure:
+        return assemble(loaded, federation, roster, engine, histogram)
+    masked, bound = secured(engine, loaded.method, secure_settings(config.privacy), is_shared(config.model.head))
+    return assemble(replace(loaded, method=bound), federation, roster, masked, histogram)
 
 
 def budgets_of(config: Config) -> tuple[Budget, ...]:

@@ -1,0 +1,1 @@
+"""What may leave a client: sums that a server learns only as a whole."""

@@ -1,0 +1,167 @@
+"""A round whose clients send one masked vector each: what goes into it, and what the server makes of the sum.
+
+A client computes its contribution (see ``aggregation.sums``) of what changed, w (θ_k − θ), from its own part of θ; the
+server adds Σ w · θ to the sum. Rules that pad (HeLoRA-Pad) are not linear in the change, and take θ_k itself.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedhello.aggregation.mean import WeightedMean
+from fedhello.aggregation.sums import SumAggregator
+from fedhello.errors import PrivacyError
+from fedhello.privacy.vectors import CUT, Encoding, weight_shape
+from fedhello.strategy import AggregationContext, AggregationResult
+from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Federation, Task, Update
+
+MASKED = "masked"
+"""Name of the only tensor in a masked update."""
+
+LARGEST_LOSS = 100.0
+"""A client's mean training loss counts as this much at most."""
+
+Unmask = Callable[[Iterable[tuple[int, np.ndarray]]], np.ndarray]
+"""Adds up masked vectors as they come, by client, has the masks taken out, and returns the sum of the vectors."""
+
+
+@dataclass(frozen=True)
+class SecureSettings:
+    """How sums are masked.
+
+    Attributes:
+        limit: The largest change of a number in a round; what is beyond is cut off, and counted.
+        group: Clients are summed in groups of at most so many, each of which the server learns the sum of.
+    """
+
+    limit: float = 2.0
+    group: int = 50
+
+
+@dataclass(frozen=True)
+class SecureRound:
+    """What clients and server of a run agree on.
+
+    Attributes:
+        aggregator: The method's, with its options.
+        federation: The clients.
+        adapter: The global adapter, for its shapes.
+        settings: How sums are masked.
+    """
+
+    aggregator: SumAggregator
+    federation: Federation
+    adapter: Adapter
+    settings: SecureSettings
+
+    def encoding(self, allocation: Allocation) -> Encoding:
+        """Return how contributions to a round are encoded: every tensor that some client may train in it.
+
+        Args:
+            allocation: Of one of its clients; which factors train, and whether the head does, is the same for all.
+        """
+        federation, shapes = self.federation, self._shapes(allocation)
+        weights = {name: weight_shape(name, shape, federation.class_rows) for name, shape in shapes.items()}
+        samples = max(client.samples for client in federation.clients)
+        return Encoding(
+            shapes,
+            weights,
+            self.settings.limit,
+            self._heaviest(samples, allocation),
+            min(self.settings.group, federation.invited),
+            {"loss": LARGEST_LOSS * samples, "samples": float(samples)},
+        )
+
+    def _shapes(self, allocation: Allocation) -> dict[str, tuple[int, ...]]:
+        everything = self._everything(allocation)
+        L, R = self.federation.num_blocks, self.federation.rank
+        ranks = {k.id: self.federation.tiers[k.tier].rank or R for k in self.federation.clients}
+        held = {k: replace(everything, ranks=(r,) * L) for k, r in ranks.items()}
+        context = AggregationContext(self.adapter, self.federation, 0, held)
+        ends = {"A": (LORA_A,), "B": (LORA_B,), "AB": (LORA_A, LORA_B)}[allocation.factors]
+        reference = self.aggregator.reference(context)
+        return {
+            name: tuple(reference[name].shape)
+            for name in sorted(reference)
+            if name.endswith(ends) or (allocation.head and not name.endswith((LORA_A, LORA_B)))
+        }
+
+    def _everything(self, allocation: Allocation) -> Allocation:
+        blocks = tuple(range(self.federation.num_blocks))
+        return Allocation(blocks, factors=allocation.factors, head=allocation.head)
+
+    def _heaviest(self, samples: int, allocation: Allocation) -> float:
+        """Return W: the weight of a client that has the most samples and trains everything."""
+        one = replace(self.federation.clients[0], samples=samples, classes=())
+        everything = self._everything(allocation)
+        zeros = {name: torch.zeros_like(self.adapter.tensors[name]) for name in self.adapter.names(everything)}
+        update, sums = Update(one.id, 0, samples, zeros, {"batches": float(samples)}), WeightedMean()
+        self.aggregator.contribute(self._context(one.id, everything, self.adapter), update, sums)
+        return max(float(total.max()) for total in sums.totals.values())
+
+    def _context(self, client: int, allocation: Allocation, adapter: Adapter) -> AggregationContext:
+        if not allocation.ranks:
+            allocation = replace(allocation, ranks=(self.federation.rank,) * self.federation.num_blocks)
+        return AggregationContext(adapter, self.federation, 0, {client: allocation})
+
+    def vector(self, task: Task, update: Update) -> np.ndarray:
+        """Return a client's vector; this is what it computes itself, from its task and what it trained.
+
+        Args:
+            task: With its part of θ.
+            update: Its new values, its samples and its loss.
+
+        Raises:
+            UpdateError: If a value is not finite, or a weight is impossible.
+        """
+        start, tensors = task.adapter.tensors, update.tensors
+        if self.aggregator.linear:
+            tensors = {name: value.double() - start[name].double() for name, value in tensors.items()}
+        zeros = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in self.adapter.tensors.items()}
+        context = self._context(task.client, task.allocation, replace(self.adapter, tensors=zeros))
+        sums = WeightedMean()
+        self.aggregator.contribute(context, replace(update, tensors=tensors), sums)
+        loss = min(update.metrics["loss"], LARGEST_LOSS) * update.samples
+        return self.encoding(task.allocation).encode(sums, {"loss": loss, "samples": float(update.samples)})
+
+
+def secure_mean(
+    context: AggregationContext, updates: Iterable[Update], *, agreed: SecureRound, unmask: Unmask
+) -> AggregationResult:
+    """Make the next adapter of masked updates.
+
+    Args:
+        context: Of the round.
+        updates: Each with one tensor, its client's masked vector.
+        agreed: How the clients made it.
+        unmask: Takes the masks out of the sum.
+
+    Returns:
+        What the method makes of the sum; a failed attempt where the sum cannot be had.
+    """
+    if not context.allocations:
+        return context.then({})
+    encoding = agreed.encoding(next(iter(context.allocations.values())))
+    try:
+        total = unmask((update.client, update.tensors[MASKED].numpy().view("<u4")) for update in updates)
+    except PrivacyError as error:
+        return replace(context.then({}), failed=str(error))
+    change, numbers = encoding.decode(total)
+    sums = _moved(change, agreed.aggregator.reference(context)) if agreed.aggregator.linear else change
+    result = agreed.aggregator.finish(context, sums)
+    flags = result.flags
+    if numbers[CUT]:
+        flags += (
+            f"{numbers[CUT]:.0f} numbers of clients' sums were beyond privacy.limit = {encoding.limit:g}, and count as "
+            "that much",
+        )
+    return replace(result, flags=flags, train_loss=numbers["loss"] / max(numbers["samples"], 1.0))
+
+
+def _moved(change: WeightedMean, reference: Mapping[str, Tensor]) -> WeightedMean:
+    """Return Σ w θ_k = Σ w (θ_k − θ) + (Σ w) θ."""
+    sums = {name: value + change.totals[name] * reference[name].double() for name, value in change.sums.items()}
+    return WeightedMean(sums, change.totals)
