@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fedhello.errors import MissingExtraError as MissingExtraError
     from fedhello.errors import ModelError as ModelError
     from fedhello.errors import OutOfReachError as OutOfReachError
+    from fedhello.errors import PrivacyError as PrivacyError
     from fedhello.errors import QuorumError as QuorumError
     from fedhello.errors import RunFolderError as RunFolderError
     from fedhello.errors import UpdateError as UpdateError
@@ -95,7 +96,7 @@ _WHERE = {
     "fedhello.config.schema": "Config",
     "fedhello.data.partition": "register_partition",
     "fedhello.errors": "CallbackError ClientsError ConfigError DataError EngineError FedhelloError "
-    "MissingExtraError ModelError OutOfReachError QuorumError RunFolderError UpdateError",
+    "MissingExtraError ModelError OutOfReachError PrivacyError QuorumError RunFolderError UpdateError",
     "fedhello.methods": "METHODS Method",
     "fedhello.model.evaluation": "Evaluation register_metric",
     "fedhello.network.federation": "join make_client_key make_server_keys serve",

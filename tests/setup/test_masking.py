@@ -51,6 +51,21 @@ def test_a_secure_run_is_the_plain_one_and_its_folder_tells_of_no_client():
 
 
 @pytest.mark.usefixtures("place")
+def test_a_plan_states_the_upload_of_a_whole_adapter_whatever_a_client_trains():
+    """What is sent lies below it, by less than a tenth."""
+    words = {
+        "train.clients_per_round": 4,
+        "clients.tiers": [{"share": 1 / 2, "memory": "1GB"}, {"share": 1 / 2, "blocks": 1}],
+    }
+    session = fh.prepare("tiny.yaml", words | {"privacy.secure": True})
+    stated = {tier.needs.upload_bytes for tier in fh.plan(session).tiers}
+    _, record = next(fh.rounds(session))
+    assert len(stated) == 1
+    sent = {client.bytes_up for client in record.report.clients}
+    assert 0.8 * min(stated) < max(sent) <= min(stated)
+
+
+@pytest.mark.usefixtures("place")
 def test_without_the_packages_a_command_says_what_to_install(monkeypatch):
     monkeypatch.setattr(masking, "PACKAGES", ("no_such_package_for_masks",))
     words = {"train.clients_per_round": 4, "privacy.secure": True}

@@ -45,7 +45,8 @@ class SumAggregator:
         linear: Whether the contribution of θ_k is that of θ_k − θ plus w θ, so that a client may send what changed.
 
     Example:
-        >>> fh.METHODS["gd-hla"].aggregate.finish.__name__
+        >>> from fedhello.methods import METHODS
+        >>> METHODS["gd-hla"].aggregate.finish.__name__
         'take_mean'
     """
 

@@ -3,16 +3,37 @@
 import importlib.util
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 from fedhello.aggregation.sums import SumAggregator
+from fedhello.client.cost_model import StepCosts
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Engine
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.privacy.secure import SecureRound, SecureSettings, secure_mean
+from fedhello.privacy.vectors import BITS, weight_shape
 from fedhello.strategy import BoundMethod
+from fedhello.types import Adapter
+
+BYTES_PER_CLIENT = 128
+"""More than a client sends for each other one of a sum: shares of its secrets, encrypted and in the open."""
 
 PACKAGES = ("Crypto", "cryptography")
 """What masks need."""
+
+
+def masked_costs(costs: StepCosts, adapter: Adapter, clients: int) -> StepCosts:
+    """Return costs where every client uploads one vector as long as the adapter, whatever it trains.
+
+    Args:
+        costs: Without masks.
+        adapter: The global adapter.
+        clients: Of a round.
+    """
+    shapes = {name: tuple(value.shape) for name, value in adapter.tensors.items()}
+    numbers = sum(prod(shape) + prod(weight_shape(name, shape, shapes)) for name, shape in shapes.items())
+    upload = BITS // 8 * numbers + BYTES_PER_CLIENT * (clients + 1)
+    return replace(costs, block_upload=(0,) * len(costs.block_upload), fixed_upload=upload)
 
 
 def secured(

@@ -55,7 +55,7 @@ from fedhello.setup.checks import (
 from fedhello.setup.clients import clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
-from fedhello.setup.masking import secured
+from fedhello.setup.masking import masked_costs, secured
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import BoundMethod, with_fixed_head
@@ -116,6 +116,8 @@ def _prepared(config: Config, given: Objects) -> Session:
     answer = longest_answer(samples, loaded.held_out.train)
     budgets = budgets_of(config)
     costs = step_costs(model, settings, head_settings(config.model), budgets, config.train.activations, answer)
+    if costs is not None and config.privacy.secure:
+        costs = masked_costs(costs, model.snapshot(is_shared(config.model.head)), config.train.clients_per_round)
     budgets, measured = with_speeds(budgets, model, costs, settings.autocast == "bfloat16", answer)
     config = _with_speeds(config, budgets)
     empty = empty_federation(_pooled(config) if method.pooled else config, model)
