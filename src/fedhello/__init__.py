@@ -6,7 +6,7 @@
     result.summary.final, result.rounds.to_pandas()
     result.predict(["a text"], probabilities=True)
 
-These are the public names; everything else is private and may change. What they need is imported when they are used.
+These are the public names; everything else is private and may change. Each is imported at its first use.
 """
 
 from importlib import import_module
@@ -122,7 +122,7 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for."""
+    """Import a public name at its first use."""
     if name not in _MODULES:
         raise AttributeError(f"module 'fedhello' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

@@ -1,7 +1,7 @@
-"""The table of methods: a method is an allocation strategy, an aggregator and a paper.
+"""The table of methods: a method is an allocator, an aggregator and a paper.
 
-To add one, write its strategy (or aggregator) as one function whose keyword-only parameters, with types and
-defaults, are its options, and add one row here. Configuration keys, their checks and the command line follow
+To add one, write its allocator (or aggregator) as one function whose keyword-only parameters, with types and
+defaults, are its options, and add one row here. Configuration keys, their checks and the command line are derived
 from the function's signature.
 """
 
@@ -58,26 +58,26 @@ from fedhello.strategy import (
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table.
+    """One row of the table of methods.
 
     Attributes:
-        name: Its id in configurations.
-        summary: One line for people.
-        paper: Where it comes from.
-        allocate: Who trains what.
-        aggregate: How updates combine.
-        allocates: Whether a tier's budget counts ``blocks`` or ``ranks``, or ``either`` serves.
-        send: What a client starts from.
-        scores_due: When Fisher scores are computed anew.
-        scoring: Whose data they are computed on.
-        local: What it changes in local training.
-        models: The models that it leads to.
-        check: What keeps it from running.
-        pooled: Whether one client holds everybody's data, as no federation could.
-        distils: Whether it needs a public set.
-        merges: Whether it adds products to frozen weights, which must be exact then.
-        head_alone: Whether no block trains, so that a head that is solved is all there is.
-        server_alone: Whether that head comes from the server's own samples, and no client takes part.
+        name: The name in configurations.
+        summary: One line that describes the method.
+        paper: The source.
+        allocate: The allocator; see ``Allocator``.
+        aggregate: The aggregator; see ``Aggregator``.
+        allocates: Whether a tier's budget counts ``blocks``, ``ranks``, or ``either``.
+        send: What a client starts from; see ``Sender``.
+        scores_due: Whether Fisher scores are recomputed in a round.
+        scoring: Whose data Fisher scores are computed on, and on how many samples.
+        local: The settings of local training that the method changes.
+        models: The models that a run results in, by name.
+        check: Returns why the method cannot run in a federation, or None.
+        pooled: Whether one client holds the data of all clients, as a reference.
+        distils: Whether the method needs a public set.
+        merges: Whether it adds products to frozen weights, which must be float32 then.
+        head_alone: Whether no block trains and only the head is solved or trained.
+        server_alone: Whether the head is solved from the server's own samples, without clients.
 
     Example:
         >>> fh.METHODS["fedit"].allocates, sorted(fh.METHODS["fim-hla"].options.model_fields)
@@ -104,15 +104,15 @@ class Method:
 
     @property
     def averages_layerwise(self) -> bool:
-        """Whether updates combine as in Fed-HeLLo."""
+        """Whether updates are averaged layer by layer, as in Fed-HeLLo."""
         return getattr(self.aggregate, "func", self.aggregate) is average_layerwise
 
     @property
     def steps(self) -> tuple[float, ...]:
-        """α that the server may search among: all, those of a round that counts or not, or none.
+        """The step sizes α that the server may search: all of them, only 0 and 1, or none.
 
-        Models that are several have no one loss. What clients added to their frozen weights in a round cannot be left
-        out afterwards, since they keep it.
+        With several models there is no single validation loss. Products that clients add to their frozen weights cannot
+        be scaled or removed afterwards.
         """
         if self.averages_layerwise:
             return STEPS
@@ -120,7 +120,7 @@ class Method:
 
     @property
     def uses_scores(self) -> bool:
-        """Whether the method ever asks for Fisher scores, and so needs a proxy set or clients that score."""
+        """Whether the method uses Fisher scores, and so needs a proxy set or clients that compute them."""
         return self.scores_due is not never
 
     @cached_property
@@ -130,10 +130,10 @@ class Method:
         return options_model(self.name, functions)
 
     def bind(self, **options: Any) -> BoundMethod:
-        """Check the options and fill them in; those not given take their defaults.
+        """Return the method with its options checked; missing options take their defaults.
 
         Args:
-            options: By name; ``options`` of the method has those that there are.
+            options: Options by name; the property ``options`` lists them.
 
         Raises:
             pydantic.ValidationError: If an option is unknown or of a wrong type or value.
@@ -162,7 +162,7 @@ _HELORA = "Fan et al., HeLoRA, ACM TOIT 25(2), 2025"
 _ROWS = (
     Method(
         name="head-only",
-        summary="no block trains: the head is solved from one exchange of sums, or trains alone; the trivial baseline",
+        summary="no block trains: the head is solved from one exchange of sums, or trains alone; the simplest baseline",
         paper="Fanì et al., Fed3R, ICML 2024, arXiv 2406.01116",
         allocate=baselines.head_alone,
         allocates="either",
@@ -262,7 +262,7 @@ _ROWS = (
     ),
     Method(
         name="centralised",
-        summary="one client holds all data and trains on as many samples per round: the upper bound",
+        summary="one client holds all data and trains on as many samples per round as a round's clients: the upper bound",
         paper="reference",
         allocate=baselines.everything,
         allocates="either",
