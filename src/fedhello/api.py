@@ -310,7 +310,10 @@ def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, vali
     config = stored_config(Path(folder))
     for what, one, name in (("model", model, config.model.name), ("data", data, config.data.name)):
         if one is not None and name != MEMORY:
-            raise ConfigError(f"expected no {what}, since the configuration of {folder} names it: {name}; found an object. Leave it out.")
+            raise ConfigError(
+                f"expected no {what}, since the configuration of {folder} names it: {name}; found an object. Leave it "
+                "out."
+            )
     held_out = given_held_out(data, validation, test)
     check_processor(model, processor)
     source = None if data is None else memory_source(data, config.data.columns, held_out)
@@ -330,8 +333,8 @@ def _check_can_go_on(folder: RunFolder) -> None:
     saved = (folder.path / "summary.json").is_file() and folder.summary().status == "saved"
     if saved and not folder.checkpoints.is_dir():
         raise RunFolderError(
-            f"expected a run that can be resumed; {folder.path} was saved without its start and records. Save with both: "
-            "fedhello.save(session, state, folder, start=…, records=…)."
+            f"expected a run that can be resumed; {folder.path} was saved without its start and records. Save with "
+            "both: fedhello.save(session, state, folder, start=…, records=…)."
         )
 
 

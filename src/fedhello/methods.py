@@ -262,7 +262,7 @@ _ROWS = (
     ),
     Method(
         name="centralised",
-        summary="one client holds all data and trains on as many samples per round as a round's clients: the upper bound",
+        summary="one client holds all data and trains on as many samples per round: the upper bound",
         paper="reference",
         allocate=baselines.everything,
         allocates="either",

@@ -74,7 +74,7 @@ def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
         return Allocation(tuple(range(context.federation.num_blocks)))
 
     def unknown(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
-        raise ConfigError(f"expected the aggregator of {name}, whose code is not imported; found none. Register it first.")
+        raise ConfigError(f"expected the aggregator of {name}; its code is not imported. Register the method first.")
 
     keyword, first = Parameter.KEYWORD_ONLY, Parameter("context", Parameter.POSITIONAL_OR_KEYWORD)
     layerwise = {p.name for p in options_of(average_layerwise)}

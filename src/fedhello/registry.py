@@ -119,8 +119,8 @@ class Registry(Generic[T]):
             raise
         except Exception as error:  # it is somebody else's code
             raise ConfigError(
-                f"expected the {self.what} {name} to run without an error; it raised {type(error).__name__}: {error}. Correct it, or "
-                f"leave {self.key} out."
+                f"expected the {self.what} {name} to run without an error; it raised {type(error).__name__}: {error}. "
+                f"Correct it, or leave {self.key} out."
             ) from error
 
     def _imported(self, name: str, module: str, attribute: str) -> object:

@@ -61,7 +61,7 @@ def check_train(config: Config, method: Method) -> None:
             "train.selection out."
         )
     if model.drift_compensation is True and (model.head != "solved" or model.train_head):
-        why = "a solved head that trains adapts by itself" if model.head == "solved" else "only a solved head has class sums"
+        why = "a solved head that trains adapts itself" if model.head == "solved" else "only a solved head has sums"
         raise ConfigError(
             f"expected model.drift_compensation=false or auto, since {why}; found true. Leave it out, or change "
             "model.head and model.train_head."

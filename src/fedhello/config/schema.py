@@ -126,7 +126,7 @@ class DataConfig(Section):
 
     @property
     def kind(self) -> Kind | None:
-        """The kind of a sample: text, image, tensor or prompt with response; None if only the data set determines it."""
+        """The kind of a sample: text, image, tensor, or prompt with response; None if only the data set tells."""
         columns = self.columns
         if replace(columns, group=None) != UNNAMED:
             return columns.kind
