@@ -71,7 +71,7 @@ def tiny_model() -> Callable[..., LoraModel]:
                 attn_implementation=attention,
             )
             base = FoundationModel(BertForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
-        return attach_lora(base, classes=classes, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=seed)
+        return attach_lora(base, num_labels=classes, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=seed)
 
     return build
 
@@ -96,7 +96,7 @@ def tiny_decoder() -> Callable[..., LoraModel]:
                 attn_implementation=attention,
             )
             base = FoundationModel(LlamaForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
-        return attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+        return attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
 
     return build
 

@@ -107,7 +107,7 @@ def test_an_image_processor_is_loaded_where_there_is_one(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     base = load_foundation(resolve(str(tmp_path)), IMAGES, LABELS, 0)
     assert dict(base.processor.size) == {"height": 8, "width": 8}
-    model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     assert model.takes_images and model.image_shape == (3, 8, 8)
     save_merged(model, tmp_path / "merged")
     assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
@@ -155,7 +155,7 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
     source = saved(LLAMA, of=AutoModelForCausalLM if kind == LM else AutoModelForSequenceClassification)
     base = load_foundation(source, kind, LABELS, 0, quantisation="8bit")
     classes = None if kind == LM else 3
-    model = attach_lora(base, classes=classes, rank=2, alpha=2, dropout=0.0, targets="all-linear", seed=0)
+    model = attach_lora(base, num_labels=classes, rank=2, alpha=2, dropout=0.0, targets="all-linear", seed=0)
     kinds = {p.dtype for n, p in model.module.named_parameters() if n.endswith("base_layer.weight")}
     assert kinds == {torch.int8}
     model.write({name: torch.rand_like(value) for name, value in model.read(model.block_of).items()})
@@ -172,7 +172,7 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
 @pytest.mark.filterwarnings("ignore")
 def test_smollm2_completes_a_sentence_and_can_be_saved(tmp_path):
     base = load_foundation(resolve("embedded:smollm2"), LM, (), 0)
-    model = attach_lora(base, classes=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     assert model.blocks.count == 30 and model.head_names == ()
     batch = model.tokenizer("The capital of France is", return_tensors="pt")
     assert model.tokenizer.decode(model.module(**batch).logits[0, -1].argmax()) == " Paris"

@@ -88,7 +88,7 @@ class _Steps:
         return Growth.through(self.shapes, [quantity(run) for run in self.runs], terms)
 
     def peak(self, quantity: Callable[["_Measured"], float]) -> Peak:
-        """Return the peak: a fit to all batches, and a line through the short ones, whose peak may be without attention."""
+        """Return the peak: a fit to all batches, and a line through the short ones, whose peak may lie elsewhere."""
         short = [quantity(run) for run in self.runs[:2]]
         return Peak((self.through(quantity), Growth.through(self.shapes[:2], short, "c α")))
 

@@ -92,7 +92,7 @@ def over_batches(model: LoraModel, batches: Iterable[Batch]) -> np.ndarray:
         for handle in handles:
             handle.remove()
     if not np.isfinite(totals).all():
-        raise ModelError("expected finite gradients for the Fisher scores; found NaN or infinity. Check the data and the adapter.")
+        raise ModelError("expected finite gradients for the Fisher scores; found NaN or infinity. Lower train.lr.")
     return totals
 
 

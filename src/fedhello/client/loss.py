@@ -127,7 +127,7 @@ def absent_classes(own: Sequence[int], num_labels: int) -> Tensor | None:
     """
     if len(own) == num_labels:
         return None
-    mask = torch.ones(classes, dtype=torch.bool)
+    mask = torch.ones(num_labels, dtype=torch.bool)
     mask[list(own)] = False
     return mask
 
@@ -157,7 +157,7 @@ def log_prior(labels: np.ndarray, num_labels: int) -> Tensor:
         labels: The label of each of its samples, integers, shape (n,).
         num_labels: C.
     """
-    counts = np.bincount(labels, minlength=classes) + SMOOTHING
+    counts = np.bincount(labels, minlength=num_labels) + SMOOTHING
     return torch.from_numpy(np.log(counts / counts.sum())).float()
 
 
@@ -184,9 +184,9 @@ def one_vs_all_loss(z: Tensor, y: Tensor) -> Tensor:
     """Return the mean over samples of −log σ(z_y) − 1/(C−1) Σ_{c≠y} log σ(−z_c): one binary problem per class.
 
     Logits do not compete, so a client does not lower the logit of a class that it lacks in order to raise another. Its
-    samples are negatives of that class, but their gradient, σ(z_c)/(C−1), vanishes where the logit is low already, as it
-    is after training on other clients. Hence the loss is not restricted to the client's own classes, and a client with
-    one class also learns. A sample's negatives together weigh as much as its positive.
+    samples are negatives of that class, but their gradient, σ(z_c)/(C−1), vanishes where the logit is low already, as
+    after training on other clients. Hence the loss is not restricted to the client's own classes, and a client with one
+    class also learns. A sample's negatives together weigh as much as its positive.
 
     After Park et al. 2025, "OvA-LP" (arXiv 2511.05028), of which this is the one-vs-all head alone: their encoder is
     frozen and their training has two stages. The balance is ours.

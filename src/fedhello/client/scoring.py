@@ -135,11 +135,11 @@ def check_block_sums(sums: BlockSums, most: int) -> None:
     if count != round(count) or not 1 <= count <= most:
         raise UpdateError(f"expected sums over 1 to {most} samples; found {count:g}", "wrong count")
     if bool((sums.squares < 0).any() | (sums.squares > LARGEST_SQUARE * count).any()):
-        raise UpdateError("expected sums of squared gradients within the bounds; found negative or larger values", "out of bounds")
+        raise UpdateError("expected sums of squared gradients; found negative or too large values", "out of bounds")
 
 
 def mean_scores(parts: Iterable[BlockSums]) -> tuple[float, ...]:
-    """Return Γ_l = Σ_k (squares)_{k,l} / Σ_k |D_k|, L scores ≥ 0, from at least one contribution, in ascending client id.
+    """Return Γ_l = Σ_k (squares)_{k,l} / Σ_k |D_k|, L scores ≥ 0, from at least one contribution, ascending by client.
 
     Example:
         >>> one = BlockSums(torch.tensor([1.0, 4.0]).double(), torch.tensor(1.0).double())

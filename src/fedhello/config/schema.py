@@ -344,7 +344,7 @@ class Config(Section):
                 f"found {self.train.clients_per_round}"
             )
         if not self.train.measure_memory and any(tier.memory is not None for tier in self.clients.tiers):
-            raise ValueError("a tier with memory needs train.measure_memory: true, since its memory budget is also checked by measurement")
+            raise ValueError("a tier with memory needs train.measure_memory: true, to check the budget by measurement")
         for g, tier in enumerate(self.clients.tiers):
             if tier.rank is not None and tier.rank > self.model.lora.rank:
                 raise ValueError(

@@ -41,7 +41,7 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> Config:
     config = load_run_config(folder / FILE, overrides)
     changed = differing([before, config], irrelevant(before))
     if changed:
-        said = "; ".join(f"{key} is {there!r} in the run and {here!r} in the override" for key, (there, here) in changed.items())
+        said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in changed.items())
         raise ConfigError(
             f"expected overrides that do not affect the rounds of {folder}, such as run.keep; {said}. "
             "Start another run for that."

@@ -237,16 +237,16 @@ def by_group(groups: Sequence[str], clients: int, in_memory: bool = False) -> Pa
     return [np.flatnonzero(member_of == g) for g in range(len(names))]
 
 
-def label_histogram(parts: Parts, labels: np.ndarray, classes: int) -> np.ndarray:
+def label_histogram(parts: Parts, labels: np.ndarray, num_labels: int) -> np.ndarray:
     """Count each client's samples by class: integers, shape (K, C)."""
-    return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
+    return np.stack([np.bincount(labels[part], minlength=num_labels) for part in parts])
 
 
-def _deal_classes(classes: int, clients: int, k: int, rng: np.random.Generator) -> list[list[int]]:
+def _deal_classes(num_labels: int, clients: int, k: int, rng: np.random.Generator) -> list[list[int]]:
     """Return the holders of each class: every client takes the k classes that have fewest, ties at random."""
-    holders: list[list[int]] = [[] for _ in range(classes)]
+    holders: list[list[int]] = [[] for _ in range(num_labels)]
     for client in rng.permutation(clients).tolist():
-        order = rng.permutation(classes).tolist()
+        order = rng.permutation(num_labels).tolist()
         for c in sorted(order, key=lambda c: len(holders[c]))[:k]:
             holders[c].append(client)
     return [sorted(owners) for owners in holders]

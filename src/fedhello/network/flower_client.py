@@ -100,13 +100,13 @@ def with_lora(
     """
     base = as_it_is(model)
     config: Any = model.config
-    classes = None if base.kind == CAUSAL_LM else int(config.num_labels)
-    head = () if classes is None else find_head(model, classes)[0]
+    num_labels = None if base.kind == CAUSAL_LM else int(config.num_labels)
+    head = () if num_labels is None else find_head(model, num_labels)[0]
     frozen = [(name, weight) for name, weight in model.named_parameters() if name.split(".")[0] not in head]
     weights = digest_of(frozen)
     lora = attach_lora(
         base,
-        classes=classes,
+        num_labels=num_labels,
         rank=rank,
         alpha=float(rank if alpha is None else alpha),
         dropout=dropout,

@@ -75,16 +75,16 @@ def check_bias(model: LoraModel) -> None:
         )
 
 
-def check_distillation(classes: int) -> None:
-    """Check that beside a sample's own class there are others to distil.
+def check_distillation(num_labels: int) -> None:
+    """Check that there are at least two classes beside a sample's own, which not-true distillation needs.
 
     Raises:
-        ConfigError: If distillation is asked for, and there is one.
+        ConfigError: If there are fewer than 3 classes.
     """
-    if classes < 3:
+    if num_labels < 3:
         raise ConfigError(
-            f"expected at least 3 classes for train.distillation, which keeps how likely the classes are that a sample "
-            f"is not of; found {classes}, so that there is one such class. Set train.distillation=0."
+            f"expected at least 3 classes for train.distillation, which keeps the probabilities of the classes other "
+            f"than a sample's own; found {num_labels}. Set train.distillation=0."
         )
 
 

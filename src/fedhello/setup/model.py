@@ -63,7 +63,7 @@ def load_model(
     lora = settings.lora
     model = attach_lora(
         base,
-        classes=None if kind == CAUSAL_LM else len(labels),
+        num_labels=None if kind == CAUSAL_LM else len(labels),
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
