@@ -1,4 +1,4 @@
-"""A finished run as it is read back: its configuration, its summary, its rounds, and its curve by rounds and costs."""
+"""A finished run read from its folder: configuration, summary, rounds, and curves by rounds and costs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from fedhello.session import is_scored_after
 
 @dataclass(frozen=True)
 class Curve:
-    """A run from one scored state to the next; position 0 is before training.
+    """The scored states of a run; position 0 is before training.
 
     Attributes:
-        rounds: How many rounds have finished by then.
-        accuracy: On the test set.
-        bytes_up: All that clients have sent by then, the class sums for prototypes included.
-        bytes_down: All that they have received by then.
-        flops: What the clients' training has computed by then, as predicted; None where nothing was predicted.
+        rounds: Number of rounds before each state.
+        accuracy: Test accuracy of each state.
+        bytes_up: Bytes that clients sent before each state, including head statistics.
+        bytes_down: Bytes that clients received before each state.
+        flops: Predicted FLOPs of the clients' training before each state; None without a prediction.
     """
 
     rounds: tuple[int, ...]
@@ -35,13 +35,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run as it is compared.
+    """A finished run.
 
     Attributes:
-        label: What it is listed under: the folder's name without the seed.
-        folder: Where it was read from.
+        label: The folder's name without the seed.
+        folder: The run's folder.
         config: Its configuration.
-        summary: It in numbers.
+        summary: Its summary.
         rounds: One object per round, at least one.
     """
 
@@ -73,7 +73,7 @@ class FinishedRun:
 
     @cached_property
     def curve(self) -> Curve:
-        """The run from one scored state to the next."""
+        """The curve of the run's scored states."""
         train = self.config.train
         done = [t for t in range(len(self.rounds) + 1) if is_scored_after(t, train.rounds, train.evaluate_every)]
         return Curve(
@@ -88,7 +88,7 @@ class FinishedRun:
         replies = [(*entry["clients"], *entry.get("rejections", ()), *_head(entry)) for entry in self.rounds]
         scores = [entry.get(f"score_{key}", 0) for entry in self.rounds]
         per_round = [sum(reply[key] for reply in one) + score for one, score in zip(replies, scores, strict=True)]
-        # What no round accounts for, the class sums and abandoned attempts, was sent before the first one.
+        # Bytes of no round, those of class sums and failed attempts, count before the first round.
         sent = list(accumulate(per_round, initial=getattr(self.summary, key) - sum(per_round)))
         return tuple(sent[t] for t in done)
 
@@ -101,7 +101,7 @@ class FinishedRun:
 
 
 def _head(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what a head took that was solved anew after a round."""
+    """Return the entry of a head that was solved again after a round."""
     return [entry["head"]] if entry.get("head") else []
 
 
@@ -109,7 +109,7 @@ def read_run(folder: RunFolder) -> FinishedRun:
     """Read a finished run.
 
     Raises:
-        ConfigError: If its configuration is not one of this version.
+        ConfigError: If its configuration is not valid in this version.
         RunFolderError: If the folder holds no finished run with at least one round.
     """
     config, summary = stored_config(folder.path), folder.summary()
@@ -126,19 +126,19 @@ def read_run(folder: RunFolder) -> FinishedRun:
 
 
 LADDER = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""At which shares of what the most expensive method takes accuracies are compared at equal cost."""
+"""Shares of the most expensive run's cost at which accuracies are compared."""
 
 COSTS: Mapping[str, Callable[[Curve], Sequence[float] | None]] = {
     "bytes_up": lambda curve: curve.bytes_up,
     "flops": lambda curve: curve.flops,
 }
-"""The costs at which methods are compared: what they are called → what a run has taken of them by each state."""
+"""The costs at which methods are compared: name → function from a curve to the cost of each state."""
 
 
 def ladders(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, tuple[int, ...]]:
-    """Return, for each cost, the amounts at which methods are compared; none where one of the runs does not know it.
+    """Return, for each cost, the amounts at which methods are compared; empty if a run has no value of the cost.
 
-    The top of a ladder is what the most expensive of all runs takes.
+    The largest amount is the cost of the most expensive run.
     """
     found = {}
     for cost, of in COSTS.items():
@@ -150,7 +150,7 @@ def ladders(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, tuple[int, .
 
 
 def within(costs: Sequence[float], accuracies: Sequence[float], amount: float) -> float | None:
-    """Return the accuracy of the last state that cost no more than an amount; None where even the first cost more.
+    """Return the accuracy of the last state whose cost is at most an amount; None if even the first cost more.
 
     Example:
         >>> within([10, 20, 40], [0.5, 0.7, 0.6], 30)
@@ -160,7 +160,7 @@ def within(costs: Sequence[float], accuracies: Sequence[float], amount: float) -
 
 
 def at_equal_cost(run: FinishedRun, rungs: Mapping[str, Sequence[int]]) -> dict[str, tuple[float | None, ...]]:
-    """Return a run's accuracy at each amount of each cost; None where even its first state cost more."""
+    """Return a run's accuracy at each amount of each cost; None if even its first state cost more."""
     spent = {cost: COSTS[cost](run.curve) or () for cost in rungs}
     return {
         cost: tuple(within(spent[cost], run.curve.accuracy, amount) for amount in amounts)

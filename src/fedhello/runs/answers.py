@@ -39,7 +39,7 @@ class Answers:
 
 
 def answer(session: Session) -> tuple[str, ...]:
-    """Return the answers of the model, with its current adapter, to the session's questions; empty without questions."""
+    """Return the model's answers, with its current adapter, to the session's questions; empty without questions."""
     if not session.server.questions:
         return ()
     prompts = [prompt for prompt, _ in session.server.questions]

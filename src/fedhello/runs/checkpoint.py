@@ -239,7 +239,7 @@ class Checkpoints:
             warn: Called with a message for each newer one that is damaged.
 
         Raises:
-            RunFolderError: If all checkpoints are damaged, or a later version of fedhello wrote the newest undamaged one.
+            RunFolderError: If all checkpoints are damaged, or a later fedhello wrote the newest undamaged one.
         """
         files = self.files()
         for file in files:

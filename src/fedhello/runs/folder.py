@@ -115,14 +115,14 @@ class RunFolder:
         with writing(self.path):
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
             try:
-                # lockf would release the lock as soon as this process closes the file anywhere, even after only reading it.
+                # lockf would release the lock as soon as this process closes the file anywhere.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
                 lock.close()
                 raise RunFolderError(
-                    f"expected no other process to write to {self.path}; {holder} does. Wait until it has ended, or end it."
+                    f"expected nobody else to write to {self.path}; {holder} does. Wait until it has ended, or end it."
                 ) from None
             # The process named in the file has died.
             lock.truncate(0)
@@ -231,7 +231,7 @@ class RunFolder:
         """
         file = self.path / "summary.json"
         if not file.is_file():
-            raise RunFolderError(f"expected a run that has ended; {self.path} has no summary.json. Wait for its end, or resume it")
+            raise RunFolderError(f"expected a run that has ended; {self.path} has no summary.json")
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -130,7 +130,7 @@ def read_round(line: str, where: str) -> RoundRecord:
         values = {"report": report, "head": head, **scores, **numbers}
         return TypeAdapter(RoundRecord).validate_python(values)
     except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
-        raise RunFolderError(f"expected the record of a round in {where}; {' '.join(str(error).split())[:200]}") from error
+        raise RunFolderError(f"expected a round in {where}; {' '.join(str(error).split())[:200]}") from error
 
 
 def _write_client(client: ClientReport) -> JSON:

@@ -1,4 +1,4 @@
-"""The head of a run: solved from the clients' head statistics before the first round, between rounds, and at the end."""
+"""The head of a run, solved from the clients' head statistics before the first round, between rounds and at the end."""
 
 import math
 from collections.abc import Sequence
@@ -112,8 +112,8 @@ def first_head(session: Session, adapter: Adapter) -> Solved:
 def refreshed_head(session: Session, state: RunState, clients: Sequence[int]) -> Solved:
     """Return a state after a round, with its head solved again if ``model.refresh`` says so.
 
-    The clients of the round send new sums; earlier sums, of earlier features, are multiplied by 1 − ``model.forgetting``
-    at every refresh. With drift compensation these sums are compensated, too.
+    The clients of the round send new sums; the earlier sums, of earlier features, are multiplied by 1 −
+    ``model.forgetting`` at every refresh. With drift compensation these sums are compensated, too.
     """
     head = session.head
     if head.policy != "solved" or head.refresh is None or state.round % head.refresh or not clients:

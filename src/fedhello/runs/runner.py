@@ -110,7 +110,7 @@ class _Run:
                 callback.on_start(self.session, self.progress.beginning)
 
     def play(self) -> bool:
-        """Run the remaining rounds, each committed completely or not at all; return whether a callback ended the run."""
+        """Run the remaining rounds, each committed completely or not at all; return whether a callback stopped it."""
         for state, result in rounds(self.session, self.progress.state):
             with self.interrupts.held_back():
                 self.folder.add_round(result)
@@ -135,7 +135,7 @@ class _Run:
 
     @contextmanager
     def _named(self, callback: Callback, method: str) -> Iterator[None]:
-        """Turn an exception of a user's callback into a ``CallbackError``; those of built-in callbacks are raised as they are."""
+        """Turn an exception of a user's callback into a ``CallbackError``; raise those of the run's own unchanged."""
         try:
             yield
         except Exception as error:  # an error of the callback, not of the run

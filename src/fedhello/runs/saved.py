@@ -15,7 +15,7 @@ from fedhello.state import RunState
 def save_state(
     session: Session, state: RunState, folder: RunFolder, start: RunStart | None, records: Sequence[RoundRecord]
 ) -> None:
-    """Write a run's folder with the status ``saved``: configuration, adapter, summary and, with its history, a checkpoint.
+    """Write a run's folder with the status ``saved``; with its history it gets a checkpoint.
 
     Args:
         session: The session of the rounds.

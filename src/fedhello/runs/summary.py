@@ -38,7 +38,7 @@ class _Part(BaseModel):
 
 
 class TierSummary(_Part):
-    """One tier of a run; peaks are the largest measured, seconds and bytes means per client and round; None: not measured.
+    """One tier of a run; peaks are maxima, seconds and bytes means per client and round; None: not measured.
 
     Attributes:
         budget: The tier's limits, by name.

@@ -1,4 +1,4 @@
-"""From a configuration to a session: the one place where all parts are put together."""
+"""Prepare a session from a configuration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -62,17 +62,17 @@ from fedhello.types import Budget, Federation
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a run has before it is known who takes part.
+    """The parts of a session that do not depend on the clients.
 
     Attributes:
-        config: With the commit of a hub id that was loaded.
-        method: With its options.
+        config: The configuration, with the commit of a loaded hub id.
+        method: The method with its options.
         data: The data set that the configuration names.
-        model: With a fresh adapter and head.
-        samples: The data set as the model takes it.
-        held_out: What the server keeps of it.
+        model: The model with a new adapter and head.
+        samples: The data set encoded for the model.
+        held_out: The split of the data set between clients and server.
         public: The server's set for distillation.
-        notes: What a user should know so far.
+        notes: Notes for the user.
     """
 
     config: Config
@@ -91,11 +91,11 @@ class Loaded:
 
 
 def prepare(config: Config, given: Objects = NAMED) -> Session:
-    """Load, check and put together everything a run on this machine needs.
+    """Load, check and assemble everything that a run on this machine needs.
 
     Raises:
-        FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then, and a model in
-            memory is as it was.
+        FedhelloError: Of the matching kind, for every error that the user can fix; nothing is written, and a model in
+            memory is restored.
     """
     with as_it_was_if_failing(given.model):
         return _prepared(config, given)
@@ -167,10 +167,10 @@ def empty_federation(config: Config, model: LoraModel) -> Federation:
 
 
 def load(config: Config, given: Objects = NAMED) -> Loaded:
-    """Load and check everything but the clients.
+    """Load and check everything except the clients.
 
     Raises:
-        FedhelloError: Of the kind that fits, if anything does not fit.
+        FedhelloError: Of the matching kind, for every error that the user can fix.
     """
     method = method_or_stand_in(config.method.name, config.method.options)
     bound = defended(method.bind(**config.method.options), config.defence.defence)
@@ -188,7 +188,7 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
     samples, changes = encode(data, model, *lengths)
     notes = [*data.notes, *changes]
     if method.uses_scores and config.model.head == "local":
-        notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
+        notes.append("Fisher scores are computed with the initial head, since each client keeps its own head")
     held_out = split_data(stated, data)
     notes.extend(lacking_classes(data, held_out))
     found = public_data(stated, data)
@@ -205,7 +205,7 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
 def assemble(
     loaded: Loaded, federation: Federation, roster: tuple[ClientEntry, ...], engine: Engine, histogram: np.ndarray
 ) -> Session:
-    """Put a session together once it is known who takes part and how they are reached.
+    """Return the session, given its clients and the engine that reaches them.
 
     Raises:
         ConfigError: If the method cannot run with these clients.
@@ -277,7 +277,7 @@ def _run_settings(config: Config) -> RunSettings:
 
 
 def _drift_compensation(config: Config, model: LoraModel, server: ServerData) -> DriftCompensation:
-    """Return the head that follows the features of the server's samples."""
+    """Return the drift compensation with the server's samples."""
     parts = [part for part in (server.validation, server.proxy) if len(part)]
     moments = statistics_settings(config).moments
     return DriftCompensation(
@@ -291,9 +291,9 @@ def _drift_compensation(config: Config, model: LoraModel, server: ServerData) ->
 
 
 def _pinned(config: Config, model: LoraModel, features: int | None) -> Config:
-    """Return the configuration with what was found out on loading, so that the run can be repeated.
+    """Return the configuration with the values found on loading, so that the run can be repeated.
 
-    It is the commit of a hub id, how features are pooled, and what ``auto`` stands for.
+    These are the commit of a hub id, the pooling, and the values of ``auto``.
     """
     found: dict[str, Any] = {"revision": model.source.revision, "pooling": model.pooling, "features": features}
     if config.model.name == MEMORY:
@@ -308,12 +308,12 @@ def _with_speeds(config: Config, budgets: Sequence[Budget]) -> Config:
 
 
 def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
-    """Return how many samples the clients of a round see in an epoch, on average."""
+    """Return the mean number of samples per epoch of a round's clients."""
     return round(config.train.clients_per_round * sum(map(len, parts)) / len(parts))
 
 
 def _pooled(config: Config) -> Config:
-    """Return the configuration of one client that can afford everything."""
+    """Return the configuration with one client that holds all data and can afford everything."""
     tier = TierConfig(share=1.0, blocks=None, rank=config.model.lora.rank)
     return config.model_copy(
         update={
