@@ -113,7 +113,7 @@ class LocalEngine:
             values, metrics = self._train_one(task, client, names, start)
             head = {name: values.pop(name) for name in personal}
             payload = encode_update(Update(client.id, task.round, client.samples, values, metrics), self.run)
-        except Exception as error:  # one client's fault, of whatever kind, must not end the run
+        except Exception as error:  # no error of one client may end the run
             return Rejection(client.id, task.round, *_fault(error), bytes_down)
         update = decode(payload, expect(task, client.samples, self.run, bytes_down))
         if isinstance(update, Rejection):
@@ -174,10 +174,10 @@ class LocalEngine:
             yield k, features[torch.from_numpy(np.searchsorted(positions, parts[k]))]
 
     def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
-        x
+        """Yield the reply of each requested client with its sums for Fisher scores, in ascending id.
 
-        Whatever goes wrong at one client is that client's reply without sums. Personal heads are not used: scores are
-        taken through the head that the model holds.
+        Any exception of a client becomes its reply without sums. Personal heads are not used: scores are computed with
+        the head in the model.
         """
         for client in request.clients:
             task = request.task(client.id)
@@ -190,7 +190,7 @@ class LocalEngine:
             batch_size, note = fitted_batch(self.scoring, client.budget.memory, longest)
             try:
                 payload = encode_tensors(self.score(task, request.samples, batch_size).tensors)
-            except Exception as error:  # one client's fault, of whatever kind, must not end the run
+            except Exception as error:  # no error of one client may end the run
                 yield ScoreReply(client.id, None, _fault(error)[1], bytes_down)
                 continue
             most = request.most(client.samples)

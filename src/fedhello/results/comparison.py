@@ -257,7 +257,7 @@ def _warnings(runs: Mapping[str, Sequence[FinishedRun]], method_keys: Sequence[s
     notes = []
     others = _more_than_methods(flat, method_keys)
     if others:
-        notes.append(f"the runs differ in more than the method: {', '.join(others)}; the differences may not be due to the method alone")
+        notes.append(f"the runs differ in more than the method: {', '.join(others)}; differences may come from that")
     if any(is_below(key, ["clients.tiers"]) for key in differing([run.config for run in flat])):
         notes.append("the budgets of the tiers differ between the methods; see the table of costs")
     metrics = {run.summary.metric: run.label for run in flat}

@@ -37,7 +37,7 @@ def infer(
     seconds: Sequence[str] = (),
     probabilities: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the model's prediction for each input, ``label`` and ``probability`` or ``answer``, and notes on the inputs.
+    """Return the prediction for each input, ``label`` and ``probability`` or ``answer``, and notes on the inputs.
 
     Args:
         config: The configuration of the adapter's run.

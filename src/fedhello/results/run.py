@@ -191,7 +191,7 @@ class TrainedRun:
         tensors = self.config.data.kind == "tensors"
         texts = pairs if tensors else [*inputs, *pairs]
         if isinstance(inputs, str) or not all(isinstance(one, (str, Path)) for one in texts):
-            raise ConfigError("expected a list of inputs to predict; found something else. Write [input] for a single one.")
+            raise ConfigError("expected a list of texts, prompts or paths of images to predict; found something else")
         if len(inputs) == 0:
             return []
         trained = self._trained(model, client)

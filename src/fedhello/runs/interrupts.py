@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Turns Ctrl-C and SIGTERM into a KeyboardInterrupt; the first one waits until files that are being written are complete.
+    """Turns Ctrl-C and SIGTERM into a KeyboardInterrupt; the first one can be delayed by ``held_back``.
 
     Only the main thread can handle signals; in other threads this does nothing. A signal that the process was started
     to ignore, as shells do for background jobs, stays ignored.

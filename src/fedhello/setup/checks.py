@@ -110,7 +110,7 @@ def check_method(method: Method, bound: BoundMethod, federation: Federation, mod
     if method.head_alone:
         return (f"{method.name} trains nothing here, since its head is solved and does not train",)
     if len(out) == len(one_of):
-        raise ConfigError(f"expected a tier that can afford {method.name}; all {who} than they can afford. Raise a budget.")
+        raise ConfigError(f"expected a tier that can afford {method.name}; all {who} than any affords. Raise a budget.")
     return (f"{who} than they can afford",)
 
 

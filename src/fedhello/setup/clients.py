@@ -193,7 +193,7 @@ def _below_floor(tier: int, budget: Budget, costs: Costs, rule: ActivationRule, 
 
 
 def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts | None, rule: ActivationRule) -> int | None:
-    """Return the largest batch size, for samples as long as in the widest batch, whose floor fits; None if none fits."""
+    """Return the largest batch size, for samples as long as in the widest batch, whose floor fits; None if none."""
     for samples in range(widest[0] - 1, 0, -1):
         shape = samples, widest[1]
         # A smaller batch needs less memory, about the same time for all samples, and the same upload.

@@ -140,7 +140,7 @@ def with_features(settings: ModelSettings, data: DataSet, given: Objects) -> Mod
     pooling, features = found_features(given.model, tensor, settings.pooling)
     if settings.features not in (None, features):
         raise ModelError(
-            f"expected model.features={settings.features} of {type(given.model).__name__}; it returns {features}. Leave "
+            f"expected model.features={settings.features} of {type(given.model).__name__}; found {features}. Leave "
             "model.features out."
         )
     return replace(settings, pooling=pooling, features=features)

@@ -1,4 +1,4 @@
-"""Write a first configuration for a data set: what it holds decides the columns, the split and the partition."""
+"""Write a first configuration for a data set: columns, split and partition are chosen from its content."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from fedhello.errors import ConfigError, DataError
 from fedhello.setup.data import load_data, partition_data, split_data
 
 SPLITS: dict[HeldOut, tuple[str, ...]] = {"validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
-"""What splits to hold out are called."""
+"""Usual names of splits that are held out."""
 
 TASKS: dict[Kind, str] = {
     "texts": "classify texts",
@@ -35,7 +35,7 @@ MODELS: dict[Kind, str] = {
     "images": "facebook/deit-tiny-patch16-224",
     "instructions": "embedded:smollm2",
 }
-"""Small models, for what the default model does not do."""
+"""Small models for data that the default model does not support."""
 
 COMMENTS = {
     "validation": "a share that the server keeps for choosing; or a file, or a split of the data set",
@@ -46,10 +46,10 @@ COMMENTS = {
 }
 
 LARGEST_LENGTH = 512
-"""Tokens that most text encoders can take."""
+"""Tokens that most text encoders accept."""
 
 FEW = 30
-"""Samples to train on that a client should have on average."""
+"""Mean number of training samples that a client should have."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Starter:
 
     Attributes:
         text: YAML with comments.
-        findings: What was found and decided, for people, a line each.
+        findings: Lines on the data and on the chosen settings.
 
     Example:
         >>> "text" in fh.init("texts.csv").text, len(fh.init("texts.csv").findings)
@@ -80,23 +80,23 @@ def init(
     response: str | None = None,
     force: bool = False,
 ) -> Starter:
-    """Look at a data set and write a first configuration that runs on it.
+    """Inspect a data set and write a first configuration that runs on it.
 
     Args:
         data: A file, a folder, an embedded data set or a hub id.
-        out: A new file for the configuration; None writes none.
+        out: A new file for the configuration; None does not write a file.
         text: The column of texts, two for pairs; columns that are not named are guessed.
         label: The column of classes.
         image: The column of images.
         prompt: The column of prompts, or a template.
         response: The column of responses, or a template.
-        force: Whether a file that is there is written over.
+        force: Whether to overwrite an existing file.
 
     Returns:
-        The configuration as YAML in ``text``, and what was found and decided in ``findings``.
+        The configuration as YAML in ``text``, and lines on the data and the chosen settings in ``findings``.
 
     Raises:
-        ConfigError: If the columns cannot be told, or the file exists or cannot be written.
+        ConfigError: If the columns cannot be guessed, or the file exists or cannot be written.
         DataError: If the data set cannot be read, or is too small for any federation.
 
     Example:
@@ -104,28 +104,28 @@ def init(
         "task: classify texts, texts 'text', labels 'label'; 2 classes: fruit, metal"
     """
     if out is not None and Path(out).exists() and not force:
-        raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another --out, or --force.")
+        raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another out, or set force.")
     texts = (text,) if isinstance(text, str) else tuple(text)
     if len(texts) > 2:
-        raise ConfigError(f"expected --text once, or twice for pairs of texts; found it {len(texts)} times")
+        raise ConfigError(f"expected one column of texts, or two for pairs of texts; found {len(texts)}")
     found = starter(str(data), Asked(texts, label, image, prompt, response))
     if out is not None:
         try:
             Path(out).write_text(found.text, encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"expected to write {out}; {error.strerror or error}. Give another --out.") from error
+            raise ConfigError(f"expected to write {out}; {error.strerror or error}. Choose another file.") from error
     return found
 
 
 def starter(name: str, asked: Asked) -> Starter:
-    """Look at a data set and write a configuration that runs on it.
+    """Inspect a data set and return a configuration that runs on it.
 
     Args:
-        name: As ``data.name``.
+        name: A value of ``data.name``.
         asked: The columns that the user names.
 
     Raises:
-        ConfigError: If the columns cannot be told; it asks for them.
+        ConfigError: If the columns cannot be guessed; the message asks for them.
         DataError: If the data set cannot be read, or is too small for any federation.
     """
     source = open_source(name)
@@ -156,7 +156,7 @@ def _held_out_split(source: Source, part: HeldOut) -> str | None:
 
 
 def _training_table(source: Source, held_out: Mapping[HeldOut, str]) -> Table:
-    """Return the table whose columns are looked at: the split train, or the first that is not held out."""
+    """Return the table whose columns are inspected: the split train, or the first that is not held out."""
     free = [split for split in source.splits if split not in held_out.values()] or list(source.splits)
     return source.splits["train" if "train" in free else free[0]]()
 
@@ -172,7 +172,7 @@ def _column_keys(columns: Columns) -> dict[str, Any]:
 
 
 def _read(section: dict[str, Any], held_out: dict[HeldOut, str]) -> tuple[DataSet, dict[str, Any], list[str]]:
-    """Read the data set; without its test split where that cannot be used, as where its labels are secret."""
+    """Read the data set; without its test split if that cannot be used, for example because it has no labels."""
     try:
         return load_data(_settings(section | held_out)), section | held_out, []
     except DataError as error:
@@ -184,7 +184,7 @@ def _read(section: dict[str, Any], held_out: dict[HeldOut, str]) -> tuple[DataSe
 
 
 def _settings(section: Mapping[str, Any]) -> DataSettings:
-    """Return what a section ``data`` stands for."""
+    """Return the settings of a section ``data``."""
     return data_settings(DataConfig.model_validate(section))
 
 
@@ -211,7 +211,7 @@ def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dic
         train = {"rounds": 20, "clients_per_round": min(5, len(parts))}
         if data.kind == "instructions" or mixed >= train["clients_per_round"]:
             return section | keys, train
-        if keys["partition"]["kind"] == "files":  # the clients are given, and one class has nothing to be told from
+        if keys["partition"]["kind"] == "files":  # the clients are given, and several classes are needed
             return section | keys, train | {"loss": "cross_entropy"}
     raise refused
 
