@@ -253,9 +253,7 @@ def _config(base: Config, asked: AskedMethod, tiers: list[dict[str, Any]], seed:
 def _check_distinct(labels: Sequence[str], methods: Sequence[MethodConfig]) -> None:
     for (one, method), (other, same) in combinations(zip(labels, methods, strict=True), 2):
         if method == same:
-            raise ConfigError(
-                f"expected every method once; {one} and {other} are the same with all options filled in"
-            )
+            raise ConfigError(f"expected every method once; {one} and {other} are the same with all options filled in")
         if one == other:
             raise ConfigError(f"expected methods with different folder names; two of them have {one}")
 

@@ -39,8 +39,7 @@ def asked_rates(text: str) -> list[float]:
         rates = []
     if len(rates) < FEWEST or not all(0 < rate < float("inf") for rate in rates):
         raise ConfigError(
-            f"expected rates to be at least {FEWEST} different learning rates above 0, such as {RATES}; found "
-            f"{text!r}"
+            f"expected rates to be at least {FEWEST} different learning rates above 0, such as {RATES}; found {text!r}"
         )
     return rates
 

@@ -84,9 +84,7 @@ def as_it_is(module: nn.Module) -> FoundationModel:
 def _check(module: nn.Module, processor: Any, kind: Kind) -> None:
     _check_module(module)
     if processor is None and kind != IMAGES:
-        raise ModelError(
-            f"expected the tokenizer of {type(module).__name__}; found none. Pass it as processor=…."
-        )
+        raise ModelError(f"expected the tokenizer of {type(module).__name__}; found none. Pass it as processor=….")
 
 
 def _check_module(module: nn.Module) -> None:

@@ -312,8 +312,7 @@ def _check_complete(source: ModelSource, report: Any, is_needed: Callable[[str],
     if missing or misshapen:
         found, how = (missing, "missing") if missing else (misshapen, "of another shape")
         raise ModelError(
-            f"expected complete weights for {source.location!r}; {len(found)} are {how}, "
-            f"the first is {found[0]}"
+            f"expected complete weights for {source.location!r}; {len(found)} are {how}, the first is {found[0]}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What fits together under a user's own Flower apps: which methods can be had there, and what budgets afford."""
+"""Methods and plans under a user's own Flower apps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ from fedhello.types import Budget, Client, Federation
 
 
 def usable(method: str | Method, options: Mapping[str, Any]) -> tuple[Method, BoundMethod]:
-    """Return a method that can be had under a user's own Flower apps, and the same with its options.
+    """Return a method that works under a user's own Flower apps, and the same with its options.
 
-    A name may also be ``package.module:attribute`` or that of an entry point, whose code it runs.
+    A name may also be ``package.module:attribute`` or that of an entry point, which is imported.
 
     Raises:
-        ConfigError: If it cannot, or an option is wrong.
+        ConfigError: If the method does not work there, or an option is wrong.
     """
     if isinstance(method, str):
         find_method(method)
@@ -58,16 +58,16 @@ def usable(method: str | Method, options: Mapping[str, Any]) -> tuple[Method, Bo
 
 @dataclass
 class Planning:
-    """Makes a federation of the nodes of a round.
+    """Makes the federation of a round's nodes.
 
     Attributes:
-        row: The method.
-        bound: With its options.
+        row: The method's row of the table.
+        bound: The method with its options.
         lora: The server's model.
-        batch: Samples and tokens of the widest batch; None where nobody says.
-        moments: Values that the clients' optimiser keeps per trained one.
-        quorum: The share of a round's clients that must count.
-        seed: Of every random choice.
+        batch: Samples and tokens of the widest batch; None if it is not given.
+        moments: Number of values that the clients' optimiser keeps per trained value.
+        quorum: The share of a round's clients whose updates must count.
+        seed: Source of every random choice.
     """
 
     row: Method
@@ -112,7 +112,7 @@ class Planning:
         )
 
     def federation(self, nodes: Sequence[Node], wanted: int) -> Federation:
-        """Return the federation of the nodes of a round, of which so many are asked.
+        """Return the federation of a round's nodes, of which ``wanted`` are asked.
 
         Raises:
             ConfigError: If the method cannot run with their budgets.
@@ -120,7 +120,7 @@ class Planning:
         budgets = sorted({node.budget for node in nodes}, key=str)
         in_bytes = not all(budget.only_counts for budget in budgets)
         federation = Federation(
-            # How many samples a client has is known with its reply.
+            # A client's number of samples is known only from its reply.
             clients=tuple(Client(n.client, budgets.index(n.budget), n.budget, 1) for n in nodes),
             tiers=tuple(budgets),
             num_blocks=self.lora.blocks.count,
@@ -142,7 +142,7 @@ class Planning:
 
     @property
     def costs(self) -> Costs:
-        """What a step on the widest batch costs; measured once."""
+        """The costs of a step on the widest batch; measured once."""
         if self._costs is None:
             shape = self.batch or (1, 1)
             block_upload, fixed_upload = upload_bound(self.lora.snapshot(share_head=True), ())

@@ -1,11 +1,11 @@
-"""fedhello as the strategy of somebody's own Flower app: who trains what, and how it combines; the rest stays theirs.
+"""fedhello as the strategy of a user's own Flower app: it allocates and aggregates.
 
     strategy = FedHello(model, "fed-hello", proxy=loader)        in the place of FedAvg()
     result = strategy.start(grid=grid, initial_arrays=arrays(model), num_rounds=20)
 
-A round is Algorithm 1 (``fedhello.algorithm``), which Flower cuts in two: ``configure_train`` plays it with nobody
-answering, to learn the tasks, and ``aggregate_train`` plays it again with the replies. Allocations and Fisher scores
-are kept in between, so both are of the same round.
+A round is Algorithm 1 (``fedhello.algorithm``), which Flower splits in two: ``configure_train`` runs it without replies
+to get the tasks, and ``aggregate_train`` runs it again with the replies. Allocations and Fisher scores are kept in
+between, so both calls have the same ones.
 """
 
 import logging
@@ -46,18 +46,18 @@ from fedhello.state import RoundReport, RunState
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reason, Rejection, Task, Update
 
 FLOWERS_LOG = logging.getLogger("flwr")
-"""Where a Flower app's user looks for what happens."""
+"""Flower's logger, which users of Flower apps read."""
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A round between its two halves.
+    """A round between ``configure_train`` and ``aggregate_train``.
 
     Attributes:
-        federation: Who could be asked.
-        tasks: Client → what it was asked.
-        messages: Client → the message, which has its id once it is sent.
-        scores: Γ, if there is one.
+        federation: The federation of the round.
+        tasks: Client → its task.
+        messages: Client → its message, which has its id once it is sent.
+        scores: Γ, or None.
     """
 
     federation: Federation
@@ -66,7 +66,7 @@ class _Asked:
     scores: tuple[float, ...] | None
 
     def client_of(self, reply: Message) -> int | None:
-        """Return whom a reply is from: error replies that the SuperLink makes come from a node of its own."""
+        """Return the client of a reply, by its message: error replies of the SuperLink have another node."""
         about, source = reply.metadata.reply_to_message_id, reply.metadata.src_node_id
         by_id = (
             k for k, sent in self.messages.items() if sent.metadata.message_id and sent.metadata.message_id == about
@@ -76,16 +76,16 @@ class _Asked:
 
 
 class FedHello(FedAvg):
-    """Fed-HeLLo's allocation, or another method of fedhello's, in the place of Flower's ``FedAvg``.
+    """A strategy with Fed-HeLLo, or another method of fedhello, instead of Flower's ``FedAvg``.
 
-    What ``FedAvg`` takes means the same here: how many nodes train and evaluate, and how metrics combine. A client's
-    reply counts if it holds exactly the allocated tensors, in their shapes, finite, and a sample count of at least 1
-    under ``weighted_by_key``; whatever else comes, its client is as if it had not been asked. A round in which fewer
-    than the quorum count changes nothing, and so does one after which the Fisher scores on ``proxy`` are not finite.
+    The arguments of ``FedAvg`` have the same meaning: how many nodes train and evaluate, and how metrics are combined.
+    A client's reply counts if it holds exactly the allocated tensors, in their shapes, finite, and a sample count of at
+    least 1 under ``weighted_by_key``; otherwise the client is treated as absent. A round with fewer updates than the
+    quorum does not change the adapter, nor does a round after which the Fisher scores on ``proxy`` are not finite.
 
     Attributes:
-        state: Where the run is.
-        reports: What each round came to, who was rejected and why.
+        state: The state of the run.
+        reports: The report of each round, with the rejected clients and reasons.
     """
 
     def __init__(
@@ -107,23 +107,23 @@ class FedHello(FedAvg):
         """Make a strategy.
 
         Args:
-            model: The global model, as ``with_lora`` made it; it serves for Fisher scores and for planning.
-            method: Its name, or one of your own.
-            options: Of the method, such as ``{"warmup": 5}``.
-            budgets: Name or partition id → budget of a node that states none itself, such as ``{"blocks": 2}`` or
-                ``{"memory": "4GB"}``; under None that of all others.
-            proxy: The server's samples for Fisher scores, where the method's are computed there; they are after every
+            model: The global model, made by ``with_lora``; it is used for Fisher scores and for planning.
+            method: The name of a method, or a ``Method``.
+            options: Options of the method, such as ``{"warmup": 5}``.
+            budgets: Name or partition id → budget of a node that reports none itself, such as ``{"blocks": 2}`` or
+                ``{"memory": "4GB"}``; under None the budget of all others.
+            proxy: The server's samples for Fisher scores, if the method computes them on the server, after every
                 round.
             batch: Samples and tokens of the widest batch in ``train()``, for budgets in bytes; tokens are 1 for images.
-            moments: Values that ``train()``'s optimiser keeps per trained one: 2 for Adam, 1 for SGD with momentum.
-            quorum: The share of a round's clients that must count, in (0, 1].
-            most_samples: Samples that a client weighs for at most, however many it states; None for no such limit.
+            moments: Values that ``train()``'s optimiser keeps per trained value: 2 for Adam, 1 for SGD with momentum.
+            quorum: The share of a round's clients whose updates must count, in (0, 1].
+            most_samples: Upper bound on the samples by which a client is weighted; None for no bound.
             wait: Seconds to wait for nodes.
-            seed: Of every random choice of fedhello's.
-            fedavg: What ``FedAvg`` takes.
+            seed: Seed of all random choices of fedhello.
+            fedavg: Further arguments of ``FedAvg``.
 
         Raises:
-            ConfigError: If the method cannot be had here, or an option, a budget or the quorum is wrong.
+            ConfigError: If the method does not work here, or an option, a budget or the quorum is wrong.
             ModelError: If the model holds no adapter.
         """
         super().__init__(**fedavg)
@@ -159,12 +159,12 @@ class FedHello(FedAvg):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run as ``FedAvg`` does, from the beginning, whatever this strategy ran before.
+        """Run as ``FedAvg`` does, from the beginning, independent of earlier runs of this strategy.
 
         Raises:
             ClientsError: If there are not enough nodes in time.
             ConfigError: If the method cannot run with their budgets.
-            ModelError: If the arrays are none of the model, or Fisher scores on ``proxy`` cannot be had of them.
+            ModelError: If the arrays do not fit the model, or Fisher scores on ``proxy`` cannot be computed.
         """
         self.state = algorithm.init(adapter_of(self._of.lora, initial_arrays))
         self.reports, self._asked, self._scored, self._passed = [], None, (None, ()), frozenset()
@@ -174,7 +174,7 @@ class FedHello(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message per client of the round, with what it starts from and what it trains.
+        """Return one message per client of the round, with its start values and its allocation.
 
         Raises:
             ClientsError: If there are not enough nodes in time.
@@ -198,7 +198,7 @@ class FedHello(FedAvg):
         _, planned = algorithm.round(self.state, federation, self._method, nobody, score)
         config["server-round"] = server_round
         node_of = {node.client: node.node for node in nodes}
-        adapters = {id(task.adapter): task.adapter for task in tasks}  # most methods send all clients the same
+        adapters = {id(task.adapter): task.adapter for task in tasks}  # most methods send the same to all clients
         encoded = {key: as_arrays(adapter.tensors) for key, adapter in adapters.items()}
         messages = {
             task.client: self._message(task, encoded[id(task.adapter)], node_of[task.client], config) for task in tasks
@@ -210,7 +210,7 @@ class FedHello(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Combine the replies as the method does, and return every array; None where the round changes nothing."""
+        """Aggregate the replies with the method, and return all arrays; None if the round does not change them."""
         asked, self._asked = self._asked, None
         if asked is None:
             return None, None
@@ -248,7 +248,7 @@ class FedHello(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message per client that evaluates; they are drawn from ``seed`` among those that take part.
+        """Return one message per evaluating client, drawn with ``seed`` from the nodes that take part.
 
         Raises:
             ClientsError: If there are not enough nodes in time.
@@ -267,21 +267,21 @@ class FedHello(FedAvg):
         return [Message(content, nodes[i].node, "evaluate") for i in chosen]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Combine the user's metrics as ``FedAvg`` does; replies that do not fit the others are left out."""
+        """Combine the user's metrics as ``FedAvg`` does; replies with other metrics are left out."""
         whole = [reply for reply in replies if not reply.has_error()]
         kept = {id(content) for content in alike([reply.content for reply in whole], self.weighted_by_key)}
         return super().aggregate_evaluate(server_round, [reply for reply in whole if id(reply.content) in kept])
 
     def summary(self) -> None:
-        """Log what the strategy is."""
+        """Log the settings of the strategy."""
         FLOWERS_LOG.info("%s: %s", self._row.name, self._row.summary)
         super().summary()
 
     def _federation(self, grid: Grid) -> tuple[tuple[Node, ...], Federation]:
-        """Wait for nodes, and return them with their federation; who came last is turned away where it does not fit.
+        """Wait for nodes, and return them with their federation; the last node is excluded if it does not fit.
 
         Raises:
-            ConfigError: If the method cannot run with the nodes that are there from the beginning.
+            ConfigError: If the method cannot run with the first nodes.
         """
         while True:
             nodes = self._nodes.gather(grid, lambda here: max(self.min_available_nodes, self._wanted(here)))
@@ -297,7 +297,7 @@ class FedHello(FedAvg):
                 return nodes, federation
 
     def _not_finite(self, adapter: Adapter, arrays: ArrayRecord) -> str | None:
-        """Return what of the result of a round is not finite; None if all is."""
+        """Return which part of a round's result is not finite; None if all is finite."""
         if not all(bool(value.isfinite().all()) for value in adapter.tensors.values()):
             return "the combined values are not finite"
         if not self._scores_here:
@@ -310,16 +310,16 @@ class FedHello(FedAvg):
         return None
 
     def _score_here(self, adapter: Adapter) -> tuple[float, ...]:
-        """Return Γ of the server's samples."""
+        """Return Γ computed on the server's samples."""
         self._of.lora.write(adapter.tensors)
         return mean_scores([block_sums(self._of.lora, self._proxy or ())])
 
     def _wanted(self, here: int) -> int:
-        """Return how many clients a round asks."""
+        """Return the number of clients of a round."""
         return max(int(here * self.fraction_train), self.min_train_nodes)
 
     def _message(self, task: Task, arrays: ArrayRecord, node: int, config: ConfigRecord) -> Message:
-        # Everything travels: a ClientApp remembers nothing between rounds.
+        # Everything is sent: a ClientApp keeps nothing between rounds.
         records: dict[str, ArrayRecord | ConfigRecord] = {
             self.arrayrecord_key: arrays,
             self.configrecord_key: config,
@@ -328,7 +328,7 @@ class FedHello(FedAvg):
         return Message(RecordDict(records), node, "train")  # type: ignore[arg-type]
 
     def _read(self, task: Task, reply: Message, sent: RecordDict) -> Update | Rejection:
-        """Return what a reply comes to."""
+        """Return the update in a reply, or its rejection."""
         if reply.has_error():
             detail = f"Flower's error {reply.error.code}: {one_line(reply.error.reason)}"
             return _rejected(task, REASONS.get(reply.error.code, "failed"), detail)
@@ -346,10 +346,10 @@ class FedHello(FedAvg):
     def _score(
         self, state: RunState, clients: tuple[Client, ...], nodes: Sequence[Node], grid: Grid
     ) -> tuple[float, ...]:
-        """Return Γ of the clients' samples.
+        """Return Γ computed on the clients' samples.
 
         Raises:
-            EngineError: If no client contributes, and there are no earlier scores.
+            EngineError: If no client contributes, and there are no previous scores.
         """
         node_of, most = {node.client: node.node for node in nodes}, self._method.scoring.samples
         records = {self.arrayrecord_key: as_arrays(state.adapter.tensors), RECORD: ConfigRecord({"samples": most})}
@@ -373,7 +373,7 @@ class FedHello(FedAvg):
         return state.scores
 
     def _sums(self, reply: Message | None, most: int) -> BlockSums | str:
-        """Return a client's contribution to the scores, or why there is none."""
+        """Return a client's sums for Fisher scores, or why there are none."""
         if reply is None or reply.has_error():
             return "there is no reply" if reply is None else one_line(reply.error.reason)
         record = reply.content.get(RECORD)

@@ -366,7 +366,7 @@ def _show_tier(tier: TierPlan, console: Console) -> None:
         if fastest is not least:
             cells += [f"{fastest.relative_flops:.0%}", human_bytes(fastest.memory_bytes)]
         table.add_row("", str(n), *cells)
-    console.print("  what other budgets would afford (all points: to_dict or --json, write_picture or --picture):", highlight=False)
+    console.print("  what other budgets would afford (all points: --json, --picture):", highlight=False)
     console.print(table)
 
 

@@ -265,9 +265,7 @@ def _warnings(runs: Mapping[str, Sequence[FinishedRun]], method_keys: Sequence[s
         said = ", ".join(f"{metric} ({label})" for metric, label in metrics.items())
         notes.append(f"the accuracies are not of the same kind: {said}")
     if len({tuple(run.summary.versions.items()) for run in flat}) > 1:
-        notes.append(
-            "the runs have different versions of the libraries; see the versions in each summary.json"
-        )
+        notes.append("the runs have different versions of the libraries; see the versions in each summary.json")
     if len({tuple(run.seed for run in group) for group in runs.values()}) > 1:
         notes.append("the methods have different seeds; differences are computed over common seeds")
     return notes

@@ -110,9 +110,7 @@ def _check_clients(folder: RunFolder, clients: Sequence[int], summary: Summary) 
     known = [entry.client for entry in folder.clients()]
     unknown = [k for k in clients if k not in known]
     if unknown:
-        raise ConfigError(
-            f"expected clients of the run, {known[0]} to {known[-1]}; found {unknown[0]}"
-        )
+        raise ConfigError(f"expected clients of the run, {known[0]} to {known[-1]}; found {unknown[0]}")
     gone = [k for k in clients if k in summary.forgotten]
     if gone:
         raise ConfigError(f"expected a client that is not forgotten yet; client {gone[0]} is")

@@ -167,9 +167,7 @@ def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
 def _check_name(name: str | None, models: dict[str, dict[str, Tensor]]) -> None:
     if models and name not in models:
         found = "" if name is None else f", found {name}"
-        raise ConfigError(
-            f"expected a model, since this run has several{found}; choose one of: {', '.join(models)}"
-        )
+        raise ConfigError(f"expected a model, since this run has several{found}; choose one of: {', '.join(models)}")
     if name is not None and not models:
         raise ConfigError("expected no model, since this run has only one; leave it out")
 
