@@ -340,11 +340,11 @@ def test_each_clients_data_may_be_an_object_of_its_own(place):
     ]  # fmt: skip
     assert len(session.server.test) == 20
     assert run.predict(["copper number 2"])[0].label in ("fruit", "metal")
-    with pytest.raises(fh.DataError, match="which a program had in memory"):
+    with pytest.raises(fh.DataError, match="which were passed as objects"):
         fh.resume(run.path, {"train.rounds": 3})
     longer = fh.resume(run.path, {"train.rounds": 3}, data=clients, test=test)
     assert (longer.summary.status, longer.summary.rounds) == ("finished", 3)
-    with pytest.raises(fh.DataError, match=r"2 data sets that were handed over .* only client-0 have"):
+    with pytest.raises(fh.DataError, match=r"2 data sets in memory .* only client-0 have"):
         words = {"data.proxy": 0, "method.scores": "clients", "train.clients_per_round": 1}
         fh.prepare("tiny.yaml", words, data=[rows, rows[:20]])
     with pytest.raises(fh.DataError, match="pair of input and label"):
@@ -357,7 +357,7 @@ def test_each_clients_data_may_be_an_object_of_its_own(place):
         fh.prepare("tiny.yaml", data=iter(rows))
     with pytest.raises(fh.ConfigError, match="expected no data"):
         fh.resume(fh.run("tiny.yaml", {"run.name": "named"}).path, data=rows)
-    with pytest.raises(fh.ConfigError, match="expected data beside validation"):
+    with pytest.raises(fh.ConfigError, match="expected data with validation"):
         fh.prepare("tiny.yaml", test=rows)
 
 
@@ -386,7 +386,7 @@ def test_a_model_in_memory_is_the_model_of_a_folder(place):
     assert [one.probability for one in run.predict(texts)] == right
     assert run.evaluate()["test"]["accuracy"] == named.summary.final
 
-    with pytest.raises(fh.ModelError, match="which a program had in memory"):
+    with pytest.raises(fh.ModelError, match="which was passed as an object"):
         fh.load_run(run.path).predict(texts)
     model, tokenizer = classifier()
     data = rows_of()
@@ -400,7 +400,7 @@ def test_a_model_in_memory_is_the_model_of_a_folder(place):
     assert where == "tiny"  # no path of this machine
     with pytest.raises(fh.ModelError, match="expected the tokenizer"):
         fh.prepare("tiny.yaml", model=classifier()[0])
-    with pytest.raises(fh.ConfigError, match="expected a model beside the processor"):
+    with pytest.raises(fh.ConfigError, match="expected a model with the processor"):
         fh.prepare("tiny.yaml", processor=tokenizer)
     with pytest.raises(fh.ModelError, match="expected a model without adapters"):
         fh.prepare("tiny.yaml", model=model, processor=tokenizer)
@@ -415,7 +415,7 @@ def test_a_model_without_a_head_is_pooled_as_asked_for(place):
     assert adapter(held) == adapter(named)
     with pytest.raises(fh.ModelError, match="expected 2 outputs"):
         fh.prepare("tiny.yaml", model=classifier(labels=5)[0], processor=tokenizer)
-    with pytest.raises(fh.ModelError, match="expected a model of transformers"):
+    with pytest.raises(fh.ModelError, match="expected a transformers model"):
         fh.prepare("tiny.yaml", model=torch.nn.Linear(2, 2), processor=tokenizer)
 
 

@@ -48,5 +48,5 @@ def test_the_lowest_of_equally_good_rates_is_chosen_and_edges_are_told():
 
 @pytest.mark.parametrize("text", ["1e-3,2e-3,3e-3,4e-3", "1,1,1,1,1,2", "0,1,2,3,4", "a,1,2,3,4", "nan,1,2,3,4", ""])
 def test_a_grid_has_at_least_five_rates(text):
-    with pytest.raises(ConfigError, match="expected --rates to be at least 5 different learning rates"):
+    with pytest.raises(ConfigError, match="expected rates to be at least 5 different learning rates"):
         asked_rates(text)

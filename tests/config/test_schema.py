@@ -91,7 +91,7 @@ def test_a_wrong_type_or_value_is_named_by_its_key(override, key):
 
 def test_what_tiers_need_and_allow():
     assert "a tier needs blocks, rank, memory, upload or seconds" in refusal("clients.tiers=[{share: 1}]")
-    assert "only beside its seconds" in refusal("clients.tiers=[{share: 1, blocks: 1, speed: 1GFLOP/s}]")
+    assert "needs seconds beside it" in refusal("clients.tiers=[{share: 1, blocks: 1, speed: 1GFLOP/s}]")
     assert refusal("clients.tiers=[{share: 1, seconds: -1}]").startswith("clients.tiers.0.seconds: ")
     assert "train.measure_memory: true" in refusal(
         "clients.tiers=[{share: 1, memory: 1GB}]", "train.measure_memory=false"
@@ -129,7 +129,7 @@ def test_some_tier_must_train_a_block():
 
 @pytest.mark.parametrize("test", ["0.5", "0.6"])
 def test_validation_and_test_must_leave_something(test):
-    assert "leave nothing to train on" in refusal("data.validation=0.5", f"data.test={test}")
+    assert "must leave data to train on" in refusal("data.validation=0.5", f"data.test={test}")
 
 
 def test_a_rank_above_the_adapters_is_refused():
@@ -177,7 +177,7 @@ def test_the_columns_say_what_a_sample_is(overrides, kind):
             "data.test: expected a share above 0 and below 1, or the name of a file or a split (found 1.5)",
         ),
         (["data.test=''"], "data.test: expected a share"),
-        (["data.held_out_samples=5"], "held_out_samples has a meaning only beside a given validation or test"),
+        (["data.held_out_samples=5"], "held_out_samples needs validation or test to name"),
         (["data.public=-1"], "data.public: expected a number of samples, or a data set as data.name (found -1)"),
         (["data.on_bad_image=warn"], "data.on_bad_image"),
         (["data.partition={kind: files, column: x}"], "unknown key data.partition.column"),

@@ -30,7 +30,7 @@ def test_a_damaged_one_gives_way_to_the_one_before_it(broken, place, processes, 
     assert err.startswith(warning)
     log = (place / "runs" / "r" / "log.txt").read_text()
     assert warning in log
-    assert "going on after round 2 of 3" in log
+    assert "resumed after round 2 of 3" in log
     assert outcome(place / "runs" / "r") == undisturbed(*broken)
 
 

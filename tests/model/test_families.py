@@ -197,7 +197,7 @@ def test_parts_are_found(case):
     assert per_block == [family.linear] * 3
     if kind == "causal-lm":
         assert (model.head_names, model.logits_path) == ((), None)
-        with pytest.raises(ModelError, match="language model, which has none"):
+        with pytest.raises(ModelError, match="language model, which has no head"):
             _ = model.num_labels
     else:
         heads = {name.removeprefix("base_model.model.").split(".")[0] for name in model.head_names}

@@ -132,7 +132,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_running_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "odd.py").write_text("raise SystemExit('ran')")
     assert resolve(str(tmp_path)).arguments["trust_remote_code"] is False  # else a terminal is asked
-    with pytest.raises(ModelError, match="comes with code of its own, which is never run here"):
+    with pytest.raises(ModelError, match="needs code of its own, which fedhello never runs"):
         load_foundation(resolve(str(tmp_path)), IMAGES, LABELS, 0)
 
 
@@ -163,7 +163,7 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
     assert {p.dtype for p in live} == {torch.float32}
     loss = model.module(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.square().sum()
     assert all(bool(g.any()) and bool(g.isfinite().all()) for g in torch.autograd.grad(loss, live))
-    with pytest.raises(ModelError, match=r"quantised \(8bit\)\. Export the adapter without --merge"):
+    with pytest.raises(ModelError, match=r"quantised \(8bit\)\. Export the form adapter instead"):
         save_merged(model, tmp_path / "merged")
 
 

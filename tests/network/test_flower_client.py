@@ -110,7 +110,7 @@ def test_training_what_is_frozen_is_an_error_and_the_model_is_not_taken_again():
     allotted = flower.prepare(model, message(Allocation((2,))))
     model.requires_grad_(True)
     step(model)
-    with pytest.raises(UpdateError, match="train nothing but what is allocated"):
+    with pytest.raises(UpdateError, match="train only allocated tensors"):
         allotted.arrays()
     with pytest.raises(ModelError, match="frozen weights of the server"):
         flower.prepare(model, message(Allocation((2,))))

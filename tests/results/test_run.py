@@ -146,7 +146,7 @@ def test_clients_of_a_run_of_objects_can_be_forgotten(place):
     with (place / "texts.csv").open() as file:
         rows = list(csv.DictReader(file))
     run = fh.run("tiny.yaml", {"run.name": "gone", "method": {"name": "head-only"}}, data=rows)
-    with pytest.raises(fh.DataError, match="which a program had in memory"):
+    with pytest.raises(fh.DataError, match="which were passed as objects"):
         fh.load_run("runs/gone").forget([1])
     read = fh.load_run("runs/gone", data=rows)
     summary = read.forget([1])

@@ -80,7 +80,7 @@ def test_clients_of_one_class_are_invited_unless_the_loss_is_restricted(loss, pl
     one_each = "data.partition={kind: pathological, classes_per_client: 1, minimum: 1}"
     overrides = [one_each, f"train.loss={loss}", "train.rounds=1", "run.name=one", "data.proxy=3"]
     if loss == "restricted":
-        with pytest.raises(ConfigError, match="hold one class only and are not invited"):
+        with pytest.raises(ConfigError, match="hold only one class and are not invited"):
             prepare(load_config(place / "tiny.yaml", overrides))
         return
     session = prepare(load_config(place / "tiny.yaml", overrides))
@@ -158,7 +158,7 @@ def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place
     told = json.loads(_invitation(load(served(load_config(place / "net.yaml", ["data.proxy=3"]))), "r")["config"])
     options = ClientOptions("a", data="texts.csv", part=0, model="tiny")
     assert prepare_client(options, told, ["apple", "iron", "river"]).facts.speed == 1e8
-    assert "reaches 0.009 GFLOP/s now; the server is told 0.1" in capsys.readouterr().err
+    assert "reaches 0.009 GFLOP/s now; it reports 0.1" in capsys.readouterr().err
 
 
 def test_a_run_says_what_rounds_without_a_step_cost(place, call):

@@ -96,7 +96,7 @@ def test_what_cannot_be_told_is_asked_and_nothing_is_written(call, tmp_path):
     assert not (tmp_path / "fedhello.yaml").exists()
     assert call(tmp_path, "init", "my.csv", "--text", "one", "--text", "two")[0] == 0
     assert load_config(tmp_path / "fedhello.yaml").data.text == ["one", "two"]
-    assert "found it 3 times" in call(tmp_path, "init", "my.csv", "--force", *["--text", "one"] * 3)[2]
+    assert "found 3" in call(tmp_path, "init", "my.csv", "--force", *["--text", "one"] * 3)[2]
 
 
 def test_instruction_data(checked, tmp_path):

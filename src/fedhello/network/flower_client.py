@@ -203,8 +203,8 @@ class Allotted:
         still = unchanged(self._of.lora.block_of, self._before, after)
         if still:
             raise UpdateError(
-                f"expected train() to change every allocated block; it did not change {still}. Make the optimiser after "
-                "fedhello.flower.prepare, of model.parameters(), and with a learning rate above 0."
+                f"expected train() to change every allocated block; it did not change {still}. Make the optimiser "
+                "after fedhello.flower.prepare, of model.parameters(), and with a learning rate above 0."
             )
         return as_arrays(after)
 

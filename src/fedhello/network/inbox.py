@@ -53,7 +53,7 @@ class Inbox:
         return self.wanted is not None and len(self.counted) >= self.wanted
 
     def close(self) -> tuple[Rejection, ...]:
-        """Return the rejections of all clients that do not count, in ascending id; without a reply ``lost`` or ``late``."""
+        """Return the rejections of all clients that do not count, by ascending id; without a reply: lost, or late."""
         silent = self.expected.keys() - self.counted - self.rejected.keys()
         reason: Reason = "late" if self.is_full else "lost"
         absent = {k: self._refusal(k, reason, "nothing came back in time", b"") for k in silent}
