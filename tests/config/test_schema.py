@@ -170,7 +170,7 @@ def test_the_columns_say_what_a_sample_is(overrides, kind):
         (["data.prompt=q", "data.response=a", "data.image=file"], "found image and prompt"),
         (["data.text=[body, body]"], "a pair of texts has two columns; found 'body' twice"),
         (["data.prompt='{q'", "data.response=a"], "data.prompt: a template has columns in braces"),
-        (["data.prompt={q}", "data.response=a"], "data.prompt: a column is named without braces"),
+        (["data.prompt={q}", "data.response=a"], "data.prompt: a template that is only one column"),
         (["data.text=[a, b, c]"], "data.text: expected a column, or a list of two"),
         (
             ["data.test=1.5"],
