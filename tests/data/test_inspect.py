@@ -65,7 +65,7 @@ def test_several_columns_of_labels_are_asked_about():
 def test_columns_that_are_not_there_are_asked_for():
     assert question(text=TEXT, id=ID) == "expected a column of labels; found none that fits. Name it as label."
     assert question(id=ID, label=CLASS) == "expected a column of texts; found none that fits. Name it as text."
-    assert "--prompt COLUMN" in question(Asked(response="two"), one=TEXT, two=OTHER)
+    assert "Name it as prompt" in question(Asked(response="two"), one=TEXT, two=OTHER)
     assert "--response COLUMN" in question(Asked(prompt="{one}"), one=TEXT, two=OTHER)
 
 
@@ -78,4 +78,4 @@ def test_an_answer_decides():
 
 
 def test_missing_labels_are_no_labels():
-    assert "holds the labels? None" in question(text=TEXT, label=["", *CLASS[1:]])
+    assert "column of labels; found none" in question(text=TEXT, label=["", *CLASS[1:]])
