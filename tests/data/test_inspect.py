@@ -66,7 +66,7 @@ def test_columns_that_are_not_there_are_asked_for():
     assert question(text=TEXT, id=ID) == "expected a column of labels; found none that fits. Name it as label."
     assert question(id=ID, label=CLASS) == "expected a column of texts; found none that fits. Name it as text."
     assert "Name it as prompt" in question(Asked(response="two"), one=TEXT, two=OTHER)
-    assert "--response COLUMN" in question(Asked(prompt="{one}"), one=TEXT, two=OTHER)
+    assert "Name it as response" in question(Asked(prompt="{one}"), one=TEXT, two=OTHER)
 
 
 def test_an_answer_decides():
