@@ -249,7 +249,7 @@ def test_reading_somebodys_run_runs_none_of_their_code(place, call):
         read = fh.load_run(run.path)
         assert read.config.method.options["deep"] == 4
         assert read.predict(["apple number 1"])[0].label
-        assert read.evaluate()["test"]["accuracy"] == final
+        assert read.evaluate().test.accuracy == final
         assert call(place, "report", run.path)[0] == 0
         assert not (place / "was-here").exists()
         with pytest.raises(fh.ConfigError, match="ValueError: no"):
@@ -384,7 +384,7 @@ def test_a_model_in_memory_is_the_model_of_a_folder(place):
     texts = ["plum number 4", "zinc number 9"]
     right = [one.probability for one in named.predict(texts)]
     assert [one.probability for one in run.predict(texts)] == right
-    assert run.evaluate()["test"]["accuracy"] == named.summary.final
+    assert run.evaluate().test.accuracy == named.summary.final
 
     with pytest.raises(fh.ModelError, match="which a program had in memory"):
         fh.load_run(run.path).predict(texts)
@@ -393,7 +393,7 @@ def test_a_model_in_memory_is_the_model_of_a_folder(place):
     read = fh.load_run(run.path, model=model, processor=tokenizer)
     assert [one.probability for one in read.predict(texts)] == right
     assert [one.probability for one in read.predict(texts)] == right
-    assert read.evaluate()["test"]["accuracy"] == named.summary.final
+    assert read.evaluate().test.accuracy == named.summary.final
     with pytest.raises(fh.ConfigError, match="expected no data"):
         fh.load_run(run.path, data=data)
     where = json.loads((run.export("exported") / "adapter_config.json").read_text())["base_model_name_or_path"]

@@ -116,7 +116,7 @@ def test_a_plain_module_does_all_that_a_model_of_transformers_does(case):
     inputs = [rows[i][0] if isinstance(rows[i], tuple) else rows[i]["x"] for i in range(4)]
     found = [one.probability for one in run.predict(inputs, probabilities=True)]
     scores = run.evaluate()
-    assert scores["test"]["accuracy"] == run.summary.final > 0.4
+    assert scores.test.accuracy == run.summary.final > 0.4
     assert all(torch.equal(value, frozen[name]) for name, value in base_weights(run).items())
 
     # In another process, with the module made anew.

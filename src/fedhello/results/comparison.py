@@ -295,7 +295,7 @@ def _summarise(comparison: Comparison) -> ComparisonSummary:
         data=first.config.data.name,
         metric=first.summary.metric,
         only_methods_differ=not _more_than_methods(flat, _method_keys(comparison.tuning)),
-        test_samples=first.rounds[-1]["test"]["samples"],
+        test_samples=first.test_after(len(first.rounds)).samples,
         equal_cost=rungs,
         tuning=comparison.tuning,
         methods=tuple(compared_method(rows[label], group) for label, group in groups.items()),

@@ -13,10 +13,11 @@ from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
 from fedhello.model import exports
 from fedhello.model.adapter import LoraModel
+from fedhello.model.evaluation import Evaluation
 from fedhello.notes import logger
 from fedhello.results.forget import forget
 from fedhello.results.inference import infer, score
-from fedhello.results.trained import Trained, load_trained, rescore, scoring_session
+from fedhello.results.trained import RunEvaluation, Trained, load_trained, rescore, scoring_session
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.progress import other_data
@@ -206,6 +207,26 @@ class TrainedRun:
         _log(notes)
         return [Prediction(**row) for row in found]
 
+    @overload
+    def evaluate(
+        self,
+        data: None = None,
+        *,
+        split: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> RunEvaluation: ...
+    @overload
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        split: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> Evaluation: ...
     def evaluate(
         self,
         data: Any = None,
@@ -214,7 +235,7 @@ class TrainedRun:
         columns: Mapping[str, Any] | None = None,
         model: str | None = None,
         client: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> Evaluation | RunEvaluation:
         """Score the run's model: on its own validation and test data, as the run did, or on other data.
 
         Args:
@@ -229,8 +250,7 @@ class TrainedRun:
             client: Whose head, where clients keep their own.
 
         Returns:
-            ``validation`` and ``test``, or ``data``, each with ``accuracy`` (0 … 1), ``loss`` (nats) and more; and
-            ``samples``, how many each has.
+            The scores on ``data``; without, those on the run's own data, ``validation`` and ``test``.
 
         Raises:
             ConfigError: If an option is missing, or has no meaning here.
@@ -242,11 +262,10 @@ class TrainedRun:
             if given:
                 raise ConfigError(f"expected data beside {' and '.join(given)}; found none. Hand them over.")
             session = self._prepared(scoring_session)
-            found, notes = rescore(self._folder, session)
-            if self.session is None:
-                notes += other_data(session, self._folder)
-        else:
-            found, notes = score(self._trained(model, client), data, split, columns or {})
+            whole, notes = rescore(self._folder, session)
+            _log(notes if self.session is not None else [*notes, *other_data(session, self._folder)])
+            return whole
+        found, notes = score(self._trained(model, client), data, split, columns or {})
         _log(notes)
         return found
 

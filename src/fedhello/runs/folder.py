@@ -238,14 +238,13 @@ class RunFolder:
             raise RunFolderError(f"expected JSON in {file}; {error}") from error
         return Summary.read(values)
 
-    def rounds(self) -> list[dict[str, Any]]:
-        """Read all finished rounds, without the attempts that failed, as the file has them.
+    def rounds(self) -> list[RoundRecord]:
+        """Read all finished rounds, without the attempts that failed.
 
         Raises:
             RunFolderError: If a line is none of a round's.
         """
-        lines = zip(whole_lines(self.path / "rounds.jsonl"), self.records(), strict=True)
-        return [json.loads(line) for line, record in lines if record.report.failed is None]
+        return [record for record in self.records() if record.report.failed is None]
 
     def records(self) -> list[RoundRecord]:
         """Read what every round, and every attempt that failed, came to.
