@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -185,21 +186,36 @@ def test_clients_own_heads_are_those_asked_for_whatever_was_asked_before(place):
 
 
 def test_a_loop_by_hand_sees_updates_and_changes_the_learning_rate(place):
-    def seen_of(rate=None):
-        session, seen = fh.prepare("tiny.yaml", {"train.rounds": 3, "train.lr_schedule": "constant"}), []
-        for _, record in fh.rounds(session, watch=seen.append):
-            came = [update.client for update in seen if update.round == record.report.round]
-            assert came == [client.client for client in record.report.clients]
-            if record.report.round == 1 and rate is not None:
-                session.engine.settings = replace(session.engine.settings, lr=rate)
-        return seen
+    session, seen = fh.prepare("tiny.yaml", {"train.rounds": 3, "train.lr_schedule": "constant"}), []
+    start, records = fh.start(session), []
+    for state, record in islice(fh.rounds(session, start.state, watch=seen.append), 2):
+        records.append(record)
+        came = [update.client for update in seen if update.round == record.report.round]
+        assert came == [client.client for client in record.report.clients]
 
-    def values(seen, t):
-        return [u.tensors[name] for u in seen if u.round == t for name in sorted(u.tensors)]
+    def steps(two):
+        """Return how far each tensor of the third round's clients goes, the state after it, and its record."""
+        seen.clear()
+        ((after, record),) = fh.rounds(session, two, watch=seen.append)
+        moved = [u.tensors[name] - two.adapter.tensors[name] for u in seen for name in sorted(u.tensors)]
+        return torch.cat([step.flatten() for step in moved]), after, record
 
-    same, slower = seen_of(), seen_of(1e-9)
-    equal = [all(map(torch.equal, values(same, t), values(slower, t))) for t in range(3)]
-    assert equal == [True, True, False]
+    slow = replace(state, lr=1e-3 * session.engine.settings.lr)
+    (fast, _, usual), (little, after, record) = steps(state), steps(slow)
+    assert float(little.norm()) == pytest.approx(1e-3 * float(fast.norm()), rel=0.2)
+    assert usual.report.flags == ()
+    (flag,) = record.report.flags
+    assert flag.endswith(f"that of the state: {slow.lr:g}")
+
+    # What is saved goes on with it.
+    saved = fh.save(session, slow, "slow", start=start, records=records)
+    going_on = fh.save(session, after, "whole", start=start, records=[*records, record])
+    done = fh.resume(saved.path)
+    assert adapter(done) == adapter(going_on)
+    assert done.summary.flags == (flag,)
+    for wrong in (0, -1.0, float("nan")):
+        with pytest.raises(fh.ConfigError, match="expected the state's lr to be a finite number above 0"):
+            next(fh.rounds(session, replace(state, lr=wrong)))
 
 
 def test_a_loop_by_hand_keeps_the_clients_own_heads_and_goes_on_with_them(place):

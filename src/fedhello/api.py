@@ -130,7 +130,8 @@ def rounds(
 
     Args:
         session: What to run.
-        state: Where to go on, ``start(session).state`` or what an earlier round led to; None starts.
+        state: Where to go on, ``start(session).state`` or what an earlier round led to; None starts. With
+            ``dataclasses.replace(state, lr=…)``, clients train with that learning rate from there on.
         watch: Is shown each client's reply before it is aggregated: an ``Update`` with its tensors, which must not be
             changed, or a ``Rejection`` with its reason.
 
@@ -138,6 +139,7 @@ def rounds(
         The state after a round, and what the round came to; ``record.test`` is None where it was not scored.
 
     Raises:
+        ConfigError: If the state's ``lr`` is no number above 0.
         QuorumError: If ``train.retries`` attempts at one round fail.
 
     Example:

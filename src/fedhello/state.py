@@ -104,6 +104,8 @@ class RunState:
             on; empty where there is none.
         personal_heads: Client → the head that it keeps, by tensor name, for the head policy ``local``; a client that
             has not trained yet has none here. None where heads are not personal.
+        lr: η, the learning rate of round 0 from which the schedule goes on in all further rounds, in place of the
+            configuration's ``train.lr``; > 0. None leaves it there.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -128,6 +130,7 @@ class RunState:
     selected_losses: Tensor | None = None
     selected_round: int = 0
     personal_heads: Mapping[int, Mapping[str, Tensor]] | None = None
+    lr: float | None = None
 
     @property
     def model(self) -> Adapter:

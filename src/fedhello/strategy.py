@@ -118,6 +118,7 @@ class AggregationContext:
         allocations: Client → m_k.
         method_state: What the method remembers of earlier rounds.
         distil: Reaches the public set; None where there is none.
+        lr: The state's, which clients train with in place of the configuration's; None for that.
 
     Example:
         >>> import torch
@@ -135,6 +136,7 @@ class AggregationContext:
     allocations: Mapping[int, Allocation]
     method_state: Mapping[str, Tensor] = field(default_factory=dict)
     distil: Distil | None = None
+    lr: float | None = None
 
     def components(self, update: "Update", name: str) -> tuple[int, ...]:
         """Return which of the R components an update's tensor holds.

@@ -275,6 +275,7 @@ class Task:
         missed: Products by which what is to be merged has grown since the client last received it. They travel, under
             the names of factors, in place of the whole, whose tensors are among those known.
         correction: c − c_k of SCAFFOLD by name, for the tensors that train and that it has trained before.
+        lr: η, the learning rate of round 0 that the client's own schedule starts from; None for the configuration's.
 
     Example:
         >>> fh.Task(client=0, round=3, allocation=fh.Allocation((1,)), adapter=fh.Adapter({}, {})).attempt
@@ -289,6 +290,7 @@ class Task:
     attempt: int = 0
     missed: Mapping[str, Tensor] = field(default_factory=dict)
     correction: Mapping[str, Tensor] = field(default_factory=dict)
+    lr: float | None = None
 
 
 @dataclass(frozen=True)
