@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -188,10 +187,12 @@ def test_clients_own_heads_are_those_asked_for_whatever_was_asked_before(place):
 def test_a_loop_by_hand_sees_updates_and_changes_the_learning_rate(place):
     session, seen = fh.prepare("tiny.yaml", {"train.rounds": 3, "train.lr_schedule": "constant"}), []
     start, records = fh.start(session), []
-    for state, record in islice(fh.rounds(session, start.state, watch=seen.append), 2):
+    for state, record in fh.rounds(session, start.state, watch=seen.append):
         records.append(record)
         came = [update.client for update in seen if update.round == record.report.round]
         assert came == [client.client for client in record.report.clients]
+        if state.round == 2:
+            break
 
     def steps(two):
         """Return how far each tensor of the third round's clients goes, the state after it, and its record."""
@@ -242,7 +243,7 @@ def test_a_method_from_a_file_is_known_by_name(place, call):
         assert fh.load_run(run.path).config.method.name == "own:mine"
         code, _, err = call(place, "run", "tiny.yaml", "method.name=own:mine", "run.name=h", "--quiet")
         assert code == 0, err
-        found = fh.compare("tiny.yaml", ["own:mine", "full"], [0], out="side-by-side", baselines=False)
+        found = fh.compare("tiny.yaml", methods=["own:mine", "full"], seeds=[0], out="side-by-side", baselines=False)
         assert list(found.runs) == ["own-mine", "full"]
         for name, sentence in [("own:other", "no attribute 'other'"), ("none:mine", "No module named 'none'"),
                                ("own:topmost", "found a function"), ("nobody", "expected method.name")]:  # fmt: skip

@@ -27,15 +27,15 @@ from fedhello.setup.objects import words_of_objects
 
 def compare(
     config: Source = None,
-    methods: Sequence[str | Method] | str | Method = (),
-    seeds: Sequence[int] | int = (0, 1, 2),
+    overrides: Overrides = (),
     *,
+    methods: Sequence[str | Method] | str | Method,
+    seeds: Sequence[int] | int = (0, 1, 2),
     model: Any = None,
     processor: Any = None,
     data: Any = None,
     validation: Any = None,
     test: Any = None,
-    overrides: Overrides = (),
     out: str | Path | None = None,
     rates: Sequence[float] | None = None,
     baselines: bool = True,
@@ -47,6 +47,7 @@ def compare(
 
     Args:
         config: What all runs share; its method lends its options to runs of the same name.
+        overrides: What is to be otherwise in all runs.
         methods: Such as ``["fed-hello", "gd-hla:pattern=triangle"]``; a method of one's own as an object, too, which is
             registered.
         seeds: Each method runs with each of them; one seed may be a number.
@@ -56,7 +57,6 @@ def compare(
         data: Data in memory, likewise, like the next two.
         validation: What the server keeps to choose by.
         test: What the server keeps to report on.
-        overrides: What is to be otherwise in all runs.
         out: The folder of the comparison; ``run.out``/comparison unless given.
         rates: A grid of at least five learning rates, of which each method takes the best on validation data; None
             leaves all at the configuration's.
@@ -74,7 +74,7 @@ def compare(
             way.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["gd-hla", "full"], seeds=[0], baselines=False, out="runs/comparison")
+        >>> found = fh.compare("my.yaml", methods=["gd-hla", "full"], seeds=[0], baselines=False, out="runs/comparison")
         >>> {label: len(runs) for label, runs in found.runs.items()}
         {'gd-hla': 1, 'full': 1}
     """

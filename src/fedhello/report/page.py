@@ -172,7 +172,7 @@ def write_comparison(comparison: Comparison, out: str | Path | None = None) -> P
         RunFolderError: If a file cannot be written, or the folder holds files that are none of a comparison's.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["full"], seeds=[0], baselines=False, out="side-by-side")
+        >>> found = fh.compare("my.yaml", methods=["full"], seeds=[0], baselines=False, out="side-by-side")
         >>> print(fh.write_comparison(found))
         side-by-side/report.html
     """

@@ -48,7 +48,7 @@ class Comparison:
         folder: Where its runs are, of one that was just made.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["full"], seeds=[0, 1], baselines=False, out="runs/comparison")
+        >>> found = fh.compare("my.yaml", methods=["full"], seeds=[0, 1], baselines=False, out="runs/comparison")
         >>> [run.seed for run in found.runs["full"]], found.reference
         ([0, 1], 'full')
         >>> [(method.method, method.final.n) for method in found.summary.methods]
