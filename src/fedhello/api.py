@@ -265,8 +265,7 @@ def resume(
             learning rate does not depend on how many there are.
         callbacks: Who watches, and may end it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
-        model: The model, processor, data, validation and test data that the run began with, where they were objects; a
-            model without an adapter in it.
+        model: What the run began with, where that was an object, as ``prepare`` takes it; without an adapter in it.
         processor: Likewise.
         data: Likewise.
         validation: Likewise.
@@ -373,9 +372,9 @@ def load_run(
 
     Args:
         folder: Of the run.
-        model: The model that it was of, where that was an object; without an adapter in it.
-        processor: Its tokenizer or image processor.
-        data: The data that it was of, where these were objects; ``evaluate`` needs them.
+        model: What the run was of, as ``resume`` takes it.
+        processor: Likewise.
+        data: Likewise; ``evaluate`` needs it.
         validation: Likewise.
         test: Likewise.
 

@@ -60,7 +60,11 @@ def test_a_folder_that_holds_something_else_is_left_alone(asked, tmp_path):
 def test_notes_are_said_where_there_is_somebody_to_hear(asked, tmp_path):
     said = io.StringIO()
     compare(
-        {"method": {"name": "gd-hla", "pattern": "triangle"}}, methods="rgd-hla", seeds=[0], out=tmp_path, baselines=False,
+        {"method": {"name": "gd-hla", "pattern": "triangle"}},
+        methods="rgd-hla",
+        seeds=[0],
+        out=tmp_path,
+        baselines=False,
         console=Console(file=said, width=200),
-    )  # fmt: skip
+    )
     assert said.getvalue().startswith("note: ")

@@ -51,12 +51,12 @@ def compare(
         methods: Such as ``["fed-hello", "gd-hla:pattern=triangle"]``; a method of one's own as an object, too, which is
             registered.
         seeds: Each method runs with each of them; one seed may be a number.
-        model: A model in memory, as ``fedhello.prepare`` takes it. Each run takes a copy, so that all start from the
-            same weights, and the model itself stays as it is.
-        processor: Its tokenizer or image processor.
-        data: Data in memory, likewise, like the next two.
-        validation: What the server keeps to choose by.
-        test: What the server keeps to report on.
+        model: As ``fedhello.prepare`` takes it, like the next four; but each run takes a copy, so that all start from
+            the same weights, and the model itself stays as it is.
+        processor: Likewise.
+        data: Likewise.
+        validation: Likewise.
+        test: Likewise.
         out: The folder of the comparison; ``run.out``/comparison unless given.
         rates: A grid of at least five learning rates, of which each method takes the best on validation data; None
             leaves all at the configuration's.
