@@ -54,7 +54,7 @@ class RunEvaluation:
     Example:
         >>> scores = fh.run("my.yaml").evaluate()
         >>> scores.test.samples, 0 <= scores.test.accuracy <= 1, sorted(scores.to_dict())
-        (10, True, ['samples', 'test', 'validation'])
+        (16, True, ['samples', 'test', 'validation'])
     """
 
     validation: Evaluation
