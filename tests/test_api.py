@@ -185,21 +185,38 @@ def test_clients_own_heads_are_those_asked_for_whatever_was_asked_before(place):
 
 
 def test_a_loop_by_hand_sees_updates_and_changes_the_learning_rate(place):
-    def seen_of(rate=None):
-        session, seen = fh.prepare("tiny.yaml", {"train.rounds": 3, "train.lr_schedule": "constant"}), []
-        for _, record in fh.rounds(session, watch=seen.append):
-            came = [update.client for update in seen if update.round == record.report.round]
-            assert came == [client.client for client in record.report.clients]
-            if record.report.round == 1 and rate is not None:
-                session.engine.settings = replace(session.engine.settings, lr=rate)
-        return seen
+    session, seen = fh.prepare("tiny.yaml", {"train.rounds": 3, "train.lr_schedule": "constant"}), []
+    start, records = fh.start(session), []
+    for state, record in fh.rounds(session, start.state, watch=seen.append):
+        records.append(record)
+        came = [update.client for update in seen if update.round == record.report.round]
+        assert came == [client.client for client in record.report.clients]
+        if state.round == 2:
+            break
 
-    def values(seen, t):
-        return [u.tensors[name] for u in seen if u.round == t for name in sorted(u.tensors)]
+    def steps(two):
+        """Return how far each tensor of the third round's clients goes, the state after it, and its record."""
+        seen.clear()
+        ((after, record),) = fh.rounds(session, two, watch=seen.append)
+        moved = [u.tensors[name] - two.adapter.tensors[name] for u in seen for name in sorted(u.tensors)]
+        return torch.cat([step.flatten() for step in moved]), after, record
 
-    same, slower = seen_of(), seen_of(1e-9)
-    equal = [all(map(torch.equal, values(same, t), values(slower, t))) for t in range(3)]
-    assert equal == [True, True, False]
+    slow = replace(state, lr=1e-3 * session.engine.settings.lr)
+    (fast, _, usual), (little, after, record) = steps(state), steps(slow)
+    assert float(little.norm()) == pytest.approx(1e-3 * float(fast.norm()), rel=0.2)
+    assert usual.report.flags == ()
+    (flag,) = record.report.flags
+    assert flag.endswith(f"that of the state: {slow.lr:g}")
+
+    # What is saved goes on with it.
+    saved = fh.save(session, slow, "slow", start=start, records=records)
+    going_on = fh.save(session, after, "whole", start=start, records=[*records, record])
+    done = fh.resume(saved.path)
+    assert adapter(done) == adapter(going_on)
+    assert done.summary.flags == (flag,)
+    for wrong in (0, -1.0, float("nan")):
+        with pytest.raises(fh.ConfigError, match="expected the state's lr to be a finite number above 0"):
+            next(fh.rounds(session, replace(state, lr=wrong)))
 
 
 def test_a_loop_by_hand_keeps_the_clients_own_heads_and_goes_on_with_them(place):
@@ -226,7 +243,7 @@ def test_a_method_from_a_file_is_known_by_name(place, call):
         assert fh.load_run(run.path).config.method.name == "own:mine"
         code, _, err = call(place, "run", "tiny.yaml", "method.name=own:mine", "run.name=h", "--quiet")
         assert code == 0, err
-        found = fh.compare("tiny.yaml", ["own:mine", "full"], [0], out="side-by-side", baselines=False)
+        found = fh.compare("tiny.yaml", methods=["own:mine", "full"], seeds=[0], out="side-by-side", baselines=False)
         assert list(found.runs) == ["own-mine", "full"]
         for name, sentence in [("own:other", "no attribute 'other'"), ("none:mine", "No module named 'none'"),
                                ("own:topmost", "found a function"), ("nobody", "expected method.name")]:  # fmt: skip
@@ -249,7 +266,7 @@ def test_reading_somebodys_run_runs_none_of_their_code(place, call):
         read = fh.load_run(run.path)
         assert read.config.method.options["deep"] == 4
         assert read.predict(["apple number 1"])[0].label
-        assert read.evaluate()["test"]["accuracy"] == final
+        assert read.evaluate().test.accuracy == final
         assert call(place, "report", run.path)[0] == 0
         assert not (place / "was-here").exists()
         with pytest.raises(fh.ConfigError, match="ValueError: no"):
@@ -384,7 +401,7 @@ def test_a_model_in_memory_is_the_model_of_a_folder(place):
     texts = ["plum number 4", "zinc number 9"]
     right = [one.probability for one in named.predict(texts)]
     assert [one.probability for one in run.predict(texts)] == right
-    assert run.evaluate()["test"]["accuracy"] == named.summary.final
+    assert run.evaluate().test.accuracy == named.summary.final
 
     with pytest.raises(fh.ModelError, match="which was passed as an object"):
         fh.load_run(run.path).predict(texts)
@@ -393,7 +410,7 @@ def test_a_model_in_memory_is_the_model_of_a_folder(place):
     read = fh.load_run(run.path, model=model, processor=tokenizer)
     assert [one.probability for one in read.predict(texts)] == right
     assert [one.probability for one in read.predict(texts)] == right
-    assert read.evaluate()["test"]["accuracy"] == named.summary.final
+    assert read.evaluate().test.accuracy == named.summary.final
     with pytest.raises(fh.ConfigError, match="expected no data"):
         fh.load_run(run.path, data=data)
     where = json.loads((run.export("exported") / "adapter_config.json").read_text())["base_model_name_or_path"]

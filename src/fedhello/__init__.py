@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from fedhello.results.run import Rounds as Rounds
     from fedhello.results.run import RunResult as RunResult
     from fedhello.results.run import TrainedRun as TrainedRun
+    from fedhello.results.trained import RunEvaluation as RunEvaluation
     from fedhello.runs.callbacks import Callback as Callback
     from fedhello.runs.callbacks import EarlyStopping as EarlyStopping
     from fedhello.runs.console import Progress as Progress
@@ -104,6 +105,7 @@ _WHERE = {
     "fedhello.report.plan": "Plan",
     "fedhello.results.comparison": "Comparison load_comparison",
     "fedhello.results.run": "Prediction Rounds RunResult TrainedRun",
+    "fedhello.results.trained": "RunEvaluation",
     "fedhello.runs.callbacks": "Callback EarlyStopping",
     "fedhello.runs.console": "Progress",
     "fedhello.runs.loop": "RoundRecord RunStart",

@@ -93,8 +93,8 @@ def round(
 
     reports: list[ClientReport] = []
     rejections: list[Rejection] = []
-    context = AggregationContext(θ, federation, t, m, state.method_state, distil)
-    tasks = (replace(method.send(θ, m_k, at[k]), attempt=state.attempt) for k, m_k in m.items())
+    context = AggregationContext(θ, federation, t, m, state.method_state, distil, state.lr)
+    tasks = (replace(method.send(θ, m_k, at[k]), attempt=state.attempt, lr=state.lr) for k, m_k in m.items())
     updates = _counted(method.screen(context, train(tasks)), S_t, m, reports, rejections)
     θ_next = method.aggregate(context, updates)
 

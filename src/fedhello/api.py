@@ -131,6 +131,7 @@ def rounds(
     Args:
         session: The session to run.
         state: The state to continue from: ``start(session).state`` or that of an earlier round; None starts a new run.
+            With ``dataclasses.replace(state, lr=…)``, clients train with that learning rate from there on.
         watch: Called with each client's reply before it is aggregated: an ``Update``, whose tensors must not be
             changed, or a ``Rejection`` with its reason.
 
@@ -138,6 +139,7 @@ def rounds(
         The state after a round, and the round's record; ``record.test`` is None if the state is not scored.
 
     Raises:
+        ConfigError: If the state's ``lr`` is no number above 0.
         QuorumError: If ``train.retries`` attempts at one round fail.
 
     Example:
@@ -263,8 +265,7 @@ def resume(
             learning-rate schedule does not depend on the number of rounds.
         callbacks: Callbacks that observe the run and may stop it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
-        model: The model, processor, data, validation and test data that the run started with, if these were objects;
-            the model without an adapter.
+        model: The model that the run started with, if that was an object, as for ``prepare``; without an adapter.
         processor: Likewise.
         data: Likewise.
         validation: Likewise.
@@ -375,9 +376,9 @@ def load_run(
 
     Args:
         folder: The run's folder.
-        model: The model of the run, if that was an object; without an adapter.
-        processor: Its tokenizer or image processor.
-        data: The data of the run, if these were objects; ``evaluate`` needs them.
+        model: The model of the run, as for ``resume``.
+        processor: Likewise.
+        data: Likewise; ``evaluate`` needs it.
         validation: Likewise.
         test: Likewise.
 

@@ -104,6 +104,8 @@ class RunState:
             empty without a final head.
         personal_heads: Client → its own head by tensor name, for the head policy ``local``; a client that has not
             trained yet has no entry. None if heads are not personal.
+        lr: η, the learning rate of round 0 from which the schedule goes on in all further rounds, in place of the
+            configuration's ``train.lr``; > 0. None uses the configuration's.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -128,6 +130,7 @@ class RunState:
     selected_losses: Tensor | None = None
     selected_round: int = 0
     personal_heads: Mapping[int, Mapping[str, Tensor]] | None = None
+    lr: float | None = None
 
     @property
     def model(self) -> Adapter:

@@ -118,6 +118,7 @@ class AggregationContext:
         allocations: Client → m_k.
         method_state: Name → value: the method's state from earlier rounds.
         distil: Distils models on the public set; None without a public set.
+        lr: The state's learning rate, in place of the configuration's; None uses the configuration's.
 
     Example:
         >>> import torch
@@ -135,6 +136,7 @@ class AggregationContext:
     allocations: Mapping[int, Allocation]
     method_state: Mapping[str, Tensor] = field(default_factory=dict)
     distil: Distil | None = None
+    lr: float | None = None
 
     def components(self, update: "Update", name: str) -> tuple[int, ...]:
         """Return which of the R components a tensor of an update holds.

@@ -275,6 +275,7 @@ class Task:
         missed: Products that were merged since the client last received the merged tensors. They are sent, under the
             names of factors, instead of the whole merged tensors, which are among ``known``.
         correction: c − c_k of SCAFFOLD by name, for tensors that train and that the client has trained before.
+        lr: η, the learning rate of round 0 that the client's schedule starts from; None uses the configuration's.
 
     Example:
         >>> fh.Task(client=0, round=3, allocation=fh.Allocation((1,)), adapter=fh.Adapter({}, {})).attempt
@@ -289,6 +290,7 @@ class Task:
     attempt: int = 0
     missed: Mapping[str, Tensor] = field(default_factory=dict)
     correction: Mapping[str, Tensor] = field(default_factory=dict)
+    lr: float | None = None
 
 
 @dataclass(frozen=True)

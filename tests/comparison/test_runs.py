@@ -92,7 +92,7 @@ def test_methods_share_partition_start_and_invited_clients_of_a_seed(compared):
 
     def shared(name):
         run = runs[name]
-        invited = [[client["client"] for client in entry["clients"]] for entry in run.rounds()]
+        invited = [[client.client for client in record.report.clients] for record in run.rounds()]
         return (run.path / "clients.json").read_text(), run.summary().start, invited
 
     assert shared(RUNS[0]) == shared(RUNS[2])

@@ -26,7 +26,7 @@ def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(wor
     for run in runs.values():
         config = stored_config(run.path)
         assert config.train.rounds == 2
-        worth[config.train.lr] = sum(entry["validation"]["accuracy"] for entry in run.rounds()) / 2
+        worth[config.train.lr] = sum(record.validation.accuracy for record in run.rounds()) / 2
     best = min(rate for rate in worth if worth[rate] == max(worth.values()))
     tuning = found["tuning"]
     assert (tuning["rates"], tuning["rounds"], tuning["seed"]) == (sorted(worth), 2, 0)

@@ -58,7 +58,7 @@ def test_the_demo_begins_with_what_the_solved_head_is_worth_and_keeps_it(tmp_pat
     assert (summary["status"], summary["rounds"]) == ("finished", 2)
     assert 0.86 < summary["start"] < 0.91  # what the solved head alone is worth
     assert 0.84 < summary["final"] <= 1
-    losses = [entry["train_loss"] for entry in folder.rounds()]
+    losses = [record.train_loss for record in folder.rounds()]
     assert losses[1] < losses[0] + 0.1
 
 
@@ -79,11 +79,11 @@ def test_the_folder_holds_what_the_contract_says(demo):
     assert stored_config(folder.path) == parse_config(session.config)
     assert (folder.path / "config.yaml").read_text() == session.config_yaml
     assert folder.summary().to_dict() == json.loads(json.dumps(summary))
-    rounds = folder.rounds()
-    assert [entry["round"] for entry in rounds] == [0, 1, 2]
-    assert [entry["scored"] for entry in rounds] == [False, True, False]
-    assert all(len(entry["clients"]) == 5 for entry in rounds)
-    up = sum(client["bytes_up"] for entry in rounds for client in entry["clients"])
+    reports = [record.report for record in folder.rounds()]
+    assert [report.round for report in reports] == [0, 1, 2]
+    assert [report.scored for report in reports] == [False, True, False]
+    assert all(len(report.clients) == 5 for report in reports)
+    up = sum(client.bytes_up for report in reports for client in report.clients)
     sums = 2 * 20 * 4 * (5 + 5 * 384 + 384 * 385 // 2)  # of all clients, before the first round and after the last
     assert up + sums < summary["bytes_up"] < up + 1.02 * sums
     clients = json.loads((folder.path / "clients.json").read_text())["clients"]
@@ -311,7 +311,7 @@ def test_other_partitions_run(kind, tmp_path):
 def test_parity_runs_with_the_published_semantics(tmp_path):
     session, folder, _ = run_demo(tmp_path, "parity=published", "train.lr=0.01")
     assert not set(session.model.head_names) & set(session.model.snapshot(share_head=False).tensors)
-    assert [entry["scored"] for entry in folder.rounds()] == [False, True, False]
+    assert [record.report.scored for record in folder.rounds()] == [False, True, False]
     assert session.engine.settings.lr_schedule == "published"
     assert session.engine.settings.weight_decay == 0.01
 

@@ -116,7 +116,7 @@ def test_a_plain_module_does_all_that_a_model_of_transformers_does(case):
     inputs = [rows[i][0] if isinstance(rows[i], tuple) else rows[i]["x"] for i in range(4)]
     found = [one.probability for one in run.predict(inputs, probabilities=True)]
     scores = run.evaluate()
-    assert scores["test"]["accuracy"] == run.summary.final > 0.4
+    assert scores.test.accuracy == run.summary.final > 0.4
     assert all(torch.equal(value, frozen[name]) for name, value in base_weights(run).items())
 
     # In another process, with the module made anew.
@@ -179,12 +179,12 @@ def test_a_comparison_of_a_plain_module_leaves_it_as_it_is():
     module = made(Chained)
     before = copy.deepcopy(module.state_dict())
     words = {"model.head_module": "classifier", "data.proxy": 0, "train.rounds": 1}
-    found = fh.compare(CONFIG, ["rgd-hla", "fedra"], [0], overrides=words, model=module, data=numbers())
+    found = fh.compare(CONFIG, words, methods=["rgd-hla", "fedra"], seeds=[0], model=module, data=numbers())
     assert list(found.runs) == ["head-only", "server-only", "rgd-hla", "fedra"]
     after = module.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
-    again = fh.compare(CONFIG, ["rgd-hla", "fedra"], [0], overrides=words, model=module, data=numbers())
+    again = fh.compare(CONFIG, words, methods=["rgd-hla", "fedra"], seeds=[0], model=module, data=numbers())
     assert again.runs["rgd-hla"][0].summary == found.runs["rgd-hla"][0].summary
 
 

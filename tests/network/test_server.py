@@ -47,14 +47,14 @@ def test_clients_score_over_a_network_as_in_one_process(place, call):
     words = ["data.proxy=0", "method={name: fim-hla, scores: clients, refresh: 1, score_samples: 6}"]
     folder, summary = play_network(network_of(), config_of(place, *words))
     assert call(place, "run", "net.yaml", "run.name=here", "--quiet", *words)[0] == 0
-    there, here = RunFolder(folder.path).rounds(), RunFolder(place / "runs" / "here").rounds()
+    there, here = ([r.report for r in RunFolder(one).rounds()] for one in (folder.path, place / "runs" / "here"))
     assert len(there) == summary["rounds"] > 0
     for a, b in zip(there, here, strict=True):
-        assert a["scores"] == pytest.approx(b["scores"], rel=1e-5)
-        assert a["scored"] is b["scored"] is True
-        assert a["score_bytes_up"] == b["score_bytes_up"] > 0
-        assert a["score_bytes_down"] == b["score_bytes_down"] > 0
-        assert a["flags"] == []
+        assert a.scores == pytest.approx(b.scores, rel=1e-5)
+        assert a.scored is b.scored is True
+        assert a.score_bytes_up == b.score_bytes_up > 0
+        assert a.score_bytes_down == b.score_bytes_down > 0
+        assert a.flags == ()
 
 
 def test_a_server_that_was_stopped_goes_on_with_the_same_clients_to_the_same_adapter(place):

@@ -31,12 +31,12 @@ def tested(workplace, tmp_path, monkeypatch):
 
 def test_a_run_read_back_notes_that_its_test_data_are_others(tested, caplog):
     read = fh.load_run(tested.path)
-    assert read.evaluate()["test"]["accuracy"] == read.summary.final
+    assert read.evaluate().test.accuracy == read.summary.final
     assert caplog.messages == []
     for rows in (TEST[1:] + TEST[:1], [(text.replace("number", "no"), kind) for text, kind in TEST]):
         caplog.clear()
         write(rows)
-        assert read.evaluate()["samples"]["test"] == len(TEST)
+        assert read.evaluate().test.samples == len(TEST)
         (said,) = caplog.messages
         assert said.startswith("the test data are not those that runs/it was scored on: the scores cannot be compared")
 

@@ -26,8 +26,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a run's adapter, or the mean over its models, on its validation and test set, or on other data."""
+    from fedhello.results.trained import scores_listed
+
     columns = named(text=text, label=label, image=image, prompt=prompt, response=response) or None
-    result = fh.load_run(run).evaluate(data, split=split, columns=columns, model=model, client=client)
+    found = fh.load_run(run).evaluate(data, split=split, columns=columns, model=model, client=client)
+    result = scores_listed({"data": found}) if isinstance(found, fh.Evaluation) else found.to_dict()
     if as_json:
         print(json.dumps(result))
         return

@@ -146,9 +146,9 @@ def compare(
     file, overrides = file_and_overrides(words)
     found = fh.compare(
         file,
-        methods,
-        asked_seeds(seeds),
-        overrides=overrides,
+        overrides,
+        methods=methods,
+        seeds=asked_seeds(seeds),
         out=out,
         rates=asked_rates(rates or RATES) if tune else None,
         baselines=not no_baselines,

@@ -1,7 +1,7 @@
 """The settings of local training, and quantities that follow from them without a model."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -87,6 +87,11 @@ def bfloat16_pays(device: torch.device, batch_size: int) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and batch_size >= BFLOAT16_BATCH and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def with_rate(settings: TrainingSettings, lr: float | None) -> TrainingSettings:
+    """Return the settings with another learning rate of round 0; None leaves it."""
+    return settings if lr is None else replace(settings, lr=lr)
 
 
 def learning_rate(settings: TrainingSettings, t: int) -> float:

@@ -27,15 +27,15 @@ from fedhello.setup.objects import words_of_objects
 
 def compare(
     config: Source = None,
-    methods: Sequence[str | Method] | str | Method = (),
-    seeds: Sequence[int] | int = (0, 1, 2),
+    overrides: Overrides = (),
     *,
+    methods: Sequence[str | Method] | str | Method,
+    seeds: Sequence[int] | int = (0, 1, 2),
     model: Any = None,
     processor: Any = None,
     data: Any = None,
     validation: Any = None,
     test: Any = None,
-    overrides: Overrides = (),
     out: str | Path | None = None,
     rates: Sequence[float] | None = None,
     baselines: bool = True,
@@ -47,15 +47,15 @@ def compare(
 
     Args:
         config: The configuration of all runs. The options of its method apply to runs of the same method.
+        overrides: Dotted keys with new values for all runs.
         methods: Methods such as ``["fed-hello", "gd-hla:pattern=triangle"]``; a ``Method`` object is registered.
         seeds: The seeds of each method; a single seed may be a number.
-        model: A model in memory; see ``fedhello.prepare``. Each run uses a copy, so that all start from the same
-            weights, and the model itself does not change.
-        processor: Its tokenizer or image processor.
-        data: Data in memory; see ``fedhello.prepare``.
-        validation: The server's validation data, likewise.
-        test: The server's test data, likewise.
-        overrides: Dotted keys with new values for all runs.
+        model: A model in memory, as for ``fedhello.prepare``, like the next four. Each run uses a copy, so that all
+            start from the same weights, and the model itself does not change.
+        processor: Likewise.
+        data: Likewise.
+        validation: Likewise.
+        test: Likewise.
         out: The folder of the comparison; None takes ``run.out``/comparison.
         rates: A grid of at least five learning rates, of which each method uses the best on validation data; None
             uses the configuration's for all methods.
@@ -73,7 +73,7 @@ def compare(
             files.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["gd-hla", "full"], seeds=[0], baselines=False, out="runs/comparison")
+        >>> found = fh.compare("my.yaml", methods=["gd-hla", "full"], seeds=[0], baselines=False, out="runs/comparison")
         >>> {label: len(runs) for label, runs in found.runs.items()}
         {'gd-hla': 1, 'full': 1}
     """

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.status import Status
@@ -19,7 +19,8 @@ from fedhello.config.choices import with_choices
 from fedhello.config.diff import differing
 from fedhello.config.load import IRRELEVANT, parse_config
 from fedhello.config.read import Source, load_config
-from fedhello.config.schema import Config, MethodConfig
+from fedhello.config.schema import Config, MethodConfig, TierConfig
+from fedhello.config.section import ConfigMapping
 from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
 from fedhello.data.memory import MEMORY
@@ -168,9 +169,9 @@ def _unused_options(base: Config, methods: Sequence[AskedMethod]) -> list[str]:
 
 def _suited_tiers(
     base: Config, methods: Sequence[AskedMethod], given: Objects
-) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+) -> tuple[dict[str, list[TierConfig]], list[str]]:
     """Return the tiers translated for each method, by label, and a note on every translation."""
-    stated: list[dict[str, Any]] = base.model_dump(mode="json")["clients"]["tiers"]
+    stated = base.clients.tiers
     kinds = {asked.label: KINDS[METHODS[asked.name].allocates] for asked in methods}
     full: dict[Kind, int] = {}
     if any(_foreign(stated, kind) for kind in kinds.values()):
@@ -195,29 +196,36 @@ def _check_counts(base: Config, blocks: int) -> None:
             )
 
 
-def _foreign(tiers: Sequence[Mapping[str, Any]], kind: Kind | None) -> list[int]:
+def _foreign(tiers: Sequence[TierConfig], kind: Kind | None) -> list[int]:
     """Return the tiers whose only count is of the kind that the method does not allocate."""
-    return [g for g, tier in enumerate(tiers) if kind is not None and kind not in tier and OTHER[kind] in tier]
+    return [g for g, tier in enumerate(tiers) if _foreign_count(tier, kind) is not None]
 
 
-def _suited(tier: dict[str, Any], kind: Kind | None, full: Mapping[Kind, int]) -> dict[str, Any]:
-    if kind is None or not _foreign([tier], kind):
+def _foreign_count(tier: TierConfig, kind: Kind | None) -> int | None:
+    """Return the count of a tier that the method does not allocate, where it states that one alone."""
+    counts: dict[Kind, int | None] = {"blocks": tier.blocks, "rank": tier.rank}
+    return None if kind is None or counts[kind] is not None else counts[OTHER[kind]]
+
+
+def _suited(tier: TierConfig, kind: Kind | None, full: Mapping[Kind, int]) -> TierConfig:
+    count = _foreign_count(tier, kind)
+    if kind is None or count is None:
         return tier
     other = OTHER[kind]
-    rest = {key: value for key, value in tier.items() if key != other}
-    return rest | {kind: translated(tier[other], full[other], full[kind])}
+    return tier.model_copy(update={other: None, kind: translated(count, full[other], full[kind])})
 
 
 def _translation(
     label: str,
     kind: Kind,
     foreign: Sequence[int],
-    stated: Sequence[Mapping[str, Any]],
-    suited: Sequence[Mapping[str, Any]],
+    stated: Sequence[TierConfig],
+    suited: Sequence[TierConfig],
     full: Mapping[Kind, int],
 ) -> str:
-    def listed(tiers: Sequence[Mapping[str, Any]], key: Kind) -> str:
-        return "/".join(str(tiers[g][key]) for g in foreign) + f" of {full[key]}"
+    def listed(tiers: Sequence[TierConfig], key: Kind) -> str:
+        counts = (tiers[g].blocks if key == "blocks" else tiers[g].rank for g in foreign)
+        return "/".join(map(str, counts)) + f" of {full[key]}"
 
     return (
         f"{label} allocates {kind}, so tier {'/'.join(map(str, foreign))} gets {kind} {listed(suited, kind)} for "
@@ -241,11 +249,11 @@ def _block_count(base: Config, given: Objects) -> int:
     return load_model(model_settings(base), ["one", "other"]).blocks.count
 
 
-def _config(base: Config, asked: AskedMethod, tiers: list[dict[str, Any]], seed: int, out: Path) -> Config:
-    raw = base.model_dump(mode="json")
+def _config(base: Config, asked: AskedMethod, tiers: Sequence[TierConfig], seed: int, out: Path) -> Config:
+    raw: ConfigMapping = base.model_dump(mode="json")
     shared = base.method.options if asked.name == base.method.name else {}
     raw["method"] = {"name": asked.name, **shared, **asked.options}
-    raw["clients"]["tiers"] = tiers
+    raw["clients"]["tiers"] = [tier.model_dump(mode="json") for tier in tiers]
     raw["run"] |= {"seed": seed, "out": str(out / RUNS), "name": f"{asked.label}-seed{seed}"}
     return parse_config(raw)
 
@@ -287,7 +295,7 @@ def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> P
 
 def _as_loaded(config: Config, found: Config) -> Config:
     """Return a configuration with resolved ``auto`` values, and with the values that a run found on loading."""
-    loaded: dict[str, Any] = {}
+    loaded: ConfigMapping = {}
     if config.model.pooling == "auto":
         loaded["pooling"] = found.model.pooling
     if config.model.name == MEMORY:

@@ -110,7 +110,7 @@ def make_tuning(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bo
 
 def validation_accuracy(folder: RunFolder) -> float:
     """Return the mean validation accuracy of a run's last five scored rounds."""
-    scored = [entry["validation"]["accuracy"] for entry in folder.rounds() if entry["validation"] is not None]
+    scored = [record.validation.accuracy for record in folder.rounds() if record.validation is not None]
     return fmean(scored[-LAST:])
 
 

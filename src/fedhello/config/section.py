@@ -4,6 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+ConfigMapping = dict[str, Any]
+"""A configuration, or a section of one, as nested plain values: what a file holds, before it is checked."""
+
 
 class Section(BaseModel):
     """A frozen section; unknown keys are errors."""

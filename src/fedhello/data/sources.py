@@ -98,12 +98,9 @@ def load(
     for group, table in training.items():
         samples += _samples("train", read_rows(table, columns, labelled), group)
     for part, table in held_out.items():
-        column = columns.group if columns.group in table.columns else None
-        if part == "test" and column != columns.group:
-            notes.append(
-                f"{table.name} has no column {columns.group!r}, so there is no test accuracy for each of its values"
-            )
-        samples += _samples(part, read_rows(table, replace(columns, group=column), labelled), "")
+        known, more = _groupable(part, table, columns)
+        samples += _samples(part, read_rows(table, known, labelled), "")
+        notes += more
     if skip_bad_images and columns.kind == "images":
         samples, more = _decodable(samples)
         notes += more
@@ -155,6 +152,14 @@ def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict
         else:
             raise _no_split(source, f"data.{part}", name, "a file, or ")
     return tables, used
+
+
+def _groupable(part: HeldOut, table: Table, columns: Columns) -> tuple[Columns, list[str]]:
+    """Return the columns to read a table with that is held out, which need not have that of the groups; and notes."""
+    if columns.group is None or columns.group in table.columns:
+        return columns, []
+    note = f"{table.name} has no column {columns.group!r}, so there is no test accuracy for each of its values"
+    return replace(columns, group=None), [note] if part == "test" else []
 
 
 def _only_table(source: Source, key: str) -> Table:

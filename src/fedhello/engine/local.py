@@ -10,7 +10,7 @@ from torch import Tensor
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.memory import gpu_limit
 from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_sums, fitted_batch
-from fedhello.client.settings import TrainingSettings
+from fedhello.client.settings import TrainingSettings, with_rate
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Contribution, Heads
@@ -38,7 +38,7 @@ class LocalEngine:
         model: The model, used by one client at a time.
         federation: The clients.
         data: Client → its training samples.
-        settings: The settings of local training.
+        settings: The settings of local training, except for the learning rate of a task that states one.
         costs: The costs of steps; None without a prediction.
         scoring: The peak bytes of passes for Fisher scores; None without a prediction.
         dropout: Probability that an invited client is lost: a simulation, with its own random stream.
@@ -140,7 +140,7 @@ class LocalEngine:
         )
         try:
             with gpu_limit(self.model.device, client.budget.memory):
-                return local_training(self.model, work, self.settings)
+                return local_training(self.model, work, with_rate(self.settings, task.lr))
         except torch.OutOfMemoryError as error:
             raise UpdateError(
                 f"expected client {client.id} in round {task.round} to train within {client.budget.memory} bytes; the "

@@ -120,10 +120,6 @@ def join(
     _check_flower()
     key = None if key is None else Path(key)
     data = None if data is None else str(data)
-    limits = {limit: value for limit, value in (budget or {}).items() if value is not None}
-    unknown = [limit for limit in limits if limit not in LIMITS]
-    if unknown:
-        raise ConfigError(f"expected a budget of {', '.join(LIMITS)}; found {unknown[0]!r}")
     options = ClientOptions(
         name=name or default_name(data, part, key),
         data=data,
@@ -131,7 +127,7 @@ def join(
         model=None if model is None else str(model),
         device=device,
         columns=dict(columns or {}),
-        budget={limit: parse_bytes(value) if isinstance(value, str) else value for limit, value in limits.items()},
+        budget=_limits(budget or {}),
     )
     connection = Connection(*parse_server(server), None if ca is None else Path(ca), key, patience)
     take_part(connection, options, _saying(console), None if log is None else Path(log))
@@ -184,6 +180,15 @@ def make_client_key(name: str, out: str | Path) -> tuple[Path, Path]:
     from fedhello.network.keys import make_client_key
 
     return make_client_key(name, Path(out))
+
+
+def _limits(budget: Mapping[str, Any]) -> dict[str, float]:
+    """Return what of a client's budget binds, as numbers."""
+    limits = {limit: value for limit, value in budget.items() if value is not None}
+    unknown = [limit for limit in limits if limit not in LIMITS]
+    if unknown:
+        raise ConfigError(f"expected a budget of {', '.join(LIMITS)}; found {unknown[0]!r}")
+    return {limit: parse_bytes(value) if isinstance(value, str) else value for limit, value in limits.items()}
 
 
 def _check_flower() -> None:

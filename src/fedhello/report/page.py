@@ -20,6 +20,7 @@ from fedhello.results.finished import FinishedRun
 from fedhello.results.run import TrainedRun
 from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, check_free
+from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
 
 PAGE = """<!doctype html>
@@ -101,20 +102,23 @@ def svg(folder: RunFolder) -> str:
     def draw(figure: Any) -> None:
         curve, blocks = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
         _draw_curve(curve, rounds, float("nan") if summary.start is None else summary.start)
-        drawing.draw_blocks(figure, blocks, rounds[0]["round"] + 1, [entry["contributors"] for entry in rounds])
-        curve.set_xlim(-0.5, rounds[-1]["round"] + 1.5)  # room for round 0, before training
+        drawing.draw_blocks(figure, blocks, rounds[0].report.round + 1, _contributors(rounds))
+        curve.set_xlim(-0.5, rounds[-1].report.round + 1.5)  # room for round 0, before training
         figure.suptitle(_title(summary))
 
     return svg_of((8, 5.6), draw)
 
 
-def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]], start: float) -> None:
-    evaluated = [entry for entry in rounds if entry["test"] is not None]
-    x = [entry["round"] + 1 for entry in evaluated]
-    test = [entry["test"]["accuracy"] for entry in evaluated]
-    axes.plot([0, *x], [start, *test], marker="o", markersize=3, label="test (0: before training)")
-    axes.plot(x, [entry["validation"]["accuracy"] for entry in evaluated], linestyle="--", label="validation")
-    scored = [entry["round"] + 1 for entry in rounds if entry["scored"]]
+def _contributors(rounds: Sequence[RoundRecord]) -> list[tuple[int, ...]]:
+    return [record.report.contributors for record in rounds]
+
+
+def _draw_curve(axes: Any, rounds: Sequence[RoundRecord], start: float) -> None:
+    test = {record.report.round + 1: record.test.accuracy for record in rounds if record.test is not None}
+    axes.plot([0, *test], [start, *test.values()], marker="o", markersize=3, label="test (0: before training)")
+    validation = {record.report.round + 1: record.validation.accuracy for record in rounds if record.validation}
+    axes.plot([*validation], [*validation.values()], linestyle="--", label="validation")
+    scored = [record.report.round + 1 for record in rounds if record.report.scored]
     for i, position in enumerate(scored):
         label = "Fisher scores computed" if i == 0 else None
         axes.axvline(position, color="grey", linewidth=0.8, linestyle=":", label=label)
@@ -168,7 +172,7 @@ def write_comparison(comparison: Comparison, out: str | Path | None = None) -> P
         RunFolderError: If a file cannot be written, or the folder contains files that are not a comparison's.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["full"], seeds=[0], baselines=False, out="side-by-side")
+        >>> found = fh.compare("my.yaml", methods=["full"], seeds=[0], baselines=False, out="side-by-side")
         >>> print(fh.write_comparison(found))
         side-by-side/report.html
     """
@@ -264,7 +268,7 @@ def _memory_point(group: Sequence[FinishedRun]) -> tuple[float, tuple[float, flo
 def _blocks_pictures(comparison: Comparison) -> list[tuple[str, str]]:
     """Return figures of the trained blocks in each method's first seed, with one colour scale, and captions."""
     first = {label: group[0] for label, group in comparison.runs.items()}
-    maps = {label: [entry["contributors"] for entry in run.rounds] for label, run in first.items()}
+    maps = {label: _contributors(run.rounds) for label, run in first.items()}
     most = max(count for counts in maps.values() for row in counts for count in row)
     return [
         (

@@ -48,7 +48,7 @@ class Comparison:
         folder: The folder of a comparison that was just made; else None.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["full"], seeds=[0, 1], baselines=False, out="runs/comparison")
+        >>> found = fh.compare("my.yaml", methods=["full"], seeds=[0, 1], baselines=False, out="runs/comparison")
         >>> [run.seed for run in found.runs["full"]], found.reference
         ([0, 1], 'full')
         >>> [(method.method, method.final.n) for method in found.summary.methods]
@@ -295,7 +295,7 @@ def _summarise(comparison: Comparison) -> ComparisonSummary:
         data=first.config.data.name,
         metric=first.summary.metric,
         only_methods_differ=not _more_than_methods(flat, _method_keys(comparison.tuning)),
-        test_samples=first.rounds[-1]["test"]["samples"],
+        test_samples=first.test_after(len(first.rounds)).samples,
         equal_cost=rungs,
         tuning=comparison.tuning,
         methods=tuple(compared_method(rows[label], group) for label, group in groups.items()),

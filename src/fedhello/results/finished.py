@@ -4,14 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
 
 from fedhello.config.schema import Config
 from fedhello.config.stored import stored_config
 from fedhello.errors import RunFolderError
+from fedhello.model.evaluation import Evaluation
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.heads import HeadChange
+from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
 from fedhello.session import is_scored_after
+from fedhello.state import ClientReport
+from fedhello.types import Rejection
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,14 @@ class FinishedRun:
         folder: The run's folder.
         config: Its configuration.
         summary: Its summary.
-        rounds: One object per round, at least one.
+        rounds: The records of its finished rounds, at least one.
     """
 
     label: str
     folder: RunFolder
     config: Config
     summary: Summary
-    rounds: list[dict[str, Any]]
+    rounds: tuple[RoundRecord, ...]
 
     @property
     def seed(self) -> int:
@@ -76,33 +80,48 @@ class FinishedRun:
         """The curve of the run's scored states."""
         train = self.config.train
         done = [t for t in range(len(self.rounds) + 1) if is_scored_after(t, train.rounds, train.evaluate_every)]
+        up, down = zip(*(_traffic(record) for record in self.rounds), strict=True)
         return Curve(
             tuple(done),
-            (self.start, *(self.rounds[t - 1]["test"]["accuracy"] for t in done[1:])),
-            self._sent("bytes_up", done),
-            self._sent("bytes_down", done),
+            (self.start, *(self.test_after(t).accuracy for t in done[1:])),
+            _sent(up, self.summary.bytes_up, done),
+            _sent(down, self.summary.bytes_down, done),
             self._flops(done),
         )
 
-    def _sent(self, key: str, done: Sequence[int]) -> tuple[int, ...]:
-        replies = [(*entry["clients"], *entry.get("rejections", ()), *_head(entry)) for entry in self.rounds]
-        scores = [entry.get(f"score_{key}", 0) for entry in self.rounds]
-        per_round = [sum(reply[key] for reply in one) + score for one, score in zip(replies, scores, strict=True)]
-        # Bytes of no round, those of class sums and failed attempts, count before the first round.
-        sent = list(accumulate(per_round, initial=getattr(self.summary, key) - sum(per_round)))
-        return tuple(sent[t] for t in done)
+    def test_after(self, done: int) -> Evaluation:
+        """Return the test scores after so many rounds, at least one.
+
+        Raises:
+            RunFolderError: If that state was not scored.
+        """
+        test = self.rounds[done - 1].test
+        if test is None:
+            raise RunFolderError(f"expected test scores after round {done} of {self.folder.path}; found none")
+        return test
 
     def _flops(self, done: Sequence[int]) -> tuple[float, ...] | None:
-        found = [[client.get("metrics", {}).get("flops") for client in entry["clients"]] for entry in self.rounds]
-        if any(flops is None for of_round in found for flops in of_round):
+        found = [[client.metrics.get("flops") for client in record.report.clients] for record in self.rounds]
+        known = [[flops for flops in of_round if flops is not None] for of_round in found]
+        if known != found:
             return None
-        spent = list(accumulate(map(sum, found), initial=0.0))
+        spent = list(accumulate(map(sum, known), initial=0.0))
         return tuple(spent[t] for t in done)
 
 
-def _head(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the entry of a head that was solved again after a round."""
-    return [entry["head"]] if entry.get("head") else []
+def _traffic(record: RoundRecord) -> tuple[int, int]:
+    """Return the bytes that clients sent and received in a round: for replies that count or not, scores and a head."""
+    report = record.report
+    replies: list[ClientReport | Rejection | HeadChange] = [*report.clients, *report.rejections]
+    replies += [] if record.head is None else [record.head]
+    up, down = sum(one.bytes_up for one in replies), sum(one.bytes_down for one in replies)
+    return up + report.score_bytes_up, down + report.score_bytes_down
+
+
+def _sent(per_round: Sequence[int], whole: int, done: Sequence[int]) -> tuple[int, ...]:
+    """Return the bytes that were sent by each state; what no round accounts for was sent before the first one."""
+    sent = list(accumulate(per_round, initial=whole - sum(per_round)))
+    return tuple(sent[t] for t in done)
 
 
 def read_run(folder: RunFolder) -> FinishedRun:
@@ -115,7 +134,7 @@ def read_run(folder: RunFolder) -> FinishedRun:
     config, summary = stored_config(folder.path), folder.summary()
     if summary.status != "finished":
         raise RunFolderError(f"expected a finished run; {folder.path} is {summary.status}")
-    rounds = folder.rounds()
+    rounds = tuple(folder.rounds())
     if not rounds or len(rounds) != summary.rounds:
         raise RunFolderError(
             f"expected the {summary.rounds} rounds of the summary in {folder.path}; rounds.jsonl has {len(rounds)}"

@@ -22,10 +22,10 @@ from fedhello.data.memory import memory_source
 from fedhello.data.tables import Source, Table
 from fedhello.errors import ConfigError, DataError, FedhelloError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.evaluation import evaluate, logits
+from fedhello.model.evaluation import Evaluation, evaluate, logits
 from fedhello.model.generation import generate, longest_prompt
 from fedhello.model.sources import CAUSAL_LM, IMAGES
-from fedhello.results.trained import Trained, known_metrics, listed
+from fedhello.results.trained import Trained, known_metrics
 from fedhello.setup.encoding import cut_prompts, encode
 
 
@@ -107,7 +107,7 @@ def _check_seconds(inputs: Sequence[Any], seconds: Sequence[str], expected: int)
 
 def score(
     trained: Trained, data: Any, split: str | None = None, columns: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[Evaluation, list[str]]:
     """Evaluate a model on labelled data, in the number type of its run's evaluation.
 
     Args:
@@ -117,7 +117,7 @@ def score(
         columns: Role of a column → its name in the data, if it differs from the run's.
 
     Returns:
-        The scores of ``fedhello.results.trained.listed``, under ``data``, and notes on the samples.
+        The scores, and notes on the samples.
 
     Raises:
         ConfigError: If ``columns`` names an unknown role.
@@ -140,7 +140,7 @@ def score(
     fast = train.autocast == "auto" and bfloat16_pays(model.device, train.batch_size)
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=fast or train.autocast == "bfloat16")
     with autocast, _taken(samples, model):
-        return listed({"data": evaluate(model, samples, metrics)}), [*found.notes, *notes, *missing]
+        return evaluate(model, samples, metrics), [*found.notes, *notes, *missing]
 
 
 def _one_table(source: Source, split: str | None) -> Source:

@@ -13,10 +13,11 @@ from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
 from fedhello.model import exports
 from fedhello.model.adapter import LoraModel
+from fedhello.model.evaluation import Evaluation
 from fedhello.notes import logger
 from fedhello.results.forget import forget
 from fedhello.results.inference import infer, score
-from fedhello.results.trained import Trained, load_trained, rescore, scoring_session
+from fedhello.results.trained import RunEvaluation, Trained, load_trained, rescore, scoring_session
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.progress import other_data
@@ -206,6 +207,26 @@ class TrainedRun:
         _log(notes)
         return [Prediction(**row) for row in found]
 
+    @overload
+    def evaluate(
+        self,
+        data: None = None,
+        *,
+        split: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> RunEvaluation: ...
+    @overload
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        split: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> Evaluation: ...
     def evaluate(
         self,
         data: Any = None,
@@ -214,7 +235,7 @@ class TrainedRun:
         columns: Mapping[str, Any] | None = None,
         model: str | None = None,
         client: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> Evaluation | RunEvaluation:
         """Evaluate the run's model on the run's own validation and test data, or on other data.
 
         Args:
@@ -229,8 +250,7 @@ class TrainedRun:
             client: The client whose head is used, if clients keep their own heads.
 
         Returns:
-            ``validation`` and ``test``, or ``data``, each with ``accuracy`` (0 … 1), ``loss`` (nats) and more; and
-            ``samples``, the number of samples of each.
+            The scores on ``data``; without ``data``, those on the run's own validation and test data.
 
         Raises:
             ConfigError: If an argument is missing, or does not apply to this run.
@@ -242,11 +262,10 @@ class TrainedRun:
             if given:
                 raise ConfigError(f"expected data with {' and '.join(given)}; found none. Pass data=….")
             session = self._prepared(scoring_session)
-            found, notes = rescore(self._folder, session)
-            if self.session is None:
-                notes += other_data(session, self._folder)
-        else:
-            found, notes = score(self._trained(model, client), data, split, columns or {})
+            whole, notes = rescore(self._folder, session)
+            _log(notes if self.session is not None else [*notes, *other_data(session, self._folder)])
+            return whole
+        found, notes = score(self._trained(model, client), data, split, columns or {})
         _log(notes)
         return found
 

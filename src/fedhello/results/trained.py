@@ -1,7 +1,7 @@
 """A run's trained models, read from its folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -40,6 +40,31 @@ class Trained:
     labels: tuple[str, ...]
     model: LoraModel
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """How well a run's model does on the data that the run chose and reported by.
+
+    Attributes:
+        validation: On the server's validation data; the mean over the models of a run that leads to several.
+        test: On its test data, likewise; of a language model that answers prompts, ``more`` has ``rouge_l``.
+        models: Name → that model alone on the test data, of a run that leads to several; else empty.
+
+    Example:
+        >>> scores = fh.run("my.yaml").evaluate()
+        >>> scores.test.samples, 0 <= scores.test.accuracy <= 1, sorted(scores.to_dict())
+        (16, True, ['samples', 'test', 'validation'])
+    """
+
+    validation: Evaluation
+    test: Evaluation
+    models: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready, as ``fedhello evaluate --json`` prints it."""
+        listed = scores_listed({"validation": self.validation, "test": self.test})
+        return listed | ({"models": {name: _plain(one) for name, one in self.models.items()}} if self.models else {})
 
 
 def load_trained(
@@ -100,8 +125,8 @@ def scoring_session(config: Config, given: Objects = NAMED) -> Session:
     return prepare(config, given)
 
 
-def rescore(folder: RunFolder, session: Session) -> tuple[dict[str, Any], list[str]]:
-    """Evaluate a run's model, or the mean over its models, as the run does; return JSON-ready scores, and notes.
+def rescore(folder: RunFolder, session: Session) -> tuple[RunEvaluation, list[str]]:
+    """Evaluate a run's model, or the mean over its models, as the run does; return the scores, and notes.
 
     Args:
         folder: The folder of a run that has ended.
@@ -118,14 +143,14 @@ def rescore(folder: RunFolder, session: Session) -> tuple[dict[str, Any], list[s
     models = folder.models()
     adapters = [_as_adapter(tensors, session.model) for tensors in models.values()]
     found = [evaluate_adapter(session, a, heads) for a in adapters or [session.model.snapshot(share_head=False)]]
-    scores = dict(zip(("validation", "test"), mean_over_models(found), strict=True))
-    result = listed(scores)
+    validation, test = mean_over_models(found)
     if models:
-        result["models"] = {name: _plain(test) for name, (_, test) in zip(models, found, strict=True)}
         notes.append(f"the scores are means over {len(models)} models: {', '.join(models)}")
     elif session.server.questions:
-        result["test"]["rouge_l"] = rouge_l(answer(session), [right for _, right in session.server.questions])
-    return result, notes
+        overlap = rouge_l(answer(session), [right for _, right in session.server.questions])
+        test = replace(test, more={**test.more, "rouge_l": overlap})
+    of_each = {name: test for name, (_, test) in zip(models, found, strict=True)} if models else {}
+    return RunEvaluation(validation, test, of_each), notes
 
 
 def known_metrics(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -136,8 +161,8 @@ def known_metrics(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     return known, [said] if missing else []
 
 
-def listed(scores: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """Return the scores on each set of samples by its name, and under ``samples`` the sizes of the sets."""
+def scores_listed(scores: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Return JSON-ready scores on each set of samples by its name, and under ``samples`` the sizes of the sets."""
     plain: dict[str, Any] = {part: _plain(score) for part, score in scores.items()}
     return plain | {"samples": {part: score.samples for part, score in scores.items()}}
 
@@ -174,7 +199,7 @@ def _check_name(name: str | None, models: dict[str, dict[str, Tensor]]) -> None:
 
 def _untrained(folder: RunFolder, name: str) -> list[str]:
     """Return a note if a client's own model never took part in a round."""
-    trained = {f"client-{client['client']}" for entry in folder.rounds() for client in entry["clients"]}
+    trained = {f"client-{client.client}" for record in folder.rounds() for client in record.report.clients}
     if name.startswith("client-") and name not in trained:
         return [f"{name} took part in no round, so its model is untrained"]
     return []

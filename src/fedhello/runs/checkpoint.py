@@ -172,6 +172,7 @@ def _plain_state(state: RunState) -> dict[str, Any]:
         "head_clients": state.head_clients,
         "selected_round": state.selected_round,
         "forgotten": state.forgotten,
+        "lr": state.lr,
     }
 
 

@@ -238,14 +238,13 @@ class RunFolder:
             raise RunFolderError(f"expected JSON in {file}; {error}") from error
         return Summary.read(values)
 
-    def rounds(self) -> list[dict[str, Any]]:
-        """Return the finished rounds as in the file, without failed attempts.
+    def rounds(self) -> list[RoundRecord]:
+        """Return the records of the finished rounds, without failed attempts.
 
         Raises:
             RunFolderError: If a line is none of a round's.
         """
-        lines = zip(whole_lines(self.path / "rounds.jsonl"), self.records(), strict=True)
-        return [json.loads(line) for line, record in lines if record.report.failed is None]
+        return [record for record in self.records() if record.report.failed is None]
 
     def records(self) -> list[RoundRecord]:
         """Return the records of all rounds and failed attempts.

@@ -12,7 +12,7 @@ from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Heads
-from fedhello.errors import QuorumError
+from fedhello.errors import ConfigError, QuorumError
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
 from fedhello.model.validation import same_objects
@@ -114,12 +114,14 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         watch: Called with each reply of a client before it is aggregated.
 
     Raises:
+        ConfigError: If the state's learning rate is none.
         QuorumError: If ``train.retries`` attempts at one round fail.
     """
 
     def distil(models: Sequence[Adapter], how: Distillation, t: int) -> list[Adapter]:
         return learn_from_each_other(session.model, session.server.public, models, how, session.settings.seed, t)
 
+    _check_rate(state)
     fisher, scores = Scorer(session), _Scores(session)
     settings = session.settings
     if state.round < settings.rounds:
@@ -132,6 +134,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         train = partial(_watched, session, state.personal_heads, watch)
         state, record = algorithm.round(state, session.federation, session.method, train, fisher, distil)
         record = fisher.recorded(record)
+        record = replace(record, flags=(*record.flags, *_rate_flags(state)))
         if state.personal_heads is not None:
             trained = session.engine.trained_heads(record)
             state = replace(state, personal_heads={**state.personal_heads, **trained})
@@ -150,6 +153,17 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         yield state, RoundRecord(record, loss, validation, test, *seconds, head, selected)
         if record.failed is not None and state.attempt >= settings.retries:
             raise _no_quorum(record)
+
+
+def _check_rate(state: RunState) -> None:
+    if state.lr is not None and not 0 < state.lr < float("inf"):
+        raise ConfigError(f"expected the state's lr to be a finite number above 0, or None; found {state.lr!r}")
+
+
+def _rate_flags(state: RunState) -> list[str]:
+    if state.lr is None:
+        return []
+    return [f"clients trained with another learning rate than the configuration's, that of the state: {state.lr:g}"]
 
 
 def _watched(

@@ -14,7 +14,7 @@ from fedhello.aggregation.server import with_server_step
 from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.cost_model import batch_shapes
 from fedhello.client.memory import return_memory_at_once
-from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of
+from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of, with_rate
 from fedhello.config.choices import with_choices
 from fedhello.config.diff import relevant
 from fedhello.config.load import dump_config
@@ -324,10 +324,10 @@ def _pooled(config: Config) -> Config:
 
 
 def _distance(settings: TrainingSettings, model: LoraModel) -> Distance:
-    """Return K_k η as a function of a client's samples, the round and a tensor."""
+    """Return K_k η as a function of a client's samples, the round, a tensor, and a rate in place of the settings'."""
 
-    def distance(samples: int, round: int, name: str) -> float:
+    def distance(samples: int, round: int, name: str, lr: float | None) -> float:
         factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
-        return steps_of(settings, samples) * learning_rate(settings, round) * factor
+        return steps_of(settings, samples) * learning_rate(with_rate(settings, lr), round) * factor
 
     return distance

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedhello.config.schema import DataConfig
+from fedhello.config.section import ConfigMapping
 from fedhello.config.settings import data_settings
 from fedhello.config.text import yaml_line
 from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Kind
@@ -133,7 +133,7 @@ def starter(name: str, asked: Asked) -> Starter:
     table = _training_table(source, held_out)
     known = source.columns if asked == Asked() else None
     columns = guess(table, asked) if known is None else known
-    section: dict[str, Any] = {"name": name} | ({} if columns == known else _column_keys(columns))
+    section: ConfigMapping = {"name": name} | ({} if columns == known else _column_keys(columns))
     if source.files and len(source.splits) > 1 and "train" not in source.splits:
         section["partition"] = {"kind": "files"}
     data, section, notes = _read(section, held_out)
@@ -161,17 +161,17 @@ def _training_table(source: Source, held_out: Mapping[HeldOut, str]) -> Table:
     return source.splits["train" if "train" in free else free[0]]()
 
 
-def _column_keys(columns: Columns) -> dict[str, Any]:
+def _column_keys(columns: Columns) -> ConfigMapping:
     """Return the keys of ``data`` that name columns, without those that have their defaults."""
     text = list(columns.text) if isinstance(columns.text, tuple) else columns.text
     keys = {"image": columns.image, "prompt": columns.prompt, "response": columns.response}
-    given: dict[str, Any] = {key: value for key, value in keys.items() if value is not None}
+    given: ConfigMapping = {key: value for key, value in keys.items() if value is not None}
     if not given:
         given["text"] = text
     return given if columns.prompt and columns.label == UNNAMED.label else given | {"label": columns.label}
 
 
-def _read(section: dict[str, Any], held_out: dict[HeldOut, str]) -> tuple[DataSet, dict[str, Any], list[str]]:
+def _read(section: ConfigMapping, held_out: dict[HeldOut, str]) -> tuple[DataSet, ConfigMapping, list[str]]:
     """Read the data set; without its test split if that cannot be used, for example because it has no labels."""
     try:
         return load_data(_settings(section | held_out)), section | held_out, []
@@ -183,12 +183,12 @@ def _read(section: dict[str, Any], held_out: dict[HeldOut, str]) -> tuple[DataSe
         return load_data(_settings(section | rest)), section | rest, [note]
 
 
-def _settings(section: Mapping[str, Any]) -> DataSettings:
+def _settings(section: ConfigMapping) -> DataSettings:
     """Return the settings of a section ``data``."""
     return data_settings(DataConfig.model_validate(section))
 
 
-def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _fitted(data: DataSet, section: ConfigMapping) -> tuple[ConfigMapping, ConfigMapping]:
     """Return the sections ``data`` and ``train`` with the most clients, up to 20, that the data set is enough for.
 
     Raises:
@@ -216,7 +216,7 @@ def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dic
     raise refused
 
 
-def _partitions(data: DataSet, split: Split, section: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _partitions(data: DataSet, split: Split, section: ConfigMapping) -> Iterator[ConfigMapping]:
     """Yield numbers of clients and partitions, the best first."""
     if "partition" in section:
         yield {"clients": len({data.groups[i] for i in split.train}), "partition": section["partition"]}
@@ -259,7 +259,7 @@ def _classes_in_words(data: DataSet) -> str:
     return f"; {len(names)} {'categories' if data.kind == 'instructions' else 'classes'}: {shown}"
 
 
-def _lines(section: dict[str, Any], train: dict[str, Any], kind: Kind) -> Iterator[str]:
+def _lines(section: ConfigMapping, train: ConfigMapping, kind: Kind) -> Iterator[str]:
     """Yield the configuration line by line."""
     if kind in MODELS:
         yield f"model: {yaml_line({'name': MODELS[kind]})}  # a hub id, or the folder of a model"
