@@ -89,7 +89,8 @@ def test_a_head_is_told_and_where_a_run_goes_on():
     start = begun(head=head, state=replace(STATE, round=2))
     lines = shown([replace(ROUND, head=replace(head, clients=2))], start=start).splitlines()
     assert lines[2] == (
-        "head: solved from 60 samples of 3 clients; solver lda, shrinkage 0.5, temperature 2, −log p 0.750 on validation"
+        "head: solved from 60 samples of 3 clients; solver lda, shrinkage 0.5, temperature 2, "
+        "−log p 0.750 on validation"
     )
     assert "going on after round 2 of 4" in lines
     assert any(line.startswith("head after round 1: solved from 60 samples of 2 clients") for line in lines)
@@ -154,8 +155,8 @@ def test_a_tiers_line_has_its_budget_and_what_was_measured():
     ("changes", "line"),
     [
         ({}, "  model = AutoModel.from_pretrained('some/model')"),
-        ({"pooling": "native"}, "  model = AutoModelForSequenceClassification.from_pretrained('some/model', num_labels=2)"),
-        ({"pooling": "native", "model_kind": CAUSAL_LM}, "  model = AutoModelForCausalLM.from_pretrained('some/model')"),
+        ({"pooling": "native"}, "= AutoModelForSequenceClassification.from_pretrained('some/model', num_labels=2)"),
+        ({"pooling": "native", "model_kind": CAUSAL_LM}, "= AutoModelForCausalLM.from_pretrained('some/model')"),
         ({"model_kind": TENSORS}, "README.md has the code that puts it into your module"),
         ({"personal_heads": True}, "see fedhello predict --client and export --client"),
     ],
