@@ -22,8 +22,8 @@ WIDE = ["train.batch_size=64", "train.autocast=none", "data.proxy=20", "data.sam
 SOME = ["data.proxy=20", "data.samples=1000"]
 TIERS = "clients.tiers=[{share: 1/3, memory: 50MB}, {share: 1/3, memory: 75 MB}, {share: 1/3, memory: 180MiB}]"
 
-ONE_CLIENT_EACH = """
-import copy, json, os, sys
+ONE_CLIENT = """
+import copy, json, sys
 import torch
 from fedhello.client.memory import ProcessPeak
 from fedhello.model.evaluation import evaluate
@@ -33,54 +33,43 @@ from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Task
 
 torch.set_num_threads(1)
-cases, overrides = json.loads(sys.argv[1]), sys.argv[2:]
+case, *overrides = sys.argv[1:]
 session = prepare(load_config(None, overrides))
 adapter = session.model.snapshot(share_head=True)
 evaluate(session.model, session.server.test)  # as before a run: what is kept of memory from then on is no peak
 federation, model = session.federation, session.model
-
-
-def measured(case):
-    tier = int(case) if case.isdigit() else 0
-    client = max((c for c in federation.clients if c.tier == tier), key=lambda c: c.samples)
-    if case == "lr = 0":  # the published way: a deep copy that trains everything, at a rate of zero where it is frozen
-        with ProcessPeak(model.device) as peak:
-            module = copy.deepcopy(model.module)
-            parameters = [p for n, p in module.named_parameters() if "lora_" in n or "modules_to_save" in n]
-            for p in parameters:
-                p.requires_grad_(True)
-            optimizer = torch.optim.AdamW(parameters, lr=0.0)
-            batch = session.engine.data[client.id].batch(range(64))
-            torch.nn.functional.cross_entropy(module.train()(**batch.inputs).logits, batch.labels).backward()
-            optimizer.step()
-        return {"process_bytes": peak.peak_bytes, "memory": client.budget.memory}
+tier = int(case) if case.isdigit() else 0
+client = max((c for c in federation.clients if c.tier == tier), key=lambda c: c.samples)
+if case == "lr = 0":  # the published way: a deep copy that trains everything, at a rate of zero where it is frozen
+    with ProcessPeak(model.device) as peak:
+        module = copy.deepcopy(model.module)
+        parameters = [p for n, p in module.named_parameters() if "lora_" in n or "modules_to_save" in n]
+        for p in parameters:
+            p.requires_grad_(True)
+        optimizer = torch.optim.AdamW(parameters, lr=0.0)
+        batch = session.engine.data[client.id].batch(range(64))
+        torch.nn.functional.cross_entropy(module.train()(**batch.inputs).logits, batch.labels).backward()
+        optimizer.step()
+    print(json.dumps({"process_bytes": peak.peak_bytes, "memory": client.budget.memory}))
+else:
     allocation = session.method.allocate(AllocationContext(client, federation, 0))
     if case == "full":
         allocation = Allocation(tuple(range(federation.num_blocks)), ("keep",) * federation.num_blocks)
     (update,) = session.engine.train([Task(client.id, 0, allocation, adapter)])
-    return update.metrics | {"memory": client.budget.memory, "blocks": allocation.blocks}
-
-
-for case in cases:  # each in a process of its own that begins where this one is
-    child = os.fork()
-    if child == 0:
-        print(json.dumps(measured(case)), flush=True)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0, case
+    print(json.dumps(update.metrics | {"memory": client.budget.memory, "blocks": allocation.blocks}))
 """
 
 
-def each_in_its_own_process(*cases):
-    command = [sys.executable, "-c", ONE_CLIENT_EACH, json.dumps(cases), *WIDE, TIERS]
+def in_its_own_process(case):
+    command = [sys.executable, "-c", ONE_CLIENT, case, *WIDE, TIERS]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
-    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    return dict(zip(cases, found, strict=True))
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is measured on Linux only")
 def test_each_tiers_client_fits_its_budget_and_the_published_way_does_not():
-    found = each_in_its_own_process("0", "1", "2", "full", "lr = 0")
+    found = {case: in_its_own_process(case) for case in ("0", "1", "2", "full", "lr = 0")}
     for tier in "012":
         metrics = found[tier]
         assert metrics["peak_bytes"] < metrics["process_bytes"] <= metrics["memory"], metrics
