@@ -18,16 +18,6 @@ def test_the_defaults_are_the_embedded_demo():
     assert config.parity == "corrected"
 
 
-def test_an_override_can_replace_a_whole_section():
-    config = load_config(None, ["data.partition={kind: dirichlet, alpha: 0.1}"])
-    assert config.data.partition.model_dump() == {"kind": "dirichlet", "alpha": 0.1, "minimum": 10}
-
-
-def test_one_key_of_the_default_partition_can_be_overridden_alone():
-    partition = load_config(None, ["data.partition.classes_per_client=3"]).data.partition
-    assert partition.model_dump() == {"kind": "pathological", "classes_per_client": 3, "minimum": 10}
-
-
 @pytest.mark.parametrize("override", ["train.rounds=true", "train.rounds=1.5", "train.lr=.inf", "train.lr=.nan"])
 def test_numbers_are_what_they_say(override):
     with pytest.raises(ConfigError, match=r"train\.(rounds: input should be|lr: expected auto)"):
@@ -68,9 +58,6 @@ def test_a_configuration_cannot_be_changed_afterwards():
         ("run.name=5", "run.name"),
         ("model.head=shared", "model.head"),
         ("parity=almost", "parity"),
-        ("data.partition={kind: natural}", "data.partition.column"),
-        ("data.partition={kind: dirichlet, alpha: 0}", "data.partition.alpha"),
-        ("data.partition={kind: dirichlet, alpha: low}", "data.partition.alpha"),
         ("clients.tiers=[]", "clients.tiers"),
         ("clients.tiers=[5]", "clients.tiers.0"),
         ("clients.tiers=[{share: 1, blocks: -1}]", "clients.tiers.0.blocks"),

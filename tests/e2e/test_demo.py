@@ -18,7 +18,6 @@ from fedhello.config.load import load_config, parse_config
 from fedhello.config.stored import stored_config
 from fedhello.model.pooling import PooledClassifier
 from fedhello.model.sources import EMBEDDED_MODELS, resolve
-from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.runner import run_session
 from fedhello.setup import prepare as sessions
@@ -207,55 +206,6 @@ def test_two_runs_with_one_seed_give_bit_identical_adapters(demo, tmp_path):
     repeated = json.loads(result.stdout)
     for key in ("start", "final", "mean_last_5", "bytes_up", "bytes_down"):
         assert repeated[key] == summary[key]
-
-
-def test_a_session_can_be_played_again(demo, tmp_path):
-    session, folder, _ = demo
-    again = RunFolder(tmp_path / "again")
-    run_session(session, again)
-    name = "adapter_model.safetensors"
-    assert (again.adapter / name).read_bytes() == (folder.adapter / name).read_bytes()
-
-
-def test_an_interrupted_run_keeps_its_finished_rounds(demo, tmp_path):
-    session, _, _ = demo
-
-    class Impatient(Callback):
-        def on_round(self, state, record):
-            if record.report.round == 1:
-                raise KeyboardInterrupt
-
-    folder = RunFolder(tmp_path / "interrupted")
-    summary = run_session(session, folder, [Impatient()]).to_dict()
-    assert summary["status"] == "interrupted"
-    assert summary["rounds"] == 2
-    assert (folder.adapter / "adapter_model.safetensors").is_file()
-
-
-def test_a_round_that_fails_keeps_the_rounds_before_it(demo, tmp_path, monkeypatch):
-    session, _, _ = demo
-    real = session.engine.train
-
-    def train(tasks, heads):
-        some = list(tasks)
-        if some[0].round == 2:
-            raise MemoryError("too much")
-        return real(some, heads)
-
-    monkeypatch.setattr(session.engine, "train", train)
-    ended = []
-
-    class Watching(Callback):
-        def on_end(self, summary):
-            ended.append(summary.status)
-
-    folder = RunFolder(tmp_path / "failed")
-    with pytest.raises(MemoryError):
-        run_session(session, folder, [Watching()])
-    assert ended == ["failed"]
-    assert folder.summary().error == "MemoryError: too much"
-    assert len(folder.rounds()) == folder.summary().rounds == 2
-    assert (folder.adapter / "adapter_model.safetensors").is_file()
 
 
 def test_ctrl_c_ends_the_command_with_130(tmp_path):

@@ -46,6 +46,7 @@ def foundation_of(
     source = _source(module)
     head, found = None, pooling
     if kind == CAUSAL_LM:
+        _check_speaks(module)
         check_causal(source, module)
         found = NATIVE
     elif _classifies(module):
@@ -67,14 +68,9 @@ def as_it_is(module: nn.Module) -> FoundationModel:
         ModelError: If it is none of these, has adapters already, or is quantised.
     """
     _check_module(module)
-    name = type(module).__name__
     source = _source(module)
     if not _classifies(module):
-        outputs: Any = getattr(module, "get_output_embeddings", lambda: None)
-        if outputs() is None:
-            raise ModelError(
-                f"expected a model with a head, such as an AutoModelForSequenceClassification; {name} has none"
-            )
+        _check_speaks(module)
         check_causal(source, module)
         return FoundationModel(module, None, source, CAUSAL_LM)
     kind: Kind = IMAGES if getattr(module, "main_input_name", "") == "pixel_values" else "text-classification"
@@ -95,6 +91,16 @@ def _check_module(module: nn.Module) -> None:
         raise ModelError(f"expected a model without adapters; this {name} has some. Load it again.")
     if getattr(module, "hf_quantizer", None) is not None:
         raise ModelError(f"expected a {name} whose weights are not quantised; set model.name and model.quantisation.")
+
+
+def _check_speaks(module: nn.Module) -> None:
+    """Check that a model has what makes tokens of its features."""
+    outputs: Any = getattr(module, "get_output_embeddings", lambda: None)
+    if outputs() is None:
+        raise ModelError(
+            "expected a model with a head, such as an AutoModelForSequenceClassification or an AutoModelForCausalLM; "
+            f"{type(module).__name__} has none"
+        )
 
 
 def _classifies(module: nn.Module) -> bool:

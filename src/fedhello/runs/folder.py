@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from fedhello.engine.protocol import Heads
@@ -204,7 +205,8 @@ class RunFolder:
         with writing(file):
             file.parent.mkdir(exist_ok=True)
         # safetensors does not store one tensor twice, or a view of another.
-        write_whole(file, safetensors.torch.save({n: value.clone() for n, value in tensors.items()}))
+        apart = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+        write_whole(file, safetensors.torch.save(apart))
 
     def check(self) -> None:
         """Check that this is the folder of a run.
