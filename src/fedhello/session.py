@@ -126,6 +126,7 @@ class Session:
         statistics: What clients sum up for a head that is solved.
         roster: Who takes part, in ascending id; those, too, who are not invited.
         drift: The head that follows what training does to the features; None where it does not follow.
+        most_samples: The most samples that one client's head statistics count for; None for no limit.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -153,6 +154,7 @@ class Session:
     roster: tuple[ClientEntry, ...]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     drift: DriftCompensation | None = None
+    most_samples: int | None = None
 
     @property
     def tier_of(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
-from fedhello.engine.tensors import check_names, check_values, short
+from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.engine.wire import MOST_SAMPLES
 from fedhello.errors import EngineError, ModelError, UpdateError
 from fedhello.model.adapter import LoraModel
@@ -80,11 +80,7 @@ def read_tensors(content: RecordDict, expected: Mapping[str, Tensor]) -> dict[st
     except Exception as error:  # NumPy names no class for what it raises on bytes that are no array
         raise UpdateError(f"expected arrays of numbers; {short(str(error))}", "malformed") from error
     check_values(tensors, expected)
-    huge = next((name for name, value in tensors.items() if not bool(value.float().square().sum().isfinite())), None)
-    if huge is not None:
-        raise UpdateError(
-            f"expected values whose squares have a finite sum; {huge!r} holds larger ones", "out of bounds"
-        )
+    check_bounds(tensors)
     return tensors
 
 

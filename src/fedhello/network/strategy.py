@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import FedAvg, Result
 from torch import nn
 
 from fedhello import algorithm
+from fedhello.aggregation.share import MAX_SHARE, with_capped_weights
 from fedhello.client.cost_model import Shape
 from fedhello.client.scoring import BlockSums, mean_scores
 from fedhello.engine.scores import read_block_sums
@@ -100,6 +101,7 @@ class FedHello(FedAvg):
         moments: int = 2,
         quorum: float = 0.5,
         most_samples: int | None = None,
+        max_share: float | None = MAX_SHARE,
         wait: float = 600.0,
         seed: int = 0,
         **fedavg: Any,
@@ -118,6 +120,8 @@ class FedHello(FedAvg):
             moments: Values that ``train()``'s optimiser keeps per trained one: 2 for Adam, 1 for SGD with momentum.
             quorum: The share of a round's clients that must count, in (0, 1].
             most_samples: Samples that a client weighs for at most, however many it states; None for no such limit.
+            max_share: How many times the upper quartile of the sample counts that clients have stated so far a client
+                may weigh, ≥ 1; None for no such limit.
             wait: Seconds to wait for nodes.
             seed: Of every random choice of fedhello's.
             fedavg: What ``FedAvg`` takes.
@@ -131,9 +135,12 @@ class FedHello(FedAvg):
             raise ConfigError(f"expected quorum as a share above 0 and up to 1; found {quorum!r}")
         if most_samples is not None and (not isinstance(most_samples, int) or most_samples < 1):
             raise ConfigError(f"expected most_samples as a whole number of at least 1, or None; found {most_samples!r}")
+        if max_share is not None and not (isinstance(max_share, (int, float)) and max_share >= 1):
+            raise ConfigError(f"expected max_share as a number of at least 1, or None; found {max_share!r}")
         read = {key: read_budget(stated, f"budgets[{key!r}]") for key, stated in (budgets or {}).items()}
         self._of = adapted(model)
-        self._row, self._method = usable(method, options or {})
+        self._row, bound = usable(method, options or {})
+        self._method = with_capped_weights(bound, max_share)
         self._proxy, self._most_samples, self._seed = proxy, most_samples, seed
         self._scores_here = self._row.uses_scores and self._method.scoring.source == "proxy"
         if self._scores_here and proxy is None:
@@ -146,6 +153,7 @@ class FedHello(FedAvg):
         self._asked: _Asked | None = None
         self._scored: tuple[ArrayRecord | None, tuple[float, ...]] = (None, ())
         self._passed: frozenset[Node] = frozenset()
+        self._stated: dict[int, int] = {}  # client → the samples that it stated last
         self.state = algorithm.init(self._of.lora.snapshot(share_head=True))
         self.reports: list[RoundReport] = []
 
@@ -169,6 +177,7 @@ class FedHello(FedAvg):
         self.state = algorithm.init(adapter_of(self._of.lora, initial_arrays))
         self.reports, self._asked, self._scored, self._passed = [], None, (None, ()), frozenset()
         self._nodes.forget()
+        self._stated.clear()
         return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
 
     def configure_train(
@@ -226,9 +235,17 @@ class FedHello(FedAvg):
         answers = [({**absent, **found})[k] for k in sorted(asked.tasks)]
         allocations = {k: task.allocation for k, task in asked.tasks.items()}
         method = replace(self._method, allocate=lambda context: allocations.get(context.client.id))
+        self._stated |= {one.client: one.samples for one in answers if isinstance(one, Update)}
+        clients = tuple(replace(client, samples=self._stated.get(client.id, 0)) for client in asked.federation.clients)
         after, report = algorithm.round(
-            self.state, asked.federation, method, lambda tasks: answers, lambda *_: asked.scores or ()
+            self.state,
+            replace(asked.federation, clients=clients),
+            method,
+            lambda tasks: answers,
+            lambda *_: asked.scores or (),
         )
+        for flag in report.flags:
+            logger.warning("round %d: %s", server_round, flag)
         for rejection in report.rejections:
             logger.warning("client %d does not count: %s, %s", rejection.client, rejection.reason, rejection.detail)
         after_arrays = as_arrays(after.adapter.tensors)
@@ -298,10 +315,9 @@ class FedHello(FedAvg):
 
     def _not_finite(self, adapter: Adapter, arrays: ArrayRecord) -> str | None:
         """Return what of the result of a round is not finite; None if all is."""
-        if not all(bool(value.isfinite().all()) for value in adapter.tensors.values()):
-            return "the combined values are not finite"
         if not self._scores_here:
-            return None
+            self._of.lora.write(adapter.tensors)
+            return None if self._planning.is_finite() else "with the combined values the model's outputs are not finite"
         try:
             self._scored = arrays, self._score_here(adapter)
         except ModelError as error:
