@@ -39,6 +39,7 @@ BEFORE: dict[str, Any] = {
     "model.drift_compensation": False,
     "train.selection": "last",
     "train.lr": 2e-3,
+    "defence.max_share": None,
 }
 """Values of keys that runs of 0.1.0 did not have: what these runs did."""
 
