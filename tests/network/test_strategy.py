@@ -702,10 +702,10 @@ def test_one_clients_weight_is_capped_by_what_the_others_state_and_it_is_said(gr
 
     strategy, capped = led_to(2**31 - 1)
     assert strategy.reports[0].flags == (
-        "client 3 weighs as 132 of the 2,147,483,647 samples that it states, since defence.max_share limits it",
-    )  # 12 times 11, of counts 9, 10, 11
-    assert "client 3 weighs as 132" in caplog.text
-    assert all(torch.equal(capped[n], v) for n, v in led_to(132, max_share=None)[1].items())
+        "client 3 weighs as 110 of the 2,147,483,647 samples that it states, since defence.max_share limits it",
+    )  # 10 times 11, of counts 9, 10, 11
+    assert "client 3 weighs as 110" in caplog.text
+    assert all(torch.equal(capped[n], v) for n, v in led_to(110, max_share=None)[1].items())
     assert led_to(12)[0].reports[0].flags == ()
     with pytest.raises(ConfigError, match="max_share as a number of at least 1"):
         flower.FedHello(net(), "full", max_share=0.5)

@@ -31,6 +31,7 @@ from fedhello.model.blocks import find_head
 from fedhello.model.digest import digest_of
 from fedhello.model.in_memory import as_it_is
 from fedhello.model.injection import ATTENTION_QV, attach_lora
+from fedhello.model.plain import is_plain, plain_as_it_is
 from fedhello.model.saving import save_adapter
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.network.flower_records import (
@@ -78,19 +79,22 @@ def with_lora(
     targets: str | Sequence[str] = ATTENTION_QV,
     rslora: bool = False,
     seed: int = 0,
+    head: str | None = None,
 ) -> nn.Module:
     """Put LoRA into a model, in place: everything but the adapter and the head is frozen. For ``Net()``, at both ends.
 
     The model is called, trained and evaluated as before. Its own weights stay, the head's included.
 
     Args:
-        model: A classifier or a language model of transformers.
+        model: A classifier or a language model of transformers, or a plain module that is called with one tensor and
+            returns logits.
         rank: R, of the global adapter.
         alpha: α; the scale is α/R. None takes R.
         dropout: Of the LoRA input, in [0, 1).
         targets: ``attention-qv``, ``attention``, ``all-linear``, or the last names of the linear layers to target.
         rslora: Make the scale α/√R.
         seed: For the first values of A.
+        head: Of a plain module, the dotted path of its linear layer that makes the logits.
 
     Returns:
         The same model.
@@ -98,11 +102,19 @@ def with_lora(
     Raises:
         ModelError: If blocks, targets or head cannot be found.
     """
-    base = as_it_is(model)
-    config: Any = model.config
-    classes = None if base.kind == CAUSAL_LM else int(config.num_labels)
-    head = () if classes is None else find_head(model, classes)[0]
-    frozen = [(name, weight) for name, weight in model.named_parameters() if name.split(".")[0] not in head]
+    if is_plain(model):
+        base, classes = plain_as_it_is(model, head)
+        heads = [head]
+    elif head is not None:
+        raise ModelError(
+            f"expected head= beside a plain module alone; found it beside a {type(model).__name__}, whose head is found"
+        )
+    else:
+        base = as_it_is(model)
+        config: Any = model.config
+        classes = None if base.kind == CAUSAL_LM else int(config.num_labels)
+        heads = [] if classes is None else find_head(model, classes)[0]
+    frozen = [(n, weight) for n, weight in model.named_parameters() if not any(n.startswith(f"{h}.") for h in heads)]
     weights = digest_of(frozen)
     lora = attach_lora(
         base,

@@ -101,6 +101,8 @@ class Planning:
                 kinds = "rank" if self.row.allocates == "ranks" else "blocks"
                 return f"expected a budget in {kinds}, or in memory, for {self.row.name}; found {budget_words(budget)}"
             return None
+        if self.lora.kind == TENSORS:
+            return f"expected a budget in blocks or rank for a plain module; found {budget_words(budget)}"
         if self.batch is None:
             return (
                 "expected FedHello(batch=(samples, tokens)), the widest batch of train(), beside a budget in bytes; "
