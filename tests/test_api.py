@@ -267,7 +267,9 @@ def test_a_name_that_came_over_a_network_is_never_imported(place):
     with pytest.raises(fh.ConfigError, match=r"expected method\.name"):
         parse_config({"method": {"name": "evil:mine"}})
     assert not (place / "was-here").exists()
-    (place / "own.py").write_text(OWN + "def local():\n    return {}\nlocally = fh.Method('l', '-', '-', topmost, local=local)\n")
+    (place / "own.py").write_text(
+        OWN + "def local():\n    return {}\nlocally = fh.Method('l', '-', '-', topmost, local=local)\n"
+    )
     try:
         assert served(fh.load_config("tiny.yaml", {"method": {"name": "own:mine"}})).method.name == "own:mine"
         with pytest.raises(fh.ConfigError, match="clients import no code that a server names; own:locally has local="):

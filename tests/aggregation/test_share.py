@@ -73,7 +73,11 @@ def test_a_rule_gets_capped_weights_where_it_falls_back_on_the_mean():
     counts = [10, 10, 10, HUGE]
     replies = [Update(k, 0, counts[k], {"a": v, "b": v}, {}) for k, v in values.items()]
     state, report = algorithm.round(
-        algorithm.init(THETA), replace(federation(counts), quorum=1), bound, lambda tasks: (list(tasks), replies)[1], None
+        algorithm.init(THETA),
+        replace(federation(counts), quorum=1),
+        bound,
+        lambda tasks: (list(tasks), replies)[1],
+        None,
     )
     assert float(state.adapter.tensors["a"]) == pytest.approx(140 / 50)
     assert any("client 3 weighs as 20" in flag for flag in report.flags)

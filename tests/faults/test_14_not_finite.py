@@ -1,4 +1,4 @@
-"""Case 14: one value that is not finite, or so large that an aggregate could overflow; denormals and −0.0 are numbers like others."""
+"""Case 14: a value that is not finite, or too large for an aggregate; denormals and −0.0 are numbers like others."""
 
 import pytest
 import torch

@@ -169,3 +169,4 @@ def test_a_client_that_states_too_many_samples_is_capped_over_a_network_and_it_i
     folder, summary = play_network(network, config_of(place, "defence.max_share=2", "run.name=overstated"))
     said = "of the 2,147,483,647 samples that it states, since defence.max_share limits it"
     assert [note for note in summary["notes"] if "head statistics of client 1 count as" in note and said in note]
+    assert any("client 1 weighs as" in flag and said in flag for record in folder.rounds() for flag in record["flags"])

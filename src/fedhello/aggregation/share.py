@@ -7,8 +7,8 @@ clients state does not move q: of n ascending counts it is number ⌈3n/4⌉, or
 
 Counts of label-skewed splits differ by nature, and are to stay as they are. Of the demo's data, split over 5, 10 and 20
 clients by Dirichlet(0.05), (0.1) and (0.3), 40 times each, the largest count was at most 8 times q in 358 of 360 draws,
-and 10.6 and 11.4 times in the others; c is 10. (It was up to 81 times the median, so that a cap by the median would either
-change such splits or let one client have most of the weight.)
+and 10.6 and 11.4 times in the others; c is 10. (It was up to 81 times the median, so that a cap by the median would
+either change such splits or let one client have most of the weight.)
 """
 
 import math

@@ -152,7 +152,7 @@ def plain_as_it_is(module: nn.Module, head: str | None) -> tuple[FoundationModel
     if head is None or head not in linear:
         outputs = ", ".join(f"{name} ({size})" for name, size in linear.items())
         raise ModelError(
-            f"expected head= to name the linear layer of {type(module).__name__} that makes its logits; found {head!r}. "
+            f"expected head= to name the linear layer of {type(module).__name__} that makes logits; found {head!r}. "
             f"It has: {outputs}."
         )
     _logits_layer(module, head, linear[head])

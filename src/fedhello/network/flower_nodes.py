@@ -67,8 +67,8 @@ class Node:
 
     Attributes:
         node: Flower's id, which changes when it starts anew.
-        client: Its id within the run, which belongs to its name: its partition-id, or another name that is a number, and
-            else the first that is free.
+        client: Its id within the run, which belongs to its name: its partition-id, or another name that is a number,
+            and else the first that is free.
         name: What it calls itself.
         budget: What it can afford.
     """
@@ -185,7 +185,7 @@ class Nodes:
         self._known[node] = Node(node, client, name, budget)
 
     def _free_id(self, name: str) -> int:
-        """Return the id of a new name: the name itself where it is a number that nobody has, else the first free one."""
+        """Return the id of a new name: the name where it is a number that nobody has, else the first free one."""
         used = set(self._ids.values())
         own = int(name) if name.isdecimal() else -1
         return own if 0 <= own < LARGEST_ID and own not in used else next(k for k in count() if k not in used)

@@ -52,7 +52,7 @@ COLD_SECONDS = 120.0
 
 
 ON_CLIENTS = {"name": "full"}
-"""What clients are told of a method that is not fedhello's own: it runs on the server, and they train what tasks say."""
+"""What clients are told of a method that is not fedhello's own: it runs on the server, and tasks say what trains."""
 
 
 def served(config: Config) -> Config:
@@ -64,14 +64,14 @@ def served(config: Config) -> Config:
     method = METHODS[config.method.name]
     if not is_own(method.name) and method.local is not plain:
         raise ConfigError(
-            f"expected a method of your own that changes nothing on the clients for fedhello server, since clients import "
-            f"no code that a server names; {method.name} has local=. Leave it out, or use fedhello run."
+            "expected a method of your own that changes nothing on the clients for fedhello server, since clients "
+            f"import no code that a server names; {method.name} has local=. Leave it out, or use fedhello run."
         )
     for registry, name in ((PARTITIONS, config.data.partition.kind), (LOSSES, config.train.loss)):
         if name not in registry.own:
             raise ConfigError(
-                f"expected a {registry.what} of fedhello's own for fedhello server, since it runs on the clients, which "
-                f"import no code that a server names; found {registry.key}={name}"
+                f"expected a {registry.what} of fedhello's own for fedhello server, since it runs on the clients, "
+                f"which import no code that a server names; found {registry.key}={name}"
             )
     if method.pooled:
         raise ConfigError(f"expected a federated method for fedhello server; {method.name} needs all data in one place")

@@ -10,7 +10,7 @@ are kept in between, so both are of the same round.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -22,7 +22,6 @@ from fedhello import algorithm
 from fedhello.aggregation.share import MAX_SHARE, with_capped_weights
 from fedhello.client.cost_model import Shape
 from fedhello.client.scoring import BlockSums, mean_scores
-from fedhello.engine.scores import read_block_sums
 from fedhello.errors import ConfigError, EngineError, ModelError, UpdateError
 from fedhello.methods import Method
 from fedhello.network.flower_client import Loader, adapted, block_sums
@@ -32,6 +31,7 @@ from fedhello.network.flower_records import (
     REASONS,
     RECORD,
     SCORE,
+    Asked,
     adapter_of,
     alike,
     as_arrays,
@@ -39,6 +39,7 @@ from fedhello.network.flower_records import (
     describe_task,
     read_tensors,
     samples_of,
+    sums_of,
 )
 from fedhello.network.messages import one_line
 from fedhello.notes import logger
@@ -48,32 +49,6 @@ from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reas
 
 FLOWERS_LOG = logging.getLogger("flwr")
 """Where a Flower app's user looks for what happens."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A round between its two halves.
-
-    Attributes:
-        federation: Who could be asked.
-        tasks: Client → what it was asked.
-        messages: Client → the message, which has its id once it is sent.
-        scores: Γ, if there is one.
-    """
-
-    federation: Federation
-    tasks: Mapping[int, Task]
-    messages: Mapping[int, Message]
-    scores: tuple[float, ...] | None
-
-    def client_of(self, reply: Message) -> int | None:
-        """Return whom a reply is from: error replies that the SuperLink makes come from a node of its own."""
-        about, source = reply.metadata.reply_to_message_id, reply.metadata.src_node_id
-        by_id = (
-            k for k, sent in self.messages.items() if sent.metadata.message_id and sent.metadata.message_id == about
-        )
-        by_node = (k for k, sent in self.messages.items() if sent.metadata.dst_node_id == source)
-        return next(by_id, None if about else next(by_node, None))
 
 
 class FedHello(FedAvg):
@@ -150,7 +125,7 @@ class FedHello(FedAvg):
             )
         self._planning = Planning(self._row, self._method, self._of.lora, batch, moments, quorum, seed)
         self._nodes = Nodes(read, wait, self._planning.complaint, self._planning.limited)
-        self._asked: _Asked | None = None
+        self._asked: Asked | None = None
         self._scored: tuple[ArrayRecord | None, tuple[float, ...]] = (None, ())
         self._passed: frozenset[Node] = frozenset()
         self._stated: dict[int, int] = {}  # client → the samples that it stated last
@@ -212,7 +187,7 @@ class FedHello(FedAvg):
         messages = {
             task.client: self._message(task, encoded[id(task.adapter)], node_of[task.client], config) for task in tasks
         }
-        self._asked = _Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
+        self._asked = Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
         FLOWERS_LOG.info("round %d: %s", server_round, _who(tasks, federation.num_blocks))
         return list(messages.values())
 
@@ -223,27 +198,8 @@ class FedHello(FedAvg):
         asked, self._asked = self._asked, None
         if asked is None:
             return None, None
-        contents: dict[int, RecordDict] = {}
-        found: dict[int, Update | Rejection] = {}
-        for reply in replies:
-            k = asked.client_of(reply)
-            if k is not None and k not in found:
-                found[k] = self._read(asked.tasks[k], reply, asked.messages[k].content)
-                if not reply.has_error():
-                    contents[k] = reply.content
-        absent = {k: _rejected(task, "late", "there is no reply") for k, task in asked.tasks.items() if k not in found}
-        answers = [({**absent, **found})[k] for k in sorted(asked.tasks)]
-        allocations = {k: task.allocation for k, task in asked.tasks.items()}
-        method = replace(self._method, allocate=lambda context: allocations.get(context.client.id))
-        self._stated |= {one.client: one.samples for one in answers if isinstance(one, Update)}
-        clients = tuple(replace(client, samples=self._stated.get(client.id, 0)) for client in asked.federation.clients)
-        after, report = algorithm.round(
-            self.state,
-            replace(asked.federation, clients=clients),
-            method,
-            lambda tasks: answers,
-            lambda *_: asked.scores or (),
-        )
+        answers, contents = self._answers(asked, replies)
+        after, report = self._played(asked, answers)
         for flag in report.flags:
             logger.warning("round %d: %s", server_round, flag)
         for rejection in report.rejections:
@@ -313,6 +269,34 @@ class FedHello(FedAvg):
                 self._passed = frozenset(nodes)
                 return nodes, federation
 
+    def _answers(
+        self, asked: Asked, replies: Iterable[Message]
+    ) -> tuple[list[Update | Rejection], dict[int, RecordDict]]:
+        """Return what each client of the round came to, by ascending id, and the contents of replies by client."""
+        contents: dict[int, RecordDict] = {}
+        found: dict[int, Update | Rejection] = {}
+        for reply in replies:
+            k = asked.client_of(reply)
+            if k is not None and k not in found:
+                found[k] = self._read(asked.tasks[k], reply, asked.messages[k].content)
+                if not reply.has_error():
+                    contents[k] = reply.content
+        absent = {k: _rejected(task, "late", "there is no reply") for k, task in asked.tasks.items() if k not in found}
+        return [({**absent, **found})[k] for k in sorted(asked.tasks)], contents
+
+    def _played(self, asked: Asked, answers: Sequence[Update | Rejection]) -> tuple[RunState, RoundReport]:
+        """Play the round with its answers; the federation has the sample counts that clients have stated so far."""
+        self._stated |= {one.client: one.samples for one in answers if isinstance(one, Update)}
+        clients = tuple(replace(client, samples=self._stated.get(client.id, 0)) for client in asked.federation.clients)
+        allocations = {k: task.allocation for k, task in asked.tasks.items()}
+        return algorithm.round(
+            self.state,
+            replace(asked.federation, clients=clients),
+            replace(self._method, allocate=lambda context: allocations.get(context.client.id)),
+            lambda tasks: answers,
+            lambda *_: asked.scores or (),
+        )
+
     def _not_finite(self, adapter: Adapter, arrays: ArrayRecord) -> str | None:
         """Return what of the result of a round is not finite; None if all is."""
         if not self._scores_here:
@@ -374,7 +358,7 @@ class FedHello(FedAvg):
         by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
         sums: list[BlockSums] = []
         for client, sent in zip(clients, asked, strict=True):
-            found = self._sums(by_id.get(sent.metadata.message_id), most)
+            found = sums_of(by_id.get(sent.metadata.message_id), self._of.lora.blocks.count, most)
             if isinstance(found, BlockSums):
                 sums.append(found)
             else:
@@ -387,19 +371,6 @@ class FedHello(FedAvg):
                 "app, data=...), or score on the server: proxy=."
             )
         return state.scores
-
-    def _sums(self, reply: Message | None, most: int) -> BlockSums | str:
-        """Return a client's contribution to the scores, or why there is none."""
-        if reply is None or reply.has_error():
-            return "there is no reply" if reply is None else one_line(reply.error.reason)
-        record = reply.content.get(RECORD)
-        payload = record.get("sums") if isinstance(record, ConfigRecord) else None
-        if not isinstance(payload, bytes):
-            return "expected its sums; found something else"
-        try:
-            return read_block_sums(payload, self._of.lora.blocks.count, most)
-        except UpdateError as error:
-            return one_line(error)
 
 
 def _rejected(task: Task, reason: Reason, detail: str) -> Rejection:
