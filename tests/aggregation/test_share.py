@@ -9,6 +9,8 @@ from fedhello import algorithm
 from fedhello.aggregation.robust import Defence, defended
 from fedhello.aggregation.share import MAX_SHARE, most_samples, with_capped_weights
 from fedhello.methods import METHODS
+from fedhello.model.head import SHRINKAGES, family, solved_head
+from fedhello.model.statistics import DEFAULT_STATISTICS, head_sums, plus, scaled_to
 from fedhello.types import Adapter, Budget, Client, Federation, Update
 
 HUGE = 2**31 - 1
@@ -92,3 +94,68 @@ def test_a_round_whose_result_is_not_finite_changes_nothing():
     state, report = algorithm.round(algorithm.init(THETA), federation([1, 1]), METHODS["full"].bind(), train, None)
     assert report.failed == "the combined values are not finite"
     assert (state.round, state.attempt, state.adapter) == (0, 1, THETA)
+
+
+K, C, D, N = 20, 5, 10, 40
+
+
+def clients_data(d=D, spread=1.3):
+    """Return 20 clients with two of five classes each, and a test set: Gaussian classes in d dimensions."""
+    rng = torch.Generator().manual_seed(0)
+    means = spread * torch.randn(C, d, generator=rng)
+
+    def drawn(classes, n):
+        y = torch.tensor(classes)[torch.arange(n) % len(classes)]
+        return means[y] + torch.randn(n, d, generator=rng), y
+
+    return [drawn([k % C, (k + 1) % C], N) for k in range(K)], drawn(list(range(C)), 1000)
+
+
+def test_who_claims_two_billion_samples_does_not_own_the_model():
+    """One client of 20, honest but for its count: without the cap the model is its own, which knows two classes of five."""
+    data, (x, y) = clients_data()
+
+    def accuracy(counts, max_share):
+        def train(tasks):
+            for task in tasks:
+                W = task.adapter.tensors["head"].clone().requires_grad_()
+                for _ in range(3):
+                    own_x, own_y = data[task.client]
+                    (g,) = torch.autograd.grad(torch.nn.functional.cross_entropy(own_x @ W.T, own_y), W)
+                    W = (W - 0.1 * g).detach().requires_grad_()
+                yield Update(task.client, task.round, counts[task.client], {"head": W.detach()}, {})
+
+        start = Adapter({"head": torch.zeros(C, D), "a": torch.zeros(1)}, {"head": None, "a": 0})
+        bound = with_capped_weights(METHODS["head-only"].bind(), max_share)
+        state = algorithm.init(start)
+        for _ in range(20):
+            state, _ = algorithm.round(state, federation(counts), bound, train, None)
+        return float(((x @ state.adapter.tensors["head"].T).argmax(1) == y).double().mean())
+
+    honest, attacked = [N] * K, [HUGE] + [N] * (K - 1)
+    before = accuracy(honest, MAX_SHARE)
+    assert accuracy(honest, None) == before
+    assert accuracy(attacked, None) < before - 0.2
+    assert accuracy(attacked, MAX_SHARE) > before - 0.02
+
+
+def test_who_claims_two_billion_samples_does_not_own_the_head_that_is_solved():
+    data, (x, y) = clients_data(d=100, spread=0.35)
+
+    def accuracy(attacked, most):
+        total = None
+        for k, (own_x, own_y) in enumerate(data):
+            sums = head_sums(own_x, own_y, C, DEFAULT_STATISTICS)
+            if k == 0 and attacked:
+                f = HUGE // N
+                sums = replace(sums, counts=sums.counts * f, features=sums.features * f, moments=sums.moments * f)
+            part = scaled_to(sums, most)
+            total = part if total is None else plus(total, part)
+        head = solved_head(family(total, DEFAULT_STATISTICS.moments, "lda", "balanced"), x[:200], y[:200], SHRINKAGES)
+        return float(((x @ head.weight.double().T.float() + head.bias.float()).argmax(1) == y).double().mean())
+
+    most = most_samples([HUGE] + [N] * (K - 1), MAX_SHARE)
+    before = accuracy(False, None)
+    assert accuracy(False, most) == before
+    assert accuracy(True, most) > before - 0.02
+    assert accuracy(True, None) < before - 0.03

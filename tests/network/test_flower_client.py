@@ -218,7 +218,8 @@ def test_a_plain_module_trains_what_is_allocated_and_its_adapter_counts_in_evalu
 
 def test_a_plain_module_needs_the_path_of_its_head():
     with pytest.raises(
-        ModelError, match=r"expected head= to name the linear layer of Net that makes logits; found 'x'. .*classifier \(3\)"
+        ModelError,
+        match=r"expected head= to name the linear layer of Net that makes logits; found 'x'. .*classifier \(3\)",
     ):
         plain_net(head="x")
     with pytest.raises(ModelError, match="found None"):

@@ -1,12 +1,15 @@
 """A run over a network, with workers in this process: the same code as with Flower, without its processes."""
 
 import json
+import re
+import struct
 import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from fedhello.engine.wire import seal
 from fedhello.errors import ConfigError, QuorumError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.network.server import _check_folder, _invitation, play_over, served
@@ -165,7 +168,14 @@ def test_a_client_that_states_too_many_samples_is_capped_over_a_network_and_it_i
         facts = json.loads(reply["facts"])
         return {**reply, "facts": json.dumps({**facts, "samples": 2**31 - 1})}
 
+    def louder(reply):
+        payload = reply["update"]
+        _, length, _ = struct.unpack_from("<4sI32s", payload)
+        header, tensors = payload[40 : 40 + length], payload[40 + length :]
+        return {"update": seal(re.sub(rb'"samples":\d+', b'"samples":%d' % (2**31 - 1), header), tensors)}
+
     network.faults["part-001", "join"] = [overstated]
+    network.faults["part-001", "train"] = [louder, louder]
     folder, summary = play_network(network, config_of(place, "defence.max_share=2", "run.name=overstated"))
     said = "of the 2,147,483,647 samples that it states, since defence.max_share limits it"
     assert [note for note in summary["notes"] if "head statistics of client 1 count as" in note and said in note]

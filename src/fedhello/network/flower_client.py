@@ -102,9 +102,10 @@ def with_lora(
     Raises:
         ModelError: If blocks, targets or head cannot be found.
     """
+    classes: int | None
     if is_plain(model):
         base, classes = plain_as_it_is(model, head)
-        heads = [head]
+        heads = [str(head)]
     elif head is not None:
         raise ModelError(
             f"expected head= beside a plain module alone; found it beside a {type(model).__name__}, whose head is found"
