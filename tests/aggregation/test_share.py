@@ -112,7 +112,7 @@ def clients_data(d=D, spread=1.3):
 
 
 def test_who_claims_two_billion_samples_does_not_own_the_model():
-    """One client of 20, honest but for its count: without the cap the model is its own, which knows two classes of five."""
+    """One client of 20, honest but for its count: without the cap the model is its own, of two classes."""
     data, (x, y) = clients_data()
 
     def accuracy(counts, max_share):
