@@ -72,11 +72,14 @@ def test_a_name_that_came_over_a_network_is_never_imported(place):
     with pytest.raises(fh.ConfigError, match=r"expected method\.name"):
         parse_config({"method": {"name": "evil:mine"}})
     assert not (place / "was-here").exists()
-    (place / "own.py").write_text(OWN)
+    local = "def local():\n    return {}\nlocally = fh.Method('l', '-', '-', topmost, local=local)\n"
+    (place / "own.py").write_text(OWN + local)
     try:
-        with pytest.raises(fh.ConfigError, match="clients import no code"):
-            served(fh.load_config("tiny.yaml", {"method": {"name": "own:mine"}}))
+        assert served(fh.load_config("tiny.yaml", {"method": {"name": "own:mine"}})).method.name == "own:mine"
+        with pytest.raises(fh.ConfigError, match="clients import no code that a server names; own:locally has local="):
+            served(fh.load_config("tiny.yaml", {"method": {"name": "own:locally"}}))
     finally:
+        fh.METHODS.pop("own:locally", None)
         fh.METHODS.pop("own:mine", None)
         sys.modules.pop("own", None)
 

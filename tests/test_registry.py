@@ -215,7 +215,7 @@ def test_names_from_elsewhere_are_looked_up_and_never_imported(place):
         with pytest.raises(fh.ConfigError, match=r"to be registered.* fedhello\.register_"):
             registry_[name]
     assert not (place / "was-here").exists()
-    with pytest.raises(fh.ConfigError, match="clients import no code"):
+    with pytest.raises(fh.ConfigError, match="runs on the clients, which import no code"):
         served(config)
 
 

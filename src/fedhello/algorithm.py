@@ -100,6 +100,8 @@ def round(
 
     needed = federation.enough(len(m))
     failed = f"{len(reports)} of {len(m)} updates count; the quorum is {needed}" if len(reports) < needed else None
+    if failed is None and not all(bool(value.isfinite().all()) for value in θ_next.adapter.tensors.values()):
+        failed = "the combined values are not finite"
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.num_blocks))
     over_budget = measured_excess(federation, reports, state.excess, rejections)
     happened = (tuple(over_budget), tuple(rejections), failed, state.attempt, θ_next.flags)

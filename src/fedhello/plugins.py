@@ -58,6 +58,11 @@ def find_method(name: str) -> None:
     _REGISTRY.find(name)
 
 
+def is_own(name: str) -> bool:
+    """Whether a name is that of one of fedhello's own methods, whose code is wherever fedhello is."""
+    return name in _REGISTRY.own
+
+
 def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
     """Return a registered method, or a stand-in with which a run's folder can be read without importing its code.
 

@@ -126,6 +126,7 @@ class Session:
         statistics: Settings of the head statistics that clients send.
         roster: Entries of all clients, in ascending id, including those that cannot be invited.
         drift: Drift compensation of a solved head; None without it.
+        most_samples: The most samples for which one client's head statistics count; None for no limit.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -153,6 +154,7 @@ class Session:
     roster: tuple[ClientEntry, ...]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     drift: DriftCompensation | None = None
+    most_samples: int | None = None
 
     @property
     def tier_of(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from fedhello import algorithm, flower
 from fedhello.client.fisher import over_batches
 from fedhello.client.scoring import mean_scores
 from fedhello.data.batches import Batch
+from fedhello.engine.wire import encode_tensors
 from fedhello.errors import ConfigError, EngineError, ModelError
 from fedhello.methods import METHODS
 from fedhello.network.flower_client import adapted, block_sums
@@ -301,7 +302,8 @@ def test_a_second_start_is_a_run_of_its_own(grid):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_values_that_end_all_scores_are_not_committed_and_the_run_goes_on(grid, caplog):
+def test_values_that_end_all_scores_are_not_committed_and_the_run_goes_on(grid, caplog, monkeypatch):
+    monkeypatch.setattr("fedhello.engine.tensors.LARGEST_VALUE", 1e30)  # deeper models overflow with less
     model = net()
     _, broken = connect(grid, (3, 3))
     grid.faults[broken] = _changed(
@@ -375,3 +377,77 @@ def test_a_method_of_ones_own_is_found_by_name(grid, monkeypatch, tmp_path):
 def test_settings_that_mean_nothing_are_refused_at_once(wrong, sentence):
     with pytest.raises(ConfigError, match=sentence):
         flower.FedHello(net(), "rgd-hla", **wrong)
+
+
+HOSTILE = [(1e38, "out of bounds"), (3e38, "out of bounds"), (np.inf, "not finite"), (np.nan, "not finite")]
+
+
+@pytest.mark.parametrize(("value", "reason"), HOSTILE)
+def test_hostile_values_in_an_update_do_not_count_where_clients_score(grid, value, reason):
+    model = net()
+    for k in range(2):
+        grid.connect(client_app(k, data=lambda context, k=k: (net(), loader(k))), blocks=3, **{"partition-id": k})
+    grid.faults[max(grid.nodes)] = _changed(_put(lambda array: Array(array.numpy() * 0 + np.float32(value))))
+    strategy = flower.FedHello(model, "fim-hla", options={"refresh": 1, "scores": "clients"})
+    result = start(strategy, grid, model)
+    assert [(one.client, one.reason) for one in strategy.reports[0].rejections] == [(1, reason)]
+    assert all(bool(value.isfinite().all()) for value in tensors(result.arrays).values())
+
+
+@pytest.mark.parametrize("value", [1e38, 3e38, np.inf, np.nan])
+def test_hostile_sums_for_scores_are_left_out(grid, value, caplog):
+    model = net()
+
+    def own(k):
+        app = client_app(k, data=lambda context: (net(), loader(k)))
+        if k == 0:
+            return app
+
+        def hostile(message, context):
+            reply = app(message, context)
+            if message.metadata.message_type == "query.fedhello_score":
+                sums = {"squares": torch.full((L,), value).double(), "count": torch.tensor(4.0).double()}
+                reply.content["fedhello"] = ConfigRecord({"sums": encode_tensors(sums)})
+            return reply
+
+        return hostile
+
+    for k in range(2):
+        grid.connect(own(k), blocks=3, **{"partition-id": k})
+    strategy = flower.FedHello(model, "fim-hla", options={"refresh": 1, "scores": "clients"})
+    start(strategy, grid, model)
+    assert "the Fisher scores are without client 1" in caplog.text
+    assert np.isfinite(strategy.reports[0].scores).all() and strategy.state.round == 1
+
+
+def test_values_that_end_the_models_outputs_are_not_committed(grid, caplog, monkeypatch):
+    monkeypatch.setattr("fedhello.engine.tensors.LARGEST_VALUE", 1e30)
+    model = net()
+    _, broken = connect(grid, (3, 3))
+    grid.faults[broken] = _changed(
+        lambda arrays, metrics: arrays.update({n: Array(a.numpy() * 0 + 1e18) for n, a in arrays.items()})
+    )
+    strategy = flower.FedHello(model, "rgd-hla")
+    start(strategy, grid, model)
+    assert "round 1 changes nothing: with the combined values the model's outputs are not finite" in caplog.text
+    assert strategy.state.round == 0
+
+
+def test_one_clients_weight_is_capped_by_what_the_others_state_and_it_is_said(grid, caplog):
+    def led_to(count, **more):
+        nodes = connect(grid, (3, 3, 3, 3))
+        grid.faults[nodes[3]] = _changed(_count(count))
+        strategy = flower.FedHello(net(), "full", min_train_nodes=4, min_available_nodes=4, **more)
+        found = tensors(start(strategy, grid, net()).arrays)
+        grid.nodes.clear()
+        return strategy, found
+
+    strategy, capped = led_to(2**31 - 1)
+    assert strategy.reports[0].flags == (
+        "client 3 weighs as 110 of the 2,147,483,647 samples that it states, since defence.max_share limits it",
+    )  # 10 times 11, of counts 9, 10, 11
+    assert "client 3 weighs as 110" in caplog.text
+    assert all(torch.equal(capped[n], v) for n, v in led_to(110, max_share=None)[1].items())
+    assert led_to(12)[0].reports[0].flags == ()
+    with pytest.raises(ConfigError, match="max_share as a number of at least 1"):
+        flower.FedHello(net(), "full", max_share=0.5)

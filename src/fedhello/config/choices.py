@@ -39,6 +39,7 @@ BEFORE: dict[str, Any] = {
     "model.drift_compensation": False,
     "train.selection": "last",
     "train.lr": 2e-3,
+    "defence.max_share": None,
 }
 """Values that reproduce version 0.1.0, for keys that its configurations do not have."""
 

@@ -19,6 +19,7 @@ from pydantic import (
 
 from fedhello.aggregation.robust import Defence, RobustRule
 from fedhello.aggregation.server import ServerOptimizer, ServerStep
+from fedhello.aggregation.share import MAX_SHARE
 from fedhello.client.settings import LearningRateSchedule, OptimizerName
 from fedhello.config.partitions import Natural, Partition, Pathological
 from fedhello.config.section import Named, Section
@@ -279,11 +280,12 @@ class DefenceConfig(Section):
     clip: float | None = Field(None, gt=0)
     rule: RobustRule = "mean"
     byzantine: int = Field(1, ge=0)
+    max_share: float | None = Field(MAX_SHARE, ge=1)
 
     @property
     def defence(self) -> Defence:
         """The settings as the aggregation takes them."""
-        return Defence(self.screen, self.clip, self.rule, self.byzantine)
+        return Defence(self.screen, self.clip, self.rule, self.byzantine, self.max_share)
 
 
 class RunConfig(Section):

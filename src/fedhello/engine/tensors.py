@@ -7,6 +7,9 @@ from torch import Tensor
 
 from fedhello.errors import UpdateError
 
+LARGEST_VALUE = 1e6
+"""No value of an adapter or a head that a client trains is larger in absolute value, so that no aggregate overflows."""
+
 NARROWER = {torch.int64: torch.int32}
 """Smaller types that may be sent instead."""
 
@@ -45,6 +48,20 @@ def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise UpdateError(f"expected finite values; {name!r} holds NaN or infinity", "not finite")
+
+
+def check_bounds(tensors: Mapping[str, Tensor]) -> None:
+    """Check that no value of an update is so large that what it enters could overflow.
+
+    Raises:
+        UpdateError: If one is above ``LARGEST_VALUE`` in absolute value.
+    """
+    for name, value in tensors.items():
+        if value.numel() and not float(value.abs().max()) <= LARGEST_VALUE:
+            raise UpdateError(
+                f"expected values of at most {LARGEST_VALUE:g}; {name!r} holds {float(value.abs().max()):.3g}",
+                "out of bounds",
+            )
 
 
 def short(value: object) -> str:

@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
-from fedhello.engine.tensors import check_names, check_values, short
+from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Allocation, Reason, Rejection, Task, Update
 
@@ -201,6 +201,7 @@ def decode(payload: bytes, expected: Expected) -> Update | Rejection:
         samples = _samples(header["samples"], expected)
         metrics = _metrics(header["metrics"], samples)
         tensors = _tensors(body, expected.tensors)
+        check_bounds(tensors)
     except UpdateError as error:
         who = f"client {expected.client} in round {expected.round}"
         sizes = (expected.bytes_down, len(payload))

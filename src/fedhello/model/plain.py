@@ -134,6 +134,48 @@ def plain_foundation(
         return known.with_head(pooling, head)
 
 
+def plain_as_it_is(module: nn.Module, head: str | None) -> tuple[FoundationModel, int]:
+    """Take a plain module with the head that it has, for a program that calls and trains it itself; return C besides.
+
+    From then on its own transformer layers are called as they are written in evaluation, too; see
+    ``_every_layer_is_called``.
+
+    Args:
+        module: The module.
+        head: The dotted path of its own linear layer that makes the logits.
+
+    Raises:
+        ModelError: If the module cannot serve, or the path is not that of a linear layer.
+    """
+    _check(module, None)
+    linear = {name: part.out_features for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    if head is None or head not in linear:
+        outputs = ", ".join(f"{name} ({size})" for name, size in linear.items())
+        raise ModelError(
+            f"expected head= to name the linear layer of {type(module).__name__} that makes logits; found {head!r}. "
+            f"It has: {outputs}."
+        )
+    _logits_layer(module, head, linear[head])
+    _always_call_every_layer(module)
+    source = ModelSource(MEMORY, type(module).__name__)
+    return FoundationModel(module, None, source, TENSORS).with_head(NATIVE, None, head), linear[head]
+
+
+def _always_call_every_layer(module: nn.Module) -> None:
+    """Have a module's calls do what ``_every_layer_is_called`` does, whoever makes them."""
+    enabled: list[bool] = []
+
+    def before(_: nn.Module, __: Any) -> None:
+        enabled.append(torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+
+    def after(*_: Any) -> None:
+        torch.backends.mha.set_fastpath_enabled(enabled.pop())
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after, always_call=True)
+
+
 class TensorClassifier(nn.Module):
     """A plain module that returns logits, with the interface of transformers models."""
 

@@ -23,7 +23,7 @@ The kind of ``Moments`` decides which part of G is sent:
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -176,21 +176,28 @@ def as_received(tensors: Mapping[str, Tensor]) -> HeadSums:
     return HeadSums(counts, tensors["features"].long(), tensors["moments"].long(), (counts > 0).long())
 
 
-def check_sums(sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE) -> None:
-    """Check that sums are possible for the number of samples that their client declared.
+def check_sums(
+    sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE, classes: Collection[int] | None = None
+) -> None:
+    """Check that sums are possible for what their client declared.
 
     Args:
         sums: The sums of one client.
         samples: n_k, the declared number of samples.
         longest: An upper bound on ‖x‖.
+        classes: The classes that the client declared; None for any.
 
     Raises:
-        UpdateError: Unless n_c ≥ 0, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and no moment exceeds Σ_c n_c ‖x‖².
+        UpdateError: Unless n_c ≥ 0, n_c = 0 for classes that it did not declare, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and no
+            moment exceeds Σ_c n_c ‖x‖².
     """
     n, S, G = sums.counts, sums.features.double() * UNIT, sums.moments.double() * UNIT**2
     # Each count is checked, too, since a sum of 64-bit integers can overflow.
     if bool(((n < 0) | (n > samples)).any()) or int(n.sum()) > samples:
         raise UpdateError(f"expected class counts of at most {samples} samples; found {n.tolist()}", "wrong count")
+    odd = [] if classes is None else sorted(set(n.nonzero().flatten().tolist()) - set(classes))
+    if odd:
+        raise UpdateError(f"expected counts in the declared classes, {list(classes or ())}; found {odd}", "wrong count")
     if bool((S.norm(dim=1) > n * longest).any()) or bool((G.abs() > float(n.sum()) * longest**2).any()):
         raise UpdateError("expected sums possible for the declared samples; found larger ones", "out of bounds")
 
@@ -227,6 +234,19 @@ def without(total: HeadSums, part: HeadSums, moments: Moments) -> HeadSums:
 def faded(total: HeadSums, share: float) -> HeadSums:
     """Return a total multiplied by a share within 0 … 1, float64, to weigh it less than newer sums."""
     return HeadSums(**{name: getattr(total, name).double() * share for name in PARTS})
+
+
+def scaled_to(sums: HeadSums, most: int | None) -> HeadSums:
+    """Return one client's sums as those of at most so many samples: all multiplied by one factor, float64.
+
+    Sums over no more samples stay as they are.
+
+    Args:
+        sums: Of one client.
+        most: The most samples; None for no limit.
+    """
+    total = float(sums.counts.sum())
+    return sums if most is None or total <= most else replace(faded(sums, most / total), cells=sums.cells)
 
 
 def plus(one: HeadSums, other: HeadSums, sign: int = 1) -> HeadSums:

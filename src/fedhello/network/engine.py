@@ -324,7 +324,8 @@ class RemoteEngine:
         if not isinstance(payload, bytes):
             raise UpdateError(f"expected its sums; {one_line(reply.get('detail', 'found something else'))}")
         sums = as_received(decode_sums(payload, self.sums_like))
-        check_sums(sums, self.members[one.client].samples, self.longest_feature)
+        member = self.members[one.client]
+        check_sums(sums, member.samples, self.longest_feature, member.classes)
         return Contribution(one.client, sums, len(payload), one.bytes_down)
 
     def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:

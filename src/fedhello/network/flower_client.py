@@ -31,6 +31,7 @@ from fedhello.model.blocks import find_head
 from fedhello.model.digest import digest_of
 from fedhello.model.in_memory import as_it_is
 from fedhello.model.injection import ATTENTION_QV, attach_lora
+from fedhello.model.plain import is_plain, plain_as_it_is
 from fedhello.model.saving import save_adapter
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.network.flower_records import (
@@ -78,19 +79,22 @@ def with_lora(
     targets: str | Sequence[str] = ATTENTION_QV,
     rslora: bool = False,
     seed: int = 0,
+    head: str | None = None,
 ) -> nn.Module:
     """Inject LoRA into a model in place; everything except the adapter and the head is frozen. For server and clients.
 
     The model is called, trained and evaluated as before. Its own weights, including the head's, do not change.
 
     Args:
-        model: A classifier or a language model of transformers.
+        model: A classifier or a language model of transformers, or a plain module that is called with one tensor and
+            returns logits.
         rank: R, the rank of the global adapter.
         alpha: α; the scale is α/R. None takes R.
         dropout: Dropout of the LoRA input, in [0, 1).
         targets: ``attention-qv``, ``attention``, ``all-linear``, or the last names of the linear layers to target.
         rslora: Make the scale α/√R.
         seed: Seed of the initial values of A.
+        head: The dotted path of a plain module's linear layer that computes the logits.
 
     Returns:
         The same model.
@@ -98,11 +102,21 @@ def with_lora(
     Raises:
         ModelError: If blocks, targets or head cannot be found.
     """
-    base = as_it_is(model)
-    config: Any = model.config
-    num_labels = None if base.kind == CAUSAL_LM else int(config.num_labels)
-    head = () if num_labels is None else find_head(model, num_labels)[0]
-    frozen = [(name, weight) for name, weight in model.named_parameters() if name.split(".")[0] not in head]
+    num_labels: int | None
+    if is_plain(model):
+        base, num_labels = plain_as_it_is(model, head)
+        heads = [str(head)]
+    elif head is not None:
+        raise ModelError(
+            f"expected head= with a plain module alone; found it with a {type(model).__name__}, whose head is found. "
+            "Leave it out."
+        )
+    else:
+        base = as_it_is(model)
+        config: Any = model.config
+        num_labels = None if base.kind == CAUSAL_LM else int(config.num_labels)
+        heads = [] if num_labels is None else find_head(model, num_labels)[0]
+    frozen = [(n, weight) for n, weight in model.named_parameters() if not any(n.startswith(f"{h}.") for h in heads)]
     weights = digest_of(frozen)
     lora = attach_lora(
         base,

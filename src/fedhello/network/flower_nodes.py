@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -20,6 +21,9 @@ from fedhello.types import Budget
 
 POLL = 1.0
 """Seconds between two polls for connected nodes."""
+
+LARGEST_ID = 2**31
+"""A name that is a larger number is no client's id."""
 
 AGAIN = 30.0
 """Seconds after which a node that could not be asked is asked again."""
@@ -63,7 +67,8 @@ class Node:
 
     Attributes:
         node: Flower's id, which changes at each start.
-        client: Its id within the run, assigned to its name.
+        client: Its id within the run, assigned to its name: its partition-id, or another name that is a number, and
+            else the first that is free.
         name: The name that it reports.
         budget: Its budget.
     """
@@ -176,8 +181,14 @@ class Nodes:
                 logger.warning("two nodes are called %s; the one that came last takes part", name)
                 del self._known[earlier]
                 self._refused[earlier] = f"another node called {name} came later"
-        client = self._ids.setdefault(name, len(self._ids))
+        client = self._ids.setdefault(name, self._free_id(name))
         self._known[node] = Node(node, client, name, budget)
+
+    def _free_id(self, name: str) -> int:
+        """Return the id of a new name: the name where it is a number that nobody has, else the first free one."""
+        used = set(self._ids.values())
+        own = int(name) if name.isdecimal() else -1
+        return own if 0 <= own < LARGEST_ID and own not in used else next(k for k in count() if k not in used)
 
     def turn_away(self, node: Node, why: str) -> None:
         """Exclude a node that took part so far."""

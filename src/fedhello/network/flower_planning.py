@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import cheapest
-from fedhello.client.calibration import calibrate
+from fedhello.client.calibration import calibrate, made_up
 from fedhello.client.cost_model import Shape
 from fedhello.client.memory import RESERVE
 from fedhello.costs import Costs
@@ -16,6 +18,7 @@ from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
 from fedhello.methods import METHODS, Method
 from fedhello.model.adapter import LoraModel
+from fedhello.model.sources import TENSORS
 from fedhello.network.flower_nodes import Node
 from fedhello.network.messages import one_line
 from fedhello.notes import logger
@@ -98,6 +101,8 @@ class Planning:
                 kinds = "rank" if self.row.allocates == "ranks" else "blocks"
                 return f"expected a budget in {kinds}, or in memory, for {self.row.name}; found {budget_words(budget)}"
             return None
+        if self.lora.kind == TENSORS:
+            return f"expected a budget in blocks or rank for a plain module; found {budget_words(budget)}"
         if self.batch is None:
             return (
                 "expected FedHello(batch=(samples, tokens)), the widest batch of train(), beside a budget in bytes; "
@@ -139,6 +144,15 @@ class Planning:
                     self._noted.add(note)
             self._checked = checked
         return federation
+
+    def is_finite(self) -> bool:
+        """Whether the model, with the values that it holds now, makes finite outputs of a made-up sample."""
+        if self.lora.kind == TENSORS:
+            return True  # what such a module takes is known to its owner alone
+        self.lora.module.eval()
+        batch = made_up(self.lora, 1, 1 if self.lora.takes_images else 2).to(self.lora.device)
+        with torch.no_grad():
+            return bool(self.lora.module(**batch.inputs).logits.isfinite().all())
 
     @property
     def costs(self) -> Costs:

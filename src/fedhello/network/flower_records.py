@@ -13,18 +13,22 @@ The user can choose other names for arrays, config and metrics, as in Flower's F
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
-from fedhello.engine.tensors import check_names, check_values, short
+from fedhello.client.scoring import BlockSums
+from fedhello.engine.scores import read_block_sums
+from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.engine.wire import MOST_SAMPLES
 from fedhello.errors import EngineError, ModelError, UpdateError
 from fedhello.model.adapter import LoraModel
+from fedhello.network.messages import one_line
 from fedhello.notes import logger
-from fedhello.types import MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Reason, Task
+from fedhello.types import MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Federation, Reason, Task
 
 RECORD = "fedhello"
 """The record that fedhello adds to a message; under ``fedhello server`` it is the only one."""
@@ -45,6 +49,32 @@ PRODUCTS = (MERGED, MERGED_A, MERGED_B)
 
 NPY_HEADER = 4096
 """The most bytes of an array beyond its values."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A round between its two halves.
+
+    Attributes:
+        federation: Who could be asked.
+        tasks: Client → what it was asked.
+        messages: Client → the message, which has its id once it is sent.
+        scores: Γ, if there is one.
+    """
+
+    federation: Federation
+    tasks: Mapping[int, Task]
+    messages: Mapping[int, Message]
+    scores: tuple[float, ...] | None
+
+    def client_of(self, reply: Message) -> int | None:
+        """Return whom a reply is from: error replies that the SuperLink makes come from a node of its own."""
+        about, source = reply.metadata.reply_to_message_id, reply.metadata.src_node_id
+        by_id = (
+            k for k, sent in self.messages.items() if sent.metadata.message_id and sent.metadata.message_id == about
+        )
+        by_node = (k for k, sent in self.messages.items() if sent.metadata.dst_node_id == source)
+        return next(by_id, None if about else next(by_node, None))
 
 
 def as_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -80,11 +110,7 @@ def read_tensors(content: RecordDict, expected: Mapping[str, Tensor]) -> dict[st
     except Exception as error:  # NumPy does not document its exceptions for malformed bytes
         raise UpdateError(f"expected arrays of numbers; {short(str(error))}", "malformed") from error
     check_values(tensors, expected)
-    huge = next((name for name, value in tensors.items() if not bool(value.float().square().sum().isfinite())), None)
-    if huge is not None:
-        raise UpdateError(
-            f"expected values whose squares have a finite sum; {huge!r} holds larger ones", "out of bounds"
-        )
+    check_bounds(tensors)
     return tensors
 
 
@@ -165,6 +191,26 @@ def samples_of(content: RecordDict, key: str) -> int:
             f"expected one MetricRecord with {key}, a whole number of at least 1; found {short(found)}", "wrong count"
         )
     return int(found)
+
+
+def sums_of(reply: Message | None, L: int, most: int) -> BlockSums | str:
+    """Return a client's contribution to the Fisher scores, or why there is none.
+
+    Args:
+        reply: To the query; None if there is none.
+        L: The number of blocks.
+        most: The most samples that it could use.
+    """
+    if reply is None or reply.has_error():
+        return "there is no reply" if reply is None else one_line(reply.error.reason)
+    record = reply.content.get(RECORD)
+    payload = record.get("sums") if isinstance(record, ConfigRecord) else None
+    if not isinstance(payload, bytes):
+        return "expected its sums; found something else"
+    try:
+        return read_block_sums(payload, L, most)
+    except UpdateError as error:
+        return one_line(error)
 
 
 def alike(contents: Sequence[RecordDict], key: str) -> list[RecordDict]:

@@ -33,6 +33,7 @@ from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
 from fedhello.network.registry import ClientInfo, ClientRegistry
 from fedhello.network.superlink import ServerOptions, check_port, superlink
+from fedhello.plugins import is_own
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
@@ -43,10 +44,15 @@ from fedhello.setup.clients import federate
 from fedhello.setup.encoding import longest_answer
 from fedhello.setup.prepare import Loaded, assemble, empty_federation, load
 from fedhello.setup.training import on_device, score_costs, step_costs
+from fedhello.strategy import plain
 from fedhello.types import Client
 
 COLD_SECONDS = 120.0
 """What plain Flower's clients take besides: a new process per message, which loads the model and the data."""
+
+
+ON_CLIENTS = {"name": "full"}
+"""What clients are told of a method that is not fedhello's own: it runs on the server, and tasks say what trains."""
 
 
 def served(config: Config) -> Config:
@@ -56,16 +62,16 @@ def served(config: Config) -> Config:
         ConfigError: If it cannot be run over a network.
     """
     method = METHODS[config.method.name]
-    if ":" in config.method.name:
+    if not is_own(method.name) and method.local is not plain:
         raise ConfigError(
-            f"expected one of fedhello's own methods for fedhello server, since clients import no code that a server "
-            f"names; found {config.method.name}"
+            "expected a method of your own that changes nothing on the clients for fedhello server, since clients "
+            f"import no code that a server names; {method.name} has local=. Leave it out, or use fedhello run."
         )
     for registry, name in ((PARTITIONS, config.data.partition.kind), (LOSSES, config.train.loss)):
         if name not in registry.own:
             raise ConfigError(
-                f"expected a {registry.what} of fedhello's own for fedhello server, since clients import no code that "
-                f"a server names; found {registry.key}={name}"
+                f"expected a {registry.what} of fedhello's own for fedhello server, since it runs on the clients, "
+                f"which import no code that a server names; found {registry.key}={name}"
             )
     if method.pooled:
         raise ConfigError(f"expected a federated method for fedhello server; {method.name} needs all data in one place")
@@ -191,13 +197,15 @@ def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
 
 def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
     """Return the configuration for clients, without paths on this machine."""
-    plain = loaded.config.model_dump(mode="json")
-    plain["run"] = {"seed": loaded.config.run.seed}
+    told = loaded.config.model_dump(mode="json")
+    told["run"] = {"seed": loaded.config.run.seed}
+    if not is_own(loaded.config.method.name):
+        told["method"] = ON_CLIENTS
     for section, key in (("model", "name"), *(("data", key) for key in ("name", "validation", "test", "public"))):
-        name = plain[section][key]
+        name = told[section][key]
         if isinstance(name, str) and Path(name).exists():
-            plain[section][key] = f"./{Path(name).name}"
-    return invitation(plain, loaded.data.label_names, run)
+            told[section][key] = f"./{Path(name).name}"
+    return invitation(told, loaded.data.label_names, run)
 
 
 def remote_session(

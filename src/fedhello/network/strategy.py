@@ -10,7 +10,7 @@ between, so both calls have the same ones.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -19,9 +19,9 @@ from flwr.serverapp.strategy import FedAvg, Result
 from torch import nn
 
 from fedhello import algorithm
+from fedhello.aggregation.share import MAX_SHARE, with_capped_weights
 from fedhello.client.cost_model import Shape
 from fedhello.client.scoring import BlockSums, mean_scores
-from fedhello.engine.scores import read_block_sums
 from fedhello.errors import ConfigError, EngineError, ModelError, UpdateError
 from fedhello.methods import Method
 from fedhello.network.flower_client import Loader, adapted, block_sums
@@ -31,6 +31,7 @@ from fedhello.network.flower_records import (
     REASONS,
     RECORD,
     SCORE,
+    Asked,
     adapter_of,
     alike,
     as_arrays,
@@ -38,6 +39,7 @@ from fedhello.network.flower_records import (
     describe_task,
     read_tensors,
     samples_of,
+    sums_of,
 )
 from fedhello.network.messages import one_line
 from fedhello.notes import logger
@@ -47,32 +49,6 @@ from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reas
 
 FLOWERS_LOG = logging.getLogger("flwr")
 """Flower's logger, which users of Flower apps read."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A round between ``configure_train`` and ``aggregate_train``.
-
-    Attributes:
-        federation: The federation of the round.
-        tasks: Client → its task.
-        messages: Client → its message, which has its id once it is sent.
-        scores: Γ, or None.
-    """
-
-    federation: Federation
-    tasks: Mapping[int, Task]
-    messages: Mapping[int, Message]
-    scores: tuple[float, ...] | None
-
-    def client_of(self, reply: Message) -> int | None:
-        """Return the client of a reply, by its message: error replies of the SuperLink have another node."""
-        about, source = reply.metadata.reply_to_message_id, reply.metadata.src_node_id
-        by_id = (
-            k for k, sent in self.messages.items() if sent.metadata.message_id and sent.metadata.message_id == about
-        )
-        by_node = (k for k, sent in self.messages.items() if sent.metadata.dst_node_id == source)
-        return next(by_id, None if about else next(by_node, None))
 
 
 class FedHello(FedAvg):
@@ -100,6 +76,7 @@ class FedHello(FedAvg):
         moments: int = 2,
         quorum: float = 0.5,
         most_samples: int | None = None,
+        max_share: float | None = MAX_SHARE,
         wait: float = 600.0,
         seed: int = 0,
         **fedavg: Any,
@@ -118,6 +95,8 @@ class FedHello(FedAvg):
             moments: Values that ``train()``'s optimiser keeps per trained value: 2 for Adam, 1 for SGD with momentum.
             quorum: The share of a round's clients whose updates must count, in (0, 1].
             most_samples: Upper bound on the samples by which a client is weighted; None for no bound.
+            max_share: How many times the upper quartile of the sample counts that clients have stated so far a client
+                may weigh, ≥ 1; None for no bound.
             wait: Seconds to wait for nodes.
             seed: Seed of all random choices of fedhello.
             fedavg: Further arguments of ``FedAvg``.
@@ -131,9 +110,12 @@ class FedHello(FedAvg):
             raise ConfigError(f"expected quorum as a share above 0 and up to 1; found {quorum!r}")
         if most_samples is not None and (not isinstance(most_samples, int) or most_samples < 1):
             raise ConfigError(f"expected most_samples as a whole number of at least 1, or None; found {most_samples!r}")
+        if max_share is not None and not (isinstance(max_share, (int, float)) and max_share >= 1):
+            raise ConfigError(f"expected max_share as a number of at least 1, or None; found {max_share!r}")
         read = {key: read_budget(stated, f"budgets[{key!r}]") for key, stated in (budgets or {}).items()}
         self._of = adapted(model)
-        self._row, self._method = usable(method, options or {})
+        self._row, bound = usable(method, options or {})
+        self._method = with_capped_weights(bound, max_share)
         self._proxy, self._most_samples, self._seed = proxy, most_samples, seed
         self._scores_here = self._row.uses_scores and self._method.scoring.source == "proxy"
         if self._scores_here and proxy is None:
@@ -143,9 +125,10 @@ class FedHello(FedAvg):
             )
         self._planning = Planning(self._row, self._method, self._of.lora, batch, moments, quorum, seed)
         self._nodes = Nodes(read, wait, self._planning.complaint, self._planning.limited)
-        self._asked: _Asked | None = None
+        self._asked: Asked | None = None
         self._scored: tuple[ArrayRecord | None, tuple[float, ...]] = (None, ())
         self._passed: frozenset[Node] = frozenset()
+        self._stated: dict[int, int] = {}  # client → the samples that it stated last
         self.state = algorithm.init(self._of.lora.snapshot(share_head=True))
         self.reports: list[RoundReport] = []
 
@@ -169,6 +152,7 @@ class FedHello(FedAvg):
         self.state = algorithm.init(adapter_of(self._of.lora, initial_arrays))
         self.reports, self._asked, self._scored, self._passed = [], None, (None, ()), frozenset()
         self._nodes.forget()
+        self._stated.clear()
         return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
 
     def configure_train(
@@ -203,7 +187,7 @@ class FedHello(FedAvg):
         messages = {
             task.client: self._message(task, encoded[id(task.adapter)], node_of[task.client], config) for task in tasks
         }
-        self._asked = _Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
+        self._asked = Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
         FLOWERS_LOG.info("round %d: %s", server_round, _who(tasks, federation.num_blocks))
         return list(messages.values())
 
@@ -214,21 +198,10 @@ class FedHello(FedAvg):
         asked, self._asked = self._asked, None
         if asked is None:
             return None, None
-        contents: dict[int, RecordDict] = {}
-        found: dict[int, Update | Rejection] = {}
-        for reply in replies:
-            k = asked.client_of(reply)
-            if k is not None and k not in found:
-                found[k] = self._read(asked.tasks[k], reply, asked.messages[k].content)
-                if not reply.has_error():
-                    contents[k] = reply.content
-        absent = {k: _rejected(task, "late", "there is no reply") for k, task in asked.tasks.items() if k not in found}
-        answers = [({**absent, **found})[k] for k in sorted(asked.tasks)]
-        allocations = {k: task.allocation for k, task in asked.tasks.items()}
-        method = replace(self._method, allocate=lambda context: allocations.get(context.client.id))
-        after, report = algorithm.round(
-            self.state, asked.federation, method, lambda tasks: answers, lambda *_: asked.scores or ()
-        )
+        answers, contents = self._answers(asked, replies)
+        after, report = self._played(asked, answers)
+        for flag in report.flags:
+            logger.warning("round %d: %s", server_round, flag)
         for rejection in report.rejections:
             logger.warning("client %d does not count: %s, %s", rejection.client, rejection.reason, rejection.detail)
         after_arrays = as_arrays(after.adapter.tensors)
@@ -296,12 +269,39 @@ class FedHello(FedAvg):
                 self._passed = frozenset(nodes)
                 return nodes, federation
 
+    def _answers(
+        self, asked: Asked, replies: Iterable[Message]
+    ) -> tuple[list[Update | Rejection], dict[int, RecordDict]]:
+        """Return what each client of the round came to, by ascending id, and the contents of replies by client."""
+        contents: dict[int, RecordDict] = {}
+        found: dict[int, Update | Rejection] = {}
+        for reply in replies:
+            k = asked.client_of(reply)
+            if k is not None and k not in found:
+                found[k] = self._read(asked.tasks[k], reply, asked.messages[k].content)
+                if not reply.has_error():
+                    contents[k] = reply.content
+        absent = {k: _rejected(task, "late", "there is no reply") for k, task in asked.tasks.items() if k not in found}
+        return [({**absent, **found})[k] for k in sorted(asked.tasks)], contents
+
+    def _played(self, asked: Asked, answers: Sequence[Update | Rejection]) -> tuple[RunState, RoundReport]:
+        """Play the round with its answers; the federation has the sample counts that clients have stated so far."""
+        self._stated |= {one.client: one.samples for one in answers if isinstance(one, Update)}
+        clients = tuple(replace(client, samples=self._stated.get(client.id, 0)) for client in asked.federation.clients)
+        allocations = {k: task.allocation for k, task in asked.tasks.items()}
+        return algorithm.round(
+            self.state,
+            replace(asked.federation, clients=clients),
+            replace(self._method, allocate=lambda context: allocations.get(context.client.id)),
+            lambda tasks: answers,
+            lambda *_: asked.scores or (),
+        )
+
     def _not_finite(self, adapter: Adapter, arrays: ArrayRecord) -> str | None:
         """Return which part of a round's result is not finite; None if all is finite."""
-        if not all(bool(value.isfinite().all()) for value in adapter.tensors.values()):
-            return "the combined values are not finite"
         if not self._scores_here:
-            return None
+            self._of.lora.write(adapter.tensors)
+            return None if self._planning.is_finite() else "with the combined values the model's outputs are not finite"
         try:
             self._scored = arrays, self._score_here(adapter)
         except ModelError as error:
@@ -358,7 +358,7 @@ class FedHello(FedAvg):
         by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
         sums: list[BlockSums] = []
         for client, sent in zip(clients, asked, strict=True):
-            found = self._sums(by_id.get(sent.metadata.message_id), most)
+            found = sums_of(by_id.get(sent.metadata.message_id), self._of.lora.blocks.count, most)
             if isinstance(found, BlockSums):
                 sums.append(found)
             else:
@@ -371,19 +371,6 @@ class FedHello(FedAvg):
                 "app, data=...), or score on the server: proxy=."
             )
         return state.scores
-
-    def _sums(self, reply: Message | None, most: int) -> BlockSums | str:
-        """Return a client's sums for Fisher scores, or why there are none."""
-        if reply is None or reply.has_error():
-            return "there is no reply" if reply is None else one_line(reply.error.reason)
-        record = reply.content.get(RECORD)
-        payload = record.get("sums") if isinstance(record, ConfigRecord) else None
-        if not isinstance(payload, bytes):
-            return "expected its sums; found something else"
-        try:
-            return read_block_sums(payload, self._of.lora.blocks.count, most)
-        except UpdateError as error:
-            return one_line(error)
 
 
 def _rejected(task: Task, reason: Reason, detail: str) -> Rejection:

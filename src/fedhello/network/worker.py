@@ -19,8 +19,9 @@ from torch import Tensor
 from fedhello.client.settings import TrainingSettings
 from fedhello.data.batches import Samples
 from fedhello.engine.local import LocalEngine
+from fedhello.engine.tensors import short
 from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, encode_update
-from fedhello.errors import EngineError, FedhelloError
+from fedhello.errors import EngineError, FedhelloError, UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
 from fedhello.network.messages import PROBE, PROTOCOL, Fields, one_line
@@ -29,6 +30,19 @@ from fedhello.types import Client, Federation, Rejection
 
 HUNG = 75
 """Exit code of a worker whose training exceeds the server's deadline."""
+
+
+_WORK: Mapping[str, type | tuple[type, ...]] = {"client": int, "run": str, "task": bytes, "seconds": (int, float)}
+
+FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "sums": {"client": int, "run": str},
+    "scores": {**_WORK, "samples": int, "batch_size": int},
+    "train": _WORK,
+}
+"""Message → the fields that it must have, and their types."""
+
+LEAST = {"client": 0, "seconds": 0, "samples": 1, "batch_size": 1}
+"""The smallest value of a field that is a number."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +112,9 @@ class Worker:
         if self._client is None:
             return _error("join first", "expected to be asked to join first; this client has started anew")
         try:
-            return answers[kind](self._client, fields)
+            return answers[kind](self._client, _checked(kind, fields))
         except FedhelloError as error:
-            return _error("failed", str(error))
+            return _error(error.reason if isinstance(error, UpdateError) else "failed", str(error))
 
     def _join(self, fields: Fields) -> Fields:
         begin = time.monotonic()
@@ -157,6 +171,25 @@ class Worker:
             yield
         finally:
             timer.cancel()
+
+
+def _checked(kind: str, fields: Fields) -> Fields:
+    """Return the fields of a message once they are all there, of their types.
+
+    Raises:
+        UpdateError: If one is missing or of another type, or a number is out of range.
+    """
+    for name, type_ in FIELDS[kind].items():
+        found = fields.get(name)
+        if not isinstance(found, type_) or (isinstance(found, (int, float)) and not LEAST[name] <= found < 2**31):
+            raise UpdateError(
+                f"expected a message {kind} with {', '.join(FIELDS[kind])}; found {short(found)} as {name}. The server "
+                "does not speak as it should; install the same version of fedhello at both ends.",
+                "malformed",
+            )
+    if not isinstance(fields.get("adapter", b""), bytes):
+        raise UpdateError(f"expected bytes as adapter; found {short(fields['adapter'])}", "malformed")
+    return fields
 
 
 def _error(reason: str, detail: str) -> Fields:

@@ -19,7 +19,7 @@ from fedhello.model.head import (
     prototype_head,
     solved_head,
 )
-from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, without
+from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, scaled_to, without
 from fedhello.randomness import generator
 from fedhello.runs.selection import selection_after
 from fedhello.session import Session
@@ -48,13 +48,14 @@ class Traffic:
     bytes_up: int = 0
     bytes_down: int = 0
 
-    def counted(self, found: Contribution) -> HeadSums:
-        """Count one client's contribution, and return its sums."""
+    def counted(self, found: Contribution, most: int | None) -> HeadSums:
+        """Count one client's contribution, and return its sums, as those of at most so many samples."""
+        sums = scaled_to(found.sums, most)
         self.clients.append(found.client)
-        self.samples += int(found.sums.counts.sum())
+        self.samples += round(float(sums.counts.sum()))
         self.bytes_up += found.bytes_up
         self.bytes_down += found.bytes_down
-        return found.sums
+        return sums
 
 
 @dataclass(frozen=True)
@@ -236,9 +237,9 @@ def head_without(session: Session, state: RunState, clients: Sequence[int]) -> t
     # All clients send their sums: features may differ in the last bit with the content of a batch.
     for found in session.engine.head_sums() if due else ():
         if found.client in due:
-            total = without(total, found.sums, session.statistics.moments)
+            total = without(total, scaled_to(found.sums, session.most_samples), session.statistics.moments)
     left = [k for k in state.head_clients if k not in due]
-    head, samples = _from_sums(session, total, state.adapter), int(total.counts.sum())
+    head, samples = _from_sums(session, total, state.adapter), round(float(total.counts.sum()))
     sums = {name: getattr(total, name) for name in PARTS}
     gone = tuple(sorted({*state.forgotten, *clients}))
     state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(left), forgotten=gone)
@@ -257,7 +258,7 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
     moments, traffic = session.statistics.moments, Traffic()
     adapter = state.adapter if state.round else None
     found = session.engine.head_sums(clients, adapter)
-    total = add_up((traffic.counted(one) for one in found), moments)
+    total = add_up((traffic.counted(one, session.most_samples) for one in found), moments)
     total = total if before is None else plus(before, total)
     head = _from_sums(session, total, state.adapter)
     sums = {name: getattr(total, name) for name in PARTS}
@@ -314,8 +315,9 @@ def _with_head(session: Session, state: RunState, head: Head) -> RunState:
 
 
 def _declared(session: Session, clients: Sequence[int]) -> int:
-    """Return the number of samples of some clients."""
-    return sum(entry.samples for entry in session.roster if entry.client in clients)
+    """Return the number of samples of some clients, each with the cap on it."""
+    found = (entry.samples for entry in session.roster if entry.client in clients)
+    return sum(n if session.most_samples is None else min(n, session.most_samples) for n in found)
 
 
 def _change(head: Head, clients: int, samples: float, left_out: int = 0) -> HeadChange:

@@ -11,6 +11,7 @@ import numpy as np
 from fedhello.aggregation.control import Distance, with_control_variates
 from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
+from fedhello.aggregation.share import capped_words, most_samples
 from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.cost_model import batch_shapes
 from fedhello.client.memory import return_memory_at_once
@@ -234,6 +235,10 @@ def assemble(
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
         bound = with_control_variates(bound, _distance(engine.settings, model))
+    most = most_samples((entry.samples for entry in roster), config.defence.max_share)
+    if most is not None and config.model.head in ("solved", "prototypes"):
+        too_many = [entry for entry in roster if entry.samples > most]
+        notes += [f"the head statistics of client {e.client} count {capped_words(e.samples, most)}" for e in too_many]
     if config.model.head == "local":
         notes.extend(unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
@@ -257,6 +262,7 @@ def assemble(
         statistics=statistics_settings(config),
         drift=drift,
         losses=losses,
+        most_samples=most,
     )
 
 
