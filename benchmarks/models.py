@@ -87,4 +87,4 @@ def images(samples: int) -> Images:
 def _random(kind: type[nn.Module], config: object, name: str) -> LoraModel:
     torch.manual_seed(0)
     base = FoundationModel(kind(config), None, ModelSource(name, name))
-    return attach_lora(base, classes=CLASSES, rank=16, alpha=16, dropout=0.0, targets="attention-qv", seed=0)
+    return attach_lora(base, num_labels=CLASSES, rank=16, alpha=16, dropout=0.0, targets="attention-qv", seed=0)

@@ -26,6 +26,7 @@ from typing import Any
 from fedhello.config.load import load_config
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.formats import write_round
 from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session
 from fedhello.runs.summarise import versions
@@ -113,7 +114,7 @@ def time_parts(place: Path, words: Sequence[str]) -> dict[str, Any]:
         again = Watching()
         run_session(session, folder, [again], progress)
     Checkpoints.save = save  # type: ignore[method-assign]
-    rounds = [result["seconds"] + result["evaluation_seconds"] for result in folder.rounds()]
+    rounds = [record.seconds + record.evaluation_seconds for record in folder.rounds()]
     return {
         "load_seconds": loading,
         "resume_seconds_beyond_load": again.times[0] - begin,
@@ -159,7 +160,7 @@ def outcome(folder: Path) -> Any:
     files = [file for part in ("adapter", "heads", "models") for file in sorted((folder / part).glob("*"))]
     return (
         [(file.name, file.read_bytes()) for file in files],
-        without_seconds(RunFolder(folder).rounds()),
+        without_seconds([write_round(record) for record in RunFolder(folder).rounds()]),
         without_seconds(RunFolder(folder).summary().to_dict()),
     )
 

@@ -155,7 +155,7 @@ def adapted(module: torch.nn.Module, kind: Kind) -> LoraModel:
     """Attach LoRA to a model with random weights."""
     base = FoundationModel(module, None, ModelSource("random", "random"), kind)
     classes = None if kind == "causal-lm" else CLASSES
-    return attach_lora(base, classes=classes, rank=8, alpha=8, dropout=0.0, targets="attention-qv", seed=0)
+    return attach_lora(base, num_labels=classes, rank=8, alpha=8, dropout=0.0, targets="attention-qv", seed=0)
 
 
 TASKS: dict[str, Callable[[], tuple[LoraModel, Samples]]] = {

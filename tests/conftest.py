@@ -35,6 +35,8 @@ from transformers import (
 )
 
 from fedhello.cli import main as cli
+from fedhello.client import calibration
+from fedhello.client.cost_model import POLICIES
 from fedhello.config.load import dump_config, load_config
 from fedhello.data.batches import Examples
 from fedhello.model.adapter import LoraModel
@@ -42,6 +44,30 @@ from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.sources import ModelSource, resolve
 from fedhello.types import Budget, Client, Federation
+
+
+@pytest.fixture(scope="session", autouse=True)
+def calibrated_once():
+    """Count bytes and FLOPs of a model of one architecture once, wherever sessions are prepared: values change neither.
+
+    Tests of the counting itself have imported ``calibrate`` before, and call it as it is.
+    """
+    known, counted = {}, calibration.calibrate
+
+    def calibrate(model, autocast=False, policies=POLICIES, answer=None):
+        config = getattr(model.module, "config", None)
+        shape = str(model.module), config.to_json_string() if hasattr(config, "to_json_string") else config
+        dtypes = tuple((name, value.dtype) for name, value in model.module.named_parameters())
+        more = model.kind, model.pooling, model.longest_input, model.device
+        key = repr((shape, dtypes, more, autocast, sorted(policies), answer))
+        if key not in known:
+            known[key] = counted(model, autocast, policies, answer)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedhello.client.calibration.calibrate", calibrate)  # clients of a network import it late
+        patch.setattr("fedhello.setup.training.calibrate", calibrate)
+        yield
 
 
 @pytest.fixture
@@ -71,7 +97,7 @@ def tiny_model() -> Callable[..., LoraModel]:
                 attn_implementation=attention,
             )
             base = FoundationModel(BertForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
-        return attach_lora(base, classes=classes, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=seed)
+        return attach_lora(base, num_labels=classes, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=seed)
 
     return build
 
@@ -96,7 +122,7 @@ def tiny_decoder() -> Callable[..., LoraModel]:
                 attn_implementation=attention,
             )
             base = FoundationModel(LlamaForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
-        return attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+        return attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
 
     return build
 

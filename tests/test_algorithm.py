@@ -89,7 +89,7 @@ def test_scores_are_computed_when_due_and_persist_until_the_next(federation):
 
 def test_a_method_that_needs_scores_says_so(federation):
     world = federation([1], blocks=3)
-    with pytest.raises(ValueError, match="no score function"):
+    with pytest.raises(ValueError, match="expected a score function"):
         algorithm.round(algorithm.init(number_adapter(3)), world, METHODS["fim-hla"].bind(), trainer(world), None)
 
 

@@ -146,7 +146,7 @@ def test_reading_a_run_runs_no_code_from_outside_and_going_on_does(place):
     read = fh.load_run(run.path)
     assert read.config.train.loss == "outside:margins"
     assert read.predict(["apple number 1"])[0].label
-    assert read.evaluate()["test"]["accuracy"] == final
+    assert read.evaluate().test.accuracy == final
     assert not (place / "was-here").exists()
     longer = fh.resume(run.path, {"train.rounds": 3})
     assert (longer.summary.rounds, longer.summary.status) == (3, "finished")
@@ -155,12 +155,13 @@ def test_reading_a_run_runs_no_code_from_outside_and_going_on_does(place):
 
 def test_scores_without_a_metrics_code_say_so(place, caplog):
     run = fh.run("tiny.yaml", {"run.name": "a", "run.metrics": ["outside:surest"]})
-    scored = run.evaluate()["test"]
+    scored = run.evaluate().test
     forget()
     with caplog.at_level("WARNING", logger="fedhello"):
-        again = fh.load_run(run.path).evaluate()["test"]
+        again = fh.load_run(run.path).evaluate().test
     assert "without outside:surest of run.metrics" in caplog.text
-    assert again == {key: value for key, value in scored.items() if not key.startswith("surest")} != scored
+    assert again == dataclasses.replace(scored, more=again.more) != scored
+    assert again.more == {name: value for name, value in scored.more.items() if not name.startswith("surest")}
 
 
 def test_a_method_that_was_an_object_is_read_without_it_and_asked_for_when_the_run_goes_on(place):
@@ -171,7 +172,7 @@ def test_a_method_that_was_an_object_is_read_without_it_and_asked_for_when_the_r
     forget()
     assert fh.load_run(run.path).predict(["apple number 1"])[0].label
     for _ in range(2):
-        with pytest.raises(fh.ConfigError, match=r"Register it again before you go on: fedhello\.register_method"):
+        with pytest.raises(fh.ConfigError, match=r"Register it before resuming: fedhello\.register_method"):
             fh.resume(run.path, {"train.rounds": 3})
     fh.register_method(method)
     assert fh.resume(run.path, {"train.rounds": 3}).summary.rounds == 3
@@ -211,10 +212,10 @@ def test_names_from_elsewhere_are_looked_up_and_never_imported(place):
     raw = {"train": {"loss": "outside:margins"}, "data": {"partition": {"kind": "outside:in_turn"}}}
     config = parse_config(raw)
     for registry_, name in [(LOSSES, config.train.loss), (PARTITIONS, config.data.partition.kind)]:
-        with pytest.raises(fh.ConfigError, match=r"nobody has imported here.* fedhello\.register_"):
+        with pytest.raises(fh.ConfigError, match=r"to be registered.* fedhello\.register_"):
             registry_[name]
     assert not (place / "was-here").exists()
-    with pytest.raises(fh.ConfigError, match="clients import no code"):
+    with pytest.raises(fh.ConfigError, match="runs on the clients, which import no code"):
         served(config)
 
 
@@ -244,7 +245,7 @@ def test_what_stands_in_for_a_method_is_for_one_folder_alone(place):
     forget()
     found = [fh.load_run(run.path) for run in (first, second)]
     assert [one.config.method.options.get("width") for one in found] == [None, 1]
-    assert all(one.evaluate()["test"]["accuracy"] == one.summary.final for one in found)
+    assert all(one.evaluate().test.accuracy == one.summary.final for one in found)
     assert "mine" not in fh.METHODS
     with pytest.raises(fh.ConfigError, match=r"expected method\.name to be one of"):
         fh.prepare(found[0].config)

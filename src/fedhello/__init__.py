@@ -6,7 +6,7 @@
     result.summary.final, result.rounds.to_pandas()
     result.predict(["a text"], probabilities=True)
 
-These are the public names; everything else is private and may change. What they need is imported when they are used.
+These are the public names; everything else is private and may change. Each is imported at its first use.
 """
 
 from importlib import import_module
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from fedhello.errors import QuorumError as QuorumError
     from fedhello.errors import RunFolderError as RunFolderError
     from fedhello.errors import UpdateError as UpdateError
+    from fedhello.method import Method as Method
     from fedhello.methods import METHODS as METHODS
-    from fedhello.methods import Method as Method
     from fedhello.model.evaluation import Evaluation as Evaluation
     from fedhello.model.evaluation import register_metric as register_metric
     from fedhello.network.federation import join as join
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from fedhello.results.run import Rounds as Rounds
     from fedhello.results.run import RunResult as RunResult
     from fedhello.results.run import TrainedRun as TrainedRun
+    from fedhello.results.trained import RunEvaluation as RunEvaluation
     from fedhello.runs.callbacks import Callback as Callback
     from fedhello.runs.callbacks import EarlyStopping as EarlyStopping
     from fedhello.runs.console import Progress as Progress
@@ -97,7 +98,8 @@ _WHERE = {
     "fedhello.data.partition": "register_partition",
     "fedhello.errors": "CallbackError ClientsError ConfigError DataError EngineError FedhelloError "
     "MissingExtraError ModelError OutOfReachError PrivacyError QuorumError RunFolderError UpdateError",
-    "fedhello.methods": "METHODS Method",
+    "fedhello.method": "Method",
+    "fedhello.methods": "METHODS",
     "fedhello.model.evaluation": "Evaluation register_metric",
     "fedhello.network.federation": "join make_client_key make_server_keys serve",
     "fedhello.plugins": "register_method",
@@ -105,6 +107,7 @@ _WHERE = {
     "fedhello.report.plan": "Plan",
     "fedhello.results.comparison": "Comparison load_comparison",
     "fedhello.results.run": "Prediction Rounds RunResult TrainedRun",
+    "fedhello.results.trained": "RunEvaluation",
     "fedhello.runs.callbacks": "Callback EarlyStopping",
     "fedhello.runs.console": "Progress",
     "fedhello.runs.loop": "RoundRecord RunStart",
@@ -123,7 +126,7 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for."""
+    """Import a public name at its first use."""
     if name not in _MODULES:
         raise AttributeError(f"module 'fedhello' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

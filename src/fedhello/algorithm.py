@@ -1,20 +1,19 @@
-"""Algorithm 1 of Fed-HeLLo (Zhang et al., arXiv 2506.12213), and nothing else.
+"""Algorithm 1 of Fed-HeLLo (Zhang et al., arXiv 2506.12213).
 
     Server:  initialise the global LoRA parameters θ⁰
              for each round t = 0, …, T−1:
                  S_t ← a random subset of the clients
-                 if the schedule asks for it: Γ ← Fisher scores of the blocks under θᵗ, on the proxy set or from S_t
+                 if the schedule says so: Γ ← Fisher scores of the blocks under θᵗ, on the proxy set or from S_t
                  for each client k ∈ S_t: m_k ← HLA(c_k, Γ, t)                     the layer map
                  for each client k ∈ S_t in parallel: θ_k ← LocalTraining(θᵗ, m_k)
                  for each layer l: θ_lᵗ⁺¹ ← weighted mean of θ_{k,l} over C_l = {k ∈ S_t : l ∈ m_k},
                                    θ_lᵗ⁺¹ ← θ_lᵗ where C_l is empty
 
-What the paper leaves open: a client whose update does not come, or does not count, is as if it were not in S_t; where
-fewer count than the quorum, all stays as it was and round t is attempted again with another S_t.
+The paper does not define failures. Here a client whose update is missing or rejected is treated as absent from S_t. If
+fewer updates than the quorum count, the state does not change and round t is attempted again with another S_t.
 
-What HLA and the mean are is the method's choice (``fedhello.methods``), and so is the part of θᵗ that a client gets
-where ranks differ; how clients are reached is the engine's (``fedhello.engine``). This file knows neither a model nor
-a disk, a network or a terminal.
+The method (``fedhello.methods``) defines HLA, the mean, and the part of θᵗ that a client gets where ranks differ. The
+engine (``fedhello.engine``) reaches the clients. This module uses no model, disk, network or terminal.
 
 Example: two blocks of one number each, two clients, and "training" that adds the client's id plus one.
 
@@ -67,25 +66,25 @@ def round(
     score: Score | None,
     distil: Distil | None = None,
 ) -> tuple[RunState, RoundReport]:
-    """Play one round of Algorithm 1, or one attempt at it: it counts completely or not at all.
+    """Run one attempt at a round of Algorithm 1; it is committed completely or not at all.
 
     Args:
         state: The state before the round; it is not changed.
         federation: The clients, their tiers and L.
-        method: The strategies for m_k and for the mean, with their options.
-        train: Reaches the clients; see ``Train``.
-        score: Computes Γ; may be None for a method that never asks for it.
-        distil: Reaches the server's public set; None if there is none.
+        method: The allocator and the aggregator, with their options.
+        train: Trains the clients of the round; see ``Train``.
+        score: Computes Γ; None for a method without Fisher scores.
+        distil: Distils models on the server's public set; None without one.
 
     Returns:
-        The state after the round, and the record of what happened in it.
+        The state after the round, and the report of the round.
     """
     t, θ = state.round, state.adapter
     S_t = sample_clients(federation, t, state.attempt)
 
     scored = method.scores_due(t)
     if scored and score is None:
-        raise ValueError(f"{method.name} asks for Fisher scores in round {t}, but no score function was given")
+        raise ValueError(f"expected a score function, since {method.name} needs Fisher scores in round {t}; found None")
     Γ = score(state, S_t) if scored and score is not None else state.scores
 
     at = {k.id: AllocationContext(k, federation, t, Γ, state.excess.get(k.id, 1.0), state.method_state) for k in S_t}
@@ -94,8 +93,8 @@ def round(
 
     reports: list[ClientReport] = []
     rejections: list[Rejection] = []
-    context = AggregationContext(θ, federation, t, m, state.method_state, distil)
-    tasks = (replace(method.send(θ, m_k, at[k]), attempt=state.attempt) for k, m_k in m.items())
+    context = AggregationContext(θ, federation, t, m, state.method_state, distil, state.lr)
+    tasks = (replace(method.send(θ, m_k, at[k]), attempt=state.attempt, lr=state.lr) for k, m_k in m.items())
     updates = _counted(method.screen(context, train(tasks)), S_t, m, reports, rejections)
     θ_next = method.aggregate(context, updates)
 
@@ -103,6 +102,8 @@ def round(
     failed = (
         f"{len(reports)} of {len(m)} updates count; the quorum is {needed}" if len(reports) < needed else θ_next.failed
     )
+    if failed is None and not all(bool(value.isfinite().all()) for value in θ_next.adapter.tensors.values()):
+        failed = "the combined values are not finite"
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.num_blocks))
     over_budget = measured_excess(federation, reports, state.excess, rejections)
     happened = (tuple(over_budget), tuple(rejections), failed, state.attempt, θ_next.flags)
@@ -117,7 +118,7 @@ def round(
 
 
 def sample_clients(federation: Federation, round: int, attempt: int = 0) -> tuple[Client, ...]:
-    """Return S_t: as many different clients as are invited, uniformly at random, in ascending id."""
+    """Return S_t: ``federation.invited`` different clients, drawn uniformly at random, in ascending id."""
     rng = generator(federation.seed, "sampling", round, *([attempt] if attempt else []))
     chosen = rng.choice(len(federation.clients), size=federation.invited, replace=False)
     return tuple(federation.clients[i] for i in sorted(chosen))
@@ -130,7 +131,7 @@ def _counted(
     reports: list[ClientReport],
     rejections: list[Rejection],
 ) -> Iterator[Update]:
-    """Pass updates on one by one; note, without the tensors, what each client did and which replies do not count."""
+    """Yield the updates one by one, and append each client's report (without tensors) or rejection to the lists."""
     tier = {k.id: k.tier for k in S_t}
     for u in replies:
         if isinstance(u, Rejection):

@@ -1,15 +1,15 @@
-"""The library: what ``import fedhello`` offers to make runs, and to go on with them.
+"""The library's functions to prepare, plan, run, resume, save and load runs.
 
     result = run("my.yaml", {"train.rounds": 5}, callbacks=[EarlyStopping(patience=3)])
     result.summary.final, result.rounds, result.predict(["a text"])
 
-The loop by hand:
+With your own loop:
 
     session = prepare("my.yaml")
     for state, record in rounds(session):
         if record.test.accuracy > 0.9:
             break
-    save(session, state, "runs/mine")         # with start and records, resume("runs/mine") goes on
+    save(session, state, "runs/mine")         # resume("runs/mine") works if start and records are given
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from fedhello.config.schema import Config
 from fedhello.config.stored import resumed_config, stored_config
 from fedhello.data.memory import MEMORY, memory_source
 from fedhello.errors import ConfigError, RunFolderError
-from fedhello.methods import Method
+from fedhello.method import Method
 from fedhello.report.plan import Plan
 from fedhello.report.planning import make_plan
 from fedhello.results.run import TrainedRun
@@ -57,25 +57,25 @@ def prepare(
     test: Any = None,
     method: Method | None = None,
 ) -> Session:
-    """Load, check and put together everything that a run on this machine needs; nothing is trained or written.
+    """Load, check and assemble everything that a run on this machine needs; nothing is trained or written.
 
     Args:
-        config: What to run.
-        overrides: What is to be otherwise.
-        model: A model of transformers instead of ``model.name``: a classifier or a language model, or a model without a
-            head with ``model.pooling``. It is not copied: the adapter is put into it.
+        config: The configuration: a YAML file, nested mappings or a ``Config``; None is the embedded demo.
+        overrides: Dotted keys with new values.
+        model: A transformers model instead of ``model.name``: a classifier or a language model, or a model without a
+            head with ``model.pooling``. It is not copied: the adapter is injected into it.
         processor: The tokenizer or image processor of that model.
         data: A data set in memory instead of ``data.name``, or a list of them, one per client. A data set is a list of
             rows (mappings, or pairs of input and label), a mapping of columns, a ``datasets.Dataset``, a
             ``torch.utils.data.Dataset``, or a pandas table; ``data.text``, ``data.label`` and the others name its
             columns.
-        validation: What the server keeps to choose by, in the same forms; a share of the data unless given.
-        test: What the server keeps to report on, likewise.
-        method: One that is in no table, instead of ``method.name`` and the options beside another's name; overrides
-            such as ``method.decay`` are its own options.
+        validation: The server's validation data, in the same forms; None takes a share of the data.
+        test: The server's test data, likewise.
+        method: A method that is not registered, instead of ``method.name``; overrides such as ``method.decay`` set its
+            options.
 
     Raises:
-        FedhelloError: Of the kind that fits, if anything does not fit.
+        FedhelloError: Of the matching kind, if the configuration, the model, the data or the method is not usable.
 
     Example:
         >>> session = fh.prepare("my.yaml", {"train.rounds": 3})
@@ -96,10 +96,10 @@ def prepare(
 
 
 def plan(session: Session) -> Plan:
-    """Return what every tier would train, what it takes and why not more; ``print`` shows it as a table.
+    """Return each tier's allocation, its predicted cost and what limits it; ``print`` shows a table.
 
     Args:
-        session: What would run; nothing of it changes.
+        session: The session; it is not changed.
 
     Example:
         >>> print(fh.plan(fh.prepare("my.yaml")))  # doctest: +ELLIPSIS
@@ -110,10 +110,10 @@ def plan(session: Session) -> Plan:
 
 
 def start(session: Session) -> RunStart:
-    """Return what is there before round 0, with a head as ``model.head`` says; a session can be started again.
+    """Return the start of a run: the state before round 0 with its head, and its scores. It can be called again.
 
     Args:
-        session: What is to run.
+        session: The session to start.
 
     Example:
         >>> start = fh.start(fh.prepare("my.yaml"))
@@ -126,18 +126,20 @@ def start(session: Session) -> RunStart:
 def rounds(
     session: Session, state: RunState | None = None, *, watch: Callable[[Update | Rejection], None] | None = None
 ) -> Iterator[tuple[RunState, RoundRecord]]:
-    """Play rounds one by one; the loop is yours.
+    """Run rounds one by one, in your own loop.
 
     Args:
-        session: What to run.
-        state: Where to go on, ``start(session).state`` or what an earlier round led to; None starts.
-        watch: Is shown each client's reply before it is aggregated: an ``Update`` with its tensors, which must not be
+        session: The session to run.
+        state: The state to continue from: ``start(session).state`` or that of an earlier round; None starts a new run.
+            With ``dataclasses.replace(state, lr=…)``, clients train with that learning rate from there on.
+        watch: Called with each client's reply before it is aggregated: an ``Update``, whose tensors must not be
             changed, or a ``Rejection`` with its reason.
 
     Yields:
-        The state after a round, and what the round came to; ``record.test`` is None where it was not scored.
+        The state after a round, and the round's record; ``record.test`` is None if the state is not scored.
 
     Raises:
+        ConfigError: If the state's ``lr`` is no number above 0.
         QuorumError: If ``train.retries`` attempts at one round fail.
 
     Example:
@@ -157,17 +159,17 @@ def save(
     start: RunStart | None = None,
     records: Sequence[RoundRecord] = (),
 ) -> TrainedRun:
-    """Save where rounds have led to as the folder of a run, which can be loaded, used and exported.
+    """Save a state as a run folder, which can be loaded, used and exported.
 
     Args:
-        session: What ran.
-        state: Where it is now.
-        folder: A new one.
-        start: What ``start(session)`` returned. With it and all records, ``resume`` goes on with the run.
-        records: What every round since then came to.
+        session: The session of the rounds.
+        state: The state to save.
+        folder: The path of a new folder.
+        start: The result of ``start(session)``. With it and all records, ``resume`` can continue the run.
+        records: The record of every round since the start.
 
     Raises:
-        ConfigError: If the records are not those of the rounds of the state.
+        ConfigError: If the records do not match the rounds of the state.
         RunFolderError: If the folder exists or cannot be written.
 
     Example:
@@ -193,20 +195,20 @@ def run(
     """Run a federation to its end.
 
     Args:
-        config: What to run.
-        overrides: What is to be otherwise.
-        callbacks: Who watches, and may end it.
-        session: One that is prepared already; instead of config and overrides.
+        config: The configuration: a YAML file, nested mappings or a ``Config``; None is the embedded demo.
+        overrides: Dotted keys with new values.
+        callbacks: Callbacks that observe the run and may stop it.
+        session: A prepared session, instead of config and overrides.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
         objects: Model, processor, data, validation, test and method, as ``prepare`` takes them.
 
     Returns:
-        The run, whose folder is named by ``run.out`` and ``run.name``.
+        The run; its folder is set by ``run.out`` and ``run.name``.
 
     Raises:
         CallbackError: If a callback raised.
-        ConfigError: If callbacks are no list of such.
-        FedhelloError: Of the kind that fits, if anything does not fit.
+        ConfigError: If ``callbacks`` is not a list of callbacks.
+        FedhelloError: Of the matching kind, for any other error that the user can fix.
 
     Example:
         >>> result = fh.run("my.yaml", {"train.rounds": 2, "run.name": "mine"})
@@ -215,7 +217,7 @@ def run(
     """
     callbacks = checked_callbacks(callbacks)
     if session is not None and (config is not None or overrides or objects):
-        raise ConfigError("expected a session, or what it is made of; found both. Give one of them.")
+        raise ConfigError("expected a session, or a configuration and objects; found both. Give one of them.")
     if session is not None:
         return _run(session, checked_folder(parse_config(session.config)), callbacks, console)
     wanted = ("model", "processor", "data", "validation", "test", "method")
@@ -229,12 +231,12 @@ def run(
 
 
 def checked_folder(config: Config) -> RunFolder:
-    """Return the folder of a new run, checked before anything costly, like all that a run needs besides.
+    """Return the folder of a new run, after the checks that need neither model nor data.
 
     Raises:
-        ConfigError: If it is no run of this machine.
+        ConfigError: If ``run.engine`` is not ``local``.
         MissingExtraError: If ``run.track`` names a tool that is not installed.
-        RunFolderError: If it exists, or cannot be made.
+        RunFolderError: If the folder exists, or cannot be created.
     """
     run = _local(config).run
     folder = choose(Path(run.out), run.name, config.method.name, run.seed)
@@ -255,27 +257,26 @@ def resume(
     validation: Any = None,
     test: Any = None,
 ) -> TrainedRun:
-    """Go on with a run that was interrupted, stopped or killed, or failed, from its last checkpoint.
+    """Continue a run that was interrupted, stopped or killed, or failed, from its last checkpoint.
 
     Args:
-        folder: Of the run. One that has finished all its rounds is returned as it is.
-        overrides: What changes nothing of the rounds, such as ``run.keep``; or more ``train.rounds``, where the
-            learning rate does not depend on how many there are.
-        callbacks: Who watches, and may end it.
+        folder: The run's folder. A run that has finished all its rounds is returned unchanged.
+        overrides: Keys that do not affect the rounds, such as ``run.keep``; or a larger ``train.rounds``, if the
+            learning-rate schedule does not depend on the number of rounds.
+        callbacks: Callbacks that observe the run and may stop it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
-        model: The model, processor, data, validation and test data that the run began with, where they were objects; a
-            model without an adapter in it.
+        model: The model that the run started with, if that was an object, as for ``prepare``; without an adapter.
         processor: Likewise.
         data: Likewise.
         validation: Likewise.
         test: Likewise.
 
     Returns:
-        The run; its ``session`` is None where there was nothing left to go on with.
+        The run; its ``session`` is None if no rounds were left.
 
     Raises:
         ConfigError: If an override would change a result.
-        RunFolderError: If this is not the folder of a run, or its checkpoints do not fit.
+        RunFolderError: If this is not the folder of a run, or its checkpoints do not match it.
 
     Example:
         >>> stopped = fh.run("my.yaml", {"run.name": "mine"}, callbacks=[fh.EarlyStopping(patience=1, min_delta=1)])
@@ -301,15 +302,19 @@ def resume(
 
 
 def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, validation: Any, test: Any) -> Objects:
-    """Return the objects of a run that has begun, whose configuration says what they are.
+    """Return the objects that a run started with, after comparing them with the run's configuration.
 
     Raises:
-        ConfigError: If the run was of something that has a name, or data are missing beside what is held out.
+        ConfigError: If an object is given for something that the configuration names, or validation or test data come
+            without data.
     """
     config = stored_config(Path(folder))
     for what, one, name in (("model", model, config.model.name), ("data", data, config.data.name)):
         if one is not None and name != MEMORY:
-            raise ConfigError(f"expected no {what}, since {folder} says where it is: {name}; found an object")
+            raise ConfigError(
+                f"expected no {what}, since the configuration of {folder} names it: {name}; found an object. Leave it "
+                "out."
+            )
     held_out = given_held_out(data, validation, test)
     check_processor(model, processor)
     source = None if data is None else memory_source(data, config.data.columns, held_out)
@@ -317,7 +322,7 @@ def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, vali
 
 
 def _is_finished(folder: RunFolder, config: Config) -> bool:
-    """Whether a run has ended with as many rounds as the configuration asks for."""
+    """Whether a run has finished all rounds of the configuration."""
     if not (folder.path / "summary.json").is_file():
         return False
     finished = folder.summary().status == "finished"
@@ -325,12 +330,12 @@ def _is_finished(folder: RunFolder, config: Config) -> bool:
 
 
 def _check_can_go_on(folder: RunFolder) -> None:
-    """Check that a run was not saved by hand as a model alone."""
+    """Check that a run has the start and records that resuming needs."""
     saved = (folder.path / "summary.json").is_file() and folder.summary().status == "saved"
     if saved and not folder.checkpoints.is_dir():
         raise RunFolderError(
-            f"expected a run that can go on; {folder.path} was saved without its start and records. Save with both: "
-            "fedhello.save(session, state, folder, start=…, records=…)."
+            f"expected a run that can be resumed; {folder.path} was saved without its start and records. Save with "
+            "both: fedhello.save(session, state, folder, start=…, records=…)."
         )
 
 
@@ -346,15 +351,15 @@ def _run(
 
 
 def say_loading(console: Console | None) -> None:
-    """Say what takes a while."""
+    """Print that loading has started."""
     if console is not None:
         console.print("loading the model, the data and the clients …", highlight=False)
 
 
 def _local(config: Config, otherwise: str = "fedhello server CONFIG") -> Config:
-    """Check that a run is one of this machine."""
+    """Check that ``run.engine`` is ``local``."""
     if config.run.engine == "flower":
-        raise ConfigError(f"expected run.engine: local; clients on other machines are reached by {otherwise}")
+        raise ConfigError(f"expected run.engine: local; found flower. Start clients on other machines with {otherwise}")
     return config
 
 
@@ -367,18 +372,18 @@ def load_run(
     validation: Any = None,
     test: Any = None,
 ) -> TrainedRun:
-    """Return a run that has ended, read back from its folder; no code that the folder names is run.
+    """Return a run that has ended, read from its folder; no code that the folder names is run.
 
     Args:
-        folder: Of the run.
-        model: The model that it was of, where that was an object; without an adapter in it.
-        processor: Its tokenizer or image processor.
-        data: The data that it was of, where these were objects; ``evaluate`` needs them.
+        folder: The run's folder.
+        model: The model of the run, as for ``resume``.
+        processor: Likewise.
+        data: Likewise; ``evaluate`` needs it.
         validation: Likewise.
         test: Likewise.
 
     Raises:
-        ConfigError: If its configuration cannot be read, or an object is given for what has a name.
+        ConfigError: If its configuration cannot be read, or an object is given for something that it names.
         RunFolderError: If this is not the folder of a run, or it has not ended.
 
     Example:

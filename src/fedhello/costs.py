@@ -5,15 +5,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 ActivationPolicy = Literal["keep", "recompute", "compress"]
-"""What a block does with its activations until backward; see ``fedhello.client.activations``."""
+"""What a block does with its activations between forward and backward; see ``fedhello.client.activations``."""
 
 
 KEEP: ActivationPolicy = "keep"
 
 
 Role = Literal["lowest", "trained", "frozen"]
-"""A block's part in backward: the lowest trained one (nothing asks for the gradient of its input), another trained
-one, or a frozen one that backward must pass. Blocks below the lowest have none."""
+"""A block's role in backward: the lowest trained block (no gradient of its input is needed), another trained block, or
+a frozen block above the lowest. Blocks below the lowest have no role."""
 
 
 ActivationRule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
@@ -26,19 +26,19 @@ class Costs:
 
     Attributes:
         saved: Bytes that a block holds for backward, by policy and role.
-        transient: Bytes that work on a block needs for a moment, beyond what is held.
+        transient: Temporary bytes while a block's backward runs, beyond the saved ones, by policy and role.
         outside: Bytes held outside the blocks for backward.
-        outside_head_only: The same where no block trains: nothing asks for the gradient of the last block's output.
+        outside_head_only: The same if no block trains, so that no gradient of the last block's output is needed.
         head_only_peak: Peak bytes of a step that trains no block.
         flops: FLOPs that a block adds to a round beyond its forward pass, by policy and role.
-        flops_outside: FLOPs of a round outside that: the forward pass of everything, and the head.
+        flops_outside: All other FLOPs of a round: the forward pass of the whole model, and the head.
         block_bytes: Per block, bytes of its LoRA factors at full rank; length L.
-        reserve: Bytes kept free for what no tensor accounts for: operators' scratch memory, the allocator's waste.
+        reserve: Bytes kept free for memory outside tensors: operators' scratch memory and the allocator's overhead.
         head_bytes: Bytes of the head that trains with the blocks; 0 if it is frozen.
         head_shared: Whether the head is uploaded, so that a client may train it alone.
-        moments: How many values the optimiser keeps per trained value between steps.
-        block_upload: Per block, bytes on the wire, at most; length L.
-        fixed_upload: Bytes on the wire of an update without a block, at most.
+        moments: Number of values that the optimiser keeps between steps per trained value.
+        block_upload: Per block, the most bytes on the wire; length L.
+        fixed_upload: The most bytes on the wire of an update without a block.
         rank: R, the rank that ``block_bytes`` and ``block_upload`` are for.
     """
 

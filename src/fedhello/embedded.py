@@ -14,10 +14,10 @@ def package_folder(package: str, extra: str, purpose: str) -> Path:
     Args:
         package: The importable name.
         extra: The extra of fedhello that installs it.
-        purpose: What it is needed for, for the message.
+        purpose: What needs it, for the message.
 
     Raises:
-        MissingExtraError: If it is not installed.
+        MissingExtraError: If the package is not installed.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

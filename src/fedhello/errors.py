@@ -1,4 +1,4 @@
-"""Everything that can go wrong and be put right by the user, with one exit code per kind.
+"""Errors that a user can fix, with one exit code per kind.
 
 Every error carries one sentence: what was expected, what was found, how to fix it. The command line
 prints that sentence and exits with ``exit_code``; a library user catches ``FedhelloError``.
@@ -14,7 +14,7 @@ class FedhelloError(Exception):
     """Base of all errors that fedhello raises on purpose.
 
     Attributes:
-        exit_code: What the command line ends with; each kind has its own.
+        exit_code: Exit status of the command line; each kind has its own.
 
     Example:
         >>> try:
@@ -34,13 +34,13 @@ class ConfigError(FedhelloError):
 
 
 class DataError(FedhelloError):
-    """The data cannot be read, or does not fit what the configuration says of it."""
+    """The data cannot be read, or does not match the configuration."""
 
     exit_code = 3
 
 
 class ModelError(FedhelloError):
-    """The foundation model cannot be loaded, verified or understood."""
+    """The foundation model cannot be loaded or verified, or is of an unsupported kind."""
 
     exit_code = 4
 
@@ -58,10 +58,10 @@ class MissingExtraError(FedhelloError):
 
 
 class UpdateError(FedhelloError):
-    """A client's update is not what its allocation promised.
+    """A client's update does not match its allocation, or its values are not valid.
 
     Attributes:
-        reason: The kind of reason, under which an engine lists the client as rejected.
+        reason: Why the engine rejects the client; see ``fedhello.types.Reason``.
     """
 
     exit_code = 7
@@ -72,25 +72,25 @@ class UpdateError(FedhelloError):
 
 
 class OutOfReachError(FedhelloError):
-    """A model or a data set is on the hub, and the hub cannot be asked; nothing is known to be wrong with it."""
+    """A model or a data set is on the hub, and the hub cannot be reached."""
 
     exit_code = 8
 
 
 class QuorumError(FedhelloError):
-    """Too few clients' updates counted, in several attempts at one round."""
+    """Fewer updates than the quorum counted in every attempt at a round."""
 
     exit_code = 9
 
 
 class EngineError(FedhelloError):
-    """What carries messages between server and clients does not work, or they do not fit together."""
+    """Server and clients cannot communicate, or do not fit together."""
 
     exit_code = 10
 
 
 class ClientsError(FedhelloError):
-    """Too few clients have joined in time."""
+    """Too few clients joined in time."""
 
     exit_code = 11
 
@@ -102,6 +102,6 @@ class PrivacyError(FedhelloError):
 
 
 class CallbackError(FedhelloError):
-    """A callback raised something; the run has ended in order, and can go on."""
+    """A callback raised an exception; the run ended in order and can be resumed."""
 
     exit_code = 12

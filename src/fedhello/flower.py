@@ -1,4 +1,4 @@
-"""fedhello in your own Flower app: its strategy, and what of your model a client trains.
+"""fedhello in your own Flower app: its strategy on the server, and its allocations on clients.
 
     from fedhello.flower import FedHello, arrays, load, prepare, register, save, with_lora
 

@@ -1,4 +1,4 @@
-"""Quantities, near misses and nested values as people read them."""
+"""Format quantities, suggestions and nested values for people."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,13 +74,13 @@ def tier_words(federation: Federation) -> str:
 
 
 def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """Return the end of a sentence: a full stop, and the known word that comes close, if any."""
+    """Return the end of a sentence: a full stop and, if a known word is similar, a suggestion."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f". Did you mean {close[0]}?" if close else "."
 
 
 def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:
-    """Return every number, text, truth value and None in nested mappings and lists, under the path to it.
+    """Return every number, text, truth value and None in nested mappings and lists, by its path.
 
     Example:
         >>> flatten({"tiers": [{"share": 0.5}], "seed": 0})

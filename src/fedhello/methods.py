@@ -1,18 +1,11 @@
-"""The table of methods: a method is an allocation strategy, an aggregator and a paper.
+"""The table of methods: a method is an allocator, an aggregator and a paper.
 
-To add one, write its strategy (or aggregator) as one function whose keyword-only parameters, with types and
-defaults, are its options, and add one row here. Configuration keys, their checks and the command line follow
+To add one, write its allocator (or aggregator) as one function whose keyword-only parameters, with types and
+defaults, are its options, and add one row here. Configuration keys, their checks and the command line are derived
 from the function's signature.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Literal
-
-from pydantic import BaseModel
-
-from fedhello.aggregation.layerwise import add_layerwise, average_layerwise
+from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.aggregation.padding import average_by_norm, average_padded, average_replicated
 from fedhello.aggregation.product import (
     average_corrected,
@@ -30,153 +23,13 @@ from fedhello.aggregation.separate import (
     send_own_model,
 )
 from fedhello.aggregation.stacking import send_missed, stack, stack_fits
-from fedhello.aggregation.sums import SumAggregator
 from fedhello.allocation import baselines, ranks
 from fedhello.allocation.fisher import fim_hla
 from fedhello.allocation.geometric import gd_hla, rgd_hla
-from fedhello.allocation.schedule import after_warmup, fed_hello, never, periodically
-from fedhello.allocation.scoring import scored, unscored
-from fedhello.factors import send_folded, send_part, send_without_A, tail_regulariser
-from fedhello.strategy import (
-    ALL_OR_NOTHING,
-    STEPS,
-    Aggregator,
-    Allocator,
-    BoundMethod,
-    Check,
-    LocalOptions,
-    Models,
-    ScoreSchedule,
-    ScoringOptions,
-    Sender,
-    options_model,
-    options_of,
-    plain,
-    runs_anywhere,
-    the_global_model,
-)
-
-Needs = Literal["sum", "products", "single"]
-"""What the server needs of the clients' updates: their sum, the sum of the dense products B A, or each of them."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the table.
-
-    Attributes:
-        name: Its id in configurations.
-        summary: One line for people.
-        paper: Where it comes from.
-        allocate: Who trains what.
-        aggregate: How updates combine.
-        allocates: Whether a tier's budget counts ``blocks`` or ``ranks``, or ``either`` serves.
-        send: What a client starts from.
-        scores_due: When Fisher scores are computed anew.
-        scoring: Whose data they are computed on.
-        local: What it changes in local training.
-        models: The models that it leads to.
-        check: What keeps it from running.
-        pooled: Whether one client holds everybody's data, as no federation could.
-        distils: Whether it needs a public set.
-        merges: Whether it adds products to frozen weights, which must be exact then.
-        of_products: Whether it aggregates the products B A, so that a sum over clients would be of dense matrices.
-        head_alone: Whether no block trains, so that a head that is solved is all there is.
-        server_alone: Whether that head comes from the server's own samples, and no client takes part.
-
-    Example:
-        >>> fh.METHODS["fedit"].allocates, sorted(fh.METHODS["fim-hla"].options.model_fields)
-        ('ranks', ['clusters', 'refresh', 'score_samples', 'scores', 'weighting'])
-    """
-
-    name: str
-    summary: str
-    paper: str
-    allocate: Allocator
-    aggregate: Aggregator = average_layerwise
-    allocates: Literal["blocks", "ranks", "either"] = "blocks"
-    send: Sender = send_part
-    scores_due: ScoreSchedule = never
-    scoring: ScoringOptions = unscored
-    local: LocalOptions = plain
-    models: Models = the_global_model
-    check: Check = runs_anywhere
-    pooled: bool = False
-    distils: bool = False
-    merges: bool = False
-    of_products: bool = False
-    head_alone: bool = False
-    server_alone: bool = False
-
-    @property
-    def needs(self) -> Needs:
-        """What the server needs of the clients: their ``sum``, the sum of their ``products``, or ``single`` updates."""
-        if isinstance(self.aggregate, SumAggregator):
-            return "sum"
-        return "products" if self.of_products else "single"
-
-    @property
-    def averages_layerwise(self) -> bool:
-        """Whether updates combine as in Fed-HeLLo."""
-        how = self.aggregate
-        return isinstance(how, SumAggregator) and getattr(how.contribute, "func", how.contribute) is add_layerwise
-
-    @property
-    def steps(self) -> tuple[float, ...]:
-        """α that the server may search among: all, those of a round that counts or not, or none.
-
-        Models that are several have no one loss. What clients added to their frozen weights in a round cannot be left
-        out afterwards, since they keep it.
-        """
-        if self.averages_layerwise:
-            return STEPS
-        return () if self.merges or self.models is not the_global_model else ALL_OR_NOTHING
-
-    @property
-    def uses_scores(self) -> bool:
-        """Whether the method ever asks for Fisher scores, and so needs a proxy set or clients that score."""
-        return self.scores_due is not never
-
-    @cached_property
-    def options(self) -> type[BaseModel]:
-        """A pydantic model of the method's options: the keyword-only parameters of its functions."""
-        how = self.aggregate
-        aggregating = how.functions if isinstance(how, SumAggregator) else (how,)
-        functions = (self.allocate, self.send, *aggregating, self.scores_due, self.scoring, self.local)
-        return options_model(self.name, functions)
-
-    def bind(self, **options: Any) -> BoundMethod:
-        """Check the options and fill them in; those not given take their defaults.
-
-        Args:
-            options: By name; ``options`` of the method has those that there are.
-
-        Raises:
-            pydantic.ValidationError: If an option is unknown or of a wrong type or value.
-        """
-        values = self.options(**options).model_dump()
-
-        def fill(function: Callable[..., Any]) -> Callable[..., Any]:
-            return partial(function, **{p.name: values[p.name] for p in options_of(function)})
-
-        aggregate: Aggregator
-        if isinstance(self.aggregate, SumAggregator):
-            own = {p.name for function in self.aggregate.functions for p in options_of(function)}
-            aggregate = self.aggregate.with_options(**{name: values[name] for name in own})
-        else:
-            aggregate = fill(self.aggregate)
-        return BoundMethod(
-            name=self.name,
-            allocate=fill(self.allocate),
-            send=fill(self.send),
-            aggregate=aggregate,
-            scores_due=fill(self.scores_due),
-            models=self.models,
-            local=fill(self.local)(),
-            scoring=fill(self.scoring)(),
-            steps=self.steps,
-        )
-
+from fedhello.allocation.schedule import after_warmup, fed_hello, periodically
+from fedhello.allocation.scoring import scored
+from fedhello.factors import send_folded, send_without_A, tail_regulariser
+from fedhello.method import Method
 
 _FED_HELLO = "Zhang et al., Fed-HeLLo, IEEE TNNLS 36(10), 2025, arXiv 2506.12213"
 _HELORA = "Fan et al., HeLoRA, ACM TOIT 25(2), 2025"
@@ -184,7 +37,7 @@ _HELORA = "Fan et al., HeLoRA, ACM TOIT 25(2), 2025"
 _ROWS = (
     Method(
         name="head-only",
-        summary="no block trains: the head is solved from one exchange of sums, or trains alone; the trivial baseline",
+        summary="no block trains: the head is solved from one exchange of sums, or trains alone; the simplest baseline",
         paper="Fanì et al., Fed3R, ICML 2024, arXiv 2406.01116",
         allocate=baselines.head_alone,
         allocates="either",

@@ -1,6 +1,6 @@
-"""Notes for the user while something runs: the logger ``fedhello``, and its lines on standard error.
+"""Notes for the user during a run: the logger ``fedhello``, and its lines on standard error.
 
-The library logs, and nothing else; a program decides where that goes. Entry points call ``show_notes``.
+The library only logs; the program decides where records go. Entry points call ``show_notes``.
 """
 
 import logging
@@ -10,7 +10,7 @@ logger = logging.getLogger("fedhello")
 
 
 class _Lines(logging.Handler):
-    """Writes each record as one line on whatever standard error is at that moment."""
+    """Writes each record as one line on the current standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(f"note: {record.getMessage()}\n")
@@ -18,6 +18,6 @@ class _Lines(logging.Handler):
 
 
 def show_notes() -> None:
-    """Let warnings of this process appear on standard error, each as ``note: …``."""
+    """Show warnings of this process on standard error, each as ``note: …``."""
     if not any(isinstance(handler, _Lines) for handler in logger.handlers):
         logger.addHandler(_Lines(logging.WARNING))

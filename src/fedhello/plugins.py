@@ -1,4 +1,4 @@
-"""Methods from outside the package: entered by a call, by the name of a module, or as an entry point."""
+"""User-defined methods: registered by a call, named as ``module:attribute``, or found as an entry point."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -7,7 +7,8 @@ from typing import Any
 
 from fedhello.aggregation.layerwise import add_layerwise, average_layerwise
 from fedhello.errors import ConfigError
-from fedhello.methods import METHODS, Method
+from fedhello.method import Method
+from fedhello.methods import METHODS
 from fedhello.registry import Registry
 from fedhello.strategy import AggregationContext, AggregationResult, Aggregator, AllocationContext, options_of
 from fedhello.types import Allocation, Update
@@ -23,17 +24,18 @@ _REGISTRY = Registry("method", "method.name", "fedhello.methods", _as_method, ow
 
 
 def register_method(method: Method) -> Method:
-    """Enter a method into the table, so that configurations and comparisons know its name.
+    """Register a method, so that configurations and comparisons can name it.
 
     Args:
-        method: With a name that none of fedhello's own has; another of one's own is replaced. One with an aggregation
-            rule of your own is ``dataclasses.replace(METHODS["rgd-hla"], name="mine", aggregate=rule)``.
+        method: The method. Its name must differ from those of the built-in methods; a registered method of the same
+            name is replaced. To change only the aggregator of a built-in method, use
+            ``dataclasses.replace(METHODS["rgd-hla"], name="mine", aggregate=rule)``.
 
     Returns:
-        The same.
+        The method.
 
     Raises:
-        ConfigError: If one of fedhello's own methods has its name.
+        ConfigError: If a built-in method has its name.
 
     Example:
         >>> def topmost(context: fh.AllocationContext) -> fh.Allocation:
@@ -46,10 +48,10 @@ def register_method(method: Method) -> Method:
 
 
 def find_method(name: str) -> None:
-    """Enter the method that a name stands for; see ``Registry.find``.
+    """Import and register the method of a name; see ``Registry.find``.
 
     Args:
-        name: As ``method.name`` has it.
+        name: The value of ``method.name``.
 
     Raises:
         ConfigError: If the module cannot be imported, or has no such method.
@@ -57,14 +59,19 @@ def find_method(name: str) -> None:
     _REGISTRY.find(name)
 
 
-def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
-    """Return a method, or something in its place, with which a run's folder can be read without running its code.
+def is_own(name: str) -> bool:
+    """Whether a name is that of one of fedhello's own methods, whose code is wherever fedhello is."""
+    return name in _REGISTRY.own
 
-    What stands in is for the caller alone: the table of methods does not get it, so that nothing is run with it.
+
+def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
+    """Return a registered method, or a stand-in with which a run's folder can be read without importing its code.
+
+    The stand-in is not registered, so no run can use it.
 
     Args:
-        name: As ``method.name`` has it.
-        options: Those that the folder's configuration gives it.
+        name: The value of ``method.name``.
+        options: Its options in the folder's configuration.
     """
     if name in METHODS:
         return METHODS[name]
@@ -73,7 +80,7 @@ def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
         return Allocation(tuple(range(context.federation.num_blocks)))
 
     def unknown(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
-        raise ConfigError(f"expected the aggregation rule of {name}, whose code was not run; found nothing")
+        raise ConfigError(f"expected the aggregator of {name}; its code is not imported. Register the method first.")
 
     keyword, first = Parameter.KEYWORD_ONLY, Parameter("context", Parameter.POSITIONAL_OR_KEYWORD)
     layerwise = {p.name for p in options_of(add_layerwise)}
@@ -81,4 +88,4 @@ def method_or_stand_in(name: str, options: Mapping[str, Any]) -> Method:
     own = {key: value for key, value in options.items() if aggregate is unknown or key not in layerwise}
     parameters = [Parameter(key, keyword, default=value, annotation=Any) for key, value in own.items()]
     everything.__signature__ = Signature([first, *parameters])  # type: ignore[attr-defined]
-    return Method(name, "code that was not run", "-", allocate=everything, aggregate=aggregate)
+    return Method(name, "its code is not imported", "-", allocate=everything, aggregate=aggregate)

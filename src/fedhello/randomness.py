@@ -11,12 +11,12 @@ import numpy as np
 
 
 def generator(seed: int, name: str, *indices: int) -> np.random.Generator:
-    """Return the random generator of one named purpose.
+    """Return the random generator of a named stream.
 
     Args:
         seed: The run's seed, ≥ 0.
-        name: The purpose: ``"sampling"``, ``"allocation"``, ``"partition"``, ``"order"``, ``"dropout"``, …
-        indices: What the draw belongs to, usually the round and the client; each ≥ 0. Zeros at the end count
+        name: The stream's purpose: ``"sampling"``, ``"allocation"``, ``"partition"``, ``"order"``, ``"dropout"``, …
+        indices: Usually the round and the client of the draw; each ≥ 0. Zeros at the end count
             as none.
 
     Returns:

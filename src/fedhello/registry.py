@@ -1,4 +1,4 @@
-"""What people bring from outside the package, by name: entered by a call, found in a module, or as an entry point."""
+"""Registries of user-defined objects: registered by a call, imported from a module, or found as an entry point."""
 
 import sys
 from collections.abc import Callable, Collection
@@ -14,19 +14,18 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Everything of one kind that has a name.
+    """The named objects of one kind, such as losses or partitions.
 
-    A name is one of fedhello's own, one that a program has registered, ``package.module:attribute``, or that of an
-    entry point. Whoever names a module runs its code: names that come over a network, or with somebody's folder, are
-    looked up with ``[]`` and must not end in ``find`` or
-    ``require``.
+    A name is built in, registered by a program, ``package.module:attribute``, or that of an entry point. Looking up a
+    module imports it and so runs its code. Names received over a network or read from another person's folder must
+    therefore be looked up with ``[]``, never with ``find`` or ``require``.
 
     Attributes:
-        what: What messages call one of them.
-        key: The key of a configuration that names one.
-        group: Of the entry points.
-        own: Names that nothing from outside may take.
-        table: Name → what it stands for.
+        what: The word for one object in messages.
+        key: The configuration key that names one.
+        group: The group of the entry points.
+        own: Built-in names, which cannot be registered.
+        table: Name → object.
     """
 
     def __init__(
@@ -43,45 +42,45 @@ class Registry(Generic[T]):
         self._accept = accept
 
     def __contains__(self, name: str) -> bool:
-        """Whether a name stands for something, without looking for it."""
+        """Whether a name is registered; nothing is imported."""
         return name in self.own or name in self.table
 
     def __getitem__(self, name: str) -> T:
-        """Return what a name from outside stands for, without importing anything.
+        """Return the registered object of a name; nothing is imported.
 
         Raises:
-            ConfigError: If it stands for nothing yet.
+            ConfigError: If the name is not registered.
         """
         if name not in self.table:
             raise ConfigError(
-                f"expected the {self.what} {name} of {self.key}, which is code from outside fedhello that nobody has "
-                f"imported here; found nothing. Register it first: fedhello.register_{self.what}({name!r}, …)."
+                f"expected the user-defined {self.what} {name} of {self.key} to be registered; found no such "
+                f"{self.what}. Register it first: fedhello.register_{self.what}({name!r}, …)."
             )
         return self.table[name]
 
     def register(self, name: str, value: object) -> T:
-        """Enter something under a name; another of one's own is replaced.
+        """Register an object under a name; a registered object of the same name is replaced.
 
         Raises:
-            ConfigError: If one of fedhello's own has the name, or it is nothing of this kind.
+            ConfigError: If the name is built in, or the object is not of this kind.
         """
         if name in self.own and self.table.get(name) is not value:
             raise ConfigError(
-                f"expected a new name for a {self.what}; fedhello has a {self.what} {name} already. Give it another."
+                f"expected a new name for the {self.what}; {name} is a built-in {self.what}. Choose another name."
             )
         self.table[name] = self._accept(name, value)
         return self.table[name]
 
     def find(self, name: str) -> bool:
-        """Enter what a name stands for, if it is of a module or an entry point; known names stay as they are.
+        """Import and register the object of a name that is ``module:attribute`` or an entry point, unless it is known.
 
         The module is imported from the working directory or an installed package.
 
         Returns:
-            Whether the name stands for something now.
+            Whether the name is registered now.
 
         Raises:
-            ConfigError: If a module cannot be imported, or has nothing of this kind.
+            ConfigError: If a module cannot be imported, or has no such object.
         """
         if name in self:
             return True
@@ -94,24 +93,24 @@ class Registry(Generic[T]):
         return name in self
 
     def require(self, name: str) -> None:
-        """Do what ``find`` does for a name that has to stand for something.
+        """Do as ``find``, and raise an error if the name is unknown.
 
         Raises:
-            ConfigError: If it stands for nothing, the module cannot be imported, or has nothing of this kind.
+            ConfigError: If the name is unknown, the module cannot be imported, or has no such object.
         """
         if not self.find(name):
             known = [*sorted(self.own), *self.table]
             raise ConfigError(
                 f"expected {self.key} to be one of {', '.join(known)}, or package.module:attribute; found {name!r}"
-                f"{nearest(name, known)} What a program registered, it has to register again in each process: "
+                f"{nearest(name, known)} A registration holds for one process only; to repeat it: "
                 f"fedhello.register_{self.what}({name!r}, …)."
             )
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
-        """Call the function of a name from outside; whatever it raises becomes one sentence.
+        """Call the user-defined function of a name.
 
         Raises:
-            ConfigError: If it stands for nothing, or raises.
+            ConfigError: If the name is not registered, or the function raises anything.
         """
         function: Any = self[name]
         try:
@@ -120,14 +119,14 @@ class Registry(Generic[T]):
             raise
         except Exception as error:  # it is somebody else's code
             raise ConfigError(
-                f"expected the {self.what} {name} to return; it raised {type(error).__name__}: {error}. Correct it, or "
-                f"leave {self.key} out."
+                f"expected the {self.what} {name} to run without an error; it raised {type(error).__name__}: {error}. "
+                f"Correct it, or leave {self.key} out."
             ) from error
 
     def _imported(self, name: str, module: str, attribute: str) -> object:
         parts = module.split(".")
         if not all(part.isidentifier() for part in (*parts, attribute)):
-            raise ConfigError(f"expected a {self.what} of a module as package.module:attribute; found {name!r}")
+            raise ConfigError(f"expected the {self.what} as package.module:attribute; found {name!r}")
         here = str(Path.cwd())
         sys.path.insert(0, here)
         try:
@@ -136,21 +135,21 @@ class Registry(Generic[T]):
             sys.path.remove(here)
 
     def _tried(self, name: str, load: Callable[[], object]) -> object:
-        """Import something; whatever its code raises becomes one sentence."""
+        """Import an object; whatever its code raises becomes a ``ConfigError``."""
         try:
             return load()
         except Exception as error:  # it is somebody else's code
             raise ConfigError(
-                f"expected {name} to name a {self.what} as package.module:attribute, to import from {Path.cwd()} or "
-                f"installed; {type(error).__name__}: {error}"
+                f"expected {name} to name a {self.what} as package.module:attribute, importable from {Path.cwd()} or "
+                f"an installed package; found {type(error).__name__}: {error}"
             ) from error
 
 
 def a_function(name: str, found: object) -> Callable[..., Any]:
-    """Return what a name stands for, if it can be called.
+    """Return an object if it can be called.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If it cannot.
     """
     if not callable(found) or isinstance(found, type):
         raise ConfigError(f"expected a function at {name}; found a {type(found).__name__}")

@@ -1,4 +1,4 @@
-"""A session: everything loaded and checked, ready to run; nothing trained or written."""
+"""A session: everything loaded and checked, ready to run; nothing is trained or written."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from torch import Tensor
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import Kind
 from fedhello.engine.protocol import Engine
-from fedhello.methods import Method
+from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.head import HeadSettings
@@ -21,14 +21,14 @@ from fedhello.types import Adapter, Federation
 
 @dataclass(frozen=True)
 class ClientEntry:
-    """Who a client is, as ``clients.json`` holds it.
+    """A client's entry in ``clients.json``.
 
     Attributes:
-        client: Its id.
-        tier: Its tier.
-        samples: How many training samples it has.
-        labels: Class → samples of it; or, of a client elsewhere, the classes that occur.
-        facts: What a client elsewhere said of itself when it joined; None on one machine.
+        client: The client's id.
+        tier: Index of its tier.
+        samples: Number of its training samples.
+        labels: Class → number of samples; for a client on another machine, the classes that occur.
+        facts: What a client on another machine reported about itself when it joined; None for a local client.
     """
 
     client: int
@@ -40,17 +40,17 @@ class ClientEntry:
 
 @dataclass(frozen=True)
 class ServerData:
-    """What the server holds; disjoint from every client's data and from each other.
+    """The server's data sets, disjoint from each other and from every client's data.
 
     Attributes:
-        validation: For choosing.
-        test: For reporting.
-        proxy: For Fisher scores.
-        public: For distillation.
-        questions: Prompts of the test set with their responses, which a language model answers.
-        domains: Domain → its samples of the test set, where clients are split along a column.
-        answer_tokens: How many tokens an answer may have.
-        prompt_tokens: How many tokens a prompt may have so that its answer fits behind it.
+        validation: Samples to select models and hyperparameters on.
+        test: Samples to report scores on.
+        proxy: Samples to compute Fisher scores on.
+        public: Samples for distillation.
+        questions: Test prompts with their responses, for a language model to answer.
+        domains: Domain → its test samples, if clients are split along a column.
+        answer_tokens: Most tokens of an answer.
+        prompt_tokens: Most tokens of a prompt, so that the answer fits behind it.
     """
 
     validation: Samples
@@ -65,19 +65,19 @@ class ServerData:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How long a run goes on, how often it is scored and saved, and who is told.
+    """Number of rounds, and how often a run is scored, saved and tracked.
 
     Attributes:
         seed: Source of every random choice.
         rounds: T.
-        retries: How many attempts at one round may fail.
-        evaluate_every: After how many rounds each it is scored.
-        selects: Whether the model is handed back that validation data is surest of, and not the last one.
-        checkpoint_every: After how many rounds each a checkpoint is saved.
-        keep: How many checkpoints stay.
-        track: The tools that are told of every round.
+        retries: Attempts at one round before the run ends with an error.
+        evaluate_every: Rounds between two scorings.
+        selects: Whether the run returns the model selected on validation data instead of the last one.
+        checkpoint_every: Rounds between two checkpoints.
+        keep: Number of checkpoints that are kept.
+        track: Names of the tracking tools.
         is_remote: Whether clients are on other machines.
-        metrics: Names of registered metrics that are scored beside the accuracy.
+        metrics: Names of registered metrics, computed in addition to the accuracy.
     """
 
     seed: int
@@ -92,7 +92,7 @@ class RunSettings:
     metrics: tuple[str, ...] = ()
 
     def is_scored_after(self, done: int) -> bool:
-        """Whether the state after so many rounds is scored."""
+        """Whether the state after ``done`` rounds is scored."""
         return is_scored_after(done, self.rounds, self.evaluate_every)
 
 
@@ -103,29 +103,30 @@ def is_scored_after(done: int, rounds: int, every: int) -> bool:
 
 @dataclass(frozen=True)
 class Session:
-    """A run that is ready to start: everything loaded and checked, nothing trained or written.
+    """A run that is ready to start: everything is loaded and checked, nothing is trained or written.
 
     Attributes:
-        config: The fully resolved configuration as nested plain values, for people and tools; nothing here reads it.
-        config_yaml: The same as a configuration file.
-        relevant: What of it has an influence on a result.
-        settings: How long the run goes on, and how often it is scored and saved.
-        head: How the head comes about.
-        row: The method's row of the table.
-        kind: What a sample is.
+        config: The fully resolved configuration as nested plain values, for people and tools; the run does not read it.
+        config_yaml: The same as YAML text.
+        relevant: The keys and values of it that affect a result.
+        settings: Number of rounds, and how often the run is scored and saved.
+        head: Settings of the head.
+        row: The method's row of the table of methods.
+        kind: The kind of a sample: texts, images, tensors or instructions.
         labels: Names of the classes, or of the categories of instruction data.
         model: The one model in memory.
-        initial: The values of its adapter and head when it was prepared.
+        initial: The initial values of its adapter and head.
         federation: The clients that can be invited.
-        method: With its options.
-        engine: Reaches the clients.
+        method: The method with its options.
+        engine: The engine that reaches the clients.
         server: The server's data.
-        histogram: Samples of each client by class, integers, shape (K, C).
-        notes: What a user should know before the start.
-        losses: −log p of each sample of the server's validation data under an adapter.
-        statistics: What clients sum up for a head that is solved.
-        roster: Who takes part, in ascending id; those, too, who are not invited.
-        drift: The head that follows what training does to the features; None where it does not follow.
+        histogram: Number of samples of each client by class, integers, shape (K, C).
+        notes: Sentences that a user should read before the start.
+        losses: Function from an adapter to −log p of each sample of the server's validation data.
+        statistics: Settings of the head statistics that clients send.
+        roster: Entries of all clients, in ascending id, including those that cannot be invited.
+        drift: Drift compensation of a solved head; None without it.
+        most_samples: The most samples for which one client's head statistics count; None for no limit.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -153,6 +154,7 @@ class Session:
     roster: tuple[ClientEntry, ...]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     drift: DriftCompensation | None = None
+    most_samples: int | None = None
 
     @property
     def tier_of(self) -> tuple[int, ...]:

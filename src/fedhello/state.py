@@ -1,4 +1,4 @@
-"""What a round leaves behind: reports for the folder, and the state that the next one starts from."""
+"""Results of a round: reports for the run folder, and the state that the next round starts from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,18 +11,18 @@ from fedhello.types import Adapter, Rejection
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What is remembered of one client in one round, for the run's folder; no tensors.
+    """Report of one client in one round, for the run folder; without tensors.
 
     Attributes:
         client: Its id.
         tier: Index of its tier.
-        blocks: The blocks that it trained, ascending.
-        policies: What each block did with its activations, length L; empty where all were kept.
+        blocks: The blocks that the client trained, ascending.
+        policies: The activation policy of each block, length L; empty if all activations are kept.
         samples: n_k, the number of its training samples.
-        metrics: What it measured: ``loss``, ``seconds``, ``peak_bytes``, …
-        bytes_down: Bytes it received for this round, as sent.
-        bytes_up: Bytes of its update, as sent.
-        ranks: The rank that it held of each block, length L; empty for the full rank.
+        metrics: The client's measurements: ``loss``, ``seconds``, ``peak_bytes``, …
+        bytes_down: Bytes on the wire that the client received for this round.
+        bytes_up: Bytes on the wire of its update.
+        ranks: The rank that it held in each block, length L; empty for the full rank.
 
     Example:
         >>> state, record = next(fh.rounds(fh.prepare("my.yaml")))
@@ -43,23 +43,23 @@ class ClientReport:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What happened in one attempt at a round.
+    """Report of one attempt at a round.
 
     Attributes:
         round: t, from 0.
         clients: One report per client whose update counted, ascending id.
-        contributors: Per block, how many clients trained it; length L.
-        scores: Γ, the Fisher scores that this round's allocation used; length L, or None.
-        scored: Whether the scores were recomputed in this round.
-        over_budget: The clients that went over their memory budget.
-        rejections: One per client that was asked to train and whose reply does not count.
-        failed: Why the attempt was abandoned, so that everything stayed as it was; None if the round was committed.
-        attempt: How many attempts at the round had failed before.
-        flags: What the aggregation or the scoring did otherwise than it was asked to, one sentence each.
-        score_bytes_down: Bytes that clients were sent for Fisher scores.
-        score_bytes_up: Bytes of what they sent back for them.
-        step: α, how far the server went from θ towards the mean of the updates; None where it does not search.
-        train_loss: The clients' mean training loss where no client tells its own; None where each does.
+        contributors: Per block, the number of clients that trained it; length L.
+        scores: Γ, the Fisher scores used for this round's allocations; length L, or None.
+        scored: Whether Γ was recomputed in this round.
+        over_budget: The clients that exceeded their memory budget.
+        rejections: One per client whose reply does not count.
+        failed: Why the attempt failed and the state did not change; None if the round was committed.
+        attempt: Number of earlier failed attempts at this round.
+        flags: Deviations of aggregation or scoring from the settings, one sentence each.
+        score_bytes_down: Bytes sent to clients for Fisher scores.
+        score_bytes_up: Bytes that clients sent for Fisher scores.
+        step: α, the server's step size from θ towards the mean of the updates; None without a search for it.
+        train_loss: The clients' mean training loss, if only their sum is known; None if each client reports its own.
 
     Example:
         >>> state, record = next(fh.rounds(fh.prepare("my.yaml")))
@@ -85,27 +85,29 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything that one round hands to the next; serialisable, so that a run can stop and go on.
+    """The state between two rounds; it can be saved, so that a run can be resumed.
 
     Attributes:
-        round: The round that comes next, from 0.
+        round: Index of the next round, from 0.
         adapter: θ, the global adapter.
         scores: Γ of the last Fisher scoring, length L; None before the first.
-        excess: Client → how many times its predicted peak it was seen to need, for those that went over budget.
-        method_state: Name → value: what the method remembers besides, such as one model per rank.
-        attempt: How many attempts at the round that comes next have failed.
-        head_sums: Name → value: the head statistics that the head was solved from last; empty where none are asked for.
-        head_clients: Whose they are, ascending.
-        head_base: Name → value: the adapter that makes the features which the sums are of, without a head, where the
-            head is to follow their drift; else empty.
-        selected: The model that the run would hand back now, where models are selected; else None.
+        excess: Client → measured over predicted memory, for clients that exceeded their memory budget.
+        method_state: Name → value: state of the method beside the adapter, such as one model per rank.
+        attempt: Number of failed attempts at the next round.
+        head_sums: Name → value: the head statistics that the current head is solved from; empty if it is not solved.
+        head_clients: The clients whose statistics these are, ascending.
+        head_base: Name → value: the adapter, without a head, under which the features of ``head_sums`` were computed,
+            if the head is compensated for drift; else empty.
+        selected: The selected model, which the run would return now; None without model selection.
         selected_losses: Its −log p of each validation sample, float64, shape (n,).
-        selected_round: After how many rounds it was there; 0 is the start.
-        forgotten: Whose have been taken out again, ascending; they stay out.
-        before_final: The head that the final one took the place of, with its sums, from which further rounds would go
-            on; empty where there is none.
-        personal_heads: Client → the head that it keeps, by tensor name, for the head policy ``local``; a client that
-            has not trained yet has none here. None where heads are not personal.
+        selected_round: Number of rounds after which it was selected; 0 is the start.
+        forgotten: The clients whose statistics were removed, ascending; they are not added again.
+        before_final: The head and its sums before the final head replaced them, from which further rounds continue;
+            empty without a final head.
+        personal_heads: Client → its own head by tensor name, for the head policy ``local``; a client that has not
+            trained yet has no entry. None if heads are not personal.
+        lr: η, the learning rate of round 0 from which the schedule goes on in all further rounds, in place of the
+            configuration's ``train.lr``; > 0. None uses the configuration's.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -130,8 +132,9 @@ class RunState:
     selected_losses: Tensor | None = None
     selected_round: int = 0
     personal_heads: Mapping[int, Mapping[str, Tensor]] | None = None
+    lr: float | None = None
 
     @property
     def model(self) -> Adapter:
-        """The global model that the run would hand back now."""
+        """The global model that the run would return now: the selected one, or else θ."""
         return self.adapter if self.selected is None else self.selected

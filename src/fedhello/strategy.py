@@ -1,4 +1,4 @@
-"""What a method is made of: who trains what, what a client starts from, and how updates combine."""
+"""The parts of a method: allocator, sender (what a client starts from) and aggregator, with their contexts."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,15 +16,15 @@ from fedhello.types import Adapter, Allocation, Client, Federation, Rejection, T
 
 @dataclass(frozen=True)
 class AllocationContext:
-    """All that an allocator may look at for one client in one round.
+    """The information that an allocator gets for one client in one round.
 
     Attributes:
         client: The client.
         federation: The clients, their tiers and L.
         round: t, from 0.
         scores: Γ of the last Fisher scoring, or None.
-        excess: How many times its predicted peak this client was seen to need when it went over budget; else 1.
-        method_state: What the method remembers.
+        excess: Measured over predicted memory of this client, if it exceeded its memory budget; else 1.
+        method_state: Name → value: the method's state from earlier rounds.
 
     Example:
         >>> tier = fh.Budget(blocks=2)
@@ -43,7 +43,7 @@ class AllocationContext:
     method_state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rng(self) -> np.random.Generator:
-        """Return this client's generator for this round's allocation."""
+        """Return the random generator of this client's allocation in this round."""
         return generator(self.federation.seed, "allocation", self.round, self.client.id)
 
 
@@ -51,7 +51,7 @@ class Allocator(Protocol):
     """Decides what one client trains in one round; keyword-only parameters are the method's options."""
 
     def __call__(self, context: AllocationContext) -> Allocation | None:
-        """Return the client's allocation; None if it sits this round out."""
+        """Return the client's allocation; None if it does not take part in this round."""
         ...
 
 
@@ -65,15 +65,15 @@ class Sender(Protocol):
 
 @dataclass(frozen=True)
 class AggregationResult:
-    """What a round leads to.
+    """The result of an aggregation.
 
     Attributes:
         adapter: The next global adapter.
-        method_state: Name → value: what the method remembers.
-        flags: What was done otherwise than asked, one sentence each.
-        step: α of a server that searches how far to go; None where it does not.
+        method_state: Name → value: the method's state for later rounds.
+        flags: Deviations from the settings, one sentence each.
+        step: α, the step size that the server found; None if it does not search.
         failed: Why the attempt does not count; None if it does.
-        train_loss: The clients' mean training loss, where it comes as a sum over them; else None.
+        train_loss: The clients' mean training loss, if only their sum is known; else None.
 
     Example:
         >>> fh.AggregationResult(fh.Adapter({}, {}), method_state={}).flags
@@ -89,15 +89,15 @@ class AggregationResult:
 
 
 Distil = Callable[[Sequence[Adapter], "Distillation", int], Sequence[Adapter]]
-"""Trains models from each other on the server's public set: (models, how, round) → models."""
+"""Function that distils models on the server's public set: (models, how, round) → models."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """How models learn from each other on the public set.
+    """Settings of the distillation between models on the public set.
 
     Attributes:
-        teachers: Each learns from the mean of the ``others``, or of ``all`` including itself.
+        teachers: Whether a model's teacher is the mean of the ``others``, or of ``all`` including itself.
         temperature: T > 0 of the softmax.
         epochs: Passes over the public set.
         lr: Learning rate.
@@ -113,15 +113,16 @@ class Distillation:
 
 @dataclass(frozen=True)
 class AggregationContext:
-    """All that an aggregator may look at besides the updates.
+    """The information that an aggregator gets besides the updates.
 
     Attributes:
         adapter: θ, the global adapter of the round.
         federation: The clients, their tiers and L.
         round: t.
         allocations: Client → m_k.
-        method_state: What the method remembers of earlier rounds.
-        distil: Reaches the public set; None where there is none.
+        method_state: Name → value: the method's state from earlier rounds.
+        distil: Distils models on the public set; None without a public set.
+        lr: The state's learning rate, in place of the configuration's; None uses the configuration's.
 
     Example:
         >>> import torch
@@ -139,16 +140,17 @@ class AggregationContext:
     allocations: Mapping[int, Allocation]
     method_state: Mapping[str, Tensor] = field(default_factory=dict)
     distil: Distil | None = None
+    lr: float | None = None
 
     def components(self, update: "Update", name: str) -> tuple[int, ...]:
-        """Return which of the R components an update's tensor holds.
+        """Return which of the R components a tensor of an update holds.
 
         Args:
-            update: A client's.
-            name: Of one of its tensors.
+            update: The update of a client.
+            name: The name of one of its tensors.
 
         Returns:
-            Ascending; empty for the head.
+            The components, ascending; empty for the head.
         """
         block = self.adapter.block_of[name]
         return () if block is None else self.allocations[update.client].held(block, self.federation.rank)
@@ -156,20 +158,20 @@ class AggregationContext:
     def then(
         self, tensors: Mapping[str, Tensor], method_state: Mapping[str, Tensor] | None = None
     ) -> AggregationResult:
-        """Return the outcome with some tensors of the adapter replaced, and something more to remember.
+        """Return the result with some tensors of the adapter and of the method's state replaced.
 
         Args:
-            tensors: Name → new value; the others stay the very same.
-            method_state: Name → value; earlier ones that are not named stay.
+            tensors: Name → new value; all other tensors stay the same objects.
+            method_state: Name → new value; all other entries stay.
         """
         return AggregationResult(self.adapter.with_tensors(tensors), {**self.method_state, **(method_state or {})})
 
 
 class Aggregator(Protocol):
-    """Combines updates, which arrive one by one in ascending client id; keyword-only parameters are options."""
+    """Combines the updates of a round, in ascending client id; keyword-only parameters are the method's options."""
 
     def __call__(self, context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
-        """Return the next global adapter, and what to remember."""
+        """Return the next global adapter and method state."""
         ...
 
 
@@ -181,8 +183,8 @@ class Scoring:
     """How Fisher scores are computed.
 
     Attributes:
-        source: Whose data serve.
-        samples: The most samples that a client uses, max |D_k|.
+        source: Whose data they are computed on.
+        samples: The most samples of a client, max |D_k|.
     """
 
     source: ScoreSource
@@ -190,49 +192,49 @@ class Scoring:
 
 
 ScoreSchedule = Callable[[int], bool]
-"""Whether Fisher scores are computed anew in round t."""
+"""Whether Fisher scores are recomputed in round t."""
 
 
 ScoringOptions = Callable[..., Scoring]
-"""Whose data Fisher scores are computed on, from its options."""
+"""Function from a method's options to its Fisher scoring."""
 
 
 LocalOptions = Callable[..., Mapping[str, Any]]
-"""Settings of local training that a method changes, from its options; see ``TrainingSettings``."""
+"""Function from a method's options to the settings of local training that it changes; see ``TrainingSettings``."""
 
 
 Models = Callable[[RunState, Federation], Mapping[str, Adapter]]
-"""The models that a run leads to, by name; accuracies are means over them."""
+"""Function from a state to the models that a run results in, by name; accuracies are means over them."""
 
 
 Check = Callable[[Federation, Adapter], str | None]
-"""What keeps a method from running in a federation, as a sentence; None if nothing does."""
+"""Function that returns, as a sentence, why a method cannot run in a federation; None if it can."""
 
 
 def the_global_model(state: RunState, federation: Federation) -> dict[str, Adapter]:
-    """Return the one model that most methods lead to."""
+    """Return the global model, the only one of most methods."""
     return {"": state.model}
 
 
 def runs_anywhere(federation: Federation, adapter: Adapter) -> None:
-    """For methods that ask for nothing special."""
+    """Return None: the method runs in every federation."""
 
 
 Screen = Callable[[AggregationContext, Iterable[Update | Rejection]], Iterable[Update | Rejection]]
-"""What becomes of the clients' replies before they are combined: some updates may change, or be rejected."""
+"""Function that may change or reject updates before they are aggregated."""
 
 
 def all_pass(context: AggregationContext, replies: Iterable[Update | Rejection]) -> Iterable[Update | Rejection]:
-    """Let every update pass as it is."""
+    """Return the replies unchanged."""
     return replies
 
 
 STEPS = (0.0, 0.5, 1.0, 1.5)
-"""α of a server that searches how far to go from θ towards what a round led to; see ``aggregation.server``."""
+"""Function that finds the server's step size α from θ towards the aggregated adapter; see ``aggregation.server``."""
 
 
 ALL_OR_NOTHING = (0.0, 1.0)
-"""α where nothing lies between."""
+"""α for a round that is accepted or rejected as a whole."""
 
 
 @dataclass(frozen=True)
@@ -252,12 +254,12 @@ class BoundMethod:
 
 
 def plain() -> Mapping[str, Any]:
-    """For methods that leave local training as it is."""
+    """Return no changes: local training uses the configured settings."""
     return {}
 
 
 def with_fixed_head(bound: BoundMethod) -> BoundMethod:
-    """Return a method under which a head that the clients share does not train; who would train it alone sits out."""
+    """Return a method whose shared head does not train; a client that would train only the head does not take part."""
 
     def allocate(context: AllocationContext) -> Allocation | None:
         found = bound.allocate(context)
@@ -267,20 +269,20 @@ def with_fixed_head(bound: BoundMethod) -> BoundMethod:
 
 
 def options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return a function's keyword-only parameters, which are the options of the method that it belongs to."""
+    """Return a function's keyword-only parameters, which are options of its method."""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def options_model(name: str, functions: Iterable[Callable[..., Any]]) -> type[BaseModel]:
-    """Return a pydantic model of the options of functions: their keyword-only parameters.
+    """Return a pydantic model of the keyword-only parameters of some functions.
 
     Args:
-        name: Whose they are, for messages.
-        functions: All that take some.
+        name: The name of the method or partition, for messages.
+        functions: The functions.
 
     Raises:
-        TypeError: If an option has no default, or not the same type and default in all of them.
+        TypeError: If an option has no default, or different types or defaults in two functions.
     """
     fields: dict[str, Any] = {}
     for function in functions:

@@ -1,4 +1,4 @@
-"""The values that travel through fedhello: small, frozen, free of any engine, disk or model code."""
+"""Small frozen values that all parts of fedhello share; free of engine, disk and model code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,21 +16,21 @@ Reason = Literal[
     "malformed", "checksum", "too large", "stale", "duplicate", "not invited", "wrong tensors", "not finite",
     "wrong count", "out of bounds", "over budget", "failed", "late", "lost",
 ]  # fmt: skip
-"""Why a client's reply does not count: see ``docs/reference/run-folder.md`` for what each stands for."""
+"""Reasons why a client's reply does not count, described in ``docs/reference/run-folder.md``."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a client can afford. A limit that is None does not bind; at least one is given.
+    """Limits of a client's training. None is no limit; at least one limit is given.
 
     Attributes:
-        blocks: How many blocks it may train (the papers' capacity c), 0 ≤ blocks ≤ L. 0 trains the head only. For
-            methods that allocate blocks.
-        rank: The highest LoRA rank it may train (the papers' r_k), 1 ≤ rank ≤ R. For methods that allocate ranks.
-        memory: Bytes that training may take at most, above the loaded model.
-        upload: Bytes that it may send per round.
-        seconds: Seconds of training per round.
-        speed: FLOP/s that it reaches in training; needed where ``seconds`` is given.
+        blocks: The most blocks to train (the papers' capacity c), 0 ≤ blocks ≤ L; 0 trains the head only. For methods
+            that allocate blocks.
+        rank: The highest LoRA rank to train (the papers' r_k), 1 ≤ rank ≤ R. For methods that allocate ranks.
+        memory: The most bytes of training, above the loaded model.
+        upload: The most bytes to send per round.
+        seconds: The most seconds of training per round.
+        speed: The client's FLOP/s in training; needed with ``seconds``.
 
     Example:
         >>> fh.Budget(blocks=2).only_counts, fh.Budget(memory=25_000_000, upload=200_000).only_counts
@@ -46,7 +46,7 @@ class Budget:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that bind, by name."""
+        """The limits that are given, by name."""
         found = {
             "blocks": self.blocks,
             "memory": self.memory,
@@ -59,7 +59,7 @@ class Budget:
 
     @property
     def only_counts(self) -> bool:
-        """Whether it is a number of blocks or a rank and nothing else, as in the papers."""
+        """Whether only blocks or a rank are limited, as in the papers."""
         return self.memory is None and self.upload is None and self.seconds is None
 
 
@@ -70,7 +70,7 @@ class Client:
     Attributes:
         id: 0 … K−1; every sum over clients runs in ascending id.
         tier: Index of its tier: the group of clients with the same budget.
-        budget: What it can afford.
+        budget: Its budget.
         samples: n_k, the number of its training samples.
         classes: The labels that occur in its data, ascending; empty where the task has no classes.
 
@@ -88,7 +88,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Federation:
-    """What stays the same for a whole run and every strategy may know.
+    """What stays the same for a whole run and is visible to every allocator and aggregator.
 
     Attributes:
         clients: All clients that may be invited, ascending id.
@@ -96,15 +96,15 @@ class Federation:
         num_blocks: L, the number of blocks of the foundation model.
         clients_per_round: The size of S_t.
         seed: Source of every random choice.
-        rule: Which activation policies allocations may use.
-        costs: Per tier, what training takes on the largest of its clients' data; empty where nothing is predicted.
+        rule: The activation policies that allocations may use.
+        costs: Per tier, predicted costs on its largest client's data; empty if costs are not predicted.
         rank: R, the rank of the global adapter.
         scale: s, the LoRA scale, the same for all ranks: h = W₀x + s·B A x.
-        quorum: How many of ``clients_per_round`` updates must count for a round to commit; where fewer are asked to
-            train, the same share of those.
-        over_selection: How many times ``clients_per_round`` are invited, so that as many are left when some are lost.
-        class_rows: The tensors of a shared head whose row c is learnt from samples of class c alone, since the loss is
-            restricted to each client's own classes; empty where it is not.
+        quorum: Number of the ``clients_per_round`` updates that must count for a round to be committed; if fewer
+            clients are asked to train, the same share of those.
+        over_selection: Factor ≥ 1 on ``clients_per_round`` for the number of invited clients, to make up for lost ones.
+        class_rows: The tensors of a shared head whose row c is learnt from samples of class c only, because the loss is
+            restricted to each client's own classes; empty for other losses.
 
     Example:
         >>> tiers = (fh.Budget(blocks=1), fh.Budget(blocks=6))
@@ -128,15 +128,15 @@ class Federation:
 
     @property
     def invited(self) -> int:
-        """How many clients are invited to a round."""
+        """Number of clients that are invited to a round."""
         wanted = ceil(self.clients_per_round * self.over_selection - 1e-9)  # 10 · 1.1 is above 11 in binary
         return min(len(self.clients), wanted)
 
     def enough(self, asked: int) -> int:
-        """Return how many updates must count where so many clients were asked to train.
+        """Return the quorum: the number of updates that must count for a round to be committed.
 
         Args:
-            asked: How many, ≥ 0; fewer than ``clients_per_round`` where some sit out.
+            asked: Number of clients asked to train, ≥ 0; less than ``clients_per_round`` if some do not take part.
         """
         return min(self.quorum, -(-asked * self.quorum // self.clients_per_round))
 
@@ -147,15 +147,15 @@ class Allocation:
 
     Attributes:
         blocks: The blocks whose LoRA factors train, ascending; the others are frozen.
-        policies: What each block does with its activations, length L; empty keeps them all.
-        preference: How much the method preferred each block when it was fitted to the budget, length L; empty where
-            nothing was fitted. It explains the allocation and is no part of it.
-        ranks: r_l, the rank that the client holds of each block, length L; empty for the full rank R everywhere.
+        policies: The activation policy of each block, length L; empty keeps all activations.
+        preference: The method's preference for each block when it fitted the allocation to the budget, length L; empty
+            if it did not fit. Only for explanations.
+        ranks: r_l, the rank that the client holds in each block, length L; empty for the full rank R everywhere.
         components: Which of the R rank-1 components the client trains, ascending, the same in every block; empty for
             the first r_l.
-        factors: Which factors train.
-        absent: Blocks that the client's sub-model leaves out altogether, ascending.
-        head: Whether a head that the clients share trains besides.
+        factors: The LoRA factors that train: A, B or both.
+        absent: Blocks that the client's sub-model leaves out, ascending.
+        head: Whether a shared head trains, too.
 
     Example:
         >>> one = fh.Allocation(blocks=(0, 5), ranks=(4,) * 6)
@@ -183,13 +183,13 @@ class Allocation:
 
 
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
-"""How the names of factors end; what is before names the targeted module."""
+"""Endings of the names of factors; the part before it names the targeted module."""
 
 MERGED_A, MERGED_B = ".merged_A.weight", ".merged_B.weight"
-"""The same for a product B·A (scale included) that clients add to the frozen weight of the module."""
+"""Endings for the factors of a product B·A (scale included) that clients add to the module's frozen weight."""
 
 MERGED = ".merged.weight"
-"""The same for such a product as one matrix, which takes the place of factors that would hold more numbers."""
+"""Ending for such a product as one matrix, used if its factors would hold more numbers."""
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,10 @@ class Adapter:
 
     Attributes:
         tensors: Name → value. ``….lora_A.weight`` is A of shape (r, d_in), ``….lora_B.weight`` is B of shape
-            (d_out, r); the head's weight is (classes, d) and its bias (classes,). ``….merged_A.weight`` and
-            ``….merged_B.weight`` are of some shape (m, d_in) and (d_out, m), ``….merged.weight`` in their place is of
-            shape (d_out, d_in); none of them ever trains.
-        block_of: Name → block, or None for the head. Same keys.
+            (d_out, r); the head's weight has shape (C, d) and its bias (C,). ``….merged_A.weight`` and
+            ``….merged_B.weight`` have shapes (m, d_in) and (d_out, m) for some m; ``….merged.weight``, in their place,
+            has shape (d_out, d_in). Merged tensors do not train.
+        block_of: Name → block, or None for the head; the same keys.
 
     Example:
         >>> import torch
@@ -219,7 +219,7 @@ class Adapter:
         """Return the names of the tensors that train, and are uploaded, under an allocation; sorted.
 
         Args:
-            allocation: What a client trains.
+            allocation: The allocation of a client.
         """
         allocated = set(allocation.blocks)
         frozen = [MERGED_A, MERGED_B, MERGED]
@@ -244,12 +244,12 @@ class Adapter:
         return max(self.tensors[module + LORA_A].shape[0] for module in self.modules)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Adapter":
-        """Return the adapter with some values replaced, and products to be merged added to their module's block.
+        """Return the adapter with some tensors replaced, and merged products added for their modules.
 
-        A product that comes as one matrix takes the place of the module's factors of what is merged.
+        A merged product as one matrix replaces the module's merged factors.
 
         Args:
-            tensors: Name → the value that takes the place of the one before, in its shape; or what is to be merged.
+            tensors: Name → the new value, in the same shape; or a merged product.
         """
         whole = [name.removesuffix(MERGED) for name in tensors if name.endswith(MERGED)]
         replaced = {module + end for module in whole for end in (MERGED_A, MERGED_B)}
@@ -263,18 +263,19 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Task:
-    """What one client is asked to do in one round.
+    """A client's task in one round.
 
     Attributes:
         client: Its id.
         round: t.
         allocation: m_k.
-        adapter: θ_k, what it starts from: the global adapter or the client's part of it.
-        known: Names of the tensors that it knows already, so that they need not travel.
-        attempt: How many attempts at the round have failed before.
-        missed: Products by which what is to be merged has grown since the client last received it. They travel, under
-            the names of factors, in place of the whole, whose tensors are among those known.
-        correction: c − c_k of SCAFFOLD by name, for the tensors that train and that it has trained before.
+        adapter: θ_k, the client's start: the global adapter or the client's part of it.
+        known: Names of the tensors that the client has already, which are not sent.
+        attempt: Number of earlier failed attempts at this round.
+        missed: Products that were merged since the client last received the merged tensors. They are sent, under the
+            names of factors, instead of the whole merged tensors, which are among ``known``.
+        correction: c − c_k of SCAFFOLD by name, for tensors that train and that the client has trained before.
+        lr: η, the learning rate of round 0 that the client's schedule starts from; None uses the configuration's.
 
     Example:
         >>> fh.Task(client=0, round=3, allocation=fh.Allocation((1,)), adapter=fh.Adapter({}, {})).attempt
@@ -289,20 +290,21 @@ class Task:
     attempt: int = 0
     missed: Mapping[str, Tensor] = field(default_factory=dict)
     correction: Mapping[str, Tensor] = field(default_factory=dict)
+    lr: float | None = None
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a client returns.
+    """A client's contribution from a training round.
 
     Attributes:
         client: Its id.
-        round: The round it trained in.
+        round: The round in which it trained.
         samples: n_k, its number of training samples; > 0.
         tensors: The new values of exactly the tensors that its allocation names.
-        metrics: What it measured: ``loss``, ``steps``, ``batches``, ``seconds``, ``saved_bytes``, …
-        bytes_down: Bytes it received for this round, as sent.
-        bytes_up: Bytes of this update, as sent.
+        metrics: Its measurements: ``loss``, ``steps``, ``batches``, ``seconds``, ``saved_bytes``, …
+        bytes_down: Bytes on the wire that it received for this round.
+        bytes_up: Bytes on the wire of this update.
 
     Example:
         >>> import torch
@@ -322,15 +324,15 @@ class Update:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a client's reply does not count; to the round, a rejected client is an absent one.
+    """Why a client's reply does not count; the round treats the client as absent.
 
     Attributes:
         client: Its id.
         round: The round it was invited to.
-        reason: The kind of reason.
+        reason: One of ``Reason``.
         detail: A sentence.
-        bytes_down: Bytes it received for this round, as sent.
-        bytes_up: Bytes of its reply; 0 where none came.
+        bytes_down: Bytes on the wire that it received for this round.
+        bytes_up: Bytes on the wire of its reply; 0 without a reply.
 
     Example:
         >>> fh.Rejection(client=0, round=3, reason="not finite", detail="loss is nan").reason

@@ -18,11 +18,11 @@ STEPS, RATE = 10, 0.05
 SGD = TrainingSettings(1, 2, 4, "sgd", 0.1, "constant", 1.0, 0.0, 0.0, "cross_entropy", "none", scaffold=True)
 
 
-def distance(samples, round, name):
-    return STEPS * RATE
+def distance(samples, round, name, lr):
+    return STEPS * (lr or RATE)
 
 
-def parabolas(method, rounds, clients_per_round=2):
+def parabolas(method, rounds, clients_per_round=2, lr=None):
     """Clients 0 and 1 minimise ½ a_k (y − b_k)² by plain descent from θ = 0; return the states and c − c_k sent."""
     a, b = (1.0, 4.0), (0.0, 1.0)  # the sum's minimum is at 0.8
     budget = Budget(blocks=1)
@@ -35,10 +35,10 @@ def parabolas(method, rounds, clients_per_round=2):
             y, shift = task.adapter.tensors["x"].double(), task.correction.get("x", torch.zeros(1)).double()
             sent.append((task.client, float(shift)))
             for _ in range(STEPS):
-                y = y - RATE * (a[task.client] * (y - b[task.client]) + shift)
+                y = y - (task.lr or RATE) * (a[task.client] * (y - b[task.client]) + shift)
             yield Update(task.client, task.round, 1, {"x": y})
 
-    state = init(Adapter({"x": torch.zeros(1, dtype=torch.float64)}, {"x": 0}))
+    state = replace(init(Adapter({"x": torch.zeros(1, dtype=torch.float64)}, {"x": 0})), lr=lr)
     for _ in range(rounds):
         state, _ = round(state, federation, method, train, None)
     return state, sent
@@ -61,6 +61,9 @@ def test_the_first_round_by_hand():
     # Client 0 starts at its minimum and stays, so c_0 = 0; client 1 goes to 1 − 0.8¹⁰, and c_1 is minus that over K η.
     c_1 = -(1 - 0.8**10) / (STEPS * RATE)
     assert sent == [(0, 0), (1, 0), (0, pytest.approx(c_1 / 2 - 0)), (1, pytest.approx(c_1 / 2 - c_1))]
+    # With a state's own rate of 0.025 each step goes half as far, and c_1 is the mean of its gradients there.
+    _, sent = parabolas(with_control_variates(METHODS["gd-hla"].bind(), distance), 2, lr=RATE / 2)
+    assert sent[2] == (0, pytest.approx(-(1 - 0.9**10) / (STEPS * RATE / 2) / 2))
 
 
 def test_a_client_that_was_not_there_is_not_corrected_and_counts_for_nothing():
@@ -112,3 +115,12 @@ def test_a_correction_travels_and_is_checked():
     ):
         with pytest.raises(UpdateError, match="expected a task for this model"):
             decode_task(encode_task(corrected_task(correction=wrong)[0]), 3, block_of)
+
+
+def test_a_learning_rate_travels_and_is_checked():
+    task, block_of = corrected_task(lr=0.1 + 0.2)
+    assert decode_task(encode_task(task), 3, block_of).lr == task.lr
+    assert decode_task(encode_task(corrected_task()[0]), 3, block_of).lr is None
+    for wrong in (0.0, -1.0, float("inf"), float("nan"), "fast"):
+        with pytest.raises(UpdateError, match="expected a task for this model"):
+            decode_task(encode_task(corrected_task(lr=wrong)[0]), 3, block_of)

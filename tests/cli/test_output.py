@@ -38,7 +38,7 @@ def test_an_interrupted_run_says_how_it_goes_on_and_ends_with_130(capsys):
     with pytest.raises(typer.Exit) as ended:
         say_result(SimpleNamespace(summary=summary), None, True, "fedhello resume x")
     assert ended.value.exit_code == 130
-    assert capsys.readouterr() == ('{"status": "interrupted"}\n', "interrupted; go on with: fedhello resume x\n")
+    assert capsys.readouterr() == ('{"status": "interrupted"}\n', "interrupted; resume with: fedhello resume x\n")
 
 
 def test_a_report_that_cannot_be_drawn_is_a_note(monkeypatch, capsys):

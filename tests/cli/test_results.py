@@ -23,7 +23,9 @@ def test_other_data_are_scored_as_the_library_does(finished, workplace, call, tm
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
         columns = {"text": "body", "label": "kind"}
-        assert json.loads(out) == fh.load_run(finished).evaluate(tmp_path / "more.csv", columns=columns)
+        found = fh.load_run(finished).evaluate(tmp_path / "more.csv", columns=columns)
+    scores = {"accuracy": found.accuracy, "loss": found.loss, **found.more}
+    assert json.loads(out) == {"data": scores, "samples": {"data": 3}}
     said = call(workplace, "evaluate", finished, *words)[1]
     assert said.startswith(f"data accuracy {json.loads(out)['data']['accuracy']:.4f}, loss ")
     assert said.endswith("on 3 samples\n")

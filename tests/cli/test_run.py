@@ -32,7 +32,7 @@ def test_plan_and_dry_run_train_and_write_nothing(call, tmp_path):
 def test_a_run_that_has_finished_has_nothing_to_go_on_with(place, call):
     assert call(place, "run", "tiny.yaml", "--quiet", "run.name=done") == (0, "", "")
     code, out, _ = call(place, "resume", "runs/done")
-    assert (code, out) == (0, "runs/done has finished all its rounds; there is nothing to go on with\n")
+    assert (code, out) == (0, "runs/done has finished all its rounds; there is nothing to resume\n")
     code, out, _ = call(place, "resume", "runs/done", "--json")
     assert (code, json.loads(out)) == (0, json.loads((place / "runs" / "done" / "summary.json").read_text()))
     assert call(place, "resume", "runs/done", "--quiet") == (0, "", "")

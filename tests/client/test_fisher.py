@@ -98,6 +98,6 @@ def test_a_model_that_shares_one_block_among_layers_has_no_scores(random_example
         intermediate_size=16, num_labels=3,
     )  # fmt: skip
     base = FoundationModel(AlbertForSequenceClassification(config), None, ModelSource("tiny", "tiny"))
-    model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     with pytest.raises(ModelError, match="once per forward pass"):
         block_scores(model, random_examples())

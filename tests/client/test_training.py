@@ -224,7 +224,7 @@ def test_the_schedule_reaches_the_optimiser(tiny_model, random_examples, monkeyp
 def test_the_restricted_loss_runs_over_the_clients_own_classes():
     logits = torch.tensor([[1.0, 2.0, 9.0, 3.0]], requires_grad=True)
     label = torch.tensor([1])
-    absent = absent_classes((1, 3), classes=4)
+    absent = absent_classes((1, 3), num_labels=4)
     loss = prediction_loss(logits, label, absent)
     assert float(loss.detach()) == pytest.approx(math.log(1 + math.exp(1)))
     loss.backward()
@@ -233,4 +233,4 @@ def test_the_restricted_loss_runs_over_the_clients_own_classes():
 
 
 def test_the_plain_loss_sees_all_classes():
-    assert absent_classes((0, 1), classes=2) is None
+    assert absent_classes((0, 1), num_labels=2) is None

@@ -32,16 +32,16 @@ def adapters(out):
 def test_each_run_starts_from_what_was_handed_over(place, caplog):
     with Path("texts.csv").open() as file:
         rows = list(csv.DictReader(file))
-    words = {"overrides": {"data.proxy": 0, "train.rounds": 1}, "baselines": False}
+    words = {"overrides": {"data.proxy": 0, "train.rounds": 1}, "baselines": False, "seeds": [0, 1]}
     # Tiers that state blocks are translated for methods of ranks, by the number of the model's blocks.
-    methods, seeds = ["rgd-hla", "flexlora"], [0, 1]
-    fh.compare("tiny.yaml", methods, seeds, out="named", **words)
+    methods = ["rgd-hla", "flexlora"]
+    fh.compare("tiny.yaml", methods=methods, out="named", **words)
     model, tokenizer = classifier()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     own = fh.Method("mine", "the same", "-", fh.METHODS["rgd-hla"].allocate)
     objects = {"processor": tokenizer, "data": rows}
     try:
-        found = fh.compare("tiny.yaml", [*methods, own], seeds, model=model, out="held", **objects, **words)
+        found = fh.compare("tiny.yaml", methods=[*methods, own], model=model, out="held", **objects, **words)
     finally:
         fh.METHODS.pop("mine")
     assert list(found.runs) == ["rgd-hla", "flexlora", "mine"]
@@ -58,11 +58,11 @@ def test_each_run_starts_from_what_was_handed_over(place, caplog):
 
     # Finished runs are kept where the objects are the same, and refused where they are not.
     when = {file: file.stat().st_mtime_ns for file in Path("held/runs").rglob("summary.json")}
-    fh.compare("tiny.yaml", methods, seeds, model=classifier(seed=1)[0], out="held", **objects, **words)
+    fh.compare("tiny.yaml", methods=methods, model=classifier(seed=1)[0], out="held", **objects, **words)
     assert when == {file: file.stat().st_mtime_ns for file in Path("held/runs").rglob("summary.json")}
     with pytest.raises(fh.RunFolderError, match="expected the data in memory that held was made with"):
-        fh.compare("tiny.yaml", methods, seeds, model=model, processor=tokenizer, data=rows[:-1], out="held", **words)
+        fh.compare("tiny.yaml", methods=methods, model=model, processor=tokenizer, data=rows[:-1], out="held", **words)
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.weight[0] += 1
     with pytest.raises(fh.RunFolderError, match="expected the model in memory that held was made with"):
-        fh.compare("tiny.yaml", methods, seeds, model=model, out="held", **objects, **words)
+        fh.compare("tiny.yaml", methods=methods, model=model, out="held", **objects, **words)

@@ -92,7 +92,7 @@ def test_methods_share_partition_start_and_invited_clients_of_a_seed(compared):
 
     def shared(name):
         run = runs[name]
-        invited = [[client["client"] for client in entry["clients"]] for entry in run.rounds()]
+        invited = [[client.client for client in record.report.clients] for record in run.rounds()]
         return (run.path / "clients.json").read_text(), run.summary().start, invited
 
     assert shared(RUNS[0]) == shared(RUNS[2])
@@ -114,7 +114,7 @@ def test_an_unfinished_run_alone_is_made_anew_and_gives_the_same_adapter(copied,
     code, out, _ = call(copied, *ASKED)
     after = content(copied / "cmp")
     assert code == 0
-    assert "run 3 of 4: fed-hello seed 1 had not finished and is made anew" in out
+    assert "run 3 of 4: fed-hello seed 1 had not finished and is started again" in out
     assert out.count("kept from before") == 3
     assert changed(before, after) == {RUNS[1]}  # its times differ
     assert {path for path in before if "adapter" in path.parts and before[path] != after[path]} == set()
@@ -270,7 +270,7 @@ def test_the_configurations_own_method_and_tiers_are_still_checked():
 
 def test_a_speed_that_each_run_would_measure_anew_is_refused():
     base = load_config(None, ["clients.tiers=[{share: 1, seconds: 2}]"])
-    with pytest.raises(ConfigError, match=r"expected a speed beside clients\.tiers\.0\.seconds"):
+    with pytest.raises(ConfigError, match=r"expected a speed with clients\.tiers\.0\.seconds"):
         plan(base, "fed-hello,gd-hla")
 
 
@@ -284,12 +284,12 @@ def test_a_speed_that_each_run_would_measure_anew_is_refused():
         (["--methods", "fed-helo"], "found 'fed-helo'. Did you mean fed-hello?"),
         (["--methods", ""], "with an empty entry"),
         (["--methods", "gd-hla,,rgd-hla"], "with an empty entry"),
-        (["--methods", "gd-hla,gd-hla"], "expected every method once in --methods"),
-        (["--methods", "gd-hla,gd-hla:pattern=bottleneck"], "are the same once all options are filled in"),
+        (["--methods", "gd-hla,gd-hla"], "expected every method once"),
+        (["--methods", "gd-hla,gd-hla:pattern=bottleneck"], "are the same with all options filled in"),
         (["--methods", "gd-hla:patern=triangle"], "unknown key method (gd-hla).patern. Did you mean pattern?"),
         (["--methods", "gd-hla:pattern=circle"], "method (gd-hla).pattern"),
         (["--methods", "gd-hla:triangle"], "expected a method's options such as gd-hla:pattern=triangle"),
-        (["--methods", "gd-hla", "--seeds", "0,0"], "expected every seed once in --seeds; found 0 more than once"),
+        (["--methods", "gd-hla", "--seeds", "0,0"], "expected every seed once; found 0 more than once"),
         (["--methods", "gd-hla", "--seeds", "-1"], "found '-1'"),
         (["--methods", "gd-hla", "--seeds", "one"], "found 'one'"),
         (["--methods", "gd-hla", "--seeds", ""], "with an empty entry"),

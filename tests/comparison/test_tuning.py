@@ -26,7 +26,7 @@ def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(wor
     for run in runs.values():
         config = stored_config(run.path)
         assert config.train.rounds == 2
-        worth[config.train.lr] = sum(entry["validation"]["accuracy"] for entry in run.rounds()) / 2
+        worth[config.train.lr] = sum(record.validation.accuracy for record in run.rounds()) / 2
     best = min(rate for rate in worth if worth[rate] == max(worth.values()))
     tuning = found["tuning"]
     assert (tuning["rates"], tuning["rounds"], tuning["seed"]) == (sorted(worth), 2, 0)
@@ -48,5 +48,5 @@ def test_the_lowest_of_equally_good_rates_is_chosen_and_edges_are_told():
 
 @pytest.mark.parametrize("text", ["1e-3,2e-3,3e-3,4e-3", "1,1,1,1,1,2", "0,1,2,3,4", "a,1,2,3,4", "nan,1,2,3,4", ""])
 def test_a_grid_has_at_least_five_rates(text):
-    with pytest.raises(ConfigError, match="expected --rates to be at least 5 different learning rates"):
+    with pytest.raises(ConfigError, match="expected rates to be at least 5 different learning rates"):
         asked_rates(text)

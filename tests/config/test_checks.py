@@ -62,7 +62,7 @@ def test_a_robust_rule_needs_a_quorum_of_as_many_as_it_bears():
 
 @pytest.mark.parametrize(
     ("words", "why"),
-    [(["model.head=prototypes"], "only a solved head"), (["model.train_head=true"], "trains moves by itself")],
+    [(["model.head=prototypes"], "only a solved head"), (["model.train_head=true"], "trains adapts itself")],
 )
 def test_a_head_that_cannot_follow_the_features_is_not_asked_to(words, why):
     assert why in refusal("model.drift_compensation=true", *words)

@@ -163,7 +163,7 @@ def test_a_dry_run_without_a_network_says_what_it_could_not_check(name, call, tm
     pytest.importorskip("datasets")
     code, out, err = call(tmp_path, "run", EXAMPLES / f"{name}.yaml", "--dry-run")
     assert code == 0, err
-    assert "the configuration is in order" in out
+    assert "the configuration is valid" in out
     assert "not checked, since it must be downloaded first" in out
     with contextlib.suppress(FileNotFoundError):
         assert not list((tmp_path / "runs").iterdir())

@@ -17,7 +17,7 @@ def test_a_configuration_comes_from_a_file_mappings_or_another(workplace, tmp_pa
     paths = fh.load_config(None, {"run.out": tmp_path / "runs", "train.lr": np.float64(0.5)})
     assert (paths.run.out, paths.train.lr) == (str(tmp_path / "runs"), 0.5)
     for wrong in ({"run.out": object()}, {"train.lr": torch.tensor(1.0)}):
-        with pytest.raises(fh.ConfigError, match="that YAML can hold"):
+        with pytest.raises(fh.ConfigError, match="that YAML can represent"):
             fh.load_config(None, wrong)
     with pytest.raises(fh.ConfigError, match="expected a file, mappings or a Config"):
         fh.load_config(5)

@@ -23,7 +23,7 @@ def test_a_run_goes_on_with_overrides_that_change_no_result(stored):
     folder, _ = stored
     assert resumed_config(folder, ["run.keep=1"]).run.keep == 1
     for override in ("run.seed=4", "train.lr=1e-5", "method.warmup=3"):
-        with pytest.raises(ConfigError, match=r"expected overrides that change nothing of the rounds"):
+        with pytest.raises(ConfigError, match=r"expected overrides that do not affect the rounds"):
             resumed_config(folder, [override])
     with pytest.raises(ConfigError, match=r"train\.lr is .* there and 1e-05 here"):
         resumed_config(folder, ["train.lr=1e-5"])

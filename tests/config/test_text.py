@@ -24,14 +24,14 @@ def test_a_number_with_an_exponent_is_no_text():
 
 @pytest.mark.parametrize("text", ["run.name=2024-13-45", "run.name=0b_"])
 def test_values_that_yaml_cannot_build_are_refused(text):
-    with pytest.raises(ConfigError, match="expected YAML in the override"):
+    with pytest.raises(ConfigError, match="expected valid YAML in the override"):
         load_config(None, [text])
 
 
 @pytest.mark.parametrize("content", ["a: [", "a: b: c", "\t- x", "? [a]\n: b\n", "x: !!python/object:os.system {}"])
 def test_a_file_that_is_not_yaml_is_named(file, content):
     path = file(content)
-    assert refusal(path=path).startswith(f"expected YAML in {path}; ")
+    assert refusal(path=path).startswith(f"expected valid YAML in {path}; ")
 
 
 @pytest.mark.parametrize(("content", "kind"), [("- a\n- b\n", "list"), ("text", "str"), ("3", "int")])
@@ -55,7 +55,7 @@ def test_an_override_without_key_or_equals_sign_is_refused(override):
 
 
 def test_an_override_that_is_not_yaml_is_named(file):
-    assert refusal("run.name={a: b").startswith("expected YAML in the override 'run.name={a: b'; ")
+    assert refusal("run.name={a: b").startswith("expected valid YAML in the override 'run.name={a: b'; ")
 
 
 def test_an_override_below_a_value_is_refused(file):

@@ -62,7 +62,7 @@ def test_few_samples_and_an_empty_variable_keep_nothing(place, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_said(place, caplog):
     place.write_text("a file")
     cache.store("key", SAMPLES, cut=0)
-    assert "tokens are not kept" in caplog.text
+    assert "tokens are not cached" in caplog.text
 
 
 def test_the_key_depends_on_tokenizer_settings_and_texts_and_on_nothing_else():

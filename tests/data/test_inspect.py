@@ -51,21 +51,22 @@ def test_columns_are_told_by_name_and_look(values, expected):
 
 def test_several_columns_of_texts_are_asked_about():
     assert question(one=TEXT, two=OTHER, label=CLASS) == (
-        "which column holds the texts: one or two? Give --text one, or --text one --text two for pairs of texts."
+        "expected one column of texts; found several that fit: one, two. Name one as text, or text "
+        "twice, one and two, for pairs of texts."
     )
 
 
 def test_several_columns_of_labels_are_asked_about():
     assert question(text=TEXT, mood=CLASS, place=NUMBER) == (
-        "which column holds the labels: mood or place? Give --label mood."
+        "expected one column of labels; found several that fit: mood, place. Name one as label."
     )
 
 
 def test_columns_that_are_not_there_are_asked_for():
-    assert question(text=TEXT, id=ID) == "which column holds the labels? None looks like it. Give --label COLUMN."
-    assert question(id=ID, label=CLASS) == "which column holds the texts? None looks like it. Give --text COLUMN."
-    assert "--prompt COLUMN" in question(Asked(response="two"), one=TEXT, two=OTHER)
-    assert "--response COLUMN" in question(Asked(prompt="{one}"), one=TEXT, two=OTHER)
+    assert question(text=TEXT, id=ID) == "expected a column of labels; found none that fits. Name it as label."
+    assert question(id=ID, label=CLASS) == "expected a column of texts; found none that fits. Name it as text."
+    assert "Name it as prompt" in question(Asked(response="two"), one=TEXT, two=OTHER)
+    assert "Name it as response" in question(Asked(prompt="{one}"), one=TEXT, two=OTHER)
 
 
 def test_an_answer_decides():
@@ -77,4 +78,4 @@ def test_an_answer_decides():
 
 
 def test_missing_labels_are_no_labels():
-    assert "holds the labels? None" in question(text=TEXT, label=["", *CLASS[1:]])
+    assert "column of labels; found none" in question(text=TEXT, label=["", *CLASS[1:]])

@@ -273,7 +273,7 @@ def test_texts_longer_than_the_model(refused):
 
 def test_a_tier_that_no_client_falls_into(refused):
     tiers = "clients.tiers=[{share: 0.95, blocks: 1}, {share: 0.05, blocks: 2}]"
-    assert "none falls into tier 1" in refused(CONFIG, "run", *SMALL, tiers)
+    assert "none is in tier 1" in refused(CONFIG, "run", *SMALL, tiers)
 
 
 def test_a_device_without_values(refused):

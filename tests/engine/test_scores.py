@@ -120,4 +120,4 @@ def test_what_goes_wrong_at_a_client_or_a_lost_one_is_its_reply_without_sums(tin
         {next(n for n in request.adapter.tensors if "lora_A" in n): torch.full((2, 8), float("nan"))}
     )
     replies = list(local.block_scores(replace(request, adapter=broken)))
-    assert all(reply.sums is None and "finite Fisher scores" in reply.note for reply in replies)
+    assert all(reply.sums is None and "finite gradients" in reply.note for reply in replies)

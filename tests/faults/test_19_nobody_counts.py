@@ -99,7 +99,7 @@ def test_after_so_many_failed_attempts_the_run_ends_with_the_reasons(shaken):
     assert rounds[1]["test"] == rounds[0]["test"], "nothing has changed"
     assert (summary["status"], summary["rounds"], summary["failed_attempts"]) == ("failed", 1, 2)
     assert summary["rejections"] == {"failed": 4}
-    assert "round 2, attempt 2 failed, and nothing has changed: 0 of 2 updates count; the quorum is 2" in log
+    assert "round 2, attempt 2 failed, the state has not changed: 0 of 2 updates count; the quorum is 2" in log
     assert "round 2: 2 of 2 replies do not count: client" in log
 
 

@@ -23,7 +23,7 @@ def check_resumed(processes, place, expected, outcome):
     assert outcome(run) == expected
     if finished > 1 and not ended:
         log = (run / "log.txt").read_text()
-        assert any(f"going on after round {done} of" in log for done in (finished, finished - 1))
+        assert any(f"resumed after round {done} of" in log for done in (finished, finished - 1))
 
 
 @pytest.mark.parametrize("step", [15, 16, 17, 19, 20, 22])

@@ -30,7 +30,7 @@ def test_a_damaged_one_gives_way_to_the_one_before_it(broken, place, processes, 
     assert err.startswith(warning)
     log = (place / "runs" / "r" / "log.txt").read_text()
     assert warning in log
-    assert "going on after round 2 of 3" in log
+    assert "resumed after round 2 of 3" in log
     assert outcome(place / "runs" / "r") == undisturbed(*broken)
 
 
@@ -127,7 +127,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(broken, place, call, outcome)
     before = outcome(place / "runs" / "r")
     code, out, _ = call(place, "resume", "runs/r")
     assert code == 0
-    assert out == "runs/r has finished all its rounds; there is nothing to go on with\n"
+    assert out == "runs/r has finished all its rounds; there is nothing to resume\n"
     code, out, _ = call(place, "resume", "runs/r", "--json")
     assert json.loads(out) == json.loads((place / "runs" / "r" / "summary.json").read_text())
     assert outcome(place / "runs" / "r") == before

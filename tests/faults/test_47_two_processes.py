@@ -30,7 +30,7 @@ def test_the_second_refuses_and_the_first_goes_on(place, processes, until):
     # Who is named in the lock is dead now.
     assert str(first) in (place / "runs" / "r" / ".lock").read_text()
     third = processes.start(place, "resume", "runs/r")
-    until(lambda: "going on after round" in (place / "runs" / "r" / "log.txt").read_text())
+    until(lambda: "resumed after round" in (place / "runs" / "r" / "log.txt").read_text())
     assert re.fullmatch(f"process {third} on .*\n", (place / "runs" / "r" / ".lock").read_text())
     processes.kill(third)
 

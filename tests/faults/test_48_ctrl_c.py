@@ -40,7 +40,7 @@ def test_once(place, processes, until, undisturbed, outcome, number):
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     newest = max(file.name for file in (run / "checkpoints").iterdir())
     assert newest == f"checkpoint-{summary['rounds']:06}.safetensors"  # although it was not yet due
-    assert "go on with: fedhello resume runs/r\n" in (place / "out").read_text()
+    assert "resume with: fedhello resume runs/r\n" in (place / "out").read_text()
     assert processes.call(place, "resume", "runs/r")[0] == 0
     assert outcome(run) == undisturbed(*WORDS)
 
@@ -60,7 +60,7 @@ def test_quiet_runs_say_how_to_go_on_too(place, processes, until):
     pid = processes.start(place, "run", "tiny.yaml", *WORDS, "--json")
     until(lambda: rounds.exists() and rounds.read_text())
     assert processes.kill(pid, signal.SIGINT) == 130
-    assert (place / "err").read_text().endswith("interrupted; go on with: fedhello resume runs/r\n")
+    assert (place / "err").read_text().endswith("interrupted; resume with: fedhello resume runs/r\n")
     assert json.loads((place / "out").read_text())["status"] == "interrupted"
 
 

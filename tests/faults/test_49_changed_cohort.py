@@ -12,7 +12,7 @@ def test_other_data_are_noted_and_the_run_goes_on(broken, place, call):
     newest.unlink()
     code, _, err = call(place, "resume", "runs/r", "--quiet")
     assert code == 0
-    note = "the clients are not those that the run began with: "
+    note = "the clients are not those that the run started with: "
     assert err.startswith(f"note: {note}")
     assert "has other data or another tier" in err
     summary = json.loads((place / "runs" / "r" / "summary.json").read_text())

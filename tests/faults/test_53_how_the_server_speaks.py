@@ -69,18 +69,18 @@ def test_a_server_that_is_away_again_is_no_error(ca, keys):
 
 
 def test_plain_text_to_a_server_with_keys(keys):
-    with listening(tls(keys / "ours")) as port, pytest.raises(EngineError, match=r"expected --ca .* speaks TLS; found"):
+    with listening(tls(keys / "ours")) as port, pytest.raises(EngineError, match=r"expected ca .* uses TLS; found"):
         Connection("localhost", port).check()
 
 
 def test_tls_to_a_server_without_keys(keys):
-    with listening(plain) as port, pytest.raises(EngineError, match=r"it speaks without.*leave out --ca"):
+    with listening(plain) as port, pytest.raises(EngineError, match=r"it uses none.*leave out ca"):
         Connection("localhost", port, keys / "ours" / "ca.crt").check()
 
 
 def test_a_file_that_is_no_certificate(keys, tmp_path):
     (tmp_path / "ca.crt").write_text("no certificate")
-    with pytest.raises(ConfigError, match=r"expected --ca to be the server's certificate"):
+    with pytest.raises(ConfigError, match=r"expected ca \(--ca\) to be the server's ca"):
         Connection("localhost", 1, tmp_path / "ca.crt").check()
 
 

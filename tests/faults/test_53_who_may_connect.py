@@ -29,7 +29,7 @@ def test_only_clients_with_a_known_key_take_part_and_no_secret_is_said(workplace
         net.client(1, "--blocks", 2, name="plain")
         net.wait_for(lambda: "the connection ended" in net.said("stranger"), what="the stranger's refusal")
         assert net.end("plain") == EngineError.exit_code
-        assert "speaks TLS" in net.said("plain")
+        assert "uses TLS" in net.said("plain")
         net.client(1, *own, "--key", "keys/madrid")
         assert net.end("server") == 0, net.all_said()
         took_part = [entry["facts"]["name"] for entry in json.loads((net.run / "clients.json").read_text())["clients"]]

@@ -42,7 +42,7 @@ def base():
 
 def attached():
     source = FoundationModel(base(), None, ModelSource("golden", "golden"))
-    return attach_lora(source, classes=3, rank=2, alpha=1, dropout=0.0, targets="attention-qv", seed=0)
+    return attach_lora(source, num_labels=3, rank=2, alpha=1, dropout=0.0, targets="attention-qv", seed=0)
 
 
 def logits(module):

@@ -29,7 +29,7 @@ def speaker():
             max_position_embeddings=32, pad_token_id=0, tie_word_embeddings=True,
         )  # fmt: skip
         base = FoundationModel(LlamaForCausalLM(config), None, ModelSource("tiny", "tiny"), "causal-lm")
-    model = attach_lora(base, classes=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     values = model.snapshot(share_head=True).tensors
     generator = torch.Generator().manual_seed(1)
     model.write({name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in values.items()})

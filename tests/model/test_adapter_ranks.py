@@ -26,7 +26,7 @@ def attached(base, targets="attention-qv"):
     """LoRA of rank 2 with the scale 1/2, so that a scale forgotten or used twice shows."""
     source = ModelSource("tiny", "tiny")
     return attach_lora(
-        FoundationModel(base, None, source), classes=3, rank=2, alpha=1, dropout=0.0, targets=targets, seed=0
+        FoundationModel(base, None, source), num_labels=3, rank=2, alpha=1, dropout=0.0, targets=targets, seed=0
     )
 
 

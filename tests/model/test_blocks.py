@@ -204,10 +204,10 @@ def test_one_list_of_blocks_is_found():
 def test_blocks_that_share_weights_are_refused():
     once, model = block(), nn.Module()
     model.layers = nn.ModuleList([block(), once, once])
-    with pytest.raises(ModelError, match=r"layers\.1 and layers\.2 share theirs"):
+    with pytest.raises(ModelError, match=r"layers\.1 and layers\.2 share weights"):
         find_blocks(model)
     inside = [nn.Sequential(*block()) for _ in range(2)]
     inside[1][0].weight = inside[0][0].weight
     model.layers = nn.ModuleList(inside)
-    with pytest.raises(ModelError, match=r"layers\.0 and layers\.1 share theirs"):
+    with pytest.raises(ModelError, match=r"layers\.0 and layers\.1 share weights"):
         find_blocks(model)

@@ -44,7 +44,7 @@ def trained(place, kind, pooling):
         torch.manual_seed(0)
         (saved_text_model if kind == "text-classification" else saved_image_model)(place / "base")
     base = load_foundation(resolve(str(place / "base")), kind, LABELS, seed=0, pooling=pooling)
-    model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     rng = torch.Generator().manual_seed(1)
     values = model.snapshot(share_head=True).tensors
     model.write({name: 0.5 * torch.randn(value.shape, generator=rng) for name, value in values.items()})

@@ -76,5 +76,5 @@ def test_features_that_are_not_finite_are_followed_by_nothing(drift):
 def test_a_head_that_was_solved_from_nothing_cannot_follow(drift):
     found, adapter, _, _ = drift
     found.state = None
-    with pytest.raises(RuntimeError, match=r"expected begin\(\)"):
+    with pytest.raises(RuntimeError, match=r"expected a call of begin\(\)"):
         found(adapter)

@@ -144,7 +144,7 @@ def save_model(folder, family, kind="text-classification", classes=7, pad="<pad>
 
 def attached(base: FoundationModel, targets: Any = "attention", rank=2, **options: Any) -> LoraModel:
     classes = None if base.kind == "causal-lm" else CLASSES
-    return attach_lora(base, classes=classes, rank=rank, alpha=4, dropout=0.0, targets=targets, seed=0, **options)
+    return attach_lora(base, num_labels=classes, rank=rank, alpha=4, dropout=0.0, targets=targets, seed=0, **options)
 
 
 def inputs(kind):
@@ -197,7 +197,7 @@ def test_parts_are_found(case):
     assert per_block == [family.linear] * 3
     if kind == "causal-lm":
         assert (model.head_names, model.logits_path) == ((), None)
-        with pytest.raises(ModelError, match="language model, which has none"):
+        with pytest.raises(ModelError, match="language model, which has no head"):
             _ = model.num_labels
     else:
         heads = {name.removeprefix("base_model.model.").split(".")[0] for name in model.head_names}

@@ -15,7 +15,7 @@ from fedhello.model.sources import resolve
 def speaker(make_speaker, tmp_path):
     make_speaker(tmp_path, ["one", "two", "three", "four"], blocks=2)
     base = load_foundation(resolve(str(tmp_path)), "causal-lm", (), seed=0)
-    model = attach_lora(base, classes=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     generator = torch.Generator().manual_seed(1)
     model.write({name: torch.randn(v.shape, generator=generator) for name, v in model.read(model.block_of).items()})
     words = torch.arange(4) + len(model.tokenizer) - 4

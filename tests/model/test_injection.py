@@ -15,7 +15,7 @@ def test_projections_outside_the_blocks_get_no_adapter():
     )
     model.bert.value = nn.Linear(8, 8)
     base = FoundationModel(model, None, ModelSource("tiny", "tiny"))
-    lora = attach_lora(base, classes=4, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    lora = attach_lora(base, num_labels=4, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     assert len(lora.block_of) == 2 * 4 + 2
     assert not any("bert.value" in name for name in lora.block_of)
 

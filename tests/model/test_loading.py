@@ -107,7 +107,7 @@ def test_an_image_processor_is_loaded_where_there_is_one(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     base = load_foundation(resolve(str(tmp_path)), IMAGES, LABELS, 0)
     assert dict(base.processor.size) == {"height": 8, "width": 8}
-    model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     assert model.takes_images and model.image_shape == (3, 8, 8)
     save_merged(model, tmp_path / "merged")
     assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
@@ -132,7 +132,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_running_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "odd.py").write_text("raise SystemExit('ran')")
     assert resolve(str(tmp_path)).arguments["trust_remote_code"] is False  # else a terminal is asked
-    with pytest.raises(ModelError, match="comes with code of its own, which is never run here"):
+    with pytest.raises(ModelError, match="needs code of its own, which fedhello never runs"):
         load_foundation(resolve(str(tmp_path)), IMAGES, LABELS, 0)
 
 
@@ -155,7 +155,7 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
     source = saved(LLAMA, of=AutoModelForCausalLM if kind == LM else AutoModelForSequenceClassification)
     base = load_foundation(source, kind, LABELS, 0, quantisation="8bit")
     classes = None if kind == LM else 3
-    model = attach_lora(base, classes=classes, rank=2, alpha=2, dropout=0.0, targets="all-linear", seed=0)
+    model = attach_lora(base, num_labels=classes, rank=2, alpha=2, dropout=0.0, targets="all-linear", seed=0)
     kinds = {p.dtype for n, p in model.module.named_parameters() if n.endswith("base_layer.weight")}
     assert kinds == {torch.int8}
     model.write({name: torch.rand_like(value) for name, value in model.read(model.block_of).items()})
@@ -163,7 +163,7 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
     assert {p.dtype for p in live} == {torch.float32}
     loss = model.module(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.square().sum()
     assert all(bool(g.any()) and bool(g.isfinite().all()) for g in torch.autograd.grad(loss, live))
-    with pytest.raises(ModelError, match=r"quantised \(8bit\)\. Export the adapter without --merge"):
+    with pytest.raises(ModelError, match=r"quantised \(8bit\)\. Export the form adapter instead"):
         save_merged(model, tmp_path / "merged")
 
 
@@ -172,7 +172,7 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
 @pytest.mark.filterwarnings("ignore")
 def test_smollm2_completes_a_sentence_and_can_be_saved(tmp_path):
     base = load_foundation(resolve("embedded:smollm2"), LM, (), 0)
-    model = attach_lora(base, classes=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=None, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     assert model.blocks.count == 30 and model.head_names == ()
     batch = model.tokenizer("The capital of France is", return_tensors="pt")
     assert model.tokenizer.decode(model.module(**batch).logits[0, -1].argmax()) == " Paris"

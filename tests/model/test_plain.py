@@ -116,11 +116,11 @@ def test_a_plain_module_does_all_that_a_model_of_transformers_does(case):
     inputs = [rows[i][0] if isinstance(rows[i], tuple) else rows[i]["x"] for i in range(4)]
     found = [one.probability for one in run.predict(inputs, probabilities=True)]
     scores = run.evaluate()
-    assert scores["test"]["accuracy"] == run.summary.final > 0.4
+    assert scores.test.accuracy == run.summary.final > 0.4
     assert all(torch.equal(value, frozen[name]) for name, value in base_weights(run).items())
 
     # In another process, with the module made anew.
-    with pytest.raises(fh.ModelError, match="which a program had in memory"):
+    with pytest.raises(fh.ModelError, match="which was passed as an object"):
         fh.load_run(run.path).predict(inputs)
     again = fh.load_run(run.path, model=made(kind, **how), data=rows)
     assert [one.probability for one in again.predict(inputs)] == pytest.approx(found, abs=1e-6)
@@ -179,12 +179,12 @@ def test_a_comparison_of_a_plain_module_leaves_it_as_it_is():
     module = made(Chained)
     before = copy.deepcopy(module.state_dict())
     words = {"model.head_module": "classifier", "data.proxy": 0, "train.rounds": 1}
-    found = fh.compare(CONFIG, ["rgd-hla", "fedra"], [0], overrides=words, model=module, data=numbers())
+    found = fh.compare(CONFIG, words, methods=["rgd-hla", "fedra"], seeds=[0], model=module, data=numbers())
     assert list(found.runs) == ["head-only", "server-only", "rgd-hla", "fedra"]
     after = module.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
-    again = fh.compare(CONFIG, ["rgd-hla", "fedra"], [0], overrides=words, model=module, data=numbers())
+    again = fh.compare(CONFIG, words, methods=["rgd-hla", "fedra"], seeds=[0], model=module, data=numbers())
     assert again.runs["rgd-hla"][0].summary == found.runs["rgd-hla"][0].summary
 
 
@@ -215,7 +215,7 @@ class Wrong(Network):
     [
         ("batch norm", {}, r"no batch normalisation with running statistics .* found stem\.1"),
         ("no blocks", {}, "expected a transformer with a list of blocks"),
-        ("two heads", {}, "whose path ends like that of the head"),
+        ("two heads", {}, "whose path ends with that of the head"),
         ("raises", {}, "it raised ValueError: no such thing"),
         ("scaled", {}, "to return what its layer classifier makes"),
         ("a mapping", {}, "expected Wrong to return one tensor.* found a dict"),
@@ -223,10 +223,10 @@ class Wrong(Network):
         ("", {"model.head_module": "stem"}, r"a linear layer with 3 outputs of Wrong.* one with 8 at 'stem'"),
         ("", {"model.head_module": "head"}, r"found none at 'head'"),
         ("", {"model.head_module": None, "model.pooling": "mean"}, r"found \(b, 3\) with model\.pooling=mean"),
-        ("", {"model.pooling": "mean"}, "expected model.pooling=auto beside model.head_module"),
+        ("", {"model.pooling": "mean"}, "expected model.pooling=auto with model.head_module"),
         ("", {"model.lora.targets": "attention-qv"}, "or set it to all-linear"),
-        ("", {"data.tensor": None}, "expected data.tensor beside model.head_module"),
-        ("", {"data.tensor": None, "model.head_module": None}, "plain module is called with is named in data.tensor"),
+        ("", {"data.tensor": None}, "expected data.tensor together with model.head_module"),
+        ("", {"data.tensor": None, "model.head_module": None}, "plain module, name the column in data.tensor"),
         ("", {"clients.tiers": [{"share": 1, "memory": "1GB"}]}, "whose bytes and seconds are not predicted"),
     ],
 )

@@ -54,7 +54,7 @@ def random_model(auto, config, **values):
 
 def classifier(source, kind="text-classification", pooling="auto", targets="attention-qv"):
     base = load_foundation(source, kind, LABELS, seed=0, pooling=pooling)
-    return attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets=targets, seed=0)
+    return attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets=targets, seed=0)
 
 
 def features_of(model, **inputs):

@@ -28,7 +28,7 @@ def test_a_hub_id_is_pinned_to_the_commit_that_is_loaded(saved, tmp_path, monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     base = load_foundation(resolve("some/model"), TEXT, LABELS, 0)
     assert base.source == ModelSource("some/model", "some/model", commit)
-    model = attach_lora(base, classes=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
+    model = attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets="attention-qv", seed=0)
     save_adapter(model, tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("some/model", commit)

@@ -25,6 +25,7 @@ from fedhello.model.statistics import (
     longest_pooled,
     packed,
     plus,
+    scaled_to,
     unpacked,
     without,
 )
@@ -198,3 +199,27 @@ def test_sums_that_cannot_be_are_refused(change, reason):
     with pytest.raises(UpdateError) as found:
         check_sums(change(sums), len(h), longest_pooled(D))
     assert found.value.reason == reason
+
+
+def test_counts_in_classes_that_a_client_did_not_declare_are_refused():
+    h, y = samples(0)
+    sums = head_sums(h, y, CLASSES, StatisticsSettings())
+    declared = sorted(set(y.tolist()))
+    check_sums(sums, len(h), longest_pooled(D), declared)
+    with pytest.raises(UpdateError, match="expected counts in the declared classes") as found:
+        check_sums(sums, len(h), longest_pooled(D), declared[1:])
+    assert found.value.reason == "wrong count"
+
+
+@pytest.mark.parametrize("moments", ALL, ids=lambda m: m.kind)
+def test_sums_beyond_the_cap_count_as_those_of_fewer_samples_by_one_factor(moments):
+    """A client's means, and so its part of the head, stay; what it weighs does not."""
+    h, y = samples(0)
+    sums = head_sums(h, y, CLASSES, StatisticsSettings(moments))
+    half = scaled_to(sums, len(h) // 2)
+    assert float(half.counts.sum()) == len(h) // 2
+    factor = (len(h) // 2) / len(h)
+    for name in ("counts", "features", "moments"):
+        assert torch.equal(getattr(half, name), getattr(sums, name).double() * factor)
+    assert torch.equal(half.cells, sums.cells)
+    assert scaled_to(sums, len(h)) is sums and scaled_to(sums, None) is sums

@@ -26,3 +26,12 @@ def told(place):
     config = config_of(place)
     loaded = load(config)
     return json.loads(_invitation(loaded, "r")["config"]), list(loaded.data.label_names)
+
+
+@pytest.fixture
+def grid(monkeypatch):
+    """Flower's nodes, all in this process."""
+    pytest.importorskip("flwr", reason="needs the extra flower")
+    from flower_grid import LocalGrid
+
+    return LocalGrid(monkeypatch)

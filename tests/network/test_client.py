@@ -39,9 +39,9 @@ def test_a_label_that_the_federation_does_not_know_is_an_error_at_the_client(pla
 
 def test_a_client_takes_no_path_from_the_server(place, told):
     raw, labels = told
-    with pytest.raises(ModelError, match="expected --model"):
+    with pytest.raises(ModelError, match="expected the model's folder"):
         prepare_client(ClientOptions("a", "texts.csv"), raw, labels)
-    with pytest.raises(ConfigError, match="expected --data besides --part"):
+    with pytest.raises(ConfigError, match=r"expected data \(--data\) with a part"):
         prepare_client(ClientOptions("a", part=0, model="tiny"), raw, labels)
     raw["data"]["test"] = "/etc/passwd"
     with pytest.raises(ConfigError, match="found names"):

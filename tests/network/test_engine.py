@@ -100,6 +100,7 @@ def test_a_client_without_sums_is_left_out_and_noted(world):
         ("moments", lambda value: value.long() + 2**60),
         ("moments", lambda value: value.long() - 2**60),
         ("moments", lambda value: value[:-1]),
+        *[("features", lambda value, odd=odd: value * 0.0 + odd) for odd in (1e38, 3e38, float("inf"), float("nan"))],
     ],
 )
 def test_sums_that_no_such_samples_have_are_left_out(world, name, change):

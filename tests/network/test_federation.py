@@ -28,7 +28,7 @@ def test_a_server_is_given_what_the_configuration_and_the_caller_say(place, monk
     assert (config.run.engine, config.train.rounds, options.port) == ("flower", 3, 9)
     assert callbacks[-1] is watching
     assert [type(one).__name__ for one in callbacks[:-1]] == ["Progress"]
-    with pytest.raises(fh.ConfigError, match="expected --local to be at least 1"):
+    with pytest.raises(fh.ConfigError, match=r"expected local \(--local\) to be at least 1"):
         fh.serve("tiny.yaml", local=0)
 
 

@@ -110,7 +110,7 @@ def test_training_what_is_frozen_is_an_error_and_the_model_is_not_taken_again():
     allotted = flower.prepare(model, message(Allocation((2,))))
     model.requires_grad_(True)
     step(model)
-    with pytest.raises(UpdateError, match="train nothing but what is allocated"):
+    with pytest.raises(UpdateError, match="train only allocated tensors"):
         allotted.arrays()
     with pytest.raises(ModelError, match="frozen weights of the server"):
         flower.prepare(model, message(Allocation((2,))))
@@ -139,7 +139,7 @@ def test_other_frozen_weights_and_other_messages_are_refused():
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (torch.nn.Linear(2, 2), "a model of transformers"),
+        (torch.nn.Linear(2, 2), "expected head= to name"),
         (BertModel(CONFIG), "a model with a head"),
         (flower.with_lora(plain()), "a model without adapters"),
     ],
@@ -175,3 +175,54 @@ def test_batches_for_scores_are_those_of_transformers_and_no_more_than_asked_for
     for odd in ([(1, 2)], [{"img": torch.zeros(1)}]):
         with pytest.raises(DataError, match="a mapping with the model's inputs and labels"):
             list(as_batches(odd))
+
+
+class Net(torch.nn.Module):
+    """A plain transformer: called with one tensor, it returns logits."""
+
+    def __init__(self):
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.body = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.classifier = torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.classifier(self.body(x).mean(dim=1))
+
+
+def plain_net(**more):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return flower.with_lora(Net(), rank=2, targets=["linear1", "linear2"], **more)
+
+
+def test_a_plain_module_trains_what_is_allocated_and_its_adapter_counts_in_evaluation():
+    x, y = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    model = plain_net(head="classifier")
+    head = model.classifier.weight.detach().clone()
+    before = model.eval()(x).detach()
+    allotted = flower.prepare(model, message(Allocation((1,)), plain_net(head="classifier")))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(2):
+        torch.nn.functional.cross_entropy(model.train()(x), y).backward()
+        optimizer.step()
+    found = allotted.arrays()
+    assert {adapted(model).lora.block_of[name] for name in found} == {1, None}
+    assert not torch.equal(model.classifier.weight.detach(), head)
+    with torch.no_grad():
+        trained = model.eval()(x)
+        model.train()
+        assert torch.allclose(trained, model(x), atol=1e-6)  # torch's fast path would leave the adapter out
+    assert not torch.allclose(trained, before)
+
+
+def test_a_plain_module_needs_the_path_of_its_head():
+    with pytest.raises(
+        ModelError,
+        match=r"expected head= to name the linear layer of Net that makes logits; found 'x'. .*classifier \(3\)",
+    ):
+        plain_net(head="x")
+    with pytest.raises(ModelError, match="found None"):
+        plain_net()
+    with pytest.raises(ModelError, match="beside a plain module alone; found it beside a BertFor"):
+        flower.with_lora(plain(), head="classifier")

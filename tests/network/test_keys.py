@@ -177,16 +177,16 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("hosts", "sentence"),
     [
-        ((), "expected --host, a name or address"),
+        ((), "expected a host (--host), a name or address"),
         (["localhost:8000"], "without port; found 'localhost:8000'"),
         (["*.example.org"], r"found '\*\.example\.org'"),
-        (["exämple.org"], "expected --host to be a name"),
-        (["a..b"], "expected --host to be a name"),
-        (["-a.org"], "expected --host to be a name"),
-        ([""], "expected --host to be a name"),
-        (["a" * 64], "expected --host to be a name"),
-        (["localhost", "0.0.0.0"], "0.0.0.0 only says where it listens"),
-        (["::"], ":: only says where it listens"),
+        (["exämple.org"], "expected the host (--host) to be a name"),
+        (["a..b"], "expected the host (--host) to be a name"),
+        (["-a.org"], "expected the host (--host) to be a name"),
+        ([""], "expected the host (--host) to be a name"),
+        (["a" * 64], "expected the host (--host) to be a name"),
+        (["localhost", "0.0.0.0"], "0.0.0.0 is only an address to listen on"),
+        (["::"], ":: is only an address to listen on"),
     ],
 )
 def test_hosts_that_cannot_be_certified_are_refused(hosts, sentence, tmp_path):
@@ -197,7 +197,7 @@ def test_hosts_that_cannot_be_certified_are_refused(hosts, sentence, tmp_path):
 
 @pytest.mark.parametrize("days", [0, -1, 3651])
 def test_days_out_of_bounds_are_refused(days, tmp_path):
-    with pytest.raises(ConfigError, match=f"expected --days between 1 and 3650; found {days}"):
+    with pytest.raises(ConfigError, match=rf"expected days \(--days\) between 1 and 3650; found {days}"):
         make_server_keys(HOSTS, days, tmp_path / "keys")
 
 

@@ -1,13 +1,18 @@
 """A run over a network, with workers in this process: the same code as with Flower, without its processes."""
 
 import json
+import re
+import struct
+import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from fedhello.engine.wire import seal
 from fedhello.errors import ConfigError, QuorumError, RunFolderError
-from fedhello.network.server import _check_folder, _invitation, play_over
+from fedhello.methods import METHODS
+from fedhello.network.server import _check_folder, _invitation, play_over, served
 from fedhello.runs.folder import RunFolder
 from fedhello.setup.prepare import load
 from network import config_of, network_of
@@ -47,14 +52,14 @@ def test_clients_score_over_a_network_as_in_one_process(place, call):
     words = ["data.proxy=0", "method={name: fim-hla, scores: clients, refresh: 1, score_samples: 6}"]
     folder, summary = play_network(network_of(), config_of(place, *words))
     assert call(place, "run", "net.yaml", "run.name=here", "--quiet", *words)[0] == 0
-    there, here = RunFolder(folder.path).rounds(), RunFolder(place / "runs" / "here").rounds()
+    there, here = ([r.report for r in RunFolder(one).rounds()] for one in (folder.path, place / "runs" / "here"))
     assert len(there) == summary["rounds"] > 0
     for a, b in zip(there, here, strict=True):
-        assert a["scores"] == pytest.approx(b["scores"], rel=1e-5)
-        assert a["scored"] is b["scored"] is True
-        assert a["score_bytes_up"] == b["score_bytes_up"] > 0
-        assert a["score_bytes_down"] == b["score_bytes_down"] > 0
-        assert a["flags"] == []
+        assert a.scores == pytest.approx(b.scores, rel=1e-5)
+        assert a.scored is b.scored is True
+        assert a.score_bytes_up == b.score_bytes_up > 0
+        assert a.score_bytes_down == b.score_bytes_down > 0
+        assert a.flags == ()
 
 
 def test_a_server_that_was_stopped_goes_on_with_the_same_clients_to_the_same_adapter(place):
@@ -127,3 +132,51 @@ def test_a_finished_run_is_not_played_again_and_without_a_name_another_folder_is
         _check_folder(RunFolder(place / "runs" / "net"))
     (place / "runs" / "net").rename(place / "runs" / "rgd-hla-seed0-flower")
     assert config_of(place, "run.name=null").run.name == "rgd-hla-seed0-flower-2"
+
+
+OWN = """
+import fedhello as fh
+
+def last(context: fh.AllocationContext, *, count: int = 1) -> fh.Allocation:
+    L = context.federation.num_blocks
+    return fh.Allocation(tuple(range(L - count, L)))
+
+mine = fh.Method("mine", "the last blocks", "-", allocate=last)
+"""
+
+
+def test_a_method_of_ones_own_runs_on_the_server_and_clients_are_not_told_of_it(place):
+    (place / "own.py").write_text(OWN)
+    try:
+        config = served(config_of(place, "method={name: 'own:mine', count: 2}", "run.name=mine"))
+        assert json.loads(_invitation(load(config), "r")["config"])["method"]["name"] == "full"
+        folder, summary = play_network(network_of(), config)
+    finally:
+        METHODS.pop("own:mine", None)
+        sys.modules.pop("own", None)
+    assert summary["status"] == "finished"
+    L = len(summary["tiers"][0]["blocks_trained"])
+    trained = {tuple(one["blocks"]) for record in folder.rounds() for one in record["clients"]}
+    assert trained == {(L - 2, L - 1)}
+
+
+def test_a_client_that_states_too_many_samples_is_capped_over_a_network_and_it_is_said(place):
+    """Its update and its head statistics weigh as many samples as the cap allows."""
+    network = network_of()
+
+    def overstated(reply):
+        facts = json.loads(reply["facts"])
+        return {**reply, "facts": json.dumps({**facts, "samples": 2**31 - 1})}
+
+    def louder(reply):
+        payload = reply["update"]
+        _, length, _ = struct.unpack_from("<4sI32s", payload)
+        header, tensors = payload[40 : 40 + length], payload[40 + length :]
+        return {"update": seal(re.sub(rb'"samples":\d+', b'"samples":%d' % (2**31 - 1), header), tensors)}
+
+    network.faults["part-001", "join"] = [overstated]
+    network.faults["part-001", "train"] = [louder, louder]
+    folder, summary = play_network(network, config_of(place, "defence.max_share=2", "run.name=overstated"))
+    said = "of the 2,147,483,647 samples that it states, since defence.max_share limits it"
+    assert [note for note in summary["notes"] if "head statistics of client 1 count as" in note and said in note]
+    assert any("client 1 weighs as" in flag and said in flag for record in folder.rounds() for flag in record["flags"])

@@ -5,7 +5,7 @@ import pytest
 from fedhello.errors import ConfigError, DataError, EngineError
 from fedhello.network.client import ClientOptions, prepare_client
 from fedhello.network.server import _invitation
-from fedhello.network.worker import Worker
+from fedhello.network.worker import FIELDS, Worker
 from fedhello.setup.prepare import load
 from network import config_of
 
@@ -71,3 +71,19 @@ def test_what_nobody_foresaw_is_one_sentence_too(place):
     assert "; TypeError: first line second. If this machine" in str(worker.failure)
     worker.answer("bye", {})
     assert worker.ended == "nobody said how"
+
+
+@pytest.mark.parametrize("kind", ["sums", "scores", "train"])
+def test_a_message_with_missing_or_odd_fields_is_refused_with_a_code_and_the_worker_goes_on(place, kind):
+    worker = Worker(lambda raw, labels: prepare_client(ClientOptions("a", "texts.csv", model="tiny"), raw, labels))
+    worker.answer("join", _invitation(load(config_of(place)), "r"))
+    whole = {"client": 0, "run": "r", "task": b"x", "seconds": 9.0, "samples": 1, "batch_size": 1}
+    whole = {name: whole[name] for name in FIELDS[kind]}
+    wrong = [{k: v for k, v in whole.items() if k != name} for name in whole]
+    wrong += [whole | {name: odd} for name in whole for odd in (None, [1], float("nan"), -1)]
+    wrong += [whole | {"adapter": 10**12}]
+    for fields in wrong:
+        reply = worker.answer(kind, fields)
+        assert reply["error"] == "malformed" and "\n" not in reply["detail"], fields
+    assert worker.failure is None
+    assert "sums" in worker.answer("sums", {"client": 0, "run": "r"})

@@ -42,8 +42,8 @@ def test_the_default_target_is_not_below_what_the_best_method_begins_with(made_u
     found = compared(runs)
     assert (found.target, found.target_is_start) == (pytest.approx(0.8), True)  # fed-hello's, the best at the end
     assert tables.sentences(found)[0] == (
-        "The target is a test accuracy of 0.8000: what the best method begins with, since 98 % of the best method's "
-        "mean of the last 5 rounds is less."
+        "The target is a test accuracy of 0.8000: the best method's accuracy before training, since 98 % of the best "
+        "method's mean of the last 5 rounds is less."
     )
     assert not compared(runs, target=0.5).target_is_start
 

@@ -133,7 +133,7 @@ def test_where_there_is_no_file_there_are_no_terms(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (json.dumps(WRITTEN | {"format": 2}), "it is of format 2, and this fedhello reads 1 or earlier"),
+        (json.dumps(WRITTEN | {"format": 2}), "it is of format 2; this version of fedhello reads 1 or earlier"),
         (json.dumps(WRITTEN | {"tuning": {"seed": 0}}), "tuning.rounds"),
         ("[]", "no attribute"),
         ("{", "Expecting property name"),

@@ -126,7 +126,7 @@ def test_a_class_that_nobody_is_left_with_changes_nothing(copied, workplace, cal
 
 def test_unknown_and_forgotten_clients_are_refused(copied, workplace, call):
     code, _, err = call(workplace, "forget", copied, "--client", 4)
-    assert (code, "one of the run's clients, 0 to 3; found 4" in err) == (2, True)
+    assert (code, "expected clients of the run, 0 to 3; found 4" in err) == (2, True)
     assert call(workplace, "forget", copied, "--client", 0)[0] == 0
     code, _, err = call(workplace, "forget", copied, "--client", 0)
     assert (code, "client 0 is" in err) == (2, True)

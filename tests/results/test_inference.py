@@ -77,9 +77,9 @@ def test_images_are_scored_in_every_form(tmp_path, monkeypatch):
     digits = load_digits()
     pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
     found = run.evaluate("embedded:digits")
-    assert found["samples"] == {"data": len(pixels)}
+    assert found.samples == len(pixels)
     rows = [{"image": image, "label": int(label)} for image, label in zip(pixels, digits.target, strict=True)]
     assert run.evaluate(rows) == run.evaluate([(row["image"], row["label"]) for row in rows]) == found
     z = logits(run.session.model, run.session.server.test)
     right = float((z.argmax(dim=1).numpy() == run.session.server.test.labels).mean())
-    assert run.evaluate()["test"]["accuracy"] == right
+    assert run.evaluate().test.accuracy == right

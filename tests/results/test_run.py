@@ -74,8 +74,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_other_data_are_scored_as_the_runs_own_whatever_their_form(run, form):
     own, found = run.evaluate(), run.evaluate(FORMS[form]())
-    assert found == {"data": own["test"], "samples": {"data": 4}}
-    assert own["test"]["accuracy"] == run.summary.final
+    assert found == own.test
+    assert (found.samples, found.accuracy) == (4, run.summary.final)
 
 
 def test_labels_are_told_by_name_and_every_sample_counts(run):
@@ -83,12 +83,12 @@ def test_labels_are_told_by_name_and_every_sample_counts(run):
         "text": [text for text, _ in TEST],
         "label": [one.label for one in run.predict([text for text, _ in TEST])],
     }
-    assert run.evaluate(right)["data"]["accuracy"] == 1
+    assert run.evaluate(right).accuracy == 1
     wrong = right | {"label": [{"fruit": "metal", "metal": "fruit"}[label] for label in right["label"]]}
-    assert run.evaluate(wrong)["data"]["accuracy"] == 0
+    assert run.evaluate(wrong).accuracy == 0
     thrice = {name: [*right[name], *right[name], *wrong[name]] for name in HEADER}
-    assert run.evaluate(thrice)["data"]["accuracy"] == pytest.approx(2 / 3)
-    assert run.evaluate({"text": ["tin"], "label": ["metal"]})["samples"] == {"data": 1}  # of one class alone
+    assert run.evaluate(thrice).accuracy == pytest.approx(2 / 3)
+    assert run.evaluate({"text": ["tin"], "label": ["metal"]}).samples == 1  # of one class alone
     with pytest.raises(fh.DataError, match=r"fruit, metal; row 1 of the data is labelled 'wood'"):
         run.evaluate({"text": ["oak"], "label": ["wood"]})
     with pytest.raises(fh.DataError, match=r"row 2 of the data is labelled '0'"):
@@ -122,7 +122,7 @@ def test_one_model_of_several_is_scored_on_other_data(place):
     for name in ("client-0", "client-3"):
         said = [one.label for one in run.predict([text for text, _ in TEST], model=name)]
         right = np.mean([label == its for label, (_, its) in zip(said, TEST, strict=True)])
-        assert run.evaluate(TEST, model=name)["data"]["accuracy"] == right
+        assert run.evaluate(TEST, model=name).accuracy == right
 
 
 def test_what_is_read_follows_the_folder(place):
@@ -146,13 +146,13 @@ def test_clients_of_a_run_of_objects_can_be_forgotten(place):
     with (place / "texts.csv").open() as file:
         rows = list(csv.DictReader(file))
     run = fh.run("tiny.yaml", {"run.name": "gone", "method": {"name": "head-only"}}, data=rows)
-    with pytest.raises(fh.DataError, match="which a program had in memory"):
+    with pytest.raises(fh.DataError, match="which were passed as objects"):
         fh.load_run("runs/gone").forget([1])
     read = fh.load_run("runs/gone", data=rows)
     summary = read.forget([1])
     assert summary.forgotten == (1,)
     assert summary == read.summary == run.summary
-    assert read.evaluate()["test"]["accuracy"] == summary.final
+    assert read.evaluate().test.accuracy == summary.final
     assert run.forget([0]).forgotten == (0, 1)  # with what is in memory already
     with pytest.raises(fh.ConfigError, match="not forgotten yet; client 1 is"):
         read.forget([1])
@@ -183,11 +183,11 @@ def test_a_run_is_looked_at_and_used(place):
     assert one.probability == pytest.approx(max(one.probabilities.values()))
     assert set(one.probabilities) == {"fruit", "metal"}
     assert sum(one.probabilities.values()) == pytest.approx(1)
-    assert run.evaluate()["test"]["accuracy"] == run.summary.final
+    assert run.evaluate().test.accuracy == run.summary.final
     assert type(run.peft_model()).__name__.startswith("Peft")
     assert (run.export("out", merge=True) / "model.safetensors").is_file()
     assert run.predict(["apple number 3"], probabilities=True) == [one]  # what was merged was a copy
-    assert run.evaluate()["test"]["accuracy"] == run.summary.final
+    assert run.evaluate().test.accuracy == run.summary.final
     assert run.predict([]) == []
     with pytest.raises(fh.ConfigError, match="expected a list of texts"):
         run.predict("apple number 3")

@@ -77,7 +77,7 @@ def test_a_model_that_nobody_trained_is_noted(workplace, call):
     for k in range(4):
         code, _, err = call(workplace, "predict", folder, "a text", "--model", f"client-{k}")
         assert code == 0
-        noted = f"note: client-{k} took part in no round, so its model is what was there before training\n"
+        noted = f"note: client-{k} took part in no round, so its model is untrained\n"
         assert err == ("" if k == trained else noted)
 
 
@@ -98,7 +98,7 @@ def test_a_model_and_a_head_are_of_one_client(workplace, call):
     run = workplace / "runs" / "own"
     assert call(workplace, "predict", run, "a text", "--model", "client-1", "--client", "1")[0] == 0
     code, _, err = call(workplace, "predict", run, "a text", "--model", "client-1", "--client", "2")
-    assert (code, "found --model client-1 and --client 2" in err) == (2, True)
+    assert (code, "found model client-1 and client 2" in err) == (2, True)
 
 
 def test_a_run_of_one_model_takes_no_name(copied, call):

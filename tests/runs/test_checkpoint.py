@@ -158,7 +158,7 @@ def test_a_damaged_file_gives_way_to_the_one_before_it(tmp_path, how):
     assert store.latest(said.append).lines == 1
     (line,) = said
     assert line.startswith(
-        f"the checkpoint {tmp_path / 'c' / 'checkpoint-000002.safetensors'} is damaged and left out: "
+        f"the checkpoint {tmp_path / 'c' / 'checkpoint-000002.safetensors'} is damaged and skipped: "
     )
 
 

@@ -262,46 +262,6 @@ def test_a_validation_sample_is_judged_by_a_head_whose_drift_others_estimate(pre
     assert not torch.allclose(before[others], after[others], rtol=1e-3, atol=1e-3)
 
 
-def test_what_is_handed_back_is_the_surest_model_and_training_goes_on(prepared, monkeypatch):
-    session = prepared("train.rounds=3", "model.final=false")
-    losses = iter([1.0, 0.5, 0.49, 2.0])
-    spread = torch.linspace(-0.05, 0.05, len(session.server.validation), dtype=torch.float64)
-    found = {}
-
-    def of(adapter):
-        if id(adapter) not in found:
-            # The third model is better by chance: some samples are, others are not.
-            mean = next(losses)
-            found[id(adapter)] = (mean + (spread if mean == 0.49 else 0 * spread), adapter)
-        return found[id(adapter)][0]
-
-    session = replace(session, losses=of)
-    before = start(session).state
-    states, results = zip(*rounds(session, before), strict=True)
-    assert [result.selected for result in results] == [1, 1, 1]
-    assert all(state.model is states[0].adapter for state in states)
-    assert not any(state.adapter is states[0].adapter for state in states[1:])
-    assert [result.test for result in results[1:]] == [results[0].test] * 2, "it is the one that is scored"
-
-
-@pytest.mark.parametrize("more", [[], ["model.refresh=2"]], ids=["", "refreshed"])
-def test_a_run_that_selects_goes_on_bit_for_bit_also_past_its_end(workplace, call, tmp_path, more):
-    words = [
-        str(workplace / "tiny.yaml"), MEAN, "method.name=rgd-hla", "train.lr_schedule=constant", "--quiet",
-        f"run.out={tmp_path}", *more,
-    ]  # fmt: skip
-    with contextlib.chdir(workplace):
-        assert call(workplace, "run", *words, "run.name=whole", "train.rounds=4")[0] == 0
-        assert call(workplace, "run", *words, "run.name=parts", "train.rounds=2")[0] == 0
-        assert call(workplace, "resume", str(tmp_path / "parts"), "train.rounds=4", "--quiet")[0] == 0
-    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts")]
-    assert summaries[0]["selection"] == summaries[1]["selection"] and summaries[0]["selection"]["rounds"] == 4
-    files = [(tmp_path / name / "adapter" / "head.safetensors").read_bytes() for name in ("whole", "parts")]
-    assert files[0] == files[1]
-    files = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("whole", "parts")]
-    assert files[0] == files[1]
-
-
 def test_where_features_are_not_finite_the_head_stays_and_the_run_says_so(prepared):
     session = prepared("train.rounds=1", "train.selection=last", "model.final=false")
     before = start(session).state
@@ -315,15 +275,3 @@ def test_where_features_are_not_finite_the_head_stays_and_the_run_says_so(prepar
     session.drift.begin(state)
     assert session.drift.head(state.adapter.with_tensors(huge)) is None
     assert not session.drift(state.adapter.with_tensors(huge)).isfinite().any()
-
-
-def test_one_validation_sample_tells_nothing(prepared):
-    """As a file of validation data can have."""
-    session = prepared("train.rounds=1", "model.final=false")
-    one = session.server.validation.subset(np.array([0]))
-    session = replace(session, server=replace(session.server, validation=one))
-    session.drift.parts, session.drift.order = (one,), np.array([0])
-    before = start(session).state
-    ((state, result),) = rounds(session, before)
-    assert result.selected == 0
-    assert state.selected_losses.shape == (1,)

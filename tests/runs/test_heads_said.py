@@ -26,7 +26,7 @@ def test_the_line_says_why_the_last_head_is_adopted_or_not(adopted, said):
     change = HeadChange(4, 40, 1, 1, 0.1, 2.0, 0.5, adopted=adopted, loss_before=0.25)
     line = head_line(change, HeadSettings(), 2, 20)
     assert line.startswith("head after round 20: solved from 40 samples of 4 clients; ")
-    assert line.endswith(said.format("that of the model before, 0.250,"))
+    assert line.endswith(said.format("that of the earlier model, 0.250,"))
 
 
 def test_prototypes_and_the_servers_own_samples_are_called_so():

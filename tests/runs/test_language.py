@@ -177,7 +177,7 @@ def test_several_models_are_not_asked_again(place, call):
     assert code == 0, err
     found = json.loads(out)
     assert found["rouge_l"] is None
-    assert "the run leads to several models, which were not asked the test prompts again" in found["notes"]
+    assert "the run has several models, which do not answer the test prompts after training" in found["notes"]
     code, out, err = call(place, "evaluate", "runs/several", "--json")
     assert code == 0, err
     assert json.loads(out)["test"]["accuracy"] == pytest.approx(found["final"])

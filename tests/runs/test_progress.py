@@ -1,4 +1,4 @@
-"""What of the server's data a checkpoint tells apart, also one of an earlier fedhello."""
+"""How far a run has come, and what is noted or refused where it goes on with something else."""
 
 import csv
 import shutil
@@ -6,11 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from handmade import begun, played, score, session
 
 import fedhello as fh
+from fedhello.runs import progress as module
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.progress import OTHER_DATA, OTHER_TEST, check_same, other_data
+from fedhello.runs.formats import read_evaluation
+from fedhello.runs.heads import HeadChange
+from fedhello.runs.progress import OTHER_DATA, OTHER_TEST, Progress, check_same, other_data, restore_progress
+from fedhello.session import ClientEntry
 
 TEST = [(f"{word} number {70 + i}", kind) for i, (word, kind) in enumerate([("plum", "fruit"), ("zinc", "metal")] * 4)]
 
@@ -31,12 +36,12 @@ def tested(workplace, tmp_path, monkeypatch):
 
 def test_a_run_read_back_notes_that_its_test_data_are_others(tested, caplog):
     read = fh.load_run(tested.path)
-    assert read.evaluate()["test"]["accuracy"] == read.summary.final
+    assert read.evaluate().test.accuracy == read.summary.final
     assert caplog.messages == []
     for rows in (TEST[1:] + TEST[:1], [(text.replace("number", "no"), kind) for text, kind in TEST]):
         caplog.clear()
         write(rows)
-        assert read.evaluate()["samples"]["test"] == len(TEST)
+        assert read.evaluate().test.samples == len(TEST)
         (said,) = caplog.messages
         assert said.startswith("the test data are not those that runs/it was scored on: the scores cannot be compared")
 
@@ -75,3 +80,87 @@ def test_where_no_checkpoint_is_good_nothing_can_be_told(tested):
     assert said.startswith("whether the data are those of the run cannot be told: expected a good checkpoint")
     shutil.rmtree(tested.checkpoints)
     assert other_data(session, tested) == []
+
+
+def place_of(**changes):
+    plain = {"beginning": begun(), "answers": ("red",), "state": begun().state, "seconds": 100.0, "notes": ("odd",)}
+    return Progress(**{**plain, **changes})
+
+
+def test_a_round_goes_on_from_its_state_and_what_was_is_not_changed():
+    before, state, record = place_of(), replace(begun().state, round=1), played(0)
+    after = before.after(state, record)
+    assert (after.state, after.results) == (state, (record,))
+    assert (before.state.round, before.results) == (0, ())
+    assert after.beginning is before.beginning
+
+
+def test_a_checkpoint_holds_what_a_later_process_needs(monkeypatch):
+    monkeypatch.setattr(module.time, "perf_counter", lambda: 7.5)
+    head = HeadChange(3, 60, 5000, 1)
+    here = place_of(beginning=begun(test=0.3, validation=0.4, head=head), since=5.0, results=(played(0), played(1)))
+    found = here.checkpoint({"model": "digest"})
+    assert (found.lines, found.state, found.identity) == (2, here.state, {"model": "digest"})
+    assert (found.more["seconds"], found.more["answers"], found.more["notes"]) == (102.5, ("red",), ("odd",))
+    assert read_evaluation(found.more["test"]) == score(0.3)
+    assert module._first_head(found.more) == head
+    assert module._first_head({"bytes_up": 9}) == HeadChange(0, 0, 9, 0)  # of 0.1.0
+    assert module._first_head({"head": None}) is None
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """The folder of a run without a checkpoint."""
+    folder = RunFolder(tmp_path / "r")
+    folder.begin(session(config_yaml="", roster=()))
+    monkeypatch.setattr(module, "begin", lambda there: "begun")
+    return folder
+
+
+def test_without_a_checkpoint_a_run_begins_unless_rounds_have_finished(empty):
+    said = []
+    (empty.path / "summary.json").write_text("{}")
+    assert restore_progress(session(), empty, said.append) == "begun"
+    assert said == ["there is no checkpoint yet; the run begins at round 1"]
+    assert not (empty.path / "summary.json").exists()
+    empty.add_round(played(0))
+    with pytest.raises(fh.RunFolderError, match=r"expected checkpoints in .*, since rounds have finished; found none"):
+        restore_progress(session(), empty, said.append)
+
+
+IDENTITY = {
+    "configuration": {"train.lr": 0.1},
+    "model": {"weights": "digest"},
+    "machine": {"threads": 1},
+    "data": {"server": "s", "validation": "v", "test": "t"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "notes"),
+    [
+        ({}, []),
+        ({"machine": {"threads": 2}}, ["the run goes on, but not bit for bit: threads is 2 there and 1 here"]),
+        ({"data": {**IDENTITY["data"], "server": "o"}}, [OTHER_DATA]),
+        ({"data": {**IDENTITY["data"], "validation": "o", "test": "o"}}, [OTHER_DATA, OTHER_TEST]),
+        ({"data": {}}, []),
+        ({"configuration": {"train.lr": 0.2}}, r"expected the configuration that .* began with; train\.lr is 0\.2"),
+        ({"model": {"weights": "other"}}, "expected the model that .* began with; weights is 'other' there"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_noted_and_another_model_or_configuration_is_an_error(empty, monkeypatch, changed, notes):
+    monkeypatch.setattr(module, "identity_of", lambda there: IDENTITY)
+    there = session(roster=())
+    if isinstance(notes, str):
+        with pytest.raises(fh.RunFolderError, match=notes):
+            check_same({**IDENTITY, **changed}, there, empty)
+    else:
+        assert check_same({**IDENTITY, **changed}, there, empty) == notes
+
+
+def test_clients_that_left_joined_or_changed_are_named():
+    one, two, three = (ClientEntry(k, 0, 10, {"a": 10}) for k in range(3))
+    assert module._cohort((one, two), (replace(one, samples=9), three)) == [
+        "client 1 left", "client 2 joined", "client 0 has other data or another tier"
+    ]  # fmt: skip
+    assert module._cohort((one, two), (two, one)) == []

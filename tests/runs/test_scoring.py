@@ -77,7 +77,7 @@ def test_where_nobody_contributes_the_last_scores_stay_or_the_run_ends(session):
     assert result.report.scores == after.scores == (1.0, 2.0, 3.0)
     assert not result.report.scored
     assert (result.report.score_bytes_down, result.report.score_bytes_up) == (14, 4)
-    assert result.report.flags[-1] == "no client of the round contributes Fisher scores; the last ones stay"
+    assert result.report.flags[-1] == "no client of the round contributes Fisher scores; the previous scores are used"
 
 
 def test_who_is_left_out_is_named(session):
@@ -101,7 +101,7 @@ def test_local_heads_are_scored_through_the_head_that_the_model_holds(session):
     state, result = next(rounds(there, start(there).state))
     assert min(state.scores) >= 0
     assert result.report.flags == ()
-    assert any("through the initial head" in note for note in there.notes)
+    assert any("with the initial head" in note for note in there.notes)
 
 
 @pytest.mark.parametrize("name", ["fed-hello", "fim-hla", "hralora"])

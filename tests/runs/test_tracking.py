@@ -166,7 +166,7 @@ def test_a_round_in_which_nobody_took_part():
 def test_the_numbers_are_those_of_rounds_jsonl(tmp_path):
     folder = RunFolder(tmp_path)
     folder.add_round(made_up(4))
-    (entry,) = folder.rounds()
+    entry = json.loads((tmp_path / "rounds.jsonl").read_text())
     metrics = round_metrics(made_up(4))
     for key in ("train_loss", "validation", "test", "seconds", "evaluation_seconds", "contributors", "scored"):
         for name, value in numbers({key: entry[key]}).items():
@@ -549,7 +549,7 @@ def test_every_sink_gets_the_whole_run(sinks, run, capsys):
     summary, folder = run(TOOLS)
     for name in TOOLS:
         assert sinks.got.what(name) == WHOLE
-    assert [entry["round"] for entry in folder.rounds()] == [0, 1]
+    assert [record.report.round for record in folder.rounds()] == [0, 1]
     assert capsys.readouterr().err == ""
     assert summary["notes"] == ["of the session", *(f"tracking with {name}: https://…@{name}" for name in TOOLS)]
 

@@ -80,7 +80,7 @@ def test_clients_of_one_class_are_invited_unless_the_loss_is_restricted(loss, pl
     one_each = "data.partition={kind: pathological, classes_per_client: 1, minimum: 1}"
     overrides = [one_each, f"train.loss={loss}", "train.rounds=1", "run.name=one", "data.proxy=3"]
     if loss == "restricted":
-        with pytest.raises(ConfigError, match="hold one class only and are not invited"):
+        with pytest.raises(ConfigError, match="hold only one class and are not invited"):
             prepare(load_config(place / "tiny.yaml", overrides))
         return
     session = prepare(load_config(place / "tiny.yaml", overrides))
@@ -124,9 +124,9 @@ def test_a_run_that_searches_records_its_steps_and_goes_on_bit_for_bit(place, ca
     assert call(place, "run", *words, "run.name=parts", "train.rounds=1")[0] == 0
     assert call(place, "resume", "runs/parts", "train.rounds=3", "--quiet")[0] == 0
     whole, parts = (RunFolder(place / "runs" / name) for name in ("whole", "parts"))
-    steps = [entry["step"] for entry in whole.rounds()]
+    steps = [record.report.step for record in whole.rounds()]
     assert set(steps) <= set(STEPS)
-    assert [entry["step"] for entry in parts.rounds()] == steps
+    assert [record.report.step for record in parts.rounds()] == steps
     file = "adapter/adapter_model.safetensors"
     assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
     assert stored_config(whole.path).train.server.name == "search"
@@ -158,7 +158,7 @@ def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place
     told = json.loads(_invitation(load(served(load_config(place / "net.yaml", ["data.proxy=3"]))), "r")["config"])
     options = ClientOptions("a", data="texts.csv", part=0, model="tiny")
     assert prepare_client(options, told, ["apple", "iron", "river"]).facts.speed == 1e8
-    assert "reaches 0.009 GFLOP/s now; the server is told 0.1" in capsys.readouterr().err
+    assert "reaches 0.009 GFLOP/s now; it reports 0.1" in capsys.readouterr().err
 
 
 def test_a_run_says_what_rounds_without_a_step_cost(place, call):
@@ -169,7 +169,8 @@ def test_a_run_says_what_rounds_without_a_step_cost(place, call):
         )[0] == 0
     )  # fmt: skip
     found = RunFolder(place / "runs" / "still").summary().to_dict()
-    sent = sum(c["bytes_up"] for entry in RunFolder(place / "runs" / "still").rounds() for c in entry["clients"])
+    records = RunFolder(place / "runs" / "still").rounds()
+    sent = sum(client.bytes_up for record in records for client in record.report.clients)
     assert found["search"] == {"rounds": found["rounds"], "taken": 0, "bytes_up_in_vain": sent}
     assert any("0 of" in note and "head-only costs one exchange" in note for note in found["notes"])
     assert call(place, "run", "tiny.yaml", "model.head=solved", "method={name: head-only}", "run.name=alone")[0] == 0

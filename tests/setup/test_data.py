@@ -56,7 +56,7 @@ def test_a_public_set_is_disjoint_from_all_else():
     assert len(found) == 10
     assert not found.labels.any()
     overlapping = config("data.name=texts.csv", "data.public=texts.csv")
-    with pytest.raises(DataError, match=r"disjoint from what is trained on, scored or tested; 40 of its 40 samples"):
+    with pytest.raises(DataError, match=r"disjoint from the training, validation and test data; 40 of its 40 samples"):
         public_data(data_settings(overlapping), data)
     assert public_data(data_settings(config("data.public=5")), data) is None
 

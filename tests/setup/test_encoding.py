@@ -35,7 +35,7 @@ def test_a_broken_image_beyond_memory_ends_the_run_before_it_starts(digits_place
     good, broken = Picture(np.zeros((8, 8), dtype=np.uint8), "good"), Picture(b"no image", "photos/bad.png")
     data = DataSet((good, broken, broken), np.zeros(3, dtype=int), ("a",), "images")
     monkeypatch.setattr(samples, "IN_MEMORY", 0)
-    with pytest.raises(DataError, match=r"photos/bad\.png cannot be decoded .* So it is with 2 of 3 images\."):
+    with pytest.raises(DataError, match=r"photos/bad\.png cannot be decoded .* This is the case for 2 of 3 images\."):
         samples.encode(data, model, config.data.max_length)
 
 

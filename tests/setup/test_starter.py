@@ -92,11 +92,13 @@ def test_what_cannot_be_told_is_asked_and_nothing_is_written(call, tmp_path):
     (tmp_path / "my.csv").write_text("\n".join(["one,two,label", *lines]))
     code, _, err = call(tmp_path, "init", "my.csv")
     assert code == 2
-    assert err.startswith("error: which column holds the texts: one or two? Give --text one, or --text one --text two")
+    assert err.startswith(
+        "error: expected one column of texts; found several that fit: one, two. Name one as text, or text"
+    )
     assert not (tmp_path / "fedhello.yaml").exists()
     assert call(tmp_path, "init", "my.csv", "--text", "one", "--text", "two")[0] == 0
     assert load_config(tmp_path / "fedhello.yaml").data.text == ["one", "two"]
-    assert "found it 3 times" in call(tmp_path, "init", "my.csv", "--force", *["--text", "one"] * 3)[2]
+    assert "found 3" in call(tmp_path, "init", "my.csv", "--force", *["--text", "one"] * 3)[2]
 
 
 def test_instruction_data(checked, tmp_path):

@@ -27,8 +27,9 @@ from torch import Tensor, stack
 from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, BoundMethod
 from fedhello.types import Adapter, Allocation, Task, Update
 
-Distance = Callable[[int, int, str], float]
-"""K_k η of a client with n_k samples, of round t and of a tensor: (n_k, t, name) → what its g are multiplied by."""
+Distance = Callable[[int, int, str, float | None], float]
+"""K_k η of a client with n_k samples, of round t, of a tensor and of a learning rate in place of the configuration's:
+(n_k, t, name, lr) → what its g are multiplied by."""
 
 
 def with_control_variates(method: BoundMethod, distance: Distance) -> BoundMethod:
@@ -90,7 +91,7 @@ def _noted(
     for update in updates:
         for name, y in update.tensors.items():
             θ = context.adapter.tensors[name]
-            g = (θ.double() - y.double()) / distance(update.samples, context.round, name)
+            g = (θ.double() - y.double()) / distance(update.samples, context.round, name, context.lr)
             own = method_state.get(_of(update.client, name))
             if own is not None:
                 g = g + own.double() - method_state[_of("mean", name)].double()

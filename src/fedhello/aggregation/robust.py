@@ -29,6 +29,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fedhello.aggregation.rows import held_rows
+from fedhello.aggregation.share import MAX_SHARE, with_capped_weights
 from fedhello.factors import part
 from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, BoundMethod
 from fedhello.types import LORA_A, LORA_B, Adapter, Rejection, Update
@@ -53,12 +54,14 @@ class Defence:
         clip: C, the largest norm of an update; None clips nothing.
         rule: How values combine; ``mean`` leaves it to the method.
         byzantine: f, the number of hostile holders of a tensor that the rule tolerates.
+        max_share: c, how many times the upper quartile of all sample counts a client may weigh; None caps nothing.
     """
 
     screen: float | None = None
     clip: float | None = None
     rule: RobustRule = "mean"
     byzantine: int = 1
+    max_share: float | None = MAX_SHARE
 
     @property
     def fewest(self) -> int:
@@ -83,10 +86,10 @@ def defended(method: BoundMethod, defence: Defence) -> BoundMethod:
             replies = screened(replies, start(context), context.federation.scale, defence.screen)
         return replies if defence.clip is None else clipped(replies, start(context), defence.clip)
 
-    found = replace(method, screen=screen)
+    found = with_capped_weights(replace(method, screen=screen), defence.max_share)
     if defence.rule == "mean":
         return found
-    return replace(found, aggregate=partial(combine, aggregate=method.aggregate, defence=defence))
+    return replace(found, aggregate=partial(combine, aggregate=found.aggregate, defence=defence))
 
 
 def clipped(replies: Replies, start: Start, most: float) -> Iterator[Update | Rejection]:

@@ -14,18 +14,18 @@ Words = Annotated[
 ]
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON, on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only the result, as JSON, on standard output.")]
 
 
-Head = Annotated[int | None, typer.Option("--client", help="Whose head to use, where clients keep their own.")]
+Head = Annotated[int | None, typer.Option("--client", help="The client whose head is used, if clients keep their own.")]
 
 
 Model = Annotated[
-    str | None, typer.Option("--model", help="Which model, such as client-3, of a run that leads to several.")
+    str | None, typer.Option("--model", help="The model, such as client-3, of a run with several models.")
 ]
 
 
-Text = Annotated[str | None, typer.Option("--text", help="Column of texts, if called otherwise than there.")]
+Text = Annotated[str | None, typer.Option("--text", help="Column of texts, if its name differs from the server's.")]
 
 
 Texts = Annotated[list[str] | None, typer.Option("--text", help="Column of texts; twice for pairs.")]
@@ -52,7 +52,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")
 Target = Annotated[
     float | None,
     typer.Option(
-        "--target", help="The test accuracy whose price is asked for; 98 % of the best method's if not given."
+        "--target", help="Test accuracy until which costs are counted; 98 % of the best method's if not given."
     ),
 ]
 

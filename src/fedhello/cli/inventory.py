@@ -1,4 +1,4 @@
-"""Commands that list what there is."""
+"""Commands that list methods, models and the machine."""
 
 import json
 from typing import Any

@@ -43,9 +43,9 @@ def _global(context: typer.Context) -> None:
 def main() -> None:
     """Run the command line; errors become one sentence on standard error and a numbered exit code."""
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # logs need no bars; transformers looks here too
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # no progress bars in logs
     show_notes()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be asked to end is to be interrupted
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run like Ctrl-C
     try:
         # Without standalone mode, click returns the code of typer.Exit instead of raising it.
         code = app(standalone_mode=False)

@@ -15,16 +15,16 @@ from fedhello.cli.output import console_for, file_and_overrides, list_files, nam
 
 def server(
     words: Words = None,
-    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for everywhere.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Its port; 0 takes a free one.")] = 8000,
     keys: Annotated[
-        Path | None, typer.Option("--keys", help="Folder that fedhello keys made: TLS, and clients that may connect.")
+        Path | None, typer.Option("--keys", help="Folder made by fedhello keys: TLS, and clients that may connect.")
     ] = None,
-    local: Annotated[int | None, typer.Option("--local", help="Start so many clients on this machine.")] = None,
+    local: Annotated[int | None, typer.Option("--local", help="Start this number of clients on this machine.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Play a configuration with clients on other machines; started again, go on where it stopped."""
+    """Run a configuration with clients on other machines; the same command resumes a stopped run."""
     _end_in_order()
     console = console_for(as_json, quiet)
     found = fh.serve(*file_and_overrides(words), host=host, port=port, keys=keys, local=local, console=console)
@@ -34,17 +34,15 @@ def server(
 def client(
     server: Annotated[str, typer.Option("--server", help="HOST:PORT of fedhello server.")],
     data: Annotated[str | None, typer.Option("--data", help="This client's own samples: a file or a folder.")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", help="Such as 4GB; what is free if not given.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", help="Such as 4GB; the free memory if not given.")] = None,
     upload: Annotated[str | None, typer.Option("--upload", help="Bytes per round, such as 1MB.")] = None,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="Of training per round.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Seconds of training per round.")] = None,
     blocks: Annotated[int | None, typer.Option("--blocks", help="Blocks to train at most.")] = None,
     rank: Annotated[int | None, typer.Option("--rank", help="LoRA rank to train at most.")] = None,
     ca: Annotated[Path | None, typer.Option("--ca", help="The server's ca.crt; without it, no TLS.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="This client's private key.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="A name that stays the same from start to start.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Folder of the model, where it has no public name.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A name that is the same at every start.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Folder of the model, if it has no public name.")] = None,
     text: Text = None,
     label: Label = None,
     image: Image = None,
@@ -52,8 +50,8 @@ def client(
     response: Response = None,
     part: Annotated[int | None, typer.Option("--part", help="Take this part of the configured data set.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")] = "auto",
-    patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for a server that is away.")] = 600.0,
-    log: Annotated[Path | None, typer.Option("--log", help="Where to put what Flower says.")] = None,
+    patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for an unreachable server.")] = 600.0,
+    log: Annotated[Path | None, typer.Option("--log", help="File for Flower's log.")] = None,
 ) -> None:
     """Take part in a run on another machine, with your own data and budget."""
     _end_in_order()
@@ -75,11 +73,11 @@ def client(
 
 
 def server_keys(
-    host: Annotated[list[str], typer.Option("--host", help="Name or IP address that clients call; more than once.")],
+    host: Annotated[list[str], typer.Option("--host", help="Name or IP address that clients use; repeatable.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
     days: Annotated[int, typer.Option("--days", help="How long the certificate is valid.")] = 365,
 ) -> None:
-    """Make a certificate authority of your own, and a certificate for the server."""
+    """Make a certificate authority and a certificate for the server."""
     files = fh.make_server_keys(host, out, days)
     from fedhello.network.keys import server_steps
 
@@ -98,7 +96,7 @@ def client_key(
 
 
 def _end_in_order() -> None:
-    """Let SIGTERM unwind like Ctrl-C, so that child processes and temporary files go."""
+    """Handle SIGTERM like Ctrl-C, so that child processes end and temporary files are removed."""
 
     def end(number: int, _: Any) -> None:
         sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""What commands print, and where."""
+"""Output of commands."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from fedhello.cli.arguments import INTERRUPTED
 
 
 def file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[str]]:
-    """Tell the one configuration file among some words from the overrides."""
+    """Return the configuration file, if any, and the overrides among some words."""
     files = [word for word in words or () if "=" not in word]
     if len(files) > 1:
         raise fh.ConfigError(f"expected one configuration file; found {len(files)}: {', '.join(files)}")
@@ -22,18 +22,18 @@ def file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[s
 
 
 def named(**values: Any) -> dict[str, Any]:
-    """Return the values that are given, by their names."""
+    """Return the values that are not None, by name."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def refuse(options: Iterable[str], where: str) -> None:
-    """Refuse options that have no meaning here."""
+    """Raise an error if options are given that do not apply."""
     if listed := " or ".join(sorted(f"--{option}" for option in options)):
         raise fh.ConfigError(f"expected no {listed} here; that is {where}")
 
 
 def console_for(as_json: bool, quiet: bool) -> Console | None:
-    """Return where progress is shown, which is not where a result is printed; None where it is hidden."""
+    """Return the console for progress, on standard error; None if it is hidden."""
     return None if quiet or as_json else Console()
 
 
@@ -43,7 +43,7 @@ def say_summary(summary: Any) -> None:
 
 
 def say_result(run: Any, console: Console | None, as_json: bool, go_on: str) -> None:
-    """Draw a run's report and print what was asked for."""
+    """Write a run's report, and print its summary."""
     summary = run.summary
     drawn = draw_report(run) if summary.rounds else None
     if drawn is not None and console is not None:
@@ -51,13 +51,13 @@ def say_result(run: Any, console: Console | None, as_json: bool, go_on: str) -> 
     if as_json:
         say_summary(summary)
     if summary.status == "interrupted":
-        if console is None:  # else it has been said
-            print(f"interrupted; go on with: {go_on}", file=sys.stderr)
+        if console is None:  # otherwise it is shown already
+            print(f"interrupted; resume with: {go_on}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
 
 
 def draw_report(run: Any) -> Path | None:
-    """Draw a run's report; say so where it cannot be drawn here."""
+    """Write a run's report; print a note if it cannot be written."""
     try:
         return fh.write_report(run)
     except fh.MissingExtraError as error:
@@ -66,7 +66,7 @@ def draw_report(run: Any) -> Path | None:
 
 
 def present(comparison: Any, as_json: bool, quiet: bool = False, out: Path | None = None) -> None:
-    """Write what a comparison comes to into a folder, and print it."""
+    """Write a comparison to a folder, and print it."""
     from fedhello.report.tables import show
 
     page = fh.write_comparison(comparison, out)
@@ -88,7 +88,7 @@ def say_plan(plan: Any, as_json: bool) -> None:
 
 
 def list_files(files: Sequence[Path], steps: Sequence[str]) -> None:
-    """Say which files were written, and what to do with them."""
+    """Print the written files and the next steps."""
     print("wrote " + ", ".join(map(str, files)))
     for step in steps:
         print(step)

@@ -1,4 +1,4 @@
-"""Commands on what runs left."""
+"""Commands on finished runs."""
 
 import json
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from fedhello.cli.output import draw_report, named, present, refuse, say_summary
 def evaluate(
     run: Run,
     data: Annotated[str | None, typer.Option("--data", help="Other labelled data: a file, a folder or a name.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Which split of --data.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="The split of --data.")] = None,
     text: Texts = None,
     label: Label = None,
     image: Image = None,
@@ -25,9 +25,12 @@ def evaluate(
     client: Head = None,
     as_json: Json = False,
 ) -> None:
-    """Score a run's adapter, or the mean over its models, on its validation and test set; or on other data."""
+    """Evaluate a run's adapter, or the mean over its models, on its validation and test set, or on other data."""
+    from fedhello.results.trained import scores_listed
+
     columns = named(text=text, label=label, image=image, prompt=prompt, response=response) or None
-    result = fh.load_run(run).evaluate(data, split=split, columns=columns, model=model, client=client)
+    found = fh.load_run(run).evaluate(data, split=split, columns=columns, model=model, client=client)
+    result = scores_listed({"data": found}) if isinstance(found, fh.Evaluation) else found.to_dict()
     if as_json:
         print(json.dumps(result))
         return
@@ -40,7 +43,7 @@ def predict(
     run: Run,
     texts: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, image files or prompts.")],
     pair: Annotated[list[str] | None, typer.Option("--pair", help="The second text of each pair, in order.")] = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Those of all classes, too.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Print those of all classes.")] = False,
     model: Model = None,
     client: Head = None,
     as_json: Json = False,
@@ -60,7 +63,7 @@ def predict(
 
 def export(
     run: Run,
-    out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN/export if not given.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder; RUN/export if not given.")] = None,
     form: Annotated[
         str | None, typer.Option("--format", help="adapter (if not given), merged or sentence-transformers.")
     ] = None,
@@ -74,10 +77,10 @@ def export(
 
 def forget(
     run: Run,
-    client: Annotated[list[int], typer.Option("--client", help="Whom to forget; more than once for several.")],
+    client: Annotated[list[int], typer.Option("--client", help="A client to forget; repeatable.")],
     as_json: Json = False,
 ) -> None:
-    """Take clients out of a finished run's solved head, exactly as if they had never taken part."""
+    """Remove clients from a finished run's solved head, exactly as if they had never taken part."""
     trained = fh.load_run(run)
     before = trained.summary
     summary = trained.forget(client)
@@ -91,13 +94,13 @@ def forget(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of comparisons.")],
-    picture: Annotated[Path | None, typer.Option("--picture", help="Write one run's picture alone, as SVG.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where to put what several runs give.")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Write only one run's figure, as SVG.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the comparison of several runs.")] = None,
     target: Target = None,
     reference: Reference = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a run's learning curve and who trained which block; put several runs, or a comparison's, side by side."""
+    """Write a run's report with its learning curve and trained blocks; or compare several runs."""
     from fedhello.results.comparison import is_comparison
 
     if len(runs) == 1 and not is_comparison(runs[0]):

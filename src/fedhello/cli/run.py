@@ -38,7 +38,7 @@ def run(
     words: Words = None,
     as_json: Json = False,
     quiet: Quiet = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything; do not train or write.")] = False,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
     config, console = fh.load_config(*file_and_overrides(words)), console_for(as_json, quiet)
@@ -50,7 +50,7 @@ def run(
 
 
 def _try_out(config: "fh.Config", console: Console | None, as_json: bool) -> None:
-    """Show the plan; where model or data must be downloaded first, say that they were not looked at."""
+    """Show the plan; if model or data must be downloaded first, print that they are not checked."""
     from fedhello.api import checked_folder, say_loading
 
     checked_folder(config)
@@ -61,7 +61,7 @@ def _try_out(config: "fh.Config", console: Console | None, as_json: bool) -> Non
         if as_json:
             print(json.dumps({"checked": "configuration", "unchecked": str(error)}))
             return
-        print(f"the configuration is in order: {config.method.name}, {config.train.rounds} rounds")
+        print(f"the configuration is valid: {config.method.name}, {config.train.rounds} rounds")
         print(f"not checked, since it must be downloaded first: {error}")
 
 
@@ -69,12 +69,12 @@ def resume(
     run: Run,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Such as run.keep=1: what changes nothing of the rounds."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Such as run.keep=1: keys that do not affect the rounds."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a run that was interrupted, failed or killed, from its last checkpoint."""
+    """Resume a run that was interrupted, failed or killed, from its last checkpoint."""
     console = console_for(as_json, quiet)
     found = fh.resume(run, overrides or (), console=console)
     if found.session is not None:
@@ -83,7 +83,7 @@ def resume(
     if as_json:
         say_summary(found.summary)
     if console is not None:
-        console.print(f"{run} has finished all its rounds; there is nothing to go on with", highlight=False)
+        console.print(f"{run} has finished all its rounds; there is nothing to resume", highlight=False)
 
 
 def init(
@@ -94,13 +94,13 @@ def init(
     prompt: Prompt = None,
     response: Response = None,
     out: Annotated[Path, typer.Option("--out", help="Where to.")] = Path("fedhello.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Look at your data and write a first configuration for it."""
+    """Inspect your data and write a first configuration for it."""
     columns = named(text=text, label=label, image=image, prompt=prompt, response=response)
     for line in fh.init(name, out, force=force, **columns).findings:
         print(line)
-    print(f"wrote {out}; see what it would do: fedhello plan {out}, and do it: fedhello run {out}")
+    print(f"wrote {out}; show its plan: fedhello plan {out}; run it: fedhello run {out}")
 
 
 def plan(
@@ -108,9 +108,9 @@ def plan(
     as_json: Json = False,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw what budgets afford, as SVG.")] = None,
 ) -> None:
-    """Show what every tier would train, what it takes, why not more, and the labels of every client; train nothing."""
+    """Show what every tier would train, its costs and limits, and the labels of every client; train nothing."""
     file, overrides = file_and_overrides(words)
-    found = fh.plan(fh.prepare(file, [*overrides, "run.engine=local"]))  # a plan is one, whatever carries it out
+    found = fh.plan(fh.prepare(file, [*overrides, "run.engine=local"]))  # the plan does not depend on the engine
     say_plan(found, as_json)
     if picture is not None:
         found.write_picture(picture)
@@ -122,10 +122,10 @@ def compare(
         typer.Option("--methods", help="Such as fed-hello,gd-hla:pattern=triangle: options follow a colon each."),
     ],
     words: Words = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="Each method runs with each of them.")] = "0,1,2",
-    out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN.OUT/comparison if not given.")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of each method.")] = "0,1,2",
+    out: Annotated[Path | None, typer.Option("--out", help="A folder; RUN.OUT/comparison if not given.")] = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Choose each method's learning rate first, on validation data alone.")
+        bool, typer.Option("--tune", help="Choose each method's learning rate first, on validation data.")
     ] = False,
     rates: Annotated[
         str | None, typer.Option("--rates", help="The grid of --tune; 5e-4,1e-3,2e-3,5e-3,1e-2,2e-2 if not given.")
@@ -138,7 +138,7 @@ def compare(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run several methods with several seeds and put them side by side; go on where that stopped."""
+    """Run several methods with several seeds and compare them; finished runs are kept."""
     from fedhello.comparison.asked import asked_seeds
     from fedhello.comparison.tuning import RATES, asked_rates
 
@@ -146,9 +146,9 @@ def compare(
     file, overrides = file_and_overrides(words)
     found = fh.compare(
         file,
-        methods,
-        asked_seeds(seeds),
-        overrides=overrides,
+        overrides,
+        methods=methods,
+        seeds=asked_seeds(seeds),
         out=out,
         rates=asked_rates(rates or RATES) if tune else None,
         baselines=not no_baselines,

@@ -1,1 +1,1 @@
-"""What a client does: local training under its allocation, and measuring what that costs."""
+"""What a client does: local training under its allocation, and measuring the costs of it."""

@@ -4,11 +4,11 @@
     recompute   only the block's input is kept; backward runs the block's forward again (activation checkpointing)
     compress    what autograd saves is held as int8 with one float32 scale per row, and restored for backward
 
-Recomputation gives the very same gradients: the random state is restored, so dropout masks are the same too.
+Recomputation gives exactly the same gradients: the random state is restored, so dropout masks are the same too.
 Compression does not; each element x of a row is rounded to a multiple of s = max|row| / 127, so it is off by at most
 s/2. Integers, booleans, parameters and autocast's copies of them, tensors with infinities (masks) and tensors much
-smaller than the block's input (statistics of a normalisation or a softmax, where little is to be saved and every digit
-counts) are left alone.
+smaller than the block's input (statistics of a normalisation or a softmax, which need their precision and take little
+memory) are not compressed.
 """
 
 import weakref
@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from fedhello.costs import ActivationPolicy
 
 SHARE = 4
-"""Tensors with fewer elements than the block's input divided by this are left alone."""
+"""Tensors with fewer elements than the block's input divided by this are not compressed."""
 
 LEVELS = 127
 
@@ -34,12 +34,12 @@ LEVELS = 127
 def activation_policies(
     blocks: Sequence[nn.Module], policies: Sequence[ActivationPolicy], note: Callable[[Tensor], object]
 ) -> Iterator[None]:
-    """Run each block under its policy inside the context; afterwards the blocks are as they were.
+    """Run each block under its policy inside the context; afterwards the blocks are unchanged.
 
     Args:
         blocks: The model's blocks, length L.
-        policies: One per block. A block that runs without autograd should keep: there is nothing to save.
-        note: Told of each tensor that a policy holds for backward; hooks of autograd outside do not see them.
+        policies: One per block; ``keep`` for a block that runs without autograd, since nothing is saved for it.
+        note: Called with each tensor that a policy holds for backward, since outer autograd hooks do not see them.
     """
     with ExitStack() as stack:
         for block, policy in zip(blocks, policies, strict=True):
@@ -57,7 +57,7 @@ class Int8Rows:
     Attributes:
         q: Int8, the tensor's shape.
         s: Float32, the tensor's shape with a last dimension of 1.
-        dtype: Of the tensor.
+        dtype: The original tensor's type.
     """
 
     q: Tensor
@@ -65,7 +65,7 @@ class Int8Rows:
     dtype: torch.dtype
 
     def restore(self) -> Tensor:
-        """Return q·s in the tensor's type."""
+        """Return q·s in the original type."""
         return (self.q * self.s).to(self.dtype)
 
 
@@ -108,12 +108,12 @@ def _compressed(block: nn.Module, note: Callable[[Tensor], object]) -> Callable[
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return a block's input: the first tensor that it is called with."""
+    """Return a block's input: the first tensor among its arguments."""
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
 class _Weights:
-    """Knows a block's parameters, and the copies of them in another type that autocast makes."""
+    """Recognises a block's parameters, and autocast's copies of them in another type."""
 
     def __init__(self, block: nn.Module) -> None:
         self._storages: set[int] = set()
@@ -125,7 +125,7 @@ class _Weights:
                 self._by_shape.setdefault(tuple(view.shape), []).append(view)
 
     def has(self, x: Tensor) -> bool:
-        """Whether a tensor is a parameter or the copy of one, by the first of its rows."""
+        """Whether a tensor is a parameter or the copy of one, judged by its first row."""
         if x.untyped_storage().data_ptr() in self._storages:
             return True
         alike = self._by_shape.get(tuple(x.shape), ())
@@ -133,7 +133,7 @@ class _Weights:
 
 
 class _Packer:
-    """Packs what autograd saves during one forward pass; what is saved twice is packed once."""
+    """Packs the tensors that autograd saves in one forward pass; each tensor is packed once."""
 
     def __init__(self, weights: _Weights, smallest: int, note: Callable[[Tensor], object]) -> None:
         self._weights = weights
@@ -153,7 +153,7 @@ class _Packer:
             return x
         key = (id(storage), x.storage_offset(), x.shape, x.stride(), x._version)
         known = self._packed.get(key)
-        # The address of a freed storage may serve another; then the reference is dead.
+        # A freed storage's address may be reused; then the reference is dead.
         if known is not None and known[0]() is storage:
             return known[1]
         packed = to_int8_rows(x)

@@ -1,4 +1,4 @@
-"""Measuring what steps cost: a few passes over made-up batches, whose bytes and FLOPs are counted."""
+"""Measure the costs of training steps: count bytes and FLOPs of a few passes over synthetic batches."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +24,7 @@ from fedhello.model.forward import predictions
 from fedhello.types import Allocation
 
 LONGEST = 96
-"""Tokens of the largest calibration batch, where the model takes as many."""
+"""Tokens per sample of the longest calibration batch, if the model's input may be that long."""
 
 
 def calibrate(
@@ -33,13 +33,13 @@ def calibrate(
     policies: Collection[ActivationPolicy] = POLICIES,
     answer: int | None = None,
 ) -> StepCosts:
-    """Measure a model's blocks on small batches; its values and random state stay as they are.
+    """Measure a model's blocks on small batches; its values and random state do not change.
 
     Args:
         model: The model, with at least one block; it is left frozen and in training mode.
         autocast: Whether steps run in bf16 autocast.
-        policies: The policies to measure, ``keep`` among them; nothing is known of others.
-        answer: Of a language model, the tokens of the longest response: as many as each sample is taken to have.
+        policies: The activation policies to measure, including ``keep``.
+        answer: For a language model, the tokens of the longest response, assumed for every sample.
     """
     long, L = calibration_length(model), model.blocks.count
     short = max(1, long // 3)
@@ -50,14 +50,14 @@ def calibrate(
         runs = [_measure(model, trained, policy, made_up(model, *shape, answer), autocast) for shape in shapes]
         return _Steps(tuple(shapes), tuple(runs))
 
-    # Casting weights dominates small batches, and work on activations large ones.
+    # Casting weights dominates small batches, and temporary memory of activations large ones.
     sizes = (small, large) if autocast else (small,)
     saved: dict[Kind, Growth] = {}
     transient: dict[Kind, Peak] = {}
     for policy in policies:
         everything = [steps(range(L), policy, shapes) for shapes in sizes]
         lowest_only = [steps((0,), policy, shapes) for shapes in sizes]
-        # Blocks differ by their role alone: block 0 is measured as the lowest, the last one for all others.
+        # Blocks differ only by their role: block 0 is measured as the lowest, the last one for all others.
         saved[policy, "lowest"] = everything[-1].through(lambda run: run.blocks[0])
         saved[policy, "trained"] = everything[-1].through(lambda run: run.blocks[-1])
         saved[policy, "frozen"] = lowest_only[-1].through(lambda run: run.blocks[-1])
@@ -79,7 +79,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Steps:
-    """Like steps on calibration batches of growing size."""
+    """Measured steps of one kind on calibration batches of growing size."""
 
     shapes: tuple[Shape, ...]
     runs: tuple["_Measured", ...]
@@ -88,13 +88,13 @@ class _Steps:
         return Growth.through(self.shapes, [quantity(run) for run in self.runs], terms)
 
     def peak(self, quantity: Callable[["_Measured"], float]) -> Peak:
-        """In short texts the peak may be of a moment that attention has no part in: a line through the short ones."""
+        """Return the peak: a fit to all batches, and a line through the short ones, whose peak may lie elsewhere."""
         short = [quantity(run) for run in self.runs[:2]]
         return Peak((self.through(quantity), Growth.through(self.shapes[:2], short, "c α")))
 
 
 def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:
-    """Return the FLOP/s that this machine reaches in training: the best of a few steps that train everything."""
+    """Return this machine's FLOP/s in training: the best of a few steps that train all blocks."""
     shape = (8, calibration_length(model))
     at = costs.at(shape, [shape])
     L = len(costs.block_bytes)
@@ -110,7 +110,7 @@ def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, an
 
 
 def _finish(model: LoraModel) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has finished its queued work."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
 
@@ -121,16 +121,16 @@ def calibration_length(model: LoraModel) -> int:
 
 
 def made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = None) -> Batch:
-    """Make up texts of one token repeated, the last one padded as in real batches, or black images.
+    """Return a synthetic batch: texts of one repeated token, the last one padded as in real batches, or black images.
 
-    With ``answer`` the last tokens of each text, that many where there are, are its response.
+    With ``answer``, at most that many last tokens of each text are its response.
     """
     labels = torch.zeros(samples, dtype=torch.int64)
     if model.takes_images:
         return Batch({"pixel_values": torch.zeros(samples, *model.image_shape)}, labels)
     mask = torch.ones(samples, tokens, dtype=torch.int64)
     if tokens > 1:
-        mask[-1, -1] = 0  # a model may save work and memory where nothing is padded
+        mask[-1, -1] = 0  # without padding, a model may need less work and memory
     ids = torch.ones_like(mask)
     if answer is not None:
         answered = (mask == 1) & (torch.arange(tokens) >= max(1, tokens - answer))
@@ -140,7 +140,7 @@ def made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = No
 
 @dataclass(frozen=True)
 class _Measured:
-    """Bytes of one step: what each block saved, each block's gradients, what the rest saved, and the peak."""
+    """Measured bytes of one step: saved per block, gradients per block, saved by the rest, and the peak."""
 
     blocks: tuple[int, ...]
     gradients: tuple[int, ...]
@@ -149,7 +149,7 @@ class _Measured:
 
     @property
     def transient(self) -> int:
-        """The peak without what is held when backward is at the block where most is held."""
+        """The peak minus the largest sum of saved tensors and gradients during backward."""
         held = (sum(self.blocks[: l + 1]) + sum(self.gradients[l + 1 :]) for l in range(len(self.blocks)))
         return self.peak - self.outside - max(held)
 
@@ -195,7 +195,7 @@ def _step(
     autocast: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run forward, ``between`` and backward under a watch; values and random state stay as they are."""
+    """Run forward, ``between`` and backward inside the context ``watch``; values and random state do not change."""
     parameters = model.set_trainable(
         [name for name, block in model.block_of.items() if block is None or block in trained]
     )
@@ -212,7 +212,7 @@ def _step(
 
 
 def _attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
-    """FLOPs of attention's forward pass, 2 bhT² (d + d_v), on a CPU, which torch's counter leaves out."""
+    """FLOPs of attention's forward pass on a CPU, 2 bhT² (d + d_v); torch's counter leaves it out."""
     return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 

@@ -1,9 +1,9 @@
-"""Predict what a training step takes, without training: calibrate once on tiny batches, then add up.
+"""Predict the costs of a training step without training: calibrate once on tiny batches, then add up.
 
-What a block holds, needs for a moment and computes depends on its policy and its role. For b samples of T tokens each
-of these is c + α·bT + β·bT², where c is what does not grow with the batch (weights cast to another type) and β is what
-attention adds; outside the blocks it is c + γ·b + α·bT. A few small batches give all of them, and
-``fedhello.allocation.planner`` adds them up for an allocation. Nothing is tried per allocation.
+A block's saved bytes, temporary bytes and FLOPs depend on its policy and its role. For b samples of T tokens each of
+them is c + α·bT + β·bT², with the constant c (weights cast to another type) and attention's term β; outside the blocks
+it is c + γ·b + α·bT. A few small batches determine the coefficients, and ``fedhello.allocation.planner`` adds the costs
+up for an allocation. No allocation is tried out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ class Growth:
 
     @staticmethod
     def through(shapes: Sequence[Shape], values: Sequence[float], terms: str = "c α β") -> "Growth":
-        """Fit to calibration batches; where these leave a choice, take the smallest coefficients.
+        """Return the fit to calibration batches; if it is not unique, the one with the smallest coefficients.
 
         Args:
             shapes: As many different batches as terms.
@@ -59,7 +59,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Peak:
-    """A peak, which is of one moment in small batches and may be of another in large ones: the largest of several."""
+    """The largest of several quantities: the moment of the peak may differ between small and large batches."""
 
     pieces: tuple[Growth, ...]
 
@@ -75,24 +75,24 @@ class Peak:
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Costs of a model's steps as functions of the batch shape; see ``fedhello.costs.Costs``.
+    """Costs of a model's training steps as functions of the batch shape; see ``fedhello.costs.Costs``.
 
     Attributes:
         saved: Bytes a block holds for backward.
-        transient: Bytes that work on it needs for a moment.
+        transient: Temporary bytes while a block's backward runs.
         outside: Bytes held outside the blocks.
-        outside_head_only: The same where no block trains.
+        outside_head_only: Bytes held outside the blocks if no block trains.
         head_only_peak: Peak of a step that trains no block.
         flops: FLOPs a block adds beyond its forward pass.
         flops_outside: FLOPs of the forward pass, and of the head's backward.
         block_bytes: Per block, bytes of its LoRA factors.
         head_bytes: Bytes of the head that trains; 0 if it is frozen.
-        reserve: Bytes kept free for what no tensor accounts for.
-        head_shared: Whether it is uploaded.
-        moments: Values that the optimiser keeps per trained value between steps.
+        reserve: Bytes kept free for memory outside tensors.
+        head_shared: Whether the head is uploaded.
+        moments: Number of values that the optimiser keeps between steps per trained value.
         block_upload: Per block, bytes on the wire.
         fixed_upload: Bytes on the wire without a block.
-        rank: R, that the bytes of blocks are for.
+        rank: R, the rank that the bytes of blocks are for.
     """
 
     saved: Mapping[Kind, Growth]
@@ -112,7 +112,7 @@ class StepCosts:
     rank: int = 1
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = ()) -> Costs:
-        """Return the costs on certain data: bytes of the widest batch, FLOPs of all batches of a round."""
+        """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round."""
 
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
             return {kind: growth.at([widest]) for kind, growth in parts.items()}
@@ -137,28 +137,28 @@ class StepCosts:
 
 
 def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Shape, list[Shape]]:
-    """Return the shape of a round's widest batch of a client, and the expected shapes of all its batches.
+    """Return the shape of a client's widest batch, and the expected shapes of all its batches in a round.
 
     Args:
-        lengths: Tokens of each of its samples, shape (n,).
+        lengths: Tokens of each of the client's samples, shape (n,).
         batch_size: Largest batch.
         epochs: Passes per round.
     """
     ordered = np.sort(lengths)
     parts = np.array_split(ordered, -(-len(ordered) // batch_size))
-    # A client with more than a window of samples meets full batches; see ``training_batches``.
+    # With more than a window of samples, batches are full; see ``training_batches``.
     widest = batch_size if len(ordered) > WINDOW * batch_size else len(parts[0])
     return (widest, int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
 
 
 def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -> Update:
-    """Return an update with the predicted costs of its widest step and its round among its metrics.
+    """Return an update with the predicted costs of its widest step and of its round added to its metrics.
 
-    The server knows it without being told. FLOPs are those of as many steps on batches of the round's mean shape.
+    The server computes them itself. FLOPs are those of the same number of steps on batches of the round's mean shape.
     """
     if costs is None:
         return update
-    # Whatever a client states, these are at least one.
+    # A client's metrics are not trusted: these are at least one.
     steps, samples = (max(1.0, update.metrics[name]) for name in ("steps", "samples"))
     shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
     mean = samples / steps, update.metrics["tokens"] / samples

@@ -1,7 +1,7 @@
 """Distillation: between models on the server's public set, and from the global model on a client's own data.
 
 Deep mutual learning on the public set (Zhang et al. 2018): for model r, with z_r its logits and z̄_r the mean of the
-others' (or of all),
+other models' logits (or of all),
 
     minimise  T² KL( softmax(z̄_r / T) ‖ softmax(z_r / T) )
 
@@ -13,8 +13,8 @@ federated learning", FedNTD, arXiv 2106.03097): beside the loss on its data, a c
 
     λ T² KL( softmax(z^t_{c≠y} / T) ‖ softmax(z_{c≠y} / T) ),        z^t = logits of the model that it received
 
-over its samples, both softmax without the sample's own class y. So it keeps what the global model says of all other
-classes, among them those that it lacks, and is free to raise the class that is right.
+over its samples, both softmax without the sample's own class y. So the client's model keeps the global model's relative
+predictions for all other classes, including those that the client lacks, and can still raise the true class.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ def learn_from_each_other(
     """Return the models after ``how.epochs`` passes over the public set.
 
     Args:
-        model: The foundation model; it serves all of them in turn.
-        public: At least one sample; labels are not looked at.
+        model: The foundation model; it holds one model's adapter after the other.
+        public: At least one sample; labels are not used.
         models: At least two, of any ranks.
         how: Teachers, temperature, epochs, learning rate and batch size.
         seed: The run's.
@@ -89,12 +89,12 @@ def teacher_logits(
 ) -> Tensor:
     """Return the model's logits of a client's samples before it trains, float32 on the CPU, shape (n, C).
 
-    The model is in evaluation mode, and passes batches as training does, without autograd; so no batch takes more
-    memory than a step of training. What is returned takes 4nC bytes.
+    The model is in evaluation mode and runs without autograd, in batches as in training, so no batch takes more memory
+    than a training step. The result takes 4nC bytes.
 
     Args:
-        model: As the client received it.
-        data: Its samples.
+        model: The model as the client received it.
+        data: The client's samples.
         batch_size: Largest batch.
         autocast: Whether forward passes run in bf16 autocast.
         order: Draws the order of the batches, which changes the result by rounding only.

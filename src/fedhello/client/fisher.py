@@ -1,10 +1,10 @@
-"""Fisher scores of the blocks on the server's proxy set (Fed-HeLLo), and the sums that they are made of.
+"""Fisher scores of the blocks (Fed-HeLLo), and the sums that they are computed from.
 
     Γ_l = (1/|D|) Σ_{d ∈ D} ‖∇_{θ_l} log p(y_d | x_d)‖²,        θ_l = the LoRA factors of block l
 
-with the log-likelihood over all classes (of a language model, that of the whole response: the sum over its tokens),
-the model in evaluation mode, and every sample of D exactly once. The
-square is taken per sample: the gradient of a batch's mean would let samples cancel each other.
+with the log-likelihood over all classes (for a language model, of the whole response: the sum over its tokens), the
+model in evaluation mode, and every sample of D exactly once. The square is taken per sample, since in the gradient of a
+batch's mean the samples would cancel each other.
 
 No loop over samples is needed. A factor W is linear, y = x Wᵀ, so sample d's gradient is G_d = Σ_t g_{d,t} x_{d,t}ᵀ
 over its positions t, where g = ∂(Σ_d log p_d)/∂y; samples do not mix in evaluation mode. One forward and one backward
@@ -27,7 +27,7 @@ from fedhello.model.forward import predictions
 
 @dataclass(frozen=True)
 class _Pass:
-    """What went through one factor: block, input x of shape (b, …, d_in), output y of shape (b, …, d_out)."""
+    """One pass through a factor: block, input x of shape (b, …, d_in), output y of shape (b, …, d_out)."""
 
     block: int
     x: Tensor
@@ -35,7 +35,7 @@ class _Pass:
 
 
 def block_scores(model: LoraModel, proxy: Samples, batch_size: int = 32) -> tuple[float, ...]:
-    """Return Γ under the values that the model holds now.
+    """Return Γ under the model's current values.
 
     Args:
         model: The model; its values stay as they are.
@@ -57,12 +57,12 @@ def squared_gradients(model: LoraModel, data: Samples, batch_size: int = 32) -> 
 
 
 def over_batches(model: LoraModel, batches: Iterable[Batch]) -> np.ndarray:
-    """Return the same over the samples of some batches.
+    """Return the sums of ``squared_gradients`` over the samples of some batches.
 
     Raises:
         ModelError: As ``block_scores`` does.
     """
-    # Nothing is trained: the factors only have to be part of the graph, so that their outputs have gradients.
+    # Nothing trains: the factors only have to be part of the graph, so that their outputs have gradients.
     model.set_trainable(name for name, block in model.block_of.items() if block is not None)
     totals = np.zeros(model.blocks.count)
     passes: list[_Pass] = []
@@ -92,7 +92,7 @@ def over_batches(model: LoraModel, batches: Iterable[Batch]) -> np.ndarray:
         for handle in handles:
             handle.remove()
     if not np.isfinite(totals).all():
-        raise ModelError("expected finite Fisher scores; the model's gradients on the data are not")
+        raise ModelError("expected finite gradients for the Fisher scores; found NaN or infinity. Lower train.lr.")
     return totals
 
 

@@ -1,4 +1,4 @@
-"""The training loss on a client's data, in the forms that help where clients hold few classes, and what methods add."""
+"""The training losses on a client's data, some of them for clients with few classes, and the terms that methods add."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -20,19 +20,19 @@ LOSSES = Registry(
     a_function,
     own=("auto", "cross_entropy", "restricted", "adjusted", "one_vs_all"),
 )
-"""Losses: the names of fedhello's own, and those from outside."""
+"""The losses: built-in names, and user-defined losses."""
 
 
 def register_loss(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Enter a training loss of your own, so that ``train.loss: name`` knows it.
+    """Register a training loss, to be used with ``train.loss: name``.
 
-    A module's function needs no registration: ``train.loss: my_module:focal``. An entry point of the group
-    ``fedhello.losses`` serves, too. It is of classification: a language model's loss is that of its tokens. It takes
-    the place of the loss on a client's data alone; heads that are solved, Fisher scores, validation and the prediction
-    of bytes are of cross-entropy.
+    A function of a module needs no registration: ``train.loss: my_module:focal``. An entry point of the group
+    ``fedhello.losses`` works, too. The loss is for classification; language models use the loss of their tokens. It
+    replaces only the loss on a client's data; solved heads, Fisher scores, validation and the prediction of bytes use
+    cross-entropy.
 
     Args:
-        name: That none of fedhello's own has; another of one's own is replaced.
+        name: A name that no built-in loss has; a registered loss of the same name is replaced.
         function: From logits (float32, shape (n, C)) and classes (int64, shape (n,)) of a batch to a tensor: a number,
             or one per sample, shape (n,), of which the mean is minimised.
 
@@ -40,7 +40,7 @@ def register_loss(name: str, function: Callable[..., Any]) -> Callable[..., Any]
         The function.
 
     Raises:
-        ConfigError: If one of fedhello's own losses has the name, or it is no function.
+        ConfigError: If a built-in loss has the name, or ``function`` cannot be called.
 
     Example:
         >>> def margins(z, y):
@@ -54,35 +54,35 @@ DataLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits z, float32, shape (n, C), and classes y, shape (n,) → a number."""
 
 SMOOTHING = 1.0
-"""ε: how many samples more of each class a client is taken to hold, so that no class has a prior of 0."""
+"""ε: number of samples added to each class's count, so that no class has a prior of 0."""
 
 
 def data_loss(
     kind: str,
     own: Sequence[int],
     labels: np.ndarray,
-    classes: Callable[[], int],
+    num_labels: Callable[[], int],
     adjustment: float,
     device: torch.device,
 ) -> DataLoss:
-    """Return the loss that one client minimises on its data.
+    """Return the loss that a client minimises on its data.
 
     Args:
-        kind: Which one; see ``LOSSES``.
+        kind: The loss's name; see ``LOSSES``.
         own: The labels in the client's data.
-        labels: Of all its samples, integers, shape (n,).
-        classes: Returns C; not asked for the plain loss, since a language model has no classes.
+        labels: The label of each of its samples, integers, shape (n,).
+        num_labels: Returns C; not called for the plain loss, since a language model has no classes.
         adjustment: τ of the adjusted loss.
-        device: Of the logits.
+        device: The logits' device.
     """
     match kind:
         case "cross_entropy":
             return partial(prediction_loss, absent=None)
         case "restricted":
-            absent = absent_classes(own, classes())
+            absent = absent_classes(own, num_labels())
             return partial(prediction_loss, absent=None if absent is None else absent.to(device))
         case "adjusted":
-            return partial(adjusted_loss, shift=adjustment * log_prior(labels, classes()).to(device))
+            return partial(adjusted_loss, shift=adjustment * log_prior(labels, num_labels()).to(device))
         case "one_vs_all":
             return one_vs_all_loss
         case _:
@@ -90,15 +90,15 @@ def data_loss(
 
 
 def registered_loss(name: str, z: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over a batch of a loss from outside, after checking what it returns.
+    """Return the mean over a batch of a user-defined loss, after checking its result.
 
     Args:
-        name: Of the loss.
+        name: The loss's name.
         z: Logits, float32, shape (n, C).
         y: Classes, shape (n,).
 
     Raises:
-        ConfigError: If it raises, or returns nothing that can be minimised.
+        ConfigError: If it raises, or its result cannot be minimised.
         UpdateError: If it is not finite.
     """
     found = LOSSES.call(name, z, y)
@@ -110,67 +110,67 @@ def registered_loss(name: str, z: Tensor, y: Tensor) -> Tensor:
         )
     if not found.requires_grad:
         raise ConfigError(
-            f"expected the loss {name} to depend on the logits by operations that torch can differentiate; what it "
-            "returns has no gradient"
+            f"expected the loss {name} to depend on the logits by operations that torch can differentiate; found a "
+            "result without a gradient. Compute it from the logits with torch."
         )
     if not bool(found.isfinite().all()):
         raise UpdateError(f"expected finite values of the loss {name}; found NaN or infinity", "not finite")
     return found.mean()
 
 
-def absent_classes(own: Sequence[int], classes: int) -> Tensor | None:
-    """Return the mask of the classes that the restricted loss must not see: bool, shape (C,); None for none.
+def absent_classes(own: Sequence[int], num_labels: int) -> Tensor | None:
+    """Return the mask of the classes that the restricted loss leaves out: bool, shape (C,); None for none.
 
     Args:
         own: The labels in the client's data.
-        classes: C.
+        num_labels: C.
     """
-    if len(own) == classes:
+    if len(own) == num_labels:
         return None
-    mask = torch.ones(classes, dtype=torch.bool)
+    mask = torch.ones(num_labels, dtype=torch.bool)
     mask[list(own)] = False
     return mask
 
 
 def prediction_loss(z: Tensor, y: Tensor, absent: Tensor | None) -> Tensor:
-    """Return the mean of −log softmax(z)_y over predictions, the softmax running over the classes present.
+    """Return the mean of −log softmax(z)_y over predictions, with the softmax over the classes present.
 
-    A client that holds 2 of 5 classes would otherwise learn, first of all, that the other three never occur, and
-    teach it to everyone. Restricting the softmax to the client's own classes leaves the others' logits without a
-    gradient. After Li & Zhan 2021, "FedRS: Federated learning with restricted softmax", who scale the absent classes'
-    logits down; here those classes are left out altogether.
+    With the full softmax, a client that holds 2 of 5 classes mainly learns that the other three never occur, and the
+    aggregation spreads that to all clients. With the softmax restricted to the client's own classes, the other classes'
+    logits have no gradient. After Li & Zhan 2021, "FedRS: Federated learning with restricted softmax", who scale the
+    absent classes' logits down; here they are left out.
 
     Args:
         z: Logits, float32, shape (n, C).
         y: Classes, or tokens, shape (n,).
-        absent: From ``absent_classes``, on the logits' device.
+        absent: The mask of ``absent_classes``, on the logits' device.
     """
     if absent is not None:
         z = z.masked_fill(absent, float("-inf"))
     return cross_entropy(z, y)
 
 
-def log_prior(labels: np.ndarray, classes: int) -> Tensor:
+def log_prior(labels: np.ndarray, num_labels: int) -> Tensor:
     """Return log π_c = log (n_c + ε)/(n + εC) of one client's data; float32, shape (C,).
 
     Args:
-        labels: Of its samples, integers, shape (n,).
-        classes: C.
+        labels: The label of each of its samples, integers, shape (n,).
+        num_labels: C.
     """
-    counts = np.bincount(labels, minlength=classes) + SMOOTHING
+    counts = np.bincount(labels, minlength=num_labels) + SMOOTHING
     return torch.from_numpy(np.log(counts / counts.sum())).float()
 
 
 def adjusted_loss(z: Tensor, y: Tensor, shift: Tensor) -> Tensor:
     """Return the mean of −log softmax(z + τ log π)_y over predictions: logit adjustment.
 
-    What a client's data say of how frequent classes are is given to the softmax, so the logits z need not learn it, and
-    at the optimum they are those of classes of equal size. A class that the client lacks has a small prior, from ε, and
-    its logits a small gradient; so a client of one class learns something, too. Predictions are made with z alone.
+    The frequencies of the classes in a client's data are added to the logits inside the softmax, so the logits z need
+    not learn them; at the optimum they are those of classes of equal size. A class that the client lacks has a small
+    prior, from ε, and its logits a small gradient, so a client with one class also learns. Predictions use z alone.
 
     Menon et al. 2021, "Long-tail learning via logit adjustment" (arXiv 2007.07314), by the counts of each client as in
     Zhang et al. 2022, "Federated learning with label distribution skew via logits calibration" (FedLC, arXiv
-    2209.00189), whose own shift is −τ n_c^(−1/4). The smoothing is ours.
+    2209.00189), who shift by −τ n_c^(−1/4). The smoothing is ours.
 
     Args:
         z: Logits, float32, shape (n, C).
@@ -183,11 +183,10 @@ def adjusted_loss(z: Tensor, y: Tensor, shift: Tensor) -> Tensor:
 def one_vs_all_loss(z: Tensor, y: Tensor) -> Tensor:
     """Return the mean over samples of −log σ(z_y) − 1/(C−1) Σ_{c≠y} log σ(−z_c): one binary problem per class.
 
-    Logits do not compete, so a client that lacks a class does not lower that class's logit in order to raise its own.
-    It does tell the class that its samples are none of it, but the gradient of that, σ(z_c)/(C−1), fades where the
-    logit is low already, as it is after training elsewhere. Hence the loss is not restricted to the client's own
-    classes, and a client of one class learns something, too. A sample's negatives together weigh as much as its
-    positive.
+    Logits do not compete, so a client does not lower the logit of a class that it lacks in order to raise another. Its
+    samples are negatives of that class, but their gradient, σ(z_c)/(C−1), vanishes where the logit is low already, as
+    after training on other clients. Hence the loss is not restricted to the client's own classes, and a client with one
+    class also learns. A sample's negatives together weigh as much as its positive.
 
     After Park et al. 2025, "OvA-LP" (arXiv 2511.05028), of which this is the one-vs-all head alone: their encoder is
     frozen and their training has two stages. The balance is ours.
@@ -204,13 +203,13 @@ def one_vs_all_loss(z: Tensor, y: Tensor) -> Tensor:
 
 
 def add_proximal_gradient(start: Iterable[tuple[nn.Parameter, Tensor]], weight: float) -> None:
-    """Add μ(θ − θ^t), the gradient of FedProx's μ/2 ‖θ − θ^t‖², to the gradients of what trains.
+    """Add μ(θ − θ^t), the gradient of FedProx's μ/2 ‖θ − θ^t‖², to the gradients of the trained parameters.
 
-    Li et al. 2020, "Federated optimization in heterogeneous networks" (arXiv 1812.06127). Added to the gradient and not
-    to the loss, it holds nothing for backward. The optimiser sees the sum, so AdamW scales it as it does the rest.
+    Li et al. 2020, "Federated optimization in heterogeneous networks" (arXiv 1812.06127). Adding to the gradient
+    instead of the loss saves no tensors for backward. The optimiser gets the sum, so AdamW scales it like the rest.
 
     Args:
-        start: What trains, each with its θ^t.
+        start: The trained parameters, each with its θ^t.
         weight: μ.
     """
     for parameter, before in start:
@@ -221,7 +220,7 @@ def add_proximal_gradient(start: Iterable[tuple[nn.Parameter, Tensor]], weight: 
 def tail_products(factors: Iterable[tuple[Tensor, Tensor]], shrink: float) -> Tensor:
     """Return Σ ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F over the pairs (A, B) of a model; a number.
 
-    The norm of a matrix of zeros has no gradient; B starts at zero, so the gradient there is taken as 0.
+    The norm has no gradient at a matrix of zeros, where B starts; there the gradient is set to 0.
     """
     total = torch.zeros(())
     for A, B in factors:

@@ -1,8 +1,8 @@
-"""Measure what one training step holds in memory.
+"""Measure the memory of one training step.
 
-Three figures, because they answer three questions. *Saved bytes* are what autograd keeps for backward: they follow
-from the allocation and the batch, and repeat exactly. *Peak bytes* are the most that tensors created by the step
-held at one moment, gradients included: they repeat exactly, too. *Process bytes* are what the machine really gave.
+There are three figures. *Saved bytes* are the tensors that autograd keeps for backward; they depend only on the
+allocation and the batch. *Peak bytes* are the most bytes of live tensors created by the step, gradients included; they
+are reproducible, too. *Process bytes* are the growth of the process's memory as the operating system measures it.
 """
 
 import ctypes
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 RESERVE = 16 * 2**20
-"""Bytes that a plan keeps free for what tensors do not account for; 8 to 11 MB were seen on a CPU."""
+"""Bytes that a plan keeps free for memory outside tensors; measured on a CPU: 8 to 11 MB."""
 
 
 class StepMemory:
     """Context manager around one training step, from forward to the optimiser's step.
 
     Attributes:
-        saved_bytes: Bytes of the different storages that autograd saved for backward, without the parameters.
-        peak_bytes: Peak of the bytes of all tensors that operators created inside and that were still alive.
-            Scratch memory inside one operator is not seen.
+        saved_bytes: Bytes of the distinct storages that autograd saves for backward, without the parameters.
+        peak_bytes: Peak bytes of the live tensors that operators create inside the context. Scratch memory inside one
+            operator is not counted.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -56,7 +56,7 @@ class StepMemory:
         self._stack.__exit__(*error)
 
     def note(self, tensor: Tensor) -> Tensor:
-        """Count a tensor as saved for backward; for what is held outside autograd's sight."""
+        """Count a tensor as saved for backward, for tensors that autograd's hooks do not see."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._parameters:
             self._saved[storage.data_ptr()] = storage.nbytes()
@@ -64,14 +64,14 @@ class StepMemory:
 
 
 class ProcessPeak:
-    """Context manager that measures how far this process's memory rises above where it was at the start.
+    """Context manager that measures how far this process's memory rises above its level at the start.
 
-    On a GPU that is what torch's allocator holds there. On a CPU it is resident memory as the operating system sees it
-    (Linux only), scratch memory and the allocator's waste included, so it is the figure to hold against a client's real
-    memory; ``return_memory_at_once`` keeps the waste small.
+    On a GPU it is the memory that torch's allocator holds there. On a CPU it is resident memory as the operating system
+    reports it (Linux only), including scratch memory and the allocator's overhead, so it can be compared with a
+    client's real memory; ``return_memory_at_once`` keeps the overhead small.
 
     Attributes:
-        peak_bytes: The rise, after the context has ended; None where the system does not tell.
+        peak_bytes: The rise, after the context has ended; None if the system does not report it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -84,7 +84,7 @@ class ProcessPeak:
             self._before = torch.cuda.memory_allocated(self._device)
         elif _RESET.exists():
             _call_c("malloc_trim", 0)
-            _RESET.write_text("5")  # forget the highest resident memory so far
+            _RESET.write_text("5")  # reset the highest resident memory
             self._before = _resident("VmRSS")
         return self
 
@@ -98,19 +98,19 @@ class ProcessPeak:
 def return_memory_at_once() -> None:
     """Make the C library give large tensors' memory back to the system as soon as they are freed (glibc only).
 
-    By default it raises the size from which it does so up to 32 MiB, and keeps the rest in a heap full of holes: a
-    step whose tensors need 0.3 GB was seen to take 1.1 GB of resident memory, and 0.36 GB after this call.
+    By default the library raises its size threshold for that up to 32 MiB, and keeps smaller tensors in a fragmented
+    heap. Measured for a step whose tensors need 0.3 GB: 1.1 GB of resident memory, and 0.36 GB after this call.
     """
     _call_c("mallopt", -3, 128 * 1024)  # M_MMAP_THRESHOLD, which also stops it from adapting
 
 
 @contextmanager
 def gpu_limit(device: torch.device, memory: int | None) -> Iterator[None]:
-    """Refuse, inside the context, that this process holds more than ``memory`` bytes above what it holds now."""
+    """Limit this process's GPU memory, inside the context, to ``memory`` bytes above its current use."""
     if device.type != "cuda" or memory is None:
         yield
         return
-    torch.cuda.empty_cache()  # what earlier clients left would count as this one's
+    torch.cuda.empty_cache()  # memory cached for earlier clients would count for this one
     total = torch.cuda.get_device_properties(device).total_memory
     fraction = min(1.0, (torch.cuda.memory_reserved(device) + memory) / total)
     torch.cuda.set_per_process_memory_fraction(fraction, device)
@@ -129,7 +129,7 @@ def _resident(key: str) -> int:
 
 
 def _call_c(name: str, *arguments: int) -> None:
-    """Call a function of the C library where it has it."""
+    """Call a function of the C library, if it has it."""
     if sys.platform == "linux":
         function = getattr(ctypes.CDLL(None), name, None)
         if function is not None:
@@ -140,7 +140,7 @@ class _LiveBytes(TorchDispatchMode):
     """Follow the storages that operators create, from creation to release."""
 
     def __init__(self, known: set[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self._known = known
         self.live = 0
         self.peak = 0
@@ -157,7 +157,7 @@ class _LiveBytes(TorchDispatchMode):
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()
-        # A view of a parameter is a result too, but no new memory.
+        # A view of a parameter is also a result, but takes no new memory.
         if key in self._alive or storage.data_ptr() in self._known:
             return
         self.live += size

@@ -1,13 +1,13 @@
-"""What a client reports for Fisher scores: sums over samples of its own, within its memory.
+"""A client's contribution to Fisher scores: sums over its own samples, within its memory budget.
 
     Σ_{d ∈ D_k} ‖∇_{θ_l} log p(y_d | x_d)‖²  for every block l,        and |D_k|
 
-under the round's global adapter, see ``fedhello.client.fisher``. D_k are all samples of client k, or as many as are
-asked for, drawn anew for each round. The server adds the sums up and divides once, so the scores do not depend on how
-the data is split over the clients, and the sums could be masked, or get noise, on their way.
+under the round's global adapter, see ``fedhello.client.fisher``. D_k are all samples of client k, or a random part of
+them, drawn for each round. The server adds the sums up and divides once, so the scores do not depend on how the data is
+split over the clients, and the sums can be masked or given noise before they are sent.
 
-A pass holds a graph through all blocks, whatever the client's budget lets it train. Its bytes are predicted from a few
-tiny passes, and a client's batches are as large as its memory allows.
+A pass keeps the graph of all blocks, whatever blocks the client's budget allows it to train. Its bytes are predicted
+from a few tiny passes, and a client's batches are as large as its memory budget allows.
 """
 
 from collections.abc import Iterable
@@ -29,15 +29,15 @@ from fedhello.randomness import generator
 from fedhello.types import Adapter, Allocation, Client, Task
 
 LARGEST_BATCH = 32
-"""Samples per pass, at most."""
+"""The most samples per pass."""
 
 LARGEST_SQUARE = 1e15
-"""‖∇_{θ_l} log p‖² of a sample that no model comes near."""
+"""Upper bound on ‖∇_{θ_l} log p‖² of a sample, far above that of any model."""
 
 
 @dataclass(frozen=True)
 class BlockSums:
-    """What one client contributes to the scores; float64.
+    """One client's contribution to the Fisher scores; float64.
 
     Attributes:
         squares: Σ_d ‖∇_{θ_l} log p(y_d | x_d)‖², shape (L,).
@@ -49,20 +49,20 @@ class BlockSums:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Both by name, as they travel."""
+        """Both tensors by name, as they are sent."""
         return {"squares": self.squares, "count": self.count}
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What the clients of a round are asked for.
+    """A request for Fisher scores to the clients of a round.
 
     Attributes:
         adapter: θ.
-        clients: S_t, ascending id; ``budget.memory`` is what a pass may take.
+        clients: S_t, ascending id; ``budget.memory`` limits the bytes of a pass.
         round: t.
-        attempt: How many attempts at the round have failed before.
-        samples: The most samples that each uses.
+        attempt: Number of earlier failed attempts at this round.
+        samples: The most samples of each client.
     """
 
     adapter: Adapter
@@ -72,24 +72,24 @@ class ScoreRequest:
     samples: int
 
     def task(self, client: int) -> Task:
-        """Return what a client is sent: the whole global adapter, of which nothing trains."""
+        """Return a client's task: the whole global adapter, of which nothing trains."""
         return Task(client, self.round, Allocation(()), self.adapter, attempt=self.attempt)
 
     def most(self, samples: int) -> int:
-        """Return how many samples a client uses that has so many."""
+        """Return how many of its ``samples`` a client uses."""
         return min(self.samples, samples)
 
 
 @dataclass(frozen=True)
 class ScoreReply:
-    """What came of asking one client.
+    """A client's reply to a ``ScoreRequest``.
 
     Attributes:
         client: Its id.
-        sums: Its contribution; None if there is none that counts.
-        note: Why there is none, or what was done otherwise than planned.
-        bytes_down: Bytes that it was sent.
-        bytes_up: Bytes of its reply.
+        sums: Its contribution; None if it has none or it does not count.
+        note: Why there is no contribution, or how it deviates from the plan.
+        bytes_down: Bytes on the wire sent to it.
+        bytes_up: Bytes on the wire of its reply.
     """
 
     client: int
@@ -100,13 +100,13 @@ class ScoreReply:
 
 
 def client_sums(model: LoraModel, data: Samples, who: tuple[int, int, int], samples: int, batch_size: int) -> BlockSums:
-    """Return a client's contribution under the values that the model holds now.
+    """Return a client's contribution under the model's current values.
 
     Args:
-        model: The model; its values stay as they are.
+        model: The model; its values do not change.
         data: The client's samples, at least one.
-        who: Seed, round and client, which the draw of samples belongs to.
-        samples: The most to use.
+        who: Seed, round and client, for the random draw of samples.
+        samples: The most samples to use.
         batch_size: Samples per pass; it changes the result by rounding only.
 
     Raises:
@@ -121,25 +121,25 @@ def client_sums(model: LoraModel, data: Samples, who: tuple[int, int, int], samp
 
 
 def check_block_sums(sums: BlockSums, most: int) -> None:
-    """Check that sums can come from as many samples as their client was asked for, so that none weighs more than that.
+    """Check that a client's sums are possible for the samples requested, so that its weight is limited.
 
     Args:
-        sums: Finite, of one client.
-        most: The most samples that it could use.
+        sums: The sums of one client, finite.
+        most: The most samples that the client may use.
 
     Raises:
-        UpdateError: If they cannot: |D_k| is a whole number within 1 … ``most``, and each sum is within 0 …
+        UpdateError: If |D_k| is not a whole number within 1 … ``most``, or a sum is not within 0 …
             ``LARGEST_SQUARE`` · |D_k|.
     """
     count = float(sums.count)
     if count != round(count) or not 1 <= count <= most:
         raise UpdateError(f"expected sums over 1 to {most} samples; found {count:g}", "wrong count")
     if bool((sums.squares < 0).any() | (sums.squares > LARGEST_SQUARE * count).any()):
-        raise UpdateError("expected sums of squared gradients; found negative ones, or larger ones", "out of bounds")
+        raise UpdateError("expected sums of squared gradients; found negative or too large values", "out of bounds")
 
 
 def mean_scores(parts: Iterable[BlockSums]) -> tuple[float, ...]:
-    """Return Γ_l = Σ_k (squares)_{k,l} / Σ_k |D_k|, L scores ≥ 0, from one contribution or more in ascending client id.
+    """Return Γ_l = Σ_k (squares)_{k,l} / Σ_k |D_k|, L scores ≥ 0, from at least one contribution, ascending by client.
 
     Example:
         >>> one = BlockSums(torch.tensor([1.0, 4.0]).double(), torch.tensor(1.0).double())
@@ -156,11 +156,11 @@ def mean_scores(parts: Iterable[BlockSums]) -> tuple[float, ...]:
 
 
 def calibrate_scoring(model: LoraModel, answer: int | None = None) -> Peak:
-    """Measure the peak bytes of scoring passes on a few tiny batches; the model's values stay as they are.
+    """Measure the peak bytes of scoring passes on a few tiny batches; the model's values do not change.
 
     Args:
-        model: The model; it is left with its factors trainable, and in evaluation mode.
-        answer: Of a language model, the tokens of the longest response.
+        model: The model; afterwards its factors are trainable, and it is in evaluation mode.
+        answer: For a language model, the tokens of the longest response.
     """
     long = calibration_length(model)
     short = max(1, long // 3)
@@ -170,17 +170,17 @@ def calibrate_scoring(model: LoraModel, answer: int | None = None) -> Peak:
         with StepMemory(model.module.parameters()) as memory:
             over_batches(model, [made_up(model, *shape, answer)])
         peaks.append(memory.peak_bytes)
-    # In short texts the peak may be of another moment than in long ones: a line through the short ones.
+    # The moment of the peak may differ between short and long texts: add a line through the short ones.
     line = Growth.through(shapes[:2], peaks[:2], "c α")
     return Peak((Growth.through(shapes, peaks, "c γ α β"), line))
 
 
 def fitted_batch(peak: Peak | None, memory: int | None, longest: int) -> tuple[int, str]:
-    """Return how many samples a pass may have, and a note where not even one fits.
+    """Return the number of samples of a pass, and a note if not even one fits.
 
     Args:
-        peak: What passes take; None predicts nothing.
-        memory: Bytes that they may take; None does not bind.
+        peak: The predicted peak bytes of passes; None without a prediction.
+        memory: The most bytes of a pass; None is no limit.
         longest: Tokens of the client's longest sample.
     """
     if peak is None or memory is None:
@@ -190,4 +190,4 @@ def fitted_batch(peak: Peak | None, memory: int | None, longest: int) -> tuple[i
     if fitting is not None:
         return fitting, ""
     least = peak.at([(1, longest)]) + RESERVE
-    return 1, f"one sample takes {human_bytes(least)} of its {human_bytes(memory)} of memory"
+    return 1, f"one sample takes {human_bytes(least)}, more than its memory budget of {human_bytes(memory)}"

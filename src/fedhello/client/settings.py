@@ -1,7 +1,7 @@
-"""How clients train: the settings, and what follows from them without a model."""
+"""The settings of local training, and quantities that follow from them without a model."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,15 +15,15 @@ OptimizerName = Literal["adamw", "sgd"]
 ALWAYS_MEASURED = (
     "loss", "samples", "steps", "batches", "tokens", "widest_samples", "widest_tokens", "seconds",
 )  # fmt: skip
-"""What ``local_training`` measures in any case."""
+"""Metrics that ``local_training`` always measures."""
 
 
 METRICS = (*ALWAYS_MEASURED, "saved_bytes", "peak_bytes", "process_bytes")
-"""What ``local_training`` measures at most."""
+"""All metrics that ``local_training`` can measure."""
 
 
 LOWEST_RATE = 1e-3
-"""Share of η below which a falling rate does not go: a step must not vanish in the rounding of the values."""
+"""Lower bound of a falling rate, as a share of η, so that steps do not vanish in rounding."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +31,29 @@ class TrainingSettings:
     """How every client trains.
 
     Attributes:
-        rounds: T, which the schedule runs over.
+        rounds: T, the number of rounds of the schedule.
         epochs: Local passes over the client's data per round.
         batch_size: Largest batch.
-        optimizer: ``adamw`` or ``sgd``; its state starts anew in each round.
+        optimizer: ``adamw`` or ``sgd``; its state is reset in each round.
         lr: η, the learning rate of round 0.
         lr_schedule: How η falls over the rounds; see ``learning_rate``.
         lr_decay: γ of the exponential schedule.
-        weight_decay: Of the optimiser; it acts on LoRA factors and head alike.
-        momentum: Of ``sgd``.
-        loss: On a client's data; see ``fedhello.client.loss``.
-        autocast: ``bfloat16`` runs the forward pass in bf16 where torch deems it safe; ``none`` in fp32.
+        weight_decay: The optimiser's weight decay, on LoRA factors and head.
+        momentum: The momentum of ``sgd``.
+        loss: Name of the loss on a client's data; see ``fedhello.client.loss``.
+        autocast: ``bfloat16`` runs the forward pass in torch's bf16 autocast; ``none`` in float32.
         measure_memory: Measure saved and peak bytes in each client's first, widest step.
         measure_process: Measure how far the process's memory rises during each client's training.
-        samples: The most samples of a client that it sees in one epoch, drawn anew each time; None for all.
+        samples: The most samples of a client in one epoch, drawn for each epoch; None for all.
         tail_penalty: λ of HetLoRA's regulariser; see ``fedhello.factors.tail_regulariser``.
         tail_from: γ of HetLoRA's regulariser.
         adjustment: τ of the loss ``adjusted``.
         proximal: μ of FedProx; 0 leaves it out. See ``fedhello.client.loss``.
         distillation: λ of not-true distillation from the model that the client received; 0 leaves it out. See
             ``fedhello.client.distillation``.
-        distillation_temperature: T of it.
-        lr_head: How many times η is the learning rate of the head; see ``rate_factor``.
-        lr_depth: ξ, how the learning rate falls from each block to the one below.
+        distillation_temperature: T of the distillation.
+        lr_head: Factor on η for the head; see ``rate_factor``.
+        lr_depth: ξ, the factor on the learning rate from each block to the one below.
         scaffold: Whether steps are corrected by SCAFFOLD's control variates; see ``fedhello.aggregation.control``.
     """
 
@@ -89,14 +89,19 @@ def bfloat16_pays(device: torch.device, batch_size: int) -> bool:
     return device.type == "cpu" and batch_size >= BFLOAT16_BATCH and bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def with_rate(settings: TrainingSettings, lr: float | None) -> TrainingSettings:
+    """Return the settings with another learning rate of round 0; None leaves it."""
+    return settings if lr is None else replace(settings, lr=lr)
+
+
 def learning_rate(settings: TrainingSettings, t: int) -> float:
-    """Return η_t for round t within 0 … T−1.
+    """Return η_t, the learning rate of round t within 0 … T−1.
 
     constant      η
     cosine        η (1 + cos(π t/T)) / 2, but at least η/1000
     linear        η (1 − t/T), but at least η/1000
-    exponential   η γᵗ, what Fed-HeLLo's settings ask for (γ = 0.99)
-    published     η γ in every round: what the published code does instead, by an operator's precedence
+    exponential   η γᵗ, as in Fed-HeLLo's paper (γ = 0.99)
+    published     η γ in every round: Fed-HeLLo's published code, because of an operator's precedence
     """
     match settings.lr_schedule:
         case "constant":
@@ -112,7 +117,7 @@ def learning_rate(settings: TrainingSettings, t: int) -> float:
 
 
 def moments(settings: TrainingSettings) -> int:
-    """Return how many values per trained value are kept between steps: the optimiser's moments and a correction."""
+    """Return the number of values kept between steps per trained value: the optimiser's moments and a correction."""
     state = 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
     return state + settings.scaffold
 
@@ -124,15 +129,15 @@ def steps_of(settings: TrainingSettings, samples: int) -> int:
 
 
 def rate_factor(block: int | None, num_blocks: int, lr_head: float, lr_depth: float) -> float:
-    """Return how many times η a tensor's learning rate is: that of block l is η ξ^(L−1−l), that of the head η lr_head.
+    """Return the factor on η for a tensor: ξ^(L−1−l) in block l, ``lr_head`` in the head.
 
     Howard & Ruder 2018, "Universal language model fine-tuning for text classification" (arXiv 1801.06146), with
-    ξ = 1/2.6: the lower a block, the more general what it knows, and the less it should change.
+    ξ = 1/2.6: lower blocks hold more general features and should change less.
 
     Args:
         block: l; None for the head.
         num_blocks: L.
-        lr_head: Of the head.
+        lr_head: The head's factor.
         lr_depth: ξ.
     """
     return lr_head if block is None else lr_depth ** (num_blocks - 1 - block)

@@ -26,18 +26,18 @@ from fedhello.randomness import generator, integer_seed
 
 @dataclass(frozen=True)
 class Assignment:
-    """One client's work in one round.
+    """One client's training in one round.
 
     Attributes:
         client: Its id.
         round: t.
-        names: The tensors to train.
-        data: Its samples.
-        classes: Its own labels.
+        names: Names of the tensors to train.
+        data: The client's samples.
+        classes: The labels that occur in its data.
         seed: The run's seed.
-        policies: What each block does with its activations until backward, length L; empty keeps them all.
-        absent: Blocks that are left out of the model.
-        correction: c − c_k of SCAFFOLD, for some of the tensors that train.
+        policies: The activation policy of each block, length L; empty keeps all activations.
+        absent: The blocks that are left out of the model.
+        correction: c − c_k of SCAFFOLD, by name, for some of the trained tensors.
     """
 
     client: int
@@ -54,25 +54,25 @@ class Assignment:
 def local_training(
     model: LoraModel, work: Assignment, settings: TrainingSettings
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Train the named tensors, from the values that the model holds now, on one client's data.
+    """Train the named tensors on one client's data, starting from the model's current values.
 
-    Only the named tensors require gradients; so the optimiser, the gradients and the result hold exactly them,
-    and everything below the lowest of them runs without autograd.
+    Only the named tensors require gradients, so the optimiser, the gradients and the result hold exactly them, and the
+    blocks below the lowest of them run without autograd.
 
     Args:
-        model: Holds the values to start from; afterwards the trained ones.
-        work: What to train on what.
-        settings: How.
+        model: Holds the start values; afterwards the trained values.
+        work: The tensors and the data.
+        settings: The settings of local training.
 
     Returns:
-        The trained tensors' new values on the CPU, and metrics: ``loss`` (on the data, without what is added to it;
-        mean over samples and epochs), ``samples``
-        (seen, over all epochs), ``steps``, ``batches`` (per epoch), ``tokens`` (with padding), ``widest_samples`` and
-        ``widest_tokens`` of the widest step, ``seconds``, and if measured its ``saved_bytes`` and ``peak_bytes``, the
-        latter with the optimiser's state, and the ``process_bytes`` of the whole training.
+        The trained tensors' new values on the CPU, and metrics: ``loss`` (on the data, without added terms; mean over
+        samples and epochs), ``samples`` (seen, over all epochs), ``steps``, ``batches`` (per epoch), ``tokens`` (with
+        padding), ``widest_samples`` and ``widest_tokens`` of the widest step, ``seconds``, and, if measured, that
+        step's ``saved_bytes`` and ``peak_bytes`` (with the optimiser's state), and the ``process_bytes`` of the whole
+        training.
 
     Raises:
-        UpdateError: If the loss is not finite, a block did not change at all, or nothing did.
+        UpdateError: If the loss is not finite, or an allocated block, or everything, stays unchanged.
     """
     begin = time.perf_counter()
     before = model.read(work.names)
@@ -113,7 +113,7 @@ def local_training(
         "seconds": time.perf_counter() - begin,
     }
     if memory is not None:
-        # The first step makes the optimiser's state only after its backward pass; later ones hold it throughout.
+        # In the first step the optimiser's state is created after backward; later steps hold it throughout.
         state = _state_bytes(optimizer) if steps > 1 else 0
         state += sum(shift.nbytes for _, shift in drift)
         metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes + state}
@@ -141,7 +141,7 @@ def _policies(model: LoraModel, work: Assignment, memory: StepMemory | None) -> 
 
 
 def _unnoted(_: Tensor) -> None:
-    """Stand in for a measurement where none is taken."""
+    """Do nothing: used without a memory measurement."""
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -151,11 +151,11 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 @dataclass(frozen=True)
 class _Goal:
-    """What one client minimises in a round.
+    """The objective of one client in a round.
 
     Attributes:
         loss: The loss on its data.
-        start: What trains, each with its values at the round's start, θ^t, on the CPU.
+        start: The trained parameters, each with its value at the round's start, θ^t, on the CPU.
         teacher: Logits of its samples under θ^t, float32 on the CPU, shape (n, C); None without distillation.
     """
 
@@ -205,7 +205,7 @@ def _with_additions(
     goal: _Goal,
     settings: TrainingSettings,
 ) -> Tensor:
-    """Return the loss on the samples at some positions with what method and settings add to it."""
+    """Return the loss on the samples at some positions plus the terms that method and settings add."""
     total = loss
     if settings.tail_penalty:
         total = total + settings.tail_penalty * tail_products(model.trained_pairs(), settings.tail_from)
@@ -219,7 +219,7 @@ def _with_additions(
 def _drift(
     model: LoraModel, work: Assignment, settings: TrainingSettings, parameters: Mapping[str, nn.Parameter]
 ) -> list[tuple[nn.Parameter, Tensor]]:
-    """Return the parameters that SCAFFOLD corrects, each with η (c − c_k), which is taken off after every step."""
+    """Return the parameters that SCAFFOLD corrects, each with η (c − c_k), which is subtracted after every step."""
     found = []
     for name, value in work.correction.items():
         factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
@@ -230,7 +230,7 @@ def _drift(
 def _optimizer(
     model: LoraModel, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, lr: float
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of named parameters, those of one learning rate together, with η = ``lr``."""
+    """Return the optimiser of the named parameters, grouped by learning rate, with η = ``lr``."""
     together: dict[float, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
@@ -265,21 +265,21 @@ def _check(
     names = unchanged(model.block_of, before, after)
     if names:
         raise UpdateError(
-            f"expected training to change everything allocated; {who} did not change {names}. "
-            "Its learning rate or all its gradients there are zero."
+            f"expected training to change every allocated block; {who} did not change {names}. "
+            "Its learning rate or all gradients there are zero."
         )
 
 
 def unchanged(block_of: Mapping[str, int | None], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
-    """Return which blocks training was to change and did not, in words; nothing if there is none.
+    """Return in words which allocated blocks training did not change; empty if it changed all.
 
     Args:
         block_of: Name → block, or None for the head.
         before: The allocated tensors before training.
-        after: The same afterwards.
+        after: The same tensors after training.
     """
-    # Single factors may rest: while B is zero, A has no gradient. A whole block must not. A head may beside blocks that
-    # move: where a client's data is fitted already, a step is so small that it is lost in the head's large values.
+    # A single factor may stay unchanged: while B is zero, A has no gradient. A whole block must change. A head may stay
+    # unchanged if blocks change: on well-fitted data a step is so small that it is lost in the head's large values.
     moved = {block_of[name] for name in before if not torch.equal(before[name], after[name])}
     still = {block_of[name] for name in before} - moved
     if moved:

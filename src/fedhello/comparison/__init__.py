@@ -1,1 +1,1 @@
-"""Methods and seeds made to run for a comparison."""
+"""Run several methods with several seeds for a comparison."""

@@ -1,4 +1,4 @@
-"""Methods and seeds as the command line asks for them."""
+"""Parse methods and seeds given as text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from fedhello.results.comparison import label_of
 
 @dataclass(frozen=True)
 class AskedMethod:
-    """A method as the command line asks for it.
+    """A method with options, parsed from text.
 
     Attributes:
-        label: What its runs are listed under.
-        name: Its id in the table of methods.
-        options: Those given with it.
+        label: The label of its runs.
+        name: The name in the table of methods.
+        options: The given options.
     """
 
     label: str
@@ -30,28 +30,28 @@ class AskedMethod:
 
 
 def asked_methods(text: str) -> list[AskedMethod]:
-    """Read methods such as ``fed-hello,gd-hla:pattern=triangle:tier_weighting=clients``.
+    """Return methods from text such as ``fed-hello,gd-hla:pattern=triangle:tier_weighting=clients``.
 
     Raises:
-        ConfigError: If there is none, one is unknown, or an option is wrong.
+        ConfigError: If no method is given, a method is unknown, or an option is wrong.
     """
-    return [_asked_method(words) for words in _listed(text, "--methods", "fed-hello,gd-hla")]
+    return [_asked_method(words) for words in _listed(text, "methods", "fed-hello,gd-hla")]
 
 
 def asked_seeds(text: str) -> list[int]:
-    """Read seeds such as ``0,1,2``.
+    """Return seeds from text such as ``0,1,2``.
 
     Raises:
-        ConfigError: If there is none, one is negative or no integer, or one is there twice.
+        ConfigError: If no seed is given, or a seed is negative, not an integer, or given twice.
     """
-    words = _listed(text, "--seeds", "0,1,2")
+    words = _listed(text, "seeds", "0,1,2")
     wrong = [word for word in words if not (word.isascii() and word.isdigit())]
     if wrong:
-        raise ConfigError(f"expected --seeds to be integers of at least 0, such as 0,1,2; found {wrong[0]!r}")
+        raise ConfigError(f"expected seeds to be integers of at least 0, such as 0,1,2; found {wrong[0]!r}")
     seeds = [int(word) for word in words]
     twice = [seed for seed in seeds if seeds.count(seed) > 1]
     if twice:
-        raise ConfigError(f"expected every seed once in --seeds; found {twice[0]} more than once")
+        raise ConfigError(f"expected every seed once; found {twice[0]} more than once")
     return seeds
 
 
@@ -69,11 +69,11 @@ def _asked_method(words: str) -> AskedMethod:
     find_method(name)
     if name not in METHODS:
         raise ConfigError(
-            f"expected --methods to name some of {', '.join(METHODS)}; found {name!r}" + nearest(name, METHODS)
+            f"expected methods to name some of {', '.join(METHODS)}; found {name!r}" + nearest(name, METHODS)
         )
     pairs = [option.partition("=") for option in given]
     if not all(key and equals for key, equals, _ in pairs):
-        raise ConfigError(f"expected a method's options such as {name}:pattern=triangle in --methods; found {words!r}")
+        raise ConfigError(f"expected a method's options such as {name}:pattern=triangle; found {words!r}")
     options = METHODS[name].options
     try:
         read = options.model_validate_strings({key: value for key, _, value in pairs})

@@ -1,4 +1,4 @@
-"""The trivial baselines that every comparison begins with: what any training must beat."""
+"""The simple baselines that every comparison contains: training must be better than these."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from fedhello.methods import METHODS
 from fedhello.setup.objects import STAND_IN
 
 BASELINES = ("head-only", "server-only")
-"""Methods that train no block, and know no learning rate: the head from the clients' sums, and from the server's own
-samples."""
+"""Methods that train no block and have no learning rate: the head solved from the clients' sums, and from the server's
+own samples."""
 
 
 def with_baselines(base: Config, asked: Sequence[AskedMethod]) -> tuple[list[AskedMethod], list[str]]:
-    """Put the baselines before what is asked for, each once; return notes on those that the configuration rules out.
+    """Return the baselines followed by the given methods, each once, and notes on unsupported baselines.
 
     Args:
         base: The configuration that all runs share.
@@ -34,7 +34,7 @@ def with_baselines(base: Config, asked: Sequence[AskedMethod]) -> tuple[list[Ask
 
 
 def _refusal(base: Config, name: str) -> str | None:
-    """Return why a method does not go with a configuration, whatever its tiers are; None where it does."""
+    """Return why a method does not fit a configuration, regardless of its tiers; None if it fits."""
     raw: dict[str, Any] = base.model_dump(mode="json") | {"method": {"name": name}, "clients": STAND_IN}
     try:
         parse_config(raw)

@@ -1,4 +1,4 @@
-"""Several methods with several seeds, side by side."""
+"""Compare several methods over several seeds."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from fedhello.comparison.contest import Contest
 from fedhello.comparison.runs import load_shared
 from fedhello.config.read import Overrides, Source, words_of
 from fedhello.config.schema import Config
-from fedhello.methods import Method
+from fedhello.method import Method
 from fedhello.plugins import register_method
 from fedhello.report.page import check_out
 from fedhello.results import comparison as results
@@ -27,15 +27,15 @@ from fedhello.setup.objects import words_of_objects
 
 def compare(
     config: Source = None,
-    methods: Sequence[str | Method] | str | Method = (),
-    seeds: Sequence[int] | int = (0, 1, 2),
+    overrides: Overrides = (),
     *,
+    methods: Sequence[str | Method] | str | Method,
+    seeds: Sequence[int] | int = (0, 1, 2),
     model: Any = None,
     processor: Any = None,
     data: Any = None,
     validation: Any = None,
     test: Any = None,
-    overrides: Overrides = (),
     out: str | Path | None = None,
     rates: Sequence[float] | None = None,
     baselines: bool = True,
@@ -43,38 +43,37 @@ def compare(
     target: float | None = None,
     console: Console | None = None,
 ) -> Comparison | None:
-    """Run several methods with several seeds and put them side by side; what is there already is kept.
+    """Run several methods with several seeds and compare them; finished runs in the folder are kept.
 
     Args:
-        config: What all runs share; its method lends its options to runs of the same name.
-        methods: Such as ``["fed-hello", "gd-hla:pattern=triangle"]``; a method of one's own as an object, too, which is
-            registered.
-        seeds: Each method runs with each of them; one seed may be a number.
-        model: A model in memory, as ``fedhello.prepare`` takes it. Each run takes a copy, so that all start from the
-            same weights, and the model itself stays as it is.
-        processor: Its tokenizer or image processor.
-        data: Data in memory, likewise, like the next two.
-        validation: What the server keeps to choose by.
-        test: What the server keeps to report on.
-        overrides: What is to be otherwise in all runs.
-        out: The folder of the comparison; ``run.out``/comparison unless given.
-        rates: A grid of at least five learning rates, of which each method takes the best on validation data; None
-            leaves all at the configuration's.
+        config: The configuration of all runs. The options of its method apply to runs of the same method.
+        overrides: Dotted keys with new values for all runs.
+        methods: Methods such as ``["fed-hello", "gd-hla:pattern=triangle"]``; a ``Method`` object is registered.
+        seeds: The seeds of each method; a single seed may be a number.
+        model: A model in memory, as for ``fedhello.prepare``, like the next four. Each run uses a copy, so that all
+            start from the same weights, and the model itself does not change.
+        processor: Likewise.
+        data: Likewise.
+        validation: Likewise.
+        test: Likewise.
+        out: The folder of the comparison; None takes ``run.out``/comparison.
+        rates: A grid of at least five learning rates, of which each method uses the best on validation data; None
+            uses the configuration's for all methods.
         baselines: Whether head-only and server-only come first.
-        reference: The method that others are compared with; the first unless given.
-        target: The test accuracy whose price is asked for; 98 % of the best method's unless given.
-        console: Where to say what is being done; None says nothing.
+        reference: The method that others are compared with; None takes the first.
+        target: The test accuracy until which costs are counted; None takes 98 % of the best method's.
+        console: The output for progress; None shows none.
 
     Returns:
-        The comparison; None if the user interrupted a run.
+        The comparison; None if the user interrupts a run.
 
     Raises:
-        ConfigError: If a configuration is wrong, or a method is there twice.
-        RunFolderError: If a finished run of another configuration or of other objects, or something else, is in the
-            way.
+        ConfigError: If a configuration is wrong, or a method is given twice.
+        RunFolderError: If the folder contains a finished run of another configuration or of other objects, or other
+            files.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["gd-hla", "full"], seeds=[0], baselines=False, out="runs/comparison")
+        >>> found = fh.compare("my.yaml", methods=["gd-hla", "full"], seeds=[0], baselines=False, out="runs/comparison")
         >>> {label: len(runs) for label, runs in found.runs.items()}
         {'gd-hla': 1, 'full': 1}
     """
@@ -102,12 +101,12 @@ def _name_of(method: str | Method) -> str:
 
 
 def shared_config(config: Source, overrides: Overrides) -> Config:
-    """Return what all runs of a comparison share; its tiers need not suit the method that it names itself."""
+    """Return the configuration of all runs of a comparison; its tiers need not fit its own method."""
     return load_shared(config, words_of(overrides))
 
 
 def comparison_folder(shared: Config) -> Path:
-    """Return where a comparison goes that is given no folder."""
+    """Return the default folder of a comparison."""
     return Path(shared.run.out) / "comparison"
 
 
@@ -122,7 +121,7 @@ def _contest(
     target: float | None,
     given: Objects,
 ) -> tuple[Contest, list[str], str]:
-    """Check everything before anything runs; return what is compared, notes, and the label of the reference."""
+    """Check everything before any run; return the contest, notes, and the label of the reference."""
     folder = comparison_folder(shared) if out is None else Path(out)
     grid = [] if rates is None else tuning.asked_rates(",".join(map(str, rates)))
     results.check_target(target)

@@ -1,4 +1,4 @@
-"""A whole comparison, from what is asked for to its runs: checked, tuned where asked, and made, under a lock."""
+"""A comparison before its results: check, tune and make its runs, under a lock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from fedhello.setup.model import NAMED, Objects
 
 @dataclass(frozen=True)
 class Contest:
-    """What is compared.
+    """The runs to make for a comparison.
 
     Attributes:
         base: The configuration that all runs share.
-        methods: The methods, baselines included, in the order of the tables.
-        seeds: Each method runs with each of them; the first is that of the tuning runs.
+        methods: The methods, including baselines, in the order of the tables.
+        seeds: The seeds of each method; the first is that of the tuning runs.
         out: The folder of the comparison.
-        rates: The grid of learning rates; empty where all methods share the configuration's.
-        given: The model and the data, where these are objects; each run starts from them as they are now.
+        rates: The grid of learning rates; empty if all methods use the configuration's.
+        given: The model and the data, if these are objects; each run starts from their current values.
     """
 
     base: Config
@@ -38,12 +38,12 @@ class Contest:
     given: Objects = NAMED
 
     def check(self) -> list[str]:
-        """Check all that can be checked before anything is trained or written; return what a user should know.
+        """Check everything before training and writing; return notes for the user.
 
         Raises:
-            ConfigError: If a configuration is wrong or a method is there twice.
-            RunFolderError: If a finished run of another configuration or of other objects, or something else, is in
-                the way.
+            ConfigError: If a configuration is wrong or a method is given twice.
+            RunFolderError: If the folder contains a finished run of another configuration or of other objects, or
+                other files.
         """
         check_same(self.out, self.base, self.given)
         if not self.rates:
@@ -55,11 +55,10 @@ class Contest:
         """Make all runs that are not finished yet, under a lock on the folder.
 
         Returns:
-            The runs, all finished, and how their learning rates were chosen, if they were; None if the user interrupted
-            one.
+            The runs, all finished, and their tuning or None; None if the user interrupts a run.
 
         Raises:
-            FedhelloError: Of the kind that a run failed with, naming the run.
+            FedhelloError: The error of a run, with the run's name.
             RunFolderError: If another process makes a comparison in the folder.
         """
         with writing(self.out):

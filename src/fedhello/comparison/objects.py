@@ -1,4 +1,4 @@
-"""Which model and data in memory a comparison is of: no configuration tells them from others."""
+"""Digests of the model and data in memory of a comparison, which its configuration does not identify."""
 
 import hashlib
 import json
@@ -18,19 +18,19 @@ from fedhello.setup.data import load_data
 from fedhello.setup.model import Objects
 
 FILE = "objects.json"
-"""What a comparison of objects keeps in its folder: a fingerprint of each."""
+"""File with the digests of the objects of a comparison."""
 
 
 def check_same(out: Path, base: Config, given: Objects) -> None:
-    """Check that a comparison goes on with the objects that it began with, whose runs it keeps.
+    """Check that a comparison is continued with the same objects.
 
     Args:
-        out: Its folder.
+        out: The comparison's folder.
         base: The configuration that all runs share.
         given: The objects.
 
     Raises:
-        RunFolderError: If not.
+        RunFolderError: If the objects differ.
     """
     if not (out / FILE).is_file():
         return
@@ -38,13 +38,13 @@ def check_same(out: Path, base: Config, given: Objects) -> None:
     changed = sorted(what for what in there.keys() & here.keys() if there[what] != here[what])
     if changed:
         raise RunFolderError(
-            f"expected the {' and the '.join(changed)} in memory that {out} was made with, since it keeps finished "
-            "runs; found another. Give another folder as out."
+            f"expected the {' and the '.join(changed)} in memory that {out} was made with, since finished runs are "
+            "kept; found another. Choose another folder."
         )
 
 
 def store(out: Path, base: Config, given: Objects) -> None:
-    """Keep the fingerprints of what is handed over; of a comparison of names there are none.
+    """Store the digests of the objects; nothing is stored if the comparison has none.
 
     Raises:
         RunFolderError: If the file cannot be written.
@@ -60,7 +60,7 @@ def _fingerprints(base: Config, given: Objects) -> dict[str, str]:
 
 
 def _of_model(model: Any) -> str:
-    """Return a fingerprint of the blocks; heads and poolers may be drawn anew whenever a model is loaded."""
+    """Return a digest of the blocks; heads and poolers may be random each time that a model is loaded."""
     blocks = find_blocks(model)
     return digest_of((name, weight) for name, weight in model.named_parameters() if blocks.index(name) is not None)
 

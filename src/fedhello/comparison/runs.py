@@ -1,4 +1,4 @@
-"""Run several methods with several seeds, each in an ordinary run's folder, and go on where that stopped."""
+"""Run several methods with several seeds, each in its own run folder; finished runs are kept."""
 
 import copy
 import gc
@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.status import Status
@@ -19,7 +19,8 @@ from fedhello.config.choices import with_choices
 from fedhello.config.diff import differing
 from fedhello.config.load import IRRELEVANT, parse_config
 from fedhello.config.read import Source, load_config
-from fedhello.config.schema import Config, MethodConfig
+from fedhello.config.schema import Config, MethodConfig, TierConfig
+from fedhello.config.section import ConfigMapping
 from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
 from fedhello.data.memory import MEMORY
@@ -41,15 +42,15 @@ from fedhello.setup.prepare import prepare
 from fedhello.state import RunState
 
 Kind = Literal["blocks", "rank"]
-"""In what a tier may state a count."""
+"""The counts of a tier's budget."""
 
 KINDS: Mapping[str, Kind | None] = {"blocks": "blocks", "ranks": "rank", "either": None}
-"""What a method allocates → the count that it wants a tier to state, if any."""
+"""What a method allocates → the count that its tiers need, if any."""
 
 OTHER: Mapping[Kind, Kind] = {"blocks": "rank", "rank": "blocks"}
 
 Before = Literal["new", "finished", "unfinished"]
-"""What was found of a run."""
+"""The state of a planned run's folder."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class PlannedRun:
     """One method with one seed, or at one learning rate.
 
     Attributes:
-        label: The method's.
-        title: How it is called in messages.
-        config: What is to be run.
-        folder: Where.
-        before: What is there already.
-        given: The model and the data, where these are objects.
+        label: The method's label.
+        title: The run's name in messages.
+        config: Its configuration.
+        folder: Its folder.
+        before: The state of the folder.
+        given: The model and the data, if these are objects.
     """
 
     label: str
@@ -76,8 +77,8 @@ class PlannedRun:
 def load_shared(source: Source, overrides: Sequence[str]) -> Config:
     """Read the configuration that all runs share.
 
-    Its tiers need not suit the method that it names itself, since they are translated for each method: tiers and
-    method are therefore checked apart, each beside a stand-in for the other.
+    Its tiers need not fit its own method, since they are translated for each method. Tiers and method are therefore
+    checked separately, each with a stand-in for the other.
 
     Raises:
         ConfigError: If the file cannot be read, or a key, type or value is wrong.
@@ -95,22 +96,22 @@ def plan_runs(
     rates: Mapping[str, float] | None = None,
     given: Objects = NAMED,
 ) -> tuple[list[PlannedRun], list[str]]:
-    """Decide what each run is, and what of it is there already; nothing is trained or written.
+    """Return the planned runs with the state of their folders; nothing is trained or written.
 
     Args:
         base: The configuration that all runs share. The options of its method count for that method only.
-        methods: What to compare.
-        seeds: Each method runs with each of them.
+        methods: The methods to compare.
+        seeds: The seeds of each method.
         out: The folder of the comparison.
-        rates: Label → learning rate, of those that have one of their own.
-        given: The model and the data, where these are objects.
+        rates: Label → learning rate, for tuned methods.
+        given: The model and the data, if these are objects.
 
     Returns:
-        The runs, all methods with one seed before the next seed, and notes on what a user should know.
+        The runs, all methods with one seed before the next seed, and notes for the user.
 
     Raises:
-        ConfigError: If a configuration is wrong or a method is there twice.
-        RunFolderError: If a finished run of another configuration, or something else, is in the way.
+        ConfigError: If a configuration is wrong or a method is given twice.
+        RunFolderError: If the folder contains a finished run of another configuration, or other files.
     """
     configs, notes = configure(base, methods, seeds, out, given)
     labels = [asked.label for asked in methods]
@@ -132,7 +133,7 @@ def at_rate(config: Config, rate: float) -> Config:
 def configure(
     base: Config, methods: Sequence[AskedMethod], seeds: Sequence[int], out: Path, given: Objects = NAMED
 ) -> tuple[list[list[Config]], list[str]]:
-    """Return, per seed, the configuration of every method, and notes; the arguments are those of ``plan_runs``.
+    """Return, per seed, the configuration of every method, and notes; for the arguments see ``plan_runs``.
 
     Raises:
         ConfigError: If a configuration is wrong or a method is there twice.
@@ -149,14 +150,13 @@ def _check_speeds(base: Config) -> None:
     unknown = [g for g, tier in enumerate(base.clients.tiers) if tier.seconds is not None and tier.speed is None]
     if unknown:
         raise ConfigError(
-            f"expected a speed beside clients.tiers.{unknown[0]}.seconds, such as 40GFLOP/s, since a speed "
-            "measured anew in each run would give the methods unequal budgets; found none. fedhello plan measures "
-            "this machine's."
+            f"expected a speed with clients.tiers.{unknown[0]}.seconds, such as 40GFLOP/s, since a speed measured "
+            "in each run would give the methods different budgets; found none. fedhello plan shows this machine's."
         )
 
 
 def _unused_options(base: Config, methods: Sequence[AskedMethod]) -> list[str]:
-    """Note options of the configuration that no compared method takes."""
+    """Return notes on options of the configuration that no compared method uses."""
     section = base.method
     plain = parse_config({"method": {"name": section.name}, "parity": base.parity, "clients": STAND_IN}).method
     changed = [key for key, value in section.options.items() if plain.options[key] != value]
@@ -169,9 +169,9 @@ def _unused_options(base: Config, methods: Sequence[AskedMethod]) -> list[str]:
 
 def _suited_tiers(
     base: Config, methods: Sequence[AskedMethod], given: Objects
-) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Return the tiers as each method understands them, by its label, and a note on every translation."""
-    stated: list[dict[str, Any]] = base.model_dump(mode="json")["clients"]["tiers"]
+) -> tuple[dict[str, list[TierConfig]], list[str]]:
+    """Return the tiers translated for each method, by label, and a note on every translation."""
+    stated = base.clients.tiers
     kinds = {asked.label: KINDS[METHODS[asked.name].allocates] for asked in methods}
     full: dict[Kind, int] = {}
     if any(_foreign(stated, kind) for kind in kinds.values()):
@@ -187,7 +187,7 @@ def _suited_tiers(
 
 
 def _check_counts(base: Config, blocks: int) -> None:
-    """Check what is about to be translated; ranks have been checked with the configuration."""
+    """Check the blocks of tiers before they are translated; ranks are checked with the configuration."""
     for g, tier in enumerate(base.clients.tiers):
         if tier.blocks is not None and tier.blocks > blocks:
             raise ConfigError(
@@ -196,38 +196,45 @@ def _check_counts(base: Config, blocks: int) -> None:
             )
 
 
-def _foreign(tiers: Sequence[Mapping[str, Any]], kind: Kind | None) -> list[int]:
-    """Return the tiers that state only the kind of count that the method does not allocate."""
-    return [g for g, tier in enumerate(tiers) if kind is not None and kind not in tier and OTHER[kind] in tier]
+def _foreign(tiers: Sequence[TierConfig], kind: Kind | None) -> list[int]:
+    """Return the tiers whose only count is of the kind that the method does not allocate."""
+    return [g for g, tier in enumerate(tiers) if _foreign_count(tier, kind) is not None]
 
 
-def _suited(tier: dict[str, Any], kind: Kind | None, full: Mapping[Kind, int]) -> dict[str, Any]:
-    if kind is None or not _foreign([tier], kind):
+def _foreign_count(tier: TierConfig, kind: Kind | None) -> int | None:
+    """Return the count of a tier that the method does not allocate, where it states that one alone."""
+    counts: dict[Kind, int | None] = {"blocks": tier.blocks, "rank": tier.rank}
+    return None if kind is None or counts[kind] is not None else counts[OTHER[kind]]
+
+
+def _suited(tier: TierConfig, kind: Kind | None, full: Mapping[Kind, int]) -> TierConfig:
+    count = _foreign_count(tier, kind)
+    if kind is None or count is None:
         return tier
     other = OTHER[kind]
-    rest = {key: value for key, value in tier.items() if key != other}
-    return rest | {kind: translated(tier[other], full[other], full[kind])}
+    return tier.model_copy(update={other: None, kind: translated(count, full[other], full[kind])})
 
 
 def _translation(
     label: str,
     kind: Kind,
     foreign: Sequence[int],
-    stated: Sequence[Mapping[str, Any]],
-    suited: Sequence[Mapping[str, Any]],
+    stated: Sequence[TierConfig],
+    suited: Sequence[TierConfig],
     full: Mapping[Kind, int],
 ) -> str:
-    def listed(tiers: Sequence[Mapping[str, Any]], key: Kind) -> str:
-        return "/".join(str(tiers[g][key]) for g in foreign) + f" of {full[key]}"
+    def listed(tiers: Sequence[TierConfig], key: Kind) -> str:
+        counts = (tiers[g].blocks if key == "blocks" else tiers[g].rank for g in foreign)
+        return "/".join(map(str, counts)) + f" of {full[key]}"
 
     return (
-        f"{label} understands {kind}, so tier {'/'.join(map(str, foreign))} gets {kind} {listed(suited, kind)} for "
+        f"{label} allocates {kind}, so tier {'/'.join(map(str, foreign))} gets {kind} {listed(suited, kind)} for "
         f"{OTHER[kind]} {listed(stated, OTHER[kind])}: about as many trained values"
     )
 
 
 def translated(count: int, of: int, full: int) -> int:
-    """Return the count that trains about as many values in another kind: a share of the blocks as one of the rank.
+    """Return the count of another kind that trains about as many values: the same share of the rank as of the blocks.
 
     Example:
         >>> translated(2, of=6, full=8)  # 2 of 6 blocks: rank 3 of 8
@@ -242,11 +249,11 @@ def _block_count(base: Config, given: Objects) -> int:
     return load_model(model_settings(base), ["one", "other"]).blocks.count
 
 
-def _config(base: Config, asked: AskedMethod, tiers: list[dict[str, Any]], seed: int, out: Path) -> Config:
-    raw = base.model_dump(mode="json")
+def _config(base: Config, asked: AskedMethod, tiers: Sequence[TierConfig], seed: int, out: Path) -> Config:
+    raw: ConfigMapping = base.model_dump(mode="json")
     shared = base.method.options if asked.name == base.method.name else {}
     raw["method"] = {"name": asked.name, **shared, **asked.options}
-    raw["clients"]["tiers"] = tiers
+    raw["clients"]["tiers"] = [tier.model_dump(mode="json") for tier in tiers]
     raw["run"] |= {"seed": seed, "out": str(out / RUNS), "name": f"{asked.label}-seed{seed}"}
     return parse_config(raw)
 
@@ -254,44 +261,41 @@ def _config(base: Config, asked: AskedMethod, tiers: list[dict[str, Any]], seed:
 def _check_distinct(labels: Sequence[str], methods: Sequence[MethodConfig]) -> None:
     for (one, method), (other, same) in combinations(zip(labels, methods, strict=True), 2):
         if method == same:
-            raise ConfigError(
-                f"expected every method once in --methods; {one} and {other} are the same once all options are "
-                "filled in"
-            )
+            raise ConfigError(f"expected every method once; {one} and {other} are the same with all options filled in")
         if one == other:
-            raise ConfigError(f"expected methods that make different folder names; two of them make {one}")
+            raise ConfigError(f"expected methods with different folder names; two of them have {one}")
 
 
 def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> PlannedRun:
-    """Look at what is in a run's folder.
+    """Return a planned run with the state of its folder.
 
     Raises:
-        RunFolderError: If it is a finished run of another configuration, or no run's.
+        RunFolderError: If the folder contains a finished run of another configuration, or not a run.
     """
     folder = RunFolder(Path(config.run.out) / str(config.run.name))
     if not folder.path.exists():
         check_free(folder)
         return PlannedRun(label, title, config, folder, "new", given)
     if not (folder.path / "config.yaml").is_file():
-        raise RunFolderError(f"expected a run or nothing at {folder.path}; found something else. Give another --out.")
+        raise RunFolderError(f"expected a run or nothing at {folder.path}; found something else. Give another out.")
     if not (folder.path / "summary.json").is_file() or folder.summary().status != "finished":
         return PlannedRun(label, title, config, folder, "unfinished", given)
     try:
         found = stored_config(folder.path)
     except ConfigError as error:
-        raise RunFolderError(f"expected a run of this version at {folder.path}; {error} Give another --out.") from error
+        raise RunFolderError(f"expected a run of this version at {folder.path}; {error} Give another out.") from error
     differences = differing([found, _as_loaded(config, found)], IRRELEVANT)
     if differences:
         said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in differences.items())
         raise RunFolderError(
-            f"expected {folder.path} to be a run of this configuration; {said}. Give another --out, or remove it."
+            f"expected {folder.path} to be a run of this configuration; {said}. Give another out, or remove it."
         )
     return PlannedRun(label, title, config, folder, "finished", given)
 
 
 def _as_loaded(config: Config, found: Config) -> Config:
-    """Return a configuration in which what ``auto`` stands for is told, and what a run found on loading as it did."""
-    loaded: dict[str, Any] = {}
+    """Return a configuration with resolved ``auto`` values, and with the values that a run found on loading."""
+    loaded: ConfigMapping = {}
     if config.model.pooling == "auto":
         loaded["pooling"] = found.model.pooling
     if config.model.name == MEMORY:
@@ -300,10 +304,10 @@ def _as_loaded(config: Config, found: Config) -> Config:
 
 
 def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:
-    """Make the runs that are not finished yet, one after the other, and say so.
+    """Make the runs that are not finished yet, one after the other, and report each.
 
     Returns:
-        Whether all have finished; False if the user interrupted one.
+        Whether all have finished; False if the user interrupts one.
 
     Raises:
         FedhelloError: Of the kind that a run failed with, naming the run.
@@ -312,7 +316,7 @@ def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool
         place = f"run {i + 1} of {len(runs)}: {run.title}"
         summary = finished(run, place, console, quiet)
         if summary.status != "finished":
-            line = f"{place} was interrupted; the same command keeps the {i} finished before it and makes it anew"
+            line = f"{place} was interrupted; the same command keeps the {i} finished runs and starts it again"
         else:
             line = (
                 f"{place}: {summary.metric} {summary.mean_last_5:.3f} (mean of the last 5 rounds) in "
@@ -325,40 +329,40 @@ def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool
 
 
 def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> Summary:
-    """Return the summary of a run, after making it as ``fedhello run`` does where it has not finished yet.
+    """Return the summary of a run; if it has not finished, it is made first.
 
     Raises:
         FedhelloError: Of the kind that it failed with, naming the run.
     """
     if run.before == "finished":
         return run.folder.summary()
-    gc.collect()  # models hold themselves in cycles; none shall stay in memory beside the next run's
+    gc.collect()  # frees earlier models, which are in reference cycles
     if run.before == "unfinished":
-        say(console, f"{place} had not finished and is made anew", quiet)
+        say(console, f"{place} had not finished and is started again", quiet)
     shown = console.is_terminal and not quiet
     with console.status(f"{place}: loading …") if shown else nullcontext() as status:
         try:
             session = prepare(run.config, _as_handed_over(run.given))
             if run.before == "unfinished":
-                with run.folder.locked():  # somebody else may be about to finish it
+                with run.folder.locked():  # another process may be running it
                     _remove(run.folder.path)
             log = Progress(None, run.folder)
             summary = run_session(session, run.folder, [log, _Status(status, place)])
         except FedhelloError as error:
             raise type(error)(f"{run.title}: {error}") from error
         if summary.rounds:
-            with suppress(MissingExtraError):  # said once, where the comparison's own pictures are missing
+            with suppress(MissingExtraError):  # reported once, for the comparison's own figures
                 write_report(run.folder.path)
     return summary
 
 
 def _as_handed_over(given: Objects) -> Objects:
-    """Return objects that a run may change, so that each run starts from what was handed over."""
+    """Return copies of the objects that a run may change, so that each run starts from the same values."""
     return replace(given, model=copy.deepcopy(given.model))
 
 
 def say(console: Console, line: str, quiet: bool) -> None:
-    """Print a line as it is, unless quiet."""
+    """Print a line without markup, unless quiet."""
     if not quiet:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -371,7 +375,7 @@ def _remove(folder: Path) -> None:
 
 
 class _Status(Callback):
-    """Shows on a terminal which round a run is in."""
+    """Shows the current round of a run on a terminal."""
 
     def __init__(self, status: Status | None, place: str) -> None:
         self._status = status
@@ -379,7 +383,7 @@ class _Status(Callback):
         self._rounds = 0
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Remember how many rounds there will be."""
+        """Keep the number of rounds."""
         self._rounds = session.settings.rounds
 
     def on_round(self, state: RunState, record: RoundRecord) -> None:
@@ -389,4 +393,4 @@ class _Status(Callback):
             self._status.update(f"{self._place}: round {record.report.round + 1} of {self._rounds}{scored}")
 
     def on_end(self, summary: Summary) -> None:
-        """Say nothing; the line of the finished run follows."""
+        """Show nothing, since the line of the finished run follows."""

@@ -1,4 +1,4 @@
-"""A learning rate for each method, chosen on validation data alone, so that none is compared at another's."""
+"""Tune the learning rate of each method on validation data, so that every method is compared at its own."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,17 +21,17 @@ TUNING = "tuning"
 """The folder of the tuning runs within the folder of a comparison."""
 
 RATES = "5e-4,1e-3,2e-3,5e-3,1e-2,2e-2"
-"""The grid unless one is given."""
+"""The default grid."""
 
 FEWEST = 5
-"""Rates of a grid at least: of fewer, the best would too often be the first or the last."""
+"""The least number of rates in a grid, so that the best is seldom the first or the last."""
 
 
 def asked_rates(text: str) -> list[float]:
-    """Read a grid such as ``5e-4,1e-3,2e-3,5e-3,1e-2``; return it ascending.
+    """Return the grid in text such as ``5e-4,1e-3,2e-3,5e-3,1e-2``, ascending.
 
     Raises:
-        ConfigError: If there are fewer than five different rates, or one is none.
+        ConfigError: If there are fewer than five different rates, or one is not a rate.
     """
     try:
         rates = sorted({float(word) for word in text.split(",")})
@@ -39,8 +39,7 @@ def asked_rates(text: str) -> list[float]:
         rates = []
     if len(rates) < FEWEST or not all(0 < rate < float("inf") for rate in rates):
         raise ConfigError(
-            f"expected --rates to be at least {FEWEST} different learning rates above 0, such as {RATES}; found "
-            f"{text!r}"
+            f"expected rates to be at least {FEWEST} different learning rates above 0, such as {RATES}; found {text!r}"
         )
     return rates
 
@@ -58,12 +57,12 @@ def plan_tuning(
     out: Path,
     given: Objects = NAMED,
 ) -> list[PlannedRun]:
-    """Decide what each tuning run is: every method at every rate, with one seed, over half the rounds.
+    """Return the planned tuning runs: every method at every rate, with one seed, over half the rounds.
 
     Args:
         base: The configuration that all runs share.
-        methods: Those that are tuned.
-        seed: Of all tuning runs.
+        methods: The methods to tune.
+        seed: The seed of all tuning runs.
         rates: The grid.
         out: The folder of the comparison.
         given: The model and the data, where these are objects.
@@ -72,7 +71,7 @@ def plan_tuning(
         ConfigError: If a configuration is wrong or a method is there twice.
         RunFolderError: If a finished run of another configuration, or something else, is in the way.
     """
-    # Of the last model: of a selected one all rates would be worth the same where none is surely better than the start.
+    # The last model is scored: with model selection, all rates give the start if none is surely better.
     train = base.train.model_copy(update={"rounds": -(-base.train.rounds // 2), "selection": "last"})
     (configs,), _ = configure(base.model_copy(update={"train": train}), methods, [seed], out, given)
     found = []
@@ -87,10 +86,10 @@ def plan_tuning(
 def make_tuning(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:
     """Make the tuning runs that are not finished yet, one after the other, and print each one's validation accuracy.
 
-    A run in which a round lacks enough updates is left unfinished: training at its rate diverges.
+    A run in which a round misses its quorum is left unfinished: training at its rate diverges.
 
     Returns:
-        Whether none was interrupted.
+        Whether no run was interrupted.
 
     Raises:
         FedhelloError: Of the kind that a run failed with otherwise, naming the run.
@@ -100,10 +99,10 @@ def make_tuning(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bo
         try:
             summary = finished(run, place, console, quiet)
         except QuorumError as error:
-            say(console, f"{place} is out: {error}", quiet)
+            say(console, f"{place} is left out: {error}", quiet)
             continue
         if summary.status != "finished":
-            say(console, f"{place} was interrupted; the same command keeps those finished before it", quiet)
+            say(console, f"{place} was interrupted; the same command keeps the finished ones", quiet)
             return False
         say(console, f"{place}: validation accuracy {validation_accuracy(run.folder):.3f}", quiet)
     return True
@@ -111,15 +110,15 @@ def make_tuning(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bo
 
 def validation_accuracy(folder: RunFolder) -> float:
     """Return the mean validation accuracy of a run's last five scored rounds."""
-    scored = [entry["validation"]["accuracy"] for entry in folder.rounds() if entry["validation"] is not None]
+    scored = [record.validation.accuracy for record in folder.rounds() if record.validation is not None]
     return fmean(scored[-LAST:])
 
 
 def read_tuning(runs: Sequence[PlannedRun]) -> Tuning:
-    """Return which rate each method's tuning runs choose.
+    """Return the tuning: the best rate of each method.
 
     Raises:
-        ConfigError: If no run of some method finished.
+        ConfigError: If no run of a method finished.
     """
     found: dict[str, dict[float, float | None]] = {}
     for run in runs:
@@ -139,17 +138,17 @@ def chosen_rate(label: str, accuracies: Mapping[float, float | None]) -> TunedRa
     """Choose a method's learning rate.
 
     Args:
-        label: Names the method in errors.
-        accuracies: Rate, ascending → validation accuracy; None where the run could not be played to its end.
+        label: The method's label, for messages.
+        accuracies: Rate, ascending → validation accuracy; None if the run did not finish.
 
     Raises:
-        ConfigError: If none could.
+        ConfigError: If no run finished.
     """
     there = [(-accuracy, rate) for rate, accuracy in accuracies.items() if accuracy is not None]
     if not there:
         raise ConfigError(
-            f"expected a learning rate among --rates at which {label} trains; all of its tuning runs failed. "
-            "Give lower ones."
+            f"expected a learning rate among rates at which {label} trains; all of its tuning runs failed. Give lower "
+            "rates."
         )
     rates, rate = tuple(accuracies), min(there)[1]
     return TunedRate(rate, rate in (rates[0], rates[-1]), tuple(accuracies.values()))

@@ -1,18 +1,18 @@
-"""What of a configuration has no meaning together."""
+"""Checks of settings that exclude each other."""
 
 import math
 
 from fedhello.config.schema import Config, ModelConfig
 from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError
-from fedhello.methods import Method
+from fedhello.method import Method
 from fedhello.model.evaluation import metric_label
 from fedhello.model.pooling import NATIVE
 from fedhello.privacy.vectors import LEAST
 
 
 def check_budgets(config: Config, method: Method) -> None:
-    """Check that every tier's budget is one that the method can use."""
+    """Check that the method can use every tier's budget."""
     wanted = {"blocks": "blocks", "ranks": "rank", "either": None}[method.allocates]
     if wanted is None:
         return
@@ -27,7 +27,7 @@ def check_budgets(config: Config, method: Method) -> None:
 
 
 def check_defence(config: Config, method: Method) -> None:
-    """Check that a robust rule can take the place of the method's mean, and that a round has enough clients for it."""
+    """Check that the method's mean can be replaced by the robust rule, and that a round has enough clients for it."""
     defence = config.defence.defence
     if defence.rule == "mean":
         return
@@ -86,30 +86,31 @@ def check_privacy(config: Config, method: Method) -> None:
 
 
 def check_train(config: Config, method: Method) -> None:
-    """Check that the options of training have a meaning with the method and the head."""
+    """Check that the training options work with the method and the head."""
     model = config.model
     if config.train.selection == "validation" and model.head in ("local", "none"):
         raise ConfigError(
-            "expected train.selection=last, since one global classifier is scored on the server's validation data, and "
-            f"model.head is {model.head}; found validation. Choose another head, or leave it out."
+            "expected train.selection=last, since model selection scores one global classifier on the server's "
+            f"validation data and model.head is {model.head}; found validation. Choose another head, or leave "
+            "train.selection out."
         )
     if model.drift_compensation is True and (model.head != "solved" or model.train_head):
-        why = "a head that trains moves by itself" if model.head == "solved" else "only a solved head is known by sums"
+        why = "a solved head that trains adapts itself" if model.head == "solved" else "only a solved head has sums"
         raise ConfigError(
-            f"expected model.drift_compensation=false or auto, since {why}; found true. Leave it out, or see "
+            f"expected model.drift_compensation=false or auto, since {why}; found true. Leave it out, or change "
             "model.head and model.train_head."
         )
     server = config.train.server.name
     if server == "search" and not method.steps:
         raise ConfigError(
             f"expected train.server.name=none, since {method.name} "
-            + ("adds what it finds to frozen weights" if method.merges else "leads to several models")
-            + ", so that a round cannot be left out afterwards; found search. Choose a method such as rgd-hla."
+            + ("merges products into frozen weights" if method.merges else "trains several models")
+            + ", so that a round cannot be undone; found search. Choose a method such as rgd-hla."
         )
     if server not in ("none", "search") and not method.averages_layerwise:
         raise ConfigError(
-            f"expected train.server.name=none, since {method.name} does not average layer by layer, so that a change "
-            f"of the global factors is no direction to step in; found {server}. Choose a method such as rgd-hla."
+            f"expected train.server.name=none, since {method.name} does not average layer by layer, so the change of "
+            f"the global factors is not a gradient; found {server}. Choose a method such as rgd-hla."
         )
     if server == "search" and config.model.head in ("local", "none"):
         raise ConfigError(
@@ -119,30 +120,30 @@ def check_train(config: Config, method: Method) -> None:
         )
     if config.train.scaffold and (not method.averages_layerwise or method.allocates == "ranks"):
         raise ConfigError(
-            f"expected train.scaffold=false, since {method.name} gives clients factors of unlike ranks or averages "
-            "none, so that their drifts cannot be compared; found true. Choose a method such as rgd-hla."
+            f"expected train.scaffold=false, since {method.name} gives clients factors of different ranks or does not "
+            "average them, so their drifts cannot be compared; found true. Choose a method such as rgd-hla."
         )
     if config.train.distillation and config.model.head == "local":
         raise ConfigError(
-            "expected a head that all clients know for train.distillation, which keeps what the global model says of "
-            "classes that a client lacks; found model.head=local. Choose another head, or train.distillation=0."
+            "expected a head that all clients share for train.distillation, which keeps the global model's predictions "
+            "for classes that a client lacks; found model.head=local. Choose another head, or train.distillation=0."
         )
 
 
 def check_merging(model: ModelConfig, method: Method) -> None:
-    """Check that products are added to weights that can take them."""
+    """Check that the frozen weights are precise enough for a method that adds products to them."""
     if method.merges and (model.dtype != "float32" or model.quantisation != "none"):
         raise ConfigError(
             f"expected model.dtype=float32 and model.quantisation=none, since {method.name} adds products to the "
-            f"frozen weights, which coarser ones would round away; found {model.dtype} and {model.quantisation}"
+            f"frozen weights, and lower precision would round them away; found {model.dtype} and {model.quantisation}"
         )
 
 
 def check_dora(config: Config, method: Method) -> None:
-    """Check that magnitudes beside the factors fit the method and the budgets."""
+    """Check that DoRA works with the method and the budgets."""
     reasons = {
-        "combines factors by their product, which leaves magnitudes out": not method.averages_layerwise,
-        "adds products to the frozen weights, whose norms magnitudes are relative to": method.merges,
+        "combines factors by their product, which leaves DoRA's magnitudes out": not method.averages_layerwise,
+        "adds products to the frozen weights, to whose norms DoRA's magnitudes are relative": method.merges,
         "scores blocks by the gradients of factors, which pass through their norms under DoRA": method.uses_scores,
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
@@ -153,19 +154,19 @@ def check_dora(config: Config, method: Method) -> None:
         )
     if any(not tier.budget.only_counts for tier in config.clients.tiers):
         raise ConfigError(
-            "expected model.lora.dora=false with budgets in memory, upload or seconds, since what DoRA's norms take "
-            "for a moment is not predicted; found true. Give clients.tiers blocks alone."
+            "expected model.lora.dora=false with budgets in memory, upload or seconds, since the temporary memory of "
+            "DoRA's norms is not predicted; found true. Give clients.tiers blocks only."
         )
 
 
 def check_tensors(config: Config) -> None:
-    """Check that a plain module is handed over for tensors, and asked for what it can do."""
+    """Check the settings of tensor data, which needs a plain ``torch.nn.Module`` in memory."""
     model = config.model
     if config.data.kind != "tensors":
         if model.head_module is not None or model.features is not None:
             raise ConfigError(
-                "expected data.tensor beside model.head_module or model.features, which are of a plain module; found "
-                "none. Leave them out."
+                "expected data.tensor together with model.head_module or model.features, which describe a plain "
+                "torch.nn.Module; found no data.tensor. Add it, or leave them out."
             )
         return
     if model.name != MEMORY:
@@ -175,27 +176,27 @@ def check_tensors(config: Config) -> None:
         )
     if model.head_module is not None and model.pooling not in ("auto", NATIVE):
         raise ConfigError(
-            f"expected model.pooling=auto beside model.head_module, which reads what the module itself makes; found "
+            f"expected model.pooling=auto with model.head_module, whose input the module itself computes; found "
             f"{model.pooling}. Leave one of them out."
         )
 
 
 def check_metrics(config: Config) -> None:
-    """Check that metrics from outside are of a classifier, and have names of their own."""
+    """Check that user-defined metrics are used with a classifier and have unique names."""
     names = config.run.metrics
     if names and config.model.head == "none":
         raise ConfigError(
-            "expected no run.metrics for a language model, whose logits are too wide to keep; found "
+            "expected no run.metrics for a language model, whose logits are too large to keep; found "
             f"{', '.join(names)}. Leave them out."
         )
     labels = [*OWN_SCORES, *map(metric_label, names)]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise ConfigError(
-            f"expected metrics under names of their own, beside {', '.join(OWN_SCORES)}; {twice} is there twice. "
-            "Call the function otherwise."
+            f"expected metrics with unique names, different from {', '.join(OWN_SCORES)}; found {twice} twice. "
+            "Rename the function."
         )
 
 
 OWN_SCORES = ("accuracy", "loss", "samples", "macro_f1", "micro_f1")
-"""Scores of fedhello's own of a classifier."""
+"""Scores that fedhello itself computes for a classifier."""

@@ -1,16 +1,16 @@
-"""Values that ``auto`` resolves to, and keys that others fix."""
+"""Values that ``auto`` resolves to, and keys whose values other keys fix."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from fedhello.config.schema import Config, TrainConfig
 from fedhello.errors import ConfigError
-from fedhello.methods import Method
+from fedhello.method import Method
 from fedhello.plugins import method_or_stand_in
 from fedhello.strategy import the_global_model
 
-# What the published code of Fed-HeLLo does where it differs from the paper, so that its logs can be compared.
-# The first value is the default under parity. No experiment that comes with the code weighs by batches; it could.
+# Settings of Fed-HeLLo's published code where it differs from the paper, so that its logs can be compared.
+# The first value is the default under parity. The code can weigh by batches, but no published experiment does.
 PUBLISHED: dict[str, tuple[Any, ...]] = {
     "model.pooling": ("native",),
     "model.head": ("frozen",),
@@ -39,22 +39,24 @@ BEFORE: dict[str, Any] = {
     "model.drift_compensation": False,
     "train.selection": "last",
     "train.lr": 2e-3,
+    "defence.max_share": None,
 }
-"""Values of keys that runs of 0.1.0 did not have: what these runs did."""
+"""Values that reproduce version 0.1.0, for keys that its configurations do not have."""
 
 
 RATE, FOLLOWED_RATE = 2e-3, 5e-3
-"""Learning rates of ``auto``: in general, and with a solved head that does not train."""
+"""Learning rates that ``auto`` resolves to: in general, and with a solved head that does not train."""
 
 
 def with_choices(config: Config) -> Config:
-    """Return a configuration with every ``auto`` resolved that depends on other settings alone.
+    """Return the configuration with every ``auto`` resolved that depends on other settings only.
 
-    With a solved head, which knows all classes before training, the loss is ``cross_entropy``: it was more accurate
-    than the restricted one (docs/explanation/solved-heads.md). If that head does not train, it follows the features
-    (``model.drift_compensation``), the model is selected on validation data (``train.selection``), and the learning
-    rate is 5e-3. Otherwise these are ``restricted``, false, ``last`` and 2e-3. Methods that train nothing or have
-    several models get no drift compensation and no selection, whatever is asked for, so that they can be compared.
+    With a solved head, which knows all classes before training, the loss is ``cross_entropy``: it is more accurate
+    than the restricted one (docs/explanation/solved-heads.md). If that head does not train, it is compensated for the
+    drift of the features (``model.drift_compensation``), the model is selected on validation data
+    (``train.selection``), and the learning rate is 5e-3. Otherwise these are ``restricted``, false, ``last`` and 2e-3.
+    Methods that train nothing or have several models get no drift compensation and no selection, whatever the
+    configuration asks for, so that one configuration serves a comparison of methods.
     """
     solved, train = config.model.head == "solved", config.train
     method = method_or_stand_in(config.method.name, config.method.options)
@@ -73,9 +75,9 @@ def with_choices(config: Config) -> Config:
 
 
 def rate_of(train: TrainConfig) -> float:
-    """Return the learning rate of a configuration whose choices are made."""
+    """Return the learning rate of a configuration whose ``auto`` values are resolved."""
     if isinstance(train.lr, str):
-        raise ValueError("expected with_choices() before the learning rate is asked for; found auto")
+        raise ValueError("expected a resolved learning rate; found auto. Call with_choices() first.")
     return train.lr
 
 
@@ -83,7 +85,7 @@ def with_published_semantics(raw: Mapping[str, Any], method: Method) -> dict[str
     """Set the keys that ``parity: published`` fixes."""
     if not method.averages_layerwise:
         raise ConfigError(
-            f"expected a method that averages layer by layer under parity: published, which is about Fed-HeLLo's code; "
+            f"expected a method that averages layer by layer under parity: published, which follows Fed-HeLLo's code; "
             f"found {method.name}. Leave parity out."
         )
     left_out = {
@@ -95,7 +97,11 @@ def with_published_semantics(raw: Mapping[str, Any], method: Method) -> dict[str
 
 
 def with_fixed(raw: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], when: str) -> dict[str, Any]:
-    """Set dotted keys to the first of their allowed values; a key that says otherwise is an error, not a mixture."""
+    """Set dotted keys to the first of their allowed values.
+
+    Raises:
+        ConfigError: If a key is given with a value that is not allowed.
+    """
     result: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
     for dotted, allowed in fixed.items():
         section, key = dotted.split(".")

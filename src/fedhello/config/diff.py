@@ -1,4 +1,4 @@
-"""What differs between configurations."""
+"""Differences between configurations."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,16 +8,16 @@ from fedhello.config.schema import Config
 from fedhello.formatting import flatten
 
 WITHOUT_END = ("constant", "exponential", "published")
-"""Learning-rate schedules of which no round depends on how many there are."""
+"""Learning-rate schedules in which no round's rate depends on the number of rounds."""
 
 
 def irrelevant(config: Config) -> tuple[str, ...]:
-    """Return the dotted keys that may change while a run goes on, since they change nothing of its rounds."""
+    """Return the dotted keys that may change when a run is resumed, since they do not affect its rounds."""
     return (*IRRELEVANT, "train.rounds") if config.train.lr_schedule in WITHOUT_END else IRRELEVANT
 
 
 def relevant(config: Config) -> dict[str, Any]:
-    """Return what of a configuration has an influence on a result, JSON-ready."""
+    """Return the keys and values that affect a result, JSON-ready."""
     plain = config.model_dump(mode="json")
     for key in irrelevant(config):
         section, name = key.split(".")
@@ -26,11 +26,11 @@ def relevant(config: Config) -> dict[str, Any]:
 
 
 OWN_KEYS = ("run.seed", *IRRELEVANT)
-"""What runs of one method may differ in: the seed, and what has no influence on a result."""
+"""Keys in which runs of one method may differ: the seed, and the keys that do not affect a result."""
 
 
 def differing(configs: Iterable[Config], ignored: Sequence[str] = OWN_KEYS) -> dict[str, list[Any]]:
-    """Return the dotted keys in which configurations differ, each with every configuration's value."""
+    """Return each dotted key in which configurations differ, with its value in every configuration."""
     flat = [flatten(config.model_dump(mode="json"), ".") for config in configs]
     keys = dict.fromkeys(key for one in flat for key in one)
     found = {key: [one.get(key) for one in flat] for key in keys if not is_below(key, ignored)}
@@ -38,5 +38,5 @@ def differing(configs: Iterable[Config], ignored: Sequence[str] = OWN_KEYS) -> d
 
 
 def is_below(key: str, sections: Sequence[str]) -> bool:
-    """Return whether a dotted key is one of some sections or lies in one."""
+    """Return whether a dotted key equals one of the sections or lies below one."""
     return any(key == section or key.startswith(section + ".") for section in sections)

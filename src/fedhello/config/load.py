@@ -1,4 +1,4 @@
-"""Reading a configuration, and writing it down: every key checked, every default filled in."""
+"""Read and write a configuration: every key checked, every default filled in."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,8 @@ from fedhello.config.text import YamlDumper, read_file, set_key
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError
 from fedhello.formatting import nearest
-from fedhello.methods import METHODS, Method
+from fedhello.method import Method
+from fedhello.methods import METHODS
 from fedhello.model.evaluation import METRICS
 from fedhello.plugins import find_method, method_or_stand_in
 from fedhello.strategy import options_model
@@ -35,15 +36,15 @@ IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
     "run.deadline_factor",
 )  # fmt: skip
-"""What has no influence on a result: where the folder lies, who else is told, and what is kept on the way."""
+"""Keys that do not affect a result: the run's folder, trackers, checkpoints and waiting times."""
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read, override and check a configuration.
 
     Args:
-        path: A YAML file; None takes the defaults, which are the embedded demo.
-        overrides: ``a.b=c``, later ones win; the value is YAML.
+        path: A YAML file; None takes the defaults, the embedded demo.
+        overrides: ``a.b=c`` with a value in YAML; later ones win.
 
     Raises:
         ConfigError: If the file cannot be read, or a key, type or value is wrong.
@@ -56,10 +57,10 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read the configuration that a run wrote into its folder, maybe one of an earlier version.
+    """Read the configuration in a run's folder, possibly written by an earlier version.
 
-    It was written with every key, so one that is missing had not been thought of: it stands for what was done then.
-    No code that it names is run; what goes on with the run calls ``import_named`` first.
+    A stored configuration has every key of its version. A missing key is therefore newer than the run, and gets the
+    value that reproduces that version. No code that it names is run; to resume a run, call ``import_named`` first.
 
     Raises:
         ConfigError: As ``load_config``.
@@ -69,7 +70,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         section, key = dotted.split(".")
         if raw.get(section) is None:
             raw[section] = {}
-        if isinstance(raw[section], dict):  # anything else is refused below, by name
+        if isinstance(raw[section], dict):  # parse_config refuses anything else
             raw[section].setdefault(key, value)
     for override in overrides:
         set_key(raw, override)
@@ -77,7 +78,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def import_named(raw: Mapping[str, Any]) -> None:
-    """Import what a configuration of this machine's user names, where it is not one of fedhello's own.
+    """Import the methods, partitions, losses and metrics from outside fedhello that a configuration names.
 
     Args:
         raw: Sections with their keys.
@@ -106,20 +107,20 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
 
     Args:
         raw: Sections with their keys.
-        reads: Whether it is of a run that is only read, whose method may be code that nobody has imported.
+        reads: Whether the run is only read, so that its method's code need not be imported.
 
     Raises:
         ConfigError: If a key, type or value is wrong.
     """
-    raw = {key: value for key, value in raw.items() if value is not None}  # an empty section is no section
+    raw = {key: value for key, value in raw.items() if value is not None}  # an empty section counts as left out
     config = _validated(raw)
     if config.data.kind == "instructions":
         raw = with_fixed(raw, INSTRUCTION, "for instruction data, which has prompts with responses")
         config = _validated(raw)
     elif config.model.task == "instruction" or config.model.head == "none":
         raise ConfigError(
-            "expected data.prompt and data.response beside model.task: instruction or model.head: none; found neither. "
-            "Name the columns of prompts and responses, or leave task and head out."
+            "expected data.prompt and data.response with model.task: instruction or model.head: none; found neither. "
+            "Name the columns of prompts and responses, or leave model.task and model.head out."
         )
     row = _row(config.method, reads)
     if config.parity == "published":
@@ -139,7 +140,7 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Return the fully resolved configuration as YAML; reading it back gives an equal one."""
+    """Return the fully resolved configuration as YAML; reading it gives an equal configuration."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=YamlDumper, sort_keys=False, allow_unicode=True)
 
 
@@ -151,7 +152,7 @@ def _validated(raw: Mapping[str, Any]) -> Config:
 
 
 def _row(method: MethodConfig, reads: bool) -> Method:
-    """Return a method's row of the table, or what stands in for it where that may be."""
+    """Return a method's row of the table, or a stand-in if the run is only read."""
     if reads:
         return method_or_stand_in(method.name, method.options)
     if method.name not in METHODS:
@@ -163,7 +164,7 @@ def _row(method: MethodConfig, reads: bool) -> Method:
 
 
 def _with_options(data: DataConfig) -> DataConfig:
-    """Return the section with the options of a partition from outside checked and filled in, if its code is there."""
+    """Return the section with the options of a user-defined partition checked and filled in, if it is imported."""
     how = data.partition
     if not isinstance(how, OwnPartition) or how.kind not in PARTITIONS:
         return data
@@ -173,7 +174,7 @@ def _with_options(data: DataConfig) -> DataConfig:
 
 
 def _filled(options: type[BaseModel], given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return checked options, with their defaults."""
+    """Return the options, checked and with defaults."""
     try:
         return options.model_validate(given).model_dump()
     except ValidationError as error:

@@ -10,9 +10,9 @@ from fedhello.formatting import nearest
 
 
 def sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
-    """Turn pydantic's first complaint into one sentence, and count the others."""
+    """Return pydantic's first error as one sentence, with the number of further errors."""
     complaints = error.errors(include_url=False)
-    # A misspelt key often also leaves a required one missing; the misspelling is what helps.
+    # A misspelt key often also leaves a required one missing; the misspelling is the more useful message.
     first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
     # A discriminated union puts the chosen tag into the location; the user did not write it there.
     keys, valid, below = _locate(first["loc"], root)
@@ -32,14 +32,14 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
 
 
 def _why_text(value: object) -> str:
-    """Say what has made text of a number."""
+    """Return why a number became text, to be added to the message; empty if it did not."""
     if not isinstance(value, str) or not EXPONENT.match(value):
         return ""
-    return ", as yaml.safe_load reads it: text; hand over the file's path, or write it with a point and a sign: 1.0e-2"
+    return ", which yaml.safe_load reads as text; pass the file's path, or write it with a point and a sign: 1.0e-2"
 
 
 def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[str], list[str], list[str]]:
-    """Return the keys that the user wrote, the valid keys beside the last of them, and those below it."""
+    """Return the keys that the user wrote, the valid keys at the level of the last one, and those below it."""
     keys: list[str] = []
     kind: Any = root
     valid: list[str] = []

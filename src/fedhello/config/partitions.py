@@ -1,4 +1,4 @@
-"""How samples are split over clients, as ``data.partition`` says it."""
+"""The kinds of ``data.partition``: how samples are split over clients."""
 
 from typing import Annotated, Literal
 
@@ -48,7 +48,7 @@ class Pathological(Section):
 
 
 class Natural(Section):
-    """Along a column of the data: domain, user or source."""
+    """One client per value of a column of the data, such as domain, user or source."""
 
     kind: Literal["natural"]
     column: str
@@ -69,7 +69,7 @@ class Files(Section):
 
 
 class OwnPartition(Named):
-    """A partition from outside the package, and its options."""
+    """A user-defined partition and its options."""
 
     kind: str = Field(min_length=1)
 
@@ -79,12 +79,12 @@ class OwnPartition(Named):
 
 
 def _default_kind(value: object) -> object:
-    """Take the kind of the default partition where none is named, so that one key can be overridden alone."""
+    """Use the kind of the default partition where none is named, so that one key can be overridden alone."""
     return {"kind": "pathological", **value} if isinstance(value, dict) else value
 
 
 def _whose(value: object) -> str:
-    """Return the kind of a partition of fedhello's own, and ``own`` for all others."""
+    """Return the kind of a built-in partition, and ``own`` for user-defined ones."""
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
     return kind if kind in KINDS else "own"
 

@@ -1,4 +1,4 @@
-"""A configuration from wherever a program has it: a file, mappings, another one; and overrides."""
+"""Read a configuration from a file, mappings or a ``Config``, and apply overrides."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ from fedhello.config.text import read_file, set_key, yaml_line
 from fedhello.errors import ConfigError
 
 Source = str | Path | Mapping[str, Any] | Config | None
-"""A YAML file, nested mappings, or a configuration; None is the embedded demo."""
+"""A YAML file, nested mappings, or a ``Config``; None is the embedded demo."""
 
 
 Overrides = Mapping[str, Any] | Sequence[str]
-"""Dotted keys with their values, ``{"train.rounds": 5}``, or as the command line has them, ``["train.rounds=5"]``."""
+"""Dotted keys with their values, ``{"train.rounds": 5}``, or the command line's form, ``["train.rounds=5"]``."""
 
 
 def load_config(source: Source = None, overrides: Overrides = ()) -> Config:
     """Return a checked configuration.
 
     Args:
-        source: Where it comes from.
-        overrides: What is to be otherwise; later ones win.
+        source: A YAML file, nested mappings or a ``Config``; None takes the defaults, the embedded demo.
+        overrides: Dotted keys with new values; later ones win.
 
     Raises:
         ConfigError: If the file cannot be read, or a key, type or value is wrong.
@@ -44,10 +44,10 @@ def load_config(source: Source = None, overrides: Overrides = ()) -> Config:
 
 
 def raw_of(source: Source) -> dict[str, Any]:
-    """Return the sections of a configuration as they are stated, unchecked; the caller may change them.
+    """Return the sections of a configuration as given, unchecked; a copy that the caller may change.
 
     Raises:
-        ConfigError: If the file cannot be read, or it is no configuration.
+        ConfigError: If the file cannot be read, or is not a configuration.
     """
     if source is None:
         return {}
@@ -57,11 +57,11 @@ def raw_of(source: Source) -> dict[str, Any]:
         return source.model_dump(mode="json")
     if isinstance(source, Mapping):
         return _copy(source)
-    raise ConfigError(f"expected a file, mappings or a Config as configuration; found a {type(source).__name__}")
+    raise ConfigError(f"expected a file, mappings or a Config as the configuration; found a {type(source).__name__}")
 
 
 def words_of(overrides: Overrides) -> list[str]:
-    """Return overrides as the command line has them."""
+    """Return overrides in the command line's form, ``a.b=c``."""
     if not isinstance(overrides, Mapping):
         return list(overrides)
     words = []
@@ -70,13 +70,13 @@ def words_of(overrides: Overrides) -> list[str]:
             words.append(f"{key}={yaml_line(_plain(value))}")
         except yaml.YAMLError as error:
             raise ConfigError(
-                f"expected a value of {key} that YAML can hold; found a {type(value).__name__}"
+                f"expected a value of {key} that YAML can represent; found a {type(value).__name__}"
             ) from error
     return words
 
 
 def _plain(value: Any) -> Any:
-    """Return a value without what YAML does not know: paths, and numbers of numpy."""
+    """Return a value with paths and numpy numbers converted to types that YAML can represent."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
 """The configuration: one YAML file, every key checked, every key overridable as ``a.b=c``.
 
-The defaults are the embedded demo. A configuration is read in one place and turned into plain arguments in
-``fedhello.setup.prepare``; no other part of fedhello sees it.
+The defaults are the embedded demo. ``fedhello.setup.prepare`` turns a configuration into plain settings; the code that
+runs does not see it.
 """
 
 from dataclasses import replace
@@ -19,6 +19,7 @@ from pydantic import (
 
 from fedhello.aggregation.robust import Defence, RobustRule
 from fedhello.aggregation.server import ServerOptimizer, ServerStep
+from fedhello.aggregation.share import MAX_SHARE
 from fedhello.client.settings import LearningRateSchedule, OptimizerName
 from fedhello.config.partitions import Natural, Partition, Pathological
 from fedhello.config.section import Named, Section
@@ -60,7 +61,7 @@ class LoraConfig(Section):
 
 
 class Sketch(Section):
-    """Second moments of features that are projected to so many dimensions."""
+    """Second moments of features projected to ``sketch`` dimensions."""
 
     sketch: int = Field(ge=1)
 
@@ -93,7 +94,7 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """The data set, what the server keeps of it, and how the rest is split over clients."""
+    """The data set, the server's share of it, and how the rest is split over clients."""
 
     name: Name = "embedded:bbc-headlines"
     split: Name | None = None
@@ -119,14 +120,14 @@ class DataConfig(Section):
 
     @property
     def columns(self) -> Columns:
-        """Which columns of the data set hold what."""
+        """The columns of the data set, by their role."""
         text = self.text if isinstance(self.text, str) else (self.text[0], self.text[1])
         group = self.partition.column if isinstance(self.partition, Natural) else None
         return Columns(text, self.label, self.image, self.prompt, self.response, group, self.tensor)
 
     @property
     def kind(self) -> Kind | None:
-        """What a sample is; None where only the data set knows."""
+        """The kind of a sample: text, image, tensor, or prompt with response; None if only the data set tells."""
         columns = self.columns
         if replace(columns, group=None) != UNNAMED:
             return columns.kind
@@ -137,7 +138,7 @@ class DataConfig(Section):
     def _leave_something_to_train_on(self) -> "DataConfig":
         validation, test = (0.0 if isinstance(part, str) else part for part in (self.validation, self.test))
         if validation + test >= 1:
-            raise ValueError(f"validation and test leave nothing to train on: {validation} + {test} ≥ 1")
+            raise ValueError(f"validation and test must leave data to train on; found {validation} + {test} ≥ 1")
         return self
 
     @model_validator(mode="after")
@@ -145,7 +146,9 @@ class DataConfig(Section):
         if self.held_out_samples is not None and not any(
             isinstance(part, str) for part in (self.validation, self.test)
         ):
-            raise ValueError("held_out_samples has a meaning only beside a given validation or test; found shares")
+            raise ValueError(
+                "held_out_samples needs validation or test to name a file or a split; found shares. Leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -166,7 +169,7 @@ class DataConfig(Section):
 
 
 class TierConfig(Section):
-    """A share of the clients, and what each of them can afford."""
+    """A share of the clients, and the budget of each of them."""
 
     share: Annotated[float, BeforeValidator(as_share), Field(gt=0, le=1)]
     blocks: int | None = Field(None, ge=0)
@@ -182,7 +185,7 @@ class TierConfig(Section):
 
     @property
     def budget(self) -> Budget:
-        """What a client of the tier can afford."""
+        """The budget of each client of the tier."""
         return Budget(self.blocks, self.memory, self.upload, self.seconds, self.speed, self.rank)
 
     @model_validator(mode="after")
@@ -190,7 +193,7 @@ class TierConfig(Section):
         if self.blocks is None and self.rank is None and self.budget.only_counts:
             raise ValueError("a tier needs blocks, rank, memory, upload or seconds; found none of them")
         if self.speed is not None and self.seconds is None:
-            raise ValueError("a tier's speed has a meaning only beside its seconds")
+            raise ValueError("a tier's speed needs seconds beside it; found none. Add seconds, or leave speed out")
         return self
 
 
@@ -217,13 +220,13 @@ class ClientsConfig(Section):
 
 
 class MethodConfig(Named):
-    """A method of the table, and its options beside its name."""
+    """The name of a method, with its options as further keys."""
 
     name: str = "fed-hello"
 
 
 class ServerConfig(Section):
-    """The optimiser that steps on the server; ``lr: null`` takes 1 for ``avgm`` and 0.01 for those that adapt."""
+    """The server's optimiser; ``lr: null`` is 1 for ``avgm`` and 0.01 for the adaptive ones."""
 
     name: ServerOptimizer = "none"
     lr: float | None = Field(None, gt=0)
@@ -233,13 +236,13 @@ class ServerConfig(Section):
 
     @property
     def step(self) -> ServerStep:
-        """The same for the aggregation."""
+        """The settings as the aggregation takes them."""
         lr = (1.0 if self.name == "avgm" else 0.01) if self.lr is None else self.lr
         return ServerStep(self.name, lr, self.beta1, self.beta2, self.tau)
 
 
 class TrainConfig(Section):
-    """Rounds, and how each client trains in one."""
+    """Rounds, local training and the server's optimiser."""
 
     rounds: int = Field(20, ge=1)
     clients_per_round: int = Field(5, ge=1)
@@ -271,17 +274,18 @@ class TrainConfig(Section):
 
 
 class DefenceConfig(Section):
-    """What is done about clients that are broken or hostile."""
+    """Protection against faulty or malicious clients."""
 
     screen: float | None = Field(None, gt=1)
     clip: float | None = Field(None, gt=0)
     rule: RobustRule = "mean"
     byzantine: int = Field(1, ge=0)
+    max_share: float | None = Field(MAX_SHARE, ge=1)
 
     @property
     def defence(self) -> Defence:
-        """The same for the aggregation."""
-        return Defence(self.screen, self.clip, self.rule, self.byzantine)
+        """The settings as the aggregation takes them."""
+        return Defence(self.screen, self.clip, self.rule, self.byzantine, self.max_share)
 
 
 class PrivacyConfig(Section):
@@ -293,7 +297,7 @@ class PrivacyConfig(Section):
 
 
 class RunConfig(Section):
-    """Where and how the run takes place."""
+    """Seed, engine, device, folder and trackers of a run."""
 
     seed: int = Field(0, ge=0)
     engine: Literal["local", "flower"] = "local"
@@ -319,14 +323,14 @@ class Config(Section):
 
     Attributes:
         model: The foundation model, its task, its adapter and its head.
-        data: What the clients and the server hold.
-        clients: Their tiers and budgets.
-        method: Its name and its options.
-        train: Rounds, local training and what the server does.
-        defence: What is done about clients that are broken or hostile.
-        privacy: What of a client may be seen by the server.
+        data: The data set and its split over server and clients.
+        clients: The tiers and their budgets.
+        method: The method's name and options.
+        train: Rounds, local training and the server's optimiser.
+        defence: Protection against faulty or malicious clients.
+        privacy: What of a client the server can see.
         run: Seed, folder, engine and device.
-        parity: Whether the published code's semantics take the place of the corrected paper's.
+        parity: ``corrected``, or ``published`` to follow Fed-HeLLo's published code where it differs.
 
     Example:
         >>> config = fh.load_config("my.yaml")
@@ -352,7 +356,7 @@ class Config(Section):
                 f"found {self.train.clients_per_round}"
             )
         if not self.train.measure_memory and any(tier.memory is not None for tier in self.clients.tiers):
-            raise ValueError("a tier with memory needs train.measure_memory: true, since a budget is also measured")
+            raise ValueError("a tier with memory needs train.measure_memory: true, to check the budget by measurement")
         for g, tier in enumerate(self.clients.tiers):
             if tier.rank is not None and tier.rank > self.model.lora.rank:
                 raise ValueError(
@@ -360,7 +364,7 @@ class Config(Section):
                 )
         if self.model.head in ("local", "frozen", "none") and any(tier.blocks == 0 for tier in self.clients.tiers):
             raise ValueError(
-                f"a tier with blocks: 0 would upload nothing, since model.head is {self.model.head}; "
+                f"a tier with blocks: 0 uploads nothing, since model.head is {self.model.head}; "
                 "give it a block, or choose the head prototypes or aggregate for classification"
             )
         if all(tier.blocks == 0 for tier in self.clients.tiers):

@@ -1,4 +1,4 @@
-"""What a configuration says, as the plain settings of those that do it."""
+"""Convert a configuration to the plain settings of each room."""
 
 from fedhello.client.settings import TrainingSettings
 from fedhello.config.choices import rate_of
@@ -12,7 +12,7 @@ from fedhello.randomness import integer_seed
 
 
 def model_settings(config: Config) -> ModelSettings:
-    """Return which foundation model is loaded, and how."""
+    """Return the settings for loading the foundation model."""
     model, lora = config.model, config.model.lora
     return ModelSettings(
         name=model.name,
@@ -30,7 +30,7 @@ def model_settings(config: Config) -> ModelSettings:
 
 
 def data_settings(data: DataConfig) -> DataSettings:
-    """Return which data set is read, and what becomes of it."""
+    """Return the settings for reading and splitting the data set."""
     return DataSettings(
         name=data.name,
         partition=data.partition,
@@ -49,7 +49,7 @@ def data_settings(data: DataConfig) -> DataSettings:
 
 
 def head_settings(model: ModelConfig) -> HeadSettings:
-    """Return how the head comes about."""
+    """Return the settings of the head."""
     return HeadSettings(
         policy=model.head,
         trains=model.train_head,
@@ -69,7 +69,7 @@ def secure_settings(privacy: PrivacyConfig) -> SecureSettings:
 
 
 def statistics_settings(config: Config) -> StatisticsSettings:
-    """Return what clients sum up for a head; prototypes need no second moments."""
+    """Return which statistics clients sum for a head; prototypes need no second moments."""
     model = config.model
     if model.head == "prototypes":
         return StatisticsSettings(Moments("means"), model.least)
@@ -80,7 +80,7 @@ def statistics_settings(config: Config) -> StatisticsSettings:
 
 
 def training_settings(config: Config) -> TrainingSettings:
-    """Return how clients train; ``autocast: auto`` is ``none`` here, until it is known on which device they train."""
+    """Return the settings of local training; ``autocast: auto`` is ``none`` until the device is known."""
     train = config.train
     return TrainingSettings(
         rounds=train.rounds,
@@ -92,7 +92,7 @@ def training_settings(config: Config) -> TrainingSettings:
         lr_decay=train.lr_decay,
         weight_decay=train.weight_decay,
         momentum=train.momentum,
-        loss="restricted" if train.loss == "auto" else train.loss,  # told by then; see with_choices
+        loss="restricted" if train.loss == "auto" else train.loss,  # with_choices has resolved it
         adjustment=train.adjustment,
         proximal=train.proximal,
         distillation=train.distillation,

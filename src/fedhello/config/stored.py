@@ -1,4 +1,4 @@
-"""The configuration of a run's folder: read back, and changed where the run goes on."""
+"""Read the configuration in a run's folder, and override it to resume the run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,37 +13,37 @@ FILE = "config.yaml"
 
 
 def stored_config(folder: Path) -> Config:
-    """Read the configuration of a run back.
+    """Return the configuration of a run.
 
     Raises:
         ConfigError: If it cannot be read.
         RunFolderError: If this is not the folder of a run.
     """
     if not (folder / FILE).is_file():
-        raise RunFolderError(f"expected the folder of a run; {folder} has no {FILE}")
+        raise RunFolderError(f"expected the folder of a run; {folder} has no {FILE}. Check the path.")
     return load_run_config(folder / FILE)
 
 
 def resumed_config(folder: Path, overrides: Sequence[str]) -> Config:
-    """Read a run's configuration, with overrides that change nothing of its rounds.
+    """Return a run's configuration with overrides, none of which may affect its rounds.
 
     Raises:
-        ConfigError: If an override would change a result, or the run's method is an object that is not there.
+        ConfigError: If an override would change a result, or the run's method is an object that is not registered.
         RunFolderError: If this is not the folder of a run.
     """
     before = stored_config(folder)
     import_named(before.model_dump())
     if before.method.name not in METHODS:
         raise ConfigError(
-            f"expected the method {before.method.name}, which a program had handed over as an object, so that no name "
-            "leads to it; found nothing. Register it again before you go on: fedhello.register_method(method)."
+            f"expected the method {before.method.name}, which was passed as an object, to be registered; found no such "
+            "method. Register it before resuming: fedhello.register_method(method)."
         )
     config = load_run_config(folder / FILE, overrides)
     changed = differing([before, config], irrelevant(before))
     if changed:
         said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in changed.items())
         raise ConfigError(
-            f"expected overrides that change nothing of the rounds of {folder}, such as run.keep; {said}. "
+            f"expected overrides that do not affect the rounds of {folder}, such as run.keep; {said}. "
             "Start another run for that."
         )
     return config

@@ -1,4 +1,4 @@
-"""Configurations as YAML text."""
+"""Read and write configurations as YAML text."""
 
 import json
 import math
@@ -12,22 +12,22 @@ from fedhello.errors import ConfigError
 
 
 class YamlLoader(yaml.SafeLoader):
-    """YAML in which 5e-4 is a number, as everybody expects."""
+    """A YAML loader that reads 5e-4 as a number."""
 
 
 class YamlDumper(yaml.SafeDumper):
-    """Quotes the strings that ``_YamlLoader`` would otherwise read as numbers."""
+    """A YAML dumper that quotes strings which ``YamlLoader`` would read as numbers."""
 
 
 EXPONENT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-"""Numbers some of which PyYAML by itself reads as text."""
+"""Floating-point numbers, including forms that PyYAML's default loader reads as text."""
 
 for _kind in (YamlLoader, YamlDumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
 
 
 def yaml_line(value: object) -> str:
-    """Return a value as one line of YAML, which a configuration reads back as it is."""
+    """Return a value as one line of YAML; reading it gives the same value."""
     if isinstance(value, str) and "\n" in value:
         return json.dumps(value, ensure_ascii=False)  # YAML's own writer would break the line
     dumped = yaml.dump(
@@ -37,22 +37,22 @@ def yaml_line(value: object) -> str:
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """Return the value of YAML text.
+    """Return the value of YAML text; ``where`` names the text in the error.
 
     Raises:
-        ConfigError: If it is none; ``where`` names the text.
+        ConfigError: If it is not YAML.
     """
     try:
         return yaml.load(text, YamlLoader)
-    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets the ValueError of an impossible date out
-        raise ConfigError(f"expected YAML in {where}; {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML does not catch the ValueError of an impossible date
+        raise ConfigError(f"expected valid YAML in {where}; found {' '.join(str(error).split())}") from error
 
 
 def read_file(path: Path) -> dict[str, Any]:
     """Return the sections of a configuration file; empty for an empty file.
 
     Raises:
-        ConfigError: If it cannot be read, or holds something else.
+        ConfigError: If it cannot be read, or does not hold sections.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -67,10 +67,10 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def set_key(raw: dict[str, Any], override: str) -> None:
-    """Set one key as an override such as ``train.rounds=5`` says.
+    """Set one key from an override such as ``train.rounds=5``.
 
     Raises:
-        ConfigError: If it names no key of a section, or its value is no YAML.
+        ConfigError: If it does not name a key of a section, or its value is not YAML.
     """
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:

@@ -1,4 +1,4 @@
-"""Values as people write them: shares, bytes, speeds, and what else a key may be."""
+"""Types of configuration values: shares, bytes, speeds, templates and names."""
 
 import math
 import re
@@ -57,7 +57,7 @@ Speed = Annotated[
 
 
 def only(accepts: Callable[[Any], bool], sentence: str) -> BeforeValidator:
-    """Refuse all else by one sentence; pydantic would complain once for each type of a union."""
+    """Return a validator that reports one sentence; pydantic would report one error per member of a union."""
 
     def validated(value: object) -> object:
         if not accepts(value):
@@ -94,9 +94,9 @@ Rate = Annotated[
 
 
 def _template(value: object) -> object:
-    """Check a template; YAML reads one that is nothing but a column in braces as a mapping."""
+    """Check a template; YAML reads a template that is only a column in braces as a mapping."""
     if isinstance(value, dict):
-        raise ValueError("a column is named without braces where nothing else stands beside it")
+        raise ValueError("a template that is only one column is written without braces")
     if isinstance(value, str):
         try:
             placeholders(value)

@@ -1,1 +1,1 @@
-"""Data: where it comes from, how it is split over clients, how it becomes batches."""
+"""Data: sources, splits and partitions, encoding and batches."""

@@ -1,4 +1,4 @@
-"""Samples that are ready for a model, and batches of them that waste little on padding."""
+"""Encoded samples, and batches of them with little padding."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 IGNORED: Final = -100
-"""The label of a token that is not to be predicted: of a prompt, or padding."""
+"""Label of a token that is not predicted: a prompt's token or padding."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model is called with.
+    """The inputs and labels of one call of a model.
 
     Attributes:
         inputs: Keyword arguments of the model: ``input_ids`` and ``attention_mask``, int64, shape (b, longest), for
             some models ``token_type_ids``; or ``pixel_values``, shape (b, channels, height, width); or ``inputs`` of a
             plain module, shape (b, …).
-        labels: Int64: of classification shape (b,), of language modelling shape (b, longest), where tokens that are
-            not to be predicted have the label ``IGNORED``.
+        labels: Int64; in classification shape (b,), in language modelling shape (b, longest), where tokens that are
+            not predicted have the label ``IGNORED``.
     """
 
     inputs: dict[str, Tensor]
@@ -29,7 +29,7 @@ class Batch:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Samples b and tokens T of each; images and tensors, which all are of one size, count as one token."""
+        """Number of samples b and tokens T per sample; an image or tensor counts as one token."""
         ids = self.inputs.get("input_ids")
         return len(self.labels), 1 if ids is None else ids.shape[1]
 
@@ -39,7 +39,7 @@ class Batch:
 
 
 class Samples(Protocol):
-    """A client's or the server's data, ready for the model."""
+    """A client's or the server's encoded samples."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -62,7 +62,7 @@ class Samples(Protocol):
 
 
 class Pixels(Protocol):
-    """Images of one size, in memory or decoded when asked for."""
+    """Images of one size, in memory or decoded at each access."""
 
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
         """Return the images at some positions: uint8, shape (b, channels, height, width)."""
@@ -193,15 +193,15 @@ def _filled(present: np.ndarray, rows: Sequence[np.ndarray], value: int) -> np.n
 
 
 WINDOW = 16
-"""Batches that samples are sorted by length within."""
+"""Number of batches within which samples are sorted by length."""
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield one epoch's batches as positions: samples of like length together, batches in random order.
+    """Yield one epoch's batches as positions: samples of similar length together, batches in random order.
 
     Samples are shuffled, ordered by length within windows of ``WINDOW`` batches, cut into batches whose sizes differ by
-    at most one, and the batches are shuffled. The widest batch comes first, so that a client that cannot hold it finds
-    out at once.
+    at most one, and the batches are shuffled. The widest batch comes first, so that a lack of memory shows
+    at once.
 
     Args:
         lengths: Tokens per sample, shape (n,), n ≥ 1.
@@ -223,7 +223,7 @@ def training_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Genera
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield every position once, longest samples first, in batches of like length."""
+    """Yield every position once, longest samples first, in batches of similar length."""
     order = np.argsort(-lengths, kind="stable")
     for begin in range(0, len(order), batch_size):
         yield order[begin : begin + batch_size]

@@ -1,4 +1,4 @@
-"""What was tokenised once is not tokenised again: tokens on disk, found by the content that they were made from."""
+"""A cache of tokens on disk, keyed by the tokenised content."""
 
 import hashlib
 import os
@@ -15,17 +15,17 @@ from fedhello.data.batches import Examples
 from fedhello.notes import logger
 
 VARIABLE = "FEDHELLO_CACHE"
-"""The environment variable that names the folder; set but empty, nothing is kept."""
+"""The environment variable that names the folder; an empty value switches the cache off."""
 
 LEAST = 5000
-"""Samples from which on keeping them pays."""
+"""The least number of samples for which tokens are cached."""
 
 FORMAT = "2"
-"""Of the files, and of what tokenising means; another one finds nothing of before."""
+"""Version of the files and of the tokenisation; files of other versions are not used."""
 
 
 def folder() -> Path | None:
-    """Return where tokens are kept, or None if they are not."""
+    """Return the folder of the cache; None if it is switched off."""
     named = os.environ.get(VARIABLE)
     if named is None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedhello"
@@ -33,9 +33,9 @@ def folder() -> Path | None:
 
 
 def key_of(tokenizer: Any, texts: Iterable[str | tuple[str, str]], *settings: object) -> str | None:
-    """Return the name for what a tokenizer makes of texts; None of a tokenizer that does not tell what it does.
+    """Return the cache key of tokenised texts; None for a tokenizer that cannot be serialised.
 
-    It is the SHA-256 of the tokenizer's own description, its template, its special tokens, what it returns and where
+    It is the SHA-256 of the serialised tokenizer, its template, its special tokens, what it returns and where
     it cuts, the settings and the texts.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -51,7 +51,7 @@ def key_of(tokenizer: Any, texts: Iterable[str | tuple[str, str]], *settings: ob
 
 
 def load(key: str | None, labels: np.ndarray) -> tuple[Examples, int] | None:
-    """Return the samples kept under a name, with labels, and how many were cut; None if there are none."""
+    """Return the cached samples of a key, with labels, and how many were cut; None if they are not cached."""
     path = _path(key)
     if path is None or not path.is_file():
         return None
@@ -68,7 +68,7 @@ def load(key: str | None, labels: np.ndarray) -> tuple[Examples, int] | None:
 
 
 def store(key: str | None, examples: Examples, cut: int) -> None:
-    """Store samples under a name; the file appears whole or not at all, and a failure to write it is logged."""
+    """Cache samples under a key; the file appears completely or not at all, and a failure to write it is logged."""
     path = _path(key)
     if path is None or len(examples) < LEAST:
         return
@@ -86,7 +86,7 @@ def store(key: str | None, examples: Examples, cut: int) -> None:
             np.savez(file, **arrays)
         temporary.replace(path)
     except OSError as error:
-        logger.warning("tokens are not kept in %s (%s)", path.parent, error.strerror or error)
+        logger.warning("tokens are not cached in %s (%s)", path.parent, error.strerror or error)
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()

@@ -1,4 +1,4 @@
-"""From a table's columns to samples: every value checked, every complaint naming its row."""
+"""Convert a table's columns to samples: every value is checked, and errors name the row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from fedhello.formatting import nearest
 
 @dataclass(frozen=True)
 class Rows:
-    """Samples of one table, in its order.
+    """The samples of one table, in its order.
 
     Attributes:
         inputs: n samples.
         labels: Their classes' names; of instruction data the categories.
-        groups: What a natural partition follows; empty strings without a group column.
-        place: Returns what messages call a sample.
+        groups: The groups of a natural partition; empty strings without a group column.
+        place: Returns the name of a sample in messages.
     """
 
     inputs: list[Input]
@@ -30,7 +30,7 @@ class Rows:
 
 
 NO_CATEGORY = "all"
-"""The one category of instruction data that has no such column, and of samples whose labels do not count."""
+"""The category of instruction data without a category column, and of samples whose labels are not read."""
 
 
 def read_rows(table: Table, columns: Columns, labelled: bool = True) -> Rows:
@@ -38,8 +38,8 @@ def read_rows(table: Table, columns: Columns, labelled: bool = True) -> Rows:
 
     Args:
         table: The table.
-        columns: What its columns are for.
-        labelled: Whether its labels count; if not, they need not be there, and all are ``NO_CATEGORY``.
+        columns: The roles of its columns.
+        labelled: Whether labels are read; if not, they may be missing, and all are ``NO_CATEGORY``.
 
     Raises:
         DataError: If a column is missing, or a value is missing or of the wrong type.
@@ -69,16 +69,16 @@ def _inputs(table: Table, columns: Columns) -> list[Input]:
 
 
 def placeholders(template: str) -> list[str]:
-    """Return the columns that a template names in braces; ``{{`` and ``}}`` stand for braces themselves.
+    """Return the columns that a template names in braces; ``{{`` and ``}}`` are literal braces.
 
     Raises:
-        ValueError: If a brace has no partner, or nothing in it, or no column is named.
+        ValueError: If a brace is unmatched or empty, or the template names no column.
     """
     return [column for _, column in _pieces(template) if column]
 
 
 def _pieces(template: str) -> list[tuple[str, str]]:
-    """Return a template as pairs of literal text and the column that follows it; "" where none does."""
+    """Return a template as pairs of literal text and the column that follows it, or ""."""
     if "{" not in template and "}" not in template:
         return [("", template)]  # the name of a column
     pieces = []
@@ -88,12 +88,12 @@ def _pieces(template: str) -> list[tuple[str, str]]:
             raise ValueError("a pair of braces names no column")
         pieces.append((literal, column))
     if not any(column for _, column in pieces):
-        raise ValueError("it names no column, since double braces stand for braces themselves")
+        raise ValueError("it names no column, since double braces are literal braces")
     return pieces
 
 
 def _rendered(table: Table, template: str, key: str) -> list[str]:
-    """Fill a template in for each row; a column within may be empty, the whole may not."""
+    """Fill a template in for each row; single columns may be empty, the result may not."""
     pieces = _pieces(template)
     found = {column: _column(table, column, key) for _, column in pieces if column}
     texts = {
@@ -139,7 +139,7 @@ def _name(table: Table, column: str, row: int, value: object) -> str:
     if not isinstance(value, str):
         raise DataError(
             f"expected strings or integers in the column {column!r} of {table.name}; {table.place(row)} has "
-            f"{_shown(value)}. Turn it into names of classes."
+            f"{_shown(value)}. Convert it to class names."
         )
     value = value.strip()
     if not value:
@@ -152,7 +152,7 @@ def _pictures(table: Table, column: str) -> list[Picture]:
 
 
 def _picture(table: Table, column: str, row: int, value: object) -> Picture:
-    """Return a cell as an image: a path, the bytes of a file, a mapping with one of the two, or pixels."""
+    """Return an image from a cell: a path, the bytes of a file, a mapping with one of the two, or pixels."""
     if isinstance(value, Picture):
         return value
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
@@ -172,7 +172,7 @@ def _tensors(table: Table, column: str) -> list[np.ndarray]:
     """Return a column of numbers of one shape: float32, or int64 where all are integers.
 
     Raises:
-        DataError: If something is no number, not finite, or of another shape or type than the first.
+        DataError: If a value is not a number, not finite, or of another shape or type than the first.
     """
     found: list[np.ndarray] = []
     for row, value in enumerate(_column(table, column, "data.tensor")):

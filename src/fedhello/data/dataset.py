@@ -1,4 +1,4 @@
-"""What a data set is, whatever it was read from."""
+"""A data set, independent of its source."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class Picture:
     """An image that is decoded later.
 
     Attributes:
-        content: The path of an image file, the bytes of one, or the pixels, uint8, shape (H, W) or (H, W, 3).
+        content: The path or the bytes of an image file, or pixels, uint8, shape (H, W) or (H, W, 3).
         name: What messages call it.
     """
 
@@ -53,21 +53,21 @@ class Picture:
 
 
 Input = str | tuple[str, str] | Picture | np.ndarray
-"""A sample: a text, two of them (also a prompt and a response), an image, or numbers, float32 or int64."""
+"""A sample: a text, a pair of texts (also a prompt and a response), an image, or numbers, float32 or int64."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold what.
+    """The columns of a table, by role.
 
     Attributes:
         text: Texts; two columns for pairs of texts.
-        label: Classes; of instruction data the category, which it may lack.
-        image: Paths or bytes of images; given for images only.
-        prompt: A column, or a template with columns in braces; given for instruction data only.
-        response: Likewise.
-        group: What a natural partition follows.
-        tensor: Numbers of one shape, for a plain module; given for them only.
+        label: Classes; for instruction data the category, which is optional.
+        image: Paths or bytes of images; None for other data.
+        prompt: A column, or a template with columns in braces; None for other data than instructions.
+        response: A column or a template, likewise.
+        group: The groups of a natural partition.
+        tensor: Numbers of one shape, for a plain module; None for other data.
     """
 
     text: str | tuple[str, str] = "text"
@@ -80,7 +80,7 @@ class Columns:
 
     @property
     def kind(self) -> Kind:
-        """The kind of data set that these columns make."""
+        """The kind of samples in these columns."""
         if self.prompt is not None:
             return "instructions"
         if self.image is not None:
@@ -91,7 +91,7 @@ class Columns:
 
 
 UNNAMED = Columns()
-"""The columns where nobody names any."""
+"""The default columns."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ class DataSet:
         inputs: n samples: texts; pairs of texts; (prompt, response) of instruction data; images; numbers.
         labels: Integers within 0 … C−1, shape (n,); categories of instruction data, all 0 where it has none.
         label_names: The names of the C classes or categories, sorted.
-        kind: Of the inputs.
-        groups: Per sample, what a natural partition follows; empty without one.
-        parts: Positions that the user chose for validation or test, ascending; the others can be trained on.
-        notes: What was changed while reading, for people.
+        kind: The kind of the inputs.
+        groups: The group of each sample for a natural partition; empty without groups.
+        parts: Positions of given validation and test parts, ascending; the other samples can be trained on.
+        notes: Notes on changes while reading.
     """
 
     inputs: tuple[Input, ...]
@@ -129,7 +129,7 @@ class DataSet:
 
 
 def identity(sample: Input, kind: Kind) -> object:
-    """Return the key by which repeats are found: an image's digest, a prompt without its response, or the input."""
+    """Return the key that identifies repeats: an image's digest, a prompt without its response, or the input."""
     if isinstance(sample, Picture):
         return sample.digest()
     if isinstance(sample, np.ndarray):
@@ -138,15 +138,15 @@ def identity(sample: Input, kind: Kind) -> object:
 
 
 def draw(data: DataSet, samples: int | None, held_out: int | None = None) -> DataSet:
-    """Return a random part of a data set, the same for every run's seed, with a note.
+    """Return a random part of a data set, the same for all seeds, with a note.
 
     Args:
         data: The data set.
-        samples: The most samples to take of those in none of its parts; None takes all.
-        held_out: The most samples to take of each of its parts; None takes all.
+        samples: The most samples outside the given parts; None takes all.
+        held_out: The most samples of each given part; None takes all.
 
     Raises:
-        DataError: If a class would be lost to training.
+        DataError: If a class would be missing in training.
     """
     pool = data.pool
     chosen = _chosen(pool, samples, "data")

@@ -1,4 +1,4 @@
-"""Data sets that Python packages, scikit-learn or the operating system bring along."""
+"""Data sets in Python packages, in scikit-learn, or in packages of the operating system."""
 
 import csv
 import os
@@ -23,8 +23,8 @@ class EmbeddedData:
     """A data set that an installed package contains.
 
     Attributes:
-        splits: Returns what reads its splits.
-        columns: What its columns are for, unless the configuration says otherwise.
+        splits: Returns the readers of its splits.
+        columns: The roles of its columns, unless configured otherwise.
     """
 
     splits: Callable[[], Readers]
@@ -36,7 +36,7 @@ def embedded_source(name: str) -> Source:
 
     Raises:
         DataError: If there is none of that name.
-        MissingExtraError: If what holds it is not installed.
+        MissingExtraError: If its package is not installed.
     """
     data_set = EMBEDDED_DATA.get(name.removeprefix(embedded.PREFIX))
     if data_set is None:

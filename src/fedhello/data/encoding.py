@@ -1,4 +1,4 @@
-"""From raw inputs to samples: tokenise texts, pairs of texts, and prompts with their responses."""
+"""Tokenise texts, pairs of texts, and prompts with their responses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from fedhello.data.batches import Examples
 from fedhello.errors import DataError
 
 LEAST_PROMPT = 4
-"""Tokens of a prompt that a long response must leave room for."""
+"""Least number of tokens of a prompt that remain before a long response."""
 
 
 def tokenise(
@@ -20,8 +20,8 @@ def tokenise(
     Args:
         texts: n texts.
         labels: Shape (n,).
-        tokenizer: Of the foundation model, with a padding token.
-        max_length: Longest sample, in tokens; of longer ones the end is cut, of pairs the end of the longer text.
+        tokenizer: The foundation model's tokenizer, with a padding token.
+        max_length: The most tokens of a sample; longer ones are cut at the end, pairs at the end of the longer text.
         seconds: The second texts of pairs.
 
     Returns:
@@ -44,7 +44,7 @@ def _arrays(rows: Sequence[Sequence[int]] | None) -> tuple[np.ndarray, ...] | No
 def tokenise_instructions(
     pairs: Sequence[tuple[str, str]], labels: np.ndarray, tokenizer: Any, max_length: int
 ) -> tuple[Examples, int]:
-    """Tokenise prompts with their responses once; only the response, with the token that ends it, is to be predicted.
+    """Tokenise prompts with their responses once; only the response, with its end token, is predicted.
 
     Where the tokenizer has a chat template, a prompt is the user's turn in it and a response the assistant's. Elsewhere
     a response follows its prompt and a line break. Where a response begins is found by tokenising the prompt alone.
@@ -52,15 +52,15 @@ def tokenise_instructions(
     Args:
         pairs: n prompts and responses.
         labels: Shape (n,).
-        tokenizer: Of the foundation model, with a padding token and one that ends a text.
-        max_length: Longest sample, in tokens. Of longer ones the end of the prompt is cut, of responses that are too
-            long by themselves also their end.
+        tokenizer: The foundation model's tokenizer, with a padding token and an end-of-text token.
+        max_length: The most tokens of a sample. In longer ones the prompt is cut at its end, and a response that is
+            too long by itself is also cut at its end.
 
     Returns:
         The samples, and how many of them were cut.
 
     Raises:
-        DataError: If a response is empty, so that nothing would be predicted.
+        DataError: If a response is empty.
     """
     empty = [i for i, (_, response) in enumerate(pairs) if not response.strip()]
     if empty:
@@ -80,7 +80,7 @@ def tokenise_instructions(
 
 
 def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | None = None) -> list[list[int]]:
-    """Tokenise prompts as they precede their responses; the end of a text that is too long is cut."""
+    """Tokenise prompts as they precede responses; texts that are too long are cut at the end."""
     ids = _prompt_ids([_opened(prompt, tokenizer) for prompt in prompts], tokenizer)
     for i, row in enumerate(ids):
         if max_length is not None and len(row) > max_length:
@@ -89,7 +89,7 @@ def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | N
 
 
 def taught_end(tokenizer: Any) -> int | None:
-    """Return the special token that responses are taught to end with, which need not be the end of a text."""
+    """Return the special token at the end of training responses, which may differ from the end-of-text token."""
     said = "response"
     _, answer = rendered("prompt", said, tokenizer)
     (behind,) = _ids([answer.partition(said)[2]], tokenizer)
@@ -98,10 +98,10 @@ def taught_end(tokenizer: Any) -> int | None:
 
 
 def rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
-    """Return the text of a prompt and of what follows it: the response and what ends it.
+    """Return the text of a prompt, and that of its response with the end token.
 
     Raises:
-        DataError: If the chat template changes what stands before a response.
+        DataError: If the chat template changes the text before a response.
     """
     opened = _opened(prompt, tokenizer)
     if tokenizer.chat_template is None:
@@ -110,8 +110,8 @@ def rendered(prompt: str, response: str, tokenizer: Any) -> tuple[str, str]:
     whole = _templated(turns, tokenizer, add_generation_prompt=False)
     if not whole.startswith(opened):
         raise DataError(
-            "expected the tokenizer's chat template to put the assistant's turn behind the user's; it changes what "
-            "stands before it, so the response cannot be told from the prompt"
+            "expected the tokenizer's chat template to append the assistant's turn to the user's; it changes the text "
+            "before it, so the response cannot be separated from the prompt"
         )
     return opened, whole.removeprefix(opened)
 
@@ -123,10 +123,10 @@ def _opened(prompt: str, tokenizer: Any) -> str:
 
 
 def _templated(turns: Sequence[dict[str, str]], tokenizer: Any, add_generation_prompt: bool) -> str:
-    """Put the chat template around turns.
+    """Apply the chat template to turns.
 
-    Templates of models that think put an empty thought before a response; with ``enable_thinking=False`` they put it
-    into the prompt too, so that it is no part of what is learnt. Other templates do not ask for that.
+    Templates of reasoning models put an empty thought before a response; with ``enable_thinking=False`` it is part of
+    the prompt, so that it is not learnt. Other templates ignore the argument.
     """
     return str(
         tokenizer.apply_chat_template(
@@ -136,7 +136,7 @@ def _templated(turns: Sequence[dict[str, str]], tokenizer: Any, add_generation_p
 
 
 def _prompt_ids(opened: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Tokenise opened prompts; a template brings its own special tokens, and a prompt is not the end of a text."""
+    """Tokenise rendered prompts; a template contains its own special tokens, and a prompt gets no end token."""
     ids = _ids(opened, tokenizer, special=tokenizer.chat_template is None)
     end = tokenizer.eos_token_id
     return [row[:-1] if len(row) > 1 and row[-1] == end else row for row in ids]
@@ -148,18 +148,18 @@ def _ids(texts: Sequence[str], tokenizer: Any, special: bool = False) -> list[li
 
 
 def _shortened(prompt: str, after: list[int], tokenizer: Any, max_length: int) -> tuple[list[int], list[int]]:
-    """Cut the end of the prompt's text, but not of what a template puts around it, then the end of the response."""
+    """Cut the end of the prompt's text, inside the template, and then the end of the response."""
     (around,) = tokenise_prompts([""], tokenizer)
     (content,) = _ids([prompt], tokenizer)
     room = max(LEAST_PROMPT, max_length - len(around) - len(after))
     (before,) = tokenise_prompts([tokenizer.decode(content[:room])], tokenizer)
-    while len(before) + len(after) > max_length and room > LEAST_PROMPT:  # text that was cut may take a token more
+    while len(before) + len(after) > max_length and room > LEAST_PROMPT:  # a cut text may take one more token
         room -= 1
         (before,) = tokenise_prompts([tokenizer.decode(content[:room])], tokenizer)
     if len(before) >= max_length:
         raise DataError(
-            f"expected data.max_length to leave room for a response; what stands before it takes {len(before)} tokens "
-            f"of {max_length}. Raise it."
+            f"expected data.max_length to leave room for a response; the prompt takes {len(before)} of {max_length} "
+            "tokens. Raise it."
         )
     return before, after[: max_length - len(before)]
 

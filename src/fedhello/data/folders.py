@@ -1,4 +1,4 @@
-"""Data sets that are folders: images by class, images in idx files, one data file per client or split."""
+"""Data sets in folders: images by class, images in idx files, one data file per client or split."""
 
 import gzip
 from collections.abc import Callable, Mapping
@@ -15,17 +15,17 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".p
 """Suffixes of image files."""
 
 IMAGE_COLUMNS = Columns(image="image")
-"""Of data sets whose form says that they are classified images."""
+"""Columns of classified images."""
 
 IDX_SPLITS = {"train": "train", "t10k": "test"}
-"""What idx files are called, and the split that this means."""
+"""Prefix of idx files → name of the split."""
 
 
 def folder_source(folder: Path) -> Source:
-    """Find out what a folder holds.
+    """Return the source of a folder's data set.
 
     Raises:
-        DataError: If it is no form of data set.
+        DataError: If the folder holds no known form of data set.
     """
     if any(folder.glob("*-images*idx3-ubyte*")):
         return Source(str(folder), idx_splits(folder), IMAGE_COLUMNS)
@@ -81,11 +81,11 @@ def _image_table(folder: Path, classes: list[Path]) -> Table:
 
 
 def idx_splits(folder: Path, names: tuple[str, ...] | None = None) -> Mapping[str, Callable[[], Table]]:
-    """Return what reads the splits of a folder in the format of MNIST.
+    """Return the readers of the splits in a folder of the MNIST format.
 
     Args:
-        folder: With such files as ``train-images-idx3-ubyte.gz`` and ``train-labels-idx1-ubyte.gz``.
-        names: Of the classes; None calls them by their numbers.
+        folder: A folder with files such as ``train-images-idx3-ubyte.gz`` and ``train-labels-idx1-ubyte.gz``.
+        names: The names of the classes; None uses their numbers.
     """
     found = sorted(path.name.split("-images")[0] for path in folder.glob("*-images*idx3-ubyte*"))
     return {IDX_SPLITS.get(prefix, prefix): partial(_idx_table, folder, prefix, names) for prefix in found}

@@ -33,7 +33,7 @@ def saved_source(folder: Path) -> Source:
     library = _library(f"the data set in {folder}")
     try:
         found = library.load_from_disk(str(folder))
-    except Exception as error:  # whatever pyarrow and datasets raise for a broken folder
+    except Exception as error:  # pyarrow and datasets raise many kinds of errors for a broken folder
         raise DataError(f"expected a data set saved by datasets in {folder}; {first_line(error)}") from error
     return _source(str(folder), found)
 
@@ -51,7 +51,7 @@ def hub_source(name: str) -> Source:
     library = _library(f"the data set {name}")
     try:
         found = library.load_dataset(*name.split(":", 1))
-    except Exception as error:  # the kinds of network errors are those of several libraries
+    except Exception as error:  # several libraries raise network errors of different kinds
         raise (OutOfReachError if is_out_of_reach(error) else DataError)(
             f"expected the data set {name!r} on the hub, since there is no such file or folder; it could not be "
             f"loaded: {first_line(error)}. Without a network, set data.name to a file or a folder of your own."
@@ -79,7 +79,7 @@ def _reader(name: str, split: str, data: Any) -> Callable[[], Table]:
 
 
 def _values(data: Any, column: str) -> list[object]:
-    """Return a column's values: names of class labels, and images as the files they are."""
+    """Return a column's values: class labels as names, and images as files."""
     import datasets
 
     feature = data.features[column]

@@ -1,4 +1,4 @@
-"""Guess what the columns of a table are for, from their names and values; ask where several would do."""
+"""Guess the roles of a table's columns from their names and values; raise an error if several fit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fedhello.data.tables import Table
 from fedhello.errors import ConfigError
 
 LOOKED_AT = 20_000
-"""Rows that the guess looks at."""
+"""Number of inspected rows."""
 
 TEXTS = ("text", "sentence", "content", "body", "review", "comment", "message", "tweet", "document", "headline")
 LABELS = ("label", "labels", "class", "category", "topic", "sentiment", "intent", "target")
@@ -23,7 +23,7 @@ RESPONSES = ("response", "output", "completion", "answer")
 
 @dataclass(frozen=True)
 class Asked:
-    """The columns that a user names; the others are guessed.
+    """The columns that the user names; the others are guessed.
 
     Attributes:
         text: None, one or two columns of texts.
@@ -42,11 +42,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a column looks like.
+    """What the values of a column can be.
 
     Attributes:
         name: Of the column.
-        image: Whether its values are images, or paths of some.
+        image: Whether its values are images, or paths of images.
         label: Whether they could be classes.
         text: Whether they could be texts.
     """
@@ -58,7 +58,7 @@ class Inspection:
 
 
 def facts(table: Table, column: str) -> Inspection:
-    """Look at the values of a column."""
+    """Return what the values of a column can be."""
     values = table.values(column)[:LOOKED_AT]
     found = [value for value in values if value is not None and value != ""]
     strings = [value for value in found if isinstance(value, str)]
@@ -77,10 +77,10 @@ def facts(table: Table, column: str) -> Inspection:
 
 
 def guess(table: Table, asked: Asked) -> Columns:
-    """Choose the columns to learn from.
+    """Return the columns of inputs and labels.
 
     Raises:
-        ConfigError: If several would do, or none; it asks for the option that decides.
+        ConfigError: If several columns fit a role, or none; the message asks for the argument that decides.
     """
     found = [facts(table, column) for column in table.columns]
     if asked.prompt or asked.response:
@@ -89,7 +89,7 @@ def guess(table: Table, asked: Asked) -> Columns:
         return _classified(found, asked, asked.text[0] if len(asked.text) == 1 else (asked.text[0], asked.text[1]))
     images = [fact.name for fact in found if fact.image]
     if asked.image or images:
-        image = asked.image or _one(images, ("image",), "images", "--image")
+        image = asked.image or _one(images, ("image",), "images", "image")
         return Columns(label=_label(found, asked), image=image)
     names = {fact.name.lower() for fact in found}
     if asked.label is None and "label" not in names and names & {*PROMPTS} and names & {*RESPONSES}:
@@ -101,11 +101,11 @@ def _instructions(found: Sequence[Inspection], asked: Asked) -> Columns:
     names = [fact.name for fact in found]
     prompt = asked.prompt
     if prompt is None:
-        prompt = _one(_known(names, PROMPTS), PROMPTS[:1], "prompts", "--prompt")
+        prompt = _one(_known(names, PROMPTS), PROMPTS[:1], "prompts", "prompt")
         contexts = _known(names, CONTEXTS)
         if len(contexts) == 1:
             prompt = f"{{{prompt}}}\n\n{{{contexts[0]}}}"
-    response = asked.response or _one(_known(names, RESPONSES), RESPONSES[:1], "responses", "--response")
+    response = asked.response or _one(_known(names, RESPONSES), RESPONSES[:1], "responses", "response")
     categories = _known([fact.name for fact in found if fact.label], LABELS)
     label = asked.label or (categories[0] if len(categories) == 1 else UNNAMED.label)
     return Columns(prompt=prompt, response=response, label=label)
@@ -116,16 +116,16 @@ def _classified(found: Sequence[Inspection], asked: Asked, text: str | tuple[str
     if text is None:
         texts = [fact.name for fact in found if fact.text and fact.name != label]
         text = next((pair for pair in PAIRS if {*pair} <= {*texts}), None)
-        text = text or _one(texts, TEXTS, "texts", "--text", _pair_hint)
+        text = text or _one(texts, TEXTS, "texts", "text", _pair_hint)
     return Columns(text=text, label=label)
 
 
 def _label(found: Sequence[Inspection], asked: Asked) -> str:
-    return asked.label or _one([fact.name for fact in found if fact.label], LABELS, "labels", "--label")
+    return asked.label or _one([fact.name for fact in found if fact.label], LABELS, "labels", "label")
 
 
 def _pair_hint(names: Sequence[str]) -> str:
-    return f", or --text {names[0]} --text {names[1]} for pairs of texts"
+    return f", or text twice, {names[0]} and {names[1]}, for pairs of texts"
 
 
 def _one(
@@ -135,16 +135,18 @@ def _one(
     option: str,
     hint: Callable[[Sequence[str]], str] | None = None,
 ) -> str:
-    """Return the only name; or the one that is called just as such a column is best called; or the only known one."""
+    """Return the only name; or the one with the usual name; or the only one with a known name."""
     matching = _known(names, known)
     best = [name for name in matching if name.lower() == known[0]]
     for choice in (names, best, matching):
         if len(choice) == 1:
             return choice[0]
     if not names:
-        raise ConfigError(f"which column holds the {what}? None looks like it. Give {option} COLUMN.")
+        raise ConfigError(f"expected a column of {what}; found none that fits. Name it as {option}.")
     more = hint(names) if hint else ""
-    raise ConfigError(f"which column holds the {what}: {' or '.join(names)}? Give {option} {names[0]}{more}.")
+    raise ConfigError(
+        f"expected one column of {what}; found several that fit: {', '.join(names)}. Name one as {option}{more}."
+    )
 
 
 def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -152,7 +154,7 @@ def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def _few(distinct: int, rows: int) -> bool:
-    """Whether the number of different values is small enough for classes."""
+    """Whether few enough values are different for them to be classes."""
     return 2 <= distinct <= max(2, min(200, rows // 4))
 
 

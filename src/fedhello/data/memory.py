@@ -1,4 +1,4 @@
-"""Data sets that a program has in memory: rows, columns, and whatever has a length and items."""
+"""Data sets in memory: rows, columns, and objects with a length and items."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,21 +11,21 @@ from fedhello.data.tables import Source, Table
 from fedhello.errors import DataError
 
 MEMORY = "memory"
-"""What ``data.name`` and ``model.name`` are where a program hands over objects."""
+"""The value of ``data.name`` and ``model.name`` for objects in memory."""
 
 
 def memory_source(data: Any, columns: Columns, held_out: Mapping[HeldOut, Any]) -> Source:
-    """Make a source of objects.
+    """Return the source of data sets in memory.
 
     Args:
         data: One data set, or a list of them, one per client; see ``is_per_client``. A data set is a sequence of rows
             (mappings, or pairs of input and label), a mapping of columns, or anything with a length and such items,
             as ``datasets.Dataset``, ``torch.utils.data.Dataset`` and, by its columns, a pandas table are.
-        columns: What their columns are for.
-        held_out: What the server keeps for validation or test, in the same forms.
+        columns: The roles of their columns.
+        held_out: The server's validation or test data, in the same forms.
 
     Raises:
-        DataError: If there is nothing, or something that is no data set.
+        DataError: If a data set is empty, or an object is not a data set.
     """
     per_client = is_per_client(data)
     clients = data if per_client else [data]
@@ -42,10 +42,10 @@ def memory_source(data: Any, columns: Columns, held_out: Mapping[HeldOut, Any]) 
 
 
 def is_per_client(data: Any) -> bool:
-    """Whether data in memory are a list of data sets, one per client, rather than a list of rows.
+    """Whether an object is a list of data sets, one per client, and not a list of rows.
 
-    A row is a pair, or a mapping one of whose values is no sequence, such as its label; a mapping of columns holds
-    sequences alone.
+    A row is a pair, or a mapping with a value that is not a sequence, such as its label; a mapping of columns holds
+    only sequences.
     """
     if not isinstance(data, (list, tuple)) or not data:
         return False
@@ -60,11 +60,11 @@ def _is_column(value: object) -> bool:
 
 
 def _check(name: str, data: Any) -> None:
-    """Check that something can be a data set, and holds anything."""
+    """Check that an object can be a data set and is not empty."""
     if isinstance(data, (str, bytes)) or not hasattr(data, "__len__"):
         raise DataError(
-            f"expected {name} to have a length and items, as a list of rows, a mapping of columns, or a data set of "
-            f"torch or datasets has; found a {type(data).__name__}. Make a list of what has no length."
+            f"expected {name} to have a length and items, like a list of rows, a mapping of columns, or a data set of "
+            f"torch or datasets; found a {type(data).__name__}. Convert it to a list."
         )
     if len(data) == 0 or (isinstance(data, Mapping) and not all(len(values) for values in data.values())):
         raise DataError(f"expected at least one sample in {name}; it is empty")
@@ -85,7 +85,7 @@ def _table(name: str, data: Any, columns: Columns) -> Table:
 
 
 def _class_names(data: Any) -> dict[str, list[str]]:
-    """Return the columns of a ``datasets.Dataset`` that hold numbers of classes, with the classes' names."""
+    """Return the columns of a ``datasets.Dataset`` with class numbers, and the classes' names."""
     features = getattr(data, "features", None)
     found = features.items() if isinstance(features, Mapping) else ()
     return {column: feature.names for column, feature in found if hasattr(feature, "int2str")}
@@ -123,7 +123,7 @@ def _row(item: Any, columns: Columns, place: str) -> dict[str, object]:
 
 
 def _value(value: Any, place: str) -> object:
-    """Return a value as tables hold them: images as pixels, numbers of numpy and torch as Python's."""
+    """Return a value in the form of tables: images as pixels, numpy and torch numbers as Python numbers."""
     if hasattr(value, "convert") and hasattr(value, "getbands"):  # Pillow
         value = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
     if getattr(value, "ndim", 0) > 0 and hasattr(value, "dtype"):
@@ -138,6 +138,6 @@ def _pixels(value: Any, place: str) -> Picture:
         raise DataError(
             f"expected an image of uint8 values, shape (H, W) or (H, W, 3), in {place}; found {pixels.dtype} of shape "
             f"{tuple(pixels.shape)}. Undo normalisation and move the channels to the end: the model's own image "
-            "processor does the rest. What a plain module is called with is named in data.tensor instead."
+            "processor does the rest. For the input of a plain module, name the column in data.tensor instead."
         )
     return Picture(np.ascontiguousarray(pixels), f"the image in {place}")

@@ -17,30 +17,30 @@ from fedhello.registry import Registry, a_function
 Parts = list[np.ndarray]
 
 KINDS = ("iid", "dirichlet", "pathological", "natural", "files")
-"""Partitions of fedhello's own."""
+"""Names of built-in partitions."""
 
 PARTITIONS = Registry("partition", "data.partition.kind", "fedhello.partitions", a_function, own=KINDS)
-"""Partitions from outside."""
+"""User-defined partitions."""
 
 
 def register_partition(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Enter a partition of your own, so that ``data.partition: {kind: name}`` knows it.
+    """Register a partition, to be used with ``data.partition: {kind: name}``.
 
-    A module's function needs no registration: ``data.partition: {kind: my_module:by_length, step: 2}``. An entry point
-    of the group ``fedhello.partitions`` serves, too.
+    A function of a module needs no registration: ``data.partition: {kind: my_module:by_length, step: 2}``. An entry
+    point of the group ``fedhello.partitions`` works, too.
 
     Args:
-        name: That none of fedhello's own has; another of one's own is replaced.
+        name: A name that no built-in partition has; a registered partition of the same name is replaced.
         function: From the labels of the training samples (integers within 0 … C−1, shape (n,)), the number K of
-            clients, and a ``numpy.random.Generator`` of the run's seed, to K sequences of positions within 0 … n−1, in
-            which each position is once. Its keyword-only parameters, with type and default, are options beside
-            ``kind``.
+            clients, and a ``numpy.random.Generator`` of the run's seed, to K sequences of positions within 0 … n−1 that
+            contain each position once. Its keyword-only parameters, with type and default, are further keys of
+            ``data.partition``.
 
     Returns:
         The function.
 
     Raises:
-        ConfigError: If one of fedhello's own partitions has the name, or it is no function.
+        ConfigError: If a built-in partition has the name, or ``function`` cannot be called.
 
     Example:
         >>> def in_turn(labels, clients, rng):
@@ -51,18 +51,18 @@ def register_partition(name: str, function: Callable[..., Any]) -> Callable[...,
 
 
 def own(name: str, labels: np.ndarray, clients: int, rng: np.random.Generator, options: Mapping[str, Any]) -> Parts:
-    """Partition by a function from outside, and check what it returns.
+    """Partition by a user-defined function, and check its result.
 
     Args:
-        name: Of the function.
+        name: The partition's name.
         labels: Shape (n,).
         clients: K.
         rng: The partition's generator.
-        options: Of the function.
+        options: The options of the function.
 
     Raises:
-        ConfigError: If the name stands for nothing, or the function raises.
-        DataError: If what it returns is no disjoint and complete partition into K parts.
+        ConfigError: If the name is not registered, or the function raises.
+        DataError: If its result is not a disjoint and complete partition into K parts.
     """
     found = PARTITIONS.call(name, labels.copy(), clients, rng, **options)
     try:
@@ -106,8 +106,8 @@ def iid(samples: int, clients: int, rng: np.random.Generator) -> Parts:
 def dirichlet(labels: np.ndarray, clients: int, alpha: float, minimum: int, rng: np.random.Generator) -> Parts:
     """Share each class's samples over all clients in proportions drawn from Dirichlet(α, …, α).
 
-    Small α makes clients unlike each other. Clients that end with fewer than ``minimum`` samples are topped up
-    with random samples of the client that has most at that moment; without that, small α leaves clients empty.
+    Small α makes clients differ strongly. Clients with fewer than ``minimum`` samples are filled up
+    with random samples of the client with the most samples at that moment; otherwise small α leaves clients empty.
 
     Args:
         labels: Shape (n,).
@@ -216,7 +216,7 @@ def by_group(groups: Sequence[str], clients: int, in_memory: bool = False) -> Pa
     Args:
         groups: Of each sample.
         clients: K.
-        in_memory: Whether a group is a data set that a program handed over, for messages; else it is a file.
+        in_memory: Whether a group is a data set in memory and not a file, for messages.
 
     Raises:
         DataError: If there are not as many groups as clients.
@@ -224,10 +224,10 @@ def by_group(groups: Sequence[str], clients: int, in_memory: bool = False) -> Pa
     names, member_of = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) != clients and in_memory:
         raise DataError(
-            f"expected each of the {clients} data sets that were handed over to have samples to train on, since each "
-            f"is one client's; only {', '.join(names.tolist())} have. The samples of the others repeat another "
-            "client's, or those of the test or validation data, and repeats are left out; leave these clients out, or "
-            "set data.deduplicate=false."
+            f"expected each of the {clients} data sets in memory to have samples to train on, since each is one "
+            f"client's; only {', '.join(names.tolist())} have. The samples of the others repeat those of another "
+            "client or of the test or validation data, and repeats are left out; leave these clients out, or set "
+            "data.deduplicate=false."
         )
     if len(names) != clients:
         raise DataError(
@@ -237,16 +237,16 @@ def by_group(groups: Sequence[str], clients: int, in_memory: bool = False) -> Pa
     return [np.flatnonzero(member_of == g) for g in range(len(names))]
 
 
-def label_histogram(parts: Parts, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Count each client's samples by class: integers, shape (K, C)."""
-    return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
+def label_histogram(parts: Parts, labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """Return the number of each client's samples by class: integers, shape (K, C)."""
+    return np.stack([np.bincount(labels[part], minlength=num_labels) for part in parts])
 
 
-def _deal_classes(classes: int, clients: int, k: int, rng: np.random.Generator) -> list[list[int]]:
-    """Return the holders of each class: every client takes the k classes that have fewest, ties at random."""
-    holders: list[list[int]] = [[] for _ in range(classes)]
+def _deal_classes(num_labels: int, clients: int, k: int, rng: np.random.Generator) -> list[list[int]]:
+    """Return the holders of each class: every client takes the k classes with the fewest holders, ties at random."""
+    holders: list[list[int]] = [[] for _ in range(num_labels)]
     for client in rng.permutation(clients).tolist():
-        order = rng.permutation(classes).tolist()
+        order = rng.permutation(num_labels).tolist()
         for c in sorted(order, key=lambda c: len(holders[c]))[:k]:
             holders[c].append(client)
     return [sorted(owners) for owners in holders]
@@ -267,7 +267,7 @@ def _at_least(samples: int, clients: int, minimum: int) -> None:
 
 
 def _shuffled(parts: Sequence[Sequence[int] | np.ndarray], rng: np.random.Generator) -> Parts:
-    """Return the parts in random order: tiers go by client id, and must not go by a group or its size."""
+    """Return the parts in random order, since tiers follow client ids and must not depend on groups or their sizes."""
     return _sorted([parts[i] for i in rng.permutation(len(parts))])
 
 

@@ -20,7 +20,7 @@ Scale = Callable[[np.ndarray], np.ndarray]
 """From pixels, uint8, shape (H, W, channels), to those of one size, uint8, shape (channels, height, width)."""
 
 WORKERS = 8
-"""Threads that decode; Pillow lets go of the interpreter meanwhile."""
+"""Number of threads that decode; Pillow releases the interpreter lock."""
 
 SAMPLED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
 """Pillow's modes of at most 8 bits per channel; deeper ones cannot be converted without choosing a range."""
@@ -34,13 +34,13 @@ def decode(
     scale: Scale | None = None,
     workers: int = WORKERS,
 ) -> np.ndarray:
-    """Decode images and scale them to one size, upright as their orientation tag says; a grey one fills all channels.
+    """Decode images, rotate them by their orientation tag, and scale them to one size; grey images fill all channels.
 
     Args:
         pictures: n images.
         size: Height and width.
         channels: 3 for red, green and blue, 1 for grey.
-        scale: Makes the size; None scales bilinearly, whatever the form.
+        scale: Function that scales to the size; None scales bilinearly, without keeping the aspect ratio.
         workers: Threads.
 
     Returns:
@@ -64,13 +64,13 @@ def decode(
 
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(fill, range(len(pictures))):
-            pass  # an exception of a thread comes out here
+            pass  # raises the exceptions of the threads
     return pixels
 
 
 @dataclass(frozen=True)
 class DecodedLater:
-    """Images that are decoded each time they are asked for, for data sets that do not fit into memory.
+    """Images that are decoded at each access, for data sets that do not fit into memory.
 
     Attributes:
         pictures: n images.
@@ -91,7 +91,7 @@ class DecodedLater:
 
 
 def undecodable(pictures: Sequence[Picture], workers: int = WORKERS) -> dict[int, str]:
-    """Decode images and say why, for the positions of those that cannot be.
+    """Return, by position, why images cannot be decoded.
 
     Raises:
         MissingExtraError: If Pillow is not installed.
@@ -119,12 +119,12 @@ def check(pictures: Sequence[Picture]) -> None:
     """
     bad = undecodable(pictures)
     if bad:
-        more = f" So it is with {len(bad)} of {len(pictures)} images." if len(bad) > 1 else ""
+        more = f" This is the case for {len(bad)} of {len(pictures)} images." if len(bad) > 1 else ""
         raise DataError(bad[min(bad)] + more)
 
 
 def _opened(picture: Picture) -> Any:
-    """Return a decoded image of Pillow, of 8 bits per channel.
+    """Return a decoded Pillow image with 8 bits per channel.
 
     Raises:
         DataError: If it cannot be decoded.

@@ -1,4 +1,4 @@
-"""Which data set is read, what the server keeps of it, and how the rest is split over clients."""
+"""Settings of the data set, of the server's part, and of the partition over clients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Pool:
         labels: Integers, shape (n,).
         groups: Domain, user or file of each sample; empty where the data name none.
         label_names: The classes' names, for messages.
-        in_memory: Whether groups are data sets that were handed over, and not files.
+        in_memory: Whether groups are data sets in memory and not files.
     """
 
     labels: np.ndarray
@@ -28,11 +28,11 @@ class Pool:
 
 
 class Partition(Protocol):
-    """How samples are split over clients."""
+    """A partition: how samples are split over clients."""
 
     @property
     def kind(self) -> str:
-        """Its name."""
+        """The partition's name."""
         ...
 
     def deal(self, pool: Pool, clients: int, rng: np.random.Generator) -> Parts:
@@ -46,20 +46,20 @@ class Partition(Protocol):
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which data set is read, and what becomes of it; ``data`` of docs/reference/configuration.md has the same names.
+    """Settings of the data set; see ``data`` in docs/reference/configuration.md.
 
     Attributes:
         name: An embedded data set, a hub id, a file or a folder.
-        columns: Which columns hold what.
+        columns: The columns, by role.
         split: The only split that is read; None reads all.
-        samples: The most samples that are used, drawn; None uses all.
-        held_out_samples: Likewise of the parts that the data set names.
+        samples: The most samples, drawn at random; None uses all.
+        held_out_samples: The most samples of given validation and test parts; None uses all.
         clients: K.
-        partition: Who gets what.
-        validation: A share that the server keeps for choosing, or where that part is.
-        test: A share that it keeps for reporting, or where that part is.
-        proxy: How many samples it keeps for Fisher scores.
-        public: How many it keeps for distillation, or where such data are.
+        partition: The partition over clients.
+        validation: The server's share for selection, or the name of a file or split.
+        test: The server's share for reporting, or the name of a file or split.
+        proxy: Number of the server's samples for Fisher scores.
+        public: Number of the server's samples for distillation, or the name of such a data set.
         deduplicate: Whether equal samples count once.
         skip_bad_images: Whether images that cannot be decoded are left out with a note; else they are an error.
     """

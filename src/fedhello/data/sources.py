@@ -1,4 +1,4 @@
-"""Find the data set of a configured name, wherever it is, and make one checked data set of it."""
+"""Find the data set of a configured name, read it and check it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,19 +25,19 @@ _PARTS: tuple[Part, ...] = ("train", *HELD_OUT)
 
 
 def open_source(name: str) -> Source:
-    """Find a data set; its tables are read when asked for.
+    """Return the source of a data set; its tables are read later.
 
     Args:
         name: An embedded data set; a CSV, JSONL or Parquet file; a folder of images by class, of idx files, of data
             files or of ``save_to_disk``; or a hub id.
 
     Raises:
-        DataError: If there is none, or it is of no known form.
+        DataError: If it does not exist, or has no known form.
         MissingExtraError: If a package that it needs is not installed.
     """
     if name == MEMORY:
         raise DataError(
-            "expected the data of this run, which a program had in memory; found none. Hand them over: "
+            "expected the data of this run, which were passed as objects; found none. Pass them again: "
             "fedhello.prepare(config, data=…)."
         )
     if name.startswith(embedded.PREFIX):
@@ -64,26 +64,26 @@ def load(
     labelled: bool = True,
     source: Source | None = None,
 ) -> DataSet:
-    """Read the data set of a configured name, or of a source that is there.
+    """Read the data set of a configured name, or of a given source.
 
     Args:
-        name: As ``open_source`` takes it.
-        columns: What its columns are for; left at their defaults, those that the data set has by its nature.
-        split: The one to train on; None takes the only one, or the one called train.
-        validation: A split or a file to validate on; None leaves that to a share of the training data.
-        test: Likewise.
-        file_per_client: Whether each file of the folder ``name`` is one client's; groups are the files' names then.
-        deduplicate: Keep only the first sample of each text, image or prompt, so that none is both trained on and
-            tested; those chosen for testing or validation are kept rather than those to train on.
-        skip_bad_images: Leave out images that cannot be decoded, and note it.
-        classes: The names of all classes, where a client has samples of some; None takes those that occur, two at
-            least.
-        labelled: Whether labels count; if not, they need not be there.
-        source: Where the data are, if not where the name says.
+        name: See ``open_source``.
+        columns: The roles of its columns; by default those that the data set defines itself.
+        split: The split to train on; None takes the only one, or the one called train.
+        validation: A split or a file to validate on; None if a share of the training data is used.
+        test: A split or a file to test on, likewise.
+        file_per_client: Whether each file of the folder ``name`` is one client's, so that groups are the files' names.
+        deduplicate: Whether to keep only the first sample of each text, image or prompt, so that none is both trained
+            on and tested; test and validation samples are kept before training samples.
+        skip_bad_images: Whether to leave out images that cannot be decoded, with a note.
+        classes: The names of all classes, for a client with samples of some; None takes those that occur, at
+            least two.
+        labelled: Whether labels are read; if not, they may be missing.
+        source: The source of the data; None takes that of ``name``.
 
     Raises:
         MissingExtraError: If the package of an embedded data set or a format is not installed.
-        DataError: If something cannot be read, or it does not make a data set to train and test on.
+        DataError: If something cannot be read, or the data set cannot be trained and tested on.
     """
     source = source or open_source(name)
     if source.columns is not None and replace(columns, group=None) == UNNAMED:
@@ -98,12 +98,9 @@ def load(
     for group, table in training.items():
         samples += _samples("train", read_rows(table, columns, labelled), group)
     for part, table in held_out.items():
-        column = columns.group if columns.group in table.columns else None
-        if part == "test" and column != columns.group:
-            notes.append(
-                f"{table.name} has no column {columns.group!r}, so there is no test accuracy for each of its values"
-            )
-        samples += _samples(part, read_rows(table, replace(columns, group=column), labelled), "")
+        known, more = _groupable(part, table, columns)
+        samples += _samples(part, read_rows(table, known, labelled), "")
+        notes += more
     if skip_bad_images and columns.kind == "images":
         samples, more = _decodable(samples)
         notes += more
@@ -116,7 +113,7 @@ def load(
 
 @dataclass(frozen=True)
 class _Sample:
-    """A row of a table, and what it is for."""
+    """A row of a table, and the part that it belongs to."""
 
     value: Input
     label: str
@@ -139,7 +136,7 @@ def _samples(part: Part, rows: Rows, group: str) -> list[_Sample]:
 
 
 def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict[HeldOut, Table], list[str]]:
-    """Return the tables that are kept for validation and test, and which of the source's splits they are."""
+    """Return the tables for validation and test, and the source's splits among them."""
     tables: dict[HeldOut, Table] = {}
     used: list[str] = []
     for part, name in asked.items():
@@ -155,6 +152,14 @@ def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict
         else:
             raise _no_split(source, f"data.{part}", name, "a file, or ")
     return tables, used
+
+
+def _groupable(part: HeldOut, table: Table, columns: Columns) -> tuple[Columns, list[str]]:
+    """Return the columns to read a table with that is held out, which need not have that of the groups; and notes."""
+    if columns.group is None or columns.group in table.columns:
+        return columns, []
+    note = f"{table.name} has no column {columns.group!r}, so there is no test accuracy for each of its values"
+    return replace(columns, group=None), [note] if part == "test" else []
 
 
 def _only_table(source: Source, key: str) -> Table:
@@ -174,7 +179,7 @@ def _client_tables(source: Source, used: Sequence[str]) -> dict[str, Table]:
 
 
 def _training_table(source: Source, split: str | None, used: Sequence[str]) -> tuple[dict[str, Table], list[str]]:
-    """Return the table to train on, and a note on splits that nothing uses."""
+    """Return the table to train on, and a note on unused splits."""
     free = [name for name in source.splits if name not in used]
     if split is None:
         split = free[0] if len(free) == 1 else "train"
@@ -224,7 +229,7 @@ WORDS: dict[Kind, str] = {
 
 
 def _without_repeats(samples: list[_Sample], kind: Kind) -> tuple[list[_Sample], list[str]]:
-    """Keep the first sample of each identity, those of the test and the validation data before those to train on."""
+    """Keep the first of equal samples, with those of the test and validation data before the training data."""
     first: dict[object, int] = {}
     keys = [identity(sample.value, kind) for sample in samples]
     for part in reversed(_PARTS):

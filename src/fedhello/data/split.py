@@ -1,4 +1,4 @@
-"""Split a data set, once and for all runs alike, into what clients hold and what the server holds."""
+"""Split a data set between clients and server, in the same way for all runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Split:
     """Indices of five disjoint parts of a data set; each ascending.
 
     Attributes:
-        train: What is partitioned over the clients.
-        validation: For choosing, on the server.
-        test: For reporting, on the server.
-        proxy: For Fisher scores, on the server.
-        public: For distillation, on the server; labels are not used.
+        train: Samples that are partitioned over the clients.
+        validation: The server's samples for selection.
+        test: The server's samples for reporting.
+        proxy: The server's samples for Fisher scores.
+        public: The server's samples for distillation; labels are not used.
     """
 
     train: np.ndarray
@@ -29,7 +29,7 @@ class Split:
 
 
 def class_name(c: int, names: Sequence[str]) -> str:
-    """Call a class by its name where names are known, and by its number otherwise."""
+    """Return the name of a class; its number if names are not given."""
     return repr(names[c]) if names else str(c)
 
 
@@ -43,19 +43,19 @@ def stratified_split(
     seed: int = 0,
     names: Sequence[str] = (),
 ) -> Split:
-    """Split by label, so that each part has the classes in about the whole's proportions.
+    """Split by label, so that each part has about the same proportions of classes.
 
-    Proxy and public data that are fewer than the classes are drawn without regard to them: Fisher scores and
-    distillation need no sample of each class, as an accuracy does.
+    Proxy and public data with fewer samples than classes are drawn regardless of class: Fisher scores and distillation
+    do not need a sample of each class.
 
     Args:
         labels: Shape (n,).
-        validation: Share of the samples, in (0, 1), of those that are in no given part; or the given part's positions.
-        test: Likewise.
+        validation: Share, in (0, 1), of the samples outside given parts; or the positions of a given part.
+        test: Share or positions, likewise.
         proxy: Number of samples ≥ 0 that the server keeps for Fisher scores.
         public: Number of samples ≥ 0 that the server keeps for distillation.
         names: The classes' names, for messages.
-        seed: Not the run's: the split stays the same for all seeds, so that runs are comparable.
+        seed: Seed of the split, not of the run: the split is the same for all runs, so that they are comparable.
 
     Raises:
         DataError: If there are too few samples, or a class would be absent from training.
@@ -91,10 +91,10 @@ def stratified_split(
 
 
 def _drawn(labels: np.ndarray, rest: np.ndarray, part: str, size: int, seed: int) -> np.ndarray:
-    """Draw a part of the rest; at least one sample of every class stays in the rest.
+    """Draw a part of the remaining samples, of which at least one per class remains.
 
     Raises:
-        DataError: If there are too few.
+        DataError: If there are too few samples.
     """
     shuffled = generator(seed, part).permutation(rest)
     kept = np.unique(labels[shuffled], return_index=True)[1]
@@ -110,10 +110,10 @@ def _drawn(labels: np.ndarray, rest: np.ndarray, part: str, size: int, seed: int
 def _check_sizes(
     labels: np.ndarray, whole: np.ndarray, rest: np.ndarray, part: str, size: int, names: Sequence[str]
 ) -> None:
-    """Check that the rest is large enough for a part with samples of each class.
+    """Check that the remaining samples are enough for a part with samples of each class.
 
     Raises:
-        DataError: If not.
+        DataError: If they are not.
     """
     classes, counts = np.unique(labels[whole], return_counts=True)
     left = len(rest) - size

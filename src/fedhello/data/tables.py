@@ -1,4 +1,4 @@
-"""Tables of named columns: files of rows, and the splits that a data set comes in."""
+"""Tables of named columns: files of rows, and the splits of a data set."""
 
 import csv
 import io
@@ -19,8 +19,8 @@ class Table:
         name: What messages call it.
         columns: Names of the columns.
         values: Returns the values of a column, one per row.
-        place: Returns what messages call a row.
-        folder: What relative paths in it are relative to.
+        place: Returns the name of a row in messages.
+        folder: The folder of relative paths in the table.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Table:
 
     @classmethod
     def of(cls, name: str, columns: Mapping[str, Sequence[object]]) -> "Table":
-        """Make a table of columns in memory."""
+        """Return a table of columns in memory."""
         return cls(name, tuple(columns), columns.__getitem__)
 
 
@@ -41,8 +41,8 @@ class Source:
 
     Attributes:
         name: What messages call it.
-        splits: By name, what reads each of its tables; a single table without a name is called "".
-        columns: Those it has by its nature; None where the user must name them.
+        splits: Name → reader of each table; a single table without a name is called "".
+        columns: The columns that it defines itself; None if the user must name them.
         files: Whether the splits are the data files of a folder.
     """
 
@@ -66,7 +66,7 @@ def read_table(path: Path) -> Table:
 
 
 SUFFIXES = (".csv", ".jsonl", ".json", ".ndjson", ".parquet")
-"""Of the files of rows in a folder."""
+"""Suffixes of files of rows in a folder."""
 
 
 def _csv(path: Path) -> Table:
@@ -145,7 +145,7 @@ def _parquet(path: Path) -> Table:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a library says of an error."""
+    """Return the first line of an error's message."""
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 

@@ -1,1 +1,1 @@
-"""What carries allocations to clients and updates back."""
+"""Engines carry tasks to clients and contributions back."""

@@ -1,4 +1,4 @@
-"""The local engine: all clients in this process, one after the other, on one model in memory."""
+"""The local engine: all clients train in this process, one after the other, on one model in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from torch import Tensor
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.memory import gpu_limit
 from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_sums, fitted_batch
-from fedhello.client.settings import TrainingSettings
+from fedhello.client.settings import TrainingSettings, with_rate
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Contribution, Heads
@@ -25,28 +25,27 @@ from fedhello.state import RoundReport
 from fedhello.types import Adapter, Client, Federation, Reason, Rejection, Task, Update
 
 LONGEST_FAULT = 300
-"""Characters of an error's text that are kept."""
+"""The most characters of an error's text that are kept."""
 
 
 @dataclass
 class LocalEngine:
-    """Trains clients on their own data with one shared model; nothing is copied per client but the adapter.
+    """Trains clients on their own data with one shared model; only the adapter is copied per client.
 
-    Updates pass the same encoding and checks as on a network, so the bytes counted are those that a network
-    would carry.
+    Updates pass the same encoding and checks as on a network, so the counted bytes are those of a network.
 
     Attributes:
-        model: Serves one client at a time.
+        model: The model, used by one client at a time.
         federation: The clients.
         data: Client → its training samples.
-        settings: How clients train.
-        costs: What steps hold by allocation; None predicts nothing.
-        scoring: What passes for Fisher scores hold; None predicts nothing.
-        dropout: Each invited client is lost with this probability: a simulation, drawn from a stream of its own.
-        run: Id of the run, which every update states.
-        statistics: What clients sum up for a head that is solved.
-        together: The samples of all clients, and which of them are whose: features then take one pass over all, and do
-            not depend on how the samples are split. None takes them client by client.
+        settings: The settings of local training, except for the learning rate of a task that states one.
+        costs: The costs of steps; None without a prediction.
+        scoring: The peak bytes of passes for Fisher scores; None without a prediction.
+        dropout: Probability that an invited client is lost: a simulation, with its own random stream.
+        run: Id of the run, contained in every update.
+        statistics: Settings of the head statistics.
+        together: The samples of all clients, and each client's positions in them. Features are then computed in one
+            pass over all samples and do not depend on the partition. None computes them client by client.
     """
 
     model: LoraModel
@@ -69,7 +68,7 @@ class LocalEngine:
     def train(self, tasks: Iterable[Task], heads: Heads | None = None) -> Iterator[Update | Rejection]:
         """Train the clients of a round, in ascending id, and yield their replies one by one; see ``Engine``.
 
-        Whatever goes wrong at one client is that client's ``Rejection``.
+        Any exception of a client becomes its ``Rejection``.
         """
         clients = {client.id: client for client in self.federation.clients}
         self._trained_heads = {}
@@ -77,13 +76,13 @@ class LocalEngine:
             yield self._reply(task, clients[task.client], heads) if absence is None else absence
 
     def trained_heads(self, report: RoundReport) -> Heads:
-        """Return the own heads of the clients that counted in the round that has just ended; empty if it failed."""
+        """Return the own heads of the clients whose updates counted in the last round; empty if it failed."""
         counted = set() if report.failed is not None else {client.client for client in report.clients}
         return {k: head for k, head in self._trained_heads.items() if k in counted}
 
     def _arrivals(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Rejection | None]]:
-        """Say of each task why its client does not count from the start: it is lost, or too late; None if it does."""
-        if self.federation.over_selection == 1:  # then nobody can be late, and tasks need not all be held at once
+        """Yield each task with a rejection if its client is simulated as lost or late, else None."""
+        if self.federation.over_selection == 1:  # then no client can be late, and tasks can be processed one by one
             yield from ((task, self._lost(task)) for task in tasks)
             return
         found = [(task, self._lost(task)) for task in tasks]
@@ -97,7 +96,7 @@ class LocalEngine:
         return self._absent(task, "lost", "nothing came back") if chance < self.dropout else None
 
     def _order(self, task: Task, clients: Sequence[int]) -> list[int]:
-        """Return the order in which clients would arrive in a task's round."""
+        """Return the simulated order of arrival of clients in a task's round."""
         rng = generator(self.federation.seed, "order of arrival", task.round, task.attempt)
         return [clients[i] for i in rng.permutation(len(clients))]
 
@@ -114,7 +113,7 @@ class LocalEngine:
             values, metrics = self._train_one(task, client, names, start)
             head = {name: values.pop(name) for name in personal}
             payload = encode_update(Update(client.id, task.round, client.samples, values, metrics), self.run)
-        except Exception as error:  # one client's fault, of whatever kind, must not end the run
+        except Exception as error:  # no error of one client may end the run
             return Rejection(client.id, task.round, *_fault(error), bytes_down)
         update = decode(payload, expect(task, client.samples, self.run, bytes_down))
         if isinstance(update, Rejection):
@@ -126,7 +125,7 @@ class LocalEngine:
     def _train_one(
         self, task: Task, client: Client, names: tuple[str, ...], head: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Train one client from a task and its own head, if it has one; no own head is left in the model."""
+        """Train one client from a task and its own head, if any; its head does not stay in the model."""
         self.model.write({**head, **task.adapter.tensors})
         work = Assignment(
             client=client.id,
@@ -141,7 +140,7 @@ class LocalEngine:
         )
         try:
             with gpu_limit(self.model.device, client.budget.memory):
-                return local_training(self.model, work, self.settings)
+                return local_training(self.model, work, with_rate(self.settings, task.lr))
         except torch.OutOfMemoryError as error:
             raise UpdateError(
                 f"expected client {client.id} in round {task.round} to train within {client.budget.memory} bytes; the "
@@ -149,7 +148,7 @@ class LocalEngine:
                 "over budget",
             ) from error
         finally:
-            # What the server scores and saves next must not hold one client's private head.
+            # The server scores and saves the model next, which must not contain a client's private head.
             self.model.write(self._initial_head if head else {})
 
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
@@ -175,10 +174,10 @@ class LocalEngine:
             yield k, features[torch.from_numpy(np.searchsorted(positions, parts[k]))]
 
     def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
-        """Yield what each client that is asked contributes to the Fisher scores, in ascending id.
+        """Yield the reply of each requested client with its sums for Fisher scores, in ascending id.
 
-        Whatever goes wrong at one client is that client's reply without sums. Personal heads are not used: scores are
-        taken through the head that the model holds.
+        Any exception of a client becomes its reply without sums. Personal heads are not used: scores are computed with
+        the head in the model.
         """
         for client in request.clients:
             task = request.task(client.id)
@@ -191,7 +190,7 @@ class LocalEngine:
             batch_size, note = fitted_batch(self.scoring, client.budget.memory, longest)
             try:
                 payload = encode_tensors(self.score(task, request.samples, batch_size).tensors)
-            except Exception as error:  # one client's fault, of whatever kind, must not end the run
+            except Exception as error:  # no error of one client may end the run
                 yield ScoreReply(client.id, None, _fault(error)[1], bytes_down)
                 continue
             most = request.most(client.samples)

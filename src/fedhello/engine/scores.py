@@ -1,4 +1,4 @@
-"""Decoding and checking of the sums for Fisher scores that clients send."""
+"""Decode and check the sums for Fisher scores that clients send."""
 
 import torch
 
@@ -8,12 +8,12 @@ from fedhello.errors import UpdateError
 
 
 def read_block_sums(payload: bytes, L: int, most: int) -> BlockSums:
-    """Check serialised sums against what can come, and return them.
+    """Return serialised sums after checking them.
 
     Args:
-        payload: Any bytes at all.
+        payload: Untrusted bytes.
         L: The number of blocks.
-        most: The most samples that the client could use.
+        most: The most samples that the client may use.
 
     Raises:
         UpdateError: If they are not L finite sums ≥ 0 and a count within 1 … ``most``.
@@ -26,7 +26,7 @@ def read_block_sums(payload: bytes, L: int, most: int) -> BlockSums:
 
 
 def score_reply(client: int, payload: bytes, L: int, most: int, bytes_down: int, note: str = "") -> ScoreReply:
-    """Return the reply in a client's payload, or one with the reason why it does not count; raises nothing."""
+    """Return the reply in a client's payload, or a reply with the reason why it does not count; never raises."""
     try:
         sums = read_block_sums(payload, L, most)
     except UpdateError as error:

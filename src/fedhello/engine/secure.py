@@ -18,7 +18,7 @@ from fedhello.client.settings import TrainingSettings
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.errors import PrivacyError, UpdateError
-from fedhello.model.statistics import PARTS, HeadSums
+from fedhello.model.statistics import PARTS, HeadSums, scaled_to
 from fedhello.privacy.masking import SECRET, Participant, PublicKeys, Shares, unmasked
 from fedhello.privacy.secure import MASKED, SecureRound
 from fedhello.privacy.vectors import LEAST
@@ -191,7 +191,8 @@ class SecureEngine:
         like: dict[str, Tensor] = {}
 
         def vector(found: Contribution) -> np.ndarray:
-            parts = {name: getattr(found.sums, name) for name in PARTS}
+            own = scaled_to(found.sums, self.agreed.most_samples)
+            parts = {name: getattr(own, name).round().long() for name in PARTS}
             like.update(parts)
             return np.concatenate([part.reshape(-1).numpy() for part in parts.values()]).view("<u8")
 

@@ -1,11 +1,11 @@
-"""How adapters and updates travel: a fixed header and safetensors; no pickle, no class names.
+"""Wire format of adapters and updates: a fixed header and safetensors, without pickle or class names.
 
     update  =  4 bytes "FHU1"  ·  4 bytes header length, little endian  ·  32 bytes SHA-256 of all that follows
                ·  header, JSON  ·  safetensors
 
-The header holds run, client, round, samples and metrics. ``decode`` is the one door for whatever comes back: the
-receiver knows which run, round, client, keys, shapes and dtypes to expect, since it made the allocation, and takes
-none of them from the message. What differs in any way becomes a ``Rejection`` with the reason; nothing is raised.
+The header holds run, client, round, samples and metrics. All updates are decoded by ``decode``. The receiver knows
+which run, round, client, keys, shapes and dtypes to expect, since it made the allocation, and takes none of them from
+the message. Any difference results in a ``Rejection`` with the reason; nothing is raised.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
-from fedhello.engine.tensors import check_names, check_values, short
+from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Allocation, Reason, Rejection, Task, Update
 
@@ -29,45 +29,45 @@ _PREFIX = struct.Struct("<4sI32s")
 _LENGTH = struct.Struct("<Q")
 
 SAFETENSORS_ALIGNMENT = 8
-"""Bytes that the header of safetensors is padded to."""
+"""The header of safetensors is padded to a multiple of these bytes."""
 
 SLACK = 1.1
-"""How many times the expected bytes a message may have; another version of safetensors may write a longer header."""
+"""Factor on the expected bytes of a message, since versions of safetensors may write longer headers."""
 
 RUN_ID = 32
-"""The longest id of a run."""
+"""The most characters of a run's id."""
 
 LONGEST_HEADER = 2048
-"""Bytes of the JSON header that are read; with every metric and the longest numbers it takes less than half."""
+"""The most bytes of the JSON header; with every metric and the longest numbers it takes less than half."""
 
 LONGEST_TASK_HEADER = 2**16
-"""Characters within which the JSON of a task ends: blocks and policies of thousands of blocks."""
+"""The most characters of a task's JSON, enough for thousands of blocks."""
 
 CORRECTION = "correction/"
-"""What the name of a tensor begins with that is SCAFFOLD's correction of one."""
+"""Prefix of the names of SCAFFOLD's corrections."""
 
 IDENTITY: dict[str, Reason] = {"run": "stale", "round": "stale", "client": "not invited"}
-"""What an update states of itself, and what it is called where that differs."""
+"""Fields that identify an update, and the reason of a rejection if they differ."""
 
 MOST_SAMPLES = 2**31 - 1
-"""A sample count above it is no count."""
+"""Upper bound on a sample count."""
 
 LARGEST_METRIC = 1e15
-"""No loss, count, second or byte that a client measures is larger in absolute value."""
+"""Upper bound on the absolute value of every metric."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the receiver knows of an update before it arrives.
+    """What the receiver knows about an update before it arrives.
 
     Attributes:
-        client: Who was asked.
-        round: When.
+        client: The client's id.
+        round: The round.
         samples: The sample count that the client declared when it joined.
-        tensors: Name → tensor of the shape and dtype that must come back.
+        tensors: Name → tensor of the expected shape and dtype.
         run: Id of the run, at most ``RUN_ID`` characters.
-        bytes_down: Bytes that the client was sent.
-        max_bytes: A longer message is refused unread; None derives the limit from the other fields.
+        bytes_down: Bytes sent to the client.
+        max_bytes: The most bytes of the message, which is rejected unread otherwise; None derives it from the rest.
     """
 
     client: int
@@ -80,19 +80,19 @@ class Expected:
 
     @property
     def limit(self) -> int:
-        """The most bytes that the message may have."""
+        """The most bytes of the message."""
         if self.max_bytes is not None:
             return self.max_bytes
         return int(SLACK * sum(_sizes(self.tensors).values(), _fixed(METRICS)))
 
 
 def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Serialise tensors, as they go down to a client."""
+    """Serialise tensors to be sent to a client."""
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def encode_task(task: Task) -> bytes:
-    """Serialise what a client is asked to do and starts from, without what it knows already, with what it missed."""
+    """Serialise a task, without tensors that the client knows, and with the products that it missed."""
     allocation = task.allocation
     header: dict[str, object] = {"round": task.round, "blocks": allocation.blocks, "policies": allocation.policies}
     if allocation.components:
@@ -103,6 +103,8 @@ def encode_task(task: Task) -> bytes:
         header["absent"] = allocation.absent
     if not allocation.head:
         header["head"] = False
+    if task.lr is not None:
+        header["lr"] = task.lr
     sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
     sent |= task.missed
     sent |= {CORRECTION + name: value for name, value in task.correction.items()}
@@ -110,23 +112,22 @@ def encode_task(task: Task) -> bytes:
 
 
 def expect(task: Task, samples: int, run: str, bytes_down: int) -> Expected:
-    """Return what must come back for a task.
+    """Return the expected update for a task.
 
     Args:
-        task: What the client was asked to do.
-        samples: The sample count that it declared when it joined.
+        task: The client's task.
+        samples: The sample count that the client declared when it joined.
         run: Id of the run.
-        bytes_down: Bytes of the task, as sent.
+        bytes_down: Bytes on the wire of the task.
     """
     tensors = {name: task.adapter.tensors[name] for name in task.adapter.names(task.allocation)}
     return Expected(task.client, task.round, samples, tensors, run, bytes_down)
 
 
 def encode_update(update: Update, run: str = "") -> bytes:
-    """Serialise an update, as it goes up to the server.
+    """Serialise an update to be sent to the server.
 
-    Metrics are written with a fixed number of digits, so that equal runs send equally many bytes although their
-    seconds differ.
+    Metrics are written with a fixed number of digits, so that the bytes do not depend on measured seconds.
 
     Raises:
         ValueError: If a metric is not finite, or the run's id is too long.
@@ -142,16 +143,16 @@ def encode_update(update: Update, run: str = "") -> bytes:
 
 
 def seal(header: bytes, tensors: bytes) -> bytes:
-    """Put the two parts of an update behind magic, length and digest."""
+    """Return the two parts of an update after magic, length and digest."""
     body = header + tensors
     return _PREFIX.pack(MAGIC, len(header), hashlib.sha256(body).digest()) + body
 
 
 def upload_bound(adapter: Adapter, metrics: Iterable[str]) -> tuple[tuple[int, ...], int]:
-    """Return the most bytes that an update takes: per block, and for all the rest.
+    """Return upper bounds on the bytes of an update: per block, and for the rest.
 
     Args:
-        adapter: With at least one block.
+        adapter: An adapter with at least one block.
         metrics: Names of the metrics that clients send.
     """
     L = 1 + max(block for block in adapter.block_of.values() if block is not None)
@@ -166,33 +167,33 @@ def upload_bound(adapter: Adapter, metrics: Iterable[str]) -> tuple[tuple[int, .
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the most bytes that each tensor takes: its values and its entry in the header of safetensors."""
+    """Return the most bytes of each tensor: its values and its entry in the header of safetensors."""
     total = sum(value.nbytes for value in tensors.values())
     return {name: value.nbytes + _entry_size(name, value, total) for name, value in tensors.items()}
 
 
 def _entry_size(name: str, value: Tensor, total: int) -> int:
-    """Return the bytes of a tensor's entry with the longest offsets there can be."""
+    """Return the bytes of a tensor's entry with the longest possible offsets."""
     entry = {"dtype": "BF16", "shape": [*value.shape], "data_offsets": [total, total]}
     return len(json.dumps({name: entry}, separators=(",", ":")))
 
 
 def _fixed(metrics: Iterable[str]) -> int:
-    """Return the most bytes that an update without tensors takes."""
+    """Return the most bytes of an update without tensors."""
     largest = Update(10**9, 10**6, 10**9, {}, dict.fromkeys(metrics, -1.0))
     return len(encode_update(largest, "x" * RUN_ID)) + SAFETENSORS_ALIGNMENT
 
 
 def decode(payload: bytes, expected: Expected) -> Update | Rejection:
-    """Check whatever came back against what was asked for: the one door for updates.
+    """Decode and check an update.
 
     Args:
-        payload: Any bytes at all.
-        expected: What the receiver knows.
+        payload: Untrusted bytes.
+        expected: The expected update.
 
     Returns:
-        The update, with at most the declared sample count, or why it does not count. Nothing is raised, and nothing
-        much larger than the payload is ever allocated.
+        The update, with at most the declared sample count, or a rejection. Nothing is raised, and no memory much
+        larger than the payload is allocated.
     """
     try:
         header, body = _opened(payload, expected)
@@ -200,6 +201,7 @@ def decode(payload: bytes, expected: Expected) -> Update | Rejection:
         samples = _samples(header["samples"], expected)
         metrics = _metrics(header["metrics"], samples)
         tensors = _tensors(body, expected.tensors)
+        check_bounds(tensors)
     except UpdateError as error:
         who = f"client {expected.client} in round {expected.round}"
         sizes = (expected.bytes_down, len(payload))
@@ -216,17 +218,17 @@ def decode(payload: bytes, expected: Expected) -> Update | Rejection:
 
 
 def _opened(payload: bytes, expected: Expected) -> tuple[dict[str, Any], bytes]:
-    """Return header and tensors of a message that arrived as it was sent."""
+    """Return header and tensors of a message, after checking its size and digest."""
     if len(payload) > expected.limit:
         raise UpdateError(f"expected at most {expected.limit} bytes; found {len(payload)}", "too large")
     if len(payload) < _PREFIX.size or not payload.startswith(MAGIC):
-        raise UpdateError("expected an update; it does not begin as one", "malformed")
+        raise UpdateError("expected an update; found other first bytes", "malformed")
     _, length, digest = _PREFIX.unpack_from(payload)
     body = memoryview(payload)[_PREFIX.size :]
     if length > min(len(body), LONGEST_HEADER):
-        raise UpdateError(f"expected a header within the message; it claims {length} bytes", "malformed")
+        raise UpdateError(f"expected a header within the message; found a stated length of {length} bytes", "malformed")
     if hashlib.sha256(body).digest() != digest:
-        raise UpdateError("expected the bytes as they were sent; the digest differs", "checksum")
+        raise UpdateError("expected the digest of the sent bytes; found another", "checksum")
     header = _json(bytes(body[:length]))
     if header.keys() != {"run", "client", "round", "samples", "metrics"}:
         raise UpdateError(f"expected run, client, round, samples and metrics; found {short(list(header))}", "malformed")
@@ -234,7 +236,7 @@ def _opened(payload: bytes, expected: Expected) -> tuple[dict[str, Any], bytes]:
 
 
 def _json(text: bytes) -> dict[str, Any]:
-    """Read a JSON object in which no key comes twice and every number is one."""
+    """Read a JSON object without duplicate keys, NaN or infinity."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -269,7 +271,7 @@ def _samples(found: object, expected: Expected) -> int:
 
 
 def _metrics(found: object, samples: int) -> dict[str, float]:
-    """Return the metrics: known names alone, all that are needed, plain numbers within reason."""
+    """Return the metrics after checking: only known names, all required ones, numbers within the bounds."""
     if not isinstance(found, dict) or not set(ALWAYS_MEASURED) <= found.keys() <= set(METRICS):
         names = short(list(found) if isinstance(found, dict) else found)
         raise UpdateError(f"expected the metrics {', '.join(METRICS)}; found {names}", "malformed")
@@ -282,14 +284,14 @@ def _metrics(found: object, samples: int) -> dict[str, float]:
 
 
 def decode_sums(payload: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Check serialised sums against what must come, and return them.
+    """Return serialised sums after checking them.
 
     Args:
-        payload: Any bytes at all.
-        like: Name → tensor of the shape and dtype that must come; integers of 64 bits may come as 32.
+        payload: Untrusted bytes.
+        like: Name → tensor of the expected shape and dtype; 64-bit integers may come as 32-bit integers.
 
     Raises:
-        UpdateError: If anything differs, or a value is not finite.
+        UpdateError: If names, shapes or types differ, or a value is not finite.
     """
     most = int(SLACK * sum(_sizes(like).values(), LONGEST_HEADER))
     if len(payload) > most:
@@ -298,10 +300,10 @@ def decode_sums(payload: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def decode_adapter(payload: bytes, block_of: Mapping[str, int | None]) -> Adapter:
-    """Read back an adapter that ``encode_tensors`` wrote, at the client.
+    """Return, on the client, an adapter serialised by ``encode_tensors``.
 
     Raises:
-        UpdateError: If it is none of this model.
+        UpdateError: If it is not an adapter of this model.
     """
     try:
         tensors = safetensors.torch.load(payload)
@@ -311,15 +313,15 @@ def decode_adapter(payload: bytes, block_of: Mapping[str, int | None]) -> Adapte
 
 
 def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None]) -> Task:
-    """Read back what ``encode_task`` wrote, at the client.
+    """Return, on the client, a task serialised by ``encode_task``.
 
     Args:
-        payload: From the server.
-        client: Whose task it is.
-        block_of: Of the client's model.
+        payload: The bytes from the server.
+        client: The client's id.
+        block_of: Name → block of the client's model.
 
     Raises:
-        UpdateError: If it is no task for this model.
+        UpdateError: If it is not a task for this model.
     """
     try:
         header, end = json.JSONDecoder().raw_decode(payload[:LONGEST_TASK_HEADER].decode("latin-1"))
@@ -331,8 +333,11 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         adapter = Adapter({}, known).with_tensors(values)
         correction = {name.removeprefix(CORRECTION): value for name, value in tensors.items() if name not in values}
         _check_correction(correction, adapter, allocation)
-        return Task(client, int(header["round"]), allocation, adapter, correction=correction)
-    except Exception as error:  # the server's word is taken for what to train, not for being well-formed
+        lr = header.get("lr")
+        if lr is not None and not 0 < lr < math.inf:
+            raise ValueError(f"a learning rate of {lr}")
+        return Task(client, int(header["round"]), allocation, adapter, correction=correction, lr=lr)
+    except Exception as error:  # the server is trusted about what to train, but its bytes may be malformed
         raise UpdateError(f"expected a task for this model; {short(str(error))}", "malformed") from error
 
 
@@ -340,24 +345,24 @@ def _check_correction(correction: Mapping[str, Tensor], adapter: Adapter, alloca
     trained = adapter.names(allocation)
     for name, value in correction.items():
         if name not in trained or value.shape != adapter.tensors[name].shape or not bool(value.isfinite().all()):
-            raise ValueError(f"a correction of {name} that is none of a tensor that trains")
+            raise ValueError(f"a correction of {name}, which is not a trained tensor")
 
 
 def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     _check_names(body, expected)
     try:
         tensors = safetensors.torch.load(body)
-    except Exception as error:  # the library names no class for what it raises on bytes that are no tensors
+    except Exception as error:  # safetensors does not document its exceptions for malformed bytes
         raise UpdateError(f"expected safetensors; {short(str(error))}", "malformed") from error
     check_values(tensors, expected)
     return tensors
 
 
 def _check_names(body: bytes, tensors: Mapping[str, Tensor]) -> None:
-    """Check the names in the header of safetensors, which its own reader would accept twice."""
+    """Check the names in the header of safetensors, whose reader accepts duplicates."""
     length = _LENGTH.unpack_from(body)[0] if len(body) >= _LENGTH.size else -1
     if not 0 <= length <= len(body) - _LENGTH.size:
-        raise UpdateError(f"expected safetensors; their header claims {length} bytes", "malformed")
+        raise UpdateError(f"expected safetensors; found a stated header length of {length} bytes", "malformed")
     most = int(SLACK * sum((_entry_size(n, v, len(body)) for n, v in tensors.items()), LONGEST_HEADER))
     if length > most:
         raise UpdateError(f"expected a header of at most {most} bytes; found {length}", "malformed")

@@ -1,1 +1,1 @@
-"""The foundation model: loading it, finding its blocks, its adapter and its head."""
+"""The foundation model: loading, blocks, adapter and head."""

@@ -1,4 +1,4 @@
-"""The adapter in a model: inject it, read it, write it, save it. The only module that imports peft."""
+"""A foundation model with its adapter: read, write, merge and save the adapter."""
 
 import math
 import warnings
@@ -32,23 +32,22 @@ from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter
 
 
 class LoraModel:
-    """A foundation model with one adapter injected: the one model in memory that serves all clients.
+    """A foundation model with one injected adapter: the only model in memory, used for all clients.
 
-    The tensors of the adapter are known by the names that PEFT writes to disk, so what travels, what is averaged
-    and what is saved are called the same.
+    The adapter's tensors have the names that PEFT writes to disk, in messages, in aggregation and in files.
 
     Attributes:
         module: The model, ready to be called.
-        peft: What PEFT made: the same, or without a classifier where features are pooled here.
+        peft: The PEFT model: ``module`` itself, or its encoder if features are pooled here.
         processor: Its tokenizer or image processor, or None.
-        source: Where it comes from.
-        kind: What it is for.
-        pooling: How the features that its head reads are pooled.
-        blocks: Where its blocks are.
-        head_names: Names of the head's tensors, sorted; empty for a language model, which has none of its own.
-        logits_path: Dotted path, below the model, of the linear layer that makes the logits; None without a head.
-        scale: s in h = W₀x + s·B A x: α/r, or α/√r under rsLoRA, for the rank that it was made with. It stays the same
-            whatever rank is written.
+        source: Where the model is loaded from.
+        kind: Its task and input.
+        pooling: How the features of the head are pooled.
+        blocks: The path and number of its blocks.
+        head_names: Names of the head's tensors, sorted; empty for a language model, which has no head of its own.
+        logits_path: Dotted path, below the model, of the linear layer that computes the logits; None without a head.
+        scale: s in h = W₀x + s·B A x: α/r, or α/√r under rsLoRA, for the rank at injection. It does not change when
+            factors of another rank are written.
     """
 
     def __init__(
@@ -85,12 +84,12 @@ class LoraModel:
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
         self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
         if logits_path is not None:
-            # Bound as a method, it goes along when the model is copied.
+            # As a bound method it is copied with the model.
             self.logits_layer.forward = MethodType(_in_float32, self.logits_layer)  # type: ignore[method-assign]
 
     @property
     def base(self) -> Any:
-        """The foundation model itself, with the adapter inside: one of transformers, or a plain module."""
+        """The foundation model with the adapter inside: a transformers model, or a plain module."""
         return self.peft.get_base_model()
 
     @property
@@ -100,12 +99,12 @@ class LoraModel:
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer of a model of text."""
+        """The tokenizer of a text model."""
         return self.processor
 
     @property
     def has_magnitudes(self) -> bool:
-        """Whether it trains DoRA's magnitudes beside the factors."""
+        """Whether DoRA's magnitudes train with the factors."""
         config: Any = self.peft.peft_config["default"]
         return bool(config.use_dora)
 
@@ -114,22 +113,22 @@ class LoraModel:
         """C, the number of classes.
 
         Raises:
-            ModelError: If it has no head.
+            ModelError: If the model has no head.
         """
         return int(self.logits_layer.out_features)
 
     @property
     def longest_input(self) -> int | None:
-        """The most tokens that model and tokenizer take, or None where neither says."""
+        """The most tokens that model and tokenizer accept, or None if neither has a limit."""
         base = self.base
         positions = getattr(base.config, "max_position_embeddings", None)
         for part in base.modules():
-            # RoBERTa's kind counts positions from behind the one of the padding.
+            # RoBERTa-like models number positions starting after the padding position.
             if isinstance(part, nn.Embedding) and part.num_embeddings == positions and part.padding_idx is not None:
                 positions -= part.padding_idx + 1
                 break
         stated = [positions, getattr(self.tokenizer, "model_max_length", None)]
-        # A tokenizer that does not know says 10³⁰.
+        # A tokenizer without a limit returns 10³⁰.
         return min((limit for limit in stated if limit is not None and limit < 10**9), default=None)
 
     @property
@@ -139,7 +138,7 @@ class LoraModel:
 
     @property
     def allows_recomputation(self) -> bool:
-        """Whether its blocks may run again in backward; a model that keeps a state between them says no."""
+        """Whether its blocks can be recomputed in backward; not if the model keeps a state between blocks."""
         return bool(getattr(self.base, "supports_gradient_checkpointing", True))
 
     @property
@@ -149,12 +148,12 @@ class LoraModel:
 
     @property
     def preparation(self) -> Preparation:
-        """What is done to images before it sees them."""
+        """The preparation of its input images."""
         return prepare_as(self.processor, self.base.config, self.source.base_name)
 
     @property
     def logits_layer(self) -> nn.Linear:
-        """The trained linear layer that makes the logits: weight (classes, d), bias (classes,) or None.
+        """The linear layer that computes the logits: weight (C, d), bias (C,) or None.
 
         Raises:
             ModelError: If it has no head.
@@ -162,7 +161,7 @@ class LoraModel:
         if self.logits_path is None:
             raise ModelError(
                 f"expected a model with a classification head; {self.source.base_name} is loaded as a language model, "
-                "which has none"
+                "which has no head"
             )
         if isinstance(self.module, PooledClassifier):
             return self.module.head
@@ -171,11 +170,11 @@ class LoraModel:
         return active
 
     def head_tensor_name(self, kind: str) -> str:
-        """Return the saved name of the logits layer's ``weight`` or ``bias``, where there is a head."""
+        """Return the saved name of the logits layer's ``weight`` or ``bias``."""
         return f"{HEAD}.{kind}" if self.pooling != NATIVE else f"base_model.model.{self.logits_path}.{kind}"
 
     def block_modules(self) -> list[nn.Module]:
-        """Return the L transformer blocks, from input to output, also while some are left out."""
+        """Return all L transformer blocks, from input to output, including those that are left out now."""
         return list(self._block_modules)
 
     def _find_block_modules(self) -> list[nn.Module]:
@@ -183,9 +182,9 @@ class LoraModel:
         return [base.get_submodule(f"{self.blocks.path}.{i}") for i in range(self.blocks.count)]
 
     def _keep_no_cache(self) -> None:
-        """Let a decoder return no keys and values.
+        """Switch off the cache of keys and values in a decoder.
 
-        Nobody asks for them here, and a block that runs again in backward would add its own to them once more.
+        Training and scoring do not use it, and a recomputed block would append its keys and values again.
         """
         inner: Any = getattr(self.base, "config", None)
         self._used_cache: bool | None = getattr(inner, "use_cache", None)
@@ -194,7 +193,7 @@ class LoraModel:
 
     @contextmanager
     def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:
-        """Leave blocks out of the model inside the context: the others follow each other directly."""
+        """Leave blocks out of the model inside the context; the remaining blocks follow each other directly."""
         parent, _, name = self.blocks.path.rpartition(".")
         owner: nn.Module = self.base.get_submodule(parent)
         whole = getattr(owner, name)
@@ -213,7 +212,7 @@ class LoraModel:
         return [(block, m) for block, m in found if block is not None]
 
     def trained_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
-        """Return the live A and B of every module that trains both now."""
+        """Return the live A and B of every module in which both train now."""
         found = (
             (self._parameters[n], self._parameters[n.replace(LORA_A, LORA_B)]) for n in self._parameters if LORA_A in n
         )
@@ -224,11 +223,11 @@ class LoraModel:
         return {name: self._parameters[name].detach().to("cpu", copy=True) for name in names}
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy values into the named tensors of the model; factors take the rank that they come with.
+        """Copy values into the named tensors of the model; factors take the rank of their new values.
 
-        A module whose factors are written also gets the product that comes with them, ``merged_B·merged_A`` or
-        ``merged``, added to its frozen weight, and loses what was merged before. It is always added to the original
-        weight, so writing again and again adds no rounding errors.
+        For a module whose factors are written, the given product, ``merged_B·merged_A`` or ``merged``, replaces the
+        product that is merged into its frozen weight. It is always added to the original weight, so repeated writing
+        does not accumulate rounding errors.
         """
         with torch.no_grad():
             for name, value in tensors.items():
@@ -242,7 +241,7 @@ class LoraModel:
                     self._merge(name.removesuffix(LORA_A), tensors)
 
     def _replace(self, name: str, value: Tensor) -> None:
-        """Give a factor another rank."""
+        """Replace a factor by one of another rank."""
         if self._but_rank(name, value) != self._but_rank(name, self._parameters[name]):
             raise ModelError(
                 f"expected {name} of shape {tuple(self._parameters[name].shape)}, or of another rank; "
@@ -266,9 +265,9 @@ class LoraModel:
         weight: Tensor = layer.get_base_layer().weight
         if weight.dtype != torch.float32:
             raise ModelError(
-                "expected float32 weights to add a product to, since it would be lost in rounding; those of "
-                f"{self.source.base_name} are {str(weight.dtype).removeprefix('torch.')}. Set model.dtype=float32 and "
-                "model.quantisation=none, or choose a method that merges nothing."
+                "expected float32 weights to add a product to, since lower precision would round it away; found "
+                f"{str(weight.dtype).removeprefix('torch.')} in {self.source.base_name}. Set model.dtype=float32 and "
+                "model.quantisation=none, or choose a method that does not merge."
             )
         frozen = self._frozen_weights.setdefault(module, weight.detach().clone())
         for name in names:
@@ -288,7 +287,7 @@ class LoraModel:
         return Adapter(self.read(names), {name: self.block_of[name] for name in names})
 
     def set_trainable(self, names: Iterable[str]) -> list[nn.Parameter]:
-        """Let exactly the named tensors train (``requires_grad``), freeze all others, and return the former."""
+        """Let exactly the named tensors train (``requires_grad``), freeze all others, and return the named ones."""
         chosen = set(names)
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in chosen)
@@ -301,7 +300,7 @@ class LoraModel:
         return digest_of((name, weight) for name, weight in self.module.named_parameters() if id(weight) not in own)
 
     def unmerge(self) -> None:
-        """Make what is merged into frozen weights a part of the factors, whose rank grows; PEFT's config says so."""
+        """Move the products merged into frozen weights to the factors, and set the larger rank in PEFT's config."""
         config: Any = self.peft.peft_config["default"]
         adapter = self.snapshot(share_head=True).with_tensors(self._merged)
         self.write(unmerged(adapter, self.scale).tensors)
@@ -310,20 +309,20 @@ class LoraModel:
 
     @property
     def labels(self) -> list[tuple[int, str]]:
-        """The classes by number, each with its name."""
+        """The classes by number, with their names."""
         return list(enumerate(self._labels)) or sorted(self.base.config.id2label.items())
 
     def card(self, form: Form = "adapter") -> str:
-        """Return the model card of what is exported in a form."""
+        """Return the model card for an export in some form."""
         labels = [] if self.logits_path is None else [name for _, name in self.labels]
         tokens = self.module.prefix if isinstance(self.module, PooledClassifier) else 0
         return card(self.source.base_name, self.kind, self.pooling, labels, form, tokens)
 
     def misfits(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, object]]:
-        """Return the names whose tensors are missing, too many or of another shape, whatever their rank.
+        """Return the tensors that are missing, unexpected or of another shape; ranks are not compared.
 
         Returns:
-            Name → the shape that is expected and the one that is there, without the rank; None for no tensor.
+            Name → expected and found shape, without the rank; None for no tensor.
         """
         expected = {name: self._but_rank(name, p) for name, p in self._parameters.items()}
         found = {name: self._but_rank(name, tensor) for name, tensor in tensors.items()}
@@ -332,23 +331,23 @@ class LoraModel:
 
     @staticmethod
     def _but_rank(name: str, tensor: Tensor) -> tuple[int, ...]:
-        """Return a tensor's shape, of a factor only the side that is not the rank."""
+        """Return a tensor's shape; for a factor without the dimension of the rank."""
         if name.endswith(LORA_A):
             return (tensor.shape[1],)
         return (tensor.shape[0],) if name.endswith(LORA_B) else tuple(tensor.shape)
 
     def merged(self) -> Any:
-        """Return the foundation model with the adapter merged into its weights; this object is of no use afterwards.
+        """Return the foundation model with the adapter merged into its weights; do not use this object afterwards.
 
-        Weights of another type than float32 become float32 first, so that merging rounds nothing away.
+        Weights of another type are converted to float32 first, so that merging does not lose precision.
 
         Raises:
-            ModelError: If the weights are quantised: what is merged into them would be rounded to a few levels.
+            ModelError: If the weights are quantised, since merging would round to a few levels.
         """
         if self.quantisation != "none":
             raise ModelError(
-                f"expected weights as they are to merge the adapter into; those of {self.source.base_name} are "
-                f"quantised ({self.quantisation}). Export the adapter without --merge."
+                f"expected weights that are not quantised, to merge the adapter into; those of {self.source.base_name} "
+                f"are quantised ({self.quantisation}). Export the form adapter instead."
             )
         merged: Any = self.peft.float().merge_and_unload()
         if self._used_cache is not None:
@@ -358,14 +357,14 @@ class LoraModel:
 
 @contextmanager
 def _own_deprecations_ignored() -> Iterator[None]:
-    """Ignore that PEFT reads an attribute which transformers deprecates: no user of either can change it."""
+    """Ignore the warning that PEFT reads an attribute which transformers deprecates; users cannot act on it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
 
 
 def _parameters_by_saved_name(module: PeftModel) -> dict[str, nn.Parameter]:
-    """Map the names that PEFT saves to the live parameters, by their storage rather than by their spelling."""
+    """Map the names that PEFT saves to the live parameters, matched by storage and not by spelling."""
     state = get_peft_model_state_dict(module, save_embedding_layers=False)
     saved = {tensor.data_ptr(): name for name, tensor in state.items()}
     found = {saved[p.data_ptr()]: p for p in module.parameters() if p.data_ptr() in saved}
@@ -379,14 +378,14 @@ def _parameters_by_saved_name(module: PeftModel) -> dict[str, nn.Parameter]:
 
 
 HEAD = "head"
-"""Path of the logits layer of a model whose features are pooled here."""
+"""Path of the logits layer in ``PooledClassifier``."""
 
 
 def _in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Run a logits layer in float32, under autocast, too.
+    """Run a logits layer in float32, also under autocast.
 
-    A solved head weighs directions of little variance most, so that its logits are small differences of large terms: in
-    bf16, with 8 bits, they were noise (15 points of accuracy on a vision transformer's digits).
+    A solved head weighs directions of low variance most, so its logits are small differences of large terms. In bf16
+    these are noise; measured loss of accuracy with a vision transformer on digits: 15 points.
     """
     with torch.autocast(x.device.type, enabled=False):
         bias = None if layer.bias is None else layer.bias.float()
@@ -394,5 +393,5 @@ def _in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _divisor(config: LoraConfig, rank: int) -> float:
-    """Return what α is divided by."""
+    """Return the divisor of α: r, or √r under rsLoRA."""
     return math.sqrt(rank) if config.use_rslora else rank

@@ -1,8 +1,8 @@
 """Find a model's transformer blocks, attention projections and head by structure, never by substring.
 
 A block list is an ``nn.ModuleList`` (or ``nn.Sequential``) of modules of one class, each of which holds linear
-projections. Numbers are parsed from the module path right behind the list's path, so block 1 is never confused
-with block 10, and digits elsewhere in a name mean nothing.
+projections. Block numbers are parsed from the module path directly after the list's path, so block 1 is not confused
+with block 10, and digits elsewhere in a name are ignored.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ FUSED_NAMES = frozenset({"c_attn", "qkv", "qkv_proj", "query_key_value", "Wqkv",
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where a model's blocks are.
+    """The list of a model's blocks.
 
     Attributes:
         path: Dotted path of the block list, for example ``bert.encoder.layer``.
@@ -34,7 +34,7 @@ class Blocks:
     count: int
 
     def index(self, name: str) -> int | None:
-        """Return the block that a dotted name below the model's root lies in, or None outside the blocks."""
+        """Return the block that contains a dotted name below the model's root, or None outside the blocks."""
         prefix = self.path + "."
         if not name.startswith(prefix):
             return None
@@ -42,11 +42,11 @@ class Blocks:
 
 
 def find_blocks(model: nn.Module) -> Blocks:
-    """Find the list of transformer blocks: the outermost list of like modules.
+    """Find the list of transformer blocks: the outermost list of modules of one class.
 
     Raises:
-        ModelError: If there is none, or several of equal rank, such as an encoder's and a decoder's, or if its members
-            are stages: lists of blocks in their turn, as in Swin; or if blocks share weights.
+        ModelError: If there is no such list, or several, such as an encoder's and a decoder's; if its members are
+            stages, that is lists of blocks, as in Swin; or if blocks share weights.
     """
     candidates = dict(_block_lists(model))
     outermost = {
@@ -67,26 +67,26 @@ def find_blocks(model: nn.Module) -> Blocks:
             "Encoder-decoder and staged models are not supported."
         )
     path, modules = next(iter(outermost.items()))
-    # Experts are lists inside a block, too, but hold no attention.
+    # Experts are also lists inside a block, but without attention.
     inner = [other for other, members in candidates.items() if other != path and _attends(members[0])]
     if len(modules) > 1 and inner:
         raise ModelError(
             f"expected blocks of one shape, one after the other; {type(model).__name__} has {len(modules)} stages "
-            f"({path}), each with blocks of its own width ({inner[0]}, …), so a block's share of the work and the "
-            "memory says nothing about another's. Use a model without stages, such as ViT, DeiT or DINOv2."
+            f"({path}), each with blocks of a different width ({inner[0]}, …), so costs differ between blocks. Use a "
+            "model without stages, such as ViT, DeiT or DINOv2."
         )
     _check_apart(path, modules)
     return Blocks(path, len(modules))
 
 
 def find_attention_qv(model: nn.Module, blocks: Blocks) -> list[str]:
-    """Return the dotted paths of the query and value projections of every block (LoRA's own choice).
+    """Return the dotted paths of the query and value projections of every block (the choice of the LoRA paper).
 
-    Where one projection computes query, key and value at once, as GPT-2's ``c_attn``, there is no such choice: LoRA on
-    it would adapt the keys, too, which is not what was asked for. So it is refused, with what to ask for instead.
+    If one projection computes query, key and value at once, as GPT-2's ``c_attn``, LoRA on it would also adapt the
+    keys. That is an error, whose message names the alternatives.
 
     Raises:
-        ModelError: If some block has no projection of either kind; the message lists what it has.
+        ModelError: If some block has no query or no value projection; the message lists its linear layers.
     """
     paths = []
     for i in range(blocks.count):
@@ -98,12 +98,12 @@ def find_attention_qv(model: nn.Module, blocks: Blocks) -> list[str]:
 
 
 def find_attention(model: nn.Module, blocks: Blocks) -> list[str]:
-    """Return the dotted paths of all linear layers of every block's attention, the one of its output included.
+    """Return the dotted paths of all linear layers of every block's attention, including its output projection.
 
-    A block's attention is the outermost part of it that holds the query and value projections, or the fused one.
+    A block's attention is its outermost part that contains the query and value projections, or the fused projection.
 
     Raises:
-        ModelError: If some block has no such part; the message lists what it has.
+        ModelError: If some block has no such part; the message lists its linear layers.
     """
     paths = []
     for i in range(blocks.count):
@@ -137,16 +137,16 @@ def find_named(model: nn.Module, blocks: Blocks, targets: list[str]) -> list[str
     return [path for path, leaf in linear.items() if leaf in targets]
 
 
-def find_head(model: nn.Module, classes: int) -> tuple[list[str], str]:
+def find_head(model: nn.Module, num_labels: int) -> tuple[list[str], str]:
     """Find the classification head: the parts of the model outside its base, down to the last linear layer.
 
     Args:
         model: A transformers model for classification.
-        classes: The number of classes, hence of outputs of the last linear layer.
+        num_labels: C, the number of classes and of outputs of the last linear layer.
 
     Returns:
-        The names of the head's modules (children of the model), and the dotted path of the linear layer whose
-        input is the pooled feature and whose output are the logits.
+        The names of the head's modules (children of the model), and the dotted path of the linear layer that maps the
+        features to the logits.
 
     Raises:
         ModelError: If there is no such layer.
@@ -156,32 +156,32 @@ def find_head(model: nn.Module, classes: int) -> tuple[list[str], str]:
     linears = [
         path
         for path, module in model.named_modules()
-        if path.split(".", 1)[0] in head and isinstance(module, nn.Linear) and module.out_features == classes
+        if path.split(".", 1)[0] in head and isinstance(module, nn.Linear) and module.out_features == num_labels
     ]
     if not linears:
         raise ModelError(
-            f"expected a head that ends in a linear layer with {classes} outputs; {type(model).__name__} has "
+            f"expected a head that ends in a linear layer with {num_labels} outputs; {type(model).__name__} has "
             f"{', '.join(head) or 'no module'} outside {base or 'its base'}."
         )
     owners = {path.split(".", 1)[0] for path in linears if path in head}
     if len(owners) > 1:
         raise ModelError(
-            f"expected one linear layer that makes the logits; {type(model).__name__} has {len(owners)} and combines "
-            f"them: {', '.join(sorted(owners))}. Use the same model with one head, or save its base alone."
+            f"expected one linear layer that computes the logits; {type(model).__name__} has {len(owners)} and "
+            f"combines them: {', '.join(sorted(owners))}. Use the same model with one head, or save only its base."
         )
     return head, linears[-1]
 
 
 def _check_apart(path: str, modules: list[nn.Module]) -> None:
-    """Check that every block has weights of its own, so that one can train where another is frozen."""
+    """Check that no two blocks share weights, so that one can train while another is frozen."""
     first: dict[int, int] = {}
     for l, module in enumerate(modules):
         for weight in module.parameters():
             other = first.setdefault(id(weight), l)
             if other != l:
                 raise ModelError(
-                    f"expected blocks with weights of their own, so that one can train where another is frozen; "
-                    f"{path}.{other} and {path}.{l} share theirs. Make each block anew: "
+                    f"expected blocks that share no weights, so that one can train while another is frozen; "
+                    f"{path}.{other} and {path}.{l} share weights. Construct each block separately: "
                     "nn.ModuleList([Block() for _ in range(n)])."
                 )
 
@@ -203,9 +203,9 @@ def _projections(module: nn.Module) -> int:
 
 
 def _linear(model: nn.Module, path: str) -> list[str]:
-    """Return the dotted paths, below the model, of the linear layers below a path, but for those that are not called.
+    """Return the dotted paths, below the model, of the linear layers below a path that are called.
 
-    torch's own attention reads the weights of its output projection.
+    The output projection of torch's own attention is not called: its weights are read directly.
     """
     inside = dict(model.get_submodule(path).named_modules())
     return [
@@ -218,7 +218,7 @@ def _linear(model: nn.Module, path: str) -> list[str]:
 
 
 def _attention_projections(model: nn.Module, blocks: Blocks, i: int) -> list[str]:
-    """Return the paths of block i's query and value projections, or of the fused one; empty where it has neither."""
+    """Return the paths of block i's query and value projections, or of the fused one; empty if it has none."""
     linear = _linear(model, f"{blocks.path}.{i}")
     leaves = {path.rpartition(".")[2] for path in linear}
     wanted = QUERY_NAMES | VALUE_NAMES if leaves & QUERY_NAMES and leaves & VALUE_NAMES else FUSED_NAMES
@@ -231,7 +231,7 @@ def _attends(module: nn.Module) -> bool:
 
 
 def _part(model: nn.Module, block_path: str, path: str) -> str:
-    """Return the outermost part of a block that a path lies in; what is merely a list of parts is none itself."""
+    """Return the outermost part of a block that contains a path; a mere list of parts does not count as a part."""
     names = path.removeprefix(block_path + ".").split(".")
     part = f"{block_path}.{names[0]}"
     if isinstance(model.get_submodule(part), nn.ModuleList):

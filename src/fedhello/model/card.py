@@ -1,4 +1,4 @@
-"""The model card of what is exported: what it is, its labels, and code that loads it."""
+"""The model card of an export: its description, its labels, and code that loads it."""
 
 from collections.abc import Sequence
 from string import Template
@@ -26,14 +26,14 @@ $code
 """)
 
 Form = Literal["adapter", "merged", "sentence-transformers"]
-"""What a run's model is exported as."""
+"""The forms in which a run's model can be exported."""
 
 LIBRARIES: dict[Form, str] = {
     "adapter": "peft",
     "merged": "transformers",
     "sentence-transformers": "sentence-transformers",
 }
-"""What loads each form."""
+"""The library that loads each form."""
 
 AUTO: dict[Kind, str] = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -59,12 +59,12 @@ def logits(inputs):
     return x @ head["head.weight"].T + head["head.bias"]""")
 
 PLAIN_CODE = Template("""$imports
-model = ...  # the $base that it was trained on, as it was before
+model = ...  # the $base that it was trained on, without an adapter
 $load
 model.eval()$logits""")
-"""Of a plain module, which no file describes."""
+"""Loading code for a plain module, whose class the reader must have."""
 
-FASTPATH = "torch.backends.mha.set_fastpath_enabled(False)  # else torch's own transformer layers miss the adapter"
+FASTPATH = "torch.backends.mha.set_fastpath_enabled(False)  # otherwise torch's transformer layers skip the adapter"
 
 PLAIN_LOGITS = Template("""
 head = load_file("$folder/head.safetensors")
@@ -92,14 +92,14 @@ FEATURES = {
     "cls": "h = model(**batch).last_hidden_state[:, 0]",
     "mean": """mask = batch["attention_mask"].unsqueeze(-1)
     h = (model(**batch).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)""",
-    "last": """last = batch["attention_mask"].sum(dim=1) - 1  # the tokenizer fills up on the right
+    "last": """last = batch["attention_mask"].sum(dim=1) - 1  # the tokenizer pads on the right
     h = model(**batch).last_hidden_state[torch.arange(len(last)), last]""",
     "pooler": "h = model(**batch).pooler_output",
 }
-"""How each pooling reads features; of images ``mean`` has no mask."""
+"""Code that computes the features, by pooling; for images ``mean`` has no mask."""
 
 FOLDER = "."
-"""What the code calls the folder that it stands in."""
+"""The path, in the code, of the folder that contains the card."""
 
 
 def card(
@@ -109,11 +109,11 @@ def card(
 
     Args:
         base: The foundation model's public name.
-        kind: What the model is for.
+        kind: The model's task and input.
         pooling: How the features are pooled.
-        labels: The classes' names; of a language model none.
-        form: What the folder holds.
-        class_tokens: Tokens that an image model puts before its patches.
+        labels: The classes' names; empty for a language model.
+        form: The form of the export.
+        class_tokens: Number of tokens that an image model puts before its patches.
     """
     what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
     listed = ", ".join(f"{i}: {name}" for i, name in enumerate(labels))
@@ -126,8 +126,8 @@ def card(
     )
 
 
-def loading_code(base: str, kind: Kind, pooling: Pooling, classes: int, form: Form, class_tokens: int = 0) -> str:
-    """Return the lines of Python that load what is exported, from the folder ``.``."""
+def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form: Form, class_tokens: int = 0) -> str:
+    """Return Python code that loads an export from the folder ``.``."""
     if form == "sentence-transformers":
         return SENTENCE_CODE.substitute(folder=FOLDER)
     if kind == TENSORS:
@@ -143,7 +143,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, classes: int, form: Fo
             imports="\n".join([*peft, f"from transformers import {auto}", ""]),
             auto=auto,
             base=loaded,
-            classes=f", num_labels={classes}, ignore_mismatched_sizes=True" if own else "",
+            classes=f", num_labels={num_labels}, ignore_mismatched_sizes=True" if own else "",
             adapter=adapter,
         )
     features = FEATURES[pooling]
@@ -169,7 +169,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, classes: int, form: Fo
 
 
 def _plain_code(base: str, pooling: Pooling, form: Form) -> str:
-    """Return the lines for a plain module, whose class the reader has."""
+    """Return the loading code for a plain module, whose class the reader must have."""
     own = pooling == NATIVE
     peft = form == "adapter"
     imports = [

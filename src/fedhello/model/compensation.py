@@ -1,4 +1,4 @@
-"""Drift compensation with the server's samples: the head that follows the features, and its validation losses."""
+"""Drift compensation with the server's samples: the compensated head and its validation losses."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from fedhello.strategy import STEPS
 from fedhello.types import Adapter
 
 ALL = -1
-"""Key of the features of all parts together."""
+"""Cache key for the features of all parts together."""
 
 FOLDS = 5
 """Folds of the cross-validation: the drift is estimated on the other folds."""
@@ -29,23 +29,23 @@ FOLDS = 5
 
 @dataclass
 class DriftCompensation:
-    """The head that follows the features of adapters; see ``fedhello.model.drift``.
+    """A solved head that is compensated for the drift of the features; see ``fedhello.model.drift``.
 
-    The shrinkage is chosen once, under the adapter that the sums are of. −log p is cross-validated, since a map fitted
-    to a sample's own drift is too good for that sample; the temperature minimises it.
+    The shrinkage is chosen once, under the adapter of the sums. −log p is cross-validated, since a drift estimated on a
+    sample fits that sample too well; the temperature minimises it.
 
     Attributes:
-        model: The model; after a call it holds the adapter asked for.
+        model: The model; a call leaves the given adapter in it.
         parts: The server's samples: its validation data first, then others, whose labels are not used.
         solve: Sums → the heads of all shrinkages.
-        moments: Which second moments the sums hold.
-        shrinkages: a to choose from.
+        moments: The kind of second moments in the sums.
+        shrinkages: The values of a to choose from.
         order: A permutation of the positions in all parts; position order[i] is in fold i mod ``FOLDS``.
-        state: The run's state, with the sums that the head is solved from; set by ``begin``.
-        solved: The base of these sums; None until it is computed.
+        state: The run's state with the sums of the head; set by ``begin``.
+        solved: Features, sums and shrinkage under the adapter of the sums; None until they are computed.
         known: Cache of the last adapters' features: tensors in the order of their names, and the features of each part
-            or of all.
-        last: Cache of the last cross-validation: its base, its features and its result.
+            or of all parts.
+        last: Cache of the last cross-validation: base, features and result.
     """
 
     model: LoraModel
@@ -68,7 +68,7 @@ class DriftCompensation:
 
         Args:
             tensors: An adapter's tensors without the head.
-            validation_alone: Whether to return those of the validation data alone.
+            validation_alone: Whether to return only those of the validation data.
         """
         taken = self._taken(tensors)
         missing = [i for i in range(1 if validation_alone else len(self.parts)) if i not in taken]
@@ -90,13 +90,13 @@ class DriftCompensation:
         return self.known[-1][1]
 
     def begin(self, state: RunState) -> None:
-        """Set the state whose head is to follow."""
+        """Set the state whose head is compensated."""
         if self.state is None or self.state.head_base is not state.head_base:
             self.solved = None
         self.state = state
 
     def base(self) -> "_Base":
-        """Return the features, sums and shrinkage under the adapter that the sums are of."""
+        """Return the features, sums and shrinkage under the adapter of the sums."""
         if self.solved is None:
             self.solved = self._from_state()
         return self.solved
@@ -104,7 +104,7 @@ class DriftCompensation:
     def _from_state(self) -> "_Base":
         state = self.state
         if state is None:
-            raise RuntimeError("expected begin() before anything is asked of a head that follows; found no sums")
+            raise RuntimeError("expected a call of begin() before drift compensation is used; found no sums")
         h = self.features(state.head_base)
         sums, y = HeadSums(**state.head_sums), self._validation
         found, x = self.solve(sums), _scaled(h[: len(y)])
@@ -116,9 +116,9 @@ class DriftCompensation:
         return _Base(h, sums, min(self.shrinkages, key=loss))
 
     def __call__(self, adapter: Adapter) -> Tensor:
-        """Return −log p of each validation sample under an adapter with the head that follows; float64, shape (n,).
+        """Return −log p of each validation sample under an adapter with the compensated head; float64, shape (n,).
 
-        All are NaN where a feature is not finite.
+        All are NaN if a feature is not finite.
         """
         if not bool(self._features_of(adapter).isfinite().all()):
             return torch.full(self._validation.shape, math.nan, dtype=torch.float64)
@@ -126,9 +126,9 @@ class DriftCompensation:
         return cross_entropy(t * z, self._validation, reduction="none")
 
     def head(self, adapter: Adapter) -> Head | None:
-        """Return the head that follows the features under an adapter, its drift estimated on all samples.
+        """Return the compensated head under an adapter, with the drift estimated on all samples.
 
-        None where a feature is not finite.
+        None if a feature is not finite.
         """
         if not bool(self._features_of(adapter).isfinite().all()):
             return None
@@ -139,7 +139,7 @@ class DriftCompensation:
         return Head((t * W / math.sqrt(W.shape[1])).float().contiguous(), (t * b).float(), base.shrinkage, t, loss)
 
     def sums(self, adapter: Adapter) -> HeadSums:
-        """Return the estimate of the clients' sums of the features under an adapter."""
+        """Return an estimate of the clients' sums for the features under an adapter."""
         base = self.base()
         return followed(base.sums, self.moments, self._drift(base, self._features_of(adapter)))
 
@@ -169,7 +169,7 @@ class DriftCompensation:
             if not bool(out.any()):
                 continue
             if not bool(kept.any()):
-                kept = which == f  # one sample in all
+                kept = which == f  # only one sample
             moved = followed(base.sums, self.moments, estimated_drift(before[kept], x[kept], [ridge]))
             W, b = self.solve(moved).at(base.shrinkage)
             z[out] = x[: len(y)][out] @ W.T + b
@@ -182,7 +182,7 @@ class DriftCompensation:
 
 @dataclass(frozen=True)
 class _Base:
-    """The server's features under an adapter, the clients' sums of such features, and their best shrinkage."""
+    """The server's features under an adapter, the clients' sums of features under it, and the best shrinkage."""
 
     h: Tensor
     sums: HeadSums

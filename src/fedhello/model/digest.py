@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 VALUES = 1024
-"""How many of a tensor's values count, spread evenly."""
+"""Number of values per tensor in the digest, spread evenly."""
 
 
 def digest_of(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Return a SHA-256 of weights: names, types, shapes and about a thousand values of each.
+    """Return a SHA-256 of weights: names, types, shapes and about a thousand values of each tensor.
 
-    That many tell other weights of the same shapes apart, whatever the size of the model.
+    These values distinguish models of the same shapes at a cost that does not grow with the model.
     """
     digest = hashlib.sha256()
     for name, weight in weights:

@@ -1,19 +1,20 @@
-"""Drift compensation: a solved head follows features that training moves, and no client sends anything for it.
+"""Drift compensation: adapt a solved head to features that training changes, without messages from clients.
 
-The sums that a head is solved from are of features that were. With x_i and x'_i (``fedhello.model.statistics``) of the
-server's own samples i = 1 … n under the adapter that the sums are of and under the one of now, centred X = (x_i − x̄)
-and D = (x'_i − x̄') − X, the drift is estimated as an affine map, drawn by ridge λ towards none:
+The sums that a head is solved from belong to features under an earlier adapter. Let x_i and x'_i
+(``fedhello.model.statistics``) be the features of the server's own samples i = 1 … n under that adapter and under the
+current one, X = (x_i − x̄) and D = (x'_i − x̄') − X. The drift is estimated as an affine map with a ridge λ towards no
+drift:
 
     x' ≈ x̄' + Mᵀ(x − x̄),    M = I + (XᵀX + λI)⁻¹ XᵀD,    E = 1/n Σ_i e_i e_iᵀ
 
-e_i is what of D_i the map of the other n − 1 samples leaves; that is D − X(M − I) over 1 − H_ii − 1/n with
-H = X(XᵀX + λI)⁻¹Xᵀ, and λ is the one of the least Σ_i ‖e_i‖². No label enters. Class means and covariance follow by
+e_i is the leave-one-out residual of D_i: row i of D − X(M − I) over 1 − H_ii − 1/n with H = X(XᵀX + λI)⁻¹Xᵀ; λ
+minimises Σ_i ‖e_i‖². No label is used. Class means and covariance become
 
     μ'_c = x̄' + Mᵀ(μ_c − x̄),    Σ' = MᵀΣM + E
 
-Means that follow the drift of other samples: semantic drift compensation (SDC, Yu et al., CVPR 2020, arXiv 2004.00440);
-that a linear map does it better: LDC (Gomez-Villa et al., ECCV 2024, arXiv 2407.08536), both of prototypes in continual
-learning. That the covariance follows, the ridge towards no drift and its choice are ours.
+Sources: means moved by the drift of other samples are from semantic drift compensation (SDC, Yu et al., CVPR 2020,
+arXiv 2004.00440), the linear map from LDC (Gomez-Villa et al., ECCV 2024, arXiv 2407.08536), both for prototypes in
+continual learning. The map of the covariance, the ridge towards no drift and its choice are ours.
 """
 
 from collections.abc import Sequence
@@ -26,15 +27,15 @@ from fedhello.model.head import class_means, moments_of, within_covariance
 from fedhello.model.statistics import UNIT, HeadSums, Moments
 
 RIDGES = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""λ that are tried, in units of tr(XᵀX)/d."""
+"""Values of λ to try, in units of tr(XᵀX)/d."""
 
 MOST_LEVERAGE = 0.999
-"""Bound on a sample's leverage H_ii + 1/n; a sample that alone spans a direction of X fits its own map exactly."""
+"""Upper bound on a sample's leverage H_ii + 1/n; it is 1 for a sample that alone spans a direction of X."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How features moved; all float64.
+    """An estimated drift of features; all float64.
 
     Attributes:
         before: x̄, shape (d,).
@@ -52,12 +53,12 @@ class Drift:
 
 
 def estimated_drift(x: Tensor, x_after: Tensor, ridges: Sequence[float] = RIDGES) -> Drift:
-    """Return the drift of samples' features, by the formulas above.
+    """Return the estimated drift of samples' features, by the formulas above.
 
     Args:
-        x: Before, float64, shape (n, d), n ≥ 2.
-        x_after: The same samples' after, likewise.
-        ridges: λ to choose from, in units of tr(XᵀX)/d; one alone fixes it.
+        x: Features before the drift, float64, shape (n, d), n ≥ 2.
+        x_after: Features of the same samples after it, float64, shape (n, d).
+        ridges: Values of λ to choose from, in units of tr(XᵀX)/d; a single value is used as it is.
     """
     n, d = x.shape
     before, after = x.mean(dim=0), x_after.mean(dim=0)
@@ -82,12 +83,12 @@ def estimated_drift(x: Tensor, x_after: Tensor, ridges: Sequence[float] = RIDGES
 
 
 def followed(sums: HeadSums, moments: Moments, drift: Drift) -> HeadSums:
-    """Return the sums as they would be of the features after a drift.
+    """Return an estimate of the sums for the features after a drift.
 
     Args:
         sums: Over all clients; every class has samples.
-        moments: What they hold of the second moments; what is returned holds as much.
-        drift: Of the features.
+        moments: The kind of second moments in the sums, also of the result.
+        drift: The drift of the features.
     """
     M = drift.map
     mu = drift.after + (class_means(sums) - drift.before) @ M

@@ -1,4 +1,4 @@
-"""Run a model over samples without training it: logits, pooled features, accuracy, F1, loss and perplexity."""
+"""Evaluate a model on samples: logits, features, accuracy, F1, loss and perplexity."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,29 +18,29 @@ from fedhello.model.forward import predictions
 from fedhello.registry import Registry, a_function
 
 METRICS = Registry("metric", "run.metrics", "fedhello.metrics", a_function)
-"""Metrics from outside."""
+"""User-defined metrics."""
 
 
 def register_metric(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Enter a metric of your own, so that ``run.metrics: [name]`` knows it.
+    """Register a metric, to be used with ``run.metrics: [name]``.
 
-    A metric sees the predictions for the whole of a data set at once, so it is an evaluation of its own where it
-    returns several numbers. It is computed beside the accuracy wherever classifiers are scored, on validation and test
-    data, and stands in ``Evaluation.more``, ``rounds.jsonl`` and the summary, of a module's function under its last
-    name. A module's function needs no registration: ``run.metrics: [my_module:calibration]``. An entry point of the
-    group ``fedhello.metrics`` serves, too.
+    A metric gets the predictions for a whole data set at once and may return several numbers. It is computed with the
+    accuracy whenever a classifier is scored on validation and test data. Its values are in ``Evaluation.more``,
+    ``rounds.jsonl`` and the summary; those of a module's function under the function's name. A function of a module
+    needs no registration: ``run.metrics: [my_module:calibration]``. An entry point of the group ``fedhello.metrics``
+    works, too.
 
     Args:
-        name: Another of one's own is replaced.
+        name: The metric's name; a registered metric of the same name is replaced.
         function: From logits (float32 on the CPU, shape (n, C)) and classes (int64, shape (n,)) of n samples to a
-            finite number, or a mapping of names to such numbers. Where clients keep their own heads, it is called for
-            each head, whose logits of classes that its client lacks are −∞, and the mean counts.
+            finite number, or a mapping of names to such numbers. If clients keep their own heads, it is called for each
+            head, with logits −∞ for the classes that its client lacks, and the result is the mean.
 
     Returns:
         The function.
 
     Raises:
-        ConfigError: If it is no function.
+        ConfigError: If ``function`` cannot be called.
 
     Example:
         >>> def surest(z, y):
@@ -52,19 +52,19 @@ def register_metric(name: str, function: Callable[..., Any]) -> Callable[..., An
 
 BATCH_SIZE = 128
 LANGUAGE_BATCH_SIZE = 16
-"""Of language models, whose logits are as wide as the vocabulary."""
+"""Batch size for language models, whose logits are as wide as the vocabulary."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model does on some samples.
+    """Scores of a model on some samples.
 
     Attributes:
-        accuracy: Share of predictions whose largest logit is the right one's, within 0 … 1: of classification one per
-            sample, of language modelling one per token of a response, given the right tokens before it.
+        accuracy: Share of correct predictions, within 0 … 1: one prediction per sample in classification, one per
+            token of a response, given the correct tokens before it, in language modelling.
         loss: Mean of −log p(y|x) over predictions.
-        samples: How many, counted once per head.
-        more: Of classification ``macro_f1`` and ``micro_f1``, and metrics from outside, see ``register_metric``; of
+        samples: Number of samples, counted once per head.
+        more: For classification ``macro_f1``, ``micro_f1`` and user-defined metrics, see ``register_metric``; for
             language modelling ``perplexity``, exp(loss).
 
     Example:
@@ -79,15 +79,15 @@ class Evaluation:
 
 
 def evaluate(model: LoraModel, samples: Samples, metrics: Sequence[str] = ()) -> Evaluation:
-    """Score the model, with the head it holds now, on samples.
+    """Score the model, with its current adapter and head, on samples.
 
     Args:
         model: The model.
         samples: The samples.
-        metrics: From outside, for a classifier; see ``register_metric``.
+        metrics: Names of user-defined metrics, for a classifier; see ``register_metric``.
 
     Raises:
-        ConfigError: If a metric stands for nothing, raises, or returns no finite number.
+        ConfigError: If a metric is not registered, raises, or does not return finite numbers.
     """
     if model.head_names:
         return _classified(logits(model, samples), torch.from_numpy(samples.labels), metrics)
@@ -106,12 +106,12 @@ def _classified(z: Tensor, y: Tensor, metrics: Sequence[str]) -> Evaluation:
 
 
 def metric_label(name: str) -> str:
-    """Return what a metric's values stand under: the last name of a module's function."""
+    """Return the name of a metric's values: for ``module:function`` the function's name."""
     return name.rpartition(":")[2]
 
 
 def _measured(name: str, z: Tensor, y: Tensor) -> dict[str, float]:
-    """Return the numbers of a metric from outside, each by the name that it stands under."""
+    """Return the numbers of a user-defined metric by name."""
     found, label = METRICS.call(name, z.clone(), y.clone()), metric_label(name)
     named = {f"{label}/{key}": value for key, value in found.items()} if isinstance(found, Mapping) else {label: found}
     values = {}
@@ -124,12 +124,12 @@ def _measured(name: str, z: Tensor, y: Tensor) -> dict[str, float]:
                 f"{type(value).__name__}"
             ) from error
         if not isfinite(values[key]):
-            raise ConfigError(f"expected the metric {name} to return finite numbers; {key} is {values[key]}")
+            raise ConfigError(f"expected the metric {name} to return finite numbers; found {key}={values[key]}")
     return values
 
 
 def _spoken(model: LoraModel, samples: Samples) -> Evaluation:
-    """Score a language model batch by batch: its logits are too wide to keep."""
+    """Score a language model batch by batch: its logits are too large to keep."""
     right, loss, tokens = 0, 0.0, 0
     model.module.eval()
     with torch.inference_mode():
@@ -143,7 +143,7 @@ def _spoken(model: LoraModel, samples: Samples) -> Evaluation:
 
 
 def _last_tokens(h: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return one feature per sample, shape (b, d); a decoder has one per token, and classifies by the last."""
+    """Return one feature per sample, shape (b, d); of a decoder that of the last token, by which it classifies."""
     if h.dim() == 2:
         return h
     return h[torch.arange(len(h), device=h.device), inputs["attention_mask"].sum(dim=1) - 1]
@@ -155,7 +155,7 @@ def weighted_mean(scores: Sequence[Evaluation], weights: Sequence[float], sample
     Args:
         scores: At least one, all of one task.
         weights: One for each.
-        samples: How many samples the mean is of.
+        samples: Number of samples of the mean.
     """
 
     def mean(values: Iterable[float]) -> float:
@@ -176,17 +176,17 @@ def evaluate_personal(
     classes: Mapping[int, tuple[int, ...]],
     metrics: Sequence[str] = (),
 ) -> Evaluation:
-    """Score personal heads as their clients use them: each on the samples, and among the classes, that it knows.
+    """Score personal heads as their clients use them: on samples of the client's classes, among these classes only.
 
-    The result is the mean over all pairs of a head and a sample; a head of which no sample has a class makes none. The
-    model's own head is put back afterwards.
+    The result is the mean over all pairs of a head and a sample of its client's classes; a head without such samples
+    does not count. The model's own head is restored afterwards.
 
     Args:
         model: Holds the shared adapter.
         examples: The samples.
         heads: Client → its head.
-        classes: Client → its labels; some sample has one of them.
-        metrics: From outside; see ``register_metric``.
+        classes: Client → the labels in its data; at least one sample has one of them.
+        metrics: Names of user-defined metrics; see ``register_metric``.
     """
     own_head = model.read(model.head_names)
     scores = []
@@ -212,7 +212,7 @@ def logits(model: LoraModel, examples: Samples) -> Tensor:
 
 
 def pooled_features(model: LoraModel, examples: Samples) -> Tensor:
-    """Return what enters the logits layer, float32 on the CPU, shape (n, d)."""
+    """Return the features of samples, float32 on the CPU, shape (n, d)."""
     return _run(model, examples, features=True)
 
 

@@ -1,7 +1,7 @@
-"""What a trained model is exported as: the adapter, the merged model, or a folder that sentence-transformers loads.
+"""Export a trained model: as an adapter, as a merged model, or in the format of sentence-transformers.
 
-sentence-transformers makes features as the run did, of one length: its ``encode`` returns h/‖h‖ = x/√d of the x that
-the head reads (``fedhello.model.pooling``), so the run's logits are √d·encode(text) Wᵀ + b.
+The ``encode`` of sentence-transformers returns h/‖h‖ = x/√d, where x is the input of the head
+(``fedhello.model.pooling``), so the run's logits are √d·encode(text) Wᵀ + b.
 """
 
 import tempfile
@@ -21,18 +21,18 @@ SENTENCE_TRANSFORMERS: Final = "sentence-transformers"
 TEXT: Final[Kind] = "text-classification"
 
 POOLINGS: dict[Pooling, str] = {pooling: mode for mode, pooling in MODES.items()}
-"""What a pooling is called here → what sentence-transformers calls it."""
+"""Name of a pooling → its name in sentence-transformers."""
 
 
 def asked_form(words: str | None, merge: bool) -> Form:
-    """Return the form that was asked for; the adapter if none was.
+    """Return the form of an export; ``adapter`` by default.
 
     Args:
-        words: What was asked for; None where nothing was.
-        merge: Whether the merged model was asked for in the shorter way.
+        words: The name of the form; None for the default.
+        merge: Short for the form ``merged``.
 
     Raises:
-        ConfigError: If there is no such form, or two were asked for.
+        ConfigError: If there is no such form, or two forms are given.
     """
     if words is None:
         return "merged" if merge else "adapter"
@@ -41,18 +41,18 @@ def asked_form(words: str | None, merge: bool) -> Form:
             known: Form = form
             return known
     if merge and words in get_args(Form):
-        raise ConfigError(f"expected one form to export; found --merge and --format {words}. Leave one of them out.")
-    raise ConfigError(f"expected --format to be one of {', '.join(get_args(Form))}; found {words!r}")
+        raise ConfigError(f"expected one form to export; found merge and the form {words}. Leave one of them out.")
+    raise ConfigError(f"expected the form of an export to be one of {', '.join(get_args(Form))}; found {words!r}")
 
 
 def export(model: LoraModel, folder: Path, form: Form, max_length: int) -> None:
-    """Write a model in a form; the folder appears whole or not at all, and the model is of no use afterwards.
+    """Write a model in some form; the folder appears completely or not at all. Do not use the model afterwards.
 
     Args:
-        model: With the adapter and the head.
-        folder: Where to.
-        form: What as.
-        max_length: The longest text, in tokens; of longer ones the end is cut.
+        model: The model with its adapter and head.
+        folder: The new folder.
+        form: The form of the export.
+        max_length: The longest text, in tokens; longer texts are cut at the end.
 
     Raises:
         MissingExtraError: If sentence-transformers is needed and not installed.
@@ -67,12 +67,12 @@ def export(model: LoraModel, folder: Path, form: Form, max_length: int) -> None:
 
 
 def _save_sentence_transformer(model: LoraModel, folder: Path, max_length: int) -> None:
-    """Write the merged encoder, its pooling and a normalisation as the library does, and the head beside them."""
+    """Write the merged encoder, its pooling and a normalisation as sentence-transformers does, and the head."""
     if model.kind != TEXT or model.pooling not in POOLINGS:
         found = f"model.pooling={model.pooling}" if model.kind == TEXT else f"a model for {model.kind}"
         raise ModelError(
-            f"expected a classifier of texts whose features are pooled by {', '.join(POOLINGS)}, which is what "
-            f"sentence-transformers does; found {found}. Choose --format adapter or merged."
+            f"expected a classifier of texts whose features are pooled by {', '.join(POOLINGS)}, as "
+            f"sentence-transformers supports; found {found}. Choose the form adapter or merged."
         )
     library: Any = _library()
     merged = model.merged()
@@ -93,7 +93,7 @@ def _save_sentence_transformer(model: LoraModel, folder: Path, max_length: int) 
 
 
 def _library() -> Any:
-    """Return the package.
+    """Return the package sentence-transformers.
 
     Raises:
         MissingExtraError: If it is not installed.
@@ -104,6 +104,6 @@ def _library() -> Any:
     except ImportError as error:
         raise MissingExtraError(
             "this form needs the package sentence-transformers; run: pip install 'fedhello[sentence-transformers]', or "
-            "choose --format adapter or merged"
+            "choose the form adapter or merged"
         ) from error
     return sentence_transformers

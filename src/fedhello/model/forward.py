@@ -1,8 +1,8 @@
-"""Run a model on a batch: what it predicts, and what it should have predicted, whatever the task.
+"""Run a model on a batch and return predictions with their targets, for every task.
 
 A classifier predicts one class per sample from its logits, shape (b, C). A causal language model predicts each token
-that has a label from the position before it. Both give predictions z, shape (n, C), with targets y, shape (n,), and
-the loss, the log-likelihood and the accuracy are the same functions of them.
+that has a label from the position before it. Both give predictions z, shape (n, C), with targets y, shape (n,), from
+which loss, log-likelihood and accuracy are computed in the same way.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from fedhello.model.adapter import LoraModel
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model predicts in a batch of b samples.
+    """A model's predictions in a batch of b samples.
 
     Attributes:
-        z: Logits, float32, shape (n, C): n = b of classification, n = the labelled tokens of language modelling.
-        y: What is right, int64, shape (n,).
-        sample: Which of the b samples each prediction is part of, int64, shape (n,).
+        z: Logits, float32, shape (n, C): n = b in classification, n = number of labelled tokens in language modelling.
+        y: Targets, int64, shape (n,).
+        sample: Index of the sample of each prediction, 0 … b−1, int64, shape (n,).
     """
 
     z: Tensor
@@ -36,7 +36,7 @@ def predictions(model: LoraModel, batch: Batch) -> Predictions:
     """Run the model on a batch that is on its device.
 
     Raises:
-        DataError: If no token of a batch of texts has a label, so that there is nothing to learn from it.
+        DataError: If no token of a batch of texts has a label.
     """
     if batch.labels.dim() == 1:
         z = model.module(**batch.inputs).logits
@@ -51,9 +51,9 @@ def predictions(model: LoraModel, batch: Batch) -> Predictions:
 
 @contextmanager
 def _logits_only_at(model: LoraModel, sample: Tensor, position: Tensor) -> Iterator[None]:
-    """Let the model make logits at some positions only: a vocabulary is wide, and prompts need none.
+    """Let the model compute logits at some positions only, since logits over a vocabulary are large.
 
-    Whatever a model does to its logits afterwards, scale or cap them, it does to these.
+    The model's own scaling or capping of logits still applies.
     """
 
     def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

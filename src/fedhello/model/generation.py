@@ -1,4 +1,4 @@
-"""Let a language model answer prompts, and compare its answers with the right ones."""
+"""Generate a language model's answers to prompts, and compare them with references."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,22 +13,22 @@ BATCH_SIZE = 16
 
 
 def longest_prompt(model: LoraModel, max_length: int, answer_tokens: int) -> int:
-    """Return how many tokens a prompt may have, at most ``max_length``, so that its answer fits behind it."""
+    """Return the most tokens of a prompt, at most ``max_length``, so that its answer fits behind it."""
     longest = model.longest_input
     return max_length if longest is None else min(max_length, longest - answer_tokens)
 
 
 def generate(model: LoraModel, prompts: Sequence[str], max_new_tokens: int, max_length: int) -> list[str]:
-    """Return the model's answers to prompts: the likeliest token each time, until the answer ends.
+    """Return the model's answers to prompts, by greedy decoding.
 
     Args:
-        model: A causal language model; its values stay as they are.
-        prompts: As a user would write them; the tokenizer's chat template is put around them where it has one.
-        max_new_tokens: Longest answer.
-        max_length: Longest prompt in tokens; of longer ones the end is cut.
+        model: A causal language model; its values do not change.
+        prompts: The user's texts; the tokenizer's chat template, if any, is applied to them.
+        max_new_tokens: The most tokens of an answer.
+        max_length: The most tokens of a prompt; longer prompts are cut at the end.
     """
     ids = tokenise_prompts(prompts, model.tokenizer, max_length)
-    # Prompts of like length together, the longest first, so that what does not fit is found out at once.
+    # Prompts of similar length together, the longest first, so that a lack of memory shows at once.
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     answers = [""] * len(ids)
     for begin in range(0, len(order), BATCH_SIZE):
@@ -39,7 +39,7 @@ def generate(model: LoraModel, prompts: Sequence[str], max_new_tokens: int, max_
 
 
 def _answers(model: LoraModel, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
-    """Generate for prompts that are padded on the left, so that all answers begin at one position."""
+    """Generate for prompts that are padded on the left, so that all answers start at the same position."""
     tokenizer, longest = model.tokenizer, max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id))
     mask = torch.zeros_like(ids)
@@ -74,7 +74,7 @@ def stops(model: LoraModel) -> list[int]:
 def rouge_l(answers: Sequence[str], references: Sequence[str]) -> float:
     """Return the mean ROUGE-L of answers, within 0 … 1: the F-measure of the longest common subsequence of words.
 
-    As the package rouge-score computes it, without stemming (Lin 2004, "ROUGE: a package for automatic evaluation of
+    Computed by the package rouge-score, without stemming (Lin 2004, "ROUGE: a package for automatic evaluation of
     summaries").
 
     Raises:
@@ -86,7 +86,7 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def rouge_scorer() -> Any:
-    """Return the scorer's class of rouge-score.
+    """Return the class of rouge-score's scorer.
 
     Raises:
         MissingExtraError: If the package is not installed.

@@ -1,11 +1,11 @@
-"""The classification head: where it starts, whether it trains, and whether the clients share it.
+"""The classification head: its initial values, whether it trains, and whether the clients share it.
 
     solved       solved in closed form from the clients' head statistics (default)
     prototypes   starts at class means of the clients' features, then trains and is averaged
     aggregate    starts random, then trains and is averaged
     local        starts random; each client trains and keeps its own
-    frozen       random and never trained: what the published numbers of Fed-HeLLo used
-    none         there is none: a language model
+    frozen       random and never trained, as in the published results of Fed-HeLLo
+    none         no head: a language model
 
 With n, S and G summed over the clients (``fedhello.model.statistics``), N = Σ_c n_c and μ_c = S_c/n_c, the covariance
 within classes is
@@ -13,15 +13,15 @@ within classes is
     Σ = (G − Σ_c n_c μ_c μ_cᵀ) / N                                                           moments: full
     Σ = (Σ_k Σ_c n_{k,c} μ_{k,c} μ_{k,c}ᵀ − Σ_c n_c μ_c μ_cᵀ) / Σ_c (K_c − 1)                moments: means
 
-(of a sketch, PᵀΣ'P + σ²(I − PᵀP) with Σ' of the projected features and σ² what their trace leaves of the whole). With
-shrinkage a, Σ_a = (1 − a) Σ + a (tr Σ/d) I and the logits of x are
+(for a sketch, PᵀΣ'P + σ²(I − PᵀP) with Σ' of the projected features and σ² from the rest of the trace). With shrinkage
+a, Σ_a = (1 − a) Σ + a (tr Σ/d) I and the logits of x are
 
     lda      w_c = Σ_a⁻¹ μ_c,    b_c = −½ μ_cᵀ w_c + log π_c              the posterior of Gaussians of one covariance
     ridge    [w_c; b_c] = ((1 − a) R + a (tr R/(d + 1)) I)⁻¹ π_c μ̃_c                    least squares to one-hot targets
              with μ̃_c = [μ_c; 1] and R = Σ_c π_c μ̃_c μ̃_cᵀ + Σ (with counted priors (1/N) Σ x̃ x̃ᵀ of x̃ = [x; 1])
 
-both times a temperature t. Priors π are equal (``balanced``) or as the classes' samples (``counted``). Shrinkage,
-where it is ``auto``, and t are those of the least −log p on the server's validation data.
+both multiplied by a temperature t. Priors π are equal (``balanced``) or proportional to the classes' samples
+(``counted``). t, and a shrinkage of ``auto``, minimise −log p on the server's validation data.
 
 Sources: Fed3R (arXiv 2406.01116) and AFL (arXiv 2405.16240) for ridge from sums, GH-OFL (arXiv 2602.01186) for linear
 discriminants, FedCOF (arXiv 2412.14326) for covariances from class means, FedNCM (arXiv 2303.15361) for prototypes.
@@ -47,31 +47,31 @@ Solver = Literal["lda", "ridge"]
 Priors = Literal["balanced", "counted"]
 
 SHRINKAGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 0.6, 0.9)
-"""a that ``auto`` chooses from."""
+"""Values of the shrinkage a that ``auto`` chooses from."""
 
 HOTTEST, COLDEST = 1e-3, 1e4
 """Bounds of the temperature t."""
 
 
 def is_shared(policy: HeadPolicy) -> bool:
-    """Whether the clients share one head, which is part of the adapter that travels."""
+    """Whether the clients share one head, which is sent with the adapter."""
     return policy in ("solved", "prototypes", "aggregate")
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How the head of a run comes about; ``model`` of docs/reference/configuration.md has the same names.
+    """Settings of a run's head; see ``model`` in docs/reference/configuration.md.
 
     Attributes:
-        policy: Where it comes from, and who trains it.
-        trains: Whether a solved head trains besides.
-        solver: How it is solved.
-        priors: Whether classes count alike or by their samples.
-        shrinkages: The values of shrinkage that validation data chooses from.
+        policy: The head policy; see the module.
+        trains: Whether a solved head also trains.
+        solver: How it is solved: ``lda`` or ``ridge``.
+        priors: Whether classes have equal priors or priors by their samples.
+        shrinkages: The values of shrinkage to choose from on validation data.
         scale: s of a head of prototypes.
-        refresh: After how many rounds each it is solved anew; None never.
-        forgetting: How much less earlier sums count with every refresh, 0 … 1.
-        final: Whether it is solved once more after the last round.
+        refresh: Number of rounds between two solutions of the head; None to solve it only at the start.
+        forgetting: The share by which earlier sums are reduced at every refresh, 0 … 1.
+        final: Whether the head is solved once more after the last round.
     """
 
     policy: HeadPolicy = "solved"
@@ -86,7 +86,7 @@ class HeadSettings:
 
     @property
     def is_personal(self) -> bool:
-        """Whether each client keeps its own."""
+        """Whether each client keeps its own head."""
         return self.policy == "local"
 
 
@@ -97,9 +97,9 @@ class Head:
     Attributes:
         weight: W.
         bias: b.
-        shrinkage: a that it was solved with; None where it was not solved.
-        temperature: t, likewise.
-        loss: Its mean −log p on the data that these were chosen on, likewise.
+        shrinkage: a of a solved head; else None.
+        temperature: t of a solved head; else None.
+        loss: Mean −log p on the data that a and t are chosen on, of a solved head; else None.
     """
 
     weight: Float32[Tensor, "C d"]
@@ -132,7 +132,7 @@ def prototype_head(sums: HeadSums, scale: float) -> Head:
 
     Args:
         sums: Over all clients.
-        scale: s > 0: how sharp the first predictions are.
+        scale: s > 0; larger values make the first predictions more confident.
 
     Raises:
         DataError: If a class has no sample on any client.
@@ -169,12 +169,12 @@ def within_covariance(sums: HeadSums, moments: Moments) -> Float64[Tensor, "d d"
 
 
 def moments_of(sums: HeadSums, within: Float64[Tensor, "d d"], moments: Moments) -> Float64[Tensor, " _"]:
-    """Return the second moments with which sums have a covariance within classes; see ``within_covariance``.
+    """Return the second moments for a given covariance within classes: the inverse of ``within_covariance``.
 
     Args:
-        sums: With counts, features and cells; their second moments are not read.
+        sums: Sums with counts, features and cells; their second moments are not read.
         within: Σ, float64, shape (d, d).
-        moments: Which second moments to return.
+        moments: The kind of second moments to return.
     """
     n, mu = sums.counts.double(), class_means(sums)
     N, weighted = n.sum(), mu * n.sqrt().unsqueeze(1)
@@ -196,14 +196,14 @@ def moments_of(sums: HeadSums, within: Float64[Tensor, "d d"], moments: Moments)
 
 @dataclass(frozen=True)
 class Family:
-    """The heads of all shrinkages: one eigendecomposition serves them all.
+    """The heads for all shrinkages, from one eigendecomposition.
 
     Attributes:
         values: Eigenvalues λ of Σ (lda) or R (ridge), shape (m,).
         vectors: Their eigenvectors Q, shape (m, m).
         targets: M, shape (m, C): the class means, or [N_c μ_c; N_c].
         log_priors: log π, shape (C,).
-        solver: Which.
+        solver: ``lda`` or ``ridge``.
     """
 
     values: Float64[Tensor, " m"]
@@ -222,13 +222,13 @@ class Family:
 
 
 def family(sums: HeadSums, moments: Moments, solver: Solver, priors: Priors = "balanced") -> Family:
-    """Return the family of heads that sums determine, one head per shrinkage.
+    """Return the family of heads that are solved from sums, one head per shrinkage.
 
     Args:
         sums: Over all clients.
-        moments: Which second moments they hold.
+        moments: The kind of second moments in the sums.
         solver: ``lda`` or ``ridge``.
-        priors: ``counted`` weighs classes by their samples, ``balanced`` all alike.
+        priors: ``counted`` weighs classes by their samples, ``balanced`` equally.
 
     Raises:
         DataError: If a class has no sample on any client.
@@ -240,7 +240,7 @@ def family(sums: HeadSums, moments: Moments, solver: Solver, priors: Priors = "b
     if solver == "lda":
         values, vectors = torch.linalg.eigh(within)
         return Family(values, vectors, mu.T.contiguous(), log_priors, solver)
-    # Per sample: R/N = E[x̃ x̃ᵀ], and the targets likewise; balanced, the classes weigh alike in both.
+    # Per sample: R/N = E[x̃ x̃ᵀ], and likewise the targets; with balanced priors the classes weigh the same in both.
     weights = share if priors == "counted" else torch.full_like(n, 1 / len(n))
     extended = torch.cat([mu, torch.ones(len(mu), 1, dtype=mu.dtype)], dim=1)
     R = extended.T @ (weights.unsqueeze(1) * extended)
@@ -252,13 +252,13 @@ def family(sums: HeadSums, moments: Moments, solver: Solver, priors: Priors = "b
 def solved_head(
     found: Family, h: Float[Tensor, "n d"], y: Int[Tensor, " n"], shrinkages: Sequence[float] = SHRINKAGES
 ) -> Head:
-    """Return the head of least −log p on validation data over shrinkages and temperatures.
+    """Return the head that minimises −log p on validation data over shrinkages and temperatures.
 
     Args:
         found: The heads to choose from.
         h: Features of the validation data, shape (n, d).
-        y: Its labels, shape (n,).
-        shrinkages: To try, at least one; one alone fixes it.
+        y: Labels of the validation data, shape (n,).
+        shrinkages: The values to try, at least one; a single value is used as it is.
     """
 
     def logits(a: float) -> Float64[Tensor, "n C"]:
@@ -274,14 +274,14 @@ def cross_validated_head(
     solve: Callable[[Bool[Tensor, " n"]], Family],
     shrinkages: Sequence[float] = SHRINKAGES,
 ) -> Head:
-    """Return a head solved from samples that also choose its shrinkage and temperature, by cross-validation.
+    """Return a head solved from samples, with shrinkage and temperature chosen by cross-validation on the same samples.
 
     Args:
         h: Features, shape (n, d).
         y: Labels, shape (n,).
         folds: The fold of each sample, integers, shape (n,).
         solve: Mask of samples (bool, shape (n,)) → the family of heads solved from them.
-        shrinkages: To try, at least one.
+        shrinkages: The values to try, at least one.
 
     Raises:
         DataError: If a class has no sample outside some fold.
@@ -311,17 +311,17 @@ def _least(
     y: Int[Tensor, " n"],
     shrinkages: Sequence[float],
 ) -> Head:
-    """Return the head whose logits predict best."""
+    """Return the head with the smallest −log p over shrinkages."""
     (loss, t), a = min((calibrated(logits(a), y), a) for a in shrinkages)
     W, b = found.at(a)
     return Head((t * W / math.sqrt(W.shape[1])).float().contiguous(), (t * b).float(), a, t, loss)
 
 
 def calibrated(z: Float64[Tensor, "n C"], y: Int[Tensor, " n"]) -> tuple[float, float]:
-    """Return the least mean −log softmax(t z)_y over t, and that t.
+    """Return the minimum over t of the mean −log softmax(t z)_y, and the minimising t.
 
-    Targets are smoothed by 1/(n + 2), as Platt (1999) does for calibration: where the logits separate all samples, the
-    plain mean would fall for ever with growing t.
+    Targets are smoothed by 1/(n + 2), as in Platt (1999): without it, the mean has no minimum if the logits separate
+    all samples.
 
     Args:
         z: Logits, float64, shape (n, C).

@@ -1,4 +1,4 @@
-"""Preparation of images for a model, as its image processor does it."""
+"""Prepare images for a model as its image processor does."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from fedhello.data.pictures import Scale
 from fedhello.errors import ModelError
 
 FORMS = ((96, 160), (160, 96))
-"""Height and width of made-up images that show whether a processor brings all to one size."""
+"""Height and width of synthetic images that test whether a processor's output has one size."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Preparation:
     """Scaling and normalisation of an image.
 
     Attributes:
-        shape: Channels, height and width of what comes out.
-        mean: Subtracted from each channel, for values within 0 … 1.
+        shape: Channels, height and width of the output.
+        mean: Value subtracted from each channel, for pixels within 0 … 1.
         std: Divisor of each channel afterwards.
-        scale: Scales and crops; None to scale alone, bilinearly and whatever the form.
+        scale: Function that scales and crops; None scales bilinearly, without keeping the aspect ratio.
     """
 
     shape: tuple[int, int, int]
@@ -30,15 +30,15 @@ class Preparation:
 
 
 def prepare_as(processor: Any, config: Any, name: str) -> Preparation:
-    """Return what is done to images: what the processor does, or without one a guess from the model's configuration.
+    """Return the preparation of images: the processor's, or without one a guess from the model's configuration.
 
     Args:
-        processor: An image processor of transformers, or None: then values within −1 … 1 are the guess.
-        config: Of the model.
-        name: Of the model, for messages.
+        processor: An image processor of transformers; None assumes values within −1 … 1.
+        config: The model's configuration.
+        name: The model's name, for messages.
 
     Raises:
-        ModelError: If the processor does not bring all images to one size, or has too few means.
+        ModelError: If the processor does not produce images of one size, or has too few means.
     """
     channels: int = config.num_channels
     if processor is None:
@@ -55,7 +55,7 @@ def prepare_as(processor: Any, config: Any, name: str) -> Preparation:
 
 
 def stated_size(config: Any) -> tuple[int, int]:
-    """Return the height and width of images that a model's configuration states."""
+    """Return the height and width of images in a model's configuration."""
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
@@ -65,9 +65,9 @@ def _made_shape(scale: Scale, channels: int, name: str) -> tuple[int, int, int]:
     """Return the shape of the processor's output, which must not depend on the input's size."""
     try:
         made = [scale(np.zeros((*form, channels), dtype=np.uint8)) for form in FORMS]
-    except Exception as error:  # it is read from a file, and fails in many ways
+    except Exception as error:  # it is configured by a file and may raise anything
         raise ModelError(
-            f"expected the image processor of {name} to scale images of {channels} channels; it fails: {error}. "
+            f"expected the image processor of {name} to scale images of {channels} channels; it raised: {error}. "
             "Correct preprocessor_config.json in a copy of the model."
         ) from error
     shapes = [image.shape for image in made]
@@ -82,7 +82,7 @@ def _made_shape(scale: Scale, channels: int, name: str) -> tuple[int, int, int]:
 
 
 def _normalisation(processor: Any, channels: int, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation for values within 0 … 1, wherever the processor has its own."""
+    """Return mean and deviation for values within 0 … 1, converted from the processor's range."""
     if not processor.do_normalize:
         mean, std = (0.0,) * channels, (1.0,) * channels
     else:

@@ -1,4 +1,4 @@
-"""A foundation model that a program has in memory."""
+"""A foundation model that is passed as an object."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,25 +27,26 @@ def foundation_of(
     pad_token: str | None = None,
     pooling: Pooling | Literal["auto"] = "auto",
 ) -> FoundationModel:
-    """Take a model of transformers that is in memory; a classifier gets a fresh head drawn from ``seed``.
+    """Return the foundation model of a transformers object; a classifier gets a new random head.
 
     Args:
-        module: A language model, a classifier with as many outputs as there are classes, or a model without a head.
-        processor: Its tokenizer or image processor; None for images where they are scaled to its ``image_size``.
-        kind: What it is for.
+        module: A language model, a classifier with C outputs, or a model without a head.
+        processor: Its tokenizer or image processor; None for images that are scaled to the model's ``image_size``.
+        kind: The model's task and input.
         labels: The names of the classes, in the order of the labels; ignored for a language model.
-        seed: For the head's random values; the global random state is left as it was.
-        pad_token: The token that fills up batches, for a tokenizer without one.
-        pooling: How the features of a model without a head are pooled; of a classifier ``native``, if anything.
+        seed: For the head's random values; the global random state does not change.
+        pad_token: The padding token, for a tokenizer without one.
+        pooling: How the features of a model without a head are pooled; for a classifier ``auto`` or ``native``.
 
     Raises:
-        ModelError: If it is none of these, comes without its tokenizer, is quantised, has another number of outputs,
-            carries adapters already, or its features cannot be pooled as asked for.
+        ModelError: If it is none of these models, comes without its tokenizer, is quantised, has another number of
+            outputs, has adapters already, or its features cannot be pooled like that.
     """
     _check(module, processor, kind)
     source = _source(module)
     head, found = None, pooling
     if kind == CAUSAL_LM:
+        _check_speaks(module)
         check_causal(source, module)
         found = NATIVE
     elif _classifies(module):
@@ -58,23 +59,18 @@ def foundation_of(
 
 
 def as_it_is(module: nn.Module) -> FoundationModel:
-    """Take a model of transformers with the head that it has, for a program that makes its inputs and trains it itself.
+    """Return the foundation model of a transformers object with its own head, for programs that train it themselves.
 
     Args:
         module: A classifier of texts or images, or a language model.
 
     Raises:
-        ModelError: If it is none of these, carries adapters already, or is quantised.
+        ModelError: If it is none of these, has adapters already, or is quantised.
     """
     _check_module(module)
-    name = type(module).__name__
     source = _source(module)
     if not _classifies(module):
-        outputs: Any = getattr(module, "get_output_embeddings", lambda: None)
-        if outputs() is None:
-            raise ModelError(
-                f"expected a model with a head, such as an AutoModelForSequenceClassification; {name} has none"
-            )
+        _check_speaks(module)
         check_causal(source, module)
         return FoundationModel(module, None, source, CAUSAL_LM)
     kind: Kind = IMAGES if getattr(module, "main_input_name", "") == "pixel_values" else "text-classification"
@@ -84,19 +80,27 @@ def as_it_is(module: nn.Module) -> FoundationModel:
 def _check(module: nn.Module, processor: Any, kind: Kind) -> None:
     _check_module(module)
     if processor is None and kind != IMAGES:
-        raise ModelError(
-            f"expected the tokenizer of {type(module).__name__} beside it; found none. Hand it over as processor."
-        )
+        raise ModelError(f"expected the tokenizer of {type(module).__name__}; found none. Pass it as processor=….")
 
 
 def _check_module(module: nn.Module) -> None:
     name = type(module).__name__
     if not isinstance(module, PreTrainedModel):
-        raise ModelError(f"expected a model of transformers (PreTrainedModel) in memory; found {name}")
+        raise ModelError(f"expected a transformers model (PreTrainedModel); found {name}")
     if hasattr(module, "peft_config"):
-        raise ModelError(f"expected a model without adapters; this {name} carries some. Load it anew.")
+        raise ModelError(f"expected a model without adapters; this {name} has some. Load it again.")
     if getattr(module, "hf_quantizer", None) is not None:
         raise ModelError(f"expected a {name} whose weights are not quantised; set model.name and model.quantisation.")
+
+
+def _check_speaks(module: nn.Module) -> None:
+    """Check that a model has what makes tokens of its features."""
+    outputs: Any = getattr(module, "get_output_embeddings", lambda: None)
+    if outputs() is None:
+        raise ModelError(
+            "expected a model with a head, such as an AutoModelForSequenceClassification or an AutoModelForCausalLM; "
+            f"{type(module).__name__} has none"
+        )
 
 
 def _classifies(module: nn.Module) -> bool:
@@ -107,19 +111,19 @@ def _classifies(module: nn.Module) -> bool:
 
 def _source(module: Any) -> ModelSource:
     where = str(module.config.name_or_path or type(module).__name__)
-    # An adapter goes to others, for whom the folder's path is no name, and none of their business.
+    # An adapter is given to others, who must not see local paths.
     return ModelSource(MEMORY, Path(where).resolve().name if Path(where).is_dir() else where)
 
 
 def _of_encoder(
     module: Any, labels: Sequence[str], seed: int, pooling: Pooling | Literal["auto"]
 ) -> tuple[Pooling, nn.Linear]:
-    """Give a model without a head one; return how it is pooled, and the head."""
+    """Return the pooling of a model without a head, and a new head for it."""
     found = stated_by_config(module.config) if pooling == "auto" else pooling
     if found == NATIVE:
         raise ModelError(
-            f"expected model.pooling to be cls, mean, last or pooler for {type(module).__name__}, which has no head of "
-            f"its own and does not say how features are pooled; found {pooling}"
+            f"expected model.pooling to be cls, mean, last or pooler for {type(module).__name__}, which has no head "
+            f"and whose configuration does not name a pooling; found {pooling}"
         )
     for key, value in named_classes(labels).items():
         setattr(module.config, key, value)
@@ -129,11 +133,11 @@ def _of_encoder(
 
 
 def _of_classifier(module: Any, labels: Sequence[str], seed: int, pooling: str) -> Pooling:
-    """Give a classifier a fresh head; it is pooled as its architecture does."""
+    """Give a classifier new random values for its head; features are pooled by its architecture."""
     if pooling not in ("auto", NATIVE):
         raise ModelError(
             f"expected model.pooling to be auto or native for {type(module).__name__}, which has a head of its own; "
-            f"found {pooling}. Hand over the model without a head for another pooling."
+            f"found {pooling}. Pass the model without a head for another pooling."
         )
     if module.config.num_labels != len(labels):
         raise ModelError(

@@ -39,7 +39,7 @@ TARGETS: dict[str, Callable[[nn.Module, Blocks], list[str]]] = {
 
 TASK_TYPES: dict[Kind, TaskType | None] = {
     "text-classification": TaskType.SEQ_CLS,
-    "image-classification": None,  # PEFT has no type for it; one of text would name inputs that images have not
+    "image-classification": None,  # PEFT has no type for it; those for text name inputs that image models lack
     "tensor-classification": None,
     "causal-lm": TaskType.CAUSAL_LM,
 }
@@ -51,7 +51,7 @@ FEATURES: dict[Kind, TaskType | None] = {
     "tensor-classification": None,
     "causal-lm": TaskType.CAUSAL_LM,
 }
-"""The same where the head is no part of the foundation model."""
+"""PEFT's task types if the head is not part of the foundation model."""
 
 
 PEFT_HEADS = ("classifier", "score")
@@ -61,7 +61,7 @@ PEFT_HEADS = ("classifier", "score")
 def attach_lora(
     base: FoundationModel,
     *,
-    classes: int | None,
+    num_labels: int | None,
     rank: int,
     alpha: float,
     dropout: float,
@@ -70,32 +70,32 @@ def attach_lora(
     rslora: bool = False,
     dora: bool = False,
 ) -> LoraModel:
-    """Inject LoRA, h = W₀x + s·B A x, into the targeted linear layers of every block, and free the head.
+    """Inject LoRA, h = W₀x + s·B A x, into the targeted linear layers of every block, and make the head trainable.
 
     Factors and head are float32, whatever type the frozen weights have.
 
     Args:
         base: The foundation model.
-        classes: Number of classes of its head; None for a language model, which gets no head.
+        num_labels: C, the number of classes of the head; None for a language model, which has no head.
         rank: r. A has shape (r, d_in) and starts random; B has shape (d_out, r) and starts at zero.
         alpha: α; the scale s is α/r.
-        dropout: Of the LoRA input, in [0, 1).
+        dropout: Dropout of the LoRA input, in [0, 1).
         targets: ``attention-qv``, ``attention``, ``all-linear``, or the last names of the linear layers to target.
-        seed: For A's values; the global random state is left as it was.
+        seed: For A's values; the global random state does not change.
         rslora: Make the scale α/√r (Kalajdzievski, arXiv 2312.03732).
-        dora: Train a magnitude per output of each targeted layer besides (Liu et al., DoRA, ICML 2024).
+        dora: Also train a magnitude per output of each targeted layer (Liu et al., DoRA, ICML 2024).
 
     Raises:
         ModelError: If blocks, targets or head cannot be found.
     """
     blocks = find_blocks(base.module)
     paths = _target_paths(base.module, blocks, targets)
-    head, logits_path = _head_of(base, classes)
+    head, logits_path = _head_of(base, num_labels)
     task_type = TASK_TYPES[base.kind] if base.pooling == NATIVE else FEATURES[base.kind]
     named_by_peft = PEFT_HEADS if task_type == TaskType.SEQ_CLS else ()
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates an int and takes any number
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates an int and accepts any number
         lora_dropout=dropout,
         target_modules=_shortest(base.module, paths),
         # PEFT adds its own usual names of heads for this task; naming one twice would save it twice.
@@ -111,13 +111,13 @@ def attach_lora(
     return LoraModel(base, config, blocks, logits_path, seed)
 
 
-def _head_of(base: FoundationModel, classes: int | None) -> tuple[list[str], str | None]:
+def _head_of(base: FoundationModel, num_labels: int | None) -> tuple[list[str], str | None]:
     """Return the names of the head's modules within the foundation model, and the path of its logits layer, if any."""
-    if classes is None:
+    if num_labels is None:
         return [], None
     if base.head_path is not None:
         return [base.head_path], base.head_path
-    return ([], HEAD) if base.pooling != NATIVE else find_head(base.module, classes)
+    return ([], HEAD) if base.pooling != NATIVE else find_head(base.module, num_labels)
 
 
 def _target_paths(module: nn.Module, blocks: Blocks, targets: str | Sequence[str]) -> list[str]:
@@ -131,7 +131,7 @@ def _target_paths(module: nn.Module, blocks: Blocks, targets: str | Sequence[str
 
 
 def _let_head_compute_in_float32(module: nn.Module, head: Sequence[str]) -> None:
-    """Keep a head that trains in float32 above a body in another type, as PEFT does with factors."""
+    """Cast the inputs of a float32 head on a model of another type to float32, as PEFT does for factors."""
 
     def widened(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
@@ -142,7 +142,7 @@ def _let_head_compute_in_float32(module: nn.Module, head: Sequence[str]) -> None
 
 
 def _shortest(module: nn.Module, paths: Sequence[str]) -> list[str]:
-    """Name targets by their last names where that selects exactly them, so that the saved config stays short."""
+    """Return the targets' last names if these select exactly them, so that the saved config is short."""
     leaves = sorted({path.rpartition(".")[2] for path in paths})
     chosen = {path for path, _ in module.named_modules() if path.rpartition(".")[2] in leaves}  # whatever they are
     return leaves if chosen == set(paths) else sorted(paths)

@@ -29,7 +29,7 @@ from fedhello.model.pooling import NATIVE, Pooling, fresh_head, stated_pooling
 from fedhello.model.sources import CAUSAL_LM, IMAGES, Kind, ModelSource, _pinned
 
 Quantisation = Literal["none", "8bit", "4bit"]
-"""How the frozen weights are held: as they are, or quantised by bitsandbytes (LLM.int8(), or NF4 as in QLoRA)."""
+"""Whether the frozen weights are quantised by bitsandbytes: LLM.int8(), or NF4 as in QLoRA."""
 
 AUTO_CLASSES: dict[Kind, Any] = {
     "text-classification": AutoModelForSequenceClassification,
@@ -44,14 +44,14 @@ class FoundationModel:
 
     Attributes:
         module: The model.
-        processor: Its tokenizer, or for images its image processor; None where it comes without.
-        source: Where it comes from.
-        kind: What it is for.
-        quantisation: How its weights are held.
-        pooling: How the features that the head reads are pooled.
-        head: The logits layer on them; None where the architecture's own classifier has one, or there is none.
-        head_path: Of a plain module, the dotted path of its own logits layer, where it has one.
-        labels: Of a plain module, the names of the classes; others have them in their configuration.
+        processor: Its tokenizer, or for images its image processor; None without one.
+        source: Where the model is loaded from.
+        kind: Its task and input.
+        quantisation: The quantisation of its weights.
+        pooling: How the features of the head are pooled.
+        head: The logits layer on the features; None if the architecture's own classifier has it, or without a head.
+        head_path: For a plain module with its own logits layer, the layer's dotted path.
+        labels: For a plain module, the names of the classes; other models have them in their configuration.
     """
 
     module: nn.Module
@@ -65,7 +65,7 @@ class FoundationModel:
     labels: tuple[str, ...] = ()
 
     def with_head(self, pooling: Pooling, head: nn.Linear | None, path: str | None = None) -> "FoundationModel":
-        """Return the same with a head on its features, or with the path of its own."""
+        """Return the model with a head on its features, or with the path of its own head."""
         return replace(self, pooling=pooling, head=head, head_path=path)
 
 
@@ -81,23 +81,23 @@ def load_foundation(
     device: torch.device | None = None,
     pooling: Pooling | Literal["auto"] = NATIVE,
 ) -> FoundationModel:
-    """Load a model for a task; a classifier gets a fresh head drawn from ``seed``.
+    """Load a model for a task; a classifier gets a new random head.
 
     Args:
-        source: Where it is, from ``resolve``. A hub id is pinned to the commit that is loaded.
-        kind: What it is for.
+        source: The result of ``resolve``. A hub id is pinned to the commit that is loaded.
+        kind: The model's task and input.
         labels: The names of the classes, in the order of the labels; ignored for a language model.
-        seed: For the head's random values; the global random state is left as it was.
-        dtype: Of the weights.
-        quantisation: Of the weights of all linear layers but the head's.
-        pad_token: The token that fills up batches, for a tokenizer without one.
-        device: Where quantised weights go; others are loaded to the CPU.
-        pooling: How the features that a classifier's head reads are pooled; see ``fedhello.model.pooling``.
+        seed: For the head's random values; the global random state does not change.
+        dtype: The type of the weights.
+        quantisation: The quantisation of all linear layers except the head's.
+        pad_token: The padding token, for a tokenizer without one.
+        device: The device of quantised weights; other weights are loaded to the CPU.
+        pooling: How a classifier's features are pooled; see ``fedhello.model.pooling``.
 
     Raises:
-        MissingExtraError: If it is to be quantised and bitsandbytes is not installed.
-        ModelError: If it cannot be loaded, or not quantised here, lacks weights other than the head's, has no padding
-            token, or is no causal language model where one is asked for.
+        MissingExtraError: If bitsandbytes is needed and not installed.
+        ModelError: If the model cannot be loaded or quantised, lacks weights other than the head's, has no padding
+            token, or is not a causal language model although one is needed.
     """
     if quantisation != "none":
         _check_can_quantise(quantisation, source, device or torch.device("cpu"))
@@ -119,10 +119,10 @@ def load_foundation(
 
 
 def _resolved_pooling(source: ModelSource, kind: Kind, pooling: Pooling | Literal["auto"]) -> Pooling:
-    """Return how features are pooled: what is asked for, or what the model's files say.
+    """Return how features are pooled: as configured, or for ``auto`` as in the model's files.
 
     Raises:
-        ModelError: If the model has no such features.
+        ModelError: If the model has no features for that pooling.
     """
     if kind == CAUSAL_LM:
         if pooling not in ("auto", NATIVE):
@@ -140,9 +140,9 @@ def _resolved_pooling(source: ModelSource, kind: Kind, pooling: Pooling | Litera
 
 
 def _has_bias(source: ModelSource, kind: Kind) -> bool:
-    """Whether the logits layer of the architecture's own classifier has a bias; those of decoders have none.
+    """Whether the logits layer of the architecture's own classifier has a bias; that of decoders has none.
 
-    A head that is solved needs one; on the same feature, the last token's, a layer of our own has it.
+    A solved head needs a bias; without one, a new logits layer with a bias is put on the last token's feature.
     """
     config = AutoConfig.from_pretrained(source.location, **source.arguments, **named_classes(("one", "other")))
     with torch.device("meta"):
@@ -183,14 +183,14 @@ def _without_head(
     device: torch.device | None,
     pooling: Pooling,
 ) -> tuple[nn.Module, nn.Linear]:
-    """Load the foundation model alone, of a model of texts and images its image tower; and make a fresh head."""
+    """Load only the foundation model (the image tower of a model for texts and images), and make a new random head."""
     config = AutoConfig.from_pretrained(source.location, **source.arguments)
     config = getattr(config, "vision_config", None) or config
     for key, value in classes.items():
         setattr(config, key, value)
     how = _bitsandbytes(dtype, quantisation, device, None) if quantisation != "none" else {}
     module, report = AutoModel.from_pretrained(source.location, **source.arguments, config=config, **how, **_how(dtype))
-    # A pooler that came without weights is not read, but where it makes the features.
+    # Missing weights of a pooler matter only if it computes the features.
     _check_complete(source, report, lambda key: pooling == "pooler" or not key.startswith("pooler."))
     return module, fresh_head(module.config, classes["num_labels"])
 
@@ -198,14 +198,14 @@ def _without_head(
 def _how(dtype: torch.dtype) -> dict[str, Any]:
     return {
         "dtype": dtype,
-        "use_safetensors": True,  # else transformers unpickles pytorch_model.bin where there is nothing better
+        "use_safetensors": True,  # otherwise transformers may unpickle pytorch_model.bin
         "ignore_mismatched_sizes": True,  # a head for other classes is replaced
         "output_loading_info": True,
     }
 
 
 def named_classes(labels: Sequence[str]) -> dict[str, Any]:
-    """Return what a configuration of transformers says of classes."""
+    """Return the entries about classes in a transformers configuration."""
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
@@ -215,19 +215,19 @@ def named_classes(labels: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
-    """Turn whatever goes wrong in loading into one sentence."""
+    """Turn every exception of loading into a ``ModelError`` of one sentence."""
     try:
         yield
     except FedhelloError:
         raise
-    except Exception as error:  # transformers and what it reads fail in many ways, all of them the files' fault
+    except Exception as error:  # transformers raises exceptions of many classes for wrong files
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"expected a model that transformers itself knows; {source.location!r} comes with code of its own, "
-                "which is never run here. Use a model of a type that transformers has."
+                f"expected a model type that transformers supports; {source.location!r} needs code of its own, which "
+                "fedhello never runs. Use a model of a type that transformers has."
             ) from error
-        where = "Give model.name an embedded model, a folder, or a hub id that can be reached."
+        where = "Set model.name to an embedded model, a folder, or a hub id that can be reached."
         if source.is_on_hub:
             where = (
                 "Where the hub is out of reach, download it elsewhere and set model.name to the path of that folder, "
@@ -236,8 +236,8 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
         if "no file named model.safetensors" in reason or "use_safetensors" in reason:
             reason = "there are no weights in safetensors"
             where = (
-                "Weights in pytorch_model.bin are a pickle, which can run code and is never read here: load them where "
-                "you trust them and save them anew with save_pretrained."
+                "Weights in pytorch_model.bin are a pickle, which can run code and is never read by fedhello: load "
+                "them where you trust them and save them with save_pretrained."
             )
         raise (OutOfReachError if source.is_on_hub and is_out_of_reach(error) else ModelError)(
             f"expected a transformers model for {kind.replace('-', ' ')} at {source.location!r}; it could not be "
@@ -246,14 +246,14 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
 
 
 def _load_processor(source: ModelSource, kind: Kind) -> Any:
-    """Return the tokenizer, or the image processor; None where a folder of an image model has none."""
+    """Return the tokenizer or the image processor; None if an image model's folder has no image processor."""
     if kind != IMAGES:
         return AutoTokenizer.from_pretrained(source.location, **source.arguments)
     files = [Path(source.location) / name for name in ("preprocessor_config.json", "processor_config.json")]
     if not source.is_on_hub and not any(file.is_file() for file in files):
         return None
-    # torchvision scales a little differently, and not every machine of a federation has it.
-    pillow = {"backend": "pil", "use_fast": False}  # the same twice: transformers called it use_fast before
+    # torchvision scales slightly differently, and may be missing on some machines of a federation.
+    pillow = {"backend": "pil", "use_fast": False}  # the same setting for newer and older versions of transformers
     return AutoImageProcessor.from_pretrained(source.location, **source.arguments, **pillow)
 
 
@@ -263,10 +263,10 @@ def _check_can_quantise(quantisation: Quantisation, source: ModelSource, device:
             f"model.quantisation={quantisation} needs bitsandbytes; run: pip install 'fedhello[quantised]'"
         )
     if quantisation == "4bit" and device.type == "cpu":
-        # In evaluation mode bitsandbytes lays them out anew for a CPU, and nothing undoes that for training.
+        # In evaluation mode on a CPU, bitsandbytes changes the layout of 4-bit weights and does not restore it.
         raise ModelError(
             "expected a GPU for model.quantisation=4bit, since on a CPU the gradients are wrong after an evaluation; "
-            "found cpu. Set model.quantisation=8bit, which a CPU can do, or none."
+            "found cpu. Set model.quantisation=8bit, which works on a CPU, or none."
         )
     if source.gguf:
         raise ModelError(
@@ -282,7 +282,7 @@ def _quantised(
     quantisation: Quantisation,
     device: torch.device | None,
 ) -> dict[str, Any]:
-    """Return the arguments that let bitsandbytes quantise everything but the head of an architecture's own."""
+    """Return the loading arguments for quantising everything except the head of the architecture's own classifier."""
     head = None
     if kind != CAUSAL_LM:
         config = AutoConfig.from_pretrained(source.location, **source.arguments, **classes)
@@ -294,7 +294,7 @@ def _quantised(
 def _bitsandbytes(
     dtype: torch.dtype, quantisation: Quantisation, device: torch.device | None, head: list[str] | None
 ) -> dict[str, Any]:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on the number type at every product
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs the number type at every product
     config = BitsAndBytesConfig(
         load_in_8bit=quantisation == "8bit",
         load_in_4bit=quantisation == "4bit",
@@ -306,21 +306,20 @@ def _bitsandbytes(
 
 
 def _check_complete(source: ModelSource, report: Any, is_needed: Callable[[str], bool]) -> None:
-    """Check that no weight that is needed was missing, or of another shape."""
+    """Check that no needed weight is missing or of another shape."""
     missing = sorted(filter(is_needed, report["missing_keys"]))
     misshapen = sorted(key for key, *_ in report["mismatched_keys"] if is_needed(key))
     if missing or misshapen:
         found, how = (missing, "missing") if missing else (misshapen, "of another shape")
         raise ModelError(
-            f"expected the weights of {source.location!r} to be complete; {len(found)} are {how}, "
-            f"the first is {found[0]}"
+            f"expected complete weights for {source.location!r}; {len(found)} are {how}, the first is {found[0]}"
         )
 
 
 def check_causal(source: ModelSource, module: Any) -> None:
-    """Check that no position sees what comes after it: change the last token, and compare the logits before it.
+    """Check that a model is causal: changing the last token must not change the logits before it.
 
-    transformers also loads encoders for this task, which would read what they are to predict.
+    transformers also loads encoders for this task, which would see the tokens that they have to predict.
     """
     module.eval()
     ids = torch.tensor([[2, 3, 2, 3], [2, 3, 2, 4]], device=module.device)
@@ -334,7 +333,7 @@ def check_causal(source: ModelSource, module: Any) -> None:
 
 
 def refresh_head(module: Any, num_labels: int, report: Any) -> None:
-    """Give a head that came with the weights fresh values: it was trained for something else."""
+    """Give a loaded head new random values, since it was trained for another task."""
     head, _ = find_head(module, num_labels)
     names = {name for name in module.state_dict() if name.split(".", 1)[0] in head}
     if names <= set(report["missing_keys"]):
@@ -345,10 +344,10 @@ def refresh_head(module: Any, num_labels: int, report: Any) -> None:
 
 
 def set_padding(source: ModelSource, module: Any, tokenizer: Any, pad_token: str | None) -> None:
-    """Let tokenizer and model agree on the padding token.
+    """Set the same padding token in tokenizer and model.
 
     Raises:
-        ModelError: If the tokenizer has none, or not the one that is asked for.
+        ModelError: If the tokenizer has no padding token, or ``pad_token`` is not one of its tokens.
     """
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
@@ -362,19 +361,19 @@ def set_padding(source: ModelSource, module: Any, tokenizer: Any, pad_token: str
             f"expected the tokenizer of {source.base_name} to have a padding token; it has none. Set model.pad_token "
             f"to one of its tokens, such as its end-of-text token {tokenizer.eos_token!r}."
         )
-    # A decoder's classifier finds the last token before the padding by it.
+    # A decoder's classifier uses it to find the last token before the padding.
     module.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def _forget_file_format(module: Any) -> None:
-    """Let a model that came from GGUF be a plain one: its weights are plain numbers now, and can be saved."""
+    """Remove the GGUF settings from a model's configuration, since its weights are converted and can be saved."""
     quantizer = getattr(module, "hf_quantizer", None)
     if quantizer is not None:
         quantizer.remove_quantization_config(module)
 
 
 class _quiet_transformers:  # noqa: N801 - used like a function
-    """Silence transformers' report of a head without weights (it is meant) and its progress bar."""
+    """Silence transformers' progress bar and its report that the head has no weights, which is intended."""
 
     def __enter__(self) -> None:
         self._verbosity = transformers_logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Features: the one vector per sample that the head reads, pooled from what the foundation model's last block makes.
+"""Features: one vector per sample, the input of the head, pooled from the output of the last block.
 
 With H ∈ R^{T×d} the last hidden states of a sample's T tokens (padding left out),
 
@@ -6,15 +6,15 @@ With H ∈ R^{T×d} the last hidden states of a sample's T tokens (padding left 
     mean     h = (1/T) Σ_t H_t             of an image: over its patches, without the class token
     last     h = H_{T−1}                   the last token, as in decoders
     pooler   h = the model's own pooler_output, as of the image towers of CLIP and SigLIP
-    native   what the architecture's own …ForSequenceClassification or …ForImageClassification reads
+    native   the features of the architecture's own …ForSequenceClassification or …ForImageClassification
 
-and, but for ``native``, the head sees x = √d h/‖h‖: all features have the same length, and their values one as their
-root mean square, whatever the model, so that one learning rate and one scale suit all heads. It is what sentence
-embedding models are trained for (cosine similarity).
+and, except for ``native``, the input of the head is x = √d h/‖h‖: all features have the same length and a root mean
+square of 1, so that one learning rate and one scale fit the heads of all models. Sentence embedding models are trained
+for this normalisation (cosine similarity).
 
-``auto`` is what the model's own files say: the pooling of sentence-transformers (``modules.json``), ModernBERT's
-``classifier_pooling``, the tower's own pooler for CLIP's kind; where they say nothing, ``native``, and of decoders,
-whose own classifiers have no bias, ``last``.
+``auto`` follows the model's own files: the pooling of sentence-transformers (``modules.json``), ModernBERT's
+``classifier_pooling``, the tower's own pooler for CLIP-like models; otherwise ``native``, or ``last`` for decoders,
+whose own classifiers have no bias.
 """
 
 import json
@@ -31,13 +31,13 @@ from transformers.utils.hub import cached_file
 from fedhello.errors import ModelError
 
 Pooled = Literal["cls", "mean", "last", "pooler"]
-"""How features are pooled outside the architecture's own classifier."""
+"""The poolings other than ``native``."""
 
 Pooling = Literal["cls", "mean", "last", "pooler", "native"]
 NATIVE: Final = "native"
 
 MODES: Mapping[str, Pooled] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
-"""What sentence-transformers calls a pooling → what it is called here."""
+"""Name of a pooling in sentence-transformers → its name in fedhello."""
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooled, prefix: int = 0) -> Tensor:
@@ -45,9 +45,9 @@ def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooled, prefix: int = 0) 
 
     Args:
         hidden: H, shape (b, T, d).
-        mask: 1 for tokens and 0 for padding, on either side, shape (b, T); None where nothing is padded.
+        mask: 1 for tokens and 0 for padding, on either side, shape (b, T); None without padding.
         pooling: ``cls``, ``mean`` or ``last``.
-        prefix: Tokens at the start that ``mean`` leaves out: an image's class token and registers.
+        prefix: Number of first tokens that ``mean`` leaves out: an image's class token and registers.
     """
     if mask is None:
         mask = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
@@ -71,10 +71,10 @@ def of_one_length(h: Tensor) -> Tensor:
 
 
 class PooledClassifier(nn.Module):
-    """A foundation model without a classifier of its own, the pooling, and one linear layer on the features.
+    """A classifier of a foundation model, a pooling, and one linear layer on the features.
 
     Attributes:
-        encoder: The foundation model, with adapter or without.
+        encoder: The foundation model, with or without an adapter.
         pooling: How features are pooled.
         head: The logits layer, weight (C, d) and bias (C,), float32.
     """
@@ -97,7 +97,7 @@ def fresh_head(config: Any, num_labels: int) -> nn.Linear:
     """Return a logits layer for a model's features, with random values from torch's global generator.
 
     Args:
-        config: Of the foundation model; its ``hidden_size`` is d.
+        config: The foundation model's configuration; its ``hidden_size`` is d.
         num_labels: C.
     """
     head = nn.Linear(config.hidden_size, num_labels)
@@ -107,7 +107,7 @@ def fresh_head(config: Any, num_labels: int) -> nn.Linear:
 
 
 def class_tokens(module: Any) -> int:
-    """Return how many tokens that are no patches an image model puts before them: 1 with a class token, and registers.
+    """Return the number of tokens that an image model puts before its patches: a class token, if any, and registers.
 
     Args:
         module: A foundation model.
@@ -120,15 +120,15 @@ def class_tokens(module: Any) -> int:
 
 
 def stated_pooling(config: Any, location: str, arguments: Mapping[str, Any]) -> Pooling:
-    """Return what ``auto`` is for a model: what its files say, else ``native``.
+    """Return the pooling that ``auto`` selects for a model: that of its files, else ``native``.
 
     Args:
         config: The model's configuration.
-        location: The folder or the hub id that it is loaded from.
-        arguments: More that finds it there, such as the revision.
+        location: The folder or the hub id of the model.
+        arguments: Further arguments of loading, such as the revision.
 
     Raises:
-        ModelError: If its files ask for a pooling that is not known here.
+        ModelError: If its files name a pooling that fedhello does not have.
     """
     own = stated_by_config(config)
     if own == "pooler":
@@ -138,7 +138,7 @@ def stated_pooling(config: Any, location: str, arguments: Mapping[str, Any]) -> 
 
 
 def stated_by_config(config: Any) -> Pooling:
-    """Return what ``auto`` is for a model of which nothing but its configuration is there; else ``native``."""
+    """Return the pooling that a model's configuration names, else ``native``."""
     if getattr(config, "vision_config", None) is not None or config.model_type.endswith("_vision_model"):
         return "pooler"
     stated = getattr(config, "classifier_pooling", None)  # ModernBERT
@@ -146,7 +146,7 @@ def stated_by_config(config: Any) -> Pooling:
 
 
 def _of_modules(modules: Any, location: str, arguments: Mapping[str, Any]) -> Pooling:
-    """Return the pooling that the files of sentence-transformers name."""
+    """Return the pooling in the files of sentence-transformers."""
     paths = [module.get("path", "") for module in modules if str(module.get("type", "")).endswith("Pooling")]
     if not paths:
         return NATIVE
@@ -156,20 +156,20 @@ def _of_modules(modules: Any, location: str, arguments: Mapping[str, Any]) -> Po
     found = [MODES[mode] for mode in modes if mode in MODES]
     if len(modes) != 1 or not found:
         raise ModelError(
-            f"expected {location} to pool by {', '.join(MODES)}; its {paths[0]}/config.json says "
+            f"expected {location} to pool by {', '.join(MODES)}; its {paths[0]}/config.json names "
             f"{' and '.join(map(str, modes)) or 'nothing'}. Set model.pooling to one of {', '.join(get_args(Pooling))}."
         )
     return found[0]
 
 
 def _flags(stated: Mapping[str, Any]) -> list[str]:
-    """Return the modes that are switched on in the older form, ``pooling_mode_mean_tokens: true``."""
+    """Return the poolings that are switched on in the older format, ``pooling_mode_mean_tokens: true``."""
     on = [key.removeprefix("pooling_mode_") for key, value in stated.items() if value is True]
     return [key.removesuffix("_tokens").removesuffix("_token") for key in on if key != "include_prompt"]
 
 
 def _read(location: str, name: str, arguments: Mapping[str, Any]) -> Any:
-    """Read a JSON file of a model; None where there is none."""
+    """Read a JSON file of a model; None if it does not exist."""
     how = {key: value for key, value in arguments.items() if key == "revision"}
     path = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **how)
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Adapters and models in folders: written whole or not at all, and read back."""
+"""Write adapters and models to folders, completely or not at all, and read them."""
 
 import json
 import shutil
@@ -18,12 +18,12 @@ from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import TENSORS
 
 HEAD_FILE = "head.safetensors"
-"""What such a layer is saved in: ``head.weight``, ``head.bias``, and in the metadata ``head``: labels and pooling."""
+"""File of a head on pooled features: ``head.weight``, ``head.bias``, and the metadata ``head``: labels and pooling."""
 
 
 @contextmanager
 def appearing_whole(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, and put it in the place of ``folder`` when all is written."""
+    """Yield a temporary folder to write into, and rename it to ``folder`` when everything is written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         staged = Path(temporary) / folder.name
@@ -34,16 +34,16 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
 
 
 def _sort_lists(file: Path) -> None:
-    """Sort the lists in PEFT's config: it writes sets in an order that changes from process to process."""
+    """Sort the lists in PEFT's config, which are sets written in an order that differs between processes."""
     config = json.loads(file.read_text(encoding="utf-8"))
     ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
     file.write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_adapter(model: LoraModel, folder: Path) -> None:
-    """Write a model's adapter as PEFT does (safetensors and JSON), naming the base by its public name.
+    """Write a model's adapter in PEFT's format (safetensors and JSON), with the base's public name.
 
-    What is merged into frozen weights becomes part of the factors, whose rank grows. The folder appears whole or
+    Products merged into frozen weights become part of the factors, whose rank grows. The folder appears completely or
     not at all.
     """
     config: Any = model.peft.peft_config["default"]
@@ -54,7 +54,7 @@ def save_adapter(model: LoraModel, folder: Path) -> None:
         model.peft.save_pretrained(str(staged), safe_serialization=True, save_embedding_layers=False)
         if model.pooling != NATIVE:
             save_head(model, staged)
-        # PEFT's own card names the folder that the base was loaded from, which is nobody's business.
+        # PEFT's own card contains the local path of the base.
         (staged / "README.md").write_text(model.card(), encoding="utf-8")
         _sort_lists(staged / "adapter_config.json")
 
@@ -63,24 +63,24 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """Read the tensors of a file of a run.
 
     Raises:
-        ModelError: If it cannot be read as safetensors, or a value is not finite.
+        ModelError: If the file is not readable as safetensors, or a value is not finite.
     """
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"expected tensors in {file}; it is damaged or cannot be read: {error}") from error
+        raise ModelError(f"expected tensors in {file}; the file is damaged or cannot be read: {error}") from error
     for name, value in tensors.items():
         if not value.isfinite().all():
-            raise ModelError(f"expected finite values in {file}; {name} has others. Put the file back as it was.")
+            raise ModelError(f"expected finite values in {file}; found NaN or infinity in {name}. Restore the file.")
     return tensors
 
 
 def load_adapter(model: LoraModel, folder: Path) -> None:
-    """Read a saved adapter, head included, into a model.
+    """Read a saved adapter, including its head, into a model.
 
     Raises:
-        ModelError: If the folder holds no adapter in safetensors, one of another shape or model, or one that is
-            damaged or not finite.
+        ModelError: If the folder holds no adapter in safetensors, or it has other shapes than the model's, is damaged,
+            or is not finite.
     """
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
@@ -99,15 +99,15 @@ def load_adapter(model: LoraModel, folder: Path) -> None:
 
 
 def save_head(model: LoraModel, folder: Path) -> None:
-    """Write a model's logits layer, with what a reader needs to use it."""
+    """Write a model's logits layer, with the metadata needed to use it."""
     values = {name: value.contiguous() for name, value in model.read(model.head_names).items()}
     described = json.dumps({"labels": [name for _, name in model.labels], "pooling": model.pooling})
-    # One key alone: safetensors writes several in an order that changes from process to process.
+    # Only one key: safetensors writes several keys in an order that differs between processes.
     save_file(values, str(folder / HEAD_FILE), {"head": described})
 
 
 def save_merged(model: LoraModel, folder: Path) -> None:
-    """Write the whole model, see ``LoraModel.merged``, with its head and its processor.
+    """Write the merged model (``LoraModel.merged``) with its head and its processor.
 
     Raises:
         ModelError: If the weights are quantised.

@@ -1,4 +1,4 @@
-"""How a foundation model is loaded, and where LoRA goes in it."""
+"""Settings for loading a foundation model and injecting LoRA."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from fedhello.model.pooling import Pooling
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Where LoRA goes, and its scale; see ``fedhello.model.injection.attach_lora``.
+    """Settings of LoRA; see ``fedhello.model.injection.attach_lora``.
 
     Attributes:
         rank: r.
         alpha: α; the scale s is α/r.
-        dropout: Of the LoRA input, in [0, 1).
-        targets: A set of linear layers by its name, or the layers' last names.
-        rslora: Make the scale α/√r.
-        dora: Train a magnitude per output besides.
+        dropout: Dropout of the LoRA input, in [0, 1).
+        targets: The name of a set of linear layers, or the layers' last names.
+        rslora: Whether the scale is α/√r.
+        dora: Whether a magnitude per output trains, too.
     """
 
     rank: int = 8
@@ -32,20 +32,20 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A foundation model, and how it is loaded and adapted.
+    """Settings of a foundation model and its adapter.
 
     Attributes:
         name: An embedded model, a hub id or a folder.
-        revision: Of a hub id: a commit, branch or tag; None takes the newest.
+        revision: A commit, branch or tag of a hub id; None takes the newest.
         device: A device's name; ``auto`` takes CUDA before MPS before the CPU.
-        seed: The run's, for the values of A and of a fresh head.
-        dtype: Of the frozen weights.
-        quantisation: Of the frozen weights.
-        pad_token: One of the tokenizer's tokens, where it names none for padding.
-        pooling: How features are made of the model's outputs.
-        head_module: Of a plain module, the name of the linear layer that makes its logits.
-        features: Of a plain module without such a layer, how many numbers it makes of a sample.
-        lora: Where LoRA goes.
+        seed: The run's seed, for the values of A and of a new head.
+        dtype: The type of the frozen weights.
+        quantisation: The quantisation of the frozen weights.
+        pad_token: The padding token, for a tokenizer without one.
+        pooling: How features are pooled.
+        head_module: For a plain module, the dotted path of the linear layer that computes its logits.
+        features: For a plain module without such a layer, the size d of its features.
+        lora: The settings of LoRA.
     """
 
     name: str

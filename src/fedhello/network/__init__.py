@@ -1,4 +1,4 @@
-"""Many machines: Flower, the server, and clients with data of their own."""
+"""Federations on many machines: the server and its clients, over Flower."""
 
 import os
 
@@ -8,7 +8,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Environment variables under which Flower sends no telemetry and installs nothing."""
+"""Environment variables that switch off Flower's telemetry and installations."""
 
 # flwr reads them when it is imported.
 os.environ.update(QUIET)

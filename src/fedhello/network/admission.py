@@ -1,4 +1,4 @@
-"""Waiting for clients to join, and admitting those that can take part."""
+"""Wait for clients to join, and admit those that can take part."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from fedhello.errors import ClientsError, ConfigError
 from fedhello.network.registry import Arrival, ClientInfo, ClientRegistry, taken
 
 BACK_SECONDS = 60.0
-"""How long a run that goes on waits for clients beyond its quorum; the others are admitted when they come."""
+"""Seconds that a resumed run waits for clients beyond its quorum; others are admitted later."""
 
 
 Say = Callable[[str], None]
@@ -25,10 +25,10 @@ def gather(
     say: Say,
     wait: Callable[[float], None] = time.sleep,
 ) -> tuple[tuple[ClientInfo, ...], dict[int, int], dict[int, float]]:
-    """Wait for the clients to join: all of ``data.clients``, or those of the roster, of whom the quorum is enough.
+    """Wait for clients to join: all of ``data.clients``, or, for a resumed run, a quorum of the roster.
 
     Returns:
-        The members by id, the node of each that is connected, and its rate in bytes per second.
+        The members by id, the node of each connected member, and its rate in bytes per second.
 
     Raises:
         ClientsError: If too few join within ``run.wait`` seconds.
@@ -71,7 +71,7 @@ def _welcome(
     roster: Sequence[ClientInfo],
     here: dict[str, tuple[ClientInfo, int, float]],
 ) -> str | None:
-    """Count an arrival among those who are here; else return why not."""
+    """Admit an arrival and return None; else return why not."""
     facts = arrival.facts
     if isinstance(facts, str):
         return facts
@@ -95,7 +95,7 @@ def _admit(facts: ClientInfo, config: Config, roster: Sequence[ClientInfo]) -> s
     ):
         return (
             f"{facts.name!r} cannot take part: expected at most {most} batches of {b} x {T} tokens from "
-            f"{facts.samples} samples; it speaks of more"
+            f"{facts.samples} samples; it states more"
         )
     try:
         with_tiers(config, [facts])
@@ -105,7 +105,7 @@ def _admit(facts: ClientInfo, config: Config, roster: Sequence[ClientInfo]) -> s
 
 
 def with_tiers(config: Config, members: Sequence[ClientInfo]) -> Config:
-    """Return the configuration with one tier for each different budget of the members, in the order of their ids.
+    """Return the configuration with one tier per distinct budget of the members, in the order of their ids.
 
     Raises:
         ConfigError: If the method cannot use a budget.
@@ -119,12 +119,12 @@ def with_tiers(config: Config, members: Sequence[ClientInfo]) -> Config:
 
 
 def key_of(member: ClientInfo) -> str:
-    """Return what tells one budget from another."""
+    """Return a key that identifies a budget."""
     return json.dumps(member.as_budget().limits)
 
 
 def budgets_of(members: Sequence[ClientInfo]) -> dict[str, ClientInfo]:
-    """Return a member of each different budget, by the budget, in the order of ids."""
+    """Return one member per distinct budget, by the budget's key, in the order of ids."""
     found: dict[str, ClientInfo] = {}
     for member in members:
         found.setdefault(key_of(member), member)
@@ -132,7 +132,7 @@ def budgets_of(members: Sequence[ClientInfo]) -> dict[str, ClientInfo]:
 
 
 def _tier(member: ClientInfo, share: float) -> dict[str, Any]:
-    """Return a tier as a configuration writes it."""
+    """Return a tier in the form of a configuration."""
     found = member.as_budget().limits
     units = {"memory": "B", "upload": "B"}
     tier = {key: f"{value}{units[key]}" if key in units else value for key, value in found.items()}

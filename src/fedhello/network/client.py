@@ -1,4 +1,4 @@
-"""What a client is: its options, what it makes of the server's configuration, and the process that trains.
+"""A client: its options, its preparation from the server's configuration, and the process that trains.
 
 ``fedhello.network.supervisor`` keeps that process running.
 """
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from fedhello.network.worker import Prepared
 
 SHARE_OF_FREE = 0.8
-"""Of the memory that is free once the model is loaded, what a client that names no budget may take."""
+"""Share of the free memory, after loading the model, that is the budget of a client without one."""
 
 MOST_BATCHES = 2**18
-"""That a client tells the server of; more would not fit into what a server reads of its facts."""
+"""The most batches that a client reports; more would exceed what a server reads."""
 
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """What a client brings.
+    """The options of a client.
 
     Attributes:
         name: Its stable name; letters, digits, dot, underscore and hyphen, at most 64.
         data: A file, a folder, an embedded data set or a hub id with its own samples; with ``part`` the whole data set.
         part: Take this part of the data set that the configuration splits over its clients.
         model: Where the foundation model is; None takes the server's name for it, if that is no path.
-        device: As ``run.device``.
-        columns: The data's columns where they are called otherwise than at the server: ``text``, ``label``, ….
-        budget: ``blocks``, ``rank``, ``memory``, ``upload`` (bytes) and ``seconds``, those that bind.
+        device: A value of ``run.device``.
+        columns: Role of a column, ``text``, ``label``, …, → its name, if it differs from the server's.
+        budget: The limits, of ``blocks``, ``rank``, ``memory``, ``upload`` (bytes) and ``seconds``.
 
     Raises:
-        ConfigError: If there are no data, or name or budget cannot be.
+        ConfigError: If there are no data, or the name or the budget is not valid.
     """
 
     name: str
@@ -60,10 +60,11 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         if self.data is None and self.part is None:
-            raise ConfigError("expected --data, this client's own samples; found none")
+            raise ConfigError("expected data (--data), this client's own samples; found none")
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.name):
             raise ConfigError(
-                f"expected --name to be letters, digits, dots, underscores and hyphens, at most 64; found {self.name!r}"
+                "expected the client's name (--name) to be letters, digits, dots, underscores and hyphens, at most 64; "
+                f"found {self.name!r}"
             )
         try:
             DeclaredBudget.model_validate(dict(self.budget))
@@ -72,7 +73,7 @@ class ClientOptions:
 
 
 def default_name(data: str | None, part: int | None, key: Path | None) -> str:
-    """Return a name that stays the same when a client starts anew: of its key, its part, or its machine and data."""
+    """Return a name that is the same at every start: from the key, the part, or the machine and the data."""
     if key is not None:
         return key.name
     if part is not None:
@@ -82,10 +83,10 @@ def default_name(data: str | None, part: int | None, key: Path | None) -> str:
 
 
 def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Sequence[str]) -> "Prepared":
-    """Make a client of the server's configuration and of what it brings itself.
+    """Prepare a client from the server's configuration and its own options.
 
     Raises:
-        FedhelloError: Of the kind that fits, if they do not go together.
+        FedhelloError: Of the matching kind, if they do not fit.
     """
     import numpy as np
 
@@ -145,14 +146,15 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:
         model |= {"name": options.model, "revision": None}
     elif not _is_public(str(model.get("name"))):
         raise ModelError(
-            f"expected --model, where this client has the model, since the server names a path: {model.get('name')!r}"
+            "expected the model's folder on this client (--model), since the server's model is a path: "
+            f"{model.get('name')!r}"
         )
     if options.data is not None:
         data["name"] = options.data
     elif not _is_public(str(data.get("name"))):
-        raise ConfigError("expected --data besides --part, since the server's data set is a path there; found none")
+        raise ConfigError("expected data (--data) with a part (--part), since the server's data set is a path there")
     if options.part is None:
-        # A client trains on all that it has; what the server keeps of its own data does not concern it.
+        # A client trains on all its samples; the server's own splits do not apply to them.
         data |= {"partition": {"kind": "iid"}, "validation": 0.1, "test": 0.1, "split": None}
         data |= {"samples": None, "held_out_samples": None}
     elif any(isinstance(data.get(part), str) for part in ("validation", "test", "public")):
@@ -163,7 +165,7 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:
 
 
 def _is_public(name: str) -> bool:
-    """Whether a name is an embedded one or a hub id, and no path on this machine."""
+    """Whether a name is an embedded one or a hub id, and not a path on this machine."""
     from fedhello.data.hub import is_hub_id
 
     return name.startswith(embedded.PREFIX) or (is_hub_id(name) and not Path(name).exists())
@@ -181,12 +183,12 @@ def _own(config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
     samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
     for note in (*data.notes, *notes):
         _say(f"note: {note}")
-    # Categories of instructions are no classes.
+    # Categories of instruction data are not classes.
     return samples, model, [] if data.kind == "instructions" else sorted(set(samples.labels.tolist()))
 
 
 def _part(options: ClientOptions, config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
-    """Return the same for a part of the data set that the configuration splits."""
+    """Return samples, model and classes for a part of the configured data set."""
     from fedhello.config.settings import data_settings
     from fedhello.setup.data import partition_data
     from fedhello.setup.prepare import load
@@ -199,13 +201,13 @@ def _part(options: ClientOptions, config: Any, labels: Sequence[str]) -> tuple[A
         )
     parts = partition_data(data_settings(config.data), loaded.data, loaded.held_out, config.run.seed)
     if not 0 <= (options.part or 0) < len(parts):
-        raise ConfigError(f"expected --part within 0 … {len(parts) - 1}; found {options.part}")
+        raise ConfigError(f"expected the part (--part) within 0 … {len(parts) - 1}; found {options.part}")
     samples = loaded.samples.subset(parts[options.part or 0])
     return samples, loaded.model, sorted(set(samples.labels.tolist()))
 
 
 def _tier_of_part(options: ClientOptions, config: Any) -> dict[str, Any]:
-    """Return the budget that the configuration gives to a part, as it does on one machine."""
+    """Return the budget that the configuration gives to a part, as in a run on one machine."""
     from fedhello.setup.clients import assign_tiers
 
     if options.part is None:
@@ -216,7 +218,7 @@ def _tier_of_part(options: ClientOptions, config: Any) -> dict[str, Any]:
 
 
 def _free_memory(device: Any) -> dict[str, int]:
-    """Return a share of what is free on the device now, with the model loaded."""
+    """Return a share of the device's free memory, with the model loaded."""
     import psutil
     import torch
 
@@ -229,13 +231,13 @@ def _speed(model: Any, settings: Any, answer: int | None) -> float | None:
     from fedhello.network.registry import SLOWEST_TRAINING
 
     if model.has_magnitudes:
-        return None  # nothing predicts the FLOPs of DoRA
+        return None  # FLOPs of DoRA are not predicted
     autocast = settings.autocast == "bfloat16"
     reached = measure_speed(model, calibrate(model, autocast, ["keep"], answer), autocast, answer)
     if reached < SLOWEST_TRAINING:
         _say(
-            f"note: this machine reaches {reached / 1e9:.2g} GFLOP/s now; the server is told "
-            f"{SLOWEST_TRAINING / 1e9:g}, the least that it accepts, and may not wait long enough"
+            f"note: this machine reaches {reached / 1e9:.2g} GFLOP/s now; it reports {SLOWEST_TRAINING / 1e9:g}, the "
+            "least that a server accepts, which may not wait long enough"
         )
     return max(reached, SLOWEST_TRAINING)
 
@@ -248,7 +250,7 @@ def _described(facts: Any) -> str:
 
 
 def cold_worker(node_config: Mapping[str, Any]) -> Any:
-    """Return a worker for one message, with the options that ``flower-supernode --node-config`` gives."""
+    """Return a worker for one message, with the options in ``flower-supernode --node-config``."""
     from fedhello.network.worker import Worker
 
     budget = {key: node_config[key] for key in ("blocks", "rank", "upload", "seconds") if key in node_config}
@@ -267,7 +269,7 @@ def cold_worker(node_config: Mapping[str, Any]) -> Any:
 
 
 def parse_bytes(text: str) -> int:
-    """Read bytes with a unit.
+    """Return a number of bytes from text with a unit.
 
     Raises:
         ConfigError: If they are none.
@@ -292,16 +294,16 @@ def _last_words(secret: Path) -> Path:
 
 
 def said_by(secret: Path) -> str:
-    """Return why the worker that was started with a secret cannot take part; empty where it did not say."""
+    """Return why the worker started with a secret cannot take part; empty if it gave no reason."""
     file = _last_words(secret)
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def main() -> None:
-    """Be the worker of a client: ``OPTIONS PORT SECRET``."""
+    """Run the worker of a client; arguments: ``OPTIONS PORT SECRET``."""
     end_with_parent()
     show_notes()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair; Flower raises it, too, in its threads
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     from fedhello.network.flower import answered
     from fedhello.network.messages import Address
     from fedhello.network.worker import Worker

@@ -1,17 +1,17 @@
-"""The engine that reaches clients over a network: sends tasks, waits as long as is due, takes what comes back.
+"""The engine that reaches clients over a network: it sends tasks, waits until deadlines, and collects replies.
 
-What carries the messages is a ``Link``; ``fedhello.network.flower`` makes one of Flower. A message has a kind:
+A ``Link`` carries the messages; ``fedhello.network.flower`` implements it with Flower. A message has a kind:
 
     kind    to the client                                       back
-    join    configuration, labels, id of the run, a probe       facts: who it is, what it has and can afford
+    join    configuration, labels, id of the run, a probe       facts: name, data, budget and speed
     sums    client, adapter (none: the first)                   its head statistics
     scores  client, task, samples, batch size, seconds          sums of its squared gradients by block
     train   client, task, seconds                               update, or an error with its reason
     bye     outcome                                             nothing
 
-A client goes by a stable name, and by its id within the run: its place in the order of all names. The node that a
-client connects with changes whenever it starts anew; a node is asked to join as soon as it is seen, and is that client
-again by its name. No wall clock is read; what decides is the order of messages and this machine's monotonic clock.
+A client has a stable name, and an id within the run: its position in the order of all names. Its node changes each time
+that it starts; every new node is asked to join, and its name identifies the client. No wall clock is used, only the
+order of messages and this machine's monotonic clock.
 """
 
 import time
@@ -38,18 +38,18 @@ from fedhello.state import RoundReport
 from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, Task, Update
 
 FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite"}
-"""What a client may say went wrong, beside that it failed."""
+"""Reasons that a client may give for an error, besides ``failed``."""
 
 
 @dataclass(frozen=True)
 class DeadlinePolicy:
-    """How long a client may take: floor + factor · (bytes / rate + FLOPs / speed), in seconds.
+    """The deadline of a client's reply: floor + factor · (bytes / rate + FLOPs / speed), in seconds.
 
     Attributes:
-        floor: For everything but bytes and FLOPs: Flower looks for messages every three seconds.
-        factor: Allowance for a machine that is busy, and for estimates that are rough.
-        unpredicted: Seconds of training where its FLOPs are not known.
-        most: Nobody is waited for longer, whatever speed it declares.
+        floor: Seconds for everything except bytes and FLOPs: Flower polls for messages every three seconds.
+        factor: Allowance for busy machines and rough estimates.
+        unpredicted: Seconds of training if its FLOPs are not predicted.
+        most: Upper bound of all deadlines, in seconds.
     """
 
     floor: float = 30.0
@@ -58,14 +58,14 @@ class DeadlinePolicy:
     most: float = 86_400.0
 
     def seconds(self, bytes_: int, rate: float, flops: float | None, speed: float | None) -> float:
-        """Return the seconds."""
+        """Return the seconds until the deadline."""
         training = self.unpredicted if flops is None or speed is None else flops / speed
         return min(self.most, self.floor + self.factor * (bytes_ / rate + training))
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A message on its way."""
+    """A message that was sent."""
 
     client: int
     node: int
@@ -85,21 +85,21 @@ class RemoteEngine:
     Attributes:
         link: Carries the messages.
         federation: The clients.
-        members: What each client said when it joined, by id.
-        settings: How clients train.
+        members: The facts that each client reported when it joined, by id.
+        settings: The settings of local training.
         run: Id of the run.
-        lobby: Where nodes wait.
-        costs: What steps hold by allocation; None predicts nothing.
+        lobby: The registry of connected nodes.
+        costs: The costs of steps; None without a prediction.
         sums_like: Tensors of the shapes and dtypes of a client's head statistics; empty without such a head.
-        longest_feature: What bounds the features that they are sums of.
-        scoring: What passes for Fisher scores hold; None predicts nothing.
-        pace: How long clients may take.
+        longest_feature: Upper bound on ‖x‖ of the features in them.
+        scoring: The peak bytes of passes for Fisher scores; None without a prediction.
+        pace: The deadlines of clients.
         patience: Seconds that a round waits for its quorum of clients to be connected.
-        note: Told of everything that a user should hear of.
-        clock: Seconds that only ever grow.
+        note: Called with messages for the user.
+        clock: A monotonic clock, in seconds.
         wait: Waits some seconds.
-        node_of: Client → the node that it is connected with.
-        rates: Client → bytes per second that it was seen to reach at least.
+        node_of: Client → its connected node.
+        rates: Client → measured lower bound on its bytes per second.
     """
 
     link: Link
@@ -121,14 +121,14 @@ class RemoteEngine:
     rates: dict[int, float] = field(default_factory=dict)
 
     def trained_heads(self, report: RoundReport) -> Heads:
-        """Return none: the server cannot evaluate heads that clients keep, so there are no personal heads."""
+        """Return no heads: personal heads are not supported, since the server cannot evaluate them."""
         return {}
 
     def train(self, tasks: Iterable[Task], heads: Heads | None = None) -> Iterator[Update | Rejection]:
-        """Let the clients of a round train at the same time, and yield what comes of it, in ascending client id.
+        """Let the clients of a round train at the same time, and yield their updates or rejections, by ascending id.
 
-        The round is over as soon as ``clients_per_round`` updates are there; who is slower then is late. One update is
-        in memory at a time, the others wait on disk.
+        The round ends as soon as ``clients_per_round`` updates have arrived; slower clients are late. One update is in
+        memory at a time, the others are on disk.
         """
         self._gather()
         with TemporaryDirectory(prefix="fedhello-") as folder:
@@ -148,11 +148,11 @@ class RemoteEngine:
             self.look_around()
 
     def _send_task(self, task: Task) -> _Sent:
-        # Everything travels: a client may have started anew since it was told.
+        # Everything is sent: a client may have restarted since the last message.
         payload = encode_task(replace(task, known=frozenset(), missed={}))
         member = self.members[task.client]
         expected = expect(task, member.samples, self.run, len(payload))
-        # Only shapes are needed later; values would keep the adapter of every client in memory.
+        # Only shapes are kept; values would keep the adapter of every client in memory.
         expected = replace(expected, tensors={name: value.to("meta") for name, value in expected.tensors.items()})
         seconds = self.seconds(task, len(payload) + expected.limit)
         fields = {"client": task.client, "task": payload, "seconds": seconds, "run": self.run}
@@ -160,7 +160,7 @@ class RemoteEngine:
         return replace(one, expected=expected, allocation=task.allocation)
 
     def seconds(self, task: Task, bytes_: int) -> float:
-        """Return how long a client may take for a task whose messages have so many bytes."""
+        """Return the seconds until the deadline of a task whose messages have ``bytes_`` bytes."""
         client = next(client for client in self.federation.clients if client.id == task.client)
         costs = self.federation.costs
         flops = needs(costs[client.tier], task.allocation).flops if costs else None
@@ -177,7 +177,7 @@ class RemoteEngine:
         return _Sent(client, node, message, began, began + seconds, bytes_down)
 
     def _collect(self, sent: Sequence[_Sent], folder: Path) -> dict[int, Path | Rejection]:
-        """Return, by client, where its update waits on disk, or why there is none."""
+        """Return, by client, the file of its update, or its rejection."""
         expected = {one.client: one.expected for one in sent if one.expected is not None}
         round_ = max((one.round for one in expected.values()), default=0)
         inbox = Inbox(round_, expected, self.federation.clients_per_round)
@@ -206,7 +206,7 @@ class RemoteEngine:
         return target
 
     def _heed(self, one: _Sent, reply: Fields) -> None:
-        """Have a client that started anew join again."""
+        """Ask a restarted client to join again."""
         if reply.get("error") == "join first":
             self.node_of.pop(one.client, None)
             self.lobby.ask_again(one.node)
@@ -222,13 +222,13 @@ class RemoteEngine:
         return update
 
     def _observe(self, one: _Sent, bytes_up: int, busy: float) -> None:
-        """Learn a client's rate; one reply that took long halves it at most."""
+        """Update a client's rate; one slow reply at most halves it."""
         way = max(self.clock() - one.began - busy, POLL)
         seen = (one.bytes_down + bytes_up) / way
         self.rates[one.client] = max(seen, self._rate(one.client) / 2, SLOWEST)
 
     def _replies(self, sent: Sequence[_Sent]) -> Iterator[tuple[_Sent, Reply]]:
-        """Yield each message with its reply, in the order of arrival, or with a failure once it is due."""
+        """Yield each message with its reply, in the order of arrival, or with a failure after its deadline."""
         waiting = {one.client: one for one in sent}
         try:
             while waiting:
@@ -263,7 +263,7 @@ class RemoteEngine:
         return reply
 
     def look_around(self) -> None:
-        """See who is connected, and admit clients that are back."""
+        """Update the connected nodes, and admit returning clients."""
         arrivals = self.lobby.look()
         self.node_of = {k: node for k, node in self.node_of.items() if node in self.lobby.connected}
         for arrival in arrivals:
@@ -272,7 +272,7 @@ class RemoteEngine:
                 self.note(f"a client was not admitted: {complaint}")
 
     def _readmit(self, arrival: Arrival) -> str | None:
-        """Admit a client that is back; else return why not."""
+        """Admit a returning client and return None; else return why not."""
         facts = arrival.facts
         if isinstance(facts, str):
             return facts
@@ -289,10 +289,10 @@ class RemoteEngine:
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
         """Yield the head statistics of some clients, or of all, in ascending id; see ``Engine``.
 
-        Who does not answer is left out, with a note.
+        A client that does not answer is left out, with a note.
 
         Raises:
-            EngineError: If nobody answers.
+            EngineError: If no client answers.
         """
         payload = {} if adapter is None else {"adapter": encode_tensors(adapter.tensors)}
         asked = range(len(self.members)) if clients is None else sorted(clients)
@@ -311,7 +311,7 @@ class RemoteEngine:
         yield from (found[k] for k in sorted(found))
 
     def _sums_seconds(self, k: int, payload: Fields) -> float:
-        """One forward pass over a client's data takes less than a round of training."""
+        """Return the deadline of head statistics, which take less than a round of training."""
         size = sum(value.nbytes for value in self.sums_like.values()) + sum(map(len, payload.values()))
         tier = next((client.tier for client in self.federation.clients if client.id == k), 0)
         flops = self.federation.costs[tier].flops_outside if self.federation.costs else None
@@ -324,11 +324,12 @@ class RemoteEngine:
         if not isinstance(payload, bytes):
             raise UpdateError(f"expected its sums; {one_line(reply.get('detail', 'found something else'))}")
         sums = as_received(decode_sums(payload, self.sums_like))
-        check_sums(sums, self.members[one.client].samples, self.longest_feature)
+        member = self.members[one.client]
+        check_sums(sums, member.samples, self.longest_feature, member.classes)
         return Contribution((one.client,), sums, len(payload), one.bytes_down)
 
     def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
-        """Yield what each client that is asked contributes to the Fisher scores, in ascending id."""
+        """Yield the reply of each requested client with its sums for Fisher scores, in ascending id."""
         self._gather()
         sent = [self._send_request(request, client) for client in request.clients]
         most = {client.id: request.most(client.samples) for client in request.clients}
@@ -339,7 +340,7 @@ class RemoteEngine:
         task, L = request.task(client.id), self.federation.num_blocks
         payload = encode_task(task)
         batch_size, note = fitted_batch(self.scoring, client.budget.memory, self.members[client.id].widest[1])
-        # It takes less than a round that trains everything.
+        # Scoring takes less than a round that trains all blocks.
         seconds = self.seconds(replace(task, allocation=Allocation(tuple(range(L)))), len(payload))
         fields = {"client": client.id, "task": payload, "samples": request.samples, "batch_size": batch_size}
         one = self._send(client.id, "scores", {**fields, "seconds": seconds, "run": self.run}, seconds)
@@ -356,7 +357,7 @@ class RemoteEngine:
         return score_reply(one.client, payload, self.federation.num_blocks, most, one.bytes_down, one.note)
 
     def goodbye(self, outcome: str) -> None:
-        """Tell everybody that the run is over, and wait a little until they have heard."""
+        """Tell all clients that the run is over, and wait briefly for the messages to arrive."""
         sent = [self._send(k, "bye", {"outcome": outcome}, self.pace.floor) for k in sorted(self.node_of)]
         for _ in self._replies([one for one in sent if one.message]):
             pass

@@ -1,4 +1,4 @@
-"""The library's doors to federations on many machines: serve one, take part in one, and make keys for both.
+"""The library's functions for federations on many machines: serve, join, and make keys.
 
 serve("my.yaml", host="0.0.0.0", keys="keys")                     # on one machine
 join("server.example:8000", "mine.csv", budget={"memory": "4GB"})  # on each of the others
@@ -24,7 +24,7 @@ from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
 
 LIMITS = ("memory", "upload", "seconds", "blocks", "rank")
-"""What a client's budget may state."""
+"""The limits that a client's budget may have."""
 
 
 def serve(
@@ -38,26 +38,26 @@ def serve(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> TrainedRun:
-    """Play a configuration with clients on other machines; called again, it goes on where it stopped.
+    """Run a configuration with clients on other machines; called again, it resumes a stopped run.
 
     Args:
-        config: What to run.
-        overrides: What is to be otherwise.
-        host: Where to listen; ``0.0.0.0`` for everywhere.
-        port: Its port; 0 takes a free one.
-        keys: The folder that ``make_server_keys`` and ``make_client_key`` filled: TLS, and the clients that may
-            connect. None speaks without TLS, to whoever comes.
-        local: Start so many clients on this machine, which share the configured data set.
-        callbacks: Who watches, and may end it.
+        config: The configuration: a YAML file, nested mappings or a ``Config``; None is the embedded demo.
+        overrides: Dotted keys with new values.
+        host: The address to listen on; ``0.0.0.0`` for all.
+        port: The port to listen on; 0 takes a free one.
+        keys: The folder with the files of ``make_server_keys`` and ``make_client_key``: TLS, and the clients that may
+            connect. None uses no TLS and accepts every client.
+        local: Number of clients to start on this machine, which share the configured data set.
+        callbacks: Callbacks that observe the run and may stop it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
 
     Returns:
-        The run, whose folder is named by ``run.out`` and ``run.name``.
+        The run; its folder is set by ``run.out`` and ``run.name``.
 
     Raises:
         ClientsError: If too few clients join within ``run.wait``.
         MissingExtraError: If Flower is not installed.
-        FedhelloError: Of the kind that fits, if anything does not fit.
+        FedhelloError: Of the matching kind, for every error that the user can fix.
 
     Example:
         >>> fh.serve("my.yaml", {"run.name": "net"}, port=0, local=3).summary.status  # doctest: +SKIP
@@ -90,27 +90,27 @@ def join(
     log: str | Path | None = None,
     console: Console | None = None,
 ) -> None:
-    """Take part in a run on another machine, with one's own data and budget, until it is over.
+    """Take part in a run on another machine, with your own data and budget, until it is over.
 
     Args:
-        server: ``HOST:PORT`` of whoever serves.
+        server: ``HOST:PORT`` of the server.
         data: This client's own samples: a file, a folder, an embedded data set or a hub id.
-        budget: What it can afford: ``memory`` and ``upload`` in bytes (``"4GB"`` or a number), ``seconds`` of training
-            per round, ``blocks`` and ``rank`` at most; the memory that is free unless given.
-        ca: The server's ``ca.crt``; without it, no TLS.
-        key: This client's private key, where the server asks for one.
-        name: A name that stays the same from start to start; made of the key, or of machine and data, unless given.
-        model: The folder of the foundation model, where it has no public name.
-        columns: ``text``, ``label``, ``image``, ``prompt`` or ``response`` → what it is called in the data, where that
+        budget: The client's budget: ``memory`` and ``upload`` in bytes (``"4GB"`` or a number), ``seconds`` of training
+            per round, ``blocks`` and ``rank``; None takes the free memory.
+        ca: The server's ``ca.crt``; None uses no TLS.
+        key: This client's private key, if the server needs one.
+        name: A name that is the same at every start; None derives it from the key, or from machine and data.
+        model: The folder of the foundation model, if it has no public name.
+        columns: ``text``, ``label``, ``image``, ``prompt`` or ``response`` → the column's name in the data, if it
             differs from the server's.
-        part: Take this part of the configured data set, from 0.
+        part: Index of the client's part of the configured data set, from 0.
         device: ``auto``, ``cpu``, ``cuda``, …
-        patience: Seconds to wait for a server that is away.
-        log: Where to put what Flower says; nowhere unless given.
-        console: Where to say what goes on; None tells the logger ``fedhello``.
+        patience: Seconds to wait for an unreachable server.
+        log: File for Flower's log; None drops it.
+        console: Where to show messages; None uses the logger ``fedhello``.
 
     Raises:
-        EngineError: If the server is away for too long, or does not speak as it should.
+        EngineError: If the server is unreachable for too long, or its messages are not valid.
         MissingExtraError: If Flower is not installed.
         FedhelloError: Of the kind that fits, if this client cannot take part.
 
@@ -120,10 +120,6 @@ def join(
     _check_flower()
     key = None if key is None else Path(key)
     data = None if data is None else str(data)
-    limits = {limit: value for limit, value in (budget or {}).items() if value is not None}
-    unknown = [limit for limit in limits if limit not in LIMITS]
-    if unknown:
-        raise ConfigError(f"expected a budget of {', '.join(LIMITS)}; found {unknown[0]!r}")
     options = ClientOptions(
         name=name or default_name(data, part, key),
         data=data,
@@ -131,17 +127,17 @@ def join(
         model=None if model is None else str(model),
         device=device,
         columns=dict(columns or {}),
-        budget={limit: parse_bytes(value) if isinstance(value, str) else value for limit, value in limits.items()},
+        budget=_limits(budget or {}),
     )
     connection = Connection(*parse_server(server), None if ca is None else Path(ca), key, patience)
     take_part(connection, options, _saying(console), None if log is None else Path(log))
 
 
 def make_server_keys(hosts: Sequence[str], out: str | Path, days: int = 365) -> tuple[Path, ...]:
-    """Make a certificate authority of one's own, and a certificate for the server.
+    """Make a certificate authority and a certificate for the server.
 
     Args:
-        hosts: Names and IP addresses by which clients reach it, one at least; those of the machine itself are added.
+        hosts: Names and IP addresses by which clients reach it, at least one; those of the machine itself are added.
         out: The folder for the files; made if it is not there.
         days: How long both certificates are valid.
 
@@ -166,14 +162,14 @@ def make_client_key(name: str, out: str | Path) -> tuple[Path, Path]:
     """Make the key pair of one client.
 
     Args:
-        name: Of the client; the files are called after it.
+        name: The client's name, which is also the name of the files.
         out: The folder for the files; made if it is not there.
 
     Returns:
-        ``NAME``, the private key, and ``NAME.pub``, which the server is told.
+        ``NAME``, the private key, and ``NAME.pub``, the public key for the server.
 
     Raises:
-        ConfigError: If the name cannot be that of a file.
+        ConfigError: If the name is not a valid file name.
         MissingExtraError: If cryptography is not installed.
         RunFolderError: If one of the files exists, or cannot be written.
 
@@ -186,13 +182,22 @@ def make_client_key(name: str, out: str | Path) -> tuple[Path, Path]:
     return make_client_key(name, Path(out))
 
 
+def _limits(budget: Mapping[str, Any]) -> dict[str, float]:
+    """Return what of a client's budget binds, as numbers."""
+    limits = {limit: value for limit, value in budget.items() if value is not None}
+    unknown = [limit for limit in limits if limit not in LIMITS]
+    if unknown:
+        raise ConfigError(f"expected a budget of {', '.join(LIMITS)}; found {unknown[0]!r}")
+    return {limit: parse_bytes(value) if isinstance(value, str) else value for limit, value in limits.items()}
+
+
 def _check_flower() -> None:
     if importlib.util.find_spec("flwr") is None:
         raise MissingExtraError("clients on other machines need Flower; run: pip install 'fedhello[flower]'")
 
 
 def _saying(console: Console | None) -> Callable[[str], None]:
-    """Return what says a line: on a console, or else to the logger."""
+    """Return a function that prints a line on the console, or else logs it."""
     if console is None:
         return logger.info
     return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)

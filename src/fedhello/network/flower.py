@@ -1,14 +1,14 @@
-"""Flower underneath: only this file and those named like it, and ``strategy``, import flwr and know what it does.
+"""The link over Flower. Only ``network/flower*.py`` and ``network/strategy.py`` import flwr.
 
     Flower's part                here
     SuperLink, SuperNode         children of the server and of each client, started by ``flower_app.main``
     run, ServerApp process       ``opened``: the server's own process submits the run, takes its task and gets the grid
     message, ClientApp process   ``answered``: the client's own, warm process takes the tasks of its SuperNode
 
-Flower would start a new process for every message, and so load the model anew each time; and it would install and run
-the code that the server sends along. Both ends here take their tasks themselves, as Flower's own processes do under
-``--isolation process``, so the model stays loaded and nothing that arrives is ever executed. A secret that server or
-client makes for itself keeps others on the machine from taking the tasks.
+Flower by default starts a new process for every message, which loads the model again, and installs and runs the code
+that the server sends. Here server and client take their tasks themselves, as Flower's own processes do under
+``--isolation process``, so the model stays loaded and received code is never run. A secret of each server and client
+prevents other users of the machine from taking the tasks.
 
 Under ``flwr run`` and ``flower-supernode`` a message costs a process: see ``flower_app``.
 """
@@ -55,16 +55,16 @@ from fedhello.notes import logger
 telemetry.FLWR_TELEMETRY_ENABLED = "0"  # for where something else has imported flwr before
 
 TTL = 7 * 24 * 3600.0
-"""Seconds that a message stays valid; far more than any deadline, since the ends' clocks take part in Flower's sum."""
+"""Seconds that a message stays valid; far more than any deadline, since Flower compares clocks of two machines."""
 
 RETRY_SECONDS = 30.0
-"""How long a call to this machine's own SuperLink is repeated before it is an error."""
+"""Seconds that a call to this machine's own SuperLink is repeated before it is an error."""
 
 BROKEN_OFF = (httpx.HTTPError, RunNotRunningException, ObjectPullError)
-"""What Flower raises where the SuperNode has ended, or the server has, on whose behalf it asked."""
+"""Exceptions of Flower if the SuperNode or the server has ended."""
 
 POLL = 0.1
-"""Seconds between two looks for a task."""
+"""Seconds between two polls for a task."""
 
 
 APP = """
@@ -83,18 +83,18 @@ clientapp = "fedhello.network.flower_app:client_app"
 
 [tool.flwr.app.config]
 """
-"""The app that a run is submitted as: it names installed code and brings none."""
+"""The app of a submitted run: it names installed code and contains none."""
 
 
 ARRIVING = 16
-"""Replies that are fetched at a time; no more of them are in memory than that."""
+"""The most replies that are fetched, and in memory, at a time."""
 
 
 class GridLink:
     """Flower's grid as a ``Link``: messages to nodes, and their replies one at a time.
 
-    Flower announces a reply before its bytes have come, and then waits for them. That happens in threads here, so that
-    a slow client keeps nobody waiting, and deadlines hold.
+    Flower announces a reply before its bytes have arrived, and then waits for them. This is done in threads, so that a
+    slow client does not delay others, and deadlines hold.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -130,13 +130,13 @@ class GridLink:
         return self._arriving.pop(message_id).result()
 
     def forget(self, message_id: str) -> None:
-        """Have the reply to a message dropped when it comes: until it is fetched, Flower keeps it in memory."""
+        """Fetch and drop the reply to a message when it comes, since Flower keeps it in memory until then."""
         self._arriving.pop(message_id, None)
         self._unwanted.append(message_id)
 
     def _drop(self) -> None:
         if self._dropping is not None and self._dropping.done():
-            self._dropping.result()  # raises what went wrong
+            self._dropping.result()  # raises the thread's exception
             self._dropping = None
         if self._unwanted and self._dropping is None:
             self._dropping = self._threads.submit(self._fetch_unwanted)
@@ -148,7 +148,7 @@ class GridLink:
                 self._unwanted.append(message_id)
 
     def close(self) -> None:
-        """Wait for no reply any more."""
+        """Stop waiting for replies."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self, message_id: str) -> Reply | None:
@@ -157,7 +157,7 @@ class GridLink:
                 return self._pull(message_id)
         except (httpx.HTTPError, EngineError):
             raise
-        except Exception as error:  # Flower takes what a node sent apart without a guard
+        except Exception as error:  # Flower parses untrusted replies without handling errors
             return Failure("malformed", f"Flower cannot read the reply: {error!r}")
 
     def _pull(self, message_id: str) -> Reply | None:
@@ -174,7 +174,7 @@ class GridLink:
 
 @contextmanager
 def _still_running() -> Iterator[None]:
-    """Turn Flower's word that the run was stopped, which is no ``Exception``, into an error like any other."""
+    """Turn Flower's signal that the run was stopped, which is not an ``Exception``, into an ``EngineError``."""
     try:
         yield
     except RunNotRunningException as error:
@@ -185,7 +185,7 @@ def _still_running() -> Iterator[None]:
 
 
 def fields_of(message: Message) -> Fields:
-    """Return what a message holds; nothing where it is not one of ours."""
+    """Return the content of a message; empty if it is not one of fedhello's."""
     record = message.content.get(RECORD)
     return dict(record) if isinstance(record, ConfigRecord) else {}
 
@@ -195,7 +195,7 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
     """Submit a run to the SuperLink of this machine and yield the link to its nodes.
 
     Raises:
-        EngineError: If the SuperLink does not take it.
+        EngineError: If the SuperLink does not accept it.
     """
     fab, _ = build_fab_from_files({"pyproject.toml": APP.encode()})
     _start_run(address, Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
@@ -209,7 +209,7 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
     status = SubStatus.FAILED
     try:
         taken = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
-        # Flower's own checks ask what this process works on.
+        # Flower's own checks read the current task of this process.
         TaskIdentity.task_id, TaskIdentity.run_id = taken.task_id, taken.run.run_id
         TaskIdentity.node_id = taken.context.node_id
         grid.set_run(run_from_proto(taken.run))
@@ -229,10 +229,10 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
 
 
 def register(address: Address, public_keys: list[Path]) -> None:
-    """Tell the SuperLink which nodes may connect.
+    """Register the public keys of the nodes that may connect.
 
     Raises:
-        EngineError: If it refuses a key.
+        EngineError: If the SuperLink refuses a key.
     """
     client = _control(address)
     try:
@@ -261,10 +261,10 @@ def answered(
     """Take the messages that reach this machine's SuperNode, one by one, and answer them in this process.
 
     Args:
-        address: The SuperNode's.
-        secret: That the SuperNode was started with.
-        answer: Kind and fields of a message → fields of the reply; whatever it raises becomes an error reply.
-        going_on: Asked after each message and at least once a second.
+        address: The SuperNode's address.
+        secret: The secret with which the SuperNode was started.
+        answer: Kind and fields of a message → fields of the reply; any exception becomes an error reply.
+        going_on: Called after each message and at least once a second; whether to continue.
     """
     tasks = _superexec(address, secret)
     silent = True  # until it has started
@@ -289,12 +289,12 @@ def _answer_one(address: Address, token: str, answer: Callable[[str, Fields], Fi
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()
     try:
-        # The app that comes along is neither unpacked nor run.
+        # The app in the task is neither unpacked nor run.
         message, context, _, _ = pull_task_input(client)
         fields = fields_of(message)
         try:
             record = ConfigRecord(answer(str(fields.pop("kind", "")), fields))
-        except Exception as error:  # nobody foresaw it: the server hears of it before this process ends
+        except Exception as error:  # an unexpected error is sent to the server before this process ends
             failed = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__)
             push_message(client, Message(failed, reply_to=message), context)
             raise
@@ -357,7 +357,7 @@ def _end(heartbeat: HeartbeatSender) -> None:
 
 
 def _quietly(call: Callable[[], object]) -> None:
-    """Say goodbye to a SuperLink that may be gone already."""
+    """Call a SuperLink that may have ended already, and log an error."""
     try:
         call()
     except (httpx.HTTPError, RuntimeError, RunNotRunningException) as error:

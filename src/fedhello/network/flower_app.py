@@ -1,6 +1,6 @@
-"""What Flower itself starts: SuperLink and SuperNode, and the apps of plain ``flwr run`` and ``flower-supernode``.
+"""Processes that Flower starts: SuperLink, SuperNode, and the apps of plain ``flwr run`` and ``flower-supernode``.
 
-Those apps are cold: every message takes a process, which loads the model anew.
+The plain apps start one process per message, which loads the model again.
 """
 
 import json
@@ -24,7 +24,7 @@ client_app = ClientApp()
 
 @server_app.main()
 def _serve(grid: Grid, context: Context) -> None:
-    """Play the run that ``--run-config 'config="…"'`` names, under plain ``flwr run``."""
+    """Run the configuration in ``--run-config 'config="…"'`` under plain ``flwr run``."""
     from fedhello.network.server import serve_on
 
     show_notes()
@@ -34,9 +34,9 @@ def _serve(grid: Grid, context: Context) -> None:
 @client_app.train()
 @client_app.query()
 def _cold(message: Message, context: Context) -> Message:
-    """Answer one message under a plain ``flower-supernode``, whose ``--node-config`` says what a client's options say.
+    """Answer one message under a plain ``flower-supernode``, whose ``--node-config`` contains a client's options.
 
-    What the server said when it asked to join is kept from message to message, since the process is not.
+    The content of the message ``join`` is stored between messages, since the process ends after each.
     """
     from fedhello.network.client import cold_worker
 
@@ -52,15 +52,15 @@ def _cold(message: Message, context: Context) -> Message:
 
 
 LONGEST_PAUSE = 4
-"""Seconds at most between a SuperNode's tries to reach a server that is away; Flower's 20 would hold up its return."""
+"""The most seconds between a SuperNode's tries to reach a server; Flower's default of 20 delays reconnection."""
 
 
 LONGEST_UPLOAD = 7200
-"""Seconds that an update may take on its way to the SuperLink; Flower's 180 would lose large ones on slow links."""
+"""The most seconds of an upload to the SuperLink; Flower's default of 180 loses large updates on slow links."""
 
 
 def main() -> None:
-    """Be a SuperLink or a SuperNode that ends with its parent."""
+    """Run a SuperLink or a SuperNode that ends with its parent."""
     end_with_parent()
     show_notes()
     what = sys.argv.pop(1)

@@ -1,4 +1,4 @@
-"""The model and the client side of a user's own Flower app: an adapter in their model, and what of it trains.
+"""The client side of a user's own Flower app: inject an adapter, and train the allocated part of it.
 
 model = with_lora(Net())                            at both ends, in the place of Net()
 
@@ -31,6 +31,7 @@ from fedhello.model.blocks import find_head
 from fedhello.model.digest import digest_of
 from fedhello.model.in_memory import as_it_is
 from fedhello.model.injection import ATTENTION_QV, attach_lora
+from fedhello.model.plain import is_plain, plain_as_it_is
 from fedhello.model.saving import save_adapter
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.network.flower_records import (
@@ -45,23 +46,23 @@ from fedhello.network.flower_records import (
 from fedhello.types import Adapter
 
 BUDGET = ("blocks", "rank", "memory", "upload")
-"""What ``--node-config`` may say of a node's budget."""
+"""Keys of ``--node-config`` for a node's budget."""
 
 Loader = Iterable[Mapping[str, Tensor]]
 """Batches as transformers takes them: the model's inputs by name, and ``labels``."""
 
 OwnData = Callable[[Context], tuple[nn.Module, Loader]]
-"""A node's model, as ``with_lora`` made it, and its training data."""
+"""A function that returns a node's model, made by ``with_lora``, and its training data."""
 
 
 @dataclass
 class Adapted:
-    """What is known of a model with an adapter in it.
+    """The adapter of a user's model.
 
     Attributes:
         lora: The adapter.
-        weights: Digest of the frozen weights as they were loaded, without the head, which trains.
-        absent: Puts back the blocks that a sub-model leaves out.
+        weights: Digest of the loaded frozen weights, without the head, which trains.
+        absent: Restores the blocks that a sub-model leaves out.
     """
 
     lora: LoraModel
@@ -78,19 +79,22 @@ def with_lora(
     targets: str | Sequence[str] = ATTENTION_QV,
     rslora: bool = False,
     seed: int = 0,
+    head: str | None = None,
 ) -> nn.Module:
-    """Put LoRA into a model, in place: everything but the adapter and the head is frozen. For ``Net()``, at both ends.
+    """Inject LoRA into a model in place; everything except the adapter and the head is frozen. For server and clients.
 
-    The model is called, trained and evaluated as before. Its own weights stay, the head's included.
+    The model is called, trained and evaluated as before. Its own weights, including the head's, do not change.
 
     Args:
-        model: A classifier or a language model of transformers.
-        rank: R, of the global adapter.
+        model: A classifier or a language model of transformers, or a plain module that is called with one tensor and
+            returns logits.
+        rank: R, the rank of the global adapter.
         alpha: α; the scale is α/R. None takes R.
-        dropout: Of the LoRA input, in [0, 1).
+        dropout: Dropout of the LoRA input, in [0, 1).
         targets: ``attention-qv``, ``attention``, ``all-linear``, or the last names of the linear layers to target.
         rslora: Make the scale α/√R.
-        seed: For the first values of A.
+        seed: Seed of the initial values of A.
+        head: The dotted path of a plain module's linear layer that computes the logits.
 
     Returns:
         The same model.
@@ -98,15 +102,25 @@ def with_lora(
     Raises:
         ModelError: If blocks, targets or head cannot be found.
     """
-    base = as_it_is(model)
-    config: Any = model.config
-    classes = None if base.kind == CAUSAL_LM else int(config.num_labels)
-    head = () if classes is None else find_head(model, classes)[0]
-    frozen = [(name, weight) for name, weight in model.named_parameters() if name.split(".")[0] not in head]
+    num_labels: int | None
+    if is_plain(model):
+        base, num_labels = plain_as_it_is(model, head)
+        heads = [str(head)]
+    elif head is not None:
+        raise ModelError(
+            f"expected head= with a plain module alone; found it with a {type(model).__name__}, whose head is found. "
+            "Leave it out."
+        )
+    else:
+        base = as_it_is(model)
+        config: Any = model.config
+        num_labels = None if base.kind == CAUSAL_LM else int(config.num_labels)
+        heads = [] if num_labels is None else find_head(model, num_labels)[0]
+    frozen = [(n, weight) for n, weight in model.named_parameters() if not any(n.startswith(f"{h}.") for h in heads)]
     weights = digest_of(frozen)
     lora = attach_lora(
         base,
-        classes=classes,
+        num_labels=num_labels,
         rank=rank,
         alpha=float(rank if alpha is None else alpha),
         dropout=dropout,
@@ -119,10 +133,10 @@ def with_lora(
 
 
 def adapted(model: nn.Module) -> Adapted:
-    """Return what ``with_lora`` made of a model.
+    """Return the adapter of a model made by ``with_lora``.
 
     Raises:
-        ModelError: If it did not.
+        ModelError: If the model was not made by ``with_lora``.
     """
     found = getattr(model, "_fedhello", None)
     if not isinstance(found, Adapted):
@@ -134,15 +148,15 @@ def adapted(model: nn.Module) -> Adapted:
 
 
 def arrays(model: nn.Module) -> ArrayRecord:
-    """Return the adapter and the head of a model, for ``initial_arrays``; in the place of its whole state dict."""
+    """Return the adapter and the head of a model, for ``initial_arrays``, instead of its whole state dict."""
     return as_arrays(adapted(model).lora.snapshot(share_head=True).tensors)
 
 
 def load(model: nn.Module, arrays: ArrayRecord) -> None:
-    """Put arrays of the server into a model, in the place of ``load_state_dict``.
+    """Load arrays of the server into a model, instead of ``load_state_dict``.
 
     Raises:
-        ModelError: If they are none of this model.
+        ModelError: If they do not fit the model.
     """
     found = adapted(model)
     found.absent.close()
@@ -150,12 +164,12 @@ def load(model: nn.Module, arrays: ArrayRecord) -> None:
 
 
 def save(model: nn.Module, arrays: ArrayRecord, folder: str | Path) -> None:
-    """Write what a run led to as a PEFT adapter.
+    """Write the result of a run as a PEFT adapter.
 
     Args:
         model: The model; it holds the adapter afterwards.
         arrays: ``result.arrays``.
-        folder: It appears whole, or not at all.
+        folder: The new folder; it appears completely or not at all.
     """
     load(model, arrays)
     save_adapter(adapted(model).lora, Path(folder))
@@ -163,12 +177,12 @@ def save(model: nn.Module, arrays: ArrayRecord, folder: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Allotted:
-    """What one client trains in one round; the model is ready for it.
+    """The tensors that one client trains in one round; the model is prepared for it.
 
     Attributes:
         blocks: The blocks that train, ascending.
         names: The tensors that train, and that are returned; sorted.
-        parameters: The same, live: for an optimiser that is to hold nothing else.
+        parameters: The same tensors as live parameters, for the optimiser.
     """
 
     blocks: tuple[int, ...]
@@ -181,8 +195,8 @@ class Allotted:
         """Return exactly the allocated tensors, after training.
 
         Raises:
-            UpdateError: If a value is not finite, training left something as it was that was to train, or it trained
-                something that was to stay as it was.
+            UpdateError: If a value is not finite, an allocated block stayed unchanged, or training changed other
+                tensors.
         """
         self._of.absent.close()
         own = {id(p) for p in self.parameters}
@@ -194,8 +208,8 @@ class Allotted:
         if more:
             self._of.weights = "trained"  # so that prepare refuses this model from now on
             raise UpdateError(
-                f"expected train() to train nothing but what is allocated; it trains {len(more)} more parameters, the "
-                f"first is {more[0]}. Leave requires_grad as fedhello.flower.prepare sets it, and make the model anew."
+                f"expected train() to train only allocated tensors; it trains {len(more)} more parameters, the first "
+                f"is {more[0]}. Leave requires_grad as fedhello.flower.prepare sets it, and construct the model again."
             )
         after = self._of.lora.read(self.names)
         if not all(bool(value.isfinite().all()) for value in after.values()):
@@ -203,22 +217,22 @@ class Allotted:
         still = unchanged(self._of.lora.block_of, self._before, after)
         if still:
             raise UpdateError(
-                f"expected train() to change everything allocated; it did not change {still}. Make the optimiser after "
-                "fedhello.flower.prepare, of model.parameters(), and with a learning rate above 0."
+                f"expected train() to change every allocated block; it did not change {still}. Make the optimiser "
+                "after fedhello.flower.prepare, of model.parameters(), and with a learning rate above 0."
             )
         return as_arrays(after)
 
 
 def prepare(model: nn.Module, msg: Message) -> Allotted:
-    """Make a model ready for what a message asks: load what came, and let exactly the allocated tensors train.
+    """Prepare a model for a message: load its arrays, and let exactly the allocated tensors train.
 
     Args:
-        model: As ``with_lora`` made it.
-        msg: To train, from ``FedHello``.
+        model: A model made by ``with_lora``.
+        msg: The message to train, from ``FedHello``.
 
     Raises:
-        EngineError: If the message is none of ``FedHello``.
-        ModelError: If the frozen weights are not those of the server.
+        EngineError: If the message is not from ``FedHello``.
+        ModelError: If the frozen weights differ from the server's.
     """
     found = adapted(model)
     found.absent.close()
@@ -243,13 +257,13 @@ def prepare(model: nn.Module, msg: Message) -> Allotted:
 
 
 def register(app: ClientApp, data: OwnData | None = None) -> None:
-    """Let a ClientApp tell the server who it is and what it can afford, and contribute to Fisher scores.
+    """Let a ClientApp report its name and budget, and contribute to Fisher scores.
 
     Its name is ``name`` of ``--node-config``, or else ``partition-id``; its budget is ``blocks``, ``rank``, ``memory``
     (such as ``"4GB"``) or ``upload`` there.
 
     Args:
-        app: The user's.
+        app: The user's ClientApp.
         data: Returns model and training data, for methods that score on clients (``scores="clients"``).
     """
 
@@ -279,15 +293,15 @@ def register(app: ClientApp, data: OwnData | None = None) -> None:
 
 
 def block_sums(model: LoraModel, loader: Loader, most: int | None = None) -> BlockSums:
-    """Return Fisher sums over the first samples of a loader, under the values that a model holds now.
+    """Return the sums for Fisher scores over the first samples of a loader, under the model's current values.
 
     Args:
         model: The model.
         loader: Batches of inputs and labels.
-        most: How many samples at most; None for all.
+        most: The most samples; None for all.
 
     Raises:
-        DataError: If a batch has no ``labels``, or there is none.
+        DataError: If a batch has no ``labels``, or there is no batch.
     """
     count = 0
 
@@ -304,10 +318,10 @@ def block_sums(model: LoraModel, loader: Loader, most: int | None = None) -> Blo
 
 
 def as_batches(loader: Loader, most: int | None = None) -> Iterator[Batch]:
-    """Yield the batches of a loader of the user's, up to so many samples.
+    """Yield the batches of a user's loader, up to ``most`` samples.
 
     Raises:
-        DataError: If a batch is no mapping, or has no ``labels``.
+        DataError: If a batch is not a mapping, or has no ``labels``.
     """
     left = most
     for batch in loader:

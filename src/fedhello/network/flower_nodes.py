@@ -1,9 +1,10 @@
-"""Which nodes take part under a user's own Flower apps: who they are, and what each can afford."""
+"""The nodes of a user's own Flower apps: their names and budgets."""
 
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -19,21 +20,24 @@ from fedhello.notes import logger
 from fedhello.types import Budget
 
 POLL = 1.0
-"""Seconds between two looks at which nodes are connected."""
+"""Seconds between two polls for connected nodes."""
+
+LARGEST_ID = 2**31
+"""A name that is a larger number is no client's id."""
 
 AGAIN = 30.0
-"""Seconds after which a node that could not be asked is asked again, while others are waited for."""
+"""Seconds after which a node that could not be asked is asked again."""
 
 
 def read_budget(stated: Mapping[str, Any] | Budget, whose: str) -> Budget:
-    """Check and return a budget as ``--node-config`` or a program states it.
+    """Return a budget from ``--node-config`` or from a program, after checking it.
 
     Args:
         stated: ``blocks``, ``rank``, ``memory`` and ``upload``, the latter two in bytes or with a unit.
-        whose: For the error.
+        whose: The node's name, for messages.
 
     Raises:
-        ConfigError: If it is none, or says nothing.
+        ConfigError: If it is not a budget, or has no limit.
     """
     if isinstance(stated, Budget):
         stated = stated.limits
@@ -62,10 +66,11 @@ class Node:
     """A node that takes part.
 
     Attributes:
-        node: Flower's id, which changes when it starts anew.
-        client: Its id within the run, which belongs to its name.
-        name: What it calls itself.
-        budget: What it can afford.
+        node: Flower's id, which changes at each start.
+        client: Its id within the run, assigned to its name: its partition-id, or another name that is a number, and
+            else the first that is free.
+        name: The name that it reports.
+        budget: Its budget.
     """
 
     node: int
@@ -76,14 +81,14 @@ class Node:
 
 @dataclass
 class Nodes:
-    """Sees who is connected, and asks everybody once.
+    """The connected nodes; each is asked once for its name and budget.
 
     Attributes:
-        budgets: Name → budget of a node that states none itself; under None that of all others.
-        wait: Seconds to wait until enough are there.
-        complaint: Says why nobody with a certain budget can take part.
-        limited: What of a budget the model can use.
-        clock: Seconds that only ever grow.
+        budgets: Name → budget of a node that reports none itself; under None the budget of all others.
+        wait: Seconds to wait until enough nodes are connected.
+        complaint: Function that returns why a node with a budget cannot take part; None if it can.
+        limited: Function that limits a budget to the blocks and the rank of the model.
+        clock: A monotonic clock, in seconds.
         sleep: Waits some seconds.
     """
 
@@ -99,18 +104,18 @@ class Nodes:
     _ids: dict[str, int] = field(default_factory=dict)
 
     def forget(self) -> None:
-        """Forget everybody, for another run."""
+        """Forget all nodes, for another run."""
         for known in (self._known, self._refused, self._failed, self._ids):
             known.clear()
 
     def gather(self, grid: Grid, enough: Callable[[int], int]) -> tuple[Node, ...]:
-        """Wait until enough nodes are connected and have said what they can afford; return them by client id.
+        """Wait until enough nodes are connected and have reported their budgets; return them by client id.
 
-        Who could not be asked the last time is asked again.
+        Nodes that could not be asked the last time are asked again.
 
         Args:
-            grid: Reaches them.
-            enough: Connected → how many are needed.
+            grid: Flower's grid.
+            enough: Number of connected nodes → number of needed nodes.
 
         Raises:
             ClientsError: If there are not enough in time, or as many are connected and none of them can take part.
@@ -172,15 +177,21 @@ class Nodes:
             self._refuse(node, f"{name}: {complaint}")
             return
         for earlier, known in list(self._known.items()):
-            if known.name == name:  # it has started anew, while Flower still takes the old one to be there
+            if known.name == name:  # it has restarted, while Flower still lists its earlier node
                 logger.warning("two nodes are called %s; the one that came last takes part", name)
                 del self._known[earlier]
                 self._refused[earlier] = f"another node called {name} came later"
-        client = self._ids.setdefault(name, len(self._ids))
+        client = self._ids.setdefault(name, self._free_id(name))
         self._known[node] = Node(node, client, name, budget)
 
+    def _free_id(self, name: str) -> int:
+        """Return the id of a new name: the name where it is a number that nobody has, else the first free one."""
+        used = set(self._ids.values())
+        own = int(name) if name.isdecimal() else -1
+        return own if 0 <= own < LARGEST_ID and own not in used else next(k for k in count() if k not in used)
+
     def turn_away(self, node: Node, why: str) -> None:
-        """Have a node not take part that did so far."""
+        """Exclude a node that took part so far."""
         self._known.pop(node.node, None)
         self._refuse(node.node, f"{node.name}: {why}")
 
@@ -190,5 +201,5 @@ class Nodes:
 
 
 def _in_order(name: str) -> tuple[int, int, str]:
-    """Order names that are numbers by these, before all others."""
+    """Return a sort key: numeric names by number, before all others."""
     return (0, int(name), "") if name.isdecimal() else (1, 0, name)

@@ -1,21 +1,25 @@
-"""What fits together under a user's own Flower apps: which methods can be had there, and what budgets afford."""
+"""Methods and plans under a user's own Flower apps."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import cheapest
-from fedhello.client.calibration import calibrate
+from fedhello.client.calibration import calibrate, made_up
 from fedhello.client.cost_model import Shape
 from fedhello.client.memory import RESERVE
 from fedhello.costs import Costs
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
-from fedhello.methods import METHODS, Method
+from fedhello.method import Method
+from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
+from fedhello.model.sources import TENSORS
 from fedhello.network.flower_nodes import Node
 from fedhello.network.messages import one_line
 from fedhello.notes import logger
@@ -26,12 +30,12 @@ from fedhello.types import Budget, Client, Federation
 
 
 def usable(method: str | Method, options: Mapping[str, Any]) -> tuple[Method, BoundMethod]:
-    """Return a method that can be had under a user's own Flower apps, and the same with its options.
+    """Return a method that works under a user's own Flower apps, and the same with its options.
 
-    A name may also be ``package.module:attribute`` or that of an entry point, whose code it runs.
+    A name may also be ``package.module:attribute`` or that of an entry point, which is imported.
 
     Raises:
-        ConfigError: If it cannot, or an option is wrong.
+        ConfigError: If the method does not work there, or an option is wrong.
     """
     if isinstance(method, str):
         find_method(method)
@@ -58,16 +62,16 @@ def usable(method: str | Method, options: Mapping[str, Any]) -> tuple[Method, Bo
 
 @dataclass
 class Planning:
-    """Makes a federation of the nodes of a round.
+    """Makes the federation of a round's nodes.
 
     Attributes:
-        row: The method.
-        bound: With its options.
+        row: The method's row of the table.
+        bound: The method with its options.
         lora: The server's model.
-        batch: Samples and tokens of the widest batch; None where nobody says.
-        moments: Values that the clients' optimiser keeps per trained one.
-        quorum: The share of a round's clients that must count.
-        seed: Of every random choice.
+        batch: Samples and tokens of the widest batch; None if it is not given.
+        moments: Number of values that the clients' optimiser keeps per trained value.
+        quorum: The share of a round's clients whose updates must count.
+        seed: Source of every random choice.
     """
 
     row: Method
@@ -98,6 +102,8 @@ class Planning:
                 kinds = "rank" if self.row.allocates == "ranks" else "blocks"
                 return f"expected a budget in {kinds}, or in memory, for {self.row.name}; found {budget_words(budget)}"
             return None
+        if self.lora.kind == TENSORS:
+            return f"expected a budget in blocks or rank for a plain module; found {budget_words(budget)}"
         if self.batch is None:
             return (
                 "expected FedHello(batch=(samples, tokens)), the widest batch of train(), beside a budget in bytes; "
@@ -112,7 +118,7 @@ class Planning:
         )
 
     def federation(self, nodes: Sequence[Node], wanted: int) -> Federation:
-        """Return the federation of the nodes of a round, of which so many are asked.
+        """Return the federation of a round's nodes, of which ``wanted`` are asked.
 
         Raises:
             ConfigError: If the method cannot run with their budgets.
@@ -120,7 +126,7 @@ class Planning:
         budgets = sorted({node.budget for node in nodes}, key=str)
         in_bytes = not all(budget.only_counts for budget in budgets)
         federation = Federation(
-            # How many samples a client has is known with its reply.
+            # A client's number of samples is known only from its reply.
             clients=tuple(Client(n.client, budgets.index(n.budget), n.budget, 1) for n in nodes),
             tiers=tuple(budgets),
             num_blocks=self.lora.blocks.count,
@@ -140,9 +146,18 @@ class Planning:
             self._checked = checked
         return federation
 
+    def is_finite(self) -> bool:
+        """Whether the model, with the values that it holds now, makes finite outputs of a made-up sample."""
+        if self.lora.kind == TENSORS:
+            return True  # what such a module takes is known to its owner alone
+        self.lora.module.eval()
+        batch = made_up(self.lora, 1, 1 if self.lora.takes_images else 2).to(self.lora.device)
+        with torch.no_grad():
+            return bool(self.lora.module(**batch.inputs).logits.isfinite().all())
+
     @property
     def costs(self) -> Costs:
-        """What a step on the widest batch costs; measured once."""
+        """The costs of a step on the widest batch; measured once."""
         if self._costs is None:
             shape = self.batch or (1, 1)
             block_upload, fixed_upload = upload_bound(self.lora.snapshot(share_head=True), ())

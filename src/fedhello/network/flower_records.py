@@ -1,4 +1,4 @@
-"""What goes between a user's own Flower apps and fedhello's strategy: records, and how arrays become tensors.
+"""The records between a user's own Flower apps and fedhello's strategy, and the conversion of arrays to tensors.
 
     record        in a message                              in its reply
     arrays        what the client starts from               the allocated tensors, and nothing else
@@ -7,30 +7,34 @@
                   factors, absent, head, weights
     metrics       –                                         the user's own, with the sample count
 
-Whether the names of the first two and the last are these is the user's choice, as in Flower's FedAvg.
+The user can choose other names for arrays, config and metrics, as in Flower's FedAvg.
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
-from fedhello.engine.tensors import check_names, check_values, short
+from fedhello.client.scoring import BlockSums
+from fedhello.engine.scores import read_block_sums
+from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.engine.wire import MOST_SAMPLES
 from fedhello.errors import EngineError, ModelError, UpdateError
 from fedhello.model.adapter import LoraModel
+from fedhello.network.messages import one_line
 from fedhello.notes import logger
-from fedhello.types import MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Reason, Task
+from fedhello.types import MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Federation, Reason, Task
 
 RECORD = "fedhello"
-"""The record that fedhello adds to a message; under ``fedhello server`` it is all that a message has."""
+"""The record that fedhello adds to a message; under ``fedhello server`` it is the only one."""
 
 JOIN, SCORE = "fedhello", "fedhello_score"
-"""Actions of queries: who is there with what budget, and what it contributes to Fisher scores."""
+"""Actions of queries: a node's name and budget, and its sums for Fisher scores."""
 
 REASONS: dict[int, Reason] = {
     ErrorCode.MESSAGE_UNAVAILABLE: "lost",
@@ -38,27 +42,53 @@ REASONS: dict[int, Reason] = {
     ErrorCode.NODE_UNAVAILABLE: "lost",
     ErrorCode.CLIENT_APP_CRASHED: "lost",
 }
-"""What Flower's error replies stand for; all others mean that the client's code failed."""
+"""Flower's error codes → reasons; all others mean that the client's code failed."""
 
 PRODUCTS = (MERGED, MERGED_A, MERGED_B)
-"""How the names of products that clients merge end; a model has no tensors of these names until it is told to merge."""
+"""Endings of the names of merged products; a model has such tensors only after merging."""
 
 NPY_HEADER = 4096
-"""Bytes that an array may have beyond its values."""
+"""The most bytes of an array beyond its values."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A round between its two halves.
+
+    Attributes:
+        federation: Who could be asked.
+        tasks: Client → what it was asked.
+        messages: Client → the message, which has its id once it is sent.
+        scores: Γ, if there is one.
+    """
+
+    federation: Federation
+    tasks: Mapping[int, Task]
+    messages: Mapping[int, Message]
+    scores: tuple[float, ...] | None
+
+    def client_of(self, reply: Message) -> int | None:
+        """Return whom a reply is from: error replies that the SuperLink makes come from a node of its own."""
+        about, source = reply.metadata.reply_to_message_id, reply.metadata.src_node_id
+        by_id = (
+            k for k, sent in self.messages.items() if sent.metadata.message_id and sent.metadata.message_id == about
+        )
+        by_node = (k for k, sent in self.messages.items() if sent.metadata.dst_node_id == source)
+        return next(by_id, None if about else next(by_node, None))
 
 
 def as_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Return tensors as Flower carries them, sorted by name."""
+    """Return tensors as Flower's arrays, sorted by name."""
     return ArrayRecord({name: Array(tensors[name].detach().cpu().contiguous().numpy()) for name in sorted(tensors)})
 
 
 def as_tensors(arrays: ArrayRecord) -> dict[str, Tensor]:
-    """Return arrays of one's own server as tensors."""
+    """Return the arrays of a trusted server as tensors."""
     return {name: torch.from_numpy(array.numpy()) for name, array in arrays.items()}
 
 
 def read_tensors(content: RecordDict, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Check the arrays of a client's reply against what was asked for, and return them as tensors.
+    """Return the arrays of a client's reply as tensors, after checking them.
 
     Args:
         content: Of the reply.
@@ -77,14 +107,10 @@ def read_tensors(content: RecordDict, expected: Mapping[str, Tensor]) -> dict[st
             raise UpdateError(f"expected at most {most} bytes of {name!r}; found {len(array.data)}", "too large")
     try:
         tensors = as_tensors(arrays)
-    except Exception as error:  # NumPy names no class for what it raises on bytes that are no array
+    except Exception as error:  # NumPy does not document its exceptions for malformed bytes
         raise UpdateError(f"expected arrays of numbers; {short(str(error))}", "malformed") from error
     check_values(tensors, expected)
-    huge = next((name for name, value in tensors.items() if not bool(value.float().square().sum().isfinite())), None)
-    if huge is not None:
-        raise UpdateError(
-            f"expected values whose squares have a finite sum; {huge!r} holds larger ones", "out of bounds"
-        )
+    check_bounds(tensors)
     return tensors
 
 
@@ -94,10 +120,10 @@ def bytes_of(content: RecordDict) -> int:
 
 
 def adapter_of(model: LoraModel, arrays: ArrayRecord) -> Adapter:
-    """Return the adapter that arrays hold, whatever its rank, with the products that are merged.
+    """Return the adapter in arrays, of any rank, with merged products.
 
     Raises:
-        ModelError: If they are no adapter of this model.
+        ModelError: If they are not an adapter of this model.
     """
     tensors = as_tensors(arrays)
     odd = model.misfits({name: value for name, value in tensors.items() if not name.endswith(PRODUCTS)})
@@ -111,7 +137,7 @@ def adapter_of(model: LoraModel, arrays: ArrayRecord) -> Adapter:
 
 
 def describe_task(task: Task, weights: str) -> ConfigRecord:
-    """Return what a client is asked to do; what it starts from travels as arrays beside it.
+    """Return a task as a record; the tensors of the task are sent as arrays.
 
     Args:
         task: The task.
@@ -133,10 +159,10 @@ def describe_task(task: Task, weights: str) -> ConfigRecord:
 
 
 def read_allocation(content: RecordDict) -> tuple[ConfigRecord, Allocation]:
-    """Return what a message asks a client to do.
+    """Return the record of a message and its allocation.
 
     Raises:
-        EngineError: If it asks for nothing of fedhello's.
+        EngineError: If the message holds no allocation.
     """
     record = content.get(RECORD)
     if not isinstance(record, ConfigRecord) or "blocks" not in record:
@@ -156,7 +182,7 @@ def samples_of(content: RecordDict, key: str) -> int:
         key: Its name there.
 
     Raises:
-        UpdateError: If it is none.
+        UpdateError: If it is not a sample count.
     """
     records = list(content.metric_records.values())
     found = records[0].get(key) if len(records) == 1 else None
@@ -167,10 +193,30 @@ def samples_of(content: RecordDict, key: str) -> int:
     return int(found)
 
 
-def alike(contents: Sequence[RecordDict], key: str) -> list[RecordDict]:
-    """Return the replies whose metrics have the names that most have, and can be averaged; the others are noted.
+def sums_of(reply: Message | None, L: int, most: int) -> BlockSums | str:
+    """Return a client's contribution to the Fisher scores, or why there is none.
 
-    Flower ends a run where names differ.
+    Args:
+        reply: To the query; None if there is none.
+        L: The number of blocks.
+        most: The most samples that it could use.
+    """
+    if reply is None or reply.has_error():
+        return "there is no reply" if reply is None else one_line(reply.error.reason)
+    record = reply.content.get(RECORD)
+    payload = record.get("sums") if isinstance(record, ConfigRecord) else None
+    if not isinstance(payload, bytes):
+        return "expected its sums; found something else"
+    try:
+        return read_block_sums(payload, L, most)
+    except UpdateError as error:
+        return one_line(error)
+
+
+def alike(contents: Sequence[RecordDict], key: str) -> list[RecordDict]:
+    """Return the replies with the most common names of metrics that can be averaged; the others are logged.
+
+    Flower stops a run if names differ.
 
     Args:
         contents: Of the replies.
@@ -185,7 +231,7 @@ def alike(contents: Sequence[RecordDict], key: str) -> list[RecordDict]:
 
 
 def _metric_names(content: RecordDict, key: str) -> tuple[tuple[str, int], ...]:
-    """Return the names of a reply's metrics, each with how many values it has; nothing if they cannot be averaged."""
+    """Return the names of a reply's metrics with their number of values; empty if they cannot be averaged."""
     records = list(content.metric_records.values())
     weight = records[0].get(key) if len(records) == 1 else None
     if not isinstance(weight, (int, float)) or not weight > 0:

@@ -13,9 +13,9 @@ class Inbox:
 
     Attributes:
         round: t.
-        expected: Client → what it was asked for; only these were invited.
-        wanted: The number of updates that count, in the order of arrival; None for all.
-        counted: The clients whose update counts.
+        expected: Client → the expected update; only these clients are invited.
+        wanted: The most updates that count, in the order of arrival; None for all.
+        counted: The clients whose updates count.
         rejected: Client → why its reply does not count; a client may try again until one counts.
     """
 
@@ -26,7 +26,7 @@ class Inbox:
     rejected: dict[int, Rejection] = field(default_factory=dict)
 
     def take(self, client: int, payload: bytes) -> Update | Rejection:
-        """Return the update in a message, or why it does not count.
+        """Return the update in a message, or its rejection.
 
         Args:
             client: The sender's id, as the transport authenticates it.
@@ -49,11 +49,11 @@ class Inbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many updates count as are wanted."""
+        """Whether ``wanted`` updates count."""
         return self.wanted is not None and len(self.counted) >= self.wanted
 
     def close(self) -> tuple[Rejection, ...]:
-        """Return the rejections of all clients that do not count, in ascending id; without a reply: lost, or late."""
+        """Return the rejections of all clients that do not count, by ascending id; without a reply: lost, or late."""
         silent = self.expected.keys() - self.counted - self.rejected.keys()
         reason: Reason = "late" if self.is_full else "lost"
         absent = {k: self._refusal(k, reason, "nothing came back in time", b"") for k in silent}

@@ -26,13 +26,13 @@ except ImportError as error:
 AUTHORITY, AUTHORITY_KEY, CERTIFICATE, CERTIFICATE_KEY = "ca.crt", "ca.key", "server.pem", "server.key"
 
 PRIVATE, PUBLIC, FOLDER = 0o600, 0o644, 0o700
-"""Modes of files and of a folder that is made for them."""
+"""Modes of the files and of a new folder for them."""
 
 PORT = 8000
-"""Where Flower's server listens unless told otherwise."""
+"""Default port of Flower's server."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""What the server's own processes call it; every certificate holds for these too."""
+"""Names by which the server's own processes reach it, added to every certificate."""
 
 LONGEST_DAYS = 3650
 
@@ -63,9 +63,9 @@ def make_server_keys(
     """
     names = [_subject_name(host) for host in dict.fromkeys((*hosts, *LOOPBACK))]
     if not hosts:
-        raise ConfigError("expected --host, a name or address by which clients reach the server; found none")
+        raise ConfigError("expected a host (--host), a name or address by which clients reach the server; found none")
     if not 1 <= days <= LONGEST_DAYS:
-        raise ConfigError(f"expected --days between 1 and {LONGEST_DAYS}; found {days}")
+        raise ConfigError(f"expected days (--days) between 1 and {LONGEST_DAYS}; found {days}")
     begins = (now or datetime.now(UTC)) - EARLIER
     ends = begins + EARLIER + timedelta(days=days)
     authority, server = _new_key(), _new_key()
@@ -104,7 +104,7 @@ def make_client_key(name: str, folder: Path) -> tuple[Path, Path]:
 
 
 def server_steps(folder: Path, host: str) -> list[str]:
-    """Say what to do with the files in a server's folder, for clients that call it ``host``: one line per step."""
+    """Return the next steps with a server's files, for clients that reach it as ``host``; one line per step."""
     address = f"[{host}]:{PORT}" if ":" in host else f"{host}:{PORT}"
     return [
         f"make a key for each client:  fedhello keys client NAME --out {folder}",
@@ -116,7 +116,7 @@ def server_steps(folder: Path, host: str) -> list[str]:
 
 
 def client_steps(private: Path, public: Path) -> list[str]:
-    """Say what to do with a client's key pair: one line per step."""
+    """Return the next steps with a client's key pair; one line per step."""
     return [
         f"keep {public.name} on the server's machine, in the folder of its --keys, and start the server after that",
         f"take {private.name} and {AUTHORITY} to the client's machine, and start it there:",
@@ -126,19 +126,20 @@ def client_steps(private: Path, public: Path) -> list[str]:
 
 
 def _subject_name(host: str) -> x509.GeneralName:
-    """Return a host as a certificate states it."""
+    """Return a host in the form of a certificate."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         if len(host) > 253 or not all(map(_LABEL.fullmatch, host.split("."))):
             raise ConfigError(
-                f"expected --host to be a name such as fl.example.org, or an IP address, without port; found {host!r}"
+                "expected the host (--host) to be a name such as fl.example.org, or an IP address, without port; found "
+                f"{host!r}"
             ) from None
         return x509.DNSName(host)
     if address.is_unspecified:
         raise ConfigError(
-            f"expected --host to be what clients call the server; {host} only says where it listens. "
-            "Give its name or its address in the clients' network."
+            f"expected the host (--host) by which clients reach the server; {host} is only an address to listen on. "
+            "Give the server's name or its address in the clients' network."
         )
     return x509.IPAddress(address)
 
@@ -148,7 +149,7 @@ def _new_key() -> ec.EllipticCurvePrivateKey:
 
 
 def _certify_authority(key: ec.EllipticCurvePrivateKey, begins: datetime, ends: datetime) -> x509.Certificate:
-    """Let an authority sign its own certificate; it may sign servers, but no further authorities."""
+    """Return an authority's self-signed certificate; it may sign servers, but no further authorities."""
     builder = (
         _builder(key.public_key(), "fedhello authority", begins, ends)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -164,7 +165,7 @@ def _certify_server(
     begins: datetime,
     ends: datetime,
 ) -> x509.Certificate:
-    """Let an authority sign that a server is called by the names given, and is good for nothing else."""
+    """Return a server's certificate for the given names, signed by the authority; it may only be used for servers."""
     builder = (
         _builder(key.public_key(), "fedhello server", begins, ends)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -217,7 +218,7 @@ def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(folder: Path, public: Mapping[str, bytes], private: Mapping[str, bytes]) -> None:
-    """Write new files, all or none; private ones are so from their first byte on."""
+    """Write new files, all or none; private files have their mode from the start."""
     made: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=FOLDER)
@@ -232,6 +233,6 @@ def _write(folder: Path, public: Mapping[str, bytes], private: Mapping[str, byte
             path.unlink()
         if isinstance(error, FileExistsError):
             raise RunFolderError(
-                f"expected to make {error.filename}, which exists; keys are never written over. Give another --out."
+                f"expected to make {error.filename}, which exists; keys are never overwritten. Give another --out."
             ) from error
         raise RunFolderError(f"expected to write keys to {folder}; {error.strerror or error}") from error

@@ -21,13 +21,13 @@ ROUNDS = 3
 
 
 def demonstration(source: Source, overrides: Sequence[str], clients: int) -> Config:
-    """Return a configuration whose data set is split over so many clients, all of whom take part in every round.
+    """Return a configuration whose data set is split over ``clients`` clients, all of which train in every round.
 
     Raises:
         ConfigError: If there is none.
     """
     if clients < 1:
-        raise ConfigError(f"expected --local to be at least 1; found {clients}")
+        raise ConfigError(f"expected local (--local) to be at least 1; found {clients}")
     defaults = [f"data.clients={clients}", f"train.clients_per_round={clients}"]
     defaults += [] if source else [f"train.rounds={ROUNDS}"]
     return load_config(source, [*defaults, *overrides])
@@ -37,7 +37,7 @@ def demonstration(source: Source, overrides: Sequence[str], clients: int) -> Con
 def local_clients(
     config: Config, clients: int, say: Callable[[str], None]
 ) -> Iterator[Callable[[ServerOptions], None]]:
-    """Yield what starts the clients, which end with this context."""
+    """Yield a function that starts the clients, which end with this context."""
     children = []
 
     def start(options: ServerOptions) -> None:
@@ -66,7 +66,7 @@ def _part(config: Config, k: int) -> ClientOptions:
 
 
 def main() -> None:
-    """Be one of the clients: ``PORT OPTIONS``."""
+    """Run one of the clients; arguments: ``PORT OPTIONS``."""
     end_with_parent()
     show_notes()
     port, brought = sys.argv[1:]

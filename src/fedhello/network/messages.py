@@ -1,4 +1,4 @@
-"""What goes over the wire between server and clients, and what carries it."""
+"""Messages between server and clients, and the interface that carries them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from typing import Any, Protocol
 from fedhello.types import Reason
 
 PROTOCOL = 2
-"""Of the messages; server and clients must have the same."""
+"""Version of the messages; server and clients must have the same."""
 
 
 PROBE = bytes(2**19)
-"""What goes both ways when a client joins, for a first estimate of its rate."""
+"""Bytes sent both ways when a client joins, for a first estimate of its rate."""
 
 
 Fields = dict[str, Any]
-"""What a message holds: name → bytes, str, int or float."""
+"""Content of a message: name → bytes, str, int or float."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class Link(Protocol):
         ...
 
     def forget(self, message_id: str) -> None:
-        """Have the reply to a message dropped when it comes, which nobody will ask for any more."""
+        """Drop the reply to a message when it comes."""
         ...
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where something of Flower's listens.
+    """The address of a Flower process.
 
     Attributes:
         host: Name or IP address.
         port: TCP port.
-        ca: The certificate of the authority that vouches for it; None speaks without TLS.
+        ca: The certificate of the authority that signed its certificate; None uses no TLS.
     """
 
     host: str
@@ -68,12 +68,12 @@ class Address:
 
     @property
     def host_port(self) -> str:
-        """Both, as Flower writes them."""
+        """Host and port in Flower's form."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def insecure(self) -> bool:
-        """Whether it speaks without TLS."""
+        """Whether it uses no TLS."""
         return self.ca is None
 
     def certificate(self) -> bytes | None:
@@ -82,7 +82,7 @@ class Address:
 
 
 def invitation(config: Mapping[str, Any], labels: Sequence[str], run: str) -> Fields:
-    """Return what a node is asked to join with."""
+    """Return the content of the message ``join``."""
     return {
         "protocol": PROTOCOL,
         "version": version("fedhello"),
@@ -94,6 +94,6 @@ def invitation(config: Mapping[str, Any], labels: Sequence[str], run: str) -> Fi
 
 
 def one_line(text: object) -> str:
-    """Write what a client says on one line, and not more of it than a line holds."""
+    """Return a client's text as one line of limited length."""
     found = "".join(c if c.isprintable() else " " for c in str(text))
     return found if len(found) <= 300 else found[:297] + "..."

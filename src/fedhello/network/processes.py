@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 GRACE = 5.0
-"""Seconds that a process gets to end in an orderly way."""
+"""Seconds for a process to end in order before it is killed."""
 
 
 def spawn(
@@ -25,8 +25,8 @@ def spawn(
     Args:
         module: The module.
         arguments: Its arguments.
-        log: Gets what the child says; None leaves it on this process's standard error.
-        home: Where Flower may leave its files; None is the user's choice.
+        log: File for the child's output; None uses this process's standard error.
+        home: Folder for Flower's files; None keeps the user's setting.
     """
     environment = os.environ if home is None else {**os.environ, "FLWR_HOME": str(home)}
     command = [sys.executable, "-m", module, *arguments]
@@ -37,7 +37,7 @@ def spawn(
 
 
 def end_with_parent() -> None:
-    """End this process in an orderly way when its standard input closes, and by force if that takes too long."""
+    """End this process in order when its standard input closes, or kill it if that takes too long."""
     threading.Thread(target=_wait_for_the_end, name="end-with-parent", daemon=True).start()
 
 
@@ -49,7 +49,7 @@ def _wait_for_the_end() -> None:
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """End a child in an orderly way, by force if that takes too long, and reap it."""
+    """End a child in order, or kill it if that takes too long, and reap it."""
     if child.stdin is not None:
         child.stdin.close()
     child.terminate()
@@ -61,7 +61,7 @@ def stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

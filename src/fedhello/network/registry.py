@@ -1,4 +1,4 @@
-"""Who is there: nodes are asked to join, and say who they are and what they can afford."""
+"""The registry of connected nodes, which are asked to join and report their name, data and budget."""
 
 import time
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from fedhello.network.messages import PROBE, Failure, Fields, Link, Reply, one_l
 from fedhello.types import Budget
 
 SLOWEST = 16_000.0
-"""Bytes per second that a client is taken to reach in any case, so that none can draw out its deadlines at will."""
+"""Lower bound on a client's bytes per second, so that no client can extend its deadlines without limit."""
 
 
 SLOWEST_TRAINING = 1e8
-"""FLOP/s that it is taken to reach, likewise."""
+"""Lower bound on a client's FLOP/s, likewise."""
 
 
 LONGEST_FACTS = 2**22
-"""Bytes of a client's facts that are read."""
+"""The most bytes of a client's facts."""
 
 
 NAME = r"^[A-Za-z0-9._-]{1,64}$"
-"""What a client may call itself."""
+"""Valid names of clients."""
 
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -38,7 +38,7 @@ class _Strict(BaseModel):
 
 
 class DeclaredBudget(_Strict):
-    """What a client says it can afford; see ``fedhello.types.Budget``."""
+    """The budget that a client declares; see ``fedhello.types.Budget``."""
 
     blocks: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     rank: Count | None = None
@@ -48,17 +48,17 @@ class DeclaredBudget(_Strict):
 
 
 class ClientInfo(_Strict):
-    """What a client says of itself when it joins.
+    """The facts that a client reports when it joins.
 
     Attributes:
         name: Its stable name.
         samples: n_k.
         classes: The labels that occur in its data, ascending.
         widest: Samples and tokens of its widest batch.
-        batches: About which batches it meets in a round.
-        budget: What it can afford.
-        speed: FLOP/s that it reaches in training; None where that cannot be told.
-        busy: Seconds that it took to answer, without the way there and back.
+        batches: The expected shapes of its batches in a round.
+        budget: Its budget.
+        speed: Its FLOP/s in training; None if it cannot be measured.
+        busy: Seconds that it took to answer, without the transfer.
     """
 
     name: str = Field(pattern=NAME)
@@ -71,7 +71,7 @@ class ClientInfo(_Strict):
     busy: float = Field(ge=0, le=1e9)
 
     def as_budget(self) -> Budget:
-        """Return the budget, with the client's measured speed where it states seconds."""
+        """Return the budget, with the client's measured speed if it has seconds."""
         return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
 
     def same_client(self, other: "ClientInfo") -> bool:
@@ -80,14 +80,14 @@ class ClientInfo(_Strict):
 
 
 def read_client_info(reply: Reply, num_labels: int) -> ClientInfo:
-    """Check what a client says of itself.
+    """Return the facts in a client's reply, after checking them.
 
     Args:
-        reply: To the message ``join``.
+        reply: The reply to the message ``join``.
         num_labels: C.
 
     Raises:
-        UpdateError: If it is not what was asked for.
+        UpdateError: If the reply is not valid.
     """
     if isinstance(reply, Failure):
         raise UpdateError(f"expected a client to join; {one_line(reply.detail)}", reply.reason)
@@ -106,23 +106,23 @@ def read_client_info(reply: Reply, num_labels: int) -> ClientInfo:
 
 
 POLL = 0.1
-"""Seconds between two looks for replies, where there is no news."""
+"""Seconds between two polls for replies."""
 
 
 LOOK_AROUND = 1.0
-"""Seconds between two looks at which nodes are connected."""
+"""Seconds between two polls for connected nodes."""
 
 
 @dataclass
 class ClientRegistry:
-    """Where nodes wait: sees who is connected, asks everybody once to join, and hears what they say.
+    """The registry of connected nodes: it asks every node once to join and reads the replies.
 
     Attributes:
         link: Carries the messages.
-        invitation: What a node is asked to join with.
+        invitation: The content of the message ``join``.
         num_labels: C.
-        clock: Seconds that only ever grow.
-        connected: The nodes that were connected at the last look.
+        clock: A monotonic clock, in seconds.
+        connected: The nodes that were connected at the last poll.
     """
 
     link: Link
@@ -135,7 +135,7 @@ class ClientRegistry:
     _looked: float = -LOOK_AROUND
 
     def look(self) -> list["Arrival"]:
-        """Return who answered since the last look; nothing more than once in ``LOOK_AROUND`` seconds."""
+        """Return the nodes that answered since the last poll, at most once in ``LOOK_AROUND`` seconds."""
         if self.clock() - self._looked < LOOK_AROUND:
             return []
         self._looked = self.clock()
@@ -162,7 +162,7 @@ class ClientRegistry:
             return Arrival(node, str(error), 0.0)
 
     def ask_again(self, node: int) -> None:
-        """Have a node asked again that does not know of the run any more."""
+        """Ask a node again, which has restarted and does not know the run."""
         self._forget(node)
 
     def _forget(self, node: int) -> None:
@@ -171,16 +171,16 @@ class ClientRegistry:
             self.link.forget(message)
 
     def keep(self, arrival: "Arrival") -> None:
-        """Return an arrival at the next look once more: its name is taken, maybe by a connection that is dead.
+        """Return an arrival again at the next poll, since its name is taken, possibly by a dead connection.
 
-        Flower notices after up to a minute that a node was killed; its client may be back before.
+        Flower notices only after up to a minute that a node was killed; its client may return earlier.
         """
         self._kept[arrival.node] = replace(arrival, seen=True)
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a node said when it was asked to join, and the seconds that this took; or why it does not count.
+    """A node's reply to ``join`` and the seconds that it took, or why it does not count.
 
     ``seen`` says that it was returned before.
     """
@@ -192,12 +192,12 @@ class Arrival:
 
     @property
     def name(self) -> str:
-        """Who it is, where that was said."""
+        """The client's name, if it is known."""
         return self.facts.name if isinstance(self.facts, ClientInfo) else ""
 
     @property
     def rate(self) -> float:
-        """The bytes per second that it reaches at least: the probe went both ways."""
+        """Lower bound on its bytes per second, from the probe that was sent both ways."""
         busy = self.facts.busy if isinstance(self.facts, ClientInfo) else 0.0
         return max(2 * len(PROBE) / max(self.seconds - busy, POLL), SLOWEST)
 

@@ -1,9 +1,9 @@
-"""``fedhello server``: play a configuration with clients on other machines.
+"""``fedhello server``: run a configuration with clients on other machines.
 
     fedhello server          the run: model, aggregation, evaluation, checkpoints; see ``fedhello.runs.runner``
       └─ flower-superlink    what clients connect with
 
-Started again on the folder of a run that has not finished, it goes on from the last checkpoint, with the same clients.
+Started again on the folder of an unfinished run, it resumes from the last checkpoint, with the same clients.
 """
 
 import itertools
@@ -33,6 +33,7 @@ from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
 from fedhello.network.registry import ClientInfo, ClientRegistry
 from fedhello.network.superlink import ServerOptions, check_port, superlink
+from fedhello.plugins import is_own
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
@@ -43,29 +44,34 @@ from fedhello.setup.clients import federate
 from fedhello.setup.encoding import longest_answer
 from fedhello.setup.prepare import Loaded, assemble, empty_federation, load
 from fedhello.setup.training import on_device, score_costs, step_costs
+from fedhello.strategy import plain
 from fedhello.types import Client
 
 COLD_SECONDS = 120.0
 """What plain Flower's clients take besides: a new process per message, which loads the model and the data."""
 
 
+ON_CLIENTS = {"name": "full"}
+"""What clients are told of a method that is not fedhello's own: it runs on the server, and tasks say what trains."""
+
+
 def served(config: Config) -> Config:
-    """Return the configuration as it is served: with Flower as the engine, in a folder that can be found again.
+    """Return the configuration for serving: with Flower as the engine, and with a run name that is found again.
 
     Raises:
-        ConfigError: If it cannot be played over a network.
+        ConfigError: If it cannot be run over a network.
     """
     method = METHODS[config.method.name]
-    if ":" in config.method.name:
+    if not is_own(method.name) and method.local is not plain:
         raise ConfigError(
-            f"expected one of fedhello's own methods for fedhello server, since clients import no code that a server "
-            f"names; found {config.method.name}"
+            "expected a method of your own that changes nothing on the clients for fedhello server, since clients "
+            f"import no code that a server names; {method.name} has local=. Leave it out, or use fedhello run."
         )
     for registry, name in ((PARTITIONS, config.data.partition.kind), (LOSSES, config.train.loss)):
         if name not in registry.own:
             raise ConfigError(
-                f"expected a {registry.what} of fedhello's own for fedhello server, since clients import no code that "
-                f"a server names; found {registry.key}={name}"
+                f"expected a {registry.what} of fedhello's own for fedhello server, since it runs on the clients, "
+                f"which import no code that a server names; found {registry.key}={name}"
             )
     if method.pooled:
         raise ConfigError(f"expected a federated method for fedhello server; {method.name} needs all data in one place")
@@ -81,7 +87,7 @@ def served(config: Config) -> Config:
 
 
 def _free_name(config: Config) -> str:
-    """Return the first name, made of method and seed, whose run has not finished: it begins, or goes on."""
+    """Return the first name, made of method and seed, whose run does not exist or has not finished."""
     base = f"{config.method.name}-seed{config.run.seed}-flower"
     names = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
     return next(name for name in names if not _has_finished(RunFolder(Path(config.run.out) / name)))
@@ -98,20 +104,20 @@ def serve(
     say: Say,
     ready: Callable[[ServerOptions], None] = lambda options: None,
 ) -> tuple[RunFolder, Summary]:
-    """Play a configuration with clients that join over the network.
+    """Run a configuration with clients that join over the network.
 
     Args:
-        config: As ``served`` returns it.
+        config: The result of ``served``.
         options: How clients reach the server.
-        callbacks: Make those who watch.
-        say: Told of everything that a user should hear of.
+        callbacks: Makes the callbacks for a run's folder.
+        say: Called with messages for the user.
         ready: Called once clients can connect.
 
     Returns:
         The run's folder, and the summary.
 
     Raises:
-        FedhelloError: Of the kind that fits.
+        FedhelloError: Of the matching kind, for every error that the user can fix.
     """
     from fedhello.network.flower import opened, register
 
@@ -134,13 +140,13 @@ def serve(
 
 
 def _check_folder(folder: RunFolder) -> None:
-    """Check that a run can begin, or go on, in a folder."""
+    """Check that a run can start or resume in a folder."""
     if _has_finished(folder):
         raise RunFolderError(f"expected a run that has not finished; {folder.path} has. Give another run.name.")
 
 
 def serve_on(link: Link, file: Path, say: Say) -> None:
-    """Play a configuration's file over a link that is there already, under plain ``flwr run``."""
+    """Run a configuration file over an existing link, under plain ``flwr run``."""
     from fedhello.config.load import load_config
 
     config = served(load_config(file))
@@ -152,7 +158,7 @@ def serve_on(link: Link, file: Path, say: Say) -> None:
 
 
 def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence[Callback], say: Say) -> Summary:
-    """Wait for the clients, play the run, or what is left of it, and say goodbye once it has finished.
+    """Wait for the clients, run the remaining rounds, and tell the clients when the run has finished.
 
     Raises:
         ClientsError: If too few clients join in time.
@@ -172,13 +178,13 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence
     else:
         engine.note = say
         summary = run_session(session, folder, callbacks)
-    if summary.status in ("finished", "stopped"):  # any other run may go on, and is to find its clients waiting
+    if summary.status in ("finished", "stopped"):  # an unfinished run may be resumed, so its clients wait
         engine.goodbye("finished")
     return summary
 
 
 def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
-    """Return who takes part in a run that goes on, by id; nobody where it has not begun."""
+    """Return the clients of a resumed run, by id; empty for a new run."""
     if not (folder.path / "clients.json").is_file():
         return ()
     try:
@@ -190,20 +196,22 @@ def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
 
 
 def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
-    """Return what clients are told of the run; where things are on this machine is no part of it."""
-    plain = loaded.config.model_dump(mode="json")
-    plain["run"] = {"seed": loaded.config.run.seed}
+    """Return the configuration for clients, without paths on this machine."""
+    told = loaded.config.model_dump(mode="json")
+    told["run"] = {"seed": loaded.config.run.seed}
+    if not is_own(loaded.config.method.name):
+        told["method"] = ON_CLIENTS
     for section, key in (("model", "name"), *(("data", key) for key in ("name", "validation", "test", "public"))):
-        name = plain[section][key]
+        name = told[section][key]
         if isinstance(name, str) and Path(name).exists():
-            plain[section][key] = f"./{Path(name).name}"
-    return invitation(plain, loaded.data.label_names, run)
+            told[section][key] = f"./{Path(name).name}"
+    return invitation(told, loaded.data.label_names, run)
 
 
 def remote_session(
     loaded: Loaded, lobby: ClientRegistry, members: Sequence[ClientInfo], run: str
 ) -> tuple[Session, RemoteEngine]:
-    """Put the session of a run together whose clients have joined.
+    """Return the session of a run whose clients have joined, and its engine.
 
     Raises:
         ConfigError: If the method cannot run with them.

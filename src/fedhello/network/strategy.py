@@ -1,16 +1,16 @@
-"""fedhello as the strategy of somebody's own Flower app: who trains what, and how it combines; the rest stays theirs.
+"""fedhello as the strategy of a user's own Flower app: it allocates and aggregates.
 
     strategy = FedHello(model, "fed-hello", proxy=loader)        in the place of FedAvg()
     result = strategy.start(grid=grid, initial_arrays=arrays(model), num_rounds=20)
 
-A round is Algorithm 1 (``fedhello.algorithm``), which Flower cuts in two: ``configure_train`` plays it with nobody
-answering, to learn the tasks, and ``aggregate_train`` plays it again with the replies. Allocations and Fisher scores
-are kept in between, so both are of the same round.
+A round is Algorithm 1 (``fedhello.algorithm``), which Flower splits in two: ``configure_train`` runs it without replies
+to get the tasks, and ``aggregate_train`` runs it again with the replies. Allocations and Fisher scores are kept in
+between, so both calls have the same ones.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -19,11 +19,11 @@ from flwr.serverapp.strategy import FedAvg, Result
 from torch import nn
 
 from fedhello import algorithm
+from fedhello.aggregation.share import MAX_SHARE, with_capped_weights
 from fedhello.client.cost_model import Shape
 from fedhello.client.scoring import BlockSums, mean_scores
-from fedhello.engine.scores import read_block_sums
 from fedhello.errors import ConfigError, EngineError, ModelError, UpdateError
-from fedhello.methods import Method
+from fedhello.method import Method
 from fedhello.network.flower_client import Loader, adapted, block_sums
 from fedhello.network.flower_nodes import Node, Nodes, read_budget
 from fedhello.network.flower_planning import Planning, usable
@@ -31,6 +31,7 @@ from fedhello.network.flower_records import (
     REASONS,
     RECORD,
     SCORE,
+    Asked,
     adapter_of,
     alike,
     as_arrays,
@@ -38,6 +39,7 @@ from fedhello.network.flower_records import (
     describe_task,
     read_tensors,
     samples_of,
+    sums_of,
 )
 from fedhello.network.messages import one_line
 from fedhello.notes import logger
@@ -46,46 +48,20 @@ from fedhello.state import RoundReport, RunState
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Reason, Rejection, Task, Update
 
 FLOWERS_LOG = logging.getLogger("flwr")
-"""Where a Flower app's user looks for what happens."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A round between its two halves.
-
-    Attributes:
-        federation: Who could be asked.
-        tasks: Client → what it was asked.
-        messages: Client → the message, which has its id once it is sent.
-        scores: Γ, if there is one.
-    """
-
-    federation: Federation
-    tasks: Mapping[int, Task]
-    messages: Mapping[int, Message]
-    scores: tuple[float, ...] | None
-
-    def client_of(self, reply: Message) -> int | None:
-        """Return whom a reply is from: error replies that the SuperLink makes come from a node of its own."""
-        about, source = reply.metadata.reply_to_message_id, reply.metadata.src_node_id
-        by_id = (
-            k for k, sent in self.messages.items() if sent.metadata.message_id and sent.metadata.message_id == about
-        )
-        by_node = (k for k, sent in self.messages.items() if sent.metadata.dst_node_id == source)
-        return next(by_id, None if about else next(by_node, None))
+"""Flower's logger, which users of Flower apps read."""
 
 
 class FedHello(FedAvg):
-    """Fed-HeLLo's allocation, or another method of fedhello's, in the place of Flower's ``FedAvg``.
+    """A strategy with Fed-HeLLo, or another method of fedhello, instead of Flower's ``FedAvg``.
 
-    What ``FedAvg`` takes means the same here: how many nodes train and evaluate, and how metrics combine. A client's
-    reply counts if it holds exactly the allocated tensors, in their shapes, finite, and a sample count of at least 1
-    under ``weighted_by_key``; whatever else comes, its client is as if it had not been asked. A round in which fewer
-    than the quorum count changes nothing, and so does one after which the Fisher scores on ``proxy`` are not finite.
+    The arguments of ``FedAvg`` have the same meaning: how many nodes train and evaluate, and how metrics are combined.
+    A client's reply counts if it holds exactly the allocated tensors, in their shapes, finite, and a sample count of at
+    least 1 under ``weighted_by_key``; otherwise the client is treated as absent. A round with fewer updates than the
+    quorum does not change the adapter, nor does a round after which the Fisher scores on ``proxy`` are not finite.
 
     Attributes:
-        state: Where the run is.
-        reports: What each round came to, who was rejected and why.
+        state: The state of the run.
+        reports: The report of each round, with the rejected clients and reasons.
     """
 
     def __init__(
@@ -100,6 +76,7 @@ class FedHello(FedAvg):
         moments: int = 2,
         quorum: float = 0.5,
         most_samples: int | None = None,
+        max_share: float | None = MAX_SHARE,
         wait: float = 600.0,
         seed: int = 0,
         **fedavg: Any,
@@ -107,23 +84,25 @@ class FedHello(FedAvg):
         """Make a strategy.
 
         Args:
-            model: The global model, as ``with_lora`` made it; it serves for Fisher scores and for planning.
-            method: Its name, or one of your own.
-            options: Of the method, such as ``{"warmup": 5}``.
-            budgets: Name or partition id → budget of a node that states none itself, such as ``{"blocks": 2}`` or
-                ``{"memory": "4GB"}``; under None that of all others.
-            proxy: The server's samples for Fisher scores, where the method's are computed there; they are after every
+            model: The global model, made by ``with_lora``; it is used for Fisher scores and for planning.
+            method: The name of a method, or a ``Method``.
+            options: Options of the method, such as ``{"warmup": 5}``.
+            budgets: Name or partition id → budget of a node that reports none itself, such as ``{"blocks": 2}`` or
+                ``{"memory": "4GB"}``; under None the budget of all others.
+            proxy: The server's samples for Fisher scores, if the method computes them on the server, after every
                 round.
             batch: Samples and tokens of the widest batch in ``train()``, for budgets in bytes; tokens are 1 for images.
-            moments: Values that ``train()``'s optimiser keeps per trained one: 2 for Adam, 1 for SGD with momentum.
-            quorum: The share of a round's clients that must count, in (0, 1].
-            most_samples: Samples that a client weighs for at most, however many it states; None for no such limit.
+            moments: Values that ``train()``'s optimiser keeps per trained value: 2 for Adam, 1 for SGD with momentum.
+            quorum: The share of a round's clients whose updates must count, in (0, 1].
+            most_samples: Upper bound on the samples by which a client is weighted; None for no bound.
+            max_share: How many times the upper quartile of the sample counts that clients have stated so far a client
+                may weigh, ≥ 1; None for no bound.
             wait: Seconds to wait for nodes.
-            seed: Of every random choice of fedhello's.
-            fedavg: What ``FedAvg`` takes.
+            seed: Seed of all random choices of fedhello.
+            fedavg: Further arguments of ``FedAvg``.
 
         Raises:
-            ConfigError: If the method cannot be had here, or an option, a budget or the quorum is wrong.
+            ConfigError: If the method does not work here, or an option, a budget or the quorum is wrong.
             ModelError: If the model holds no adapter.
         """
         super().__init__(**fedavg)
@@ -131,9 +110,12 @@ class FedHello(FedAvg):
             raise ConfigError(f"expected quorum as a share above 0 and up to 1; found {quorum!r}")
         if most_samples is not None and (not isinstance(most_samples, int) or most_samples < 1):
             raise ConfigError(f"expected most_samples as a whole number of at least 1, or None; found {most_samples!r}")
+        if max_share is not None and not (isinstance(max_share, (int, float)) and max_share >= 1):
+            raise ConfigError(f"expected max_share as a number of at least 1, or None; found {max_share!r}")
         read = {key: read_budget(stated, f"budgets[{key!r}]") for key, stated in (budgets or {}).items()}
         self._of = adapted(model)
-        self._row, self._method = usable(method, options or {})
+        self._row, bound = usable(method, options or {})
+        self._method = with_capped_weights(bound, max_share)
         self._proxy, self._most_samples, self._seed = proxy, most_samples, seed
         self._scores_here = self._row.uses_scores and self._method.scoring.source == "proxy"
         if self._scores_here and proxy is None:
@@ -143,9 +125,10 @@ class FedHello(FedAvg):
             )
         self._planning = Planning(self._row, self._method, self._of.lora, batch, moments, quorum, seed)
         self._nodes = Nodes(read, wait, self._planning.complaint, self._planning.limited)
-        self._asked: _Asked | None = None
+        self._asked: Asked | None = None
         self._scored: tuple[ArrayRecord | None, tuple[float, ...]] = (None, ())
         self._passed: frozenset[Node] = frozenset()
+        self._stated: dict[int, int] = {}  # client → the samples that it stated last
         self.state = algorithm.init(self._of.lora.snapshot(share_head=True))
         self.reports: list[RoundReport] = []
 
@@ -159,22 +142,23 @@ class FedHello(FedAvg):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run as ``FedAvg`` does, from the beginning, whatever this strategy ran before.
+        """Run as ``FedAvg`` does, from the beginning, independent of earlier runs of this strategy.
 
         Raises:
             ClientsError: If there are not enough nodes in time.
             ConfigError: If the method cannot run with their budgets.
-            ModelError: If the arrays are none of the model, or Fisher scores on ``proxy`` cannot be had of them.
+            ModelError: If the arrays do not fit the model, or Fisher scores on ``proxy`` cannot be computed.
         """
         self.state = algorithm.init(adapter_of(self._of.lora, initial_arrays))
         self.reports, self._asked, self._scored, self._passed = [], None, (None, ()), frozenset()
         self._nodes.forget()
+        self._stated.clear()
         return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message per client of the round, with what it starts from and what it trains.
+        """Return one message per client of the round, with its start values and its allocation.
 
         Raises:
             ClientsError: If there are not enough nodes in time.
@@ -198,37 +182,26 @@ class FedHello(FedAvg):
         _, planned = algorithm.round(self.state, federation, self._method, nobody, score)
         config["server-round"] = server_round
         node_of = {node.client: node.node for node in nodes}
-        adapters = {id(task.adapter): task.adapter for task in tasks}  # most methods send all clients the same
+        adapters = {id(task.adapter): task.adapter for task in tasks}  # most methods send the same to all clients
         encoded = {key: as_arrays(adapter.tensors) for key, adapter in adapters.items()}
         messages = {
             task.client: self._message(task, encoded[id(task.adapter)], node_of[task.client], config) for task in tasks
         }
-        self._asked = _Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
+        self._asked = Asked(federation, {task.client: task for task in tasks}, messages, planned.scores)
         FLOWERS_LOG.info("round %d: %s", server_round, _who(tasks, federation.num_blocks))
         return list(messages.values())
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Combine the replies as the method does, and return every array; None where the round changes nothing."""
+        """Aggregate the replies with the method, and return all arrays; None if the round does not change them."""
         asked, self._asked = self._asked, None
         if asked is None:
             return None, None
-        contents: dict[int, RecordDict] = {}
-        found: dict[int, Update | Rejection] = {}
-        for reply in replies:
-            k = asked.client_of(reply)
-            if k is not None and k not in found:
-                found[k] = self._read(asked.tasks[k], reply, asked.messages[k].content)
-                if not reply.has_error():
-                    contents[k] = reply.content
-        absent = {k: _rejected(task, "late", "there is no reply") for k, task in asked.tasks.items() if k not in found}
-        answers = [({**absent, **found})[k] for k in sorted(asked.tasks)]
-        allocations = {k: task.allocation for k, task in asked.tasks.items()}
-        method = replace(self._method, allocate=lambda context: allocations.get(context.client.id))
-        after, report = algorithm.round(
-            self.state, asked.federation, method, lambda tasks: answers, lambda *_: asked.scores or ()
-        )
+        answers, contents = self._answers(asked, replies)
+        after, report = self._played(asked, answers)
+        for flag in report.flags:
+            logger.warning("round %d: %s", server_round, flag)
         for rejection in report.rejections:
             logger.warning("client %d does not count: %s, %s", rejection.client, rejection.reason, rejection.detail)
         after_arrays = as_arrays(after.adapter.tensors)
@@ -248,7 +221,7 @@ class FedHello(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message per client that evaluates; they are drawn from ``seed`` among those that take part.
+        """Return one message per evaluating client, drawn with ``seed`` from the nodes that take part.
 
         Raises:
             ClientsError: If there are not enough nodes in time.
@@ -267,21 +240,21 @@ class FedHello(FedAvg):
         return [Message(content, nodes[i].node, "evaluate") for i in chosen]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Combine the user's metrics as ``FedAvg`` does; replies that do not fit the others are left out."""
+        """Combine the user's metrics as ``FedAvg`` does; replies with other metrics are left out."""
         whole = [reply for reply in replies if not reply.has_error()]
         kept = {id(content) for content in alike([reply.content for reply in whole], self.weighted_by_key)}
         return super().aggregate_evaluate(server_round, [reply for reply in whole if id(reply.content) in kept])
 
     def summary(self) -> None:
-        """Log what the strategy is."""
+        """Log the settings of the strategy."""
         FLOWERS_LOG.info("%s: %s", self._row.name, self._row.summary)
         super().summary()
 
     def _federation(self, grid: Grid) -> tuple[tuple[Node, ...], Federation]:
-        """Wait for nodes, and return them with their federation; who came last is turned away where it does not fit.
+        """Wait for nodes, and return them with their federation; the last node is excluded if it does not fit.
 
         Raises:
-            ConfigError: If the method cannot run with the nodes that are there from the beginning.
+            ConfigError: If the method cannot run with the first nodes.
         """
         while True:
             nodes = self._nodes.gather(grid, lambda here: max(self.min_available_nodes, self._wanted(here)))
@@ -296,12 +269,39 @@ class FedHello(FedAvg):
                 self._passed = frozenset(nodes)
                 return nodes, federation
 
+    def _answers(
+        self, asked: Asked, replies: Iterable[Message]
+    ) -> tuple[list[Update | Rejection], dict[int, RecordDict]]:
+        """Return what each client of the round came to, by ascending id, and the contents of replies by client."""
+        contents: dict[int, RecordDict] = {}
+        found: dict[int, Update | Rejection] = {}
+        for reply in replies:
+            k = asked.client_of(reply)
+            if k is not None and k not in found:
+                found[k] = self._read(asked.tasks[k], reply, asked.messages[k].content)
+                if not reply.has_error():
+                    contents[k] = reply.content
+        absent = {k: _rejected(task, "late", "there is no reply") for k, task in asked.tasks.items() if k not in found}
+        return [({**absent, **found})[k] for k in sorted(asked.tasks)], contents
+
+    def _played(self, asked: Asked, answers: Sequence[Update | Rejection]) -> tuple[RunState, RoundReport]:
+        """Play the round with its answers; the federation has the sample counts that clients have stated so far."""
+        self._stated |= {one.client: one.samples for one in answers if isinstance(one, Update)}
+        clients = tuple(replace(client, samples=self._stated.get(client.id, 0)) for client in asked.federation.clients)
+        allocations = {k: task.allocation for k, task in asked.tasks.items()}
+        return algorithm.round(
+            self.state,
+            replace(asked.federation, clients=clients),
+            replace(self._method, allocate=lambda context: allocations.get(context.client.id)),
+            lambda tasks: answers,
+            lambda *_: asked.scores or (),
+        )
+
     def _not_finite(self, adapter: Adapter, arrays: ArrayRecord) -> str | None:
-        """Return what of the result of a round is not finite; None if all is."""
-        if not all(bool(value.isfinite().all()) for value in adapter.tensors.values()):
-            return "the combined values are not finite"
+        """Return which part of a round's result is not finite; None if all is finite."""
         if not self._scores_here:
-            return None
+            self._of.lora.write(adapter.tensors)
+            return None if self._planning.is_finite() else "with the combined values the model's outputs are not finite"
         try:
             self._scored = arrays, self._score_here(adapter)
         except ModelError as error:
@@ -310,16 +310,16 @@ class FedHello(FedAvg):
         return None
 
     def _score_here(self, adapter: Adapter) -> tuple[float, ...]:
-        """Return Γ of the server's samples."""
+        """Return Γ computed on the server's samples."""
         self._of.lora.write(adapter.tensors)
         return mean_scores([block_sums(self._of.lora, self._proxy or ())])
 
     def _wanted(self, here: int) -> int:
-        """Return how many clients a round asks."""
+        """Return the number of clients of a round."""
         return max(int(here * self.fraction_train), self.min_train_nodes)
 
     def _message(self, task: Task, arrays: ArrayRecord, node: int, config: ConfigRecord) -> Message:
-        # Everything travels: a ClientApp remembers nothing between rounds.
+        # Everything is sent: a ClientApp keeps nothing between rounds.
         records: dict[str, ArrayRecord | ConfigRecord] = {
             self.arrayrecord_key: arrays,
             self.configrecord_key: config,
@@ -328,7 +328,7 @@ class FedHello(FedAvg):
         return Message(RecordDict(records), node, "train")  # type: ignore[arg-type]
 
     def _read(self, task: Task, reply: Message, sent: RecordDict) -> Update | Rejection:
-        """Return what a reply comes to."""
+        """Return the update in a reply, or its rejection."""
         if reply.has_error():
             detail = f"Flower's error {reply.error.code}: {one_line(reply.error.reason)}"
             return _rejected(task, REASONS.get(reply.error.code, "failed"), detail)
@@ -346,10 +346,10 @@ class FedHello(FedAvg):
     def _score(
         self, state: RunState, clients: tuple[Client, ...], nodes: Sequence[Node], grid: Grid
     ) -> tuple[float, ...]:
-        """Return Γ of the clients' samples.
+        """Return Γ computed on the clients' samples.
 
         Raises:
-            EngineError: If no client contributes, and there are no earlier scores.
+            EngineError: If no client contributes, and there are no previous scores.
         """
         node_of, most = {node.client: node.node for node in nodes}, self._method.scoring.samples
         records = {self.arrayrecord_key: as_arrays(state.adapter.tensors), RECORD: ConfigRecord({"samples": most})}
@@ -358,7 +358,7 @@ class FedHello(FedAvg):
         by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
         sums: list[BlockSums] = []
         for client, sent in zip(clients, asked, strict=True):
-            found = self._sums(by_id.get(sent.metadata.message_id), most)
+            found = sums_of(by_id.get(sent.metadata.message_id), self._of.lora.blocks.count, most)
             if isinstance(found, BlockSums):
                 sums.append(found)
             else:
@@ -371,19 +371,6 @@ class FedHello(FedAvg):
                 "app, data=...), or score on the server: proxy=."
             )
         return state.scores
-
-    def _sums(self, reply: Message | None, most: int) -> BlockSums | str:
-        """Return a client's contribution to the scores, or why there is none."""
-        if reply is None or reply.has_error():
-            return "there is no reply" if reply is None else one_line(reply.error.reason)
-        record = reply.content.get(RECORD)
-        payload = record.get("sums") if isinstance(record, ConfigRecord) else None
-        if not isinstance(payload, bytes):
-            return "expected its sums; found something else"
-        try:
-            return read_block_sums(payload, self._of.lora.blocks.count, most)
-        except UpdateError as error:
-            return one_line(error)
 
 
 def _rejected(task: Task, reason: Reason, detail: str) -> Rejection:

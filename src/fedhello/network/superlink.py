@@ -1,4 +1,4 @@
-"""Flower's SuperLink: how clients reach the server, and the process that listens."""
+"""Flower's SuperLink: its options and its process."""
 
 import socket
 import subprocess
@@ -14,7 +14,7 @@ from fedhello.network.messages import Address
 from fedhello.network.processes import spawn, stop
 
 START_SECONDS = 60.0
-"""How long the SuperLink may take until it listens."""
+"""Seconds that the SuperLink may take until it listens."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class ServerOptions:
     """How clients reach the server.
 
     Attributes:
-        host: The address that it listens on; this machine alone by default.
-        port: Its port; 0 takes a free one.
+        host: The address to listen on; by default only this machine can connect.
+        port: The port to listen on; 0 takes a free one.
         keys: The folder with ``ca.crt``, ``server.pem``, ``server.key`` and the public keys ``*.pub`` of the clients
-            that may connect; None speaks without TLS and accepts every client.
+            that may connect; None uses no TLS and accepts every client.
     """
 
     host: str = "127.0.0.1"
@@ -53,7 +53,7 @@ class ServerOptions:
 
     @property
     def address(self) -> Address:
-        """Where this machine itself reaches the SuperLink."""
+        """The address by which this machine reaches the SuperLink."""
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return Address(local, self.port, None if self.keys is None else self.keys / "ca.crt")
 
@@ -100,10 +100,10 @@ def _wait_until_it_listens(child: subprocess.Popen[bytes], options: ServerOption
 
 
 def check_port(options: ServerOptions) -> None:
-    """Check that nobody else listens where the server is to.
+    """Check that the port is free.
 
     Raises:
-        EngineError: If somebody does.
+        EngineError: If another process listens on it.
     """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -112,5 +112,5 @@ def check_port(options: ServerOptions) -> None:
             probe.bind((options.host, options.port))
         except OSError as error:
             raise EngineError(
-                f"expected to listen at {options.host}:{options.port}; {error.strerror}. Give another --host or --port."
+                f"expected to listen at {options.host}:{options.port}; {error.strerror}. Give another host or port."
             ) from error

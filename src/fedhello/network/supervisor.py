@@ -1,11 +1,11 @@
-"""``fedhello client``: take part in a federation with one's own data, budget and machine.
+"""``fedhello client``: take part in a federation with your own data, budget and machine.
 
-    fedhello client          a small process that watches over two others, starts them anew, and ends them
+    fedhello client          a small process that watches two others, restarts them, and ends them
       ├─ flower-supernode    speaks with the server
       └─ worker              holds model and data, and trains; see ``client`` and ``worker`` beside this file
 
-When the worker dies (its memory runs out, its training hangs), both are started anew, and the client joins again under
-its name. When the SuperNode ends, since the server was away, it alone is; the worker keeps its model.
+When the worker dies (out of memory, or its training hangs), both are restarted, and the client joins again under its
+name. When the SuperNode ends because the server was unreachable, only the SuperNode is restarted.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from fedhello.network.client import ClientOptions, said_by
 from fedhello.network.processes import free_port, spawn, stop
 
 WAIT_TO_SEND = 3.0
-"""Seconds that the last reply gets to reach the server: Flower looks for replies twice a second."""
+"""Seconds for the last reply to reach the server; Flower polls for replies twice a second."""
 
 PAUSE = 2.0
-"""Seconds before something that ended is started anew."""
+"""Seconds before an ended process is restarted."""
 
 MOST_CRASHES, LONG = 5, 300.0
-"""How often a worker may end soon after its start before that is an error."""
+"""How often a worker may end soon after its start before it is an error."""
 
 PATIENCE = 5.0
-"""Seconds that the server may take to answer a knock."""
+"""Seconds that the server may take to accept a connection."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Connection:
     Attributes:
         host: The server's name or IP address.
         port: Its port.
-        ca: The certificate of the authority that vouches for it; None speaks without TLS.
-        key: The private key that the client proves itself with; None has none.
-        patience: Seconds that it waits for a server that cannot be reached.
+        ca: The certificate of the authority that signed the server's certificate; None uses no TLS.
+        key: The private key by which the client authenticates itself; None without one.
+        patience: Seconds to wait for an unreachable server.
     """
 
     host: str
@@ -58,11 +58,11 @@ class Connection:
     patience: float = 600.0
 
     def __post_init__(self) -> None:
-        for option, file in (("--ca", self.ca), ("--key", self.key)):
+        for option, file in (("ca (--ca)", self.ca), ("key (--key)", self.key)):
             if file is not None and not file.is_file():
-                raise ConfigError(f"expected {option} to name a file; {file} is none")
+                raise ConfigError(f"expected {option} to name a file; {file} is not a file")
         if self.key is not None and self.ca is None:
-            raise ConfigError("expected --ca besides --key, since a key proves nothing without TLS; found none")
+            raise ConfigError("expected ca (--ca) with key (--key), since a key needs TLS; found none")
 
     def supernode(self, port: int, secret: Path) -> list[str]:
         """Return the arguments that start a SuperNode for this connection, which listens on a port of this machine."""
@@ -73,11 +73,11 @@ class Connection:
 
     @property
     def where(self) -> str:
-        """Host and port, as a user writes them."""
+        """Host and port as ``HOST:PORT``."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def answers(self) -> bool:
-        """Whether something listens there."""
+        """Whether the server accepts connections."""
         try:
             socket.create_connection((self.host, self.port), timeout=PATIENCE).close()
         except OSError:
@@ -88,17 +88,17 @@ class Connection:
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ValueError) as error:  # ssl's own errors are among them
-            raise ConfigError(f"expected --ca to be the server's certificate, ca.crt; {self.ca} is none") from error
-        if self.ca is None:  # whether it speaks TLS at all is the question
+            raise ConfigError(f"expected ca (--ca) to be the server's ca.crt; {self.ca} is no certificate") from error
+        if self.ca is None:  # only to see whether the server uses TLS
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
 
     def check(self) -> None:
-        """Check that what listens there speaks as this client is to: Flower itself tries for ever, without a word why.
+        """Check that server and client agree on TLS; Flower itself retries endlessly without a message.
 
         Raises:
-            ConfigError: If the authority's certificate is none.
-            EngineError: If the server does not.
+            ConfigError: If the authority's certificate is not valid.
+            EngineError: If server and client do not agree on TLS.
         """
         context = self._context()
         try:
@@ -118,12 +118,13 @@ class Connection:
             return
         if speaks_tls and self.ca is None:
             raise EngineError(
-                f"expected --ca ca.crt and --key NAME, since the server at {self.where} speaks TLS; found neither"
+                f"expected ca (--ca ca.crt) and key (--key NAME), since the server at {self.where} uses TLS; found "
+                "neither"
             )
         if not speaks_tls and self.ca is not None:
             raise EngineError(
-                f"expected TLS from the server at {self.where}; it speaks without. Start it with --keys FOLDER, or "
-                "leave out --ca and --key."
+                f"expected TLS from the server at {self.where}; it uses none. Start it with keys (--keys FOLDER), or "
+                "leave out ca and key (--ca, --key)."
             )
 
 
@@ -131,13 +132,13 @@ def take_part(connection: Connection, options: ClientOptions, say: Callable[[str
     """Take part in a run until it is over.
 
     Args:
-        connection: How the server is reached.
-        options: What this client brings.
-        say: Told of everything that a user should hear of.
-        log: Gets what Flower says; None drops it at the end.
+        connection: The connection to the server.
+        options: The options of the client.
+        say: Called with messages for the user.
+        log: File for Flower's log; None drops it at the end.
 
     Raises:
-        FedhelloError: Of the kind that fits, if this client cannot take part, or the server is away for too long.
+        FedhelloError: Of the matching kind, if this client cannot take part, or the server is unreachable for too long.
     """
     with TemporaryDirectory(prefix="fedhello-") as folder:  # of mode 0700
         supervisor = _Supervisor(connection, options, say, Path(folder), log or Path(folder) / "flower.log")
@@ -146,7 +147,7 @@ def take_part(connection: Connection, options: ClientOptions, say: Callable[[str
 
 
 class _Supervisor:
-    """Watches over SuperNode and worker."""
+    """Watches and restarts SuperNode and worker."""
 
     def __init__(
         self, connection: Connection, options: ClientOptions, say: Callable[[str], None], folder: Path, log: Path
@@ -188,7 +189,7 @@ class _Supervisor:
             self._began = time.monotonic()
 
     def _over(self) -> bool:
-        """See who has ended; return whether the run is over."""
+        """Handle ended processes; return whether the run is over."""
         if self._worker is not None and self._worker.poll() is not None:
             code, self._worker = self._worker.returncode, None
             if code == 0:
@@ -206,18 +207,18 @@ class _Supervisor:
         return False
 
     def _count_crash(self, why: str) -> None:
-        """Say that the worker ended, unless it does so again and again.
+        """Report that the worker ended, and raise an error after too many times.
 
         Raises:
-            EngineError: If it does.
+            EngineError: If it ended too often.
         """
         self._crashes = 1 if time.monotonic() - self._began > LONG else self._crashes + 1
         if self._crashes > MOST_CRASHES:
             raise EngineError(f"expected the training process to go on; it ended {MOST_CRASHES} times, at last {why}")
-        self._say(f"the training process ended ({why}); starting it anew")
+        self._say(f"the training process ended ({why}); restarting it")
 
     def _say_once(self, line: str) -> None:
-        """Say a line unless it was the last one said."""
+        """Print a line unless it equals the last one."""
         if line != self._said:
             self._say(line)
         self._said = line
@@ -228,14 +229,14 @@ class _Supervisor:
             self._node = None
 
     def close(self) -> None:
-        """End both."""
+        """End both processes."""
         for child in (self._worker, self._node):
             if child is not None:
                 stop(child)
 
 
 def known_errors() -> dict[int, type[FedhelloError]]:
-    """Return the errors that starting anew does not help against, by their exit codes."""
+    """Return the errors that a restart does not fix, by their exit codes."""
     from fedhello import errors
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FedhelloError)]
@@ -251,12 +252,12 @@ def _why(code: int) -> str:
 
 
 def parse_server(text: str) -> tuple[str, int]:
-    """Read HOST:PORT, where an IPv6 address stands in brackets.
+    """Return host and port from ``HOST:PORT``, with an IPv6 address in brackets.
 
     Raises:
         ConfigError: If it is none.
     """
     found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:/]+)):(\d{1,5})", text)
     if found is None or not 0 < int(found[3]) < 2**16:
-        raise ConfigError(f"expected --server to be HOST:PORT, such as 192.168.0.7:8000; found {text!r}")
+        raise ConfigError(f"expected the server (--server) as HOST:PORT, such as 192.168.0.7:8000; found {text!r}")
     return found[1] or found[2], int(found[3])

@@ -1,7 +1,7 @@
-"""What a client does with the messages of ``fedhello.network.engine``: joins, sums up its features, scores, trains.
+"""The worker of a client answers the messages of ``fedhello.network.engine``: join, sums, scores, train and bye.
 
-The worker is warm: it loads the model when it joins and keeps it. It trains with the local engine, as the only client
-of a federation of one, so that nothing differs from a run on one machine.
+It loads the model when it joins and keeps it in memory. It trains with the local engine, as the only client
+of a federation, so that training is the same as in a run on one machine.
 """
 
 import json
@@ -19,8 +19,9 @@ from torch import Tensor
 from fedhello.client.settings import TrainingSettings
 from fedhello.data.batches import Samples
 from fedhello.engine.local import LocalEngine
+from fedhello.engine.tensors import short
 from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, encode_update
-from fedhello.errors import EngineError, FedhelloError
+from fedhello.errors import EngineError, FedhelloError, UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
 from fedhello.network.messages import PROBE, PROTOCOL, Fields, one_line
@@ -28,7 +29,20 @@ from fedhello.network.registry import ClientInfo
 from fedhello.types import Client, Federation, Rejection
 
 HUNG = 75
-"""Exit code of a worker whose training took longer than the server waits for it."""
+"""Exit code of a worker whose training exceeds the server's deadline."""
+
+
+_WORK: Mapping[str, type | tuple[type, ...]] = {"client": int, "run": str, "task": bytes, "seconds": (int, float)}
+
+FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "sums": {"client": int, "run": str},
+    "scores": {**_WORK, "samples": int, "batch_size": int},
+    "train": _WORK,
+}
+"""Message → the fields that it must have, and their types."""
+
+LEAST = {"client": 0, "seconds": 0, "samples": 1, "batch_size": 1}
+"""The smallest value of a field that is a number."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +50,13 @@ class Prepared:
     """A client that is ready to train.
 
     Attributes:
-        model: With a fresh adapter and head.
-        data: Its samples.
-        settings: How it trains.
-        facts: What it says of itself.
+        model: The model with a new adapter and head.
+        data: The client's samples.
+        settings: The settings of local training.
+        facts: The facts that the client reports.
         seed: The run's seed.
-        initial: The values of adapter and head when it was prepared.
-        statistics: What it sums up for a head that is solved.
+        initial: The initial values of adapter and head.
+        statistics: Settings of the head statistics.
     """
 
     model: LoraModel
@@ -54,30 +68,30 @@ class Prepared:
     statistics: StatisticsSettings = DEFAULT_STATISTICS
 
     def engine(self, k: int, run: str) -> LocalEngine:
-        """Return the engine that trains this client under its id."""
+        """Return the engine that trains this client with its id."""
         client = Client(k, 0, self.facts.as_budget(), self.facts.samples, self.facts.classes)
         world = Federation((client,), (client.budget,), self.model.blocks.count, clients_per_round=1, seed=self.seed)
         return LocalEngine(self.model, world, {k: self.data}, self.settings, run=run, statistics=self.statistics)
 
 
 Prepare = Callable[[dict[str, Any], Sequence[str]], Prepared]
-"""Makes a client of the server's configuration, as nested mappings, and the names of the classes."""
+"""Function that prepares a client from the server's configuration, as nested mappings, and the class names."""
 
 
 class Worker:
     """Answers messages, one after the other.
 
     Attributes:
-        ended: How the run ended, once the server has said so.
-        failure: Why this client cannot take part, once that is known.
+        ended: How the run ended, once it is over.
+        failure: Why this client cannot take part, if it cannot.
     """
 
     def __init__(self, prepare: Prepare, watched: bool = True) -> None:
-        """Make a worker that has not joined anything.
+        """Make a worker that has not joined a run yet.
 
         Args:
-            prepare: Makes the client.
-            watched: Whether training that takes longer than the server waits for ends this process.
+            prepare: Prepares the client.
+            watched: Whether this process ends if training exceeds the server's deadline.
         """
         self.ended: str | None = None
         self.failure: FedhelloError | None = None
@@ -86,7 +100,7 @@ class Worker:
         self._client: Prepared | None = None
 
     def answer(self, kind: str, fields: Fields) -> Fields:
-        """Answer a message; what goes wrong becomes a reply, too."""
+        """Answer a message; errors become replies, too."""
         if kind == "join":
             return self._join(fields)
         if kind == "bye":
@@ -98,9 +112,9 @@ class Worker:
         if self._client is None:
             return _error("join first", "expected to be asked to join first; this client has started anew")
         try:
-            return answers[kind](self._client, fields)
+            return answers[kind](self._client, _checked(kind, fields))
         except FedhelloError as error:
-            return _error("failed", str(error))
+            return _error(error.reason if isinstance(error, UpdateError) else "failed", str(error))
 
     def _join(self, fields: Fields) -> Fields:
         begin = time.monotonic()
@@ -113,7 +127,7 @@ class Worker:
                 self._client, self._joined = client, asked
         except FedhelloError as error:
             return self._cannot(error)
-        except Exception as error:  # whatever it is that a server sent, starting anew does not help
+        except Exception as error:  # a restart does not help against wrong messages of a server
             return self._cannot(_unforeseen(error))
         facts = client.facts.model_copy(update={"busy": time.monotonic() - begin})
         return {"facts": facts.model_dump_json(), "probe": PROBE}
@@ -148,7 +162,7 @@ class Worker:
 
     @contextmanager
     def _watch(self, seconds: float) -> Iterator[None]:
-        """End this process when the server waits no longer: what hangs can only be ended from outside."""
+        """End this process after the server's deadline, since hanging training cannot be stopped otherwise."""
         timer = threading.Timer(seconds, os._exit, [HUNG])
         timer.daemon = True
         if self._watched:
@@ -157,6 +171,25 @@ class Worker:
             yield
         finally:
             timer.cancel()
+
+
+def _checked(kind: str, fields: Fields) -> Fields:
+    """Return the fields of a message once they are all there, of their types.
+
+    Raises:
+        UpdateError: If one is missing or of another type, or a number is out of range.
+    """
+    for name, type_ in FIELDS[kind].items():
+        found = fields.get(name)
+        if not isinstance(found, type_) or (isinstance(found, (int, float)) and not LEAST[name] <= found < 2**31):
+            raise UpdateError(
+                f"expected a message {kind} with {', '.join(FIELDS[kind])}; found {short(found)} as {name}. The server "
+                "does not speak as it should; install the same version of fedhello at both ends.",
+                "malformed",
+            )
+    if not isinstance(fields.get("adapter", b""), bytes):
+        raise UpdateError(f"expected bytes as adapter; found {short(fields['adapter'])}", "malformed")
+    return fields
 
 
 def _error(reason: str, detail: str) -> Fields:
@@ -174,10 +207,10 @@ def _unforeseen(error: Exception) -> EngineError:
 
 
 def _read(config: str, labels: str) -> tuple[dict[str, Any], list[str]]:
-    """Read what the server asks with: sections of a configuration, which is checked later, and names of classes.
+    """Return the sections of a configuration, which is checked later, and the class names in a message ``join``.
 
     Raises:
-        EngineError: If it is something else.
+        EngineError: If the message is not valid.
     """
     try:
         found, names = json.loads(config), json.loads(labels)
@@ -200,10 +233,10 @@ def _read(config: str, labels: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check_versions(fields: Fields) -> None:
-    """Check that the server speaks as this client does.
+    """Check that server and client have the same version.
 
     Raises:
-        EngineError: If not.
+        EngineError: If they differ.
     """
     theirs = fields.get("protocol"), fields.get("version")
     ours = version("fedhello")

@@ -4,6 +4,7 @@ A client computes its contribution (see ``aggregation.sums``) of what changed, w
 server adds Σ w · θ to the sum. Rules that pad (HeLoRA-Pad) are not linear in the change, and take θ_k itself.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedhello.aggregation.mean import WeightedMean
+from fedhello.aggregation.share import capped
 from fedhello.aggregation.sums import SumAggregator
 from fedhello.errors import PrivacyError
 from fedhello.privacy.vectors import CUT, Encoding, weight_shape
@@ -50,12 +52,14 @@ class SecureRound:
         federation: The clients.
         adapter: The global adapter, for its shapes.
         settings: How sums are masked.
+        most_samples: The most samples that a client weighs for, by which it caps its own weight; None for no limit.
     """
 
     aggregator: SumAggregator
     federation: Federation
     adapter: Adapter
     settings: SecureSettings
+    most_samples: int | None = None
 
     def encoding(self, allocation: Allocation) -> Encoding:
         """Return how contributions to a round are encoded: every tensor that some client may train in it.
@@ -65,7 +69,7 @@ class SecureRound:
         """
         federation, shapes = self.federation, self._shapes(allocation)
         weights = {name: weight_shape(name, shape, federation.class_rows) for name, shape in shapes.items()}
-        samples = max(client.samples for client in federation.clients)
+        samples = min(max(client.samples for client in federation.clients), self.most_samples or sys.maxsize)
         return Encoding(
             shapes,
             weights,
@@ -117,6 +121,7 @@ class SecureRound:
         Raises:
             UpdateError: If a value is not finite, or a weight is impossible.
         """
+        update = capped(update, self.most_samples)
         start, tensors = task.adapter.tensors, update.tensors
         if self.aggregator.linear:
             tensors = {name: value.double() - start[name].double() for name, value in tensors.items()}

@@ -1,1 +1,1 @@
-"""What people look at: pages, tables, drawings and plans."""
+"""Output for people: pages, tables, figures and plans."""

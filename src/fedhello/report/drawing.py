@@ -1,4 +1,4 @@
-"""Pictures as SVG text that is the same for the same input. Needs the extra ``report``."""
+"""Figures as reproducible SVG text. Needs the extra ``report``."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,13 +9,13 @@ from typing import Any
 from fedhello.errors import MissingExtraError
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""The palette of Okabe and Ito, which colour-blind readers can tell apart. Beyond it the line's style changes."""
+"""The palette of Okabe and Ito for colour-blind readers. Further lines differ in style."""
 
 LINES = ("-", "--", ":", "-.")
 
 
 def svg_of(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
-    """Let ``draw`` fill a matplotlib figure of a size in inches, and return it as one SVG element.
+    """Return a matplotlib figure, drawn by ``draw`` in a size in inches, as one SVG element.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -36,7 +36,7 @@ def svg_of(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
 
 
 def styles() -> Iterator[dict[str, Any]]:
-    """Return one look per method, in the order of the tables; without end."""
+    """Yield one style per method, in the order of the tables, endlessly."""
     return ({"color": colour, "linestyle": line} for line, colour in cycle(product(LINES, COLOURS)))
 
 
@@ -49,15 +49,15 @@ def draw_accuracy(
     ylabel: str,
     target: float,
 ) -> None:
-    """Draw one line per method: its mean over seeds, with a band from the lowest to the highest seed.
+    """Draw one line per method: the mean over seeds, with a band from the lowest to the highest seed.
 
     Args:
         figure: A matplotlib figure.
         curves: Label → per seed, the accuracies; all seeds of a label are equally long.
-        positions: Label → where these lie on the x axis.
-        xlabel: What that is.
+        positions: Label → their positions on the x axis.
+        xlabel: Label of the x axis.
         ylabel: What the accuracy is of.
-        target: Drawn as a level.
+        target: The target accuracy, drawn as a horizontal line.
     """
     from matplotlib.ticker import MaxNLocator
 

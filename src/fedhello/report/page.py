@@ -1,4 +1,4 @@
-"""Pages of one run, and of runs side by side; their pictures need the extra ``report``."""
+"""Reports of one run and of comparisons; their figures need the extra ``report``."""
 
 import html
 import json
@@ -20,6 +20,7 @@ from fedhello.results.finished import FinishedRun
 from fedhello.results.run import TrainedRun
 from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder, check_free
+from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
 
 PAGE = """<!doctype html>
@@ -42,7 +43,7 @@ svg {{ display: block; width: 100%; min-width: 34rem; height: auto; }}
 {body}
 </body></html>
 """
-# The pictures keep a white ground in the dark too: their lines and letters are drawn for it.
+# Figures have a white background also in dark mode, since their lines and text are dark.
 
 SHOWN = (
     "status", "method", "model", "seed", "rounds", "metric", "start", "final", "mean_last_5", "best_on_validation",
@@ -50,18 +51,18 @@ SHOWN = (
 )  # fmt: skip
 
 BUDGET_KEYS = ("memory", "blocks", "rank", "upload", "seconds")
-"""By what tiers are ordered from weak to strong: the first of these that differs."""
+"""Limits by which tiers are ordered from weak to strong: the first that differs."""
 
 FOREIGN_FILES = ("config.yaml", "results.csv", "report.html")
-"""Where one of these is without a ``COMPARISON_FILE``, the folder belongs to something else."""
+"""A folder with one of these files but without a ``COMPARISON_FILE`` is not that of a comparison."""
 
 
 def write_report(run: TrainedRun | str | Path, *, picture: str | Path | None = None) -> Path:
-    """Draw a run's learning curve and who trained which block: ``report.html``, one self-contained page in its folder.
+    """Write ``report.html``, a self-contained page with a run's learning curve and its trained blocks, in its folder.
 
     Args:
         run: The run, or its folder.
-        picture: Where to write the picture alone, as SVG, instead of the page.
+        picture: A file for only the figure, as SVG, instead of the page.
 
     Returns:
         The file that was written.
@@ -87,7 +88,7 @@ def write_report(run: TrainedRun | str | Path, *, picture: str | Path | None = N
 
 
 def svg(folder: RunFolder) -> str:
-    """Draw a run as one SVG: its learning curve above, its blocks below.
+    """Return a run's figure as SVG: the learning curve above, the blocks below.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -95,26 +96,29 @@ def svg(folder: RunFolder) -> str:
     """
     rounds = folder.rounds()
     if not rounds:
-        raise RunFolderError(f"expected at least one finished round in {folder.path}; there is none")
+        raise RunFolderError(f"expected at least one finished round in {folder.path}; found none")
     summary = folder.summary()
 
     def draw(figure: Any) -> None:
         curve, blocks = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
         _draw_curve(curve, rounds, float("nan") if summary.start is None else summary.start)
-        drawing.draw_blocks(figure, blocks, rounds[0]["round"] + 1, [entry["contributors"] for entry in rounds])
-        curve.set_xlim(-0.5, rounds[-1]["round"] + 1.5)  # room for round 0, before training
+        drawing.draw_blocks(figure, blocks, rounds[0].report.round + 1, _contributors(rounds))
+        curve.set_xlim(-0.5, rounds[-1].report.round + 1.5)  # room for round 0, before training
         figure.suptitle(_title(summary))
 
     return svg_of((8, 5.6), draw)
 
 
-def _draw_curve(axes: Any, rounds: Sequence[dict[str, Any]], start: float) -> None:
-    evaluated = [entry for entry in rounds if entry["test"] is not None]
-    x = [entry["round"] + 1 for entry in evaluated]
-    test = [entry["test"]["accuracy"] for entry in evaluated]
-    axes.plot([0, *x], [start, *test], marker="o", markersize=3, label="test (0: before training)")
-    axes.plot(x, [entry["validation"]["accuracy"] for entry in evaluated], linestyle="--", label="validation")
-    scored = [entry["round"] + 1 for entry in rounds if entry["scored"]]
+def _contributors(rounds: Sequence[RoundRecord]) -> list[tuple[int, ...]]:
+    return [record.report.contributors for record in rounds]
+
+
+def _draw_curve(axes: Any, rounds: Sequence[RoundRecord], start: float) -> None:
+    test = {record.report.round + 1: record.test.accuracy for record in rounds if record.test is not None}
+    axes.plot([0, *test], [start, *test.values()], marker="o", markersize=3, label="test (0: before training)")
+    validation = {record.report.round + 1: record.validation.accuracy for record in rounds if record.validation}
+    axes.plot([*validation], [*validation.values()], linestyle="--", label="validation")
+    scored = [record.report.round + 1 for record in rounds if record.report.scored]
     for i, position in enumerate(scored):
         label = "Fisher scores computed" if i == 0 else None
         axes.axvline(position, color="grey", linewidth=0.8, linestyle=":", label=label)
@@ -134,47 +138,47 @@ def _cell(value: Any) -> str:
 
 
 def check_out(out: Path) -> None:
-    """Check, before anything costly, that a comparison can be written to a folder.
+    """Check early that a comparison can be written to a folder.
 
     Raises:
-        RunFolderError: If it cannot be made or written, or holds files that are none of a comparison's.
+        RunFolderError: If it cannot be created or written, or contains files that are not a comparison's.
     """
     if not out.exists():
         check_free(RunFolder(out))
         return
     if not out.is_dir() or not os.access(out, os.W_OK | os.X_OK):
-        raise RunFolderError(f"expected to write to {out}; it is not a folder that can be written. Give another --out.")
+        raise RunFolderError(f"expected to write to {out}; it is not a folder that can be written. Give another out.")
     foreign = [name for name in FOREIGN_FILES if (out / name).exists()]
     if foreign and not (out / COMPARISON_FILE).exists():
         raise RunFolderError(
             f"expected a new folder or one of a comparison; {out} has {foreign[0]} but no {COMPARISON_FILE}. "
-            "Give another --out."
+            "Give another out."
         )
 
 
 def write_comparison(comparison: Comparison, out: str | Path | None = None) -> Path:
-    """Write ``comparison.json``, ``results.csv``, the pictures and ``report.html``, each whole or not at all.
+    """Write ``comparison.json``, ``results.csv``, figures and ``report.html``, each completely or not at all.
 
     Args:
-        comparison: The runs.
-        out: The folder, which is made if it is not there; that of the comparison's runs unless given.
+        comparison: The comparison.
+        out: The folder, which is created if necessary; None takes the folder of the comparison's runs.
 
     Returns:
-        ``report.html``; ``comparison.json`` where matplotlib is not installed, so that there is no page, which the
-        logger ``fedhello`` is told.
+        The path of ``report.html``, or of ``comparison.json`` if matplotlib is not installed and there is no page;
+        the logger ``fedhello`` then gets a warning.
 
     Raises:
         ConfigError: If no folder is given for runs that were only read.
-        RunFolderError: If a file cannot be written, or the folder holds files that are none of a comparison's.
+        RunFolderError: If a file cannot be written, or the folder contains files that are not a comparison's.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["full"], seeds=[0], baselines=False, out="side-by-side")
+        >>> found = fh.compare("my.yaml", methods=["full"], seeds=[0], baselines=False, out="side-by-side")
         >>> print(fh.write_comparison(found))
         side-by-side/report.html
     """
     where = comparison.folder if out is None else Path(out)
     if where is None:
-        raise ConfigError("expected a folder for what runs give side by side; found none. Name one: out.")
+        raise ConfigError("expected a folder for the comparison; found none. Pass out.")
     return _write_comparison(comparison, where)
 
 
@@ -199,11 +203,10 @@ def _write_comparison(comparison: Comparison, out: Path) -> Path:
 
 
 def pictures(comparison: Comparison) -> dict[str, tuple[str, str]]:
-    """Draw a comparison.
+    """Return the figures of a comparison.
 
     Returns:
-        File name without ending → the SVG and a line on what it shows. The one of memory is left out where no memory
-        was measured.
+        File name without suffix → the SVG and its caption. The figure of memory is left out if no memory was measured.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -263,9 +266,9 @@ def _memory_point(group: Sequence[FinishedRun]) -> tuple[float, tuple[float, flo
 
 
 def _blocks_pictures(comparison: Comparison) -> list[tuple[str, str]]:
-    """Draw who trained which block in each method's first seed, all with one scale of colours; with captions."""
+    """Return figures of the trained blocks in each method's first seed, with one colour scale, and captions."""
     first = {label: group[0] for label, group in comparison.runs.items()}
-    maps = {label: [entry["contributors"] for entry in run.rounds] for label, run in first.items()}
+    maps = {label: _contributors(run.rounds) for label, run in first.items()}
     most = max(count for counts in maps.values() for row in counts for count in row)
     return [
         (
@@ -321,8 +324,8 @@ def _paragraph(text: str) -> str:
 
 
 def _table(table: TextTable) -> str:
-    """Write a table; the first cell of each row is its heading."""
-    # Beside the table, since what is in it moves out of sight when it is scrolled.
+    """Return a table as HTML; the first cell of each row is its heading."""
+    # The title is outside the table, which can be scrolled.
     title = f"<h2>{html.escape(table.title)}</h2>" if table.title else ""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
     rows = "".join(

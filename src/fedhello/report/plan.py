@@ -1,4 +1,4 @@
-"""What a run would do, before it does anything: what each tier trains, what that takes, and why not more."""
+"""The plan of a run: what each tier would train, the predicted costs, and what limits them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from fedhello.runs.heads_said import StatisticsCosts
 from fedhello.types import Allocation, Budget
 
 FORMAT = 1
-"""Of what ``fedhello plan --json`` prints; it rises whenever a reader of an earlier one could not read it."""
+"""Format of ``fedhello plan --json``; it rises with changes that are not backward compatible."""
 
 MARKS = {"keep": "●", "recompute": "◐", "compress": "◒", None: "·"}
 FROZEN_MARKS = {"keep": "○", "recompute": "◌", "compress": "◍"}
@@ -29,7 +29,7 @@ LEGEND = {
 
 @dataclass(frozen=True)
 class PredictedNeeds:
-    """The most that any client of a tier is predicted to need in a round.
+    """The largest predicted costs of a round among a tier's clients.
 
     Attributes:
         saved_bytes: Bytes saved for backward.
@@ -37,7 +37,7 @@ class PredictedNeeds:
         memory_bytes: ``peak_bytes`` plus the reserve; compared with the memory budget.
         flops: FLOPs of a round.
         upload_bytes: Bytes of the update on the wire.
-        seconds: Seconds of training; None where the budget has no speed.
+        seconds: Seconds of training; None if the budget has no speed.
         relative_flops: ``flops`` / those of a round that trains all blocks without recomputation.
     """
 
@@ -52,11 +52,11 @@ class PredictedNeeds:
 
 @dataclass(frozen=True)
 class ExamplePlan:
-    """What one client of a tier would train in round 0, and why not more.
+    """An example of what a client of a tier would train in round 0, and what limits it.
 
     Attributes:
         allocation: Blocks, their activation policies and ranks.
-        reasons: Sentences.
+        reasons: Sentences on what limits the allocation.
     """
 
     allocation: Allocation
@@ -64,7 +64,7 @@ class ExamplePlan:
 
     @property
     def picture(self) -> str:
-        """One mark per block, from the input on: trained or frozen, and what becomes of its activations; a legend."""
+        """One mark per block, from the input on: trained or frozen, and its activation policy; with a legend."""
         allocation = self.allocation
         lowest = min(allocation.blocks, default=len(allocation.policies))
         marks = [
@@ -79,8 +79,8 @@ class FrontPoint:
     """A point of the Pareto front of memory, computation and number of trained blocks.
 
     Attributes:
-        num_blocks: How many blocks train.
-        policies: What each block does with its activations, length L.
+        num_blocks: Number of trained blocks.
+        policies: The activation policy of each block, length L.
         memory_bytes: Bytes above the loaded model.
         flops: FLOPs of a round.
         relative_flops: ``flops`` / those of a round that trains all blocks without recomputation.
@@ -97,19 +97,19 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class TierPlan:
-    """What the clients of one tier would do.
+    """The plan of one tier.
 
     Attributes:
         tier: Its number.
-        clients: How many clients it has.
-        budget: What each of them can afford.
-        takes_part: Whether they train at all.
-        num_blocks: The fewest and the most blocks that one of them trains; None where none takes part.
-        frequency: How often each block trains in round 0, 0 … 1, length L; None where Fisher scores decide.
-        needs: The most that one of them needs; None where nothing is predicted.
-        fraction: Limit (``memory``, ``upload``, ``seconds``) → the share of it that ``needs`` is, where it is given.
-        example: What one of them would train; None where nothing is predicted.
-        front: What other budgets would afford; empty where the budget counts blocks or a rank.
+        clients: Number of its clients.
+        budget: The budget of each client.
+        takes_part: Whether its clients take part.
+        num_blocks: The fewest and the most blocks that one of them trains; None if none takes part.
+        frequency: How often each block trains in round 0, 0 … 1, length L; None if Fisher scores decide.
+        needs: The largest costs of its clients; None without a prediction.
+        fraction: Limit (``memory``, ``upload``, ``seconds``) → ``needs`` as a share of it, for given limits.
+        example: An example of what a client would train; None without a prediction.
+        front: The Pareto front of other budgets; empty if the budget counts blocks or a rank.
     """
 
     tier: int
@@ -126,13 +126,13 @@ class TierPlan:
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """Who takes part, with which data.
+    """A client and its data.
 
     Attributes:
-        client: Its id.
-        tier: Its tier.
-        samples: How many training samples it has.
-        labels: How many of each class, in the order of the plan's ``labels``.
+        client: The client's id.
+        tier: Index of its tier.
+        samples: Number of its training samples.
+        labels: Number of samples of each class, in the order of the plan's ``labels``.
     """
 
     client: int
@@ -143,12 +143,12 @@ class ClientPlan:
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """How many samples the server holds.
+    """The numbers of the server's samples.
 
     Attributes:
-        validation: For choosing.
-        test: For reporting.
-        proxy: For Fisher scores.
+        validation: Number of validation samples.
+        test: Number of test samples.
+        proxy: Number of samples for Fisher scores.
     """
 
     validation: int
@@ -158,21 +158,21 @@ class ServerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do; ``str`` is the table for people.
+    """The plan of a run; ``str`` is a table for people.
 
     Attributes:
-        method: Its name.
+        method: The name of the method.
         model: The foundation model.
-        num_blocks: L, how many blocks the model has.
+        num_blocks: L, the number of blocks of the model.
         rounds: ``train.rounds``.
-        clients_per_round: How many clients train in a round.
+        clients_per_round: Number of clients in a round.
         download_bytes: Bytes that each of them receives per round.
-        tiers: What each tier would do.
+        tiers: The plan of each tier.
         labels: Names of the classes.
-        clients: Who takes part, in ascending id.
-        server: What the server holds.
-        head: What the sums for a solved head take; None where no client sends any.
-        notes: What a user should know.
+        clients: The clients, in ascending id.
+        server: The numbers of the server's samples.
+        head: The upload of the sums for a solved head; None if no client sends sums.
+        notes: Notes for the user.
 
     Example:
         >>> plan = fh.plan(fh.prepare("my.yaml"))
@@ -225,13 +225,13 @@ class Plan:
         }
 
     def write_picture(self, file: str | Path) -> None:
-        """Draw what budgets afford, memory against computation with the blocks trained beside each point.
+        """Write the Pareto front of budgets as SVG: memory against computation, with the number of trained blocks.
 
         Args:
-            file: Where to, as SVG.
+            file: The path of the SVG file.
 
         Raises:
-            ConfigError: If every budget counts blocks, so that there is nothing to draw.
+            ConfigError: If every budget counts blocks, so that there is no front.
             MissingExtraError: If matplotlib is not installed.
             RunFolderError: If the file cannot be written.
         """

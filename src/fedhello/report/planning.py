@@ -1,4 +1,4 @@
-"""What a prepared session would do: its allocations of the first round, what they take, and why not more."""
+"""Make the plan of a prepared session from its allocations in the first round."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Budget
 
 ROUNDS_SHOWN = 300
-"""Draws behind the shown frequencies of a randomised allocation."""
+"""Number of draws for the shown frequencies of a randomised allocation."""
 
 
 def make_plan(session: Session) -> Plan:
-    """Return the plan of a prepared session; nothing of it changes.
+    """Return the plan of a prepared session; the session does not change.
 
     Each tier is described over its clients and ``ROUNDS_SHOWN`` draws of the first round's allocation, before any
-    Fisher score; where the method needs scores first, every block counts alike. The example is the first draw.
+    Fisher score; if the method needs scores, all blocks get equal scores. The example is the first draw.
     """
     federation = session.federation
     adapter = session.model.snapshot(share_head=is_shared(session.head.policy))
@@ -63,7 +63,7 @@ def _tier(session: Session, g: int) -> TierPlan:
         return found
     costs, first = federation.costs[g], draws[0]
     most = _most_needed(draws, budget, costs)
-    # A strategy that fits nothing to the budget prefers what it took to the rest.
+    # An allocator without preferences is taken to prefer the blocks that it allocated.
     preference = first.preference or tuple(2.0 if l in first.blocks else 1.0 for l in range(federation.num_blocks))
     points = () if budget.only_counts else front(preference, costs, federation.rule)
     return replace(
@@ -76,7 +76,7 @@ def _tier(session: Session, g: int) -> TierPlan:
 
 
 def _most_needed(draws: Sequence[Allocation], budget: Budget, costs: Costs) -> PredictedNeeds:
-    """Return the most that any draw needs."""
+    """Return the largest costs of any draw."""
     taken = [needs(costs, draw) for draw in set(draws)]
     flops = max(one.flops for one in taken)
     return PredictedNeeds(
@@ -116,9 +116,9 @@ def _point(point: Point, costs: Costs) -> FrontPoint:
 
 
 def _draws(session: Session, tier: int, count: int) -> list[Allocation]:
-    """Return what clients of a tier would train in first rounds, under equal scores where the method needs some.
+    """Return allocations of a tier's clients in the first round, with equal scores if the method needs scores.
 
-    Empty if the tier has no clients, or the method lets them sit out.
+    Empty if the tier has no clients, or they do not take part.
     """
     federation = session.federation
     members = [client for client in federation.clients if client.tier == tier]

@@ -1,4 +1,4 @@
-"""Tables and sentences of a comparison for the terminal and the page, and its CSV."""
+"""Tables and sentences of a comparison for the terminal and the page, and CSV."""
 
 import csv
 import io
@@ -14,12 +14,12 @@ from fedhello.results.compared import ComparedMethod, ComparedTier, ComparisonSu
 from fedhello.results.statistics import CONFIDENCE, TARGET_SHARE, PairedDifference, Spread
 
 WIDTH = 160
-"""Columns of the tables where there is no terminal that says how many it has."""
+"""Width of the tables without a terminal, in characters."""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of words for the terminal and the page."""
+    """A table of text for the terminal and the page."""
 
     title: str
     columns: tuple[str, ...]
@@ -27,7 +27,7 @@ class TextTable:
 
 
 def csv_text(summary: ComparisonSummary) -> str:
-    """Return one line per run; what is None is empty."""
+    """Return one line per run; None is empty."""
     rows = summary.rows()
     columns = dict.fromkeys(key for row in rows for key in row)
     text = io.StringIO()
@@ -38,7 +38,7 @@ def csv_text(summary: ComparisonSummary) -> str:
 
 
 def tables(summary: ComparisonSummary) -> list[TextTable]:
-    """Write a comparison as tables of words."""
+    """Return a comparison as tables of text."""
     methods, differences = summary.methods, summary.differences
     target, reference = f"{summary.target:.3f}", summary.reference
     tiers = max(len(method.tiers) for method in methods)
@@ -51,12 +51,12 @@ def tables(summary: ComparisonSummary) -> list[TextTable]:
             tuple(_accuracy_cells(method, differences) for method in methods),
         ),
         TextTable(
-            f"what it took: means over seeds; of memory the largest peak of a step (budget), against {reference}",
+            f"costs: means over seeds; memory: the largest peak of a step (budget), against {reference}",
             ("method", "up", "down", "computed", "s", "s training", *(f"memory tier {g}" for g in range(tiers))),
             tuple((*_cost_cells(method), *_tier_cells(method.tiers, peaks, tiers)) for method in methods),
         ),
         TextTable(
-            f"what it took to the target, an accuracy of {target}: means over the seeds that reached it",
+            f"costs to the target, an accuracy of {target}: means over the seeds that reached it",
             ("method", "reached target", "rounds to it", "up to it", "down to it", "computed to it"),
             tuple(_target_cells(method) for method in methods),
         ),
@@ -86,7 +86,7 @@ EQUAL_COST = {
     "bytes_up": ("equal upload", "sent", human_bytes),
     "flops": ("equal computation", "computed", human_flops),
 }
-"""The costs at which methods are compared, in words: what is equal, what clients have done, and an amount of it."""
+"""The costs at which methods are compared, in words: the cost, what clients do, and a format of the amount."""
 
 
 def _equal_cost_table(cost: str, summary: ComparisonSummary) -> TextTable:
@@ -126,14 +126,14 @@ def _target_sentence(summary: ComparisonSummary) -> str:
     if summary.target_given:
         reason = ", as given"
     elif summary.target_is_start:
-        reason = f": what the best method begins with, since {share} is less"
+        reason = f": the best method's accuracy before training, since {share} is less"
     else:
         reason = f": {share}"
     return f"The target is a test accuracy of {summary.target:.4f}{reason}."
 
 
 def show(summary: ComparisonSummary, console: Console, said: Sequence[str] = ()) -> None:
-    """Print a comparison for people, without the notes that they have been told."""
+    """Print a comparison for people, without notes that were printed before."""
     if not console.is_terminal:
         console.width = WIDTH
     for table in tables(summary):
@@ -179,7 +179,7 @@ def _target_cells(method: ComparedMethod) -> tuple[str, ...]:
 
 
 def _tier_cells(tiers: Sequence[ComparedTier], reference: Sequence[float | None], count: int) -> list[str]:
-    """Write each tier's peak, how much more or less it is than the reference's, and the budget."""
+    """Return each tier's peak, its difference from the reference's, and the budget."""
     cells = [
         f"{human_bytes(tier.peak_bytes)}{_share_words(tier.peak_bytes, other)} ({budget_words(tier.budget)})"
         for tier, other in zip_longest(tiers, reference[: len(tiers)])
@@ -188,7 +188,7 @@ def _tier_cells(tiers: Sequence[ComparedTier], reference: Sequence[float | None]
 
 
 def _share_words(count: float | None, reference: float | None) -> str:
-    """Say how much more or less than the reference's something is, with a true minus; nothing where it is the same."""
+    """Return a difference from the reference in percent, with a true minus sign; empty if it is equal."""
     if count is None or not reference or round(100 * (count / reference - 1)) == 0:
         return ""
     return f" {100 * (count / reference - 1):+.0f} %".replace("-", "−")
@@ -205,7 +205,7 @@ def _spread_words(found: Spread) -> str:
 
 
 def _difference_words(found: PairedDifference) -> str:
-    """Write a difference with its interval and the number of seeds, with a true minus."""
+    """Return a difference with its interval and the number of seeds, with a true minus sign."""
     if found.mean is None:
         return "–"
     interval = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"

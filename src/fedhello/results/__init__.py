@@ -1,1 +1,1 @@
-"""Finished runs: read, put side by side, and used."""
+"""Finished runs: read, compared and used."""

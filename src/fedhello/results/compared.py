@@ -1,6 +1,6 @@
-"""What a comparison comes to, and its file: ``comparison.json`` has one writer and one reader.
+"""The summary of a comparison, with the writer and the reader of ``comparison.json``.
 
-Fields may be renamed in the code; names in the file, and in ``results.csv``, stay.
+Fields may be renamed in the code; names in ``comparison.json`` and ``results.csv`` do not change.
 """
 
 import json
@@ -16,7 +16,7 @@ from fedhello.results.statistics import PairedDifference, Spread
 from fedhello.types import Budget
 
 FORMAT = 1
-"""Of ``comparison.json``; it rises whenever an earlier fedhello could not read the file. 0.1.0 wrote none."""
+"""Format of ``comparison.json``; it rises with changes that earlier versions cannot read. 0.1.0 has none."""
 
 JSON = dict[str, Any]
 
@@ -26,9 +26,9 @@ class TunedRate:
     """The learning rate of one method, chosen on validation data.
 
     Attributes:
-        rate: The one of the best accuracy, the lowest of them if several.
-        at_edge: Whether it is the first or the last of the grid, beyond which a better one may lie.
-        validation: Validation accuracy at each rate of the grid, 0 … 1; None where training led to no finite values.
+        rate: The rate with the best accuracy; the lowest of several.
+        at_edge: Whether it is the first or the last of the grid, so that a better rate may lie outside.
+        validation: Validation accuracy at each rate of the grid, 0 … 1; None if training diverged.
     """
 
     rate: float
@@ -38,11 +38,11 @@ class TunedRate:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the learning rates of a comparison were chosen.
+    """The tuning of a comparison's learning rates.
 
     Attributes:
-        seed: Of all tuning runs.
-        rounds: How many rounds a tuning run has.
+        seed: The seed of all tuning runs.
+        rounds: Number of rounds of a tuning run.
         rates: The grid, ascending.
         methods: Label → its rate.
     """
@@ -55,13 +55,13 @@ class Tuning:
 
 @dataclass(frozen=True)
 class CostToTarget:
-    """What it took to reach the target: of one run, or the means over a method's seeds that reached it.
+    """Costs until the target is reached, of one run, or means over a method's seeds that reach it.
 
     Attributes:
-        rounds: Rounds.
-        bytes_up: Bytes that all clients have sent by then.
-        bytes_down: Bytes that all clients have received by then.
-        flops: FLOPs that the clients' training has computed by then; None where nothing was predicted.
+        rounds: Number of rounds.
+        bytes_up: Bytes that all clients sent until then.
+        bytes_down: Bytes that all clients received until then.
+        flops: FLOPs of the clients' training until then; None without a prediction.
     """
 
     rounds: float
@@ -72,13 +72,13 @@ class CostToTarget:
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run of a comparison in numbers.
+    """One run of a comparison.
 
     Attributes:
-        method: The label that it is listed under.
-        seed: Its seed.
+        method: The label of the method.
+        seed: The run's seed.
         lr: Its learning rate.
-        rounds: How many it has.
+        rounds: Number of its rounds.
         start: Test accuracy before training, 0 … 1.
         final: Test accuracy after the last round.
         mean_last_5: Mean test accuracy of the last five scored rounds.
@@ -86,11 +86,11 @@ class ComparedRun:
         bytes_up: Bytes that all clients sent.
         bytes_down: Bytes that all clients received.
         flops: FLOPs of the clients' training; None where nothing was predicted.
-        to_target: What it took to the target; None where the run did not reach it.
+        to_target: Costs until the target is reached; None if the run does not reach it.
         wall_seconds: Seconds of the whole run.
         train_seconds: Seconds of the clients' training, added up.
-        peak_bytes: Tier → the largest peak of a step in bytes; None where none was measured.
-        at_equal_cost: Cost → test accuracy at each of the comparison's amounts of it; None where the start cost more.
+        peak_bytes: Tier → the largest peak of a step in bytes; None if none was measured.
+        at_equal_cost: Cost → test accuracy at each amount of it; None if even the start cost more.
     """
 
     method: str
@@ -116,8 +116,8 @@ class ComparedTier:
     """One tier over a method's seeds.
 
     Attributes:
-        budget: What each of its clients can afford.
-        peak_bytes: The largest peak of a step of all seeds, in bytes; None where none was measured.
+        budget: The budget of each of its clients.
+        peak_bytes: The largest peak of a step over all seeds, in bytes; None if none was measured.
     """
 
     budget: Budget
@@ -129,8 +129,8 @@ class ComparedMethod:
     """One method of a comparison over its seeds.
 
     Attributes:
-        method: The label that it is listed under.
-        seeds: Those of its runs, ascending.
+        method: The label of the method.
+        seeds: The seeds of its runs, ascending.
         lr: Its learning rate.
         start: Test accuracy before training, 0 … 1.
         final: Test accuracy after the last round.
@@ -141,9 +141,9 @@ class ComparedMethod:
         flops: FLOPs of the clients' training, mean over seeds; None where nothing was predicted.
         wall_seconds: Seconds of a run, mean over seeds.
         train_seconds: Seconds of the clients' training, added up, mean over seeds.
-        reached_target: How many seeds reached the target.
-        to_target: What it took them; None where none did.
-        at_equal_cost: Cost → test accuracy at each of the comparison's amounts of it.
+        reached_target: Number of seeds that reached the target.
+        to_target: Mean costs until then; None if no seed reached it.
+        at_equal_cost: Cost → test accuracy at each amount of it.
         domains: Domain → last test accuracy in it.
         tiers: One per tier.
     """
@@ -169,28 +169,28 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class ComparisonSummary:
-    """A comparison in numbers: accuracies within 0 … 1, bytes and seconds.
+    """The summary of a comparison: accuracies within 0 … 1, bytes and seconds.
 
     Attributes:
-        labels: Of the methods, in the order of the tables.
+        labels: The labels of the methods, in the order of the tables.
         seeds: All seeds of all methods, ascending.
         reference: The label that the others are compared with.
-        target: The test accuracy whose price is asked for.
-        target_given: Whether somebody chose it; else it follows from the runs.
-        target_is_start: Whether it is what the best method begins with.
-        confidence: With which the intervals of all differences hold together.
+        target: The test accuracy until which costs are counted.
+        target_given: Whether the user chose it; else it follows from the runs.
+        target_is_start: Whether it is the best method's accuracy before training.
+        confidence: The joint confidence of the intervals of all differences.
         model: The foundation model.
         data: The data set.
-        metric: What the accuracies are.
-        only_methods_differ: Whether the runs differ in nothing but method and seed.
-        test_samples: How many the test set has.
-        equal_cost: Cost (``bytes_up``, ``flops``) → the amounts at which methods are compared, ascending; none where
-            one of the runs does not know it.
-        tuning: How the learning rates were chosen; None where all share one.
+        metric: The metric of the accuracies.
+        only_methods_differ: Whether the runs differ only in method and seed.
+        test_samples: Number of test samples.
+        equal_cost: Cost (``bytes_up``, ``flops``) → the amounts at which methods are compared, ascending; empty if a
+            run has no value of the cost.
+        tuning: The tuning of the learning rates; None without tuning.
         methods: One per label.
         differences: Label → mean of the last five scored rounds minus the reference's, for all but the reference.
-        runs: All of them, by label and seed.
-        notes: What a reader should know.
+        runs: All runs, by label and seed.
+        notes: Notes for the reader.
         versions: Package → version, of the first run.
     """
 
@@ -215,7 +215,7 @@ class ComparisonSummary:
     versions: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``comparison.json`` holds."""
+        """Return the content of ``comparison.json``."""
         return {
             "format": FORMAT,
             "labels": list(self.labels),
@@ -240,7 +240,7 @@ class ComparisonSummary:
         }
 
     def rows(self) -> list[dict[str, str | float | None]]:
-        """Return one row per run, as ``results.csv`` has them."""
+        """Return one row per run, as in ``results.csv``."""
         return [_write_run(run, self.target, self.equal_cost) for run in self.runs]
 
 
@@ -332,13 +332,13 @@ def _write_tuning(tuning: Tuning) -> JSON:
 
 @dataclass(frozen=True)
 class Terms:
-    """What of an earlier comparison holds for the next one in its folder; all else follows from the runs.
+    """Settings of a comparison that are kept in its folder; everything else follows from the runs.
 
     Attributes:
         labels: The order of the methods.
-        reference: The label that the others are compared with; None where nothing was written yet.
-        target: The accuracy whose price was asked for; None where it follows from the runs.
-        tuning: How the learning rates were chosen; None where all share one.
+        reference: The label that the others are compared with; None if nothing is written yet.
+        target: The target accuracy that the user gave; None if it follows from the runs.
+        tuning: The tuning of the learning rates; None without tuning.
     """
 
     labels: tuple[str, ...] = ()
@@ -348,10 +348,10 @@ class Terms:
 
 
 def read_terms(file: Path) -> Terms:
-    """Read ``comparison.json`` back, as far as it is not computed anew; where there is no file there are no terms.
+    """Return the settings in ``comparison.json``; empty settings if there is no file.
 
     Raises:
-        RunFolderError: If it is none of a comparison's, or a later fedhello wrote it in another format.
+        RunFolderError: If it is not a comparison, or a later version of fedhello wrote it in a newer format.
     """
     if not file.is_file():
         return Terms()
@@ -359,8 +359,8 @@ def read_terms(file: Path) -> Terms:
         found = json.loads(file.read_text(encoding="utf-8"))
         written = found.get("format", FORMAT)
         if not isinstance(written, int) or written > FORMAT:
-            raise ValueError(f"it is of format {written!r}, and this fedhello reads {FORMAT} or earlier")
-        # Of format 1, too: 0.1.0's, which knew of no tuning.
+            raise ValueError(f"it is of format {written!r}; this version of fedhello reads {FORMAT} or earlier")
+        # Format 1 includes 0.1.0, which has no tuning.
         named = {name: found[name] for name in ("labels", "reference", "tuning") if name in found}
         target = found["target"] if found.get("target_given") else None
         return TypeAdapter(Terms).validate_python({**named, "target": target})

@@ -1,4 +1,4 @@
-"""Finished runs side by side: what is read from their folders, and what is said of them together."""
+"""Compare finished runs, read from their folders."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,32 +23,32 @@ RUNS = "runs"
 """The folder of the runs within the folder of a comparison."""
 
 COMPARISON_FILE = "comparison.json"
-"""What a comparison came to, in its folder."""
+"""File of a comparison's summary in its folder."""
 
 
 METHOD_KEYS = ("method", "clients.tiers", "model.drift_compensation", "train.selection")
-"""What methods may differ in besides: their names and options, budgets stated in what they allocate, and what methods
-that train nothing or lead to several models do not have; see ``config.with_choices``.
+"""Keys in which the runs of different methods may differ: name and options of the method, the budgets in what it
+allocates, and settings that methods without training or with several models do not have; see ``config.with_choices``.
 """
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs to compare, and by what measure.
+    """Runs to compare, with reference and target.
 
     Attributes:
-        runs: Label → its runs, ascending by seed; the order is the order of the tables.
+        runs: Label → its runs, ascending by seed, in the order of the tables.
         reference: The label that the others are compared with.
-        target: The accuracy whose price is asked for, within 0 … 1.
-        target_given: Whether somebody chose it; else it follows from the runs.
-        target_is_start: Whether it is what the best method begins with, since the share of what it ends with is less.
-        notes: What a reader should know.
-        tuning: How the learning rates were chosen; None where all share one.
-        said: Those of the notes that were known before anything ran.
-        folder: Where its runs are, of one that was just made.
+        target: The test accuracy until which costs are counted, within 0 … 1.
+        target_given: Whether the user chose it; else it follows from the runs.
+        target_is_start: Whether it is the best method's accuracy before training, because 98 % of its last is less.
+        notes: Notes for the reader.
+        tuning: The tuning of the learning rates; None without tuning.
+        said: The notes that were printed before the runs.
+        folder: The folder of a comparison that was just made; else None.
 
     Example:
-        >>> found = fh.compare("my.yaml", ["full"], seeds=[0, 1], baselines=False, out="runs/comparison")
+        >>> found = fh.compare("my.yaml", methods=["full"], seeds=[0, 1], baselines=False, out="runs/comparison")
         >>> [run.seed for run in found.runs["full"]], found.reference
         ([0, 1], 'full')
         >>> [(method.method, method.final.n) for method in found.summary.methods]
@@ -67,28 +67,29 @@ class Comparison:
 
     @cached_property
     def summary(self) -> ComparisonSummary:
-        """The comparison in numbers."""
+        """The summary of the comparison."""
         return _summarise(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison in numbers as ``comparison.json`` holds them."""
+        """Return the summary as the content of ``comparison.json``."""
         return self.summary.to_dict()
 
 
 def load_comparison(
     folders: str | Path | Sequence[str | Path], *, reference: str | None = None, target: float | None = None
 ) -> Comparison:
-    """Put finished runs side by side; nothing is run or written.
+    """Compare finished runs; nothing is run or written.
 
     Args:
-        folders: Of runs, or of comparisons, in the order in which methods shall be listed. One comparison alone keeps
+        folders: Folders of runs or of comparisons, in the order in which methods are listed. A single comparison keeps
             its order, reference, target and tuning.
-        reference: The method that others are compared with; the first unless given.
-        target: The test accuracy whose price is asked for, within 0 … 1; 98 % of the best method's unless given.
+        reference: The method that others are compared with; None takes the first.
+        target: The test accuracy until which costs are counted, within 0 … 1; None takes 98 % of the best method's.
 
     Raises:
-        ConfigError: If the reference is none of the methods, the target is no accuracy, or runs do not go together.
-        RunFolderError: If a folder is none of a run, or none of the runs has finished.
+        ConfigError: If the reference is not one of the methods, the target is not an accuracy, or the runs cannot be
+            compared.
+        RunFolderError: If a folder is not that of a run, or none of the runs has finished.
 
     Example:
         >>> fh.load_comparison(["runs/full-seed0", "runs/head-only-seed0"]).summary.labels  # doctest: +SKIP
@@ -107,12 +108,12 @@ def load_comparison(
 
 
 def is_comparison(path: Path) -> bool:
-    """Whether a folder is one of a comparison: no run itself, but with runs."""
+    """Whether a folder is that of a comparison: not a run, but with runs inside."""
     return not (path / "config.yaml").exists() and (path / RUNS).is_dir()
 
 
 def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
-    """Return the runs' folders behind some paths, those of a comparison in the order in which it lists them."""
+    """Return the folders of runs at some paths; those of a comparison in its order."""
     folders = []
     for path in paths:
         if is_comparison(path):
@@ -126,11 +127,11 @@ def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
 
 
 def collect(folders: Iterable[RunFolder]) -> tuple[list[FinishedRun], list[str]]:
-    """Read all finished runs among some folders; return them with a note on each that is left out.
+    """Return the finished runs among some folders, and a note on each run that is left out.
 
     Raises:
-        ConfigError: If a configuration is not one of this version.
-        RunFolderError: If a folder is none of a run, or none of the runs has finished.
+        ConfigError: If a configuration is not valid in this version.
+        RunFolderError: If a folder is not that of a run, or none of the runs has finished.
     """
     runs, notes = [], []
     for folder in folders:
@@ -152,18 +153,19 @@ def compare(
     notes: Sequence[str] = (),
     tuning: Tuning | None = None,
 ) -> Comparison:
-    """Put runs side by side.
+    """Return a comparison of runs.
 
     Args:
-        runs: At least one, in the order in which their labels shall be listed.
-        reference: A label, or the method as it was asked for; None takes the first.
-        target: An accuracy within 0 … 1; None takes 98 % of the best label's mean_last_5, or what it begins with
-            where that is more.
-        notes: What is known already.
-        tuning: How the learning rates were chosen; None where runs that differ in them differ in more than the method.
+        runs: At least one run, in the order of their labels in tables.
+        reference: A label, or a method with options; None takes the first label.
+        target: An accuracy within 0 … 1; None takes 98 % of the best label's mean_last_5, or its accuracy before
+            training if that is more.
+        notes: Notes that exist already.
+        tuning: The tuning of the learning rates; None without tuning.
 
     Raises:
-        ConfigError: If the reference is none of the labels, the target is no accuracy, or runs do not go together.
+        ConfigError: If the reference is not one of the labels, the target is not an accuracy, or the runs cannot be
+            compared.
     """
     grouped: dict[str, list[FinishedRun]] = {}
     for run in runs:
@@ -179,7 +181,7 @@ def compare(
 
 
 def _target(runs: Mapping[str, Sequence[FinishedRun]]) -> tuple[float, bool]:
-    """Return the target that follows from the runs, and whether it is what the best method begins with."""
+    """Return the target that follows from the runs, and whether it is the best method's accuracy before training."""
     accuracies = {label: [run.mean_last_5 for run in group] for label, group in runs.items()}
     best = max(accuracies, key=lambda label: fmean(accuracies[label]))
     share, start = default_target(accuracies), fmean(run.start for run in runs[best])
@@ -187,7 +189,7 @@ def _target(runs: Mapping[str, Sequence[FinishedRun]]) -> tuple[float, bool]:
 
 
 def _method_keys(tuning: Tuning | None) -> tuple[str, ...]:
-    """Return what methods may differ in: where each has a learning rate of its own, that too."""
+    """Return the keys in which methods may differ, with tuning also the learning rate."""
     return METHOD_KEYS if tuning is None else (*METHOD_KEYS, "train.lr")
 
 
@@ -202,10 +204,10 @@ def check_target(target: float | None) -> None:
 
 
 def chosen_reference(reference: str | None, labels: Sequence[str]) -> str:
-    """Return the label of the reference: the one asked for, else the first.
+    """Return the label of the given reference, else the first label.
 
     Raises:
-        ConfigError: If there is none such.
+        ConfigError: If the reference is not one of the labels.
     """
     if reference is None:
         return labels[0]
@@ -217,7 +219,7 @@ def chosen_reference(reference: str | None, labels: Sequence[str]) -> str:
 
 
 def label_of(words: str) -> str:
-    """Make a method with options, as it was asked for, into a label that may name a folder.
+    """Return a label, which can name a folder, for a method with options.
 
     Example:
         >>> label_of("gd-hla:pattern=triangle")
@@ -227,7 +229,7 @@ def label_of(words: str) -> str:
 
 
 def _check_group(label: str, group: Sequence[FinishedRun]) -> None:
-    """Check that runs under one label are one method with different seeds, so that their mean has a meaning."""
+    """Check that the runs of one label differ only in the seed, so that they can be averaged."""
     for one, other in pairwise(group):
         where = f"{one.folder.path} and {other.folder.path}"
         if one.seed == other.seed:
@@ -235,13 +237,13 @@ def _check_group(label: str, group: Sequence[FinishedRun]) -> None:
         differences = differing([one.config, other.config])
         if differences:
             raise ConfigError(
-                f"expected the runs of {label} to differ in nothing but the seed; {where} differ in "
-                f"{', '.join(differences)}. Rename a folder to list it apart."
+                f"expected the runs of {label} to differ only in the seed; {where} differ in "
+                f"{', '.join(differences)}. Rename a folder to list it separately."
             )
 
 
 def _edge_notes(tuning: Tuning | None) -> list[str]:
-    """Say whose learning rate is the first or the last of the grid."""
+    """Return notes on learning rates at the edge of the grid."""
     return [
         f"the learning rate of {label}, {found.rate:g}, is at the edge of the grid; a better one may lie beyond it"
         for label, found in (tuning.methods if tuning else {}).items()
@@ -250,24 +252,22 @@ def _edge_notes(tuning: Tuning | None) -> list[str]:
 
 
 def _warnings(runs: Mapping[str, Sequence[FinishedRun]], method_keys: Sequence[str]) -> list[str]:
-    """Say in what the runs differ that is not the method."""
+    """Return notes on differences between the runs other than the method."""
     flat = [run for group in runs.values() for run in group]
     notes = []
     others = _more_than_methods(flat, method_keys)
     if others:
-        notes.append(f"the runs differ in more than the method: {', '.join(others)}; read the differences with that")
+        notes.append(f"the runs differ in more than the method: {', '.join(others)}; differences may come from that")
     if any(is_below(key, ["clients.tiers"]) for key in differing([run.config for run in flat])):
-        notes.append("the budgets of the tiers differ between the methods; they stand in the table of costs")
+        notes.append("the budgets of the tiers differ between the methods; see the table of costs")
     metrics = {run.summary.metric: run.label for run in flat}
     if len(metrics) > 1:
         said = ", ".join(f"{metric} ({label})" for metric, label in metrics.items())
         notes.append(f"the accuracies are not of the same kind: {said}")
     if len({tuple(run.summary.versions.items()) for run in flat}) > 1:
-        notes.append(
-            "the runs were made with different versions of the libraries; see the versions in each summary.json"
-        )
+        notes.append("the runs have different versions of the libraries; see the versions in each summary.json")
     if len({tuple(run.seed for run in group) for group in runs.values()}) > 1:
-        notes.append("the methods have different seeds; differences are taken over the seeds that both have")
+        notes.append("the methods have different seeds; differences are computed over common seeds")
     return notes
 
 
@@ -295,7 +295,7 @@ def _summarise(comparison: Comparison) -> ComparisonSummary:
         data=first.config.data.name,
         metric=first.summary.metric,
         only_methods_differ=not _more_than_methods(flat, _method_keys(comparison.tuning)),
-        test_samples=first.rounds[-1]["test"]["samples"],
+        test_samples=first.test_after(len(first.rounds)).samples,
         equal_cost=rungs,
         tuning=comparison.tuning,
         methods=tuple(compared_method(rows[label], group) for label, group in groups.items()),

@@ -1,4 +1,4 @@
-"""One run, and one method over its seeds, in the numbers that are compared."""
+"""The compared numbers of one run, and of one method over its seeds."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -13,12 +13,12 @@ from fedhello.types import Budget
 
 
 def compared_run(run: FinishedRun, target: float, rungs: Mapping[str, Sequence[int]]) -> ComparedRun:
-    """Put one run into numbers.
+    """Return the compared numbers of one run.
 
     Args:
         run: The run.
-        target: The test accuracy whose price is asked for.
-        rungs: Cost → the amounts of it at which runs are compared.
+        target: The test accuracy until which costs are counted.
+        rungs: Cost → the amounts at which runs are compared.
     """
     summary, curve = run.summary, run.curve
     at = first_at_least(curve.accuracy, target)
@@ -48,10 +48,10 @@ def _cost_at(curve: Curve, at: int) -> CostToTarget:
 
 
 def compared_method(rows: Sequence[ComparedRun], group: Sequence[FinishedRun]) -> ComparedMethod:
-    """Put one method into numbers over its seeds.
+    """Return the compared numbers of one method over its seeds.
 
     Args:
-        rows: Its runs in numbers, at least one.
+        rows: The compared numbers of its runs, at least one.
         group: The same runs.
     """
     reached = [row.to_target for row in rows if row.to_target is not None]

@@ -1,29 +1,33 @@
-"""A finished run as it is read back: its configuration, its summary, its rounds, and its curve by rounds and costs."""
+"""A finished run read from its folder: configuration, summary, rounds, and curves by rounds and costs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
 
 from fedhello.config.schema import Config
 from fedhello.config.stored import stored_config
 from fedhello.errors import RunFolderError
+from fedhello.model.evaluation import Evaluation
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.heads import HeadChange
+from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
 from fedhello.session import is_scored_after
+from fedhello.state import ClientReport
+from fedhello.types import Rejection
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run from one scored state to the next; position 0 is before training.
+    """The scored states of a run; position 0 is before training.
 
     Attributes:
-        rounds: How many rounds have finished by then.
-        accuracy: On the test set.
-        bytes_up: All that clients have sent by then, the class sums for prototypes included.
-        bytes_down: All that they have received by then.
-        flops: What the clients' training has computed by then, as predicted; None where nothing was predicted.
+        rounds: Number of rounds before each state.
+        accuracy: Test accuracy of each state.
+        bytes_up: Bytes that clients sent before each state, including head statistics.
+        bytes_down: Bytes that clients received before each state.
+        flops: Predicted FLOPs of the clients' training before each state; None without a prediction.
     """
 
     rounds: tuple[int, ...]
@@ -35,21 +39,21 @@ class Curve:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run as it is compared.
+    """A finished run.
 
     Attributes:
-        label: What it is listed under: the folder's name without the seed.
-        folder: Where it was read from.
+        label: The folder's name without the seed.
+        folder: The run's folder.
         config: Its configuration.
-        summary: It in numbers.
-        rounds: One object per round, at least one.
+        summary: Its summary.
+        rounds: The records of its finished rounds, at least one.
     """
 
     label: str
     folder: RunFolder
     config: Config
     summary: Summary
-    rounds: list[dict[str, Any]]
+    rounds: tuple[RoundRecord, ...]
 
     @property
     def seed(self) -> int:
@@ -73,49 +77,64 @@ class FinishedRun:
 
     @cached_property
     def curve(self) -> Curve:
-        """The run from one scored state to the next."""
+        """The curve of the run's scored states."""
         train = self.config.train
         done = [t for t in range(len(self.rounds) + 1) if is_scored_after(t, train.rounds, train.evaluate_every)]
+        up, down = zip(*(_traffic(record) for record in self.rounds), strict=True)
         return Curve(
             tuple(done),
-            (self.start, *(self.rounds[t - 1]["test"]["accuracy"] for t in done[1:])),
-            self._sent("bytes_up", done),
-            self._sent("bytes_down", done),
+            (self.start, *(self.test_after(t).accuracy for t in done[1:])),
+            _sent(up, self.summary.bytes_up, done),
+            _sent(down, self.summary.bytes_down, done),
             self._flops(done),
         )
 
-    def _sent(self, key: str, done: Sequence[int]) -> tuple[int, ...]:
-        replies = [(*entry["clients"], *entry.get("rejections", ()), *_head(entry)) for entry in self.rounds]
-        scores = [entry.get(f"score_{key}", 0) for entry in self.rounds]
-        per_round = [sum(reply[key] for reply in one) + score for one, score in zip(replies, scores, strict=True)]
-        # What no round accounts for, the class sums and abandoned attempts, was sent before the first one.
-        sent = list(accumulate(per_round, initial=getattr(self.summary, key) - sum(per_round)))
-        return tuple(sent[t] for t in done)
+    def test_after(self, done: int) -> Evaluation:
+        """Return the test scores after so many rounds, at least one.
+
+        Raises:
+            RunFolderError: If that state was not scored.
+        """
+        test = self.rounds[done - 1].test
+        if test is None:
+            raise RunFolderError(f"expected test scores after round {done} of {self.folder.path}; found none")
+        return test
 
     def _flops(self, done: Sequence[int]) -> tuple[float, ...] | None:
-        found = [[client.get("metrics", {}).get("flops") for client in entry["clients"]] for entry in self.rounds]
-        if any(flops is None for of_round in found for flops in of_round):
+        found = [[client.metrics.get("flops") for client in record.report.clients] for record in self.rounds]
+        known = [[flops for flops in of_round if flops is not None] for of_round in found]
+        if known != found:
             return None
-        spent = list(accumulate(map(sum, found), initial=0.0))
+        spent = list(accumulate(map(sum, known), initial=0.0))
         return tuple(spent[t] for t in done)
 
 
-def _head(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what a head took that was solved anew after a round."""
-    return [entry["head"]] if entry.get("head") else []
+def _traffic(record: RoundRecord) -> tuple[int, int]:
+    """Return the bytes that clients sent and received in a round: for replies that count or not, scores and a head."""
+    report = record.report
+    replies: list[ClientReport | Rejection | HeadChange] = [*report.clients, *report.rejections]
+    replies += [] if record.head is None else [record.head]
+    up, down = sum(one.bytes_up for one in replies), sum(one.bytes_down for one in replies)
+    return up + report.score_bytes_up, down + report.score_bytes_down
+
+
+def _sent(per_round: Sequence[int], whole: int, done: Sequence[int]) -> tuple[int, ...]:
+    """Return the bytes that were sent by each state; what no round accounts for was sent before the first one."""
+    sent = list(accumulate(per_round, initial=whole - sum(per_round)))
+    return tuple(sent[t] for t in done)
 
 
 def read_run(folder: RunFolder) -> FinishedRun:
     """Read a finished run.
 
     Raises:
-        ConfigError: If its configuration is not one of this version.
+        ConfigError: If its configuration is not valid in this version.
         RunFolderError: If the folder holds no finished run with at least one round.
     """
     config, summary = stored_config(folder.path), folder.summary()
     if summary.status != "finished":
         raise RunFolderError(f"expected a finished run; {folder.path} is {summary.status}")
-    rounds = folder.rounds()
+    rounds = tuple(folder.rounds())
     if not rounds or len(rounds) != summary.rounds:
         raise RunFolderError(
             f"expected the {summary.rounds} rounds of the summary in {folder.path}; rounds.jsonl has {len(rounds)}"
@@ -126,19 +145,19 @@ def read_run(folder: RunFolder) -> FinishedRun:
 
 
 LADDER = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""At which shares of what the most expensive method takes accuracies are compared at equal cost."""
+"""Shares of the most expensive run's cost at which accuracies are compared."""
 
 COSTS: Mapping[str, Callable[[Curve], Sequence[float] | None]] = {
     "bytes_up": lambda curve: curve.bytes_up,
     "flops": lambda curve: curve.flops,
 }
-"""The costs at which methods are compared: what they are called → what a run has taken of them by each state."""
+"""The costs at which methods are compared: name → function from a curve to the cost of each state."""
 
 
 def ladders(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, tuple[int, ...]]:
-    """Return, for each cost, the amounts at which methods are compared; none where one of the runs does not know it.
+    """Return, for each cost, the amounts at which methods are compared; empty if a run has no value of the cost.
 
-    The top of a ladder is what the most expensive of all runs takes.
+    The largest amount is the cost of the most expensive run.
     """
     found = {}
     for cost, of in COSTS.items():
@@ -150,7 +169,7 @@ def ladders(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, tuple[int, .
 
 
 def within(costs: Sequence[float], accuracies: Sequence[float], amount: float) -> float | None:
-    """Return the accuracy of the last state that cost no more than an amount; None where even the first cost more.
+    """Return the accuracy of the last state whose cost is at most an amount; None if even the first cost more.
 
     Example:
         >>> within([10, 20, 40], [0.5, 0.7, 0.6], 30)
@@ -160,7 +179,7 @@ def within(costs: Sequence[float], accuracies: Sequence[float], amount: float) -
 
 
 def at_equal_cost(run: FinishedRun, rungs: Mapping[str, Sequence[int]]) -> dict[str, tuple[float | None, ...]]:
-    """Return a run's accuracy at each amount of each cost; None where even its first state cost more."""
+    """Return a run's accuracy at each amount of each cost; None if even its first state cost more."""
     spent = {cost: COSTS[cost](run.curve) or () for cost in rungs}
     return {
         cost: tuple(within(spent[cost], run.curve.accuracy, amount) for amount in amounts)

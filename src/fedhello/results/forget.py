@@ -1,10 +1,10 @@
-"""Forget clients: a solved head of a finished run as it would be if they had never taken part.
+"""Forget clients: solve the head of a finished run again, exactly as if they had never taken part.
 
-A total of head statistics is a sum over clients, as integers (``fedhello.model.statistics``). What is left of it
-without some clients' sums is, to the last bit, what there would be without them, and so is the head solved from it.
-That holds where nothing but the head depends on the clients (``head-only``) and where sums add as integers (all moments
-but ``means``). This is exact unlearning of what the clients' samples are to the head; that the clients took part, and
-how accurate the head was with them, stays in the folder.
+A total of head statistics is a sum of integers over clients (``fedhello.model.statistics``). Subtracting some clients'
+sums gives, bit for bit, the total without them, and the same holds for the head solved from it. This requires that only
+the head depends on the clients (``head-only``) and that sums are integers (all moments except ``means``). It is exact
+unlearning of the clients' samples in the head; the folder still records that the clients took part, and the earlier
+accuracies.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,24 +27,24 @@ METHOD = "head-only"
 def forget(
     folder: RunFolder, clients: Sequence[int], warn: Callable[[str], None], prepared: Callable[[], Session]
 ) -> Summary:
-    """Take clients out of a finished run's head: adapter, summary and checkpoint are those without their samples.
+    """Remove clients from a finished run's head, and update adapter, summary and checkpoint.
 
-    The checkpoint comes first and the summary last, each whole or not at all: what was stopped in between is done by
-    the same call again.
+    The checkpoint is written first and the summary last, each completely or not at all; after an interruption the same
+    call completes the work.
 
     Args:
-        folder: Of the run.
-        clients: Their ids, at least one.
-        warn: Is told of a damaged checkpoint.
+        folder: The run's folder.
+        clients: The ids of the clients, at least one.
+        warn: Called with a message on a damaged checkpoint.
         prepared: Returns the session of the run.
 
     Returns:
-        The new summary: its ``forgotten`` lists them.
+        The new summary; its ``forgotten`` lists the clients.
 
     Raises:
-        ConfigError: If the run is of another kind, a client is none of its clients, or forgotten already.
-        DataError: If a class has no sample on any client that is left; nothing has changed then.
-        RunFolderError: If the run has not finished, is not what it was, or cannot be written.
+        ConfigError: If the run is of another kind, or a client is not in the run or forgotten already.
+        DataError: If a class has no sample on any remaining client; nothing has changed then.
+        RunFolderError: If the run has not finished, has changed, or cannot be written.
     """
     with folder.locked():
         config, summary = stored_config(folder.path), folder.summary()
@@ -68,7 +68,7 @@ def forget(
                 "best_on_validation, like rounds.jsonl, are of the head before",
             ),
         )
-        # With the last checkpoint all earlier ones go, which hold the sums of everybody.
+        # All earlier checkpoints, which hold the sums of all clients, are removed.
         replace(Checkpoints(folder.checkpoints), keep=1).save(replace(found, state=state))
         session.model.write(state.adapter.tensors)
         folder.finish(session, summary, {})
@@ -77,59 +77,57 @@ def forget(
 
 
 def _check_kind(config: Config, summary: Summary, folder: RunFolder) -> None:
-    """Check that what clients are to a run is a sum that can be taken away again."""
+    """Check that the run depends on its clients only by sums that can be subtracted."""
     if config.run.engine == "flower":
         raise ConfigError(
-            "expected a run on this machine, since a client's sums are computed again to be taken away; found one over "
-            "a network, whose clients have gone. Run it anew without the client."
+            "expected a run on this machine, since a client's sums are computed again and subtracted; found a run over "
+            "a network. Start a new run without the client."
         )
     if config.method.name != METHOD:
         raise ConfigError(
-            f"expected a run of {METHOD}, since what a client has changed by training cannot be taken away; found "
-            f"{config.method.name}. Run it anew without the client."
+            f"expected a run of {METHOD}, since the effect of a client's training cannot be removed; found "
+            f"{config.method.name}. Start a new run without the client."
         )
     if config.model.head != "solved":
         raise ConfigError(
-            f"expected a run with model.head: solved, whose head is made of sums; found {config.model.head}. Run it "
-            "anew without the client."
+            f"expected a run with model.head: solved, whose head is solved from sums; found {config.model.head}. Start "
+            "a new run without the client."
         )
     if config.model.moments == "means":
         raise ConfigError(
-            "expected sums that add as integers, so that what is left is exact; found model.moments: means, whose "
-            "products of class means are rounded. Run it anew without the client."
+            "expected sums of integers, so that the remaining sums are exact; found model.moments: means, whose "
+            "products of class means are rounded. Start a new run without the client."
         )
     if summary.status != "finished":
         raise RunFolderError(
-            f"expected a finished run; {folder.path} is {summary.status}. Go on with it first: fedhello resume "
+            f"expected a finished run; {folder.path} is {summary.status}. Resume it first: fedhello resume "
             f"{folder.path}"
         )
 
 
 def _check_clients(folder: RunFolder, clients: Sequence[int], summary: Summary) -> None:
-    """Check that all are clients of the run that are not forgotten yet."""
+    """Check that all ids are clients of the run that are not forgotten yet."""
     known = [entry.client for entry in folder.clients()]
     unknown = [k for k in clients if k not in known]
     if unknown:
-        raise ConfigError(
-            f"expected --client to be one of the run's clients, {known[0]} to {known[-1]}; found {unknown[0]}"
-        )
+        raise ConfigError(f"expected clients of the run, {known[0]} to {known[-1]}; found {unknown[0]}")
     gone = [k for k in clients if k in summary.forgotten]
     if gone:
         raise ConfigError(f"expected a client that is not forgotten yet; client {gone[0]} is")
 
 
 def _checkpoint(session: Session, folder: RunFolder, summary: Summary, warn: Callable[[str], None]) -> Checkpoint:
-    """Return the run's last checkpoint, which must be of these clients, this model and this machine."""
+    """Return the run's last checkpoint, which must belong to these clients, this model and this machine."""
     found = Checkpoints(folder.checkpoints).latest(warn)
     if found is None or found.state.round != summary.rounds or not found.state.head_sums:
         raise RunFolderError(
-            f"expected the last checkpoint of {folder.path}, which holds the sums of all clients; found none. Run it "
-            "anew without the client."
+            f"expected the last checkpoint of {folder.path}, which holds the sums of all clients; found none. Start a "
+            "new run without the client."
         )
     differing = check_same(found.identity, session, folder)
     if differing:
         raise RunFolderError(
-            "expected the machine, the clients and the data of the run, since only then are the sums that are taken "
-            f"away those that were added; {differing[0]}. Forget there, or run anew without the client."
+            "expected the machine, the clients and the data of the run, so that exactly the added sums are subtracted; "
+            f"{differing[0]}. Forget on that machine, or start a new run without the client."
         )
     return found

@@ -1,4 +1,4 @@
-"""Use a trained model: classify texts, pairs of texts or images, answer prompts, or score it on labelled data."""
+"""Use a trained model: classify texts, pairs of texts or images, answer prompts, or evaluate it on labelled data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +22,10 @@ from fedhello.data.memory import memory_source
 from fedhello.data.tables import Source, Table
 from fedhello.errors import ConfigError, DataError, FedhelloError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.evaluation import evaluate, logits
+from fedhello.model.evaluation import Evaluation, evaluate, logits
 from fedhello.model.generation import generate, longest_prompt
 from fedhello.model.sources import CAUSAL_LM, IMAGES
-from fedhello.results.trained import Trained, known_metrics, listed
+from fedhello.results.trained import Trained, known_metrics
 from fedhello.setup.encoding import cut_prompts, encode
 
 
@@ -37,19 +37,19 @@ def infer(
     seconds: Sequence[str] = (),
     probabilities: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return what the model makes of each input, ``label`` and ``probability`` or ``answer``, and notes on the inputs.
+    """Return the prediction for each input, ``label`` and ``probability`` or ``answer``, and notes on the inputs.
 
     Args:
-        config: Of the run that the adapter is from.
+        config: The configuration of the adapter's run.
         labels: The classes' names.
-        model: With the adapter.
-        inputs: Texts, prompts, or paths of images; of a plain module tensors or arrays.
+        model: The model with its adapter.
+        inputs: Texts, prompts, or paths of images; for a plain module tensors or arrays.
         seconds: The second texts, for a model of text pairs.
-        probabilities: Whether those of all classes are wanted too.
+        probabilities: Whether to return the probabilities of all classes.
 
     Raises:
-        ConfigError: If second texts are missing, or there are any where none are expected.
-        DataError: If an image cannot be decoded, or a plain module does not take such tensors.
+        ConfigError: If second texts are missing, or are given for a model without pairs.
+        DataError: If an image cannot be decoded, or a plain module does not accept the tensors.
     """
     if model.kind == CAUSAL_LM:
         _check_seconds(inputs, seconds, 0)
@@ -78,7 +78,7 @@ def infer(
 
 @contextmanager
 def _taken(samples: Samples, model: LoraModel) -> Iterator[None]:
-    """Make one sentence of what a plain module raises on samples of another shape or type than it was trained on."""
+    """Turn any exception of a plain module, on samples of another shape or type, into a ``DataError``."""
     try:
         yield
     except Exception as error:
@@ -100,28 +100,28 @@ def _as(kind: Kind, inputs: Sequence[Any], seconds: Sequence[str]) -> tuple[Inpu
 def _check_seconds(inputs: Sequence[Any], seconds: Sequence[str], expected: int) -> None:
     if len(seconds) != expected:
         raise ConfigError(
-            f"expected {expected or 'no'} second texts (--pair) for {len(inputs)} inputs of this model; "
+            f"expected {expected or 'no'} second texts of pairs for {len(inputs)} inputs of this model; "
             f"found {len(seconds)}"
         )
 
 
 def score(
     trained: Trained, data: Any, split: str | None = None, columns: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], list[str]]:
-    """Score a model on labelled data, in the number type in which its run scored it.
+) -> tuple[Evaluation, list[str]]:
+    """Evaluate a model on labelled data, in the number type of its run's evaluation.
 
     Args:
         trained: The model, with the run's configuration and classes.
-        data: A name as ``data.name`` takes it, a path, or a data set in memory.
-        split: Which of its splits.
-        columns: What a column is for → what it is called, where that differs from the run's.
+        data: A name as in ``data.name``, a path, or a data set in memory.
+        split: The name of one of its splits.
+        columns: Role of a column → its name in the data, if it differs from the run's.
 
     Returns:
-        The scores as ``fedhello.results.trained.listed`` has them, under ``data``, and notes on the samples.
+        The scores, and notes on the samples.
 
     Raises:
-        ConfigError: If columns are named for what there is not.
-        DataError: If the data cannot be read, are of another kind, or have a label that is no class of the run.
+        ConfigError: If ``columns`` names an unknown role.
+        DataError: If the data cannot be read, are of another kind, or have a label that is not a class of the run.
     """
     config, model = trained.config, trained.model
     wanted = _run_columns(config.data, model)
@@ -133,14 +133,14 @@ def score(
         source.name, named, deduplicate=False, skip_bad_images=skip, classes=trained.labels, source=source
     )
     if found.kind != wanted.kind:
-        raise DataError(f"expected {wanted.kind}, which the run was of; {source.name} holds {found.kind}")
+        raise DataError(f"expected {wanted.kind}, as in the run; {source.name} holds {found.kind}")
     samples, notes = encode(found, model, config.data.max_length, config.data.answer_tokens)
     metrics, missing = known_metrics(config.run.metrics)
     train = config.train
     fast = train.autocast == "auto" and bfloat16_pays(model.device, train.batch_size)
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=fast or train.autocast == "bfloat16")
     with autocast, _taken(samples, model):
-        return listed({"data": evaluate(model, samples, metrics)}), [*found.notes, *notes, *missing]
+        return evaluate(model, samples, metrics), [*found.notes, *notes, *missing]
 
 
 def _one_table(source: Source, split: str | None) -> Source:
@@ -153,7 +153,7 @@ def _one_table(source: Source, split: str | None) -> Source:
 
 
 def _run_columns(data: DataConfig, model: LoraModel) -> Columns:
-    """Return the columns of a run, those that its data set has by its nature included."""
+    """Return the columns of a run, including those that its data set defines itself."""
     asked = replace(data.columns, group=None)
     if asked != UNNAMED:
         return asked

@@ -1,4 +1,4 @@
-"""A run that has ended, as its folder has it: its figures, its rounds and its model, to look at and to use."""
+"""A run that has ended, read from its folder: its summary, its rounds and its model."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,10 +13,11 @@ from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
 from fedhello.model import exports
 from fedhello.model.adapter import LoraModel
+from fedhello.model.evaluation import Evaluation
 from fedhello.notes import logger
 from fedhello.results.forget import forget
 from fedhello.results.inference import infer, score
-from fedhello.results.trained import Trained, load_trained, rescore, scoring_session
+from fedhello.results.trained import RunEvaluation, Trained, load_trained, rescore, scoring_session
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.progress import other_data
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 
 class Rounds(Sequence[RoundRecord]):
-    """The rounds of a run, in their order, without attempts that failed.
+    """The rounds of a run, in order, without failed attempts.
 
     Example:
         >>> found = fh.run("my.yaml").rounds
@@ -50,19 +51,19 @@ class Rounds(Sequence[RoundRecord]):
     @overload
     def __getitem__(self, index: slice) -> "Rounds": ...
     def __getitem__(self, index: int | slice) -> "RoundRecord | Rounds":
-        """Return a round, or some."""
+        """Return one round, or a slice."""
         return Rounds(self._records[index]) if isinstance(index, slice) else self._records[index]
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of rounds."""
         return len(self._records)
 
     def __iter__(self) -> Iterator[RoundRecord]:
-        """Yield them in their order."""
+        """Yield the rounds in order."""
         return iter(self._records)
 
     def to_dicts(self) -> list[dict[str, float]]:
-        """Return the numbers of each round by name, those that tracking tools see, and ``round`` from 1."""
+        """Return the numbers of each round by name, as in tracking tools, and ``round`` from 1."""
         return [{"round": record.report.round + 1, **round_metrics(record)} for record in self]
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -80,14 +81,14 @@ class Rounds(Sequence[RoundRecord]):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model makes of one input.
+    """A model's prediction for one input.
 
     Attributes:
-        input: As it was given.
-        label: The class with the largest probability; None of a language model.
-        probability: Its probability, 0 … 1; likewise.
-        probabilities: Label → probability, where that was asked for.
-        answer: A language model's; None of a classifier.
+        input: The input.
+        label: The class with the largest probability; None for a language model.
+        probability: The probability of that class, 0 … 1; None for a language model.
+        probabilities: Label → probability, if requested.
+        answer: The answer of a language model; None for a classifier.
 
     Example:
         >>> one = fh.run("my.yaml").predict(["apple number 3"], probabilities=True)[0]
@@ -104,14 +105,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that has ended, whether just now or long ago.
+    """A run that has ended.
 
-    What is read of it is what its folder holds at that moment, so it follows when the run is resumed, or forgets.
+    Its values are read from the folder at each access, so they change when the run is resumed or forgets clients.
 
     Attributes:
-        path: Its folder; see docs/reference/run-folder.md.
-        given: The model and the data that it was of, where these were objects.
-        session: What ran, where it was this process; its model serves then, and is not loaded anew.
+        path: The run's folder; see docs/reference/run-folder.md.
+        given: The model and the data of the run, if these were objects.
+        session: The session, if the run took place in this process; its model is used instead of loading it again.
 
     Example:
         >>> trained = fh.run("my.yaml")
@@ -133,7 +134,7 @@ class TrainedRun:
 
     @property
     def config(self) -> Config:
-        """What was run, every key resolved.
+        """The fully resolved configuration.
 
         Raises:
             RunFolderError: If this is not the folder of a run.
@@ -142,7 +143,7 @@ class TrainedRun:
 
     @property
     def summary(self) -> Summary:
-        """The run in numbers.
+        """The summary of the run.
 
         Raises:
             RunFolderError: If the run has not ended.
@@ -151,15 +152,15 @@ class TrainedRun:
 
     @property
     def rounds(self) -> Rounds:
-        """What each round came to."""
+        """The records of the rounds."""
         return self._current("rounds.jsonl", lambda: Rounds(self._folder.records()))
 
     def _current(self, name: str, read: Callable[[], T]) -> T:
-        """Return what a file of the folder holds, read again only where the file is another by now."""
+        """Return the content of a file of the folder; it is read again only if the file has changed."""
         try:
             found = (self.path / name).stat()
         except OSError:
-            return read()  # which says what is missing
+            return read()  # raises the error
         stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
         if self._read.get(name, (None,))[0] != stamp:
             self._read[name] = (stamp, read())
@@ -175,17 +176,17 @@ class TrainedRun:
         model: str | None = None,
         client: int | None = None,
     ) -> list[Prediction]:
-        """Classify texts, pairs of texts, image files or tensors, or let a language model answer prompts.
+        """Classify texts, pairs of texts, image files or tensors, or answer prompts with a language model.
 
         Args:
-            inputs: Texts, prompts, or paths of images; of a plain module tensors or arrays, each one sample.
+            inputs: Texts, prompts, or paths of images; for a plain module tensors or arrays, each one sample.
             pairs: The second texts, for a model of pairs.
-            probabilities: Whether those of all classes are wanted.
-            model: Which model, of a run that leads to several.
-            client: Whose head, where clients keep their own.
+            probabilities: Whether to return the probabilities of all classes.
+            model: The name of the model, for a run with several models.
+            client: The client whose head is used, if clients keep their own heads.
 
         Raises:
-            ConfigError: If second texts, model or client are missing, or have no meaning here.
+            ConfigError: If second texts, model or client are missing, or do not apply to this run.
             DataError: If an image cannot be decoded.
         """
         tensors = self.config.data.kind == "tensors"
@@ -206,6 +207,26 @@ class TrainedRun:
         _log(notes)
         return [Prediction(**row) for row in found]
 
+    @overload
+    def evaluate(
+        self,
+        data: None = None,
+        *,
+        split: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> RunEvaluation: ...
+    @overload
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        split: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        client: int | None = None,
+    ) -> Evaluation: ...
     def evaluate(
         self,
         data: Any = None,
@@ -214,75 +235,73 @@ class TrainedRun:
         columns: Mapping[str, Any] | None = None,
         model: str | None = None,
         client: int | None = None,
-    ) -> dict[str, Any]:
-        """Score the run's model: on its own validation and test data, as the run did, or on other data.
+    ) -> Evaluation | RunEvaluation:
+        """Evaluate the run's model on the run's own validation and test data, or on other data.
 
         Args:
-            data: What to score on, labelled with the run's classes by name: a file, folder, embedded data set or hub
-                id, or a data set in memory as ``fedhello.prepare`` takes one. Every sample counts, repeats too. None
-                takes the run's own, and the mean over its models and over its clients' own heads; a warning is
-                logged where these are not what the run was scored on any more.
-            split: Which of the splits that ``data`` has.
-            columns: ``text`` (one, or two of pairs), ``label``, ``image``, ``prompt`` or ``response`` → what it is
-                called in ``data``, where that differs from the run's.
-            model: Which model is scored on ``data``, of a run that leads to several.
-            client: Whose head, where clients keep their own.
+            data: Data labelled with the names of the run's classes: a file, folder, embedded data set or hub id, or a
+                data set in memory as in ``fedhello.prepare``. Every sample counts, including repeats. None takes the
+                run's own data, and the mean over its models and over its clients' own heads; a warning is logged if
+                they differ from the data on which the run was scored.
+            split: The name of a split of ``data``.
+            columns: ``text`` (one, or two for pairs), ``label``, ``image``, ``prompt`` or ``response`` → the column's
+                name in ``data``, if it differs from the run's.
+            model: The name of the model to evaluate on ``data``, for a run with several models.
+            client: The client whose head is used, if clients keep their own heads.
 
         Returns:
-            ``validation`` and ``test``, or ``data``, each with ``accuracy`` (0 … 1), ``loss`` (nats) and more; and
-            ``samples``, how many each has.
+            The scores on ``data``; without ``data``, those on the run's own validation and test data.
 
         Raises:
-            ConfigError: If an option is missing, or has no meaning here.
-            DataError: If the data cannot be read, are of another kind, or have a label that is no class of the run.
+            ConfigError: If an argument is missing, or does not apply to this run.
+            DataError: If the data cannot be read, are of another kind, or have a label that is not a class of the run.
         """
         if data is None:
             named = {"split": split, "columns": columns, "model": model, "client": client}
             given = [name for name, value in named.items() if value is not None]
             if given:
-                raise ConfigError(f"expected data beside {' and '.join(given)}; found none. Hand them over.")
+                raise ConfigError(f"expected data with {' and '.join(given)}; found none. Pass data=….")
             session = self._prepared(scoring_session)
-            found, notes = rescore(self._folder, session)
-            if self.session is None:
-                notes += other_data(session, self._folder)
-        else:
-            found, notes = score(self._trained(model, client), data, split, columns or {})
+            whole, notes = rescore(self._folder, session)
+            _log(notes if self.session is not None else [*notes, *other_data(session, self._folder)])
+            return whole
+        found, notes = score(self._trained(model, client), data, split, columns or {})
         _log(notes)
         return found
 
     def forget(self, clients: Sequence[int]) -> Summary:
-        """Take clients out of the run's solved head, exactly as if they had never taken part; the folder changes.
+        """Remove clients from the run's solved head, exactly as if they had never taken part; the folder changes.
 
         Args:
-            clients: Their ids, at least one.
+            clients: The ids of the clients, at least one.
 
         Returns:
-            The new summary, whose ``forgotten`` lists all that were ever forgotten.
+            The new summary, whose ``forgotten`` lists all forgotten clients.
 
         Raises:
-            ConfigError: If the run is of another kind than ``head-only`` with a solved head on this machine, or a
-                client is none of it, or forgotten already.
-            DataError: If a class has no sample on any client that is left; nothing has changed then.
-            RunFolderError: If the run has not finished, is not what it was, or cannot be written.
+            ConfigError: If the run is not ``head-only`` with a solved head on this machine, or a client is not in the
+                run or forgotten already.
+            DataError: If a class has no sample on any remaining client; nothing has changed then.
+            RunFolderError: If the run has not finished, has changed, or cannot be written.
         """
         again = partial(self._prepared, prepare)
         forget(self._folder, sorted(set(clients)), lambda line: warn(self._folder, line), again)
         return self.summary
 
     def _prepared(self, prepare: Callable[[Config, Objects], Session]) -> Session:
-        """Return the session of the run, prepared anew where it is not in memory."""
+        """Return the session of the run; it is prepared again if it is not in memory."""
         if self.session is not None:
             return self.session
         return prepare(self.config, self.given if self.given.model is None else replace(self.given, model=self._model))
 
     def peft_model(self, *, model: str | None = None, client: int | None = None) -> Any:
-        """Return the foundation model with the adapter as a PEFT model, whose head is in place where PEFT has one.
+        """Return the foundation model with the adapter as a PEFT model, including its head if PEFT has one.
 
-        It is the one model in memory: ``predict`` and ``evaluate`` of this run use it, too, and write into it.
+        It is the run's only model in memory: ``predict`` and ``evaluate`` also use it and change its values.
 
         Args:
-            model: Which model, of a run that leads to several.
-            client: Whose head, where clients keep their own.
+            model: The name of the model, for a run with several models.
+            client: The client whose head is used, if clients keep their own heads.
         """
         return self._trained(model, client).model.peft
 
@@ -298,11 +317,11 @@ class TrainedRun:
         """Write files that PEFT, transformers or sentence-transformers load.
 
         Args:
-            out: A new folder; ``export`` in the run's unless given.
-            form: ``adapter`` (unless given), ``merged`` or ``sentence-transformers``.
+            out: A new folder; None takes ``export`` in the run's folder.
+            form: ``adapter`` (the default), ``merged`` or ``sentence-transformers``.
             merge: The same as ``form="merged"``.
-            model: Which model, of a run that leads to several.
-            client: Whose head, where clients keep their own.
+            model: The name of the model, for a run with several models.
+            client: The client whose head is used, if clients keep their own heads.
 
         Raises:
             ConfigError: If there is no such form.
@@ -310,8 +329,8 @@ class TrainedRun:
         """
         wanted, target = exports.asked_form(form, merge), Path(out or self.path / "export")
         if target.exists():
-            raise RunFolderError(f"expected a new folder to export to; {target} exists. Give another one.")
-        # What is merged is of no use afterwards: a model that came from files comes again, that of a program is copied.
+            raise RunFolderError(f"expected a new folder to export to; {target} exists. Choose another.")
+        # A merged model cannot be used again: a model from files is loaded again, an object is copied.
         spare = wanted != "adapter" and self.session is None and self.given.model is None
         trained = self._trained(model, client, anew=spare)
         exported = trained.model if wanted == "adapter" or spare else copy.deepcopy(trained.model)
@@ -323,21 +342,21 @@ class TrainedRun:
 
     @cached_property
     def _model(self) -> LoraModel:
-        """The model in memory, which is loaded once; what it holds is written anew for each use."""
+        """The model in memory, loaded once; its values are written for each use."""
         if self.session is not None:
             return self.session.model
         summary = self._folder.summary()
         return load_model(model_settings(self.config), summary.labels, summary.model_kind, self.given)
 
     def _trained(self, model: str | None, client: int | None, anew: bool = False) -> Trained:
-        """Return the model with the adapter and the head that are asked for, whatever it held before."""
+        """Return the model with the given model's adapter and client's head."""
         trained = load_trained(self._folder, model, client, None if anew else self._model)
         _log(trained.notes)
         return trained
 
 
 RunResult = TrainedRun
-"""What ``fedhello.run`` returns: the same class, since a run that has just ended can do what one read back can."""
+"""The result of ``fedhello.run``, the same class as a run read from its folder."""
 
 
 def _log(notes: Iterable[str]) -> None:

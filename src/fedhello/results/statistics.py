@@ -1,4 +1,4 @@
-"""What a few seeds say: means, paired differences, and when a target was reached. Pure numbers, no run and no disk."""
+"""Statistics over seeds: means, paired differences, and the first position that reaches a target."""
 
 import math
 import statistics
@@ -9,19 +9,19 @@ from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 TARGET_SHARE = 0.98
-"""The target unless one is given, as a share of the best method's accuracy."""
+"""The default target, as a share of the best method's accuracy."""
 
 ROUNDING = 1e-12
-"""Differences of accuracies that are this close are equal: what separates them is floating-point rounding."""
+"""Differences of accuracies this close are equal up to floating-point rounding."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Numbers over seeds, in short.
+    """Mean and deviation over seeds.
 
     Attributes:
-        n: How many there are.
-        mean: Their mean; None where there is none.
+        n: Number of values.
+        mean: Their mean; None without values.
         deviation: Their sample standard deviation; None for fewer than two.
     """
 
@@ -31,7 +31,7 @@ class Spread:
 
 
 def spread(values: Sequence[float | None]) -> Spread:
-    """Return mean and standard deviation of the values that are there.
+    """Return mean and standard deviation of the values that are not None.
 
     Example:
         >>> spread([1.0, 3.0, None])
@@ -47,17 +47,17 @@ def spread(values: Sequence[float | None]) -> Spread:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A method's accuracy minus the reference's, seed by seed, as one of several methods compared with it.
+    """A method's accuracy minus the reference's over common seeds, as one of several compared methods.
 
     Attributes:
-        n: Seeds that both have.
+        n: Number of common seeds.
         mean: Mean difference; None without a common seed.
-        low: Lower end of the mean's interval; None where the seeds give none. With probability ``CONFIDENCE`` the
-            intervals of all methods hold together.
-        high: Its upper end.
-        p: Of the two-sided paired t test by itself; None where there is no interval.
-        p_adjusted: The same by Holm over all methods.
-        verdict: What that says, in words.
+        low: Lower end of the mean's interval; None with fewer than two seeds or equal differences. The intervals of
+            all methods hold jointly with probability ``CONFIDENCE``.
+        high: Upper end of the interval.
+        p: p-value of the two-sided paired t test; None without an interval.
+        p_adjusted: p-value adjusted over all methods by Holm.
+        verdict: The conclusion in words.
     """
 
     n: int
@@ -72,7 +72,7 @@ class PairedDifference:
 def paired_differences(
     methods: Mapping[str, Mapping[int, float]], reference: Mapping[int, float]
 ) -> dict[str, PairedDifference]:
-    """Compare methods with one reference, each on the seeds that it shares with it.
+    """Compare methods with one reference, each over the seeds in common.
 
     With m the number of methods that share at least two seeds, the intervals are Bonferroni's, mean ± t(n − 1)·s/√n at
     confidence 1 − 0.05/m, and the verdicts follow from Holm's adjusted p < 0.05: even if no method differed, the chance
@@ -95,14 +95,14 @@ def paired_differences(
 
 
 def _difference(values: Sequence[float], m: int) -> PairedDifference:
-    """Return what a method's differences say as one of m, and no verdict where there is a test."""
+    """Return the difference of one of m methods, without a verdict if there is a test."""
     found = spread(values)
     if found.mean is None:
         return PairedDifference(0, None, None, None, None, None, "no seed in common")
     if found.deviation is None:
         return PairedDifference(1, found.mean, None, None, None, None, "one seed carries no comparison")
     if found.deviation < ROUNDING and abs(found.mean) > ROUNDING:
-        # The formula would give an interval of width zero, and with it a certainty that no two seeds carry.
+        # The formula would give an interval of width zero, a certainty that so few seeds do not justify.
         verdict = f"the same difference in all {found.n} seeds"
         return PairedDifference(found.n, found.mean, None, None, None, None, verdict)
     error = found.deviation / math.sqrt(found.n)
@@ -125,7 +125,7 @@ def holm(p: Sequence[float], m: int) -> list[float]:
 
     Args:
         p: The p-values.
-        m: How many hypotheses there are, at least as many; those without a p-value count as 1.
+        m: Number of hypotheses, at least the number of p-values; a hypothesis without a p-value has p = 1.
 
     Example:
         >>> holm([0.04, 0.01, 0.03], 3)

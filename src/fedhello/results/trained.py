@@ -1,7 +1,7 @@
-"""A run's trained models, read back from its folder."""
+"""A run's trained models, read from its folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -30,10 +30,10 @@ class Trained:
     """One trained model of a run.
 
     Attributes:
-        config: Of the run.
+        config: The run's configuration.
         labels: The names of the classes.
-        model: With the adapter and the head.
-        notes: What is to be known of it.
+        model: The model with its adapter and head.
+        notes: Notes for the user.
     """
 
     config: Config
@@ -42,20 +42,45 @@ class Trained:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class RunEvaluation:
+    """How well a run's model does on the data that the run chose and reported by.
+
+    Attributes:
+        validation: On the server's validation data; the mean over the models of a run that leads to several.
+        test: On its test data, likewise; of a language model that answers prompts, ``more`` has ``rouge_l``.
+        models: Name → that model alone on the test data, of a run that leads to several; else empty.
+
+    Example:
+        >>> scores = fh.run("my.yaml").evaluate()
+        >>> scores.test.samples, 0 <= scores.test.accuracy <= 1, sorted(scores.to_dict())
+        (16, True, ['samples', 'test', 'validation'])
+    """
+
+    validation: Evaluation
+    test: Evaluation
+    models: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready, as ``fedhello evaluate --json`` prints it."""
+        listed = scores_listed({"validation": self.validation, "test": self.test})
+        return listed | ({"models": {name: _plain(one) for name, one in self.models.items()}} if self.models else {})
+
+
 def load_trained(
     folder: RunFolder, name: str | None = None, client: int | None = None, loaded: LoraModel | None = None
 ) -> Trained:
     """Load a run's model.
 
     Args:
-        folder: Of a run that has ended.
-        name: Which model, of a run that leads to several.
-        client: Whose head, where clients keep their own.
-        loaded: The run's model, where it is in memory; it holds the adapter afterwards.
+        folder: The folder of a run that has ended.
+        name: The name of the model, for a run with several models.
+        client: The client whose head is used, if clients keep their own heads.
+        loaded: The run's model, if it is in memory; it holds the adapter afterwards.
 
     Raises:
-        ConfigError: If name or client is missing, is none of the run's, or has no meaning there.
-        ModelError: If the model cannot be loaded, or is not the one that the run trained on.
+        ConfigError: If name or client is missing, is not in the run, or does not apply to it.
+        ModelError: If the model cannot be loaded, or is not the model of the run.
         RunFolderError: If the run has not ended.
     """
     config, summary = stored_config(folder.path), folder.summary()
@@ -72,27 +97,27 @@ def load_trained(
         if client not in heads:
             known = ", ".join(map(str, heads)) or "none has trained yet"
             raise ConfigError(
-                f"expected --client, since each client of this run keeps its own head; choose one of: {known}"
+                f"expected a client, since each client of this run keeps its own head; choose one of: {known}"
             )
         if name is not None and name.startswith("client-") and name != f"client-{client}":
             raise ConfigError(
-                f"expected the head of the client whose model it is; found --model {name} and --client {client}. Give "
-                "the same client twice."
+                f"expected model and client to be the same client's; found model {name} and client {client}. Name the "
+                "same client twice."
             )
         model.write(heads[client])
     elif client is not None:
-        raise ConfigError("expected no --client, since the clients of this run share one head")
+        raise ConfigError("expected no client, since the clients of this run share one head; leave it out")
     return Trained(config, labels, model, tuple(notes))
 
 
 def scoring_session(config: Config, given: Objects = NAMED) -> Session:
-    """Prepare what a run's model is scored with.
+    """Return the session to evaluate a run's model with.
 
-    A shared head's scores do not depend on who holds what, so a partition from outside, whose code nobody has imported
-    here, is not needed.
+    With a shared head the scores do not depend on the partition, so a user-defined partition that is not imported is
+    not needed.
 
     Raises:
-        FedhelloError: Of the kind that fits, if the run cannot be prepared again.
+        FedhelloError: Of the matching kind, if the run cannot be prepared again.
     """
     if config.data.partition.kind not in PARTITIONS and config.model.head != "local":
         data = config.data.model_copy(update={"partition": Iid(kind="iid")})
@@ -100,15 +125,15 @@ def scoring_session(config: Config, given: Objects = NAMED) -> Session:
     return prepare(config, given)
 
 
-def rescore(folder: RunFolder, session: Session) -> tuple[dict[str, Any], list[str]]:
-    """Score a run's model, or the mean over its models, as the run did; return JSON-ready scores, and notes.
+def rescore(folder: RunFolder, session: Session) -> tuple[RunEvaluation, list[str]]:
+    """Evaluate a run's model, or the mean over its models, as the run does; return the scores, and notes.
 
     Args:
-        folder: Of a run that has ended.
-        session: What ran, or the same prepared again.
+        folder: The folder of a run that has ended.
+        session: The session of the run, or the same prepared again.
 
     Raises:
-        ModelError: If the session's model is not the one that the run trained on.
+        ModelError: If the session's model is not the model of the run.
     """
     notes = _read_adapter(folder, session.model)
     known, missing = known_metrics(session.settings.metrics)
@@ -118,26 +143,26 @@ def rescore(folder: RunFolder, session: Session) -> tuple[dict[str, Any], list[s
     models = folder.models()
     adapters = [_as_adapter(tensors, session.model) for tensors in models.values()]
     found = [evaluate_adapter(session, a, heads) for a in adapters or [session.model.snapshot(share_head=False)]]
-    scores = dict(zip(("validation", "test"), mean_over_models(found), strict=True))
-    result = listed(scores)
+    validation, test = mean_over_models(found)
     if models:
-        result["models"] = {name: _plain(test) for name, (_, test) in zip(models, found, strict=True)}
         notes.append(f"the scores are means over {len(models)} models: {', '.join(models)}")
     elif session.server.questions:
-        result["test"]["rouge_l"] = rouge_l(answer(session), [right for _, right in session.server.questions])
-    return result, notes
+        overlap = rouge_l(answer(session), [right for _, right in session.server.questions])
+        test = replace(test, more={**test.more, "rouge_l": overlap})
+    of_each = {name: test for name, (_, test) in zip(models, found, strict=True)} if models else {}
+    return RunEvaluation(validation, test, of_each), notes
 
 
 def known_metrics(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return those metrics whose code is there, and a note on the others."""
+    """Return the registered metrics, and a note on the others."""
     known = tuple(name for name in names if name in METRICS)
     missing = [name for name in names if name not in METRICS]
-    said = f"without {', '.join(missing)} of run.metrics, whose code nobody has imported or registered here"
+    said = f"without {', '.join(missing)} of run.metrics, which is not imported or registered here"
     return known, [said] if missing else []
 
 
-def listed(scores: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """Return the scores on some sets of samples by the sets' names, and under ``samples`` how many each has."""
+def scores_listed(scores: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Return JSON-ready scores on each set of samples by its name, and under ``samples`` the sizes of the sets."""
     plain: dict[str, Any] = {part: _plain(score) for part, score in scores.items()}
     return plain | {"samples": {part: score.samples for part, score in scores.items()}}
 
@@ -151,15 +176,15 @@ def _as_adapter(tensors: dict[str, Tensor], model: LoraModel) -> Adapter:
 
 
 def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
-    """Read a run's adapter into a model, whose frozen weights must be those that the run trained on; return notes."""
+    """Read a run's adapter into a model, whose frozen weights must be those of the run; return notes."""
     load_adapter(model, folder.adapter)
     weights = folder.summary().weights
     if weights is None:
-        return [f"{folder.path} does not say which weights it was trained on, so those of the model are not checked"]
+        return [f"{folder.path} has no digest of its frozen weights, so those of the model are not checked"]
     if weights != model.weights_digest():
         raise ModelError(
             f"expected the weights of {model.source.base_name} that {folder.path} was trained on; found others of the "
-            "same shapes. Put them back, or run anew."
+            "same shapes. Restore them, or start a new run."
         )
     return []
 
@@ -167,16 +192,14 @@ def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
 def _check_name(name: str | None, models: dict[str, dict[str, Tensor]]) -> None:
     if models and name not in models:
         found = "" if name is None else f", found {name}"
-        raise ConfigError(
-            f"expected --model, since this run leads to several models{found}; choose one of: {', '.join(models)}"
-        )
+        raise ConfigError(f"expected a model, since this run has several{found}; choose one of: {', '.join(models)}")
     if name is not None and not models:
-        raise ConfigError("expected no --model, since this run leads to one model")
+        raise ConfigError("expected no model, since this run has only one; leave it out")
 
 
 def _untrained(folder: RunFolder, name: str) -> list[str]:
-    """Note a client's own model that never took part in a round."""
-    trained = {f"client-{client['client']}" for entry in folder.rounds() for client in entry["clients"]}
+    """Return a note if a client's own model never took part in a round."""
+    trained = {f"client-{client.client}" for record in folder.rounds() for client in record.report.clients}
     if name.startswith("client-") and name not in trained:
-        return [f"{name} took part in no round, so its model is what was there before training"]
+        return [f"{name} took part in no round, so its model is untrained"]
     return []

@@ -1,1 +1,1 @@
-"""A run: its loop, its folder, and what is kept to go on."""
+"""A run: its loop, its folder and its checkpoints."""

@@ -1,4 +1,4 @@
-"""A language model's answers to some test prompts, before and after training, and how close they come."""
+"""A language model's answers to some test prompts, before and after training, and their scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from fedhello.session import Session
 
 @dataclass(frozen=True)
 class Answers:
-    """What a language model said.
+    """Answers of a language model to test prompts.
 
     Attributes:
-        prompts: Of the test set.
-        references: The right responses.
-        before: The answers of the untrained model.
-        after: Those of the trained one.
+        prompts: The prompts from the test set.
+        references: Their responses in the test set.
+        before: The answers before training.
+        after: The answers after training.
     """
 
     prompts: tuple[str, ...]
@@ -25,7 +25,7 @@ class Answers:
     after: tuple[str, ...]
 
     def scores(self) -> RougeSummary:
-        """Return how close both come to the right responses."""
+        """Return the ROUGE-L of both sets of answers against the references."""
         return RougeSummary(
             before=rouge_l(self.before, self.references),
             after=rouge_l(self.after, self.references),
@@ -39,7 +39,7 @@ class Answers:
 
 
 def answer(session: Session) -> tuple[str, ...]:
-    """Let the model, with the adapter it holds now, answer the session's questions; nothing if there are none."""
+    """Return the model's answers, with its current adapter, to the session's questions; empty without questions."""
     if not session.server.questions:
         return ()
     prompts = [prompt for prompt, _ in session.server.questions]
@@ -47,7 +47,7 @@ def answer(session: Session) -> tuple[str, ...]:
 
 
 def compared(questions: Sequence[tuple[str, str]], before: Sequence[str], after: Sequence[str]) -> Answers | None:
-    """Put answers side by side; None where nothing was asked, or nobody knows what was said before."""
+    """Return the answers before and after training; None without questions or without earlier answers."""
     if not questions or len(before) != len(questions):
         return None
     prompts, references = zip(*questions, strict=True)

@@ -1,7 +1,7 @@
-"""Callbacks: they watch a run, and may end it early.
+"""Callbacks, which observe a run and may stop it early.
 
-A callback that raises ends the run in order, with its name in the error; the rounds before are kept, and the run can
-go on: ``fedhello resume RUN`` or ``fedhello.resume``.
+If a callback raises, the run ends in order with the callback's name in the error. The finished rounds are kept, and the
+run can be resumed: ``fedhello resume RUN`` or ``fedhello.resume``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,11 @@ from fedhello.session import Session
 from fedhello.state import RunState
 
 Watched = Literal["validation_accuracy", "validation_loss", "train_loss"]
-"""What early stopping may look at. Test data are for reporting alone."""
+"""Metrics for early stopping. Test data are only for reporting."""
 
 
 class Callback:
-    """Something that watches a run. Override what you need; each method does nothing here.
+    """Base class of callbacks. Override the methods that you need; they do nothing by default.
 
     Example:
         >>> class Bells(Callback):
@@ -27,39 +27,39 @@ class Callback:
     """
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Called once in every process that plays rounds, before its first.
+        """Called once in every process that runs rounds, before its first round.
 
         Args:
-            session: What runs.
-            start: What was there before round 0; ``start.state.round`` rounds have been played already.
+            session: The session of the run.
+            start: The start of the run; ``start.state.round`` rounds have finished already.
         """
 
     def on_round(self, state: RunState, record: RoundRecord) -> bool | None:
-        """Called after each round, when it is kept; and after an attempt that failed, which changed nothing.
+        """Called after each committed round, and after each failed attempt, which does not change the state.
 
         Args:
-            state: After the round.
-            record: What it came to.
+            state: The state after the round.
+            record: The round's record.
 
         Returns:
-            True, or anything that counts as true, ends the run after this round: with the status ``stopped`` and the
-            head as it is. None and False let it go on.
+            True, or any true value, to end the run after this round with the status ``stopped`` and the current head;
+            None or False to continue.
         """
         return None
 
     def on_end(self, summary: Summary) -> None:
-        """Called once after the last round, also of an interrupted or failed run; its folder is complete then.
+        """Called once after the last round, also of an interrupted or failed run, when the folder is complete.
 
         Args:
-            summary: The run in numbers.
+            summary: The run's summary.
         """
 
 
 def checked_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return callbacks, all of which are some.
+    """Return the callbacks as a list, after checking their types.
 
     Raises:
-        ConfigError: If it is no list of them.
+        ConfigError: If ``callbacks`` is not a list of ``Callback`` objects.
     """
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise ConfigError(f"expected a list of callbacks; found a {type(callbacks).__name__}. Write callbacks=[…].")
@@ -74,15 +74,15 @@ def checked_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
 
 
 class EarlyStopping(Callback):
-    """Ends a run that has not become better for some scored rounds.
+    """Stops a run whose metric has not improved for some scored rounds.
 
     Args:
-        patience: Scored rounds without a better value, at least 1.
-        metric: What counts, on the server's validation data or over the clients' samples.
-        min_delta: By how much a value must be better to count, ≥ 0.
+        patience: Number of scored rounds without an improvement, at least 1.
+        metric: The metric, on the server's validation data or over the clients' samples.
+        min_delta: The smallest improvement that counts, ≥ 0.
 
     Raises:
-        ConfigError: If patience or min_delta are out of their range, or there is no such metric.
+        ConfigError: If ``patience`` or ``min_delta`` is out of range, or ``metric`` is unknown.
 
     Example:
         >>> fh.run("my.yaml", callbacks=[fh.EarlyStopping(patience=1, min_delta=1.0)]).summary.status
@@ -100,14 +100,14 @@ class EarlyStopping(Callback):
         self.waited = 0
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Begin with what is there before round 0, and the rounds that earlier processes played."""
+        """Take the scores before round 0 and those of rounds in earlier processes into account."""
         value = _value(self.metric, start)
         self.best, self.waited = (None if value is None else self._signed(value)), 0
         for record in start.records:
             self.on_round(start.state, record)
 
     def on_round(self, state: RunState, record: RoundRecord) -> bool:
-        """Stop after ``patience`` scored rounds without a better value."""
+        """Stop after ``patience`` scored rounds without an improvement."""
         value = None if record.report.failed is not None else _value(self.metric, record)
         if value is None:
             return False
@@ -122,7 +122,7 @@ class EarlyStopping(Callback):
 
 
 def _value(metric: Watched, of: RunStart | RoundRecord) -> float | None:
-    """Return the value of a metric; None where it was not measured."""
+    """Return the value of a metric; None if it was not computed."""
     if metric == "train_loss":
         return of.train_loss if isinstance(of, RoundRecord) else None
     if of.validation is None:

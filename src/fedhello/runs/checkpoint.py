@@ -1,13 +1,13 @@
-"""Checkpoints: what a run needs to go on, in one verified file.
+"""Checkpoints: all that is needed to resume a run, in one verified file.
 
     RUN/checkpoints/checkpoint-000007.safetensors      after seven lines of rounds.jsonl
 
-The tensors are those of the adapter, of the method's state, of head statistics and the adapter that they are of, of
-what the final head took the place of, of the selected model and its losses, and of personal heads, named ``adapter/…``,
-``memory/…``, ``sums/…``, ``base/…``, ``before/…``, ``selected/…``, ``losses`` and ``head/K/…``. The metadata hold
-JSON: ``format``, ``version`` (of the format), ``fedhello``, ``state`` (the rest of ``RunState``), ``identity`` (what
-must be the same for a run to go on), ``more``, and ``sha256`` over all bytes of the file, taken with 64 zeros in its
-own place. There is no position of a random generator, since ``fedhello.randomness`` has none. Nothing is pickled.
+The tensors are named ``adapter/…`` (the adapter), ``memory/…`` (the method's state), ``sums/…`` and ``base/…`` (head
+statistics and their adapter), ``before/…`` (head and sums before the final head), ``selected/…`` and ``losses`` (the
+selected model) and ``head/K/…`` (personal heads). The metadata hold JSON: ``format``, ``version`` (of the format),
+``fedhello``, ``state`` (the rest of ``RunState``), ``identity`` (what must be the same to resume the run), ``more``,
+and ``sha256`` over all bytes of the file with 64 zeros in place of the digest. No state of a random generator is
+stored, since ``fedhello.randomness`` has none. Nothing is pickled.
 """
 
 import hashlib
@@ -31,30 +31,30 @@ from fedhello.types import Adapter
 
 FORMAT = "fedhello checkpoint"
 VERSION = 1
-"""Of the format; it rises whenever an earlier fedhello could not read the file."""
+"""Version of the format; it rises with each change that earlier versions of fedhello cannot read."""
 
 UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
 SHOWN = 5
-"""Differences that a sentence names at most."""
+"""The most differences named in a message."""
 
 _HEADER_SIZE = 8
 _DAMAGED = (ValueError, KeyError, TypeError, AttributeError, SafetensorError)
-"""All that a file raises which is none of ours although its digest is right."""
+"""Exceptions of reading a file with a correct digest that is not a checkpoint."""
 
 
 class DamagedError(Exception):
-    """A file is not as it was written."""
+    """A checkpoint file is damaged."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on.
+    """The content of a checkpoint.
 
     Attributes:
-        lines: How many lines of ``rounds.jsonl`` belong to it; one for each round and each abandoned attempt at one.
-        state: What the next round starts from.
-        identity: What must be the same for a run to go on, JSON-ready, in sections.
-        more: Anything else, JSON-ready.
+        lines: Number of lines of ``rounds.jsonl`` before it; one for each round and each failed attempt.
+        state: The state before the next round.
+        identity: What must be the same to resume the run, JSON-ready, in sections.
+        more: Further values, JSON-ready.
     """
 
     lines: int
@@ -81,7 +81,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "version": VERSION,
         "fedhello": importlib.metadata.version("fedhello"),
         "lines": checkpoint.lines,
-        # Names in their order, since sums and draws may follow it.
+        # The order of names is kept, since sums and random draws may depend on it.
         "state": _plain_state(state)
         | {"block_of": dict(state.adapter.block_of), "memory": list(state.method_state)}
         | {"head_sums": list(state.head_sums), "before_final": list(state.before_final)}
@@ -92,18 +92,18 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "more": checkpoint.more,
     }
     texts = {key: json.dumps(value) for key, value in metadata.items()}
-    # A file may not hold one tensor twice, nor a view into another.
+    # safetensors does not store one tensor twice, or a view of another.
     apart = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     payload = safetensors.torch.save(apart, {**texts, "format": FORMAT, "sha256": "0" * 64})
     return payload.replace(UNSIGNED, b'"sha256":"%s"' % hashlib.sha256(payload).hexdigest().encode(), 1)
 
 
 def decode(payload: bytes) -> Checkpoint:
-    """Read a checkpoint back.
+    """Read a checkpoint.
 
     Raises:
-        DamagedError: If it is not as it was written.
-        RunFolderError: If a later fedhello wrote it, in a format that this one does not know.
+        DamagedError: If the file is damaged.
+        RunFolderError: If a later version of fedhello wrote it in a newer format.
     """
     try:
         texts = _verified(payload)
@@ -111,7 +111,7 @@ def decode(payload: bytes) -> Checkpoint:
         if version > VERSION:
             raise RunFolderError(
                 f"expected a checkpoint of format {VERSION} or earlier; found {version}, written by fedhello "
-                f"{json.loads(texts['fedhello'])}. Go on with that version."
+                f"{json.loads(texts['fedhello'])}. Resume the run with that version."
             )
         return _read(texts, safetensors.torch.load(payload))
     except _DAMAGED as error:
@@ -119,7 +119,7 @@ def decode(payload: bytes) -> Checkpoint:
 
 
 def _verified(payload: bytes) -> dict[str, str]:
-    """Return the metadata of a file whose digest is right."""
+    """Return the metadata of a file, after verifying its digest."""
     end = _HEADER_SIZE + int.from_bytes(payload[:_HEADER_SIZE], "little")
     if not _HEADER_SIZE < end <= len(payload):
         raise DamagedError(f"{len(payload)} bytes are too few")
@@ -163,7 +163,7 @@ def _read(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checkpoint
 
 
 def _plain_state(state: RunState) -> dict[str, Any]:
-    """Return what of a state is no tensor, under the names that files have."""
+    """Return the parts of a state that are not tensors, by their names in files."""
     return {
         "round": state.round,
         "scores": state.scores,
@@ -172,11 +172,12 @@ def _plain_state(state: RunState) -> dict[str, Any]:
         "head_clients": state.head_clients,
         "selected_round": state.selected_round,
         "forgotten": state.forgotten,
+        "lr": state.lr,
     }
 
 
 def _state_values(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the same back, checked; what is not there, since an earlier fedhello wrote the file, has its default."""
+    """Return these parts, read and checked; parts missing in files of earlier versions have their defaults."""
     known = [name for name in _plain_state(RunState(0, Adapter({}, {}))) if name in found]
     return {name: TypeAdapter(_TYPES[name]).validate_python(found[name]) for name in known}
 
@@ -185,7 +186,7 @@ _TYPES: Mapping[str, Any] = {f.name: f.type for f in fields(RunState)}
 
 
 def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
-    """Yield in words where two JSON-ready values differ; a key that only ``here`` has did not exist there yet."""
+    """Yield each difference between two JSON-ready values in words; keys that only ``here`` has are ignored."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for name, value in there.items():
             yield from differences(value, here.get(name), f"{key}.{name}" if key else str(name))
@@ -194,28 +195,28 @@ def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
 
 
 def listed(found: list[str]) -> str:
-    """Join sentences, and count those that are too many to be named."""
+    """Return the first sentences joined, with the number of further ones."""
     more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return "; ".join(found[:SHOWN]) + more
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The newest checkpoints of a run.
+    """The folder of a run's newest checkpoints.
 
     Attributes:
-        folder: Where they are; made with the first one.
-        keep: How many.
+        folder: Their folder; created with the first one.
+        keep: Number of checkpoints that are kept.
     """
 
     folder: Path
     keep: int = 3
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, whole or not at all; remove those that are too old, or of rounds that were given up.
+        """Write a checkpoint, completely or not at all; remove the oldest ones, and those of abandoned rounds.
 
         Raises:
-            RunFolderError: If it cannot be written; the earlier ones are as they were.
+            RunFolderError: If it cannot be written; the earlier ones do not change.
         """
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
@@ -228,30 +229,30 @@ class Checkpoints:
                 file.unlink()
 
     def files(self) -> list[Path]:
-        """Return what is there, the newest first."""
+        """Return the checkpoint files, the newest first."""
         found = self.folder.glob("checkpoint-*.safetensors")
         return sorted(found, key=lambda file: (len(file.name), file.name), reverse=True)
 
     def latest(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """Read the newest good checkpoint; None where there never was one.
+        """Return the newest undamaged checkpoint; None if there are no files.
 
         Args:
-            warn: Is told of each newer one that is damaged.
+            warn: Called with a message for each newer one that is damaged.
 
         Raises:
-            RunFolderError: If there are checkpoints and none is good, or a later fedhello wrote the newest good one.
+            RunFolderError: If all checkpoints are damaged, or a later fedhello wrote the newest undamaged one.
         """
         files = self.files()
         for file in files:
             try:
                 return decode(file.read_bytes())
             except (DamagedError, OSError) as error:
-                warn(f"the checkpoint {file} is damaged and left out: {error}")
+                warn(f"the checkpoint {file} is damaged and skipped: {error}")
             except RunFolderError as error:
                 raise RunFolderError(f"{file}: {error}") from error
         if files:
             raise RunFolderError(
-                f"expected a good checkpoint in {self.folder}; all {len(files)} are damaged. Start the run anew: "
+                f"expected an undamaged checkpoint in {self.folder}; all {len(files)} are damaged. Start a new run: "
                 f"fedhello run {self.folder.parent / 'config.yaml'} run.name=…"
             )
         return None

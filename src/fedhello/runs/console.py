@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -29,20 +29,20 @@ from fedhello.types import Budget, Reason
 
 SHOWN_ROUNDS = 20
 ABSENT: tuple[Reason, ...] = ("lost", "late")
-"""Reasons that need no further words."""
+"""Reasons that are shown without their detail."""
 WIDEST_MAP = 48
-"""More blocks than this over a round's clients are shown as counts, not one mark per client and block."""
+"""If clients times blocks exceed this, counts are shown instead of one mark per client and block."""
 
 
 def block_map(clients: tuple[ClientReport, ...], blocks: int) -> str:
-    """Show who trained which block: per client one mark per block, ● trained; as counts where that is too wide."""
+    """Return which client trained which block: one mark per client and block, ● trained; or counts if too wide."""
     if len(clients) * blocks <= WIDEST_MAP:
         return " ".join("".join("●" if b in c.blocks else "·" for b in range(blocks)) for c in clients)
     return " ".join(str(sum(b in c.blocks for c in clients)) for b in range(blocks))
 
 
 def said_of(record: RoundReport) -> list[str]:
-    """Say whose replies do not count in a round and why, what was done otherwise than asked, and whether it failed."""
+    """Return lines on the rejected replies of a round, its flags, and whether it failed."""
     where = f"round {record.round + 1}" + (f", attempt {record.attempt + 1}" if record.attempt else "")
     absent = [
         f"client {r.client} {r.reason}" + ("" if r.reason in ABSENT else f" ({r.detail})") for r in record.rejections
@@ -50,15 +50,15 @@ def said_of(record: RoundReport) -> list[str]:
     asked = len({report.client for report in record.clients} | {rejection.client for rejection in record.rejections})
     lines = [f"{where}: {len(absent)} of {asked} replies do not count: {'; '.join(absent)}"] if absent else []
     lines += [f"{where}: note: {flag}" for flag in record.flags]
-    return lines if record.failed is None else [*lines, f"{where} failed, and nothing has changed: {record.failed}"]
+    return lines if record.failed is None else [*lines, f"{where} failed, the state has not changed: {record.failed}"]
 
 
 class Progress(Callback):
-    """Shows progress, and logs it into a run's folder; data for programs never goes through here.
+    """Shows progress, and logs it in a run's folder; it never prints data for programs.
 
     Args:
-        console: Where to, such as ``rich.console.Console()``; None shows nothing.
-        folder: Whose log is written; None writes none.
+        console: The output, such as ``rich.console.Console()``; None shows nothing.
+        folder: The run's folder for the log; None writes no log.
 
     Example:
         >>> from rich.console import Console
@@ -85,7 +85,7 @@ class Progress(Callback):
         self._live: Live | None = None
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Say what is about to run."""
+        """Show the run's settings and its scores before training."""
         federation, rounds = session.federation, session.settings.rounds
         self._progress.update(self._task, total=rounds)
         self._blocks = federation.num_blocks
@@ -102,7 +102,7 @@ class Progress(Callback):
             self._say(head_line(start.head, self._head, self._least))
         self._say(f"before training: test {start.test.accuracy:.3f}, validation {start.validation.accuracy:.3f}")
         if start.state.round:
-            self._say(f"going on after round {start.state.round} of {rounds}")
+            self._say(f"resumed after round {start.state.round} of {rounds}")
             self._progress.update(self._task, completed=start.state.round)
         if self._console.is_terminal and not self._console.quiet:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
@@ -153,13 +153,13 @@ class Progress(Callback):
         self._say_what_is_left(summary)
 
     def _say_what_is_left(self, summary: Summary) -> None:
-        """Say what became of the rounds, where the adapter is, and how to go on."""
+        """Show which rounds were taken, where the adapter is, and how to resume the run."""
         lines = taken_lines(summary.search, summary.selection)
         if self._folder is not None:
             lines += loading_lines(summary, self._folder)
             if summary.status != "finished":
                 where = f"server {self._folder.path}/config.yaml" if self._remote else f"resume {self._folder.path}"
-                lines.append(f"go on with: fedhello {where}")
+                lines.append(f"resume with: fedhello {where}")
         for line in lines:
             self._say(line)
 
@@ -190,14 +190,14 @@ def _number(value: float | None) -> str:
 
 
 def _taken(result: RoundRecord) -> str:
-    """Return α of a server that searches; else whether the model after the round is the one to hand back now."""
+    """Return the server's step size α; without a search, whether the model after the round is selected now."""
     if result.report.step is not None:
         return f"{result.report.step:g}"
     return "–" if result.selected is None else "yes" if result.selected == result.report.round + 1 else "no"
 
 
 def _result_line(summary: Summary) -> str:
-    """Say how the run ended and how accurate the adapter is."""
+    """Return a line with the run's status and accuracies."""
     ended = f"{summary.status} after {summary.rounds} rounds in {summary.wall_seconds:.0f} s"
     if not summary.rounds:
         return ended
@@ -212,7 +212,7 @@ def _result_line(summary: Summary) -> str:
         more += f"; ROUGE-L {rouge.before:.3f} → {rouge.after:.3f} on {rouge.samples} answers"
     if summary.domains:
         more += "; in " + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in summary.domains.items())
-    whose = "of the adapter that is handed back" if summary.selection else "after the last round"
+    whose = "of the selected adapter" if summary.selection else "after the last round"
     final, mean, best = map(_number, (summary.final, summary.mean_last_5, summary.best_on_validation))
     return (
         f"{ended}; {summary.metric}: {_number(summary.start)} before training, {final} {whose}, {mean} "
@@ -221,11 +221,11 @@ def _result_line(summary: Summary) -> str:
 
 
 COMMON = {"macro_f1", "micro_f1"}
-"""Scores beside the accuracy of every classifier, which are in the files alone."""
+"""Scores of every classifier that are only written to files."""
 
 
 def _own_metrics(record: RoundRecord) -> str:
-    """Return what metrics from outside say of the test data, in brackets; nothing where there are none."""
+    """Return the user-defined metrics on the test data, in brackets; empty without any."""
     more = {} if record.test is None else record.test.more
     said = [f"{name} {value:.3f}" for name, value in more.items() if name not in (*COMMON, "perplexity")]
     return f" ({', '.join(said)})" if said else ""
@@ -267,7 +267,7 @@ def tier_rows(summary: Summary) -> list[tuple[str, ...]]:
 
 
 def tier_table(summary: Summary) -> Table:
-    """Draw ``tier_rows``."""
+    """Return ``tier_rows`` as a table."""
     table = Table(*TIER_COLUMNS, box=None, pad_edge=False, header_style="bold")
     for row in tier_rows(summary):
         table.add_row(*row)
@@ -275,12 +275,12 @@ def tier_table(summary: Summary) -> Table:
 
 
 def tier_lines(summary: Summary) -> list[str]:
-    """Write ``tier_rows`` as plain lines."""
+    """Return ``tier_rows`` as plain lines."""
     return [", ".join(f"{n} {c}" for n, c in zip(TIER_COLUMNS, row, strict=True)) for row in tier_rows(summary)]
 
 
 def loading_lines(summary: Summary, folder: RunFolder) -> list[str]:
-    """Say where the adapter is and how two lines of Python load it."""
+    """Return lines on where the adapter is and how two lines of Python load it."""
     labels = len(summary.labels)
     if summary.personal_heads:
         return [
@@ -288,7 +288,7 @@ def loading_lines(summary: Summary, folder: RunFolder) -> list[str]:
             f"each client's own head: {folder.path / 'heads'}; see fedhello predict --client and export --client",
         ]
     if summary.model_kind == TENSORS:
-        return [f"adapter: {folder.adapter}; {folder.adapter / 'README.md'} has the code that puts it into your module"]
+        return [f"adapter: {folder.adapter}; {folder.adapter / 'README.md'} has code that loads it into your module"]
     pooled = summary.pooling != NATIVE
     auto = "AutoModel" if pooled else AUTO_CLASSES[summary.model_kind].__name__
     classes = "" if pooled or summary.model_kind == CAUSAL_LM else f", num_labels={labels}"
@@ -297,5 +297,5 @@ def loading_lines(summary: Summary, folder: RunFolder) -> list[str]:
         "load it with:",
         f"  model = {auto}.from_pretrained({summary.model!r}{classes})",
         f"  model = PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
-        *([f"its head is beside it; {folder.adapter / 'README.md'} has the code that uses both"] if pooled else []),
+        *([f"its head is beside it; {folder.adapter / 'README.md'} has code that uses both"] if pooled else []),
     ]

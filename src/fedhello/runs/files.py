@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine stops."""
+"""Write files completely or not at all, even if the process or the machine stops."""
 
 import os
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from fedhello.errors import RunFolderError
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all: temporary file, fsync, rename, fsync of the folder.
+    """Write a file completely or not at all: temporary file, fsync, rename, fsync of the folder.
 
     Raises:
-        RunFolderError: If it cannot be written; what was there before is there still.
+        RunFolderError: If it cannot be written; an earlier file does not change.
     """
     temporary = file.with_name(f".{file.name}.tmp")
     with writing(file):
@@ -29,7 +29,7 @@ def write_whole(file: Path, content: str | bytes) -> None:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Add a line to a file and wait until the disk has it; a process that is killed meanwhile leaves a torn last line.
+    """Append a line to a file and wait until it is on disk; a killed process may leave an incomplete last line.
 
     Raises:
         RunFolderError: If it cannot be written.
@@ -41,7 +41,7 @@ def append_line(file: Path, line: str) -> None:
 
 
 def whole_lines(file: Path) -> list[str]:
-    """Return the lines of a file, none if there is no file, without a torn last one, which does not end as lines do.
+    """Return the complete lines of a file, without an incomplete last line; empty if the file does not exist.
 
     Raises:
         RunFolderError: If it cannot be read, or is not UTF-8.
@@ -52,11 +52,11 @@ def whole_lines(file: Path) -> list[str]:
         *lines, _ = file.read_bytes().split(b"\n")
         return [line.decode() for line in lines]
     except (OSError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"expected lines of text in {file}; it cannot be read: {error}") from error
+        raise RunFolderError(f"expected lines of text in {file}; the file cannot be read: {error}") from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder."""
+    """Wait until the names in a folder are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -66,7 +66,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def writing(what: Path) -> Iterator[None]:
-    """Turn an error of the operating system into a sentence.
+    """Turn an ``OSError`` into a ``RunFolderError``.
 
     Raises:
         RunFolderError: Instead of an OSError.

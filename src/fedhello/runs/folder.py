@@ -1,17 +1,17 @@
-"""A run's folder: what is in it, and how it gets there whole or not at all.
+"""A run's folder: its files, each written completely or not at all.
 
 config.yaml     the fully resolved configuration
 clients.json    tier and label histogram of each client
-rounds.jsonl    one object per finished round, and per attempt that failed
-checkpoints/    what the run goes on from, see ``fedhello.runs.checkpoint``
+rounds.jsonl    one object per finished round and per failed attempt
+checkpoints/    to resume the run, see ``fedhello.runs.checkpoint``
 summary.json    the result, see ``fedhello.runs.summary.summarise``
 adapter/        the PEFT adapter
-heads/          each client's own head, with the head policy ``local`` only
+heads/          each client's own head, only with the head policy ``local``
 answers.jsonl   a language model's answers to test prompts, before and after training
-models/         the models of a method that leads to several, one file each
-report.html     the pictures
-log.txt         what was said
-.lock           who writes here, while somebody does
+models/         the models of a method with several models, one file each
+report.html     the report with figures
+log.txt         the log
+.lock           the process that is writing
 """
 
 import fcntl
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from fedhello.engine.protocol import Heads
@@ -40,7 +41,7 @@ from fedhello.session import ClientEntry, Session
 from fedhello.types import Adapter
 
 ENDING = ("summary.json", "report.html", "answers.jsonl", "adapter", "heads", "models")
-"""What is there of a run that has ended, the first to go where it goes on."""
+"""Files of an ended run, in the order in which they are removed when the run is resumed."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: Where.
+        path: The folder's path.
     """
 
     path: Path
@@ -56,21 +57,21 @@ class RunFolder:
 
     @property
     def adapter(self) -> Path:
-        """Where the PEFT adapter is."""
+        """Path of the PEFT adapter."""
         return self.path / "adapter"
 
     @property
     def report(self) -> Path:
-        """Where the report is."""
+        """Path of the report."""
         return self.path / "report.html"
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints are."""
+        """Path of the checkpoints."""
         return self.path / "checkpoints"
 
     def begin(self, session: Session) -> None:
-        """Make the folder with what is known before the first round; it appears whole.
+        """Create the folder with all files that exist before the first round; it appears completely or not at all.
 
         Raises:
             RunFolderError: If it exists or cannot be written.
@@ -93,12 +94,12 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from writing here; what holds the lock already may ask again.
+        """Hold the folder's lock, so that no other process writes to it; the lock can be nested.
 
-        The operating system lets go of it when the process ends, however that happens.
+        The operating system releases the lock when the process ends.
 
         Raises:
-            RunFolderError: If another process writes here.
+            RunFolderError: If another process holds the lock.
         """
         if self._lock is not None:
             yield
@@ -115,7 +116,7 @@ class RunFolder:
         with writing(self.path):
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
             try:
-                # lockf would let go as soon as this process closed the file elsewhere, after a mere look at it.
+                # lockf would release the lock as soon as this process closes the file anywhere.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
@@ -124,14 +125,14 @@ class RunFolder:
                 raise RunFolderError(
                     f"expected nobody else to write to {self.path}; {holder} does. Wait until it has ended, or end it."
                 ) from None
-            # Whoever stands there has died without a word.
+            # The process named in the file has died.
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             lock.flush()
             return lock
 
     def add_round(self, result: RoundRecord) -> None:
-        """Append a finished round, or an attempt that failed, to ``rounds.jsonl``.
+        """Append a finished round, or a failed attempt, to ``rounds.jsonl``.
 
         Raises:
             RunFolderError: If it cannot be written.
@@ -148,17 +149,17 @@ class RunFolder:
             file.write(line + "\n")
 
     def rewind(self, lines: int) -> list[RoundRecord]:
-        """Go back to the first lines of ``rounds.jsonl``, without what a run leaves when it ends, and return them.
+        """Cut ``rounds.jsonl`` to its first lines, remove the files of an ended run, and return the lines' records.
 
         Raises:
-            RunFolderError: If there are fewer, or one is none of a round's.
+            RunFolderError: If there are fewer lines, or one is not a round's record.
         """
         file = self.path / "rounds.jsonl"
         found = whole_lines(file)[:lines]
         if len(found) < lines:
             raise RunFolderError(
                 f"expected the {lines} lines of {file} that the checkpoint belongs to; found {len(found)}. "
-                "Put the file back as it was, or start the run anew."
+                "Restore the file, or start a new run."
             )
         results = [read_round(line, f"{file}, line {i + 1}") for i, line in enumerate(found)]
         with writing(self.path):
@@ -179,14 +180,14 @@ class RunFolder:
         """Write adapter, models, personal heads, answers and summary; the model must hold the final adapter.
 
         Args:
-            session: The session.
-            summary: The result.
-            models: What the run leads to, by name; a single one is the adapter itself.
-            heads: The clients' own, where heads are personal.
-            answers: Of a language model.
+            session: The session of the run.
+            summary: Its summary.
+            models: The models that the run results in, by name; a single one is the adapter itself.
+            heads: The clients' own heads, if heads are personal.
+            answers: The answers of a language model.
 
         Raises:
-            RunFolderError: If something cannot be written.
+            RunFolderError: If a file cannot be written.
         """
         with writing(self.adapter):
             save_adapter(session.model, self.adapter)
@@ -203,8 +204,9 @@ class RunFolder:
         file = self.path / f"{name}.safetensors"
         with writing(file):
             file.parent.mkdir(exist_ok=True)
-        # A file may not hold one tensor twice, nor a view into another.
-        write_whole(file, safetensors.torch.save({n: value.clone() for n, value in tensors.items()}))
+        # safetensors does not store one tensor twice, or a view of another.
+        apart = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+        write_whole(file, safetensors.torch.save(apart))
 
     def check(self) -> None:
         """Check that this is the folder of a run.
@@ -213,10 +215,10 @@ class RunFolder:
             RunFolderError: If it has no configuration.
         """
         if not (self.path / "config.yaml").is_file():
-            raise RunFolderError(f"expected the folder of a run; {self.path} has no config.yaml")
+            raise RunFolderError(f"expected the folder of a run; {self.path} has no config.yaml. Check the path.")
 
     def write_config(self, text: str) -> None:
-        """Write the configuration that the run goes on with.
+        """Write the configuration of the resumed run.
 
         Raises:
             RunFolderError: If it cannot be written.
@@ -227,7 +229,7 @@ class RunFolder:
         """Read the summary.
 
         Raises:
-            RunFolderError: If the run has not come to an end, or the file holds no summary.
+            RunFolderError: If the run has not ended, or the file is not a summary.
         """
         file = self.path / "summary.json"
         if not file.is_file():
@@ -238,17 +240,16 @@ class RunFolder:
             raise RunFolderError(f"expected JSON in {file}; {error}") from error
         return Summary.read(values)
 
-    def rounds(self) -> list[dict[str, Any]]:
-        """Read all finished rounds, without the attempts that failed, as the file has them.
+    def rounds(self) -> list[RoundRecord]:
+        """Return the records of the finished rounds, without failed attempts.
 
         Raises:
             RunFolderError: If a line is none of a round's.
         """
-        lines = zip(whole_lines(self.path / "rounds.jsonl"), self.records(), strict=True)
-        return [json.loads(line) for line, record in lines if record.report.failed is None]
+        return [record for record in self.records() if record.report.failed is None]
 
     def records(self) -> list[RoundRecord]:
-        """Read what every round, and every attempt that failed, came to.
+        """Return the records of all rounds and failed attempts.
 
         Raises:
             RunFolderError: If a line is none of a round's.
@@ -257,19 +258,19 @@ class RunFolder:
         return [read_round(line, f"{file}, line {i + 1}") for i, line in enumerate(whole_lines(file))]
 
     def clients(self) -> tuple[ClientEntry, ...]:
-        """Read who takes part, in ascending id.
+        """Return the entries of all clients, in ascending id.
 
         Raises:
-            RunFolderError: If the file is missing, or does not say it.
+            RunFolderError: If the file is missing or not valid.
         """
         file = self.path / "clients.json"
         try:
             return read_clients(file.read_text(encoding="utf-8"), str(file))
         except (OSError, UnicodeDecodeError) as error:
-            raise RunFolderError(f"expected who takes part in {file}; it cannot be read: {error}") from error
+            raise RunFolderError(f"expected the list of clients in {file}; it cannot be read: {error}") from error
 
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
-        """Read the clients' own heads; empty where heads are not personal.
+        """Return the clients' own heads; empty if heads are not personal.
 
         Raises:
             ModelError: If one cannot be read, or is not finite.
@@ -278,7 +279,7 @@ class RunFolder:
         return {int(file.stem.removeprefix("client-")): read_tensors(file) for file in files}
 
     def models(self) -> dict[str, dict[str, Tensor]]:
-        """Read the models of a run that leads to several, by name; empty where the adapter is the only one.
+        """Return the models of a run with several, by name; empty if the adapter is the only model.
 
         Raises:
             ModelError: If one cannot be read, or is not finite.
@@ -288,7 +289,7 @@ class RunFolder:
 
 
 def choose(out: Path, name: str | None, method: str, seed: int) -> RunFolder:
-    """Return the folder for a new run within another: that of its name, or a free one made of method and seed."""
+    """Return the folder of a new run in ``out``: with its name, or a free one named after method and seed."""
     if name is not None:
         return RunFolder(out / name)
     name = f"{method}-seed{seed}"
@@ -299,16 +300,16 @@ def choose(out: Path, name: str | None, method: str, seed: int) -> RunFolder:
 
 
 def check_free(folder: RunFolder) -> None:
-    """Check, before anything costly, that the folder can be made.
+    """Check early that the folder can be created.
 
     Raises:
         RunFolderError: If it exists, or its nearest existing parent cannot be written.
     """
     if folder.path.exists():
         broken = (folder.path / "config.yaml").is_file() and not (folder.path / "summary.json").is_file()
-        more = f" Or go on with it: fedhello resume {folder.path}" if broken else ""
+        more = f" Or resume it: fedhello resume {folder.path}" if broken else ""
         raise RunFolderError(
-            f"expected a new folder for this run; {folder.path} exists. Give another run.name, or remove it.{more}"
+            f"expected a new folder for this run; {folder.path} exists. Set another run.name, or remove it.{more}"
         )
     parent = folder.path.parent
     while not parent.exists():

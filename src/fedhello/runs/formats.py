@@ -1,10 +1,10 @@
-"""What a run's files hold: one writer and one reader for each value, under the names that stand in the files.
+"""Formats of a run's files: one writer and one reader for each value, with the names used in the files.
 
     rounds.jsonl    one line per attempt at a round   ``write_round``, ``read_round``
-    clients.json    who takes part                    ``write_clients``, ``read_clients``
+    clients.json    the clients                       ``write_clients``, ``read_clients``
 
-``summary.json`` is ``fedhello.runs.summary.Summary``, a checkpoint ``fedhello.runs.checkpoint.Checkpoint``, an update
-and a task are those of ``fedhello.engine.wire``. Fields may be renamed in the code; names in files stay.
+``summary.json`` is in ``fedhello.runs.summary.Summary``, checkpoints are in ``fedhello.runs.checkpoint.Checkpoint``,
+updates and tasks in ``fedhello.engine.wire``. Fields may be renamed in the code; names in files do not change.
 """
 
 import json
@@ -22,30 +22,30 @@ from fedhello.state import ClientReport, RoundReport
 from fedhello.types import Rejection
 
 ROUND = 1
-"""Format of a line of ``rounds.jsonl``; it rises whenever an earlier fedhello could not read it. 0.1.0 wrote none."""
+"""Format of a line of ``rounds.jsonl``; it rises with changes that earlier versions cannot read. 0.1.0 has none."""
 
 CLIENTS = 2
-"""Format of ``clients.json``; 0.1.0 wrote the list alone, which is format 1."""
+"""Format of ``clients.json``; 0.1.0 writes only the list, which is format 1."""
 
 JSON = dict[str, Any]
 
 
 def write_evaluation(score: Evaluation) -> JSON:
-    """Return scores as files hold them."""
+    """Return scores as they are in files."""
     return {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples, "more": dict(score.more)}
 
 
 def read_evaluation(values: Any) -> Evaluation:
-    """Read scores back.
+    """Return scores read from a file.
 
     Raises:
-        ValidationError: If they are none.
+        ValidationError: If the values are not scores.
     """
     return TypeAdapter(Evaluation).validate_python(_known(values, "accuracy", "loss", "samples", "more"))
 
 
 def write_head(change: HeadChange) -> JSON:
-    """Return how a head came about as files hold it."""
+    """Return a change of the head as it is in files."""
     return {
         "clients": change.clients,
         "samples": change.samples,
@@ -64,10 +64,10 @@ HEAD_KEYS = tuple(write_head(HeadChange(0, 0, 0, 0)))
 
 
 def read_head(values: Any) -> HeadChange:
-    """Read back how a head came about.
+    """Return a change of the head read from a file.
 
     Raises:
-        ValidationError: If it is none.
+        ValidationError: If the values are not a change of the head.
     """
     return TypeAdapter(HeadChange).validate_python(_known(values, *HEAD_KEYS))
 
@@ -104,21 +104,21 @@ OF_THE_REPORT = (
     "round", "clients", "contributors", "scores", "scored", "over_budget", "rejections", "failed", "attempt", "flags",
     "score_bytes_down", "score_bytes_up", "step",
 )  # fmt: skip
-"""Keys of a line that are of the algorithm's report."""
+"""Keys of a line that belong to ``RoundReport``."""
 
 OF_THE_RECORD = ("train_loss", "seconds", "evaluation_seconds", "selected")
-"""Keys of a line that are numbers of the record."""
+"""Keys of a line that are numbers of ``RoundRecord``."""
 
 
 def read_round(line: str, where: str) -> RoundRecord:
-    """Read a line of ``rounds.jsonl`` back.
+    """Return the record in a line of ``rounds.jsonl``.
 
     Args:
         line: JSON.
-        where: Names the line in errors.
+        where: The line's name, for messages.
 
     Raises:
-        RunFolderError: If it is none of a round's, or a later fedhello wrote it in another format.
+        RunFolderError: If it is not a round's record, or a later version of fedhello wrote it in a newer format.
     """
     try:
         entry = json.loads(line)
@@ -159,7 +159,7 @@ def _write_rejection(rejection: Rejection) -> JSON:
 
 
 def write_clients(entries: Sequence[ClientEntry]) -> JSON:
-    """Return who takes part as ``clients.json``."""
+    """Return the clients as the content of ``clients.json``."""
     rows = []
     for entry in entries:
         labels = dict(entry.labels) if isinstance(entry.labels, Mapping) else list(entry.labels)
@@ -169,14 +169,14 @@ def write_clients(entries: Sequence[ClientEntry]) -> JSON:
 
 
 def read_clients(text: str, where: str) -> tuple[ClientEntry, ...]:
-    """Read ``clients.json`` back, in ascending id.
+    """Return the clients in the content of ``clients.json``, in ascending id.
 
     Args:
         text: JSON.
-        where: Names the file in errors.
+        where: The file's name, for messages.
 
     Raises:
-        RunFolderError: If it does not say who takes part, or a later fedhello wrote it in another format.
+        RunFolderError: If it is not a list of clients, or a later version of fedhello wrote it in a newer format.
     """
     try:
         found = json.loads(text)
@@ -187,15 +187,15 @@ def read_clients(text: str, where: str) -> tuple[ClientEntry, ...]:
         return tuple(TypeAdapter(ClientEntry).validate_python(_known(row, *keys)) for row in rows)
     except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
         said = " ".join(str(error).split())[:200]
-        raise RunFolderError(f"expected who takes part in {where}; {said}") from error
+        raise RunFolderError(f"expected the list of clients in {where}; {said}") from error
 
 
 def _known(values: Any, *names: str) -> JSON:
-    """Return what is there under some names; what else a file holds is of a later fedhello that it can do without."""
+    """Return the values of the known names; unknown names come from later versions and are ignored."""
     return {name: values[name] for name in names if name in values}
 
 
 def _check_format(values: Mapping[str, Any], known: int, what: str, where: str) -> None:
     written = values.get("format", 1)
     if not isinstance(written, int) or written > known:
-        raise ValueError(f"it holds {what} of format {written!r}, and this fedhello reads {known} or earlier")
+        raise ValueError(f"it holds {what} of format {written!r}; this version of fedhello reads {known} or earlier")

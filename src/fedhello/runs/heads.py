@@ -1,4 +1,4 @@
-"""The head of a run: solved from the clients' head statistics before the first round, on the way, and at the end."""
+"""The head of a run, solved from the clients' head statistics before the first round, between rounds and at the end."""
 
 import math
 from collections.abc import Sequence
@@ -19,27 +19,27 @@ from fedhello.model.head import (
     prototype_head,
     solved_head,
 )
-from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, without
+from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, scaled_to, without
 from fedhello.randomness import generator
 from fedhello.runs.selection import selection_after
 from fedhello.session import Session
 from fedhello.state import RunState
 from fedhello.types import Adapter
 
-NOT_FINITE = "training led to features that are not finite, and the head stays as it was; lower train.lr"
+NOT_FINITE = "the features are not finite after training, so the head is not updated; lower train.lr"
 
 FOLDS = 5
-"""Of the server's own samples, where no client takes part."""
+"""Statistics of the server's own samples, which never leave the server."""
 
 
 @dataclass
 class Traffic:
-    """What gathering head statistics took.
+    """The costs of collecting head statistics.
 
     Attributes:
-        clients: Whose came, ascending.
-        samples: Over how many samples they are sums.
-        bytes_up: Bytes that they sent.
+        clients: The clients whose statistics came, ascending.
+        samples: Number of samples in the sums.
+        bytes_up: Bytes that these clients sent.
         bytes_down: Bytes that they received.
     """
 
@@ -48,30 +48,31 @@ class Traffic:
     bytes_up: int = 0
     bytes_down: int = 0
 
-    def counted(self, found: Contribution) -> HeadSums:
-        """Count a contribution, and return its sums."""
+    def counted(self, found: Contribution, most: int | None) -> HeadSums:
+        """Count a contribution, and return its sums, as those of at most so many samples a client."""
+        sums = scaled_to(found.sums, None if most is None else most * len(found.clients))
         self.clients.extend(found.clients)
-        self.samples += int(found.sums.counts.sum())
+        self.samples += round(float(sums.counts.sum()))
         self.bytes_up += found.bytes_up
         self.bytes_down += found.bytes_down
-        return found.sums
+        return sums
 
 
 @dataclass(frozen=True)
 class HeadChange:
-    """How a head came about, before the first round or in one.
+    """A change of the head, before the first round or after one.
 
     Attributes:
-        clients: How many clients' statistics came; where some were taken out, how many are left.
-        samples: Over how many samples all statistics are sums that it was solved from.
+        clients: Number of clients whose statistics came; after forgetting, the number that is left.
+        samples: Number of samples in all statistics that the head is solved from.
         bytes_up: Bytes that these clients sent for it.
         bytes_down: Bytes that they received for it.
         shrinkage: See ``fedhello.model.head.Head``.
-        temperature: Likewise.
-        loss: Likewise.
-        adopted: Whether it took the place of the head before.
-        left_out: How many samples of these clients are in no sum, since their client has too few of their class.
-        loss_before: Of the head before, at its own best temperature; None where the two were not compared.
+        temperature: See ``fedhello.model.head.Head``.
+        loss: See ``fedhello.model.head.Head``.
+        adopted: Whether it replaced the earlier head.
+        left_out: Number of these clients' samples that are left out, because the client has too few of the class.
+        loss_before: Loss of the earlier head, at its own best temperature; None if the two were not compared.
     """
 
     clients: int
@@ -87,11 +88,11 @@ class HeadChange:
 
 
 Solved = tuple[RunState, HeadChange | None]
-"""A state with its head, and how that came about; None where the head is what it was."""
+"""A state with its head, and the change of the head; None without a change."""
 
 
 def first_head(session: Session, adapter: Adapter) -> Solved:
-    """Return the state before round 0, with the head that the run's policy starts from.
+    """Return the state before round 0, with the initial head of the head policy.
 
     Args:
         session: The session; its model holds the adapter.
@@ -110,10 +111,10 @@ def first_head(session: Session, adapter: Adapter) -> Solved:
 
 
 def refreshed_head(session: Session, state: RunState, clients: Sequence[int]) -> Solved:
-    """Return a state after a round, with its head solved anew on the adapted features where that is due.
+    """Return a state after a round, with its head solved again if ``model.refresh`` says so.
 
-    The clients of the round send new sums; earlier ones, of features that were, count ``model.forgetting`` less with
-    every refresh. Where the head follows the features, so do these sums.
+    The clients of the round send new sums; the earlier sums, of earlier features, are multiplied by 1 −
+    ``model.forgetting`` at every refresh. With drift compensation these sums are compensated, too.
     """
     head = session.head
     if head.policy != "solved" or head.refresh is None or state.round % head.refresh or not clients:
@@ -129,15 +130,15 @@ def _sums_now(session: Session, state: RunState) -> HeadSums:
 
 
 def final_head(session: Session, state: RunState) -> Solved:
-    """Return the state after the last round, with its head solved once more by all, if that is better.
+    """Return the state after the last round, with its head solved once more from all clients if that is better.
 
-    Better is a smaller −log p on the validation data, each head at its own best temperature, or, where models are
-    selected, one that is surely smaller than the selected one's. Where nothing has trained, those who were not there
-    before add their sums.
+    Better means a smaller −log p on the validation data, each head at its own best temperature; with model selection,
+    surely smaller than that of the selected model. If nothing has trained, only clients that are missing in the sums
+    send theirs.
 
     Args:
         session: The session.
-        state: After the last round.
+        state: The state after the last round.
     """
     if session.head.policy != "solved" or not session.head.final:
         return state, None
@@ -154,12 +155,12 @@ def final_head(session: Session, state: RunState) -> Solved:
     loss = _validation_loss(session, after)
     after = selection_after(session, replace(after, before_final=_head_and_sums(session, state)))
     better = loss < before if state.selected is None else after.selected is not state.selected
-    found = loss if math.isfinite(loss) else None  # JSON has no other numbers
+    found = loss if math.isfinite(loss) else None  # JSON has no NaN or infinity
     return after if better else state, replace(change, loss=found, adopted=better, loss_before=before)
 
 
 def _validation_loss(session: Session, state: RunState) -> float:
-    """Return the mean −log p of the validation data: of one that trains, or stays, at its best temperature."""
+    """Return the mean −log p of the validation data; of a head without drift compensation at its best temperature."""
     if session.drift is not None or state.selected_losses is not None:
         return float(session.losses(state.adapter).mean())
     session.model.write(state.adapter.tensors)
@@ -168,9 +169,9 @@ def _validation_loss(session: Session, state: RunState) -> float:
 
 
 def following_head(session: Session, state: RunState) -> tuple[RunState, str | None]:
-    """Return a state after a round with the head that follows its features; no client is asked.
+    """Return a state after a round with a head compensated for the drift of the features, without messages to clients.
 
-    Where features are not finite the head stays, and a flag says so.
+    If features are not finite, the head does not change, and a flag says so.
     """
     if session.drift is None:
         return state, None
@@ -179,7 +180,7 @@ def following_head(session: Session, state: RunState) -> tuple[RunState, str | N
 
 
 def without_final_head(state: RunState) -> RunState:
-    """Return a state as it was before its final head, from which further rounds go on as if there had been no end."""
+    """Return a state with the head from before its final head, from which further rounds continue."""
     kept = state.before_final
     if not kept:
         return state
@@ -222,23 +223,23 @@ def _or_nothing(block: int | None) -> str:
 
 
 def head_without(session: Session, state: RunState, clients: Sequence[int]) -> tuple[RunState, HeadChange]:
-    """Return a state whose head is solved from the sums of all but some clients, as if these had never been there.
+    """Return a state whose head is solved from the sums of all clients except some, as if these had never taken part.
 
     Args:
-        session: Of the run, with all its clients; its model makes the features of the start.
-        state: With integer sums of features that never changed.
-        clients: Who is to be forgotten; whose sums are out already stays out.
+        session: The session of the run, with all its clients; its model computes the features of the start.
+        state: A state with integer sums of features that never changed.
+        clients: The clients to forget, in addition to those forgotten already.
 
     Raises:
         DataError: If a class has no sample on any client that is left.
     """
     total, due = HeadSums(**state.head_sums), {k for k in clients if k in state.head_clients}
-    # Everybody's are asked for: features may differ in their last bit with who is in a batch, and so would the sums.
+    # All clients send their sums: features may differ in the last bit with the content of a batch.
     for found in session.engine.head_sums() if due else ():
         if due.issuperset(found.clients):
-            total = without(total, found.sums, session.statistics.moments)
+            total = without(total, scaled_to(found.sums, session.most_samples), session.statistics.moments)
     left = [k for k in state.head_clients if k not in due]
-    head, samples = _from_sums(session, total, state.adapter), int(total.counts.sum())
+    head, samples = _from_sums(session, total, state.adapter), round(float(total.counts.sum()))
     sums = {name: getattr(total, name) for name in PARTS}
     gone = tuple(sorted({*state.forgotten, *clients}))
     state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(left), forgotten=gone)
@@ -246,18 +247,18 @@ def head_without(session: Session, state: RunState, clients: Sequence[int]) -> t
 
 
 def _solved(session: Session, state: RunState, clients: Sequence[int] | None, before: HeadSums | None = None) -> Solved:
-    """Gather statistics of some clients, or of all, on the features as they are, and solve the head from them.
+    """Collect head statistics of some or all clients under the state's adapter, and solve the head from them.
 
     Args:
         session: The session.
-        state: Whose adapter makes the features.
-        clients: Whose statistics; None for everybody's.
-        before: What is added to them.
+        state: The state whose adapter computes the features.
+        clients: The clients; None for all.
+        before: Sums that are added to theirs.
     """
     moments, traffic = session.statistics.moments, Traffic()
     adapter = state.adapter if state.round else None
     found = session.engine.head_sums(clients, adapter)
-    total = add_up((traffic.counted(one) for one in found), moments)
+    total = add_up((traffic.counted(one, session.most_samples) for one in found), moments)
     total = total if before is None else plus(before, total)
     head = _from_sums(session, total, state.adapter)
     sums = {name: getattr(total, name) for name in PARTS}
@@ -272,7 +273,7 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
 
 
 def _from_sums(session: Session, total: HeadSums, adapter: Adapter) -> Head:
-    """Return the head that sums lead to; what is free is chosen on the server's validation data."""
+    """Return the head solved from sums, with shrinkage and temperature chosen on the server's validation data."""
     validation = session.server.validation
     if session.head.policy == "prototypes":
         return prototype_head(total, session.head.scale)
@@ -290,7 +291,7 @@ def _family(session: Session, total: HeadSums) -> Family:
 
 
 def _of_the_server(session: Session) -> tuple[Head, int]:
-    """Return the head of the server's own labelled samples, proxy and validation, and how many these are."""
+    """Return the head solved from the server's own proxy and validation samples, and their number."""
     parts = [part for part in (session.server.proxy, session.server.validation) if len(part)]
     h = torch.cat([pooled_features(session.model, part) for part in parts])
     y = torch.from_numpy(np.concatenate([part.labels for part in parts]))
@@ -314,8 +315,9 @@ def _with_head(session: Session, state: RunState, head: Head) -> RunState:
 
 
 def _declared(session: Session, clients: Sequence[int]) -> int:
-    """Return how many samples some clients have."""
-    return sum(entry.samples for entry in session.roster if entry.client in clients)
+    """Return the number of samples of some clients, each with the cap on it."""
+    found = (entry.samples for entry in session.roster if entry.client in clients)
+    return sum(n if session.most_samples is None else min(n, session.most_samples) for n in found)
 
 
 def _change(head: Head, clients: int, samples: float, left_out: int = 0) -> HeadChange:

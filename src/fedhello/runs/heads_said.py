@@ -1,4 +1,4 @@
-"""What is said of a run's head: how it was solved, and what the statistics for it cost."""
+"""Messages about a run's head: how it was solved, and the costs of its statistics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,20 +14,20 @@ from fedhello.runs.heads import HeadChange
 from fedhello.session import Session
 
 SKETCHES = (64, 128, 256)
-"""Sizes of sketches whose cost is shown beside the chosen one."""
+"""Sizes of sketches whose costs are shown for comparison."""
 
 WIDEST: Final = 2**31
-"""From where on a sum takes 64 bits."""
+"""Values from this on take 64 bits."""
 
 
 def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 0) -> str:
-    """Say in one line how a head came about.
+    """Return one line about a change of the head.
 
     Args:
-        change: How.
-        head: How the run's heads come about.
-        least: How many samples of a class a client needs for them to count.
-        rounds: After how many rounds; 0 before the first.
+        change: The change.
+        head: The settings of the head.
+        least: The least number of samples of a class on a client that are not left out.
+        rounds: The number of rounds before it; 0 at the start.
     """
     whose = f"{change.clients} clients" if change.clients else "the server"
     parts = [f"{'' if head.policy == 'prototypes' else 'solved '}from {change.samples:,.0f} samples of {whose}"]
@@ -39,7 +39,7 @@ def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 
             f"−log p {'not finite' if change.loss is None else f'{change.loss:.3f}'} on validation"
         )
     if change.loss_before is not None:
-        before = f"that of the model before, {change.loss_before:.3f},"
+        before = f"that of the earlier model, {change.loss_before:.3f},"
         parts.append(f"adopted: {before} is more" if change.adopted else f"not adopted: {before} is not surely more")
     when = f" after round {rounds}" if rounds else ""
     name = "prototypes" if head.policy == "prototypes" else "head"
@@ -48,30 +48,30 @@ def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 
 
 @dataclass(frozen=True)
 class StatisticsCosts:
-    """What the sums for a solved head take, by kind of moments.
+    """The upload of the sums for a solved head, by kind of moments.
 
     Attributes:
-        chosen: The kind of the run.
-        bytes: Kind → what a client of mean size sends, once.
+        chosen: The kind of moments of the run.
+        bytes: Kind → bytes that a client of mean size sends once.
     """
 
     chosen: str
     bytes: Mapping[str, int]
 
     def __str__(self) -> str:
-        """Return a line for people."""
+        """Return one line that lists the bytes by kind."""
         listed = (
             f"{kind} {human_bytes(size)}" + (" (chosen)" if kind == self.chosen else "")
             for kind, size in self.bytes.items()
         )
-        return f"for the head every client sends sums once, by model.moments: {', '.join(listed)}"
+        return f"for the head every client sends sums once; bytes by model.moments: {', '.join(listed)}"
 
 
 def statistics_costs(session: Session) -> StatisticsCosts | None:
-    """Return what head statistics cost by kind of moments; None where no client sends any.
+    """Return the upload of head statistics by kind of moments; None if no client sends any.
 
-    The bytes are those of integers of 32 bits, but of a sketch of 64 where the trace of its moments, n‖x‖² with
-    ‖x‖ = 1, does not fit. Other sums that do not fit take 64 bits, too.
+    The bytes are those of 32-bit integers, or of 64-bit integers for a sketch whose trace, n‖x‖² with ‖x‖ = 1, does not
+    fit 32 bits. Other sums that do not fit are not predicted.
     """
     if session.head.policy not in ("solved", "prototypes") or session.row.server_alone:
         return None
@@ -87,7 +87,7 @@ def _name(moments: Moments) -> str:
 
 
 def _bytes(session: Session, moments: Moments) -> int:
-    """Return what a client of mean size sends."""
+    """Return the bytes that a client of mean size sends."""
     model, samples = session.model, session.histogram.sum() / max(1, len(session.histogram))
     wide = moments.kind == "sketch" and samples / UNIT**2 >= WIDEST
     shapes = like(model.num_labels, model.logits_layer.in_features, moments)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which end a run in order."""
+"""Handle Ctrl-C and SIGTERM, so that a run ends in order."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Interrupts:
-    """Turns Ctrl-C and SIGTERM into a KeyboardInterrupt, the first of them not before what is being written is written.
+    """Turns Ctrl-C and SIGTERM into a KeyboardInterrupt; the first one can be delayed by ``held_back``.
 
-    Only the main thread hears signals: elsewhere this does nothing. A signal that the process was started to ignore,
-    as shells do for jobs in the background, stays ignored.
+    Only the main thread can handle signals; in other threads this does nothing. A signal that the process was started
+    to ignore, as shells do for background jobs, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Interrupts:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Let the first one wait until the end of the context; the second one does not."""
+        """Delay the first signal until the end of the context; a second signal acts at once."""
         before, self._holding = self._heard, True
         try:
             yield

@@ -1,4 +1,4 @@
-"""Play a session's rounds: start, then one after the other, scoring the global adapter as often as asked."""
+"""Run a session's rounds one after the other, and score the global adapter after some of them."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Heads
-from fedhello.errors import QuorumError
+from fedhello.errors import ConfigError, QuorumError
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
 from fedhello.model.validation import same_objects
@@ -32,19 +32,19 @@ from fedhello.strategy import Distillation, the_global_model
 from fedhello.types import Adapter, Rejection, Task, Update
 
 Watch = Callable[[Update | Rejection], None]
-"""Is shown a client's reply: its update, or why it does not count."""
+"""Function that is called with a client's reply: its update or its rejection."""
 
 
 @dataclass(frozen=True)
 class RunStart:
-    """What is there before round 0.
+    """The start of a run, before round 0.
 
     Attributes:
-        state: The state; that of a run that goes on is its checkpoint's.
-        head: How the head came about; None where it is random.
+        state: The state; for a resumed run that of its checkpoint.
+        head: How the initial head was made; None if it is random.
         validation: Scores of the untrained adapter on the server's validation data.
-        test: Likewise.
-        records: What earlier processes' rounds came to, of a run that goes on.
+        test: Scores of the untrained adapter on the server's test data.
+        records: For a resumed run, the records of the rounds of earlier processes.
 
     Example:
         >>> start = fh.start(fh.prepare("my.yaml"))
@@ -61,18 +61,18 @@ class RunStart:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One attempt at a round as it is shown and stored.
+    """The record of one attempt at a round, as it is shown and stored.
 
     Attributes:
-        report: What the algorithm did.
-        train_loss: Mean over the round's samples; None where no update counted.
-        validation: Of the global adapter after the round; for choosing. None where it was not scored.
-        test: Likewise; for reporting only.
+        report: The algorithm's report.
+        train_loss: Mean loss over the round's samples; None if no update counted.
+        validation: Scores of the global adapter on the validation data, for selection; None if it was not scored.
+        test: Scores on the test data, for reporting only; None if it was not scored.
         seconds: Wall seconds of allocation, training and aggregation.
         evaluation_seconds: Wall seconds of the two evaluations.
-        head: How the head was solved anew after the round; None where it was not.
-        selected: After how many rounds the model was there that the run would hand back now, 0 being the start; None
-            where none is selected.
+        head: The change of the head after the round; None if it was not solved again.
+        selected: Number of rounds after which the currently selected model was reached, 0 for the start; None without
+            model selection.
 
     Example:
         >>> state, record = next(fh.rounds(fh.prepare("my.yaml")))
@@ -91,9 +91,9 @@ class RoundRecord:
 
 
 def start(session: Session) -> RunStart:
-    """Put the head where its policy says, and evaluate the adapter before any training.
+    """Make the initial head, and evaluate the adapter before training.
 
-    A session can be started again: everything goes back to how it was prepared.
+    It can be called again: the model is reset to its initial values.
     """
     model = session.model
     model.write(session.initial)
@@ -104,22 +104,24 @@ def start(session: Session) -> RunStart:
 
 
 def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Iterator[tuple[RunState, RoundRecord]]:
-    """Play the remaining rounds one by one, evaluating the global adapter (or each of the models) as often as asked.
+    """Run the remaining rounds one by one, and evaluate the global adapter (or each of the models) when due.
 
-    An attempt that fails is yielded like a round: nothing has changed, and the round is attempted again.
+    A failed attempt is yielded like a round; its state has not changed, and the round is attempted again.
 
     Args:
         session: The session.
-        state: Where to go on.
-        watch: Is shown each reply of a client before it is aggregated.
+        state: The state to continue from.
+        watch: Called with each reply of a client before it is aggregated.
 
     Raises:
+        ConfigError: If the state's learning rate is none.
         QuorumError: If ``train.retries`` attempts at one round fail.
     """
 
     def distil(models: Sequence[Adapter], how: Distillation, t: int) -> list[Adapter]:
         return learn_from_each_other(session.model, session.server.public, models, how, session.settings.seed, t)
 
+    _check_rate(state)
     fisher, scores = Scorer(session), _Scores(session)
     settings = session.settings
     if state.round < settings.rounds:
@@ -132,6 +134,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         train = partial(_watched, session, state.personal_heads, watch)
         state, record = algorithm.round(state, session.federation, session.method, train, fisher, distil)
         record = fisher.recorded(record)
+        record = replace(record, flags=(*record.flags, *_rate_flags(state)))
         if state.personal_heads is not None:
             trained = session.engine.trained_heads(record)
             state = replace(state, personal_heads={**state.personal_heads, **trained})
@@ -151,7 +154,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
 
 
 def _train_loss(record: RoundReport) -> float | None:
-    """Return the mean over the round's samples; None where nobody was able to take part."""
+    """Return the mean over the round's samples; None if no client could take part."""
     if record.train_loss is not None or not record.clients:
         return record.train_loss
     if not all("loss" in report.metrics for report in record.clients):
@@ -160,10 +163,21 @@ def _train_loss(record: RoundReport) -> float | None:
     return sum(report.metrics["loss"] * report.samples for report in record.clients) / samples
 
 
+def _check_rate(state: RunState) -> None:
+    if state.lr is not None and not 0 < state.lr < float("inf"):
+        raise ConfigError(f"expected the state's lr to be a finite number above 0, or None; found {state.lr!r}")
+
+
+def _rate_flags(state: RunState) -> list[str]:
+    if state.lr is None:
+        return []
+    return [f"clients trained with another learning rate than the configuration's, that of the state: {state.lr:g}"]
+
+
 def _watched(
     session: Session, heads: Heads | None, watch: Watch | None, tasks: Iterable[Task]
 ) -> Iterator[Update | Rejection]:
-    """Let clients train, and show each reply to whoever watches."""
+    """Let clients train, and call ``watch`` with each reply."""
     for reply in session.engine.train(tasks, heads):
         if watch is not None:
             watch(reply)
@@ -171,7 +185,7 @@ def _watched(
 
 
 def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple[RunState, HeadChange | None]:
-    """Solve the head anew where that is due: by the round's clients on the way, by all at the end."""
+    """Solve the head again if due: from the round's clients between rounds, from all clients at the end."""
     if record.failed is not None or session.row.models is not the_global_model:
         return state, None
     state, head = refreshed_head(session, state, [report.client for report in record.clients])
@@ -189,15 +203,15 @@ def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple
 def _no_quorum(record: RoundReport) -> QuorumError:
     reasons = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
     return QuorumError(
-        f"expected enough updates in round {record.round + 1}; found {record.attempt + 1} failed attempts, at the last "
-        f"of which {record.failed} ({reasons}). Put right what the clients report, or change train.quorum, "
-        "train.retries or train.over_selection."
+        f"expected enough updates in round {record.round + 1}; found {record.attempt + 1} failed attempts, in the last "
+        f"of which {record.failed} ({reasons}). Fix what the clients report, or change train.quorum, train.retries or "
+        "train.over_selection."
     )
 
 
 @dataclass
 class _Scores:
-    """Evaluates the models that a state leads to; a model that did not change since it was scored is not run again.
+    """Evaluates the models of a state; a model that has not changed since it was scored is not evaluated again.
 
     Attributes:
         session: The session.
@@ -224,22 +238,22 @@ class _Scores:
 
 
 def mean_over_models(found: Sequence[tuple[Evaluation, Evaluation]]) -> tuple[Evaluation, Evaluation]:
-    """Return the mean scores on the validation and the test set over models, each of which counts the same."""
+    """Return the mean scores over models on the validation and the test set, with equal weights."""
     equal = [1.0] * len(found)
     validation, test = zip(*found, strict=True)
     return weighted_mean(validation, equal, validation[0].samples), weighted_mean(test, equal, test[0].samples)
 
 
 def evaluate_adapter(session: Session, adapter: Adapter, heads: Heads | None = None) -> tuple[Evaluation, Evaluation]:
-    """Evaluate an adapter on the validation and the test set, with personal heads if clients keep their own."""
+    """Evaluate an adapter on the validation and the test set, with personal heads if given."""
     validation, test = _evaluated(session, adapter, (session.server.validation, session.server.test), heads)
     return validation, test
 
 
 def domain_scores(session: Session, state: RunState) -> dict[str, float]:
-    """Return the test accuracy within each domain, the mean over the models that a state leads to.
+    """Return the test accuracy within each domain, the mean over the models of a state.
 
-    Empty where the data has no domains, or clients keep their own heads: those do not know all classes.
+    Empty if the data has no domains, or clients keep their own heads, which do not cover all classes.
     """
     domains = session.server.domains
     if not domains or state.personal_heads is not None:
@@ -255,7 +269,7 @@ def domain_scores(session: Session, state: RunState) -> dict[str, float]:
 def _evaluated(
     session: Session, adapter: Adapter, parts: Iterable[Samples], heads: Heads | None = None
 ) -> list[Evaluation]:
-    """Evaluate an adapter on some samples; the forward pass runs in the number type that training has it in."""
+    """Evaluate an adapter on some samples; the forward pass runs in the same number type as in training."""
     model, engine, metrics = session.model, session.engine, session.settings.metrics
     model.write(adapter.tensors)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=engine.settings.autocast == "bfloat16"):

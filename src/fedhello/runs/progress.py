@@ -1,4 +1,4 @@
-"""How far a run has come, and how a run that has stopped goes on from its last checkpoint."""
+"""The progress of a run, and its restoration from the last checkpoint."""
 
 import hashlib
 import time
@@ -24,16 +24,16 @@ from fedhello.state import RunState
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-        beginning: What was there before round 0; its state is the one that this process started from.
-        answers: A language model's, before training.
-        state: What the next round starts from.
-        results: Of every round so far, and of every abandoned attempt at one.
+        beginning: The start of the run; its state is the one from which this process started.
+        answers: A language model's answers before training.
+        state: The state before the next round.
+        results: Records of every round so far and of every failed attempt.
         seconds: Wall seconds of earlier processes.
-        notes: What is to be known of going on.
-        since: When this process began, on ``time.perf_counter``.
+        notes: Notes about resuming.
+        since: Start of this process, on ``time.perf_counter``.
     """
 
     beginning: RunStart
@@ -46,7 +46,7 @@ class Progress:
 
     @property
     def wall_seconds(self) -> float:
-        """Wall seconds so far; what was lost with a killed process does not count."""
+        """Wall seconds so far, without those lost with a killed process."""
         return self.seconds + time.perf_counter() - self.since
 
     def after(self, state: RunState, result: RoundRecord) -> "Progress":
@@ -54,10 +54,10 @@ class Progress:
         return replace(self, state=state, results=(*self.results, result))
 
     def checkpoint(self, identity: Mapping[str, Any]) -> Checkpoint:
-        """Return what a later process needs to go on from here.
+        """Return the checkpoint from which a later process can continue.
 
         Args:
-            identity: Of the session, see ``identity_of``.
+            identity: The session's identity; see ``identity_of``.
         """
         more = {
             "head": None if self.beginning.head is None else write_head(self.beginning.head),
@@ -78,27 +78,27 @@ def begin(session: Session) -> Progress:
 
 
 def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], None]) -> Progress:
-    """Go back to a run's last checkpoint, and let the folder look as it did then; ``play`` goes on from there.
+    """Return the progress in a run's last checkpoint, and reset the folder's files to it.
 
-    A run that was killed before its first checkpoint starts.
+    A run that was killed before its first checkpoint starts from the beginning.
 
     Args:
-        session: Prepared from the run's configuration, with any engine.
-        folder: Locked.
-        warn: Is told what a user must hear of.
+        session: The session prepared from the run's configuration, with any engine.
+        folder: The run's folder, locked.
+        warn: Called with warnings for the user.
 
     Raises:
-        RunFolderError: If no checkpoint is good, or model or configuration are not the run's.
+        RunFolderError: If all checkpoints are damaged, or model or configuration differ from the run's.
     """
     since = time.perf_counter()
     found = Checkpoints(folder.checkpoints).latest(warn)
     if found is None:
         if folder.rounds():
             raise RunFolderError(
-                f"expected checkpoints in {folder.checkpoints}, since rounds have finished; found none. Start the run "
-                f"anew: fedhello run {folder.path / 'config.yaml'} run.name=…"
+                f"expected checkpoints in {folder.checkpoints}, since rounds have finished; found none. Start a new "
+                f"run: fedhello run {folder.path / 'config.yaml'} run.name=…"
             )
-        warn("there is no checkpoint yet; the run begins at round 1")
+        warn("there is no checkpoint yet; the run starts at round 1")
         folder.rewind(0)
         return begin(session)
     notes = check_same(found.identity, session, folder)
@@ -123,14 +123,14 @@ def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], 
 
 
 def _first_head(more: Mapping[str, Any]) -> HeadChange | None:
-    """Return how the head came about before round 0; checkpoints of 0.1.0 know the bytes alone."""
+    """Return how the initial head was made; checkpoints of 0.1.0 have only the bytes."""
     if "bytes_up" in more:
         return HeadChange(0, 0, more["bytes_up"], 0)
     return None if more["head"] is None else read_head(more["head"])
 
 
 def identity_of(session: Session) -> dict[str, Any]:
-    """Return what a run must not change on its way: configuration and model; and what it should not: the machine."""
+    """Return what must be the same when a run is resumed: configuration and model; and what should be: the machine."""
     model = session.model
     return {
         "configuration": dict(session.relevant),
@@ -152,13 +152,13 @@ def identity_of(session: Session) -> dict[str, Any]:
 
 
 DIGESTED = 64
-"""How many samples of the validation and of the test data have their content in a digest, spread evenly."""
+"""Number of validation and of test samples whose content is in a digest, spread evenly."""
 
 
 def _data(session: Session) -> dict[str, str]:
     """Return digests of the server's data.
 
-    ``server`` is of labels and lengths of what scores adapters, the only digest in earlier checkpoints.
+    ``server``, the only digest in earlier checkpoints, is of the labels and lengths of validation and proxy data.
     """
     server = session.server
     parts = {"server": (server.validation, server.proxy), "validation": (server.validation,), "test": (server.test,)}
@@ -166,7 +166,7 @@ def _data(session: Session) -> dict[str, str]:
 
 
 def _digest(parts: Sequence[Samples], content: bool) -> str:
-    """Return a digest of labels and lengths, and of some samples' content if asked for."""
+    """Return a digest of labels and lengths and, with ``content``, of some samples' content."""
     digest = hashlib.sha256()
     for part in parts:
         for values in (part.labels, part.lengths()):
@@ -179,28 +179,28 @@ def _digest(parts: Sequence[Samples], content: bool) -> str:
 
 
 def _other_parts(found: Mapping[str, Any], here: Mapping[str, str]) -> list[str]:
-    """Return the names of the digests that differ; what an earlier fedhello did not write is not compared."""
+    """Return the names of the digests that differ; digests missing in older checkpoints are not compared."""
     there = found.get("data", {})
     return [part for part in here if part in there and there[part] != here[part]]
 
 
 def other_data(session: Session, folder: RunFolder) -> list[str]:
-    """Return a note where a session prepared again has other validation or test data than the run was last scored on.
+    """Return a note if a session prepared again has other validation or test data than the run was scored on.
 
     Args:
-        session: Prepared again from the run's configuration.
-        folder: Of the run; without a checkpoint, nothing is known of its data.
+        session: The session prepared again from the run's configuration.
+        folder: The run's folder; without a checkpoint the data cannot be compared.
     """
     notes: list[str] = []
     try:
         found = Checkpoints(folder.checkpoints).latest(notes.append)
     except RunFolderError as error:
-        return [*notes, f"whether the data are those of the run cannot be told: {error}"]
+        return [*notes, f"the data cannot be compared with those of the run: {error}"]
     if found is None:
         return notes
     other = _other_parts(found.identity, _data(session))
     if "validation" in found.identity.get("data", {}) and "server" in other:
-        other.remove("server")  # what it says of the proxy data, which only choose, is of no account here
+        other.remove("server")  # it also covers the proxy data, which do not matter here
     if other:
         named = " and ".join(other).replace("server", "validation or proxy")
         notes.append(
@@ -211,30 +211,30 @@ def other_data(session: Session, folder: RunFolder) -> list[str]:
 
 
 def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:
-    """Check that a checkpoint is of this session, and return notes of what differs without being an error.
+    """Check that a checkpoint belongs to this session, and return notes on differences that are not errors.
 
     Args:
         found: The checkpoint's identity.
-        session: Prepared from the run's configuration.
-        folder: Of the run.
+        session: The session prepared from the run's configuration.
+        folder: The run's folder.
 
     Raises:
-        RunFolderError: If configuration or model are not the run's.
+        RunFolderError: If configuration or model differ from the run's.
     """
     here = identity_of(session)
     for part in ("configuration", "model"):
         other = list(differences(found[part], here[part]))
         if other:
             raise RunFolderError(
-                f"expected the {part} that {folder.path} began with; {listed(other)}. Put it back, or begin another."
+                f"expected the {part} that {folder.path} started with; {listed(other)}. Restore it, or start a new run."
             )
     notes = []
     machine = list(differences(found["machine"], here["machine"]))
     if machine:
-        notes.append(f"the run goes on, but not bit for bit: {listed(machine)}")
+        notes.append(f"the run continues, but not bit for bit: {listed(machine)}")
     cohort = _cohort(folder.clients(), session.roster)
     if cohort:
-        notes.append(f"the clients are not those that the run began with: {listed(cohort)}")
+        notes.append(f"the clients are not those that the run started with: {listed(cohort)}")
     other = _other_parts(found, here["data"])
     if "server" in other or "validation" in other:
         notes.append(OTHER_DATA)
@@ -244,17 +244,17 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
 
 
 OTHER_DATA = (
-    "the server's validation or proxy data are not those that the run began with; which model is handed back is "
-    "decided anew, beginning with the last one"
+    "the server's validation or proxy data are not those that the run started with; model selection starts again with "
+    "the last model"
 )
 
 OTHER_TEST = (
-    "the server's test data are not those that the run began with; test scores before and after cannot be compared"
+    "the server's test data are not those that the run started with; test scores before and after cannot be compared"
 )
 
 
 def _cohort(there: Sequence[ClientEntry], here: Sequence[ClientEntry]) -> list[str]:
-    """Return in words who left, joined, or has other data."""
+    """Return in words which clients left, joined, or have other data."""
     before, now = ({entry.client: entry for entry in entries} for entries in (there, here))
     gone = [f"client {k} left" for k in sorted(before.keys() - now.keys())]
     new = [f"client {k} joined" for k in sorted(now.keys() - before.keys())]

@@ -1,4 +1,4 @@
-"""Callbacks that record the rounds of a run: into a file, or with a tracking tool."""
+"""Callbacks that record the rounds of a run in a file or with a tracking tool."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from fedhello.state import RunState
 class JsonLinesFile(Callback):
     """Writes the numbers of each round as one JSON object per line, with the names that tracking tools see.
 
-    Of a run that goes on, the lines of the rounds that it still has are kept.
+    For a resumed run, the lines of its earlier rounds are kept.
 
     Args:
         path: Of the file.
@@ -33,13 +33,13 @@ class JsonLinesFile(Callback):
         self._rows: list[dict[str, Any]] = []
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Make the file anew, with what earlier processes' rounds came to."""
+        """Write the file with the rounds of earlier processes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._rows = [_row(record) for record in start.records if record.report.failed is None]
         self._write_all()
 
     def on_round(self, state: RunState, record: RoundRecord) -> None:
-        """Write a line; an attempt that failed is none."""
+        """Append a line, unless the attempt failed."""
         if record.report.failed is None:
             self._rows.append(_row(record))
             self._add(self._rows[-1])
@@ -53,7 +53,7 @@ class JsonLinesFile(Callback):
 
 
 class CsvFile(JsonLinesFile):
-    """Writes the numbers of each round as one line of CSV; a column that comes later is empty in the lines before.
+    """Writes the numbers of each round as one line of CSV; a new column is empty in earlier lines.
 
     Args:
         path: Of the file.
@@ -84,7 +84,7 @@ def _row(record: RoundRecord) -> dict[str, Any]:
 
 
 class _Tool(Callback):
-    """Hands a run to a tracking tool; see ``fedhello.runs.tracking``."""
+    """Records a run with a tracking tool; see ``fedhello.runs.tracking``."""
 
     name = ""
 
@@ -93,17 +93,17 @@ class _Tool(Callback):
         self._tracker = Tracker([self.name], Path(folder), logger.warning)
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Open the tool; where it shows the run is logged."""
+        """Open the tool, and log where it shows the run."""
         for line in self._tracker.open(session.config):
             logger.info(line)
         self._tracker.on_start(session, start)
 
     def on_round(self, state: RunState, record: RoundRecord) -> None:
-        """Hand the round on."""
+        """Record the round."""
         self._tracker.on_round(state, record)
 
     def on_end(self, summary: Summary) -> None:
-        """Hand the summary on and close the tool."""
+        """Record the summary and close the tool."""
         self._tracker.on_end(summary)
 
 
@@ -111,7 +111,7 @@ class TensorBoard(_Tool):
     """Writes event files into ``folder/tensorboard``.
 
     Args:
-        folder: Where to.
+        folder: The parent folder of the event files.
 
     Raises:
         MissingExtraError: If TensorBoard is not installed.
@@ -124,7 +124,7 @@ class TensorBoard(_Tool):
 
 
 class WandB(_Tool):
-    """Reports to Weights & Biases, whose own environment variables say where; its files go to ``folder/wandb``.
+    """Reports to Weights & Biases, configured by its own environment variables; its files go to ``folder/wandb``.
 
     Args:
         folder: Where its files go.

@@ -1,4 +1,4 @@
-"""Play a prepared session to its end: rounds, callbacks, folder, checkpoints; and end well when interrupted."""
+"""Run a prepared session to its end: rounds, callbacks, folder and checkpoints; end in order when interrupted."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,26 +26,26 @@ from fedhello.state import RunState
 def run_session(
     session: Session, folder: RunFolder, callbacks: Sequence[Callback] = (), resumed: Place | None = None
 ) -> Summary:
-    """Run all rounds, fill the folder and hand each round to the sinks that ``run.track`` names.
+    """Run all rounds, write the folder and report each round to the tools in ``run.track``.
 
     Ctrl-C, SIGTERM or an error in a round abandons that round; the rounds before it are kept, with their adapter and a
-    checkpoint. A second Ctrl-C ends everything at once; the checkpoint before stays.
+    checkpoint. A second Ctrl-C ends the process at once; the last checkpoint remains.
 
     Args:
-        session: With any engine.
-        folder: Of a new run, or of ``resumed``.
-        callbacks: Who watches, and may end it.
-        resumed: What ``fedhello.runs.progress.restore_progress`` found; None starts a new run.
+        session: The session, with any engine.
+        folder: The folder of a new run, or of ``resumed``.
+        callbacks: Callbacks that observe the run and may stop it.
+        resumed: The result of ``fedhello.runs.progress.restore_progress``; None starts a new run.
 
     Returns:
-        The summary of all rounds, those of earlier processes too; its ``status`` is ``finished``, ``interrupted`` or,
-        where a callback ended it, ``stopped``.
+        The summary of all rounds, including those of earlier processes; its ``status`` is ``finished``,
+        ``interrupted``, or ``stopped`` by a callback.
 
     Raises:
-        MissingExtraError: If ``run.track`` names a tool that is not installed; nothing has been written then.
+        MissingExtraError: If ``run.track`` names a tool that is not installed; nothing is written.
         RunFolderError: If the folder cannot be written, or another process writes to it.
         CallbackError: If a callback raised; the folder then holds a summary with the status ``failed``.
-        Exception: What a round failed with; likewise.
+        Exception: Any exception of a round; the folder then holds a summary with the status ``failed``.
     """
     check_installed(session.settings.track)
     progress = begin(session) if resumed is None else resumed
@@ -53,7 +53,7 @@ def run_session(
         folder.begin(session)
     with folder.locked(), Interrupts() as interrupts:
         tracker = Tracker(session.settings.track, folder.path, lambda line: warn(folder, line))
-        # Tools open before the display and close after it: some ask for a key, and some take their time to upload.
+        # Tools open before the display and close after it: some ask for a key, and some upload slowly.
         run = _Run(session, folder, [tracker, *callbacks], interrupts, progress)
         status: Status = "finished"
         failure: Exception | None = None
@@ -62,28 +62,28 @@ def run_session(
             status = "stopped" if run.play() else "finished"
         except KeyboardInterrupt:
             status = "interrupted"
-        except Exception as error:  # of whatever kind: the finished rounds are kept, and it is raised again below
+        except Exception as error:  # any exception: the finished rounds are kept, and it is raised again below
             status, failure = "failed", error
         return run.end(status, failure)
 
 
 def warn(folder: RunFolder, line: str) -> None:
-    """Log a warning, in the folder's log and under the logger ``fedhello``."""
+    """Log a warning in the folder's log and with the logger ``fedhello``."""
     folder.log(f"note: {line}")
     logger.warning(line)
 
 
 @dataclass
 class _Run:
-    """A run on its way.
+    """A running run.
 
     Attributes:
         session: The session.
-        folder: Locked.
-        callbacks: Who watches.
-        interrupts: What may end it.
-        progress: How far it has come.
-        saved: How many results the last checkpoint of this process covers; None before it.
+        folder: The run's folder, locked.
+        callbacks: The callbacks.
+        interrupts: The handler of signals.
+        progress: The run's progress.
+        saved: Number of results in the last checkpoint of this process; None before the first.
     """
 
     session: Session
@@ -100,7 +100,7 @@ class _Run:
         self.identity = identity_of(self.session)
 
     def open(self, tracker: Tracker) -> None:
-        """Save where it starts, and open what shows it."""
+        """Save the start, and open the callbacks."""
         self._save()
         notes = (*self.session.notes, *self.progress.notes)
         self.session = replace(self.session, notes=notes)
@@ -110,7 +110,7 @@ class _Run:
                 callback.on_start(self.session, self.progress.beginning)
 
     def play(self) -> bool:
-        """Play the rounds that are left; each counts completely or not at all. Return whether a callback ended it."""
+        """Run the remaining rounds, each committed completely or not at all; return whether a callback stopped it."""
         for state, result in rounds(self.session, self.progress.state):
             with self.interrupts.held_back():
                 self.folder.add_round(result)
@@ -122,7 +122,7 @@ class _Run:
         return False
 
     def _told(self, state: RunState, record: RoundRecord) -> bool:
-        """Tell every callback of a round; return whether one wants no more, which the notes say."""
+        """Call every callback with a round; return whether one stops the run, and note it."""
         by = []
         for callback in self.callbacks:
             with self._named(callback, "on_round"):
@@ -135,19 +135,19 @@ class _Run:
 
     @contextmanager
     def _named(self, callback: Callback, method: str) -> Iterator[None]:
-        """Say whose error it is, of whatever kind; what the run shows and tracks itself speaks for the run."""
+        """Turn an exception of a user's callback into a ``CallbackError``; raise those of the run's own unchanged."""
         try:
             yield
-        except Exception as error:  # whatever it is, it must not pass for an error of the run
+        except Exception as error:  # an error of the callback, not of the run
             if isinstance(error, FedhelloError) and isinstance(callback, (Progress, Tracker)):
                 raise
             raise CallbackError(
                 f"the callback {type(callback).__name__} failed in {method}: {type(error).__name__}: {error}. The "
-                f"rounds before are kept; put it right and go on with {self.folder.path}."
+                f"finished rounds are kept; fix it and resume {self.folder.path}."
             ) from error
 
     def end(self, status: Status, failure: Exception | None) -> Summary:
-        """Write what it led to, and say so."""
+        """Write the results and report them."""
         try:
             self._save()
         except RunFolderError as error:
@@ -165,19 +165,19 @@ class _Run:
         return summary
 
     def _close(self, summary: Summary) -> Summary:
-        """Write the folder's last files, tell every callback, and return the whole summary."""
+        """Write the folder's last files, call every callback, and return the complete summary."""
         session, progress = self.session, self.progress
         models = session.method.models(progress.state, session.federation)
         domains = domain_scores(session, progress.state) if progress.results else {}
-        # Scoring may have left another model in it; one that the run leads to alone is its adapter.
+        # Scoring may leave another model in memory; if the run has one model, it is the adapter.
         last = next(iter(models.values())) if len(models) == 1 else progress.state.adapter
         session.model.write(last.tensors)
         asked = session.server.questions if summary.status in ("finished", "stopped") else ()
-        if not progress.answers:  # a run that was saved by hand does not know what was said before
+        if not progress.answers:  # a run saved by hand has no answers from before training
             asked = ()
         if asked and len(models) > 1:
             asked = ()
-            said = "the run leads to several models, which were not asked the test prompts again"
+            said = "the run has several models, which do not answer the test prompts after training"
             summary = summary.but(notes=(*summary.notes, said))
         answers = compared(asked, progress.answers, answer(session) if asked else ())
         summary = summary.but(
@@ -193,19 +193,19 @@ class _Run:
         return summary
 
     def _tell_the_end(self, summary: Summary) -> None:
-        """Tell every callback, whatever another raises; the first error counts."""
+        """Call every callback even if another raises; the first error is raised."""
         failure: BaseException | None = None
         for callback in reversed(self.callbacks):
             try:
                 with self._named(callback, "on_end"):
                     callback.on_end(summary)
-            except BaseException as error:  # raised again, when the others have been told
+            except BaseException as error:  # raised again after the other callbacks
                 failure = failure or error
         if failure is not None:
             raise failure
 
     def _save(self) -> None:
-        """Save a checkpoint, unless nothing has happened since the last."""
+        """Save a checkpoint, unless nothing has changed since the last one."""
         done = len(self.progress.results)
         if self.saved != done:
             self.checkpoints.save(self.progress.checkpoint(self.identity))

@@ -1,4 +1,4 @@
-"""Where a loop by hand has led to, saved as the folder of a run."""
+"""Save the state of a user's own loop as a run folder."""
 
 from collections.abc import Sequence
 
@@ -15,26 +15,26 @@ from fedhello.state import RunState
 def save_state(
     session: Session, state: RunState, folder: RunFolder, start: RunStart | None, records: Sequence[RoundRecord]
 ) -> None:
-    """Write a run's folder with the status ``saved``: configuration, adapter, summary; with its history a checkpoint.
+    """Write a run's folder with the status ``saved``; with its history it gets a checkpoint.
 
     Args:
-        session: What ran.
-        state: Where it is now; it is scored anew.
-        folder: A new one.
-        start: What was there before round 0; None where only the model is to be kept.
-        records: What every round since then came to, in their order.
+        session: The session of the rounds.
+        state: The state to save; it is scored again.
+        folder: A new folder.
+        start: The start of the run; None to save only the model.
+        records: The record of every round since the start, in order.
 
     Raises:
-        ConfigError: If the records are not those of the rounds of the state.
+        ConfigError: If the records do not match the rounds of the state.
         RunFolderError: If the folder exists or cannot be written.
     """
     played = [record.report.round for record in records if record.report.failed is None]
     if start is None and records:
-        raise ConfigError("expected the start beside the records of its rounds; found none. Keep what start() returns.")
+        raise ConfigError("expected the start with the records of its rounds; found none. Pass the result of start().")
     if start is not None and played != list(range(state.round)):
         raise ConfigError(
-            f"expected the records of the {state.round} rounds that led to this state, in their order; found those of "
-            f"rounds {[t + 1 for t in played]}. Keep every record, or save without start and records."
+            f"expected the records of the {state.round} rounds before this state, in order; found those of rounds "
+            f"{[t + 1 for t in played]}. Keep every record, or save without start and records."
         )
     validation, test = evaluate_adapter(session, state.model, state.personal_heads)
     identity = identity_of(session)

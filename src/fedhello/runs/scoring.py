@@ -1,4 +1,4 @@
-"""Fisher scores of a run: on the server's proxy set, or from the clients of the round."""
+"""Fisher scores of a run: from the server's proxy set or from the clients of the round."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,21 +15,21 @@ from fedhello.types import Client
 
 @dataclass
 class Scorer:
-    """Computes Γ when Algorithm 1 asks for it, and remembers what came of asking clients until that is recorded.
+    """Computes Γ for Algorithm 1, and keeps the clients' replies until they are recorded.
 
     Attributes:
         session: The session.
-        replies: One per client that was asked since the last record.
+        replies: One per client asked since the last record.
     """
 
     session: Session
     replies: tuple[ScoreReply, ...] = ()
 
     def __call__(self, state: RunState, clients: tuple[Client, ...]) -> tuple[float, ...]:
-        """Return Γ under the state's adapter; the last one if no client contributes.
+        """Return Γ under the state's adapter; the previous Γ if no client contributes.
 
         Raises:
-            EngineError: If no client contributes, and there is no last one.
+            EngineError: If no client contributes, and there is no previous Γ.
         """
         scoring, session = self.session.method.scoring, self.session
         if scoring.source == "proxy":
@@ -44,19 +44,19 @@ class Scorer:
         if state.scores is None:
             raise EngineError(
                 f"expected Fisher scores from the clients of round {state.round + 1}; none came "
-                f"({'; '.join(f'client {reply.client}: {reply.note}' for reply in self.replies)}). Put right what they "
+                f"({'; '.join(f'client {reply.client}: {reply.note}' for reply in self.replies)}). Fix what they "
                 "report, or score on the server: method.scores=proxy with data.proxy > 0."
             )
         return state.scores
 
     def _within_means(self, state: RunState, client: Client) -> Client:
-        """Return a client with the memory that it is planned with, which is less once it has gone over its budget."""
+        """Return a client with the memory budget used in planning, which is smaller after it exceeded its budget."""
         excess = state.excess.get(client.id, 1.0)
         budget, _ = means(AllocationContext(client, self.session.federation, state.round, excess=excess))
         return replace(client, budget=budget)
 
     def recorded(self, record: RoundReport) -> RoundReport:
-        """Return a round's record with the bytes of its scores and who is not in them, and forget both."""
+        """Return a round's report with the bytes of its scores and notes on missing clients, and clear the replies."""
         replies, self.replies = self.replies, ()
         return replace(
             record,
@@ -68,13 +68,13 @@ class Scorer:
 
 
 def noted(replies: Sequence[ScoreReply]) -> list[str]:
-    """Return what is to be known of how clients scored, one sentence each."""
+    """Return notes on the clients' replies, one sentence each."""
     lines = []
     for reply in replies:
         if reply.sums is None:
-            lines.append(f"the Fisher scores are without client {reply.client}: {reply.note}")
+            lines.append(f"the Fisher scores do not include client {reply.client}: {reply.note}")
         elif reply.note:
-            lines.append(f"client {reply.client} scores beyond its budget: {reply.note}")
+            lines.append(f"client {reply.client} exceeds its memory budget when scoring: {reply.note}")
     if replies and all(reply.sums is None for reply in replies):
-        lines.append("no client of the round contributes Fisher scores; the last ones stay")
+        lines.append("no client of the round contributes Fisher scores; the previous scores are used")
     return lines

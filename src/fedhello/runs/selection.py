@@ -1,11 +1,11 @@
-"""The model that a run hands back: not the last one, but the one that the server's validation data is surest of.
+"""Model selection: the run returns the model that is best on the server's validation data, not the last one.
 
-With ℓ_i = −log p of validation sample i, a model takes the place of the one that was selected before where the mean of
-d_i = ℓ_i(selected) − ℓ_i(model) is more than z = 3 of its standard errors above 0 (``aggregation.server.sure_gain``):
-a normal mean passes 3 by chance once in 740 looks, and some tens are taken at the same samples.
-Training goes on from the last adapter either way: under skew a round that teaches some classes costs others something,
-and only some rounds later all are better. That is early stopping with patience to the end, and a rule of standard
-errors in place of the bare minimum, as Breiman et al. (Classification and Regression Trees, 1984) have one.
+With ℓ_i = −log p of validation sample i, a model replaces the selected one if the mean of d_i = ℓ_i(selected) −
+ℓ_i(model) is more than z = 3 of its standard errors above 0 (``aggregation.server.sure_gain``). A normal mean exceeds 3
+by chance once in 740 tests, and a run tests some tens of models on the same samples. Training always continues from the
+last adapter: under label skew a round that improves some classes may worsen others, and the gain shows some rounds
+later. This is early stopping with unlimited patience, with a rule of standard errors instead of the minimum, as in
+Breiman et al. (Classification and Regression Trees, 1984).
 """
 
 from dataclasses import replace
@@ -21,14 +21,14 @@ ERRORS = 3.0
 
 
 def first_selection(session: Session, state: RunState) -> RunState:
-    """Return a state in which something is selected, where models are: if nothing is yet, its own."""
+    """Return a state with a selected model, if models are selected: its own model unless one is selected already."""
     if not session.settings.selects or state.selected is not None:
         return state
     return _selecting(state, session.losses(state.adapter).double())
 
 
 def selection_after(session: Session, state: RunState) -> RunState:
-    """Return a state after a round, with its own model selected if that is surely better."""
+    """Return a state after a round, with its own model selected if it is surely better."""
     before = state.selected_losses
     if state.selected is None or before is None:
         return state

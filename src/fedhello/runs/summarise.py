@@ -1,4 +1,4 @@
-"""Put a run into numbers."""
+"""Compute the summary of a run."""
 
 import importlib.metadata
 import platform
@@ -20,7 +20,7 @@ from fedhello.strategy import the_global_model
 from fedhello.types import Rejection
 
 LAST = 5
-"""How many last scored rounds the reported mean is taken over."""
+"""Number of last scored rounds in the reported mean."""
 
 Status = Literal["finished", "interrupted", "failed", "stopped", "saved"]
 
@@ -28,9 +28,9 @@ Status = Literal["finished", "interrupted", "failed", "stopped", "saved"]
 def summarise(
     session: Session, beginning: RunStart, attempts: Sequence[RoundRecord], *, wall_seconds: float, status: Status
 ) -> Summary:
-    """Put a run into numbers: accuracies within 0 … 1, bytes and seconds.
+    """Return the summary of a run: accuracies within 0 … 1, bytes and seconds.
 
-    Bytes and rejections are those of all attempts, everything else is of the rounds that were committed. ``start``,
+    Bytes and rejections are those of all attempts, everything else is of committed rounds. ``start``,
     ``final`` and ``mean_last_5`` are of the test set, before, after and over the last scored rounds;
     ``best_on_validation`` is the test accuracy of the scored round that was best on the validation set.
     """
@@ -84,7 +84,7 @@ def summarise(
 
 
 def _search(results: Sequence[RoundRecord]) -> SearchSummary | None:
-    """Count the rounds in which a server that searches took a step, and the bytes sent in vain in the others."""
+    """Return in how many rounds the server's search took a step, and the bytes sent in the other rounds."""
     records = [result.report for result in results if result.report.step is not None and result.report.clients]
     if not records:
         return None
@@ -94,7 +94,7 @@ def _search(results: Sequence[RoundRecord]) -> SearchSummary | None:
 
 
 def taken_lines(search: SearchSummary | None, selection: SelectionSummary | None) -> list[str]:
-    """Say what became of the rounds: which steps were taken, and which model is handed back."""
+    """Return lines on the server's steps and on the selected model."""
     return [
         *([] if search is None else [_search_line(search)]),
         *([] if selection is None else [_selection_line(selection)]),
@@ -107,15 +107,15 @@ def _search_line(search: SearchSummary) -> str:
         return said
     more = ""
     if not search.taken:
-        more = "; training added nothing here, and method.name=head-only costs one exchange of sums"
+        more = "; training has not improved the model, and method.name=head-only costs one exchange of sums"
     return (
-        f"{said}: in the others its validation data speaks for none that is larger than chance, and the "
-        f"{human_bytes(search.bytes_up_in_vain)} that clients sent changed nothing{more}"
+        f"{said}: in the others no step improved the validation loss by more than chance, and the "
+        f"{human_bytes(search.bytes_up_in_vain)} that clients sent were not used{more}"
     )
 
 
 def _selection(results: Sequence[RoundRecord]) -> SelectionSummary | None:
-    """Return after how many rounds, of how many, the model was there that the run hands back; 0 is the start."""
+    """Return after how many rounds, and of how many, the selected model was reached; 0 is the start."""
     if not results or results[-1].selected is None:
         return None
     return SelectionSummary(round=results[-1].selected, rounds=len(results))
@@ -124,17 +124,17 @@ def _selection(results: Sequence[RoundRecord]) -> SelectionSummary | None:
 def _selection_line(selection: SelectionSummary) -> str:
     if selection.round:
         return (
-            f"the adapter is that after round {selection.round} of {selection.rounds}: none since is surely "
-            "better on the server's validation data"
+            f"the adapter is that after round {selection.round} of {selection.rounds}: no later one is surely better "
+            "on the server's validation data"
         )
     return (
-        f"the adapter is that before training: after none of {selection.rounds} rounds it is surely better on the "
-        "server's validation data, and method.name=head-only costs one exchange of sums"
+        f"the adapter is that before training: none of {selection.rounds} rounds is surely better on the server's "
+        "validation data, and method.name=head-only costs one exchange of sums"
     )
 
 
 def _head_lines(session: Session, beginning: RunStart, results: Sequence[RoundRecord]) -> list[str]:
-    """Say how the first head and the last one came about."""
+    """Return lines on the first and the last change of the head."""
     changes = [(beginning.head, 0), *((result.head, result.report.round + 1) for result in results)]
     found = [
         head_line(head, session.head, session.statistics.least, rounds) for head, rounds in changes if head is not None
@@ -143,9 +143,9 @@ def _head_lines(session: Session, beginning: RunStart, results: Sequence[RoundRe
 
 
 def _scored(session: Session, results: Sequence[RoundRecord]) -> list[tuple[int, Evaluation, Evaluation]]:
-    """Return t and the scores on validation and test set of the rounds that are scored.
+    """Return t and the scores on validation and test set of the scored rounds.
 
-    A round that was scored as the last one, before rounds were added to the run, is none of them.
+    A round that was scored only because it was the last, before rounds were added to the run, is left out.
     """
     return [
         (result.report.round, result.validation, result.test)
@@ -171,7 +171,7 @@ def versions() -> dict[str, str]:
 
 
 def _tier_summary(session: Session, results: Sequence[RoundRecord], tier: int) -> TierSummary:
-    """Put what one tier did into numbers; the peaks are the largest seen, the rest means per client and round."""
+    """Return the summary of one tier; peaks are the largest measured, other values means per client and round."""
     reports = [report for result in results for report in result.report.clients if report.tier == tier]
 
     def mean(values: Sequence[float]) -> float | None:

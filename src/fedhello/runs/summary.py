@@ -1,4 +1,4 @@
-"""A run in numbers: what ``summary.json`` holds, with its one writer and one reader."""
+"""The summary of a run: the content of ``summary.json``, with its writer and reader."""
 
 import math
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from fedhello.runs.formats import write_evaluation, write_head
 from fedhello.runs.heads import HeadChange
 
 FORMAT = 1
-"""Of ``summary.json``; it rises whenever an earlier fedhello could not read the file."""
+"""Format of ``summary.json``; it rises with changes that earlier versions of fedhello cannot read."""
 
 Number = int | float
 
 
 def _with_what_json_lacks(values: Any) -> Any:
-    """Return scores as they were written: JSON has no number that is not finite, and holds null instead."""
+    """Return scores with null replaced by the numbers that JSON cannot hold, NaN and infinity."""
     if not isinstance(values, Mapping):
         return values
     more = values.get("more") or {}
@@ -32,28 +32,28 @@ Change = Annotated[HeadChange, PlainSerializer(write_head)]
 
 
 class _Part(BaseModel):
-    """What a later fedhello adds is kept as it is."""
+    """Base class; unknown keys of later versions are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
 
 class TierSummary(_Part):
-    """What one tier did; peaks are the largest seen, seconds and bytes means per client and round; None: not measured.
+    """One tier of a run; peaks are maxima, seconds and bytes means per client and round; None: not measured.
 
     Attributes:
-        budget: The limits that it has, by name.
-        over_budget: How often a client went over its budget of memory.
-        clients: How many it has.
-        participations: How many updates of its clients counted.
+        budget: The tier's limits, by name.
+        over_budget: How often a client exceeded its memory budget.
+        clients: Number of clients.
+        participations: Number of updates that counted.
         blocks_trained: Per block, how often it was trained; length L.
-        predicted_peak_bytes: Of a step, above the loaded model.
-        predicted_memory_bytes: The same with what the process needs besides.
-        measured_peak_bytes: Of a step, as measured.
-        measured_process_bytes: By how much the process grew.
-        saved_bytes: Held for the backward pass.
-        seconds: Of training.
-        bytes_up: Sent.
-        bytes_down: Received.
+        predicted_peak_bytes: Predicted peak of a step, above the loaded model.
+        predicted_memory_bytes: ``predicted_peak_bytes`` plus the reserve.
+        measured_peak_bytes: Measured peak of a step, above the loaded model.
+        measured_process_bytes: Measured growth of the process.
+        saved_bytes: Bytes saved for backward.
+        seconds: Seconds of training.
+        bytes_up: Bytes sent.
+        bytes_down: Bytes received.
     """
 
     budget: dict[str, Number]
@@ -72,11 +72,11 @@ class TierSummary(_Part):
 
 
 class HeadSummary(_Part):
-    """How the run's heads came about.
+    """The heads of a run.
 
     Attributes:
         policy: ``model.head``.
-        changes: One for each time that it was solved, in their order.
+        changes: One for each time that the head was solved, in order.
     """
 
     policy: str
@@ -84,12 +84,12 @@ class HeadSummary(_Part):
 
 
 class SearchSummary(_Part):
-    """What became of a server that searches for its step.
+    """Results of the server's search for its step size.
 
     Attributes:
-        rounds: In how many rounds it searched.
-        taken: In how many it took a step.
-        bytes_up_in_vain: What clients sent in the others.
+        rounds: Number of rounds with a search.
+        taken: Number of rounds with a step.
+        bytes_up_in_vain: Bytes that clients sent in rounds without a step.
     """
 
     rounds: int
@@ -98,11 +98,11 @@ class SearchSummary(_Part):
 
 
 class SelectionSummary(_Part):
-    """Which model is handed back.
+    """The selected model.
 
     Attributes:
-        round: The one after so many rounds; 0 is the start.
-        rounds: Of how many.
+        round: Number of rounds after which it was reached; 0 is the start.
+        rounds: Number of rounds of the run.
     """
 
     round: int
@@ -110,12 +110,12 @@ class SelectionSummary(_Part):
 
 
 class RougeSummary(_Part):
-    """How close a language model's answers are to the references, as ROUGE-L, 0 … 1.
+    """ROUGE-L of a language model's answers against the references, 0 … 1.
 
     Attributes:
-        before: Before training.
-        after: After it.
-        samples: Over how many answers.
+        before: Mean before training.
+        after: Mean after training.
+        samples: Number of answers.
     """
 
     before: float
@@ -124,48 +124,48 @@ class RougeSummary(_Part):
 
 
 class Summary(_Part):
-    """A run in numbers, as ``summary.json`` holds them; see docs/reference/run-folder.md.
+    """The summary of a run, as in ``summary.json``; see docs/reference/run-folder.md.
 
     Attributes:
-        format: Of the file; 0.1.0 wrote none, and is read as 1.
+        format: Format of the file; that of 0.1.0, which writes none, is 1.
         status: How the run ended: finished, interrupted, failed, stopped by a callback, or saved by hand.
-        method: Its name.
+        method: Name of the method.
         seed: ``run.seed``.
-        rounds: How many were committed.
-        metric: What the accuracies are.
-        start: Test accuracy before training, 0 … 1; None of a state that was saved without it.
+        rounds: Number of committed rounds.
+        metric: The metric of the accuracies.
+        start: Test accuracy before training, 0 … 1; None for a state saved without its start.
         start_scores: All test scores before training.
-        final_scores: All test scores after the last round; None where it was not scored.
-        final: Test accuracy of what is handed back; None where the last round was not scored.
-        mean_last_5: Over the last scored rounds.
-        best_on_validation: Of the scored round that was best on the validation data.
-        best_round: Which one that was, from 0.
-        bytes_up: All that clients sent.
-        bytes_down: All that they received.
-        head: How the heads came about.
-        search: Where the server searches for its step.
-        selection: Where models are selected.
-        rejections: Reason → how many replies did not count for it.
-        failed_attempts: Attempts at rounds that were abandoned.
-        flags: What aggregation and scoring did otherwise than asked, each once.
-        wall_seconds: Of the whole run.
-        train_seconds: Of the clients' training, added up.
-        evaluation_seconds: Of all evaluations.
-        samples: Samples that clients trained on, each as often as it was seen.
-        samples_per_second: In the clients' training.
-        tiers: What each tier did, and what it took.
-        personal_heads: Whether clients keep heads of their own.
+        final_scores: All test scores of the returned model; None if it was not scored.
+        final: Test accuracy of the returned model; None if it was not scored.
+        mean_last_5: Mean test accuracy over the last five scored rounds.
+        best_on_validation: Test accuracy of the scored round that was best on the validation data.
+        best_round: Index of that round, from 0.
+        bytes_up: Bytes that all clients sent.
+        bytes_down: Bytes that all clients received.
+        head: The changes of the head.
+        search: Results of the server's search for its step size; None without a search.
+        selection: The selected model; None without model selection.
+        rejections: Reason → number of replies that did not count.
+        failed_attempts: Number of failed attempts at rounds.
+        flags: Deviations of aggregation and scoring from the settings, each once.
+        wall_seconds: Wall seconds of the whole run.
+        train_seconds: Seconds of the clients' training, added up.
+        evaluation_seconds: Seconds of all evaluations.
+        samples: Number of samples that clients trained on, counted each time.
+        samples_per_second: Samples per second of the clients' training.
+        tiers: The summary of each tier.
+        personal_heads: Whether clients keep their own heads.
         model: The foundation model.
-        model_kind: What it is for.
-        pooling: How features are made; 0.1.0 knew ``native`` alone.
+        model_kind: Task and input of the model.
+        pooling: The pooling of the features; 0.1.0 has only ``native``.
         labels: Names of the classes.
-        notes: What a user should know.
-        versions: Of the packages that a result depends on.
-        error: What the run failed with.
+        notes: Notes for the user.
+        versions: Versions of the packages that a result depends on.
+        error: The error of a failed run.
         domains: Test accuracy within each domain.
-        forgotten: Clients that were taken out of the head afterwards.
-        weights: Digest of the frozen weights; None of runs that do not say.
-        rouge_l: Of a language model's answers.
+        forgotten: Clients that were removed from the head afterwards.
+        weights: Digest of the frozen weights; None for older runs without it.
+        rouge_l: ROUGE-L of a language model's answers.
 
     Example:
         >>> summary = fh.run("my.yaml").summary
@@ -215,20 +215,20 @@ class Summary(_Part):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Summary":
-        """Check what a file holds.
+        """Return the summary in the values of ``summary.json``, after checking them.
 
         Args:
-            values: As ``summary.json`` has them.
+            values: The values in ``summary.json``.
 
         Raises:
-            RunFolderError: If it is no summary, or one that a later fedhello wrote in another format.
+            RunFolderError: If they are not a summary, or a later version of fedhello wrote them in a newer format.
         """
         if not isinstance(values, Mapping):
             raise RunFolderError(f"expected the summary of a run, a JSON object; found a {type(values).__name__}")
         written = values.get("format", FORMAT)
         if isinstance(written, int) and written > FORMAT:
             raise RunFolderError(
-                f"expected a summary of format {FORMAT} or earlier; found {written}. Use a later fedhello."
+                f"expected a summary of format {FORMAT} or earlier; found {written}. Use a later version of fedhello."
             )
         try:
             return cls.model_validate(values)
@@ -236,13 +236,13 @@ class Summary(_Part):
             raise RunFolderError(f"expected the summary of a run; {' '.join(str(error).split())[:200]}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as ``summary.json`` holds it."""
+        """Return the values of ``summary.json``."""
         return self.model_dump(mode="json")
 
     def but(self, **values: Any) -> "Summary":
-        """Return the same with other values, which are not checked.
+        """Return a copy with some values replaced; they are not checked.
 
         Args:
-            values: By the names of attributes.
+            values: New values by attribute name.
         """
         return self.model_copy(update=values)

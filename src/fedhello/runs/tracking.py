@@ -1,7 +1,7 @@
-"""Tracking sinks: where the rounds of a run are shown beside its own ``rounds.jsonl``.
+"""Tracking sinks: tools that show the rounds of a run in addition to ``rounds.jsonl``.
 
-A sink is one function: it takes the run's folder and the resolved configuration, opens its tool and returns what
-records a round and what ends the record. The tools are optional; each comes with the extra of its name.
+A sink is made by one function, which takes the run's folder and the resolved configuration, opens its tool and returns
+a ``Sink``. The tools are optional; each is installed by the extra of its name.
 """
 
 import importlib.util
@@ -26,26 +26,26 @@ from fedhello.session import Session
 from fedhello.state import RunState
 
 PER_BLOCK = ("contributors", "scores")
-"""The lists of a round that hold one number per block; what counts in any other list is its length."""
+"""The lists of a round with one number per block; of any other list the length is recorded."""
 
 MLFLOW_BATCH = 100
-"""How many parameters MLflow takes at once."""
+"""The most parameters that MLflow accepts at once."""
 
 MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 WANDB_PATIENCE = 120.0
-"""Seconds that the end of a run waits for Weights & Biases to take what it has not yet taken."""
+"""Seconds that the end of a run waits for Weights & Biases to upload the rest."""
 
 LONGEST_REASON = 300
-"""Characters of a tool's own message that are said at most."""
+"""The most characters of a tool's own message in a warning."""
 
 
 @dataclass(frozen=True)
 class Sink:
-    """A tool that is open.
+    """An open tracking tool.
 
     Attributes:
-        place: Where a person finds what it shows.
+        place: Where the user finds the run.
         record: Takes the number of finished rounds, 0 before training, and the metrics by name.
         finish: Takes the summary and closes the tool.
     """
@@ -78,8 +78,8 @@ def tensorboard(folder: Path, config: Mapping[str, Any]) -> Sink:
 
 
 def wandb(folder: Path, config: Mapping[str, Any]) -> Sink:
-    """Report to Weights & Biases, with its files in ``RUN/wandb``; its own environment variables decide the rest."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing goes to third parties unasked
+    """Report to Weights & Biases, configured by its own environment variables, with its files in ``RUN/wandb``."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no error reports to third parties
     import wandb
 
     run = wandb.init(
@@ -87,11 +87,11 @@ def wandb(folder: Path, config: Mapping[str, Any]) -> Sink:
         name=folder.name,
         dir=str(folder),
         config=dict(config),
-        reinit="create_new",  # several runs may share a process, and one of them may not have been finished
+        reinit="create_new",  # several runs may share a process, and an earlier one may be unfinished
         settings=wandb.Settings(
-            console="off",  # the live display is no log
-            silent=True,  # at its end it would write to standard output, where --json promises the summary alone
-            finish_timeout=WANDB_PATIENCE,  # without it a lost network would hold the end of the run forever
+            console="off",  # the live display is not a log
+            silent=True,  # it would write to standard output, which is reserved for the summary with --json
+            finish_timeout=WANDB_PATIENCE,  # otherwise a lost network would block the end of the run
             finish_timeout_raises=True,
         ),
     )
@@ -100,7 +100,7 @@ def wandb(folder: Path, config: Mapping[str, Any]) -> Sink:
         run.log(dict(metrics), step=done)
 
     def finish(summary: Summary) -> None:
-        run.summary.update({"summary": summary.to_dict()})  # its names would hide those of the last round's metrics
+        run.summary.update({"summary": summary.to_dict()})  # other keys would hide the last round's metrics
         run.finish(exit_code=0 if summary.status in ("finished", "stopped") else 1)
 
     return Sink(run.url or str(folder / "wandb"), record, finish)
@@ -108,17 +108,17 @@ def wandb(folder: Path, config: Mapping[str, Any]) -> Sink:
 
 def mlflow(folder: Path, config: Mapping[str, Any]) -> Sink:
     """Report to the MLflow server or store at ``MLFLOW_TRACKING_URI``, else to a database in ``RUN/mlruns``."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # importing it would contact its makers
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # importing it sends telemetry otherwise
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it reports how it makes its tables
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs the creation of its tables
     store, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
     if not store:
         local = (folder / "mlruns").resolve()
         local.mkdir(exist_ok=True)
         store, artifacts = f"sqlite:///{local / 'mlflow.db'}", (local / "artifacts").as_uri()
-    # The fluent interface would keep the store for the whole process, and the next run would land in this one's.
+    # The fluent interface keeps the store for the whole process, also for the next run.
     client = MlflowClient(tracking_uri=store)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "fedhello"
     known = client.get_experiment_by_name(name)
@@ -145,18 +145,18 @@ SINKS: dict[str, Callable[[Path, Mapping[str, Any]], Sink]] = {
     "wandb": wandb,
     "mlflow": mlflow,
 }
-"""The tools under their names in ``run.track``, which are also those of their packages and extras."""
+"""The tools by their names in ``run.track``, which are also the names of their packages and extras."""
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Check that the package of every tool named in ``run.track`` is there, without importing it.
+    """Check that the package of every tool in ``run.track`` is installed, without importing it.
 
     Raises:
         MissingExtraError: If one is not.
     """
     for name in names:
         spec = importlib.util.find_spec(name) if name in SINKS else None
-        # A folder of that name beside the program, as Weights & Biases leaves one, is found too, but has no origin.
+        # A folder of that name in the working directory, such as ``wandb``, is also found, but has no origin.
         if name in SINKS and (spec is None or spec.origin is None):
             raise MissingExtraError(
                 f"run.track names {name}, which is not installed; run: pip install 'fedhello[{name}]'"
@@ -164,21 +164,20 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 def numbers(value: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers alone of ``flatten``; true is 1 and false 0."""
+    """Return only the numbers of ``flatten``; true is 1 and false 0."""
     return {name: float(leaf) for name, leaf in flatten(value).items() if isinstance(leaf, (int, float))}
 
 
 def headline(summary: Summary) -> dict[str, float]:
-    """Return the numbers of a summary that are of the whole run, none of a single tier."""
+    """Return the numbers of a summary that concern the whole run, not a single tier."""
     whole = {name: value for name, value in summary.to_dict().items() if not isinstance(value, (Mapping, list, tuple))}
     return numbers({"summary": whole})
 
 
 def round_metrics(result: RoundRecord) -> dict[str, float]:
-    """Return a round, as ``rounds.jsonl`` holds it, as numbers by name.
+    """Return the numbers of a round by name, as in ``rounds.jsonl``.
 
-    What the clients measured becomes its mean and its largest value over the clients that took part; their bytes and
-    samples are added up.
+    Of the clients' metrics, the mean and the maximum over the clients are returned; their bytes and samples are summed.
     """
     entry = write_round(result)
     del entry["format"], entry["round"]
@@ -198,7 +197,7 @@ def _metric_names(clients: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return a text without the credentials of its addresses and without what the environment keeps as a secret.
+    """Return a text without credentials in URLs and without secret values of environment variables.
 
     Example:
         >>> without_secrets("no answer from http://me:hunter2@host/ with key 123456", {"WANDB_API_KEY": "123456"})
@@ -212,7 +211,7 @@ def without_secrets(text: str, environment: Mapping[str, str]) -> str:
 
 
 class Tracker(Callback):
-    """Hands a run to its sinks. A sink that fails is left out from then on, which is said once; the run goes on."""
+    """Records a run in its sinks. A sink that fails is dropped with one warning, and the run continues."""
 
     def __init__(self, names: Sequence[str], folder: Path, say: Callable[[str], None]) -> None:
         self._names = [name for name in names if name in SINKS]
@@ -221,7 +220,7 @@ class Tracker(Callback):
         self._sinks: dict[str, Sink] = {}
 
     def open(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """Open the sinks with a configuration, and return where each of them shows the run."""
+        """Open the sinks with a configuration, and return a line on each sink's place."""
         for name in self._names:
             with self._guard(name):
                 self._sinks[name] = SINKS[name](self._folder, config)
@@ -230,14 +229,14 @@ class Tracker(Callback):
         )
 
     def on_start(self, session: Session, start: RunStart) -> None:
-        """Record the scores before training, unless an earlier process has done so."""
+        """Record the scores before training, unless an earlier process recorded them."""
         if start.state.round:
             return
         scores = {"validation": write_evaluation(start.validation), "test": write_evaluation(start.test)}
         self._record(start.state.round, numbers(scores))
 
     def on_round(self, state: RunState, record: RoundRecord) -> None:
-        """Record a round; an attempt that failed is none."""
+        """Record a round, unless the attempt failed."""
         if self._sinks and record.report.failed is None:
             self._record(record.report.round + 1, round_metrics(record))
 
@@ -256,10 +255,10 @@ class Tracker(Callback):
     def _guard(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # a tool's failure, of whatever kind, must not end the run
+        except Exception as error:  # no failure of a tool may end the run
             self._sinks.pop(name, None)
             reason = without_secrets(" ".join(f"{type(error).__name__}: {error}".split()), os.environ)
             self._say(
-                f"tracking with {name} failed and stops here; the run goes on, and rounds.jsonl holds every round. "
+                f"tracking with {name} failed and has stopped; the run continues, and rounds.jsonl holds every round. "
                 f"{reason[:LONGEST_REASON]}"
             )

@@ -1,1 +1,1 @@
-"""From a configuration to a session: everything loaded and checked, nothing trained."""
+"""Prepare a session from a configuration: everything is loaded and checked, nothing is trained."""

@@ -1,4 +1,4 @@
-"""From budgets and data to a federation: who is in which tier, what training costs there, and who can take part."""
+"""Make a federation from budgets and data: each client's tier, its costs, and whether it can take part."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +18,11 @@ from fedhello.model.adapter import LoraModel
 from fedhello.types import Budget, Client, Federation
 
 Batches = tuple[Shape, Sequence[Shape]]
-"""A client's widest batch, and about which batches it meets in a round."""
+"""The shape of a client's widest batch, and the expected shapes of its batches in a round."""
 
 
 def assign_tiers(clients: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Return each client's tier: consecutive ids, sizes by largest remainder, so thirds of 100 are 34, 33, 33."""
+    """Return each client's tier: consecutive ids, sizes by largest remainder (thirds of 100 are 34, 33, 33)."""
     quotas = [Fraction(share).limit_denominator(10**6) * clients for share in shares]
     sizes = [int(quota) for quota in quotas]
     by_remainder = sorted(range(len(shares)), key=lambda g: (sizes[g] - quotas[g], g))
@@ -34,12 +34,12 @@ def assign_tiers(clients: int, shares: Sequence[float]) -> tuple[int, ...]:
 def with_speeds(
     budgets: Sequence[Budget], model: LoraModel, costs: StepCosts | None, autocast: bool, answer: int | None = None
 ) -> tuple[tuple[Budget, ...], tuple[str, ...]]:
-    """Give the budgets that state seconds but no speed this machine's, and return them with a note on it.
+    """Return the budgets, with this machine's speed for those with seconds but no speed, and a note on that.
 
     Args:
-        budgets: Of the tiers.
+        budgets: The budgets of the tiers.
         model: The model.
-        costs: What its steps cost; None predicts nothing.
+        costs: The costs of its steps; None without a prediction.
         autocast: Whether clients train in bfloat16.
         answer: Of a language model, the tokens of the longest response.
     """
@@ -49,7 +49,7 @@ def with_speeds(
     speed = measure_speed(model, costs, autocast, answer)
     note = (
         f"tiers {', '.join(map(str, unknown))} state seconds but no speed; planned with this machine's "
-        f"{speed / 1e9:.0f} GFLOP/s, so another machine or moment may plan otherwise. Fix it with a tier's speed."
+        f"{speed / 1e9:.0f} GFLOP/s, so the plan may differ on another machine. Set a tier's speed to fix it."
     )
     measured = (replace(b, speed=float(speed)) if g in unknown else b for g, b in enumerate(budgets))
     return tuple(measured), (note,)
@@ -59,7 +59,7 @@ def tiers_of(shares: Sequence[float], budgets: Sequence[Budget], clients: int, m
     """Return every client's tier.
 
     Raises:
-        ConfigError: If a tier has no client or more blocks than there are.
+        ConfigError: If a tier has no client, or more blocks than the model.
     """
     L = model.blocks.count
     for g, budget in enumerate(budgets):
@@ -72,7 +72,7 @@ def tiers_of(shares: Sequence[float], budgets: Sequence[Budget], clients: int, m
     empty = [g for g in range(len(budgets)) if g not in tier_of]
     if empty:
         raise ConfigError(
-            f"expected every tier to have a client; of {clients} clients, none falls into tier {empty[0]}. "
+            f"expected every tier to have a client; of {clients} clients, none is in tier {empty[0]}. "
             "Raise data.clients or the tier's share."
         )
     return tier_of
@@ -85,7 +85,7 @@ def clients_of(
 
     Args:
         parts: Per client, the positions of its samples in the data set.
-        labels: Of the whole data set, shape (n,).
+        labels: The labels of the whole data set, shape (n,).
         tier_of: Per client, its tier.
         budgets: Per tier, its budget.
     """
@@ -102,14 +102,14 @@ def federate(
     steps: StepCosts | None,
     settings: TrainingSettings,
 ) -> tuple[Federation, tuple[str, ...]]:
-    """Return the federation of those clients that can be invited, and notes on who cannot and why.
+    """Return the federation of the clients that can be invited, and notes on the others.
 
     Args:
         empty: The federation without clients and costs.
         everyone: All clients.
         shapes: Per client, its widest batch and the batches of a round.
-        steps: What steps cost; None predicts nothing.
-        settings: How clients train.
+        steps: The costs of steps; None without a prediction.
+        settings: The settings of local training.
 
     Raises:
         ConfigError: If too few clients can be invited.
@@ -125,14 +125,14 @@ def federate(
 
 
 def _costs(settings: TrainingSettings, costs: Costs) -> Costs:
-    """Return costs with those of the teacher, where there is one: a pass forward of all samples once per round."""
+    """Return the costs plus those of the teacher, if any: one forward pass over all samples per round."""
     if not settings.distillation:
         return costs
     return replace(costs, flops_outside=costs.flops_outside + costs.flops_outside // settings.epochs)
 
 
 def _largest(shapes: Sequence[Batches]) -> Batches:
-    """Return the widest batch and the longest round, as batches, of a tier's clients."""
+    """Return the widest batch and the batches of the most expensive round among a tier's clients."""
     widest = max(samples for (samples, _), _ in shapes), max(tokens for (_, tokens), _ in shapes)
     return widest, max((batches for _, batches in shapes), key=lambda batches: sum(b * T for b, T in batches))
 
@@ -144,7 +144,7 @@ def _invited(
     steps: StepCosts | None,
     settings: TrainingSettings,
 ) -> tuple[tuple[Client, ...], tuple[str, ...]]:
-    """Return the clients that can train something, and notes on who cannot, and why."""
+    """Return the clients that can train something, and notes on the others with the reasons."""
     rule, budgets, costs = federation.rule, federation.tiers, federation.costs
     reasons: list[str] = []
     limited = [g for g, budget in enumerate(budgets) if not budget.only_counts]
@@ -156,8 +156,8 @@ def _invited(
     one_class = [c.id for c in able if settings.loss == "restricted" and len(c.classes) < 2]
     if one_class:
         reasons.append(
-            f"{len(one_class)} clients hold one class only and are not invited to train, since train.loss: restricted "
-            f"would teach them nothing: {', '.join(map(str, one_class))}"
+            f"{len(one_class)} clients hold only one class and are not invited to train, since train.loss: restricted "
+            f"has no gradient there: {', '.join(map(str, one_class))}"
         )
     invited = tuple(client for client in able if client.id not in one_class)
     if len(invited) < federation.clients_per_round:
@@ -171,14 +171,14 @@ def _invited(
 
 
 def _below_floor(tier: int, budget: Budget, costs: Costs, rule: ActivationRule, batch: int | None) -> str:
-    """Say that a tier's budget does not afford the least there is to train, what that would be, and what helps.
+    """Return a note that a tier's budget is below the floor, the least possible costs of training, and how to fix it.
 
     Args:
-        tier: Its number.
+        tier: The tier's number.
         budget: Its budget.
         costs: Its costs.
-        rule: The policies allowed.
-        batch: The largest batch whose floor fits; None if there is none.
+        rule: The allowed activation policies.
+        batch: The largest batch size whose floor fits; None if there is none.
     """
     least = cheapest(costs, rule)
     floor = needs(costs, least)
@@ -193,10 +193,10 @@ def _below_floor(tier: int, budget: Budget, costs: Costs, rule: ActivationRule, 
 
 
 def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts | None, rule: ActivationRule) -> int | None:
-    """Return the largest batch, of samples as long as the widest one's, whose floor fits; None where none does."""
+    """Return the largest batch size, for samples as long as in the widest batch, whose floor fits; None if none."""
     for samples in range(widest[0] - 1, 0, -1):
         shape = samples, widest[1]
-        # A smaller batch needs less memory, hardly less time for all samples, and no less upload.
+        # A smaller batch needs less memory, about the same time for all samples, and the same upload.
         costs = None if steps is None else steps.at(shape, [shape] * -(-widest[0] // samples))
         if costs is not None and needs(costs, cheapest(costs, rule)).within(budget):
             return samples

@@ -1,4 +1,4 @@
-"""A data set, its split between server and clients, and every client's share."""
+"""Read a data set, split it between server and clients, and partition it over the clients."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,12 +19,12 @@ def load_data(settings: DataSettings, classes: Sequence[str] | None = None, sour
     """Read a data set.
 
     Args:
-        settings: Which, and what of it.
-        classes: The names of all classes, where the data are one client's; None takes those that occur.
-        source: Where they are, if not where ``data.name`` says.
+        settings: The settings of the data set.
+        classes: The names of all classes, for the data of a single client; None takes those that occur.
+        source: The source of the data; None takes that of ``data.name``.
 
     Raises:
-        DataError: If it cannot be read, or is no data set to train and test on.
+        DataError: If it cannot be read, or cannot be trained and tested on.
         MissingExtraError: If a package that it needs is not installed.
     """
     data = sources.load(
@@ -43,7 +43,7 @@ def load_data(settings: DataSettings, classes: Sequence[str] | None = None, sour
 
 
 def split_data(settings: DataSettings, data: DataSet) -> Split:
-    """Split a data set into what clients hold and what the server holds; parts that it names stay as they are.
+    """Split a data set between clients and server; the data set's own validation and test parts are kept.
 
     Raises:
         DataError: If there are too few samples.
@@ -62,7 +62,7 @@ def partition_data(settings: DataSettings, data: DataSet, split: Split, seed: in
     """Return the positions, in the whole data set, of each client's samples.
 
     Raises:
-        DataError: If a client would have none, or they do not fit the partition.
+        DataError: If a client would have no sample, or the samples do not fit the partition.
     """
     groups = [data.groups[i] for i in split.train] if data.groups else []
     pool = Pool(data.labels[split.train], groups, data.label_names, in_memory=settings.name == MEMORY)
@@ -74,10 +74,10 @@ def partition_data(settings: DataSettings, data: DataSet, split: Split, seed: in
 
 
 def public_data(settings: DataSettings, data: DataSet) -> DataSet | None:
-    """Read the data set that ``data.public`` names, without its labels; None where it is a number.
+    """Return the data set that ``data.public`` names, without its labels; None if it is a number.
 
     Raises:
-        DataError: If it cannot be read, or overlaps what clients hold or the server holds otherwise.
+        DataError: If it cannot be read, or overlaps the other data.
     """
     if isinstance(settings.public, int):
         return None
@@ -89,8 +89,8 @@ def public_data(settings: DataSettings, data: DataSet) -> DataSet | None:
     common = [sample for sample in found.inputs if identity(sample, found.kind) in others]
     if common:
         raise DataError(
-            f"expected data.public to be disjoint from what is trained on, scored or tested; {len(common)} of its "
-            f"{len(found)} samples are there too, for example {str(common[0])[:60]!r}. Take them out, or set "
-            "data.public to a number."
+            f"expected data.public to be disjoint from the training, validation and test data; {len(common)} of its "
+            f"{len(found)} samples are in both, for example {str(common[0])[:60]!r}. Remove them, or set data.public "
+            "to a number."
         )
     return found

@@ -1,4 +1,4 @@
-"""From a data set to what the model takes: tokens, or pixels."""
+"""Encode a data set for a model: as tokens, pixels or tensors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,23 +24,23 @@ MODEL_KINDS: Mapping[Kind, ModelKind] = {
     "tensors": "tensor-classification",
     "instructions": "causal-lm",
 }
-"""What a model is for, by what the samples are."""
+"""Task and input of a model, by the kind of samples."""
 
 IN_MEMORY = 2**30
-"""Bytes of pixels up to which all images are decoded at the start; beyond, each batch decodes its own."""
+"""The most bytes of pixels for which all images are decoded at the start; otherwise each batch decodes its own."""
 
 
 def encode(data: DataSet, model: LoraModel, max_length: int, answer_tokens: int = 0) -> tuple[Samples, list[str]]:
-    """Return the samples as the model takes them, and notes on what was changed.
+    """Return the samples encoded for the model, and notes on changes such as cut texts.
 
     Args:
         data: The samples.
         model: The model.
-        max_length: Tokens beyond which a text is cut.
-        answer_tokens: Of a language model, how many tokens an answer may have.
+        max_length: The most tokens of a text; longer texts are cut.
+        answer_tokens: For a language model, the most tokens of an answer.
 
     Raises:
-        ConfigError: If the model takes fewer tokens than texts may have.
+        ConfigError: If the model accepts fewer tokens than ``max_length``.
         DataError: If an image cannot be decoded, or a response is empty.
         ModelError: If the tokenizer cannot pad, or the image processor does not fit the model.
     """
@@ -75,7 +75,7 @@ def tensors_of(data: DataSet) -> list[np.ndarray]:
 
 
 def _tokens(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples, int]:
-    """Tokenise, or take what was tokenised before."""
+    """Tokenise, or read the tokens from the cache."""
     key = _key(data, model, max_length) if len(data) >= cache.LEAST else None
     found = cache.load(key, data.labels)
     if found is None:
@@ -85,9 +85,9 @@ def _tokens(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples,
 
 
 def _key(data: DataSet, model: LoraModel, max_length: int) -> str | None:
-    """Return the name for the tokens of a data set."""
+    """Return the cache key of a data set's tokens."""
     texts = [sample for sample in data.inputs if isinstance(sample, (str, tuple))]
-    # A chat template may write today's date, and nothing else that is not in the key already; one text shows it.
+    # A chat template may insert today's date, which is not in the key otherwise; one rendered text contains it.
     written = rendered("prompt", "response", model.tokenizer) if data.kind == "instructions" else ()
     return cache.key_of(model.tokenizer, texts, data.kind, max_length, written)
 
@@ -104,7 +104,7 @@ def _tokenised(data: DataSet, model: LoraModel, max_length: int) -> tuple[Exampl
 
 
 def _images(data: DataSet, model: LoraModel) -> tuple[Images, list[str]]:
-    """Prepare images as the model's image processor says; a note says what was assumed where it has none."""
+    """Prepare images like the model's image processor; a note describes the assumptions without one."""
     how = model.preparation
     channels, height, width = how.shape
     notes = _check_size(model, how)
@@ -113,13 +113,13 @@ def _images(data: DataSet, model: LoraModel) -> tuple[Images, list[str]]:
     if len(pictures) * channels * height * width <= IN_MEMORY:
         pixels = decode(pictures, (height, width), channels=channels, scale=how.scale)
     else:
-        check(pictures)  # in a round it would be its client's fault, and the run would go on without that client
+        check(pictures)  # in a round, a damaged image would be an error of its client only
         pixels = DecodedLater(tuple(pictures), (height, width), channels, how.scale)
     return Images(pixels, np.arange(len(pictures)), data.labels, how.mean, how.std), notes
 
 
 def _check_size(model: LoraModel, how: Preparation) -> list[str]:
-    """Check that the model takes images of the size that they get; return a note where that is not plain."""
+    """Check that the model accepts images of the prepared size; return notes on assumptions."""
     name, (_, height, width) = model.source.base_name, how.shape
     if how.scale is None:
         return [
@@ -137,33 +137,34 @@ def _check_size(model: LoraModel, how: Preparation) -> list[str]:
     except (ValueError, RuntimeError) as error:
         raise ModelError(
             f"expected images of {stated[0]}×{stated[1]}, the image_size of {name}; its image processor makes "
-            f"{height}×{width}, which it does not take. Correct preprocessor_config.json in a copy of the model."
+            f"{height}×{width}, which the model does not accept. Correct preprocessor_config.json in a copy of the "
+            "model."
         ) from error
     return [
-        f"images are {height}×{width}, as the image processor of {name} makes them; its positions, made for "
-        f"{stated[0]}×{stated[1]}, are adapted to that"
+        f"images are scaled to {height}×{width} by the image processor of {name}; the model's positions for "
+        f"{stated[0]}×{stated[1]} are interpolated"
     ]
 
 
 def longest_answer(samples: Samples, positions: np.ndarray) -> int | None:
-    """Return the most tokens that a response has among some samples; None where samples have none."""
+    """Return the most tokens of a response among some samples; None for samples without responses."""
     if not isinstance(samples, Examples) or samples.answers is None:
         return None
     return int((samples.lengths() - samples.answers)[positions].max())
 
 
 def questions(data: DataSet, test: np.ndarray, most: int) -> tuple[tuple[str, str], ...]:
-    """Return the prompts, with their responses, that a language model answers before and after training.
+    """Return test prompts with their responses, for a language model to answer before and after training.
 
-    They are drawn from the test set, whose file may be sorted, once and for all whatever a run's seed.
+    They are drawn at random from the test set, which may be sorted, and are the same for all seeds.
 
     Args:
         data: The data set.
         test: Positions of the test set.
-        most: How many at most.
+        most: The most prompts.
 
     Raises:
-        MissingExtraError: If nothing is installed to compare answers with.
+        MissingExtraError: If rouge-score, which compares answers, is not installed.
     """
     if data.kind != "instructions" or not most:
         return ()
@@ -173,15 +174,15 @@ def questions(data: DataSet, test: np.ndarray, most: int) -> tuple[tuple[str, st
 
 
 def cut_prompts(longest: int, model: LoraModel, prompts: Sequence[str]) -> list[str]:
-    """Return a note on prompts that are cut to some tokens before the model answers them, if there are any."""
+    """Return a note on prompts that are cut to ``longest`` tokens before the model answers them, if any."""
     cut = sum(len(row) > longest for row in tokenise_prompts(prompts, model.tokenizer))
     return [f"{cut} of {len(prompts)} prompts to answer were cut to {longest} tokens"] if cut else []
 
 
 def by_domain(data: DataSet, samples: Samples, test: np.ndarray) -> dict[str, Samples]:
-    """Return the samples of the test set by the group that the data names for each, in the order of the names.
+    """Return the samples of the test set by group, in the order of the groups' names.
 
-    Samples of which it names none are left out.
+    Samples without a group are left out.
     """
     groups = np.array(data.groups)[test]
     return {str(name): samples.subset(test[groups == name]) for name in np.unique(groups) if name}

@@ -1,4 +1,4 @@
-"""What there is: on this machine, and among the models that can be installed."""
+"""What this machine offers, and which embedded models can be installed."""
 
 import importlib.metadata
 import os
@@ -39,7 +39,7 @@ def doctor() -> dict[str, Any]:
     """Return what this machine offers.
 
     Returns:
-        ``versions`` of the packages that a result depends on, ``device`` that ``auto`` stands for, ``threads``,
+        ``versions`` of the packages that a result depends on, the ``device`` of ``auto``, ``threads``,
         ``memory_bytes``, ``memory_available_bytes`` and ``disk_free_bytes``, ``extras`` (name → whether it is
         installed), and whether the hub's libraries are told to stay ``offline``.
 
@@ -61,7 +61,7 @@ def doctor() -> dict[str, Any]:
 
 
 def _extras() -> dict[str, list[str]]:
-    """Return the packages that each extra asks for; not those of developers."""
+    """Return the packages of each extra, except the extras for developers."""
     extras: dict[str, list[str]] = {}
     for line in importlib.metadata.requires("fedhello") or ():
         package, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)", line)

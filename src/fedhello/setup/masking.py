@@ -1,6 +1,7 @@
 """An engine and a method under secure aggregation."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -12,7 +13,7 @@ from fedhello.engine.protocol import Engine
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.privacy.secure import SecureRound, SecureSettings, secure_mean
 from fedhello.privacy.vectors import BITS, weight_shape
-from fedhello.strategy import BoundMethod
+from fedhello.strategy import AggregationResult, BoundMethod
 from fedhello.types import Adapter
 
 BYTES_PER_CLIENT = 128
@@ -37,15 +38,22 @@ def masked_costs(costs: StepCosts, adapter: Adapter, clients: int) -> StepCosts:
 
 
 def secured(
-    engine: LocalEngine, method: BoundMethod, settings: SecureSettings, shared_head: bool
+    engine: LocalEngine,
+    method: BoundMethod,
+    aggregator: Callable[..., AggregationResult],
+    settings: SecureSettings,
+    shared_head: bool,
+    most_samples: int | None,
 ) -> tuple[Engine, BoundMethod]:
     """Return an engine from which sums over clients come alone, and the method that aggregates these.
 
     Args:
         engine: Trains the clients.
         method: One that needs a sum over clients alone.
+        aggregator: The method's, with its options.
         settings: How sums are masked.
         shared_head: Whether clients share a head.
+        most_samples: The most samples that a client weighs for; None for no limit.
 
     Raises:
         ConfigError: If the method needs more than a sum.
@@ -53,10 +61,11 @@ def secured(
     """
     if not all(map(importlib.util.find_spec, PACKAGES)):
         raise MissingExtraError("privacy.secure needs packages for masks; run: pip install 'fedhello[privacy]'")
-    if not isinstance(method.aggregate, SumAggregator):
+    if not isinstance(aggregator, SumAggregator):
         raise ConfigError(f"expected a method that needs a sum over clients alone; found {method.name}")
     from fedhello.engine.secure import SecureEngine
 
-    agreed = SecureRound(method.aggregate, engine.federation, engine.model.snapshot(shared_head), settings)
+    adapter = engine.model.snapshot(shared_head)
+    agreed = SecureRound(aggregator, engine.federation, adapter, settings, most_samples)
     masked = SecureEngine(engine, agreed)
     return masked, replace(method, aggregate=partial(secure_mean, agreed=agreed, unmask=masked.unmask))

@@ -1,4 +1,4 @@
-"""The foundation model of a session: loaded as configured, on its device."""
+"""Load the foundation model of a session on its device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +23,13 @@ from fedhello.randomness import integer_seed
 
 @dataclass(frozen=True)
 class Objects:
-    """What a program hands over instead of names.
+    """Objects that a program passes instead of names.
 
     Attributes:
-        model: A model of transformers or a plain module, into which the adapter is put, not into a copy; or one that
-            holds an adapter of this configuration already. None loads ``model.name``.
+        model: A transformers model or a plain module, into which the adapter is injected without copying; or a model
+            that has an adapter of this configuration already. None loads ``model.name``.
         processor: Its tokenizer or image processor.
-        data: Where the data are; None reads ``data.name``.
+        data: The source of the data; None reads ``data.name``.
     """
 
     model: Any = None
@@ -38,23 +38,23 @@ class Objects:
 
 
 NAMED = Objects()
-"""Nothing is handed over: everything is where the configuration says."""
+"""No objects: everything is loaded by its name in the configuration."""
 
 
 def load_model(
     settings: ModelSettings, labels: Sequence[str], kind: ModelKind = "text-classification", given: Objects = NAMED
 ) -> LoraModel:
-    """Load a foundation model, or take one that is given, with a fresh adapter and head, on its device.
+    """Load a foundation model, or use a given one, and return it with a new adapter and head on its device.
 
     Args:
-        settings: Which, and how.
-        labels: The names of the classes; ignored for a language model, which gets no head.
-        kind: What the model is for.
-        given: A model in memory, where there is one.
+        settings: The settings of the model.
+        labels: The names of the classes; ignored for a language model, which has no head.
+        kind: The model's task and input.
+        given: The objects of the program, possibly with a model.
 
     Raises:
-        MissingExtraError: If an embedded model, or what quantises, is not installed.
-        ModelError: If it cannot be loaded, verified or understood.
+        MissingExtraError: If an embedded model or bitsandbytes is needed and not installed.
+        ModelError: If it cannot be loaded or verified, or is of an unsupported kind.
     """
     if isinstance(given.model, LoraModel):
         return given.model
@@ -63,7 +63,7 @@ def load_model(
     lora = settings.lora
     model = attach_lora(
         base,
-        classes=None if kind == CAUSAL_LM else len(labels),
+        num_labels=None if kind == CAUSAL_LM else len(labels),
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
@@ -83,13 +83,13 @@ def _foundation(
     name = type(given.model).__name__
     if is_plain(given.model) and kind != TENSORS:
         raise ModelError(
-            f"expected a model of transformers (PreTrainedModel) in memory for {kind.replace('-', ' ')}; found {name}. "
-            "A plain torch.nn.Module takes tensors: name their column in data.tensor."
+            f"expected a transformers model (PreTrainedModel) for {kind.replace('-', ' ')}; found {name}. A plain "
+            "torch.nn.Module needs tensors: name their column in data.tensor."
         )
     if kind == TENSORS and given.model is not None and not is_plain(given.model):
         raise ModelError(
-            f"expected a plain torch.nn.Module for data.tensor; found {name}. Leave data.tensor out for a model of "
-            "transformers, which takes texts or images."
+            f"expected a plain torch.nn.Module for data.tensor; found {name}. Leave data.tensor out for a "
+            "transformers model, whose input are texts or images."
         )
     if is_plain(given.model):
         return plain_foundation(
@@ -125,10 +125,10 @@ def _foundation(
 
 
 def with_features(settings: ModelSettings, data: DataSet, given: Objects) -> ModelSettings:
-    """Return the settings with how the features of a plain module are made, which a run on a sample shows.
+    """Return the settings with pooling and feature size of a plain module, found by running it on a sample.
 
     Raises:
-        ModelError: If it does not run on the data, or makes nothing that a head can read.
+        ModelError: If it does not run on the data, or its output cannot be the input of a head.
     """
     sample = data.inputs[0]
     if not is_plain(given.model) or not isinstance(sample, np.ndarray):
@@ -140,7 +140,7 @@ def with_features(settings: ModelSettings, data: DataSet, given: Objects) -> Mod
     pooling, features = found_features(given.model, tensor, settings.pooling)
     if settings.features not in (None, features):
         raise ModelError(
-            f"expected model.features={settings.features} of {type(given.model).__name__}; it makes {features}. Leave "
+            f"expected model.features={settings.features} of {type(given.model).__name__}; found {features}. Leave "
             "model.features out."
         )
     return replace(settings, pooling=pooling, features=features)

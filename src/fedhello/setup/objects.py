@@ -1,4 +1,4 @@
-"""What a program hands over instead of names, and what its configuration then says."""
+"""Objects that a program passes instead of names, and the configuration keys that follow from them."""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from fedhello.config.text import yaml_line
 from fedhello.data.dataset import HeldOut
 from fedhello.data.memory import MEMORY, is_per_client, memory_source
 from fedhello.errors import ConfigError
-from fedhello.methods import Method
+from fedhello.method import Method
 from fedhello.plugins import register_method
 from fedhello.setup.model import Objects
 
 STAND_IN = {"tiers": [{"share": 1, "blocks": 1, "rank": 1}]}
-"""Tiers that suit every method: those of a comparison are translated for each before they are checked."""
+"""Tiers that fit every method: those of a comparison are translated for each method before they are checked."""
 
 
 def words_of_objects(
@@ -29,28 +29,28 @@ def words_of_objects(
     test: Any = None,
     method: Method | None = None,
 ) -> tuple[list[str], Objects]:
-    """Return overrides by which a configuration says what is handed over, and that itself.
+    """Return overrides that describe the passed objects in a configuration, and the objects.
 
     Args:
         config: The configuration.
-        overrides: Of it, which come first.
-        model: As ``fedhello.prepare`` takes it, like all that follow.
-        processor: Likewise.
-        data: Likewise.
-        validation: Likewise.
-        test: Likewise.
-        method: Likewise; it is registered.
+        overrides: Overrides of it, which come first.
+        model: See ``fedhello.prepare``.
+        processor: See ``fedhello.prepare``.
+        data: See ``fedhello.prepare``.
+        validation: See ``fedhello.prepare``.
+        test: See ``fedhello.prepare``.
+        method: See ``fedhello.prepare``; it is registered.
 
     Raises:
-        ConfigError: If something is handed over without what it belongs to.
-        DataError: If the data are no data set.
+        ConfigError: If validation or test data come without data, or a processor without a model.
+        DataError: If the data are not a data set.
     """
     words = words_of(overrides)
     if method is not None:
         register_method(method)
         stated = raw_of(config).get("method")
         if isinstance(stated, Mapping) and stated.get("name", method.name) != method.name:
-            words.insert(0, "method={}")  # the options beside another method's name are that one's
+            words.insert(0, "method={}")  # the configured options belong to another method
         words.append(f"method.name={yaml_line(method.name)}")
     if model is not None:
         words.append(f"model.name={MEMORY}")
@@ -66,21 +66,21 @@ def words_of_objects(
 
 
 def with_objects(config: Source, overrides: Overrides, **objects: Any) -> tuple[Config, Objects]:
-    """Return a configuration that says what is handed over, and that itself; see ``words_of_objects``."""
+    """Return a configuration that describes the passed objects, and the objects; see ``words_of_objects``."""
     words, given = words_of_objects(config, overrides, **objects)
     return load_config(config, words), given
 
 
 def given_held_out(data: Any, validation: Any, test: Any) -> dict[HeldOut, Any]:
-    """Return what is handed over for the server to keep.
+    """Return the passed validation and test data.
 
     Raises:
-        ConfigError: If there is something without data beside it.
+        ConfigError: If they come without data.
     """
     asked: dict[HeldOut, Any] = {"validation": validation, "test": test}
     found = {part: one for part, one in asked.items() if one is not None}
     if data is None and found:
-        raise ConfigError("expected data beside validation or test in memory; found none. Hand them over together.")
+        raise ConfigError("expected data with validation or test data in memory; found none. Pass them together.")
     return found
 
 
@@ -88,7 +88,7 @@ def check_processor(model: Any, processor: Any) -> None:
     """Check that a processor comes with its model.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If it comes without a model.
     """
     if model is None and processor is not None:
-        raise ConfigError("expected a model beside the processor; found none. Hand over both, or neither.")
+        raise ConfigError("expected a model with the processor; found none. Pass both, or neither.")

@@ -1,4 +1,4 @@
-"""From a configuration to a session: the one place where all parts are put together."""
+"""Prepare a session from a configuration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +11,11 @@ import numpy as np
 from fedhello.aggregation.control import Distance, with_control_variates
 from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
+from fedhello.aggregation.share import capped_words, most_samples
 from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.cost_model import batch_shapes
 from fedhello.client.memory import return_memory_at_once
-from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of
+from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of, with_rate
 from fedhello.config.choices import with_choices
 from fedhello.config.diff import relevant
 from fedhello.config.load import dump_config
@@ -34,7 +35,7 @@ from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Engine
-from fedhello.methods import Method
+from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.generation import longest_prompt
@@ -64,17 +65,17 @@ from fedhello.types import Budget, Federation
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a run has before it is known who takes part.
+    """The parts of a session that do not depend on the clients.
 
     Attributes:
-        config: With the commit of a hub id that was loaded.
-        method: With its options.
+        config: The configuration, with the commit of a loaded hub id.
+        method: The method with its options.
         data: The data set that the configuration names.
-        model: With a fresh adapter and head.
-        samples: The data set as the model takes it.
-        held_out: What the server keeps of it.
+        model: The model with a new adapter and head.
+        samples: The data set encoded for the model.
+        held_out: The split of the data set between clients and server.
         public: The server's set for distillation.
-        notes: What a user should know so far.
+        notes: Notes for the user.
     """
 
     config: Config
@@ -93,11 +94,11 @@ class Loaded:
 
 
 def prepare(config: Config, given: Objects = NAMED) -> Session:
-    """Load, check and put together everything a run on this machine needs.
+    """Load, check and assemble everything that a run on this machine needs.
 
     Raises:
-        FedhelloError: Of the kind that fits, if anything does not fit; nothing has been written then, and a model in
-            memory is as it was.
+        FedhelloError: Of the matching kind, for every error that the user can fix; nothing is written, and a model in
+            memory is restored.
     """
     with as_it_was_if_failing(given.model):
         return _prepared(config, given)
@@ -146,7 +147,10 @@ def _prepared(config: Config, given: Objects) -> Session:
     loaded = replace(loaded, config=config, notes=notes)
     if not config.privacy.secure:
         return assemble(loaded, federation, roster, engine, histogram)
-    masked, bound = secured(engine, loaded.method, secure_settings(config.privacy), is_shared(config.model.head))
+    aggregator = method.bind(**config.method.options).aggregate
+    most = most_samples(map(len, parts), config.defence.max_share)
+    settings_, shared = secure_settings(config.privacy), is_shared(config.model.head)
+    masked, bound = secured(engine, loaded.method, aggregator, settings_, shared, most)
     return assemble(replace(loaded, method=bound), federation, roster, masked, histogram)
 
 
@@ -175,10 +179,10 @@ def empty_federation(config: Config, model: LoraModel) -> Federation:
 
 
 def load(config: Config, given: Objects = NAMED) -> Loaded:
-    """Load and check everything but the clients.
+    """Load and check everything except the clients.
 
     Raises:
-        FedhelloError: Of the kind that fits, if anything does not fit.
+        FedhelloError: Of the matching kind, for every error that the user can fix.
     """
     method = method_or_stand_in(config.method.name, config.method.options)
     bound = defended(method.bind(**config.method.options), config.defence.defence)
@@ -196,7 +200,7 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
     samples, changes = encode(data, model, *lengths)
     notes = [*data.notes, *changes]
     if method.uses_scores and config.model.head == "local":
-        notes.append("Fisher scores are taken through the initial head, since each client keeps its own")
+        notes.append("Fisher scores are computed with the initial head, since each client keeps its own head")
     held_out = split_data(stated, data)
     notes.extend(lacking_classes(data, held_out))
     found = public_data(stated, data)
@@ -213,7 +217,7 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
 def assemble(
     loaded: Loaded, federation: Federation, roster: tuple[ClientEntry, ...], engine: Engine, histogram: np.ndarray
 ) -> Session:
-    """Put a session together once it is known who takes part and how they are reached.
+    """Return the session, given its clients and the engine that reaches them.
 
     Raises:
         ConfigError: If the method cannot run with these clients.
@@ -242,6 +246,10 @@ def assemble(
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
         bound = with_control_variates(bound, _distance(engine.settings, model))
+    most = most_samples((entry.samples for entry in roster), config.defence.max_share)
+    if most is not None and config.model.head in ("solved", "prototypes"):
+        too_many = [entry for entry in roster if entry.samples > most]
+        notes += [f"the head statistics of client {e.client} count {capped_words(e.samples, most)}" for e in too_many]
     if config.model.head == "local":
         notes.extend(unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     return Session(
@@ -265,6 +273,7 @@ def assemble(
         statistics=statistics_settings(config),
         drift=drift,
         losses=losses,
+        most_samples=most,
     )
 
 
@@ -285,7 +294,7 @@ def _run_settings(config: Config) -> RunSettings:
 
 
 def _drift_compensation(config: Config, model: LoraModel, server: ServerData) -> DriftCompensation:
-    """Return the head that follows the features of the server's samples."""
+    """Return the drift compensation with the server's samples."""
     parts = [part for part in (server.validation, server.proxy) if len(part)]
     moments = statistics_settings(config).moments
     return DriftCompensation(
@@ -299,9 +308,9 @@ def _drift_compensation(config: Config, model: LoraModel, server: ServerData) ->
 
 
 def _pinned(config: Config, model: LoraModel, features: int | None) -> Config:
-    """Return the configuration with what was found out on loading, so that the run can be repeated.
+    """Return the configuration with the values found on loading, so that the run can be repeated.
 
-    It is the commit of a hub id, how features are pooled, and what ``auto`` stands for.
+    These are the commit of a hub id, the pooling, and the values of ``auto``.
     """
     found: dict[str, Any] = {"revision": model.source.revision, "pooling": model.pooling, "features": features}
     if config.model.name == MEMORY:
@@ -316,12 +325,12 @@ def _with_speeds(config: Config, budgets: Sequence[Budget]) -> Config:
 
 
 def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
-    """Return how many samples the clients of a round see in an epoch, on average."""
+    """Return the mean number of samples per epoch of a round's clients."""
     return round(config.train.clients_per_round * sum(map(len, parts)) / len(parts))
 
 
 def _pooled(config: Config) -> Config:
-    """Return the configuration of one client that can afford everything."""
+    """Return the configuration with one client that holds all data and can afford everything."""
     tier = TierConfig(share=1.0, blocks=None, rank=config.model.lora.rank)
     return config.model_copy(
         update={
@@ -332,10 +341,10 @@ def _pooled(config: Config) -> Config:
 
 
 def _distance(settings: TrainingSettings, model: LoraModel) -> Distance:
-    """Return K_k η as a function of a client's samples, the round and a tensor."""
+    """Return K_k η as a function of a client's samples, the round, a tensor, and a rate in place of the settings'."""
 
-    def distance(samples: int, round: int, name: str) -> float:
+    def distance(samples: int, round: int, name: str, lr: float | None) -> float:
         factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
-        return steps_of(settings, samples) * learning_rate(settings, round) * factor
+        return steps_of(settings, samples) * learning_rate(with_rate(settings, lr), round) * factor
 
     return distance

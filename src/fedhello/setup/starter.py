@@ -1,14 +1,14 @@
-"""Write a first configuration for a data set: what it holds decides the columns, the split and the partition."""
+"""Write a first configuration for a data set: columns, split and partition are chosen from its content."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedhello.config.schema import DataConfig
+from fedhello.config.section import ConfigMapping
 from fedhello.config.settings import data_settings
 from fedhello.config.text import yaml_line
 from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Kind
@@ -21,7 +21,7 @@ from fedhello.errors import ConfigError, DataError
 from fedhello.setup.data import load_data, partition_data, split_data
 
 SPLITS: dict[HeldOut, tuple[str, ...]] = {"validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
-"""What splits to hold out are called."""
+"""Usual names of splits that are held out."""
 
 TASKS: dict[Kind, str] = {
     "texts": "classify texts",
@@ -35,7 +35,7 @@ MODELS: dict[Kind, str] = {
     "images": "facebook/deit-tiny-patch16-224",
     "instructions": "embedded:smollm2",
 }
-"""Small models, for what the default model does not do."""
+"""Small models for data that the default model does not support."""
 
 COMMENTS = {
     "validation": "a share that the server keeps for choosing; or a file, or a split of the data set",
@@ -46,10 +46,10 @@ COMMENTS = {
 }
 
 LARGEST_LENGTH = 512
-"""Tokens that most text encoders can take."""
+"""Tokens that most text encoders accept."""
 
 FEW = 30
-"""Samples to train on that a client should have on average."""
+"""Mean number of training samples that a client should have."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Starter:
 
     Attributes:
         text: YAML with comments.
-        findings: What was found and decided, for people, a line each.
+        findings: Lines on the data and on the chosen settings.
 
     Example:
         >>> "text" in fh.init("texts.csv").text, len(fh.init("texts.csv").findings)
@@ -80,23 +80,23 @@ def init(
     response: str | None = None,
     force: bool = False,
 ) -> Starter:
-    """Look at a data set and write a first configuration that runs on it.
+    """Inspect a data set and write a first configuration that runs on it.
 
     Args:
         data: A file, a folder, an embedded data set or a hub id.
-        out: A new file for the configuration; None writes none.
+        out: A new file for the configuration; None does not write a file.
         text: The column of texts, two for pairs; columns that are not named are guessed.
         label: The column of classes.
         image: The column of images.
         prompt: The column of prompts, or a template.
         response: The column of responses, or a template.
-        force: Whether a file that is there is written over.
+        force: Whether to overwrite an existing file.
 
     Returns:
-        The configuration as YAML in ``text``, and what was found and decided in ``findings``.
+        The configuration as YAML in ``text``, and lines on the data and the chosen settings in ``findings``.
 
     Raises:
-        ConfigError: If the columns cannot be told, or the file exists or cannot be written.
+        ConfigError: If the columns cannot be guessed, or the file exists or cannot be written.
         DataError: If the data set cannot be read, or is too small for any federation.
 
     Example:
@@ -104,28 +104,28 @@ def init(
         "task: classify texts, texts 'text', labels 'label'; 2 classes: fruit, metal"
     """
     if out is not None and Path(out).exists() and not force:
-        raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another --out, or --force.")
+        raise ConfigError(f"expected a new file for the configuration; {out} exists. Give another out, or set force.")
     texts = (text,) if isinstance(text, str) else tuple(text)
     if len(texts) > 2:
-        raise ConfigError(f"expected --text once, or twice for pairs of texts; found it {len(texts)} times")
+        raise ConfigError(f"expected one column of texts, or two for pairs of texts; found {len(texts)}")
     found = starter(str(data), Asked(texts, label, image, prompt, response))
     if out is not None:
         try:
             Path(out).write_text(found.text, encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"expected to write {out}; {error.strerror or error}. Give another --out.") from error
+            raise ConfigError(f"expected to write {out}; {error.strerror or error}. Choose another file.") from error
     return found
 
 
 def starter(name: str, asked: Asked) -> Starter:
-    """Look at a data set and write a configuration that runs on it.
+    """Inspect a data set and return a configuration that runs on it.
 
     Args:
-        name: As ``data.name``.
+        name: A value of ``data.name``.
         asked: The columns that the user names.
 
     Raises:
-        ConfigError: If the columns cannot be told; it asks for them.
+        ConfigError: If the columns cannot be guessed; the message asks for them.
         DataError: If the data set cannot be read, or is too small for any federation.
     """
     source = open_source(name)
@@ -133,7 +133,7 @@ def starter(name: str, asked: Asked) -> Starter:
     table = _training_table(source, held_out)
     known = source.columns if asked == Asked() else None
     columns = guess(table, asked) if known is None else known
-    section: dict[str, Any] = {"name": name} | ({} if columns == known else _column_keys(columns))
+    section: ConfigMapping = {"name": name} | ({} if columns == known else _column_keys(columns))
     if source.files and len(source.splits) > 1 and "train" not in source.splits:
         section["partition"] = {"kind": "files"}
     data, section, notes = _read(section, held_out)
@@ -156,23 +156,23 @@ def _held_out_split(source: Source, part: HeldOut) -> str | None:
 
 
 def _training_table(source: Source, held_out: Mapping[HeldOut, str]) -> Table:
-    """Return the table whose columns are looked at: the split train, or the first that is not held out."""
+    """Return the table whose columns are inspected: the split train, or the first that is not held out."""
     free = [split for split in source.splits if split not in held_out.values()] or list(source.splits)
     return source.splits["train" if "train" in free else free[0]]()
 
 
-def _column_keys(columns: Columns) -> dict[str, Any]:
+def _column_keys(columns: Columns) -> ConfigMapping:
     """Return the keys of ``data`` that name columns, without those that have their defaults."""
     text = list(columns.text) if isinstance(columns.text, tuple) else columns.text
     keys = {"image": columns.image, "prompt": columns.prompt, "response": columns.response}
-    given: dict[str, Any] = {key: value for key, value in keys.items() if value is not None}
+    given: ConfigMapping = {key: value for key, value in keys.items() if value is not None}
     if not given:
         given["text"] = text
     return given if columns.prompt and columns.label == UNNAMED.label else given | {"label": columns.label}
 
 
-def _read(section: dict[str, Any], held_out: dict[HeldOut, str]) -> tuple[DataSet, dict[str, Any], list[str]]:
-    """Read the data set; without its test split where that cannot be used, as where its labels are secret."""
+def _read(section: ConfigMapping, held_out: dict[HeldOut, str]) -> tuple[DataSet, ConfigMapping, list[str]]:
+    """Read the data set; without its test split if that cannot be used, for example because it has no labels."""
     try:
         return load_data(_settings(section | held_out)), section | held_out, []
     except DataError as error:
@@ -183,12 +183,12 @@ def _read(section: dict[str, Any], held_out: dict[HeldOut, str]) -> tuple[DataSe
         return load_data(_settings(section | rest)), section | rest, [note]
 
 
-def _settings(section: Mapping[str, Any]) -> DataSettings:
-    """Return what a section ``data`` stands for."""
+def _settings(section: ConfigMapping) -> DataSettings:
+    """Return the settings of a section ``data``."""
     return data_settings(DataConfig.model_validate(section))
 
 
-def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _fitted(data: DataSet, section: ConfigMapping) -> tuple[ConfigMapping, ConfigMapping]:
     """Return the sections ``data`` and ``train`` with the most clients, up to 20, that the data set is enough for.
 
     Raises:
@@ -211,12 +211,12 @@ def _fitted(data: DataSet, section: dict[str, Any]) -> tuple[dict[str, Any], dic
         train = {"rounds": 20, "clients_per_round": min(5, len(parts))}
         if data.kind == "instructions" or mixed >= train["clients_per_round"]:
             return section | keys, train
-        if keys["partition"]["kind"] == "files":  # the clients are given, and one class has nothing to be told from
+        if keys["partition"]["kind"] == "files":  # the clients are given, and several classes are needed
             return section | keys, train | {"loss": "cross_entropy"}
     raise refused
 
 
-def _partitions(data: DataSet, split: Split, section: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _partitions(data: DataSet, split: Split, section: ConfigMapping) -> Iterator[ConfigMapping]:
     """Yield numbers of clients and partitions, the best first."""
     if "partition" in section:
         yield {"clients": len({data.groups[i] for i in split.train}), "partition": section["partition"]}
@@ -259,7 +259,7 @@ def _classes_in_words(data: DataSet) -> str:
     return f"; {len(names)} {'categories' if data.kind == 'instructions' else 'classes'}: {shown}"
 
 
-def _lines(section: dict[str, Any], train: dict[str, Any], kind: Kind) -> Iterator[str]:
+def _lines(section: ConfigMapping, train: ConfigMapping, kind: Kind) -> Iterator[str]:
     """Yield the configuration line by line."""
     if kind in MODELS:
         yield f"model: {yaml_line({'name': MODELS[kind]})}  # a hub id, or the folder of a model"

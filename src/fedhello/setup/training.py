@@ -1,4 +1,4 @@
-"""How clients train on this machine, and what a step and a pass for scores cost."""
+"""Settings of local training on this machine, and the costs of a step and of a pass for Fisher scores."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ def step_costs(
     rule: ActivationRule,
     answer: int | None,
 ) -> StepCosts | None:
-    """Calibrate the model, unless nothing is to be predicted, or cannot be (DoRA, plain modules).
+    """Calibrate the model and return its step costs; None if no prediction is needed or possible (DoRA, plain modules).
 
     Args:
         model: The model.
@@ -71,7 +71,7 @@ def step_costs(
 
 
 def score_costs(budgets: Sequence[Budget], method: BoundMethod, model: LoraModel, answer: int | None) -> Peak | None:
-    """Calibrate passes for Fisher scores, if clients score and one has a budget of memory.
+    """Calibrate passes for Fisher scores, if clients compute them and one has a memory budget.
 
     Args:
         budgets: Of the tiers that take part.
@@ -84,9 +84,9 @@ def score_costs(budgets: Sequence[Budget], method: BoundMethod, model: LoraModel
 
 
 def _used_policies(rule: ActivationRule, limited: bool, model: LoraModel) -> list[ActivationPolicy]:
-    """Return the activation policies that allocations may use, where a budget is limited in bytes or not."""
+    """Return the activation policies that allocations may use; ``limited``: whether a budget is in bytes."""
     if rule == "auto" and not limited:
-        return [KEEP]  # nothing asks for less memory
+        return [KEEP]  # no budget limits memory
     used: set[ActivationPolicy] = {KEEP, *OPTIONS[rule]["trained"], *OPTIONS[rule]["frozen"]}
     if "recompute" in used and not model.allows_recomputation:
         raise ModelError(
