@@ -85,7 +85,7 @@ def test_a_sum_that_cannot_be_had_is_a_failed_attempt():
         raise PrivacyError("expected 3 clients to stay; found 2")
 
     result = finished(agreed(), [update(0, 0.1)], refused)
-    assert result.failed == "expected 3 clients to stay; found 2"
+    assert result.failed == "the secure sum failed: expected 3 clients to stay; found 2"
     assert result.adapter.tensors == START.tensors
 
 

@@ -160,7 +160,7 @@ def secure_mean(
     try:
         total = unmask((update.client, update.tensors[MASKED].numpy().view("<u4")) for update in updates)
     except PrivacyError as error:
-        return replace(context.then({}), failed=str(error))
+        return replace(context.then({}), failed=f"the secure sum failed: {error}")
     change, numbers = encoding.decode(total)
     sums = _moved(change, agreed.aggregator.reference(context)) if agreed.aggregator.linear else change
     result = agreed.aggregator.finish(context, sums)
