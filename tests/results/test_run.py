@@ -111,7 +111,7 @@ def test_columns_and_splits_of_other_data_may_be_named(run, tested):
         run.evaluate("test.csv", columns={"txet": "body"})
     with pytest.raises(fh.DataError, match="expected texts, as in the run; the data holds pairs"):
         run.evaluate({"a": ["x"], "b": ["y"], "label": ["metal"]}, columns={"text": ("a", "b")})
-    with pytest.raises(fh.ConfigError, match="expected data beside split and client; found none"):
+    with pytest.raises(fh.ConfigError, match="expected data with split and client; found none"):
         run.evaluate(split="one", client=0)
 
 

@@ -54,7 +54,7 @@ def test_one_of_several_models_must_be_named(words, several, workplace, call, tm
     assert code == 2
     assert err == f"error: expected a model, since this run has several; choose one of: {names}\n"
     code, _, err = call(workplace, command, folder, *rest, *more, "--model", "mine")
-    assert (code, "several models, found mine; choose one of" in err) == (2, True)
+    assert (code, "has several, found mine; choose one of" in err) == (2, True)
     chosen = names.split(", ")[-1]
     assert call(workplace, command, folder, *rest, *more, "--model", chosen)[0] == 0
 

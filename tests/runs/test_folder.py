@@ -100,7 +100,7 @@ def test_a_folder_that_is_there_is_not_written_to_and_a_run_that_can_go_on_is_na
         check_free(folder)
     assert "resume" not in str(caught.value)
     (folder.path / "config.yaml").write_text("")
-    with pytest.raises(RunFolderError, match=r"Or go on with it: fedhello resume .*mine"):
+    with pytest.raises(RunFolderError, match=r"Or resume it: fedhello resume .*mine"):
         folder.begin(SESSION)
     (folder.path / "file").write_text("")
     with pytest.raises(RunFolderError, match="file is not a folder that can be written"):
@@ -134,7 +134,7 @@ def test_rounds_come_back_without_a_torn_last_line_and_finished_ones_without_fai
     with (begun_folder.path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 2, "cli')
     assert begun_folder.records() == attempts
-    assert [entry.round for entry in begun_folder.rounds()] == [0, 1]
+    assert [entry.report.round for entry in begun_folder.rounds()] == [0, 1]
 
 
 def test_going_back_drops_later_rounds_and_all_that_an_ended_run_leaves(begun_folder):
