@@ -113,11 +113,11 @@ def test_what_stands_in_takes_the_options_of_the_folder_and_runs_no_rule(table):
     before = dict(table)
     found = method_or_stand_in("gone:mine", {"deep": 4})
     assert table == before
-    assert (found.name, found.summary) == ("gone:mine", "code that was not run")
+    assert (found.name, found.summary) == ("gone:mine", "its code is not imported")
     bound = found.bind(deep=5)
     federation = Federation((), (fh.Budget(blocks=1),), num_blocks=3, clients_per_round=1, seed=0)
     assert bound.allocate(SimpleNamespace(federation=federation)).blocks == (0, 1, 2)
-    with pytest.raises(fh.ConfigError, match="expected the aggregation rule of gone:mine, whose code was not run"):
+    with pytest.raises(fh.ConfigError, match="expected the aggregator of gone:mine; its code is not imported"):
         bound.aggregate(None, ())
     with pytest.raises(ValueError, match="depth"):
         found.bind(depth=5)
