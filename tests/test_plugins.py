@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import fedhello as fh
-from fedhello.aggregation.layerwise import average_layerwise
+from fedhello.aggregation.layerwise import add_layerwise, average_layerwise
 from fedhello.plugins import find_method, method_or_stand_in
 from fedhello.strategy import options_of
 from fedhello.types import Federation
@@ -124,7 +124,7 @@ def test_what_stands_in_takes_the_options_of_the_folder_and_runs_no_rule(table):
 
 
 def test_what_stands_in_averages_layerwise_where_the_folder_has_its_options():
-    options = {p.name: p.default for p in options_of(average_layerwise)}
+    options = {p.name: p.default for p in options_of(add_layerwise)}
     found = method_or_stand_in("gone:mine", {"deep": 4, **options})
     assert found.aggregate is average_layerwise
     assert {p.name for p in options_of(found.allocate)} == {"deep"}

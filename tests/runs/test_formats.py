@@ -32,6 +32,7 @@ RECORD = RoundRecord(
         score_bytes_down=21,
         score_bytes_up=22,
         step=0.5,
+        train_loss=0.7,
     ),
     train_loss=0.75,
     validation=Evaluation(0.5, 1.25, 8, {"macro_f1": 0.4}),
