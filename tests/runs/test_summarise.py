@@ -86,7 +86,7 @@ def test_a_round_that_was_once_the_last_is_none_of_the_scored_of_a_longer_run():
     [
         ((None, None), None, None),
         ((0.5, 1.0), SearchSummary(rounds=2, taken=2, bytes_up_in_vain=0), "took a step in 2 of 2 rounds"),
-        ((0.5, 0.0), SearchSummary(rounds=2, taken=1, bytes_up_in_vain=100), "the 100 B that clients sent were not used"),
+        ((0.5, 0.0), SearchSummary(rounds=2, taken=1, bytes_up_in_vain=100), "100 B that clients sent were not used"),
         ((0.0, 0.0), SearchSummary(rounds=2, taken=0, bytes_up_in_vain=200), "head-only costs one exchange of sums"),
     ],
 )
