@@ -15,6 +15,7 @@ from fedhello.config.text import read_file
 from fedhello.config.units import Bytes
 from fedhello.data.dataset import Kind
 from fedhello.errors import ConfigError
+from fedhello.network.own_data import Role
 from fedhello.network.refusals import RefusalError
 from fedhello.network.registry import DeclaredBudget
 
@@ -48,14 +49,24 @@ def _tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
 
 
+def parse_bytes(text: str) -> int:
+    """Return a number of bytes from text with a unit.
+
+    Raises:
+        ConfigError: If they are none.
+    """
+    try:
+        return TypeAdapter(Bytes).validate_python(text)
+    except ValidationError:
+        raise ConfigError(f"expected bytes with a unit, such as 300MB or 4GB; found {text!r}") from None
+
+
 def _bytes(value: object) -> object:
     """Return bytes with a unit as a number."""
-    if not isinstance(value, str):
-        return value
     try:
-        return TypeAdapter(Bytes).validate_python(value)
-    except ValidationError:
-        raise ValueError("expected bytes with a unit, such as 300MB or 4GB") from None
+        return parse_bytes(value) if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def _budget(value: object) -> object:
@@ -94,7 +105,7 @@ class Consent(Section):
         100000000
     """
 
-    columns: Mapping[Literal["text", "label", "image", "prompt", "response"], str | Words] = {}
+    columns: Mapping[Role, str | Words] = {}
     labels: Words | None = None
     budget: Annotated[DeclaredBudget, BeforeValidator(_budget)] = DeclaredBudget()
     epochs: int = Field(100, ge=1)

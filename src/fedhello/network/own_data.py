@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from fedhello.data.dataset import UNNAMED, Columns
 from fedhello.data.inspect import Asked, guess
@@ -9,8 +10,11 @@ from fedhello.data.sources import open_source, training_table
 from fedhello.data.tables import Source
 from fedhello.errors import ConfigError, DataError
 
-Named = Mapping[str, str | tuple[str, ...]]
-"""Role of a column → the column, or two for pairs of texts."""
+Role = Literal["text", "label", "image", "prompt", "response"]
+"""What a column is for, if an owner names it."""
+
+Named = Mapping[Role, str | tuple[str, ...]]
+"""Role → the column, or two for pairs of texts."""
 
 
 def own_source(name: str, named: Named) -> tuple[Source, Columns]:
