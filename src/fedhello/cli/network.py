@@ -65,6 +65,9 @@ def client(
     scores: Annotated[
         bool | None, typer.Option("--scores/--no-scores", help="Whether Fisher scores may leave.")
     ] = None,
+    secure: Annotated[
+        bool | None, typer.Option("--secure/--no-secure", help="Take part in runs with secure sums only.")
+    ] = None,
     part: Annotated[int | None, typer.Option("--part", help="Take this part of the configured data set.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")] = "auto",
     patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for an unreachable server.")] = 600.0,
@@ -79,7 +82,7 @@ def client(
     from fedhello.network.consent import read_consent
 
     _end_in_order()
-    allowed = named(epochs=epochs, download=download, statistics=statistics, scores=scores)
+    allowed = named(epochs=epochs, download=download, statistics=statistics, scores=scores, secure=secure)
     allowed |= named(labels=labels or None, tasks=tasks or None, models=models or None)
     found = fh.join(
         server,

@@ -95,6 +95,7 @@ class Consent(Section):
             own is always allowed.
         statistics: Whether head statistics, which are sums over features by class, may leave.
         scores: Whether sums of squared gradients by block, for Fisher scores, may leave.
+        secure: Whether only runs with secure sums (``privacy.secure``) are taken part in.
         most_rank: The highest LoRA rank of the adapter.
         most_labels: The most classes of the federation.
         most_batch: The most samples of a batch.
@@ -114,6 +115,7 @@ class Consent(Section):
     models: Words = ("*",)
     statistics: bool = True
     scores: bool = True
+    secure: bool = False
     most_rank: int = Field(1024, ge=1)
     most_labels: int = Field(100_000, ge=1)
     most_batch: int = Field(4096, ge=1)
@@ -184,6 +186,8 @@ def check_invitation(
     task = "instructions" if model.task == "instruction" else None if kind is None else TASKS[kind]
     if task is not None and task not in consent.tasks:
         raise not_allowed(f"a task that tasks allows ({', '.join(consent.tasks)})", task)
+    if consent.secure and not config.privacy.secure:
+        raise not_allowed("secure sums (secure of the consent)", "privacy.secure: false")
     _at_most("epochs (train.epochs)", train.epochs, consent.epochs, "epochs")
     _at_most("for the rank (model.lora.rank)", model.lora.rank, consent.most_rank, "most_rank")
     _at_most("labels", num_labels, consent.most_labels, "most_labels")
@@ -236,6 +240,8 @@ def described(consent: Consent) -> list[str]:
         f"at most {consent.epochs} epochs, {consent.download} bytes in a message, rank {consent.most_rank}, "
         f"{consent.most_labels} labels, {consent.most_batch} samples in a batch, {consent.most_tokens} tokens each",
     ]
+    if consent.secure:
+        allowed.append("only runs with secure sums")
     kinds = {"head statistics": consent.statistics, "Fisher scores": consent.scores}
     allowed += [f"{what}: {'allowed' if may else 'refused'}" for what, may in kinds.items()]
     return [*allowed, "everything beyond is refused by a code, and details stay in this client's log"]

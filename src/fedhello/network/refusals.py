@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from fedhello.errors import EngineError, FedhelloError, UpdateError
+from fedhello.errors import EngineError, FedhelloError, PrivacyError, UpdateError
 from fedhello.network.messages import Fields
 
 Code = Literal[
@@ -42,6 +42,8 @@ def code_of(error: Exception) -> Code:
         return error.code
     if isinstance(error, UpdateError):
         return code_named(error.reason)
+    if isinstance(error, PrivacyError):
+        return "not allowed"
     return "does not fit" if isinstance(error, FedhelloError) and not isinstance(error, EngineError) else "failed"
 
 
