@@ -22,8 +22,8 @@ from fedhello.network.registry import DeclaredBudget
 LONGEST_CONFIG = 2**20
 """The most characters of a server's configuration."""
 
-LONGEST_LABEL = 1000
-"""The most characters of all class names together, as a mean per name."""
+LONGEST_LABELS, LONGEST_LABEL = 10_000, 100
+"""The most characters of all class names together: some, and this many for each class that is allowed."""
 
 MOST_NUMBERS = 2**16
 """The most features of a plain module, and the most dimensions of sketched moments."""
@@ -160,7 +160,7 @@ def check_sizes(consent: Consent, config: str, labels: str) -> None:
         RefusalError: If there is too much.
     """
     _at_most("characters of configuration", len(config), LONGEST_CONFIG)
-    _at_most("characters of labels", len(labels), LONGEST_LABEL * consent.most_labels, "most_labels")
+    _at_most("characters of labels", len(labels), LONGEST_LABELS + LONGEST_LABEL * consent.most_labels, "most_labels")
     # Each label is in two quotes, so that they are counted without memory for them.
     _at_most("labels", (labels.count('"') - labels.count('\\"')) // 2, consent.most_labels, "most_labels")
 
