@@ -66,7 +66,7 @@ class Limits:
             RefusalError: If the owner does not allow it.
         """
         if not self.consent.statistics:
-            raise not_allowed("no head statistics (statistics of the consent)", "a message that does")
+            raise not_allowed("no head statistics (statistics of the consent)", "a request for them")
         check_download(self.consent, payload)
         if payload:
             self._ranks(payload)
@@ -74,7 +74,7 @@ class Limits:
     def check_scores(self, payload: bytes, batch_size: int) -> None:
         """Check a request for sums of squared gradients; see ``check_sums``."""
         if not self.consent.scores:
-            raise not_allowed("no Fisher scores (scores of the consent)", "a message that does")
+            raise not_allowed("no Fisher scores (scores of the consent)", "a request for them")
         self._task(payload)
         if batch_size > self.consent.most_batch:
             raise not_allowed(f"at most {self.consent.most_batch} samples in a batch", batch_size)
