@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fedhello.methods import METHODS as METHODS
     from fedhello.model.evaluation import Evaluation as Evaluation
     from fedhello.model.evaluation import register_metric as register_metric
+    from fedhello.network.consent import Consent as Consent
     from fedhello.network.federation import join as join
     from fedhello.network.federation import make_client_key as make_client_key
     from fedhello.network.federation import make_server_keys as make_server_keys
@@ -101,6 +102,7 @@ _WHERE = {
     "fedhello.method": "Method",
     "fedhello.methods": "METHODS",
     "fedhello.model.evaluation": "Evaluation register_metric",
+    "fedhello.network.consent": "Consent",
     "fedhello.network.federation": "join make_client_key make_server_keys serve",
     "fedhello.plugins": "register_method",
     "fedhello.report.page": "write_comparison write_report",

@@ -14,7 +14,7 @@ Factors = Literal["A", "B", "AB"]
 
 Reason = Literal[
     "malformed", "checksum", "too large", "stale", "duplicate", "not invited", "wrong tensors", "not finite",
-    "wrong count", "out of bounds", "over budget", "failed", "late", "lost",
+    "wrong count", "out of bounds", "over budget", "not allowed", "failed", "late", "lost",
 ]  # fmt: skip
 """Reasons why a client's reply does not count, described in ``docs/reference/run-folder.md``."""
 

@@ -16,6 +16,9 @@ SHOWN = {"as_json", "quiet", "console"}
 
 CONFIG = {"words": {"config", "overrides"}}
 COLUMNS = {name: {"columns"} for name in ("text", "label", "image", "prompt", "response")}
+CONSENT = {
+    name: {"consent"} for name in ("labels", "epochs", "download", "tasks", "models", "statistics", "scores", "secure")
+}
 LIMITS = {name: {"budget"} for name in ("memory", "upload", "seconds", "blocks", "rank")}
 
 SAME = [
@@ -35,7 +38,7 @@ SAME = [
         set(),
     ),
     (network.server, [fh.serve], CONFIG, {"callbacks"}),
-    (network.client, [fh.join], COLUMNS | LIMITS, set()),
+    (network.client, [fh.join], COLUMNS | LIMITS | CONSENT, set()),
     (network.server_keys, [fh.make_server_keys], {"host": {"hosts"}}, set()),
     (network.client_key, [fh.make_client_key], {}, set()),
 ]  # fmt: skip

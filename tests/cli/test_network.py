@@ -25,13 +25,18 @@ def test_what_a_client_says_of_itself_reaches_the_connection(call, tmp_path, mon
     monkeypatch.setattr(federation, "take_part", lambda *arguments: taken.append(arguments))
     code, _, err = call(
         tmp_path, "client", "--server", "[::1]:8000", "--data", "mine.csv", "--memory", "4GB", "--blocks", "2",
-        "--name", "berlin", "--label", "topic", "--ca", "ca.crt", "--log", "flower.log",
+        "--name", "berlin", "--label", "topic", "--text", "p", "--text", "q", "--no-scores",
+        "--download", "1MB", "--ca", "ca.crt", "--log", "flower.log",
     )  # fmt: skip
     assert (code, err) == (0, "")
     ((connection, options, _, log),) = taken
     assert (connection.host, connection.port, str(connection.ca), connection.key) == ("::1", 8000, "ca.crt", None)
-    assert (options.name, options.data, options.columns) == ("berlin", "mine.csv", {"label": "topic"})
-    assert options.budget == {"memory": 4 * 10**9, "blocks": 2}
+    assert (options.name, options.data) == ("berlin", "mine.csv")
+    consent = fh.Consent(
+        columns={"text": ["p", "q"], "label": "topic"}, budget={"memory": "4GB", "blocks": 2}, scores=False,
+        download=10**6,
+    )  # fmt: skip
+    assert options.consent == consent
     assert str(log) == "flower.log"
     assert call(tmp_path, "client", "--server", "nowhere", "--data", "x.csv")[0] == fh.ConfigError.exit_code
 

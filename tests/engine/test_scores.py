@@ -66,7 +66,7 @@ def forged(name, change):
         (lambda reply: {"scores": "text"}, "expected its sums"),
         (lambda reply: {"scores": reply["scores"][:-1]}, "expected safetensors"),
         (lambda reply: {"scores": reply["scores"] * 99}, "at most"),
-        (lambda reply: {"error": "failed", "detail": "no \x1b[31m memory"}, "no  [31m memory"),
+        (lambda reply: {"error": "failed", "detail": "no \x1b[31m memory"}, "its sums; it failed"),
         (lambda reply: Failure("lost", "gone"), "lost: gone"),
         (forged("count", lambda value: value * 1e6), "1 to 11 samples"),
         (forged("squares", lambda value: -value), "negative"),

@@ -3,13 +3,14 @@ import pytest
 from fedhello.config.load import load_config
 from fedhello.errors import ConfigError, DataError, ModelError
 from fedhello.network.client import ClientOptions, default_name, prepare_client
+from fedhello.network.consent import Consent
 from fedhello.setup.prepare import prepare
 
 
 def test_a_client_trains_on_all_of_its_own_data_whatever_its_columns_are_called(place, told):
     (place / "mine.csv").write_text("body,kind\n" + "".join(f"pear number {i},fruit\n" for i in range(9)))
-    options = ClientOptions("a", "mine.csv", model="tiny", columns={"text": "body", "label": "kind"},
-                            budget={"blocks": 1})  # fmt: skip
+    options = ClientOptions("a", "mine.csv", model="tiny", consent=Consent(
+        columns={"text": "body", "label": "kind"}, budget={"blocks": 1}))  # fmt: skip
     client = prepare_client(options, *told)
     assert len(client.data) == client.facts.samples == 9
     assert client.facts.classes == (0,)  # of two: a client may have samples of some classes only

@@ -1,7 +1,8 @@
 import pytest
 
 from fedhello.errors import ConfigError
-from fedhello.network.client import ClientOptions, parse_bytes
+from fedhello.network.client import ClientOptions
+from fedhello.network.consent import parse_bytes
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection
 

@@ -25,9 +25,6 @@ Model = Annotated[
 ]
 
 
-Text = Annotated[str | None, typer.Option("--text", help="Column of texts, if its name differs from the server's.")]
-
-
 Texts = Annotated[list[str] | None, typer.Option("--text", help="Column of texts; twice for pairs.")]
 
 

@@ -1,5 +1,6 @@
 """Commands of federations on many machines."""
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 
 import fedhello as fh
-from fedhello.cli.arguments import Image, Json, Label, Prompt, Quiet, Response, Text, Words
+from fedhello.cli.arguments import Image, Json, Label, Prompt, Quiet, Response, Texts, Words
 from fedhello.cli.output import console_for, file_and_overrides, list_files, named, say_result
 
 
@@ -32,7 +33,7 @@ def server(
 
 
 def client(
-    server: Annotated[str, typer.Option("--server", help="HOST:PORT of fedhello server.")],
+    server: Annotated[str | None, typer.Option("--server", help="HOST:PORT of fedhello server.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="This client's own samples: a file or a folder.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="Such as 4GB; the free memory if not given.")] = None,
     upload: Annotated[str | None, typer.Option("--upload", help="Bytes per round, such as 1MB.")] = None,
@@ -43,19 +44,47 @@ def client(
     key: Annotated[Path | None, typer.Option("--key", help="This client's private key.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="A name that is the same at every start.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Folder of the model, if it has no public name.")] = None,
-    text: Text = None,
+    text: Texts = None,
     label: Label = None,
     image: Image = None,
     prompt: Prompt = None,
     response: Response = None,
+    consent: Annotated[Path | None, typer.Option("--consent", help="YAML file with all that you consent to.")] = None,
+    labels: Annotated[list[str] | None, typer.Option("--labels", help="Label that may be used; repeatable.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data per round at most.")] = None,
+    download: Annotated[str | None, typer.Option("--download", help="Bytes of a message at most, such as 1GB.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--tasks", help="classification, instructions or images; repeatable.")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--models", help="Pattern of models a server may name; repeatable.")
+    ] = None,
+    statistics: Annotated[
+        bool | None, typer.Option("--statistics/--no-statistics", help="Whether head statistics may leave.")
+    ] = None,
+    scores: Annotated[
+        bool | None, typer.Option("--scores/--no-scores", help="Whether Fisher scores may leave.")
+    ] = None,
+    secure: Annotated[
+        bool | None, typer.Option("--secure/--no-secure", help="Take part in runs with secure sums only.")
+    ] = None,
     part: Annotated[int | None, typer.Option("--part", help="Take this part of the configured data set.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")] = "auto",
     patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for an unreachable server.")] = 600.0,
     log: Annotated[Path | None, typer.Option("--log", help="File for Flower's log.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Connect to nobody; print what would leave.")] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The federation's configuration, for the sizes in a dry run.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Take part in a run on another machine, with your own data and budget."""
+    from fedhello.network.consent import read_consent
+
     _end_in_order()
-    fh.join(
+    allowed = named(epochs=epochs, download=download, statistics=statistics, scores=scores, secure=secure)
+    allowed |= named(labels=labels or None, tasks=tasks or None, models=models or None)
+    found = fh.join(
         server,
         data,
         budget=named(memory=memory, upload=upload, seconds=seconds, blocks=blocks, rank=rank),
@@ -63,13 +92,18 @@ def client(
         key=key,
         name=name,
         model=model,
-        columns=named(text=text, label=label, image=image, prompt=prompt, response=response),
+        columns=named(text=text or None, label=label, image=image, prompt=prompt, response=response),
+        consent=read_consent(consent, allowed),
         part=part,
         device=device,
         patience=patience,
         log=log,
+        dry_run=dry_run,
+        config=config,
         console=Console(stderr=True),
     )
+    if found is not None:
+        print(json.dumps(found.to_dict()) if as_json else "\n".join(found.lines()))
 
 
 def server_keys(

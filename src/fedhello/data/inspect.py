@@ -121,7 +121,8 @@ def _classified(found: Sequence[Inspection], asked: Asked, text: str | tuple[str
 
 
 def _label(found: Sequence[Inspection], asked: Asked) -> str:
-    return asked.label or _one([fact.name for fact in found if fact.label], LABELS, "labels", "label")
+    inputs = (*asked.text, asked.image)
+    return asked.label or _one([f.name for f in found if f.label and f.name not in inputs], LABELS, "labels", "label")
 
 
 def _pair_hint(names: Sequence[str]) -> str:

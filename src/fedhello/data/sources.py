@@ -63,6 +63,7 @@ def load(
     classes: Sequence[str] | None = None,
     labelled: bool = True,
     source: Source | None = None,
+    only: Sequence[str] | None = None,
 ) -> DataSet:
     """Read the data set of a configured name, or of a given source.
 
@@ -80,6 +81,7 @@ def load(
             least two.
         labelled: Whether labels are read; if not, they may be missing.
         source: The source of the data; None takes that of ``name``.
+        only: The labels whose samples are used; None uses all.
 
     Raises:
         MissingExtraError: If the package of an embedded data set or a format is not installed.
@@ -93,13 +95,16 @@ def load(
     if file_per_client:
         training = _client_tables(source, used)
     else:
-        training, notes = _training_table(source, split, used)
+        training, notes = training_table(source, split, used)
     samples: list[_Sample] = []
     for group, table in training.items():
         samples += _samples("train", read_rows(table, columns, labelled), group)
     for part, table in held_out.items():
         known, more = _groupable(part, table, columns)
         samples += _samples(part, read_rows(table, known, labelled), "")
+        notes += more
+    if only is not None:
+        samples, more = _labelled_as(samples, only)
         notes += more
     if skip_bad_images and columns.kind == "images":
         samples, more = _decodable(samples)
@@ -178,8 +183,17 @@ def _client_tables(source: Source, used: Sequence[str]) -> dict[str, Table]:
     return {name: read() for name, read in source.splits.items() if name not in used}
 
 
-def _training_table(source: Source, split: str | None, used: Sequence[str]) -> tuple[dict[str, Table], list[str]]:
-    """Return the table to train on, and a note on unused splits."""
+def training_table(source: Source, split: str | None, used: Sequence[str]) -> tuple[dict[str, Table], list[str]]:
+    """Return the table to train on, and a note on unused splits.
+
+    Args:
+        source: The data set.
+        split: The split to train on; None takes the only one, or the one called train.
+        used: The splits that are held out.
+
+    Raises:
+        DataError: If there is no such split.
+    """
     free = [name for name in source.splits if name not in used]
     if split is None:
         split = free[0] if len(free) == 1 else "train"
@@ -207,6 +221,14 @@ def _no_split(source: Source, key: str, name: str, otherwise: str = "") -> DataE
 def _listed(splits: Iterable[str]) -> str:
     names = [repr(name) for name in splits]
     return ("the split " if len(names) == 1 else "the splits ") + ", ".join(names)
+
+
+def _labelled_as(samples: list[_Sample], only: Sequence[str]) -> tuple[list[_Sample], list[str]]:
+    kept = [sample for sample in samples if sample.label in only]
+    left_out = len(samples) - len(kept)
+    return kept, [
+        f"{left_out} of {len(samples)} samples have other labels than {', '.join(only)} and stay unused"
+    ] if left_out else []
 
 
 def _decodable(samples: list[_Sample]) -> tuple[list[_Sample], list[str]]:

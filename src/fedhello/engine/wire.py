@@ -20,13 +20,13 @@ import safetensors.torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
+from fedhello.engine.headers import read_json, task_header, tensor_header
 from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Allocation, Reason, Rejection, Task, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI32s")
-_LENGTH = struct.Struct("<Q")
 
 SAFETENSORS_ALIGNMENT = 8
 """The header of safetensors is padded to a multiple of these bytes."""
@@ -39,9 +39,6 @@ RUN_ID = 32
 
 LONGEST_HEADER = 2048
 """The most bytes of the JSON header; with every metric and the longest numbers it takes less than half."""
-
-LONGEST_TASK_HEADER = 2**16
-"""The most characters of a task's JSON, enough for thousands of blocks."""
 
 CORRECTION = "correction/"
 """Prefix of the names of SCAFFOLD's corrections."""
@@ -229,31 +226,10 @@ def _opened(payload: bytes, expected: Expected) -> tuple[dict[str, Any], bytes]:
         raise UpdateError(f"expected a header within the message; found a stated length of {length} bytes", "malformed")
     if hashlib.sha256(body).digest() != digest:
         raise UpdateError("expected the digest of the sent bytes; found another", "checksum")
-    header = _json(bytes(body[:length]))
+    header = read_json(bytes(body[:length]))
     if header.keys() != {"run", "client", "round", "samples", "metrics"}:
         raise UpdateError(f"expected run, client, round, samples and metrics; found {short(list(header))}", "malformed")
     return header, bytes(body[length:])
-
-
-def _json(text: bytes) -> dict[str, Any]:
-    """Read a JSON object without duplicate keys, NaN or infinity."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key comes twice")
-        return found
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number")
-
-    try:
-        found = json.loads(text.decode(), object_pairs_hook=once, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise UpdateError(f"expected JSON; {short(str(error))}", "malformed") from error
-    if not isinstance(found, dict):
-        raise UpdateError(f"expected a JSON object; found {short(found)}", "malformed")
-    return found
 
 
 def _check_identity(header: Mapping[str, Any], expected: Expected) -> None:
@@ -324,7 +300,7 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         UpdateError: If it is not a task for this model.
     """
     try:
-        header, end = json.JSONDecoder().raw_decode(payload[:LONGEST_TASK_HEADER].decode("latin-1"))
+        header, end = task_header(payload)
         tensors = safetensors.torch.load(payload[end:])
         lists = {key: tuple(header[key]) for key in ("blocks", "policies", "components", "absent") if key in header}
         allocation = Allocation(**lists, factors=header.get("factors", "AB"), head=header.get("head", True))
@@ -360,11 +336,5 @@ def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_names(body: bytes, tensors: Mapping[str, Tensor]) -> None:
     """Check the names in the header of safetensors, whose reader accepts duplicates."""
-    length = _LENGTH.unpack_from(body)[0] if len(body) >= _LENGTH.size else -1
-    if not 0 <= length <= len(body) - _LENGTH.size:
-        raise UpdateError(f"expected safetensors; found a stated header length of {length} bytes", "malformed")
     most = int(SLACK * sum((_entry_size(n, v, len(body)) for n, v in tensors.items()), LONGEST_HEADER))
-    if length > most:
-        raise UpdateError(f"expected a header of at most {most} bytes; found {length}", "malformed")
-    found = _json(body[_LENGTH.size : _LENGTH.size + length])
-    check_names(found.keys(), tensors)
+    check_names(tensor_header(body, most).keys(), tensors)

@@ -10,20 +10,24 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from fedhello import embedded
-from fedhello.config.messages import sentence
-from fedhello.errors import ConfigError, ModelError
+from fedhello.errors import ConfigError, DataError, ModelError
+from fedhello.network.consent import DEFAULT_CONSENT, Consent, check_invitation, read_consent
+from fedhello.network.own_data import own_source
 from fedhello.network.processes import end_with_parent
 from fedhello.network.registry import DeclaredBudget
 from fedhello.notes import show_notes
+from fedhello.types import Budget
 
 if TYPE_CHECKING:
+    from fedhello.data.dataset import Columns, Kind
+    from fedhello.data.tables import Source
     from fedhello.network.worker import Prepared
 
 SHARE_OF_FREE = 0.8
@@ -43,11 +47,10 @@ class ClientOptions:
         part: Take this part of the data set that the configuration splits over its clients.
         model: Where the foundation model is; None takes the server's name for it, if that is no path.
         device: A value of ``run.device``.
-        columns: Role of a column, ``text``, ``label``, …, → its name, if it differs from the server's.
-        budget: The limits, of ``blocks``, ``rank``, ``memory``, ``upload`` (bytes) and ``seconds``.
+        consent: What the owner of the data consents to, with the columns and the budget.
 
     Raises:
-        ConfigError: If there are no data, or the name or the budget is not valid.
+        ConfigError: If there are no data, or the name is not valid.
     """
 
     name: str
@@ -55,8 +58,7 @@ class ClientOptions:
     part: int | None = None
     model: str | None = None
     device: str = "auto"
-    columns: Mapping[str, str] = field(default_factory=dict)
-    budget: Mapping[str, float] = field(default_factory=dict)
+    consent: Consent = DEFAULT_CONSENT
 
     def __post_init__(self) -> None:
         if self.data is None and self.part is None:
@@ -66,10 +68,17 @@ class ClientOptions:
                 "expected the client's name (--name) to be letters, digits, dots, underscores and hyphens, at most 64; "
                 f"found {self.name!r}"
             )
-        try:
-            DeclaredBudget.model_validate(dict(self.budget))
-        except ValidationError as error:
-            raise ConfigError(sentence(error, DeclaredBudget, "budget.")) from error
+
+    def to_json(self) -> str:
+        """Return the options as text for another process."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "consent"}
+        return json.dumps({**own, "consent": self.consent.model_dump_json(exclude_unset=True)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "ClientOptions":
+        """Return the options in the text of ``to_json``."""
+        found = json.loads(text)
+        return cls(**found | {"consent": Consent.model_validate_json(found["consent"])})
 
 
 def default_name(data: str | None, part: int | None, key: Path | None) -> str:
@@ -86,26 +95,34 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     """Prepare a client from the server's configuration and its own options.
 
     Raises:
+        RefusalError: If the owner does not consent to what the configuration asks for.
         FedhelloError: Of the matching kind, if they do not fit.
     """
     import numpy as np
 
     from fedhello.client.cost_model import batch_shapes
     from fedhello.client.memory import return_memory_at_once
-    from fedhello.config.settings import statistics_settings, training_settings
+    from fedhello.config.settings import head_settings, statistics_settings, training_settings
     from fedhello.methods import METHODS
+    from fedhello.network.limits import Limits
     from fedhello.network.registry import ClientInfo
     from fedhello.network.worker import Prepared
     from fedhello.setup.encoding import longest_answer
-    from fedhello.setup.training import on_device
+    from fedhello.setup.training import on_device, step_costs
 
-    config = _own_config(options, raw)
-    samples, model, classes = _part(options, config, labels) if options.part is not None else _own(config, labels)
+    consent = options.consent
+    config, source = _own_config(options, raw, len(labels))
+    samples, model, classes = (
+        _part(options, config, labels) if source is None else _own(consent, config, labels, source)
+    )
     method = METHODS[config.method.name].bind(**config.method.options)
     settings, notes = on_device(training_settings(config), config.train.autocast, method, model.device)
     for note in notes:
         _say(f"note: {note}")
-    budget = DeclaredBudget(**(options.budget or _tier_of_part(options, config) or _free_memory(model.device)))
+    own, tier = consent.budget, _tier_of_part(options, config)
+    if own == DeclaredBudget() and not tier:
+        own = DeclaredBudget(**_free_memory(model.device))
+    budget = DeclaredBudget(**tier) if own == DeclaredBudget() else own
     settings = replace(settings, measure_process=budget.memory is not None)
     if settings.measure_process:
         return_memory_at_once()
@@ -117,6 +134,13 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
             f"{config.train.epochs}, and train.batch_size, {config.train.batch_size}, they would be {most}"
         )
     widest, batches = batch_shapes(samples.lengths(), config.train.batch_size, config.train.epochs)
+    answer = longest_answer(samples, np.arange(len(samples)))
+    limited = () if own == DeclaredBudget() else (Budget(**own.model_dump()),)
+    costs = (
+        step_costs(model, settings, head_settings(config.model), limited, config.train.activations, answer)
+        if limited
+        else None
+    )
     facts = ClientInfo(
         name=options.name,
         samples=len(samples),
@@ -124,13 +148,21 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         widest=widest,
         batches=tuple(batches),
         budget=budget,
-        speed=_speed(model, settings, longest_answer(samples, np.arange(len(samples)))),
+        speed=_speed(model, settings, answer),
         busy=0.0,
     )
     _say(_described(facts))
+    limits = Limits(
+        consent,
+        model,
+        facts.as_budget() if limited else None,
+        None if costs is None else costs.at(widest, batches),
+        widest[1],
+        answer,
+    )
     statistics, seed = statistics_settings(config), config.run.seed
     secure = _secure(config, model, facts, method) if config.privacy.secure else None
-    return Prepared(model, samples, settings, facts, seed, initial, statistics, secure)
+    return Prepared(model, samples, settings, facts, seed, initial, statistics, secure, limits)
 
 
 def _secure(config: Any, model: Any, facts: Any, method: Any) -> Any:
@@ -147,16 +179,20 @@ def _secure(config: Any, model: Any, facts: Any, method: Any) -> Any:
     return SecureRound(method.aggregate, federation, adapter, secure_settings(config.privacy))
 
 
-def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:
-    """Return the server's configuration with this client's model, data, columns and device.
+def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int) -> tuple[Any, "Source | None"]:
+    """Return the server's configuration with this client's model, data, columns and device, and the data's source.
+
+    The source is None for a part of the configured data set, whose columns the configuration names.
 
     Raises:
         ModelError: If the server names a model by a path.
         ConfigError: If it names data by a path, or the configuration is not one.
+        RefusalError: If the owner does not consent to it.
     """
     from fedhello.config.load import parse_config
 
     raw = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
+    asked, source, kind = _kind_asked(raw.get("data", {})), None, None
     model, data, run = (raw.setdefault(key, {}) for key in ("model", "data", "run"))
     if options.model is not None:
         model |= {"name": options.model, "revision": None}
@@ -170,14 +206,44 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:
     elif not _is_public(str(data.get("name"))):
         raise ConfigError("expected data (--data) with a part (--part), since the server's data set is a path there")
     if options.part is None:
+        source, columns = own_source(str(options.data), options.consent.columns)
+        data |= _column_keys(columns)
+        kind = columns.kind
         # A client trains on all its samples; the server's own splits do not apply to them.
         data |= {"partition": {"kind": "iid"}, "validation": 0.1, "test": 0.1, "split": None}
         data |= {"samples": None, "held_out_samples": None}
     elif any(isinstance(data.get(part), str) for part in ("validation", "test", "public")):
         raise ConfigError("expected shares in data.validation, data.test and data.public for --part; found names")
-    data |= options.columns
+    else:
+        data |= {role: name if isinstance(name, str) else list(name) for role, name in options.consent.columns.items()}
     run["device"] = options.device
-    return parse_config(raw)
+    config = parse_config(raw)
+    check_invitation(options.consent, config, num_labels, options.model is None, kind or config.data.kind)
+    instructions = config.model.task == "instruction"
+    if kind is not None and ((asked or kind) != kind or instructions != (kind == "instructions")):
+        raise DataError(
+            f"expected {'instructions' if instructions else asked}, as in the federation; found {kind} in the columns "
+            "that this client's owner named or that were found. Name the columns (--text, --label, --image, --prompt, "
+            "--response)."
+        )
+    return config, source
+
+
+def _kind_asked(data: object) -> "Kind | None":
+    """Return the kind of samples that the server's columns have; None if only its data set tells."""
+    from fedhello.config.schema import DataConfig
+
+    try:
+        return DataConfig.model_validate(data).kind
+    except ValidationError:
+        return None  # the error is raised when the configuration is read
+
+
+def _column_keys(columns: "Columns") -> dict[str, Any]:
+    """Return all keys of ``data`` that name columns, so that none of the server's is left."""
+    text = columns.text if isinstance(columns.text, str) else list(columns.text)
+    named = {"text": text, "label": columns.label, "image": columns.image, "tensor": columns.tensor}
+    return named | {"prompt": columns.prompt, "response": columns.response}
 
 
 def _is_public(name: str) -> bool:
@@ -187,14 +253,14 @@ def _is_public(name: str) -> bool:
     return name.startswith(embedded.PREFIX) or (is_hub_id(name) and not Path(name).exists())
 
 
-def _own(config: Any, labels: Sequence[str]) -> tuple[Any, Any, list[int]]:
-    """Return a client's own samples, the model, and the classes that occur."""
+def _own(consent: Consent, config: Any, labels: Sequence[str], source: "Source") -> tuple[Any, Any, list[int]]:
+    """Return a client's own samples with labels that its owner allows, the model, and the classes that occur."""
     from fedhello.config.settings import data_settings, model_settings
     from fedhello.setup.data import load_data
     from fedhello.setup.encoding import MODEL_KINDS, encode
     from fedhello.setup.model import load_model
 
-    data = load_data(data_settings(config.data), labels)
+    data = load_data(data_settings(config.data), labels, source, consent.labels)
     model = load_model(model_settings(config), labels, MODEL_KINDS[data.kind])
     samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
     for note in (*data.notes, *notes):
@@ -269,9 +335,12 @@ def cold_worker(node_config: Mapping[str, Any]) -> Any:
     """Return a worker for one message, with the options in ``flower-supernode --node-config``."""
     from fedhello.network.worker import Worker
 
-    budget = {key: node_config[key] for key in ("blocks", "rank", "upload", "seconds") if key in node_config}
-    if "memory" in node_config:
-        budget["memory"] = parse_bytes(str(node_config["memory"]))
+    limits = ("blocks", "rank", "upload", "seconds", "memory")
+    columns = ("text", "label", "image", "prompt", "response")
+    more = {
+        "budget": {key: node_config[key] for key in limits if key in node_config},
+        "columns": {key: str(node_config[key]) for key in columns if key in node_config},
+    }
     part = node_config.get("part")
     data = node_config.get("data")
     options = ClientOptions(
@@ -279,25 +348,9 @@ def cold_worker(node_config: Mapping[str, Any]) -> Any:
         data=data and str(data),
         part=None if part is None else int(part),
         model=str(node_config["model"]) if "model" in node_config else None,
-        budget=budget,
+        consent=read_consent(node_config.get("consent"), more),
     )
-    return Worker(lambda raw, labels: prepare_client(options, raw, labels), watched=False)
-
-
-def parse_bytes(text: str) -> int:
-    """Return a number of bytes from text with a unit.
-
-    Raises:
-        ConfigError: If they are none.
-    """
-    from pydantic import TypeAdapter
-
-    from fedhello.config.units import Bytes
-
-    try:
-        return TypeAdapter(Bytes).validate_python(text)
-    except ValidationError:
-        raise ConfigError(f"expected bytes with a unit, such as 300MB or 4GB; found {text!r}") from None
+    return Worker(lambda raw, labels: prepare_client(options, raw, labels), watched=False, consent=options.consent)
 
 
 def _say(line: str) -> None:
@@ -325,8 +378,8 @@ def main() -> None:
     from fedhello.network.worker import Worker
 
     raw, port, secret = sys.argv[1:]
-    options = ClientOptions(**json.loads(raw))
-    worker = Worker(lambda config, labels: prepare_client(options, config, labels))
+    options = ClientOptions.from_json(raw)
+    worker = Worker(lambda config, labels: prepare_client(options, config, labels), consent=options.consent)
     answered(
         Address("127.0.0.1", int(port)),
         Path(secret).read_bytes(),

@@ -33,11 +33,12 @@ from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
 from fedhello.network.inbox import Inbox
 from fedhello.network.messages import Failure, Fields, Link, Reply, one_line
+from fedhello.network.refusals import said
 from fedhello.network.registry import POLL, SLOWEST, Arrival, ClientInfo, ClientRegistry, taken
 from fedhello.state import RoundReport
 from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, Task, Update
 
-FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite"}
+FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite", "not allowed": "not allowed"}
 """Reasons that a client may give for an error, besides ``failed``."""
 
 
@@ -193,7 +194,7 @@ class RemoteEngine:
             return _rejected(one, reply.reason, one_line(reply.detail))
         if "error" in reply:
             self._heed(one, reply)
-            return _rejected(one, FAULTS.get(str(reply["error"]), "failed"), one_line(reply.get("detail")))
+            return _rejected(one, FAULTS.get(str(reply["error"]), "failed"), said(reply))
         payload = reply.get("update")
         if not isinstance(payload, bytes) or one.expected is None:
             return _rejected(one, "malformed", "expected an update; there is none in the reply")
@@ -322,7 +323,7 @@ class RemoteEngine:
             raise UpdateError(f"expected its sums; {one_line(reply.detail)}", reply.reason)
         payload = reply.get("sums")
         if not isinstance(payload, bytes):
-            raise UpdateError(f"expected its sums; {one_line(reply.get('detail', 'found something else'))}")
+            raise UpdateError(f"expected its sums; {said(reply) if 'error' in reply else 'found something else'}")
         sums = as_received(decode_sums(payload, self.sums_like))
         member = self.members[one.client]
         check_sums(sums, member.samples, self.longest_feature, member.classes)
@@ -356,8 +357,8 @@ class RemoteEngine:
         self._heed(one, reply)
         payload = reply.get("scores")
         if not isinstance(payload, bytes):
-            said = one_line(reply.get("detail", "found something else"))
-            return ScoreReply(one.client, None, f"expected its sums; {said}", one.bytes_down)
+            why = said(reply) if "error" in reply else "found something else"
+            return ScoreReply(one.client, None, f"expected its sums; {why}", one.bytes_down)
         return score_reply(one.client, payload, self.federation.num_blocks, most, one.bytes_down, one.note)
 
     def goodbye(self, outcome: str) -> None:

@@ -7,14 +7,15 @@ join("server.example:8000", "mine.csv", budget={"memory": "4GB"})  # on each of 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fedhello.config.read import Overrides, Source, load_config, words_of
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.network import server
-from fedhello.network.client import ClientOptions, default_name, parse_bytes
+from fedhello.network.client import ClientOptions, default_name
+from fedhello.network.consent import Consent, read_consent
 from fedhello.network.local_clients import demonstration, local_clients
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection, parse_server, take_part
@@ -22,6 +23,9 @@ from fedhello.notes import logger
 from fedhello.results.run import TrainedRun
 from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
+
+if TYPE_CHECKING:
+    from fedhello.network.dry_run import DryRun
 
 LIMITS = ("memory", "upload", "seconds", "blocks", "rank")
 """The limits that a client's budget may have."""
@@ -75,7 +79,7 @@ def serve(
 
 
 def join(
-    server: str,
+    server: str | None = None,
     data: str | Path | None = None,
     *,
     budget: Mapping[str, Any] | None = None,
@@ -83,17 +87,20 @@ def join(
     key: str | Path | None = None,
     name: str | None = None,
     model: str | Path | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
+    consent: Consent | Mapping[str, Any] | str | Path | None = None,
     part: int | None = None,
     device: str = "auto",
     patience: float = 600.0,
     log: str | Path | None = None,
+    dry_run: bool = False,
+    config: Source = None,
     console: Console | None = None,
-) -> None:
+) -> "DryRun | None":
     """Take part in a run on another machine, with your own data and budget, until it is over.
 
     Args:
-        server: ``HOST:PORT`` of the server.
+        server: ``HOST:PORT`` of the server; not needed for a dry run.
         data: This client's own samples: a file, a folder, an embedded data set or a hub id.
         budget: The client's budget: ``memory`` and ``upload`` in bytes (``"4GB"`` or a number), ``seconds`` of training
             per round, ``blocks`` and ``rank``; None takes the free memory.
@@ -101,15 +108,23 @@ def join(
         key: This client's private key, if the server needs one.
         name: A name that is the same at every start; None derives it from the key, or from machine and data.
         model: The folder of the foundation model, if it has no public name.
-        columns: ``text``, ``label``, ``image``, ``prompt`` or ``response`` → the column's name in the data, if it
-            differs from the server's.
+        columns: ``text`` (two for pairs of texts), ``label``, ``image``, ``prompt`` or ``response`` → the column in
+            the data; columns that are not named are found by their names and values, never by the server's.
+        consent: What you consent to, beyond columns and budget: a ``Consent``, its keys, or a YAML file with them.
+            What the server asks for beyond it is refused.
         part: Index of the client's part of the configured data set, from 0.
         device: ``auto``, ``cpu``, ``cuda``, …
         patience: Seconds to wait for an unreachable server.
         log: File for Flower's log; None drops it.
+        dry_run: Connect to nobody, and return what would leave this client.
+        config: The federation's configuration, for the sizes in a dry run that depend on it.
         console: Where to show messages; None uses the logger ``fedhello``.
 
+    Returns:
+        What would leave in a dry run; else None, once the run is over.
+
     Raises:
+        ConfigError: If there is no server to take part with, or an option is not valid.
         EngineError: If the server is unreachable for too long, or its messages are not valid.
         MissingExtraError: If Flower is not installed.
         FedhelloError: Of the kind that fits, if this client cannot take part.
@@ -117,7 +132,6 @@ def join(
     Example:
         >>> fh.join("server.example:8000", "mine.csv", budget={"memory": "4GB"})  # doctest: +SKIP
     """
-    _check_flower()
     key = None if key is None else Path(key)
     data = None if data is None else str(data)
     options = ClientOptions(
@@ -126,11 +140,19 @@ def join(
         part=part,
         model=None if model is None else str(model),
         device=device,
-        columns=dict(columns or {}),
-        budget=_limits(budget or {}),
+        consent=read_consent(consent, {"columns": columns or {}, "budget": _known(budget or {})}),
     )
+    if dry_run:
+        from fedhello.network.dry_run import dry_run as tried
+
+        return tried(options, config)
+    if server is None or config is not None:
+        found = "none" if server is None else "a configuration (--config), which is for a dry run"
+        raise ConfigError(f"expected a server (--server HOST:PORT), or a dry run (--dry-run); found {found}")
+    _check_flower()
     connection = Connection(*parse_server(server), None if ca is None else Path(ca), key, patience)
     take_part(connection, options, _saying(console), None if log is None else Path(log))
+    return None
 
 
 def make_server_keys(hosts: Sequence[str], out: str | Path, days: int = 365) -> tuple[Path, ...]:
@@ -182,13 +204,12 @@ def make_client_key(name: str, out: str | Path) -> tuple[Path, Path]:
     return make_client_key(name, Path(out))
 
 
-def _limits(budget: Mapping[str, Any]) -> dict[str, float]:
-    """Return what of a client's budget binds, as numbers."""
-    limits = {limit: value for limit, value in budget.items() if value is not None}
-    unknown = [limit for limit in limits if limit not in LIMITS]
+def _known(budget: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a budget whose limits are all known."""
+    unknown = [limit for limit in budget if limit not in LIMITS]
     if unknown:
         raise ConfigError(f"expected a budget of {', '.join(LIMITS)}; found {unknown[0]!r}")
-    return {limit: parse_bytes(value) if isinstance(value, str) else value for limit, value in limits.items()}
+    return budget
 
 
 def _check_flower() -> None:

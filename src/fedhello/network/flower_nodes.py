@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedhello.engine.tensors import short
 from fedhello.errors import ClientsError, ConfigError
-from fedhello.network.client import parse_bytes
+from fedhello.network.consent import parse_bytes
 from fedhello.network.flower_records import JOIN, RECORD
 from fedhello.network.messages import one_line
 from fedhello.network.registry import NAME, DeclaredBudget

@@ -1,10 +1,8 @@
 """``fedhello server --local N``: the server and N clients as real processes on one machine."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from fedhello.config.read import Source, load_config
@@ -42,7 +40,7 @@ def local_clients(
 
     def start(options: ServerOptions) -> None:
         for k in range(clients):
-            brought = json.dumps(asdict(_part(config, k)))
+            brought = _part(config, k).to_json()
             children.append(spawn("fedhello.network.local_clients", [str(options.port), brought]))
         if clients:
             say(f"started {clients} clients on this machine, with the parts 0 … {clients - 1} of {config.data.name}")
@@ -70,8 +68,8 @@ def main() -> None:
     end_with_parent()
     show_notes()
     port, brought = sys.argv[1:]
-    name = json.loads(brought)["name"]
-    options = ClientOptions(**json.loads(brought))
+    options = ClientOptions.from_json(brought)
+    name = options.name
     try:
         take_part(Connection("127.0.0.1", int(port)), options, lambda line: _say(name, line), None)
     except FedhelloError as error:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedhello.errors import UpdateError
 from fedhello.network.messages import PROBE, Failure, Fields, Link, Reply, one_line
+from fedhello.network.refusals import said
 from fedhello.types import Budget
 
 SLOWEST = 16_000.0
@@ -92,7 +93,7 @@ def read_client_info(reply: Reply, num_labels: int) -> ClientInfo:
     if isinstance(reply, Failure):
         raise UpdateError(f"expected a client to join; {one_line(reply.detail)}", reply.reason)
     if "error" in reply:
-        raise UpdateError(f"expected a client to join; it says: {one_line(reply.get('detail'))}")
+        raise UpdateError(f"expected a client to join; it says: {said(reply)}")
     text = reply.get("facts")
     if not isinstance(text, str) or len(text) > LONGEST_FACTS:
         raise UpdateError("expected a client to say what it has; found something else", "malformed")

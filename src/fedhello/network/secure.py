@@ -21,6 +21,7 @@ from fedhello.model.statistics import PARTS
 from fedhello.network.engine import FAULTS, RemoteEngine, Sent
 from fedhello.network.masks import read_keys, read_object, read_shares, write_encoding, write_keys
 from fedhello.network.messages import Failure, Fields, Reply, one_line
+from fedhello.network.refusals import said
 from fedhello.privacy.masking import PublicKeys, Shares, threshold, unmasked
 from fedhello.privacy.secure import MASKED, SecureRound
 from fedhello.types import Adapter, Rejection, Task, Update
@@ -122,7 +123,7 @@ class SecureRemoteEngine(RemoteEngine):
             else:
                 self._heed(one, reply)
                 reason = FAULTS.get(str(reply.get("error")), "failed" if "error" in reply else "malformed")
-                detail = one_line(reply.get("detail", f"expected a masked vector of {length} numbers"))
+                detail = said(reply) if "error" in reply else f"expected a masked vector of {length} numbers"
                 found[one.client] = Rejection(one.client, round_, reason, detail, one.bytes_down)
             if sum(isinstance(vector, bytes) for vector in found.values()) >= self.federation.clients_per_round:
                 break
@@ -272,7 +273,7 @@ def _answered(reply: Reply) -> Fields:
     if isinstance(reply, Failure):
         raise UpdateError(reply.detail or reply.reason, reply.reason)
     if "error" in reply:
-        raise UpdateError(str(reply.get("detail", reply["error"])))
+        raise UpdateError(said(reply))
     return reply
 
 

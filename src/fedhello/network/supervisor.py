@@ -9,7 +9,6 @@ name. When the SuperNode ends because the server was unreachable, only the Super
 """
 
 import contextlib
-import json
 import re
 import secrets
 import signal
@@ -18,7 +17,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -184,7 +183,7 @@ class _Supervisor:
             arguments = self._connection.supernode(self._port, self._secret)
             self._node = spawn("fedhello.network.flower_app", arguments, self._log, self._home)
         if self._worker is None:
-            arguments = [json.dumps(asdict(self._options)), str(self._port), str(self._secret)]
+            arguments = [self._options.to_json(), str(self._port), str(self._secret)]
             self._worker = spawn("fedhello.network.client", arguments, home=self._home)
             self._began = time.monotonic()
 

@@ -25,8 +25,12 @@ from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, en
 from fedhello.errors import EngineError, FedhelloError, UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
+from fedhello.network.consent import DEFAULT_CONSENT, Consent, check_sizes
+from fedhello.network.limits import Limits
 from fedhello.network.messages import PROBE, PROTOCOL, Fields, one_line
+from fedhello.network.refusals import Code, RefusalError, code_named, code_of, refusal
 from fedhello.network.registry import ClientInfo
+from fedhello.notes import logger
 from fedhello.privacy.secure import SecureRound
 from fedhello.types import Client, Federation, Rejection
 
@@ -66,6 +70,7 @@ class Prepared:
         initial: The initial values of adapter and head.
         secure: What the client knows of a run with secure sums; None sends updates as they are.
         statistics: Settings of the head statistics.
+        limits: What is checked of a task before it is carried out; None checks nothing.
     """
 
     model: LoraModel
@@ -76,6 +81,7 @@ class Prepared:
     initial: Mapping[str, Tensor]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     secure: SecureRound | None = None
+    limits: Limits | None = None
 
     def engine(self, k: int, run: str) -> LocalEngine:
         """Return the engine that trains this client with its id."""
@@ -96,22 +102,23 @@ class Worker:
         failure: Why this client cannot take part, if it cannot.
     """
 
-    def __init__(self, prepare: Prepare, watched: bool = True) -> None:
+    def __init__(self, prepare: Prepare, watched: bool = True, consent: Consent = DEFAULT_CONSENT) -> None:
         """Make a worker that has not joined a run yet.
 
         Args:
             prepare: Prepares the client.
             watched: Whether this process ends if training exceeds the server's deadline.
+            consent: The owner's, for what is checked before the client is prepared.
         """
         self.ended: str | None = None
         self.failure: FedhelloError | None = None
-        self._prepare, self._watched = prepare, watched
+        self._prepare, self._watched, self._consent = prepare, watched, consent
         self._joined: tuple[str, str] | None = None
         self._client: Prepared | None = None
         self._masks: Masks | None = None
 
     def answer(self, kind: str, fields: Fields) -> Fields:
-        """Answer a message; errors become replies, too."""
+        """Answer a message; an error becomes a reply with a code, and its text stays in this client's log."""
         if kind == "join":
             return self._join(fields)
         if kind == "bye":
@@ -120,13 +127,13 @@ class Worker:
         answers = {"sums": self._sums, "scores": self._scores, "train": self._train}
         answers |= {step: partial(self._mask, step) for step in ("keys", "shares", "unmask")}
         if kind not in answers:
-            return _error("failed", f"expected a message to join, {', '.join(answers)} or bye; found {kind!r}")
+            return _refused("malformed", f"expected a message to join, {', '.join(answers)} or bye; found {kind!r}")
         if self._client is None:
-            return _error("join first", "expected to be asked to join first; this client has started anew")
+            return _refused("join first", "expected to be asked to join first; this client has started anew")
         try:
             return answers[kind](self._client, _checked(kind, fields))
-        except FedhelloError as error:
-            return _error(error.reason if isinstance(error, UpdateError) else "failed", str(error))
+        except Exception as error:  # its text may hold values of the data
+            return _refused(code_of(error), one_line(error if isinstance(error, FedhelloError) else repr(error)))
 
     def _join(self, fields: Fields) -> Fields:
         begin = time.monotonic()
@@ -135,6 +142,7 @@ class Worker:
             asked = str(fields.get("config")), str(fields.get("labels"))
             client = self._client
             if client is None or self._joined != asked:
+                check_sizes(self._consent, *asked)
                 client = self._prepare(*_read(*asked))
                 self._client, self._joined, self._masks = client, asked, _masks(client)
         except FedhelloError as error:
@@ -146,11 +154,13 @@ class Worker:
 
     def _cannot(self, error: FedhelloError) -> Fields:
         self.failure = error
-        return _error("failed", str(error))
+        return refusal(code_of(error))
 
     def _sums(self, client: Prepared, fields: Fields) -> Fields:
-        client.model.write(client.initial)
         payload = bytes(fields.get("adapter", b""))
+        if client.limits is not None:
+            client.limits.check_sums(payload)
+        client.model.write(client.initial)
         adapter = decode_adapter(payload, client.model.block_of) if payload else None
         engine = client.engine(int(fields["client"]), str(fields["run"]))
         contribution = next(iter(engine.head_sums(adapter=adapter)))
@@ -159,6 +169,8 @@ class Worker:
         return {"sums": encode_tensors(as_sent(contribution.sums))}
 
     def _scores(self, client: Prepared, fields: Fields) -> Fields:
+        if client.limits is not None:
+            client.limits.check_scores(bytes(fields["task"]), int(fields["batch_size"]))
         task = decode_task(bytes(fields["task"]), int(fields["client"]), client.model.block_of)
         with self._watch(float(fields["seconds"])):
             engine = client.engine(task.client, str(fields["run"]))
@@ -167,11 +179,13 @@ class Worker:
 
     def _train(self, client: Prepared, fields: Fields) -> Fields:
         run = str(fields["run"])
+        if client.limits is not None:
+            client.limits.check_train(bytes(fields["task"]))
         task = decode_task(bytes(fields["task"]), int(fields["client"]), client.model.block_of)
         with self._watch(float(fields["seconds"])):
             update = next(iter(client.engine(task.client, run).train([task])))
         if isinstance(update, Rejection):
-            return _error(update.reason, update.detail)
+            return _refused(code_named(update.reason), update.detail)
         if self._masks is not None:
             return self._masks.update(fields, task, update)
         return {"update": encode_update(update, run)}
@@ -221,8 +235,10 @@ def _checked(kind: str, fields: Fields) -> Fields:
     return fields
 
 
-def _error(reason: str, detail: str) -> Fields:
-    return {"error": reason, "detail": detail}
+def _refused(code: Code, detail: str) -> Fields:
+    """Log why something is not done, and return the reply, which has the code alone."""
+    logger.warning("the server's request was not carried out (%s): %s", code, one_line(detail))
+    return refusal(code)
 
 
 def _unforeseen(error: Exception) -> EngineError:
@@ -239,24 +255,27 @@ def _read(config: str, labels: str) -> tuple[dict[str, Any], list[str]]:
     """Return the sections of a configuration, which is checked later, and the class names in a message ``join``.
 
     Raises:
-        EngineError: If the message is not valid.
+        RefusalError: If the message is not valid.
     """
     try:
         found, names = json.loads(config), json.loads(labels)
     except ValueError as error:
-        raise EngineError(
-            f"expected a server that speaks as it should; its configuration or its labels are no JSON: {error}"
+        raise RefusalError(
+            f"expected a server that speaks as it should; its configuration or its labels are no JSON: {error}",
+            "malformed",
         ) from error
     sections = found.items() if isinstance(found, dict) else [("", found)]
     odd = [key for key, section in sections if key != "parity" and not isinstance(section, dict)]
     if odd:
-        raise EngineError(
+        raise RefusalError(
             "expected a server that speaks as it should, with a configuration of sections such as model: and data:; "
-            f"found {one_line(config)}"
+            f"found {one_line(config)}",
+            "malformed",
         )
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise EngineError(
-            f"expected a server that speaks as it should, with a list of different labels; found {one_line(labels)}"
+        raise RefusalError(
+            f"expected a server that speaks as it should, with a list of different labels; found {one_line(labels)}",
+            "malformed",
         )
     return found, names
 
@@ -265,12 +284,13 @@ def _check_versions(fields: Fields) -> None:
     """Check that server and client have the same version.
 
     Raises:
-        EngineError: If they differ.
+        RefusalError: If they differ.
     """
     theirs = fields.get("protocol"), fields.get("version")
     ours = version("fedhello")
     if theirs != (PROTOCOL, ours):
-        raise EngineError(
+        raise RefusalError(
             f"expected a server with fedhello {ours}, as this client has; found {one_line(theirs[1])}. Install the "
-            "same."
+            "same.",
+            "other version",
         )

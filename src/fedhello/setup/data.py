@@ -15,13 +15,19 @@ from fedhello.errors import DataError
 from fedhello.randomness import generator
 
 
-def load_data(settings: DataSettings, classes: Sequence[str] | None = None, source: Source | None = None) -> DataSet:
+def load_data(
+    settings: DataSettings,
+    classes: Sequence[str] | None = None,
+    source: Source | None = None,
+    only: Sequence[str] | None = None,
+) -> DataSet:
     """Read a data set.
 
     Args:
         settings: The settings of the data set.
         classes: The names of all classes, for the data of a single client; None takes those that occur.
         source: The source of the data; None takes that of ``data.name``.
+        only: The labels whose samples are used; None uses all.
 
     Raises:
         DataError: If it cannot be read, or cannot be trained and tested on.
@@ -38,6 +44,7 @@ def load_data(settings: DataSettings, classes: Sequence[str] | None = None, sour
         skip_bad_images=settings.skip_bad_images,
         classes=classes,
         source=source,
+        only=only,
     )
     return draw(data, settings.samples, settings.held_out_samples)
 

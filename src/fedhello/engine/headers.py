@@ -1,0 +1,71 @@
+"""Headers of messages: JSON, and what safetensors state about their tensors, read before any tensor is."""
+
+import json
+import struct
+from typing import Any
+
+from fedhello.engine.tensors import short
+from fedhello.errors import UpdateError
+
+_LENGTH = struct.Struct("<Q")
+
+LONGEST_TASK_HEADER = 2**16
+"""The most characters of a task's JSON, enough for thousands of blocks."""
+
+
+def read_json(text: bytes) -> dict[str, Any]:
+    """Read a JSON object without duplicate keys, NaN or infinity.
+
+    Raises:
+        UpdateError: If it is none.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key comes twice")
+        return found
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        found = json.loads(text.decode(), object_pairs_hook=once, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise UpdateError(f"expected JSON; {short(str(error))}", "malformed") from error
+    if not isinstance(found, dict):
+        raise UpdateError(f"expected a JSON object; found {short(found)}", "malformed")
+    return found
+
+
+def task_header(payload: bytes) -> tuple[dict[str, Any], int]:
+    """Return the JSON of a serialised task, unchecked, and the position at which its tensors begin.
+
+    Raises:
+        UpdateError: If there is no JSON object.
+    """
+    try:
+        header, end = json.JSONDecoder().raw_decode(payload[:LONGEST_TASK_HEADER].decode("latin-1"))
+    except (ValueError, RecursionError) as error:
+        raise UpdateError(f"expected a task for this model; {short(str(error))}", "malformed") from error
+    if not isinstance(header, dict):
+        raise UpdateError(f"expected a task for this model; found {short(header)}", "malformed")
+    return header, end
+
+
+def tensor_header(body: bytes | memoryview, most: int) -> dict[str, Any]:
+    """Return the header of safetensors: name → dtype, shape and offsets, as stated.
+
+    Args:
+        body: Untrusted safetensors.
+        most: The most bytes of the header.
+
+    Raises:
+        UpdateError: If it is longer, or not a JSON object without duplicate keys, which their own reader accepts.
+    """
+    length = _LENGTH.unpack_from(body)[0] if len(body) >= _LENGTH.size else -1
+    if not 0 <= length <= len(body) - _LENGTH.size:
+        raise UpdateError(f"expected safetensors; found a stated header length of {length} bytes", "malformed")
+    if length > most:
+        raise UpdateError(f"expected a header of at most {most} bytes; found {length}", "malformed")
+    return read_json(bytes(body[_LENGTH.size : _LENGTH.size + length]))

@@ -1,0 +1,218 @@
+"""A client's own limits: a task is checked from its headers, before it is decoded and before memory is taken for it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from fedhello.allocation.needs import Needs, most_flops, needs
+from fedhello.client.cost_model import POLICIES
+from fedhello.client.memory import RESERVE
+from fedhello.client.scoring import calibrate_scoring
+from fedhello.costs import Costs
+from fedhello.engine.headers import task_header, tensor_header
+from fedhello.engine.wire import CORRECTION
+from fedhello.errors import UpdateError
+from fedhello.formatting import human_bytes
+from fedhello.model.adapter import LoraModel
+from fedhello.network.consent import Consent, check_download, not_allowed
+from fedhello.network.refusals import RefusalError
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Allocation, Budget, Factors
+
+BYTES_PER_TENSOR = 512
+"""The most bytes of a tensor's entry in the header of a task."""
+
+TOLERANCE = 1.25
+"""Factor on a budget of memory or seconds, since the server's prediction is made on another machine."""
+
+MOST_ROUNDS = 2**31
+"""Rounds are numbered below this."""
+
+
+@dataclass
+class Limits:
+    """What a client checks of tasks before it carries them out.
+
+    Attributes:
+        consent: The owner's.
+        model: The client's, with the adapter as it was made from the server's configuration.
+        budget: The owner's own budget, with the machine's speed; None for a part of a shared data set without one.
+        costs: Costs of a round on the client's data; None where they are not predicted.
+        longest: Tokens of the longest sample.
+        answer: For a language model, the tokens of the longest response.
+    """
+
+    consent: Consent
+    model: LoraModel
+    budget: Budget | None = None
+    costs: Costs | None = None
+    longest: int = 1
+    answer: int | None = None
+    _shapes: Mapping[str, tuple[int, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._shapes = {
+            name: tuple(value.shape) for name, value in self.model.snapshot(share_head=True).tensors.items()
+        }
+
+    def check_sums(self, payload: bytes) -> None:
+        """Check a request for head statistics.
+
+        Args:
+            payload: The serialised adapter; empty without one.
+
+        Raises:
+            UpdateError: If the message is malformed.
+            RefusalError: If the owner does not allow it.
+        """
+        if not self.consent.statistics:
+            raise not_allowed("no head statistics (statistics of the consent)", "a request for them")
+        check_download(self.consent, payload)
+        if payload:
+            self._ranks(payload)
+
+    def check_scores(self, payload: bytes, batch_size: int) -> None:
+        """Check a request for sums of squared gradients; see ``check_sums``."""
+        if not self.consent.scores:
+            raise not_allowed("no Fisher scores (scores of the consent)", "a request for them")
+        self._task(payload)
+        if batch_size > self.consent.most_batch:
+            raise not_allowed(f"at most {self.consent.most_batch} samples in a batch", batch_size)
+        memory = None if self.budget is None else self.budget.memory
+        if memory is not None and batch_size > 1:  # the least possible; the server notes that it may not fit
+            needed = calibrate_scoring(self.model, self.answer).at([(batch_size, self.longest)]) + RESERVE
+            _within("bytes of memory for a pass", needed, TOLERANCE * memory)
+
+    def check_train(self, payload: bytes) -> None:
+        """Check a training task: its bytes, allocation and tensors, and what it is predicted to take.
+
+        Raises:
+            UpdateError: If the message is malformed.
+            RefusalError: If the owner does not allow it, or it exceeds the budget.
+        """
+        allocation, ranks = self._task(payload)
+        budget = self.budget
+        if budget is None:
+            return
+        if budget.blocks is not None:
+            _within("blocks", len(allocation.blocks), budget.blocks)
+        if budget.rank is not None:
+            held = [len(allocation.components) or ranks.get(block, 0) for block in allocation.blocks]
+            _within("as the rank", max(held, default=0), budget.rank)
+        if self.costs is not None:
+            _check_needs(self._needs(self.costs, allocation, ranks), budget)
+
+    def _needs(self, costs: Costs, allocation: Allocation, ranks: Mapping[int, int]) -> Needs:
+        L = self.model.blocks.count
+        held = Allocation(
+            allocation.blocks,
+            allocation.policies,
+            ranks=tuple(ranks.get(block, costs.rank) for block in range(L)),
+            components=allocation.components,
+            factors=allocation.factors,
+            absent=allocation.absent,
+        )
+        return needs(costs, held)
+
+    def _task(self, payload: bytes) -> tuple[Allocation, dict[int, int]]:
+        """Return the allocation in a task, and the rank of each block's tensors, after checking them."""
+        check_download(self.consent, payload)
+        header, end = task_header(payload)
+        allocation = self._allocation(header)
+        return allocation, self._ranks(memoryview(payload)[end:])
+
+    def _allocation(self, header: Mapping[str, Any]) -> Allocation:
+        L = self.model.blocks.count
+        blocks = _ascending(header, "blocks", L)
+        absent = _ascending(header, "absent", L)
+        R = max((shape[0] for name, shape in self._shapes.items() if name.endswith(LORA_A)), default=1)
+        components = _ascending(header, "components", R)
+        policies = header.get("policies", [])
+        if not isinstance(policies, list) or len(policies) not in (0, L) or not all(p in POLICIES for p in policies):
+            raise _malformed("a policy for each block")
+        factors, head, round_ = header.get("factors", "AB"), header.get("head", True), header.get("round")
+        if factors not in get_args(Factors) or not isinstance(head, bool) or set(blocks) & set(absent):
+            raise _malformed("factors, blocks and a head that can train")
+        if type(round_) is not int or not 0 <= round_ < MOST_ROUNDS:
+            raise _malformed("a round")
+        lr = header.get("lr", 1.0)
+        if type(lr) not in (int, float) or not 0 < lr < math.inf:
+            raise _malformed("a learning rate above 0")
+        return Allocation(blocks, tuple(policies), components=components, factors=factors, head=head, absent=absent)
+
+    def _ranks(self, body: bytes | memoryview) -> dict[int, int]:
+        """Return the highest rank of each block's factors in safetensors, after checking the stated shapes."""
+        found = tensor_header(body, BYTES_PER_TENSOR * (4 * len(self._shapes) + 4))
+        ranks: dict[int, int] = {}
+        for key, entry in found.items():
+            if key == "__metadata__":
+                continue
+            name = key.removeprefix(CORRECTION)
+            shape = entry.get("shape") if isinstance(entry, dict) else None
+            if (
+                not isinstance(shape, list)
+                or not all(type(size) is int for size in shape)
+                or not self._fits(name, shape)
+            ):
+                raise _malformed("tensors of this client's model, in their shapes")
+            block = self.model.block_of.get(name)
+            if block is not None and name.endswith(LORA_A):
+                ranks[block] = max(ranks.get(block, 0), shape[0])
+        return ranks
+
+    def _fits(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether a tensor of the adapter, or a product merged into a module, can have a shape."""
+        if name in self._shapes:
+            own = self._shapes[name]
+            if name.endswith(LORA_A):
+                return len(shape) == 2 and 1 <= shape[0] <= own[0] and shape[1] == own[1]
+            if name.endswith(LORA_B):
+                return len(shape) == 2 and 1 <= shape[1] <= own[1] and shape[0] == own[0]
+            return tuple(shape) == own
+        module = name.removesuffix(MERGED_A).removesuffix(MERGED_B).removesuffix(MERGED)
+        if module == name or module + LORA_A not in self._shapes or len(shape) != 2:
+            return False
+        columns, rows = self._shapes[module + LORA_A][1], self._shapes[module + LORA_B][0]
+        most = max(rows, columns)
+        if name.endswith(MERGED_A):
+            return 0 <= shape[0] <= most and shape[1] == columns
+        return (0 <= shape[1] <= most if name.endswith(MERGED_B) else shape[1] == columns) and shape[0] == rows
+
+
+def _check_needs(needed: Needs, budget: Budget) -> None:
+    """Check what a task is predicted to take against a budget.
+
+    Raises:
+        RefusalError: If it takes more.
+    """
+    if budget.memory is not None and needed.memory_bytes > TOLERANCE * budget.memory:
+        raise _over(human_bytes(budget.memory) + " of memory", human_bytes(needed.memory_bytes))
+    if budget.upload is not None and needed.upload_bytes > budget.upload:
+        raise _over(human_bytes(budget.upload) + " to upload", human_bytes(needed.upload_bytes))
+    if needed.flops > TOLERANCE * most_flops(budget) and budget.speed is not None:
+        raise _over(f"{budget.seconds:g} s of training", f"{needed.flops / budget.speed:.3g} s")
+
+
+def _within(what: str, found: int, most: float) -> None:
+    if found > most:
+        raise _over(f"{most:.15g} {what}", found)
+
+
+def _over(most: str, found: object) -> RefusalError:
+    return RefusalError(
+        f"expected a task within this client's own budget, at most {most}; found one of {found}", "over budget"
+    )
+
+
+def _ascending(header: Mapping[str, Any], key: str, most: int) -> tuple[int, ...]:
+    """Return a list of different numbers below a bound, ascending."""
+    found = header.get(key, [])
+    if not isinstance(found, list) or len(found) > most or not all(type(n) is int and 0 <= n < most for n in found):
+        raise _malformed(f"{key} of this client's model")
+    if found != sorted(set(found)):
+        raise _malformed(f"{key} in ascending order")
+    return tuple(found)
+
+
+def _malformed(expected: str) -> UpdateError:
+    return UpdateError(f"expected a task with {expected}; found something else", "malformed")
