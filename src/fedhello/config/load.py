@@ -15,6 +15,7 @@ from fedhello.config.checks import (
     check_merging,
     check_metrics,
     check_privacy,
+    check_private,
     check_tensors,
     check_train,
 )
@@ -131,6 +132,7 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
     check_merging(config.model, row)
     check_defence(config, row)
     check_privacy(config, row)
+    check_private(config, row)
     check_train(config, row)
     check_metrics(config)
     check_tensors(config)

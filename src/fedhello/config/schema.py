@@ -289,11 +289,15 @@ class DefenceConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """What of a client may be seen by the server."""
+    """What of a client may be seen by the server, and how much of it can be told from the result."""
 
     secure: bool = False
     limit: float = Field(2.0, gt=0)
     group: int = Field(50, ge=3, le=200)
+    epsilon: float | None = Field(None, gt=0)
+    delta: float = Field(1e-5, gt=0, lt=1)
+    clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    head: Literal["means", "moments"] = "means"
 
 
 class RunConfig(Section):

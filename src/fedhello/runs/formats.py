@@ -57,6 +57,7 @@ def write_head(change: HeadChange) -> JSON:
         "adopted": change.adopted,
         "left_out": change.left_out,
         "loss_before": change.loss_before,
+        "noise": change.noise,
     }
 
 

@@ -166,6 +166,7 @@ class Summary(_Part):
         forgotten: Clients that were removed from the head afterwards.
         weights: Digest of the frozen weights; None for older runs without it.
         rouge_l: ROUGE-L of a language model's answers.
+        privacy: The ledger of differential privacy, see ``fedhello.privacy.ledger.write_ledger``; None without it.
 
     Example:
         >>> summary = fh.run("my.yaml").summary
@@ -212,6 +213,7 @@ class Summary(_Part):
     forgotten: tuple[int, ...] = ()
     weights: str | None = None
     rouge_l: RougeSummary | None = None
+    privacy: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Summary":
