@@ -107,6 +107,26 @@ def check_private(config: Config, method: Method) -> None:
         raise ConfigError(f"expected privacy.epsilon=null, since {reason}; found {privacy.epsilon:g}.")
 
 
+def check_sampling(config: Config, method: Method) -> None:
+    """Check that rounds may have any number of clients, and none, under Poisson sampling."""
+    train = config.train
+    if train.sampling == "fixed":
+        return
+    reasons = {
+        f"method.name={method.name} needs to know how many clients a round has. Choose one that `fedhello methods` lists "
+        "under sum": method.needs != "sum",
+        "privacy.secure needs three clients or more in every round": config.privacy.secure,
+        f"defence.rule={config.defence.rule} needs enough clients in every round": config.defence.rule != "mean",
+        "train.over_selection invites more clients than a round has. Leave it out": train.over_selection != 1,
+        "method.scores=clients needs clients in every round. Choose proxy": config.method.options.get("scores")
+        == "clients",
+        "on other machines a round has a fixed number of clients. Leave run.engine=local": config.run.engine != "local",
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise ConfigError(f"expected train.sampling=fixed, since {reason}; found poisson.")
+
+
 def check_train(config: Config, method: Method) -> None:
     """Check that the training options work with the method and the head."""
     model = config.model

@@ -246,6 +246,7 @@ class TrainConfig(Section):
 
     rounds: int = Field(20, ge=1)
     clients_per_round: int = Field(5, ge=1)
+    sampling: Literal["fixed", "poisson"] = "fixed"
     over_selection: float = Field(1.0, ge=1)
     quorum: Annotated[float, BeforeValidator(as_share), Field(gt=0, le=1)] = 0.5
     retries: int = Field(3, ge=1)

@@ -111,7 +111,8 @@ def private_sums(h: Tensor, labels: Tensor, num_labels: int, settings: PrivateSt
 def _weighed(triangle: Tensor, d: int, back: bool = False) -> Tensor:
     """Return an upper triangle with γ√2 on off-diagonal and γ on diagonal entries; or the way back."""
     i, j = torch.triu_indices(d, d)
-    weights = torch.where(i == j, 1.0, math.sqrt(2)).double() * MOMENT_WEIGHT
+    weights = torch.full((len(i),), MOMENT_WEIGHT * math.sqrt(2), dtype=torch.float64)
+    weights[i == j] = MOMENT_WEIGHT
     return triangle / weights if back else triangle * weights
 
 
@@ -142,13 +143,13 @@ def repaired(noisy: HeadSums, deviation: float, public: Tensor, moments: bool) -
         public: Features of the server's own samples, shape (m, d); of fewer than two, means are not shrunk.
         moments: Whether second moments were released.
     """
-    n = (noisy.counts * UNIT / COUNT_WEIGHT).clamp_min(FEWEST)
+    n = (noisy.counts.double() * UNIT / COUNT_WEIGHT).clamp_min(FEWEST)
     d = noisy.features.shape[1]
-    raw = noisy.features * UNIT / n.unsqueeze(1)
+    raw = noisy.features.double() * UNIT / n.unsqueeze(1)
     mu = _shrunk(raw, (deviation / n) ** 2, public.double() / math.sqrt(d))
     within = torch.eye(d, dtype=torch.float64)
     if moments:
-        G = unpacked(_weighed(noisy.moments * UNIT, d, back=True), d)
+        G = unpacked(_weighed(noisy.moments.double() * UNIT, d, back=True), d)
         values, vectors = torch.linalg.eigh((G - (raw * n.unsqueeze(1)).T @ raw) / n.sum())
         within = (vectors * values.clamp_min(0)) @ vectors.T
     G = n.sum() * within + (mu * n.unsqueeze(1)).T @ mu

@@ -106,13 +106,7 @@ class Ledger:
 
     def words(self) -> str:
         """Return the guarantee as a sentence."""
-        if not self.releases:
-            return f"nothing of a client has been released; the budget is ε={self.budget:g} at δ={self.delta:g}"
-        names = ", ".join(dict.fromkeys(one.name for one in self.releases))
-        return (
-            f"differentially private for clients with ε={self.epsilon:.3g} at δ={self.delta:g} (budget {self.budget:g}; "
-            f"a client's data being there or not; released: {names})"
-        )
+        return guarantee(write_ledger(self))
 
 
 def epsilon_of(releases: Iterable[Release], delta: float) -> float:
@@ -203,6 +197,22 @@ def write_ledger(ledger: Ledger) -> dict[str, Any]:
         "unit": "client",
         "releases": write_releases(ledger.releases),
     }
+
+
+def guarantee(values: Mapping[str, Any]) -> str:
+    """Return the guarantee of a written ledger as a sentence.
+
+    Args:
+        values: As ``write_ledger`` returns them.
+    """
+    budget, delta = values["budget"], values["delta"]
+    if not values["releases"]:
+        return f"nothing of a client has been released; the budget is ε={budget:g} at δ={delta:g}"
+    names = ", ".join(dict.fromkeys(one["name"] for one in values["releases"]))
+    return (
+        f"differentially private for clients with ε={values['epsilon']:.3g} at δ={delta:g} (budget {budget:g}; a "
+        f"client's data being there or not; released: {names})"
+    )
 
 
 def read_ledger(values: Any) -> Ledger:

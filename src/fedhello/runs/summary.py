@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from fedhello.errors import RunFolderError
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.sources import Kind
+from fedhello.privacy.ledger import guarantee
 from fedhello.runs.formats import write_evaluation, write_head
 from fedhello.runs.heads import HeadChange
 
@@ -236,6 +237,11 @@ class Summary(_Part):
             return cls.model_validate(values)
         except ValidationError as error:
             raise RunFolderError(f"expected the summary of a run; {' '.join(str(error).split())[:200]}") from error
+
+    @property
+    def guarantee(self) -> str | None:
+        """The guarantee of differential privacy as a sentence; None without it."""
+        return None if self.privacy is None else guarantee(self.privacy)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values of ``summary.json``."""

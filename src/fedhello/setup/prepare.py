@@ -186,6 +186,7 @@ def empty_federation(config: Config, model: LoraModel) -> Federation:
         quorum=ceil(train.quorum * train.clients_per_round - 1e-9),
         over_selection=train.over_selection,
         class_rows=tuple(name for name in logits if name in model.head_names),
+        poisson=train.sampling == "poisson",
     )
 
 
