@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fedhello.model.head import class_means, family, within_covariance
 from fedhello.model.private_sums import (
     COUNT_WEIGHT,
     WHOLE,
@@ -14,7 +15,6 @@ from fedhello.model.private_sums import (
     private_sums,
     repaired,
 )
-from fedhello.model.head import class_means, family, within_covariance
 from fedhello.model.statistics import UNIT, plus
 
 D, C = 12, 3

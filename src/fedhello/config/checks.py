@@ -86,7 +86,7 @@ def check_privacy(config: Config, method: Method) -> None:
 
 
 def check_private(config: Config, method: Method) -> None:
-    """Check that nothing but the head's noised sums leaves the clients, where the run is to be differentially private."""
+    """Check that, under differential privacy, nothing but noised sums for the head leaves the clients."""
     privacy, model = config.privacy, config.model
     if privacy.epsilon is None:
         return
@@ -96,8 +96,8 @@ def check_private(config: Config, method: Method) -> None:
         f"the head must be solved from sums without training; model.head is {model.head} and model.train_head "
         f"{str(model.train_head).lower()}. Leave both out": model.head != "solved" or model.train_head,
         "model.refresh asks clients for sums again. Leave it out": model.refresh != "never",
-        "budgets in memory, upload or seconds are compared with the lengths of clients' data. Give clients.tiers blocks "
-        "only": any(not tier.budget.only_counts for tier in config.clients.tiers),
+        "budgets in memory, upload or seconds are compared with the lengths of clients' data. Give clients.tiers "
+        "blocks only": any(not tier.budget.only_counts for tier in config.clients.tiers),
         "on other machines clients do not clip yet. Leave run.engine=local": config.run.engine != "local",
         f"privacy.delta={privacy.delta:g} allows to publish one client of {config.data.clients} in the clear. Set it "
         "below 1/data.clients": privacy.delta >= 1 / config.data.clients,
@@ -113,8 +113,8 @@ def check_sampling(config: Config, method: Method) -> None:
     if train.sampling == "fixed":
         return
     reasons = {
-        f"method.name={method.name} needs to know how many clients a round has. Choose one that `fedhello methods` lists "
-        "under sum": method.needs != "sum",
+        f"method.name={method.name} needs to know how many clients a round has. Choose one that `fedhello methods` "
+        "lists under sum": method.needs != "sum",
         "privacy.secure needs three clients or more in every round": config.privacy.secure,
         f"defence.rule={config.defence.rule} needs enough clients in every round": config.defence.rule != "mean",
         "train.over_selection invites more clients than a round has. Leave it out": train.over_selection != 1,

@@ -104,8 +104,10 @@ def private_sums(h: Tensor, labels: Tensor, num_labels: int, settings: PrivateSt
     G = _weighed(packed(x.T @ x), d) if settings.moments else x.new_zeros(0)
     length = math.sqrt(sum(float(part.square().sum()) for part in (S, counts, G)))
     f = factor(length, settings.most)
-    parts = [(f * part / UNIT).trunc().long() if f else torch.zeros_like(part).long() for part in (counts, S, G)]
-    return HeadSums(*parts, torch.zeros(num_labels, dtype=torch.int64))
+    n, features, moments = (
+        (f * part / UNIT).trunc().long() if f else torch.zeros_like(part, dtype=torch.int64) for part in (counts, S, G)
+    )
+    return HeadSums(n, features, moments, torch.zeros(num_labels, dtype=torch.int64))
 
 
 def _weighed(triangle: Tensor, d: int, back: bool = False) -> Tensor:
@@ -129,9 +131,11 @@ def noised(total: HeadSums, deviation: float) -> HeadSums:
         total: Of the contributions.
         deviation: σC.
     """
-    parts = total.counts, total.features, total.moments
-    noisy = [part.double() + gaussian(tuple(part.shape), deviation / UNIT) for part in parts]
-    return HeadSums(*noisy, torch.zeros_like(total.cells))
+    n, features, moments = (
+        part.double() + gaussian(tuple(part.shape), deviation / UNIT)
+        for part in (total.counts, total.features, total.moments)
+    )
+    return HeadSums(n, features, moments, torch.zeros_like(total.cells))
 
 
 def repaired(noisy: HeadSums, deviation: float, public: Tensor, moments: bool) -> HeadSums:
@@ -174,4 +178,5 @@ def _shrunk(mu: Tensor, variances: Tensor, x: Tensor) -> Tensor:
     prior = between * values
     # Without noise nothing is shrunk, also not where no public feature varies.
     weights = torch.where(variances.unsqueeze(1) > 0, prior / (prior + variances.unsqueeze(1)).clamp_min(1e-300), 1.0)
-    return m + (((mu - m) @ vectors) * weights) @ vectors.T
+    shrunk: Tensor = m + (((mu - m) @ vectors) * weights) @ vectors.T
+    return shrunk

@@ -21,7 +21,9 @@ def ledger_of(private: PrivateHead, state: RunState) -> Ledger:
     return Ledger(private.epsilon, private.delta, state.releases)
 
 
-def released_sums(session: Session, state: RunState, private: PrivateHead) -> tuple[RunState, HeadSums, tuple[int, int]]:
+def released_sums(
+    session: Session, state: RunState, private: PrivateHead
+) -> tuple[RunState, HeadSums, tuple[int, int]]:
     """Collect the clients' contributions, release their sum with noise, and enter it in the ledger.
 
     ε is said at once, so that it is known whatever happens afterwards.

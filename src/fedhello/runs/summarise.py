@@ -81,7 +81,12 @@ def summarise(
         model_kind=session.model.kind,
         pooling=session.model.pooling,
         labels=session.labels,
-        notes=(*session.notes, *([] if ledger is None else [ledger.words()]), *_head_lines(session, beginning, results), *taken_lines(search, selection)),
+        notes=(
+            *session.notes,
+            *([] if ledger is None else [ledger.words()]),
+            *_head_lines(session, beginning, results),
+            *taken_lines(search, selection),
+        ),
         versions=versions(),
         privacy=None if ledger is None else write_ledger(ledger),
     )

@@ -58,8 +58,8 @@ from fedhello.setup.clients import clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
 from fedhello.setup.masking import masked_costs, secured
-from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
+from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Budget, Federation
