@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import fedhello as fh
-from fedhello.aggregation.layerwise import average_layerwise
+from fedhello.aggregation.layerwise import add_layerwise, average_layerwise
 from fedhello.plugins import find_method, method_or_stand_in
 from fedhello.strategy import options_of
 from fedhello.types import Federation
@@ -113,18 +113,18 @@ def test_what_stands_in_takes_the_options_of_the_folder_and_runs_no_rule(table):
     before = dict(table)
     found = method_or_stand_in("gone:mine", {"deep": 4})
     assert table == before
-    assert (found.name, found.summary) == ("gone:mine", "code that was not run")
+    assert (found.name, found.summary) == ("gone:mine", "its code is not imported")
     bound = found.bind(deep=5)
     federation = Federation((), (fh.Budget(blocks=1),), num_blocks=3, clients_per_round=1, seed=0)
     assert bound.allocate(SimpleNamespace(federation=federation)).blocks == (0, 1, 2)
-    with pytest.raises(fh.ConfigError, match="expected the aggregation rule of gone:mine, whose code was not run"):
+    with pytest.raises(fh.ConfigError, match="expected the aggregator of gone:mine; its code is not imported"):
         bound.aggregate(None, ())
     with pytest.raises(ValueError, match="depth"):
         found.bind(depth=5)
 
 
 def test_what_stands_in_averages_layerwise_where_the_folder_has_its_options():
-    options = {p.name: p.default for p in options_of(average_layerwise)}
+    options = {p.name: p.default for p in options_of(add_layerwise)}
     found = method_or_stand_in("gone:mine", {"deep": 4, **options})
     assert found.aggregate is average_layerwise
     assert {p.name for p in options_of(found.allocate)} == {"deep"}

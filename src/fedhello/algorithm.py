@@ -99,9 +99,9 @@ def round(
     θ_next = method.aggregate(context, updates)
 
     needed = federation.enough(len(m))
-    failed = (
-        f"{len(reports)} of {len(m)} updates count; the quorum is {needed}" if len(reports) < needed else θ_next.failed
-    )
+    failed = θ_next.failed
+    if failed is None and len(reports) < needed:
+        failed = f"{len(reports)} of {len(m)} updates count; the quorum is {needed}"
     if failed is None and not all(bool(value.isfinite().all()) for value in θ_next.adapter.tensors.values()):
         failed = "the combined values are not finite"
     contributors = tuple(sum(l in m[r.client].blocks for r in reports) for l in range(federation.num_blocks))

@@ -23,6 +23,7 @@ SAID = {
     "fedhello.report.plan": {"show"},
     "fedhello.report.tables": {"show"},
     "fedhello.results.comparison": {"is_comparison"},
+    "fedhello.results.trained": {"scores_listed"},
 }
 """What the command line takes of fedhello beside its public names: words to read, and words to say."""
 

@@ -30,7 +30,7 @@ def test_other_data_are_scored_as_the_library_does(finished, workplace, call, tm
     assert said.startswith(f"data accuracy {json.loads(out)['data']['accuracy']:.4f}, loss ")
     assert said.endswith("on 3 samples\n")
     code, _, err = call(workplace, "evaluate", finished, "--label", "kind")
-    assert (code, err) == (2, "error: expected data beside columns; found none. Hand them over.\n")
+    assert (code, err) == (2, "error: expected data with columns; found none. Pass the data.\n")
 
 
 def test_probabilities_of_all_classes_are_there_when_asked_for(finished, workplace, call):
@@ -48,7 +48,7 @@ def test_export_says_where_and_writes_over_nothing(finished, workplace, call, tm
     code, _, err = call(workplace, "export", finished, "--out", tmp_path / "out", "--merge")
     assert (code, "expected a new folder to export to" in err) == (5, True)
     code, _, err = call(workplace, "export", finished, "--merge", "--format", "adapter")
-    assert (code, "found --merge and --format adapter" in err) == (2, True)
+    assert (code, "found merge and the form adapter" in err) == (2, True)
 
 
 def test_runs_side_by_side_are_what_the_library_says(made_up, call, tmp_path):

@@ -52,7 +52,7 @@ def test_a_dry_run_without_a_network_says_what_was_not_looked_at(place, call):
     assert code == 0
     assert out.splitlines()[:2] == [
         "loading the model, the data and the clients …",
-        "the configuration is in order: fed-hello, 2 rounds",
+        "the configuration is valid: fed-hello, 2 rounds",
     ]
     assert "not checked, since it must be downloaded" in out
     assert json.loads(call(place, *words, "--json")[1])["checked"] == "configuration"

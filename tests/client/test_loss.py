@@ -294,7 +294,7 @@ def raises(z, y):
     [
         (lambda z, y: 1.0, ConfigError, "found a float"),
         (lambda z, y: z, ConfigError, r"shape \(2,\); found a tensor of shape \(2, 3\)"),
-        (lambda z, y: z.detach().mean(), ConfigError, "has no gradient"),
+        (lambda z, y: z.detach().mean(), ConfigError, "found a result without a gradient"),
         (lambda z, y: z.mean() * float("nan"), UpdateError, "expected finite values of the loss of-this-test"),
         (raises, ConfigError, "it raised KeyError: 'none'"),
     ],

@@ -113,4 +113,4 @@ def test_batches_are_as_large_as_the_memory_allows():
     assert fitted_batch(peak, None, longest=7) == fitted_batch(None, 1, longest=7) == (32, "")
     size, note = fitted_batch(peak, RESERVE, longest=7)
     assert size == 1
-    assert note == "one sample takes 16.8 MB of its 16.8 MB of memory"
+    assert note == "one sample takes 16.8 MB, more than its memory budget of 16.8 MB"

@@ -125,7 +125,7 @@ def test_a_finished_run_of_another_configuration_is_an_error_that_says_what_diff
     code, out, err = call(copied, *ASKED, "train.lr=0.5", "train.rounds=3")
     assert (code, out) == (FOLDER, "")
     assert "train.rounds is 2 there and 3 here; train.lr is 0.01 there and 0.5 here" in err
-    assert "Give another --out" in err
+    assert "Give another out" in err
     assert err.count("\n") == 1
     assert content(copied) == before
 
@@ -240,7 +240,7 @@ def test_blocks_become_ranks_for_methods_that_allocate_ranks(twelve_blocks):
     assert (first.blocks, first.rank, first.upload) == (None, 2, 1_000_000)  # 3 of 12 blocks: rank 2 of 8
     assert second == base.clients.tiers[1]
     assert note == (
-        "hetlora understands rank, so tier 0 gets rank 2 of 8 for blocks 3 of 12: about as many trained values"
+        "hetlora allocates rank, so tier 0 gets rank 2 of 8 for blocks 3 of 12: about as many trained values"
     )
 
 

@@ -42,7 +42,7 @@ def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(wor
 def test_the_lowest_of_equally_good_rates_is_chosen_and_edges_are_told():
     assert chosen_rate("full", {1.0: 0.5, 2.0: 0.7, 3.0: 0.7}) == TunedRate(2.0, False, (0.5, 0.7, 0.7))
     assert chosen_rate("full", {1.0: None, 2.0: None, 3.0: 0.1}) == TunedRate(3.0, True, (None, None, 0.1))
-    with pytest.raises(ConfigError, match="a learning rate among --rates at which full trains"):
+    with pytest.raises(ConfigError, match="a learning rate among rates at which full trains"):
         chosen_rate("full", {1.0: None, 2.0: None})
 
 

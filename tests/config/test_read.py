@@ -27,5 +27,5 @@ def test_a_configuration_comes_from_a_file_mappings_or_another(workplace, tmp_pa
 
 def test_a_number_that_yaml_alone_reads_as_text_is_explained():
     raw = yaml.safe_load("train: {lr: 1e-2}")
-    with pytest.raises(fh.ConfigError, match=r"train\.lr.*found '1e-2', as yaml\.safe_load reads it"):
+    with pytest.raises(fh.ConfigError, match=r"train\.lr.*found '1e-2', which yaml\.safe_load reads as text"):
         fh.load_config(raw)

@@ -90,7 +90,7 @@ def test_a_response_that_is_too_long_by_itself_loses_its_end():
 
 
 def test_no_room_for_a_response_is_refused():
-    with pytest.raises(DataError, match=r"leave room for a response; the prompt takes 7 tokens of 6"):
+    with pytest.raises(DataError, match=r"leave room for a response; the prompt takes 7 of 6 tokens"):
         instructions([("a b c d e f", "a b c d")], max_length=6)
 
 

@@ -138,12 +138,12 @@ def test_an_output_folder_that_is_a_file(refused):
 def test_a_run_that_exists(refused):
     Path("runs/mine").mkdir(parents=True)
     sentence = refused(FOLDER, "run", *SMALL, "run.name=mine")
-    assert sentence == "expected a new folder for this run; runs/mine exists. Give another run.name, or remove it."
+    assert sentence == "expected a new folder for this run; runs/mine exists. Set another run.name, or remove it."
 
 
 @pytest.mark.parametrize("words", [("evaluate", "absent"), ("predict", "absent", "x"), ("report", "absent")])
 def test_a_folder_that_is_no_run(refused, words):
-    assert refused(FOLDER, *words) == "expected the folder of a run; absent has no config.yaml"
+    assert refused(FOLDER, *words) == "expected the folder of a run; absent has no config.yaml. Check the path."
 
 
 # data

@@ -168,7 +168,7 @@ def test_head_sums_cover_every_client_once(engine):
     assert all(one.bytes_down == 0 for one in found)
     labels = np.bincount(e.data[1].labels, minlength=3)
     assert found[1].sums.counts.tolist() == labels.tolist()
-    assert [one.client for one in e.head_sums([2, 0])] == [0, 2]
+    assert [one.clients[0] for one in e.head_sums([2, 0])] == [0, 2]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -106,7 +106,7 @@ def test_batches_fit_each_clients_memory_and_one_sample_too_many_is_said(remote_
         assert all(torch.equal(a.sums.squares, b.sums.squares) for a, b in zip(here, there, strict=True))
         sent = {fields["batch_size"] for _, kind, fields, _ in network.sent if kind == "scores"}
         notes[sent.pop()] = here[0].note
-    assert notes == {32: "", 3: "", 1: "one sample takes 16.8 MB of its 5 B of memory"}
+    assert notes == {32: "", 3: "", 1: "one sample takes 16.8 MB, more than its memory budget of 5 B"}
 
 
 def test_what_goes_wrong_at_a_client_or_a_lost_one_is_its_reply_without_sums(tiny_model, random_examples, federation):

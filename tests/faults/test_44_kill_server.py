@@ -54,7 +54,7 @@ def test_killed_before_the_first_checkpoint_says_that_it_begins(processes, place
     processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=15))
     code, _, err = processes.call(place, "resume", "runs/r")
     assert code == 0
-    assert err.startswith("note: there is no checkpoint yet; the run begins at round 1\n")
+    assert err.startswith("note: there is no checkpoint yet; the run starts at round 1\n")
     assert outcome(place / "runs" / "r") == expected
 
 

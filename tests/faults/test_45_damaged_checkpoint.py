@@ -26,7 +26,7 @@ def test_a_damaged_one_gives_way_to_the_one_before_it(broken, place, processes, 
     file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "flipped": content}[how])
     code, _, err = processes.call(place, "resume", "runs/r")
     assert code == 0
-    warning = "note: the checkpoint runs/r/checkpoints/checkpoint-000003.safetensors is damaged and left out: "
+    warning = "note: the checkpoint runs/r/checkpoints/checkpoint-000003.safetensors is damaged and skipped: "
     assert err.startswith(warning)
     log = (place / "runs" / "r" / "log.txt").read_text()
     assert warning in log
@@ -85,7 +85,7 @@ def test_another_model_is_an_error(broken, place, call):
     weights = load_file(file)
     name = next(name for name in weights if "query.weight" in name)
     save_file(weights | {name: weights[name] + 1}, file, metadata)
-    assert "expected the model that runs/r began with; weights is " in refused(call, place)
+    assert "expected the model that runs/r started with; weights is " in refused(call, place)
 
 
 def test_another_shape_of_the_adapter_is_an_error(broken, place, call):
@@ -115,7 +115,7 @@ def test_overrides_may_change_nothing_of_the_rounds(broken, place, call, undistu
     assert found == code
     if code:
         assert f"{override.split('=')[0]} is" in err
-        assert "expected overrides that change nothing of the rounds of runs/r" in err
+        assert "expected overrides that do not affect the rounds of runs/r" in err
     else:
         assert len(list((place / "runs" / "r" / "checkpoints").iterdir())) == 1
         assert "keep: 1" in (place / "runs" / "r" / "config.yaml").read_text()
@@ -143,4 +143,4 @@ def test_seconds_of_earlier_processes_count(broken, place, call):
 
 def test_what_is_no_run_cannot_be_resumed(place, call):
     code, _, err = call(place, "resume", "nothing")
-    assert (code, err) == (FOLDER, "error: expected the folder of a run; nothing has no config.yaml\n")
+    assert (code, err) == (FOLDER, "error: expected the folder of a run; nothing has no config.yaml. Check the path.\n")

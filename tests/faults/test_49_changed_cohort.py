@@ -45,4 +45,4 @@ def test_another_machine_is_noted(broken, place, call, monkeypatch):
     monkeypatch.setattr("fedhello.runs.progress.torch.get_num_threads", lambda: 77)
     code, _, err = call(place, "resume", "runs/r", "--quiet")
     assert code == 0
-    assert "note: the run goes on, but not bit for bit: threads is 1 there and 77 here" in err
+    assert "note: the run continues, but not bit for bit: threads is 1 there and 77 here" in err

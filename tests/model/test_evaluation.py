@@ -122,7 +122,7 @@ def test_metrics_from_outside_see_all_predictions(registered, tiny_model, random
     ("function", "sentence"),
     [
         (lambda z, y: "good", "of-this-test is a str"),
-        (lambda z, y: {"a": float("inf")}, "of-this-test/a is inf"),
+        (lambda z, y: {"a": float("inf")}, "of-this-test/a=inf"),
         (lambda z, y: z, "of-this-test is a Tensor"),
         (lambda z: 1.0, "it raised TypeError"),
     ],

@@ -80,7 +80,7 @@ def test_what_sentence_transformers_cannot_pool_is_refused(workplace, call, tmp_
 def test_a_form_that_there_is_not_and_two_at_once_are_refused(run, workplace, call, tmp_path):
     for words, said in (
         (["--format", "onnx"], "found 'onnx'"),
-        (["--format", "adapter", "--merge"], "found --merge and --format adapter"),
+        (["--format", "adapter", "--merge"], "found merge and the form adapter"),
     ):
         code, _, err = call(workplace, "export", run, *words, "--out", tmp_path / "out")
         assert (code, said in err) == (2, True)

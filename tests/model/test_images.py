@@ -42,7 +42,7 @@ LARGE = {"do_center_crop": True, "crop_size": {"height": 20, "width": 20}}
 @pytest.mark.parametrize(
     ("kind", "processor", "size", "remark"),
     [
-        ("Dinov2", EDGE | CROP, 12, "images are 12×12, as the image processor of model makes them"),
+        ("Dinov2", EDGE | CROP, 12, "images are scaled to 12×12 by the image processor of model"),
         ("DeiT", SQUARE | LARGE, 20, None),
         ("DeiT", SQUARE | LARGE | {"do_normalize": False}, 20, None),
         ("DeiT", SQUARE | LARGE | {"rescale_factor": 1 / 127.5, "image_mean": [1, 0.9, 0.8]}, 20, None),

@@ -115,9 +115,9 @@ def test_a_model_without_a_head_gets_one_beside_it():
         (
             lambda: torch.nn.Linear(2, 2),
             {},
-            r"expected a model of transformers \(PreTrainedModel\) in memory; found Lin",
+            r"expected a transformers model \(PreTrainedModel\); found Lin",
         ),
-        (bert, {"processor": None}, "expected the tokenizer of BertForSequenceClassification beside it; found none"),
+        (bert, {"processor": None}, "expected the tokenizer of BertForSequenceClassification; found none"),
         (lambda: bert(labels=5), {}, "expected 2 outputs for the classes fruit, metal; BertForSeq.* has 5"),
         (bert, {"pooling": "mean"}, r"expected model\.pooling to be auto or native .*; found mean"),
         (lambda: bert(task=None), {}, r"expected model\.pooling to be cls, mean, last or pooler .*; found auto"),

@@ -217,10 +217,10 @@ class Wrong(Network):
         ("no blocks", {}, "expected a transformer with a list of blocks"),
         ("two heads", {}, "whose path ends with that of the head"),
         ("raises", {}, "it raised ValueError: no such thing"),
-        ("scaled", {}, "to return what its layer classifier makes"),
+        ("scaled", {}, "layer classifier once, .* and to return its output"),
         ("a mapping", {}, "expected Wrong to return one tensor.* found a dict"),
         ("one row", {}, r"found a tensor of shape \(1, 3\)"),
-        ("", {"model.head_module": "stem"}, r"a linear layer with 3 outputs of Wrong.* one with 8 at 'stem'"),
+        ("", {"model.head_module": "stem"}, r"a linear layer of Wrong with 3 outputs.* one with 8 at 'stem'"),
         ("", {"model.head_module": "head"}, r"found none at 'head'"),
         ("", {"model.head_module": None, "model.pooling": "mean"}, r"found \(b, 3\) with model\.pooling=mean"),
         ("", {"model.pooling": "mean"}, "expected model.pooling=auto with model.head_module"),
@@ -279,7 +279,7 @@ class Called(nn.Module):
 
 @pytest.mark.parametrize("name", ["out", "dropout", "t", "A", "default"])
 def test_a_head_whose_name_ends_what_lora_adds_is_refused(name):
-    with pytest.raises(fh.ModelError, match=r"which LoRA adds\. Call the head otherwise"):
+    with pytest.raises(fh.ModelError, match=r"which LoRA adds\. Rename the head"):
         fh.prepare(CONFIG, {"model.head_module": name}, model=Called(name), data=numbers())
 
 

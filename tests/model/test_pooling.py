@@ -150,11 +150,11 @@ def test_what_sentence_transformers_saves_is_read(folder, tmp_path):
 @pytest.mark.parametrize(
     ("stated", "words"),
     [
-        ({"pooling_mode": "max"}, "says max"),
-        ({"pooling_mode": ["cls", "mean"]}, "says cls and mean"),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "says mean and max"),
-        ({"pooling_mode_weightedmean_tokens": True}, "says weightedmean"),
-        ({}, "says nothing"),
+        ({"pooling_mode": "max"}, "names max"),
+        ({"pooling_mode": ["cls", "mean"]}, "names cls and mean"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "names mean and max"),
+        ({"pooling_mode_weightedmean_tokens": True}, "names weightedmean"),
+        ({}, "names nothing"),
     ],
 )
 def test_pooling_that_is_not_known_is_one_sentence(stated, words, tmp_path):

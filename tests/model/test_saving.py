@@ -46,7 +46,7 @@ def test_a_damaged_adapter_is_refused(size, tiny_model, tmp_path):
     save_adapter(model, tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(ModelError, match=r"expected tensors in .*adapter_model\.safetensors; it is damaged"):
+    with pytest.raises(ModelError, match=r"expected tensors in .*adapter_model\.safetensors; the file is damaged"):
         load_adapter(model, tmp_path / "adapter")
 
 

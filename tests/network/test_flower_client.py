@@ -224,5 +224,5 @@ def test_a_plain_module_needs_the_path_of_its_head():
         plain_net(head="x")
     with pytest.raises(ModelError, match="found None"):
         plain_net()
-    with pytest.raises(ModelError, match="beside a plain module alone; found it beside a BertFor"):
+    with pytest.raises(ModelError, match="with a plain module alone; found it with a BertFor"):
         flower.with_lora(plain(), head="classifier")

@@ -45,14 +45,14 @@ def test_nodes_are_asked_once_and_known_by_their_name(grid):
     ids = [grid.connect(client_app(k), blocks=k + 1, name=name) for k, name in enumerate(("10", "b", "9"))]
     nodes = Nodes()
     found = nodes.gather(grid, lambda here: 3)
-    assert [(node.client, node.name, node.budget.blocks) for node in found] == [(0, "9", 3), (1, "10", 1), (2, "b", 2)]
+    assert [(node.client, node.name, node.budget.blocks) for node in found] == [(0, "b", 2), (9, "9", 3), (10, "10", 1)]
     assert len(grid.sent) == 3
     assert nodes.gather(grid, lambda here: 3) == found
     assert len(grid.sent) == 3
     grid.nodes.pop(ids[1])
-    assert [node.client for node in nodes.gather(grid, lambda here: 2)] == [0, 1]
-    nodes.turn_away(found[0], "no more")
-    assert [node.client for node in nodes.gather(grid, lambda here: 1)] == [1]
+    assert [node.client for node in nodes.gather(grid, lambda here: 2)] == [9, 10]
+    nodes.turn_away(found[1], "no more")
+    assert [node.client for node in nodes.gather(grid, lambda here: 1)] == [10]
     nodes.forget()
     assert [node.name for node in nodes.gather(grid, lambda here: 2)] == ["9", "10"]
 

@@ -27,7 +27,7 @@ from fedhello.network.flower_records import (
 )
 from fedhello.types import MERGED, Adapter, Allocation, Task
 
-TENSORS = {"b": torch.arange(6.0).reshape(2, 3).T, "a": torch.tensor([1, 2**40])}
+TENSORS = {"b": torch.arange(6.0).reshape(2, 3).T, "a": torch.tensor([1, 2**19])}
 
 
 def content(arrays=None, **metrics):

@@ -156,7 +156,7 @@ def test_a_method_of_ones_own_runs_on_the_server_and_clients_are_not_told_of_it(
         sys.modules.pop("own", None)
     assert summary["status"] == "finished"
     L = len(summary["tiers"][0]["blocks_trained"])
-    trained = {tuple(one["blocks"]) for record in folder.rounds() for one in record["clients"]}
+    trained = {tuple(one.blocks) for record in folder.rounds() for one in record.report.clients}
     assert trained == {(L - 2, L - 1)}
 
 
@@ -179,4 +179,6 @@ def test_a_client_that_states_too_many_samples_is_capped_over_a_network_and_it_i
     folder, summary = play_network(network, config_of(place, "defence.max_share=2", "run.name=overstated"))
     said = "of the 2,147,483,647 samples that it states, since defence.max_share limits it"
     assert [note for note in summary["notes"] if "head statistics of client 1 count as" in note and said in note]
-    assert any("client 1 weighs as" in flag and said in flag for record in folder.rounds() for flag in record["flags"])
+    assert any(
+        "client 1 weighs as" in flag and said in flag for record in folder.rounds() for flag in record.report.flags
+    )

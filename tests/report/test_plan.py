@@ -83,7 +83,7 @@ tier 0, for example ·●◌◒ (· not reached, ● trained, ◌ frozen, recomp
  client tier samples a b
  0 0 19 19 ·
 the server holds 20 validation, 21 test and 22 proxy samples
-for the head every client sends sums once, by model.moments: full 23 B (chosen), means 24 B
+for the head every client sends sums once; bytes by model.moments: full 23 B (chosen), means 24 B
 note: one [thing]
 """
 

@@ -31,7 +31,7 @@ def test_runs_that_differ_in_more_than_the_method_are_noted(two_methods, made_up
 
 def test_one_mean_over_two_configurations_is_refused(two_methods, made_up):
     other = made_up("fed-hello-seed2", "fed-hello", 2, [0.5], "train.lr=0.1")
-    with pytest.raises(ConfigError, match=r"fed-hello to differ in nothing but the seed; .* train\.lr"):
+    with pytest.raises(ConfigError, match=r"fed-hello to differ only in the seed; .* train\.lr"):
         compared([*two_methods, other])
 
 

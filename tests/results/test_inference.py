@@ -42,9 +42,7 @@ def test_longer_texts_are_cut_and_that_is_said(session):
 
 
 def test_second_texts_belong_to_a_model_of_pairs(session):
-    with pytest.raises(
-        fh.ConfigError, match=r"expected no second texts \(--pair\) for 1 inputs of this model; found 1"
-    ):
+    with pytest.raises(fh.ConfigError, match=r"expected no second texts of pairs for 1 inputs of this model; found 1"):
         inferred(session, ["iron"], ["zinc"])
 
 

@@ -109,15 +109,15 @@ def test_columns_and_splits_of_other_data_may_be_named(run, tested):
             run.evaluate("splits", **wrong)
     with pytest.raises(fh.ConfigError, match=r"expected columns for text, label, .*; found 'txet'"):
         run.evaluate("test.csv", columns={"txet": "body"})
-    with pytest.raises(fh.DataError, match="expected texts, which the run was of; the data holds pairs"):
+    with pytest.raises(fh.DataError, match="expected texts, as in the run; the data holds pairs"):
         run.evaluate({"a": ["x"], "b": ["y"], "label": ["metal"]}, columns={"text": ("a", "b")})
-    with pytest.raises(fh.ConfigError, match="expected data beside split and client; found none"):
+    with pytest.raises(fh.ConfigError, match="expected data with split and client; found none"):
         run.evaluate(split="one", client=0)
 
 
 def test_one_model_of_several_is_scored_on_other_data(place):
     run = fh.run("tiny.yaml", {"run.name": "several", "method": {"name": "local-only"}, "train.clients_per_round": 4})
-    with pytest.raises(fh.ConfigError, match="several models; choose one of: client-0"):
+    with pytest.raises(fh.ConfigError, match="expected a model, since this run has several; choose one of: client-0"):
         run.evaluate(TEST)
     for name in ("client-0", "client-3"):
         said = [one.label for one in run.predict([text for text, _ in TEST], model=name)]
@@ -162,7 +162,7 @@ def test_what_is_exported_leaves_the_run_as_it_was(run, tmp_path):
     before = run.predict(["iron number 1"], probabilities=True)
     for form in ("merged", "adapter", "sentence-transformers"):
         if form == "sentence-transformers":
-            with pytest.raises(fh.ModelError, match="sentence-transformers does"):
+            with pytest.raises(fh.ModelError, match="as sentence-transformers supports"):
                 run.export(tmp_path / form, form=form)
         else:
             assert any(run.export(tmp_path / form, form=form).glob("*.safetensors"))

@@ -52,9 +52,9 @@ def test_one_of_several_models_must_be_named(words, several, workplace, call, tm
     code, _, err = call(workplace, command, folder, *rest, *more)
     names = ", ".join(sorted(file.stem for file in (folder / "models").iterdir()))
     assert code == 2
-    assert err == f"error: expected --model, since this run leads to several models; choose one of: {names}\n"
+    assert err == f"error: expected a model, since this run has several; choose one of: {names}\n"
     code, _, err = call(workplace, command, folder, *rest, *more, "--model", "mine")
-    assert (code, "several models, found mine; choose one of" in err) == (2, True)
+    assert (code, "has several, found mine; choose one of" in err) == (2, True)
     chosen = names.split(", ")[-1]
     assert call(workplace, command, folder, *rest, *more, "--model", chosen)[0] == 0
 
@@ -103,7 +103,7 @@ def test_a_model_and_a_head_are_of_one_client(workplace, call):
 
 def test_a_run_of_one_model_takes_no_name(copied, call):
     code, _, err = call(copied, "predict", "runs/it", "a text", "--model", "client-0")
-    assert (code, err) == (2, "error: expected no --model, since this run leads to one model\n")
+    assert (code, err) == (2, "error: expected no model, since this run has only one; leave it out\n")
 
 
 @pytest.mark.parametrize("words", [("evaluate",), ("predict", "a text"), ("export", "--merge")])
@@ -127,4 +127,4 @@ def test_a_run_that_does_not_say_its_weights_is_read_with_a_note(copied, call):
     file.write_text(json.dumps(summary))
     code, _, err = call(copied, "predict", "runs/it", "a text")
     assert code == 0
-    assert err.startswith("note: runs/it does not say which weights it was trained on")
+    assert err.startswith("note: runs/it has no digest of its frozen weights")

@@ -57,7 +57,7 @@ def test_each_round_is_a_line_and_the_log_has_every_line(folder):
     )
     assert lines[4].startswith("round 2: test –, validation –, loss 1.000, taken –, blocks , up 0 B, down 0 B")
     assert lines[5].startswith("interrupted after 2 rounds in 7 s; test accuracy: 0.250 before training, – after")
-    assert lines[-1] == f"go on with: fedhello resume {folder.path}"
+    assert lines[-1] == f"resume with: fedhello resume {folder.path}"
     assert (folder.path / "log.txt").read_text() == out
 
 
@@ -65,7 +65,7 @@ def test_a_failed_attempt_changes_nothing_and_says_who_and_why(folder):
     failed = played(1, failed="1 of 2 updates count", attempt=1, rejections=(lost(0, 1), lost(2, 1, "failed", "boom")))
     assert said_of(failed.report) == [
         "round 2, attempt 2: 2 of 2 replies do not count: client 0 late; client 2 failed (boom)",
-        "round 2, attempt 2 failed, and nothing has changed: 1 of 2 updates count",
+        "round 2, attempt 2 failed, the state has not changed: 1 of 2 updates count",
     ]
     assert said_of(played(0, flags=("cut in half",)).report) == ["round 1: note: cut in half"]
     assert said_of(ROUND.report) == []
@@ -92,7 +92,7 @@ def test_a_head_is_told_and_where_a_run_goes_on():
         "head: solved from 60 samples of 3 clients; solver lda, shrinkage 0.5, temperature 2, "
         "−log p 0.750 on validation"
     )
-    assert "going on after round 2 of 4" in lines
+    assert "resumed after round 2 of 4" in lines
     assert any(line.startswith("head after round 1: solved from 60 samples of 2 clients") for line in lines)
 
 
@@ -134,7 +134,7 @@ def test_the_result_names_domains_answers_and_whose_the_accuracy_is():
         return summary.but(domains={"a": 0.5, "b": 1.0}, rouge_l=RougeSummary(before=0.1, after=0.9, samples=12))
 
     out = shown([played(0, selected=1)], more=more)
-    assert "0.500 of the adapter that is handed back, 0.500 mean of the last 5" in out
+    assert "0.500 of the selected adapter, 0.500 mean of the last 5" in out
     assert out.count("; ROUGE-L 0.100 → 0.900 on 12 answers; in a 0.500, b 1.000") == 1
     assert shown([]).splitlines()[3] == "interrupted after 0 rounds in 7 s"
 
@@ -157,7 +157,7 @@ def test_a_tiers_line_has_its_budget_and_what_was_measured():
         ({}, "  model = AutoModel.from_pretrained('some/model')"),
         ({"pooling": "native"}, "= AutoModelForSequenceClassification.from_pretrained('some/model', num_labels=2)"),
         ({"pooling": "native", "model_kind": CAUSAL_LM}, "= AutoModelForCausalLM.from_pretrained('some/model')"),
-        ({"model_kind": TENSORS}, "README.md has the code that puts it into your module"),
+        ({"model_kind": TENSORS}, "README.md has code that loads it into your module"),
         ({"personal_heads": True}, "see fedhello predict --client and export --client"),
     ],
 )  # fmt: skip
@@ -170,7 +170,7 @@ def test_how_the_adapter_is_loaded_follows_the_models_kind(changes, line, folder
 
 def test_a_run_with_machines_elsewhere_goes_on_as_a_server(folder):
     out = shown([ROUND], folder, settings=replace(SETTINGS, is_remote=True))
-    assert out.splitlines()[-1] == f"go on with: fedhello server {folder.path}/config.yaml"
+    assert out.splitlines()[-1] == f"resume with: fedhello server {folder.path}/config.yaml"
 
 
 def test_an_accuracy_that_is_not_finite_is_shown_as_it_is():

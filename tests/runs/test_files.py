@@ -44,5 +44,5 @@ def test_lines_are_added_and_a_torn_last_one_is_left_out(tmp_path):
 
 def test_bytes_that_are_no_text_are_refused_by_the_files_name(tmp_path):
     (tmp_path / "lines").write_bytes(b'{"a": "\xff"}\n')
-    with pytest.raises(RunFolderError, match=r"expected lines of text in .*lines; it cannot be read: .*utf-8"):
+    with pytest.raises(RunFolderError, match=r"expected lines of text in .*lines; the file cannot be read: .*utf-8"):
         whole_lines(tmp_path / "lines")

@@ -49,7 +49,7 @@ def test_damaged_tensors_of_clients_and_models_are_refused(finished):
         (finished.path / name).mkdir()
         (finished.path / name / "client-0.safetensors").write_bytes(b"")
     for read in (finished.personal_heads, finished.models):
-        with pytest.raises(ModelError, match=r"expected tensors in .*client-0\.safetensors; it is damaged"):
+        with pytest.raises(ModelError, match=r"expected tensors in .*client-0\.safetensors; the file is damaged"):
             read()
 
 
@@ -96,11 +96,11 @@ def test_a_folder_that_cannot_be_made_whole_is_not_there_at_all(folder, monkeypa
 
 def test_a_folder_that_is_there_is_not_written_to_and_a_run_that_can_go_on_is_named(folder):
     folder.path.mkdir(parents=True)
-    with pytest.raises(RunFolderError, match=r"expected a new folder .*mine exists\. Give another run\.name") as caught:
+    with pytest.raises(RunFolderError, match=r"expected a new folder .*mine exists\. Set another run\.name") as caught:
         check_free(folder)
     assert "resume" not in str(caught.value)
     (folder.path / "config.yaml").write_text("")
-    with pytest.raises(RunFolderError, match=r"Or go on with it: fedhello resume .*mine"):
+    with pytest.raises(RunFolderError, match=r"Or resume it: fedhello resume .*mine"):
         folder.begin(SESSION)
     (folder.path / "file").write_text("")
     with pytest.raises(RunFolderError, match="file is not a folder that can be written"):
@@ -134,7 +134,7 @@ def test_rounds_come_back_without_a_torn_last_line_and_finished_ones_without_fai
     with (begun_folder.path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 2, "cli')
     assert begun_folder.records() == attempts
-    assert [entry["round"] for entry in begun_folder.rounds()] == [0, 1]
+    assert [entry.report.round for entry in begun_folder.rounds()] == [0, 1]
 
 
 def test_going_back_drops_later_rounds_and_all_that_an_ended_run_leaves(begun_folder):
@@ -174,7 +174,7 @@ def test_what_is_no_run_or_has_not_ended_is_said(folder):
         folder.check()
     with pytest.raises(RunFolderError, match=r"expected a run that has ended; .*mine has no summary\.json"):
         folder.summary()
-    with pytest.raises(RunFolderError, match=r"expected who takes part in .*clients\.json; it cannot be read"):
+    with pytest.raises(RunFolderError, match=r"expected the list of clients in .*clients\.json; it cannot be read"):
         folder.clients()
     folder.begin(SESSION)
     (folder.path / "summary.json").write_text("{")

@@ -32,6 +32,7 @@ RECORD = RoundRecord(
         score_bytes_down=21,
         score_bytes_up=22,
         step=0.5,
+        train_loss=0.7,
     ),
     train_loss=0.75,
     validation=Evaluation(0.5, 1.25, 8, {"macro_f1": 0.4}),
@@ -87,8 +88,8 @@ def test_clients_come_back():
         (read_round, json.dumps(write_round(RECORD) | {"round": "x"}), "expected a round in here"),
         (read_round, "[]", "expected a round in here"),
         (read_clients, json.dumps({"format": 9, "clients": []}), "clients of format 9"),
-        (read_clients, "{}", "expected who takes part in here"),
-        (read_clients, "3", "expected who takes part in here"),
+        (read_clients, "{}", "expected the list of clients in here"),
+        (read_clients, "3", "expected the list of clients in here"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_sentence(read, text, said):

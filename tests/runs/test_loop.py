@@ -99,7 +99,7 @@ def test_an_interrupted_run_says_nothing_of_a_round_that_was_not_scored(workplac
     assert [getattr(summary, key) for key in ("final", "final_scores", "mean_last_5", "best_on_validation")] == [
         None
     ] * 4
-    assert "– of the adapter that is handed back" in _result_line(summary)
+    assert "– of the selected adapter" in _result_line(summary)
 
 
 @pytest.mark.parametrize("head", ["aggregate", "local"])

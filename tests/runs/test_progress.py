@@ -77,7 +77,7 @@ def test_where_no_checkpoint_is_good_nothing_can_be_told(tested):
     for file in Checkpoints(tested.checkpoints).files():
         file.write_bytes(b"damaged")
     *_, said = other_data(session, tested)
-    assert said.startswith("whether the data are those of the run cannot be told: expected a good checkpoint")
+    assert said.startswith("the data cannot be compared with those of the run: expected an undamaged checkpoint")
     shutil.rmtree(tested.checkpoints)
     assert other_data(session, tested) == []
 
@@ -121,7 +121,7 @@ def test_without_a_checkpoint_a_run_begins_unless_rounds_have_finished(empty):
     said = []
     (empty.path / "summary.json").write_text("{}")
     assert restore_progress(session(), empty, said.append) == "begun"
-    assert said == ["there is no checkpoint yet; the run begins at round 1"]
+    assert said == ["there is no checkpoint yet; the run starts at round 1"]
     assert not (empty.path / "summary.json").exists()
     empty.add_round(played(0))
     with pytest.raises(fh.RunFolderError, match=r"expected checkpoints in .*, since rounds have finished; found none"):
@@ -140,12 +140,12 @@ IDENTITY = {
     ("changed", "notes"),
     [
         ({}, []),
-        ({"machine": {"threads": 2}}, ["the run goes on, but not bit for bit: threads is 2 there and 1 here"]),
+        ({"machine": {"threads": 2}}, ["the run continues, but not bit for bit: threads is 2 there and 1 here"]),
         ({"data": {**IDENTITY["data"], "server": "o"}}, [OTHER_DATA]),
         ({"data": {**IDENTITY["data"], "validation": "o", "test": "o"}}, [OTHER_DATA, OTHER_TEST]),
         ({"data": {}}, []),
-        ({"configuration": {"train.lr": 0.2}}, r"expected the configuration that .* began with; train\.lr is 0\.2"),
-        ({"model": {"weights": "other"}}, "expected the model that .* began with; weights is 'other' there"),
+        ({"configuration": {"train.lr": 0.2}}, r"expected the configuration that .* started with; train\.lr is 0\.2"),
+        ({"model": {"weights": "other"}}, "expected the model that .* started with; weights is 'other' there"),
     ],
 )  # fmt: skip
 def test_what_differs_is_noted_and_another_model_or_configuration_is_an_error(empty, monkeypatch, changed, notes):

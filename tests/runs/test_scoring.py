@@ -91,7 +91,7 @@ def test_who_is_left_out_is_named(session):
     there.engine.block_scores = without_first
     state, result = next(rounds(there, start(there).state))
     k = algorithm.sample_clients(there.federation, 0)[0].id
-    assert result.report.flags == (f"the Fisher scores are without client {k}: it broke",)
+    assert result.report.flags == (f"the Fisher scores do not include client {k}: it broke",)
     assert result.report.scored
     assert len(state.scores) == 3
 

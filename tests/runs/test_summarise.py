@@ -86,7 +86,7 @@ def test_a_round_that_was_once_the_last_is_none_of_the_scored_of_a_longer_run():
     [
         ((None, None), None, None),
         ((0.5, 1.0), SearchSummary(rounds=2, taken=2, bytes_up_in_vain=0), "took a step in 2 of 2 rounds"),
-        ((0.5, 0.0), SearchSummary(rounds=2, taken=1, bytes_up_in_vain=100), "the 100 B that clients sent changed"),
+        ((0.5, 0.0), SearchSummary(rounds=2, taken=1, bytes_up_in_vain=100), "100 B that clients sent were not used"),
         ((0.0, 0.0), SearchSummary(rounds=2, taken=0, bytes_up_in_vain=200), "head-only costs one exchange of sums"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_server_that_searches_says_what_was_sent_in_vain(steps, expected, said
 def test_the_model_that_is_handed_back_is_named():
     found = summed([played(0, selected=1), played(1, selected=1)])
     assert found.selection == SelectionSummary(round=1, rounds=2)
-    assert found.notes[-1].startswith("the adapter is that after round 1 of 2: none since is surely better")
+    assert found.notes[-1].startswith("the adapter is that after round 1 of 2: no later one is surely better")
     assert taken_lines(None, SelectionSummary(round=0, rounds=2))[0].startswith("the adapter is that before training")
     assert summed([played(0)]).selection is None
 

@@ -571,7 +571,7 @@ def test_a_sink_that_fails_is_said_once_and_the_run_goes_on(sinks, run, capsys, 
     assert sinks.got.what("tensorboard") == sinks.got.what("mlflow") == WHOLE
     assert sinks.got.what("wandb") == WHOLE[:kept], "it is left alone once it has failed"
     line = (
-        "note: tracking with wandb failed and stops here; the run goes on, and rounds.jsonl holds every round. "
+        "note: tracking with wandb failed and has stopped; the run continues, and rounds.jsonl holds every round. "
         f"ConnectionError: no route to http://…@host/ ({where})\n"
     )
     assert capsys.readouterr().err == line

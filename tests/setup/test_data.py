@@ -64,7 +64,7 @@ def test_a_public_set_is_disjoint_from_all_else():
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_public_set_may_not_be_the_held_out_file(part):
     chosen = config("data.name=texts.csv", f"data.{part}=test.csv", "data.public=test.csv")
-    with pytest.raises(DataError, match=r"10 of its 10 samples are there too, for example 'text number 500'"):
+    with pytest.raises(DataError, match=r"10 of its 10 samples are in both, for example 'text number 500'"):
         public_data(data_settings(chosen), load_data(data_settings(chosen)))
 
 

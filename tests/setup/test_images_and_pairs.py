@@ -55,4 +55,4 @@ def test_pairs_of_texts_are_classified_with_their_segments(workplace, call, tmp_
     assert "note: 1 of 1 texts were cut to data.max_length, 16 tokens\n" in err
     code, _, err = call(workplace, "predict", tmp_path / "pairs", "red 1")
     assert code == 2
-    assert "1 second texts (--pair)" in err
+    assert "1 second texts of pairs" in err

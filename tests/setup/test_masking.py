@@ -20,7 +20,6 @@ REFUSED = {
     "train.server={name: adam}": "train.server.name=adam looks at single updates",
     "model.moments=means": "model.moments=means needs each client's class means",
     "train.clients_per_round=2": "of 2 clients in a round, the sum tells too much",
-    "run.engine=flower": "on other machines clients do not mask yet",
 }
 
 

@@ -48,10 +48,10 @@ def test_one_data_set_is_split_as_the_configuration_says(place):
 
 def test_what_belongs_to_something_else_is_not_handed_over_alone():
     for alone in ({"validation": ROWS}, {"test": ROWS}):
-        with pytest.raises(fh.ConfigError, match="expected data beside validation or test in memory; found none"):
+        with pytest.raises(fh.ConfigError, match="expected data with validation or test data in memory; found none"):
             given_held_out(None, alone.get("validation"), alone.get("test"))
     assert given_held_out(ROWS, None, ROWS) == {"test": ROWS}
     assert given_held_out(None, None, None) == {}
-    with pytest.raises(fh.ConfigError, match="expected a model beside the processor; found none"):
+    with pytest.raises(fh.ConfigError, match="expected a model with the processor; found none"):
         check_processor(None, object())
     check_processor(object(), None)

@@ -27,7 +27,7 @@ def checked(call, tmp_path):
     def run(*words):
         code, out, err = call(tmp_path, "init", *words)
         assert (code, err) == (0, "")
-        assert out.endswith("and do it: fedhello run fedhello.yaml\n")
+        assert out.endswith("run it: fedhello run fedhello.yaml\n")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tmp_path)
             config = load_config(tmp_path / "fedhello.yaml")
@@ -79,7 +79,7 @@ def test_nothing_is_written_over(call, tmp_path):
     code, _, err = call(tmp_path, "init", "my.csv")
     assert code == 2
     assert err == (
-        "error: expected a new file for the configuration; fedhello.yaml exists. Give another --out, or --force.\n"
+        "error: expected a new file for the configuration; fedhello.yaml exists. Give another out, or set force.\n"
     )
     assert (tmp_path / "fedhello.yaml").read_text() == "mine"
     assert call(tmp_path, "init", "my.csv", "--out", "other.yaml")[0] == 0

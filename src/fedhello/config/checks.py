@@ -78,7 +78,6 @@ def check_privacy(config: Config, method: Method) -> None:
         ),
         f"of {config.train.clients_per_round} clients in a round, the sum tells too much. Set "
         f"train.clients_per_round to {LEAST} or more": config.train.clients_per_round < LEAST,
-        "on other machines clients do not mask yet. Leave run.engine=local": config.run.engine != "local",
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     if reason is not None:

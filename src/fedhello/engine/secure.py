@@ -120,11 +120,7 @@ class SecureEngine:
             who: Round and attempt, within which clients may be lost; None loses nobody.
             bits: Of the numbers.
         """
-        count = ceil(len(clients) / self.agreed.settings.group)
-        if len(clients) < LEAST * count or not count:
-            raise PrivacyError(f"expected at least {LEAST} clients in a secure sum; found {len(clients)}")
-        order = np.random.default_rng().permutation(len(clients))  # of the operating system
-        groups = [sorted(clients[i] for i in part) for part in np.array_split(order, count)]
+        groups = groups_of(clients, self.agreed.settings.group)
         leaves = {} if who is None else {k: step for k in clients if (step := self._leaves(who, k)) is not None}
         self._sums = []
         for g, group in enumerate(groups):
@@ -188,21 +184,15 @@ class SecureEngine:
         They are whole numbers, so the sum is that of the plain statistics, bit for bit.
         """
         asked = sorted(self.inner.data if clients is None else clients)
-        like: dict[str, Tensor] = {}
+        most, like = self.agreed.most_samples, {}
 
         def vector(found: Contribution) -> np.ndarray:
-            own = scaled_to(found.sums, self.agreed.most_samples)
-            parts = {name: getattr(own, name).round().long() for name in PARTS}
-            like.update(parts)
-            return np.concatenate([part.reshape(-1).numpy() for part in parts.values()]).view("<u8")
+            like.update({name: getattr(found.sums, name) for name in PARTS})
+            return statistics_vector(found.sums, most)
 
         each = ((found.clients[0], vector(found), found.bytes_down) for found in self.inner.head_sums(asked, adapter))
         total, stayed, up, down = self._added(asked, each, "head statistics")
-        parts, at = {}, 0
-        for name, value in like.items():
-            parts[name] = torch.from_numpy(total[at : at + value.numel()].view("<i8").copy()).reshape(value.shape)
-            at += value.numel()
-        yield Contribution(stayed, HeadSums(**parts), up, down)
+        yield Contribution(stayed, read_statistics(total, like), up, down)
 
     def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
         """Yield what the clients that are asked contribute to the Fisher scores; the sum stands with the first of them.
@@ -210,26 +200,12 @@ class SecureEngine:
         Clients that fail contribute zeros: who they are does not leave them either.
         """
         asked, L = [client.id for client in request.clients], self.inner.federation.num_blocks
-        notes: dict[int, str] = {}
-
-        def vector(reply: ScoreReply) -> np.ndarray:
-            notes[reply.client] = reply.note
-            if reply.sums is None:
-                return np.zeros(L + 1, dtype="<u8")
-            squares = (reply.sums.squares.clamp(max=LARGEST_SQUARE) / SCORE_UNIT).round().clamp(max=2.0**53)
-            return torch.cat([squares, reply.sums.count.reshape(1)]).numpy().astype("<u8")
-
         each = (
-            (reply.client, vector(reply), reply.bytes_down)
+            (reply.client, score_vector(reply.sums, L), reply.bytes_down)
             for reply in replace(self.inner, dropout=0.0).block_scores(request)
         )
         total, stayed, up, down = self._added(asked, each, f"scores/{request.round}/{request.attempt}")
-        squares = torch.from_numpy(total[:L].astype(np.float64)) * SCORE_UNIT
-        sums = BlockSums(squares, torch.tensor(float(total[L]), dtype=torch.float64))
-        zero = BlockSums(torch.zeros_like(squares), torch.zeros_like(sums.count))
-        for k in stayed:
-            first = k == stayed[0]
-            yield ScoreReply(k, sums if first else zero, "", down if first else 0, up if first else 0)
+        yield from score_replies(total, stayed, down, up)
 
     def _added(
         self, asked: Sequence[int], each: Iterable[tuple[int, np.ndarray, int]], purpose: str
@@ -246,6 +222,61 @@ class SecureEngine:
             protocol_down, protocol_up = group.bytes_of(client)
             up, down = up + masked.nbytes + protocol_up, down + bytes_down + protocol_down
         return _plus([one.result() for one in sums]), tuple(stayed), up, down
+
+
+def groups_of(clients: Sequence[int], most: int) -> list[list[int]]:
+    """Split clients at random, by the operating system's entropy, into as few groups of about equal size as possible.
+
+    Args:
+        clients: Who is asked.
+        most: The most clients of a group.
+
+    Raises:
+        PrivacyError: If they are too few for a sum.
+    """
+    count = ceil(len(clients) / most)
+    if len(clients) < LEAST * max(count, 1):
+        raise PrivacyError(f"expected at least {LEAST} clients in a secure sum; found {len(clients)}")
+    order = np.random.default_rng().permutation(len(clients))
+    return [sorted(clients[i] for i in part) for part in np.array_split(order, count)]
+
+
+def statistics_vector(sums: HeadSums, most: int | None) -> np.ndarray:
+    """Return a client's head statistics, of at most so many samples, as numbers of 64 bits."""
+    own = scaled_to(sums, most)
+    return np.concatenate([getattr(own, name).round().long().reshape(-1).numpy() for name in PARTS]).view("<u8")
+
+
+def read_statistics(total: np.ndarray, like: Mapping[str, Tensor]) -> HeadSums:
+    """Return the head statistics of a sum of such vectors.
+
+    Args:
+        total: uint64.
+        like: Part → tensor of its shape.
+    """
+    parts, at = {}, 0
+    for name in PARTS:
+        size = like[name].numel()
+        parts[name] = torch.from_numpy(total[at : at + size].view("<i8").copy()).reshape(like[name].shape)
+        at += size
+    return HeadSums(**parts)
+
+
+def score_vector(sums: BlockSums | None, L: int) -> np.ndarray:
+    """Return a client's sums for Fisher scores as numbers of 64 bits, shape (L + 1,); zeros where there are none."""
+    if sums is None:
+        return np.zeros(L + 1, dtype="<u8")
+    squares = (sums.squares.clamp(max=LARGEST_SQUARE) / SCORE_UNIT).round().clamp(max=2.0**53)
+    return torch.cat([squares, sums.count.reshape(1)]).numpy().astype("<u8")
+
+
+def score_replies(total: np.ndarray, stayed: Sequence[int], bytes_down: int, bytes_up: int) -> Iterator[ScoreReply]:
+    """Yield the replies of the clients of such a sum: the sum stands with the first, zeros with the others."""
+    squares = torch.from_numpy(total[:-1].astype(np.float64)) * SCORE_UNIT
+    sums = BlockSums(squares, torch.tensor(float(total[-1]), dtype=torch.float64))
+    zero = BlockSums(torch.zeros_like(squares), torch.zeros_like(sums.count))
+    for i, k in enumerate(stayed):
+        yield ScoreReply(k, zero, "") if i else ScoreReply(k, sums, "", bytes_down, bytes_up)
 
 
 def _plus(parts: Sequence[np.ndarray]) -> np.ndarray:

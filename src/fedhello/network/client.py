@@ -128,7 +128,23 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         busy=0.0,
     )
     _say(_described(facts))
-    return Prepared(model, samples, settings, facts, config.run.seed, initial, statistics_settings(config))
+    statistics, seed = statistics_settings(config), config.run.seed
+    secure = _secure(config, model, facts, method) if config.privacy.secure else None
+    return Prepared(model, samples, settings, facts, seed, initial, statistics, secure)
+
+
+def _secure(config: Any, model: Any, facts: Any, method: Any) -> Any:
+    """Return what this client knows of a run with secure sums: its own part of what server and clients agree on."""
+    from fedhello.config.settings import secure_settings
+    from fedhello.model.head import is_shared
+    from fedhello.privacy.secure import SecureRound
+    from fedhello.setup.prepare import empty_federation
+    from fedhello.types import Client
+
+    own = Client(0, 0, facts.as_budget(), facts.samples, facts.classes)
+    federation = replace(empty_federation(config, model), clients=(own,), tiers=(own.budget,))
+    adapter = model.snapshot(is_shared(config.model.head))
+    return SecureRound(method.aggregate, federation, adapter, secure_settings(config.privacy))
 
 
 def _own_config(options: ClientOptions, raw: Mapping[str, Any]) -> Any:

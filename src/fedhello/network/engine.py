@@ -64,7 +64,7 @@ class DeadlinePolicy:
 
 
 @dataclass(frozen=True)
-class _Sent:
+class Sent:
     """A message that was sent."""
 
     client: int
@@ -147,15 +147,15 @@ class RemoteEngine:
             self.wait(POLL)
             self.look_around()
 
-    def _send_task(self, task: Task) -> _Sent:
+    def _send_task(self, task: Task, more: Fields | None = None, bytes_up: int | None = None) -> Sent:
         # Everything is sent: a client may have restarted since the last message.
         payload = encode_task(replace(task, known=frozenset(), missed={}))
         member = self.members[task.client]
         expected = expect(task, member.samples, self.run, len(payload))
         # Only shapes are kept; values would keep the adapter of every client in memory.
         expected = replace(expected, tensors={name: value.to("meta") for name, value in expected.tensors.items()})
-        seconds = self.seconds(task, len(payload) + expected.limit)
-        fields = {"client": task.client, "task": payload, "seconds": seconds, "run": self.run}
+        seconds = self.seconds(task, len(payload) + (expected.limit if bytes_up is None else bytes_up))
+        fields = {"client": task.client, "task": payload, "seconds": seconds, "run": self.run, **(more or {})}
         one = self._send(task.client, "train", fields, seconds, group=str(task.round))
         return replace(one, expected=expected, allocation=task.allocation)
 
@@ -169,14 +169,14 @@ class RemoteEngine:
     def _rate(self, client: int) -> float:
         return self.rates.get(client, SLOWEST)
 
-    def _send(self, client: int, kind: str, fields: Fields, seconds: float, group: str = "") -> _Sent:
+    def _send(self, client: int, kind: str, fields: Fields, seconds: float, group: str = "") -> Sent:
         began = self.clock()
         node = self.node_of.get(client, 0)
         message = self.link.send(node, kind, fields, group) if node else ""
         bytes_down = sum(len(value) for value in fields.values() if isinstance(value, bytes))
-        return _Sent(client, node, message, began, began + seconds, bytes_down)
+        return Sent(client, node, message, began, began + seconds, bytes_down)
 
-    def _collect(self, sent: Sequence[_Sent], folder: Path) -> dict[int, Path | Rejection]:
+    def _collect(self, sent: Sequence[Sent], folder: Path) -> dict[int, Path | Rejection]:
         """Return, by client, the file of its update, or its rejection."""
         expected = {one.client: one.expected for one in sent if one.expected is not None}
         round_ = max((one.round for one in expected.values()), default=0)
@@ -188,7 +188,7 @@ class RemoteEngine:
                 break
         return {rejection.client: rejection for rejection in inbox.close()} | found
 
-    def _put_by(self, one: _Sent, reply: Reply, inbox: Inbox, folder: Path) -> Path | Rejection:
+    def _put_by(self, one: Sent, reply: Reply, inbox: Inbox, folder: Path) -> Path | Rejection:
         if isinstance(reply, Failure):
             return _rejected(one, reply.reason, one_line(reply.detail))
         if "error" in reply:
@@ -205,13 +205,13 @@ class RemoteEngine:
         target.write_bytes(payload)
         return target
 
-    def _heed(self, one: _Sent, reply: Fields) -> None:
+    def _heed(self, one: Sent, reply: Fields) -> None:
         """Ask a restarted client to join again."""
         if reply.get("error") == "join first":
             self.node_of.pop(one.client, None)
             self.lobby.ask_again(one.node)
 
-    def _read(self, one: _Sent, found: Path | Rejection) -> Update | Rejection:
+    def _read(self, one: Sent, found: Path | Rejection) -> Update | Rejection:
         if isinstance(found, Rejection) or one.expected is None:
             return found if isinstance(found, Rejection) else _rejected(one, "failed", "")
         payload = found.read_bytes()
@@ -221,13 +221,13 @@ class RemoteEngine:
             return predicted(update, one.allocation, self.costs)
         return update
 
-    def _observe(self, one: _Sent, bytes_up: int, busy: float) -> None:
+    def _observe(self, one: Sent, bytes_up: int, busy: float) -> None:
         """Update a client's rate; one slow reply at most halves it."""
         way = max(self.clock() - one.began - busy, POLL)
         seen = (one.bytes_down + bytes_up) / way
         self.rates[one.client] = max(seen, self._rate(one.client) / 2, SLOWEST)
 
-    def _replies(self, sent: Sequence[_Sent]) -> Iterator[tuple[_Sent, Reply]]:
+    def _replies(self, sent: Sequence[Sent]) -> Iterator[tuple[Sent, Reply]]:
         """Yield each message with its reply, in the order of arrival, or with a failure after its deadline."""
         waiting = {one.client: one for one in sent}
         try:
@@ -246,11 +246,11 @@ class RemoteEngine:
             for one in waiting.values():
                 self._forget(one)
 
-    def _forget(self, one: _Sent) -> None:
+    def _forget(self, one: Sent) -> None:
         if one.message:
             self.link.forget(one.message)
 
-    def _reply(self, one: _Sent) -> Reply | None:
+    def _reply(self, one: Sent) -> Reply | None:
         if not one.message:
             return Failure("lost", "it is not connected")
         reply = self.link.reply(one.message)
@@ -317,7 +317,7 @@ class RemoteEngine:
         flops = self.federation.costs[tier].flops_outside if self.federation.costs else None
         return self.pace.seconds(size, self._rate(k), flops, self.members[k].speed)
 
-    def _sums(self, one: _Sent, reply: Reply) -> Contribution:
+    def _sums(self, one: Sent, reply: Reply) -> Contribution:
         if isinstance(reply, Failure):
             raise UpdateError(f"expected its sums; {one_line(reply.detail)}", reply.reason)
         payload = reply.get("sums")
@@ -336,17 +336,21 @@ class RemoteEngine:
         found = {one.client: self._scores(one, reply, most[one.client]) for one, reply in self._replies(sent)}
         yield from (found[k] for k in sorted(found))
 
-    def _send_request(self, request: ScoreRequest, client: Client) -> _Sent:
+    def _send_request(self, request: ScoreRequest, client: Client) -> Sent:
+        fields, note = self._request_fields(request, client)
+        return replace(self._send(client.id, "scores", fields, fields["seconds"]), note=note)
+
+    def _request_fields(self, request: ScoreRequest, client: Client) -> tuple[Fields, str]:
+        """Return the fields of a message scores, and a note on the batch size."""
         task, L = request.task(client.id), self.federation.num_blocks
         payload = encode_task(task)
         batch_size, note = fitted_batch(self.scoring, client.budget.memory, self.members[client.id].widest[1])
         # Scoring takes less than a round that trains all blocks.
         seconds = self.seconds(replace(task, allocation=Allocation(tuple(range(L)))), len(payload))
         fields = {"client": client.id, "task": payload, "samples": request.samples, "batch_size": batch_size}
-        one = self._send(client.id, "scores", {**fields, "seconds": seconds, "run": self.run}, seconds)
-        return replace(one, note=note)
+        return {**fields, "seconds": seconds, "run": self.run}, note
 
-    def _scores(self, one: _Sent, reply: Reply, most: int) -> ScoreReply:
+    def _scores(self, one: Sent, reply: Reply, most: int) -> ScoreReply:
         if isinstance(reply, Failure):
             return ScoreReply(one.client, None, f"{reply.reason}: {one_line(reply.detail)}", one.bytes_down)
         self._heed(one, reply)
@@ -363,6 +367,6 @@ class RemoteEngine:
             pass
 
 
-def _rejected(one: _Sent, reason: Reason, detail: str) -> Rejection:
+def _rejected(one: Sent, reason: Reason, detail: str) -> Rejection:
     round_ = 0 if one.expected is None else one.expected.round
     return Rejection(one.client, round_, reason, detail, bytes_down=one.bytes_down)

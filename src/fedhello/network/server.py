@@ -24,6 +24,7 @@ from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
+from fedhello.model.head import is_shared
 from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
@@ -42,7 +43,8 @@ from fedhello.runs.summary import Summary
 from fedhello.session import ClientEntry, Session
 from fedhello.setup.clients import federate
 from fedhello.setup.encoding import longest_answer
-from fedhello.setup.prepare import Loaded, assemble, empty_federation, load
+from fedhello.setup.masking import masked_costs, with_secure_sums
+from fedhello.setup.prepare import Loaded, agreed_on, assemble, empty_federation, load
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import plain
 from fedhello.types import Client
@@ -66,6 +68,11 @@ def served(config: Config) -> Config:
         raise ConfigError(
             "expected a method of your own that changes nothing on the clients for fedhello server, since clients "
             f"import no code that a server names; {method.name} has local=. Leave it out, or use fedhello run."
+        )
+    if not is_own(method.name) and config.privacy.secure:
+        raise ConfigError(
+            "expected a method of fedhello's own for privacy.secure over a network, since clients compute what they "
+            f"contribute; found {method.name}. Choose another, or leave privacy.secure out."
         )
     for registry, name in ((PARTITIONS, config.data.partition.kind), (LOSSES, config.train.loss)):
         if name not in registry.own:
@@ -227,7 +234,11 @@ def remote_session(
         for k, member in enumerate(members)
     ]
     shapes = [(member.widest, member.batches) for member in members]
+    if costs is not None and config.privacy.secure:
+        adapter = model.snapshot(is_shared(config.model.head))
+        costs = masked_costs(costs, adapter, config.train.clients_per_round)
     federation, left_out = federate(empty, everyone, shapes, costs, settings)
+    loaded = replace(loaded, config=config, notes=(*loaded.notes, *chosen, *left_out))
     engine = RemoteEngine(
         link=lobby.link,
         federation=federation,
@@ -250,7 +261,12 @@ def remote_session(
         )
         for k, member in enumerate(members)
     )
-    loaded = replace(loaded, config=config, notes=(*loaded.notes, *chosen, *left_out))
+    if config.privacy.secure:
+        from fedhello.network.secure import SecureRemoteEngine
+
+        agreed = agreed_on(loaded, federation)
+        engine = masked = SecureRemoteEngine.over(engine, agreed)
+        loaded = replace(loaded, method=with_secure_sums(loaded.method, agreed, masked.unmask))
     return assemble(loaded, federation, roster, engine, histogram), engine
 
 

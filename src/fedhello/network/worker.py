@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -26,7 +27,11 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
 from fedhello.network.messages import PROBE, PROTOCOL, Fields, one_line
 from fedhello.network.registry import ClientInfo
+from fedhello.privacy.secure import SecureRound
 from fedhello.types import Client, Federation, Rejection
+
+if TYPE_CHECKING:
+    from fedhello.network.masks import Masks
 
 HUNG = 75
 """Exit code of a worker whose training exceeds the server's deadline."""
@@ -38,10 +43,13 @@ FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "sums": {"client": int, "run": str},
     "scores": {**_WORK, "samples": int, "batch_size": int},
     "train": _WORK,
+    "keys": {"client": int, "purpose": str, "bits": int},
+    "shares": {"purpose": str, "keys": str},
+    "unmask": {"purpose": str, "stayed": str},
 }
 """Message → the fields that it must have, and their types."""
 
-LEAST = {"client": 0, "seconds": 0, "samples": 1, "batch_size": 1}
+LEAST = {"client": 0, "seconds": 0, "samples": 1, "batch_size": 1, "bits": 32}
 """The smallest value of a field that is a number."""
 
 
@@ -56,6 +64,7 @@ class Prepared:
         facts: The facts that the client reports.
         seed: The run's seed.
         initial: The initial values of adapter and head.
+        secure: What the client knows of a run with secure sums; None sends updates as they are.
         statistics: Settings of the head statistics.
     """
 
@@ -66,6 +75,7 @@ class Prepared:
     seed: int
     initial: Mapping[str, Tensor]
     statistics: StatisticsSettings = DEFAULT_STATISTICS
+    secure: SecureRound | None = None
 
     def engine(self, k: int, run: str) -> LocalEngine:
         """Return the engine that trains this client with its id."""
@@ -98,6 +108,7 @@ class Worker:
         self._prepare, self._watched = prepare, watched
         self._joined: tuple[str, str] | None = None
         self._client: Prepared | None = None
+        self._masks: Masks | None = None
 
     def answer(self, kind: str, fields: Fields) -> Fields:
         """Answer a message; errors become replies, too."""
@@ -107,8 +118,9 @@ class Worker:
             self.ended = one_line(fields.get("outcome", "nobody said how"))
             return {}
         answers = {"sums": self._sums, "scores": self._scores, "train": self._train}
+        answers |= {step: partial(self._mask, step) for step in ("keys", "shares", "unmask")}
         if kind not in answers:
-            return _error("failed", f"expected a message to join, sums, scores, train or bye; found {kind!r}")
+            return _error("failed", f"expected a message to join, {', '.join(answers)} or bye; found {kind!r}")
         if self._client is None:
             return _error("join first", "expected to be asked to join first; this client has started anew")
         try:
@@ -124,7 +136,7 @@ class Worker:
             client = self._client
             if client is None or self._joined != asked:
                 client = self._prepare(*_read(*asked))
-                self._client, self._joined = client, asked
+                self._client, self._joined, self._masks = client, asked, _masks(client)
         except FedhelloError as error:
             return self._cannot(error)
         except Exception as error:  # a restart does not help against wrong messages of a server
@@ -142,6 +154,8 @@ class Worker:
         adapter = decode_adapter(payload, client.model.block_of) if payload else None
         engine = client.engine(int(fields["client"]), str(fields["run"]))
         contribution = next(iter(engine.head_sums(adapter=adapter)))
+        if self._masks is not None:
+            return self._masks.sums(fields, contribution.sums)
         return {"sums": encode_tensors(as_sent(contribution.sums))}
 
     def _scores(self, client: Prepared, fields: Fields) -> Fields:
@@ -149,7 +163,7 @@ class Worker:
         with self._watch(float(fields["seconds"])):
             engine = client.engine(task.client, str(fields["run"]))
             sums = engine.score(task, int(fields["samples"]), int(fields["batch_size"]))
-        return {"scores": encode_tensors(sums.tensors)}
+        return {"scores": encode_tensors(sums.tensors)} if self._masks is None else self._masks.scores(fields, sums)
 
     def _train(self, client: Prepared, fields: Fields) -> Fields:
         run = str(fields["run"])
@@ -158,7 +172,14 @@ class Worker:
             update = next(iter(client.engine(task.client, run).train([task])))
         if isinstance(update, Rejection):
             return _error(update.reason, update.detail)
+        if self._masks is not None:
+            return self._masks.update(fields, task, update)
         return {"update": encode_update(update, run)}
+
+    def _mask(self, step: str, client: Prepared, fields: Fields) -> Fields:
+        if self._masks is None:
+            raise UpdateError("expected a run with privacy.secure; this run has none")
+        return {"keys": self._masks.keys, "shares": self._masks.shares, "unmask": self._masks.unmask}[step](fields)
 
     @contextmanager
     def _watch(self, seconds: float) -> Iterator[None]:
@@ -171,6 +192,14 @@ class Worker:
             yield
         finally:
             timer.cancel()
+
+
+def _masks(client: Prepared) -> "Masks | None":
+    if client.secure is None:
+        return None
+    from fedhello.network.masks import Masks
+
+    return Masks(client.secure)
 
 
 def _checked(kind: str, fields: Fields) -> Fields:

@@ -61,6 +61,11 @@ class SecureRound:
     settings: SecureSettings
     most_samples: int | None = None
 
+    @property
+    def longest(self) -> int:
+        """More numbers than a vector of this model can have, which a client accepts."""
+        return 4 * sum(value.numel() + sum(value.shape) for value in self.adapter.tensors.values()) + 1000
+
     def encoding(self, allocation: Allocation) -> Encoding:
         """Return how contributions to a round are encoded: every tensor that some client may train in it.
 
@@ -111,12 +116,13 @@ class SecureRound:
             allocation = replace(allocation, ranks=(self.federation.rank,) * self.federation.num_blocks)
         return AggregationContext(adapter, self.federation, 0, {client: allocation})
 
-    def vector(self, task: Task, update: Update) -> np.ndarray:
+    def vector(self, task: Task, update: Update, encoding: Encoding | None = None) -> np.ndarray:
         """Return a client's vector; this is what it computes itself, from its task and what it trained.
 
         Args:
             task: With its part of θ.
             update: Its new values, its samples and its loss.
+            encoding: As the server states it; None derives it, for a client that knows the whole federation.
 
         Raises:
             UpdateError: If a value is not finite, or a weight is impossible.
@@ -130,7 +136,8 @@ class SecureRound:
         sums = WeightedMean()
         self.aggregator.contribute(context, replace(update, tensors=tensors), sums)
         loss = min(update.metrics["loss"], LARGEST_LOSS) * update.samples
-        return self.encoding(task.allocation).encode(sums, {"loss": loss, "samples": float(update.samples)})
+        encoding = encoding or self.encoding(task.allocation)
+        return encoding.encode(sums, {"loss": loss, "samples": float(update.samples)})
 
 
 def secure_mean(
@@ -153,7 +160,7 @@ def secure_mean(
     try:
         total = unmask((update.client, update.tensors[MASKED].numpy().view("<u4")) for update in updates)
     except PrivacyError as error:
-        return replace(context.then({}), failed=str(error))
+        return replace(context.then({}), failed=f"the secure sum failed: {error}")
     change, numbers = encoding.decode(total)
     sums = _moved(change, agreed.aggregator.reference(context)) if agreed.aggregator.linear else change
     result = agreed.aggregator.finish(context, sums)

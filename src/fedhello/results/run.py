@@ -260,7 +260,7 @@ class TrainedRun:
             named = {"split": split, "columns": columns, "model": model, "client": client}
             given = [name for name, value in named.items() if value is not None]
             if given:
-                raise ConfigError(f"expected data with {' and '.join(given)}; found none. Pass data=….")
+                raise ConfigError(f"expected data with {' and '.join(given)}; found none. Pass the data.")
             session = self._prepared(scoring_session)
             whole, notes = rescore(self._folder, session)
             _log(notes if self.session is not None else [*notes, *other_data(session, self._folder)])

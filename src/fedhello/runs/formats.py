@@ -91,6 +91,7 @@ def write_round(record: RoundRecord) -> JSON:
         "score_bytes_down": report.score_bytes_down,
         "score_bytes_up": report.score_bytes_up,
         "step": report.step,
+        "summed_train_loss": report.train_loss,
         "train_loss": record.train_loss,
         "validation": None if record.validation is None else write_evaluation(record.validation),
         "test": None if record.test is None else write_evaluation(record.test),
@@ -124,7 +125,8 @@ def read_round(line: str, where: str) -> RoundRecord:
     try:
         entry = json.loads(line)
         _check_format(entry, ROUND, "a round", where)
-        report = TypeAdapter(RoundReport).validate_python(_known(entry, *OF_THE_REPORT))
+        parts = _known(entry, *OF_THE_REPORT) | {"train_loss": entry.get("summed_train_loss")}
+        report = TypeAdapter(RoundReport).validate_python(parts)
         scores = {part: read_evaluation(entry[part]) if entry.get(part) else None for part in ("validation", "test")}
         head = read_head(entry["head"]) if entry.get("head") else None
         numbers = _known(entry, *OF_THE_RECORD)

@@ -201,10 +201,11 @@ def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple
 
 
 def _no_quorum(record: RoundReport) -> QuorumError:
-    reasons = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
+    rejected = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
+    reasons = f" ({rejected})" if rejected else ""
     return QuorumError(
         f"expected enough updates in round {record.round + 1}; found {record.attempt + 1} failed attempts, in the last "
-        f"of which {record.failed} ({reasons}). Fix what the clients report, or change train.quorum, train.retries or "
+        f"of which {record.failed}{reasons}. Fix what the clients report, or change train.quorum, train.retries or "
         "train.over_selection."
     )
 

@@ -6,15 +6,16 @@ from dataclasses import replace
 from functools import partial
 from math import prod
 
+from fedhello.aggregation.share import most_samples
 from fedhello.aggregation.sums import SumAggregator
 from fedhello.client.cost_model import StepCosts
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Engine
 from fedhello.errors import ConfigError, MissingExtraError
-from fedhello.privacy.secure import SecureRound, SecureSettings, secure_mean
+from fedhello.privacy.secure import SecureRound, SecureSettings, Unmask, secure_mean
 from fedhello.privacy.vectors import BITS, weight_shape
 from fedhello.strategy import AggregationResult, BoundMethod
-from fedhello.types import Adapter
+from fedhello.types import Adapter, Federation
 
 BYTES_PER_CLIENT = 128
 """More than a client sends for each other one of a sum: shares of its secrets, encrypted and in the open."""
@@ -37,23 +38,21 @@ def masked_costs(costs: StepCosts, adapter: Adapter, clients: int) -> StepCosts:
     return replace(costs, block_upload=(0,) * len(costs.block_upload), fixed_upload=upload)
 
 
-def secured(
-    engine: LocalEngine,
-    method: BoundMethod,
+def agreed_round(
     aggregator: Callable[..., AggregationResult],
+    federation: Federation,
+    adapter: Adapter,
     settings: SecureSettings,
-    shared_head: bool,
-    most_samples: int | None,
-) -> tuple[Engine, BoundMethod]:
-    """Return an engine from which sums over clients come alone, and the method that aggregates these.
+    max_share: float | None,
+) -> SecureRound:
+    """Return what clients and server of a run with secure sums agree on.
 
     Args:
-        engine: Trains the clients.
-        method: One that needs a sum over clients alone.
         aggregator: The method's, with its options.
+        federation: The clients.
+        adapter: The global adapter, for its shapes.
         settings: How sums are masked.
-        shared_head: Whether clients share a head.
-        most_samples: The most samples that a client weighs for; None for no limit.
+        max_share: The cap on a client's weight; see ``aggregation.share``.
 
     Raises:
         ConfigError: If the method needs more than a sum.
@@ -62,10 +61,19 @@ def secured(
     if not all(map(importlib.util.find_spec, PACKAGES)):
         raise MissingExtraError("privacy.secure needs packages for masks; run: pip install 'fedhello[privacy]'")
     if not isinstance(aggregator, SumAggregator):
-        raise ConfigError(f"expected a method that needs a sum over clients alone; found {method.name}")
+        raise ConfigError("expected a method that needs a sum over clients alone for privacy.secure; found another")
+    most = most_samples((client.samples for client in federation.clients), max_share)
+    return SecureRound(aggregator, federation, adapter, settings, most)
+
+
+def with_secure_sums(method: BoundMethod, agreed: SecureRound, unmask: Unmask) -> BoundMethod:
+    """Return the method with masked updates, of which it sees the sum alone."""
+    return replace(method, aggregate=partial(secure_mean, agreed=agreed, unmask=unmask))
+
+
+def secured(engine: LocalEngine, method: BoundMethod, agreed: SecureRound) -> tuple[Engine, BoundMethod]:
+    """Return a local engine that gives sums over clients alone, and the method that aggregates these."""
     from fedhello.engine.secure import SecureEngine
 
-    adapter = engine.model.snapshot(shared_head)
-    agreed = SecureRound(aggregator, engine.federation, adapter, settings, most_samples)
     masked = SecureEngine(engine, agreed)
-    return masked, replace(method, aggregate=partial(secure_mean, agreed=agreed, unmask=masked.unmask))
+    return masked, with_secure_sums(method, agreed, masked.unmask)

@@ -44,6 +44,7 @@ from fedhello.model.head import family, is_shared
 from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
 from fedhello.plugins import method_or_stand_in
+from fedhello.privacy.secure import SecureRound
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
 from fedhello.setup.checks import (
@@ -57,7 +58,7 @@ from fedhello.setup.checks import (
 from fedhello.setup.clients import clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
-from fedhello.setup.masking import masked_costs, secured
+from fedhello.setup.masking import agreed_round, masked_costs, secured
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.training import on_device, score_costs, step_costs
@@ -158,11 +159,18 @@ def _prepared(config: Config, given: Objects) -> Session:
     loaded = replace(loaded, config=config, notes=notes)
     if not config.privacy.secure:
         return assemble(loaded, federation, roster, engine, histogram)
-    aggregator = method.bind(**config.method.options).aggregate
-    most = None if private is not None else most_samples(map(len, parts), config.defence.max_share)
-    settings_, shared = secure_settings(config.privacy), is_shared(config.model.head)
-    masked, bound = secured(engine, loaded.method, aggregator, settings_, shared, most)
+    masked, bound = secured(engine, loaded.method, agreed_on(loaded, federation))
     return assemble(replace(loaded, method=bound), federation, roster, masked, histogram)
+
+
+def agreed_on(loaded: Loaded, federation: Federation) -> SecureRound:
+    """Return what clients and server of a run with secure sums agree on."""
+    config = loaded.config
+    aggregator = loaded.row.bind(**config.method.options).aggregate
+    adapter = loaded.model.snapshot(is_shared(config.model.head))
+    # Contributions to a private release are clipped already, whatever the number of samples.
+    max_share = config.defence.max_share if config.privacy.epsilon is None else None
+    return agreed_round(aggregator, federation, adapter, secure_settings(config.privacy), max_share)
 
 
 def budgets_of(config: Config) -> tuple[Budget, ...]:

@@ -1,0 +1,49 @@
+"""Secure sums on a real SuperLink with ten SuperNode processes, of which three are killed."""
+
+import json
+import shutil
+
+import pytest
+from machines import CONFIG, Machines
+from safetensors.torch import load_file
+
+pytest.importorskip("flwr", reason="needs the extra flower")
+
+TEN = (
+    CONFIG.replace("clients: 3,", "clients: 10,")
+    .replace("clients_per_round: 3", "clients_per_round: 10")
+    .replace("rounds: 2", "rounds: 3")
+    .replace("wait: 200", "wait: 500")
+    + "privacy: {secure: true}\n"
+)
+
+
+@pytest.mark.slow
+def test_ten_clients_mask_and_three_may_be_killed(workplace, tmp_path, call):
+    """Until they are killed the run is that of one process; after that it goes on with seven of ten."""
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
+    there = Machines(tmp_path / "place", TEN)
+    try:
+        there.server()
+        there.wait_for(lambda: "listening" in there.said("server"), 200, "the server")
+        for k in range(10):
+            there.client(k)
+        there.wait_for(lambda: len(there.rounds()) >= 1, 600, "the first round")
+        for k in (2, 5, 7):
+            there.kill(f"client-{k}")
+        assert there.end("server", 900) == 0, there.all_said()
+        summary = json.loads((there.run / "summary.json").read_text())
+        assert (summary["status"], summary["rounds"]) == ("finished", 3)
+        first, *_, last = [entry for entry in there.rounds() if not entry["failed"]]
+        assert len(first["clients"]) == 10 and all(one["metrics"] == {} for one in first["clients"])
+        assert {one["client"] for one in last["clients"]} >= {0, 1, 3, 4, 6, 8, 9}
+        assert len(last["clients"]) < 10
+
+        code, _, err = call(there.folder, "run", "net.yaml", "run.name=here", "train.rounds=1", "privacy.secure=false")
+        assert code == 0, err
+        ours = json.loads((there.folder / "runs" / "here" / "rounds.jsonl").read_text().splitlines()[0])
+        assert first["train_loss"] == pytest.approx(ours["train_loss"], rel=1e-3)
+        assert first["test"]["accuracy"] == pytest.approx(ours["test"]["accuracy"], abs=0.05)
+        assert load_file(there.run / "adapter" / "adapter_model.safetensors")
+    finally:
+        there.close()
