@@ -244,8 +244,8 @@ class Summary(_Part):
         return None if self.privacy is None else guarantee(self.privacy)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values of ``summary.json``."""
-        return self.model_dump(mode="json")
+        """Return the values of ``summary.json``; ``privacy`` only with differential privacy."""
+        return self.model_dump(mode="json", exclude={"privacy"} if self.privacy is None else None)
 
     def but(self, **values: Any) -> "Summary":
         """Return a copy with some values replaced; they are not checked.
