@@ -157,3 +157,21 @@ def test_a_run_can_stop_and_go_on(federation):
     assert {n: float(v) for n, v in play(kept, 3).adapter.tensors.items()} == {
         n: float(v) for n, v in whole.adapter.tensors.items()
     }
+
+
+def test_poisson_sampling_takes_each_client_by_itself_and_rounds_may_be_empty(federation):
+    """Sizes are binomial, clients independent; an empty round is committed and changes nothing."""
+    everyone = replace(federation([1] * 8, blocks=1), clients_per_round=2, poisson=True)
+    drawn = [{client.id for client in algorithm.sample_clients(everyone, t)} for t in range(2000)]
+    sizes = [len(one) for one in drawn]
+    assert sum(sizes) / 2000 == pytest.approx(2, abs=0.15)
+    assert sum(size == 0 for size in sizes) / 2000 == pytest.approx(0.75**8, abs=0.03)
+    assert sum({0, 1} <= one for one in drawn) / 2000 == pytest.approx(1 / 16, abs=0.02)
+    empty = sizes.index(0)
+    state = replace(algorithm.init(number_adapter(1)), round=empty)
+    for name, method in METHODS.items():
+        if method.needs != "sum" or method.uses_scores or method.distils:
+            continue
+        after, report = algorithm.round(state, everyone, method.bind(), trainer(everyone), None)
+        assert (after.round, report.failed, report.clients) == (empty + 1, None, ()), name
+        assert after.adapter.tensors == state.adapter.tensors

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from fedhello.setup.starter import Starter as Starter
     from fedhello.setup.starter import init as init
     from fedhello.state import ClientReport as ClientReport
+    from fedhello.state import Release as Release
     from fedhello.state import RoundReport as RoundReport
     from fedhello.state import RunState as RunState
     from fedhello.strategy import AggregationContext as AggregationContext
@@ -119,7 +120,7 @@ _WHERE = {
     "fedhello.setup.inventory": "doctor models",
     "fedhello.setup.starter": "Starter init",
     "fedhello.strategy": "AggregationContext AggregationResult AllocationContext",
-    "fedhello.state": "ClientReport RoundReport RunState",
+    "fedhello.state": "ClientReport Release RoundReport RunState",
     "fedhello.types": "Adapter Allocation Budget Client Federation Rejection Task Update",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}

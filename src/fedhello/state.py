@@ -84,6 +84,27 @@ class RoundReport:
 
 
 @dataclass(frozen=True)
+class Release:
+    """A sum over clients that was released with Gaussian noise; see ``fedhello.privacy.ledger``.
+
+    Attributes:
+        name: What was released.
+        noise: σ: the noise's standard deviation over the most that one client changes the sum; > 0.
+        rate: q, the probability with which a client was part of it, independently of the others; 1 for all clients.
+        times: How many such releases.
+
+    Example:
+        >>> fh.Release("head statistics", noise=1.2).rate
+        1.0
+    """
+
+    name: str
+    noise: float
+    rate: float = 1.0
+    times: int = 1
+
+
+@dataclass(frozen=True)
 class RunState:
     """The state between two rounds; it can be saved, so that a run can be resumed.
 
@@ -108,6 +129,7 @@ class RunState:
             trained yet has no entry. None if heads are not personal.
         lr: η, the learning rate of round 0 from which the schedule goes on in all further rounds, in place of the
             configuration's ``train.lr``; > 0. None uses the configuration's.
+        releases: What of the clients was released with noise so far; empty without differential privacy.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -133,6 +155,7 @@ class RunState:
     selected_round: int = 0
     personal_heads: Mapping[int, Mapping[str, Tensor]] | None = None
     lr: float | None = None
+    releases: tuple[Release, ...] = ()
 
     @property
     def model(self) -> Adapter:

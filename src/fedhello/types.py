@@ -105,6 +105,8 @@ class Federation:
         over_selection: Factor ≥ 1 on ``clients_per_round`` for the number of invited clients, to make up for lost ones.
         class_rows: The tensors of a shared head whose row c is learnt from samples of class c only, because the loss is
             restricted to each client's own classes; empty for other losses.
+        poisson: Whether each client is part of a round with probability ``clients_per_round``/K, independently of the
+            others, so that rounds differ in size and may be empty; else exactly ``clients_per_round`` are.
 
     Example:
         >>> tiers = (fh.Budget(blocks=1), fh.Budget(blocks=6))
@@ -125,6 +127,7 @@ class Federation:
     quorum: int = 1
     over_selection: float = 1.0
     class_rows: tuple[str, ...] = ()
+    poisson: bool = False
 
     @property
     def invited(self) -> int:

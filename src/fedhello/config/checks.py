@@ -84,6 +84,48 @@ def check_privacy(config: Config, method: Method) -> None:
         raise ConfigError(f"expected privacy.secure=false, since {reason}; found true.")
 
 
+def check_private(config: Config, method: Method) -> None:
+    """Check that, under differential privacy, nothing but noised sums for the head leaves the clients."""
+    privacy, model = config.privacy, config.model
+    if privacy.epsilon is None:
+        return
+    reasons = {
+        f"only the head's sums can be released with noise so far, and method.name={method.name} lets clients train. "
+        "Choose method.name=head-only": not method.head_alone or method.server_alone,
+        f"the head must be solved from sums without training; model.head is {model.head} and model.train_head "
+        f"{str(model.train_head).lower()}. Leave both out": model.head != "solved" or model.train_head,
+        "model.refresh asks clients for sums again. Leave it out": model.refresh != "never",
+        "budgets in memory, upload or seconds are compared with the lengths of clients' data. Give clients.tiers "
+        "blocks only": any(not tier.budget.only_counts for tier in config.clients.tiers),
+        "on other machines clients do not clip yet. Leave run.engine=local": config.run.engine != "local",
+        f"privacy.delta={privacy.delta:g} allows to publish one client of {config.data.clients} in the clear. Set it "
+        "below 1/data.clients": privacy.delta >= 1 / config.data.clients,
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise ConfigError(f"expected privacy.epsilon=null, since {reason}; found {privacy.epsilon:g}.")
+
+
+def check_sampling(config: Config, method: Method) -> None:
+    """Check that rounds may have any number of clients, and none, under Poisson sampling."""
+    train = config.train
+    if train.sampling == "fixed":
+        return
+    reasons = {
+        f"method.name={method.name} needs to know how many clients a round has. Choose one that `fedhello methods` "
+        "lists under sum": method.needs != "sum",
+        "privacy.secure needs three clients or more in every round": config.privacy.secure,
+        f"defence.rule={config.defence.rule} needs enough clients in every round": config.defence.rule != "mean",
+        "train.over_selection invites more clients than a round has. Leave it out": train.over_selection != 1,
+        "method.scores=clients needs clients in every round. Choose proxy": config.method.options.get("scores")
+        == "clients",
+        "on other machines a round has a fixed number of clients. Leave run.engine=local": config.run.engine != "local",
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise ConfigError(f"expected train.sampling=fixed, since {reason}; found poisson.")
+
+
 def check_train(config: Config, method: Method) -> None:
     """Check that the training options work with the method and the head."""
     model = config.model

@@ -15,6 +15,8 @@ from fedhello.config.checks import (
     check_merging,
     check_metrics,
     check_privacy,
+    check_private,
+    check_sampling,
     check_tensors,
     check_train,
 )
@@ -131,6 +133,8 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
     check_merging(config.model, row)
     check_defence(config, row)
     check_privacy(config, row)
+    check_private(config, row)
+    check_sampling(config, row)
     check_train(config, row)
     check_metrics(config)
     check_tensors(config)

@@ -246,6 +246,7 @@ class TrainConfig(Section):
 
     rounds: int = Field(20, ge=1)
     clients_per_round: int = Field(5, ge=1)
+    sampling: Literal["fixed", "poisson"] = "fixed"
     over_selection: float = Field(1.0, ge=1)
     quorum: Annotated[float, BeforeValidator(as_share), Field(gt=0, le=1)] = 0.5
     retries: int = Field(3, ge=1)
@@ -289,11 +290,15 @@ class DefenceConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """What of a client may be seen by the server."""
+    """What of a client may be seen by the server, and how much of it can be told from the result."""
 
     secure: bool = False
     limit: float = Field(2.0, gt=0)
     group: int = Field(50, ge=3, le=200)
+    epsilon: float | None = Field(None, gt=0)
+    delta: float = Field(1e-5, gt=0, lt=1)
+    clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    head: Literal["means", "moments"] = "means"
 
 
 class RunConfig(Section):

@@ -5,8 +5,10 @@ from fedhello.config.choices import rate_of
 from fedhello.config.schema import Config, DataConfig, ModelConfig, PrivacyConfig
 from fedhello.data.settings import DataSettings
 from fedhello.model.head import SHRINKAGES, HeadSettings
+from fedhello.model.private_sums import PrivateHead, PrivateStatistics
 from fedhello.model.settings import LoraSettings, ModelSettings
 from fedhello.model.statistics import Moments, StatisticsSettings
+from fedhello.privacy.ledger import Planned, calibrated
 from fedhello.privacy.secure import SecureSettings
 from fedhello.randomness import integer_seed
 
@@ -66,6 +68,16 @@ def head_settings(model: ModelConfig) -> HeadSettings:
 def secure_settings(privacy: PrivacyConfig) -> SecureSettings:
     """Return how sums over clients are masked."""
     return SecureSettings(privacy.limit, privacy.group)
+
+
+def private_head(privacy: PrivacyConfig) -> PrivateHead | None:
+    """Return the head's release with the noise that the budget asks for; None without a budget."""
+    if privacy.epsilon is None:
+        return None
+    (release,) = calibrated([Planned("head statistics", share=1.0)], privacy.epsilon, privacy.delta)
+    clip = None if isinstance(privacy.clip, str) else privacy.clip
+    statistics = PrivateStatistics(clip, moments=privacy.head == "moments")
+    return PrivateHead(privacy.epsilon, privacy.delta, release, statistics)
 
 
 def statistics_settings(config: Config) -> StatisticsSettings:

@@ -19,7 +19,8 @@ from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_upd
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
-from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent, head_sums
+from fedhello.model.private_sums import PrivateStatistics, private_sums
+from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSettings, as_sent, head_sums
 from fedhello.randomness import generator
 from fedhello.state import RoundReport
 from fedhello.types import Adapter, Client, Federation, Reason, Rejection, Task, Update
@@ -44,6 +45,7 @@ class LocalEngine:
         dropout: Probability that an invited client is lost: a simulation, with its own random stream.
         run: Id of the run, contained in every update.
         statistics: Settings of the head statistics.
+        private: Settings of the contributions to a private release; None sends plain head statistics.
         together: The samples of all clients, and each client's positions in them. Features are then computed in one
             pass over all samples and do not depend on the partition. None computes them client by client.
     """
@@ -57,6 +59,7 @@ class LocalEngine:
     dropout: float = 0.0
     run: str = "local"
     statistics: StatisticsSettings = DEFAULT_STATISTICS
+    private: PrivateStatistics | None = None
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
     _initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
@@ -159,8 +162,13 @@ class LocalEngine:
             bytes_down = len(encode_tensors(adapter.tensors))
         for k, features in self._features(sorted(self.data if clients is None else clients)):
             labels = torch.from_numpy(self.data[k].labels)
-            sums = head_sums(features, labels, self.model.num_labels, self.statistics)
+            sums = self._head_sums(features, labels)
             yield Contribution((k,), sums, len(encode_tensors(as_sent(sums))), bytes_down)
+
+    def _head_sums(self, features: Tensor, labels: Tensor) -> HeadSums:
+        if self.private is not None:
+            return private_sums(features, labels, self.model.num_labels, self.private)
+        return head_sums(features, labels, self.model.num_labels, self.statistics)
 
     def _features(self, clients: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield the features of each client's samples."""

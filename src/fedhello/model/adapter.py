@@ -80,6 +80,7 @@ class LoraModel:
         self._block_modules = self._find_block_modules()
         self._frozen_weights: dict[str, Tensor] = {}
         self._merged: dict[str, Tensor] = {}
+        self.guarantee: str | None = None
         prefix = "base_model.model."
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
         self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
@@ -316,7 +317,7 @@ class LoraModel:
         """Return the model card for an export in some form."""
         labels = [] if self.logits_path is None else [name for _, name in self.labels]
         tokens = self.module.prefix if isinstance(self.module, PooledClassifier) else 0
-        return card(self.source.base_name, self.kind, self.pooling, labels, form, tokens)
+        return card(self.source.base_name, self.kind, self.pooling, labels, form, tokens, self.guarantee)
 
     def misfits(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, object]]:
         """Return the tensors that are missing, unexpected or of another shape; ranks are not compared.

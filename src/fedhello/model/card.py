@@ -17,7 +17,7 @@ tags:
 ---
 
 $what for `$base`, trained with fedhello.
-$labels
+$guarantee$labels
 ## Use
 
 ```python
@@ -103,7 +103,13 @@ FOLDER = "."
 
 
 def card(
-    base: str, kind: Kind, pooling: Pooling, labels: Sequence[str], form: Form = "adapter", class_tokens: int = 0
+    base: str,
+    kind: Kind,
+    pooling: Pooling,
+    labels: Sequence[str],
+    form: Form = "adapter",
+    class_tokens: int = 0,
+    guarantee: str | None = None,
 ) -> str:
     """Return the text of a model card.
 
@@ -114,6 +120,7 @@ def card(
         labels: The classes' names; empty for a language model.
         form: The form of the export.
         class_tokens: Number of tokens that an image model puts before its patches.
+        guarantee: The guarantee of differential privacy, as a sentence without a full stop; None without it.
     """
     what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
     listed = ", ".join(f"{i}: {name}" for i, name in enumerate(labels))
@@ -121,6 +128,7 @@ def card(
         base=base,
         library=LIBRARIES[form],
         what=what if kind == CAUSAL_LM else f"{what} and classification head",
+        guarantee="" if guarantee is None else f"\nPrivacy: {guarantee}.\n",
         labels="" if kind == CAUSAL_LM else f"\nLabels: {listed}\n",
         code=loading_code(base, kind, pooling, len(labels), form, class_tokens),
     )

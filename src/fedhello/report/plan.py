@@ -169,7 +169,7 @@ class Plan:
         download_bytes: Bytes that each of them receives per round.
         tiers: The plan of each tier.
         labels: Names of the classes.
-        clients: The clients, in ascending id.
+        clients: The clients, in ascending id; none under differential privacy.
         server: The numbers of the server's samples.
         head: The upload of the sums for a solved head; None if no client sends sums.
         notes: Notes for the user.
@@ -300,7 +300,8 @@ def show(plan: Plan, console: Console) -> None:
     for one in plan.clients:
         counts = ("·" if count == 0 else str(count) for count in one.labels)
         clients.add_row(str(one.client), str(one.tier), str(one.samples), *counts)
-    console.print(clients)
+    if plan.clients:
+        console.print(clients)
     server = plan.server
     console.print(
         f"the server holds {server.validation} validation, {server.test} test and {server.proxy} proxy samples",

@@ -39,9 +39,10 @@ def make_plan(session: Session) -> Plan:
         clients=tuple(
             ClientPlan(k, session.tier_of[k], int(row.sum()), tuple(row.tolist()))
             for k, row in enumerate(session.histogram)
+            if session.private is None
         ),
         server=ServerPlan(len(session.server.validation), len(session.server.test), len(session.server.proxy)),
-        head=statistics_costs(session),
+        head=statistics_costs(session) if session.private is None else None,
         notes=tuple(session.notes),
     )
 

@@ -93,6 +93,11 @@ def _check_kind(config: Config, summary: Summary, folder: RunFolder) -> None:
             f"expected a run with model.head: solved, whose head is solved from sums; found {config.model.head}. Start "
             "a new run without the client."
         )
+    if config.privacy.epsilon is not None:
+        raise ConfigError(
+            "expected sums without noise, from which a client's can be subtracted; found privacy.epsilon="
+            f"{config.privacy.epsilon:g}. Start a new run without the client; what both release adds up."
+        )
     if config.model.moments == "means":
         raise ConfigError(
             "expected sums of integers, so that the remaining sums are exact; found model.moments: means, whose "

@@ -88,6 +88,7 @@ def load_trained(
     _check_name(name, models)
     labels = summary.labels
     model = loaded or load_model(model_settings(config), labels, summary.model_kind)
+    model.guarantee = summary.guarantee
     notes = _read_adapter(folder, model)
     if name is not None:
         model.write(models[name])

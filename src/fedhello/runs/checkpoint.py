@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedhello.errors import RunFolderError
+from fedhello.privacy.ledger import write_releases
 from fedhello.runs.files import write_whole, writing
 from fedhello.state import RunState
 from fedhello.types import Adapter
@@ -173,6 +174,7 @@ def _plain_state(state: RunState) -> dict[str, Any]:
         "selected_round": state.selected_round,
         "forgotten": state.forgotten,
         "lr": state.lr,
+        "releases": write_releases(state.releases),
     }
 
 

@@ -189,6 +189,7 @@ class RunFolder:
         Raises:
             RunFolderError: If a file cannot be written.
         """
+        session.model.guarantee = summary.guarantee
         with writing(self.adapter):
             save_adapter(session.model, self.adapter)
         for name, adapter in models.items() if len(models) > 1 else ():

@@ -45,8 +45,8 @@ def read_evaluation(values: Any) -> Evaluation:
 
 
 def write_head(change: HeadChange) -> JSON:
-    """Return a change of the head as it is in files."""
-    return {
+    """Return a change of the head as it is in files; ``noise`` only if there is some."""
+    values: JSON = {
         "clients": change.clients,
         "samples": change.samples,
         "bytes_up": change.bytes_up,
@@ -58,9 +58,10 @@ def write_head(change: HeadChange) -> JSON:
         "left_out": change.left_out,
         "loss_before": change.loss_before,
     }
+    return values if change.noise is None else values | {"noise": change.noise}
 
 
-HEAD_KEYS = tuple(write_head(HeadChange(0, 0, 0, 0)))
+HEAD_KEYS = tuple(write_head(HeadChange(0, 0, 0, 0, noise=1.0)))
 
 
 def read_head(values: Any) -> HeadChange:

@@ -19,8 +19,10 @@ from fedhello.model.head import (
     prototype_head,
     solved_head,
 )
+from fedhello.model.private_sums import PrivateHead
 from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, scaled_to, without
 from fedhello.randomness import generator
+from fedhello.runs.private_heads import private_family, released_sums
 from fedhello.runs.selection import selection_after
 from fedhello.session import Session
 from fedhello.state import RunState
@@ -73,6 +75,8 @@ class HeadChange:
         adopted: Whether it replaced the earlier head.
         left_out: Number of these clients' samples that are left out, because the client has too few of the class.
         loss_before: Loss of the earlier head, at its own best temperature; None if the two were not compared.
+        noise: σ of the noise on the sums, over the most that one client contributes; None without noise. The samples
+            are not known then, and stated as 0.
     """
 
     clients: int
@@ -85,6 +89,7 @@ class HeadChange:
     adopted: bool = True
     left_out: int = 0
     loss_before: float | None = None
+    noise: float | None = None
 
 
 Solved = tuple[RunState, HeadChange | None]
@@ -104,6 +109,8 @@ def first_head(session: Session, adapter: Adapter) -> Solved:
     state = RunState(0, adapter)
     if session.head.policy not in ("solved", "prototypes"):
         return state, None
+    if session.private is not None:
+        return _released(session, state, session.private)
     if session.row.server_alone:
         head, samples = _of_the_server(session)
         return _with_head(session, state, head), _change(head, 0, samples)
@@ -143,7 +150,7 @@ def final_head(session: Session, state: RunState) -> Solved:
     if session.head.policy != "solved" or not session.head.final:
         return state, None
     method = session.row
-    if method.server_alone:
+    if method.server_alone or session.private is not None:
         return state, None
     if method.head_alone:
         late = [k for k in range(len(session.tier_of)) if k not in (*state.head_clients, *state.forgotten)]
@@ -270,6 +277,20 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
     left_out = _declared(session, traffic.clients) - traffic.samples
     change = _change(head, len(traffic.clients), float(total.counts.sum()), left_out=left_out)
     return state, replace(change, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down)
+
+
+def _released(session: Session, state: RunState, private: PrivateHead) -> Solved:
+    """Return the state with the head that is solved from one release of the clients' sums with noise."""
+    state, sums, (up, down) = released_sums(session, state, private)
+    validation = session.server.validation
+    y = torch.from_numpy(validation.labels)
+    found = private_family(session, sums)
+    head = solved_head(found, pooled_features(session.model, validation), y, session.head.shrinkages)
+    known = {name: getattr(sums, name) for name in PARTS}
+    everyone = tuple(entry.client for entry in session.roster)
+    state = replace(_with_head(session, state, head), head_sums=known, head_clients=everyone)
+    change = _change(head, len(everyone), 0)
+    return state, replace(change, bytes_up=up, bytes_down=down, noise=private.release.noise)
 
 
 def _from_sums(session: Session, total: HeadSums, adapter: Adapter) -> Head:

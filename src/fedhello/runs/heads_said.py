@@ -30,7 +30,8 @@ def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 
         rounds: The number of rounds before it; 0 at the start.
     """
     whose = f"{change.clients} clients" if change.clients else "the server"
-    parts = [f"{'' if head.policy == 'prototypes' else 'solved '}from {change.samples:,.0f} samples of {whose}"]
+    what = f"{change.samples:,.0f} samples" if change.noise is None else f"the sums, with noise σ={change.noise:.3g},"
+    parts = [f"{'' if head.policy == 'prototypes' else 'solved '}from {what} of {whose}"]
     if change.left_out:
         parts.append(f"{change.left_out:,} samples left out by model.least={least}")
     if change.shrinkage is not None:

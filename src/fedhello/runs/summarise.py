@@ -11,8 +11,10 @@ import numpy as np
 from fedhello.formatting import human_bytes
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.sources import CAUSAL_LM
+from fedhello.privacy.ledger import write_ledger
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
+from fedhello.runs.private_heads import ledger_of
 from fedhello.runs.summary import HeadSummary, SearchSummary, SelectionSummary, Summary, TierSummary
 from fedhello.session import Session
 from fedhello.state import ClientReport
@@ -46,6 +48,7 @@ def summarise(
     best = max(scored, key=lambda found: found[1].accuracy, default=None)
     last = results[-1].test if results else None
     search, selection = _search(results), _selection(results)
+    ledger = None if session.private is None else ledger_of(session.private, beginning.state)
     return Summary(
         status=status,
         method=session.row.name,
@@ -78,8 +81,14 @@ def summarise(
         model_kind=session.model.kind,
         pooling=session.model.pooling,
         labels=session.labels,
-        notes=(*session.notes, *_head_lines(session, beginning, results), *taken_lines(search, selection)),
+        notes=(
+            *session.notes,
+            *([] if ledger is None else [ledger.words()]),
+            *_head_lines(session, beginning, results),
+            *taken_lines(search, selection),
+        ),
         versions=versions(),
+        privacy=None if ledger is None else write_ledger(ledger),
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from fedhello.errors import RunFolderError
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.sources import Kind
+from fedhello.privacy.ledger import guarantee
 from fedhello.runs.formats import write_evaluation, write_head
 from fedhello.runs.heads import HeadChange
 
@@ -166,6 +167,7 @@ class Summary(_Part):
         forgotten: Clients that were removed from the head afterwards.
         weights: Digest of the frozen weights; None for older runs without it.
         rouge_l: ROUGE-L of a language model's answers.
+        privacy: The ledger of differential privacy, see ``fedhello.privacy.ledger.write_ledger``; None without it.
 
     Example:
         >>> summary = fh.run("my.yaml").summary
@@ -212,6 +214,7 @@ class Summary(_Part):
     forgotten: tuple[int, ...] = ()
     weights: str | None = None
     rouge_l: RougeSummary | None = None
+    privacy: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Summary":
@@ -235,9 +238,14 @@ class Summary(_Part):
         except ValidationError as error:
             raise RunFolderError(f"expected the summary of a run; {' '.join(str(error).split())[:200]}") from error
 
+    @property
+    def guarantee(self) -> str | None:
+        """The guarantee of differential privacy as a sentence; None without it."""
+        return None if self.privacy is None else guarantee(self.privacy)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the values of ``summary.json``."""
-        return self.model_dump(mode="json")
+        """Return the values of ``summary.json``; ``privacy`` only with differential privacy."""
+        return self.model_dump(mode="json", exclude={"privacy"} if self.privacy is None else None)
 
     def but(self, **values: Any) -> "Summary":
         """Return a copy with some values replaced; they are not checked.

@@ -24,6 +24,7 @@ from fedhello.config.settings import (
     data_settings,
     head_settings,
     model_settings,
+    private_head,
     secure_settings,
     statistics_settings,
     training_settings,
@@ -59,6 +60,7 @@ from fedhello.setup.data import load_data, partition_data, public_data, split_da
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
 from fedhello.setup.masking import agreed_round, masked_costs, secured
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
+from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Budget, Federation
@@ -108,6 +110,9 @@ def prepare(config: Config, given: Objects = NAMED) -> Session:
 def _prepared(config: Config, given: Objects) -> Session:
     loaded = load(config, given)
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
+    if config.privacy.epsilon is not None:
+        check_accounting()
+    private = private_head(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
     settings, chosen = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
     if method.pooled:
@@ -137,14 +142,20 @@ def _prepared(config: Config, given: Objects) -> Session:
         scoring=score_costs(budgets, loaded.method, model, answer),
         dropout=0.0 if method.pooled else config.clients.dropout,
         statistics=statistics_settings(config),
+        private=None if private is None else private.statistics,
         together=(samples, dict(enumerate(parts))),
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
+    if private is not None:
+        histogram = np.zeros_like(histogram)
     roster = tuple(
         ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
         for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
     )
     notes = (*loaded.notes, *chosen, *measured, *left_out)
+    if private is not None:
+        roster = anonymous(roster)
+        notes = (*notes, *private_notes(private, len(parts)))
     loaded = replace(loaded, config=config, notes=notes)
     if not config.privacy.secure:
         return assemble(loaded, federation, roster, engine, histogram)
@@ -157,7 +168,9 @@ def agreed_on(loaded: Loaded, federation: Federation) -> SecureRound:
     config = loaded.config
     aggregator = loaded.row.bind(**config.method.options).aggregate
     adapter = loaded.model.snapshot(is_shared(config.model.head))
-    return agreed_round(aggregator, federation, adapter, secure_settings(config.privacy), config.defence.max_share)
+    # Contributions to a private release are clipped already, whatever the number of samples.
+    max_share = config.defence.max_share if config.privacy.epsilon is None else None
+    return agreed_round(aggregator, federation, adapter, secure_settings(config.privacy), max_share)
 
 
 def budgets_of(config: Config) -> tuple[Budget, ...]:
@@ -181,6 +194,7 @@ def empty_federation(config: Config, model: LoraModel) -> Federation:
         quorum=ceil(train.quorum * train.clients_per_round - 1e-9),
         over_selection=train.over_selection,
         class_rows=tuple(name for name in logits if name in model.head_names),
+        poisson=train.sampling == "poisson",
     )
 
 
@@ -252,7 +266,8 @@ def assemble(
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
         bound = with_control_variates(bound, _distance(engine.settings, model))
-    most = most_samples((entry.samples for entry in roster), config.defence.max_share)
+    private = private_head(config.privacy)
+    most = most_samples((entry.samples for entry in roster), config.defence.max_share) if private is None else None
     if most is not None and config.model.head in ("solved", "prototypes"):
         too_many = [entry for entry in roster if entry.samples > most]
         notes += [f"the head statistics of client {e.client} count {capped_words(e.samples, most)}" for e in too_many]
@@ -280,6 +295,7 @@ def assemble(
         drift=drift,
         losses=losses,
         most_samples=most,
+        private=private,
     )
 
 

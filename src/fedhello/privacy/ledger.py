@@ -1,0 +1,245 @@
+"""The ledger of differential privacy: what a run has released, and the ε at δ of all of it together.
+
+A mechanism M is (ε, δ)-differentially private for clients if for every two federations that differ in one client being
+there or not, and every set of outcomes O,
+
+    P(M(with) ∈ O) ≤ e^ε P(M(without) ∈ O) + δ        and the same the other way round.
+
+A release is a sum over clients, each with a vector of length at most C, plus Gaussian noise of standard deviation σC in
+every coordinate. ``noise`` is σ, the noise multiplier. In a round of Poisson sampling each client is part of the sum
+with probability q, independently. ε of all releases together is that of their composed privacy loss distributions
+(Koskela et al., arXiv 1906.03049), discretised so that it is never too small, by the package ``dp-accounting``;
+releases without sampling compose to one Gaussian (1/σ² adds up), whose ε the package knows in closed form (Balle and
+Wang, arXiv 1805.06530).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedhello.errors import PrivacyError
+from fedhello.state import Release
+
+FORMAT = 1
+"""Format of a ledger in files; it rises with changes that earlier versions of fedhello cannot read."""
+
+INTERVAL = 1e-3
+"""Width of the discretised privacy loss; rounding adds at most so much per release to the loss, never subtracts."""
+
+TOLERANCE = 1e-3
+"""Relative width at which the search for a noise multiplier ends; its upper end is taken."""
+
+LEAST_NOISE = 0.02
+"""Smaller noise multipliers are not worth the name: ε of one release would be above a thousand."""
+
+SLACK = 1e-6
+"""ε above the budget by so much, relatively, is rounding."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A release, or several alike, whose noise is to be found.
+
+    Attributes:
+        name: What is released.
+        share: Its share of the budget ε, > 0.
+        rate: q, the probability that a client is part of it.
+        times: How often.
+    """
+
+    name: str
+    share: float
+    rate: float = 1.0
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The releases of a run against its budget.
+
+    Attributes:
+        budget: The largest ε.
+        delta: δ.
+        releases: What was released, in order.
+
+    Example:
+        >>> from fedhello.state import Release
+        >>> ledger = Ledger(8.0, 1e-5).spent(Release("head", 1.0))
+        >>> round(ledger.epsilon, 2)
+        4.38
+    """
+
+    budget: float
+    delta: float
+    releases: tuple[Release, ...] = ()
+
+    @property
+    def epsilon(self) -> float:
+        """ε at δ of everything released; 0 of nothing."""
+        return epsilon_of(self.releases, self.delta)
+
+    def check(self, release: Release) -> None:
+        """Check that the budget covers one more release.
+
+        Raises:
+            PrivacyError: If it does not.
+        """
+        needed = epsilon_of((*self.releases, release), self.delta)
+        if needed > self.budget * (1 + SLACK):
+            raise PrivacyError(
+                f"expected privacy.epsilon={self.budget:g} to cover {release.name}; found that ε would be {needed:.3g} "
+                f"at δ={self.delta:g}, after {self.epsilon:.3g} so far. A larger budget needs a new run."
+            )
+
+    def spent(self, release: Release) -> "Ledger":
+        """Return the ledger with one more release, after checking that the budget covers it.
+
+        Raises:
+            PrivacyError: If it does not.
+        """
+        self.check(release)
+        return replace(self, releases=(*self.releases, release))
+
+    def words(self) -> str:
+        """Return the guarantee as a sentence."""
+        return guarantee(write_ledger(self))
+
+
+def epsilon_of(releases: Iterable[Release], delta: float) -> float:
+    """Return ε at δ of releases together.
+
+    Args:
+        releases: Any number of them.
+        delta: δ within 0 … 1.
+    """
+    counted: dict[tuple[float, float], int] = {}
+    for one in releases:
+        counted[one.noise, one.rate] = counted.get((one.noise, one.rate), 0) + one.times
+    return _epsilon(tuple(sorted(counted.items())), delta)
+
+
+@lru_cache(maxsize=512)
+def _epsilon(counted: tuple[tuple[tuple[float, float], int], ...], delta: float) -> float:
+    if not counted:
+        return 0.0
+    if any(noise <= 0 for (noise, _), _ in counted):
+        return math.inf
+    # dp-accounting takes more than a second to import, which runs without privacy do not pay.
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    if all(rate == 1 for (_, rate), _ in counted):
+        together = sum(times / noise**2 for (noise, _), times in counted) ** -0.5
+        return float(dp_accounting.get_epsilon_gaussian(together, delta))
+    accountant = PLDAccountant(value_discretization_interval=INTERVAL)
+    for (noise, rate), times in counted:
+        event: Any = dp_accounting.GaussianDpEvent(noise)
+        accountant.compose(event if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, event), times)
+    return float(accountant.get_epsilon(delta))
+
+
+def calibrated(planned: Sequence[Planned], epsilon: float, delta: float) -> tuple[Release, ...]:
+    """Return releases with the least noise that a budget covers.
+
+    The noise of each is found in order: the first i of them together have the first i shares of ε, and all of them ε.
+
+    Args:
+        planned: At least one; their shares sum to 1.
+        epsilon: The budget, > 0.
+        delta: δ.
+
+    Raises:
+        PrivacyError: If shares are not positive or do not sum to 1.
+    """
+    if any(one.share <= 0 for one in planned) or abs(sum(one.share for one in planned) - 1) > 1e-9:
+        found = {one.name: one.share for one in planned}
+        raise PrivacyError(f"expected shares of the budget above 0 that sum to 1; found {found}")
+    done: tuple[Release, ...] = ()
+    part = 0.0
+    for one in planned:
+        part += one.share
+        done = (*done, _least_noise(done, one, min(part, 1.0) * epsilon, delta))
+    return done
+
+
+def _least_noise(before: tuple[Release, ...], one: Planned, epsilon: float, delta: float) -> Release:
+    """Return a release with the least noise for which all before and it have at most ε."""
+
+    def at(noise: float) -> Release:
+        return Release(one.name, noise, one.rate, one.times)
+
+    def fits(noise: float) -> bool:
+        return epsilon_of((*before, at(noise)), delta) <= epsilon
+
+    enough = 1.0
+    while not fits(enough):
+        enough *= 2
+    too_little = enough / 2
+    while too_little > LEAST_NOISE and fits(too_little):
+        enough, too_little = too_little, too_little / 2
+    while enough / too_little > 1 + TOLERANCE:
+        middle = math.sqrt(enough * too_little)
+        enough, too_little = (middle, too_little) if fits(middle) else (enough, middle)
+    return at(enough)
+
+
+def write_ledger(ledger: Ledger) -> dict[str, Any]:
+    """Return a ledger as it is in files, with its ε."""
+    return {
+        "format": FORMAT,
+        "epsilon": ledger.epsilon,
+        "budget": ledger.budget,
+        "delta": ledger.delta,
+        "unit": "client",
+        "releases": write_releases(ledger.releases),
+    }
+
+
+def guarantee(values: Mapping[str, Any]) -> str:
+    """Return the guarantee of a written ledger as a sentence.
+
+    Args:
+        values: As ``write_ledger`` returns them.
+    """
+    budget, delta = values["budget"], values["delta"]
+    if not values["releases"]:
+        return f"nothing of a client has been released; the budget is ε={budget:g} at δ={delta:g}"
+    names = ", ".join(dict.fromkeys(one["name"] for one in values["releases"]))
+    return (
+        f"differentially private for clients with ε={values['epsilon']:.3g} at δ={delta:g} (budget {budget:g}; a "
+        f"client's data being there or not; released: {names})"
+    )
+
+
+def read_ledger(values: Any) -> Ledger:
+    """Return a ledger read from a file; ε is computed again.
+
+    Raises:
+        PrivacyError: If the values are not a ledger, or a later version of fedhello wrote them in a newer format.
+    """
+    if not isinstance(values, Mapping) or not isinstance(values.get("format"), int) or values["format"] > FORMAT:
+        found = values.get("format") if isinstance(values, Mapping) else type(values).__name__
+        raise PrivacyError(f"expected a privacy ledger of format {FORMAT} or earlier; found {found!r}")
+    try:
+        budget, delta = (TypeAdapter(float).validate_python(values[name]) for name in ("budget", "delta"))
+        return Ledger(budget, delta, read_releases(values["releases"]))
+    except (KeyError, ValidationError) as error:
+        raise PrivacyError(f"expected a privacy ledger; {' '.join(str(error).split())[:200]}") from error
+
+
+def write_releases(releases: Iterable[Release]) -> list[dict[str, Any]]:
+    """Return releases as they are in files."""
+    return [{"name": one.name, "noise": one.noise, "rate": one.rate, "times": one.times} for one in releases]
+
+
+def read_releases(values: Any) -> tuple[Release, ...]:
+    """Return releases read from a file.
+
+    Raises:
+        ValidationError: If the values are not releases.
+    """
+    return TypeAdapter(tuple[Release, ...]).validate_python(values)

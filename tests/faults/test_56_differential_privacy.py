@@ -1,0 +1,156 @@
+"""Case 56: differential privacy. The accounting's own laws are in privacy/test_ledger.py."""
+
+import json
+from math import log
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import beta, kstest
+
+import fedhello as fh
+from fedhello.errors import ConfigError, PrivacyError
+from fedhello.model.private_sums import PrivateStatistics, length_of, noised, private_sums
+from fedhello.model.statistics import UNIT, HeadSums, plus
+from fedhello.privacy.ledger import Ledger, Planned, calibrated, read_ledger
+from fedhello.runs.checkpoint import Checkpoints
+from fedhello.runs.loop import start
+from fedhello.runs.private_heads import ledger_of
+
+pytest.importorskip("dp_accounting")
+PRIVATE = {"method.name": "head-only", "privacy.epsilon": 4.0}
+DELTA = 1e-5
+
+
+@pytest.fixture
+def inside(place, monkeypatch):
+    """The working directory: a place with a model, data and ``tiny.yaml``."""
+    monkeypatch.chdir(place)
+
+
+def features(n, seed=0):
+    drawn = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 6, generator=drawn), torch.randint(3, (n,), generator=drawn)
+
+
+def test_doubling_a_clients_data_does_not_change_its_largest_influence():
+    settings = PrivateStatistics()
+    h, y = features(50)
+    once = private_sums(h, y, 3, settings)
+    twice = private_sums(torch.cat([h, h]), torch.cat([y, y]), 3, settings)
+    assert length_of(once) <= settings.most
+    assert length_of(twice) <= settings.most
+    assert length_of(plus(twice, once, -1)) < 0.02 * settings.most
+
+
+def test_a_class_that_nobody_has_is_distributed_like_noise():
+    """Its released count and sum are Gaussian of deviation σC, like every other entry."""
+    settings = PrivateStatistics()
+    h, y = features(400)
+    total = private_sums(h, y.clamp_max(1), 3, settings)
+    drawn = [noised(total, 2.0) for _ in range(300)]
+    empty = torch.stack([torch.cat([one.counts[2:], one.features[2]]) for one in drawn]) * UNIT / 2.0
+    full = torch.stack([one.features[0] - total.features[0] for one in drawn]) * UNIT / 2.0
+    assert kstest(empty.flatten().numpy(), "norm").pvalue > 1e-4
+    assert kstest(full.flatten().numpy(), "norm").pvalue > 1e-4
+
+
+@pytest.mark.usefixtures("inside")
+def test_noise_cannot_be_drawn_again_from_configuration_and_seed():
+    """Two runs of one configuration release different sums; without a budget they are the same, bit for bit."""
+    for words, same in ((PRIVATE, False), ({"method.name": "head-only"}, True)):
+        session = fh.prepare("tiny.yaml", words)
+        one, other = (start(session).state.head_sums["features"] for _ in range(2))
+        assert torch.equal(one, other) is same
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_resumed_run_goes_on_with_its_ledger_and_its_head():
+    words = PRIVATE | {"run.name": "one", "train.rounds": 3}
+    stop = fh.EarlyStopping(patience=1)
+    run = fh.run("tiny.yaml", words, callbacks=[stop])
+    before = Checkpoints(run.path / "checkpoints").latest(print)
+    assert before.state.round < 3
+    (run.path / "summary.json").unlink()
+    after = fh.resume(run.path)
+    state = Checkpoints(run.path / "checkpoints").latest(print).state
+    assert state.round == 3
+    assert state.releases == before.state.releases and len(state.releases) == 1
+    assert torch.equal(state.head_sums["features"], before.state.head_sums["features"])
+    assert after.summary.privacy == run.summary.privacy
+    assert after.summary.privacy["epsilon"] == pytest.approx(4, rel=1e-3)
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_spent_budget_releases_nothing_more():
+    session = fh.prepare("tiny.yaml", PRIVATE)
+    state = start(session).state
+    with pytest.raises(PrivacyError, match=r"expected privacy\.epsilon=4 to cover head statistics"):
+        ledger_of(session.private, state).spent(session.private.release)
+
+
+@pytest.mark.usefixtures("inside")
+def test_epsilon_is_said_and_kept_when_a_run_fails(caplog):
+    class Fails(fh.Callback):
+        def on_round(self, state, record):
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(fh.CallbackError):
+        fh.run("tiny.yaml", PRIVATE | {"run.name": "failed"}, callbacks=[Fails()])
+    assert "differentially private for clients with ε=4 at δ=1e-05" in caplog.text
+    summary = json.loads(Path("runs/failed/summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert read_ledger(summary["privacy"]).epsilon == pytest.approx(4, rel=1e-3)
+
+
+@pytest.mark.usefixtures("inside")
+def test_no_file_tells_of_a_single_client_and_the_model_card_of_the_guarantee():
+    run = fh.run("tiny.yaml", PRIVATE | {"run.name": "told"})
+    clients = json.loads((run.path / "clients.json").read_text())["clients"]
+    assert [(one["samples"], one["labels"]) for one in clients] == [(0, [])] * 4
+    for line in (run.path / "rounds.jsonl").read_text().splitlines():
+        assert json.loads(line)["clients"] == []
+    head = json.loads((run.path / "summary.json").read_text())["head"]["changes"][0]
+    assert head["samples"] == head["left_out"] == 0
+    assert "Privacy: differentially private for clients with ε=4 at" in (run.path / "adapter" / "README.md").read_text()
+    plan = fh.plan(fh.prepare("tiny.yaml", PRIVATE))
+    assert plan.clients == ()
+    assert any("4 clients are few" in note for note in plan.notes)
+    with pytest.raises(ConfigError, match="sums without noise"):
+        run.forget([0])
+
+
+def audit(noise, repeats=800):
+    """Return a lower bound, with confidence 99 %, of ε of a release with and without a canary client."""
+    settings = PrivateStatistics()
+    others = private_sums(*features(30, 1), 3, settings)
+    canary = private_sums(torch.ones(40, 6), torch.full((40,), 2), 3, settings)
+    direction = canary.features[2].double() * UNIT
+
+    def seen(total: HeadSums):
+        deviation = noise * settings.most
+        return torch.stack([noised(total, deviation).features[2] @ direction for _ in range(repeats)])
+
+    there, gone = seen(plus(others, canary)), seen(others)
+    # The threshold is chosen on one half, and the bound found on the other.
+    half = repeats // 2
+    best = max(
+        torch.cat([there[:half], gone[:half]]).quantile(torch.linspace(0.02, 0.98, 49, dtype=torch.float64)).tolist(),
+        key=lambda t: bound(there[:half] > t, gone[:half] > t),
+    )
+    return bound(there[half:] > best, gone[half:] > best)
+
+
+def bound(there, gone):
+    n, hits, false = len(there), int(there.sum()), int(gone.sum())
+    least = beta.ppf(0.005, hits, n - hits + 1) if hits else 0.0
+    most = beta.ppf(0.995, false + 1, n - false) if false < n else 1.0
+    return log(max(least - DELTA, 1e-9) / most)
+
+
+def test_an_audit_with_a_canary_finds_no_more_than_the_claim_and_finds_missing_noise():
+    (release,) = calibrated([Planned("head statistics", 1.0)], 1.0, DELTA)
+    claim = Ledger(1.0, DELTA, (release,)).epsilon
+    assert 0.99 < claim <= 1
+    assert audit(release.noise) <= claim
+    assert audit(release.noise / 10) > claim

@@ -1,0 +1,62 @@
+import pytest
+
+import fedhello as fh
+from fedhello.config.load import load_config
+from fedhello.errors import ConfigError
+from fedhello.model.private_sums import PrivateHead, PrivateStatistics
+from fedhello.session import ClientEntry
+from fedhello.setup import private
+from fedhello.state import Release
+
+REFUSED = {
+    "method.name=fed-hello": "only the head's sums can be released with noise so far, and method.name=fed-hello lets",
+    "method.name=server-only": "only the head's sums can be released with noise so far",
+    "model.head=prototypes": "the head must be solved from sums without training; model.head is prototypes",
+    "model.train_head=true": "the head must be solved from sums without training",
+    "model.refresh=2": "model.refresh asks clients for sums again",
+    "clients.tiers=[{share: 1, memory: 1GB}]": "budgets in memory, upload or seconds are compared with the lengths",
+    "run.engine=flower": "on other machines clients do not clip yet",
+    "privacy.delta=0.05": "privacy.delta=0.05 allows to publish one client of 20 in the clear",
+}
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_what_would_leave_outside_the_ledger_is_refused_in_one_sentence(word):
+    words = ["privacy.epsilon=4", "method.name=head-only", word]
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, words)
+    assert str(caught.value).startswith(f"expected privacy.epsilon=null, since {REFUSED[word]}")
+    load_config(None, words[1:])
+
+
+def test_clients_are_listed_without_what_is_theirs():
+    (entry,) = private.anonymous([ClientEntry(3, 1, 70, {"fruit": 70})])
+    assert entry == ClientEntry(3, 1, 0, ())
+
+
+def test_a_note_says_that_few_clients_are_few():
+    head = PrivateHead(8.0, 1e-5, Release("head statistics", 0.6), PrivateStatistics())
+    assert len(list(private.private_notes(head, 100))) == 1
+    assert "20 clients are few" in list(private.private_notes(head, 20))[1]
+
+
+@pytest.mark.usefixtures("place")
+def test_without_the_package_a_command_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(private, "PACKAGE", "no_such_package_for_accounting")
+    with pytest.raises(fh.MissingExtraError, match=r"pip install 'fedhello\[privacy\]'"):
+        fh.prepare("tiny.yaml", {"method.name": "head-only", "privacy.epsilon": 4})
+
+
+@pytest.mark.usefixtures("place")
+def test_noise_is_added_to_a_secure_sum_as_well(monkeypatch):
+    """Without noise the head from masked contributions is that from plain ones, bit for bit."""
+    from fedhello.model import private_sums
+    from fedhello.runs.loop import start
+
+    monkeypatch.setattr(private_sums, "gaussian", lambda shape, deviation: 0.0)
+    words = {"method.name": "head-only", "privacy.epsilon": 4, "train.clients_per_round": 3}
+    plain, masked = (
+        start(fh.prepare("tiny.yaml", words | {"privacy.secure": secure})).state for secure in (False, True)
+    )
+    assert all(plain.head_sums[name].equal(masked.head_sums[name]) for name in plain.head_sums)
+    assert plain.releases == masked.releases
