@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fedhello.client.cost_model import StepCosts
 from fedhello.client.loss import LOSSES
 from fedhello.config.schema import Config
 from fedhello.config.settings import head_settings, statistics_settings, training_settings
@@ -27,7 +28,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
-from fedhello.network.admission import Say, budgets_of, gather, key_of, with_tiers
+from fedhello.network.admission import Say, Unable, budgets_of, gather, key_of, with_tiers
 from fedhello.network.engine import DeadlinePolicy, RemoteEngine
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
@@ -41,6 +42,7 @@ from fedhello.runs.runner import run_session, warn
 from fedhello.runs.summary import Summary
 from fedhello.session import ClientEntry, Session
 from fedhello.setup.clients import federate
+from fedhello.setup.clients import unable as why_unable
 from fedhello.setup.encoding import longest_answer
 from fedhello.setup.prepare import Loaded, assemble, empty_federation, load
 from fedhello.setup.training import on_device, score_costs, step_costs
@@ -166,7 +168,7 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence
     run = secrets.token_hex(8)
     roster = _roster(folder)
     lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names))
-    members, nodes, rates = gather(lobby, loaded.config, roster, say)
+    members, nodes, rates = gather(lobby, loaded.config, roster, say, unable=_unable(loaded))
     session, engine = remote_session(loaded, lobby, members, run)
     engine.node_of, engine.rates = nodes, rates
     if roster:
@@ -181,6 +183,24 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence
     if summary.status in ("finished", "stopped"):  # an unfinished run may be resumed, so its clients wait
         engine.goodbye("finished")
     return summary
+
+
+def _unable(loaded: Loaded) -> Unable:
+    """Return the function that says why a client that joins cannot train; the model is calibrated once, if at all."""
+    model, config = loaded.model, loaded.config
+    settings, _ = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
+    answer = longest_answer(loaded.samples, loaded.held_out.train)
+    head, rule = head_settings(config.model), config.train.activations
+    known: list[StepCosts | None] = []
+
+    def unable(facts: ClientInfo) -> str | None:
+        budget, steps = facts.as_budget(), None
+        if not budget.only_counts:
+            known[:] = known or [step_costs(model, settings, head, [budget], rule, answer)]
+            (steps,) = known
+        return why_unable(budget, facts.classes, (facts.widest, facts.batches), steps, rule, settings)
+
+    return unable
 
 
 def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
