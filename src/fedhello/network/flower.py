@@ -228,20 +228,26 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
         grid.close()
 
 
-def register(address: Address, public_keys: list[Path]) -> None:
+def register(address: Address, public_keys: list[Path]) -> dict[int, str]:
     """Register the public keys of the nodes that may connect.
+
+    Returns:
+        Node → the name of its key, that of the file without ``.pub``. A key has one node, which only its owner can
+        connect as: Flower checks a signature by the key.
 
     Raises:
         EngineError: If the SuperLink refuses a key.
     """
     client = _control(address)
+    owners = {}
     try:
         for file in public_keys:
-            client.RegisterNode(RegisterNodeRequest(public_key=_public_key(file)))
+            owners[client.RegisterNode(RegisterNodeRequest(public_key=_public_key(file))).node_id] = file.stem
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise EngineError(f"expected the public key of a client in {file}; Flower refuses it: {error!r}") from error
     finally:
         client.close()
+    return owners
 
 
 def _public_key(file: Path) -> bytes:

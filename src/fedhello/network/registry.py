@@ -1,7 +1,7 @@
 """The registry of connected nodes, which are asked to join and report their name, data and budget."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -117,11 +117,15 @@ LOOK_AROUND = 1.0
 class ClientRegistry:
     """The registry of connected nodes: it asks every node once to join and reads the replies.
 
+    With keys, a node is asked to join only if its key is one of the server's, and only under the name of its key.
+    Without keys nobody can say whose a name is: the first node to give a name keeps it as long as it is connected.
+
     Attributes:
         link: Carries the messages.
         invitation: The content of the message ``join``.
         num_labels: C.
         clock: A monotonic clock, in seconds.
+        owners: Node → the name of its key; None without keys.
         connected: The nodes that were connected at the last poll.
     """
 
@@ -129,6 +133,7 @@ class ClientRegistry:
     invitation: Fields
     num_labels: int
     clock: Callable[[], float] = time.monotonic
+    owners: Mapping[int, str] | None = None
     connected: frozenset[int] = frozenset()
     _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
     _kept: dict[int, "Arrival"] = field(default_factory=dict)
@@ -142,13 +147,17 @@ class ClientRegistry:
         self.connected = self.link.nodes()
         for node in self._asked.keys() - self.connected:
             self._forget(node)
+        strangers = [] if self.owners is None else sorted(self.connected - self.owners.keys() - self._asked.keys())
+        for node in strangers:
+            self._asked[node] = ("", self.clock())
         for node in sorted(self.connected - self._asked.keys()):
             message = self.link.send(node, "join", self.invitation)
             if message:  # else it is asked at the next look
                 self._asked[node] = (message, self.clock())
         kept, self._kept = self._kept, {}
         again = [arrival for node, arrival in sorted(kept.items()) if node in self.connected]
-        return again + [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
+        refused = [Arrival(node, STRANGER, 0.0) for node in strangers]
+        return again + refused + [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
 
     def _heard(self, node: int) -> "Arrival | None":
         message, began = self._asked[node]
@@ -157,9 +166,13 @@ class ClientRegistry:
             return None
         self._asked[node] = ("", began)  # it is not asked again
         try:
-            return Arrival(node, read_client_info(reply, self.num_labels), self.clock() - began)
+            facts = read_client_info(reply, self.num_labels)
         except UpdateError as error:
             return Arrival(node, str(error), 0.0)
+        owner = facts.name if self.owners is None else self.owners[node]
+        if facts.name != owner:
+            return Arrival(node, not_its_name(facts.name, owner), 0.0)
+        return Arrival(node, facts, self.clock() - began)
 
     def ask_again(self, node: int) -> None:
         """Ask a node again, which has restarted and does not know the run."""
@@ -200,6 +213,18 @@ class Arrival:
         """Lower bound on its bytes per second, from the probe that was sent both ways."""
         busy = self.facts.busy if isinstance(self.facts, ClientInfo) else 0.0
         return max(2 * len(PROBE) / max(self.seconds - busy, POLL), SLOWEST)
+
+
+STRANGER = (
+    "its key is not among those that the server registered when it started. If it is one of yours, put its .pub file "
+    "into the folder of --keys and start the server again."
+)
+"""The message about a node whose key somebody else has registered."""
+
+
+def not_its_name(name: str, owner: str) -> str:
+    """Return the message about a client that joins under another name than that of its key."""
+    return f"{name!r} is not the name of its key, which is {owner!r}; start it with --name {owner}, or without --name"
 
 
 def taken(name: str) -> str:

@@ -9,7 +9,7 @@ Started again on the folder of an unfinished run, it resumes from the last check
 import itertools
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,11 @@ def serve(
         say("loading the model and the server's data …")
         loaded = load(config)
         listens()
-        register(options.address, options.public_keys)
+        owners = register(options.address, options.public_keys)
         with opened(options.address, secret) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
-            return folder, play_over(link, loaded, folder, callbacks(folder), say)
+            return folder, play_over(link, loaded, folder, callbacks(folder), say, owners or None)
 
 
 def _check_folder(folder: RunFolder) -> None:
@@ -159,15 +159,30 @@ def serve_on(link: Link, file: Path, say: Say) -> None:
     play_over(link, load(config), folder, [], say)
 
 
-def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence[Callback], say: Say) -> Summary:
+def play_over(
+    link: Link,
+    loaded: Loaded,
+    folder: RunFolder,
+    callbacks: Sequence[Callback],
+    say: Say,
+    owners: Mapping[int, str] | None = None,
+) -> Summary:
     """Wait for the clients, run the remaining rounds, and tell the clients when the run has finished.
+
+    Args:
+        link: Carries the messages.
+        loaded: The loaded configuration.
+        folder: The run's folder.
+        callbacks: Observe the run.
+        say: Called with messages for the user.
+        owners: Node → the name of its key; None without keys.
 
     Raises:
         ClientsError: If too few clients join in time.
     """
     run = secrets.token_hex(8)
     roster = _roster(folder)
-    lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names))
+    lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names), owners=owners)
     members, nodes, rates = gather(lobby, loaded.config, roster, say, unable=_unable(loaded))
     session, engine = remote_session(loaded, lobby, members, run)
     engine.node_of, engine.rates = nodes, rates
