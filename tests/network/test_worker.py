@@ -56,7 +56,7 @@ def test_a_server_that_does_not_speak_as_it_should_is_one_sentence(field, text, 
 def test_more_batches_than_can_be_told_are_refused(place, told):
     raw, labels = told
     raw["train"]["epochs"] = 10**9
-    with pytest.raises(ConfigError, match=r"at most 262144 batches per round; .*train\.epochs, 1000000000, and"):
+    with pytest.raises(ConfigError, match=r"at most 4194304 batches per round; .*train\.epochs, 1000000000, and"):
         prepare_client(ClientOptions("a", "texts.csv", model="tiny"), raw, labels)
 
 

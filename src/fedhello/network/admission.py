@@ -100,9 +100,8 @@ def _admit(facts: ClientInfo, config: Config, roster: Sequence[ClientInfo], unab
         return f"{facts.name!r} did not take part, with this data, from the start"
     b, T = config.train.batch_size, config.data.max_length
     most = ceil(facts.samples / b) * config.train.epochs
-    if len(facts.batches) > most or any(
-        samples > b or tokens > T for samples, tokens in (facts.widest, *facts.batches)
-    ):
+    widest, shapes, counts = facts.shapes
+    if sum(counts) > most or any(samples > b or tokens > T for samples, tokens in (widest, *shapes)):
         return (
             f"{facts.name!r} cannot take part: expected at most {most} batches of {b} x {T} tokens from "
             f"{facts.samples} samples; it states more"

@@ -1,7 +1,8 @@
 """The registry of connected nodes, which are asked to join and report their name, data and budget."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -20,7 +21,7 @@ SLOWEST_TRAINING = 1e8
 
 
 LONGEST_FACTS = 2**22
-"""The most bytes of a client's facts."""
+"""The most characters of a client's facts. Batches are counted by shape, so that this does not limit the data."""
 
 
 NAME = r"^[A-Za-z0-9._-]{1,64}$"
@@ -55,7 +56,7 @@ class ClientInfo(_Strict):
         samples: n_k.
         classes: The labels that occur in its data, ascending.
         widest: Samples and tokens of its widest batch.
-        batches: The expected shapes of its batches in a round.
+        batches: The expected shapes of its batches in a round: samples, tokens, and how many batches have this shape.
         budget: Its budget.
         speed: Its FLOP/s in training; None if it cannot be measured.
         busy: Seconds that it took to answer, without the transfer.
@@ -65,7 +66,7 @@ class ClientInfo(_Strict):
     samples: Count
     classes: tuple[Annotated[int, Field(ge=0)], ...] = ()
     widest: tuple[Count, Count]
-    batches: tuple[tuple[Count, Count], ...] = Field(min_length=1)
+    batches: tuple[tuple[Count, Count, Count], ...] = Field(min_length=1)
     budget: DeclaredBudget
     speed: Annotated[float, Field(ge=SLOWEST_TRAINING, le=1e18)] | None = None
     busy: float = Field(ge=0, le=1e9)
@@ -74,9 +75,24 @@ class ClientInfo(_Strict):
         """Return the budget, with the client's measured speed if it has seconds."""
         return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, int], list[tuple[int, int]], list[int]]:
+        """The widest batch, the shapes of a round's batches, and how many have each of them."""
+        return self.widest, [(b, T) for b, T, _ in self.batches], [n for *_, n in self.batches]
+
     def same_client(self, other: "ClientInfo") -> bool:
         """Whether both are of one client with the same data."""
         return (self.name, self.samples, self.classes) == (other.name, other.samples, other.classes)
+
+
+def count_shapes(batches: Iterable[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
+    """Return how many batches have each shape: samples, tokens and number, ascending.
+
+    Example:
+        >>> count_shapes([(8, 20), (7, 30), (8, 20)])
+        ((7, 30, 1), (8, 20, 2))
+    """
+    return tuple((b, T, n) for (b, T), n in sorted(Counter(batches).items()))
 
 
 def read_client_info(reply: Reply, num_labels: int) -> ClientInfo:
@@ -94,8 +110,14 @@ def read_client_info(reply: Reply, num_labels: int) -> ClientInfo:
     if "error" in reply:
         raise UpdateError(f"expected a client to join; it says: {one_line(reply.get('detail'))}")
     text = reply.get("facts")
-    if not isinstance(text, str) or len(text) > LONGEST_FACTS:
+    if not isinstance(text, str):
         raise UpdateError("expected a client to say what it has; found something else", "malformed")
+    if len(text) > LONGEST_FACTS:
+        raise UpdateError(
+            f"expected a client's facts (name, budget, classes, and the number of its batches by shape) in at most "
+            f"{LONGEST_FACTS} characters; found {len(text)}",
+            "too large",
+        )
     try:
         facts = ClientInfo.model_validate_json(text)
     except ValidationError as error:

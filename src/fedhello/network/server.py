@@ -32,7 +32,7 @@ from fedhello.network.admission import Say, Unable, budgets_of, gather, key_of, 
 from fedhello.network.engine import DeadlinePolicy, RemoteEngine
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
-from fedhello.network.registry import ClientInfo, ClientRegistry
+from fedhello.network.registry import ClientInfo, ClientRegistry, count_shapes
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.plugins import is_own
 from fedhello.runs.callbacks import Callback
@@ -213,7 +213,7 @@ def _unable(loaded: Loaded) -> Unable:
         if not budget.only_counts:
             known[:] = known or [step_costs(model, settings, head, [budget], rule, answer)]
             (steps,) = known
-        return why_unable(budget, facts.classes, (facts.widest, facts.batches), steps, rule, settings)
+        return why_unable(budget, facts.classes, facts.shapes, steps, rule, settings)
 
     return unable
 
@@ -223,11 +223,18 @@ def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
     if not (folder.path / "clients.json").is_file():
         return ()
     try:
-        return tuple(ClientInfo.model_validate_json(json.dumps(entry.facts)) for entry in folder.clients())
+        return tuple(ClientInfo.model_validate_json(json.dumps(_counted(entry.facts))) for entry in folder.clients())
     except ValueError as error:
         raise RunFolderError(
             f"expected the folder of a run with Flower; {folder.path} does not say who takes part: {error!r}"
         ) from error
+
+
+def _counted(facts: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a client's facts with its batches counted by shape; before version 3 of the messages they were listed."""
+    if facts is None or any(len(batch) != 2 for batch in facts.get("batches", [[]])):
+        return facts
+    return {**facts, "batches": count_shapes((b, T) for b, T in facts["batches"])}
 
 
 def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
@@ -261,7 +268,7 @@ def remote_session(
         Client(k, tier_of[k], empty.tiers[tier_of[k]], member.samples, member.classes)
         for k, member in enumerate(members)
     ]
-    shapes = [(member.widest, member.batches) for member in members]
+    shapes = [member.shapes for member in members]
     federation, left_out = federate(empty, everyone, shapes, costs, settings)
     engine = RemoteEngine(
         link=lobby.link,

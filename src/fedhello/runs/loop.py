@@ -16,6 +16,7 @@ from fedhello.errors import ConfigError, QuorumError
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
 from fedhello.model.validation import same_objects
+from fedhello.runs.finite import FiniteRounds
 from fedhello.runs.heads import (
     HeadChange,
     final_head,
@@ -106,7 +107,8 @@ def start(session: Session) -> RunStart:
 def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Iterator[tuple[RunState, RoundRecord]]:
     """Run the remaining rounds one by one, and evaluate the global adapter (or each of the models) when due.
 
-    A failed attempt is yielded like a round; its state has not changed, and the round is attempted again.
+    A failed attempt is yielded like a round; its state has not changed, and the round is attempted again. So is a round
+    after which the losses on the validation data are not finite, see ``fedhello.runs.finite``.
 
     Args:
         session: The session.
@@ -122,7 +124,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         return learn_from_each_other(session.model, session.server.public, models, how, session.settings.seed, t)
 
     _check_rate(state)
-    fisher, scores = Scorer(session), _Scores(session)
+    fisher, scores, finite = Scorer(session), _Scores(session), FiniteRounds(session)
     settings = session.settings
     if state.round < settings.rounds:
         state = without_final_head(state)
@@ -131,7 +133,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         if session.drift is not None:
             session.drift.begin(state)
         before = state = first_selection(session, state)
-        train = partial(_watched, session, state.personal_heads, watch)
+        train = partial(_watched, session, state.personal_heads, watch, finite)
         state, record = algorithm.round(state, session.federation, session.method, train, fisher, distil)
         record = fisher.recorded(record)
         record = replace(record, flags=(*record.flags, *_rate_flags(state)))
@@ -145,6 +147,12 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
         validation, test = scores.of(state) if settings.is_scored_after(state.round) else (None, None)
+        if state.round > before.round:
+            if finite.is_sound(state, record, validation) or not finite.is_sound(before, record, scores.of(before)[0]):
+                finite.committed()
+            else:
+                (state, record), head = finite.undone(before, state, record), None
+                validation, test = scores.of(state) if settings.is_scored_after(state.round) else (None, None)
         loss = _train_loss(record)
         selected = None if state.selected is None else state.selected_round
         seconds = (played - begin, time.perf_counter() - played)
@@ -175,10 +183,10 @@ def _rate_flags(state: RunState) -> list[str]:
 
 
 def _watched(
-    session: Session, heads: Heads | None, watch: Watch | None, tasks: Iterable[Task]
+    session: Session, heads: Heads | None, watch: Watch | None, finite: FiniteRounds, tasks: Iterable[Task]
 ) -> Iterator[Update | Rejection]:
     """Let clients train, and call ``watch`` with each reply."""
-    for reply in session.engine.train(tasks, heads):
+    for reply in finite.screened(session.engine.train(tasks, heads)):
         if watch is not None:
             watch(reply)
         yield reply

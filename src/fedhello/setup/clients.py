@@ -17,8 +17,8 @@ from fedhello.formatting import budget_words, human_bytes
 from fedhello.model.adapter import LoraModel
 from fedhello.types import Budget, Client, Federation
 
-Batches = tuple[Shape, Sequence[Shape]]
-"""The shape of a client's widest batch, and the expected shapes of its batches in a round."""
+Batches = tuple[Shape, Sequence[Shape]] | tuple[Shape, Sequence[Shape], Sequence[int]]
+"""The shape of a client's widest batch, the expected shapes of its batches in a round, and how many have each shape."""
 
 
 def assign_tiers(clients: int, shares: Sequence[float]) -> tuple[int, ...]:
@@ -133,8 +133,15 @@ def _costs(settings: TrainingSettings, costs: Costs) -> Costs:
 
 def _largest(shapes: Sequence[Batches]) -> Batches:
     """Return the widest batch and the batches of the most expensive round among a tier's clients."""
-    widest = max(samples for (samples, _), _ in shapes), max(tokens for (_, tokens), _ in shapes)
-    return widest, max((batches for _, batches in shapes), key=lambda batches: sum(b * T for b, T in batches))
+    widest = max(samples for (samples, _), *_ in shapes), max(tokens for (_, tokens), *_ in shapes)
+    _, batches, *counts = max(shapes, key=_tokens)
+    return (widest, batches, counts[0]) if counts else (widest, batches)
+
+
+def _tokens(shapes: Batches) -> int:
+    """Return the number of tokens, padding included, in the batches of a round."""
+    _, batches, *counts = shapes
+    return sum(n * b * T for n, (b, T) in zip(counts[0] if counts else [1] * len(batches), batches, strict=True))
 
 
 def _invited(
