@@ -8,15 +8,13 @@ from machines import CONFIG
 from fedhello.errors import ClientsError, ConfigError
 from fedhello.network.admission import gather
 from fedhello.network.registry import ClientRegistry
-from fedhello.network.server import _invitation, _unable, play_over, remote_session
-from fedhello.runs.folder import RunFolder
+from fedhello.network.server import _invitation, _unable, remote_session
 from fedhello.setup.prepare import load
 from network import config_of, network_of
 
 
 @pytest.fixture
 def floor_place(place, monkeypatch):
-    monkeypatch.setattr("fedhello.network.registry.LOOK_AROUND", 0.0)
     (place / "net.yaml").write_text(CONFIG)
     monkeypatch.chdir(place)
     return place
@@ -29,7 +27,7 @@ def poor(reply):
 
 
 def test_it_is_refused_at_the_door_and_the_run_waits_for_another(floor_place):
-    config, said = config_of(floor_place, "train.rounds=1"), []
+    config, said = config_of(floor_place), []
     network = network_of()
     network.faults["part-001", "join"] = [poor]
     honest = network.workers["part-001"]
@@ -39,8 +37,12 @@ def test_it_is_refused_at_the_door_and_the_run_waits_for_another(floor_place):
         if "not admitted" in line:
             network.connect("part-001", honest)
 
-    summary = play_over(network, load(config), RunFolder(floor_place / "runs" / "net"), [], say)
-    assert (summary.status, summary.rounds) == ("finished", 1)
+    loaded = load(config)
+    lobby = ClientRegistry(network, _invitation(loaded, "r"), 2, network.clock)
+    members, nodes, _ = gather(lobby, config, (), say, network.wait, _unable(loaded))
+    assert [member.name for member in members] == ["part-000", "part-001", "part-002"]
+    assert nodes[1] == network.node_of["part-001"]
+    assert len(remote_session(loaded, lobby, members, "r")[0].federation.clients) == 3
     refused = [line for line in said if "not admitted" in line]
     assert len(refused) == 1
     assert "'part-001' cannot take part: its budget is below the floor: training" in refused[0]
