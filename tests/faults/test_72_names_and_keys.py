@@ -3,12 +3,21 @@
 With real processes and keys: ``test_53_who_may_connect.py``.
 """
 
+import secrets
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 
+from fedhello.network.keys import make_client_key, make_server_keys
+from fedhello.network.messages import Address
+from fedhello.network.processes import free_port, spawn, stop
 from fedhello.network.registry import ClientRegistry
+from fedhello.network.superlink import ServerOptions, superlink
+from fedhello.network.supervisor import Connection
 from fedhello.network.worker import Worker
+from network import remote_facts
 
 
 def joining(network, engine, owners):
@@ -56,3 +65,49 @@ def test_a_key_that_a_stranger_registered_is_not_even_told_the_configuration(tak
     assert sorted(joined.values()) == ["client-0", "client-2"]
     assert "not among those that the server registered" in refused[nodes["thief"]]
     assert "thief" not in {name for name, _, _, _ in network.sent}
+
+
+@pytest.mark.slow
+def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
+    """A node with the key of paris says it is berlin, and then that it is paris; its replies come through ``Pulls``."""
+    flower = pytest.importorskip("fedhello.network.flower", reason="needs the extra flower")
+    make_server_keys(["localhost"], 1, tmp_path / "keys")
+    for name in ("berlin", "paris"):
+        make_client_key(name, tmp_path / "keys")
+    options = ServerOptions(port=free_port(), keys=tmp_path / "keys")
+    secret, own, port, said = secrets.token_bytes(32), tmp_path / "secret", free_port(), ["berlin", "paris"]
+    own.write_bytes(secrets.token_bytes(32))
+    ended = threading.Event()
+
+    def answer(kind, fields):
+        facts = remote_facts(0, 10).model_copy(update={"name": said.pop(0)})
+        return {"facts": facts.model_dump_json(), "probe": bytes(2**20)}
+
+    with superlink(options, secret, tmp_path / "superlink.log") as wait:
+        wait()
+        owners = flower.register(options.address, options.public_keys)
+        assert sorted(owners.values()) == ["berlin", "paris"]
+        connection = Connection("localhost", options.port, tmp_path / "keys/ca.crt", tmp_path / "keys/paris")
+        child = spawn("fedhello.network.flower_app", connection.supernode(port, own), tmp_path / "supernode.log")
+        worker = threading.Thread(
+            target=flower.answered,
+            args=(Address("127.0.0.1", port), own.read_bytes(), answer, lambda: not ended.is_set()),
+            daemon=True,
+        )
+        worker.start()
+        try:
+            with flower.opened(options.address, secret) as link:
+                lobby, found, end = ClientRegistry(link, {}, 3, owners=owners), [], time.monotonic() + 120
+                while len(found) < 2 and time.monotonic() < end:
+                    arrived = lobby.look()
+                    found += arrived
+                    for arrival in arrived:
+                        lobby.ask_again(arrival.node)
+                    time.sleep(0.1)
+        finally:
+            ended.set()
+            stop(child)
+            worker.join(10)
+    assert [owners[arrival.node] for arrival in found] == ["paris", "paris"]
+    assert [arrival.name for arrival in found] == ["", "paris"]
+    assert "'berlin' is not the name of its key, which is 'paris'" in found[0].facts

@@ -17,8 +17,10 @@ def shown_by(row):
     return [reference.partition("::")[::2] for reference in re.findall(r"`([\w/]+\.py(?:::\w+)?)`", row[3])]
 
 
-def test_each_of_the_63_cases_has_one_row():
-    assert [int(row[0].strip("| ")) for row in ROWS] == list(range(1, 64))
+def test_each_of_the_cases_has_one_row():
+    numbers = [int(row[0].strip("| ")) for row in ROWS]
+    assert numbers == sorted(set(numbers))
+    assert set(numbers) >= set(range(1, 73))
     assert all(len(row) == 4 for row in ROWS)
 
 

@@ -29,7 +29,8 @@ from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
 from fedhello.network.admission import Say, Unable, budgets_of, gather, key_of, with_tiers
-from fedhello.network.engine import DeadlinePolicy, RemoteEngine
+from fedhello.network.deadlines import DeadlinePolicy
+from fedhello.network.engine import RemoteEngine
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
 from fedhello.network.registry import ClientInfo, ClientRegistry, count_shapes

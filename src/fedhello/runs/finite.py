@@ -62,7 +62,11 @@ class FiniteRounds:
         """
         if validation is not None:
             return math.isfinite(validation.loss)
-        if record.step is not None or state.personal_heads is not None or self.session.row.models is not the_global_model:
+        if (
+            record.step is not None
+            or state.personal_heads is not None
+            or self.session.row.models is not the_global_model
+        ):
             return True  # a searched step was checked already; the others have no single model
         return bool(self.session.losses(state.adapter).isfinite().all())
 
@@ -87,7 +91,9 @@ class FiniteRounds:
 
 def _largest_value(update: Update) -> float | None:
     """Return the largest absolute value of an update; None where it has none, such as a masked one."""
-    found = [float(value.abs().max()) for value in update.tensors.values() if value.is_floating_point() and value.numel()]
+    found = [
+        float(value.abs().max()) for value in update.tensors.values() if value.is_floating_point() and value.numel()
+    ]
     return max(found, default=None)
 
 
