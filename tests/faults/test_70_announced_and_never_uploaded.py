@@ -8,17 +8,17 @@ import pytest
 
 flower = pytest.importorskip("fedhello.network.flower", reason="needs the extra flower")
 
-from flwr.app import ConfigRecord, RecordDict
-from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
-from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.superlink.grid import HttpGrid
+from flwr.app import ConfigRecord, RecordDict  # noqa: E402
+from flwr.app.message import make_message  # noqa: E402
+from flwr.app.metadata import Metadata  # noqa: E402
+from flwr.common.serde import message_to_proto  # noqa: E402
+from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse  # noqa: E402
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse  # noqa: E402
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree  # noqa: E402
+from flwr.superlink.grid import HttpGrid  # noqa: E402
 
-from fedhello.network.flower_pulls import MOST_OBJECTS
-from fedhello.network.messages import Failure
+from fedhello.network.flower_pulls import MOST_OBJECTS  # noqa: E402
+from fedhello.network.messages import Failure  # noqa: E402
 
 LIARS = flower.ARRIVING + 1
 
@@ -44,19 +44,19 @@ class SuperLink:
         self.replies[message_id] = message_to_proto(message)
         return parts
 
-    def PullMessages(self, request):  # noqa: N802
+    def PullMessages(self, request):
         """Each reply is announced once."""
         found = [(self.replies.pop(m), self.trees[m]) for m in request.message_ids if m in self.replies]
         return PullAppMessagesResponse(messages_list=[m for m, _ in found], message_object_trees=[t for _, t in found])
 
-    def PullObject(self, request):  # noqa: N802
+    def PullObject(self, request):
         there = request.object_id in self.uploaded
         content = self.objects[request.object_id] if there else b""
         return PullObjectResponse(
             object_found=request.object_id in self.objects, object_available=there, object_content=content
         )
 
-    def ConfirmMessageReceived(self, request):  # noqa: N802
+    def ConfirmMessageReceived(self, request):
         self.confirmed.append(request.message_object_id)
 
 

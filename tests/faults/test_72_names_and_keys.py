@@ -68,6 +68,7 @@ def test_a_key_that_a_stranger_registered_is_not_even_told_the_configuration(tak
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
     """A node with the key of paris says it is berlin, and then that it is paris; its replies come through ``Pulls``."""
     flower = pytest.importorskip("fedhello.network.flower", reason="needs the extra flower")

@@ -36,7 +36,7 @@ class Growth:
     quadratic: float
 
     def at(self, shapes: Sequence[MeanShape], counts: Sequence[int] = ()) -> int:
-        """Return the sum over batches of b samples of T tokens; ``counts``: how many of each shape, one if not given."""
+        """Return the sum over batches of b samples of T tokens; ``counts``: how many have each shape, else one."""
         each = [self.constant + b * (self.per_sample + T * (self.linear + self.quadratic * T)) for b, T in shapes]
         return max(0, round(sum(n * one for n, one in zip(counts, each, strict=True)) if counts else sum(each)))
 

@@ -11,7 +11,7 @@ the losses are not finite before the round either, it changes nothing.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median_low
 
@@ -52,21 +52,34 @@ class FiniteRounds:
                     self._largest[reply.client] = largest
             yield reply
 
-    def is_sound(self, state: RunState, record: RoundReport, validation: Evaluation | None) -> bool:
-        """Whether the losses after a round are finite, as far as that can be said.
+    def is_harmed(
+        self,
+        before: RunState,
+        state: RunState,
+        record: RoundReport,
+        validation: Evaluation | None,
+        scored: Callable[[RunState], Evaluation],
+    ) -> bool:
+        """Whether losses are not finite after a round, and were before it; if not, all values count again.
 
         Args:
-            state: The state after the round.
+            before: The state before the round.
+            state: The state after it.
             record: The report of the round.
             validation: Its evaluation on the validation data; None if it was not scored.
+            scored: Evaluates a state on the validation data.
         """
+        harmed = not self.is_sound(state, record, validation) and math.isfinite(scored(before).loss)
+        if not harmed:
+            self.most = None
+        return harmed
+
+    def is_sound(self, state: RunState, record: RoundReport, validation: Evaluation | None) -> bool:
+        """Whether the losses after a round are finite, as far as that can be said; see ``is_harmed``."""
         if validation is not None:
             return math.isfinite(validation.loss)
-        if (
-            record.step is not None
-            or state.personal_heads is not None
-            or self.session.row.models is not the_global_model
-        ):
+        single = state.personal_heads is None and self.session.row.models is the_global_model
+        if record.step is not None or not single:
             return True  # a searched step was checked already; the others have no single model
         return bool(self.session.losses(state.adapter).isfinite().all())
 
@@ -83,10 +96,6 @@ class FiniteRounds:
         flag = f"the round was undone, since {FAILED}: {cause}"
         record = replace(record, failed=f"{FAILED}: {cause}", flags=(*record.flags, flag))
         return replace(before, attempt=before.attempt + 1, excess=state.excess), record
-
-    def committed(self) -> None:
-        """Let all values count again, after a round that was committed."""
-        self.most = None
 
 
 def _largest_value(update: Update) -> float | None:

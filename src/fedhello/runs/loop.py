@@ -146,13 +146,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
             state = selection_after(session, state)
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
-        validation, test = scores.of(state) if settings.is_scored_after(state.round) else (None, None)
-        if state.round > before.round:
-            if finite.is_sound(state, record, validation) or not finite.is_sound(before, record, scores.of(before)[0]):
-                finite.committed()
-            else:
-                (state, record), head = finite.undone(before, state, record), None
-                validation, test = scores.of(state) if settings.is_scored_after(state.round) else (None, None)
+        state, record, head, (validation, test) = _checked(finite, scores, before, (state, record, head))
         loss = _train_loss(record)
         selected = None if state.selected is None else state.selected_round
         seconds = (played - begin, time.perf_counter() - played)
@@ -208,6 +202,21 @@ def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple
     return state, replace(last, bytes_up=up, bytes_down=down)
 
 
+def _checked(
+    finite: FiniteRounds,
+    scores: "_Scores",
+    before: RunState,
+    after: tuple[RunState, RoundReport, HeadChange | None],
+) -> tuple[RunState, RoundReport, HeadChange | None, tuple[Evaluation | None, Evaluation | None]]:
+    """Return what a round led to with its scores where due; it is undone if losses are no longer finite."""
+    state, record, head = after
+    found = scores.due(state)
+    if state.round == before.round or not finite.is_harmed(before, state, record, found[0], scores.validation):
+        return state, record, head, found
+    state, record = finite.undone(before, state, record)
+    return state, record, None, scores.due(state)
+
+
 def _no_quorum(record: RoundReport) -> QuorumError:
     reasons = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
     return QuorumError(
@@ -228,6 +237,14 @@ class _Scores:
 
     session: Session
     known: dict[str, tuple[list[Tensor], tuple[Evaluation, Evaluation]]] = field(default_factory=dict)
+
+    def due(self, state: RunState) -> tuple[Evaluation | None, Evaluation | None]:
+        """Return the scores on the validation and the test set if this state is scored."""
+        return self.of(state) if self.session.settings.is_scored_after(state.round) else (None, None)
+
+    def validation(self, state: RunState) -> Evaluation:
+        """Return the scores on the validation set."""
+        return self.of(state)[0]
 
     def of(self, state: RunState) -> tuple[Evaluation, Evaluation]:
         """Return the mean over the models on the validation and the test set."""
