@@ -4,14 +4,14 @@ With real processes and keys: ``test_53_who_may_connect.py``.
 """
 
 import secrets
-import threading
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import pytest
 
 from fedhello.network.keys import make_client_key, make_server_keys
-from fedhello.network.messages import Address
 from fedhello.network.processes import free_port, spawn, stop
 from fedhello.network.registry import ClientRegistry
 from fedhello.network.superlink import ServerOptions, superlink
@@ -67,7 +67,19 @@ def test_a_key_that_a_stranger_registered_is_not_even_told_the_configuration(tak
     assert "thief" not in {name for name, _, _, _ in network.sent}
 
 
+ANSWERS = """
+import sys
+from pathlib import Path
+from fedhello.network.flower import answered
+from fedhello.network.messages import Address
+port, secret, *facts = sys.argv[1:]
+answer = lambda kind, fields: {"facts": facts.pop(0), "probe": bytes(2**20)}
+answered(Address("127.0.0.1", int(port)), Path(secret).read_bytes(), answer, lambda: bool(facts))
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
     """A node with the key of paris says it is berlin, and then that it is paris; its replies come through ``Pulls``."""
@@ -76,13 +88,9 @@ def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
     for name in ("berlin", "paris"):
         make_client_key(name, tmp_path / "keys")
     options = ServerOptions(port=free_port(), keys=tmp_path / "keys")
-    secret, own, port, said = secrets.token_bytes(32), tmp_path / "secret", free_port(), ["berlin", "paris"]
+    secret, own, port = secrets.token_bytes(32), tmp_path / "secret", free_port()
     own.write_bytes(secrets.token_bytes(32))
-    ended = threading.Event()
-
-    def answer(kind, fields):
-        facts = remote_facts(0, 10).model_copy(update={"name": said.pop(0)})
-        return {"facts": facts.model_dump_json(), "probe": bytes(2**20)}
+    facts = [remote_facts(0, 10).model_copy(update={"name": name}).model_dump_json() for name in ("berlin", "paris")]
 
     with superlink(options, secret, tmp_path / "superlink.log") as wait:
         wait()
@@ -90,12 +98,7 @@ def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
         assert sorted(owners.values()) == ["berlin", "paris"]
         connection = Connection("localhost", options.port, tmp_path / "keys/ca.crt", tmp_path / "keys/paris")
         child = spawn("fedhello.network.flower_app", connection.supernode(port, own), tmp_path / "supernode.log")
-        worker = threading.Thread(
-            target=flower.answered,
-            args=(Address("127.0.0.1", port), own.read_bytes(), answer, lambda: not ended.is_set()),
-            daemon=True,
-        )
-        worker.start()
+        worker = subprocess.Popen([sys.executable, "-c", ANSWERS, str(port), own, *facts])
         try:
             with flower.opened(options.address, secret) as link:
                 lobby, found, end = ClientRegistry(link, {}, 3, owners=owners), [], time.monotonic() + 120
@@ -106,9 +109,9 @@ def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
                         lobby.ask_again(arrival.node)
                     time.sleep(0.1)
         finally:
-            ended.set()
             stop(child)
-            worker.join(10)
+            worker.kill()
+            worker.wait()
     assert [owners[arrival.node] for arrival in found] == ["paris", "paris"]
     assert [arrival.name for arrival in found] == ["", "paris"]
     assert "'berlin' is not the name of its key, which is 'paris'" in found[0].facts
