@@ -19,7 +19,7 @@ def test_only_clients_with_a_known_key_take_part_and_no_secret_is_said(workplace
     try:
         keys = net.folder / "keys"
         assert call(net.folder, "keys", "server", "--host", "127.0.0.1", "--out", "keys")[0] == 0
-        for name in ("berlin", "madrid"):
+        for name in ("berlin", "madrid", "paris"):
             assert call(net.folder, "keys", "client", name, "--out", "keys")[0] == 0
         assert call(net.folder, "keys", "client", "stranger", "--out", "elsewhere")[0] == 0
         net.server("--keys", "keys")
@@ -28,6 +28,8 @@ def test_only_clients_with_a_known_key_take_part_and_no_secret_is_said(workplace
         net.client(1, *own, "--key", "elsewhere/stranger", name="stranger")
         net.client(1, "--blocks", 2, name="plain")
         net.wait_for(lambda: "the connection ended" in net.said("stranger"), what="the stranger's refusal")
+        net.client(1, *own, "--key", "keys/paris", "--name", "madrid", name="thief")
+        net.wait_for(lambda: "which is 'paris'" in net.said("server"), what="the refusal of another's name")
         assert net.end("plain") == EngineError.exit_code
         assert "uses TLS" in net.said("plain")
         net.client(1, *own, "--key", "keys/madrid")

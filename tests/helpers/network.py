@@ -20,7 +20,7 @@ SETTINGS = TrainingSettings(
 
 def remote_facts(k, samples):
     return ClientInfo(
-        name=f"client-{k}", samples=samples, classes=(0, 1, 2), widest=(4, 9), batches=((4, 9),),
+        name=f"client-{k}", samples=samples, classes=(0, 1, 2), widest=(4, 9), batches=((4, 9, 1),),
         budget=DeclaredBudget(blocks=2), speed=1e9, busy=0.0,
     )  # fmt: skip
 

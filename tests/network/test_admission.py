@@ -38,7 +38,7 @@ def test_a_client_that_is_back_before_its_dead_connection_ends_is_waited_for(pla
 
 
 @pytest.mark.parametrize(
-    "change", [{"widest": (2**31 - 1, 2**31 - 1)}, {"batches": ((4, 9),) * 99}, {"batches": ((4, 2**31 - 1),)}]
+    "change", [{"widest": (2**31 - 1, 2**31 - 1)}, {"batches": ((4, 9, 99),)}, {"batches": ((4, 2**31 - 1, 1),)}]
 )
 def test_a_client_that_speaks_of_more_than_its_samples_give_is_not_admitted(place, change):
     config, said = config_of(place), []

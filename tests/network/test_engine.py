@@ -69,11 +69,11 @@ def test_head_sums_are_those_of_the_local_engine_bit_for_bit(world):
         assert same(here.sums, there.sums)
         assert here.bytes_down == 0
     moved = begun.with_tensors({name: value + 0.5 for name, value in begun.tensors.items()})
-    at_first = {one.clients[0]: one.sums for one in engine.head_sums()}
+    at_first = {one.clients: one.sums for one in engine.head_sums()}
     for here, there in zip(local.head_sums([2, 0], moved), engine.head_sums([2, 0], moved), strict=True):
         assert (here.clients, here.bytes_up, here.bytes_down) == (there.clients, there.bytes_up, there.bytes_down)
         assert same(here.sums, there.sums)
-        assert not same(there.sums, at_first[there.clients[0]]), "features are those under the adapter that is sent"
+        assert not same(there.sums, at_first[there.clients]), "features are those under the adapter that is sent"
         assert there.bytes_down > sum(value.nbytes for value in moved.tensors.values())
 
 
@@ -81,7 +81,7 @@ def test_a_client_without_sums_is_left_out_and_noted(world):
     notes = []
     network, engine, _ = world(sums_like=LIKE, note=notes.append)
     network.faults["client-1", "sums"] = [lambda reply: {"sums": reply["sums"][:-8]}]
-    assert [one.clients[0] for one in engine.head_sums()] == [0, 2]
+    assert [one.clients for one in engine.head_sums()] == [(0,), (2,)]
     assert "without client 1" in notes[0]
     for k in range(3):
         network.faults[f"client-{k}", "sums"] = ["silent"]
@@ -112,7 +112,7 @@ def test_sums_that_no_such_samples_have_are_left_out(world, name, change):
         return {"sums": encode_tensors(sums | {name: change(sums[name])})}
 
     network.faults["client-1", "sums"] = [forge]
-    assert [one.clients[0] for one in engine.head_sums()] == [0, 2]
+    assert [one.clients for one in engine.head_sums()] == [(0,), (2,)]
     assert "without client 1" in notes[0]
 
 

@@ -61,7 +61,7 @@ def test_more_batches_than_can_be_told_are_refused(place, told):
     raw, labels = told
     raw["train"]["epochs"] = 10**9
     options = ClientOptions("a", "texts.csv", model="tiny", consent=Consent(epochs=10**9))
-    with pytest.raises(ConfigError, match=r"at most 262144 batches per round; .*train\.epochs, 1000000000, and"):
+    with pytest.raises(ConfigError, match=r"at most 4194304 batches per round; .*train\.epochs, 1000000000, and"):
         prepare_client(options, raw, labels)
 
 

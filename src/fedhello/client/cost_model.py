@@ -35,10 +35,10 @@ class Growth:
     linear: float
     quadratic: float
 
-    def at(self, shapes: Sequence[MeanShape]) -> int:
-        """Return the sum over batches of b samples of T tokens."""
-        found = sum(self.constant + b * (self.per_sample + T * (self.linear + self.quadratic * T)) for b, T in shapes)
-        return max(0, round(found))
+    def at(self, shapes: Sequence[MeanShape], counts: Sequence[int] = ()) -> int:
+        """Return the sum over batches of b samples of T tokens; ``counts``: how many have each shape, else one."""
+        each = [self.constant + b * (self.per_sample + T * (self.linear + self.quadratic * T)) for b, T in shapes]
+        return max(0, round(sum(n * one for n, one in zip(counts, each, strict=True)) if counts else sum(each)))
 
     @staticmethod
     def through(shapes: Sequence[Shape], values: Sequence[float], terms: str = "c α β") -> "Growth":
@@ -111,8 +111,14 @@ class StepCosts:
     fixed_upload: int = 0
     rank: int = 1
 
-    def at(self, widest: Shape, batches: Sequence[MeanShape] = ()) -> Costs:
-        """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round."""
+    def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
+        """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.
+
+        Args:
+            widest: The shape of the widest batch.
+            batches: The shapes of a round's batches.
+            counts: How many batches have each of these shapes; one if not given.
+        """
 
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
             return {kind: growth.at([widest]) for kind, growth in parts.items()}
@@ -123,8 +129,8 @@ class StepCosts:
             outside=self.outside.at([widest]),
             outside_head_only=self.outside_head_only.at([widest]),
             head_only_peak=self.head_only_peak.at([widest]),
-            flops={kind: growth.at(batches) for kind, growth in self.flops.items()},
-            flops_outside=self.flops_outside.at(batches),
+            flops={kind: growth.at(batches, counts) for kind, growth in self.flops.items()},
+            flops_outside=self.flops_outside.at(batches, counts),
             block_bytes=self.block_bytes,
             reserve=self.reserve,
             head_bytes=self.head_bytes,

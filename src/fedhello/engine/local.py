@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedhello.client.cost_model import Peak, StepCosts, predicted
+from fedhello.client.loss import LOSSES
 from fedhello.client.memory import gpu_limit
 from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_sums, fitted_batch
 from fedhello.client.settings import TrainingSettings, with_rate
@@ -118,7 +119,8 @@ class LocalEngine:
             payload = encode_update(Update(client.id, task.round, client.samples, values, metrics), self.run)
         except Exception as error:  # no error of one client may end the run
             return Rejection(client.id, task.round, *_fault(error), bytes_down)
-        update = decode(payload, expect(task, client.samples, self.run, bytes_down))
+        own_loss = self.settings.loss not in LOSSES.own
+        update = decode(payload, expect(task, client.samples, self.run, bytes_down, own_loss))
         if isinstance(update, Rejection):
             return update
         if personal:

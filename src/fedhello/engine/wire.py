@@ -50,7 +50,13 @@ MOST_SAMPLES = 2**31 - 1
 """Upper bound on a sample count."""
 
 LARGEST_METRIC = 1e15
-"""Upper bound on the absolute value of every metric."""
+"""Upper bound on every metric; the lower bound is 0, since all of them are counts, bytes, seconds or losses."""
+
+LARGEST_LOSS = 1e9
+"""Upper bound on a built-in loss."""
+
+ROUNDING_OF_LOSS = 1e-3
+"""How far below 0 rounding may take a built-in loss, whose terms are cross-entropies, divergences and norms."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Expected:
         run: Id of the run, at most ``RUN_ID`` characters.
         bytes_down: Bytes sent to the client.
         max_bytes: The most bytes of the message, which is rejected unread otherwise; None derives it from the rest.
+        own_loss: Whether clients train with a user's own loss, which may be negative and of any size.
     """
 
     client: int
@@ -74,6 +81,7 @@ class Expected:
     run: str = ""
     bytes_down: int = 0
     max_bytes: int | None = None
+    own_loss: bool = False
 
     @property
     def limit(self) -> int:
@@ -108,7 +116,7 @@ def encode_task(task: Task) -> bytes:
     return json.dumps(header, separators=(",", ":")).encode() + encode_tensors(sent)
 
 
-def expect(task: Task, samples: int, run: str, bytes_down: int) -> Expected:
+def expect(task: Task, samples: int, run: str, bytes_down: int, own_loss: bool = False) -> Expected:
     """Return the expected update for a task.
 
     Args:
@@ -116,9 +124,10 @@ def expect(task: Task, samples: int, run: str, bytes_down: int) -> Expected:
         samples: The sample count that the client declared when it joined.
         run: Id of the run.
         bytes_down: Bytes on the wire of the task.
+        own_loss: See ``Expected``.
     """
     tensors = {name: task.adapter.tensors[name] for name in task.adapter.names(task.allocation)}
-    return Expected(task.client, task.round, samples, tensors, run, bytes_down)
+    return Expected(task.client, task.round, samples, tensors, run, bytes_down, own_loss=own_loss)
 
 
 def encode_update(update: Update, run: str = "") -> bytes:
@@ -196,7 +205,7 @@ def decode(payload: bytes, expected: Expected) -> Update | Rejection:
         header, body = _opened(payload, expected)
         _check_identity(header, expected)
         samples = _samples(header["samples"], expected)
-        metrics = _metrics(header["metrics"], samples)
+        metrics = _metrics(header["metrics"], samples, expected.own_loss)
         tensors = _tensors(body, expected.tensors)
         check_bounds(tensors)
     except UpdateError as error:
@@ -246,17 +255,28 @@ def _samples(found: object, expected: Expected) -> int:
     return min(found, expected.samples)
 
 
-def _metrics(found: object, samples: int) -> dict[str, float]:
-    """Return the metrics after checking: only known names, all required ones, numbers within the bounds."""
+def _metrics(found: object, samples: int, own_loss: bool) -> dict[str, float]:
+    """Return the metrics after checking: only known names, all required ones, each within what it can be."""
     if not isinstance(found, dict) or not set(ALWAYS_MEASURED) <= found.keys() <= set(METRICS):
         names = short(list(found) if isinstance(found, dict) else found)
         raise UpdateError(f"expected the metrics {', '.join(METRICS)}; found {names}", "malformed")
     for name, value in found.items():
-        if type(value) not in (int, float) or not abs(value) <= LARGEST_METRIC:
-            raise UpdateError(f"expected the metric {name} to be a number; found {short(value)}", "out of bounds")
+        least, most = _range(name, own_loss)
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise UpdateError(
+                f"expected the metric {name} to be a number within {least:g} … {most:g}; found {short(value)}",
+                "out of bounds",
+            )
     if not 1 <= found["batches"] <= samples:
         raise UpdateError(f"expected 1 to {samples} batches; found {short(found['batches'])}", "wrong count")
     return {name: float(value) for name, value in found.items()}
+
+
+def _range(name: str, own_loss: bool) -> tuple[float, float]:
+    """Return the smallest and the largest value of a metric."""
+    if name != "loss":
+        return 0.0, LARGEST_METRIC
+    return (-LARGEST_METRIC, LARGEST_METRIC) if own_loss else (-ROUNDING_OF_LOSS, LARGEST_LOSS)
 
 
 def decode_sums(payload: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

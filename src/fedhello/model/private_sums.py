@@ -33,7 +33,7 @@ from fedhello.privacy.noise import factor, gaussian
 from fedhello.state import Release
 
 COUNT_WEIGHT = 0.3
-"""β: how much of a client's length its counts take; chosen of 0.1, 0.3 and 1 in a prototype, by the demo's test data."""
+"""β: how much of a client's length its counts take; chosen of 0.1, 0.3, 1 in a prototype by the demo's test data."""
 
 MOMENT_WEIGHT = 0.5
 """γ: likewise of its second moments."""

@@ -188,8 +188,9 @@ def check_sums(
         classes: The classes that the client declared; None for any.
 
     Raises:
-        UpdateError: Unless n_c ≥ 0, n_c = 0 for classes that it did not declare, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and no
-            moment exceeds Σ_c n_c ‖x‖².
+        UpdateError: Unless n_c ≥ 0, n_c = 0 for classes that it did not declare, Σ_c n_c ≤ n_k, ‖S_c‖ ≤ n_c‖x‖, and
+            the moments have a norm of at most √2 Σ_c n_c ‖x‖². (‖Σ x xᵀ‖ ≤ Σ ‖x‖² in the Frobenius norm; a sketch has
+            the trace besides.)
     """
     n, S, G = sums.counts, sums.features.double() * UNIT, sums.moments.double() * UNIT**2
     # Each count is checked, too, since a sum of 64-bit integers can overflow.
@@ -198,7 +199,7 @@ def check_sums(
     odd = [] if classes is None else sorted(set(n.nonzero().flatten().tolist()) - set(classes))
     if odd:
         raise UpdateError(f"expected counts in the declared classes, {list(classes or ())}; found {odd}", "wrong count")
-    if bool((S.norm(dim=1) > n * longest).any()) or bool((G.abs() > float(n.sum()) * longest**2).any()):
+    if bool((S.norm(dim=1) > n * longest).any()) or float(G.norm()) > 2**0.5 * float(n.sum()) * longest**2:
         raise UpdateError("expected sums possible for the declared samples; found larger ones", "out of bounds")
 
 

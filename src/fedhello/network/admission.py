@@ -17,6 +17,9 @@ BACK_SECONDS = 60.0
 
 Say = Callable[[str], None]
 
+Unable = Callable[[ClientInfo], str | None]
+"""Function that returns why a client cannot train anything; None if it can."""
+
 
 def gather(
     lobby: ClientRegistry,
@@ -24,8 +27,19 @@ def gather(
     roster: Sequence[ClientInfo],
     say: Say,
     wait: Callable[[float], None] = time.sleep,
+    unable: Unable = lambda facts: None,
 ) -> tuple[tuple[ClientInfo, ...], dict[int, int], dict[int, float]]:
     """Wait for clients to join: all of ``data.clients``, or, for a resumed run, a quorum of the roster.
+
+    A client that cannot take part is refused with the reason, and the run waits for others.
+
+    Args:
+        lobby: The connected nodes.
+        config: The configuration.
+        roster: The clients of a resumed run; empty for a new one.
+        say: Called with messages for the user.
+        wait: Waits some seconds.
+        unable: Says of a client whether it can train within its budget.
 
     Returns:
         The members by id, the node of each connected member, and its rate in bytes per second.
@@ -41,7 +55,7 @@ def gather(
         arrivals = lobby.look()
         here = {name: found for name, found in here.items() if found[1] in lobby.connected}
         for arrival in arrivals:
-            complaint = _welcome(arrival, lobby, config, roster, here)
+            complaint = _welcome(arrival, lobby, here, lambda facts: _admit(facts, config, roster, unable))
             if complaint is None:
                 say(f"{arrival.name} has joined: {len(here)} of {wanted}")
             elif not arrival.seen:
@@ -65,11 +79,7 @@ def gather(
 
 
 def _welcome(
-    arrival: Arrival,
-    lobby: ClientRegistry,
-    config: Config,
-    roster: Sequence[ClientInfo],
-    here: dict[str, tuple[ClientInfo, int, float]],
+    arrival: Arrival, lobby: ClientRegistry, here: dict[str, tuple[ClientInfo, int, float]], admit: Unable
 ) -> str | None:
     """Admit an arrival and return None; else return why not."""
     facts = arrival.facts
@@ -78,30 +88,30 @@ def _welcome(
     if facts.name in here:
         lobby.keep(arrival)
         return taken(facts.name)
-    complaint = _admit(facts, config, roster)
+    complaint = admit(facts)
     if complaint is None:
         here[facts.name] = (facts, arrival.node, arrival.rate)
     return complaint
 
 
-def _admit(facts: ClientInfo, config: Config, roster: Sequence[ClientInfo]) -> str | None:
+def _admit(facts: ClientInfo, config: Config, roster: Sequence[ClientInfo], unable: Unable) -> str | None:
     """Return why a client cannot take part; None if it can."""
     if roster and not any(member.same_client(facts) for member in roster):
         return f"{facts.name!r} did not take part, with this data, from the start"
     b, T = config.train.batch_size, config.data.max_length
     most = ceil(facts.samples / b) * config.train.epochs
-    if len(facts.batches) > most or any(
-        samples > b or tokens > T for samples, tokens in (facts.widest, *facts.batches)
-    ):
+    widest, shapes, counts = facts.shapes
+    if sum(counts) > most or any(samples > b or tokens > T for samples, tokens in (widest, *shapes)):
         return (
             f"{facts.name!r} cannot take part: expected at most {most} batches of {b} x {T} tokens from "
             f"{facts.samples} samples; it states more"
         )
     try:
         with_tiers(config, [facts])
+        complaint = unable(facts)
     except ConfigError as error:
-        return f"{facts.name!r} cannot take part: {error}"
-    return None
+        complaint = str(error)
+    return None if complaint is None else f"{facts.name!r} cannot take part: {complaint}"
 
 
 def with_tiers(config: Config, members: Sequence[ClientInfo]) -> Config:

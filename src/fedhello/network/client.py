@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SHARE_OF_FREE = 0.8
 """Share of the free memory, after loading the model, that is the budget of a client without one."""
 
-MOST_BATCHES = 2**18
-"""The most batches that a client reports; more would exceed what a server reads."""
+MOST_BATCHES = 2**22
+"""The most batches in a round that a client plans for."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     from fedhello.config.settings import head_settings, statistics_settings, training_settings
     from fedhello.methods import METHODS
     from fedhello.network.limits import Limits
-    from fedhello.network.registry import ClientInfo
+    from fedhello.network.registry import ClientInfo, count_shapes
     from fedhello.network.worker import Prepared
     from fedhello.setup.encoding import longest_answer
     from fedhello.setup.training import on_device, step_costs
@@ -146,7 +146,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         samples=len(samples),
         classes=tuple(classes),
         widest=widest,
-        batches=tuple(batches),
+        batches=count_shapes(batches),
         budget=budget,
         speed=_speed(model, settings, answer),
         busy=0.0,

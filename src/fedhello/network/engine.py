@@ -31,6 +31,7 @@ from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, encode_tensors, expect
 from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
+from fedhello.network.deadlines import DeadlinePolicy
 from fedhello.network.inbox import Inbox
 from fedhello.network.messages import Failure, Fields, Link, Reply, one_line
 from fedhello.network.refusals import said
@@ -40,28 +41,6 @@ from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Reje
 
 FAULTS: dict[str, Reason] = {"over budget": "over budget", "not finite": "not finite", "not allowed": "not allowed"}
 """Reasons that a client may give for an error, besides ``failed``."""
-
-
-@dataclass(frozen=True)
-class DeadlinePolicy:
-    """The deadline of a client's reply: floor + factor · (bytes / rate + FLOPs / speed), in seconds.
-
-    Attributes:
-        floor: Seconds for everything except bytes and FLOPs: Flower polls for messages every three seconds.
-        factor: Allowance for busy machines and rough estimates.
-        unpredicted: Seconds of training if its FLOPs are not predicted.
-        most: Upper bound of all deadlines, in seconds.
-    """
-
-    floor: float = 30.0
-    factor: float = 3.0
-    unpredicted: float = 3600.0
-    most: float = 86_400.0
-
-    def seconds(self, bytes_: int, rate: float, flops: float | None, speed: float | None) -> float:
-        """Return the seconds until the deadline."""
-        training = self.unpredicted if flops is None or speed is None else flops / speed
-        return min(self.most, self.floor + self.factor * (bytes_ / rate + training))
 
 
 @dataclass(frozen=True)
@@ -231,13 +210,17 @@ class RemoteEngine:
     def _replies(self, sent: Sequence[Sent]) -> Iterator[tuple[Sent, Reply]]:
         """Yield each message with its reply, in the order of arrival, or with a failure after its deadline."""
         waiting = {one.client: one for one in sent}
+        others = sum(bool(one.message) for one in sent) - 1
+        times: list[float] = []
         try:
             while waiting:
                 news = False
                 for one in list(waiting.values()):
-                    reply = self._reply(one)
+                    reply = self._reply(one, self.pace.among(times, others))
                     if reply is not None:
                         del waiting[one.client]
+                        if not isinstance(reply, Failure) and "error" not in reply:
+                            times.append(self.clock() - one.began)
                         news = True
                         yield one, reply
                 if waiting and not news:
@@ -251,13 +234,15 @@ class RemoteEngine:
         if one.message:
             self.link.forget(one.message)
 
-    def _reply(self, one: Sent) -> Reply | None:
+    def _reply(self, one: Sent, most: float) -> Reply | None:
         if not one.message:
             return Failure("lost", "it is not connected")
         reply = self.link.reply(one.message)
-        if reply is None and self.clock() >= one.deadline:
+        stated = one.deadline - one.began
+        if reply is None and self.clock() - one.began >= min(stated, most):
             self._forget(one)
-            return Failure("late", f"no reply within {one.deadline - one.began:.0f} s")
+            others = "" if stated <= most else f", far longer than the others take ({stated:.0f} s by what it states)"
+            return Failure("late", f"no reply within {min(stated, most):.0f} s{others}")
         if reply is None and one.node not in self.lobby.connected:
             self._forget(one)
             return Failure("lost", "it disconnected")

@@ -47,7 +47,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from fedhello.errors import EngineError
+from fedhello.errors import EngineError, UpdateError
+from fedhello.network.flower_pulls import Pulls
 from fedhello.network.flower_records import REASONS, RECORD
 from fedhello.network.messages import Address, Failure, Fields, Reply
 from fedhello.notes import logger
@@ -93,12 +94,13 @@ ARRIVING = 16
 class GridLink:
     """Flower's grid as a ``Link``: messages to nodes, and their replies one at a time.
 
-    Flower announces a reply before its bytes have arrived, and then waits for them. This is done in threads, so that a
-    slow client does not delay others, and deadlines hold.
+    Replies are fetched in threads, so that a large one does not delay others. No thread waits for a reply that has not
+    arrived, see ``Pulls``.
     """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._pulls = Pulls(grid)
         self._threads = ThreadPoolExecutor(ARRIVING + 1, thread_name_prefix="reply")
         self._arriving: dict[str, Future[Reply | None]] = {}
         self._unwanted: deque[str] = deque()
@@ -130,7 +132,7 @@ class GridLink:
         return self._arriving.pop(message_id).result()
 
     def forget(self, message_id: str) -> None:
-        """Fetch and drop the reply to a message when it comes, since Flower keeps it in memory until then."""
+        """Give up a reply: it is fetched and dropped when it comes, since Flower keeps it in memory until then."""
         self._arriving.pop(message_id, None)
         self._unwanted.append(message_id)
 
@@ -157,19 +159,22 @@ class GridLink:
                 return self._pull(message_id)
         except (httpx.HTTPError, EngineError):
             raise
+        except ObjectPullError as error:
+            self._pulls.forget(message_id)
+            return Failure("lost", f"its reply was announced and never uploaded: {error}")
+        except UpdateError as error:
+            return Failure(error.reason, str(error))
         except Exception as error:  # Flower parses untrusted replies without handling errors
             return Failure("malformed", f"Flower cannot read the reply: {error!r}")
 
     def _pull(self, message_id: str) -> Reply | None:
-        # Error replies that the SuperLink makes come from node 1; the message that they answer is what identifies them.
-        for message in self._grid.pull_messages([message_id]):
-            if message.metadata.reply_to_message_id != message_id:
-                continue
-            if message.has_error():
-                error = message.error
-                return Failure(REASONS.get(error.code, "failed"), f"Flower's error {error.code}: {error.reason}")
-            return fields_of(message)
-        return None
+        message = self._pulls.fetch(message_id)
+        if message is None:
+            return None
+        if message.has_error():
+            error = message.error
+            return Failure(REASONS.get(error.code, "failed"), f"Flower's error {error.code}: {error.reason}")
+        return fields_of(message)
 
 
 @contextmanager
@@ -228,20 +233,26 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
         grid.close()
 
 
-def register(address: Address, public_keys: list[Path]) -> None:
+def register(address: Address, public_keys: list[Path]) -> dict[int, str]:
     """Register the public keys of the nodes that may connect.
+
+    Returns:
+        Node → the name of its key, that of the file without ``.pub``. A key has one node, which only its owner can
+        connect as: Flower checks a signature by the key.
 
     Raises:
         EngineError: If the SuperLink refuses a key.
     """
     client = _control(address)
+    owners = {}
     try:
         for file in public_keys:
-            client.RegisterNode(RegisterNodeRequest(public_key=_public_key(file)))
+            owners[client.RegisterNode(RegisterNodeRequest(public_key=_public_key(file))).node_id] = file.stem
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise EngineError(f"expected the public key of a client in {file}; Flower refuses it: {error!r}") from error
     finally:
         client.close()
+    return owners
 
 
 def _public_key(file: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from fedhello.types import Reason
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the messages; server and clients must have the same."""
 
 

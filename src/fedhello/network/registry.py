@@ -1,7 +1,8 @@
 """The registry of connected nodes, which are asked to join and report their name, data and budget."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -21,7 +22,7 @@ SLOWEST_TRAINING = 1e8
 
 
 LONGEST_FACTS = 2**22
-"""The most bytes of a client's facts."""
+"""The most characters of a client's facts. Batches are counted by shape, so that this does not limit the data."""
 
 
 NAME = r"^[A-Za-z0-9._-]{1,64}$"
@@ -56,7 +57,7 @@ class ClientInfo(_Strict):
         samples: n_k.
         classes: The labels that occur in its data, ascending.
         widest: Samples and tokens of its widest batch.
-        batches: The expected shapes of its batches in a round.
+        batches: The expected shapes of its batches in a round: samples, tokens, and how many batches have this shape.
         budget: Its budget.
         speed: Its FLOP/s in training; None if it cannot be measured.
         busy: Seconds that it took to answer, without the transfer.
@@ -66,7 +67,7 @@ class ClientInfo(_Strict):
     samples: Count
     classes: tuple[Annotated[int, Field(ge=0)], ...] = ()
     widest: tuple[Count, Count]
-    batches: tuple[tuple[Count, Count], ...] = Field(min_length=1)
+    batches: tuple[tuple[Count, Count, Count], ...] = Field(min_length=1)
     budget: DeclaredBudget
     speed: Annotated[float, Field(ge=SLOWEST_TRAINING, le=1e18)] | None = None
     busy: float = Field(ge=0, le=1e9)
@@ -75,9 +76,24 @@ class ClientInfo(_Strict):
         """Return the budget, with the client's measured speed if it has seconds."""
         return Budget(**self.budget.model_dump(), speed=None if self.budget.seconds is None else self.speed)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, int], list[tuple[int, int]], list[int]]:
+        """The widest batch, the shapes of a round's batches, and how many have each of them."""
+        return self.widest, [(b, T) for b, T, _ in self.batches], [n for *_, n in self.batches]
+
     def same_client(self, other: "ClientInfo") -> bool:
         """Whether both are of one client with the same data."""
         return (self.name, self.samples, self.classes) == (other.name, other.samples, other.classes)
+
+
+def count_shapes(batches: Iterable[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
+    """Return how many batches have each shape: samples, tokens and number, ascending.
+
+    Example:
+        >>> count_shapes([(8, 20), (7, 30), (8, 20)])
+        ((7, 30, 1), (8, 20, 2))
+    """
+    return tuple((b, T, n) for (b, T), n in sorted(Counter(batches).items()))
 
 
 def read_client_info(reply: Reply, num_labels: int) -> ClientInfo:
@@ -95,8 +111,14 @@ def read_client_info(reply: Reply, num_labels: int) -> ClientInfo:
     if "error" in reply:
         raise UpdateError(f"expected a client to join; it says: {said(reply)}")
     text = reply.get("facts")
-    if not isinstance(text, str) or len(text) > LONGEST_FACTS:
+    if not isinstance(text, str):
         raise UpdateError("expected a client to say what it has; found something else", "malformed")
+    if len(text) > LONGEST_FACTS:
+        raise UpdateError(
+            f"expected a client's facts (name, budget, classes, and the number of its batches by shape) in at most "
+            f"{LONGEST_FACTS} characters; found {len(text)}",
+            "too large",
+        )
     try:
         facts = ClientInfo.model_validate_json(text)
     except ValidationError as error:
@@ -118,11 +140,15 @@ LOOK_AROUND = 1.0
 class ClientRegistry:
     """The registry of connected nodes: it asks every node once to join and reads the replies.
 
+    With keys, a node is asked to join only if its key is one of the server's, and only under the name of its key.
+    Without keys nobody can say whose a name is: the first node to give a name keeps it as long as it is connected.
+
     Attributes:
         link: Carries the messages.
         invitation: The content of the message ``join``.
         num_labels: C.
         clock: A monotonic clock, in seconds.
+        owners: Node → the name of its key; None without keys.
         connected: The nodes that were connected at the last poll.
     """
 
@@ -130,6 +156,7 @@ class ClientRegistry:
     invitation: Fields
     num_labels: int
     clock: Callable[[], float] = time.monotonic
+    owners: Mapping[int, str] | None = None
     connected: frozenset[int] = frozenset()
     _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
     _kept: dict[int, "Arrival"] = field(default_factory=dict)
@@ -143,13 +170,17 @@ class ClientRegistry:
         self.connected = self.link.nodes()
         for node in self._asked.keys() - self.connected:
             self._forget(node)
+        strangers = [] if self.owners is None else sorted(self.connected - self.owners.keys() - self._asked.keys())
+        for node in strangers:
+            self._asked[node] = ("", self.clock())
         for node in sorted(self.connected - self._asked.keys()):
             message = self.link.send(node, "join", self.invitation)
             if message:  # else it is asked at the next look
                 self._asked[node] = (message, self.clock())
         kept, self._kept = self._kept, {}
         again = [arrival for node, arrival in sorted(kept.items()) if node in self.connected]
-        return again + [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
+        refused = [Arrival(node, STRANGER, 0.0) for node in strangers]
+        return again + refused + [arrival for node in sorted(self._asked) if (arrival := self._heard(node)) is not None]
 
     def _heard(self, node: int) -> "Arrival | None":
         message, began = self._asked[node]
@@ -158,9 +189,13 @@ class ClientRegistry:
             return None
         self._asked[node] = ("", began)  # it is not asked again
         try:
-            return Arrival(node, read_client_info(reply, self.num_labels), self.clock() - began)
+            facts = read_client_info(reply, self.num_labels)
         except UpdateError as error:
             return Arrival(node, str(error), 0.0)
+        owner = facts.name if self.owners is None else self.owners[node]
+        if facts.name != owner:
+            return Arrival(node, not_its_name(facts.name, owner), 0.0)
+        return Arrival(node, facts, self.clock() - began)
 
     def ask_again(self, node: int) -> None:
         """Ask a node again, which has restarted and does not know the run."""
@@ -201,6 +236,18 @@ class Arrival:
         """Lower bound on its bytes per second, from the probe that was sent both ways."""
         busy = self.facts.busy if isinstance(self.facts, ClientInfo) else 0.0
         return max(2 * len(PROBE) / max(self.seconds - busy, POLL), SLOWEST)
+
+
+STRANGER = (
+    "its key is not among those that the server registered when it started. If it is one of yours, put its .pub file "
+    "into the folder of --keys and start the server again."
+)
+"""The message about a node whose key somebody else has registered."""
+
+
+def not_its_name(name: str, owner: str) -> str:
+    """Return the message about a client that joins under another name than that of its key."""
+    return f"{name!r} is not the name of its key, which is {owner!r}; start it with --name {owner}, or without --name"
 
 
 def taken(name: str) -> str:

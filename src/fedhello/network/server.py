@@ -9,7 +9,7 @@ Started again on the folder of an unfinished run, it resumes from the last check
 import itertools
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fedhello.client.cost_model import StepCosts
 from fedhello.client.loss import LOSSES
 from fedhello.config.schema import Config
 from fedhello.config.settings import head_settings, statistics_settings, training_settings
@@ -28,11 +29,12 @@ from fedhello.model.head import is_shared
 from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
-from fedhello.network.admission import Say, budgets_of, gather, key_of, with_tiers
-from fedhello.network.engine import DeadlinePolicy, RemoteEngine
+from fedhello.network.admission import Say, Unable, budgets_of, gather, key_of, with_tiers
+from fedhello.network.deadlines import DeadlinePolicy
+from fedhello.network.engine import RemoteEngine
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
-from fedhello.network.registry import ClientInfo, ClientRegistry
+from fedhello.network.registry import ClientInfo, ClientRegistry, count_shapes
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.plugins import is_own
 from fedhello.runs.callbacks import Callback
@@ -42,6 +44,7 @@ from fedhello.runs.runner import run_session, warn
 from fedhello.runs.summary import Summary
 from fedhello.session import ClientEntry, Session
 from fedhello.setup.clients import federate
+from fedhello.setup.clients import unable as why_unable
 from fedhello.setup.encoding import longest_answer
 from fedhello.setup.masking import masked_costs, with_secure_sums
 from fedhello.setup.prepare import Loaded, agreed_on, assemble, empty_federation, load
@@ -139,11 +142,11 @@ def serve(
         say("loading the model and the server's data …")
         loaded = load(config)
         listens()
-        register(options.address, options.public_keys)
+        owners = register(options.address, options.public_keys)
         with opened(options.address, secret) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
-            return folder, play_over(link, loaded, folder, callbacks(folder), say)
+            return folder, play_over(link, loaded, folder, callbacks(folder), say, owners or None)
 
 
 def _check_folder(folder: RunFolder) -> None:
@@ -164,16 +167,31 @@ def serve_on(link: Link, file: Path, say: Say) -> None:
     play_over(link, load(config), folder, [], say)
 
 
-def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence[Callback], say: Say) -> Summary:
+def play_over(
+    link: Link,
+    loaded: Loaded,
+    folder: RunFolder,
+    callbacks: Sequence[Callback],
+    say: Say,
+    owners: Mapping[int, str] | None = None,
+) -> Summary:
     """Wait for the clients, run the remaining rounds, and tell the clients when the run has finished.
+
+    Args:
+        link: Carries the messages.
+        loaded: The loaded configuration.
+        folder: The run's folder.
+        callbacks: Observe the run.
+        say: Called with messages for the user.
+        owners: Node → the name of its key; None without keys.
 
     Raises:
         ClientsError: If too few clients join in time.
     """
     run = secrets.token_hex(8)
     roster = _roster(folder)
-    lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names))
-    members, nodes, rates = gather(lobby, loaded.config, roster, say)
+    lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names), owners=owners)
+    members, nodes, rates = gather(lobby, loaded.config, roster, say, unable=_unable(loaded))
     session, engine = remote_session(loaded, lobby, members, run)
     engine.node_of, engine.rates = nodes, rates
     if roster:
@@ -190,16 +208,41 @@ def play_over(link: Link, loaded: Loaded, folder: RunFolder, callbacks: Sequence
     return summary
 
 
+def _unable(loaded: Loaded) -> Unable:
+    """Return the function that says why a client that joins cannot train; the model is calibrated once, if at all."""
+    model, config = loaded.model, loaded.config
+    settings, _ = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
+    answer = longest_answer(loaded.samples, loaded.held_out.train)
+    head, rule = head_settings(config.model), config.train.activations
+    known: list[StepCosts | None] = []
+
+    def unable(facts: ClientInfo) -> str | None:
+        budget, steps = facts.as_budget(), None
+        if not budget.only_counts:
+            known[:] = known or [step_costs(model, settings, head, [budget], rule, answer)]
+            (steps,) = known
+        return why_unable(budget, facts.classes, facts.shapes, steps, rule, settings)
+
+    return unable
+
+
 def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
     """Return the clients of a resumed run, by id; empty for a new run."""
     if not (folder.path / "clients.json").is_file():
         return ()
     try:
-        return tuple(ClientInfo.model_validate_json(json.dumps(entry.facts)) for entry in folder.clients())
+        return tuple(ClientInfo.model_validate_json(json.dumps(_counted(entry.facts))) for entry in folder.clients())
     except ValueError as error:
         raise RunFolderError(
             f"expected the folder of a run with Flower; {folder.path} does not say who takes part: {error!r}"
         ) from error
+
+
+def _counted(facts: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a client's facts with its batches counted by shape; before version 3 of the messages they were listed."""
+    if facts is None or any(len(batch) != 2 for batch in facts.get("batches", [[]])):
+        return facts
+    return {**facts, "batches": count_shapes((b, T) for b, T in facts["batches"])}
 
 
 def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
@@ -233,7 +276,7 @@ def remote_session(
         Client(k, tier_of[k], empty.tiers[tier_of[k]], member.samples, member.classes)
         for k, member in enumerate(members)
     ]
-    shapes = [(member.widest, member.batches) for member in members]
+    shapes = [member.shapes for member in members]
     if costs is not None and config.privacy.secure:
         adapter = model.snapshot(is_shared(config.model.head))
         costs = masked_costs(costs, adapter, config.train.clients_per_round)

@@ -16,6 +16,7 @@ from fedhello.errors import ConfigError, QuorumError
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
 from fedhello.model.validation import same_objects
+from fedhello.runs.finite import FiniteRounds
 from fedhello.runs.heads import (
     HeadChange,
     final_head,
@@ -106,7 +107,8 @@ def start(session: Session) -> RunStart:
 def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Iterator[tuple[RunState, RoundRecord]]:
     """Run the remaining rounds one by one, and evaluate the global adapter (or each of the models) when due.
 
-    A failed attempt is yielded like a round; its state has not changed, and the round is attempted again.
+    A failed attempt is yielded like a round; its state has not changed, and the round is attempted again. So is a round
+    after which the losses on the validation data are not finite, see ``fedhello.runs.finite``.
 
     Args:
         session: The session.
@@ -122,7 +124,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         return learn_from_each_other(session.model, session.server.public, models, how, session.settings.seed, t)
 
     _check_rate(state)
-    fisher, scores = Scorer(session), _Scores(session)
+    fisher, scores, finite = Scorer(session), _Scores(session), FiniteRounds(session)
     settings = session.settings
     if state.round < settings.rounds:
         state = without_final_head(state)
@@ -131,7 +133,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         if session.drift is not None:
             session.drift.begin(state)
         before = state = first_selection(session, state)
-        train = partial(_watched, session, state.personal_heads, watch)
+        train = partial(_watched, session, state.personal_heads, watch, finite)
         state, record = algorithm.round(state, session.federation, session.method, train, fisher, distil)
         record = fisher.recorded(record)
         record = replace(record, flags=(*record.flags, *_rate_flags(state)))
@@ -144,7 +146,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
             state = selection_after(session, state)
         state, head = _head_after(session, state, record)
         played = time.perf_counter()
-        validation, test = scores.of(state) if settings.is_scored_after(state.round) else (None, None)
+        state, record, head, (validation, test) = _checked(finite, scores, before, (state, record, head))
         loss = _train_loss(record)
         selected = None if state.selected is None else state.selected_round
         seconds = (played - begin, time.perf_counter() - played)
@@ -175,10 +177,10 @@ def _rate_flags(state: RunState) -> list[str]:
 
 
 def _watched(
-    session: Session, heads: Heads | None, watch: Watch | None, tasks: Iterable[Task]
+    session: Session, heads: Heads | None, watch: Watch | None, finite: FiniteRounds, tasks: Iterable[Task]
 ) -> Iterator[Update | Rejection]:
     """Let clients train, and call ``watch`` with each reply."""
-    for reply in session.engine.train(tasks, heads):
+    for reply in finite.screened(session.engine.train(tasks, heads)):
         if watch is not None:
             watch(reply)
         yield reply
@@ -198,6 +200,21 @@ def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple
         return state, last or head
     up, down = head.bytes_up + last.bytes_up, head.bytes_down + last.bytes_down
     return state, replace(last, bytes_up=up, bytes_down=down)
+
+
+def _checked(
+    finite: FiniteRounds,
+    scores: "_Scores",
+    before: RunState,
+    after: tuple[RunState, RoundReport, HeadChange | None],
+) -> tuple[RunState, RoundReport, HeadChange | None, tuple[Evaluation | None, Evaluation | None]]:
+    """Return what a round led to with its scores where due; it is undone if losses are no longer finite."""
+    state, record, head = after
+    found = scores.due(state)
+    if state.round == before.round or not finite.is_harmed(before, state, record, found[0], scores.validation):
+        return state, record, head, found
+    state, record = finite.undone(before, state, record)
+    return state, record, None, scores.due(state)
 
 
 def _no_quorum(record: RoundReport) -> QuorumError:
@@ -221,6 +238,14 @@ class _Scores:
 
     session: Session
     known: dict[str, tuple[list[Tensor], tuple[Evaluation, Evaluation]]] = field(default_factory=dict)
+
+    def due(self, state: RunState) -> tuple[Evaluation | None, Evaluation | None]:
+        """Return the scores on the validation and the test set if this state is scored."""
+        return self.of(state) if self.session.settings.is_scored_after(state.round) else (None, None)
+
+    def validation(self, state: RunState) -> Evaluation:
+        """Return the scores on the validation set."""
+        return self.of(state)[0]
 
     def of(self, state: RunState) -> tuple[Evaluation, Evaluation]:
         """Return the mean over the models on the validation and the test set."""

@@ -17,8 +17,8 @@ from fedhello.formatting import budget_words, human_bytes
 from fedhello.model.adapter import LoraModel
 from fedhello.types import Budget, Client, Federation
 
-Batches = tuple[Shape, Sequence[Shape]]
-"""The shape of a client's widest batch, and the expected shapes of its batches in a round."""
+Batches = tuple[Shape, Sequence[Shape]] | tuple[Shape, Sequence[Shape], Sequence[int]]
+"""The shape of a client's widest batch, the expected shapes of its batches in a round, and how many have each shape."""
 
 
 def assign_tiers(clients: int, shares: Sequence[float]) -> tuple[int, ...]:
@@ -133,8 +133,15 @@ def _costs(settings: TrainingSettings, costs: Costs) -> Costs:
 
 def _largest(shapes: Sequence[Batches]) -> Batches:
     """Return the widest batch and the batches of the most expensive round among a tier's clients."""
-    widest = max(samples for (samples, _), _ in shapes), max(tokens for (_, tokens), _ in shapes)
-    return widest, max((batches for _, batches in shapes), key=lambda batches: sum(b * T for b, T in batches))
+    widest = max(samples for (samples, _), *_ in shapes), max(tokens for (_, tokens), *_ in shapes)
+    _, batches, *counts = max(shapes, key=_tokens)
+    return (widest, batches, counts[0]) if counts else (widest, batches)
+
+
+def _tokens(shapes: Batches) -> int:
+    """Return the number of tokens, padding included, in the batches of a round."""
+    _, batches, *counts = shapes
+    return sum(n * b * T for n, (b, T) in zip(counts[0] if counts else [1] * len(batches), batches, strict=True))
 
 
 def _invited(
@@ -151,7 +158,8 @@ def _invited(
     unable = [g for g in limited if not needs(costs[g], cheapest(costs[g], rule)).within(budgets[g])]
     for g in unable:
         batch = _largest_batch(budgets[g], shapes[g][0], steps, rule)
-        reasons.append(_below_floor(g, budgets[g], costs[g], rule, batch))
+        floor = _below_floor(budgets[g], costs[g], rule, batch)
+        reasons.append(f"the budget of tier {g} is below the floor, so its clients are left out: {floor}")
     able = [client for client in everyone if client.tier not in unable]
     one_class = [c.id for c in able if settings.loss == "restricted" and len(c.classes) < 2]
     if one_class:
@@ -170,13 +178,41 @@ def _invited(
     return invited, tuple(reasons)
 
 
-def _below_floor(tier: int, budget: Budget, costs: Costs, rule: ActivationRule, batch: int | None) -> str:
-    """Return a note that a tier's budget is below the floor, the least possible costs of training, and how to fix it.
+def unable(
+    budget: Budget,
+    classes: Sequence[int],
+    shape: Batches,
+    steps: StepCosts | None,
+    rule: ActivationRule,
+    settings: TrainingSettings,
+) -> str | None:
+    """Return why a client that joins cannot train anything; None if it can.
 
     Args:
-        tier: The tier's number.
         budget: Its budget.
-        costs: Its costs.
+        classes: The labels that occur in its data.
+        shape: Its widest batch and the batches of a round.
+        steps: The costs of steps; None without a prediction.
+        rule: The allowed activation policies.
+        settings: The settings of local training.
+    """
+    if settings.loss == "restricted" and len(classes) < 2:
+        return "it holds only one class, and train.loss: restricted has no gradient there"
+    if steps is None or budget.only_counts:
+        return None
+    costs = _costs(settings, steps.at(*shape))
+    if needs(costs, cheapest(costs, rule)).within(budget):
+        return None
+    floor = _below_floor(budget, costs, rule, _largest_batch(budget, shape[0], steps, rule))
+    return f"its budget is below the floor: {floor}"
+
+
+def _below_floor(budget: Budget, costs: Costs, rule: ActivationRule, batch: int | None) -> str:
+    """Return the least possible costs of training beside a budget that is below them, and how to fix it.
+
+    Args:
+        budget: The budget.
+        costs: The costs of its clients.
         rule: The allowed activation policies.
         batch: The largest batch size whose floor fits; None if there is none.
     """
@@ -186,7 +222,7 @@ def _below_floor(tier: int, budget: Budget, costs: Costs, rule: ActivationRule, 
     seconds = "" if budget.speed is None else f", {floor.flops / budget.speed:.2g} s"
     advice = "" if batch is None else f"; train.batch_size={batch} would fit"
     return (
-        f"the budget of tier {tier} is below the floor, so its clients are left out: training {what} takes "
+        f"training {what} takes "
         f"{human_bytes(floor.memory_bytes)} of memory, {human_bytes(floor.upload_bytes)} of upload{seconds}; "
         f"the budget is {budget_words(budget)}{advice}"
     )

@@ -1,0 +1,74 @@
+"""Case 64: one client sends huge finite values: no round is committed whose evaluation is not finite."""
+
+import contextlib
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedhello.config.load import load_config
+from fedhello.errors import QuorumError
+from fedhello.runs import finite
+from fedhello.runs.loop import rounds, start
+from fedhello.setup.prepare import prepare
+from fedhello.types import Update
+
+PLAIN = ["train.server.name=none", "train.selection=last", "train.measure_memory=false", "train.rounds=2",
+         "train.quorum=0.5", "model.head=aggregate", "method.name=full"]  # fmt: skip
+
+
+@pytest.fixture
+def attacked(workplace):
+    """A session in which some clients send one value everywhere."""
+
+    def build(clients=(0,), value=3e38, words=()):
+        with contextlib.chdir(workplace):
+            session = prepare(load_config(workplace / "tiny.yaml", [*PLAIN, *words]))
+        train = session.engine.train
+
+        def forged(tasks, heads=None):
+            for reply in train(tasks, heads):
+                if isinstance(reply, Update) and reply.client in clients:
+                    reply = replace(reply, tensors={n: torch.full_like(x, value) for n, x in reply.tensors.items()})
+                yield reply
+
+        session.engine.train = forged
+        return session
+
+    return build
+
+
+def played(session):
+    return list(rounds(session, start(session).state))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_round_is_undone_attempted_again_without_the_outlier_and_committed(attacked, every):
+    session = attacked(words=[f"train.evaluate_every={every}"])
+    found = played(session)
+    undone = [record for _, record in found if record.report.failed is not None]
+    done = [(state, record) for state, record in found if record.report.failed is None]
+    assert [record.report.round for _, record in done] == [0, 1]
+    assert undone
+    assert all(finite.FAILED in record.report.failed for record in undone)
+    assert "client 0 sent values of up to 3e+38" in undone[0].report.flags[-1]
+    assert "lower train.lr" not in undone[0].report.flags[-1]
+    for state, record in done:
+        assert record.validation is None or math.isfinite(record.validation.loss)
+        assert bool(session.losses(state.adapter).isfinite().all())
+        assert 0 not in [client.client for client in record.report.clients]
+
+
+def test_before_such_a_round_was_committed(attacked, monkeypatch):
+    """Without the check, as it was: the loss is not a number, and training goes on from there."""
+    monkeypatch.setattr(finite.FiniteRounds, "is_sound", lambda *arguments: True)
+    session = attacked()
+    state, record = next(rounds(session, start(session).state))
+    assert (state.round, record.report.failed) == (1, None)
+    assert not math.isfinite(record.validation.loss)
+
+
+def test_where_all_clients_diverge_the_run_ends_and_says_what_to_lower(attacked):
+    with pytest.raises(QuorumError, match=r"no client's values stand out; lower train\.lr"):
+        played(attacked(clients=range(100)))

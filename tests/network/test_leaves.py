@@ -1,0 +1,101 @@
+"""What leaves a client is what the list says: all messages of a run are recorded and compared with it."""
+
+import json
+import struct
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from fedhello.client.settings import METRICS
+from fedhello.engine.secure import MaskedSum
+from fedhello.network.leaves import LEAVES, page_table, unlisted
+from fedhello.network.registry import ClientInfo
+from fedhello.network.server import play_over
+from fedhello.privacy.masking import PublicKeys, Shares
+from fedhello.runs.folder import RunFolder
+from fedhello.setup.prepare import load
+from network import config_of, network_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "what-leaves-a-client.md"
+WORDS = ["data.proxy=0", "method={name: fim-hla, scores: clients, refresh: 1, score_samples: 6}", "train.rounds=1"]
+
+
+def named(reply):
+    """Return the names of all values in a reply, down to those in JSON, headers and safetensors."""
+    found = set()
+    for field, value in reply.items():
+        if field == "facts":
+            found |= {f"facts.{name}" for name in json.loads(value)}
+        elif field in ("sums", "scores"):
+            found |= {f"{field}.{name}" for name in safetensors.torch.load(value)}
+        elif field == "update":
+            _, length, _ = struct.unpack_from("<4sI32s", value)
+            header = json.loads(value[40 : 40 + length])
+            metrics = header.pop("metrics")
+            found |= {"update.digest", "update.tensors", *(f"update.{name}" for name in header)}
+            found |= {f"update.metrics.{name}" for name in metrics}
+            assert safetensors.torch.load(value[40 + length :])
+        else:
+            found.add(field)
+    return found
+
+
+@pytest.fixture(scope="module")
+def recorded(workplace, tmp_path_factory):
+    """Message kind → the names of all values that went back, of a run with three clients and of a refusal."""
+    import shutil
+
+    from machines import CONFIG
+
+    place = tmp_path_factory.mktemp("leaves") / "place"
+    shutil.copytree(workplace, place, ignore=shutil.ignore_patterns("runs"))
+    (place / "net.yaml").write_text(CONFIG)
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        network = network_of()
+        for worker in network.workers.values():
+
+            def answer(kind, sent, worker=worker, plain=worker.answer):
+                reply = plain(kind, sent)
+                found.setdefault(kind, set()).update(named(reply))
+                return reply
+
+            worker.answer = answer
+        network.workers["part-000"].answer("train", {})  # before it has joined
+        config = config_of(place, *WORDS)
+        play_over(network, load(config), RunFolder(place / "runs" / "net"), [], lambda line: None)
+    return found
+
+
+def test_no_value_leaves_that_is_not_in_the_list(recorded):
+    assert {"join", "sums", "scores", "train"} <= recorded.keys()
+    assert {kind: odd for kind, names in recorded.items() if (odd := unlisted(kind, names))} == {}
+
+
+def test_all_that_is_in_the_list_is_sent(recorded):
+    everything = set().union(*recorded.values())
+    plain = {one.field for one in LEAVES if one.plain != "nobody"}
+    assert plain - everything == {"update.metrics.process_bytes"}, "sent with a memory budget alone"
+    assert {f"update.metrics.{name}" for name in METRICS} <= plain
+    assert {f"facts.{name}" for name in ClientInfo.model_fields} <= plain
+
+
+def test_a_value_that_nobody_listed_is_found():
+    assert unlisted("train", {"update.tensors", "update.hostname", "error"}) == ["update.hostname"]
+
+
+def test_under_secure_sums_the_server_sees_what_the_list_says():
+    """What the server's side of a sum holds of a client: its keys, sealed shares, its masked vector and its shares."""
+    shown = {f"keys.{f.name}" for f in fields(PublicKeys)} | {f"shares.{f.name}" for f in fields(Shares)}
+    assert shown | {"sealed", "masked"} == {one.field for one in LEAVES if one.message == "mask"}
+    assert {"keys", "sealed", "total", "stayed"} < {f.name for f in fields(MaskedSum)}
+    alone = {one.field for one in LEAVES if one.secure == "server"}
+    assert not any(name.startswith(("facts", "sums", "scores", "update.metrics", "update.tensors")) for name in alone)
+
+
+def test_the_page_has_the_list():
+    text = PAGE.read_text(encoding="utf-8")
+    assert page_table() in text, "replace its table by what fedhello.network.leaves.page_table() returns"
