@@ -9,11 +9,10 @@ import pytest
 import safetensors.torch
 
 from fedhello.client.settings import METRICS
-from fedhello.engine.secure import MaskedSum
 from fedhello.network.leaves import LEAVES, page_table, unlisted
 from fedhello.network.registry import ClientInfo
 from fedhello.network.server import play_over
-from fedhello.privacy.masking import PublicKeys, Shares
+from fedhello.privacy.masking import PublicKeys
 from fedhello.runs.folder import RunFolder
 from fedhello.setup.prepare import load
 from network import config_of, network_of
@@ -22,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "what-leaves-a-clien
 WORDS = ["data.proxy=0", "method={name: fim-hla, scores: clients, refresh: 1, score_samples: 6}", "train.rounds=1"]
 
 
-def named(reply):
+def named(kind, reply):
     """Return the names of all values in a reply, down to those in JSON, headers and safetensors."""
     found = set()
     for field, value in reply.items():
@@ -37,13 +36,23 @@ def named(reply):
             found |= {"update.digest", "update.tensors", *(f"update.{name}" for name in header)}
             found |= {f"update.metrics.{name}" for name in metrics}
             assert safetensors.torch.load(value[40 + length :])
+        elif field == "keys":
+            assert len(value) == 2 * 32 * len(fields(PublicKeys))
+            found |= {f"keys.{one.name}" for one in fields(PublicKeys)}
+        elif field == "shares":
+            found |= {"sealed"} if kind == "shares" else {f"shares.{name}" for name in json.loads(value)}
         else:
             found.add(field)
     return found
 
 
+@pytest.fixture(scope="module", params=["plain", "secure"])
+def setting(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def recorded(workplace, tmp_path_factory):
+def recorded(setting, workplace, tmp_path_factory):
     """Message kind → the names of all values that went back, of a run with three clients and of a refusal."""
     import shutil
 
@@ -60,12 +69,12 @@ def recorded(workplace, tmp_path_factory):
 
             def answer(kind, sent, worker=worker, plain=worker.answer):
                 reply = plain(kind, sent)
-                found.setdefault(kind, set()).update(named(reply))
+                found.setdefault(kind, set()).update(named(kind, reply))
                 return reply
 
             worker.answer = answer
         network.workers["part-000"].answer("train", {})  # before it has joined
-        config = config_of(place, *WORDS)
+        config = config_of(place, *WORDS, *(["privacy.secure=true"] if setting == "secure" else []))
         play_over(network, load(config), RunFolder(place / "runs" / "net"), [], lambda line: None)
     return found
 
@@ -75,25 +84,26 @@ def test_no_value_leaves_that_is_not_in_the_list(recorded):
     assert {kind: odd for kind, names in recorded.items() if (odd := unlisted(kind, names))} == {}
 
 
-def test_all_that_is_in_the_list_is_sent(recorded):
+def test_all_that_a_server_sees_is_sent_and_nothing_else(recorded, setting):
     everything = set().union(*recorded.values())
-    plain = {one.field for one in LEAVES if one.plain != "nobody"}
-    assert plain - everything == {"update.metrics.process_bytes"}, "sent with a memory budget alone"
-    assert {f"update.metrics.{name}" for name in METRICS} <= plain
-    assert {f"facts.{name}" for name in ClientInfo.model_fields} <= plain
+    seen = {one.field for one in LEAVES if getattr(one, setting) not in ("nobody", "sum")}
+    if setting == "plain":
+        seen -= {"update.metrics.process_bytes"}  # sent with a memory budget alone
+    assert everything == seen
+    assert {f"facts.{name}" for name in ClientInfo.model_fields} <= seen
+
+
+def test_all_metrics_are_listed():
+    assert {f"update.metrics.{name}" for name in METRICS} <= {one.field for one in LEAVES}
 
 
 def test_a_value_that_nobody_listed_is_found():
     assert unlisted("train", {"update.tensors", "update.hostname", "error"}) == ["update.hostname"]
 
 
-def test_under_secure_sums_the_server_sees_what_the_list_says():
-    """What the server's side of a sum holds of a client: its keys, sealed shares, its masked vector and its shares."""
-    shown = {f"keys.{f.name}" for f in fields(PublicKeys)} | {f"shares.{f.name}" for f in fields(Shares)}
-    assert shown | {"sealed", "masked"} == {one.field for one in LEAVES if one.message == "mask"}
-    assert {"keys", "sealed", "total", "stayed"} < {f.name for f in fields(MaskedSum)}
+def test_under_secure_sums_nothing_of_the_work_of_one_client_is_seen():
     alone = {one.field for one in LEAVES if one.secure == "server"}
-    assert not any(name.startswith(("facts", "sums", "scores", "update.metrics", "update.tensors")) for name in alone)
+    assert not any(name.startswith(("sums", "scores", "update")) for name in alone)
 
 
 def test_the_page_has_the_list():

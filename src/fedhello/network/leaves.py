@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Setting = Literal["plain", "secure"]
-"""``plain``: clients on other machines. ``secure``: ``privacy.secure: true``, whose clients are on one machine."""
+"""Clients on other machines, without (``plain``) and with ``privacy.secure: true``."""
 
 Viewer = Literal["server", "sum", "clients", "nobody"]
 
@@ -26,11 +26,11 @@ class Leaf:
     """A value that leaves a client.
 
     Attributes:
-        message: The kind of message that it answers; ``any`` for all.
+        message: The kind of message that it answers, or several; ``any`` for all.
         field: Its name in the reply; of values within bytes or text, after a dot.
         what: What it is.
         plain: Who can see it in a federation on many machines.
-        secure: Who can see it under secure sums.
+        secure: Who can see it under secure sums (``privacy.secure``).
     """
 
     message: str
@@ -70,31 +70,30 @@ _METRICS = (
 )
 
 LEAVES: tuple[Leaf, ...] = (
-    *(Leaf("join", f"facts.{name}", what) for name, what in _FACTS),
-    Leaf("join", "probe", "512 KiB of zeros, by which its rate is measured"),
+    *(Leaf("join", f"facts.{name}", what, secure="server") for name, what in _FACTS),
+    Leaf("join", "probe", "512 KiB of zeros, by which its rate is measured", secure="server"),
     Leaf("sums", "sums.counts", "number of its samples of each class", secure="sum"),
     Leaf("sums", "sums.features", "sum of the model's features over its samples of each class", secure="sum"),
     Leaf("sums", "sums.moments", "sums of products of features over its samples (model.statistics)", secure="sum"),
     Leaf("scores", "scores.squares", "squared norm of the gradient, summed over samples, per block", secure="sum"),
     Leaf("scores", "scores.count", "number of samples in it", secure="sum"),
     Leaf("train", "update.run", "the run's id, as the server sent it"),
-    Leaf("train", "update.client", "its number in the run, as the server sent it", secure="server"),
-    Leaf("train", "update.round", "the round, as the server sent it", secure="server"),
+    Leaf("train", "update.client", "its number in the run, as the server sent it"),
+    Leaf("train", "update.round", "the round, as the server sent it"),
     Leaf("train", "update.samples", "number of its samples: its weight", secure="sum"),
     Leaf("train", "update.metrics.loss", _METRICS[0][1], secure="sum"),
     *(Leaf("train", f"update.metrics.{name}", what) for name, what in _METRICS[1:]),
     Leaf("train", "update.tensors", "values of the factors and of the head that it trained", secure="sum"),
     Leaf("train", "update.digest", "SHA-256 of the update"),
     Leaf("any", "error", "why it does not answer, as a word", secure="server"),
-    Leaf("any", "detail", "the same in a sentence", secure="server"),
-    Leaf("mask", "keys.encryption", "public key (X25519) for the shares", plain="nobody", secure="server"),
-    Leaf("mask", "keys.masks", "public key (X25519) for the masks", plain="nobody", secure="server"),
-    Leaf("mask", "keys.commitment", "hash of the seed of its own mask", plain="nobody", secure="server"),
-    Leaf("mask", "sealed", "shares of its two secrets", plain="nobody", secure="clients"),
-    Leaf("mask", "masked", "its vector with masks on, uniformly random by itself", plain="nobody", secure="server"),
-    Leaf("mask", "shares.index", "its number among those who hold shares", plain="nobody", secure="server"),
-    Leaf("mask", "shares.own", "shares of the own masks of those who stayed", plain="nobody", secure="server"),
-    Leaf("mask", "shares.pairs", "shares of the pair masks of those who left", plain="nobody", secure="server"),
+    Leaf("keys", "keys.encryption", "public key (X25519) for the shares", plain="nobody", secure="server"),
+    Leaf("keys", "keys.masks", "public key (X25519) for the masks", plain="nobody", secure="server"),
+    Leaf("keys", "keys.commitment", "hash of the seed of its own mask", plain="nobody", secure="server"),
+    Leaf("shares", "sealed", "shares of its two secrets", plain="nobody", secure="clients"),
+    Leaf("train, sums, scores", "masked", "its vector with masks on, uniformly random by itself", "nobody", "server"),
+    Leaf("unmask", "shares.index", "its number among those who hold shares", plain="nobody", secure="server"),
+    Leaf("unmask", "shares.own", "shares of the own masks of those who stayed", plain="nobody", secure="server"),
+    Leaf("unmask", "shares.pairs", "shares of the pair masks of those who left", plain="nobody", secure="server"),
 )
 """All of them."""
 
@@ -123,5 +122,5 @@ def unlisted(message: str, fields: set[str]) -> list[str]:
         >>> unlisted("train", {"update.tensors", "update.location"})
         ['update.location']
     """
-    listed = {one.field for one in LEAVES if one.message in (message, "any")}
+    listed = {one.field for one in LEAVES if {message, "any"} & set(one.message.split(", "))}
     return sorted(fields - listed)
