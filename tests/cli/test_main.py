@@ -18,6 +18,7 @@ SAID = {
     "fedhello.comparison.asked": {"asked_seeds"},
     "fedhello.comparison.tuning": {"RATES", "asked_rates"},
     "fedhello.formatting": {"human_bytes"},
+    "fedhello.network.consent": {"read_consent"},
     "fedhello.network.keys": {"client_steps", "server_steps"},
     "fedhello.notes": {"show_notes"},
     "fedhello.report.plan": {"show"},

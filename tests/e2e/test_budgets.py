@@ -67,6 +67,7 @@ def in_its_own_process(case):
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is measured on Linux only")
 def test_each_tiers_client_fits_its_budget_and_the_published_way_does_not():
     found = {case: in_its_own_process(case) for case in ("0", "1", "2", "full", "lr = 0")}
@@ -152,6 +153,7 @@ def test_upload_is_predicted_closely(session):
         assert report.bytes_up <= predicted <= 1.02 * report.bytes_up + 100
 
 
+@pytest.mark.slow
 def test_a_client_over_its_budget_is_recorded_and_planned_smaller(monkeypatch):
     """Pretend that blocks take half of what they do: measured peaks then exceed the budgets."""
 

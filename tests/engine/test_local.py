@@ -161,7 +161,7 @@ def test_a_shared_head_that_does_not_train_neither_travels_nor_moves(engine):
 def test_head_sums_cover_every_client_once(engine):
     e = engine()
     found = list(e.head_sums())
-    assert [one.client for one in found] == [0, 1, 2]
+    assert [one.clients for one in found] == [(0,), (1,), (2,)]
     assert [int(one.sums.counts.sum()) for one in found] == [10, 11, 12]
     # Integers of 32 bits: three counts, three features of eight numbers, and the triangle of 8 × 8.
     assert all(4 * (3 + 3 * 8 + 36) < one.bytes_up < 4 * (3 + 3 * 8 + 36) + 400 for one in found)

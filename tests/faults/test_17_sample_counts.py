@@ -24,4 +24,5 @@ def test_a_count_weighs_at_most_what_was_declared(letter, stated, counted):
 def test_impossible_numbers_of_batches_are_refused(letter, batches):
     """They are weights, too, under ``method.weighting: batches``."""
     metrics = {**letter.metrics, "batches": batches}
-    assert letter.reason(letter.write(header=letter.header(metrics=metrics))) == "wrong count"
+    reason = "out of bounds" if batches < 0 else "wrong count"
+    assert letter.reason(letter.write(header=letter.header(metrics=metrics))) == reason

@@ -22,7 +22,7 @@ def test_the_round_goes_on_and_the_next_plan_is_smaller(remote_world, monkeypatc
     state = algorithm.init(local.model.snapshot(share_head=True))
     state, record = algorithm.round(state, engine.federation, method, engine.train, score=None)
     assert [(r.client, r.reason) for r in record.rejections] == [(1, "over budget")]
-    assert "tried to allocate 2.00 GiB" in record.rejections[0].detail
+    assert "exceeds its own budget; the client's own log says by how much" in record.rejections[0].detail
     assert record.failed is None
     assert state.excess == {1: pytest.approx(1.25)}  # it is taken to need a quarter more than predicted
     _, record = algorithm.round(state, engine.federation, method, engine.train, score=None)

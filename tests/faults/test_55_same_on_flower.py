@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 pytest.importorskip("flwr", reason="needs the extra flower")
 
 
+@pytest.mark.slow
 def test_real_processes_lead_to_the_adapter_of_one_process_and_leave_nothing_behind(workplace, tmp_path, call):
     shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
     there = Machines(tmp_path / "place")

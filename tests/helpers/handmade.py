@@ -47,6 +47,7 @@ def session(**changes):
         "row": METHODS["rgd-hla"],
         "head": HeadSettings(),
         "statistics": DEFAULT_STATISTICS,
+        "private": None,
         "federation": Federation((), tiers, num_blocks=3, clients_per_round=2, seed=3),
         "tier_of": (0, 1, 1),
         "model": SimpleNamespace(

@@ -29,7 +29,7 @@ class Without:
         return getattr(self._engine, name)
 
     def head_sums(self, clients=None, adapter=None):
-        return (one for one in self._engine.head_sums(clients, adapter) if one.client not in self._absent)
+        return (one for one in self._engine.head_sums(clients, adapter) if not self._absent.issuperset(one.clients))
 
 
 def files(folder):
