@@ -1,5 +1,7 @@
 """What a client puts into a masked vector, and what the server makes of the sum; no model, no protocol."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,13 @@ def test_a_sum_that_cannot_be_had_is_a_failed_attempt():
     result = finished(agreed(), [update(0, 0.1)], refused)
     assert result.failed == "the secure sum failed: expected 3 clients to stay; found 2"
     assert result.adapter.tensors == START.tensors
+
+
+def test_groups_that_are_added_up_do_not_wrap_around():
+    """Three clients at the limit, in groups that hold fewer: n is that of the whole round."""
+    how = replace(agreed(), settings=SecureSettings(group=1))
+    result = finished(how, [update(k, 2.0) for k in range(3)])
+    assert result.adapter.tensors["a"].tolist() == pytest.approx([2.5] * 2, abs=1e-5)
 
 
 def test_only_linear_rules_take_changes():

@@ -80,7 +80,7 @@ class SecureRound:
             weights,
             self.settings.limit,
             self._heaviest(samples, allocation),
-            min(self.settings.group, federation.invited),
+            federation.invited,  # of all groups, whose sums are added up before they are decoded
             {"loss": LARGEST_LOSS * samples, "samples": float(samples)},
         )
 
