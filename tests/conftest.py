@@ -70,7 +70,7 @@ def calibrated_once():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., LoraModel]:
     """A BERT classifier with random weights: L blocks of width 8, C classes, LoRA of rank 2."""
 
@@ -102,7 +102,7 @@ def tiny_model() -> Callable[..., LoraModel]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_decoder() -> Callable[..., LoraModel]:
     """A Llama classifier with random weights: L blocks, heads that share keys in pairs, LoRA of rank 2."""
 

@@ -18,52 +18,65 @@ SETTINGS = TrainingSettings(
 )  # fmt: skip
 
 
+def calibrated(model):
+    """A model, its costs and its adapter as it was when they were counted."""
+    return model, calibrate(model), model.snapshot(share_head=True)
+
+
+@pytest.fixture(
+    scope="module", params=[(a, d) for a in ("sdpa", "eager") for d in (0.0, 0.1)], ids="{0[0]}-{0[1]}".format
+)
+def encoder(request, tiny_model):
+    attention, dropout = request.param
+    return calibrated(tiny_model(blocks=6, dropout=dropout, width=64, attention=attention))
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def decoder(request, tiny_decoder):
+    return calibrated(tiny_decoder(blocks=6, attention=request.param, width=96))
+
+
+def training(model, adapter, allocation, samples, tokens, shorter, settings):
+    """Train on samples of one length but for the last; return what was trained and the measurements."""
+    rng = np.random.default_rng(0)
+    lengths = [*(tokens,) * (samples - 1), tokens - shorter]
+    data = Examples(tuple(rng.integers(1, 50, n) for n in lengths), np.arange(samples) % 3, pad=0)
+    names = adapter.names(allocation)
+    work = Assignment(0, 0, names, data, (0, 1, 2), seed=0, policies=allocation.policies)
+    values, measured = local_training(model, work, settings)
+    model.write(adapter.tensors)
+    return values, measured
+
+
 @pytest.mark.parametrize("rule", ["keep", "recompute-frozen", "recompute", "compress"])
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_predictions_meet_the_measurement(rule, dropout, attention, tiny_model):
-    model = tiny_model(blocks=6, dropout=dropout, width=64, attention=attention)
-    costs, adapter = calibrate(model), model.snapshot(share_head=True)
-    for samples, tokens in ((16, 20), (40, 30)):
-        rng = np.random.default_rng(0)
-        lengths = [*(tokens,) * (samples - 1), tokens - 3]
-        data = Examples(tuple(rng.integers(1, 50, n) for n in lengths), np.arange(samples) % 3, pad=0)
-        for pattern, capacity in (
-            ("bottleneck", 6),
-            ("bottleneck", 3),
-            ("inverted_triangle", 2),
-            ("triangle", 1),
-            ("triangle", 0),
-        ):
-            blocks = allocate_blocks(pattern, capacity, 6)
-            allocation = Allocation(blocks, fixed_policies(rule, blocks, 6))
-            names = adapter.names(allocation)
-            work = Assignment(0, 0, names, data, (0, 1, 2), seed=0, policies=allocation.policies)
-            values, measured = local_training(model, work, SETTINGS)
-            model.write(adapter.tensors)
-            at = costs.at((samples, tokens))
-            state = moments(SETTINGS) * sum(value.nbytes for value in values.values())
-            found = needs(at, allocation)
-            # An attention mask, held once for all blocks, is up to 3.5 % of what so small a model holds.
-            assert found.saved_bytes == pytest.approx(measured["saved_bytes"], rel=0.04)
-            assert found.peak_bytes + state == pytest.approx(measured["peak_bytes"], rel=0.1)
+def test_predictions_meet_the_measurement(encoder, rule):
+    model, costs, adapter = encoder
+    for samples, tokens, pattern, capacity in (
+        (16, 20, "bottleneck", 6),
+        (16, 20, "inverted_triangle", 2),
+        (16, 20, "triangle", 0),
+        (40, 30, "bottleneck", 3),
+        (40, 30, "triangle", 1),
+    ):
+        blocks = allocate_blocks(pattern, capacity, 6)
+        allocation = Allocation(blocks, fixed_policies(rule, blocks, 6))
+        values, measured = training(model, adapter, allocation, samples, tokens, 3, SETTINGS)
+        state = moments(SETTINGS) * sum(value.nbytes for value in values.values())
+        found = needs(costs.at((samples, tokens)), allocation)
+        # An attention mask, held once for all blocks, is up to 3.5 % of what so small a model holds.
+        assert found.saved_bytes == pytest.approx(measured["saved_bytes"], rel=0.04)
+        assert found.peak_bytes + state == pytest.approx(measured["peak_bytes"], rel=0.1)
 
 
 @pytest.mark.parametrize("rule", ["keep", "recompute", "compress"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_predictions_meet_the_measurement_of_a_decoder(rule, attention, tiny_decoder):
+def test_predictions_meet_the_measurement_of_a_decoder(decoder, rule):
     """Its factors are large beside its activations: the optimiser's step may be the peak."""
-    model = tiny_decoder(blocks=6, attention=attention, width=96)
-    costs, adapter = replace(calibrate(model), moments=moments(SETTINGS)), model.snapshot(share_head=True)
+    model, costs, adapter = decoder
+    costs, once = replace(costs, moments=moments(SETTINGS)), replace(SETTINGS, epochs=1)
     for samples, tokens in ((2, 6), (16, 30)):
-        rng = np.random.default_rng(0)
-        lengths = [*(tokens,) * (samples - 1), tokens - 2]  # where nothing is padded there is no mask
-        data = Examples(tuple(rng.integers(1, 50, n) for n in lengths), np.arange(samples) % 3, pad=0)
         for blocks in ((0, 1, 2, 3, 4, 5), (2, 5)):
             allocation = Allocation(blocks, fixed_policies(rule, blocks, 6))
-            work = Assignment(0, 0, adapter.names(allocation), data, (0, 1, 2), seed=0, policies=allocation.policies)
-            _, measured = local_training(model, work, replace(SETTINGS, epochs=1))
-            model.write(adapter.tensors)
+            _, measured = training(model, adapter, allocation, samples, tokens, 2, once)  # nothing padded: no mask
             found = needs(costs.at((samples, tokens)), allocation, first_step=True)
             # Masks and positions weigh more in so small a model; at real widths the error is below 1 %.
             assert found.saved_bytes == pytest.approx(measured["saved_bytes"], rel=0.08)
