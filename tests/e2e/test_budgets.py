@@ -7,7 +7,6 @@ from dataclasses import astuple, replace
 
 import pytest
 
-from fedhello.allocation.needs import needs
 from fedhello.client.calibration import calibrate
 from fedhello.client.cost_model import Growth, Peak
 from fedhello.config.load import load_config
@@ -16,7 +15,6 @@ from fedhello.model.adapter import LoraModel
 from fedhello.report.planning import make_plan
 from fedhello.runs.loop import rounds, start
 from fedhello.setup.prepare import prepare
-from fedhello.types import Allocation
 
 WIDE = ["train.batch_size=64", "train.autocast=none", "data.proxy=20", "data.samples=1000", "data.clients=8"]
 SOME = ["data.proxy=20", "data.samples=1000"]
@@ -80,13 +78,8 @@ def test_each_tiers_client_fits_its_budget_and_the_published_way_does_not():
     assert found["lr = 0"]["process_bytes"] > found["1"]["memory"] > found["0"]["memory"]
 
 
-@pytest.fixture(scope="module")
-def session():
-    return prepare(load_config(None, [*SOME, "train.rounds=2", TIERS.replace("50MB", "27MB")]))
-
-
-def test_the_plan_says_what_fits_and_why_not_more(session, tmp_path):
-    plan = make_plan(session)
+def test_the_plan_says_what_fits_and_why_not_more(tmp_path):
+    plan = make_plan(prepare(load_config(None, [*SOME, TIERS.replace("50MB", "27MB")])))
     for tier in plan.tiers:
         assert 0 < tier.fraction["memory"] <= 1
         assert tier.needs.memory_bytes <= tier.budget.memory
@@ -125,32 +118,22 @@ for state, result in rounds(session, start(session).state):
 
 
 def test_a_run_measures_every_client_beside_its_prediction():
-    """In a process of its own, as a run is: a client does not start from a heap that thousands of tests left."""
-    command = [sys.executable, "-c", WHOLE_RUN, *SOME, "train.rounds=2", TIERS]
+    """Never less is predicted to be sent than is, and not much more.
+
+    In a process of its own, as a run is: a client does not start from a heap that thousands of tests left.
+    """
+    command = [sys.executable, "-c", WHOLE_RUN, "data.proxy=20", "data.samples=500", "train.rounds=1", TIERS]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
-    played = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    assert len(played) == 2
-    for found in played:
-        assert (found["excess"], found["over"]) == ({}, [])
-        for client in found["clients"]:
-            assert client["peak_bytes"] <= client["budget"]
-            assert client["predicted_peak_bytes"] == pytest.approx(client["peak_bytes"], rel=0.1)
-            assert client["process_bytes"] > 0
-            assert client["policies"] == 6
-            assert client["up"] <= client["upload"]
-
-
-def planned(report):
-    return Allocation(report.blocks, report.policies)
-
-
-def test_upload_is_predicted_closely(session):
-    """Never less than is sent, and not much more."""
-    (_, result) = next(rounds(session, start(session).state))
-    for report in result.report.clients:
-        predicted = needs(session.federation.costs[report.tier], planned(report)).upload_bytes
-        assert report.bytes_up <= predicted <= 1.02 * report.bytes_up + 100
+    (found,) = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert (found["excess"], found["over"]) == ({}, [])
+    assert len(found["clients"]) == 5
+    for client in found["clients"]:
+        assert client["peak_bytes"] <= client["budget"]
+        assert client["predicted_peak_bytes"] == pytest.approx(client["peak_bytes"], rel=0.1)
+        assert client["process_bytes"] > 0
+        assert client["policies"] == 6
+        assert client["up"] <= client["upload"] <= 1.02 * client["up"] + 100
 
 
 @pytest.mark.slow
@@ -184,15 +167,17 @@ def test_a_client_over_its_budget_is_recorded_and_planned_smaller(monkeypatch):
             assert report.metrics["peak_bytes"] < before[report.client].metrics["peak_bytes"]
 
 
-def test_seconds_bind_by_the_stated_speed():
-    def planned_blocks(seconds):
-        tier = f"clients.tiers=[{{share: 1, seconds: {seconds}, speed: 10GFLOP/s}}]"
-        return make_plan(prepare(load_config(None, ["data.proxy=20", tier]))).tiers[0]
+def test_seconds_bind_by_the_stated_speed(place):
+    def planned(seconds):
+        tier = f"clients.tiers=[{{share: 1, seconds: {seconds}, speed: 1MFLOP/s}}]"
+        return make_plan(prepare(load_config(place / "tiny.yaml", [tier]))).tiers[0]
 
-    fast, slow = planned_blocks(100), planned_blocks(6)
-    assert fast.num_blocks == (6, 6)
-    assert slow.needs.seconds <= 6
-    assert slow.num_blocks[1] < 6
+    fast = planned(100)
+    assert fast.num_blocks == (3, 3)
+    bound = 0.8 * fast.needs.seconds
+    slow = planned(bound)
+    assert slow.needs.seconds <= bound
+    assert 0 < slow.num_blocks[1] < 3
 
 
 def test_a_tier_below_the_floor_is_left_out_with_a_note():
@@ -211,15 +196,15 @@ def test_a_budget_below_one_samples_floor_is_refused_naming_the_floor():
         prepare(load_config(None, ["data.proxy=20", "clients.tiers=[{share: 1, memory: 1MB}]"]))
 
 
-def test_recomputation_on_a_model_that_forbids_it(monkeypatch):
+def test_recomputation_on_a_model_that_forbids_it(place, monkeypatch):
     monkeypatch.setattr(LoraModel, "allows_recomputation", False)
-    with pytest.raises(ModelError, match="all-MiniLM-L6-v2 forbids recomputation"):
-        prepare(load_config(None, ["data.proxy=20", "train.activations=recompute"]))
+    with pytest.raises(ModelError, match="tiny forbids recomputation"):
+        prepare(load_config(place / "tiny.yaml", ["train.activations=recompute"]))
     with pytest.raises(ModelError, match="found auto"):
-        prepare(load_config(None, ["data.proxy=20", "clients.tiers=[{share: 1, memory: 1GB}]"]))
+        prepare(load_config(place / "tiny.yaml", ["clients.tiers=[{share: 1, memory: 1GB}]"]))
     with pytest.raises(ModelError, match="found recompute"):
-        prepare(load_config(None, ["data.proxy=20", "train.activations=recompute", "train.measure_memory=false"]))
-    prepare(load_config(None, ["data.proxy=20"]))
+        prepare(load_config(place / "tiny.yaml", ["train.activations=recompute", "train.measure_memory=false"]))
+    prepare(load_config(place / "tiny.yaml", []))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +215,7 @@ def test_recomputation_on_a_model_that_forbids_it(monkeypatch):
         ("local", "[{share: 1/2, upload: 200kB}, {share: 1/2, seconds: 9, speed: 9GFLOP/s}]"),
     ],
 )
-def test_every_head_goes_with_every_budget(head, tiers):
-    session = prepare(load_config(None, ["data.proxy=20", f"model.head={head}", f"clients.tiers={tiers}"]))
+def test_every_head_goes_with_every_budget(head, tiers, place):
+    session = prepare(load_config(place / "tiny.yaml", [f"model.head={head}", f"clients.tiers={tiers}"]))
     plan = make_plan(session)
     assert all(tier.num_blocks[1] > 0 for tier in plan.tiers)

@@ -23,7 +23,7 @@ from fedhello.runs.runner import run_session
 from fedhello.setup import prepare as sessions
 
 THREE_ROUNDS = ["train.rounds=3", "method.warmup=1", "data.proxy=20", "train.selection=last"]
-SOME = "data.samples=600"
+SOME = "data.samples=400"
 """Of the demo's 2,096 headlines: enough for what does not depend on how many they are."""
 HEADLINES = ["Chancellor prepares budget for voters", "Striker scores twice in cup final", "New phone has faster chip"]
 
@@ -47,24 +47,19 @@ def played_logits(demo):
     return logits_of(session.model.module, session.model.source.location)
 
 
-def command(*words, cwd, env=None):
-    arguments = [sys.executable, "-m", "fedhello.cli.main", *map(str, words)]
-    return subprocess.run(arguments, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_the_demo_begins_with_what_the_solved_head_is_worth_and_keeps_it(tmp_path):
-    _, folder, summary = run_demo(tmp_path, "data.samples=null", "train.rounds=2", "train.selection=auto")
-    assert (summary["status"], summary["rounds"]) == ("finished", 2)
+    more = ["data.samples=null", "train.rounds=1", "train.selection=auto", "train.measure_memory=false"]
+    _, _, summary = run_demo(tmp_path, *more)
+    assert (summary["status"], summary["rounds"]) == ("finished", 1)
     assert 0.86 < summary["start"] < 0.91  # what the solved head alone is worth
     assert 0.84 < summary["final"] <= 1
-    losses = [record.train_loss for record in folder.rounds()]
-    assert losses[1] < losses[0] + 0.1
 
 
 def test_three_rounds_from_a_random_head_learn_real_data(tmp_path):
     _, _, summary = run_demo(
-        tmp_path, "model.head=aggregate", "data.partition={kind: iid}", "train.lr=5e-3", "method.warmup=3"
-    )
+        tmp_path, "model.head=aggregate", "data.partition={kind: iid}", "train.lr=5e-3", "method.warmup=3",
+        "data.samples=600",
+    )  # fmt: skip
     # Chance is 0.24, the largest class.
     assert summary["start"] < 0.45
     assert summary["final"] > summary["start"] + 0.2
@@ -168,37 +163,39 @@ def test_peft_loads_the_adapter_with_the_same_logits(demo, played_logits, base, 
     assert not torch.allclose(logits_of(untrained, resolve("embedded:minilm").location), expected, atol=1e-2)
 
 
-def test_evaluate_reads_back_the_reported_accuracy(demo, tmp_path):
+def test_evaluate_reads_back_the_reported_accuracy(demo, call, tmp_path):
     _, folder, summary = demo
-    result = command("evaluate", folder.path, "--json", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["test"]["accuracy"] == pytest.approx(summary["final"])
+    code, out, err = call(tmp_path, "evaluate", folder.path, "--json")
+    assert code == 0, err
+    assert json.loads(out)["test"]["accuracy"] == pytest.approx(summary["final"])
 
 
-def test_predict_classifies_texts(demo, tmp_path):
+def test_predict_classifies_texts(demo, call, tmp_path):
     _, folder, _ = demo
-    result = command("predict", folder.path, *HEADLINES, "--json", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert [row["label"] for row in json.loads(result.stdout)] == ["politics", "sports", "tech"]
+    code, out, err = call(tmp_path, "predict", folder.path, *HEADLINES, "--json")
+    assert code == 0, err
+    assert [row["label"] for row in json.loads(out)] == ["politics", "sports", "tech"]
 
 
-def test_export_merge_gives_the_same_logits(demo, played_logits, tmp_path):
+def test_export_merge_gives_the_same_logits(demo, played_logits, call, tmp_path):
     _, folder, _ = demo
-    result = command("export", folder.path, "--merge", "--out", tmp_path / "merged", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    code, _, err = call(tmp_path, "export", folder.path, "--merge", "--out", tmp_path / "merged")
+    assert code == 0, err
     merged = AutoModel.from_pretrained(tmp_path / "merged")
     assert merged.config.id2label == {0: "business", 1: "entertainment", 2: "politics", 3: "sports", 4: "tech"}
     found = logits_of(with_head(merged, tmp_path / "merged"), tmp_path / "merged")
     assert torch.allclose(found, played_logits, atol=1e-3)
-    again = command("export", folder.path, "--out", tmp_path / "merged", cwd=tmp_path)
-    assert again.returncode == 5
-    assert "exists" in again.stderr
+    code, _, err = call(tmp_path, "export", folder.path, "--out", tmp_path / "merged")
+    assert code == 5
+    assert "exists" in err
 
 
 def test_two_runs_with_one_seed_give_bit_identical_adapters(demo, tmp_path):
+    """The second in a process of its own, in which sets have another order."""
     _, folder, summary = demo
+    words = [sys.executable, "-m", "fedhello.cli.main", "run", *THREE_ROUNDS, SOME, "run.name=demo", "--json"]
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    result = command("run", *THREE_ROUNDS, SOME, "run.name=demo", "--json", cwd=tmp_path, env=environment)
+    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     again = tmp_path / "runs" / "demo" / "adapter"
     for file in folder.adapter.iterdir():
@@ -208,65 +205,43 @@ def test_two_runs_with_one_seed_give_bit_identical_adapters(demo, tmp_path):
         assert repeated[key] == summary[key]
 
 
-def test_ctrl_c_ends_the_command_with_130(tmp_path):
-    import signal
-    import time
-
-    arguments = [sys.executable, "-m", "fedhello.cli.main", "run", "run.name=c", "train.rounds=1000", SOME]
-    # A shell starts its background jobs with SIGINT ignored, and children inherit that: undo it for the command.
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(arguments, cwd=tmp_path, **pipes) as process:
-        signal.signal(signal.SIGINT, heard)
-        rounds = tmp_path / "runs" / "c" / "rounds.jsonl"
-        deadline = time.monotonic() + 120
-        while not (rounds.is_file() and rounds.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        os.kill(process.pid, signal.SIGINT)
-        try:
-            output, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130, output
-    summary = json.loads((tmp_path / "runs" / "c" / "summary.json").read_text())
-    assert summary["status"] == "interrupted"
-    assert summary["rounds"] == len(rounds.read_text().splitlines()) >= 1
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["solved", "aggregate", "local", "frozen"])
-def test_every_head_policy_runs_and_evaluates(head, tmp_path):
-    _, folder, summary = run_demo(tmp_path, f"model.head={head}")
+def test_every_head_policy_runs_and_evaluates(head, call, tmp_path):
+    _, folder, summary = run_demo(tmp_path, f"model.head={head}", "data.samples=600")
     heads = list((folder.path / "heads").glob("*.safetensors")) if head == "local" else []
     assert bool(heads) == (head == "local")
-    result = command("evaluate", folder.path, "--json", cwd=tmp_path)
-    assert json.loads(result.stdout)["test"]["accuracy"] == pytest.approx(summary["final"])
-    alone = command("predict", folder.path, "a text", cwd=tmp_path)
+    _, out, _ = call(tmp_path, "evaluate", folder.path, "--json")
+    assert json.loads(out)["test"]["accuracy"] == pytest.approx(summary["final"])
+    code, _, err = call(tmp_path, "predict", folder.path, "a text")
     if head == "local":
-        assert alone.returncode == 2
-        assert "expected a client" in alone.stderr
+        assert code == 2
+        assert "expected a client" in err
         known = min(int(file.stem.removeprefix("client-")) for file in heads)
-        assert command("predict", folder.path, "a text", "--client", known, cwd=tmp_path).returncode == 0
+        assert call(tmp_path, "predict", folder.path, "a text", "--client", known)[0] == 0
     else:
-        assert alone.returncode == 0, alone.stderr
+        assert code == 0, err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["{kind: iid}", "{kind: dirichlet, alpha: 0.1}"])
 def test_other_partitions_run(kind, tmp_path):
-    _, _, summary = run_demo(tmp_path, f"data.partition={kind}")
+    _, _, summary = run_demo(tmp_path, f"data.partition={kind}", "data.samples=600")
     assert summary["final"] > 0.6
 
 
-def test_parity_runs_with_the_published_semantics(tmp_path):
-    session, folder, _ = run_demo(tmp_path, "parity=published", "train.lr=0.01")
+def test_parity_runs_with_the_published_semantics(place):
+    words = ["train.rounds=3", "method.warmup=1", "train.selection=last", "parity=published"]
+    session = sessions.prepare(load_config(place / "tiny.yaml", words))
+    folder = RunFolder(place / "run")
+    run_session(session, folder)
     assert not set(session.model.head_names) & set(session.model.snapshot(share_head=False).tensors)
     assert [record.report.scored for record in folder.rounds()] == [False, True, False]
     assert session.engine.settings.lr_schedule == "published"
     assert session.engine.settings.weight_decay == 0.01
 
 
-def test_a_users_own_csv_runs(tmp_path):
+def test_a_users_own_csv_runs(call, tmp_path):
     words = {"fruit": ["apple", "pear", "plum", "cherry"], "metal": ["iron", "copper", "zinc", "silver"]}
     lines = ["text,label,shop"]
     lines += [
@@ -278,8 +253,8 @@ def test_a_users_own_csv_runs(tmp_path):
         "run", "data.name=my.csv", "data.clients=3", "data.partition={kind: natural, column: shop}",
         "train.clients_per_round=2", "train.rounds=2", "data.proxy=4", "method.warmup=1", "--json",
     ]  # fmt: skip
-    result = command(*arguments, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    summary = json.loads(result.stdout)
+    code, out, err = call(tmp_path, *arguments)
+    assert code == 0, err
+    summary = json.loads(out)
     assert summary["labels"] == ["fruit", "metal"]
     assert summary["final"] > 0.8
