@@ -1,6 +1,5 @@
 """Where the head of a run comes from: before the first round, on the way and at its end."""
 
-import contextlib
 import json
 from dataclasses import replace
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedhello.config.load import load_config
 from fedhello.model.compensation import FOLDS
 from fedhello.model.drift import estimated_drift, followed
 from fedhello.model.evaluation import pooled_features
@@ -17,19 +15,9 @@ from fedhello.model.head import family, solved_head
 from fedhello.model.statistics import PARTS, HeadSums, Moments, StatisticsSettings, add_up, faded, head_sums, plus
 from fedhello.runs import heads as module
 from fedhello.runs.loop import rounds, start
-from fedhello.setup.prepare import prepare
 
 MEAN = "model.pooling=mean"
 STALE = "model.drift_compensation=false"
-
-
-@pytest.fixture
-def prepared(workplace):
-    def build(*words):
-        with contextlib.chdir(workplace):
-            return prepare(load_config(workplace / "tiny.yaml", [MEAN, "method.name=rgd-hla", *words]))
-
-    return build
 
 
 def head_of(state):

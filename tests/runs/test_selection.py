@@ -11,10 +11,8 @@ import pytest
 import torch
 from handmade import SETTINGS
 
-from fedhello.config.load import load_config
 from fedhello.runs.loop import rounds, start
 from fedhello.runs.selection import ERRORS, first_selection, selection_after
-from fedhello.setup.prepare import prepare
 from fedhello.state import RunState
 from fedhello.types import Adapter
 
@@ -78,15 +76,6 @@ def test_what_is_not_finite_or_not_better_is_not_taken(losses):
 def test_one_validation_sample_tells_nothing():
     before = selected([5.0])
     assert selection_after(session_with([0.0])[0], before) is before
-
-
-@pytest.fixture
-def prepared(workplace):
-    def build(*words):
-        with contextlib.chdir(workplace):
-            return prepare(load_config(workplace / "tiny.yaml", [MEAN, "method.name=rgd-hla", *words]))
-
-    return build
 
 
 def test_what_is_handed_back_is_the_surest_model_and_training_goes_on(prepared, monkeypatch):
