@@ -251,7 +251,8 @@ def test_a_users_own_csv_runs(call, tmp_path):
     (tmp_path / "my.csv").write_text("\n".join(lines))
     arguments = [
         "run", "data.name=my.csv", "data.clients=3", "data.partition={kind: natural, column: shop}",
-        "train.clients_per_round=2", "train.rounds=2", "data.proxy=4", "method.warmup=1", "--json",
+        "train.clients_per_round=2", "train.rounds=2", "data.proxy=4", "method.warmup=1", "train.measure_memory=false",
+        "--json",
     ]  # fmt: skip
     code, out, err = call(tmp_path, *arguments)
     assert code == 0, err
