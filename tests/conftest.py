@@ -204,6 +204,8 @@ def call():
             patch.setattr(sys, "argv", ["fedhello", *map(str, words)])
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
+            if words and words[0] in ("run", "resume"):  # their picture would take a third of a tiny run's time
+                patch.setattr("fedhello.report.page.svg", lambda folder: "<svg></svg>")
             try:
                 cli.main()
             except SystemExit as exit_:

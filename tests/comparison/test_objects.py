@@ -1,6 +1,7 @@
 """Comparisons of a model and data in memory."""
 
 import csv
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ def adapters(out):
     return {file.parts[-3]: file.read_bytes() for file in Path(out).rglob("adapter_model.safetensors")}
 
 
-def test_each_run_starts_from_what_was_handed_over(place, caplog):
+def test_each_run_starts_from_what_was_handed_over(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take the most time here
     with Path("texts.csv").open() as file:
         rows = list(csv.DictReader(file))
     words = {"overrides": {"data.proxy": 0, "train.rounds": 1}, "baselines": False, "seeds": [0, 1]}

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -13,7 +14,8 @@ def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(workplace, call, tmp_path):
+def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(workplace, call, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take the most time here
     words = ["--methods", "fed-hello", "--seeds", "0", "--out", tmp_path / "cmp", "--no-baselines", "--json", "--tune"]
     grid = "1e-4,1e-3,1e-2,2e-2,1e-1"
     asked = ["compare", "tiny.yaml", *words, "--rates", grid, "train.rounds=3"]
