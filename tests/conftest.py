@@ -1,6 +1,7 @@
 """Small models, data and federations that every test can afford, and the command line in this process."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -44,6 +45,12 @@ from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.sources import ModelSource, resolve
 from fedhello.types import Budget, Client, Federation
+
+
+def pytest_collection_finish():
+    """Spare the collector of garbage what lives as long as the tests: imported modules, and thousands of test items."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
