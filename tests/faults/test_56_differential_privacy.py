@@ -1,5 +1,6 @@
 """Case 56: differential privacy. The accounting's own laws are in privacy/test_ledger.py."""
 
+import dataclasses
 import json
 from math import log
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from scipy.stats import beta, kstest
 
 import fedhello as fh
+from fedhello.algorithm import sample_clients
 from fedhello.errors import ConfigError, PrivacyError
 from fedhello.model.private_sums import PrivateStatistics, length_of, noised, private_sums
 from fedhello.model.statistics import UNIT, HeadSums, plus
@@ -86,7 +88,7 @@ def test_a_spent_budget_releases_nothing_more():
     session = fh.prepare("tiny.yaml", PRIVATE)
     state = start(session).state
     with pytest.raises(PrivacyError, match=r"expected privacy\.epsilon=4 to cover head statistics"):
-        ledger_of(session.private, state).spent(session.private.release)
+        ledger_of(session.private, state).spent(session.private.head)
 
 
 @pytest.mark.usefixtures("inside")
@@ -118,6 +120,46 @@ def test_no_file_tells_of_a_single_client_and_the_model_card_of_the_guarantee():
     assert any("4 clients are few" in note for note in plan.notes)
     with pytest.raises(ConfigError, match="sums without noise"):
         run.forget([0])
+
+
+TRAINS = {"privacy.epsilon": 8.0, "train.sampling": "poisson", "train.clients_per_round": 2, "train.rounds": 3}
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("secure", [False, True])
+def test_every_round_is_in_the_ledger_and_tells_of_no_client(secure):
+    words = TRAINS | {"train.clients_per_round": 4, "privacy.secure": secure, "run.name": "trains"}
+    run = fh.run("tiny.yaml", words | {"train.server.name": "none"})
+    ledger = read_ledger(run.summary.privacy)
+    assert [(one.name, one.rate, one.times) for one in ledger.releases] == [("head statistics", 1, 1), ("rounds", 1, 3)]
+    assert 7.9 < ledger.epsilon <= 8.0
+    for line in (run.path / "rounds.jsonl").read_text().splitlines():
+        found = json.loads(line)
+        assert found["train_loss"] is None and found["clients"]
+        assert all((one["samples"], one["metrics"]) == (1, {}) for one in found["clients"])
+
+
+@pytest.mark.usefixtures("inside")
+def test_who_takes_part_cannot_be_drawn_again_from_the_seed():
+    session = fh.prepare("tiny.yaml", TRAINS | {"train.rounds": 1})
+    asked = {tuple(client.id for client in sample_clients(session.federation, 0)) for _ in range(40)}
+    assert len(asked) > 5
+    assert {client.samples for client in session.federation.clients} == {1}
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_run_that_trains_resumes_its_ledger_and_stops_before_the_budget_is_exceeded():
+    stop = fh.EarlyStopping(patience=1)
+    run = fh.run("tiny.yaml", TRAINS | {"run.name": "two", "train.rounds": 4}, callbacks=[stop])
+    before = Checkpoints(run.path / "checkpoints").latest(print).state
+    assert 0 < before.round < 4 and before.releases[1].times == before.round
+    (run.path / "summary.json").unlink()
+    after = fh.resume(run.path)
+    assert read_ledger(after.summary.privacy).releases[1].times == 4
+    session = fh.prepare("tiny.yaml", TRAINS | {"train.rounds": 4})
+    done = Checkpoints(run.path / "checkpoints").latest(print).state
+    with pytest.raises(PrivacyError, match=r"expected privacy\.epsilon=8 to cover rounds"):
+        next(fh.rounds(session, dataclasses.replace(done, round=3)))
 
 
 def audit(noise, repeats=800):

@@ -22,6 +22,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.private_sums import PrivateStatistics, private_sums
 from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSettings, as_sent, head_sums
+from fedhello.privacy.rounds import clipped_update
 from fedhello.randomness import generator
 from fedhello.state import RoundReport
 from fedhello.types import Adapter, Client, Federation, Reason, Rejection, Task, Update
@@ -125,6 +126,8 @@ class LocalEngine:
             return update
         if personal:
             self._trained_heads[client.id] = head
+        if task.clip is not None:
+            return clipped_update(update, task)
         return predicted(update, task.allocation, self.costs)
 
     def _train_one(
