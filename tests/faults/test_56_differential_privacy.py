@@ -12,9 +12,11 @@ from scipy.stats import beta, kstest
 import fedhello as fh
 from fedhello.algorithm import sample_clients
 from fedhello.errors import ConfigError, PrivacyError
+from fedhello.methods import METHODS
 from fedhello.model.private_sums import PrivateStatistics, length_of, noised, private_sums
-from fedhello.model.statistics import UNIT, HeadSums, plus
+from fedhello.model.statistics import UNIT, plus
 from fedhello.privacy.ledger import Ledger, Planned, calibrated, read_ledger
+from fedhello.privacy.rounds import PrivateRounds, private_method
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.loop import start
 from fedhello.runs.private_heads import ledger_of
@@ -162,20 +164,45 @@ def test_a_run_that_trains_resumes_its_ledger_and_stops_before_the_budget_is_exc
         next(fh.rounds(session, dataclasses.replace(done, round=3)))
 
 
-def audit(noise, repeats=800):
-    """Return a lower bound, with confidence 99 %, of ε of a release with and without a canary client."""
+def released_heads(noise, repeats):
+    """Return what a canary's direction shows of a head's releases with it and without it."""
     settings = PrivateStatistics()
     others = private_sums(*features(30, 1), 3, settings)
     canary = private_sums(torch.ones(40, 6), torch.full((40,), 2), 3, settings)
     direction = canary.features[2].double() * UNIT
+    return [
+        torch.stack([noised(total, noise * settings.most).features[2] @ direction for _ in range(repeats)])
+        for total in (plus(others, canary), others)
+    ]
 
-    def seen(total: HeadSums):
-        deviation = noise * settings.most
-        return torch.stack([noised(total, deviation).features[2] @ direction for _ in range(repeats)])
 
-    there, gone = seen(plus(others, canary)), seen(others)
+def released_rounds(noise, repeats):
+    """The same of rounds of two clients with q = 1, of which one changes one tensor as far as it may, and further."""
+    method = private_method(METHODS["gd-hla"].bind(), PrivateRounds(fh.Release("rounds", noise), 0.1, factors="AB"))
+    tier = fh.Budget(blocks=1)
+    clients = tuple(fh.Client(k, 0, tier, samples=1) for k in range(2))
+    federation = fh.Federation(clients, (tier,), num_blocks=1, clients_per_round=2, seed=0, quorum=0)
+    start = fh.Adapter({"a.lora_A.weight": torch.zeros(1, 6), "a.lora_B.weight": torch.zeros(6, 1)}, ROUND_BLOCKS)
+    allocations = {k: method.allocate(fh.AllocationContext(client, federation, 0)) for k, client in enumerate(clients)}
+    context = fh.AggregationContext(start, federation, 0, allocations)
+    updates = [
+        fh.Update(k, 0, 1, {name: torch.full_like(value, size) for name, value in start.tensors.items()})
+        for k, size in enumerate((0.01, 50.0))
+    ]
+
+    def seen(came):
+        return method.aggregate(context, came).adapter.tensors["a.lora_A.weight"].sum()
+
+    return [torch.stack([seen(came) for _ in range(repeats)]).double() for came in (updates, updates[:1])]
+
+
+ROUND_BLOCKS = {"a.lora_A.weight": 0, "a.lora_B.weight": 0}
+
+
+def audit(there, gone):
+    """Return a lower bound, with confidence 99 %, of ε of releases with and without a canary client."""
     # The threshold is chosen on one half, and the bound found on the other.
-    half = repeats // 2
+    half = len(there) // 2
     best = max(
         torch.cat([there[:half], gone[:half]]).quantile(torch.linspace(0.02, 0.98, 49, dtype=torch.float64)).tolist(),
         key=lambda t: bound(there[:half] > t, gone[:half] > t),
@@ -190,9 +217,10 @@ def bound(there, gone):
     return log(max(least - DELTA, 1e-9) / most)
 
 
-def test_an_audit_with_a_canary_finds_no_more_than_the_claim_and_finds_missing_noise():
+@pytest.mark.parametrize("released", [released_heads, released_rounds])
+def test_an_audit_with_a_canary_finds_no_more_than_the_claim_and_finds_missing_noise(released):
     (release,) = calibrated([Planned("head statistics", 1.0)], 1.0, DELTA)
     claim = Ledger(1.0, DELTA, (release,)).epsilon
     assert 0.99 < claim <= 1
-    assert audit(release.noise) <= claim
-    assert audit(release.noise / 10) > claim
+    assert audit(*released(release.noise, 800)) <= claim
+    assert audit(*released(release.noise / 10, 800)) > claim
