@@ -142,6 +142,22 @@ def test_every_round_is_in_the_ledger_and_tells_of_no_client(secure):
 
 
 @pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("secure", [False, True])
+def test_scores_of_clients_are_a_release_of_their_own(secure):
+    """In the second case a round has too few clients for a secure sum, and noise is released alone."""
+    words = TRAINS | {"method.name": "fim-hla", "method.scores": "clients", "method.refresh": 2, "run.name": "scored"}
+    if secure:
+        words |= {"privacy.secure": True, "train.clients_per_round": 3}
+    run = fh.run("tiny.yaml", words)
+    ledger = read_ledger(run.summary.privacy)
+    found = {one.name: one.times for one in ledger.releases}
+    assert found == {"head statistics": 1, "Fisher scores": 2, "rounds": 3}
+    assert 7.9 < ledger.epsilon <= 8.0
+    first = run.rounds[0].report
+    assert first.scored and len(first.scores) == 3 and min(first.scores) >= 0
+
+
+@pytest.mark.usefixtures("inside")
 def test_who_takes_part_cannot_be_drawn_again_from_the_seed():
     session = fh.prepare("tiny.yaml", TRAINS | {"train.rounds": 1})
     asked = {tuple(client.id for client in sample_clients(session.federation, 0)) for _ in range(40)}

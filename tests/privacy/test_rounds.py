@@ -9,6 +9,7 @@ import torch
 from scipy.stats import kstest
 
 from fedhello.aggregation.mean import WeightedMean
+from fedhello.client.scoring import BlockSums, as_shares
 from fedhello.methods import METHODS
 from fedhello.privacy import rounds
 from fedhello.privacy.rounds import (
@@ -21,6 +22,7 @@ from fedhello.privacy.rounds import (
     noise_over_clip,
     planned_counts,
     private_method,
+    released_scores,
 )
 from fedhello.privacy.secure import MASKED, SecureRound, SecureSettings, secure_mean
 from fedhello.state import Release
@@ -182,3 +184,16 @@ def test_noise_over_clip_is_what_a_round_without_clients_does():
         after = method.aggregate(context, []).adapter.tensors
         lengths.append(math.sqrt(sum(float((after[n] - START.tensors[n]).square().sum()) for n in counts)) / 0.5)
     assert sum(length**2 for length in lengths) / 100 == pytest.approx(expected**2, rel=0.1)
+
+
+def test_scores_are_mean_shares_with_noise_that_does_not_go_below_zero():
+    """A client's shares have at most length 1, whatever its gradients; the divisor is q K, whoever came."""
+    whole = [as_shares(BlockSums(torch.tensor(s), torch.tensor(70.0))) for s in ([1.0, 3.0], [0.0, 5e14])]
+    assert [one.squares.tolist() for one in whole] == [[0.25, 0.75], [0.0, 1.0]]
+    assert all(float(one.squares.norm()) <= 1 and float(one.count) == 1 for one in whole)
+    for broken in ([0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]):
+        assert as_shares(BlockSums(torch.tensor(broken), torch.tensor(2.0))).squares.tolist() == [0.0, 0.0]
+    shares = [one.squares.double() for one in whole]
+    assert released_scores(shares, Release("Fisher scores", 1e-9, 0.5), 2, 8) == pytest.approx((0.25 / 4, 1.75 / 4))
+    noisy = [released_scores([], Release("Fisher scores", 3.0, 0.5), 2, 8) for _ in range(200)]
+    assert min(min(one) for one in noisy) == 0 < max(max(one) for one in noisy)

@@ -23,7 +23,6 @@ DP = ("privacy.epsilon", "train.sampling")
 REFUSED_IN_TRAINING = {
     "method.name=hetlora clients.tiers=[{share: 1, rank: 2}]": "method.name=hetlora needs more than a mean",
     "train.sampling=fixed": "noise is counted for clients that are drawn independently. Set train.sampling=poisson",
-    "method.scores=clients": "method.scores=clients sends scores without noise",
     "train.loss=restricted": "train.loss=restricted leaves out clients by what they have",
     "defence.clip=1.0": "defence.rule=mean, defence.screen and defence.clip look at single updates",
     "train.scaffold=true": "train.scaffold keeps what each client did",

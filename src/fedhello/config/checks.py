@@ -108,8 +108,6 @@ def check_private(config: Config, method: Method) -> None:
         reasons |= {
             "noise is counted for clients that are drawn independently. Set train.sampling=poisson": train.sampling
             != "poisson",
-            "method.scores=clients sends scores without noise. Choose proxy": config.method.options.get("scores")
-            == "clients",
             "train.loss=restricted leaves out clients by what they have. Leave it out": train.loss == "restricted",
             f"defence.rule={defence.rule}, defence.screen and defence.clip look at single updates. Leave them out": (
                 defence.rule != "mean" or defence.screen is not None or defence.clip is not None
@@ -135,8 +133,9 @@ def check_sampling(config: Config, method: Method) -> None:
         ),
         f"defence.rule={config.defence.rule} needs enough clients in every round": config.defence.rule != "mean",
         "train.over_selection invites more clients than a round has. Leave it out": train.over_selection != 1,
-        "method.scores=clients needs clients in every round. Choose proxy": config.method.options.get("scores")
-        == "clients",
+        "method.scores=clients needs clients in every round. Choose proxy": (
+            config.method.options.get("scores") == "clients" and config.privacy.epsilon is None
+        ),
         "on other machines a round has a fixed number of clients. Leave run.engine=local": config.run.engine != "local",
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)

@@ -300,6 +300,7 @@ class PrivacyConfig(Section):
     clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     head: Literal["means", "moments"] = "means"
     split: float = Field(0.5, gt=0, lt=1)
+    score_split: float = Field(0.2, gt=0, lt=1)
     update_clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     factors: Factors = "B"
     last_blocks: int | None = Field(2, ge=1)

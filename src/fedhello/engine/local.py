@@ -10,7 +10,7 @@ from torch import Tensor
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.loss import LOSSES
 from fedhello.client.memory import gpu_limit
-from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_sums, fitted_batch
+from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, as_shares, client_sums, fitted_batch
 from fedhello.client.settings import TrainingSettings, with_rate
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
@@ -202,7 +202,8 @@ class LocalEngine:
             longest = int(self.data[client.id].lengths().max())
             batch_size, note = fitted_batch(self.scoring, client.budget.memory, longest)
             try:
-                payload = encode_tensors(self.score(task, request.samples, batch_size).tensors)
+                sums = self.score(task, request.samples, batch_size)
+                payload = encode_tensors((as_shares(sums) if request.private else sums).tensors)
             except Exception as error:  # no error of one client may end the run
                 yield ScoreReply(client.id, None, _fault(error)[1], bytes_down)
                 continue

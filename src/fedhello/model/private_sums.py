@@ -62,7 +62,7 @@ SOFT = 0.3
 ROUNDS = 4
 """How often the server's own samples are labelled."""
 
-HEAD, ROUND = "head statistics", "rounds"
+HEAD, SCORES, ROUND = "head statistics", "Fisher scores", "rounds"
 """Names of the releases."""
 
 WHOLE = Moments("full")
@@ -100,6 +100,8 @@ class PrivatePlan:
         statistics: What clients contribute to it.
         rounds: How rounds are released; None if nothing trains.
         times: How many rounds the budget covers.
+        scores: The release of clients' Fisher scores in one round; None without such scores.
+        scored: In how many rounds the budget covers it.
     """
 
     epsilon: float
@@ -108,11 +110,18 @@ class PrivatePlan:
     statistics: PrivateStatistics
     rounds: PrivateRounds | None = None
     times: int = 0
+    scores: Release | None = None
+    scored: int = 0
 
     @property
     def releases(self) -> tuple[Release, ...]:
         """Everything that the budget covers."""
-        return (self.head,) if self.rounds is None else (self.head, replace(self.rounds.release, times=self.times))
+        found = [self.head]
+        if self.scores is not None:
+            found.append(replace(self.scores, times=self.scored))
+        if self.rounds is not None:
+            found.append(replace(self.rounds.release, times=self.times))
+        return tuple(found)
 
 
 def private_sums(h: Tensor, labels: Tensor, num_labels: int, settings: PrivateStatistics) -> HeadSums:

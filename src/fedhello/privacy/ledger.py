@@ -64,7 +64,7 @@ class Ledger:
     Attributes:
         budget: The largest ε.
         delta: δ.
-        releases: What was released, in order; equal ones together.
+        releases: What was released, in order of first occurrence; equal ones together.
         planned: Releases whose ε together is known to be within the budget.
 
     Example:
@@ -106,10 +106,12 @@ class Ledger:
             PrivacyError: If it does not.
         """
         self.check(release)
-        last = self.releases[-1] if self.releases else None
-        if last is not None and replace(last, times=release.times) == release:
-            return replace(self, releases=(*self.releases[:-1], replace(last, times=last.times + release.times)))
-        return replace(self, releases=(*self.releases, release))
+        alike = [replace(one, times=release.times) == release for one in self.releases]
+        if not any(alike):
+            return replace(self, releases=(*self.releases, release))
+        pairs = zip(self.releases, alike, strict=True)
+        releases = tuple(replace(one, times=one.times + release.times) if same else one for one, same in pairs)
+        return replace(self, releases=releases)
 
     def words(self) -> str:
         """Return the guarantee as a sentence."""

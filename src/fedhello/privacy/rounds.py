@@ -22,7 +22,7 @@ so that C follows the median of the lengths, at the cost of √(1 + κ²) in noi
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -205,6 +205,21 @@ def planned_counts(
             held[list(allocation.held(adapter.block_of[name] or 0, federation.rank))] = times
             counts[name] = counts.get(name, torch.zeros(())) + along_components(name, held)
     return dict(sorted(counts.items()))
+
+
+def released_scores(shares: Sequence[Tensor], release: Release, L: int, clients: int) -> tuple[float, ...]:
+    """Return Γ under differential privacy: the mean share of each block, with noise, divided by q K and not below 0.
+
+    A client's shares sum to 1, so that their length is at most 1.
+
+    Args:
+        shares: Of each client, or sums of them, shape (L,).
+        release: σ, and the rate q.
+        L: Number of blocks.
+        clients: K.
+    """
+    total = sum(shares, torch.zeros(L, dtype=torch.float64)) + gaussian((L,), release.noise)
+    return tuple((total / (release.rate * clients)).clamp_min(0.0).tolist())
 
 
 def noise_over_clip(noise: float, rate: float, sizes: Mapping[int, int], counts: Mapping[int, int]) -> float:

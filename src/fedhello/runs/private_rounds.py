@@ -8,7 +8,7 @@ from fedhello.state import RunState
 
 
 def released_round(session: Session, state: RunState) -> RunState:
-    """Return a state with one more round in its ledger, before anything of that round is released.
+    """Return a state with one more round in its ledger, and its Fisher scores, before anything of it is released.
 
     An attempt that fails, or that is undone afterwards, was released all the same.
 
@@ -18,4 +18,7 @@ def released_round(session: Session, state: RunState) -> RunState:
     private = session.private
     if private is None or private.rounds is None:
         return state
-    return replace(state, releases=ledger_of(private, state).spent(private.rounds.release).releases)
+    ledger = ledger_of(private, state)
+    if private.scores is not None and session.method.scores_due(state.round):
+        ledger = ledger.spent(private.scores)
+    return replace(state, releases=ledger.spent(private.rounds.release).releases)

@@ -176,13 +176,15 @@ def _shapes(loaded: Loaded, parts: Sequence[np.ndarray], settings: TrainingSetti
 def _private(loaded: Loaded, federation: Federation, settings: TrainingSettings) -> Loaded:
     """Return the parts with the releases of a run under differential privacy, and a method that makes them."""
     check_accounting()
-    privacy, clip = loaded.config.privacy, None
+    privacy, clip, method = loaded.config.privacy, None, loaded.method
     if not loaded.row.head_alone:
         clip = first_clip(loaded.model, privacy.factors, privacy.last_blocks, settings.lr)
-    plan = private_plan(loaded.config, len(federation.clients), clip)
+    by_clients = loaded.row.uses_scores and method.scoring.source == "clients"
+    scored = sum(method.scores_due(t) for t in range(settings.rounds)) if by_clients else 0
+    plan = private_plan(loaded.config, len(federation.clients), clip, scored)
     assert plan is not None
     notes = (*loaded.notes, *private_notes(plan, len(federation.clients)))
-    method = loaded.method if plan.rounds is None else private_method(loaded.method, plan.rounds)
+    method = method if plan.rounds is None else private_method(method, plan.rounds)
     return replace(loaded, method=method, private=plan, notes=notes)
 
 

@@ -70,6 +70,11 @@ def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
             f"alone, and noise of deviation {rounds.release.noise:.3g} times {clip} is added (privacy.factors, "
             "privacy.last_blocks, privacy.update_clip)"
         )
+    if plan.scores is not None:
+        yield (
+            f"Fisher scores of clients are released in {plan.scored} rounds: each client's sum to 1, and noise of "
+            f"deviation {plan.scores.noise:.3g} is added to their sum (privacy.score_split)"
+        )
     if clients < FEW:
         yield (
             f"{clients} clients are few for privacy of whole clients: the noise on every number is {head.noise:.3g} "
