@@ -3,9 +3,8 @@
     python benchmarks/private_training.py [--rounds 6] [--seeds 0,1] > benchmarks/results/private_training.json
 
 Every row is a setting, as means over seeds: the head alone with the whole budget, and fed-hello with a share
-``privacy.split`` of it for the head and the rest for rounds of ``--per-round`` clients, with the server's search and
-without it; then fed-hello without privacy. Rank 2; under privacy B in the last two blocks trains. ``taken`` is the
-number of all rounds in which the search took a step.
+``privacy.split`` of it for the head and the rest for rounds of ``--per-round`` clients, where the model is selected on
+validation data, or is the last one; then fed-hello without privacy. Rank 2; under privacy B in the last two blocks trains.
 """
 
 import argparse
@@ -19,7 +18,7 @@ import fedhello as fh
 from fedhello.runs.summarise import versions
 
 TRAINS = {"train.sampling": "poisson", "model.lora.rank": 2}
-MEAN = {"train.server.name": "none", "train.selection": "last"}
+LAST = {"train.selection": "last"}
 
 
 def rows(epsilon: float) -> dict[str, dict[str, Any]]:
@@ -29,9 +28,9 @@ def rows(epsilon: float) -> dict[str, dict[str, Any]]:
         "head-only": {"method.name": "head-only", "privacy.epsilon": epsilon},
         "fed-hello, split 0.5": private,
         "fed-hello, split 0.9": private | {"privacy.split": 0.9},
-        "fed-hello, split 0.5, without search": private | MEAN,
+        "fed-hello, split 0.5, last model": private | LAST,
         "fed-hello without privacy": TRAINS,
-        "fed-hello without privacy, without search": TRAINS | MEAN,
+        "fed-hello without privacy, last model": TRAINS | LAST,
     }
 
 
@@ -61,7 +60,6 @@ def main() -> None:
         found[name] = {
             "start": round(mean(one.start for one in summaries), 4),
             "mean of the last 5": round(mean(one.mean_last_5 or one.start for one in summaries), 4),
-            "taken": None if summaries[0].search is None else sum(one.search.taken for one in summaries if one.search),
             "epsilon": [None if one.privacy is None else round(one.privacy["epsilon"], 3) for one in summaries],
         }
         print(name, found[name], file=sys.stderr)
