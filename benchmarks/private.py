@@ -1,18 +1,21 @@
 """Test accuracy of a head from one release of sums under differential privacy for clients.
 
-    python benchmarks/private.py [--clients 200] [--draws 3] > benchmarks/results/private.json
+    python benchmarks/private.py [--clients 200] [--splits 10] [--draws 3] > benchmarks/results/private.json
 
 Nothing trains: MiniLM's features of the demo's headlines are taken once. Each of the clients has two of five classes.
-Every ε is the mean of ``--draws`` draws of noise; ``null`` is the same sums, clipped, without noise. ``means`` and
-``moments`` are ``privacy.head``, the latter with both solvers; ``raw`` leaves out the shrinkage of the class means by
-the server's features. ``plain`` is the head that is solved without privacy, and ``server alone`` the nearest class
-means of the server's own labelled samples, to which no client contributes.
+Every figure is the mean over ``--splits`` splits of the data into clients, validation, test and proxy samples (the
+first is the demo's), each with ``--draws`` draws of noise, and has the standard error over the splits; ``null`` is the
+same sums, clipped, without noise. ``means`` and ``moments`` are ``privacy.head``, the latter with both solvers;
+``unaided`` means leave out what the server's own samples tell without labels: no shrinkage, no self-training.
+``plain`` is the head that is solved without privacy, and ``server alone`` the nearest class means of the server's own
+labelled samples, to which no client contributes.
 """
 
 import argparse
 import json
+import math
 import sys
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -20,11 +23,11 @@ from torch import Tensor
 
 from fedhello.config.load import load_config
 from fedhello.config.settings import data_settings
-from fedhello.data.batches import Samples
+from fedhello.data.split import stratified_split
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.head import Head, family, solved_head
-from fedhello.model.private_sums import WHOLE, PrivateStatistics, noised, private_sums, repaired
-from fedhello.model.statistics import DEFAULT_STATISTICS, Moments, add_up, head_sums, plus
+from fedhello.model.private_sums import WHOLE, PrivateStatistics, head_of, noised, private_sums, repaired
+from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, Moments, add_up, head_sums, plus
 from fedhello.privacy.ledger import Planned, calibrated
 from fedhello.runs.summarise import versions
 from fedhello.setup.data import partition_data
@@ -32,14 +35,8 @@ from fedhello.setup.prepare import load
 
 EPSILONS = (8.0, 4.0, 1.0, None)
 DELTA = 1e-5
-KINDS = {
-    "means": (False, "lda", True),
-    "means, raw": (False, "lda", False),
-    "moments, lda": (True, "lda", True),
-    "moments, ridge": (True, "ridge", True),
-    "moments, ridge, raw": (True, "ridge", False),
-}
-"""Name → whether second moments are released, the solver, and whether class means are shrunk."""
+SOLVERS: dict[str, Any] = {"means": None, "moments, lda": "lda", "moments, ridge": "ridge"}
+"""Name → the solver of second moments; None if they are not released."""
 
 
 def accuracy(head: Head, h: Tensor, y: Tensor) -> float:
@@ -47,72 +44,82 @@ def accuracy(head: Head, h: Tensor, y: Tensor) -> float:
     return float(((h @ head.weight.T + head.bias).argmax(dim=1) == y).double().mean())
 
 
+def added(parts: list[HeadSums]) -> HeadSums:
+    """Return the sum of contributions."""
+    total, *rest = parts
+    for part in rest:
+        total = plus(total, part)
+    return total
+
+
 def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--draws", type=int, default=3)
     asked = parser.parse_args()
     config = load_config(None, ["method.name=head-only", f"data.clients={asked.clients}", "data.partition.minimum=2"])
-    loaded = load(config)
-
-    def features(samples: Samples) -> tuple[Tensor, Tensor]:
-        return pooled_features(loaded.model, samples), torch.from_numpy(samples.labels)
-
-    h, y = features(loaded.samples)
-    parts = [torch.from_numpy(p) for p in partition_data(data_settings(config.data), loaded.data, loaded.held_out, 0)]
-    held_out = loaded.held_out
-    validation, test, proxy = (
-        (h[torch.from_numpy(p)], y[torch.from_numpy(p)]) for p in (held_out.validation, held_out.test, held_out.proxy)
-    )
-    public = torch.cat([validation[0], proxy[0]])
+    loaded, stated = load(config), data_settings(config.data)
+    h, y = pooled_features(loaded.model, loaded.samples), torch.from_numpy(loaded.samples.labels)
     num_labels = len(loaded.data.label_names)
+    noise = {e: calibrated([Planned("head", 1.0)], e, DELTA)[0].noise if e else 0.0 for e in EPSILONS}
+    found: dict[str, list[float]] = {}
 
-    def plain(solver: Any) -> float:
-        sums = add_up([head_sums(h[p], y[p], num_labels, DEFAULT_STATISTICS) for p in parts], Moments())
-        return accuracy(solved_head(family(sums, Moments(), solver), *validation), *test)
+    for seed in range(asked.splits):
+        split = stratified_split(
+            loaded.data.labels, validation=stated.validation, test=stated.test, proxy=stated.proxy, seed=seed
+        )
+        parts = [torch.from_numpy(part) for part in partition_data(stated, loaded.data, split, seed)]
+        validation, test, proxy = (torch.from_numpy(part) for part in (split.validation, split.test, split.proxy))
+        own = torch.cat([h[validation], h[proxy]])
 
-    def server_alone() -> float:
-        labels = torch.cat([validation[1], proxy[1]])
-        sums = private_sums(public, labels, num_labels, PrivateStatistics(clip=1e9))
-        head = solved_head(family(repaired(sums, 0.0, public[:0], False), WHOLE, "lda"), *validation)
-        return accuracy(head, *test)
+        def score(name: str, heads: list[Head], test: Tensor = test) -> None:
+            found.setdefault(name, []).append(mean(accuracy(head, h[test], y[test]) for head in heads))
 
-    def private(epsilon: float | None, moments: bool, solver: Any, shrunk: bool) -> float:
-        settings = PrivateStatistics(moments=moments)
-        total = None
-        for p in parts:
-            part = private_sums(h[p], y[p], num_labels, settings)
-            total = part if total is None else plus(total, part)
-        assert total is not None
-        noise = 0.0 if epsilon is None else calibrated([Planned("head", 1.0)], epsilon, DELTA)[0].noise
-        deviation, found = noise * settings.most, []
-        for _ in range(1 if epsilon is None else asked.draws):
-            sums = repaired(noised(total, deviation), deviation, public if shrunk else public[:0], moments)
-            head = solved_head(family(sums, WHOLE, solver), *validation)
-            found.append(accuracy(head, *test))
-        return mean(found)
+        for solver in ("lda", "ridge"):
+            sums = add_up([head_sums(h[p], y[p], num_labels, DEFAULT_STATISTICS) for p in parts], Moments())
+            score(f"plain, {solver}", [solved_head(family(sums, Moments(), solver), h[validation], y[validation])])
+        labels = torch.cat([y[validation], y[proxy]])
+        alone = repaired(private_sums(own, labels, num_labels, PrivateStatistics(clip=1e9)), 0.0, own[:0], False)
+        score("server alone", [solved_head(family(alone, WHOLE, "lda"), h[validation], y[validation])])
+        for name, solver in SOLVERS.items():
+            settings = PrivateStatistics(moments=solver is not None)
+            total = added([private_sums(h[p], y[p], num_labels, settings) for p in parts])
+            for epsilon in EPSILONS:
+                deviation = noise[epsilon] * settings.most
+                drawn = [noised(total, deviation) for _ in range(asked.draws if epsilon else 1)]
+                heads = [head_of(one, deviation, own, y[validation], solver)[1] for one in drawn]
+                score(f"{name}, ε={epsilon}", heads)
+                if solver is None:
+                    raw = [repaired(one, deviation, own[:0], False) for one in drawn]
+                    heads = [solved_head(family(one, WHOLE, "lda"), h[validation], y[validation]) for one in raw]
+                    score(f"{name}, unaided, ε={epsilon}", heads)
 
-    rows = {
-        name: {str(epsilon): round(private(epsilon, *how), 4) for epsilon in EPSILONS} for name, how in KINDS.items()
-    }
     sizes = sorted(map(len, parts))
     json.dump(
         {
             "clients": asked.clients,
             "samples": sum(sizes),
             "median samples of a client": sizes[len(sizes) // 2],
-            "test samples": len(test[1]),
+            "test samples": len(test),
             "delta": DELTA,
+            "splits": asked.splits,
             "draws": asked.draws,
-            "noise": {str(e): calibrated([Planned("head", 1.0)], e, DELTA)[0].noise for e in EPSILONS if e},
-            "accuracy": rows,
-            "plain": {solver: round(plain(solver), 4) for solver in ("lda", "ridge")},
-            "server alone": round(server_alone(), 4),
+            "noise": {str(e): sigma for e, sigma in noise.items() if e},
+            "accuracy": {
+                name: {
+                    "first split": round(values[0], 4),
+                    "mean": round(mean(values), 4),
+                    "standard error": round(stdev(values) / math.sqrt(len(values)), 4) if len(values) > 1 else None,
+                }
+                for name, values in found.items()
+            },
             "versions": versions(),
         },
         sys.stdout,
         indent=2,
+        ensure_ascii=False,
     )
     print()
 

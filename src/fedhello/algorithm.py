@@ -41,7 +41,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from fedhello.allocation.needs import measured_excess
-from fedhello.randomness import generator
+from fedhello.randomness import generator, secret_generator
 from fedhello.state import ClientReport, RoundReport, RunState
 from fedhello.strategy import AggregationContext, AllocationContext, BoundMethod, Distil
 from fedhello.types import Adapter, Allocation, Client, Federation, Rejection, Task, Update
@@ -93,7 +93,7 @@ def round(
 
     reports: list[ClientReport] = []
     rejections: list[Rejection] = []
-    context = AggregationContext(θ, federation, t, m, state.method_state, distil, state.lr)
+    context = AggregationContext(θ, federation, t, m, state.method_state, distil, state.lr, Γ)
     tasks = (replace(method.send(θ, m_k, at[k]), attempt=state.attempt, lr=state.lr) for k, m_k in m.items())
     updates = _counted(method.screen(context, train(tasks)), S_t, m, reports, rejections)
     θ_next = method.aggregate(context, updates)
@@ -122,7 +122,8 @@ def sample_clients(federation: Federation, round: int, attempt: int = 0) -> tupl
 
     With ``federation.poisson`` each client is in S_t with probability ``clients_per_round``/K, independently.
     """
-    rng = generator(federation.seed, "sampling", round, *([attempt] if attempt else []))
+    known = generator(federation.seed, "sampling", round, *([attempt] if attempt else []))
+    rng = secret_generator() if federation.secret else known
     if federation.poisson:
         inside = rng.random(len(federation.clients)) < federation.clients_per_round / len(federation.clients)
         return tuple(client for client, is_in in zip(federation.clients, inside, strict=True) if is_in)

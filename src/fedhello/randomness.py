@@ -6,6 +6,7 @@ repeats exactly, and a client's draws do not depend on which clients were served
 """
 
 import hashlib
+import secrets
 
 import numpy as np
 
@@ -30,6 +31,11 @@ def generator(seed: int, name: str, *indices: int) -> np.random.Generator:
     """
     purpose = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     return np.random.default_rng(np.random.SeedSequence([seed, purpose, *indices]))
+
+
+def secret_generator() -> np.random.Generator:
+    """Return a generator seeded with 256 bits of the operating system, for draws that nobody may be able to repeat."""
+    return np.random.Generator(np.random.PCG64DXSM(secrets.randbits(256)))
 
 
 def integer_seed(seed: int, name: str, *indices: int) -> int:

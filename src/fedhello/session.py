@@ -14,7 +14,7 @@ from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.head import HeadSettings
-from fedhello.model.private_sums import PrivateHead
+from fedhello.model.private_sums import PrivatePlan
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings
 from fedhello.strategy import BoundMethod
 from fedhello.types import Adapter, Federation
@@ -128,7 +128,7 @@ class Session:
         roster: Entries of all clients, in ascending id, including those that cannot be invited.
         drift: Drift compensation of a solved head; None without it.
         most_samples: The most samples for which one client's head statistics count; None for no limit.
-        private: The release that the head is solved from under differential privacy; None without it.
+        private: What is released under differential privacy; None without it.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -157,7 +157,7 @@ class Session:
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     drift: DriftCompensation | None = None
     most_samples: int | None = None
-    private: PrivateHead | None = None
+    private: PrivatePlan | None = None
 
     @property
     def tier_of(self) -> tuple[int, ...]:

@@ -123,6 +123,7 @@ class AggregationContext:
         method_state: Name → value: the method's state from earlier rounds.
         distil: Distils models on the public set; None without a public set.
         lr: The state's learning rate, in place of the configuration's; None uses the configuration's.
+        scores: Γ of the last Fisher scoring, or None.
 
     Example:
         >>> import torch
@@ -141,6 +142,7 @@ class AggregationContext:
     method_state: Mapping[str, Tensor] = field(default_factory=dict)
     distil: Distil | None = None
     lr: float | None = None
+    scores: tuple[float, ...] | None = None
 
     def components(self, update: "Update", name: str) -> tuple[int, ...]:
         """Return which of the R components a tensor of an update holds.

@@ -107,6 +107,7 @@ class Federation:
             restricted to each client's own classes; empty for other losses.
         poisson: Whether each client is part of a round with probability ``clients_per_round``/K, independently of the
             others, so that rounds differ in size and may be empty; else exactly ``clients_per_round`` are.
+        secret: Whether S_t is drawn by the operating system's entropy, so that nobody can draw it again from the seed.
 
     Example:
         >>> tiers = (fh.Budget(blocks=1), fh.Budget(blocks=6))
@@ -128,6 +129,7 @@ class Federation:
     over_selection: float = 1.0
     class_rows: tuple[str, ...] = ()
     poisson: bool = False
+    secret: bool = False
 
     @property
     def invited(self) -> int:
@@ -279,6 +281,8 @@ class Task:
             names of factors, instead of the whole merged tensors, which are among ``known``.
         correction: c − c_k of SCAFFOLD by name, for tensors that train and that the client has trained before.
         lr: η, the learning rate of round 0 that the client's schedule starts from; None uses the configuration's.
+        clip: C, the largest length of the client's change under differential privacy, which it keeps to itself; None
+            without.
 
     Example:
         >>> fh.Task(client=0, round=3, allocation=fh.Allocation((1,)), adapter=fh.Adapter({}, {})).attempt
@@ -294,6 +298,7 @@ class Task:
     missed: Mapping[str, Tensor] = field(default_factory=dict)
     correction: Mapping[str, Tensor] = field(default_factory=dict)
     lr: float | None = None
+    clip: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Case 56: differential privacy. The accounting's own laws are in privacy/test_ledger.py."""
 
+import dataclasses
 import json
 from math import log
 from pathlib import Path
@@ -9,10 +10,13 @@ import torch
 from scipy.stats import beta, kstest
 
 import fedhello as fh
+from fedhello.algorithm import sample_clients
 from fedhello.errors import ConfigError, PrivacyError
+from fedhello.methods import METHODS
 from fedhello.model.private_sums import PrivateStatistics, length_of, noised, private_sums
-from fedhello.model.statistics import UNIT, HeadSums, plus
+from fedhello.model.statistics import UNIT, plus
 from fedhello.privacy.ledger import Ledger, Planned, calibrated, read_ledger
+from fedhello.privacy.rounds import PrivateRounds, private_method
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.loop import start
 from fedhello.runs.private_heads import ledger_of
@@ -86,7 +90,7 @@ def test_a_spent_budget_releases_nothing_more():
     session = fh.prepare("tiny.yaml", PRIVATE)
     state = start(session).state
     with pytest.raises(PrivacyError, match=r"expected privacy\.epsilon=4 to cover head statistics"):
-        ledger_of(session.private, state).spent(session.private.release)
+        ledger_of(session.private, state).spent(session.private.head)
 
 
 @pytest.mark.usefixtures("inside")
@@ -120,20 +124,101 @@ def test_no_file_tells_of_a_single_client_and_the_model_card_of_the_guarantee():
         run.forget([0])
 
 
-def audit(noise, repeats=800):
-    """Return a lower bound, with confidence 99 %, of ε of a release with and without a canary client."""
+TRAINS = {"privacy.epsilon": 8.0, "train.sampling": "poisson", "train.clients_per_round": 2, "train.rounds": 3}
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("secure", [False, True])
+def test_every_round_is_in_the_ledger_and_tells_of_no_client(secure):
+    words = TRAINS | {"train.clients_per_round": 4, "privacy.secure": secure, "run.name": "trains"}
+    run = fh.run("tiny.yaml", words | {"train.server.name": "none"})
+    ledger = read_ledger(run.summary.privacy)
+    assert [(one.name, one.rate, one.times) for one in ledger.releases] == [("head statistics", 1, 1), ("rounds", 1, 3)]
+    assert 7.9 < ledger.epsilon <= 8.0
+    for line in (run.path / "rounds.jsonl").read_text().splitlines():
+        found = json.loads(line)
+        assert found["train_loss"] is None and found["clients"]
+        assert all((one["samples"], one["metrics"]) == (1, {}) for one in found["clients"])
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("secure", [False, True])
+def test_scores_of_clients_are_a_release_of_their_own(secure):
+    """In the second case a round has too few clients for a secure sum, and noise is released alone."""
+    words = TRAINS | {"method.name": "fim-hla", "method.scores": "clients", "method.refresh": 2, "run.name": "scored"}
+    if secure:
+        words |= {"privacy.secure": True, "train.clients_per_round": 3}
+    run = fh.run("tiny.yaml", words)
+    ledger = read_ledger(run.summary.privacy)
+    found = {one.name: one.times for one in ledger.releases}
+    assert found == {"head statistics": 1, "Fisher scores": 2, "rounds": 3}
+    assert 7.9 < ledger.epsilon <= 8.0
+    first = run.rounds[0].report
+    assert first.scored and len(first.scores) == 3 and min(first.scores) >= 0
+
+
+@pytest.mark.usefixtures("inside")
+def test_who_takes_part_cannot_be_drawn_again_from_the_seed():
+    session = fh.prepare("tiny.yaml", TRAINS | {"train.rounds": 1})
+    asked = {tuple(client.id for client in sample_clients(session.federation, 0)) for _ in range(40)}
+    assert len(asked) > 5
+    assert {client.samples for client in session.federation.clients} == {1}
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_run_that_trains_resumes_its_ledger_and_stops_before_the_budget_is_exceeded():
+    stop = fh.EarlyStopping(patience=1)
+    run = fh.run("tiny.yaml", TRAINS | {"run.name": "two", "train.rounds": 4}, callbacks=[stop])
+    before = Checkpoints(run.path / "checkpoints").latest(print).state
+    assert 0 < before.round < 4 and before.releases[1].times == before.round
+    (run.path / "summary.json").unlink()
+    after = fh.resume(run.path)
+    assert read_ledger(after.summary.privacy).releases[1].times == 4
+    session = fh.prepare("tiny.yaml", TRAINS | {"train.rounds": 4})
+    done = Checkpoints(run.path / "checkpoints").latest(print).state
+    with pytest.raises(PrivacyError, match=r"expected privacy\.epsilon=8 to cover rounds"):
+        next(fh.rounds(session, dataclasses.replace(done, round=3)))
+
+
+def released_heads(noise, repeats):
+    """Return what a canary's direction shows of a head's releases with it and without it."""
     settings = PrivateStatistics()
     others = private_sums(*features(30, 1), 3, settings)
     canary = private_sums(torch.ones(40, 6), torch.full((40,), 2), 3, settings)
     direction = canary.features[2].double() * UNIT
+    return [
+        torch.stack([noised(total, noise * settings.most).features[2] @ direction for _ in range(repeats)])
+        for total in (plus(others, canary), others)
+    ]
 
-    def seen(total: HeadSums):
-        deviation = noise * settings.most
-        return torch.stack([noised(total, deviation).features[2] @ direction for _ in range(repeats)])
 
-    there, gone = seen(plus(others, canary)), seen(others)
+def released_rounds(noise, repeats):
+    """The same of rounds of two clients with q = 1, of which one changes one tensor as far as it may, and further."""
+    method = private_method(METHODS["gd-hla"].bind(), PrivateRounds(fh.Release("rounds", noise), 0.1, factors="AB"))
+    tier = fh.Budget(blocks=1)
+    clients = tuple(fh.Client(k, 0, tier, samples=1) for k in range(2))
+    federation = fh.Federation(clients, (tier,), num_blocks=1, clients_per_round=2, seed=0, quorum=0)
+    start = fh.Adapter({"a.lora_A.weight": torch.zeros(1, 6), "a.lora_B.weight": torch.zeros(6, 1)}, ROUND_BLOCKS)
+    allocations = {k: method.allocate(fh.AllocationContext(client, federation, 0)) for k, client in enumerate(clients)}
+    context = fh.AggregationContext(start, federation, 0, allocations)
+    updates = [
+        fh.Update(k, 0, 1, {name: torch.full_like(value, size) for name, value in start.tensors.items()})
+        for k, size in enumerate((0.01, 50.0))
+    ]
+
+    def seen(came):
+        return method.aggregate(context, came).adapter.tensors["a.lora_A.weight"].sum()
+
+    return [torch.stack([seen(came) for _ in range(repeats)]).double() for came in (updates, updates[:1])]
+
+
+ROUND_BLOCKS = {"a.lora_A.weight": 0, "a.lora_B.weight": 0}
+
+
+def audit(there, gone):
+    """Return a lower bound, with confidence 99 %, of ε of releases with and without a canary client."""
     # The threshold is chosen on one half, and the bound found on the other.
-    half = repeats // 2
+    half = len(there) // 2
     best = max(
         torch.cat([there[:half], gone[:half]]).quantile(torch.linspace(0.02, 0.98, 49, dtype=torch.float64)).tolist(),
         key=lambda t: bound(there[:half] > t, gone[:half] > t),
@@ -148,9 +233,10 @@ def bound(there, gone):
     return log(max(least - DELTA, 1e-9) / most)
 
 
-def test_an_audit_with_a_canary_finds_no_more_than_the_claim_and_finds_missing_noise():
+@pytest.mark.parametrize("released", [released_heads, released_rounds])
+def test_an_audit_with_a_canary_finds_no_more_than_the_claim_and_finds_missing_noise(released):
     (release,) = calibrated([Planned("head statistics", 1.0)], 1.0, DELTA)
     claim = Ledger(1.0, DELTA, (release,)).epsilon
     assert 0.99 < claim <= 1
-    assert audit(release.noise) <= claim
-    assert audit(release.noise / 10) > claim
+    assert audit(*released(release.noise, 800)) <= claim
+    assert audit(*released(release.noise / 10, 800)) > claim

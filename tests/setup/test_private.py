@@ -3,20 +3,30 @@ import pytest
 import fedhello as fh
 from fedhello.config.load import load_config
 from fedhello.errors import ConfigError
-from fedhello.model.private_sums import PrivateHead, PrivateStatistics
+from fedhello.model.private_sums import PrivatePlan, PrivateStatistics
 from fedhello.session import ClientEntry
 from fedhello.setup import private
 from fedhello.state import Release
 
 REFUSED = {
-    "method.name=fed-hello": "only the head's sums can be released with noise so far, and method.name=fed-hello lets",
-    "method.name=server-only": "only the head's sums can be released with noise so far",
+    "method.name=server-only": "under method.name=server-only no client takes part",
     "model.head=prototypes": "the head must be solved from sums without training; model.head is prototypes",
     "model.train_head=true": "the head must be solved from sums without training",
     "model.refresh=2": "model.refresh asks clients for sums again",
-    "clients.tiers=[{share: 1, memory: 1GB}]": "budgets in memory, upload or seconds are compared with the lengths",
+    "clients.tiers=[{share: 1, seconds: 3}]": "a budget in seconds is compared with the number of a client's samples",
     "run.engine=flower": "on other machines clients do not clip yet",
     "privacy.delta=0.05": "privacy.delta=0.05 allows to publish one client of 20 in the clear",
+}
+
+DP = ("privacy.epsilon", "train.sampling")
+
+REFUSED_IN_TRAINING = {
+    "method.name=hetlora clients.tiers=[{share: 1, rank: 2}]": "method.name=hetlora needs more than a mean",
+    "train.sampling=fixed": "noise is counted for clients that are drawn independently. Set train.sampling=poisson",
+    "train.loss=restricted": "train.loss=restricted leaves out clients by what they have",
+    "defence.clip=1.0": "defence.rule=mean, defence.screen and defence.clip look at single updates",
+    "train.scaffold=true": "train.scaffold keeps what each client did",
+    "run.checkpoint_every=2": "the ledger is saved with every checkpoint",
 }
 
 
@@ -29,15 +39,40 @@ def test_what_would_leave_outside_the_ledger_is_refused_in_one_sentence(word):
     load_config(None, words[1:])
 
 
+@pytest.mark.parametrize("word", REFUSED_IN_TRAINING)
+def test_what_training_would_tell_besides_is_refused_in_one_sentence(word):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["privacy.epsilon=4", "train.sampling=poisson", *word.split(" ", 1)])
+    assert str(caught.value).startswith(f"expected privacy.epsilon=null, since {REFUSED_IN_TRAINING[word]}")
+
+
+@pytest.mark.usefixtures("place")
+def test_budgets_in_bytes_go_by_what_any_client_could_have():
+    """One tier's predicted costs are the same whatever its clients' data, and those of the longest text."""
+    words = {"method.name": "gd-hla", "privacy.epsilon": 4, "train.sampling": "poisson"}
+    words |= {"clients.tiers": [{"share": 1, "memory": "1GB"}]}
+
+    def saved(costs):
+        return costs.saved["keep", "trained"]
+
+    plain, private = (
+        fh.prepare("tiny.yaml", {k: v for k, v in words.items() if not (leave_out and k in DP)}).federation.costs[0]
+        for leave_out in (True, False)
+    )
+    shorter = fh.prepare("tiny.yaml", words | {"data.max_length": 8}).federation.costs[0]
+    assert saved(private) > 2 * saved(plain)
+    assert saved(shorter) < saved(private)
+
+
 def test_clients_are_listed_without_what_is_theirs():
     (entry,) = private.anonymous([ClientEntry(3, 1, 70, {"fruit": 70})])
     assert entry == ClientEntry(3, 1, 0, ())
 
 
 def test_a_note_says_that_few_clients_are_few():
-    head = PrivateHead(8.0, 1e-5, Release("head statistics", 0.6), PrivateStatistics())
-    assert len(list(private.private_notes(head, 100))) == 1
-    assert "20 clients are few" in list(private.private_notes(head, 20))[1]
+    plan = PrivatePlan(8.0, 1e-5, Release("head statistics", 0.6), PrivateStatistics())
+    assert len(list(private.private_notes(plan, 100))) == 1
+    assert "20 clients are few" in list(private.private_notes(plan, 20))[1]
 
 
 @pytest.mark.usefixtures("place")

@@ -43,6 +43,7 @@ class SumAggregator:
         finish: Makes the next adapter of the sum of all contributions.
         reference: Name → the value before the round, for every name that a contribution may have.
         linear: Whether the contribution of θ_k is that of θ_k − θ plus w θ, so that a client may send what changed.
+        counts: Whether Σ w is needed; without it, a client tells of nothing but its values.
 
     Example:
         >>> from fedhello.methods import METHODS
@@ -54,6 +55,7 @@ class SumAggregator:
     finish: Finish = take_mean
     reference: Callable[[AggregationContext], Mapping[str, Tensor]] = global_tensors
     linear: bool = True
+    counts: bool = True
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:

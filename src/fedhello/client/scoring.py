@@ -63,6 +63,7 @@ class ScoreRequest:
         round: t.
         attempt: Number of earlier failed attempts at this round.
         samples: The most samples of each client.
+        private: Whether contributions are shares; see ``as_shares``.
     """
 
     adapter: Adapter
@@ -70,6 +71,7 @@ class ScoreRequest:
     round: int
     attempt: int
     samples: int
+    private: bool = False
 
     def task(self, client: int) -> Task:
         """Return a client's task: the whole global adapter, of which nothing trains."""
@@ -118,6 +120,17 @@ def client_sums(model: LoraModel, data: Samples, who: tuple[int, int, int], samp
         data = data.subset(np.sort(drawn))
     squares = squared_gradients(model, data, batch_size)
     return BlockSums(torch.from_numpy(squares), torch.tensor(len(data), dtype=torch.float64))
+
+
+def as_shares(sums: BlockSums) -> BlockSums:
+    """Return a client's contribution under differential privacy: s_l / Σ_l s_l, of length at most 1, and a count of 1.
+
+    So every client weighs the same, whatever its data and however many samples it has. Without gradients all are 0.
+    """
+    total = float(sums.squares.sum())
+    usable = bool(sums.squares.isfinite().all()) and total > 0
+    shares = sums.squares / total if usable else torch.zeros_like(sums.squares)
+    return BlockSums(shares, torch.ones_like(sums.count))
 
 
 def check_block_sums(sums: BlockSums, most: int) -> None:

@@ -85,22 +85,36 @@ def check_privacy(config: Config, method: Method) -> None:
 
 
 def check_private(config: Config, method: Method) -> None:
-    """Check that, under differential privacy, nothing but noised sums for the head leaves the clients."""
-    privacy, model = config.privacy, config.model
+    """Check that, under differential privacy, nothing but noised sums leaves the clients."""
+    privacy, model, train, defence = config.privacy, config.model, config.train, config.defence
     if privacy.epsilon is None:
         return
+    trains = not method.head_alone
     reasons = {
-        f"only the head's sums can be released with noise so far, and method.name={method.name} lets clients train. "
-        "Choose method.name=head-only": not method.head_alone or method.server_alone,
+        f"under method.name={method.name} no client takes part": method.server_alone or method.pooled,
+        f"method.name={method.name} needs more than a mean over clients, layer by layer. Choose fed-hello, gd-hla, "
+        "rgd-hla, fim-hla or head-only": trains and not method.averages_layerwise,
         f"the head must be solved from sums without training; model.head is {model.head} and model.train_head "
         f"{str(model.train_head).lower()}. Leave both out": model.head != "solved" or model.train_head,
         "model.refresh asks clients for sums again. Leave it out": model.refresh != "never",
-        "budgets in memory, upload or seconds are compared with the lengths of clients' data. Give clients.tiers "
-        "blocks only": any(not tier.budget.only_counts for tier in config.clients.tiers),
+        "a budget in seconds is compared with the number of a client's samples. Give blocks, memory or upload": any(
+            tier.seconds is not None for tier in config.clients.tiers
+        ),
         "on other machines clients do not clip yet. Leave run.engine=local": config.run.engine != "local",
         f"privacy.delta={privacy.delta:g} allows to publish one client of {config.data.clients} in the clear. Set it "
         "below 1/data.clients": privacy.delta >= 1 / config.data.clients,
     }
+    if trains:
+        reasons |= {
+            "noise is counted for clients that are drawn independently. Set train.sampling=poisson": train.sampling
+            != "poisson",
+            "train.loss=restricted leaves out clients by what they have. Leave it out": train.loss == "restricted",
+            f"defence.rule={defence.rule}, defence.screen and defence.clip look at single updates. Leave them out": (
+                defence.rule != "mean" or defence.screen is not None or defence.clip is not None
+            ),
+            "train.scaffold keeps what each client did. Leave it out": train.scaffold,
+            "the ledger is saved with every checkpoint. Set run.checkpoint_every=1": config.run.checkpoint_every != 1,
+        }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     if reason is not None:
         raise ConfigError(f"expected privacy.epsilon=null, since {reason}; found {privacy.epsilon:g}.")
@@ -114,11 +128,14 @@ def check_sampling(config: Config, method: Method) -> None:
     reasons = {
         f"method.name={method.name} needs to know how many clients a round has. Choose one that `fedhello methods` "
         "lists under sum": method.needs != "sum",
-        "privacy.secure needs three clients or more in every round": config.privacy.secure,
+        "privacy.secure needs three clients or more in every round": (
+            config.privacy.secure and config.privacy.epsilon is None
+        ),
         f"defence.rule={config.defence.rule} needs enough clients in every round": config.defence.rule != "mean",
         "train.over_selection invites more clients than a round has. Leave it out": train.over_selection != 1,
-        "method.scores=clients needs clients in every round. Choose proxy": config.method.options.get("scores")
-        == "clients",
+        "method.scores=clients needs clients in every round. Choose proxy": (
+            config.method.options.get("scores") == "clients" and config.privacy.epsilon is None
+        ),
         "on other machines a round has a fixed number of clients. Leave run.engine=local": config.run.engine != "local",
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)

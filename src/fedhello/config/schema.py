@@ -44,7 +44,7 @@ from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.injection import ATTENTION_QV
 from fedhello.model.loading import Quantisation
 from fedhello.model.pooling import Pooling
-from fedhello.types import Budget
+from fedhello.types import Budget, Factors
 
 
 class LoraConfig(Section):
@@ -299,6 +299,11 @@ class PrivacyConfig(Section):
     delta: float = Field(1e-5, gt=0, lt=1)
     clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     head: Literal["means", "moments"] = "means"
+    split: float = Field(0.5, gt=0, lt=1)
+    score_split: float = Field(0.2, gt=0, lt=1)
+    update_clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    factors: Factors = "B"
+    last_blocks: int | None = Field(2, ge=1)
 
 
 class RunConfig(Section):

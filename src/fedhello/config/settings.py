@@ -1,14 +1,17 @@
 """Convert a configuration to the plain settings of each room."""
 
+from dataclasses import replace
+
 from fedhello.client.settings import TrainingSettings
 from fedhello.config.choices import rate_of
 from fedhello.config.schema import Config, DataConfig, ModelConfig, PrivacyConfig
 from fedhello.data.settings import DataSettings
 from fedhello.model.head import SHRINKAGES, HeadSettings
-from fedhello.model.private_sums import PrivateHead, PrivateStatistics
+from fedhello.model.private_sums import HEAD, ROUND, SCORES, PrivatePlan, PrivateStatistics
 from fedhello.model.settings import LoraSettings, ModelSettings
 from fedhello.model.statistics import Moments, StatisticsSettings
 from fedhello.privacy.ledger import Planned, calibrated
+from fedhello.privacy.rounds import PrivateRounds
 from fedhello.privacy.secure import SecureSettings
 from fedhello.randomness import integer_seed
 
@@ -70,14 +73,40 @@ def secure_settings(privacy: PrivacyConfig) -> SecureSettings:
     return SecureSettings(privacy.limit, privacy.group)
 
 
-def private_head(privacy: PrivacyConfig) -> PrivateHead | None:
-    """Return the head's release with the noise that the budget asks for; None without a budget."""
+def private_statistics(privacy: PrivacyConfig) -> PrivateStatistics | None:
+    """Return what clients contribute to the head's release; None without a budget."""
     if privacy.epsilon is None:
         return None
-    (release,) = calibrated([Planned("head statistics", share=1.0)], privacy.epsilon, privacy.delta)
     clip = None if isinstance(privacy.clip, str) else privacy.clip
-    statistics = PrivateStatistics(clip, moments=privacy.head == "moments")
-    return PrivateHead(privacy.epsilon, privacy.delta, release, statistics)
+    return PrivateStatistics(clip, moments=privacy.head == "moments")
+
+
+def private_plan(config: Config, clients: int, first_clip: float | None, scored: int = 0) -> PrivatePlan | None:
+    """Return the releases of a run with the noise that the budget asks for; None without a budget.
+
+    Args:
+        config: The configuration.
+        clients: K.
+        first_clip: C of the first round, unless the configuration fixes it; None if nothing trains.
+        scored: Rounds in which clients send Fisher scores.
+    """
+    privacy, statistics = config.privacy, private_statistics(config.privacy)
+    if privacy.epsilon is None or statistics is None:
+        return None
+    head = Planned(HEAD, 1.0 if first_clip is None else privacy.split)
+    if first_clip is None:
+        (release,) = calibrated([head], privacy.epsilon, privacy.delta)
+        return PrivatePlan(privacy.epsilon, privacy.delta, release, statistics)
+    rate, times = config.train.clients_per_round / clients, config.train.rounds
+    left = 1 - privacy.split
+    of_scores = [Planned(SCORES, privacy.score_split * left, rate, scored)] if scored else []
+    left -= sum(one.share for one in of_scores)
+    planned = [head, *of_scores, Planned(ROUND, left, rate, times)]
+    release, *scores, every = calibrated(planned, privacy.epsilon, privacy.delta)
+    clip, adapts = (first_clip, True) if isinstance(privacy.update_clip, str) else (privacy.update_clip, False)
+    rounds = PrivateRounds(replace(every, times=1), clip, adapts, privacy.factors, privacy.last_blocks)
+    one = replace(scores[0], times=1) if scores else None
+    return PrivatePlan(privacy.epsilon, privacy.delta, release, statistics, rounds, times, one, scored)
 
 
 def statistics_settings(config: Config) -> StatisticsSettings:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.loss import LOSSES
 from fedhello.client.memory import gpu_limit
-from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, client_sums, fitted_batch
+from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, as_shares, client_sums, fitted_batch
 from fedhello.client.settings import TrainingSettings, with_rate
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
@@ -22,6 +22,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.private_sums import PrivateStatistics, private_sums
 from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSettings, as_sent, head_sums
+from fedhello.privacy.rounds import clipped_update
 from fedhello.randomness import generator
 from fedhello.state import RoundReport
 from fedhello.types import Adapter, Client, Federation, Reason, Rejection, Task, Update
@@ -125,6 +126,8 @@ class LocalEngine:
             return update
         if personal:
             self._trained_heads[client.id] = head
+        if task.clip is not None:
+            return clipped_update(update, task)
         return predicted(update, task.allocation, self.costs)
 
     def _train_one(
@@ -199,7 +202,8 @@ class LocalEngine:
             longest = int(self.data[client.id].lengths().max())
             batch_size, note = fitted_batch(self.scoring, client.budget.memory, longest)
             try:
-                payload = encode_tensors(self.score(task, request.samples, batch_size).tensors)
+                sums = self.score(task, request.samples, batch_size)
+                payload = encode_tensors((as_shares(sums) if request.private else sums).tensors)
             except Exception as error:  # no error of one client may end the run
                 yield ScoreReply(client.id, None, _fault(error)[1], bytes_down)
                 continue

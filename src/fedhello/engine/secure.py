@@ -143,7 +143,7 @@ class SecureEngine:
         group_of = {k: one for one in sums for k in one.people}
         here = [task for task in asked if group_of[task.client].sends(task.client)]
         replies = iter(replace(self.inner, dropout=0.0).train(here, heads))
-        samples = {client.id: client.samples for client in self.inner.federation.clients}
+        samples = {client.id: client.samples for client in self.agreed.federation.clients}
         for task in asked:
             group = group_of[task.client]
             bytes_down, bytes_up = group.bytes_of(task.client)

@@ -110,6 +110,8 @@ def encode_task(task: Task) -> bytes:
         header["head"] = False
     if task.lr is not None:
         header["lr"] = task.lr
+    if task.clip is not None:
+        header["clip"] = task.clip
     sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
     sent |= task.missed
     sent |= {CORRECTION + name: value for name, value in task.correction.items()}
@@ -329,10 +331,11 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         adapter = Adapter({}, known).with_tensors(values)
         correction = {name.removeprefix(CORRECTION): value for name, value in tensors.items() if name not in values}
         _check_correction(correction, adapter, allocation)
-        lr = header.get("lr")
-        if lr is not None and not 0 < lr < math.inf:
-            raise ValueError(f"a learning rate of {lr}")
-        return Task(client, int(header["round"]), allocation, adapter, correction=correction, lr=lr)
+        lr, clip = header.get("lr"), header.get("clip")
+        for value, what in ((lr, "learning rate"), (clip, "clip")):
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"a {what} of {value}")
+        return Task(client, int(header["round"]), allocation, adapter, correction=correction, lr=lr, clip=clip)
     except Exception as error:  # the server is trusted about what to train, but its bytes may be malformed
         raise UpdateError(f"expected a task for this model; {short(str(error))}", "malformed") from error
 

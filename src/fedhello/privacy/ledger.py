@@ -64,7 +64,8 @@ class Ledger:
     Attributes:
         budget: The largest ε.
         delta: δ.
-        releases: What was released, in order.
+        releases: What was released, in order of first occurrence; equal ones together.
+        planned: Releases whose ε together is known to be within the budget.
 
     Example:
         >>> from fedhello.state import Release
@@ -76,6 +77,7 @@ class Ledger:
     budget: float
     delta: float
     releases: tuple[Release, ...] = ()
+    planned: tuple[Release, ...] = ()
 
     @property
     def epsilon(self) -> float:
@@ -88,6 +90,8 @@ class Ledger:
         Raises:
             PrivacyError: If it does not.
         """
+        if _within((*self.releases, release), self.planned):
+            return
         needed = epsilon_of((*self.releases, release), self.delta)
         if needed > self.budget * (1 + SLACK):
             raise PrivacyError(
@@ -102,11 +106,30 @@ class Ledger:
             PrivacyError: If it does not.
         """
         self.check(release)
-        return replace(self, releases=(*self.releases, release))
+        alike = [replace(one, times=release.times) == release for one in self.releases]
+        if not any(alike):
+            return replace(self, releases=(*self.releases, release))
+        pairs = zip(self.releases, alike, strict=True)
+        releases = tuple(replace(one, times=one.times + release.times) if same else one for one, same in pairs)
+        return replace(self, releases=releases)
 
     def words(self) -> str:
         """Return the guarantee as a sentence."""
         return guarantee(write_ledger(self))
+
+
+def _within(releases: Iterable[Release], planned: Iterable[Release]) -> bool:
+    """Whether releases are some of those that were planned, so that nothing needs to be computed."""
+    left = _counted(planned)
+    return all(times <= left.get(kind, 0) for kind, times in _counted(releases).items())
+
+
+def _counted(releases: Iterable[Release]) -> dict[tuple[float, float], int]:
+    """Return how often sums were released with each noise and rate."""
+    counted: dict[tuple[float, float], int] = {}
+    for one in releases:
+        counted[one.noise, one.rate] = counted.get((one.noise, one.rate), 0) + one.times
+    return counted
 
 
 def epsilon_of(releases: Iterable[Release], delta: float) -> float:
@@ -116,10 +139,7 @@ def epsilon_of(releases: Iterable[Release], delta: float) -> float:
         releases: Any number of them.
         delta: δ within 0 … 1.
     """
-    counted: dict[tuple[float, float], int] = {}
-    for one in releases:
-        counted[one.noise, one.rate] = counted.get((one.noise, one.rate), 0) + one.times
-    return _epsilon(tuple(sorted(counted.items())), delta)
+    return _epsilon(tuple(sorted(_counted(releases).items())), delta)
 
 
 @lru_cache(maxsize=512)

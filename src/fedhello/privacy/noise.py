@@ -1,14 +1,12 @@
 """Noise that cannot be repeated, and the clipping that it is measured against."""
 
 import math
-import secrets
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BITS = 256
-"""Entropy of every draw, from the operating system."""
+from fedhello.randomness import secret_generator
 
 
 def gaussian(shape: tuple[int, ...], deviation: float) -> Tensor:
@@ -23,7 +21,7 @@ def gaussian(shape: tuple[int, ...], deviation: float) -> Tensor:
         shape: Of the noise.
         deviation: Its standard deviation, ≥ 0.
     """
-    drawn = np.random.Generator(np.random.PCG64DXSM(secrets.randbits(BITS))).standard_normal(shape)
+    drawn = secret_generator().standard_normal(shape)
     return torch.from_numpy(np.asarray(drawn)) * deviation
 
 

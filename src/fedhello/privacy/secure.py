@@ -16,6 +16,7 @@ from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.share import capped
 from fedhello.aggregation.sums import SumAggregator
 from fedhello.errors import PrivacyError
+from fedhello.privacy.rounds import CLIP
 from fedhello.privacy.vectors import CUT, Encoding, weight_shape
 from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Federation, Task, Update
@@ -81,7 +82,8 @@ class SecureRound:
             self.settings.limit,
             self._heaviest(samples, allocation),
             federation.invited,  # of all groups, whose sums are added up before they are decoded
-            {"loss": LARGEST_LOSS * samples, "samples": float(samples)},
+            {"loss": LARGEST_LOSS * samples, "samples": float(samples)} if self.aggregator.counts else {},
+            self.aggregator.counts,
         )
 
     def _shapes(self, allocation: Allocation) -> dict[str, tuple[int, ...]]:
@@ -95,7 +97,9 @@ class SecureRound:
         return {
             name: tuple(reference[name].shape)
             for name in sorted(reference)
-            if name.endswith(ends) or (allocation.head and not name.endswith((LORA_A, LORA_B)))
+            if name.endswith(ends)
+            or (allocation.head and not name.endswith((LORA_A, LORA_B)))
+            or not (self.aggregator.counts or name in self.adapter.block_of)
         }
 
     def _everything(self, allocation: Allocation) -> Allocation:
@@ -111,10 +115,13 @@ class SecureRound:
         self.aggregator.contribute(self._context(one.id, everything, self.adapter), update, sums)
         return max(float(total.max()) for total in sums.totals.values())
 
-    def _context(self, client: int, allocation: Allocation, adapter: Adapter) -> AggregationContext:
+    def _context(
+        self, client: int, allocation: Allocation, adapter: Adapter, clip: float | None = None
+    ) -> AggregationContext:
         if not allocation.ranks:
             allocation = replace(allocation, ranks=(self.federation.rank,) * self.federation.num_blocks)
-        return AggregationContext(adapter, self.federation, 0, {client: allocation})
+        known = {} if clip is None else {CLIP: torch.tensor(clip, dtype=torch.float64)}
+        return AggregationContext(adapter, self.federation, 0, {client: allocation}, known)
 
     def vector(self, task: Task, update: Update, encoding: Encoding | None = None) -> np.ndarray:
         """Return a client's vector; this is what it computes itself, from its task and what it trained.
@@ -132,11 +139,13 @@ class SecureRound:
         if self.aggregator.linear:
             tensors = {name: value.double() - start[name].double() for name, value in tensors.items()}
         zeros = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in self.adapter.tensors.items()}
-        context = self._context(task.client, task.allocation, replace(self.adapter, tensors=zeros))
+        context = self._context(task.client, task.allocation, replace(self.adapter, tensors=zeros), task.clip)
         sums = WeightedMean()
         self.aggregator.contribute(context, replace(update, tensors=tensors), sums)
-        loss = min(update.metrics["loss"], LARGEST_LOSS) * update.samples
         encoding = encoding or self.encoding(task.allocation)
+        if not self.aggregator.counts:
+            return encoding.encode(sums, {})
+        loss = min(update.metrics["loss"], LARGEST_LOSS) * update.samples
         return encoding.encode(sums, {"loss": loss, "samples": float(update.samples)})
 
 
@@ -152,14 +161,19 @@ def secure_mean(
         unmask: Takes the masks out of the sum.
 
     Returns:
-        What the method makes of the sum; a failed attempt where the sum cannot be had.
+        What the method makes of the sum; a failed attempt where the sum cannot be had. Under differential privacy it
+        counts as zero then, since the noise is released in any case.
     """
+    noised = not agreed.aggregator.counts
     if not context.allocations:
-        return context.then({})
+        return agreed.aggregator.finish(context, WeightedMean()) if noised else context.then({})
     encoding = agreed.encoding(next(iter(context.allocations.values())))
     try:
         total = unmask((update.client, update.tensors[MASKED].numpy().view("<u4")) for update in updates)
     except PrivacyError as error:
+        if noised:
+            flag = f"the secure sum failed, and counts as zero: {error}"
+            return replace(agreed.aggregator.finish(context, WeightedMean()), flags=(flag,))
         return replace(context.then({}), failed=f"the secure sum failed: {error}")
     change, numbers = encoding.decode(total)
     sums = _moved(change, agreed.aggregator.reference(context)) if agreed.aggregator.linear else change
@@ -170,6 +184,8 @@ def secure_mean(
             f"{numbers[CUT]:.0f} numbers of clients' sums were beyond privacy.limit = {encoding.limit:g}, and count as "
             "that much",
         )
+    if noised:
+        return result
     return replace(result, flags=flags, train_loss=numbers["loss"] / max(numbers["samples"], 1.0))
 
 

@@ -46,6 +46,8 @@ class Encoding:
         most: W, the largest weight of a client.
         clients: n, the most clients in a sum.
         numbers: Name → the largest absolute value, of single numbers that are summed besides, such as n·loss.
+        counts: Whether weights and the number of entries beyond the limit are part of the vector. Without them, entries
+            are rounded towards zero, so that no contribution gets longer.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -54,6 +56,7 @@ class Encoding:
     most: float
     clients: int
     numbers: Mapping[str, float] = field(default_factory=dict)
+    counts: bool = True
 
     @property
     def largest(self) -> int:
@@ -68,12 +71,13 @@ class Encoding:
     @cached_property
     def sizes(self) -> tuple[int, int]:
         """How many entries hold Σ w x, and how many the weights."""
-        return sum(map(math.prod, self.shapes.values())), sum(map(math.prod, self.weight_shapes.values()))
+        weights = sum(map(math.prod, self.weight_shapes.values())) if self.counts else 0
+        return sum(map(math.prod, self.shapes.values())), weights
 
     @property
     def length(self) -> int:
         """m, the entries of a vector."""
-        return sum(self.sizes) + len(self.numbers) + 1
+        return sum(self.sizes) + len(self.numbers) + self.counts
 
     @property
     def _scales(self) -> tuple[float, int]:
@@ -109,6 +113,9 @@ class Encoding:
         if not bool(((weights >= 0) & (weights <= self.most)).all()):
             raise UpdateError(f"expected weights from 0 to {self.most:g}; found others", "wrong count")
         per_value, per_weight = self._scales
+        if not self.counts:
+            shortened = (values * per_value).trunc().clamp(-self.largest, self.largest)
+            return shortened.numpy().astype(np.int64).astype("<u4")
         scaled = (values * per_value).round()
         cut = int((scaled.abs() > self.largest).sum())
         whole = torch.cat([scaled.clamp(-self.largest, self.largest), (weights * per_weight).round()]).numpy()
@@ -127,11 +134,15 @@ class Encoding:
         values = torch.from_numpy(signed[:end] / per_value)
         weights = torch.from_numpy(signed[end : end + weight_size] / per_weight)
         pairs = zip(self.numbers.items(), values[size:].tolist(), strict=True)
-        numbers = {name: value * bound / (self.most * self.limit) for (name, bound), value in pairs} | {
-            CUT: float(signed[-1])
-        }
+        numbers = {name: value * bound / (self.most * self.limit) for (name, bound), value in pairs}
+        numbers[CUT] = float(signed[-1]) if self.counts else 0.0
         sums, at, at_weight = WeightedMean(), 0, 0
         for name, shape in self.shapes.items():
+            if not self.counts:
+                sums.sums[name] = values[at : at + math.prod(shape)].reshape(shape)
+                sums.totals[name] = torch.zeros((), dtype=torch.float64)
+                at += math.prod(shape)
+                continue
             weight = weights[at_weight : at_weight + math.prod(self.weight_shapes[name])]
             if bool((weight > 0).any()):
                 sums.sums[name] = values[at : at + math.prod(shape)].reshape(shape)

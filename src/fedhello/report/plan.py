@@ -12,6 +12,7 @@ from rich.table import Table
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
 from fedhello.report.drawing import draw_front, svg_of
+from fedhello.report.noise import NoisePlan, noise_table, write_noise
 from fedhello.runs.files import write_whole
 from fedhello.runs.heads_said import StatisticsCosts
 from fedhello.types import Allocation, Budget
@@ -173,6 +174,7 @@ class Plan:
         server: The numbers of the server's samples.
         head: The upload of the sums for a solved head; None if no client sends sums.
         notes: Notes for the user.
+        noise: The noise under differential privacy; empty if nothing trains under it.
 
     Example:
         >>> plan = fh.plan(fh.prepare("my.yaml"))
@@ -192,6 +194,7 @@ class Plan:
     server: ServerPlan
     head: StatisticsCosts | None
     notes: tuple[str, ...]
+    noise: tuple[NoisePlan, ...] = ()
 
     def __str__(self) -> str:
         """Return the table."""
@@ -200,7 +203,7 @@ class Plan:
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as ``fedhello plan --json`` prints it."""
+        """Return the plan as ``fedhello plan --json`` prints it; ``noise`` only under differential privacy."""
         return {
             "format": FORMAT,
             "method": self.method,
@@ -222,6 +225,7 @@ class Plan:
             },
             "head": None if self.head is None else {"chosen": self.head.chosen, "bytes": dict(self.head.bytes)},
             "notes": list(self.notes),
+            **({"noise": write_noise(self.noise)} if self.noise else {}),
         }
 
     def write_picture(self, file: str | Path) -> None:
@@ -309,6 +313,8 @@ def show(plan: Plan, console: Console) -> None:
     )
     if plan.head is not None:
         console.print(str(plan.head), highlight=False, soft_wrap=True)
+    if plan.noise:
+        console.print(noise_table(plan.noise))
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
 

@@ -9,6 +9,7 @@ from fedhello.allocation.reasons import Point, front, reasons
 from fedhello.costs import Costs
 from fedhello.engine.wire import encode_tensors
 from fedhello.model.head import is_shared
+from fedhello.report.noise import noise_plans
 from fedhello.report.plan import ClientPlan, ExamplePlan, FrontPoint, Plan, PredictedNeeds, ServerPlan, TierPlan
 from fedhello.runs.heads_said import statistics_costs
 from fedhello.session import Session
@@ -44,6 +45,7 @@ def make_plan(session: Session) -> Plan:
         server=ServerPlan(len(session.server.validation), len(session.server.test), len(session.server.proxy)),
         head=statistics_costs(session) if session.private is None else None,
         notes=tuple(session.notes),
+        noise=noise_plans(session),
     )
 
 

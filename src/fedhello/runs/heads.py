@@ -19,10 +19,10 @@ from fedhello.model.head import (
     prototype_head,
     solved_head,
 )
-from fedhello.model.private_sums import PrivateHead
+from fedhello.model.private_sums import PrivatePlan
 from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, scaled_to, without
 from fedhello.randomness import generator
-from fedhello.runs.private_heads import private_family, released_sums
+from fedhello.runs.private_heads import released_sums
 from fedhello.runs.selection import selection_after
 from fedhello.session import Session
 from fedhello.state import RunState
@@ -279,18 +279,17 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
     return state, replace(change, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down)
 
 
-def _released(session: Session, state: RunState, private: PrivateHead) -> Solved:
+def _released(session: Session, state: RunState, private: PrivatePlan) -> Solved:
     """Return the state with the head that is solved from one release of the clients' sums with noise."""
-    state, sums, (up, down) = released_sums(session, state, private)
-    validation = session.server.validation
-    y = torch.from_numpy(validation.labels)
-    found = private_family(session, sums)
-    head = solved_head(found, pooled_features(session.model, validation), y, session.head.shrinkages)
+    state, sums, head, (up, down) = released_sums(session, state, private)
     known = {name: getattr(sums, name) for name in PARTS}
     everyone = tuple(entry.client for entry in session.roster)
-    state = replace(_with_head(session, state, head), head_sums=known, head_clients=everyone)
+    base = {} if session.drift is None else session.drift.without_head(state.adapter)
+    state = replace(_with_head(session, state, head), head_sums=known, head_clients=everyone, head_base=base)
+    if session.drift is not None:
+        session.drift.begin(state)
     change = _change(head, len(everyone), 0)
-    return state, replace(change, bytes_up=up, bytes_down=down, noise=private.release.noise)
+    return state, replace(change, bytes_up=up, bytes_down=down, noise=private.head.noise)
 
 
 def _from_sums(session: Session, total: HeadSums, adapter: Adapter) -> Head:

@@ -25,6 +25,7 @@ from fedhello.runs.heads import (
     refreshed_head,
     without_final_head,
 )
+from fedhello.runs.private_rounds import released_round
 from fedhello.runs.scoring import Scorer
 from fedhello.runs.selection import first_selection, selection_after
 from fedhello.session import Session
@@ -132,7 +133,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         begin = time.perf_counter()
         if session.drift is not None:
             session.drift.begin(state)
-        before = state = first_selection(session, state)
+        before = state = first_selection(session, released_round(session, state))
         train = partial(_watched, session, state.personal_heads, watch, finite)
         state, record = algorithm.round(state, session.federation, session.method, train, fisher, distil)
         record = fisher.recorded(record)

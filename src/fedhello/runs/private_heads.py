@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 
 from fedhello.model.evaluation import pooled_features
-from fedhello.model.head import Family, family
-from fedhello.model.private_sums import WHOLE, PrivateHead, noised, repaired
+from fedhello.model.head import Head
+from fedhello.model.private_sums import PrivatePlan, head_of, noised
 from fedhello.model.statistics import HeadSums, plus
 from fedhello.privacy.ledger import Ledger
 from fedhello.session import Session
@@ -16,26 +16,26 @@ from fedhello.state import RunState
 logger = logging.getLogger("fedhello")
 
 
-def ledger_of(private: PrivateHead, state: RunState) -> Ledger:
+def ledger_of(private: PrivatePlan, state: RunState) -> Ledger:
     """Return the ledger of a run with what a state has released."""
-    return Ledger(private.epsilon, private.delta, state.releases)
+    return Ledger(private.epsilon, private.delta, state.releases, private.releases)
 
 
 def released_sums(
-    session: Session, state: RunState, private: PrivateHead
-) -> tuple[RunState, HeadSums, tuple[int, int]]:
+    session: Session, state: RunState, private: PrivatePlan
+) -> tuple[RunState, HeadSums, Head, tuple[int, int]]:
     """Collect the clients' contributions, release their sum with noise, and enter it in the ledger.
 
     ε is said at once, so that it is known whatever happens afterwards.
 
     Returns:
-        The state with the release in its ledger, the repaired sums, and the bytes up and down.
+        The state with the release in its ledger, the sums that the head is solved from, the head, and the bytes up and
+        down.
 
     Raises:
         PrivacyError: If the budget does not cover it.
     """
-    ledger = ledger_of(private, state).spent(private.release)
-    deviation = private.release.noise * private.statistics.most
+    ledger = ledger_of(private, state).spent(private.head)
     total: HeadSums | None = None
     up = down = 0
     for found in session.engine.head_sums():
@@ -44,14 +44,15 @@ def released_sums(
     if total is None:
         raise ValueError("expected contributions of at least one client; found none")
     logger.warning(ledger.words())
-    parts = [part for part in (session.server.validation, session.server.proxy) if len(part)]
-    public = torch.cat([pooled_features(session.model, part) for part in parts])
-    sums = repaired(noised(total, deviation), deviation, public, private.statistics.moments)
-    return replace(state, releases=ledger.releases), sums, (up, down)
-
-
-def private_family(session: Session, sums: HeadSums) -> Family:
-    """Return the heads to choose from: nearest class means, or with second moments those of the run's solver."""
-    private = session.private
-    solver = session.head.solver if private is not None and private.statistics.moments else "lda"
-    return family(sums, WHOLE, solver, session.head.priors)
+    server, settings, deviation = session.server, session.head, private.head.noise * private.statistics.most
+    own = [pooled_features(session.model, part) for part in (server.validation, server.proxy) if len(part)]
+    sums, head = head_of(
+        noised(total, deviation),
+        deviation,
+        torch.cat(own),
+        torch.from_numpy(server.validation.labels),
+        settings.solver if private.statistics.moments else None,
+        settings.priors,
+        settings.shrinkages,
+    )
+    return replace(state, releases=ledger.releases), sums, head, (up, down)

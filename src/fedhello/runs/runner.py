@@ -154,7 +154,8 @@ class _Run:
             status, failure = "failed", failure or error
         session, progress = self.session, self.progress
         seconds = progress.wall_seconds
-        summary = summarise(session, progress.beginning, progress.results, wall_seconds=seconds, status=status)
+        found = session, progress.beginning, progress.results
+        summary = summarise(*found, state=progress.state, wall_seconds=seconds, status=status)
         summary = summary.but(error=None if failure is None else f"{type(failure).__name__}: {failure}")
         try:
             summary = self._close(summary)

@@ -40,7 +40,7 @@ def save_state(
     identity = identity_of(session)
     seconds = sum(record.seconds + record.evaluation_seconds for record in records)
     began = start or RunStart(state, None, validation, test)
-    summary = summarise(session, began, records, wall_seconds=seconds, status="saved").but(
+    summary = summarise(session, began, records, state=state, wall_seconds=seconds, status="saved").but(
         final=test.accuracy,
         rounds=state.round,
         weights=identity["model"]["weights"],

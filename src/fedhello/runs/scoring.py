@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from fedhello.allocation.planner import means
 from fedhello.client.fisher import block_scores
 from fedhello.client.scoring import ScoreReply, ScoreRequest, mean_scores
-from fedhello.errors import EngineError
+from fedhello.errors import EngineError, PrivacyError
+from fedhello.privacy.rounds import released_scores
 from fedhello.session import Session
 from fedhello.state import RoundReport, RunState
 from fedhello.strategy import AllocationContext
@@ -36,9 +37,18 @@ class Scorer:
             session.model.write(state.adapter.tensors)
             return block_scores(session.model, session.server.proxy)
         asked = tuple(self._within_means(state, client) for client in clients)
-        request = ScoreRequest(state.adapter, asked, state.round, state.attempt, scoring.samples)
-        self.replies = tuple(session.engine.block_scores(request))
+        private = None if session.private is None else session.private.scores
+        request = ScoreRequest(state.adapter, asked, state.round, state.attempt, scoring.samples, private is not None)
+        try:
+            self.replies = tuple(session.engine.block_scores(request)) if asked else ()
+        except PrivacyError:
+            if private is None:
+                raise
+            self.replies = ()  # too few for a secure sum: as if nobody had been asked, and the noise is released
         sums = [reply.sums for reply in self.replies if reply.sums is not None]
+        if private is not None:
+            squares = [one.squares for one in sums]
+            return released_scores(squares, private, session.federation.num_blocks, len(session.federation.clients))
         if sums:
             return mean_scores(sums)
         if state.scores is None:

@@ -17,7 +17,7 @@ from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.private_heads import ledger_of
 from fedhello.runs.summary import HeadSummary, SearchSummary, SelectionSummary, Summary, TierSummary
 from fedhello.session import Session
-from fedhello.state import ClientReport
+from fedhello.state import ClientReport, RunState
 from fedhello.strategy import the_global_model
 from fedhello.types import Rejection
 
@@ -28,13 +28,20 @@ Status = Literal["finished", "interrupted", "failed", "stopped", "saved"]
 
 
 def summarise(
-    session: Session, beginning: RunStart, attempts: Sequence[RoundRecord], *, wall_seconds: float, status: Status
+    session: Session,
+    beginning: RunStart,
+    attempts: Sequence[RoundRecord],
+    *,
+    state: RunState | None = None,
+    wall_seconds: float,
+    status: Status,
 ) -> Summary:
     """Return the summary of a run: accuracies within 0 … 1, bytes and seconds.
 
     Bytes and rejections are those of all attempts, everything else is of committed rounds. ``start``,
     ``final`` and ``mean_last_5`` are of the test set, before, after and over the last scored rounds;
-    ``best_on_validation`` is the test accuracy of the scored round that was best on the validation set.
+    ``best_on_validation`` is the test accuracy of the scored round that was best on the validation set. What was
+    released under differential privacy is that of the last ``state``; None if there was no round.
     """
     results = [result for result in attempts if result.report.failed is None]
     reports = [report for result in results for report in result.report.clients]
@@ -48,7 +55,7 @@ def summarise(
     best = max(scored, key=lambda found: found[1].accuracy, default=None)
     last = results[-1].test if results else None
     search, selection = _search(results), _selection(results)
-    ledger = None if session.private is None else ledger_of(session.private, beginning.state)
+    ledger = None if session.private is None else ledger_of(session.private, state or beginning.state)
     return Summary(
         status=status,
         method=session.row.name,

@@ -24,7 +24,8 @@ from fedhello.config.settings import (
     data_settings,
     head_settings,
     model_settings,
-    private_head,
+    private_plan,
+    private_statistics,
     secure_settings,
     statistics_settings,
     training_settings,
@@ -41,9 +42,11 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.generation import longest_prompt
 from fedhello.model.head import family, is_shared
+from fedhello.model.private_sums import WHOLE, PrivatePlan
 from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
 from fedhello.plugins import method_or_stand_in
+from fedhello.privacy.rounds import anonymous_federation, private_method
 from fedhello.privacy.secure import SecureRound
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
@@ -55,12 +58,12 @@ from fedhello.setup.checks import (
     lacking_classes,
     unscored_heads,
 )
-from fedhello.setup.clients import clients_of, federate, tiers_of, with_speeds
+from fedhello.setup.clients import Batches, clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
 from fedhello.setup.masking import agreed_round, masked_costs, secured
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
-from fedhello.setup.private import anonymous, check_accounting, private_notes
+from fedhello.setup.private import anonymous, check_accounting, first_clip, private_notes
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Budget, Federation
@@ -79,6 +82,7 @@ class Loaded:
         held_out: The split of the data set between clients and server.
         public: The server's set for distillation.
         notes: Notes for the user.
+        private: What is released under differential privacy; None without it, and before the clients are known.
     """
 
     config: Config
@@ -89,6 +93,7 @@ class Loaded:
     held_out: Split
     public: Samples
     notes: tuple[str, ...]
+    private: PrivatePlan | None = None
 
     @property
     def row(self) -> Method:
@@ -110,9 +115,7 @@ def prepare(config: Config, given: Objects = NAMED) -> Session:
 def _prepared(config: Config, given: Objects) -> Session:
     loaded = load(config, given)
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
-    if config.privacy.epsilon is not None:
-        check_accounting()
-    private = private_head(config.privacy)
+    private = private_statistics(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
     settings, chosen = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
     if method.pooled:
@@ -130,7 +133,7 @@ def _prepared(config: Config, given: Objects) -> Session:
     empty = empty_federation(_pooled(config) if method.pooled else config, model)
     shares = [1.0] if method.pooled else [tier.share for tier in config.clients.tiers]
     tier_of = tiers_of(shares, empty.tiers, len(parts), model)
-    shapes = [batch_shapes(samples.lengths()[part], settings.batch_size, settings.epochs) for part in parts]
+    shapes = _shapes(loaded, parts, settings)
     everyone = clients_of(parts, data.labels, tier_of, empty.tiers)
     federation, left_out = federate(empty, everyone, shapes, costs, settings)
     engine = LocalEngine(
@@ -142,31 +145,55 @@ def _prepared(config: Config, given: Objects) -> Session:
         scoring=score_costs(budgets, loaded.method, model, answer),
         dropout=0.0 if method.pooled else config.clients.dropout,
         statistics=statistics_settings(config),
-        private=None if private is None else private.statistics,
+        private=private,
         together=(samples, dict(enumerate(parts))),
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
-    if private is not None:
-        histogram = np.zeros_like(histogram)
     roster = tuple(
         ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
         for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
     )
     notes = (*loaded.notes, *chosen, *measured, *left_out)
-    if private is not None:
-        roster = anonymous(roster)
-        notes = (*notes, *private_notes(private, len(parts)))
     loaded = replace(loaded, config=config, notes=notes)
+    if private is not None:
+        loaded = _private(loaded, federation, settings)
+        federation, roster, histogram = anonymous_federation(federation), anonymous(roster), np.zeros_like(histogram)
     if not config.privacy.secure:
         return assemble(loaded, federation, roster, engine, histogram)
     masked, bound = secured(engine, loaded.method, agreed_on(loaded, federation))
     return assemble(replace(loaded, method=bound), federation, roster, masked, histogram)
 
 
+def _shapes(loaded: Loaded, parts: Sequence[np.ndarray], settings: TrainingSettings) -> list[Batches]:
+    """Return each client's widest batch and batches; under differential privacy those that any client could have."""
+    config, how, lengths = loaded.config, (settings.batch_size, settings.epochs), loaded.samples.lengths()
+    if config.privacy.epsilon is None:
+        return [batch_shapes(lengths[part], *how) for part in parts]
+    tokens = config.data.max_length if loaded.data.kind in ("texts", "pairs") else int(lengths.max())
+    return [batch_shapes(np.full(settings.batch_size, tokens), *how)] * len(parts)
+
+
+def _private(loaded: Loaded, federation: Federation, settings: TrainingSettings) -> Loaded:
+    """Return the parts with the releases of a run under differential privacy, and a method that makes them."""
+    check_accounting()
+    privacy, clip, method = loaded.config.privacy, None, loaded.method
+    if not loaded.row.head_alone:
+        clip = first_clip(loaded.model, privacy.factors, privacy.last_blocks, settings.lr)
+    by_clients = loaded.row.uses_scores and method.scoring.source == "clients"
+    scored = sum(method.scores_due(t) for t in range(settings.rounds)) if by_clients else 0
+    plan = private_plan(loaded.config, len(federation.clients), clip, scored)
+    assert plan is not None
+    notes = (*loaded.notes, *private_notes(plan, len(federation.clients)))
+    method = method if plan.rounds is None else private_method(method, plan.rounds)
+    return replace(loaded, method=method, private=plan, notes=notes)
+
+
 def agreed_on(loaded: Loaded, federation: Federation) -> SecureRound:
     """Return what clients and server of a run with secure sums agree on."""
     config = loaded.config
     aggregator = loaded.row.bind(**config.method.options).aggregate
+    if loaded.private is not None and loaded.private.rounds is not None:
+        aggregator = loaded.method.aggregate
     adapter = loaded.model.snapshot(is_shared(config.model.head))
     # Contributions to a private release are clipped already, whatever the number of samples.
     max_share = config.defence.max_share if config.privacy.epsilon is None else None
@@ -191,10 +218,12 @@ def empty_federation(config: Config, model: LoraModel) -> Federation:
         rule=train.activations,
         rank=config.model.lora.rank,
         scale=model.scale,
-        quorum=ceil(train.quorum * train.clients_per_round - 1e-9),
+        # Whether a round counts must not depend on who came, where that could tell of a client.
+        quorum=0 if config.privacy.epsilon else ceil(train.quorum * train.clients_per_round - 1e-9),
         over_selection=train.over_selection,
         class_rows=tuple(name for name in logits if name in model.head_names),
         poisson=train.sampling == "poisson",
+        secret=config.privacy.epsilon is not None,
     )
 
 
@@ -266,7 +295,7 @@ def assemble(
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
         bound = with_control_variates(bound, _distance(engine.settings, model))
-    private = private_head(config.privacy)
+    private = loaded.private
     most = most_samples((entry.samples for entry in roster), config.defence.max_share) if private is None else None
     if most is not None and config.model.head in ("solved", "prototypes"):
         too_many = [entry for entry in roster if entry.samples > most]
@@ -318,7 +347,7 @@ def _run_settings(config: Config) -> RunSettings:
 def _drift_compensation(config: Config, model: LoraModel, server: ServerData) -> DriftCompensation:
     """Return the drift compensation with the server's samples."""
     parts = [part for part in (server.validation, server.proxy) if len(part)]
-    moments = statistics_settings(config).moments
+    moments = statistics_settings(config).moments if config.privacy.epsilon is None else WHOLE
     return DriftCompensation(
         model=model,
         parts=parts,

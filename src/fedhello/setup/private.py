@@ -1,12 +1,15 @@
 """A session under differential privacy: what it needs, and what of its clients it does not tell."""
 
 import importlib.util
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from fedhello.errors import MissingExtraError
-from fedhello.model.private_sums import PrivateHead
+from fedhello.model.adapter import LoraModel
+from fedhello.model.private_sums import PrivatePlan
 from fedhello.session import ClientEntry
+from fedhello.types import Allocation, Factors
 
 FEW = 100
 """With fewer clients than this, noise costs most of what the clients contribute."""
@@ -29,21 +32,51 @@ def anonymous(roster: Iterable[ClientEntry]) -> tuple[ClientEntry, ...]:
     return tuple(replace(entry, samples=0, labels=()) for entry in roster)
 
 
-def private_notes(private: PrivateHead, clients: int) -> Iterator[str]:
+def first_clip(model: LoraModel, factors: Factors, last_blocks: int | None, lr: float) -> float:
+    """Return C of the first round: the length of one step of Adam, η √n, on the n numbers that may train.
+
+    Args:
+        model: The model.
+        factors: The LoRA factors that train.
+        last_blocks: Only so many of the last blocks train; None for all.
+        lr: η.
+    """
+    L = model.blocks.count
+    whole = Allocation(tuple(range(L - min(last_blocks or L, L), L)), factors=factors, head=False)
+    adapter = model.snapshot(share_head=False)
+    return lr * math.sqrt(sum(adapter.tensors[name].numel() for name in adapter.names(whole)))
+
+
+def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
     """Yield notes on the noise, and on how many clients it takes.
 
     Args:
-        private: The head's release.
+        plan: What is released.
         clients: Number of clients.
     """
-    release, most = private.release, private.statistics.most
+    head, most = plan.head, plan.statistics.most
     yield (
-        f"under differential privacy {release.name} are released once: each client's are clipped to length {most:.3g}, "
-        f"and noise of deviation {release.noise:.3g} times that is added to every number of their sum, for "
-        f"ε={private.epsilon:g} at δ={private.delta:g}; sample counts and labels of clients are not shown"
+        f"under differential privacy {head.name} are released once: each client's are clipped to length {most:.3g}, "
+        f"and noise of deviation {head.noise:.3g} times that is added to every number of their sum; with all that "
+        f"follows ε={plan.epsilon:g} at δ={plan.delta:g}; sample counts and labels of clients are not shown"
     )
+    if plan.rounds is not None:
+        rounds = plan.rounds
+        blocks = "all blocks" if rounds.last_blocks is None else f"the last {rounds.last_blocks} blocks"
+        clip = "a clip that follows the median length" if rounds.adapts else "that clip"
+        yield (
+            f"each of {plan.times} rounds is released: a client is in it with probability {rounds.release.rate:.3g}, "
+            f"drawn by the operating system, counts once whatever its samples, trains {rounds.factors} in {blocks} "
+            f"alone, and noise of deviation {rounds.release.noise:.3g} times {clip} is added (privacy.factors, "
+            "privacy.last_blocks, privacy.update_clip)"
+        )
+    if plan.scores is not None:
+        yield (
+            f"Fisher scores of clients are released in {plan.scored} rounds: each client's sum to 1, and noise of "
+            f"deviation {plan.scores.noise:.3g} is added to their sum (privacy.score_split)"
+        )
     if clients < FEW:
         yield (
-            f"{clients} clients are few for privacy of whole clients: the noise on every number is {release.noise:.3g} "
+            f"{clients} clients are few for privacy of whole clients: the noise on every number is {head.noise:.3g} "
             f"times as large as all that one client may contribute; with {FEW} or more it begins to be averaged out"
         )

@@ -1,0 +1,250 @@
+"""Rounds of training under differential privacy: every client counts once and within a length, and the sum gets noise.
+
+With δ_k = θ_k − θ over all that client k trains in round t, together, and S_t drawn so that each of the K clients is in
+it with probability q, independently and by the operating system's entropy:
+
+    δ̄_k = δ_k min(1, C/‖δ_k‖)
+    Δ_j = (Σ_{k ∈ S_t} δ̄_k,j + σ' z_j) / (q K p_j),        z ~ N(0, I),        θ_j ← θ_j + Δ_j
+
+for every entry j that some client may train in the round, whether or not one of S_t did. p_j is the share of all K
+clients whose allocation has j, which follows from tiers, round and scores, so the divisor does not depend on who came
+or on anybody's data. Nobody is weighed by samples. The optimiser's noise falls with every entry that trains, so few
+blocks, a low rank and B alone go furthest; A keeps its first values then (as in FFA-LoRA, arXiv 2403.12313).
+
+Where C adapts (Andrew et al., arXiv 1905.03871), client k adds b_k = ± 1, whether ‖δ_k‖ < C. As one vector of length at
+most C √(1 + κ²),
+
+    v_k = (δ̄_k, κ C b_k),        σ' = σ C √(1 + κ²)        for all its entries
+    C ← C exp(η (½ − b̄)),        b̄ = ½ + Σ b_k / (2 q K) with its noise, within 0 … 1
+
+so that C follows the median of the lengths, at the cost of √(1 + κ²) in noise. One release has the noise multiplier σ.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fedhello.aggregation.mean import WeightedMean
+from fedhello.aggregation.sums import SumAggregator
+from fedhello.factors import along_components, part, spread
+from fedhello.privacy.noise import factor, gaussian
+from fedhello.state import Release
+from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, BoundMethod, all_pass
+from fedhello.types import Adapter, Allocation, Factors, Federation, Task, Update
+
+CLIP = "privacy/clip"
+"""Name of C in the method state."""
+
+INSIDE = "privacy/inside"
+"""Name of Σ b_k among the sums."""
+
+INSIDE_WEIGHT = 0.1
+"""κ: the noise on updates rises by half a percent for it."""
+
+ADAPTION = 0.3
+"""η, of C."""
+
+ROUNDING = 1e-5
+"""A client whose length is within so much of C, relatively, counts as having been shortened to it."""
+
+
+@dataclass(frozen=True)
+class PrivateRounds:
+    """How rounds are released.
+
+    Attributes:
+        release: One round: σ, and the rate q.
+        clip: C of the first round.
+        adapts: Whether C follows the median of the clients' lengths.
+        factors: The LoRA factors that train.
+        last_blocks: Only so many of the blocks nearest to the output train; None for all that the method allocates.
+    """
+
+    release: Release
+    clip: float
+    adapts: bool = True
+    factors: Factors = "B"
+    last_blocks: int | None = None
+
+    @property
+    def joint(self) -> float:
+        """√(1 + κ²) with a C that adapts, else 1: the largest length of v_k over C."""
+        return math.hypot(1.0, INSIDE_WEIGHT) if self.adapts else 1.0
+
+    def clip_of(self, method_state: Mapping[str, Tensor]) -> float:
+        """Return C of a round, given the method's state before it."""
+        return float(method_state[CLIP]) if CLIP in method_state else self.clip
+
+
+def private_method(method: BoundMethod, settings: PrivateRounds) -> BoundMethod:
+    """Return a method whose rounds are releases: who trains what is the method's, how it is combined is as above.
+
+    Args:
+        method: One that averages layer by layer, without Fisher scores from clients.
+        settings: How rounds are released.
+    """
+
+    def allocate(context: AllocationContext) -> Allocation | None:
+        return _narrowed(method.allocate(context), context.federation.num_blocks, settings)
+
+    def send(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
+        return replace(method.send(adapter, allocation, context), clip=settings.clip_of(context.method_state))
+
+    how = SumAggregator(
+        contribute=partial(add_clipped, settings=settings),
+        finish=partial(release_sum, settings=settings, allocate=allocate),
+        reference=partial(_entries, settings=settings),
+        counts=False,
+    )
+    return replace(method, allocate=allocate, send=send, aggregate=how, screen=all_pass)
+
+
+def _narrowed(found: Allocation | None, L: int, settings: PrivateRounds) -> Allocation | None:
+    """Return an allocation with the factors that train, in the last blocks; the last one if it has none of these."""
+    if found is None or not found.blocks:
+        return None
+    blocks = found.blocks
+    if settings.last_blocks is not None:
+        blocks = tuple(l for l in blocks if l >= L - settings.last_blocks) or (L - 1,)
+    return replace(found, blocks=blocks, factors=settings.factors, head=False)
+
+
+def clipped_update(update: Update, task: Task) -> Update:
+    """Return what a client sends under differential privacy: new values within C of its start, and nothing else.
+
+    Args:
+        update: What it trained.
+        task: Its task, with C and its part of θ.
+    """
+    assert task.clip is not None
+    start = task.adapter.tensors
+    moved = {name: value.double() - start[name].double() for name, value in update.tensors.items()}
+    f = factor(_length(moved), task.clip)
+    tensors = {name: (start[name].double() + f * value).to(start[name].dtype) for name, value in moved.items()}
+    return replace(update, tensors=tensors, samples=1, metrics={})
+
+
+def add_clipped(context: AggregationContext, update: Update, sums: WeightedMean, *, settings: PrivateRounds) -> None:
+    """Add v_k of one client.
+
+    Args:
+        context: With θ.
+        update: The client's new values.
+        sums: What it is added to.
+        settings: How rounds are released.
+    """
+    clip = settings.clip_of(context.method_state)
+    delta = {}
+    for name, value in update.tensors.items():
+        before, held = context.adapter.tensors[name].double(), context.components(update, name)
+        delta[name] = spread(name, value.double() - part(name, before, held), before, held)
+    length = _length(delta)
+    f = factor(length, clip)
+    for name, value in delta.items():
+        sums.add(name, f * value if f else torch.zeros_like(value), 1.0)
+    if settings.adapts:
+        inside = 1.0 if length < clip * (1 - ROUNDING) else -1.0
+        sums.add(INSIDE, torch.tensor([inside * INSIDE_WEIGHT * clip], dtype=torch.float64), 1.0)
+
+
+def release_sum(
+    context: AggregationContext,
+    sums: WeightedMean,
+    *,
+    settings: PrivateRounds,
+    allocate: Callable[[AllocationContext], Allocation | None],
+) -> AggregationResult:
+    """Release the sum with noise, and return the next adapter and C.
+
+    Args:
+        context: Of the round.
+        sums: Σ v_k of those who came; nothing where nobody did.
+        settings: How rounds are released.
+        allocate: Who trains what.
+    """
+    clip, q = settings.clip_of(context.method_state), settings.release.rate
+    deviation = settings.release.noise * clip * settings.joint
+    tensors = {}
+    for name, count in planned_counts(context, allocate).items():
+        before = context.adapter.tensors[name]
+        total = sums.sums.get(name, torch.zeros(before.shape, dtype=torch.float64))
+        step = (total + gaussian(tuple(before.shape), deviation)) / (q * count.clamp_min(1.0))
+        tensors[name] = torch.where(count > 0, before.double() + step, before.double()).to(before.dtype)
+    if not settings.adapts:
+        return context.then(tensors)
+    votes = sums.sums.get(INSIDE, torch.zeros(1, dtype=torch.float64)) + gaussian((1,), deviation)
+    inside = 0.5 + float(votes) / (INSIDE_WEIGHT * clip * 2 * q * len(context.federation.clients))
+    after = clip * math.exp(ADAPTION * (0.5 - min(max(inside, 0.0), 1.0)))
+    return context.then(tensors, {CLIP: torch.tensor(after, dtype=torch.float64)})
+
+
+def planned_counts(
+    context: AggregationContext, allocate: Callable[[AllocationContext], Allocation | None]
+) -> dict[str, Tensor]:
+    """Return K p_j: how many of all clients would train each entry in a round, as it broadcasts to the tensors.
+
+    Args:
+        context: Of the round.
+        allocate: Who trains what.
+    """
+    federation, adapter = context.federation, context.adapter
+    alike: Counter[Allocation] = Counter()
+    for client in federation.clients:
+        own = AllocationContext(client, federation, context.round, context.scores, method_state=context.method_state)
+        if (allocation := allocate(own)) is not None:
+            alike[replace(allocation, policies=())] += 1
+    counts: dict[str, Tensor] = {}
+    for allocation, times in alike.items():
+        for name in adapter.names(allocation):
+            held = torch.zeros(federation.rank, dtype=torch.float64)
+            held[list(allocation.held(adapter.block_of[name] or 0, federation.rank))] = times
+            counts[name] = counts.get(name, torch.zeros(())) + along_components(name, held)
+    return dict(sorted(counts.items()))
+
+
+def released_scores(shares: Sequence[Tensor], release: Release, L: int, clients: int) -> tuple[float, ...]:
+    """Return Γ under differential privacy: the mean share of each block, with noise, divided by q K and not below 0.
+
+    A client's shares sum to 1, so that their length is at most 1.
+
+    Args:
+        shares: Of each client, or sums of them, shape (L,).
+        release: σ, and the rate q.
+        L: Number of blocks.
+        clients: K.
+    """
+    total = sum(shares, torch.zeros(L, dtype=torch.float64)) + gaussian((L,), release.noise)
+    return tuple((total / (release.rate * clients)).clamp_min(0.0).tolist())
+
+
+def noise_over_clip(noise: float, rate: float, sizes: Mapping[int, int], counts: Mapping[int, int]) -> float:
+    """Return the length of the noise on a round's step over the largest mean step, C.
+
+        σ √(Σ_l n_l / p_l²) / (q K)
+
+    Args:
+        noise: σ.
+        rate: q.
+        sizes: Block → n_l, the numbers that train in it.
+        counts: Block → K p_l.
+    """
+    return noise / rate * math.sqrt(sum(n / counts[l] ** 2 for l, n in sizes.items()))
+
+
+def _entries(context: AggregationContext, *, settings: PrivateRounds) -> dict[str, Tensor]:
+    zeros = {name: torch.zeros_like(value) for name, value in context.adapter.tensors.items()}
+    return zeros | ({INSIDE: torch.zeros(1)} if settings.adapts else {})
+
+
+def _length(moved: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(value.square().sum()) for value in moved.values()))
+
+
+def anonymous_federation(federation: Federation) -> Federation:
+    """Return the federation as the server sees it: every client counts as one sample, of unknown classes."""
+    return replace(federation, clients=tuple(replace(one, samples=1, classes=()) for one in federation.clients))

@@ -1,0 +1,24 @@
+"""The rounds of a run under differential privacy in its ledger."""
+
+from dataclasses import replace
+
+from fedhello.runs.private_heads import ledger_of
+from fedhello.session import Session
+from fedhello.state import RunState
+
+
+def released_round(session: Session, state: RunState) -> RunState:
+    """Return a state with one more round in its ledger, and its Fisher scores, before anything of it is released.
+
+    An attempt that fails, or that is undone afterwards, was released all the same.
+
+    Raises:
+        PrivacyError: If the budget does not cover it.
+    """
+    private = session.private
+    if private is None or private.rounds is None:
+        return state
+    ledger = ledger_of(private, state)
+    if private.scores is not None and session.method.scores_due(state.round):
+        ledger = ledger.spent(private.scores)
+    return replace(state, releases=ledger.spent(private.rounds.release).releases)

@@ -1,0 +1,33 @@
+import pytest
+
+import fedhello as fh
+from fedhello.errors import PrivacyError
+from fedhello.model.private_sums import PrivatePlan, PrivateStatistics
+from fedhello.privacy.rounds import PrivateRounds
+from fedhello.runs.private_rounds import released_round
+from fedhello.state import RunState
+
+
+class Session:
+    rounds = PrivateRounds(fh.Release("rounds", 2.0, 0.5), clip=1.0)
+    private = PrivatePlan(8.0, 1e-5, fh.Release("head statistics", 1.0), PrivateStatistics(), rounds, times=2)
+
+
+def test_planned_rounds_are_entered_without_computing_and_others_are_checked(monkeypatch):
+    pytest.importorskip("dp_accounting")
+    state = RunState(0, fh.Adapter({}, {}), releases=(Session.private.head,))
+    with monkeypatch.context() as patch:
+        patch.setattr("fedhello.privacy.ledger.epsilon_of", None)
+        for done in (1, 2):
+            state = released_round(Session, state)
+            assert state.releases == (Session.private.head, fh.Release("rounds", 2.0, 0.5, done))
+    with pytest.raises(PrivacyError, match="to cover rounds"):
+        for _ in range(1000):
+            state = released_round(Session, state)
+    assert state.releases[1].times > 2
+
+
+def test_without_a_budget_for_rounds_nothing_is_entered():
+    state = RunState(0, fh.Adapter({}, {}))
+    session = type("Plain", (), {"private": None})
+    assert released_round(session, state) is state
