@@ -48,7 +48,7 @@ FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "scores": {**_WORK, "samples": int, "batch_size": int},
     "train": _WORK,
     "keys": {"client": int, "purpose": str, "bits": int},
-    "shares": {"purpose": str, "keys": str},
+    "shares": {"purpose": str, "keys": str, "plan": str},
     "unmask": {"purpose": str, "stayed": str},
 }
 """Message → the fields that it must have, and their types."""
@@ -144,7 +144,7 @@ class Worker:
             if client is None or self._joined != asked:
                 check_sizes(self._consent, *asked)
                 client = self._prepare(*_read(*asked))
-                self._client, self._joined, self._masks = client, asked, _masks(client)
+                self._client, self._joined, self._masks = client, asked, self._masks_of(client)
         except FedhelloError as error:
             return self._cannot(error)
         except Exception as error:  # a restart does not help against wrong messages of a server
@@ -195,6 +195,13 @@ class Worker:
             raise UpdateError("expected a run with privacy.secure; this run has none")
         return {"keys": self._masks.keys, "shares": self._masks.shares, "unmask": self._masks.unmask}[step](fields)
 
+    def _masks_of(self, client: Prepared) -> "Masks | None":
+        if client.secure is None:
+            return None
+        from fedhello.network.masks import Masks
+
+        return Masks(client.secure, self._consent.least)
+
     @contextmanager
     def _watch(self, seconds: float) -> Iterator[None]:
         """End this process after the server's deadline, since hanging training cannot be stopped otherwise."""
@@ -206,14 +213,6 @@ class Worker:
             yield
         finally:
             timer.cancel()
-
-
-def _masks(client: Prepared) -> "Masks | None":
-    if client.secure is None:
-        return None
-    from fedhello.network.masks import Masks
-
-    return Masks(client.secure)
 
 
 def _checked(kind: str, fields: Fields) -> Fields:
