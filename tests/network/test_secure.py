@@ -15,8 +15,10 @@ from fedhello.engine.wire import encode_task
 from fedhello.errors import PrivacyError
 from fedhello.methods import METHODS
 from fedhello.model.statistics import PARTS, Moments, add_up, like
+from fedhello.network.keys import make_client_key
 from fedhello.network.masks import Masks
 from fedhello.network.secure import SecureRemoteEngine
+from fedhello.network.vouching import read_vouching
 from fedhello.network.worker import Prepared
 from fedhello.privacy.secure import SecureRound, SecureSettings, secure_mean
 from fedhello.types import Allocation, Budget, Client, Federation, Task
@@ -172,6 +174,29 @@ def test_a_client_refuses_a_plan_that_its_owner_does_not_allow_or_that_others_ar
     assert changed(network, engine, other_task)["train"] == "not allowed"
     network, engine, *_ = world()
     assert changed(network, engine, lambda plan: plan + " ")["train"] == "not allowed"
+
+
+def test_a_server_that_invents_a_client_gets_nothing_of_those_who_trust_the_others_alone(world, tmp_path):
+    """Six real clients sum; where a seventh's key stands for one of them, all who look refuse."""
+    files = [make_client_key(f"client-{k}", tmp_path) for k in range(7)]
+    trusted = tmp_path / "trusted"
+    trusted.write_text("".join(public.read_text() for _, public in files[:6]))
+    network, engine, masked, *_, adapter = world()
+
+    def enrol(keys):
+        for k in range(6):
+            vouching = read_vouching(str(files[keys[k]][0]), trusted)
+            network.workers[f"client-{k}"]._masks = Masks(engine.agreed, vouching=vouching)
+
+    enrol([0, 1, 2, 3, 4, 5])
+    _, record = play(adapter, engine, masked)
+    assert record.failed is None and len(record.clients) == 6
+    enrol([0, 1, 2, 6, 4, 5])
+    said = []
+    engine.note = said.append
+    _, record = play(adapter, engine, masked)
+    assert "expected 4 clients to stay in a secure sum; found 0" in record.failed
+    assert len(said) == 6 and all("its owner does not allow" in line for line in said)
 
 
 def requests_without_an_exchange(local):

@@ -88,6 +88,7 @@ LEAVES: tuple[Leaf, ...] = (
     Leaf("any", "error", "why it does not answer, as a word", secure="server"),
     Leaf("keys", "keys.encryption", "public key (X25519) for the shares", plain="nobody", secure="server"),
     Leaf("keys", "keys.masks", "public key (X25519) for the masks", plain="nobody", secure="server"),
+    Leaf("keys", "keys.vouched", "with a key, its public key and signature", plain="nobody", secure="server"),
     Leaf("shares", "sealed", "shares of the seeds of its masks", plain="nobody", secure="clients"),
     Leaf("shares", "commitments", "hashes of the seeds of its own masks", plain="nobody", secure="server"),
     Leaf("train, sums, scores", "masked", "its vector with masks on, uniformly random by itself", "nobody", "server"),

@@ -23,11 +23,18 @@ from fedhello.errors import PrivacyError, UpdateError
 from fedhello.model.statistics import HeadSums
 from fedhello.network.consent import not_allowed
 from fedhello.network.messages import Fields
+from fedhello.network.vouching import Vouching
 from fedhello.privacy.masking import SECRET, Participant, PublicKeys, Sealed, Shares
 from fedhello.privacy.parts import Plan, trained
 from fedhello.privacy.secure import SecureRound
 from fedhello.privacy.vectors import LEAST, Encoding
 from fedhello.types import Allocation, Task, Update
+
+NOBODY = Vouching()
+"""Signs nothing, and accepts everybody."""
+
+LONGEST_KEYS = 512
+"""The most bytes of public keys with a signature."""
 
 MOST_SUMS = 8
 """Sums that a client takes part in at a time; older ones are forgotten, as after a restart."""
@@ -36,14 +43,15 @@ MOST_SUMS = 8
 class Masks:
     """The sums that a client takes part in, by purpose."""
 
-    def __init__(self, agreed: SecureRound, least: int = LEAST) -> None:
+    def __init__(self, agreed: SecureRound, least: int = LEAST, vouching: Vouching = NOBODY) -> None:
         """Take part in sums of one run.
 
         Args:
             agreed: What the client knows of the run.
             least: The fewest clients that must have trained what is opened, as the owner asks.
+            vouching: Signs this client's keys, and checks those of others.
         """
-        self._agreed, self._least = agreed, least
+        self._agreed, self._least, self._vouching = agreed, least, vouching
         self._people: dict[str, Participant] = {}
         self._plans: dict[str, Plan] = {}
 
@@ -57,11 +65,13 @@ class Masks:
             oldest = next(iter(self._people))
             del self._people[oldest]
             self._plans.pop(oldest, None)
-        return {"keys": write_keys(self._people[purpose].advertise())}
+        keys = self._vouching.signed(self._people[purpose].advertise(), purpose, int(fields["client"]))
+        return {"keys": write_keys(keys)}
 
     def shares(self, fields: Fields) -> Fields:
         """Return the encrypted shares for the other clients, once the plan is one that the owner allows."""
         keys = {int(k): read_keys(text) for k, text in read_object(fields["keys"]).items()}
+        self._vouching.check(keys, str(fields["purpose"]))
         told = str(fields["plan"])
         try:
             plan = PLANS.validate_json(told)
@@ -156,7 +166,7 @@ def read_list(text: Any) -> list[int]:
 
 def write_keys(keys: PublicKeys) -> str:
     """Return public keys as hexadecimal digits."""
-    return (keys.encryption + keys.masks).hex()
+    return (keys.encryption + keys.masks + keys.vouched).hex()
 
 
 def read_keys(text: str) -> PublicKeys:
@@ -169,9 +179,9 @@ def read_keys(text: str) -> PublicKeys:
         found = bytes.fromhex(text)
     except ValueError:
         found = b""
-    if len(found) != 64:
+    if not 64 <= len(found) <= LONGEST_KEYS:
         raise UpdateError("expected public keys of 64 bytes; found something else", "malformed")
-    return PublicKeys(found[:32], found[32:])
+    return PublicKeys(found[:32], found[32:64], found[64:])
 
 
 def write_sealed(sealed: Sealed) -> Fields:

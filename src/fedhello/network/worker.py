@@ -102,17 +102,20 @@ class Worker:
         failure: Why this client cannot take part, if it cannot.
     """
 
-    def __init__(self, prepare: Prepare, watched: bool = True, consent: Consent = DEFAULT_CONSENT) -> None:
+    def __init__(
+        self, prepare: Prepare, watched: bool = True, consent: Consent = DEFAULT_CONSENT, key: str | None = None
+    ) -> None:
         """Make a worker that has not joined a run yet.
 
         Args:
             prepare: Prepares the client.
             watched: Whether this process ends if training exceeds the server's deadline.
-            consent: The owner's, for what is checked before the client is prepared.
+            consent: The owner's, for what is checked before the client is prepared, and in secure sums.
+            key: The file of the client's private key, which signs its keys in secure sums; None without one.
         """
         self.ended: str | None = None
         self.failure: FedhelloError | None = None
-        self._prepare, self._watched, self._consent = prepare, watched, consent
+        self._prepare, self._watched, self._consent, self._key = prepare, watched, consent, key
         self._joined: tuple[str, str] | None = None
         self._client: Prepared | None = None
         self._masks: Masks | None = None
@@ -199,8 +202,9 @@ class Worker:
         if client.secure is None:
             return None
         from fedhello.network.masks import Masks
+        from fedhello.network.vouching import read_vouching
 
-        return Masks(client.secure, self._consent.least)
+        return Masks(client.secure, self._consent.least, read_vouching(self._key, self._consent.trusted))
 
     @contextmanager
     def _watch(self, seconds: float) -> Iterator[None]:

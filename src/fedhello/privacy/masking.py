@@ -18,8 +18,9 @@ messages learns Σ_{u ∈ U₃} x_u alone. One that names different U₃ to diff
 two; with t ≥ 2n/3 it does not get them unless a third of the clients work with it. One that tells them different plans
 gets nothing, since shares are encrypted under keys that depend on the plan.
 
-Not proved to clients: that the public keys are those of real clients. A server that invents all clients but one learns
-that one's vector. Nor are values proved to lie in any range: a client that sends garbage spoils the sum of its round.
+Not proved here: that the public keys are those of real clients (see ``network.vouching``). A server that invents all
+clients but one learns that one's vector. Nor are values proved to lie in any range: a client that sends garbage spoils
+the sum of its round.
 
 Flower's SecAgg+ is not used: it runs under the legacy strategies alone, drops arrays where clients' sets differ, and
 draws masks from a Mersenne twister that is seeded with 32 bits (``pseudo_rand_gen``), which anyone can try. Here keys
@@ -51,15 +52,17 @@ SECRET = 16
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """What a client tells the others, of 32 bytes each.
+    """What a client tells the others.
 
     Attributes:
-        encryption: c_u, an X25519 public key.
+        encryption: c_u, an X25519 public key of 32 bytes.
         masks: s_u, likewise.
+        vouched: Who has signed them, and the signature; empty without one.
     """
 
     encryption: bytes
     masks: bytes
+    vouched: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True)
