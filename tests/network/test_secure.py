@@ -1,6 +1,5 @@
 """Secure sums over a network of workers in one process: the same sums, and messages that tell nothing of one client."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -141,11 +140,11 @@ def test_a_client_of_a_secure_run_masks_whatever_it_is_asked_for(world):
 
 
 def changed(network, engine, change):
-    """What the clients refuse with in a round whose plans are changed on the way to client 0."""
+    """What client 0 answers, as errors by kind, in a round whose messages to it are changed on the way."""
     plain, found = network.workers["client-0"].answer, []
 
     def answer(kind, fields):
-        reply = plain(kind, fields | {"plan": change(fields["plan"])} if kind == "shares" else fields)
+        reply = plain(kind, fields | change(kind, fields))
         found.append((kind, reply))
         return reply
 
@@ -159,21 +158,20 @@ def remote_tasks_of(engine):
     return [Task(k, 0, Allocation((0, 1)), adapter) for k in range(6)]
 
 
-def test_a_client_refuses_a_plan_that_its_owner_does_not_allow_or_that_others_are_not_told(world):
-    """A plan with fewer clients than the consent asks; one that tells client 0 of another task; one for it alone."""
+def test_a_client_refuses_what_its_owner_does_not_allow_and_what_others_are_not_told(world):
+    """A plan with fewer clients than the consent asks; a task that is not the plan's; a plan for it alone."""
     network, engine, *_ = world()
     network.workers["client-0"]._masks = Masks(engine.agreed, least=5)
-    assert changed(network, engine, lambda plan: plan) == {"keys": None, "shares": "not allowed"}
-
-    def other_task(plan):
-        plan = json.loads(plan)
-        plan["allocations"]["0"]["blocks"] = [0, 1, 2]
-        return json.dumps(plan)
+    assert changed(network, engine, lambda kind, fields: {}) == {"keys": None, "shares": "not allowed"}
 
     network, engine, *_ = world()
-    assert changed(network, engine, other_task)["train"] == "not allowed"
+    other = encode_task(Task(0, 0, Allocation((0,)), engine.agreed.adapter))
+    found = changed(network, engine, lambda kind, fields: {"task": other} if kind == "train" else {})
+    assert found == {"keys": None, "shares": None, "train": "not allowed"}
+
     network, engine, *_ = world()
-    assert changed(network, engine, lambda plan: plan + " ")["train"] == "not allowed"
+    found = changed(network, engine, lambda kind, fields: {"plan": fields["plan"] + " "} if kind == "shares" else {})
+    assert found == {"keys": None, "shares": None, "train": "not allowed"}
 
 
 def test_a_server_that_invents_a_client_gets_nothing_of_those_who_trust_the_others_alone(world, tmp_path):
