@@ -4,7 +4,8 @@
 
 Every row is a setting, as means over seeds: the head alone with the whole budget, and fed-hello with a share
 ``privacy.split`` of it for the head and the rest for rounds of ``--per-round`` clients, where the model is selected on
-validation data, or is the last one; then fed-hello without privacy. Rank 2; under privacy B in the last two blocks trains.
+validation data, or is the last one; then fed-hello without privacy. Rank 2; under privacy B in the last two blocks
+trains.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python benchmarks/secure.py --seeds 0,1,2 --rounds 10 --more train.server.name=none train.selection=last
 
-Each seed is run plain, secure, and secure with a third of the invited clients lost at random steps; what is printed
-is JSON with the test accuracy (last, and the mean of the last five rounds), and ratios to plain of the bytes that
+Each seed is run plain, secure with whole vectors and with cohorts, and both with a third of the invited clients lost at
+random steps; what is printed is JSON with the test accuracy (last, and the mean of the last five rounds), the share of
+rounds in which something was withheld, and ratios to plain (``secure`` is the one of whole vectors) of the bytes that
 clients sent and received and of the CPU seconds of the rounds, medians over seeds. Runs alternate, so that what else
 the machine does falls on all alike.
 """
@@ -19,7 +20,14 @@ import fedhello as fh
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "secure": {"privacy.secure": True},
+    "secure, cohorts": {"privacy.secure": True, "privacy.cohorts": 3},
     "secure, a third lost": {"privacy.secure": True, "clients.dropout": 0.33, "train.retries": 50},
+    "secure, cohorts, a third lost": {
+        "privacy.secure": True,
+        "privacy.cohorts": 3,
+        "clients.dropout": 0.33,
+        "train.retries": 50,
+    },
 }
 
 
@@ -42,6 +50,7 @@ def played(words: dict[str, Any]) -> dict[str, float]:
         "head_bytes_up": 0 if begun.head is None else begun.head.bytes_up,
         "cpu_seconds": seconds / len(committed),
         "failed_attempts": len(records) - len(committed),
+        "withheld": sum("withheld" in " ".join(r.report.flags) for r in committed) / len(committed),
         "updates_per_round": len(clients) / len(committed),
     }
 

@@ -14,7 +14,7 @@ TEN = (
     .replace("clients_per_round: 3", "clients_per_round: 10")
     .replace("rounds: 2", "rounds: 3")
     .replace("wait: 200", "wait: 500")
-    + "privacy: {secure: true}\n"
+    + "privacy: {secure: true, cohorts: 3}\n"
 )
 
 

@@ -28,10 +28,10 @@ def test_both_engines_report_the_same_sums_and_bytes(remote_world, samples):
     _, engine, local = remote_world()
     request = request_of(local, samples)
     here, there = list(local.block_scores(request)), list(engine.block_scores(request))
-    assert [reply.client for reply in there] == [0, 1, 2]
+    assert [reply.clients for reply in there] == [(0,), (1,), (2,)]
     for a, b in zip(here, there, strict=True):
         assert torch.equal(a.sums.squares, b.sums.squares)
-        assert float(a.sums.count) == float(b.sums.count) == min(samples, 10 + a.client)
+        assert float(a.sums.count) == float(b.sums.count) == min(samples, 10 + a.clients[0])
         assert (a.bytes_down, a.bytes_up, a.note) == (b.bytes_down, b.bytes_up, "")
         assert min(a.bytes_down, a.bytes_up) > 0
 

@@ -24,7 +24,7 @@ from fedhello.privacy.rounds import (
     private_method,
     released_scores,
 )
-from fedhello.privacy.secure import MASKED, SecureRound, SecureSettings, secure_mean
+from fedhello.privacy.secure import MASKED, Opened, SecureRound, SecureSettings, secure_mean
 from fedhello.state import Release
 from fedhello.strategy import AggregationContext, AllocationContext
 from fedhello.types import Adapter, Budget, Client, Federation, Task, Update
@@ -157,7 +157,7 @@ def test_masked_contributions_have_the_same_sum_and_neither_weights_nor_counts(m
     assert {len(vector) for vector in vectors} == {sizes}
 
     def unmask(found):
-        return np.sum([vector for _, vector in found], axis=0, dtype="<u4")
+        return Opened(np.sum([vector for _, vector in found], axis=0, dtype="<u4"), np.zeros(0, dtype=int))
 
     masked = [
         replace(u, tensors={MASKED: torch.from_numpy(v.view("<i4"))}) for u, v in zip(updates, vectors, strict=True)

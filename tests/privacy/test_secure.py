@@ -9,7 +9,7 @@ import torch
 from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.errors import PrivacyError, UpdateError
 from fedhello.methods import METHODS
-from fedhello.privacy.secure import LARGEST_LOSS, MASKED, SecureRound, SecureSettings, secure_mean
+from fedhello.privacy.secure import LARGEST_LOSS, MASKED, Opened, SecureRound, SecureSettings, secure_mean
 from fedhello.strategy import AggregationContext
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Task, Update
 
@@ -41,7 +41,7 @@ def masked(how, updates):
 
 
 def plain_sum(vectors):
-    return np.sum([vector for _, vector in vectors], axis=0, dtype="<u4")
+    return Opened(np.sum([vector for _, vector in vectors], axis=0, dtype="<u4"), np.zeros(0, dtype=int))
 
 
 def finished(how, updates, unmask=plain_sum):

@@ -70,7 +70,7 @@ def test_only_the_sampled_clients_are_asked_under_the_budget_they_are_planned_wi
 def test_where_nobody_contributes_the_last_scores_stay_or_the_run_ends(session):
     there = session()
     state = start(there).state
-    there.engine.block_scores = lambda request: (ScoreReply(k.id, None, "gone", 7, 2) for k in request.clients)
+    there.engine.block_scores = lambda request: (ScoreReply((k.id,), None, "gone", 7, 2) for k in request.clients)
     with pytest.raises(EngineError, match=r"round 1; none came \(client \d: gone; client \d: gone\).*scores=proxy"):
         next(rounds(there, state))
     after, result = next(rounds(there, replace(state, scores=(1.0, 2.0, 3.0))))

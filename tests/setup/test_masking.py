@@ -19,6 +19,7 @@ REFUSED = {
     "train.scaffold=true": "train.scaffold keeps what each client did",
     "train.server={name: adam}": "train.server.name=adam looks at single updates",
     "model.moments=means": "model.moments=means needs each client's class means",
+    "privacy.cohorts=7": "privacy.cohorts=7 is more than the 5 clients of a sum. Lower it",
     "train.clients_per_round=2": "of 2 clients in a round, the sum tells too much",
 }
 
@@ -50,18 +51,22 @@ def test_a_secure_run_is_the_plain_one_and_its_folder_tells_of_no_client():
 
 
 @pytest.mark.usefixtures("place")
-def test_a_plan_states_the_upload_of_a_whole_adapter_whatever_a_client_trains():
-    """What is sent lies below it, by less than a tenth."""
+@pytest.mark.parametrize("cohorts", [None, 3])
+def test_a_plan_states_the_upload_of_a_whole_vector_or_of_a_clients_own_blocks(cohorts):
+    """What is sent lies below it, by less than half: beside a tiny model, shares take most of the room."""
     words = {
-        "train.clients_per_round": 4,
-        "clients.tiers": [{"share": 1 / 2, "memory": "1GB"}, {"share": 1 / 2, "blocks": 1}],
-    }
-    session = fh.prepare("tiny.yaml", words | {"privacy.secure": True})
-    stated = {tier.needs.upload_bytes for tier in fh.plan(session).tiers}
+        "train.clients_per_round": 4, "privacy.secure": True, "privacy.cohorts": cohorts,
+        "clients.tiers": [{"share": 3 / 4, "memory": "1GB"}, {"share": 1 / 4, "blocks": 1}],
+    }  # fmt: skip
+    session = fh.prepare("tiny.yaml", words)
+    plan = fh.plan(session)
+    stated = [tier.needs.upload_bytes for tier in plan.tiers]
     _, record = next(fh.rounds(session))
-    assert len(stated) == 1
-    sent = {client.bytes_up for client in record.report.clients}
-    assert 0.8 * min(stated) < max(sent) <= min(stated)
+    assert (stated[0] == stated[1]) == (cohorts is None)
+    for client in record.report.clients:
+        assert stated[client.tier] / 2 < client.bytes_up <= stated[client.tier]
+    said = "its own blocks instead of" if cohorts else "every client uploads"
+    assert sum("privacy.cohorts" in note and said in note for note in plan.notes) == 1
 
 
 @pytest.mark.usefixtures("place")

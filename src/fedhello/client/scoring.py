@@ -84,21 +84,26 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class ScoreReply:
-    """A client's reply to a ``ScoreRequest``.
+    """A client's reply to a ``ScoreRequest``, or a sum over several of which no one's is known.
 
     Attributes:
-        client: Its id.
-        sums: Its contribution; None if it has none or it does not count.
+        clients: The clients, ascending id.
+        sums: Their contribution; None if there is none or it does not count.
         note: Why there is no contribution, or how it deviates from the plan.
-        bytes_down: Bytes on the wire sent to it.
-        bytes_up: Bytes on the wire of its reply.
+        bytes_down: Bytes on the wire that they received.
+        bytes_up: Bytes on the wire that they sent.
     """
 
-    client: int
+    clients: tuple[int, ...]
     sums: BlockSums | None
     note: str = ""
     bytes_down: int = 0
     bytes_up: int = 0
+
+    @property
+    def who(self) -> str:
+        """The clients in words."""
+        return f"client{'s' * (len(self.clients) > 1)} {', '.join(map(str, self.clients))}"
 
 
 def client_sums(model: LoraModel, data: Samples, who: tuple[int, int, int], samples: int, batch_size: int) -> BlockSums:

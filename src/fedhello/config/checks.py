@@ -64,6 +64,7 @@ def check_privacy(config: Config, method: Method) -> None:
     if not config.privacy.secure:
         return
     server, model = config.train.server.name, config.model
+    most = min(config.train.clients_per_round, config.privacy.group)
     reasons = {
         f"method.name={method.name} {NOT_A_SUM.get(method.needs, '')}. Choose one that `fedhello methods` lists under "
         "sum, such as fed-hello": method.needs != "sum",
@@ -73,6 +74,9 @@ def check_privacy(config: Config, method: Method) -> None:
         ),
         "train.scaffold keeps what each client did. Leave it out": config.train.scaffold,
         f"train.server.name={server} looks at single updates. Choose none or search": server not in ("none", "search"),
+        f"privacy.cohorts={config.privacy.cohorts} is more than the {most} clients of a sum. Lower it": (
+            (config.privacy.cohorts or 0) > most
+        ),
         "model.moments=means needs each client's class means. Choose full, diagonal or a sketch": (
             model.head == "solved" and model.moments == "means"
         ),

@@ -295,6 +295,7 @@ class PrivacyConfig(Section):
     secure: bool = False
     limit: float = Field(2.0, gt=0)
     group: int = Field(50, ge=3, le=200)
+    cohorts: int | None = Field(None, ge=3)
     epsilon: float | None = Field(None, gt=0)
     delta: float = Field(1e-5, gt=0, lt=1)
     clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"

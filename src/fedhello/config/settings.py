@@ -70,7 +70,7 @@ def head_settings(model: ModelConfig) -> HeadSettings:
 
 def secure_settings(privacy: PrivacyConfig) -> SecureSettings:
     """Return how sums over clients are masked."""
-    return SecureSettings(privacy.limit, privacy.group)
+    return SecureSettings(privacy.limit, privacy.group, privacy.cohorts)
 
 
 def private_statistics(privacy: PrivacyConfig) -> PrivateStatistics | None:

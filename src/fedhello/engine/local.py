@@ -197,7 +197,7 @@ class LocalEngine:
             lost = self._lost(task)
             bytes_down = len(encode_task(task))
             if lost is not None:
-                yield ScoreReply(client.id, None, lost.detail, bytes_down)
+                yield ScoreReply((client.id,), None, lost.detail, bytes_down)
                 continue
             longest = int(self.data[client.id].lengths().max())
             batch_size, note = fitted_batch(self.scoring, client.budget.memory, longest)
@@ -205,7 +205,7 @@ class LocalEngine:
                 sums = self.score(task, request.samples, batch_size)
                 payload = encode_tensors((as_shares(sums) if request.private else sums).tensors)
             except Exception as error:  # no error of one client may end the run
-                yield ScoreReply(client.id, None, _fault(error)[1], bytes_down)
+                yield ScoreReply((client.id,), None, _fault(error)[1], bytes_down)
                 continue
             most = request.most(client.samples)
             yield score_reply(client.id, payload, self.federation.num_blocks, most, bytes_down, note)

@@ -66,5 +66,5 @@ class Engine(Protocol):
         ...
 
     def block_scores(self, request: ScoreRequest) -> Iterable[ScoreReply]:
-        """Yield the reply of each requested client with its sums for Fisher scores, in ascending id."""
+        """Yield the reply of each requested client with its sums for Fisher scores, in ascending id, or one for all."""
         ...

@@ -30,5 +30,5 @@ def score_reply(client: int, payload: bytes, L: int, most: int, bytes_down: int,
     try:
         sums = read_block_sums(payload, L, most)
     except UpdateError as error:
-        return ScoreReply(client, None, str(error), bytes_down, len(payload))
-    return ScoreReply(client, sums, note, bytes_down, len(payload))
+        return ScoreReply((client,), None, str(error), bytes_down, len(payload))
+    return ScoreReply((client,), sums, note, bytes_down, len(payload))

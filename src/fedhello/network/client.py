@@ -48,6 +48,7 @@ class ClientOptions:
         model: Where the foundation model is; None takes the server's name for it, if that is no path.
         device: A value of ``run.device``.
         consent: What the owner of the data consents to, with the columns and the budget.
+        key: The file of the client's private key; None without one.
 
     Raises:
         ConfigError: If there are no data, or the name is not valid.
@@ -59,6 +60,7 @@ class ClientOptions:
     model: str | None = None
     device: str = "auto"
     consent: Consent = DEFAULT_CONSENT
+    key: str | None = None
 
     def __post_init__(self) -> None:
         if self.data is None and self.part is None:
@@ -379,7 +381,8 @@ def main() -> None:
 
     raw, port, secret = sys.argv[1:]
     options = ClientOptions.from_json(raw)
-    worker = Worker(lambda config, labels: prepare_client(options, config, labels), consent=options.consent)
+    consent, key = options.consent, options.key
+    worker = Worker(lambda config, labels: prepare_client(options, config, labels), consent=consent, key=key)
     answered(
         Address("127.0.0.1", int(port)),
         Path(secret).read_bytes(),

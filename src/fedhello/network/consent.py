@@ -96,6 +96,8 @@ class Consent(Section):
         statistics: Whether head statistics, which are sums over features by class, may leave.
         scores: Whether sums of squared gradients by block, for Fisher scores, may leave.
         secure: Whether only runs with secure sums (``privacy.secure``) are taken part in.
+        least: The fewest clients that must have trained what a server learns the secure sum of.
+        trusted: A file with the public keys of the clients that may be in a secure sum with this one; None: all may.
         most_rank: The highest LoRA rank of the adapter.
         most_labels: The most classes of the federation.
         most_batch: The most samples of a batch.
@@ -116,6 +118,8 @@ class Consent(Section):
     statistics: bool = True
     scores: bool = True
     secure: bool = False
+    least: int = Field(3, ge=3)
+    trusted: Path | None = None
     most_rank: int = Field(1024, ge=1)
     most_labels: int = Field(100_000, ge=1)
     most_batch: int = Field(4096, ge=1)
@@ -242,6 +246,9 @@ def described(consent: Consent) -> list[str]:
     ]
     if consent.secure:
         allowed.append("only runs with secure sums")
+    if consent.least > 3 or consent.trusted is not None:
+        whom = "" if consent.trusted is None else f", of those whose keys are in {consent.trusted}"
+        allowed.append(f"secure sums over {consent.least} clients or more{whom}")
     kinds = {"head statistics": consent.statistics, "Fisher scores": consent.scores}
     allowed += [f"{what}: {'allowed' if may else 'refused'}" for what, may in kinds.items()]
     return [*allowed, "everything beyond is refused by a code, and details stay in this client's log"]

@@ -338,12 +338,12 @@ class RemoteEngine:
 
     def _scores(self, one: Sent, reply: Reply, most: int) -> ScoreReply:
         if isinstance(reply, Failure):
-            return ScoreReply(one.client, None, f"{reply.reason}: {one_line(reply.detail)}", one.bytes_down)
+            return ScoreReply((one.client,), None, f"{reply.reason}: {one_line(reply.detail)}", one.bytes_down)
         self._heed(one, reply)
         payload = reply.get("scores")
         if not isinstance(payload, bytes):
             why = said(reply) if "error" in reply else "found something else"
-            return ScoreReply(one.client, None, f"expected its sums; {why}", one.bytes_down)
+            return ScoreReply((one.client,), None, f"expected its sums; {why}", one.bytes_down)
         return score_reply(one.client, payload, self.federation.num_blocks, most, one.bytes_down, one.note)
 
     def goodbye(self, outcome: str) -> None:

@@ -141,6 +141,7 @@ def join(
         model=None if model is None else str(model),
         device=device,
         consent=read_consent(consent, {"columns": columns or {}, "budget": _known(budget or {})}),
+        key=None if key is None else str(key),
     )
     if dry_run:
         from fedhello.network.dry_run import dry_run as tried

@@ -14,50 +14,19 @@ import torch
 
 from fedhello.client.scoring import ScoreReply, ScoreRequest
 from fedhello.engine.protocol import Contribution, Heads
-from fedhello.engine.secure import groups_of, read_statistics, score_replies
+from fedhello.engine.sums import SecureSums, everywhere, read_scores, read_statistics
 from fedhello.engine.wire import encode_tensors
-from fedhello.errors import PrivacyError, UpdateError
+from fedhello.errors import UpdateError
 from fedhello.model.statistics import PARTS
 from fedhello.network.engine import FAULTS, RemoteEngine, Sent
-from fedhello.network.masks import read_keys, read_object, read_shares, write_encoding, write_keys
+from fedhello.network.masks import read_keys, read_sealed, read_shares, write_keys
 from fedhello.network.messages import Failure, Fields, Reply, one_line
 from fedhello.network.refusals import said
-from fedhello.privacy.masking import PublicKeys, Shares, threshold, unmasked
-from fedhello.privacy.secure import MASKED, SecureRound
+from fedhello.privacy.masking import SECRET, MaskedSum, PublicKeys, Sealed, Shares, seeds_opened
+from fedhello.privacy.secure import MASKED, Opened, SecureRound
 from fedhello.types import Adapter, Rejection, Task, Update
 
 T = TypeVar("T")
-
-
-@dataclass
-class RemoteSum:
-    """The server's side of one sum over a group of clients.
-
-    Attributes:
-        purpose: What is summed.
-        bits: b of the numbers.
-        keys: Client → its public keys.
-        sealed: Client → for each other client, what it encrypted for it, in hexadecimal digits.
-        total: The sum of the masked vectors that came; None before the first.
-        stayed: The clients whose vectors these are.
-    """
-
-    purpose: str
-    bits: int
-    keys: dict[int, PublicKeys] = field(default_factory=dict)
-    sealed: dict[int, dict[int, str]] = field(default_factory=dict)
-    total: np.ndarray | None = None
-    stayed: list[int] = field(default_factory=list)
-
-    def for_client(self, client: int) -> Fields:
-        """Return what a client needs to mask its vector."""
-        received = {str(v): one[client] for v, one in self.sealed.items() if v != client}
-        return {"purpose": self.purpose, "shares": json.dumps(received)}
-
-    def add(self, client: int, masked: np.ndarray) -> None:
-        """Add a masked vector."""
-        self.total = masked if self.total is None else self.total + masked
-        self.stayed.append(client)
 
 
 @dataclass
@@ -69,8 +38,10 @@ class SecureRemoteEngine(RemoteEngine):
     """
 
     agreed: SecureRound | None = None
-    _open: list[RemoteSum] = field(default_factory=list, init=False)
-    _started: int = field(default=0, init=False)
+    _secure: SecureSums = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._secure = SecureSums(self, self._agreed, self.run)
 
     @classmethod
     def over(cls, engine: RemoteEngine, agreed: SecureRound) -> "SecureRemoteEngine":
@@ -86,23 +57,19 @@ class SecureRemoteEngine(RemoteEngine):
 
     def train(self, tasks: Iterable[Task], heads: Heads | None = None) -> Iterator[Update | Rejection]:
         """Let the clients of a round train, and yield the masked vector of each; see ``Engine``."""
-        asked = list(tasks)
+        asked = {task.client: task for task in tasks}
         if not asked:
             return
         self._gather()
-        what = f"round/{asked[0].round}/{asked[0].attempt}"
-        group_of = self._start(what, [task.client for task in asked], 32)
-        encoding = self._agreed.encoding(asked[0].allocation)
-        size, written = 4 * encoding.length, write_encoding(encoding)
-        sent = {}
-        for task in asked:
-            if task.client in group_of:
-                more = {"encoding": written, "ranks": json.dumps(list(task.allocation.ranks))}
-                more |= group_of[task.client].for_client(task.client)
-                sent[task.client] = self._send_task(task, more, size)
-        found = self._vectors(list(sent.values()), size // 4)
-        for task in asked:
-            k, bytes_down = task.client, sent[task.client].bytes_down if task.client in sent else 0
+        first, agreed = next(iter(asked.values())), self._agreed
+        here = self._secure.start(
+            f"round/{first.round}", list(asked), 32, lambda group: agreed.plan({k: asked[k].allocation for k in group})
+        )
+        groups = {k: self._secure.of(k) for k in here}
+        sent = {k: self._send_task(asked[k], _received(one, k), one.size(k)) for k, one in groups.items()}
+        found = self._vectors(list(sent.values()))
+        for k, task in asked.items():
+            bytes_down = sent[k].bytes_down if k in sent else 0
             reply = found.get(k) or Rejection(k, task.round, "lost", "it left before its vector was due")
             if isinstance(reply, Rejection):
                 yield reply
@@ -110,20 +77,21 @@ class SecureRemoteEngine(RemoteEngine):
             masked = torch.frombuffer(bytearray(reply), dtype=torch.int32)
             yield Update(k, task.round, self.members[k].samples, {MASKED: masked}, {}, bytes_down, len(reply))
 
-    def _vectors(self, sent: Sequence[Sent], length: int) -> dict[int, bytes | Rejection]:
+    def _vectors(self, sent: Sequence[Sent]) -> dict[int, bytes | Rejection]:
         """Return, by client, its masked vector, of the first ``clients_per_round`` that come, or why there is none."""
         found: dict[int, bytes | Rejection] = {}
         round_ = max((one.expected.round for one in sent if one.expected is not None), default=0)
         for one, reply in self._replies(sent):
             masked = reply.get("masked") if isinstance(reply, dict) else None
-            if isinstance(masked, bytes) and len(masked) == 4 * length:
+            size = self._secure.of(one.client).size(one.client)
+            if isinstance(masked, bytes) and len(masked) == size:
                 found[one.client] = masked
             elif isinstance(reply, Failure):
                 found[one.client] = Rejection(one.client, round_, reply.reason, one_line(reply.detail), one.bytes_down)
             else:
                 self._heed(one, reply)
                 reason = FAULTS.get(str(reply.get("error")), "failed" if "error" in reply else "malformed")
-                detail = said(reply) if "error" in reply else f"expected a masked vector of {length} numbers"
+                detail = said(reply) if "error" in reply else f"expected a masked vector of {size} bytes"
                 found[one.client] = Rejection(one.client, round_, reason, detail, one.bytes_down)
             if sum(isinstance(vector, bytes) for vector in found.values()) >= self.federation.clients_per_round:
                 break
@@ -132,15 +100,13 @@ class SecureRemoteEngine(RemoteEngine):
             found.setdefault(one.client, late)
         return found
 
-    def unmask(self, vectors: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
+    def unmask(self, vectors: Iterable[tuple[int, np.ndarray]]) -> Opened:
         """Add up the masked vectors of the round, have the masks taken out, and return the sum.
 
         Raises:
             PrivacyError: If too few clients stay in a group.
         """
-        for client, masked in vectors:
-            next(one for one in self._open if client in one.sealed).add(client, masked)
-        return self._opened()
+        return self._secure.opened(vectors)
 
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
         """Yield the head statistics of some clients, or of all who stay, as one sum; see ``Engine``.
@@ -153,12 +119,11 @@ class SecureRemoteEngine(RemoteEngine):
         like = {**self.sums_like, "cells": self.sums_like["counts"]}
         about = {k: payload | {"client": k, "most": self._agreed.most_samples or 0} for k in asked}
         seconds = {k: self._sums_seconds(k, payload) for k in asked}
-        size = sum(like[name].numel() for name in PARTS)
-        total, stayed, up, down = self._added("sums", about, seconds, size)
-        yield Contribution(stayed, read_statistics(total, like), up, down)
+        total, up, down = self._added("sums", about, seconds, sum(like[name].numel() for name in PARTS))
+        yield Contribution(self._secure.stayed, read_statistics(total, like), up, down)
 
     def block_scores(self, request: ScoreRequest) -> Iterator[ScoreReply]:
-        """Yield what the clients that are asked contribute to the Fisher scores; the sum stands with the first of them.
+        """Yield what the clients that are asked contribute to the Fisher scores, as one sum.
 
         Raises:
             PrivacyError: If too few clients stay.
@@ -167,15 +132,15 @@ class SecureRemoteEngine(RemoteEngine):
         asked = {client.id: self._request_fields(request, client) for client in request.clients}
         about = {k: own for k, (own, _) in asked.items()}
         seconds = {k: float(own["seconds"]) for k, own in about.items()}
-        total, stayed, up, down = self._added("scores", about, seconds, self.federation.num_blocks + 1)
-        yield from score_replies(total, stayed, down, up)
+        total, up, down = self._added("scores", about, seconds, self.federation.num_blocks + 1)
+        yield ScoreReply(self._secure.stayed, read_scores(total), "", down, up)
 
     def _added(
         self, kind: str, about: Mapping[int, Fields], seconds: Mapping[int, float], size: int
-    ) -> tuple[np.ndarray, tuple[int, ...], int, int]:
-        """Return the sum of vectors of 64-bit numbers, the clients whose they are, and the bytes up and down."""
-        group_of = self._start(kind, sorted(about), 64)
-        full = {k: about[k] | one.for_client(k) for k, one in group_of.items()}
+    ) -> tuple[np.ndarray, int, int]:
+        """Return the sum of vectors of 64-bit numbers, and the bytes up and down."""
+        here = self._secure.start(kind, sorted(about), 64, everywhere(size, self._agreed.settings.least))
+        full = {k: about[k] | _received(self._secure.of(k), k) for k in here}
 
         def read(k: int, reply: Fields) -> np.ndarray:
             masked = reply.get("masked")
@@ -183,41 +148,42 @@ class SecureRemoteEngine(RemoteEngine):
                 raise UpdateError(f"expected a masked vector of {size} numbers; found something else", "malformed")
             return np.frombuffer(masked, dtype="<u8")
 
-        for k, vector in self._asked(kind, full, read, seconds):
-            group_of[k].add(k, vector)
-        stayed = tuple(sorted(k for one in self._open for k in one.stayed))
+        total = self._secure.opened(self._asked(kind, full, read, seconds)).total
         down = sum(len(value) for own in full.values() for value in own.values() if isinstance(value, (bytes, str)))
-        return self._opened(), stayed, 8 * size * len(stayed), down
+        return total, 8 * size * len(self._secure.stayed), down
 
-    def _start(self, what: str, clients: Sequence[int], bits: int) -> dict[int, RemoteSum]:
-        """Let clients exchange keys and shares, in groups, and return the sum of each; who does not answer has left.
+    def keys(self, one: MaskedSum, clients: Sequence[int]) -> Iterator[tuple[int, PublicKeys]]:
+        """Yield public keys; see ``Steps``."""
+        about = {k: {"purpose": one.purpose, "client": k, "bits": one.bits} for k in clients}
+        return self._asked("keys", about, lambda k, reply: read_keys(str(reply.get("keys"))))
 
-        Raises:
-            PrivacyError: If too few of a group answer.
-        """
-        self._open = []
-        for group in groups_of(clients, self._agreed.settings.group):
-            self._started += 1  # A purpose is used once, also where a round is attempted again.
-            one = RemoteSum(f"{self.run}/{what}/{self._started}", bits)
-            self._exchange(one, group)
-            self._open.append(one)
-        return {k: one for one in self._open for k in one.sealed}
+    def sealed(self, one: MaskedSum) -> Iterator[tuple[int, Sealed]]:
+        """Yield encrypted shares; see ``Steps``."""
+        everybody = json.dumps({str(k): write_keys(keys) for k, keys in one.keys.items()})
+        about = {k: {"purpose": one.purpose, "keys": everybody, "plan": one.told} for k in one.keys}
 
-    def _exchange(self, one: RemoteSum, group: Sequence[int]) -> None:
-        about = {k: {"purpose": one.purpose, "client": k, "bits": one.bits} for k in group}
-        one.keys = dict(self._asked("keys", about, lambda k, reply: read_keys(str(reply.get("keys")))))
-        _check_enough(one.keys, len(group))
-        everybody = json.dumps({str(k): write_keys(keys) for k, keys in sorted(one.keys.items())})
-        about = {k: {"purpose": one.purpose, "keys": everybody} for k in one.keys}
-
-        def read(k: int, reply: Fields) -> dict[int, str]:
-            found = {int(v): text for v, text in read_object(reply.get("shares")).items()}
-            if found.keys() != one.keys.keys() - {k}:
+        def read(k: int, reply: Fields) -> Sealed:
+            found = read_sealed(reply)
+            seeds = len(one.layout.seeds_of(k))
+            if found.shares.keys() != one.keys.keys() - {k} or len(found.commitments) != seeds:
                 raise UpdateError("expected shares for each other client; found others", "malformed")
             return found
 
-        one.sealed = dict(self._asked("shares", about, read))
-        _check_enough(one.sealed, len(group))
+        return self._asked("shares", about, read)
+
+    def shares(self, one: MaskedSum) -> Iterator[tuple[int, Shares]]:
+        """Yield what clients reveal; see ``Steps``."""
+        stayed, order = sorted(one.stayed), list(one.keys)
+        sizes = {v: SECRET * len(seeds_opened(one.layout, v, stayed)) for v in stayed}
+
+        def read(k: int, reply: Fields) -> Shares:
+            revealed = read_shares(reply.get("shares"))
+            own = {v: len(found) for v, found in revealed.own.items()}
+            if revealed.index != 1 + order.index(k) or own != sizes:
+                raise UpdateError("expected shares of those who stayed, with the client's own index", "malformed")
+            return revealed
+
+        return self._asked("unmask", {k: {"purpose": one.purpose, "stayed": json.dumps(stayed)} for k in stayed}, read)
 
     def _asked(
         self,
@@ -240,28 +206,10 @@ class SecureRemoteEngine(RemoteEngine):
                     self._heed(one, reply)
                 self.note(f"client {one.client} leaves a secure sum: {one_line(error)}")
 
-    def _opened(self) -> np.ndarray:
-        """Return the sum over all groups."""
-        parts = [self._result(one) for one in self._open]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
 
-    def _result(self, one: RemoteSum) -> np.ndarray:
-        _check_enough(one.stayed, len(one.keys))
-        stayed, order = json.dumps(sorted(one.stayed)), sorted(one.keys)
-
-        def read(k: int, reply: Fields) -> Shares:
-            revealed = read_shares(reply.get("shares"), len(order))
-            if revealed.index != 1 + order.index(k):
-                raise UpdateError("expected shares with the client's own index; found another", "malformed")
-            return revealed
-
-        about = {k: {"purpose": one.purpose, "stayed": stayed} for k in one.stayed}
-        shares = [revealed for _, revealed in self._asked("unmask", about, read)]
-        total = one.total if one.total is not None else np.zeros(0)
-        return unmasked(total, one.stayed, one.keys, one.sealed, shares, one.purpose.encode(), one.bits)
+def _received(one: MaskedSum, client: int) -> Fields:
+    """Return what a client needs to mask its vector, beside the work."""
+    return {"purpose": one.purpose, "shares": json.dumps({k: own.hex() for k, own in one.received_by(client).items()})}
 
 
 def _answered(reply: Reply) -> Fields:
@@ -275,9 +223,3 @@ def _answered(reply: Reply) -> Fields:
     if "error" in reply:
         raise UpdateError(said(reply))
     return reply
-
-
-def _check_enough(clients: Iterable[int], of: int) -> None:
-    found = len(set(clients))
-    if found < threshold(of):
-        raise PrivacyError(f"expected {threshold(of)} clients to stay in a secure sum; found {found}")

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedhello.client.cost_model import StepCosts
 from fedhello.client.loss import LOSSES
 from fedhello.config.schema import Config
-from fedhello.config.settings import head_settings, statistics_settings, training_settings
+from fedhello.config.settings import head_settings, secure_settings, statistics_settings, training_settings
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.methods import METHODS
@@ -279,7 +279,7 @@ def remote_session(
     shapes = [member.shapes for member in members]
     if costs is not None and config.privacy.secure:
         adapter = model.snapshot(is_shared(config.model.head))
-        costs = masked_costs(costs, adapter, config.train.clients_per_round)
+        costs = masked_costs(costs, adapter, config.train.clients_per_round, secure_settings(config.privacy))
     federation, left_out = federate(empty, everyone, shapes, costs, settings)
     loaded = replace(loaded, config=config, notes=(*loaded.notes, *chosen, *left_out))
     engine = RemoteEngine(

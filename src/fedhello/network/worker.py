@@ -48,7 +48,7 @@ FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "scores": {**_WORK, "samples": int, "batch_size": int},
     "train": _WORK,
     "keys": {"client": int, "purpose": str, "bits": int},
-    "shares": {"purpose": str, "keys": str},
+    "shares": {"purpose": str, "keys": str, "plan": str},
     "unmask": {"purpose": str, "stayed": str},
 }
 """Message → the fields that it must have, and their types."""
@@ -102,17 +102,20 @@ class Worker:
         failure: Why this client cannot take part, if it cannot.
     """
 
-    def __init__(self, prepare: Prepare, watched: bool = True, consent: Consent = DEFAULT_CONSENT) -> None:
+    def __init__(
+        self, prepare: Prepare, watched: bool = True, consent: Consent = DEFAULT_CONSENT, key: str | None = None
+    ) -> None:
         """Make a worker that has not joined a run yet.
 
         Args:
             prepare: Prepares the client.
             watched: Whether this process ends if training exceeds the server's deadline.
-            consent: The owner's, for what is checked before the client is prepared.
+            consent: The owner's, for what is checked before the client is prepared, and in secure sums.
+            key: The file of the client's private key, which signs its keys in secure sums; None without one.
         """
         self.ended: str | None = None
         self.failure: FedhelloError | None = None
-        self._prepare, self._watched, self._consent = prepare, watched, consent
+        self._prepare, self._watched, self._consent, self._key = prepare, watched, consent, key
         self._joined: tuple[str, str] | None = None
         self._client: Prepared | None = None
         self._masks: Masks | None = None
@@ -144,7 +147,7 @@ class Worker:
             if client is None or self._joined != asked:
                 check_sizes(self._consent, *asked)
                 client = self._prepare(*_read(*asked))
-                self._client, self._joined, self._masks = client, asked, _masks(client)
+                self._client, self._joined, self._masks = client, asked, self._masks_of(client)
         except FedhelloError as error:
             return self._cannot(error)
         except Exception as error:  # a restart does not help against wrong messages of a server
@@ -195,6 +198,14 @@ class Worker:
             raise UpdateError("expected a run with privacy.secure; this run has none")
         return {"keys": self._masks.keys, "shares": self._masks.shares, "unmask": self._masks.unmask}[step](fields)
 
+    def _masks_of(self, client: Prepared) -> "Masks | None":
+        if client.secure is None:
+            return None
+        from fedhello.network.masks import Masks
+        from fedhello.network.vouching import read_vouching
+
+        return Masks(client.secure, self._consent.least, read_vouching(self._key, self._consent.trusted))
+
     @contextmanager
     def _watch(self, seconds: float) -> Iterator[None]:
         """End this process after the server's deadline, since hanging training cannot be stopped otherwise."""
@@ -206,14 +217,6 @@ class Worker:
             yield
         finally:
             timer.cancel()
-
-
-def _masks(client: Prepared) -> "Masks | None":
-    if client.secure is None:
-        return None
-    from fedhello.network.masks import Masks
-
-    return Masks(client.secure)
 
 
 def _checked(kind: str, fields: Fields) -> Fields:

@@ -16,8 +16,10 @@ from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.share import capped
 from fedhello.aggregation.sums import SumAggregator
 from fedhello.errors import PrivacyError
+from fedhello.factors import held_part
+from fedhello.privacy.parts import Layout, Plan, laid_out, trained
 from fedhello.privacy.rounds import CLIP
-from fedhello.privacy.vectors import CUT, Encoding, weight_shape
+from fedhello.privacy.vectors import CUT, LEAST, Encoding, weight_shape
 from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Federation, Task, Update
 
@@ -27,7 +29,21 @@ MASKED = "masked"
 LARGEST_LOSS = 100.0
 """A client's mean training loss counts as this much at most."""
 
-Unmask = Callable[[Iterable[tuple[int, np.ndarray]]], np.ndarray]
+
+@dataclass(frozen=True)
+class Opened:
+    """What the server learns of vectors.
+
+    Attributes:
+        total: Their sum modulo 2^b, shape (m,); zeros in parts that are not opened.
+        withheld: The positions of what clients trained, and is not opened.
+    """
+
+    total: np.ndarray
+    withheld: np.ndarray
+
+
+Unmask = Callable[[Iterable[tuple[int, np.ndarray]]], Opened]
 """Adds up masked vectors as they come, by client, has the masks taken out, and returns the sum of the vectors."""
 
 
@@ -38,10 +54,18 @@ class SecureSettings:
     Attributes:
         limit: The largest change of a number in a round; what is beyond is cut off, and counted.
         group: Clients are summed in groups of at most so many, each of which the server learns the sum of.
+        cohorts: Clients send only what they train, and the server learns nothing of what fewer than so many trained;
+            None sends whole vectors, with ``LEAST`` in its place.
     """
 
     limit: float = 2.0
     group: int = 50
+    cohorts: int | None = None
+
+    @property
+    def least(self) -> int:
+        """The fewest clients that may have trained what the server learns the sum of."""
+        return self.cohorts or LEAST
 
 
 @dataclass(frozen=True)
@@ -108,12 +132,61 @@ class SecureRound:
 
     def _heaviest(self, samples: int, allocation: Allocation) -> float:
         """Return W: the weight of a client that has the most samples and trains everything."""
-        one = replace(self.federation.clients[0], samples=samples, classes=())
-        everything = self._everything(allocation)
-        zeros = {name: torch.zeros_like(self.adapter.tensors[name]) for name in self.adapter.names(everything)}
-        update, sums = Update(one.id, 0, samples, zeros, {"batches": float(samples)}), WeightedMean()
-        self.aggregator.contribute(self._context(one.id, everything, self.adapter), update, sums)
+        sums = self._constant(self._everything(allocation), 0.0, samples)
         return max(float(total.max()) for total in sums.totals.values())
+
+    def _constant(self, allocation: Allocation, value: float, samples: int = 1) -> WeightedMean:
+        """Return what a client with all classes would contribute if training gave it one value everywhere."""
+        one, held = self.federation.clients[0].id, held_part(self.adapter, allocation)
+        tensors = {name: torch.full_like(held.tensors[name], value) for name in held.names(allocation)}
+        context, sums = self._context(one, allocation, self.adapter), WeightedMean()
+        context = replace(context, federation=replace(self.federation, class_rows=()))
+        self.aggregator.contribute(context, Update(one, 0, samples, tensors, {"batches": float(samples)}), sums)
+        return sums
+
+    def support(self, allocation: Allocation, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
+        """Return, for each weight of a vector, whether a client adds to it, and whether its training changes it.
+
+        The second is less than the first where a rule pads what a client lacks. Classes are left aside: what clients
+        hold of them is not told to others.
+
+        Args:
+            allocation: The client's.
+            encoding: Of the round.
+
+        Returns:
+            Twice bool, shape (weights,).
+        """
+        zeros, ones = self._constant(allocation, 0.0), self._constant(allocation, 1.0)
+        sends, _ = encoding.by_weight(ones)
+        change = {name: value - zeros.sums[name] for name, value in ones.sums.items()}
+        if not self.aggregator.counts:  # what everybody adds besides its values
+            change |= {
+                name: torch.ones_like(value) for name, value in change.items() if name not in self.adapter.block_of
+            }
+        return sends, encoding.by_weight(WeightedMean(change, ones.totals))[1]
+
+    def plan(self, allocations: Mapping[int, Allocation]) -> Plan:
+        """Return what the clients of a group are told before they mask their updates.
+
+        Args:
+            allocations: Client → its allocation, of those in the group.
+        """
+        told = {k: trained(allocations[k]) for k in sorted(allocations)}
+        encoding = self.encoding(next(iter(told.values())))
+        whole = self.settings.cohorts is None
+        return Plan(tuple(told), encoding.length, self.settings.least, whole, encoding, told)
+
+    def layout(self, plan: Plan) -> Layout:
+        """Return the parts that a plan leads to; server and clients compute them alike.
+
+        Args:
+            plan: As told.
+
+        Raises:
+            PrivacyError: If the clients are too few, or the plan does not say what each of them trains.
+        """
+        return laid_out(plan, self.support)
 
     def _context(
         self, client: int, allocation: Allocation, adapter: Adapter, clip: float | None = None
@@ -169,13 +242,13 @@ def secure_mean(
         return agreed.aggregator.finish(context, WeightedMean()) if noised else context.then({})
     encoding = agreed.encoding(next(iter(context.allocations.values())))
     try:
-        total = unmask((update.client, update.tensors[MASKED].numpy().view("<u4")) for update in updates)
+        opened = unmask((update.client, update.tensors[MASKED].numpy().view("<u4")) for update in updates)
     except PrivacyError as error:
         if noised:
             flag = f"the secure sum failed, and counts as zero: {error}"
             return replace(agreed.aggregator.finish(context, WeightedMean()), flags=(flag,))
         return replace(context.then({}), failed=f"the secure sum failed: {error}")
-    change, numbers = encoding.decode(total)
+    change, numbers = encoding.decode(opened.total)
     sums = _moved(change, agreed.aggregator.reference(context)) if agreed.aggregator.linear else change
     result = agreed.aggregator.finish(context, sums)
     flags = result.flags
@@ -184,8 +257,15 @@ def secure_mean(
             f"{numbers[CUT]:.0f} numbers of clients' sums were beyond privacy.limit = {encoding.limit:g}, and count as "
             "that much",
         )
+    if len(opened.withheld):
+        blocks = {context.adapter.block_of.get(name.split("/")[-1]) for name in encoding.names_at(opened.withheld)}
+        where = ", ".join("the head" if block is None else f"block {block}" for block in sorted(blocks, key=str))
+        flags += (
+            f"{len(opened.withheld)} numbers of {where} were trained by fewer than {agreed.settings.least} clients of "
+            f"a sum, so they are withheld, and {'count as zero' if noised else 'stay as they were'}",
+        )
     if noised:
-        return result
+        return replace(result, flags=flags)
     return replace(result, flags=flags, train_loss=numbers["loss"] / max(numbers["samples"], 1.0))
 
 

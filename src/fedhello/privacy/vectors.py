@@ -1,7 +1,7 @@
 """Contributions as vectors of whole numbers: what secure aggregation adds up.
 
-All clients of a round send one vector of the same length m: Σ w x and Σ w of every tensor, zeros where a client
-trained nothing, and the sums of a few numbers such as n·loss. A number v within ± V becomes, with b = 32 bits and n
+A client's contribution to a round is a vector of length m: Σ w x and Σ w of every tensor, zeros where it trained
+nothing, and the sums of a few numbers such as n·loss. A number v within ± V becomes, with b = 32 bits and n
 clients,
 
     q = round(v / V · Q),        Q = ⌊(2^(b−1) − 1) / n⌋
@@ -120,6 +120,55 @@ class Encoding:
         cut = int((scaled.abs() > self.largest).sum())
         whole = torch.cat([scaled.clamp(-self.largest, self.largest), (weights * per_weight).round()]).numpy()
         return np.append(whole.astype(np.int64), min(cut, self.largest)).astype("<u4")
+
+    def spread(self, kinds: np.ndarray) -> np.ndarray:
+        """Return what each weight is of, for all numbers of a vector.
+
+        Args:
+            kinds: One for each weight, and one for the single numbers; shape (weights + 1,).
+
+        Returns:
+            Shape (m,).
+        """
+        found, at = [], 0
+        for name, shape in self.shapes.items():
+            weight_shape = self.weight_shapes[name]
+            own = kinds[at : at + math.prod(weight_shape)].reshape(weight_shape)
+            found.append(np.broadcast_to(own, shape).reshape(-1))
+            at += own.size
+        single = kinds[-1:]
+        counted = [kinds[:-1], single] if self.counts else []
+        return np.concatenate([*found, single.repeat(len(self.numbers)), *counted])
+
+    def names_at(self, positions: np.ndarray) -> list[str]:
+        """Return the names of the tensors that some numbers of a vector are values of, in order.
+
+        Args:
+            positions: In the vector.
+        """
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes.values()])
+        found = np.unique(np.searchsorted(ends, positions[positions < self.sizes[0]], side="right"))
+        names = list(self.shapes)
+        return [names[i] for i in found]
+
+    def by_weight(self, sums: WeightedMean) -> tuple[np.ndarray, np.ndarray]:
+        """Return, for each weight, whether a contribution has it, and whether it has values other than zero there.
+
+        Args:
+            sums: The contribution.
+
+        Returns:
+            Twice bool, shape (weights,).
+        """
+        weighs, values = [], []
+        for name, shape in self.shapes.items():
+            weight_shape = self.weight_shapes[name]
+            weighs.append(_flat(sums.totals.get(name), weight_shape).numpy() > 0)
+            nonzero = _flat(sums.sums.get(name), shape).reshape(shape).numpy() != 0
+            aligned = (1,) * (len(shape) - len(weight_shape)) + weight_shape
+            shared = tuple(axis for axis, size in enumerate(aligned) if size == 1)
+            values.append(nonzero.any(axis=shared).reshape(-1))
+        return np.concatenate(weighs), np.concatenate(values)
 
     def decode(self, total: np.ndarray) -> tuple[WeightedMean, dict[str, float]]:
         """Return what a sum of vectors stands for: the sum of the contributions, and the single numbers.

@@ -20,7 +20,7 @@ class Scorer:
 
     Attributes:
         session: The session.
-        replies: One per client asked since the last record.
+        replies: Those of the clients asked since the last record.
     """
 
     session: Session
@@ -54,7 +54,7 @@ class Scorer:
         if state.scores is None:
             raise EngineError(
                 f"expected Fisher scores from the clients of round {state.round + 1}; none came "
-                f"({'; '.join(f'client {reply.client}: {reply.note}' for reply in self.replies)}). Fix what they "
+                f"({'; '.join(f'{reply.who}: {reply.note}' for reply in self.replies)}). Fix what they "
                 "report, or score on the server: method.scores=proxy with data.proxy > 0."
             )
         return state.scores
@@ -82,9 +82,9 @@ def noted(replies: Sequence[ScoreReply]) -> list[str]:
     lines = []
     for reply in replies:
         if reply.sums is None:
-            lines.append(f"the Fisher scores do not include client {reply.client}: {reply.note}")
+            lines.append(f"the Fisher scores do not include {reply.who}: {reply.note}")
         elif reply.note:
-            lines.append(f"client {reply.client} exceeds its memory budget when scoring: {reply.note}")
+            lines.append(f"{reply.who} exceeds its memory budget when scoring: {reply.note}")
     if replies and all(reply.sums is None for reply in replies):
         lines.append("no client of the round contributes Fisher scores; the previous scores are used")
     return lines

@@ -61,12 +61,12 @@ from fedhello.setup.checks import (
 from fedhello.setup.clients import Batches, clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
-from fedhello.setup.masking import agreed_round, masked_costs, secured
+from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, first_clip, private_notes
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import BoundMethod, with_fixed_head
-from fedhello.types import Budget, Federation
+from fedhello.types import Adapter, Budget, Federation
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,9 @@ def _prepared(config: Config, given: Objects) -> Session:
     budgets = budgets_of(config)
     costs = step_costs(model, settings, head_settings(config.model), budgets, config.train.activations, answer)
     if costs is not None and config.privacy.secure:
-        costs = masked_costs(costs, model.snapshot(is_shared(config.model.head)), config.train.clients_per_round)
+        costs = masked_costs(
+            costs, _global(config, model), config.train.clients_per_round, secure_settings(config.privacy)
+        )
     budgets, measured = with_speeds(budgets, model, costs, settings.autocast == "bfloat16", answer)
     config = _with_speeds(config, budgets)
     empty = empty_federation(_pooled(config) if method.pooled else config, model)
@@ -194,10 +196,14 @@ def agreed_on(loaded: Loaded, federation: Federation) -> SecureRound:
     aggregator = loaded.row.bind(**config.method.options).aggregate
     if loaded.private is not None and loaded.private.rounds is not None:
         aggregator = loaded.method.aggregate
-    adapter = loaded.model.snapshot(is_shared(config.model.head))
+    adapter = _global(config, loaded.model)
     # Contributions to a private release are clipped already, whatever the number of samples.
     max_share = config.defence.max_share if config.privacy.epsilon is None else None
     return agreed_round(aggregator, federation, adapter, secure_settings(config.privacy), max_share)
+
+
+def _global(config: Config, model: LoraModel) -> Adapter:
+    return model.snapshot(is_shared(config.model.head))
 
 
 def budgets_of(config: Config) -> tuple[Budget, ...]:
@@ -276,6 +282,8 @@ def assemble(
     if config.method.options.get("pattern") == "auto":
         pattern, reason = chosen_pattern("auto", federation.tiers)
         notes.append(f"method.pattern: auto is {pattern}, since {reason}")
+    if config.privacy.secure:
+        notes.append(upload_note(_global(config, model), secure_settings(config.privacy)))
     asked = questions(loaded.data, held_out.test, config.data.answers)
     prompt_tokens = longest_prompt(model, config.data.max_length, config.data.answer_tokens) if asked else 0
     if asked:
