@@ -4,8 +4,9 @@ import pytest
 from hostile import told_at, work_for
 
 import fedhello as fh
-from fedhello.network.client import ClientOptions, prepare_client
+from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.preparation import prepare_client
 from fedhello.network.worker import Worker
 
 

@@ -17,10 +17,11 @@ from fedhello.data.sources import training_table
 from fedhello.engine.wire import RUN_ID, encode_tensors, encode_update
 from fedhello.errors import ConfigError
 from fedhello.formatting import human_bytes
-from fedhello.network.client import ClientOptions, prepare_client
+from fedhello.network.client import ClientOptions
 from fedhello.network.consent import described
 from fedhello.network.messages import PROBE, Fields, invitation
 from fedhello.network.own_data import own_source
+from fedhello.network.preparation import prepare_client
 from fedhello.network.refusals import SENTENCES
 from fedhello.network.worker import Prepared, Worker
 from fedhello.types import Allocation, Update
