@@ -37,6 +37,7 @@ from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.head import is_shared
 from fedhello.model.injection import Admit
+from fedhello.model.sources import cached_commit
 from fedhello.network.client import ClientOptions
 from fedhello.network.consent import check_invitation
 from fedhello.network.limits import Limits, check_adapter
@@ -110,6 +111,10 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         answer,
         moments(settings),
     )
+    statistics = statistics_settings(config)
+    if source is not None and not config.privacy.secure:  # the server has the data of a part
+        consent = options.consent
+        statistics = replace(statistics, own_least=consent.least_per_class, enough=consent.least_for_moments)
     return Prepared(
         model,
         samples,
@@ -117,7 +122,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         facts,
         config.run.seed,
         initial,
-        statistics_settings(config),
+        statistics,
         _secure(config, model, facts, method) if config.privacy.secure else None,
         limits,
     )
@@ -136,13 +141,7 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int)
     raw = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
     asked, source, kind = _kind_asked(raw.get("data", {})), None, None
     model, data, run = (raw.setdefault(key, {}) for key in ("model", "data", "run"))
-    if options.model is not None:
-        model |= {"name": options.model, "revision": None}
-    elif not _is_public(str(model.get("name"))):
-        raise ModelError(
-            "expected the model's folder on this client (--model), since the server's model is a path: "
-            f"{model.get('name')!r}"
-        )
+    _name_model(options, model)
     if options.data is not None:
         data["name"] = options.data
     elif not _is_public(str(data.get("name"))):
@@ -169,6 +168,23 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int)
             "--response)."
         )
     return config, source
+
+
+def _name_model(options: ClientOptions, model: dict[str, Any]) -> None:
+    """Put the client's own model into a server's section ``model``, or the commit of the server's that is here already.
+
+    Raises:
+        ModelError: If the server names a model by a path, and the client has none of its own.
+    """
+    name, revision = str(model.get("name")), model.get("revision")
+    if options.model is not None:
+        model |= {"name": options.model, "revision": None}
+    elif not _is_public(name):
+        raise ModelError(
+            f"expected the model's folder on this client (--model), since the server's model is a path: {name!r}"
+        )
+    elif options.consent.models is None and is_hub_id(name):  # no newer commit is downloaded
+        model["revision"] = cached_commit(name, revision and str(revision)) or revision
 
 
 def _kind_asked(data: object) -> Kind | None:

@@ -95,13 +95,11 @@ class Participant:
         client: Its id, u.
         purpose: What is summed, such as run, round and attempt; keys of one purpose are of no use for another.
         bits: b, 32 or 64.
-        least: Of fewer clients it takes no part in a sum.
     """
 
     client: int
     purpose: bytes
     bits: int
-    least: int = LEAST
     _b: bytes = field(init=False, repr=False)
     _s: bytes = field(init=False, repr=False)
     _c: X25519PrivateKey = field(init=False, repr=False)
@@ -131,8 +129,8 @@ class Participant:
         """
         self._take("share", "mask")
         n, all_keys = len(keys), [key for one in keys.values() for key in (one.encryption, one.masks)]
-        if n < self.least:
-            raise PrivacyError(f"expected at least {self.least} clients in a sum; found {n}")
+        if n < LEAST:
+            raise PrivacyError(f"expected at least {LEAST} clients in a sum; found {n}")
         if keys.get(self.client) != self._public() or len(set(all_keys)) < 2 * n:
             raise PrivacyError("expected the keys of different clients, this one's own among them; found others")
         self._keys = dict(sorted(keys.items()))
