@@ -155,7 +155,7 @@ def test_distillation_needs_three_classes(workplace):
 
 
 def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place, monkeypatch, capsys):
-    monkeypatch.setattr("fedhello.client.calibration.measure_speed", lambda *_: 9e6)
+    monkeypatch.setattr("fedhello.network.preparation.measure_speed", lambda *_: 9e6)
     told = json.loads(_invitation(load(served(load_config(place / "net.yaml", ["data.proxy=3"]))), "r")["config"])
     options = ClientOptions("a", data="texts.csv", part=0, model="tiny")
     assert prepare_client(options, told, ["apple", "iron", "river"]).facts.speed == 1e8
