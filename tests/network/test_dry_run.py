@@ -53,6 +53,13 @@ def test_the_sizes_are_those_of_the_messages(place):
     )
 
 
+def test_under_secure_sums_the_sizes_of_masked_sums_are_open_and_that_is_said(place):
+    raw = json.loads(told_at(place, privacy={"secure": True})["config"])
+    found = fh.join(data="texts.csv", name="a", model="tiny", dry_run=True, config=raw).to_dict()
+    assert sizes(found["messages"]["sums"])["sums"] is None
+    assert any("the server sees those over several clients alone" in note for note in found["notes"])
+
+
 def test_without_a_configuration_names_are_known_and_sizes_are_not(place, call):
     code, out, err = call(place, "client", "--dry-run", "--data", "texts.csv", "--no-scores", "--labels", "metal")
     assert (code, err) == (0, "")
