@@ -72,7 +72,7 @@ def calibrated_once():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedhello.client.calibration.calibrate", calibrate)  # clients of a network import it late
+        patch.setattr("fedhello.network.preparation.calibrate", calibrate)
         patch.setattr("fedhello.setup.training.calibrate", calibrate)
         yield
 

@@ -17,7 +17,8 @@ SHOWN = {"as_json", "quiet", "console"}
 CONFIG = {"words": {"config", "overrides"}}
 COLUMNS = {name: {"columns"} for name in ("text", "label", "image", "prompt", "response")}
 CONSENT = {
-    name: {"consent"} for name in ("labels", "epochs", "download", "tasks", "models", "statistics", "scores", "secure")
+    name: {"consent"}
+    for name in ("labels", "epochs", "download", "tasks", "models", "statistics", "least_per_class", "scores", "secure")
 }
 LIMITS = {name: {"budget"} for name in ("memory", "upload", "seconds", "blocks", "rank")}
 

@@ -1,6 +1,7 @@
 """The command line as a whole: its commands, its errors and its exit codes."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,10 @@ def test_the_command_alone_shows_its_help(call, tmp_path):
     code, out, _ = call(tmp_path)
     assert code == 0
     assert "Usage" in out
+
+
+def test_the_package_runs_as_a_module(monkeypatch):
+    ran = []
+    monkeypatch.setattr(main, "main", lambda: ran.append("main"))
+    runpy.run_module("fedhello.cli", run_name="__main__")
+    assert ran == ["main"]

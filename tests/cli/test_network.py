@@ -26,7 +26,8 @@ def test_what_a_client_says_of_itself_reaches_the_connection(call, tmp_path, mon
     code, _, err = call(
         tmp_path, "client", "--server", "[::1]:8000", "--data", "mine.csv", "--memory", "4GB", "--blocks", "2",
         "--name", "berlin", "--label", "topic", "--text", "p", "--text", "q", "--no-scores",
-        "--download", "1MB", "--ca", "ca.crt", "--log", "flower.log",
+        "--download", "1MB", "--least-per-class", "3", "--models", "org/*",
+        "--ca", "ca.crt", "--log", "flower.log",
     )  # fmt: skip
     assert (code, err) == (0, "")
     ((connection, options, _, log),) = taken
@@ -34,7 +35,7 @@ def test_what_a_client_says_of_itself_reaches_the_connection(call, tmp_path, mon
     assert (options.name, options.data) == ("berlin", "mine.csv")
     consent = fh.Consent(
         columns={"text": ["p", "q"], "label": "topic"}, budget={"memory": "4GB", "blocks": 2}, scores=False,
-        download=10**6,
+        download=10**6, least_per_class=3, models=["org/*"],
     )  # fmt: skip
     assert options.consent == consent
     assert str(log) == "flower.log"

@@ -4,6 +4,8 @@ import pytest
 from hostile import client_of, told_at, work_for
 
 from fedhello.allocation.needs import needs
+from fedhello.client.memory import RESERVE
+from fedhello.network.limits import TOLERANCE
 from fedhello.types import Allocation
 
 
@@ -43,6 +45,26 @@ def test_a_task_beyond_the_predicted_memory_is_refused(place, untrained):
     whole = needs(ready.client.limits.costs, Allocation(ALL)).memory_bytes
     worker, ready = client_of(budget={"memory": int(whole / 1.3)})
     assert "facts" in worker.answer("join", told_at(place))
+    untrained()
+    assert worker.answer("train", work_for(ready.client, ALL)) == {"error": "over budget"}
+
+
+DORA = {"lora": {"rank": 4, "alpha": 4, "dora": True}}
+
+
+@pytest.mark.parametrize("limit", ["memory", "upload"])
+def test_where_costs_are_not_predicted_what_trains_has_to_fit(place, untrained, limit):
+    """Values, gradients and the optimiser's moments of DoRA's factors, magnitudes and head."""
+    worker, ready = client_of()
+    worker.answer("join", told_at(place, model=DORA))
+    tensors = ready.client.model.snapshot(share_head=True).tensors
+    assert any("magnitude" in name for name in tensors)
+    size = sum(value.nbytes for value in tensors.values())
+    most = {"memory": int((RESERVE + 3 * size - 1000) / TOLERANCE), "upload": size - 1}[limit]
+    worker, ready = client_of(budget={limit: most})
+    assert "facts" in worker.answer("join", told_at(place, model=DORA))
+    assert "update" in worker.answer("train", work_for(ready.client, (0, 1)))
+    assert "update" in worker.answer("train", work_for(ready.client, ALL, components=(1,)))
     untrained()
     assert worker.answer("train", work_for(ready.client, ALL)) == {"error": "over budget"}
 

@@ -19,7 +19,7 @@ def unloaded(monkeypatch):
     def load(*_):
         pytest.fail("it loads the model")
 
-    monkeypatch.setattr("fedhello.setup.model.load_model", load)
+    monkeypatch.setattr("fedhello.network.preparation.load_model", load)
 
 
 HUGE = [
@@ -33,6 +33,21 @@ def test_a_configuration_beyond_all_measure_is_refused_before_the_model_is_there
     worker, _ = client_of()
     assert worker.answer("join", told_at(place, **sections)) == {"error": "not allowed"}
     assert "as this client's owner allows" in str(worker.failure)
+
+
+@pytest.mark.parametrize(
+    ("consent", "free", "code"),
+    [({"download": "200kB"}, 10**9, "not allowed"), ({"budget": {"memory": "200kB"}}, 10**9, "over budget"),
+     ({}, 10**6, "over budget")],
+)  # fmt: skip
+def test_an_adapter_too_large_for_the_client_is_refused_before_it_is_made(place, monkeypatch, consent, free, code):
+    """Rank 1024 on all linear layers is within ``most_rank``, and takes as much memory as the model is large."""
+    large = told_at(place, model={"lora": {"rank": 1024, "alpha": 8, "targets": "all-linear"}})
+    monkeypatch.setattr("fedhello.network.preparation._free_memory", lambda device: free)
+    monkeypatch.setattr("fedhello.model.injection.LoraModel", lambda *_: pytest.fail("it makes the adapter"))
+    for brought in ({}, {"part": 0}):
+        worker, _ = client_of(**consent, **brought)
+        assert worker.answer("join", large) == {"error": code}
 
 
 def peak_of(action):

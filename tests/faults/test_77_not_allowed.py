@@ -1,12 +1,15 @@
 """Case 77: what the owner has not allowed is refused by a code, and the server's user is told."""
 
+import shutil
+
 import pytest
 from hostile import client_of, told_at, work_for
 from machines import CONFIG
 
 from fedhello.errors import UpdateError
-from fedhello.network.client import ClientOptions, prepare_client
+from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.preparation import prepare_client
 from fedhello.network.registry import read_client_info
 from fedhello.network.server import play_over
 from fedhello.network.worker import Worker
@@ -34,6 +37,7 @@ def test_statistics_and_scores_leave_only_if_they_may(place):
     [
         ({"tasks": ["images"]}, "tiny", {}),
         ({"models": ["embedded:*"]}, None, {"model": {"name": "someone/model"}}),
+        ({}, None, {"model": {"name": "someone/model"}}),
         ({"models": []}, None, {"model": {"name": "embedded:minilm"}}),
         ({"secure": True}, "tiny", {}),
         ({"epochs": 2}, "tiny", {"train": {"epochs": 3}}),
@@ -45,6 +49,22 @@ def test_a_run_that_the_owner_does_not_allow_is_not_joined_and_that_is_said(plac
     assert reply == {"error": "not allowed"}
     with pytest.raises(UpdateError, match="its owner does not allow what was asked"):
         read_client_info(reply, 2)
+
+
+def test_a_model_that_is_here_may_be_named_and_no_newer_one_is_downloaded(place, monkeypatch):
+    commit, repository = "01234567" * 5, place / "hub" / "models--some--model"
+    shutil.copytree(place / "tiny", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place / "hub"))
+    named = told_at(place, model={"name": "some/model"})
+    worker, ready = client_of(model=None)
+    assert "facts" in worker.answer("join", named)
+    assert ready.client.model.source.revision == commit
+    (repository / "snapshots" / commit / "model.safetensors").unlink()
+    worker, _ = client_of(model=None)
+    assert worker.answer("join", named) == {"error": "not allowed"}
+    assert "To let it be downloaded, start the client with --models some/model" in str(worker.failure)
 
 
 def test_a_run_goes_on_without_the_statistics_of_one_who_keeps_them(place):

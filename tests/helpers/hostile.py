@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from machines import CONFIG
 
 from fedhello.engine.wire import encode_task
-from fedhello.network.client import ClientOptions, prepare_client
+from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.preparation import prepare_client
 from fedhello.network.server import _invitation
 from fedhello.network.worker import Worker
 from fedhello.setup.prepare import load
@@ -27,9 +28,9 @@ def told_at(place, labels=LABELS, **sections):
     return fields | {"config": json.dumps(raw), "labels": json.dumps(list(labels))}
 
 
-def client_of(data="texts.csv", model="tiny", **consent):
+def client_of(data="texts.csv", model="tiny", part=None, **consent):
     """Return a client that has not joined yet, and what it has prepared so far."""
-    options = ClientOptions("a", data, model=model, consent=Consent(**consent))
+    options = ClientOptions("a", data, part, model, consent=Consent(**consent))
     ready = SimpleNamespace(client=None)
 
     def prepare(raw, labels):

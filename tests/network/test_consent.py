@@ -33,6 +33,7 @@ def test_a_file_and_flags_beside_it(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"least_for_moments": "few"}, "least_for_moments"), ({"least_per_class": 0}, "least_per_class"),
         ({"epoch": 3}, "unknown key epoch. Did you mean epochs"), ({"epochs": 0}, "epochs: .*1"),
         ({"download": "much"}, "download: expected bytes with a unit"), ({"tasks": ["dance"]}, "tasks"),
         ({"budget": {"memory": "much"}}, "bytes with a unit"), ({"columns": {"group": "a"}}, "columns"),
@@ -71,6 +72,7 @@ def test_the_limit_itself_is_allowed_and_one_more_is_not():
 
 
 def test_every_limit_is_described():
+    assert "models: embedded, or on this machine already" in " ".join(described(fh.Consent()))
     lines = " ".join(described(fh.Consent(labels=["a"], budget={"blocks": 1}, statistics=False, secure=True)))
     for part in ("labels: a;", '"blocks": 1', "head statistics: refused", "Fisher scores: allowed", "secure sums only"):
         assert part in lines or (part == "secure sums only" and "only runs with secure sums" in lines)

@@ -1,11 +1,14 @@
 import json
 
 import pytest
+import safetensors.torch
 from hostile import told_at, work_for
 
 import fedhello as fh
-from fedhello.network.client import ClientOptions, prepare_client
+from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.leaves import answers
+from fedhello.network.preparation import prepare_client
 from fedhello.network.worker import Worker
 
 
@@ -33,20 +36,35 @@ def test_the_sizes_are_those_of_the_messages(place):
     joined = worker.answer("join", fields)
     assert {one["name"] for one in found["join"]} == {"probe", *(f"facts.{n}" for n in json.loads(joined["facts"]))}
     assert sizes(found["join"])["probe"] == len(joined["probe"])
-    assert sizes(found["sums"]) == {"sums": len(worker.answer("sums", {"client": 0, "run": "r"})["sums"])}
+    sums = worker.answer("sums", {"client": 0, "run": "r"})["sums"]
+    parts = {f"sums.{name}": value.nbytes for name, value in safetensors.torch.load(sums).items()}
+    assert sizes(found["sums"]) == {"sums": len(sums), **parts}
     work = work_for(client, (1, 2))
     scores = worker.answer("scores", work | {"samples": 4, "batch_size": 2})
-    assert sizes(found["scores"]) == {"scores": len(scores["scores"])}
+    assert sizes(found["scores"])["scores"] == len(scores["scores"])
     update = worker.answer("train", work)["update"]
     assert abs(sizes(found["train"])["update"] - len(update)) <= 64  # the run's id has at most 32 characters
     assert sum("lora_" in name for name in sizes(found["train"])) == 8
+    listed = {one.field for kind in ("join", "sums", "scores", "train") for one in answers(kind)}
+    shown = {one["name"] for leaving in found.values() for one in leaving}
+    assert listed <= shown
+    assert all(
+        name.startswith("update.tensors.") for name in shown - listed - found.keys() - {"update", "(empty)", "error"}
+    )
+
+
+def test_under_secure_sums_the_sizes_of_masked_sums_are_open_and_that_is_said(place):
+    raw = json.loads(told_at(place, privacy={"secure": True})["config"])
+    found = fh.join(data="texts.csv", name="a", model="tiny", dry_run=True, config=raw).to_dict()
+    assert sizes(found["messages"]["sums"])["sums"] is None
+    assert any("the server sees those over several clients alone" in note for note in found["notes"])
 
 
 def test_without_a_configuration_names_are_known_and_sizes_are_not(place, call):
     code, out, err = call(place, "client", "--dry-run", "--data", "texts.csv", "--no-scores", "--labels", "metal")
     assert (code, err) == (0, "")
     for part in ("labels: metal;", "Fisher scores: refused", "scores: refused, so nothing but a code",
-                 "facts.samples: number of samples = at most 40", "no text"):  # fmt: skip
+                 "facts.samples: number of its samples = at most 40", "no text"):  # fmt: skip
         assert part in out
     code, out, _ = call(place, "client", "--dry-run", "--data", "texts.csv", "--json")
     found = json.loads(out)

@@ -136,6 +136,21 @@ def test_other_frozen_weights_and_other_messages_are_refused():
     flower.prepare(flower.with_lora(other, rank=2), message(Allocation((2,))))
 
 
+def test_arrays_of_a_higher_rank_or_other_shapes_are_refused_before_the_model_takes_them():
+    for made in (lambda r: flower.with_lora(plain(), rank=r), lambda r: plain_net(rank=r, head="classifier")):
+        model = made(2)
+        flower.prepare(model, message(Allocation((2,)), made(1)))
+        before = {name: tuple(value.shape) for name, value in model.named_parameters()}
+        wide = message(Allocation((2,)), made(3))
+        other = message(Allocation((2,)), made(2))
+        name = next(name for name in other.content["arrays"] if name.endswith("lora_B.weight"))
+        other.content["arrays"][name] = as_arrays({"x": torch.zeros(1, 2)})["x"]
+        for odd in (wide, other):
+            with pytest.raises(ModelError, match="this model's adapter, of no higher rank; found base_model"):
+                flower.prepare(model, odd)
+        assert {name: tuple(value.shape) for name, value in model.named_parameters()} == before
+
+
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
@@ -190,10 +205,10 @@ class Net(torch.nn.Module):
         return self.classifier(self.body(x).mean(dim=1))
 
 
-def plain_net(**more):
+def plain_net(rank=2, **more):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return flower.with_lora(Net(), rank=2, targets=["linear1", "linear2"], **more)
+        return flower.with_lora(Net(), rank=rank, targets=["linear1", "linear2"], **more)
 
 
 def test_a_plain_module_trains_what_is_allocated_and_its_adapter_counts_in_evaluation():

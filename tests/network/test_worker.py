@@ -3,8 +3,9 @@ import re
 import pytest
 
 from fedhello.errors import ConfigError, DataError, EngineError
-from fedhello.network.client import ClientOptions, prepare_client
+from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.preparation import prepare_client
 from fedhello.network.server import _invitation
 from fedhello.network.worker import FIELDS, Worker
 from fedhello.setup.prepare import load

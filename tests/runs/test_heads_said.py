@@ -14,7 +14,8 @@ HEAD_ONLY = ["method.name=head-only", "train.rounds=1"]
 def test_the_line_says_from_what_and_how_the_head_was_solved():
     change = HeadChange(20, 1360, 1, 1, shrinkage=0.3, temperature=0.345, loss=0.3834, left_out=7)
     assert head_line(change, HeadSettings(), 2) == (
-        "head: solved from 1,360 samples of 20 clients; 7 samples left out by model.least=2; solver lda, "
+        "head: solved from 1,360 samples of 20 clients; 7 samples left out by clients with few of their class "
+        "(model.least=2); solver lda, "
         "shrinkage 0.3, temperature 0.345, −log p 0.383 on validation"
     )
 
@@ -48,6 +49,6 @@ def test_a_run_counts_what_least_leaves_out_and_notes_it(workplace, call):
         expected = sum(n for n in histogram if n < least)
         assert (change["left_out"], change["samples"]) == (expected, sum(histogram) - expected)
         (line,) = [note for note in summary["notes"] if note.startswith("head: solved from")]
-        assert ("left out by model.least" in line) == (expected > 0)
+        assert ("(model.least=" in line) == (expected > 0)
         assert line in (workplace / "runs" / f"least-{least}" / "log.txt").read_text()
     assert any(n < 6 for n in histogram)

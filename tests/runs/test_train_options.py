@@ -12,7 +12,8 @@ from fedhello.aggregation.server import STEPS, ServerStep
 from fedhello.config.load import load_config
 from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError
-from fedhello.network.client import ClientOptions, prepare_client
+from fedhello.network.client import ClientOptions
+from fedhello.network.preparation import prepare_client
 from fedhello.network.server import _invitation, served
 from fedhello.runs.folder import RunFolder
 from fedhello.setup.prepare import load, prepare
@@ -154,7 +155,7 @@ def test_distillation_needs_three_classes(workplace):
 
 
 def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place, monkeypatch, capsys):
-    monkeypatch.setattr("fedhello.client.calibration.measure_speed", lambda *_: 9e6)
+    monkeypatch.setattr("fedhello.network.preparation.measure_speed", lambda *_: 9e6)
     told = json.loads(_invitation(load(served(load_config(place / "net.yaml", ["data.proxy=3"]))), "r")["config"])
     options = ClientOptions("a", data="texts.csv", part=0, model="tiny")
     assert prepare_client(options, told, ["apple", "iron", "river"]).facts.speed == 1e8

@@ -40,6 +40,43 @@ Prompt = Annotated[str | None, typer.Option("--prompt", help="Column of prompts,
 Response = Annotated[str | None, typer.Option("--response", help="Column of responses, or a template.")]
 
 
+Consent = Annotated[Path | None, typer.Option("--consent", help="YAML file with all that you consent to.")]
+
+
+Labels = Annotated[list[str] | None, typer.Option("--labels", help="Label that may be used; repeatable.")]
+
+
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the data per round at most.")]
+
+
+Download = Annotated[str | None, typer.Option("--download", help="Bytes of a message at most, such as 1GB.")]
+
+
+Tasks = Annotated[list[str] | None, typer.Option("--tasks", help="classification, instructions or images; repeatable.")]
+
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--models", help="Pattern of models that a server may name, and that are downloaded; repeatable."),
+]
+
+
+Statistics = Annotated[
+    bool | None, typer.Option("--statistics/--no-statistics", help="Whether head statistics may leave.")
+]
+
+
+LeastPerClass = Annotated[
+    int | None, typer.Option("--least-per-class", help="Samples of a class in head statistics at least.")
+]
+
+
+Scores = Annotated[bool | None, typer.Option("--scores/--no-scores", help="Whether Fisher scores may leave.")]
+
+
+Secure = Annotated[bool | None, typer.Option("--secure/--no-secure", help="Take part in runs with secure sums only.")]
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 

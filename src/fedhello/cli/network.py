@@ -10,7 +10,26 @@ import typer
 from rich.console import Console
 
 import fedhello as fh
-from fedhello.cli.arguments import Image, Json, Label, Prompt, Quiet, Response, Texts, Words
+from fedhello.cli.arguments import (
+    Consent,
+    Download,
+    Epochs,
+    Image,
+    Json,
+    Label,
+    Labels,
+    LeastPerClass,
+    Models,
+    Prompt,
+    Quiet,
+    Response,
+    Scores,
+    Secure,
+    Statistics,
+    Tasks,
+    Texts,
+    Words,
+)
 from fedhello.cli.output import console_for, file_and_overrides, list_files, named, say_result
 
 
@@ -43,31 +62,22 @@ def client(
     ca: Annotated[Path | None, typer.Option("--ca", help="The server's ca.crt; without it, no TLS.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="This client's private key.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="A name that is the same at every start.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Folder of the model, if it has no public name.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Folder or public name of your own model.")] = None,
     text: Texts = None,
     label: Label = None,
     image: Image = None,
     prompt: Prompt = None,
     response: Response = None,
-    consent: Annotated[Path | None, typer.Option("--consent", help="YAML file with all that you consent to.")] = None,
-    labels: Annotated[list[str] | None, typer.Option("--labels", help="Label that may be used; repeatable.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data per round at most.")] = None,
-    download: Annotated[str | None, typer.Option("--download", help="Bytes of a message at most, such as 1GB.")] = None,
-    tasks: Annotated[
-        list[str] | None, typer.Option("--tasks", help="classification, instructions or images; repeatable.")
-    ] = None,
-    models: Annotated[
-        list[str] | None, typer.Option("--models", help="Pattern of models a server may name; repeatable.")
-    ] = None,
-    statistics: Annotated[
-        bool | None, typer.Option("--statistics/--no-statistics", help="Whether head statistics may leave.")
-    ] = None,
-    scores: Annotated[
-        bool | None, typer.Option("--scores/--no-scores", help="Whether Fisher scores may leave.")
-    ] = None,
-    secure: Annotated[
-        bool | None, typer.Option("--secure/--no-secure", help="Take part in runs with secure sums only.")
-    ] = None,
+    consent: Consent = None,
+    labels: Labels = None,
+    epochs: Epochs = None,
+    download: Download = None,
+    tasks: Tasks = None,
+    models: Models = None,
+    statistics: Statistics = None,
+    least_per_class: LeastPerClass = None,
+    scores: Scores = None,
+    secure: Secure = None,
     part: Annotated[int | None, typer.Option("--part", help="Take this part of the configured data set.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")] = "auto",
     patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for an unreachable server.")] = 600.0,
@@ -83,7 +93,7 @@ def client(
 
     _end_in_order()
     allowed = named(epochs=epochs, download=download, statistics=statistics, scores=scores, secure=secure)
-    allowed |= named(labels=labels or None, tasks=tasks or None, models=models or None)
+    allowed |= named(least_per_class=least_per_class, labels=labels or None, tasks=tasks or None, models=models or None)
     found = fh.join(
         server,
         data,

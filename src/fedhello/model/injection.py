@@ -54,6 +54,10 @@ FEATURES: dict[Kind, TaskType | None] = {
 """PEFT's task types if the head is not part of the foundation model."""
 
 
+Admit = Callable[[int], None]
+"""Raises if an adapter of a number of float32 values may not be made."""
+
+
 PEFT_HEADS = ("classifier", "score")
 """Heads that PEFT saves by itself for sequence classification."""
 
@@ -69,6 +73,7 @@ def attach_lora(
     seed: int,
     rslora: bool = False,
     dora: bool = False,
+    admit: Admit | None = None,
 ) -> LoraModel:
     """Inject LoRA, h = W₀x + s·B A x, into the targeted linear layers of every block, and make the head trainable.
 
@@ -84,12 +89,15 @@ def attach_lora(
         seed: For A's values; the global random state does not change.
         rslora: Make the scale α/√r (Kalajdzievski, arXiv 2312.03732).
         dora: Also train a magnitude per output of each targeted layer (Liu et al., DoRA, ICML 2024).
+        admit: Called with the number of the factors' and magnitudes' values, before they are made.
 
     Raises:
         ModelError: If blocks, targets or head cannot be found.
     """
     blocks = find_blocks(base.module)
     paths = _target_paths(base.module, blocks, targets)
+    if admit is not None:
+        admit(sum(_values(base.module.get_submodule(path), rank, dora) for path in paths))
     head, logits_path = _head_of(base, num_labels)
     task_type = TASK_TYPES[base.kind] if base.pooling == NATIVE else FEATURES[base.kind]
     named_by_peft = PEFT_HEADS if task_type == TaskType.SEQ_CLS else ()
@@ -109,6 +117,15 @@ def attach_lora(
         prepare_model_for_kbit_training(base.module, use_gradient_checkpointing=False)
     _let_head_compute_in_float32(base.module, head)
     return LoraModel(base, config, blocks, logits_path, seed)
+
+
+def _values(linear: nn.Module, rank: int, dora: bool) -> int:
+    """Return how many values the factors and magnitudes of a linear layer have."""
+    if isinstance(linear, Conv1D):
+        d_in, d_out = linear.weight.shape
+    else:
+        d_in, d_out = int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
+    return rank * (d_in + d_out) + dora * d_out
 
 
 def _head_of(base: FoundationModel, num_labels: int | None) -> tuple[list[str], str | None]:

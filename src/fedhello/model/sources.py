@@ -2,11 +2,12 @@
 
 import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
 from fedhello import embedded
 from fedhello.data.memory import MEMORY
@@ -139,6 +140,28 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
     if name.startswith((".", "/", "~")):
         raise ModelError(f"expected the folder of a model; {name} does not exist")
     return ModelSource(location=name, base_name=name, revision=revision)
+
+
+def cached_commit(name: str, revision: str | None = None) -> str | None:
+    """Return the commit of a hub id whose configuration and weights are in the hub's cache on this machine.
+
+    Args:
+        name: The hub id.
+        revision: A commit, branch or tag; None takes the main branch.
+
+    Returns:
+        The hash of the commit; None if the model would have to be downloaded.
+    """
+    if revision is not None and ".." in revision:  # a path, which the cache would follow
+        return None
+
+    def cached(file: str) -> Path | None:
+        found = try_to_load_from_cache(name, file, revision=revision)
+        return Path(found) if isinstance(found, str) else None
+
+    config, index = cached("config.json"), cached("model.safetensors.index.json")
+    shards = ["model.safetensors"] if index is None else json.loads(index.read_text())["weight_map"].values()
+    return config.parent.name if config is not None and all(map(cached, set(shards))) else None
 
 
 def _pinned(source: ModelSource) -> ModelSource:

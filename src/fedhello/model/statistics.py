@@ -20,6 +20,12 @@ The kind of ``Moments`` decides which part of G is sent:
                 trace of G: m(m + 1)/2 + 1 numbers
     means       nothing: the server sums n_{k,c} μ_{k,c} μ_{k,c}ᵀ of the clients' class means, from which the covariance
                 within classes is estimated without bias (FedCOF, Beitollahi et al., arXiv 2412.14326)
+
+A client that does not trust the server leaves out classes of few samples. It also leaves out G where that would tell
+its samples: G = XᵀX of n ≤ d rows of whole numbers has hardly more than one solution X, which lattice reduction finds
+(LLL within seconds, measured up to n = 60 of d = 384). It sends Σ_c S_c S_cᵀ/n_c + t I instead, where t keeps the trace
+of G: what S tells already, and a single number. The total is then as if its samples varied around their class means
+alike in all directions.
 """
 
 import math
@@ -28,7 +34,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
-from jaxtyping import Float, Float64, Int, Num
+from jaxtyping import Bool, Float, Float64, Int, Num
 from torch import Tensor
 
 from fedhello.errors import UpdateError
@@ -64,6 +70,10 @@ class Moments:
         m = self.size
         return {"full": d * (d + 1) // 2, "diagonal": d, "sketch": m * (m + 1) // 2 + 1, "means": 0}[self.kind]
 
+    def width(self, d: int) -> int:
+        """Return the rows of the matrix that is sent, or whose diagonal is, for features of size d."""
+        return self.size if self.kind == "sketch" else d
+
     def projection(self, d: int) -> Float64[Tensor, "{self.size} {d}"]:
         """Return P of a sketch, float64, shape (m, d), with orthonormal rows."""
         drawn = torch.randn(d, self.size, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed))
@@ -78,10 +88,31 @@ class StatisticsSettings:
     Attributes:
         moments: The second moments to send.
         least: A client leaves out classes with fewer samples; with 2, no sum is of a single sample.
+        own_least: The same by the choice of the client's owner; the larger one counts.
+        enough: A client with no more samples than these, or than ``features``, sends of G the trace alone; None sends
+            G.
     """
 
     moments: Moments = Moments()
     least: int = 1
+    own_least: int = 1
+    enough: int | Literal["features"] | None = None
+
+    def kept(self, counts: Int[Tensor, " C"]) -> Bool[Tensor, " C"]:
+        """Return which classes are in the sums, for a client's samples by class."""
+        return (counts > 0) & (counts >= max(self.least, self.own_least))
+
+    def sends_moments(self, counts: Int[Tensor, " C"], d: int) -> bool:
+        """Whether second moments are sent as they are, for a client's samples by class and features of size d.
+
+        They are not where the server's ``least`` leaves out more than the owner's: two such requests would differ by
+        the moments of a few samples.
+        """
+        if self.enough is None or self.moments.kind == "means":
+            return True
+        kept, own = self.kept(counts), replace(self, least=1).kept(counts)
+        most = self.moments.width(d) if self.enough == "features" else self.enough
+        return bool((kept == own).all()) and int(counts[kept].sum()) > most
 
 
 DEFAULT_STATISTICS: Final = StatisticsSettings()
@@ -123,12 +154,15 @@ def head_sums(
         num_labels: C.
         settings: The moments to sum, and which classes are left out.
     """
-    kept = torch.bincount(labels, minlength=num_labels)[labels] >= settings.least
+    d, every = h.shape[1], torch.bincount(labels, minlength=num_labels)
+    kept = settings.kept(every)[labels]
     h, labels = h[kept], labels[kept]
-    x = (h.double() / (h.shape[1] ** 0.5 * UNIT)).round()
-    S = torch.zeros(num_labels, h.shape[1], dtype=torch.float64).index_add_(0, labels, x)
+    x = (h.double() / (d**0.5 * UNIT)).round()
+    S = torch.zeros(num_labels, d, dtype=torch.float64).index_add_(0, labels, x)
     counts = torch.bincount(labels, minlength=num_labels)
-    return HeadSums(counts, S.long(), _second_moments(x, settings.moments).long(), (counts > 0).long())
+    moments = settings.moments
+    G = _second_moments(x, moments) if settings.sends_moments(every, d) else _even_moments(x, S, counts, moments)
+    return HeadSums(counts, S.long(), G.long(), (counts > 0).long())
 
 
 def _second_moments(x: Float64[Tensor, "n d"], moments: Moments) -> Float64[Tensor, " _"]:
@@ -143,6 +177,25 @@ def _second_moments(x: Float64[Tensor, "n d"], moments: Moments) -> Float64[Tens
             return torch.cat([packed(y.T @ y), x.square().sum().reshape(1)])
         case "means":
             return x.new_zeros(0)
+
+
+def _even_moments(
+    x: Float64[Tensor, "n d"], S: Float64[Tensor, "C d"], counts: Int[Tensor, " C"], moments: Moments
+) -> Float64[Tensor, " _"]:
+    """Return Σ_c S_c S_cᵀ/n_c + t I, with the trace of the second moments, in their form: whole numbers as float64."""
+    present, d = counts > 0, x.shape[1]
+    centres = S[present] / counts[present].double().sqrt().unsqueeze(1)
+    t = (x.square().sum() - centres.square().sum()).clamp(min=0) / d
+    found = _second_moments(centres, moments)
+    match moments.kind:
+        case "full":
+            found += t * packed(torch.eye(d, dtype=torch.float64))
+        case "diagonal":
+            found += t
+        case _:  # a sketch: P I Pᵀ = I
+            m = moments.size
+            found += t * torch.cat([packed(torch.eye(m, dtype=torch.float64)), torch.tensor([d], dtype=torch.float64)])
+    return found.round()
 
 
 def packed(G: Num[Tensor, "m m"]) -> Num[Tensor, " m*(m+1)//2"]:

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from fedhello import embedded
 from fedhello.config.messages import sentence
-from fedhello.config.schema import Config
+from fedhello.config.schema import Config, ModelConfig
 from fedhello.config.section import Section
 from fedhello.config.text import read_file
 from fedhello.config.units import Bytes
 from fedhello.data.dataset import Kind
 from fedhello.errors import ConfigError
+from fedhello.model.sources import cached_commit
 from fedhello.network.own_data import Role
 from fedhello.network.refusals import RefusalError
 from fedhello.network.registry import DeclaredBudget
@@ -91,10 +93,15 @@ class Consent(Section):
         epochs: The most passes over the data per round.
         download: The most bytes of a message from the server.
         tasks: What a model may be trained for: ``classification``, ``instructions``, ``images``.
-        models: Patterns, such as ``embedded:*``, of public model names that a server may name. A model of the owner's
-            own is always allowed.
+        models: Patterns, such as ``embedded:*`` or ``org/*``, of public model names that a server may name, and that
+            are downloaded. None allows embedded models and those that are on this machine already. A model of the
+            owner's own is always allowed.
         statistics: Whether head statistics, which are sums over features by class, may leave.
         scores: Whether sums of squared gradients by block, for Fisher scores, may leave.
+        least_per_class: Classes of fewer samples are left out of head statistics.
+        least_for_moments: Head statistics over no more samples tell of second moments the trace alone; ``features`` is
+            the number of features, up to which single samples can be computed from them. Neither this nor the former
+            under secure sums, or for a part of the configured data set, which the server has.
         secure: Whether only runs with secure sums (``privacy.secure``) are taken part in.
         least: The fewest clients that must have trained what a server learns the secure sum of.
         trusted: A file with the public keys of the clients that may be in a secure sum with this one; None: all may.
@@ -114,9 +121,11 @@ class Consent(Section):
     epochs: int = Field(100, ge=1)
     download: Annotated[int, BeforeValidator(_bytes), Field(ge=1)] = 1_000_000_000
     tasks: Annotated[tuple[Task, ...], BeforeValidator(_tuple)] = ("classification", "instructions", "images")
-    models: Words = ("*",)
+    models: Words | None = None
     statistics: bool = True
     scores: bool = True
+    least_per_class: int = Field(2, ge=1)
+    least_for_moments: Literal["features"] | Annotated[int, Field(ge=0)] = "features"
     secure: bool = False
     least: int = Field(3, ge=3)
     trusted: Path | None = None
@@ -185,8 +194,8 @@ def check_invitation(
         RefusalError: If the owner does not allow it.
     """
     model, data, train = config.model, config.data, config.train
-    if named_by_server and not any(fnmatchcase(model.name, pattern) for pattern in consent.models):
-        raise not_allowed(f"a model that models allows ({', '.join(consent.models)})", model.name)
+    if named_by_server:
+        _check_model(consent, model)
     task = "instructions" if model.task == "instruction" else None if kind is None else TASKS[kind]
     if task is not None and task not in consent.tasks:
         raise not_allowed(f"a task that tasks allows ({', '.join(consent.tasks)})", task)
@@ -202,6 +211,18 @@ def check_invitation(
     sketch = model.moments if isinstance(model.moments, str) else model.moments.sketch
     _at_most("dimensions (model.moments.sketch)", 0 if isinstance(sketch, str) else sketch, MOST_NUMBERS)
     _at_most("parts (data.clients)", data.clients, MOST_CLIENTS)
+
+
+def _check_model(consent: Consent, model: ModelConfig) -> None:
+    """Check a model that a server names, before any file of it is loaded."""
+    if consent.models is not None:
+        if not any(fnmatchcase(model.name, pattern) for pattern in consent.models):
+            raise not_allowed(f"a model that models allows ({', '.join(consent.models)})", model.name)
+    elif not model.name.startswith(embedded.PREFIX) and cached_commit(model.name, model.revision) is None:
+        raise not_allowed(
+            "an embedded model, or one that is on this machine already",
+            f"{model.name}. To let it be downloaded, start the client with --models {model.name}",
+        )
 
 
 def check_download(consent: Consent, payload: bytes) -> None:
@@ -240,7 +261,8 @@ def described(consent: Consent) -> list[str]:
         f"budget: {json.dumps(budget)}"
         if budget
         else "budget: four fifths of the memory that is free with the model loaded",
-        f"tasks: {', '.join(consent.tasks)}; models: {', '.join(consent.models)}",
+        f"tasks: {', '.join(consent.tasks)}; models: "
+        + ("embedded, or on this machine already" if consent.models is None else ", ".join(consent.models)),
         f"at most {consent.epochs} epochs, {consent.download} bytes in a message, rank {consent.most_rank}, "
         f"{consent.most_labels} labels, {consent.most_batch} samples in a batch, {consent.most_tokens} tokens each",
     ]
@@ -249,6 +271,10 @@ def described(consent: Consent) -> list[str]:
     if consent.least > 3 or consent.trusted is not None:
         whom = "" if consent.trusted is None else f", of those whose keys are in {consent.trusted}"
         allowed.append(f"secure sums over {consent.least} clients or more{whom}")
-    kinds = {"head statistics": consent.statistics, "Fisher scores": consent.scores}
-    allowed += [f"{what}: {'allowed' if may else 'refused'}" for what, may in kinds.items()]
+    but = (
+        f"; unless sums are secure, without classes of fewer than {consent.least_per_class} samples, and with second "
+        f"moments over more samples than {consent.least_for_moments} alone"
+    )
+    allowed.append(f"head statistics: {f'allowed{but}' if consent.statistics else 'refused'}")
+    allowed.append(f"Fisher scores: {'allowed' if consent.scores else 'refused'}")
     return [*allowed, "everything beyond is refused by a code, and details stay in this client's log"]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from fedhello.client.scoring import BlockSums
@@ -17,34 +18,15 @@ from fedhello.data.sources import training_table
 from fedhello.engine.wire import RUN_ID, encode_tensors, encode_update
 from fedhello.errors import ConfigError
 from fedhello.formatting import human_bytes
-from fedhello.network.client import ClientOptions, prepare_client
+from fedhello.network.client import ClientOptions
 from fedhello.network.consent import described
-from fedhello.network.messages import PROBE, Fields, invitation
+from fedhello.network.leaves import Leaf, answers
+from fedhello.network.messages import PROBE, invitation
 from fedhello.network.own_data import own_source
+from fedhello.network.preparation import prepare_client
 from fedhello.network.refusals import SENTENCES
 from fedhello.network.worker import Prepared, Worker
 from fedhello.types import Allocation, Update
-
-FACTS: Mapping[str, str] = {
-    "name": "this client's name",
-    "samples": "number of samples",
-    "classes": "positions, in the server's list, of the labels that occur",
-    "widest": "samples and tokens of the widest batch",
-    "batches": "samples and tokens of each batch of a round",
-    "budget": "the declared budget",
-    "speed": "measured FLOP/s",
-    "busy": "seconds that it took to answer",
-}
-"""Facts that a client reports when it joins."""
-
-HEADER: Mapping[str, str] = {
-    "run": "the run's id, from the server",
-    "client": "the client's number, from the server",
-    "round": "the round, from the server",
-    "samples": "number of samples",
-    "metrics": f"measurements of the training: {', '.join(METRICS)}",
-}
-"""The header of an update."""
 
 
 @dataclass(frozen=True)
@@ -121,37 +103,23 @@ def dry_run(options: ClientOptions, config: str | Path | Mapping[str, Any] | Con
         notes.append("sizes that depend on the server's configuration are shown with the configuration (--config FILE)")
     else:
         notes.append("the labels of the federation are taken to be those of this client's data")
+        if load_config(config).privacy.secure:
+            notes.append(
+                "sums are secure: of sums, scores and updates the server sees those over several clients alone"
+            )
     return DryRun(messages, tuple(described(consent)), tuple(notes))
-
-
-def _probe() -> Leaving:
-    return Leaving("probe", "zeros, to measure the rate", len(PROBE))
 
 
 def _unprepared(options: ClientOptions) -> dict[str, tuple[Leaving, ...]]:
     """Return what leaves by message, with what the data alone show."""
-    known = {"name": options.name}
+    known = {"facts.name": options.name}
     if options.part is None:
         labels, samples = _labels(options)
-        known |= {"samples": f"at most {samples}", "classes": f"at most {len(labels)} of them"}
-    facts = [Leaving(f"facts.{name}", what, None, known.get(name)) for name, what in FACTS.items()]
-    header = [Leaving(f"update.{name}", what) for name, what in HEADER.items()]
+        known |= {"facts.samples": f"at most {samples}", "facts.classes": f"at most {len(labels)} of them"}
     return {
-        "join": (*facts, _probe()),
-        "sums": (_sums(None),),
-        "scores": (_scores(None),),
-        "train": (*header, Leaving("update.tensors", "new values of the LoRA factors and the head that were allotted")),
+        kind: tuple(Leaving(one.field, one.what, None, known.get(one.field)) for one in answers(kind))
+        for kind in ("join", "sums", "scores", "train")
     }
-
-
-def _sums(size: int | None) -> Leaving:
-    return Leaving(
-        "sums", "by class: count and sum of features; and sums of products of features over all samples", size
-    )
-
-
-def _scores(size: int | None) -> Leaving:
-    return Leaving("scores", "by block: sum of squared gradients; and the number of samples", size)
 
 
 def _labels(options: ClientOptions) -> tuple[list[str], int]:
@@ -181,27 +149,31 @@ def _prepared(options: ClientOptions, config: Any) -> dict[str, tuple[Leaving, .
     joined = worker.answer("join", invitation(told, labels, "dry-run"))
     if worker.failure is not None:
         raise worker.failure
-    client = ready[0]
-    said = json.loads(str(joined["facts"]))
-    facts = [_fact(name, what, said[name]) for name, what in FACTS.items()]
-    messages: dict[str, tuple[Leaving, ...]] = {"join": (*facts, _probe())}
+    client, L = ready[0], ready[0].model.blocks.count
+    facts = {f"facts.{name}": value for name, value in json.loads(str(joined["facts"])).items()}
+    messages = {"join": tuple(_joined(one, facts) for one in answers("join"))}
     if options.consent.statistics and client.facts.classes:
-        sums = worker.answer("sums", {"client": 0, "run": "dry-run"})
-        messages["sums"] = (_sums(_size(sums, "sums")),)
-    L = client.model.blocks.count
+        reply = worker.answer("sums", {"client": 0, "run": "dry-run"}).get("sums")
+        messages["sums"] = _fields("sums", reply if isinstance(reply, bytes) else None)
     zeros = BlockSums(torch.zeros(L, dtype=torch.float64), torch.ones((), dtype=torch.float64))
-    messages["scores"] = (_scores(len(encode_tensors(zeros.tensors))),)
+    messages["scores"] = _fields("scores", encode_tensors(zeros.tensors))
     return messages | {"train": _update(client, options)}
 
 
-def _fact(name: str, what: str, value: Any) -> Leaving:
-    text = json.dumps(value)
-    return Leaving(f"facts.{name}", what, len(text), text if len(text) <= 60 else f"{text[:57]}...")
+def _joined(one: Leaf, facts: Mapping[str, Any]) -> Leaving:
+    """Return a field of the reply to ``join``, with its value if it is short."""
+    if one.field not in facts:
+        return Leaving(one.field, one.what, len(PROBE))
+    text = json.dumps(facts[one.field])
+    return Leaving(one.field, one.what, len(text), text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _size(reply: Fields, name: str) -> int | None:
-    payload = reply.get(name)
-    return len(payload) if isinstance(payload, bytes) else None
+def _fields(kind: str, payload: bytes | None) -> tuple[Leaving, ...]:
+    """Return the fields of a reply in safetensors; without a payload, their sizes are open."""
+    size = None if payload is None else len(payload)
+    tensors = {} if payload is None else safetensors.torch.load(payload)
+    sizes = {f"{kind}.{name}": value.nbytes for name, value in tensors.items()}
+    return (Leaving(kind, "all of it", size), *(Leaving(o.field, o.what, sizes.get(o.field)) for o in answers(kind)))
 
 
 def _update(client: Prepared, options: ClientOptions) -> tuple[Leaving, ...]:
@@ -215,6 +187,6 @@ def _update(client: Prepared, options: ClientOptions) -> tuple[Leaving, ...]:
     header = len(encode_update(bare, "x" * RUN_ID))
     whole = len(encode_update(Update(0, 0, bare.samples, tensors, bare.metrics), "x" * RUN_ID))
     shapes = [Leaving(f"update.tensors.{name}", f"shape {tuple(v.shape)}", v.nbytes) for name, v in tensors.items()]
-    fields = [Leaving(f"update.{name}", what, None) for name, what in HEADER.items()]
+    fields = [Leaving(one.field, one.what) for one in answers("train")]
     total = f"all of it, at most, for {len(blocks)} of {L} blocks and the head; {header} bytes are not tensors"
     return (Leaving("update", total, whole), *fields, *shapes)

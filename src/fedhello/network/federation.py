@@ -107,7 +107,7 @@ def join(
         ca: The server's ``ca.crt``; None uses no TLS.
         key: This client's private key, if the server needs one.
         name: A name that is the same at every start; None derives it from the key, or from machine and data.
-        model: The folder of the foundation model, if it has no public name.
+        model: The folder or public name of your own foundation model; None takes the one that the server names.
         columns: ``text`` (two for pairs of texts), ``label``, ``image``, ``prompt`` or ``response`` → the column in
             the data; columns that are not named are found by their names and values, never by the server's.
         consent: What you consent to, beyond columns and budget: a ``Consent``, its keys, or a YAML file with them.
@@ -147,13 +147,19 @@ def join(
         from fedhello.network.dry_run import dry_run as tried
 
         return tried(options, config)
-    if server is None or config is not None:
-        found = "none" if server is None else "a configuration (--config), which is for a dry run"
-        raise ConfigError(f"expected a server (--server HOST:PORT), or a dry run (--dry-run); found {found}")
-    _check_flower()
-    connection = Connection(*parse_server(server), None if ca is None else Path(ca), key, patience)
+    if config is not None:
+        raise ConfigError("expected a dry run (--dry-run) with a configuration (--config); found none")
+    connection = _connection(server, None if ca is None else Path(ca), key, patience)
     take_part(connection, options, _saying(console), None if log is None else Path(log))
     return None
+
+
+def _connection(server: str | None, ca: Path | None, key: Path | None, patience: float) -> Connection:
+    """Return how a client that takes part reaches its server."""
+    if server is None:
+        raise ConfigError("expected a server (--server HOST:PORT), or a dry run (--dry-run); found none")
+    _check_flower()
+    return Connection(*parse_server(server), ca, key, patience)
 
 
 def make_server_keys(hosts: Sequence[str], out: str | Path, days: int = 365) -> tuple[Path, ...]:

@@ -43,6 +43,7 @@ from fedhello.network.flower_records import (
     as_tensors,
     read_allocation,
 )
+from fedhello.network.limits import fits
 from fedhello.types import Adapter
 
 BUDGET = ("blocks", "rank", "memory", "upload")
@@ -62,11 +63,13 @@ class Adapted:
     Attributes:
         lora: The adapter.
         weights: Digest of the loaded frozen weights, without the head, which trains.
+        shapes: Name → shape of the adapter as it was made, of the highest rank.
         absent: Restores the blocks that a sub-model leaves out.
     """
 
     lora: LoraModel
     weights: str
+    shapes: Mapping[str, tuple[int, ...]]
     absent: ExitStack = field(default_factory=ExitStack)
 
 
@@ -128,7 +131,8 @@ def with_lora(
         seed=seed,
         rslora=rslora,
     )
-    model._fedhello = Adapted(lora, weights)  # type: ignore[assignment]
+    shapes = {name: tuple(value.shape) for name, value in lora.snapshot(share_head=True).tensors.items()}
+    model._fedhello = Adapted(lora, weights, shapes)  # type: ignore[assignment]
     return model
 
 
@@ -232,7 +236,7 @@ def prepare(model: nn.Module, msg: Message) -> Allotted:
 
     Raises:
         EngineError: If the message is not from ``FedHello``.
-        ModelError: If the frozen weights differ from the server's.
+        ModelError: If the frozen weights differ from the server's, or an array is none of this adapter, or too large.
     """
     found = adapted(model)
     found.absent.close()
@@ -244,7 +248,14 @@ def prepare(model: nn.Module, msg: Message) -> Allotted:
         )
     lora = found.lora
     (received,) = msg.content.array_records.values()
-    lora.write(as_tensors(received))
+    tensors = as_tensors(received)
+    odd = next((name for name, value in tensors.items() if not fits(found.shapes, name, value.shape)), None)
+    if odd is not None:
+        raise ModelError(
+            f"expected arrays of this model's adapter, of no higher rank; found {odd} of shape "
+            f"{tuple(tensors[odd].shape)}. Call fedhello.flower.with_lora with the same rank at both ends."
+        )
+    lora.write(tensors)
     block_of = {name: lora.block_of[name] for name in received if name in lora.block_of}
     names = Adapter({}, block_of).names(allocation)
     for parameter in lora.module.parameters():

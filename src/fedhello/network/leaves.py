@@ -72,9 +72,19 @@ _METRICS = (
 LEAVES: tuple[Leaf, ...] = (
     *(Leaf("join", f"facts.{name}", what, secure="server") for name, what in _FACTS),
     Leaf("join", "probe", "512 KiB of zeros, by which its rate is measured", secure="server"),
-    Leaf("sums", "sums.counts", "number of its samples of each class", secure="sum"),
+    Leaf(
+        "sums",
+        "sums.counts",
+        "number of its samples of each class; in plain, not of classes with fewer than its owner lets leave",
+        secure="sum",
+    ),
     Leaf("sums", "sums.features", "sum of the model's features over its samples of each class", secure="sum"),
-    Leaf("sums", "sums.moments", "sums of products of features over its samples (model.statistics)", secure="sum"),
+    Leaf(
+        "sums",
+        "sums.moments",
+        "sums of products of features over its samples; over few samples in plain, their trace alone",
+        secure="sum",
+    ),
     Leaf("scores", "scores.squares", "squared norm of the gradient, summed over samples, per block", secure="sum"),
     Leaf("scores", "scores.count", "number of samples in it", secure="sum"),
     Leaf("train", "update.run", "the run's id, as the server sent it"),
@@ -100,6 +110,11 @@ LEAVES: tuple[Leaf, ...] = (
 
 STARTS, ENDS = "<!-- made from fedhello.network.leaves -->", "<!-- end -->"
 """What stands before and after the table in the page."""
+
+
+def answers(message: str) -> list[Leaf]:
+    """Return what leaves in answer to a kind of message without secure sums, errors apart."""
+    return [one for one in LEAVES if one.message == message and one.plain != "nobody"]
 
 
 def page_table() -> str:

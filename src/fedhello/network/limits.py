@@ -17,13 +17,19 @@ from fedhello.formatting import human_bytes
 from fedhello.model.adapter import LoraModel
 from fedhello.network.consent import Consent, check_download, not_allowed
 from fedhello.network.refusals import RefusalError
-from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Allocation, Budget, Factors
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Budget, Factors
 
 BYTES_PER_TENSOR = 512
 """The most bytes of a tensor's entry in the header of a task."""
 
 TOLERANCE = 1.25
 """Factor on a budget of memory or seconds, since the server's prediction is made on another machine."""
+
+FLOAT = 4
+"""Bytes of a value of the adapter."""
+
+COPIES = 3
+"""How often a client holds the adapter's values while it joins: the model's, those to begin from, and gradients."""
 
 MOST_ROUNDS = 2**31
 """Rounds are numbered below this."""
@@ -40,6 +46,7 @@ class Limits:
         costs: Costs of a round on the client's data; None where they are not predicted.
         longest: Tokens of the longest sample.
         answer: For a language model, the tokens of the longest response.
+        moments: Number of values that the optimiser keeps between steps per trained value.
     """
 
     consent: Consent
@@ -48,6 +55,7 @@ class Limits:
     costs: Costs | None = None
     longest: int = 1
     answer: int | None = None
+    moments: int = 0
     _shapes: Mapping[str, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +77,7 @@ class Limits:
             raise not_allowed("no head statistics (statistics of the consent)", "a request for them")
         check_download(self.consent, payload)
         if payload:
-            self._ranks(payload)
+            self._stated(payload)
 
     def check_scores(self, payload: bytes, batch_size: int) -> None:
         """Check a request for sums of squared gradients; see ``check_sums``."""
@@ -86,12 +94,14 @@ class Limits:
     def check_train(self, payload: bytes) -> None:
         """Check a training task: its bytes, allocation and tensors, and what it is predicted to take.
 
+        Where costs are not predicted (DoRA), memory and upload are at least those of the values that train.
+
         Raises:
             UpdateError: If the message is malformed.
             RefusalError: If the owner does not allow it, or it exceeds the budget.
         """
-        allocation, ranks = self._task(payload)
-        budget = self.budget
+        allocation, shapes = self._task(payload)
+        ranks, budget = self._ranks(shapes), self.budget
         if budget is None:
             return
         if budget.blocks is not None:
@@ -99,8 +109,22 @@ class Limits:
         if budget.rank is not None:
             held = [len(allocation.components) or ranks.get(block, 0) for block in allocation.blocks]
             _within("as the rank", max(held, default=0), budget.rank)
-        if self.costs is not None:
+        if self.costs is None:
+            trained = self._trained_bytes(allocation, shapes)
+            memory = (1 + self.moments) * trained + RESERVE
+            _check_needs(Needs(0, memory - RESERVE, memory, 0, trained), budget)
+        else:
             _check_needs(self._needs(self.costs, allocation, ranks), budget)
+
+    def _trained_bytes(self, allocation: Allocation, shapes: Mapping[str, Sequence[int]]) -> int:
+        """Return the bytes of the values that train under an allocation, with tensors of the stated shapes."""
+        found = 0
+        for name in Adapter({}, self.model.block_of).names(allocation):
+            shape = shapes.get(name, self._shapes[name])
+            rank = shape[0] if name.endswith(LORA_A) else shape[1] if name.endswith(LORA_B) else 1
+            part = len(allocation.components) if allocation.components and name.endswith((LORA_A, LORA_B)) else rank
+            found += FLOAT * math.prod(shape) * part // rank
+        return found
 
     def _needs(self, costs: Costs, allocation: Allocation, ranks: Mapping[int, int]) -> Needs:
         L = self.model.blocks.count
@@ -114,12 +138,12 @@ class Limits:
         )
         return needs(costs, held)
 
-    def _task(self, payload: bytes) -> tuple[Allocation, dict[int, int]]:
-        """Return the allocation in a task, and the rank of each block's tensors, after checking them."""
+    def _task(self, payload: bytes) -> tuple[Allocation, dict[str, Sequence[int]]]:
+        """Return the allocation in a task, and the shapes of its tensors, after checking them."""
         check_download(self.consent, payload)
         header, end = task_header(payload)
         allocation = self._allocation(header)
-        return allocation, self._ranks(memoryview(payload)[end:])
+        return allocation, self._stated(memoryview(payload)[end:])
 
     def _allocation(self, header: Mapping[str, Any]) -> Allocation:
         L = self.model.blocks.count
@@ -140,10 +164,10 @@ class Limits:
             raise _malformed("a learning rate above 0")
         return Allocation(blocks, tuple(policies), components=components, factors=factors, head=head, absent=absent)
 
-    def _ranks(self, body: bytes | memoryview) -> dict[int, int]:
-        """Return the highest rank of each block's factors in safetensors, after checking the stated shapes."""
+    def _stated(self, body: bytes | memoryview) -> dict[str, Sequence[int]]:
+        """Return the shapes that safetensors state, after checking them."""
         found = tensor_header(body, BYTES_PER_TENSOR * (4 * len(self._shapes) + 4))
-        ranks: dict[int, int] = {}
+        shapes: dict[str, Sequence[int]] = {}
         for key, entry in found.items():
             if key == "__metadata__":
                 continue
@@ -152,31 +176,67 @@ class Limits:
             if (
                 not isinstance(shape, list)
                 or not all(type(size) is int for size in shape)
-                or not self._fits(name, shape)
+                or not fits(self._shapes, name, shape)
             ):
                 raise _malformed("tensors of this client's model, in their shapes")
+            shapes[key] = shape
+        return shapes
+
+    def _ranks(self, shapes: Mapping[str, Sequence[int]]) -> dict[int, int]:
+        """Return the highest rank of each block's factors."""
+        ranks: dict[int, int] = {}
+        for key, shape in shapes.items():
+            name = key.removeprefix(CORRECTION)
             block = self.model.block_of.get(name)
             if block is not None and name.endswith(LORA_A):
                 ranks[block] = max(ranks.get(block, 0), shape[0])
         return ranks
 
-    def _fits(self, name: str, shape: Sequence[int]) -> bool:
-        """Whether a tensor of the adapter, or a product merged into a module, can have a shape."""
-        if name in self._shapes:
-            own = self._shapes[name]
-            if name.endswith(LORA_A):
-                return len(shape) == 2 and 1 <= shape[0] <= own[0] and shape[1] == own[1]
-            if name.endswith(LORA_B):
-                return len(shape) == 2 and 1 <= shape[1] <= own[1] and shape[0] == own[0]
-            return tuple(shape) == own
-        module = name.removesuffix(MERGED_A).removesuffix(MERGED_B).removesuffix(MERGED)
-        if module == name or module + LORA_A not in self._shapes or len(shape) != 2:
-            return False
-        columns, rows = self._shapes[module + LORA_A][1], self._shapes[module + LORA_B][0]
-        most = max(rows, columns)
-        if name.endswith(MERGED_A):
-            return 0 <= shape[0] <= most and shape[1] == columns
-        return (0 <= shape[1] <= most if name.endswith(MERGED_B) else shape[1] == columns) and shape[0] == rows
+
+def fits(own: Mapping[str, Sequence[int]], name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor of an adapter, or a product merged into a module, can have a shape.
+
+    Args:
+        own: The shapes of the adapter as it was made, of the highest rank.
+        name: The tensor's.
+        shape: As it is stated.
+    """
+    if name in own:
+        most = own[name]
+        if name.endswith(LORA_A):
+            return len(shape) == 2 and 1 <= shape[0] <= most[0] and shape[1] == most[1]
+        if name.endswith(LORA_B):
+            return len(shape) == 2 and 1 <= shape[1] <= most[1] and shape[0] == most[0]
+        return tuple(shape) == tuple(most)
+    module = name.removesuffix(MERGED_A).removesuffix(MERGED_B).removesuffix(MERGED)
+    if module == name or module + LORA_A not in own or len(shape) != 2:
+        return False
+    columns, rows = own[module + LORA_A][1], own[module + LORA_B][0]
+    widest = max(rows, columns)
+    if name.endswith(MERGED_A):
+        return 0 <= shape[0] <= widest and shape[1] == columns
+    return (0 <= shape[1] <= widest if name.endswith(MERGED_B) else shape[1] == columns) and shape[0] == rows
+
+
+def check_adapter(consent: Consent, values: int, free: int) -> None:
+    """Check the adapter that a server's configuration asks for, before memory is taken for it.
+
+    Args:
+        consent: The owner's.
+        values: Number of the adapter's values.
+        free: Bytes of memory that the client may use.
+
+    Raises:
+        RefusalError: If it does not fit a message; if it does not fit the memory, or its gradients, which the step
+            needs by which costs are measured, do not fit the owner's budget.
+    """
+    size, memory = FLOAT * values, consent.budget.memory
+    if size > consent.download:
+        raise not_allowed(f"an adapter that fits a message of {consent.download} bytes (download of the consent)", size)
+    if memory is not None and size > TOLERANCE * memory:
+        raise _over(f"{human_bytes(memory)} of memory", f"{human_bytes(size)} for the adapter's gradients")
+    if COPIES * size > free:
+        raise _over(f"{human_bytes(free)} of free memory", f"{human_bytes(COPIES * size)} for the adapter")
 
 
 def _check_needs(needed: Needs, budget: Budget) -> None:

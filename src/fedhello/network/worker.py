@@ -15,6 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fedhello.client.settings import TrainingSettings
@@ -24,7 +25,7 @@ from fedhello.engine.tensors import short
 from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, encode_update
 from fedhello.errors import EngineError, FedhelloError, UpdateError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings, as_sent
+from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSettings, as_sent
 from fedhello.network.consent import DEFAULT_CONSENT, Consent, check_sizes
 from fedhello.network.limits import Limits
 from fedhello.network.messages import PROBE, PROTOCOL, Fields, one_line
@@ -169,6 +170,7 @@ class Worker:
         contribution = next(iter(engine.head_sums(adapter=adapter)))
         if self._masks is not None:
             return self._masks.sums(fields, contribution.sums)
+        _say_withheld(client, contribution.sums)
         return {"sums": encode_tensors(as_sent(contribution.sums))}
 
     def _scores(self, client: Prepared, fields: Fields) -> Fields:
@@ -217,6 +219,26 @@ class Worker:
             yield
         finally:
             timer.cancel()
+
+
+def _say_withheld(client: Prepared, sums: HeadSums) -> None:
+    """Log what the owner's consent leaves out of head statistics."""
+    settings = client.statistics
+    every = torch.bincount(torch.from_numpy(client.data.labels), minlength=len(sums.counts))
+    few = (every > 0) & (every < settings.own_least)
+    if bool(few.any()):
+        logger.warning(
+            "head statistics leave without %d of %d classes, of fewer than %d samples (least_per_class of the consent)",
+            int(few.sum()),
+            int((every > 0).sum()),
+            settings.own_least,
+        )
+    if not settings.sends_moments(every, sums.features.shape[1]):
+        logger.warning(
+            "head statistics leave with the trace of their second moments alone, since these would tell single ones of "
+            "%d samples (least_for_moments of the consent)",
+            int(sums.counts.sum()),
+        )
 
 
 def _checked(kind: str, fields: Fields) -> Fields:

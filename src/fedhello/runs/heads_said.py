@@ -33,7 +33,7 @@ def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 
     what = f"{change.samples:,.0f} samples" if change.noise is None else f"the sums, with noise σ={change.noise:.3g},"
     parts = [f"{'' if head.policy == 'prototypes' else 'solved '}from {what} of {whose}"]
     if change.left_out:
-        parts.append(f"{change.left_out:,} samples left out by model.least={least}")
+        parts.append(f"{change.left_out:,} samples left out by clients with few of their class (model.least={least})")
     if change.shrinkage is not None:
         parts.append(
             f"solver {head.solver}, shrinkage {change.shrinkage:g}, temperature {change.temperature:.3g}, "

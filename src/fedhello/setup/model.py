@@ -12,7 +12,7 @@ from fedhello.data.tables import Source
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.in_memory import foundation_of
-from fedhello.model.injection import attach_lora
+from fedhello.model.injection import Admit, attach_lora
 from fedhello.model.loading import FoundationModel, load_foundation
 from fedhello.model.plain import check_logits, found_features, is_plain, plain_foundation
 from fedhello.model.settings import ModelSettings
@@ -42,7 +42,11 @@ NAMED = Objects()
 
 
 def load_model(
-    settings: ModelSettings, labels: Sequence[str], kind: ModelKind = "text-classification", given: Objects = NAMED
+    settings: ModelSettings,
+    labels: Sequence[str],
+    kind: ModelKind = "text-classification",
+    given: Objects = NAMED,
+    admit: Admit | None = None,
 ) -> LoraModel:
     """Load a foundation model, or use a given one, and return it with a new adapter and head on its device.
 
@@ -51,6 +55,7 @@ def load_model(
         labels: The names of the classes; ignored for a language model, which has no head.
         kind: The model's task and input.
         given: The objects of the program, possibly with a model.
+        admit: Called with the number of the adapter's values, before they are made; may raise.
 
     Raises:
         MissingExtraError: If an embedded model or bitsandbytes is needed and not installed.
@@ -71,6 +76,7 @@ def load_model(
         seed=integer_seed(settings.seed, "lora"),
         rslora=lora.rslora,
         dora=lora.dora,
+        admit=admit,
     )
     model.module.to(device)
     return model

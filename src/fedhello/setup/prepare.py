@@ -42,6 +42,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.generation import longest_prompt
 from fedhello.model.head import family, is_shared
+from fedhello.model.injection import Admit
 from fedhello.model.private_sums import WHOLE, PrivatePlan
 from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
@@ -233,8 +234,13 @@ def empty_federation(config: Config, model: LoraModel) -> Federation:
     )
 
 
-def load(config: Config, given: Objects = NAMED) -> Loaded:
+def load(config: Config, given: Objects = NAMED, admit: Admit | None = None) -> Loaded:
     """Load and check everything except the clients.
+
+    Args:
+        config: The configuration.
+        given: The objects of the program.
+        admit: Called with the number of the adapter's values, before they are made; may raise.
 
     Raises:
         FedhelloError: Of the matching kind, for every error that the user can fix.
@@ -247,7 +253,7 @@ def load(config: Config, given: Objects = NAMED) -> Loaded:
     if config.train.distillation:
         check_distillation(len(data.label_names))
     settings = with_features(model_settings(config), data, given)
-    model = load_model(settings, data.label_names, MODEL_KINDS[data.kind], given)
+    model = load_model(settings, data.label_names, MODEL_KINDS[data.kind], given, admit)
     config = _pinned(config, model, settings.features)
     if config.model.head == "solved":
         check_bias(model)

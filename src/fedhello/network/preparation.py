@@ -1,0 +1,316 @@
+"""Prepare a client: a server's configuration with the client's own data, as far as its owner consents."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from pydantic import ValidationError
+
+from fedhello import embedded
+from fedhello.client.calibration import calibrate, measure_speed
+from fedhello.client.cost_model import Shape, batch_shapes
+from fedhello.client.memory import return_memory_at_once
+from fedhello.client.settings import TrainingSettings, moments
+from fedhello.config.load import parse_config
+from fedhello.config.schema import Config, DataConfig
+from fedhello.config.settings import (
+    data_settings,
+    head_settings,
+    model_settings,
+    secure_settings,
+    statistics_settings,
+    training_settings,
+)
+from fedhello.data.batches import Samples
+from fedhello.data.dataset import Columns, Kind
+from fedhello.data.hub import is_hub_id
+from fedhello.data.tables import Source
+from fedhello.errors import ConfigError, DataError, ModelError
+from fedhello.formatting import budget_words
+from fedhello.methods import METHODS
+from fedhello.model.adapter import LoraModel
+from fedhello.model.head import is_shared
+from fedhello.model.injection import Admit
+from fedhello.model.sources import cached_commit
+from fedhello.network.client import ClientOptions
+from fedhello.network.consent import check_invitation
+from fedhello.network.limits import Limits, check_adapter
+from fedhello.network.own_data import own_source
+from fedhello.network.registry import SLOWEST_TRAINING, ClientInfo, DeclaredBudget, count_shapes
+from fedhello.network.worker import Prepared
+from fedhello.privacy.secure import SecureRound
+from fedhello.setup.clients import assign_tiers
+from fedhello.setup.data import load_data, partition_data
+from fedhello.setup.encoding import MODEL_KINDS, encode, longest_answer
+from fedhello.setup.masking import agreed_round
+from fedhello.setup.model import choose_device, load_model
+from fedhello.setup.prepare import empty_federation, load
+from fedhello.setup.training import on_device, step_costs
+from fedhello.strategy import BoundMethod
+from fedhello.types import Budget, Client
+
+SHARE_OF_FREE = 0.8
+"""Share of the free memory that a client uses; after loading the model, it is the budget of a client without one."""
+
+MOST_BATCHES = 2**22
+"""The most batches in a round that a client plans for."""
+
+
+def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Sequence[str]) -> Prepared:
+    """Prepare a client from the server's configuration and its own options.
+
+    Raises:
+        RefusalError: If the owner does not consent to what the configuration asks for.
+        FedhelloError: Of the matching kind, if they do not fit.
+    """
+    config, source = _own_config(options, raw, len(labels))
+    admit = partial(check_adapter, options.consent, free=_free_memory(choose_device(config.run.device)))
+    samples, model, classes = (
+        _part(options, config, labels, admit) if source is None else _own(options, config, labels, source, admit)
+    )
+    method = METHODS[config.method.name].bind(**config.method.options)
+    settings, notes = on_device(training_settings(config), config.train.autocast, method, model.device)
+    for note in notes:
+        say(f"note: {note}")
+    initial = model.read(model.block_of)
+    own, declared = _budgets(options, config, model.device)
+    settings = replace(settings, measure_process=declared.memory is not None)
+    if settings.measure_process:
+        return_memory_at_once()
+    answer = longest_answer(samples, np.arange(len(samples)))
+    widest, batches = _batches(config, samples)
+    facts = ClientInfo(
+        name=options.name,
+        samples=len(samples),
+        classes=tuple(classes),
+        widest=widest,
+        batches=count_shapes(batches),
+        budget=declared,
+        speed=_speed(model, settings, answer),
+        busy=0.0,
+    )
+    say(_described(facts))
+    limited = () if own is None else (Budget(**own.model_dump()),)
+    costs = (
+        step_costs(model, settings, head_settings(config.model), limited, config.train.activations, answer)
+        if limited
+        else None
+    )
+    limits = Limits(
+        options.consent,
+        model,
+        facts.as_budget() if limited else None,
+        None if costs is None else costs.at(widest, batches),
+        widest[1],
+        answer,
+        moments(settings),
+    )
+    statistics = statistics_settings(config)
+    if source is not None and not config.privacy.secure:  # the server has the data of a part
+        consent = options.consent
+        statistics = replace(statistics, own_least=consent.least_per_class, enough=consent.least_for_moments)
+    return Prepared(
+        model,
+        samples,
+        settings,
+        facts,
+        config.run.seed,
+        initial,
+        statistics,
+        _secure(config, model, facts, method) if config.privacy.secure else None,
+        limits,
+    )
+
+
+def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int) -> tuple[Config, Source | None]:
+    """Return the server's configuration with this client's model, data, columns and device, and the data's source.
+
+    The source is None for a part of the configured data set, whose columns the configuration names.
+
+    Raises:
+        ModelError: If the server names a model by a path.
+        ConfigError: If it names data by a path, or the configuration is not one.
+        RefusalError: If the owner does not consent to it.
+    """
+    raw = {key: dict(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
+    asked, source, kind = _kind_asked(raw.get("data", {})), None, None
+    model, data, run = (raw.setdefault(key, {}) for key in ("model", "data", "run"))
+    _name_model(options, model)
+    if options.data is not None:
+        data["name"] = options.data
+    elif not _is_public(str(data.get("name"))):
+        raise ConfigError("expected data (--data) with a part (--part), since the server's data set is a path there")
+    if options.part is None:
+        source, columns = own_source(str(options.data), options.consent.columns)
+        data |= _column_keys(columns)
+        kind = columns.kind
+        # A client trains on all its samples; the server's own splits do not apply to them.
+        data |= {"partition": {"kind": "iid"}, "validation": 0.1, "test": 0.1, "split": None}
+        data |= {"samples": None, "held_out_samples": None}
+    elif any(isinstance(data.get(part), str) for part in ("validation", "test", "public")):
+        raise ConfigError("expected shares in data.validation, data.test and data.public for --part; found names")
+    else:
+        data |= {role: name if isinstance(name, str) else list(name) for role, name in options.consent.columns.items()}
+    run["device"] = options.device
+    config = parse_config(raw)
+    check_invitation(options.consent, config, num_labels, options.model is None, kind or config.data.kind)
+    instructions = config.model.task == "instruction"
+    if kind is not None and ((asked or kind) != kind or instructions != (kind == "instructions")):
+        raise DataError(
+            f"expected {'instructions' if instructions else asked}, as in the federation; found {kind} in the columns "
+            "that this client's owner named or that were found. Name the columns (--text, --label, --image, --prompt, "
+            "--response)."
+        )
+    return config, source
+
+
+def _name_model(options: ClientOptions, model: dict[str, Any]) -> None:
+    """Put the client's own model into a server's section ``model``, or the commit of the server's that is here already.
+
+    Raises:
+        ModelError: If the server names a model by a path, and the client has none of its own.
+    """
+    name, revision = str(model.get("name")), model.get("revision")
+    if options.model is not None:
+        model |= {"name": options.model, "revision": None}
+    elif not _is_public(name):
+        raise ModelError(
+            f"expected the model's folder on this client (--model), since the server's model is a path: {name!r}"
+        )
+    elif options.consent.models is None and is_hub_id(name):  # no newer commit is downloaded
+        model["revision"] = cached_commit(name, revision and str(revision)) or revision
+
+
+def _kind_asked(data: object) -> Kind | None:
+    """Return the kind of samples that the server's columns have; None if only its data set tells."""
+    try:
+        return DataConfig.model_validate(data).kind
+    except ValidationError:
+        return None  # the error is raised when the configuration is read
+
+
+def _column_keys(columns: Columns) -> dict[str, Any]:
+    """Return all keys of ``data`` that name columns, so that none of the server's is left."""
+    text = columns.text if isinstance(columns.text, str) else list(columns.text)
+    named = {"text": text, "label": columns.label, "image": columns.image, "tensor": columns.tensor}
+    return named | {"prompt": columns.prompt, "response": columns.response}
+
+
+def _is_public(name: str) -> bool:
+    """Whether a name is an embedded one or a hub id, and not a path on this machine."""
+    return name.startswith(embedded.PREFIX) or (is_hub_id(name) and not Path(name).exists())
+
+
+def _own(
+    options: ClientOptions, config: Config, labels: Sequence[str], source: Source, admit: Admit
+) -> tuple[Samples, LoraModel, list[int]]:
+    """Return a client's own samples with labels that its owner allows, the model, and the classes that occur."""
+    data = load_data(data_settings(config.data), labels, source, options.consent.labels)
+    model = load_model(model_settings(config), labels, MODEL_KINDS[data.kind], admit=admit)
+    samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
+    for note in (*data.notes, *notes):
+        say(f"note: {note}")
+    # Categories of instruction data are not classes.
+    return samples, model, [] if data.kind == "instructions" else sorted(set(samples.labels.tolist()))
+
+
+def _part(
+    options: ClientOptions, config: Config, labels: Sequence[str], admit: Admit
+) -> tuple[Samples, LoraModel, list[int]]:
+    """Return samples, model and classes for a part of the configured data set."""
+    loaded = load(config, admit=admit)
+    if list(loaded.data.label_names) != list(labels):
+        raise ConfigError(
+            f"expected the server's classes, {', '.join(labels)}, in {config.data.name}; found "
+            f"{', '.join(loaded.data.label_names)}"
+        )
+    parts = partition_data(data_settings(config.data), loaded.data, loaded.held_out, config.run.seed)
+    if not 0 <= (options.part or 0) < len(parts):
+        raise ConfigError(f"expected the part (--part) within 0 … {len(parts) - 1}; found {options.part}")
+    samples = loaded.samples.subset(parts[options.part or 0])
+    return samples, loaded.model, sorted(set(samples.labels.tolist()))
+
+
+def _budgets(
+    options: ClientOptions, config: Config, device: torch.device
+) -> tuple[DeclaredBudget | None, DeclaredBudget]:
+    """Return the budget that the client itself keeps to, and the one that it declares.
+
+    They differ for a part whose owner states none: it declares that of its tier, as in a run on one machine.
+    """
+    own = options.consent.budget
+    if own != DeclaredBudget():
+        return own, own
+    tier = {} if options.part is None else _tier_of_part(options.part, config)
+    if tier:
+        return None, DeclaredBudget(**tier)
+    free = DeclaredBudget(memory=_free_memory(device))
+    return free, free
+
+
+def _tier_of_part(part: int, config: Config) -> dict[str, Any]:
+    """Return the budget that the configuration gives to a part."""
+    tier = assign_tiers(config.data.clients, [tier.share for tier in config.clients.tiers])[part]
+    limits = config.clients.tiers[tier].budget.limits
+    return {key: value for key, value in limits.items() if key != "speed"}
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return the bytes of a device's free memory that a client uses at most."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(SHARE_OF_FREE * free)
+
+
+def _batches(config: Config, samples: Samples) -> tuple[Shape, list[Shape]]:
+    """Return the widest batch, and all of a round.
+
+    Raises:
+        ConfigError: If there are too many.
+    """
+    train = config.train
+    most = -(-len(samples) // train.batch_size) * train.epochs
+    if most > MOST_BATCHES:
+        raise ConfigError(
+            f"expected a server that asks for at most {MOST_BATCHES} batches per round; with its train.epochs, "
+            f"{train.epochs}, and train.batch_size, {train.batch_size}, they would be {most}"
+        )
+    return batch_shapes(samples.lengths(), train.batch_size, train.epochs)
+
+
+def _secure(config: Config, model: LoraModel, facts: ClientInfo, method: BoundMethod) -> SecureRound:
+    """Return what this client knows of a run with secure sums: its own part of what server and clients agree on."""
+    own = Client(0, 0, facts.as_budget(), facts.samples, facts.classes)
+    federation = replace(empty_federation(config, model), clients=(own,), tiers=(own.budget,))
+    adapter = model.snapshot(is_shared(config.model.head))
+    # The server states the most samples with each sum.
+    return agreed_round(method.aggregate, federation, adapter, secure_settings(config.privacy), max_share=None)
+
+
+def _speed(model: LoraModel, settings: TrainingSettings, answer: int | None) -> float | None:
+    if model.has_magnitudes:
+        return None  # FLOPs of DoRA are not predicted
+    autocast = settings.autocast == "bfloat16"
+    reached = measure_speed(model, calibrate(model, autocast, ["keep"], answer), autocast, answer)
+    if reached < SLOWEST_TRAINING:
+        say(
+            f"note: this machine reaches {reached / 1e9:.2g} GFLOP/s now; it reports {SLOWEST_TRAINING / 1e9:g}, the "
+            "least that a server accepts, which may not wait long enough"
+        )
+    return max(reached, SLOWEST_TRAINING)
+
+
+def say(line: str) -> None:
+    """Write a line on standard error at once, for the client's owner."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _described(facts: ClientInfo) -> str:
+    speed = "" if facts.speed is None else f", {facts.speed / 1e9:.0f} GFLOP/s"
+    return f"joined as {facts.name}: {facts.samples} samples, budget {budget_words(facts.as_budget())}{speed}"

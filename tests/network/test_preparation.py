@@ -1,0 +1,59 @@
+import pytest
+
+from fedhello.config.load import load_config
+from fedhello.errors import ConfigError, DataError, ModelError
+from fedhello.network.client import ClientOptions
+from fedhello.network.consent import Consent
+from fedhello.network.preparation import prepare_client
+from fedhello.setup.prepare import prepare
+
+
+def test_a_client_trains_on_all_of_its_own_data_whatever_its_columns_are_called(place, told):
+    (place / "mine.csv").write_text("body,kind\n" + "".join(f"pear number {i},fruit\n" for i in range(9)))
+    options = ClientOptions("a", "mine.csv", model="tiny", consent=Consent(
+        columns={"text": "body", "label": "kind"}, budget={"blocks": 1}))  # fmt: skip
+    client = prepare_client(options, *told)
+    assert len(client.data) == client.facts.samples == 9
+    assert client.facts.classes == (0,)  # of two: a client may have samples of some classes only
+    assert client.facts.as_budget().blocks == 1
+
+
+def test_what_the_server_holds_out_does_not_concern_a_clients_own_data(place, told):
+    raw, labels = told
+    raw["data"] |= {"test": "held.csv", "held_out_samples": 5}
+    client = prepare_client(ClientOptions("a", "texts.csv", model="tiny"), raw, labels)
+    assert len(client.data) == 80
+
+
+def test_a_client_without_a_budget_declares_free_memory(place, told):
+    client = prepare_client(ClientOptions("a", "texts.csv", model="tiny"), *told)
+    assert client.facts.budget.memory > 10**7
+    assert client.facts.speed > 0
+
+
+def test_a_label_that_the_federation_does_not_know_is_an_error_at_the_client(place, told):
+    (place / "mine.csv").write_text("text,label\npear,fruit\nzinc,metall\n")
+    with pytest.raises(
+        DataError, match=r"labels of the federation, fruit, metal; .*line 3.*'metall'.*Did you mean metal"
+    ):
+        prepare_client(ClientOptions("a", "mine.csv", model="tiny"), *told)
+
+
+def test_a_client_takes_no_path_from_the_server(place, told):
+    raw, labels = told
+    with pytest.raises(ModelError, match="expected the model's folder"):
+        prepare_client(ClientOptions("a", "texts.csv"), raw, labels)
+    with pytest.raises(ConfigError, match=r"expected data \(--data\) with a part"):
+        prepare_client(ClientOptions("a", part=0, model="tiny"), raw, labels)
+    raw["data"]["test"] = "/etc/passwd"
+    with pytest.raises(ConfigError, match="found names"):
+        prepare_client(ClientOptions("a", "texts.csv", part=0, model="tiny"), raw, labels)
+
+
+def test_a_part_is_what_a_run_on_one_machine_gives_to_that_client(place, told):
+    session = prepare(load_config(place / "net.yaml"))
+    client = prepare_client(ClientOptions("a", "texts.csv", part=1, model="tiny"), *told)
+    assert client.facts.samples == session.federation.clients[1].samples
+    assert client.facts.as_budget() == session.federation.clients[1].budget
+    with pytest.raises(ConfigError, match="within 0 … 2"):
+        prepare_client(ClientOptions("a", "texts.csv", part=3, model="tiny"), *told)
