@@ -22,6 +22,7 @@ median under AdamW and 3.7 times under SGD (``benchmarks/robustness.py --only le
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median_low
 
 from torch import Tensor
@@ -94,10 +95,7 @@ def with_bounded_norms(
         bound = bound_of(context.federation, times, max_share)
         return bounded(method.screen(context, replies), starts(context), bound)
 
-    def aggregate(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:
-        bound = bound_of(context.federation, times, max_share)
-        return average_bounded(context, updates, aggregate=method.aggregate, bound=bound)
-
+    aggregate = partial(average_bounded, aggregate=method.aggregate, times=times, max_share=max_share)
     return replace(method, screen=screen, aggregate=aggregate)
 
 
@@ -171,7 +169,8 @@ def average_bounded(
     updates: Iterable[Update],
     *,
     aggregate: Callable[[AggregationContext, Iterable[Update]], AggregationResult],
-    bound: Bound,
+    times: float,
+    max_share: float | None,
 ) -> AggregationResult:
     """Combine updates as the method does, those that were shortened with at most the weight of the median client.
 
@@ -179,8 +178,10 @@ def average_bounded(
         context: Of the round.
         updates: Passed on one by one.
         aggregate: How the method combines them.
-        bound: How long they were allowed to be.
+        times: c.
+        max_share: The cap on a client's weight; see ``share``.
     """
+    bound = bound_of(context.federation, times, max_share)
     flags: list[str] = []
 
     def weighed() -> Iterator[Update]:
