@@ -98,7 +98,8 @@ def test_a_run_takes_the_even_sum_says_so_stores_it_and_can_forget_who_did_it(at
     assert f"each client counts as {typical:,} samples at most" in head_line(beginning.head, session.head, 2)
     assert decode(encode(Checkpoint(0, beginning.state))).state.head_most == typical
     own = [scaled_to(found.sums, typical) for found in session.engine.head_sums()]
-    left, _ = head_without(session, beginning.state, [0])
+    left, change = head_without(session, beginning.state, [0])
+    assert change.left_out == 0
     assert torch.allclose(left.head_sums["features"], sum(part.features for part in own[1:]).double())
 
 

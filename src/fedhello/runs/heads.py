@@ -247,10 +247,10 @@ def head_without(session: Session, state: RunState, clients: Sequence[int]) -> t
         DataError: If a class has no sample on any client that is left.
     """
     total, due = HeadSums(**state.head_sums), {k for k in clients if k in state.head_clients}
+    most = session.most_samples if state.head_most is None else state.head_most
     # All clients send their sums: features may differ in the last bit with the content of a batch.
     for found in session.engine.head_sums() if due else ():
         if due.issuperset(found.clients):
-            most = session.most_samples if state.head_most is None else state.head_most
             total = without(total, scaled_to(found.sums, most), session.statistics.moments)
     left = [k for k in state.head_clients if k not in due]
     h = _validation_features(session, state.adapter)
@@ -258,7 +258,7 @@ def head_without(session: Session, state: RunState, clients: Sequence[int]) -> t
     sums = {name: getattr(total, name) for name in PARTS}
     gone = tuple(sorted({*state.forgotten, *clients}))
     state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(left), forgotten=gone)
-    return state, _change(head, len(left), samples, left_out=_declared(session, left) - samples)
+    return state, _change(head, len(left), samples, left_out=_declared(session, left, most) - samples)
 
 
 def _solved(session: Session, state: RunState, clients: Sequence[int] | None, before: HeadSums | None = None) -> Solved:
@@ -292,7 +292,7 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
     state = replace(state, head_most=capped)
     if session.drift is not None:
         session.drift.begin(state)
-    left_out = _declared(session, traffic.clients) - traffic.samples
+    left_out = _declared(session, traffic.clients, most) - traffic.samples
     change = _change(head, len(traffic.clients), float(total.counts.sum()), left_out=left_out)
     return state, replace(change, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down, most=capped)
 
@@ -361,10 +361,10 @@ def _with_head(session: Session, state: RunState, head: Head) -> RunState:
     return replace(state, adapter=state.adapter.with_tensors(known))
 
 
-def _declared(session: Session, clients: Sequence[int]) -> int:
-    """Return the number of samples of some clients, each with the cap on it."""
+def _declared(session: Session, clients: Sequence[int], most: int | None) -> int:
+    """Return the number of samples of some clients, each of which counts for at most ``most``, if not None."""
     found = (entry.samples for entry in session.roster if entry.client in clients)
-    return sum(n if session.most_samples is None else min(n, session.most_samples) for n in found)
+    return sum(n if most is None else min(n, most) for n in found)
 
 
 def _change(head: Head, clients: int, samples: float, left_out: int = 0) -> HeadChange:
