@@ -1,6 +1,6 @@
 """What lost clients cost, what hostile clients do to each rule, and what damaged updates do to the server.
 
-    python benchmarks/robustness.py [--only dropout|attacks|fuzz] [--seeds 0,1,2] [key=value …]
+    python benchmarks/robustness.py [--only dropout|attacks|bound|lengths|fuzz] [--seeds 0,1,2] [key=value …]
 
 ``dropout``: the demo, undisturbed and with a third of the invited clients lost in every round. The figure is the
 difference of their mean accuracies over the last five rounds; it should be within 0.01.
@@ -8,7 +8,14 @@ difference of their mean accuracies over the last five rounds; it should be with
 ``attacks``: nine clients with data alike, everybody trains everything in each of eight rounds, and three of them are
 hostile: *sign flip* sends θ − 4Δ where an honest client would send θ + Δ, so that the mean goes backwards; *boost*
 sends θ + 100Δ. The rules should end within 0.03 of the honest run, and the plain mean should not. ``--rules`` plays
-some of the rules only.
+some of the rules only. The bound that is on by default is off there.
+
+``bound``: the same with one hostile client of nine and plain means, with and without ``defence.max_norm``: *backwards*
+sends θ − 20Δ, *a million* sends 10⁶ everywhere. With the bound they should end within 0.05 of the honest run.
+
+``lengths``: how many times the usual length the longest update of honest runs is, as ``defence.max_norm`` counts it;
+none may come near 5. Label-skewed clients of few and of many samples, one and four local epochs, tiers of one to six
+blocks or of ranks 2 to 8, trained heads, SGD.
 
 ``fuzz``: 10,000 damaged updates of a MiniLM adapter pass the one door: exceptions, the slowest, the most memory of
 Python's (of every 21st) beyond the payload, and whether a round with all the rejected ones ends with other bits than
@@ -27,14 +34,18 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from fedhello import algorithm
+from fedhello.aggregation.bound import TIMES_USUAL, bound_of, bounded
+from fedhello.aggregation.share import MAX_SHARE
 from fedhello.client.settings import METRICS
 from fedhello.config.load import load_config
+from fedhello.engine.protocol import Heads
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
 from fedhello.methods import METHODS
 from fedhello.runs.loop import rounds, start
@@ -51,10 +62,38 @@ ALIKE = [
 ]  # fmt: skip
 RULES = {
     "mean": ["defence.rule=mean"],
-    **{rule: [f"defence.rule={rule}", f"defence.byzantine={HOSTILE}"] for rule in ("median", "trimmed-mean")},
-    "multi-krum": ["defence.rule=multi-krum", f"defence.byzantine={HOSTILE}"],
+    **{
+        rule: [f"defence.rule={rule}", f"defence.byzantine={HOSTILE}"]
+        for rule in ("median", "trimmed-mean", "multi-krum")
+    },
 }
-ATTACKS = {"sign flip": -4.0, "boost": 100.0}
+Attack = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""What is sent in the place of a tensor: (what the client started from, what an honest client would send)."""
+
+
+def times(factor: float) -> Attack:
+    """Return the attack that moves everything by so many times what an honest client would."""
+    return lambda before, after: before + factor * (after - before)
+
+
+ATTACKS = {"sign flip": times(-4.0), "boost": times(100.0)}
+BEYOND = {"backwards": times(-20.0), "a million": lambda before, after: torch.full_like(after, 1e6)}
+BOUNDS = {"bounded": [], "unbounded": ["defence.max_norm=null"]}
+RANKS = "clients.tiers=[{share: 1/3, rank: 2}, {share: 1/3, rank: 4}, {share: 1/3, rank: 8}]"
+SKEWED = "data.partition={kind: dirichlet, alpha: 0.1}"
+HONEST = {
+    "demo": [],
+    "dirichlet 0.1": [SKEWED, "train.rounds=6"],
+    "dirichlet 0.05, 4 epochs": ["data.partition={kind: dirichlet, alpha: 0.05}", "train.epochs=4", "train.rounds=3"],
+    "tiers of 1, 3 and 6 blocks": [
+        "clients.tiers=[{share: 1/2, blocks: 1}, {share: 1/4, blocks: 3}, {share: 1/4, blocks: 6}]",
+        "train.clients_per_round=10", "train.rounds=3",
+    ],
+    "trained head": ["model.head=aggregate", "data.partition={kind: dirichlet, alpha: 0.3}", "train.rounds=4"],
+    "ranks, hetlora": ["method.name=hetlora", RANKS, "train.rounds=3"],
+    "ranks, flora": ["method.name=flora", RANKS, "train.rounds=3"],
+    "sgd, dirichlet 0.1": ["train.optimizer=sgd", "train.lr=0.1", SKEWED, "train.rounds=4"],
+}  # fmt: skip
 UNREAD = ("too large", "checksum", "malformed", "stale", "not invited", "wrong count", "out of bounds")
 MINILM_MODULES, MINILM_WIDTH, MINILM_RANK = 12, 384, 8
 
@@ -62,7 +101,7 @@ MINILM_MODULES, MINILM_WIDTH, MINILM_RANK = 12, 384, 8
 def main() -> None:
     """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("dropout", "attacks", "fuzz"))
+    parser.add_argument("--only", choices=("dropout", "attacks", "bound", "lengths", "fuzz"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--cases", type=int, default=10_000)
@@ -72,6 +111,8 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "dropout": lambda: dropout(seeds, arguments.overrides),
         "attacks": lambda: attacks(seeds, arguments.rules.split(","), arguments.overrides),
+        "bound": lambda: bound(seeds, arguments.overrides),
+        "lengths": lambda: honest_lengths(seeds, arguments.overrides),
         "fuzz": lambda: fuzz(arguments.cases),
     }
     found = {name: part() for name, part in parts.items() if arguments.only in (None, name)}
@@ -107,12 +148,9 @@ def attacks(seeds: list[int], rules: list[str], overrides: list[str]) -> dict[st
     """Let each rule meet each attack, and the mean nobody: the honest run."""
     rows = []
     for rule, words in ((rule, RULES[rule]) for rule in rules):
-        for attack, factor in (({"nobody": None} if rule == "mean" else {}) | ATTACKS).items():
-            reached = [
-                play([*ALIKE, *words, *overrides], seed, lambda session, by=factor: corrupt(session, by))["final"]
-                for seed in seeds
-            ]
-            rows.append({"rule": rule, "attack": attack, "final": reached, "mean": statistics.fmean(reached)})
+        for attack, how in (({"nobody": None} if rule == "mean" else {}) | ATTACKS).items():
+            found = played([*words, *BOUNDS["unbounded"], *overrides], seeds, how, HOSTILE)
+            rows.append({"rule": rule, "attack": attack, **found})
             print(rows[-1], file=sys.stderr, flush=True)
     honest = next((row["mean"] for row in rows if row["attack"] == "nobody"), None)
     for row in rows:
@@ -120,11 +158,55 @@ def attacks(seeds: list[int], rules: list[str], overrides: list[str]) -> dict[st
     return {"clients": CLIENTS, "hostile": HOSTILE, "rows": rows}
 
 
-def corrupt(session: Session, factor: float | None) -> None:
-    """Let the first clients move everything by so many times what they would; None leaves them honest."""
+def bound(seeds: list[int], overrides: list[str]) -> dict[str, Any]:
+    """Let one client attack plain means, with and without the bound, and let nobody do so."""
+    rows = []
+    for name, words in BOUNDS.items():
+        for attack, how in ({"nobody": None} | BEYOND).items():
+            rows.append({"bound": name, "attack": attack, **played([*words, *overrides], seeds, how, 1)})
+            print(rows[-1], file=sys.stderr, flush=True)
+    return {"clients": CLIENTS, "hostile": 1, "rows": rows}
+
+
+def played(words: list[str], seeds: list[int], attack: Attack | None, hostile: int) -> dict[str, Any]:
+    """Return what clients with data alike come to, by seed, where some of them attack."""
+    reached = [
+        play([*ALIKE, *words], seed, lambda session: corrupt(session, attack, hostile))["final"] for seed in seeds
+    ]
+    return {"final": reached, "mean": statistics.fmean(reached)}
+
+
+def honest_lengths(seeds: list[int], overrides: list[str]) -> dict[str, Any]:
+    """Return how many times as long as usual the longest update of honest runs is, and how many updates there were."""
+    found = {}
+    for name, words in HONEST.items():
+        longest: list[float] = []
+        for seed in seeds:
+            play([*words, "train.measure_memory=false", *overrides], seed, partial(measure, longest=longest))
+        found[name] = {"updates": len(longest), "longest": max(longest)}
+        print(name, found[name], file=sys.stderr, flush=True)
+    return found
+
+
+def measure(session: Session, longest: list[float]) -> None:
+    """Let each round add its updates' lengths to a list; what is no longer than usual counts as 1."""
+    train, judge = session.engine.train, bound_of(session.federation, 1.0, MAX_SHARE)
+
+    def noted(tasks: Iterable[Task], heads: Heads | None = None) -> list[Update | Rejection]:
+        asked = {task.client: task for task in tasks}
+        replies = list(train(asked.values(), heads))
+        judged = bounded(replies, lambda k: asked[k].adapter, judge)
+        longest.extend(one.metrics.get(TIMES_USUAL, 1.0) for one in judged if isinstance(one, Update))
+        return replies
+
+    session.engine.train = noted  # type: ignore[method-assign]
+
+
+def corrupt(session: Session, attack: Attack | None, hostile: int) -> None:
+    """Let the first clients attack; None leaves them honest."""
     train = session.engine.train
 
-    def corrupted(tasks: Iterable[Task]) -> Iterator[Update | Rejection]:
+    def corrupted(tasks: Iterable[Task], heads: Heads | None = None) -> Iterator[Update | Rejection]:
         starts: dict[int, Adapter] = {}
 
         def noted() -> Iterator[Task]:
@@ -132,13 +214,12 @@ def corrupt(session: Session, factor: float | None) -> None:
                 starts[task.client] = task.adapter
                 yield task
 
-        for reply in train(noted()):
-            if factor is None or isinstance(reply, Rejection) or reply.client >= HOSTILE:
+        for reply in train(noted(), heads):
+            if attack is None or isinstance(reply, Rejection) or reply.client >= hostile:
                 yield reply
             else:
                 before = starts[reply.client].tensors
-                moved = {n: before[n] + factor * (value - before[n]) for n, value in reply.tensors.items()}
-                yield replace(reply, tensors=moved)
+                yield replace(reply, tensors={n: attack(before[n], value) for n, value in reply.tensors.items()})
 
     session.engine.train = corrupted  # type: ignore[method-assign]
 

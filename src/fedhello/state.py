@@ -117,6 +117,8 @@ class RunState:
         attempt: Number of failed attempts at the next round.
         head_sums: Name → value: the head statistics that the current head is solved from; empty if it is not solved.
         head_clients: The clients whose statistics these are, ascending.
+        head_most: The most samples for which a client counts in them, if fewer than ``defence.max_share`` allows; else
+            None.
         head_base: Name → value: the adapter, without a head, under which the features of ``head_sums`` were computed,
             if the head is compensated for drift; else empty.
         selected: The selected model, which the run would return now; None without model selection.
@@ -156,6 +158,7 @@ class RunState:
     personal_heads: Mapping[int, Mapping[str, Tensor]] | None = None
     lr: float | None = None
     releases: tuple[Release, ...] = ()
+    head_most: int | None = None
 
     @property
     def model(self) -> Adapter:

@@ -1,5 +1,7 @@
 """Case 15: an update a million times too large, and one that is next to nothing."""
 
+import pytest
+
 from fedhello.aggregation.robust import Defence, defended
 from fedhello.algorithm import init, round
 from fedhello.methods import METHODS
@@ -22,8 +24,19 @@ def play(toy, defence, *factors):
     return record, float(sum(change)) ** 0.5
 
 
+UNBOUNDED = Defence(max_norm=None)
+
+
 def test_without_a_defence_it_does_what_it_likes(toy):
-    assert play(toy, Defence(), 1, 1, 1, 1e6)[1] > 1e5
+    assert play(toy, UNBOUNDED, 1, 1, 1, 1e6)[1] > 1e5
+    assert play(toy, Defence(), 1, 1e6)[1] > 1e5, "of two nobody can say which is odd"
+
+
+@pytest.mark.parametrize("hostile", range(4))
+def test_by_default_it_moves_the_model_by_five_times_its_share(toy, hostile):
+    record, moved = play(toy, Defence(), *(1e6 if k == hostile else 1 for k in range(4)))
+    assert moved == pytest.approx(2.0 * (3 + 5) / 4)
+    assert f"client {hostile} moved the model 1e+06 times as far as is usual" in record.flags[0]
 
 
 def test_a_clip_bounds_it_by_its_share(toy):

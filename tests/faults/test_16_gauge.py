@@ -37,6 +37,12 @@ def test_the_norm_of_a_factor_gives_it_away(toy):
     assert all(bool(value.half().isfinite().all()) for value in state.adapter.tensors.values())
 
 
-def test_without_a_screen_the_mean_leaves_half_precision(toy):
-    state, _ = play(toy, Defence())
+def test_the_bound_that_is_on_by_default_shortens_it(toy):
+    state, record = play(toy, Defence())
+    assert record.flags[0].startswith("client 3 moved the model")
+    assert all(bool(value.half().isfinite().all()) for value in state.adapter.tensors.values())
+
+
+def test_without_either_the_mean_leaves_half_precision(toy):
+    state, _ = play(toy, Defence(max_norm=None))
     assert not bool(state.adapter.tensors[B].half().isfinite().all())

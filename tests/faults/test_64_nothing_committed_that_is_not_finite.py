@@ -69,6 +69,19 @@ def test_before_such_a_round_was_committed(attacked, monkeypatch):
     assert not math.isfinite(record.validation.loss)
 
 
+def test_a_million_everywhere_is_shortened_where_three_answer(attacked):
+    """Values that the door lets through, without a line search; before, honest clients could no longer train."""
+    everyone = ["train.clients_per_round=4", "train.rounds=4", "train.quorum=1"]
+    with pytest.raises(QuorumError, match="0 of 4 updates count"):
+        played(attacked(value=1e6, words=[*everyone, "defence.max_norm=null"]))
+    honest, found = played(attacked(clients=(), words=everyone)), played(attacked(value=1e6, words=everyone))
+    assert [record.report.failed for _, record in found] == [None] * 4
+    for (_, expected), (state, record) in zip(honest, found, strict=True):
+        assert any("client 0 moved the model" in flag for flag in record.report.flags)
+        assert record.validation.loss < expected.validation.loss + 0.05
+        assert max(float(value.abs().max()) for value in state.adapter.tensors.values()) < 10
+
+
 def test_where_all_clients_diverge_the_run_ends_and_says_what_to_lower(attacked):
     with pytest.raises(QuorumError, match=r"no client's values stand out; lower train\.lr"):
         played(attacked(clients=range(100)))

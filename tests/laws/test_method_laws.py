@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fedhello import algorithm
+from fedhello.aggregation.robust import Defence, defended
 from fedhello.methods import METHODS
 from fedhello.strategy import AggregationContext, AllocationContext, with_fixed_head
 from fedhello.types import (
@@ -129,9 +130,10 @@ class Play:
 
     def round(self) -> "Play":
         self.trained, self.allocations = {}, {}
-        self.state, _ = algorithm.round(
+        self.state, report = algorithm.round(
             self.state, self.world, self.method, self.train, lambda *_: (1.0, 1.0), lambda models, how, t: models
         )
+        self.flags = report.flags
         return self
 
     def starts(self, k: int) -> Adapter:
@@ -148,6 +150,36 @@ class Play:
 
     def models(self) -> list[Adapter]:
         return list(self.method.models(self.state, self.world).values())
+
+
+def longer(task: Task) -> Adapter:
+    """Every client moves everything by another length, with its samples and within four times the least."""
+    rng = torch.Generator().manual_seed(100 * task.round + task.client)
+    size = SAMPLES[task.client % 5] ** 0.5 * float(1 + 3 * torch.rand((), generator=rng))
+    moved = {n: v + size * torch.randn(v.shape, generator=rng).sign() for n, v in task.adapter.tensors.items()}
+    return Adapter(moved, task.adapter.block_of)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bound_on_lengths_changes_no_bit_where_all_are_within_it_and_else_names_who_is_not(name):
+    def play(values, times):
+        found = Play(name, world(6, 2, 3, 6, 4), values, FULL.get(name, {}))
+        found.method = defended(found.method, Defence(max_norm=times))
+        return found.round().round().round()
+
+    bounded, plain = (play(longer, times) for times in (5.0, None))
+    assert bounded.flags == plain.flags == ()
+    for one, other in zip(bounded.models(), plain.models(), strict=True):
+        assert all(torch.equal(value, other.tensors[n]) for n, value in one.tensors.items())
+    assert all(torch.equal(v, plain.state.method_state[n]) for n, v in bounded.state.method_state.items())
+
+    def hostile(task):
+        return Adapter({n: v + 1e6 for n, v in task.adapter.tensors.items()}, task.adapter.block_of)
+
+    attacked = play(lambda task: hostile(task) if task.client == 3 else longer(task), 5.0)
+    if len(attacked.trained) >= 3:
+        assert all(flag.startswith("client 3 moved the model") for flag in attacked.flags)
+        assert len(attacked.flags) == 1
 
 
 OWN, COMMON = [(2, 2, "AB", 2), (2, 6, "AB", 6)], [(2, 2, "AB", 2)] * 2

@@ -39,7 +39,7 @@ RECORD = RoundRecord(
     test=Evaluation(0.6, 1.5, 16, {"macro_f1": 0.3}),
     seconds=2.5,
     evaluation_seconds=1.5,
-    head=HeadChange(3, 30.5, 100, 200, 0.1, 0.9, 0.4, False, 2, 0.3, 0.6),
+    head=HeadChange(3, 30.5, 100, 200, 0.1, 0.9, 0.4, False, 2, 0.3, 0.6, 13),
     selected=2,
 )
 

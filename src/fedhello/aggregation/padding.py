@@ -111,9 +111,11 @@ def average_by_norm(
 
         w_k = √ Σ_modules ‖B_k A_k‖²_F
 
-    over the whole model, since the paper does not say per module. A client whose tail product
-    ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F got smaller in training keeps rank max(r_min, ⌊γ r⌋) from now on, and its tail is
-    dropped before averaging. The head is averaged by samples. Where every product is zero, nothing changes.
+    over the whole model, since the paper does not say per module. These weights are no counts that a client states, so
+    ``defence.max_share`` does not cap them; ``defence.max_norm`` limits how far one update makes them grow. A client
+    whose tail product ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F got smaller in training keeps rank max(r_min, ⌊γ r⌋) from now
+    on, and its tail is dropped before averaging. The head is averaged by samples. Where every product is zero, nothing
+    changes.
 
     Args:
         context: Its method state holds ``rank/k``, the rank that client k was pruned to.

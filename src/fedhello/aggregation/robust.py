@@ -1,6 +1,7 @@
 """Defences against clients that are broken or hostile: a screen, a clip, and rules that outvote a few.
 
-A screen and a clip work on the updates before any method combines them; a rule takes the place of the layer-wise mean.
+A screen and a clip work on the updates before any method combines them, and so does the bound that is on by default
+(see ``bound``); a rule takes the place of the layer-wise mean.
 
     screen   an update is rejected if a factor's norm ‖A_k‖ or ‖B_k‖, or how far it moves a product,
              ‖s (B_k A_k − B A)‖, is more than so many times the median over the round's holders. Both are needed:
@@ -28,6 +29,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from fedhello.aggregation.bound import FEWEST, MAX_NORM, Replies, Start, with_bounded_norms
 from fedhello.aggregation.rows import held_rows
 from fedhello.aggregation.share import MAX_SHARE, with_capped_weights
 from fedhello.factors import part
@@ -35,14 +37,6 @@ from fedhello.strategy import AggregationContext, AggregationResult, AllocationC
 from fedhello.types import LORA_A, LORA_B, Adapter, Rejection, Update
 
 RobustRule = Literal["mean", "median", "trimmed-mean", "multi-krum"]
-
-FEWEST_SCREENED = 3
-"""Fewest holders of which a median outvotes one."""
-
-Start = Callable[[int], Adapter]
-"""Client id → the adapter that it started from."""
-
-Replies = Iterable[Update | Rejection]
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,7 @@ class Defence:
         rule: How values combine; ``mean`` leaves it to the method.
         byzantine: f, the number of hostile holders of a tensor that the rule tolerates.
         max_share: c, how many times the upper quartile of all sample counts a client may weigh; None caps nothing.
+        max_norm: c, how many times as far as usual an update may move the model; None bounds nothing.
     """
 
     screen: float | None = None
@@ -62,6 +57,7 @@ class Defence:
     rule: RobustRule = "mean"
     byzantine: int = 1
     max_share: float | None = MAX_SHARE
+    max_norm: float | None = MAX_NORM
 
     @property
     def fewest(self) -> int:
@@ -87,6 +83,7 @@ def defended(method: BoundMethod, defence: Defence) -> BoundMethod:
         return replies if defence.clip is None else clipped(replies, start(context), defence.clip)
 
     found = with_capped_weights(replace(method, screen=screen), defence.max_share)
+    found = with_bounded_norms(found, defence.max_norm, defence.max_share, start)
     if defence.rule == "mean":
         return found
     return replace(found, aggregate=partial(combine, aggregate=found.aggregate, defence=defence))
@@ -139,9 +136,9 @@ def _rejected(update: Update, name: str, norm: float, limit: float) -> Rejection
 
 
 def _limit(norms: list[float], times: float) -> float:
-    """Return the largest norm that passes; infinity with fewer than ``FEWEST_SCREENED`` norms or a median of 0."""
+    """Return the largest norm that passes; infinity with fewer than ``FEWEST`` norms or a median of 0."""
     median = float(torch.tensor(norms, dtype=torch.float64).quantile(0.5))
-    return times * median if len(norms) >= FEWEST_SCREENED and median > 0 else float("inf")
+    return times * median if len(norms) >= FEWEST and median > 0 else float("inf")
 
 
 def update_norms(tensors: Mapping[str, Tensor], start: Adapter, scale: float) -> dict[str, float]:

@@ -40,8 +40,9 @@ BEFORE: dict[str, Any] = {
     "train.selection": "last",
     "train.lr": 2e-3,
     "defence.max_share": None,
+    "defence.max_norm": None,
 }
-"""Values that reproduce version 0.1.0, for keys that its configurations do not have."""
+"""Values that reproduce earlier versions, for keys that their configurations do not have."""
 
 
 RATE, FOLLOWED_RATE = 2e-3, 5e-3

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedhello.aggregation.bound import MAX_NORM
 from fedhello.aggregation.robust import Defence, RobustRule
 from fedhello.aggregation.server import ServerOptimizer, ServerStep
 from fedhello.aggregation.share import MAX_SHARE
@@ -282,11 +283,12 @@ class DefenceConfig(Section):
     rule: RobustRule = "mean"
     byzantine: int = Field(1, ge=0)
     max_share: float | None = Field(MAX_SHARE, ge=1)
+    max_norm: float | None = Field(MAX_NORM, gt=1)
 
     @property
     def defence(self) -> Defence:
         """The settings as the aggregation takes them."""
-        return Defence(self.screen, self.clip, self.rule, self.byzantine, self.max_share)
+        return Defence(self.screen, self.clip, self.rule, self.byzantine, self.max_share, self.max_norm)
 
 
 class PrivacyConfig(Section):

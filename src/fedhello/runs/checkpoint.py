@@ -171,6 +171,7 @@ def _plain_state(state: RunState) -> dict[str, Any]:
         "excess": dict(state.excess),
         "attempt": state.attempt,
         "head_clients": state.head_clients,
+        "head_most": state.head_most,
         "selected_round": state.selected_round,
         "forgotten": state.forgotten,
         "lr": state.lr,

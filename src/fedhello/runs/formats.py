@@ -45,7 +45,7 @@ def read_evaluation(values: Any) -> Evaluation:
 
 
 def write_head(change: HeadChange) -> JSON:
-    """Return a change of the head as it is in files; ``noise`` only if there is some."""
+    """Return a change of the head as it is in files; ``noise`` and ``most`` only where there are such."""
     values: JSON = {
         "clients": change.clients,
         "samples": change.samples,
@@ -58,10 +58,11 @@ def write_head(change: HeadChange) -> JSON:
         "left_out": change.left_out,
         "loss_before": change.loss_before,
     }
-    return values if change.noise is None else values | {"noise": change.noise}
+    more = {"noise": change.noise, "most": change.most}
+    return values | {key: value for key, value in more.items() if value is not None}
 
 
-HEAD_KEYS = tuple(write_head(HeadChange(0, 0, 0, 0, noise=1.0)))
+HEAD_KEYS = tuple(write_head(HeadChange(0, 0, 0, 0, noise=1.0, most=1)))
 
 
 def read_head(values: Any) -> HeadChange:

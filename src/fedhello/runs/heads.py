@@ -22,6 +22,7 @@ from fedhello.model.head import (
 from fedhello.model.private_sums import PrivatePlan
 from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, scaled_to, without
 from fedhello.randomness import generator
+from fedhello.runs.head_weights import both_sums, is_surely_better, typical_samples
 from fedhello.runs.private_heads import released_sums
 from fedhello.runs.selection import selection_after
 from fedhello.session import Session
@@ -77,6 +78,8 @@ class HeadChange:
         loss_before: Loss of the earlier head, at its own best temperature; None if the two were not compared.
         noise: σ of the noise on the sums, over the most that one client contributes; None without noise. The samples
             are not known then, and stated as 0.
+        most: The most samples for which a client counts, if fewer than it may count for, since with those it is surely
+            better on the validation data; see ``fedhello.runs.head_weights``. None where all count in full.
     """
 
     clients: int
@@ -90,6 +93,7 @@ class HeadChange:
     left_out: int = 0
     loss_before: float | None = None
     noise: float | None = None
+    most: int | None = None
 
 
 Solved = tuple[RunState, HeadChange | None]
@@ -206,6 +210,7 @@ def without_final_head(state: RunState) -> RunState:
         adapter=state.adapter.with_tensors(parts["head"]),
         head_sums=parts["sums"],
         head_clients=tuple(kept["clients"].tolist()),
+        head_most=int(kept["most"]) if "most" in kept else None,
         head_base=parts["base"],
         selected=selected if selected.tensors else None,
         selected_losses=kept.get("losses"),
@@ -222,6 +227,7 @@ def _head_and_sums(session: Session, state: RunState) -> dict[str, Tensor]:
         blocks = state.selected.block_of
         kept |= {f"selected/{_or_nothing(blocks[n])}/{n}": value for n, value in state.selected.tensors.items()}
         kept |= {"losses": state.selected_losses, "round": torch.tensor(state.selected_round)}
+    kept |= {} if state.head_most is None else {"most": torch.tensor(state.head_most)}
     return kept | {"clients": torch.tensor(state.head_clients, dtype=torch.int64)}
 
 
@@ -241,16 +247,18 @@ def head_without(session: Session, state: RunState, clients: Sequence[int]) -> t
         DataError: If a class has no sample on any client that is left.
     """
     total, due = HeadSums(**state.head_sums), {k for k in clients if k in state.head_clients}
+    most = session.most_samples if state.head_most is None else state.head_most
     # All clients send their sums: features may differ in the last bit with the content of a batch.
     for found in session.engine.head_sums() if due else ():
         if due.issuperset(found.clients):
-            total = without(total, scaled_to(found.sums, session.most_samples), session.statistics.moments)
+            total = without(total, scaled_to(found.sums, most), session.statistics.moments)
     left = [k for k in state.head_clients if k not in due]
-    head, samples = _from_sums(session, total, state.adapter), round(float(total.counts.sum()))
+    h = _validation_features(session, state.adapter)
+    head, samples = _from_sums(session, total, h), round(float(total.counts.sum()))
     sums = {name: getattr(total, name) for name in PARTS}
     gone = tuple(sorted({*state.forgotten, *clients}))
     state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(left), forgotten=gone)
-    return state, _change(head, len(left), samples, left_out=_declared(session, left) - samples)
+    return state, _change(head, len(left), samples, left_out=_declared(session, left, most) - samples)
 
 
 def _solved(session: Session, state: RunState, clients: Sequence[int] | None, before: HeadSums | None = None) -> Solved:
@@ -264,19 +272,29 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
     """
     moments, traffic = session.statistics.moments, Traffic()
     adapter = state.adapter if state.round else None
+    # Once clients count for fewer samples, those that come later do, too.
+    capped = None if before is None else state.head_most
+    most, typical = (session.most_samples, typical_samples(session)) if capped is None else (capped, None)
     found = session.engine.head_sums(clients, adapter)
-    total = add_up((traffic.counted(one, session.most_samples) for one in found), moments)
+    total, even = both_sums(((one.clients, traffic.counted(one, most)) for one in found), typical, moments)
     total = total if before is None else plus(before, total)
-    head = _from_sums(session, total, state.adapter)
+    h = _validation_features(session, state.adapter)
+    head = _from_sums(session, total, h)
+    if even is not None:
+        even = even if before is None else plus(before, even)
+        other = _from_sums(session, even, h)
+        if is_surely_better(other, head, h, torch.from_numpy(session.server.validation.labels)):
+            head, total, capped = other, even, typical
     sums = {name: getattr(total, name) for name in PARTS}
     known = sorted({*state.head_clients, *traffic.clients})
     base = {} if session.drift is None else session.drift.without_head(state.adapter)
     state = replace(_with_head(session, state, head), head_sums=sums, head_clients=tuple(known), head_base=base)
+    state = replace(state, head_most=capped)
     if session.drift is not None:
         session.drift.begin(state)
-    left_out = _declared(session, traffic.clients) - traffic.samples
+    left_out = _declared(session, traffic.clients, most) - traffic.samples
     change = _change(head, len(traffic.clients), float(total.counts.sum()), left_out=left_out)
-    return state, replace(change, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down)
+    return state, replace(change, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down, most=capped)
 
 
 def _released(session: Session, state: RunState, private: PrivatePlan) -> Solved:
@@ -292,17 +310,25 @@ def _released(session: Session, state: RunState, private: PrivatePlan) -> Solved
     return state, replace(change, bytes_up=up, bytes_down=down, noise=private.head.noise)
 
 
-def _from_sums(session: Session, total: HeadSums, adapter: Adapter) -> Head:
-    """Return the head solved from sums, with shrinkage and temperature chosen on the server's validation data."""
-    validation = session.server.validation
+def _validation_features(session: Session, adapter: Adapter) -> Tensor:
+    """Return the features of the server's validation data under an adapter, shape (n, d)."""
+    if session.drift is not None:
+        return session.drift.features(session.drift.without_head(adapter), validation_alone=True)
+    session.model.write(adapter.tensors)
+    return pooled_features(session.model, session.server.validation)
+
+
+def _from_sums(session: Session, total: HeadSums, h: Tensor) -> Head:
+    """Return the head solved from sums, with shrinkage and temperature chosen on the server's validation data.
+
+    Args:
+        session: The session.
+        total: The sums.
+        h: Features of the validation data, shape (n, d).
+    """
     if session.head.policy == "prototypes":
         return prototype_head(total, session.head.scale)
-    if session.drift is None:
-        session.model.write(adapter.tensors)
-        h = pooled_features(session.model, validation)
-    else:
-        h = session.drift.features(session.drift.without_head(adapter), validation_alone=True)
-    y = torch.from_numpy(validation.labels)
+    y = torch.from_numpy(session.server.validation.labels)
     return solved_head(_family(session, total), h, y, session.head.shrinkages)
 
 
@@ -334,10 +360,10 @@ def _with_head(session: Session, state: RunState, head: Head) -> RunState:
     return replace(state, adapter=state.adapter.with_tensors(known))
 
 
-def _declared(session: Session, clients: Sequence[int]) -> int:
-    """Return the number of samples of some clients, each with the cap on it."""
+def _declared(session: Session, clients: Sequence[int], most: int | None) -> int:
+    """Return the number of samples of some clients, each of which counts for at most ``most``, if not None."""
     found = (entry.samples for entry in session.roster if entry.client in clients)
-    return sum(n if session.most_samples is None else min(n, session.most_samples) for n in found)
+    return sum(n if most is None else min(n, most) for n in found)
 
 
 def _change(head: Head, clients: int, samples: float, left_out: int = 0) -> HeadChange:

@@ -34,6 +34,11 @@ def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 
     parts = [f"{'' if head.policy == 'prototypes' else 'solved '}from {what} of {whose}"]
     if change.left_out:
         parts.append(f"{change.left_out:,} samples left out by clients with few of their class (model.least={least})")
+    if change.most is not None:
+        parts.append(
+            f"each client counts as {change.most:,} samples at most, the median, since with more the head is surely "
+            "worse on the validation data"
+        )
     if change.shrinkage is not None:
         parts.append(
             f"solver {head.solver}, shrinkage {change.shrinkage:g}, temperature {change.temperature:.3g}, "

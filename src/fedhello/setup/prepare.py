@@ -246,7 +246,10 @@ def load(config: Config, given: Objects = NAMED, admit: Admit | None = None) -> 
         FedhelloError: Of the matching kind, for every error that the user can fix.
     """
     method = method_or_stand_in(config.method.name, config.method.options)
-    bound = defended(method.bind(**config.method.options), config.defence.defence)
+    defence = config.defence.defence
+    if config.privacy.secure:  # nobody sees a single update; clients keep to privacy.limit themselves
+        defence = replace(defence, max_norm=None)
+    bound = defended(method.bind(**config.method.options), defence)
     stated = data_settings(config.data)
     check_server_data(config.data.kind, stated.proxy, stated.public, method, bound)
     data = load_data(stated, source=given.data)
