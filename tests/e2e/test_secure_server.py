@@ -13,7 +13,6 @@ TEN = (
     CONFIG.replace("clients: 3,", "clients: 10,")
     .replace("clients_per_round: 3", "clients_per_round: 10")
     .replace("rounds: 2", "rounds: 3")
-    .replace("wait: 200", "wait: 500")
     + "privacy: {secure: true, cohorts: 3}\n"
 )
 

@@ -29,7 +29,7 @@ def test_waiting_is_counted_down_and_ends():
 def test_the_command_ends_with_that_code_and_leaves_nothing_behind(workplace, tmp_path):
     pytest.importorskip("flwr", reason="needs the extra flower")
     shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
-    net = Machines(tmp_path / "place", CONFIG.replace("wait: 200", "wait: 3"))
+    net = Machines(tmp_path / "place", CONFIG.replace("wait: 600", "wait: 3"))
     try:
         net.server()
         assert net.end("server") == 11

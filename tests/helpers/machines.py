@@ -16,7 +16,7 @@ data: {name: texts.csv, clients: 3, proxy: 4, max_length: 16, partition: {kind: 
 clients: {tiers: [{share: 1/3, blocks: 1}, {share: 1/3, blocks: 2}, {share: 1/3, blocks: 3}]}
 method: {name: rgd-hla}
 train: {rounds: 2, clients_per_round: 3, lr: 1e-2, quorum: 0.5, retries: 5, autocast: none}
-run: {name: net, deadline_floor: 20, wait: 200}
+run: {name: net, deadline_floor: 20, wait: 600}
 """
 
 
@@ -53,7 +53,7 @@ class Machines:
         file = self.run / "rounds.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
-    def wait_for(self, condition, seconds=240, what="it"):
+    def wait_for(self, condition, seconds=480, what="it"):
         """Wait until a condition holds; return the seconds that took."""
         begin = time.monotonic()
         while not condition():
@@ -74,7 +74,7 @@ class Machines:
         self.started[name].kill()
         self.started[name].wait()
 
-    def end(self, name, seconds=240):
+    def end(self, name, seconds=480):
         """Wait for one to end; return its exit code."""
         try:
             return self.started[name].wait(seconds)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from typing import Any
 
 import numpy as np
 
@@ -16,10 +15,10 @@ from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.cost_model import batch_shapes
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of, with_rate
-from fedhello.config.choices import with_choices
 from fedhello.config.diff import relevant
+from fedhello.config.found import pooled, with_found, with_speeds_of
 from fedhello.config.load import dump_config
-from fedhello.config.schema import Config, TierConfig
+from fedhello.config.schema import Config
 from fedhello.config.settings import (
     data_settings,
     head_settings,
@@ -32,7 +31,6 @@ from fedhello.config.settings import (
 )
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet
-from fedhello.data.memory import MEMORY
 from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
 from fedhello.engine.local import LocalEngine
@@ -132,8 +130,8 @@ def _prepared(config: Config, given: Objects) -> Session:
             costs, _global(config, model), config.train.clients_per_round, secure_settings(config.privacy)
         )
     budgets, measured = with_speeds(budgets, model, costs, settings.autocast == "bfloat16", answer)
-    config = _with_speeds(config, budgets)
-    empty = empty_federation(_pooled(config) if method.pooled else config, model)
+    config = with_speeds_of(config, budgets)
+    empty = empty_federation(pooled(config) if method.pooled else config, model)
     shares = [1.0] if method.pooled else [tier.share for tier in config.clients.tiers]
     tier_of = tiers_of(shares, empty.tiers, len(parts), model)
     shapes = _shapes(loaded, parts, settings)
@@ -257,7 +255,7 @@ def load(config: Config, given: Objects = NAMED, admit: Admit | None = None) -> 
         check_distillation(len(data.label_names))
     settings = with_features(model_settings(config), data, given)
     model = load_model(settings, data.label_names, MODEL_KINDS[data.kind], given, admit)
-    config = _pinned(config, model, settings.features)
+    config = with_found(config, model, settings.features)
     if config.model.head == "solved":
         check_bias(model)
     lengths = config.data.max_length, config.data.answer_tokens
@@ -375,37 +373,9 @@ def _drift_compensation(config: Config, model: LoraModel, server: ServerData) ->
     )
 
 
-def _pinned(config: Config, model: LoraModel, features: int | None) -> Config:
-    """Return the configuration with the values found on loading, so that the run can be repeated.
-
-    These are the commit of a hub id, the pooling, and the values of ``auto``.
-    """
-    found: dict[str, Any] = {"revision": model.source.revision, "pooling": model.pooling, "features": features}
-    if config.model.name == MEMORY:
-        found["dtype"] = str(next(model.base.parameters()).dtype).removeprefix("torch.")
-    return with_choices(config.model_copy(update={"model": config.model.model_copy(update=found)}))
-
-
-def _with_speeds(config: Config, budgets: Sequence[Budget]) -> Config:
-    """Return the configuration with the speeds of its tiers' budgets, so that the run can be repeated."""
-    tiers = [tier.model_copy(update={"speed": b.speed}) for tier, b in zip(config.clients.tiers, budgets, strict=True)]
-    return config.model_copy(update={"clients": config.clients.model_copy(update={"tiers": tiers})})
-
-
 def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
     """Return the mean number of samples per epoch of a round's clients."""
     return round(config.train.clients_per_round * sum(map(len, parts)) / len(parts))
-
-
-def _pooled(config: Config) -> Config:
-    """Return the configuration with one client that holds all data and can afford everything."""
-    tier = TierConfig(share=1.0, blocks=None, rank=config.model.lora.rank)
-    return config.model_copy(
-        update={
-            "clients": config.clients.model_copy(update={"tiers": [tier]}),
-            "train": config.train.model_copy(update={"clients_per_round": 1}),
-        }
-    )
 
 
 def _distance(settings: TrainingSettings, model: LoraModel) -> Distance:
