@@ -11,7 +11,8 @@ sends θ + 100Δ. The rules should end within 0.03 of the honest run, and the pl
 some of the rules only. The bound that is on by default is off there.
 
 ``bound``: the same with one hostile client of nine and plain means, with and without ``defence.max_norm``: *backwards*
-sends θ − 20Δ, *a million* sends 10⁶ everywhere. With the bound they should end within 0.05 of the honest run.
+sends θ − 20Δ, *a million* sends 10⁶ everywhere. With the bound they should end within 0.05 of the honest run. It is the
+last model that counts, not the one that validation data select. ``null`` is a run that ended, since nobody could train.
 
 ``lengths``: how many times the usual length the longest update of honest runs is, as ``defence.max_norm`` counts it;
 none may come near 5. Label-skewed clients of few and of many samples, one and four local epochs, tiers of one to six
@@ -47,6 +48,7 @@ from fedhello.client.settings import METRICS
 from fedhello.config.load import load_config
 from fedhello.engine.protocol import Heads
 from fedhello.engine.wire import Expected, decode, encode_tensors, encode_update, seal
+from fedhello.errors import QuorumError
 from fedhello.methods import METHODS
 from fedhello.runs.loop import rounds, start
 from fedhello.runs.summarise import summarise, versions
@@ -78,7 +80,7 @@ def times(factor: float) -> Attack:
 
 ATTACKS = {"sign flip": times(-4.0), "boost": times(100.0)}
 BEYOND = {"backwards": times(-20.0), "a million": lambda before, after: torch.full_like(after, 1e6)}
-BOUNDS = {"bounded": [], "unbounded": ["defence.max_norm=null"]}
+BOUNDS = {"bounded": ["train.selection=last"], "unbounded": ["train.selection=last", "defence.max_norm=null"]}
 RANKS = "clients.tiers=[{share: 1/3, rank: 2}, {share: 1/3, rank: 4}, {share: 1/3, rank: 8}]"
 SKEWED = "data.partition={kind: dirichlet, alpha: 0.1}"
 HONEST = {
@@ -149,12 +151,12 @@ def attacks(seeds: list[int], rules: list[str], overrides: list[str]) -> dict[st
     rows = []
     for rule, words in ((rule, RULES[rule]) for rule in rules):
         for attack, how in (({"nobody": None} if rule == "mean" else {}) | ATTACKS).items():
-            found = played([*words, *BOUNDS["unbounded"], *overrides], seeds, how, HOSTILE)
+            found = played([*words, "defence.max_norm=null", *overrides], seeds, how, HOSTILE)
             rows.append({"rule": rule, "attack": attack, **found})
             print(rows[-1], file=sys.stderr, flush=True)
     honest = next((row["mean"] for row in rows if row["attack"] == "nobody"), None)
     for row in rows:
-        row["below_honest_mean"] = None if honest is None else honest - row["mean"]
+        row["below_honest_mean"] = None if None in (honest, row["mean"]) else honest - row["mean"]
     return {"clients": CLIENTS, "hostile": HOSTILE, "rows": rows}
 
 
@@ -170,10 +172,14 @@ def bound(seeds: list[int], overrides: list[str]) -> dict[str, Any]:
 
 def played(words: list[str], seeds: list[int], attack: Attack | None, hostile: int) -> dict[str, Any]:
     """Return what clients with data alike come to, by seed, where some of them attack."""
-    reached = [
-        play([*ALIKE, *words], seed, lambda session: corrupt(session, attack, hostile))["final"] for seed in seeds
-    ]
-    return {"final": reached, "mean": statistics.fmean(reached)}
+    reached: list[float | None] = []
+    for seed in seeds:
+        try:
+            reached.append(play([*ALIKE, *words], seed, lambda session: corrupt(session, attack, hostile))["final"])
+        except QuorumError:
+            reached.append(None)
+    counted = [final for final in reached if final is not None]
+    return {"final": reached, "mean": statistics.fmean(counted) if counted else None}
 
 
 def honest_lengths(seeds: list[int], overrides: list[str]) -> dict[str, Any]:
