@@ -9,7 +9,7 @@ SOURCES = Path(fedhello.__file__).parent
 
 ENTRY_POINTS = {
     "notes.py",  # what entry points call to show what is logged
-    "network/client.py",  # the process that trains
+    "network/preparation.py",  # what a client says to its owner while it joins
     "network/flower_app.py",  # what Flower starts
     "network/local_clients.py",  # the clients of ``fedhello server --local``
 }

@@ -528,7 +528,7 @@ def run(monkeypatch, tmp_path):
     """Play made-up rounds into a real folder, as an entry point does; return the summary and the folder."""
     show_notes()
 
-    def summarise(session, beginning, results, wall_seconds, status):
+    def summarise(session, beginning, results, state, wall_seconds, status):
         return SUMMARY.but(status=status, rounds=len(results), notes=session.notes)
 
     def go(track, observers=(), rounds=None):
