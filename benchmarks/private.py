@@ -7,6 +7,7 @@ Every figure is the mean over ``--splits`` splits of the data into clients, vali
 first is the demo's), each with ``--draws`` draws of noise, and has the standard error over the splits; ``null`` is the
 same sums, clipped, without noise. ``means`` and ``moments`` are ``privacy.head``, the latter with both solvers;
 ``unaided`` means leave out what the server's own samples tell without labels: no shrinkage, no self-training.
+With ``single samples`` these are protected instead of whole clients (``privacy.unit``), whatever the number of clients.
 ``plain`` is the head that is solved without privacy, and ``server alone`` the nearest class means of the server's own
 labelled samples, to which no client contributes.
 """
@@ -35,8 +36,14 @@ from fedhello.setup.prepare import load
 
 EPSILONS = (8.0, 4.0, 1.0, None)
 DELTA = 1e-5
-SOLVERS: dict[str, Any] = {"means": None, "moments, lda": "lda", "moments, ridge": "ridge"}
-"""Name → the solver of second moments; None if they are not released."""
+KINDS: dict[str, tuple[Any, Any]] = {
+    "means": ("client", None),
+    "moments, lda": ("client", "lda"),
+    "moments, ridge": ("client", "ridge"),
+    "means, single samples": ("sample", None),
+    "moments, lda, single samples": ("sample", "lda"),
+}
+"""Name → what is protected, and the solver of second moments; None if they are not released."""
 
 
 def accuracy(head: Head, h: Tensor, y: Tensor) -> float:
@@ -83,15 +90,15 @@ def main() -> None:
         labels = torch.cat([y[validation], y[proxy]])
         alone = repaired(private_sums(own, labels, num_labels, PrivateStatistics(clip=1e9)), 0.0, own[:0], False)
         score("server alone", [solved_head(family(alone, WHOLE, "lda"), h[validation], y[validation])])
-        for name, solver in SOLVERS.items():
-            settings = PrivateStatistics(moments=solver is not None)
+        for name, (unit, solver) in KINDS.items():
+            settings = PrivateStatistics(moments=solver is not None, unit=unit)
             total = added([private_sums(h[p], y[p], num_labels, settings) for p in parts])
             for epsilon in EPSILONS:
                 deviation = noise[epsilon] * settings.most
                 drawn = [noised(total, deviation) for _ in range(asked.draws if epsilon else 1)]
                 heads = [head_of(one, deviation, own, y[validation], solver)[1] for one in drawn]
                 score(f"{name}, ε={epsilon}", heads)
-                if solver is None:
+                if name == "means":
                     raw = [repaired(one, deviation, own[:0], False) for one in drawn]
                     heads = [solved_head(family(one, WHOLE, "lda"), h[validation], y[validation]) for one in raw]
                     score(f"{name}, unaided, ε={epsilon}", heads)

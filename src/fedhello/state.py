@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -81,6 +82,10 @@ class RoundReport:
     score_bytes_up: int = 0
     step: float | None = None
     train_loss: float | None = None
+
+
+Unit = Literal["client", "sample"]
+"""What differential privacy protects: all data of a client, or a single sample."""
 
 
 @dataclass(frozen=True)

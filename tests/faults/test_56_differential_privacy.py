@@ -22,6 +22,7 @@ from fedhello.runs.loop import start
 from fedhello.runs.private_heads import ledger_of
 
 pytest.importorskip("dp_accounting")
+THREE = {"train.clients_per_round": 3}
 PRIVATE = {"method.name": "head-only", "privacy.epsilon": 4.0}
 DELTA = 1e-5
 
@@ -91,6 +92,16 @@ def test_a_spent_budget_releases_nothing_more():
     state = start(session).state
     with pytest.raises(PrivacyError, match=r"expected privacy\.epsilon=4 to cover head statistics"):
         ledger_of(session.private, state).spent(session.private.head)
+
+
+@pytest.mark.usefixtures("inside")
+def test_where_single_samples_are_protected_the_ledger_and_the_card_say_so():
+    run = fh.run(
+        "tiny.yaml", PRIVATE | {"privacy.unit": "sample", "privacy.secure": True, "run.name": "samples"} | THREE
+    )
+    assert read_ledger(run.summary.privacy).unit == run.summary.privacy["unit"] == "sample"
+    assert "differentially private for single samples" in (run.path / "adapter" / "README.md").read_text()
+    assert not any("are few" in note for note in run.summary.notes)
 
 
 @pytest.mark.usefixtures("inside")

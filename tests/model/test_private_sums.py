@@ -1,6 +1,7 @@
 """Laws of the private release: sensitivity, what one client can do, noise where nobody is, and the way back."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,6 +36,18 @@ def test_a_client_changes_the_sum_by_at_most_c(settings, n, scale):
     one = private_sums(*client(n, 2, scale), C, settings)
     with_it = plus(others, one)
     assert length_of(plus(with_it, others, -1)) == length_of(one) <= settings.most
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_where_samples_are_protected_one_of_them_changes_the_sum_by_at_most_c(settings, scale):
+    settings = replace(settings, unit="sample")
+    h, y = client(30, 2, scale)
+    every, without_one = private_sums(h, y, C, settings), private_sums(h[1:], y[1:], C, settings)
+    changed = length_of(plus(every, without_one, -1))
+    assert 0 < changed <= settings.most
+    if settings.clip is None and scale == 1:
+        assert length_of(every) > 3 * settings.most  # a client is not shortened
 
 
 def test_the_bound_is_reached_so_noise_is_not_measured_against_too_much():

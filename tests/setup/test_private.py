@@ -26,6 +26,7 @@ REFUSED_IN_TRAINING = {
     "train.loss=restricted": "train.loss=restricted leaves out clients by what they have",
     "defence.clip=1.0": "defence.rule=mean, defence.screen and defence.clip look at single updates",
     "train.scaffold=true": "train.scaffold keeps what each client did",
+    "privacy.unit=sample": "single samples are protected in the head alone",
     "run.checkpoint_every=2": "the ledger is saved with every checkpoint",
 }
 

@@ -117,6 +117,7 @@ def check_private(config: Config, method: Method) -> None:
                 defence.rule != "mean" or defence.screen is not None or defence.clip is not None
             ),
             "train.scaffold keeps what each client did. Leave it out": train.scaffold,
+            "single samples are protected in the head alone. Choose method.name=head-only": privacy.unit == "sample",
             "the ledger is saved with every checkpoint. Set run.checkpoint_every=1": config.run.checkpoint_every != 1,
         }
     reason = next((reason for reason, holds in reasons.items() if holds), None)

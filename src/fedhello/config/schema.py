@@ -45,6 +45,7 @@ from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.injection import ATTENTION_QV
 from fedhello.model.loading import Quantisation
 from fedhello.model.pooling import Pooling
+from fedhello.state import Unit
 from fedhello.types import Budget, Factors
 
 
@@ -300,6 +301,7 @@ class PrivacyConfig(Section):
     cohorts: int | None = Field(None, ge=3)
     epsilon: float | None = Field(None, gt=0)
     delta: float = Field(1e-5, gt=0, lt=1)
+    unit: Unit = "client"
     clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     head: Literal["means", "moments"] = "means"
     split: float = Field(0.5, gt=0, lt=1)

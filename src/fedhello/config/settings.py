@@ -78,7 +78,7 @@ def private_statistics(privacy: PrivacyConfig) -> PrivateStatistics | None:
     if privacy.epsilon is None:
         return None
     clip = None if isinstance(privacy.clip, str) else privacy.clip
-    return PrivateStatistics(clip, moments=privacy.head == "moments")
+    return PrivateStatistics(clip, moments=privacy.head == "moments", unit=privacy.unit)
 
 
 def private_plan(config: Config, clients: int, first_clip: float | None, scored: int = 0) -> PrivatePlan | None:

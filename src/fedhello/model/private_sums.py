@@ -12,6 +12,9 @@ costs no privacy.
 
 The default C is the length of v of a single sample, so that nearly every client weighs the same.
 
+Where single samples are protected (``unit``), v_i of each sample i is shortened by itself, and client k sends Σ_i v_i:
+one sample changes the sum by a vector of length at most C, and a client weighs by its samples.
+
 What the server makes of the noised sum, with the mean m and the covariance T of the features of its own samples (no
 labels are used), and v_c = (σC/n_c)² the known variance of the noise in a class mean:
 
@@ -34,15 +37,16 @@ where ω < 1, since a sample's soft label is worth less than a true one.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from fedhello.model.head import SHRINKAGES, Head, Priors, Solver, family, solved_head
-from fedhello.model.statistics import UNIT, HeadSums, Moments, packed, unpacked
+from fedhello.model.statistics import UNIT, HeadSums, Moments, packed, plus, unpacked
 from fedhello.privacy.noise import factor, gaussian
 from fedhello.privacy.rounds import PrivateRounds
-from fedhello.state import Release
+from fedhello.state import Release, Unit
 
 COUNT_WEIGHT = 0.3
 """β: how much of a client's length its counts take; chosen of 0.1, 0.3, 1 in a prototype by the demo's test data."""
@@ -74,12 +78,14 @@ class PrivateStatistics:
     """What a client contributes to the release.
 
     Attributes:
-        clip: C, the largest length of a client's contribution; None for that of one sample.
+        clip: C, the largest length of a contribution of what is protected; None for that of one sample.
         moments: Whether second moments are part of it.
+        unit: What is protected: whole clients, or single samples.
     """
 
     clip: float | None = None
     moments: bool = False
+    unit: Unit = "client"
 
     @property
     def most(self) -> float:
@@ -87,6 +93,11 @@ class PrivateStatistics:
         if self.clip is not None:
             return self.clip
         return math.sqrt(1 + COUNT_WEIGHT**2 + (MOMENT_WEIGHT**2 if self.moments else 0))
+
+    @property
+    def of_a_client(self) -> "PrivateStatistics":
+        """The same for whole clients."""
+        return replace(self, unit="client")
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class PrivatePlan:
 
 
 def private_sums(h: Tensor, labels: Tensor, num_labels: int, settings: PrivateStatistics) -> HeadSums:
-    """Return one client's contribution, of length at most C.
+    """Return one client's contribution: of length at most C, or where samples are protected a sum of one for each.
 
     All parts are whole numbers in units of u = 2⁻¹², so they can be masked, too; counts are in units of u/β. ``cells``
     are zeros, since they are not part of the release.
@@ -136,6 +147,10 @@ def private_sums(h: Tensor, labels: Tensor, num_labels: int, settings: PrivateSt
         num_labels: The number of classes.
         settings: What is part of it.
     """
+    if settings.unit == "sample":
+        ones = (private_sums(h[i : i + 1], labels[i : i + 1], num_labels, settings.of_a_client) for i in range(len(h)))
+        nothing = private_sums(h[:0], labels[:0], num_labels, settings.of_a_client)
+        return reduce(plus, ones, nothing)
     d = h.shape[1]
     x = h.double() / math.sqrt(d)
     S = torch.zeros(num_labels, d, dtype=torch.float64).index_add_(0, labels, x)

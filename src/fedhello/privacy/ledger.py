@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fedhello.errors import PrivacyError
-from fedhello.state import Release
+from fedhello.state import Release, Unit
 
 FORMAT = 1
 """Format of a ledger in files; it rises with changes that earlier versions of fedhello cannot read."""
@@ -35,6 +35,12 @@ TOLERANCE = 1e-3
 
 LEAST_NOISE = 0.02
 """Smaller noise multipliers are not worth the name: ε of one release would be above a thousand."""
+
+UNITS: dict[Unit, tuple[str, str]] = {
+    "client": ("clients", "a client's data"),
+    "sample": ("single samples", "one sample of a client"),
+}
+"""What is protected, in words."""
 
 SLACK = 1e-6
 """ε above the budget by so much, relatively, is rounding."""
@@ -66,6 +72,7 @@ class Ledger:
         delta: δ.
         releases: What was released, in order of first occurrence; equal ones together.
         planned: Releases whose ε together is known to be within the budget.
+        unit: What is protected.
 
     Example:
         >>> from fedhello.state import Release
@@ -78,6 +85,7 @@ class Ledger:
     delta: float
     releases: tuple[Release, ...] = ()
     planned: tuple[Release, ...] = ()
+    unit: Unit = "client"
 
     @property
     def epsilon(self) -> float:
@@ -214,7 +222,7 @@ def write_ledger(ledger: Ledger) -> dict[str, Any]:
         "epsilon": ledger.epsilon,
         "budget": ledger.budget,
         "delta": ledger.delta,
-        "unit": "client",
+        "unit": ledger.unit,
         "releases": write_releases(ledger.releases),
     }
 
@@ -229,9 +237,10 @@ def guarantee(values: Mapping[str, Any]) -> str:
     if not values["releases"]:
         return f"nothing of a client has been released; the budget is ε={budget:g} at δ={delta:g}"
     names = ", ".join(dict.fromkeys(one["name"] for one in values["releases"]))
+    whom, what = UNITS[values.get("unit", "client")]
     return (
-        f"differentially private for clients with ε={values['epsilon']:.3g} at δ={delta:g} (budget {budget:g}; a "
-        f"client's data being there or not; released: {names})"
+        f"differentially private for {whom} with ε={values['epsilon']:.3g} at δ={delta:g} (budget {budget:g}; {what} "
+        f"being there or not; released: {names})"
     )
 
 
@@ -246,7 +255,8 @@ def read_ledger(values: Any) -> Ledger:
         raise PrivacyError(f"expected a privacy ledger of format {FORMAT} or earlier; found {found!r}")
     try:
         budget, delta = (TypeAdapter(float).validate_python(values[name]) for name in ("budget", "delta"))
-        return Ledger(budget, delta, read_releases(values["releases"]))
+        unit = TypeAdapter(Unit).validate_python(values.get("unit", "client"))
+        return Ledger(budget, delta, read_releases(values["releases"]), unit=unit)
     except (KeyError, ValidationError) as error:
         raise PrivacyError(f"expected a privacy ledger; {' '.join(str(error).split())[:200]}") from error
 

@@ -18,7 +18,7 @@ logger = logging.getLogger("fedhello")
 
 def ledger_of(private: PrivatePlan, state: RunState) -> Ledger:
     """Return the ledger of a run with what a state has released."""
-    return Ledger(private.epsilon, private.delta, state.releases, private.releases)
+    return Ledger(private.epsilon, private.delta, state.releases, private.releases, private.statistics.unit)
 
 
 def released_sums(

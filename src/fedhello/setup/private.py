@@ -54,9 +54,9 @@ def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
         plan: What is released.
         clients: Number of clients.
     """
-    head, most = plan.head, plan.statistics.most
+    head, most, unit = plan.head, plan.statistics.most, plan.statistics.unit
     yield (
-        f"under differential privacy {head.name} are released once: each client's are clipped to length {most:.3g}, "
+        f"under differential privacy {head.name} are released once: each {unit}'s are clipped to length {most:.3g}, "
         f"and noise of deviation {head.noise:.3g} times that is added to every number of their sum; with all that "
         f"follows ε={plan.epsilon:g} at δ={plan.delta:g}; sample counts and labels of clients are not shown"
     )
@@ -75,8 +75,9 @@ def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
             f"Fisher scores of clients are released in {plan.scored} rounds: each client's sum to 1, and noise of "
             f"deviation {plan.scores.noise:.3g} is added to their sum (privacy.score_split)"
         )
-    if clients < FEW:
+    if clients < FEW and unit == "client":
         yield (
             f"{clients} clients are few for privacy of whole clients: the noise on every number is {head.noise:.3g} "
-            f"times as large as all that one client may contribute; with {FEW} or more it begins to be averaged out"
+            f"times as large as all that one client may contribute; with {FEW} or more it begins to be averaged out. "
+            "privacy.unit=sample protects single samples instead"
         )
