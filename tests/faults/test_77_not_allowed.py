@@ -7,8 +7,8 @@ from hostile import client_of, told_at, work_for
 from machines import CONFIG
 
 from fedhello.errors import UpdateError
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.options import ClientOptions
 from fedhello.network.preparation import prepare_client
 from fedhello.network.registry import read_client_info
 from fedhello.network.server import play_over

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from machines import CONFIG
 
 from fedhello.engine.wire import encode_task
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.options import ClientOptions
 from fedhello.network.preparation import prepare_client
 from fedhello.network.server import _invitation
 from fedhello.network.worker import Worker

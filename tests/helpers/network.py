@@ -4,9 +4,9 @@ import itertools
 
 from fedhello.client.settings import TrainingSettings
 from fedhello.config.load import load_config
-from fedhello.network.client import ClientOptions
 from fedhello.network.engine import DeadlinePolicy, RemoteEngine
 from fedhello.network.messages import invitation
+from fedhello.network.options import ClientOptions
 from fedhello.network.preparation import prepare_client
 from fedhello.network.registry import ClientInfo, ClientRegistry, DeclaredBudget
 from fedhello.network.server import served

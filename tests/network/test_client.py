@@ -1,8 +1,8 @@
-from fedhello.network.client import default_name
+from fedhello.network import client
 
 
-def test_a_name_stays_the_same(tmp_path):
-    assert default_name("a.csv", None, None) == default_name("a.csv", None, None)
-    assert default_name("a.csv", None, None) != default_name("b.csv", None, None)
-    assert default_name("a.csv", None, tmp_path / "berlin") == "berlin"
-    assert default_name(None, 7, None) == "part-007"
+def test_the_last_words_of_a_worker_are_read_beside_its_secret(tmp_path):
+    secret = tmp_path / "secret"
+    assert client.said_by(secret) == ""
+    client._last_words(secret).write_text("expected data; found none")
+    assert client.said_by(secret) == "expected data; found none"

@@ -2,8 +2,8 @@ import pytest
 
 import fedhello as fh
 from fedhello.config.load import parse_config
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import check_invitation, check_sizes, described, parse_bytes, read_consent
+from fedhello.network.options import ClientOptions
 from fedhello.network.refusals import RefusalError
 
 FILE = """

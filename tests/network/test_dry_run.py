@@ -5,9 +5,9 @@ import safetensors.torch
 from hostile import told_at, work_for
 
 import fedhello as fh
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
 from fedhello.network.leaves import answers
+from fedhello.network.options import ClientOptions
 from fedhello.network.preparation import prepare_client
 from fedhello.network.worker import Worker
 

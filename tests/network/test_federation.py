@@ -6,7 +6,7 @@ import pytest
 
 import fedhello as fh
 from fedhello.network import federation, supervisor
-from fedhello.network.client import ClientOptions
+from fedhello.network.options import ClientOptions
 from fedhello.network.supervisor import Connection, _Supervisor
 
 pytest.importorskip("flwr")

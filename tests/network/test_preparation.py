@@ -2,8 +2,8 @@ import pytest
 
 from fedhello.config.load import load_config
 from fedhello.errors import ConfigError, DataError, ModelError
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.options import ClientOptions
 from fedhello.network.preparation import prepare_client
 from fedhello.setup.prepare import prepare
 

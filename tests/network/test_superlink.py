@@ -1,8 +1,8 @@
 import pytest
 
 from fedhello.errors import ConfigError
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import parse_bytes
+from fedhello.network.options import ClientOptions
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection
 

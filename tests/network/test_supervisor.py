@@ -3,7 +3,7 @@ import time
 import pytest
 
 from fedhello.errors import ConfigError, EngineError
-from fedhello.network.client import ClientOptions
+from fedhello.network.options import ClientOptions
 from fedhello.network.supervisor import MOST_CRASHES, Connection, _Supervisor, parse_server
 
 

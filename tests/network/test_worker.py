@@ -3,8 +3,8 @@ import re
 import pytest
 
 from fedhello.errors import ConfigError, DataError, EngineError
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import Consent
+from fedhello.network.options import ClientOptions
 from fedhello.network.preparation import prepare_client
 from fedhello.network.server import _invitation
 from fedhello.network.worker import FIELDS, Worker

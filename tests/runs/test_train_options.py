@@ -12,7 +12,7 @@ from fedhello.aggregation.server import STEPS, ServerStep
 from fedhello.config.load import load_config
 from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError
-from fedhello.network.client import ClientOptions
+from fedhello.network.options import ClientOptions
 from fedhello.network.preparation import prepare_client
 from fedhello.network.server import _invitation, served
 from fedhello.runs.folder import RunFolder

@@ -18,10 +18,10 @@ from fedhello.data.sources import training_table
 from fedhello.engine.wire import RUN_ID, encode_tensors, encode_update
 from fedhello.errors import ConfigError
 from fedhello.formatting import human_bytes
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import described
 from fedhello.network.leaves import Leaf, answers
 from fedhello.network.messages import PROBE, invitation
+from fedhello.network.options import ClientOptions
 from fedhello.network.own_data import own_source
 from fedhello.network.preparation import prepare_client
 from fedhello.network.refusals import SENTENCES

@@ -14,9 +14,9 @@ from rich.console import Console
 from fedhello.config.read import Overrides, Source, load_config, words_of
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.network import server
-from fedhello.network.client import ClientOptions, default_name
 from fedhello.network.consent import Consent, read_consent
 from fedhello.network.local_clients import demonstration, local_clients
+from fedhello.network.options import ClientOptions, default_name
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection, parse_server, take_part
 from fedhello.notes import logger

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedhello.config.read import Source, load_config
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, FedhelloError
-from fedhello.network.client import ClientOptions
+from fedhello.network.options import ClientOptions
 from fedhello.network.processes import end_with_parent, spawn, stop
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection, take_part

@@ -38,9 +38,9 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.head import is_shared
 from fedhello.model.injection import Admit
 from fedhello.model.sources import cached_commit
-from fedhello.network.client import ClientOptions
 from fedhello.network.consent import check_invitation
 from fedhello.network.limits import Limits, check_adapter
+from fedhello.network.options import ClientOptions
 from fedhello.network.own_data import own_source
 from fedhello.network.registry import SLOWEST_TRAINING, ClientInfo, DeclaredBudget, count_shapes
 from fedhello.network.worker import Prepared

@@ -22,7 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fedhello.errors import ConfigError, EngineError, FedhelloError
-from fedhello.network.client import ClientOptions, said_by
+from fedhello.network.client import said_by
+from fedhello.network.options import ClientOptions
 from fedhello.network.processes import free_port, spawn, stop
 
 WAIT_TO_SEND = 3.0
