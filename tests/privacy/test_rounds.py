@@ -100,6 +100,15 @@ def test_one_client_changes_the_sum_by_at_most_c_whatever_it_sends(size, adapts)
     assert (INSIDE in sums.sums) is adapts
 
 
+def test_a_client_without_the_last_blocks_trains_the_last_one_that_its_model_has():
+    plain = METHODS["gd-hla"].bind(pattern="triangle")
+    lacks = replace(plain, allocate=lambda context: replace(plain.allocate(context), absent=(2,)))
+    how = settings(last_blocks=1)
+    for method, expected in ((plain, (2,)), (lacks, (1,))):
+        found = private_method(method, how).allocate(AllocationContext(CLIENTS[0], FEDERATION, 0))
+        assert (found.blocks, found.factors, found.head) == (expected, "B", False)
+
+
 def test_the_divisor_does_not_depend_on_who_came():
     method = bound(settings())
     counts = [planned_counts(context_of(method, who), method.allocate) for who in ((), (0,), (0, 1, 2, 3))]

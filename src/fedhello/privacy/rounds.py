@@ -8,8 +8,8 @@ it with probability q, independently and by the operating system's entropy:
 
 for every entry j that some client may train in the round, whether or not one of S_t did. p_j is the share of all K
 clients whose allocation has j, which follows from tiers, round and scores, so the divisor does not depend on who came
-or on anybody's data. Nobody is weighed by samples. The optimiser's noise falls with every entry that trains, so few
-blocks, a low rank and B alone go furthest; A keeps its first values then (as in FFA-LoRA, arXiv 2403.12313).
+or on anybody's data. Nobody is weighed by samples. The noise gets longer with every entry that trains, so few blocks, a
+low rank and B alone go furthest; A keeps its first values then (as in FFA-LoRA, arXiv 2403.12313).
 
 Where C adapts (Andrew et al., arXiv 1905.03871), client k adds b_k = ± 1, whether ‖δ_k‖ < C. As one vector of length at
 most C √(1 + κ²),
@@ -105,12 +105,13 @@ def private_method(method: BoundMethod, settings: PrivateRounds) -> BoundMethod:
 
 
 def _narrowed(found: Allocation | None, L: int, settings: PrivateRounds) -> Allocation | None:
-    """Return an allocation with the factors that train, in the last blocks; the last one if it has none of these."""
+    """Return an allocation with the factors that train, in the last blocks; if it has none, in the last that is there."""
     if found is None or not found.blocks:
         return None
     blocks = found.blocks
     if settings.last_blocks is not None:
-        blocks = tuple(l for l in blocks if l >= L - settings.last_blocks) or (L - 1,)
+        last = max(set(range(L)) - set(found.absent))
+        blocks = tuple(l for l in blocks if l >= L - settings.last_blocks) or (last,)
     return replace(found, blocks=blocks, factors=settings.factors, head=False)
 
 
