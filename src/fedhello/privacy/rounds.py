@@ -105,7 +105,7 @@ def private_method(method: BoundMethod, settings: PrivateRounds) -> BoundMethod:
 
 
 def _narrowed(found: Allocation | None, L: int, settings: PrivateRounds) -> Allocation | None:
-    """Return an allocation with the factors that train, in the last blocks; if it has none, in the last that is there."""
+    """Return an allocation with the factors that train, in the last blocks; if it has none there, in its last one."""
     if found is None or not found.blocks:
         return None
     blocks = found.blocks
