@@ -433,6 +433,27 @@ def test_values_that_end_the_models_outputs_are_not_committed(grid, caplog, monk
     assert strategy.state.round == 0
 
 
+def test_an_update_beyond_the_usual_length_is_shortened_and_it_is_said(grid, caplog):
+    """With the bound the global adapter stays near that of the three others, and without it, it does not."""
+
+    def moved(**more):
+        nodes = connect(grid, (3, 3, 3, 3))
+        grid.faults[nodes[3]] = _changed(
+            lambda arrays, metrics: arrays.update({n: Array(a.numpy() + 100) for n, a in arrays.items()})
+        )
+        strategy = flower.FedHello(net(), "full", min_train_nodes=4, min_available_nodes=4, **more)
+        found = tensors(start(strategy, grid, net()).arrays)
+        grid.nodes.clear()
+        return strategy, max(float(value.abs().max()) for value in found.values())
+
+    strategy, largest = moved()
+    assert any("client 3 moved the model" in flag and "defence.max_norm" in flag for flag in strategy.reports[0].flags)
+    assert "client 3 moved the model" in caplog.text
+    assert largest < 5 < moved(max_norm=None)[1]
+    with pytest.raises(ConfigError, match="max_norm as a number above 1"):
+        flower.FedHello(net(), "full", max_norm=1)
+
+
 def test_one_clients_weight_is_capped_by_what_the_others_state_and_it_is_said(grid, caplog):
     def led_to(count, **more):
         nodes = connect(grid, (3, 3, 3, 3))

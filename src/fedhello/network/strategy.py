@@ -19,7 +19,9 @@ from flwr.serverapp.strategy import FedAvg, Result
 from torch import nn
 
 from fedhello import algorithm
-from fedhello.aggregation.share import MAX_SHARE, with_capped_weights
+from fedhello.aggregation.bound import MAX_NORM
+from fedhello.aggregation.robust import Defence, defended
+from fedhello.aggregation.share import MAX_SHARE
 from fedhello.client.cost_model import Shape
 from fedhello.client.scoring import BlockSums, mean_scores
 from fedhello.errors import ConfigError, EngineError, ModelError, UpdateError
@@ -77,6 +79,7 @@ class FedHello(FedAvg):
         quorum: float = 0.5,
         most_samples: int | None = None,
         max_share: float | None = MAX_SHARE,
+        max_norm: float | None = MAX_NORM,
         wait: float = 600.0,
         seed: int = 0,
         **fedavg: Any,
@@ -97,6 +100,8 @@ class FedHello(FedAvg):
             most_samples: Upper bound on the samples by which a client is weighted; None for no bound.
             max_share: How many times the upper quartile of the sample counts that clients have stated so far a client
                 may weigh, ≥ 1; None for no bound.
+            max_norm: How many times as far as is usual in a round of three or more an update may move the model, > 1;
+                see ``defence.max_norm``. None for no bound.
             wait: Seconds to wait for nodes.
             seed: Seed of all random choices of fedhello.
             fedavg: Further arguments of ``FedAvg``.
@@ -112,10 +117,12 @@ class FedHello(FedAvg):
             raise ConfigError(f"expected most_samples as a whole number of at least 1, or None; found {most_samples!r}")
         if max_share is not None and not (isinstance(max_share, (int, float)) and max_share >= 1):
             raise ConfigError(f"expected max_share as a number of at least 1, or None; found {max_share!r}")
+        if max_norm is not None and not (isinstance(max_norm, (int, float)) and max_norm > 1):
+            raise ConfigError(f"expected max_norm as a number above 1, or None; found {max_norm!r}")
         read = {key: read_budget(stated, f"budgets[{key!r}]") for key, stated in (budgets or {}).items()}
         self._of = adapted(model)
         self._row, bound = usable(method, options or {})
-        self._method = with_capped_weights(bound, max_share)
+        self._method = defended(bound, Defence(max_share=max_share, max_norm=max_norm))
         self._proxy, self._most_samples, self._seed = proxy, most_samples, seed
         self._scores_here = self._row.uses_scores and self._method.scoring.source == "proxy"
         if self._scores_here and proxy is None:
