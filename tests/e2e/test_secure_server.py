@@ -1,4 +1,4 @@
-"""Secure sums on a real SuperLink with ten SuperNode processes, of which three are killed."""
+"""Secure sums on a real SuperLink with ten SuperNode processes, of which three are killed; and under privacy.epsilon."""
 
 import json
 import shutil
@@ -44,5 +44,30 @@ def test_ten_clients_mask_and_three_may_be_killed(workplace, tmp_path, call):
         assert first["train_loss"] == pytest.approx(ours["train_loss"], rel=1e-3)
         assert first["test"]["accuracy"] == pytest.approx(ours["test"]["accuracy"], abs=0.05)
         assert load_file(there.run / "adapter" / "adapter_model.safetensors")
+    finally:
+        there.close()
+
+
+PRIVATE = (
+    CONFIG.replace("{name: rgd-hla}", "{name: fim-hla, scores: clients}")
+    .replace("lora: {rank: 4, alpha: 4}", "lora: {rank: 4, alpha: 4}, head: solved, train_head: false")
+    .replace("clients_per_round: 3", "clients_per_round: 3, sampling: poisson")
+    + "privacy: {secure: true, epsilon: 8}\n"
+)
+
+
+@pytest.mark.slow
+def test_three_clients_train_under_differential_privacy_and_the_ledger_says_what_was_released(workplace, tmp_path):
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
+    there = Machines(tmp_path / "place", PRIVATE)
+    try:
+        there.server("--local", 3, "--json")
+        assert there.end("server", 600) == 0, there.all_said()
+        summary = json.loads((there.run / "summary.json").read_text())
+        assert (summary["status"], summary["rounds"]) == ("finished", 2)
+        assert 7.9 < summary["privacy"]["epsilon"] <= 8.0
+        assert [one["name"] for one in summary["privacy"]["releases"]] == ["head statistics", "Fisher scores", "rounds"]
+        assert not any(flag.startswith("the secure sum failed") for flag in summary["flags"])
+        assert all(len(entry["clients"]) == 3 and not entry["rejections"] for entry in there.rounds())
     finally:
         there.close()

@@ -93,6 +93,51 @@ def test_all_that_a_server_sees_is_sent_and_nothing_else(recorded, setting):
     assert {f"facts.{name}" for name in ClientInfo.model_fields} <= seen
 
 
+PRIVATE = [
+    "method={name: fim-hla, scores: clients, refresh: 1, score_samples: 6}",
+    *("privacy.secure=true", "privacy.epsilon=8", "train.sampling=poisson", "train.rounds=2", "train.loss=auto"),
+    *("model.head=solved", "model.train_head=false"),
+]
+
+
+def test_a_private_run_is_in_its_ledger_and_no_client_states_anything_of_its_data(place, monkeypatch):
+    """Over the messages of a network; the noise alone differs from run to run."""
+    from machines import CONFIG
+
+    (place / "net.yaml").write_text(CONFIG)
+    network, stated, found = network_of(), [], {}
+    for worker in network.workers.values():
+
+        def answer(kind, sent, plain=worker.answer):
+            reply = plain(kind, sent)
+            found.setdefault(kind, set()).update(named(kind, reply))
+            if "facts" in reply:
+                stated.append(json.loads(reply["facts"]))
+            return reply
+
+        worker.answer = answer
+    folder = RunFolder(place / "runs" / "net")
+    summary = play_over(network, load(config_of(place, *PRIVATE)), folder, [], lambda line: None)
+    assert {one["name"]: one["times"] for one in summary.privacy["releases"]} == {
+        "head statistics": 1,
+        "Fisher scores": 2,
+        "rounds": 2,
+    }
+    assert 7.9 < summary.privacy["epsilon"] <= 8.0 and summary.rounds == 2
+    assert not any(flag.startswith("the secure sum failed") for flag in summary.flags)
+    nothing = {key: stated[0][key] for key in ("samples", "classes", "widest", "batches", "busy")}
+    assert (nothing["samples"], nothing["classes"], nothing["busy"]) == (1, [], 0.0)
+    assert all({key: one[key] for key in nothing} == nothing for one in stated)
+    assert not {name for names in found.values() for name in names} & {
+        "update.tensors",
+        "sums.counts",
+        "scores.squares",
+    }
+    for record in folder.rounds():
+        assert all((one.samples, dict(one.metrics)) == (1, {}) for one in record.report.clients)
+        assert record.report.clients and not record.report.rejections
+
+
 def test_all_metrics_are_listed():
     assert {f"update.metrics.{name}" for name in METRICS} <= {one.field for one in LEAVES}
 

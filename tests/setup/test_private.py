@@ -14,7 +14,7 @@ REFUSED = {
     "model.train_head=true": "the head must be solved from sums without training",
     "model.refresh=2": "model.refresh asks clients for sums again",
     "clients.tiers=[{share: 1, seconds: 3}]": "a budget in seconds is compared with the number of a client's samples",
-    "run.engine=flower": "on other machines clients do not clip yet",
+    "run.engine=flower": "on other machines what clients send must be masked, too",
     "privacy.delta=0.05": "privacy.delta=0.05 allows to publish one client of 20 in the clear",
 }
 

@@ -104,7 +104,9 @@ def check_private(config: Config, method: Method) -> None:
         "a budget in seconds is compared with the number of a client's samples. Give blocks, memory or upload": any(
             tier.seconds is not None for tier in config.clients.tiers
         ),
-        "on other machines clients do not clip yet. Leave run.engine=local": config.run.engine != "local",
+        "on other machines what clients send must be masked, too. Set privacy.secure=true": (
+            config.run.engine != "local" and not privacy.secure
+        ),
         f"privacy.delta={privacy.delta:g} allows to publish one client of {config.data.clients} in the clear. Set it "
         "below 1/data.clients": privacy.delta >= 1 / config.data.clients,
     }
@@ -141,7 +143,9 @@ def check_sampling(config: Config, method: Method) -> None:
         "method.scores=clients needs clients in every round. Choose proxy": (
             config.method.options.get("scores") == "clients" and config.privacy.epsilon is None
         ),
-        "on other machines a round has a fixed number of clients. Leave run.engine=local": config.run.engine != "local",
+        "on other machines a round has a fixed number of clients. Leave run.engine=local": (
+            config.run.engine != "local" and config.privacy.epsilon is None
+        ),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     if reason is not None:

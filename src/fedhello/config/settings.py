@@ -14,6 +14,7 @@ from fedhello.privacy.ledger import Planned, calibrated
 from fedhello.privacy.rounds import PrivateRounds
 from fedhello.privacy.secure import SecureSettings
 from fedhello.randomness import integer_seed
+from fedhello.state import Release
 
 
 def model_settings(config: Config) -> ModelSettings:
@@ -81,6 +82,18 @@ def private_statistics(privacy: PrivacyConfig) -> PrivateStatistics | None:
     return PrivateStatistics(clip, moments=privacy.head == "moments", unit=privacy.unit)
 
 
+def private_rounds(privacy: PrivacyConfig, release: Release, first_clip: float) -> PrivateRounds:
+    """Return how rounds are released.
+
+    Args:
+        privacy: The configuration's section.
+        release: One round.
+        first_clip: C of the first round, unless the configuration fixes it.
+    """
+    clip, adapts = (first_clip, True) if isinstance(privacy.update_clip, str) else (privacy.update_clip, False)
+    return PrivateRounds(release, clip, adapts, privacy.factors, privacy.last_blocks)
+
+
 def private_plan(config: Config, clients: int, first_clip: float | None, scored: int = 0) -> PrivatePlan | None:
     """Return the releases of a run with the noise that the budget asks for; None without a budget.
 
@@ -103,8 +116,7 @@ def private_plan(config: Config, clients: int, first_clip: float | None, scored:
     left -= sum(one.share for one in of_scores)
     planned = [head, *of_scores, Planned(ROUND, left, rate, times)]
     release, *scores, every = calibrated(planned, privacy.epsilon, privacy.delta)
-    clip, adapts = (first_clip, True) if isinstance(privacy.update_clip, str) else (privacy.update_clip, False)
-    rounds = PrivateRounds(replace(every, times=1), clip, adapts, privacy.factors, privacy.last_blocks)
+    rounds = private_rounds(privacy, replace(every, times=1), first_clip)
     one = replace(scores[0], times=1) if scores else None
     return PrivatePlan(privacy.epsilon, privacy.delta, release, statistics, rounds, times, one, scored)
 

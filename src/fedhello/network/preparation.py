@@ -23,6 +23,8 @@ from fedhello.config.settings import (
     data_settings,
     head_settings,
     model_settings,
+    private_rounds,
+    private_statistics,
     secure_settings,
     statistics_settings,
     training_settings,
@@ -37,6 +39,7 @@ from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.head import is_shared
 from fedhello.model.injection import Admit
+from fedhello.model.private_sums import ROUND
 from fedhello.model.sources import cached_commit
 from fedhello.network.consent import check_invitation
 from fedhello.network.limits import Limits, check_adapter
@@ -44,14 +47,16 @@ from fedhello.network.options import ClientOptions
 from fedhello.network.own_data import own_source
 from fedhello.network.registry import SLOWEST_TRAINING, ClientInfo, DeclaredBudget, count_shapes
 from fedhello.network.worker import Prepared
+from fedhello.privacy.rounds import private_method
 from fedhello.privacy.secure import SecureRound
 from fedhello.setup.clients import assign_tiers
 from fedhello.setup.data import load_data, partition_data
 from fedhello.setup.encoding import MODEL_KINDS, encode, longest_answer
 from fedhello.setup.masking import agreed_round
 from fedhello.setup.model import choose_device, load_model
-from fedhello.setup.prepare import empty_federation, load
+from fedhello.setup.prepare import empty_federation, load, longest_shapes
 from fedhello.setup.training import on_device, step_costs
+from fedhello.state import Release
 from fedhello.strategy import BoundMethod
 from fedhello.types import Budget, Client
 
@@ -84,10 +89,14 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     if settings.measure_process:
         return_memory_at_once()
     answer = longest_answer(samples, np.arange(len(samples)))
+    private = private_statistics(config.privacy)
     widest, batches = _batches(config, samples)
+    if private is not None:  # what it states must not depend on its data
+        kind = config.data.kind or "texts"
+        (widest, batches), classes = longest_shapes(config, kind, int(samples.lengths().max())), []
     facts = ClientInfo(
         name=options.name,
-        samples=len(samples),
+        samples=len(samples) if private is None else 1,
         classes=tuple(classes),
         widest=widest,
         batches=count_shapes(batches),
@@ -123,8 +132,9 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         config.run.seed,
         initial,
         statistics,
-        _secure(config, model, facts, method) if config.privacy.secure else None,
+        _secure(config, model, facts, _made_private(method, config)) if config.privacy.secure else None,
         limits,
+        private,
     )
 
 
@@ -290,6 +300,12 @@ def _secure(config: Config, model: LoraModel, facts: ClientInfo, method: BoundMe
     adapter = model.snapshot(is_shared(config.model.head))
     # The server states the most samples with each sum.
     return agreed_round(method.aggregate, federation, adapter, secure_settings(config.privacy), max_share=None)
+
+
+def _made_private(method: BoundMethod, config: Config) -> BoundMethod:
+    """Return the method as it is under differential privacy, if that is asked for; only the server adds the noise."""
+    rounds = private_rounds(config.privacy, Release(ROUND, noise=1.0), first_clip=1.0)
+    return method if config.privacy.epsilon is None else private_method(method, rounds)
 
 
 def _speed(model: LoraModel, settings: TrainingSettings, answer: int | None) -> float | None:

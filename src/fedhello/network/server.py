@@ -27,6 +27,7 @@ from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.head import is_shared
 from fedhello.model.pooling import NATIVE
+from fedhello.model.private_sums import WHOLE
 from fedhello.model.sources import CAUSAL_LM
 from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
 from fedhello.network.admission import Say, Unable, budgets_of, gather, key_of, with_tiers
@@ -37,6 +38,7 @@ from fedhello.network.processes import free_port
 from fedhello.network.registry import ClientInfo, ClientRegistry, count_shapes
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.plugins import is_own
+from fedhello.privacy.rounds import anonymous_federation
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
@@ -47,7 +49,8 @@ from fedhello.setup.clients import federate
 from fedhello.setup.clients import unable as why_unable
 from fedhello.setup.encoding import longest_answer
 from fedhello.setup.masking import masked_costs, with_secure_sums
-from fedhello.setup.prepare import Loaded, agreed_on, assemble, empty_federation, load
+from fedhello.setup.prepare import Loaded, agreed_on, assemble, empty_federation, load, with_privacy
+from fedhello.setup.private import anonymous
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import plain
 from fedhello.types import Client
@@ -282,6 +285,9 @@ def remote_session(
         costs = masked_costs(costs, adapter, config.train.clients_per_round, secure_settings(config.privacy))
     federation, left_out = federate(empty, everyone, shapes, costs, settings)
     loaded = replace(loaded, config=config, notes=(*loaded.notes, *chosen, *left_out))
+    is_private = config.privacy.epsilon is not None
+    if is_private:
+        loaded, federation = with_privacy(loaded, federation, settings), anonymous_federation(federation)
     engine = RemoteEngine(
         link=lobby.link,
         federation=federation,
@@ -304,6 +310,8 @@ def remote_session(
         )
         for k, member in enumerate(members)
     )
+    if is_private:
+        roster = anonymous(roster)
     if config.privacy.secure:
         from fedhello.network.secure import SecureRemoteEngine
 
@@ -316,8 +324,12 @@ def remote_session(
 def _sums_like(loaded: Loaded) -> dict[str, Tensor]:
     if loaded.model.kind == CAUSAL_LM:
         return {}
-    moments = statistics_settings(loaded.config).moments
-    return like(loaded.model.num_labels, loaded.model.logits_layer.in_features, moments)
+    config = loaded.config
+    moments = statistics_settings(config).moments if config.privacy.epsilon is None else WHOLE
+    found = like(loaded.model.num_labels, loaded.model.logits_layer.in_features, moments)
+    if config.privacy.epsilon is not None and config.privacy.head == "means":
+        found["moments"] = found["moments"][:0]
+    return found
 
 
 def _longest_feature(model: LoraModel) -> float:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fedhello.client.scoring import as_shares
 from fedhello.client.settings import TrainingSettings
 from fedhello.data.batches import Samples
 from fedhello.engine.local import LocalEngine
@@ -25,6 +26,7 @@ from fedhello.engine.tensors import short
 from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, encode_update
 from fedhello.errors import EngineError, FedhelloError, UpdateError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.private_sums import PrivateStatistics
 from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSettings, as_sent
 from fedhello.network.consent import DEFAULT_CONSENT, Consent, check_sizes
 from fedhello.network.limits import Limits
@@ -72,6 +74,7 @@ class Prepared:
         secure: What the client knows of a run with secure sums; None sends updates as they are.
         statistics: Settings of the head statistics.
         limits: What is checked of a task before it is carried out; None checks nothing.
+        private: What it contributes to a head under differential privacy; None without it.
     """
 
     model: LoraModel
@@ -83,12 +86,16 @@ class Prepared:
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     secure: SecureRound | None = None
     limits: Limits | None = None
+    private: PrivateStatistics | None = None
 
     def engine(self, k: int, run: str) -> LocalEngine:
         """Return the engine that trains this client with its id."""
-        client = Client(k, 0, self.facts.as_budget(), self.facts.samples, self.facts.classes)
+        client = Client(k, 0, self.facts.as_budget(), len(self.data), self.facts.classes)
         world = Federation((client,), (client.budget,), self.model.blocks.count, clients_per_round=1, seed=self.seed)
-        return LocalEngine(self.model, world, {k: self.data}, self.settings, run=run, statistics=self.statistics)
+        data = {k: self.data}
+        return LocalEngine(
+            self.model, world, data, self.settings, run=run, statistics=self.statistics, private=self.private
+        )
 
 
 Prepare = Callable[[dict[str, Any], Sequence[str]], Prepared]
@@ -153,7 +160,8 @@ class Worker:
             return self._cannot(error)
         except Exception as error:  # a restart does not help against wrong messages of a server
             return self._cannot(_unforeseen(error))
-        facts = client.facts.model_copy(update={"busy": time.monotonic() - begin})
+        busy = time.monotonic() - begin if client.private is None else 0.0  # it tells how much data was loaded
+        facts = client.facts.model_copy(update={"busy": busy})
         return {"facts": facts.model_dump_json(), "probe": PROBE}
 
     def _cannot(self, error: FedhelloError) -> Fields:
@@ -180,6 +188,7 @@ class Worker:
         with self._watch(float(fields["seconds"])):
             engine = client.engine(task.client, str(fields["run"]))
             sums = engine.score(task, int(fields["samples"]), int(fields["batch_size"]))
+        sums = sums if client.private is None else as_shares(sums)
         return {"scores": encode_tensors(sums.tensors)} if self._masks is None else self._masks.scores(fields, sums)
 
     def _train(self, client: Prepared, fields: Fields) -> Fields:

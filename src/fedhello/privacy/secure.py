@@ -4,6 +4,7 @@ A client computes its contribution (see ``aggregation.sums``) of what changed, w
 server adds Σ w · θ to the sum. Rules that pad (HeLoRA-Pad) are not linear in the change, and take θ_k itself.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.share import capped
 from fedhello.aggregation.sums import SumAggregator
-from fedhello.errors import PrivacyError
+from fedhello.errors import PrivacyError, UpdateError
 from fedhello.factors import held_part
 from fedhello.privacy.parts import Layout, Plan, laid_out, trained
 from fedhello.privacy.rounds import CLIP
@@ -105,10 +106,19 @@ class SecureRound:
             weights,
             self.settings.limit,
             self._heaviest(samples, allocation),
-            federation.invited,  # of all groups, whose sums are added up before they are decoded
+            self._most_clients,  # of all groups, whose sums are added up before they are decoded
             {"loss": LARGEST_LOSS * samples, "samples": float(samples)} if self.aggregator.counts else {},
             self.aggregator.counts,
         )
+
+    @property
+    def _most_clients(self) -> int:
+        """The most clients of a round; under Poisson sampling more come once in a thousand million rounds."""
+        federation = self.federation
+        if not federation.poisson:
+            return federation.invited
+        usual = federation.clients_per_round
+        return min(len(federation.clients), math.ceil(usual + 6 * math.sqrt(usual) + 6))
 
     def _shapes(self, allocation: Allocation) -> dict[str, tuple[int, ...]]:
         everything = self._everything(allocation)
@@ -216,6 +226,8 @@ class SecureRound:
         sums = WeightedMean()
         self.aggregator.contribute(context, replace(update, tensors=tensors), sums)
         encoding = encoding or self.encoding(task.allocation)
+        if encoding.counts != self.aggregator.counts:
+            raise UpdateError("expected a plan with the numbers of this run's method; found others", "malformed")
         if not self.aggregator.counts:
             return encoding.encode(sums, {})
         loss = min(update.metrics["loss"], LARGEST_LOSS) * update.samples

@@ -12,7 +12,7 @@ from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
 from fedhello.aggregation.share import capped_words, most_samples
 from fedhello.allocation.geometric import chosen_pattern
-from fedhello.client.cost_model import batch_shapes
+from fedhello.client.cost_model import Shape, batch_shapes
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of, with_rate
 from fedhello.config.diff import relevant
@@ -30,7 +30,7 @@ from fedhello.config.settings import (
     training_settings,
 )
 from fedhello.data.batches import Samples
-from fedhello.data.dataset import DataSet
+from fedhello.data.dataset import DataSet, Kind
 from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
 from fedhello.engine.local import LocalEngine
@@ -157,7 +157,7 @@ def _prepared(config: Config, given: Objects) -> Session:
     notes = (*loaded.notes, *chosen, *measured, *left_out)
     loaded = replace(loaded, config=config, notes=notes)
     if private is not None:
-        loaded = _private(loaded, federation, settings)
+        loaded = with_privacy(loaded, federation, settings)
         federation, roster, histogram = anonymous_federation(federation), anonymous(roster), np.zeros_like(histogram)
     if not config.privacy.secure:
         return assemble(loaded, federation, roster, engine, histogram)
@@ -170,11 +170,22 @@ def _shapes(loaded: Loaded, parts: Sequence[np.ndarray], settings: TrainingSetti
     config, how, lengths = loaded.config, (settings.batch_size, settings.epochs), loaded.samples.lengths()
     if config.privacy.epsilon is None:
         return [batch_shapes(lengths[part], *how) for part in parts]
-    tokens = config.data.max_length if loaded.data.kind in ("texts", "pairs") else int(lengths.max())
-    return [batch_shapes(np.full(settings.batch_size, tokens), *how)] * len(parts)
+    return [longest_shapes(config, loaded.data.kind, int(lengths.max()))] * len(parts)
 
 
-def _private(loaded: Loaded, federation: Federation, settings: TrainingSettings) -> Loaded:
+def longest_shapes(config: Config, kind: Kind, tokens: int) -> tuple[Shape, list[Shape]]:
+    """Return the widest batch and the batches of a client of whose data nothing is known: one full batch an epoch.
+
+    Args:
+        config: The configuration.
+        kind: Of the samples.
+        tokens: Of a sample that is no text, such as an image, which all have.
+    """
+    longest = config.data.max_length if kind in ("texts", "pairs") else tokens
+    return batch_shapes(np.full(config.train.batch_size, longest), config.train.batch_size, config.train.epochs)
+
+
+def with_privacy(loaded: Loaded, federation: Federation, settings: TrainingSettings) -> Loaded:
     """Return the parts with the releases of a run under differential privacy, and a method that makes them."""
     check_accounting()
     privacy, clip, method = loaded.config.privacy, None, loaded.method
