@@ -1,4 +1,4 @@
-"""Secure sums on a real SuperLink with ten SuperNode processes, of which three are killed; and under privacy.epsilon."""
+"""Secure sums on a real SuperLink: ten SuperNode processes, of which three are killed; and differential privacy."""
 
 import json
 import shutil
