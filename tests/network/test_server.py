@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from fedhello.engine.wire import seal
 from fedhello.errors import ConfigError, QuorumError, RunFolderError
 from fedhello.methods import METHODS
-from fedhello.network.server import _check_folder, _invitation, play_over, served
+from fedhello.network.server import _check_folder, _invitation, _on_moments, play_over, served
 from fedhello.runs.folder import RunFolder
 from fedhello.setup.prepare import load
-from network import config_of, network_of
+from network import config_of, network_of, remote_facts
 
 
 def adapter_of(folder):
@@ -158,6 +158,18 @@ def test_a_method_of_ones_own_runs_on_the_server_and_clients_are_not_told_of_it(
     L = len(summary["tiers"][0]["blocks_trained"])
     trained = {tuple(one.blocks) for record in folder.rounds() for one in record.report.clients}
     assert trained == {(L - 2, L - 1)}
+
+
+def test_the_server_says_that_second_moments_of_few_samples_may_be_kept_back(place):
+    members = [remote_facts(0, 16), remote_facts(1, 17), remote_facts(2, 3)]
+
+    def said(*words):
+        loaded = load(config_of(place, "model.head=solved", "model.train_head=false", "train.loss=auto", *words))
+        return list(_on_moments(loaded, loaded.config, members))
+
+    (note,) = said()
+    assert note.startswith("2 of 3 clients have no more samples than 16")
+    assert said("privacy.secure=true") == said("model.moments=means") == []
 
 
 def test_a_client_that_states_too_many_samples_is_capped_over_a_network_and_it_is_said(place):

@@ -9,7 +9,7 @@ Started again on the folder of an unfinished run, it resumes from the last check
 import itertools
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -284,7 +284,8 @@ def remote_session(
         adapter = model.snapshot(is_shared(config.model.head))
         costs = masked_costs(costs, adapter, config.train.clients_per_round, secure_settings(config.privacy))
     federation, left_out = federate(empty, everyone, shapes, costs, settings)
-    loaded = replace(loaded, config=config, notes=(*loaded.notes, *chosen, *left_out))
+    notes = (*loaded.notes, *chosen, *left_out, *_on_moments(loaded, config, members))
+    loaded = replace(loaded, config=config, notes=notes)
     is_private = config.privacy.epsilon is not None
     if is_private:
         loaded, federation = with_privacy(loaded, federation, settings), anonymous_federation(federation)
@@ -319,6 +320,21 @@ def remote_session(
         engine = masked = SecureRemoteEngine.over(engine, agreed)
         loaded = replace(loaded, method=with_secure_sums(loaded.method, agreed, masked.unmask))
     return assemble(loaded, federation, roster, engine, histogram), engine
+
+
+def _on_moments(loaded: Loaded, config: Config, members: Sequence[ClientInfo]) -> Iterator[str]:
+    """Yield a note on clients whose second moments would tell single samples, which their owners may keep back."""
+    moments = statistics_settings(config).moments
+    if config.model.head != "solved" or config.privacy.secure or moments.kind == "means":
+        return
+    most = moments.width(loaded.model.logits_layer.in_features)
+    few = sum(member.samples <= most for member in members)
+    if few:
+        yield (
+            f"{few} of {len(members)} clients have no more samples than {most}, the features whose products they sum; with "
+            "data of their own they send the trace of these sums alone, unless their owners allow more "
+            "(least_for_moments), and the head may be worse for it. With privacy.secure=true they send all"
+        )
 
 
 def _sums_like(loaded: Loaded) -> dict[str, Tensor]:
