@@ -331,8 +331,8 @@ def _on_moments(loaded: Loaded, config: Config, members: Sequence[ClientInfo]) -
     few = sum(member.samples <= most for member in members)
     if few:
         yield (
-            f"{few} of {len(members)} clients have no more samples than {most}, the features whose products they sum; with "
-            "data of their own they send the trace of these sums alone, unless their owners allow more "
+            f"{few} of {len(members)} clients have no more samples than {most}, the features whose products they sum; "
+            "with data of their own they send the trace of these sums alone, unless their owners allow more "
             "(least_for_moments), and the head may be worse for it. With privacy.secure=true they send all"
         )
 
