@@ -11,6 +11,7 @@ from scipy.stats import beta, kstest
 
 import fedhello as fh
 from fedhello.algorithm import sample_clients
+from fedhello.engine import local
 from fedhello.errors import ConfigError, PrivacyError
 from fedhello.methods import METHODS
 from fedhello.model.private_sums import PrivateStatistics, length_of, noised, private_sums
@@ -166,6 +167,28 @@ def test_scores_of_clients_are_a_release_of_their_own(secure):
     assert 7.9 < ledger.epsilon <= 8.0
     first = run.rounds[0].report
     assert first.scored and len(first.scores) == 3 and min(first.scores) >= 0
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_client_that_fails_contributes_nothing_and_nobody_is_told_why(secure, monkeypatch, caplog):
+    """Else its data would decide whether the others' contributions count, and its error would tell of them."""
+    real = local.local_training
+
+    def failing(model, work, settings):
+        if work.client == 1:
+            raise ValueError("a sentence with a name in it")
+        return real(model, work, settings)
+
+    monkeypatch.setattr(local, "local_training", failing)
+    words = TRAINS | {"train.clients_per_round": 4, "train.rounds": 1, "privacy.secure": secure, "run.name": "fails"}
+    run = fh.run("tiny.yaml", words)
+    (record,) = run.rounds
+    assert [one.client for one in record.report.clients] == [0, 1, 2, 3] and not record.report.rejections
+    assert len({one.bytes_up for one in record.report.clients if len(one.blocks) == 1}) == 1
+    assert "contributes no change to round 0: a sentence" in caplog.text
+    assert all("a sentence" not in file.read_text() for file in run.path.glob("*.json*"))
+    assert not any(flag.startswith("the secure sum failed") for flag in run.summary.flags)
 
 
 @pytest.mark.usefixtures("inside")

@@ -1,10 +1,14 @@
 """Which clients stand out; what becomes of a run: ``tests/faults/test_64_nothing_committed_that_is_not_finite.py``."""
 
+from types import SimpleNamespace
+
 import torch
 
 from fedhello.runs.finite import FiniteRounds
 from fedhello.state import RoundReport, RunState
 from fedhello.types import Adapter, Rejection, Update
+
+PLAIN = SimpleNamespace(private=None)
 
 
 def updates(values):
@@ -12,7 +16,7 @@ def updates(values):
 
 
 def undone(values):
-    finite = FiniteRounds(session=None)
+    finite = FiniteRounds(session=PLAIN)
     assert [type(reply) for reply in finite.screened(updates(values))] == [Update] * len(values)
     before = RunState(round=0, adapter=Adapter({}, {}))
     return finite, *finite.undone(before, before, RoundReport(0, (), (), None, False))
@@ -35,4 +39,11 @@ def test_where_none_stand_out_none_are_rejected():
 
 def test_masked_values_are_not_looked_at():
     masked = [Update(0, 0, 10, {"masked": torch.tensor([2**30], dtype=torch.int32)}, {})]
-    assert list(FiniteRounds(session=None, most=1.0).screened(masked)) == masked
+    assert list(FiniteRounds(session=PLAIN, most=1.0).screened(masked)) == masked
+
+
+def test_under_differential_privacy_nobody_is_judged_by_the_others():
+    finite = FiniteRounds(session=SimpleNamespace(private=object()), most=1.0)
+    replies = updates([1.0, 500.0])
+    assert [one is two for one, two in zip(finite.screened(replies), replies, strict=True)] == [True, True]
+    assert finite._largest == {}

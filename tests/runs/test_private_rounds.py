@@ -4,7 +4,7 @@ import fedhello as fh
 from fedhello.errors import PrivacyError
 from fedhello.model.private_sums import PrivatePlan, PrivateStatistics
 from fedhello.privacy.rounds import PrivateRounds
-from fedhello.runs.private_rounds import released_round
+from fedhello.runs.private_rounds import released_round, with_lost_rounds
 from fedhello.state import RunState
 
 
@@ -31,3 +31,9 @@ def test_without_a_budget_for_rounds_nothing_is_entered():
     state = RunState(0, fh.Adapter({}, {}))
     session = type("Plain", (), {"private": None})
     assert released_round(session, state) is state
+
+
+def test_rounds_that_a_checkpoint_does_not_know_stay_in_the_ledger():
+    state = RunState(1, fh.Adapter({}, {}), releases=(Session.private.head, Session.rounds.release))
+    assert with_lost_rounds(Session, state, 0) is state
+    assert sum(one.times for one in with_lost_rounds(Session, state, 2).releases if one.name == "rounds") == 3

@@ -109,11 +109,19 @@ def check_private(config: Config, method: Method) -> None:
         ),
         f"privacy.delta={privacy.delta:g} allows to publish one client of {config.data.clients} in the clear. Set it "
         "below 1/data.clients": privacy.delta >= 1 / config.data.clients,
+        f"privacy.delta={privacy.delta:g} allows to publish samples in the clear. Set it to 1e-4 or less": (
+            privacy.unit == "sample" and privacy.delta > 1e-4
+        ),
     }
     if trains:
         reasons |= {
             "noise is counted for clients that are drawn independently. Set train.sampling=poisson": train.sampling
             != "poisson",
+            f"train.server.name={train.server.name} steps where somebody trained. Choose none or search": (
+                train.server.name not in ("none", "search")
+            ),
+            "method.name=rolora decides in each round which factor trains. Choose another": method.name == "rolora",
+            "noise of rounds is computed for up to 100. Lower it": privacy.epsilon > 100,
             "train.loss=restricted leaves out clients by what they have. Leave it out": train.loss == "restricted",
             f"defence.rule={defence.rule}, defence.screen and defence.clip look at single updates. Leave them out": (
                 defence.rule != "mean" or defence.screen is not None or defence.clip is not None

@@ -46,7 +46,7 @@ from fedhello.model.injection import ATTENTION_QV
 from fedhello.model.loading import Quantisation
 from fedhello.model.pooling import Pooling
 from fedhello.state import Unit
-from fedhello.types import Budget, Factors
+from fedhello.types import Budget
 
 
 class LoraConfig(Section):
@@ -299,15 +299,15 @@ class PrivacyConfig(Section):
     limit: float = Field(2.0, gt=0)
     group: int = Field(50, ge=3, le=200)
     cohorts: int | None = Field(None, ge=3)
-    epsilon: float | None = Field(None, gt=0)
-    delta: float = Field(1e-5, gt=0, lt=1)
+    epsilon: float | None = Field(None, ge=0.01, le=1000)
+    delta: float = Field(1e-5, ge=1e-12, lt=1)
     unit: Unit = "client"
     clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     head: Literal["means", "moments"] = "means"
     split: float = Field(0.5, gt=0, lt=1)
     score_split: float = Field(0.2, gt=0, lt=1)
     update_clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    factors: Factors = "B"
+    factors: Literal["B", "AB"] = "B"
     last_blocks: int | None = Field(2, ge=1)
 
 

@@ -1,7 +1,8 @@
 """The local engine: all clients train in this process, one after the other, on one model in memory."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from fedhello.types import Adapter, Client, Federation, Reason, Rejection, Task,
 
 LONGEST_FAULT = 300
 """The most characters of an error's text that are kept."""
+
+logger = logging.getLogger("fedhello")
 
 
 @dataclass
@@ -119,16 +122,31 @@ class LocalEngine:
             head = {name: values.pop(name) for name in personal}
             payload = encode_update(Update(client.id, task.round, client.samples, values, metrics), self.run)
         except Exception as error:  # no error of one client may end the run
+            if task.clip is not None:
+                return self._nothing(task, error, bytes_down)
             return Rejection(client.id, task.round, *_fault(error), bytes_down)
         own_loss = self.settings.loss not in LOSSES.own
         update = decode(payload, expect(task, client.samples, self.run, bytes_down, own_loss))
         if isinstance(update, Rejection):
-            return update
+            return self._nothing(task, update.detail, bytes_down) if task.clip is not None else update
         if personal:
             self._trained_heads[client.id] = head
         if task.clip is not None:
-            return clipped_update(update, task)
+            return self._sized(clipped_update(update, task))
         return predicted(update, task.allocation, self.costs)
+
+    def _nothing(self, task: Task, why: object, bytes_down: int) -> Update:
+        """Return a contribution of no change, of a client that fails under differential privacy.
+
+        That it fails, and why, follows from its data; the reason stays in this client's log.
+        """
+        logger.warning("client %d contributes no change to round %d: %s", task.client, task.round, why)
+        start = {name: task.adapter.tensors[name] for name in task.adapter.names(task.allocation)}
+        return self._sized(Update(task.client, task.round, 1, start, {}, bytes_down))
+
+    def _sized(self, update: Update) -> Update:
+        """Return an update with its bytes as it is, without what was left out of it."""
+        return replace(update, bytes_up=len(encode_update(update, self.run)))
 
     def _train_one(
         self, task: Task, client: Client, names: tuple[str, ...], head: Mapping[str, Tensor]
@@ -199,16 +217,27 @@ class LocalEngine:
             if lost is not None:
                 yield ScoreReply((client.id,), None, lost.detail, bytes_down)
                 continue
+            if request.private:
+                yield self._private_scores(task, request, bytes_down)
+                continue
             longest = int(self.data[client.id].lengths().max())
             batch_size, note = fitted_batch(self.scoring, client.budget.memory, longest)
             try:
-                sums = self.score(task, request.samples, batch_size)
-                payload = encode_tensors((as_shares(sums) if request.private else sums).tensors)
+                payload = encode_tensors(self.score(task, request.samples, batch_size).tensors)
             except Exception as error:  # no error of one client may end the run
                 yield ScoreReply((client.id,), None, _fault(error)[1], bytes_down)
                 continue
             most = request.most(client.samples)
             yield score_reply(client.id, payload, self.federation.num_blocks, most, bytes_down, note)
+
+    def _private_scores(self, task: Task, request: ScoreRequest, bytes_down: int) -> ScoreReply:
+        """Return one client's shares for Fisher scores; zeros if it fails, since that follows from its data."""
+        sums = BlockSums(torch.zeros(self.federation.num_blocks, dtype=torch.float64), torch.ones(()).double())
+        try:
+            sums = as_shares(self.score(task, request.samples, 1))
+        except Exception as error:  # its reason stays in this client's log
+            logger.warning("client %d contributes no scores to round %d: %s", task.client, task.round, error)
+        return ScoreReply((task.client,), sums, "", bytes_down, len(encode_tensors(sums.tensors)))
 
     def score(self, task: Task, samples: int, batch_size: int) -> BlockSums:
         """Return one client's sums for the Fisher scores, of at most ``samples`` samples; see ``client_sums``."""

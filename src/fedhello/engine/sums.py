@@ -126,15 +126,15 @@ def groups_of(clients: Sequence[int], most: int, least: int = LEAST) -> list[lis
 
     Args:
         clients: Who is asked.
-        most: The most clients of a group.
+        most: The most clients of a group, unless that leaves another with too few.
         least: The fewest clients of a group.
 
     Raises:
         PrivacyError: If they are too few for a sum.
     """
-    count = max(1, ceil(len(clients) / most))
-    if len(clients) < least * count:
-        raise PrivacyError(f"expected at least {least * count} clients in a secure sum; found {len(clients)}")
+    if len(clients) < least:
+        raise PrivacyError(f"expected at least {least} clients in a secure sum; found {len(clients)}")
+    count = min(ceil(len(clients) / most), len(clients) // least)
     order = np.random.default_rng().permutation(len(clients))
     return [sorted(clients[i] for i in part) for part in np.array_split(order, count)]
 

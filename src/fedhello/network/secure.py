@@ -78,7 +78,7 @@ class SecureRemoteEngine(RemoteEngine):
             yield Update(k, task.round, self.members[k].samples, {MASKED: masked}, {}, bytes_down, len(reply))
 
     def _vectors(self, sent: Sequence[Sent]) -> dict[int, bytes | Rejection]:
-        """Return, by client, its masked vector, of the first ``clients_per_round`` that come, or why there is none."""
+        """Return, by client, its masked vector, or why there is none; with a fixed number, of the first that come."""
         found: dict[int, bytes | Rejection] = {}
         round_ = max((one.expected.round for one in sent if one.expected is not None), default=0)
         for one, reply in self._replies(sent):
@@ -93,7 +93,9 @@ class SecureRemoteEngine(RemoteEngine):
                 reason = FAULTS.get(str(reply.get("error")), "failed" if "error" in reply else "malformed")
                 detail = said(reply) if "error" in reply else f"expected a masked vector of {size} bytes"
                 found[one.client] = Rejection(one.client, round_, reason, detail, one.bytes_down)
-            if sum(isinstance(vector, bytes) for vector in found.values()) >= self.federation.clients_per_round:
+            came = sum(isinstance(vector, bytes) for vector in found.values())
+            # Under Poisson sampling all who are asked count: who is first must not decide who else is in the sum.
+            if not self.federation.poisson and came >= self.federation.clients_per_round:
                 break
         for one in sent:
             late = Rejection(one.client, round_, "late", "enough others came first", one.bytes_down)

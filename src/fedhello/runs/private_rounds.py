@@ -22,3 +22,18 @@ def released_round(session: Session, state: RunState) -> RunState:
     if private.scores is not None and session.method.scores_due(state.round):
         ledger = ledger.spent(private.scores)
     return replace(state, releases=ledger.spent(private.rounds.release).releases)
+
+
+def with_lost_rounds(session: Session, state: RunState, lost: int) -> RunState:
+    """Return a state with releases of rounds that its checkpoint does not know, but that were played and written.
+
+    Args:
+        session: The session.
+        state: Of a checkpoint.
+        lost: How many such rounds there are.
+    """
+    private = session.private
+    if private is None or private.rounds is None or lost <= 0:
+        return state
+    scores = [] if private.scores is None else [replace(private.scores, times=lost)]
+    return replace(state, releases=(*state.releases, *scores, replace(private.rounds.release, times=lost)))

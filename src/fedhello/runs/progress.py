@@ -17,6 +17,7 @@ from fedhello.runs.folder import RunFolder
 from fedhello.runs.formats import read_evaluation, read_head, write_evaluation, write_head
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.loop import RoundRecord, RunStart, start
+from fedhello.runs.private_rounds import with_lost_rounds
 from fedhello.runs.summarise import versions
 from fedhello.session import ClientEntry, Session
 from fedhello.state import RunState
@@ -104,10 +105,11 @@ def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], 
     notes = check_same(found.identity, session, folder)
     for note in notes:
         warn(note)
+    lost = len(folder.rounds()) - found.lines
     results = folder.rewind(found.lines)
     more = found.more
     validation, test = (read_evaluation(more[part]) for part in ("validation", "test"))
-    state = found.state
+    state = with_lost_rounds(session, found.state, lost)
     if OTHER_DATA in notes:
         kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}
         state = replace(state, selected=None, selected_losses=None, before_final=kept)

@@ -68,10 +68,12 @@ class Scorer:
     def recorded(self, record: RoundReport) -> RoundReport:
         """Return a round's report with the bytes of its scores and notes on missing clients, and clear the replies."""
         replies, self.replies = self.replies, ()
+        is_private = self.session.private is not None
+        nobody = bool(replies) and all(reply.sums is None for reply in replies) and not is_private
         return replace(
             record,
-            scored=record.scored and not (replies and all(reply.sums is None for reply in replies)),
-            flags=(*noted(replies), *record.flags),
+            scored=record.scored and not nobody,
+            flags=record.flags if is_private else (*noted(replies), *record.flags),
             score_bytes_down=sum(reply.bytes_down for reply in replies),
             score_bytes_up=sum(reply.bytes_up for reply in replies),
         )

@@ -147,7 +147,8 @@ def _prepared(config: Config, given: Objects) -> Session:
         dropout=0.0 if method.pooled else config.clients.dropout,
         statistics=statistics_settings(config),
         private=private,
-        together=(samples, dict(enumerate(parts))),
+        # In one pass a client's texts could change the padding, and so the last bits, of another's features.
+        together=(samples, dict(enumerate(parts))) if private is None else None,
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
     roster = tuple(
