@@ -20,7 +20,8 @@ from fedhello.network.secure import SecureRemoteEngine
 from fedhello.network.vouching import read_vouching
 from fedhello.network.worker import Prepared
 from fedhello.privacy.secure import SecureRound, SecureSettings, secure_mean
-from fedhello.types import Allocation, Budget, Client, Federation, Task
+from fedhello.strategy import AllocationContext
+from fedhello.types import Allocation, Budget, Client, Federation, Task, Update
 from network import SETTINGS, Network, remote_engine, remote_facts, remote_tasks
 
 
@@ -101,6 +102,17 @@ def test_a_third_may_be_lost_at_any_message(world, kind, fault, cohorts):
     for n, value in expected.adapter.tensors.items():
         value = adapter.tensors[n] if adapter.block_of[n] in few else value
         assert torch.allclose(found.adapter.tensors[n], value, rtol=0, atol=1e-5), n
+
+
+@pytest.mark.parametrize("poisson", [False, True])
+def test_under_poisson_sampling_all_who_are_asked_count_however_many_they_are(world, poisson):
+    """Else who answers first would decide whose contribution is in the sum."""
+    _, engine, _, local, method, adapter = world()
+    engine.federation = replace(engine.federation, clients_per_round=4, poisson=poisson)
+    contexts = [AllocationContext(client, engine.federation, 0) for client in engine.federation.clients]
+    tasks = [method.send(adapter, method.allocate(context), context) for context in contexts]
+    counted = [reply.client for reply in engine.train(tasks) if isinstance(reply, Update)]
+    assert len(counted) == (6 if poisson else 4)
 
 
 @pytest.mark.parametrize("kind", ["keys", "shares", "train", "unmask"])
