@@ -107,7 +107,7 @@ def test_a_third_may_be_lost_at_any_message(world, kind, fault, cohorts):
 @pytest.mark.parametrize("poisson", [False, True])
 def test_under_poisson_sampling_all_who_are_asked_count_however_many_they_are(world, poisson):
     """Else who answers first would decide whose contribution is in the sum."""
-    _, engine, _, local, method, adapter = world()
+    _, engine, _, _, method, adapter = world()
     engine.federation = replace(engine.federation, clients_per_round=4, poisson=poisson)
     contexts = [AllocationContext(client, engine.federation, 0) for client in engine.federation.clients]
     tasks = [method.send(adapter, method.allocate(context), context) for context in contexts]
