@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedhello.model import private_sums as module
 from fedhello.model.head import class_means, family, within_covariance
 from fedhello.model.private_sums import (
     COUNT_WEIGHT,
     WHOLE,
     PrivateStatistics,
+    head_of,
     length_of,
     noised,
     private_sums,
@@ -96,9 +98,29 @@ def test_public_features_bring_noisy_means_closer():
     h = ((h.double() @ basis @ basis.T) + 3 * basis[:, y % 3].T).float()
     total = private_sums(h, y, C, PrivateStatistics(clip=1e6))
     truth = class_means(repaired(total, 0.0, h[:0], moments=False))
-    noisy = noised(total, 100.0)
+    drawn = [noised(total, 100.0) for _ in range(20)]
     errors = [
-        float((class_means(repaired(noisy, 100.0, public, moments=False)) - truth).square().sum())
+        sum(
+            float((class_means(repaired(noisy, 100.0, public, moments=False)) - truth).square().sum())
+            for noisy in drawn
+        )
         for public in (h[:0], h[:200])
     ]
-    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_a_head_holds_on_features_that_are_rounded_otherwise_where_they_hardly_vary(monkeypatch):
+    """Chosen by the loss in double precision alone, the head's loss is 485 here."""
+    seeded = torch.Generator().manual_seed(0)
+
+    def gaussian(shape, deviation):
+        return torch.randn(shape, generator=seeded).double() * deviation
+
+    monkeypatch.setattr(module, "gaussian", gaussian)
+    h, y = client(40, 1)
+    h = 5.0 + 1e-3 * h
+    settings = PrivateStatistics()
+    deviation = 0.05 * settings.most
+    _, head = head_of(noised(private_sums(h, y, C, settings), deviation), deviation, h, y)
+    z = module._rounded(h) @ head.weight.T + head.bias
+    assert float(torch.nn.functional.cross_entropy(z, y)) < 1.5

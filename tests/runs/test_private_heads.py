@@ -22,7 +22,6 @@ def test_a_run_starts_from_one_release_that_is_in_its_ledger(head):
     assert found.head.noise == ledger.releases[0].noise < 0.06
     sums = HeadSums(**found.state.head_sums)
     assert len(sums.moments) == WHOLE.numbers(sums.features.shape[1])
-    assert found.validation.loss < found.head.loss + 0.1  # in the model's precision
     # Directions are told apart: by second moments, or by the server's own samples.
     values = torch.linalg.eigvalsh(within_covariance(sums, WHOLE))
     assert float(values.max()) > 3 * float(values.median())

@@ -43,7 +43,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedhello.model.head import SHRINKAGES, Head, Priors, Solver, family, solved_head
+from fedhello.model.head import SHRINKAGES, Family, Head, Priors, Solver, family, solved_head
 from fedhello.model.statistics import UNIT, HeadSums, Moments, packed, plus, unpacked
 from fedhello.privacy.noise import factor, gaussian
 from fedhello.privacy.rounds import PrivateRounds
@@ -63,9 +63,6 @@ BETWEEN = 0.05, 1.0
 
 SOFT = 0.3
 """ω; of 0.3 and 1, chosen in a prototype on ten other splits of the demo's data than the benchmark's."""
-
-PRECISION = 0.05
-"""How far a head's loss in the model's precision, and on features rounded otherwise, may be above the one found."""
 
 ROUNDS = 4
 """How often the server's own samples are labelled."""
@@ -196,6 +193,15 @@ def noised(total: HeadSums, deviation: float) -> HeadSums:
     return HeadSums(n, features, moments, torch.zeros_like(total.cells))
 
 
+class Centred(Family):
+    """Heads less their mean over classes, which is the same to the softmax, and smaller where weights are large."""
+
+    def at(self, shrinkage: float) -> tuple[Tensor, Tensor]:
+        """Return W (C, d) and b (C,), each with mean 0 over classes; see ``Family``."""
+        W, b = super().at(shrinkage)
+        return W - W.mean(dim=0), b - b.mean()
+
+
 def head_of(
     noisy: HeadSums,
     deviation: float,
@@ -216,16 +222,15 @@ def head_of(
         priors: See ``fedhello.model.head.family``.
         shrinkages: To choose from.
     """
+    h = own[: len(labels)]
+
+    def lost(found: Head) -> float:
+        # Noise where features hardly vary makes weights so large that they cancel out beyond the model's precision.
+        return max(float(cross_entropy(x @ found.weight.T + found.bias, labels)) for x in (h, _rounded(h)))
 
     def head(sums: HeadSums) -> Head:
-        heads, h, left = family(sums, WHOLE, solver or "lda", priors), own[: len(labels)], list(shrinkages)
-        while True:
-            found = solved_head(heads, h, labels, left)
-            # Noise where features hardly vary makes weights so large that they cancel out beyond the model's precision.
-            lost = [float(cross_entropy(x @ found.weight.T + found.bias, labels)) for x in (h, _rounded(h))]
-            if max(lost) <= (found.loss or 0.0) + PRECISION or len(left) == 1:
-                return found
-            left = [shrinkage for shrinkage in left if shrinkage != found.shrinkage]
+        heads = Centred(**vars(family(sums, WHOLE, solver or "lda", priors)))
+        return min((solved_head(heads, h, labels, [shrinkage]) for shrinkage in shrinkages), key=lost)
 
     sums = repaired(noisy, deviation, own, moments=solver is not None)
     found = head(sums)
