@@ -56,6 +56,7 @@ class Method:
         distils: Whether the method needs a public set.
         merges: Whether it adds products to frozen weights, which must be float32 then.
         of_products: Whether it aggregates the products B A, so that a sum over clients would be of dense matrices.
+        alternates: Whether it decides in each round which factor trains.
         head_alone: Whether no block trains and only the head is solved or trained.
         server_alone: Whether the head is solved from the server's own samples, without clients.
 
@@ -80,6 +81,7 @@ class Method:
     distils: bool = False
     merges: bool = False
     of_products: bool = False
+    alternates: bool = False
     head_alone: bool = False
     server_alone: bool = False
 

@@ -250,6 +250,7 @@ _ROWS = (
         paper="Chen et al., RoLoRA, arXiv 2502.01755",
         allocate=ranks.common_rank_alternating,
         allocates="ranks",
+        alternates=True,
     ),
     Method(
         name="fedex-lora",

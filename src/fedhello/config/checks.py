@@ -120,7 +120,7 @@ def check_private(config: Config, method: Method) -> None:
             f"train.server.name={train.server.name} steps where somebody trained. Choose none or search": (
                 train.server.name not in ("none", "search")
             ),
-            "method.name=rolora decides in each round which factor trains. Choose another": method.name == "rolora",
+            f"method.name={method.name} decides in each round which factor trains. Choose another": method.alternates,
             "noise of rounds is computed for up to 100. Lower it": privacy.epsilon > 100,
             "train.loss=restricted leaves out clients by what they have. Leave it out": train.loss == "restricted",
             f"defence.rule={defence.rule}, defence.screen and defence.clip look at single updates. Leave them out": (

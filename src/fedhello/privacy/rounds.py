@@ -85,7 +85,7 @@ def private_method(method: BoundMethod, settings: PrivateRounds) -> BoundMethod:
     """Return a method whose rounds are releases: who trains what is the method's, how it is combined is as above.
 
     Args:
-        method: One that averages layer by layer, without Fisher scores from clients.
+        method: One that averages layer by layer.
         settings: How rounds are released.
     """
 

@@ -27,6 +27,8 @@ def released_round(session: Session, state: RunState) -> RunState:
 def with_lost_rounds(session: Session, state: RunState, lost: int) -> RunState:
     """Return a state with releases of rounds that its checkpoint does not know, but that were played and written.
 
+    Which of them had Fisher scores is not known either, so all count as if they had: never less than was released.
+
     Args:
         session: The session.
         state: Of a checkpoint.
