@@ -62,7 +62,7 @@ def main() -> None:
         taus, same = [], []
         for _ in range(asked.draws):
             came = [share for share, inside in zip(shares, rng.random(len(shares)) < rate, strict=True) if inside]
-            found = released_scores(came, release, federation.num_blocks, asked.clients)
+            found = released_scores(came, release, federation.num_blocks, asked.per_round)
             taus.append(float(kendalltau(plain, found).statistic))
             pairs = list(zip(ours, allocated(found), strict=True))
             same.append(sum(len(a & b) for a, b in pairs) / sum(len(a) for a, _ in pairs))

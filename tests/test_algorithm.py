@@ -159,6 +159,20 @@ def test_a_run_can_stop_and_go_on(federation):
     }
 
 
+def test_clients_that_take_turns_are_in_one_of_so_many_rounds(federation):
+    world = replace(federation([1] * 8, blocks=1), clients_per_round=2, cycle=3)
+    rounds = [{client.id for client in algorithm.sample_clients(world, t)} for t in range(9)]
+    assert all(len(one) == 2 for one in rounds)
+    for t in range(7):
+        assert len(set.union(*rounds[t : t + 3])) == 6
+    again = {client.id for client in algorithm.sample_clients(world, 4, attempt=1)}
+    assert not again & (rounds[3] | rounds[5])
+    everyone = set().union(
+        *({k.id for k in algorithm.sample_clients(world, t, a)} for t in range(3) for a in range(20))
+    )
+    assert everyone == set(range(8))
+
+
 def test_poisson_sampling_takes_each_client_by_itself_and_rounds_may_be_empty(federation):
     """Sizes are binomial, clients independent; an empty round is committed and changes nothing."""
     everyone = replace(federation([1] * 8, blocks=1), clients_per_round=2, poisson=True)

@@ -118,7 +118,7 @@ def round(
 
 
 def sample_clients(federation: Federation, round: int, attempt: int = 0) -> tuple[Client, ...]:
-    """Return S_t in ascending id: ``federation.invited`` different clients, drawn uniformly at random.
+    """Return S_t in ascending id: ``federation.invited`` different clients, drawn at random of those whose turn it is.
 
     With ``federation.poisson`` each client is in S_t with probability ``clients_per_round``/K, independently.
     """
@@ -127,7 +127,7 @@ def sample_clients(federation: Federation, round: int, attempt: int = 0) -> tupl
     if federation.poisson:
         inside = rng.random(len(federation.clients)) < federation.clients_per_round / len(federation.clients)
         return tuple(client for client, is_in in zip(federation.clients, inside, strict=True) if is_in)
-    chosen = rng.choice(len(federation.clients), size=federation.invited, replace=False)
+    chosen = rng.choice(federation.in_turn(round), size=federation.invited, replace=False)
     return tuple(federation.clients[i] for i in sorted(chosen))
 
 

@@ -38,6 +38,26 @@ def secret_generator() -> np.random.Generator:
     return np.random.Generator(np.random.PCG64DXSM(secrets.randbits(256)))
 
 
+def turn(seed: int, n: int, cycle: int, round: int) -> np.ndarray:
+    """Return whose turn a round is, of ``n`` who take turns: ascending positions, about ``n / cycle`` of them.
+
+    Each has one turn in ``cycle`` rounds, always the same one.
+
+    Args:
+        seed: The run's seed.
+        n: How many there are.
+        cycle: Number of rounds in which all have their turn; 1 for all in every round.
+        round: The round.
+
+    Example:
+        >>> sorted(int(k) for t in range(3) for k in turn(0, 7, 3, t))
+        [0, 1, 2, 3, 4, 5, 6]
+    """
+    if cycle == 1:
+        return np.arange(n)
+    return np.sort(generator(seed, "turns").permutation(n)[round % cycle :: cycle])
+
+
 def integer_seed(seed: int, name: str, *indices: int) -> int:
     """Return a 31-bit seed from the same streams, for libraries that take an integer (torch, scikit-learn)."""
     return int(generator(seed, name, *indices).integers(2**31))

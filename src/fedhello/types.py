@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from fedhello.costs import ActivationPolicy, ActivationRule, Costs
+from fedhello.randomness import turn
 
 Factors = Literal["A", "B", "AB"]
 """Which LoRA factors train."""
@@ -107,6 +109,7 @@ class Federation:
             restricted to each client's own classes; empty for other losses.
         poisson: Whether each client is part of a round with probability ``clients_per_round``/K, independently of the
             others, so that rounds differ in size and may be empty; else exactly ``clients_per_round`` are.
+        cycle: Clients take part in one of so many rounds at most; 1 does not bound how often.
         secret: Whether S_t is drawn by the operating system's entropy, so that nobody can draw it again from the seed.
 
     Example:
@@ -129,6 +132,7 @@ class Federation:
     over_selection: float = 1.0
     class_rows: tuple[str, ...] = ()
     poisson: bool = False
+    cycle: int = 1
     secret: bool = False
 
     @property
@@ -136,6 +140,14 @@ class Federation:
         """Number of clients that are invited to a round."""
         wanted = ceil(self.clients_per_round * self.over_selection - 1e-9)  # 10 · 1.1 is above 11 in binary
         return min(len(self.clients), wanted)
+
+    def in_turn(self, round: int) -> np.ndarray:
+        """Return the positions of the clients whose turn a round is, ascending.
+
+        Args:
+            round: t ≥ 0.
+        """
+        return turn(self.seed, len(self.clients), self.cycle, round)
 
     def enough(self, asked: int) -> int:
         """Return the quorum: the number of updates that must count for a round to be committed.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 from math import log
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from fedhello.errors import ConfigError, PrivacyError
 from fedhello.methods import METHODS
 from fedhello.model.private_sums import PrivateStatistics, length_of, noised, private_sums
 from fedhello.model.statistics import UNIT, plus
+from fedhello.privacy.banded import coefficients
 from fedhello.privacy.ledger import Ledger, Planned, calibrated, read_ledger
-from fedhello.privacy.rounds import PrivateRounds, private_method
+from fedhello.privacy.rounds import EARLIER, PrivateRounds, private_method, round_noise
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.loop import start
 from fedhello.runs.private_heads import ledger_of
@@ -214,6 +216,25 @@ def test_a_run_that_trains_resumes_its_ledger_and_stops_before_the_budget_is_exc
         next(fh.rounds(session, dataclasses.replace(done, round=3)))
 
 
+@pytest.mark.usefixtures("inside")
+def test_banded_noise_costs_one_release_in_so_many_rounds_and_is_kept_for_those_after_a_resume():
+    words = TRAINS | {"run.name": "turns", "train.rounds": 4, "train.sampling": "fixed", "train.clients_per_round": 2}
+    words |= {"privacy.mechanism": "banded", "privacy.band": 2}
+    run = fh.run("tiny.yaml", words, callbacks=[fh.EarlyStopping(patience=1)])
+    before = Checkpoints(run.path / "checkpoints").latest(print).state
+    assert 0 < before.round < 4
+    noise = {name: value for name, value in before.method_state.items() if name.startswith(EARLIER)}
+    assert noise and all(value.shape[0] == 1 and value.dtype == torch.float64 for value in noise.values())
+    assert all("lora_A" not in name for name in noise)
+    (run.path / "summary.json").unlink()
+    after = fh.resume(run.path)
+    ledger = read_ledger(after.summary.privacy)
+    assert (ledger.releases[1].name, ledger.releases[1].rate, ledger.releases[1].times) == ("rounds", 1.0, 2)
+    assert ledger.epsilon <= 8 * (1 + 1e-6)
+    clients = [[one.client for one in record.report.clients] for record in after.rounds]
+    assert all(not set(a) & set(b) for a, b in pairwise(clients))
+
+
 def released_heads(noise, repeats):
     """Return what a canary's direction shows of a head's releases with it and without it."""
     settings = PrivateStatistics()
@@ -228,7 +249,9 @@ def released_heads(noise, repeats):
 
 def released_rounds(noise, repeats):
     """The same of rounds of two clients with q = 1, of which one changes one tensor as far as it may, and further."""
-    method = private_method(METHODS["gd-hla"].bind(), PrivateRounds(fh.Release("rounds", noise), 0.1, factors="AB"))
+    method = private_method(
+        METHODS["gd-hla"].bind(), PrivateRounds(fh.Release("rounds", noise), 1.0, 0.1, factors="AB")
+    )
     tier = fh.Budget(blocks=1)
     clients = tuple(fh.Client(k, 0, tier, samples=1) for k in range(2))
     federation = fh.Federation(clients, (tier,), num_blocks=1, clients_per_round=2, seed=0, quorum=0)
@@ -244,6 +267,21 @@ def released_rounds(noise, repeats):
         return method.aggregate(context, came).adapter.tensors["a.lora_A.weight"].sum()
 
     return [torch.stack([seen(came) for _ in range(repeats)]).double() for came in (updates, updates[:1])]
+
+
+def released_bands(noise, repeats):
+    """The same of three rounds with a band of three, with a client in the first, as far as its strategy shows."""
+    c = coefficients(3) / coefficients(3).norm()
+
+    def seen(there):
+        state, z = {}, []
+        for _ in range(3):
+            drawn, state = round_noise({"a": (1,)}, state, band=3)
+            z.append(noise * float(drawn["a"]))
+        z[0] = z[0] + there
+        return sum(c[t] * sum(c[j] * z[t - j] for j in range(t + 1)) for t in range(3))
+
+    return [torch.stack([seen(there) for _ in range(repeats)]) for there in (1.0, 0.0)]
 
 
 ROUND_BLOCKS = {"a.lora_A.weight": 0, "a.lora_B.weight": 0}
@@ -267,7 +305,7 @@ def bound(there, gone):
     return log(max(least - DELTA, 1e-9) / most)
 
 
-@pytest.mark.parametrize("released", [released_heads, released_rounds])
+@pytest.mark.parametrize("released", [released_heads, released_rounds, released_bands])
 def test_an_audit_with_a_canary_finds_no_more_than_the_claim_and_finds_missing_noise(released):
     (release,) = calibrated([Planned("head statistics", 1.0)], 1.0, DELTA)
     claim = Ledger(1.0, DELTA, (release,)).epsilon

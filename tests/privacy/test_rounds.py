@@ -12,6 +12,7 @@ from fedhello.aggregation.mean import WeightedMean
 from fedhello.client.scoring import BlockSums, as_shares
 from fedhello.methods import METHODS
 from fedhello.privacy import rounds
+from fedhello.privacy.banded import summed_noise
 from fedhello.privacy.rounds import (
     CLIP,
     INSIDE,
@@ -46,7 +47,7 @@ START = adapter()
 
 
 def settings(noise=1e-9, rate=0.5, **changes):
-    return PrivateRounds(Release("rounds", noise, rate), **{"clip": 1.0, "adapts": False, **changes})
+    return PrivateRounds(Release("rounds", noise, rate), rate, **{"clip": 1.0, "adapts": False, **changes})
 
 
 def bound(how, name="gd-hla"):
@@ -107,6 +108,24 @@ def test_a_client_without_the_last_blocks_trains_the_last_one_that_its_model_has
     for method, expected in ((plain, (2,)), (lacks, (1,))):
         found = private_method(method, how).allocate(AllocationContext(CLIENTS[0], FEDERATION, 0))
         assert (found.blocks, found.factors, found.head) == (expected, "B", False)
+
+
+def test_with_a_band_the_noise_of_rounds_is_taken_back_in_part():
+    """After twelve rounds in which nobody came, the model's noise is as long as ``summed_noise`` says."""
+    ratios = {}
+    for band in (1, 4):
+        how, state, sizes = settings(noise=2.0, clip=0.5, band=band, adapts=True), {}, []
+        method = bound(how)
+        for _ in range(60):
+            context, state = context_of(method), {}
+            for _ in range(12):
+                result = method.aggregate(replace(context, method_state=state), [])
+                state = dict(result.method_state) | {CLIP: torch.tensor(0.5)}
+                context = replace(context, adapter=result.adapter)
+            sizes.append(context.adapter.tensors["2.lora_B.weight"] - START.tensors["2.lora_B.weight"])
+        ratios[band] = float(torch.stack(sizes).std())
+    assert ratios[1] == pytest.approx(2.0 * 0.5 * how.joint / 2 * math.sqrt(12), rel=0.1)
+    assert ratios[4] / ratios[1] == pytest.approx(summed_noise(4, 12), rel=0.12)
 
 
 def test_the_divisor_does_not_depend_on_who_came():
@@ -203,6 +222,6 @@ def test_scores_are_mean_shares_with_noise_that_does_not_go_below_zero():
     for broken in ([0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]):
         assert as_shares(BlockSums(torch.tensor(broken), torch.tensor(2.0))).squares.tolist() == [0.0, 0.0]
     shares = [one.squares.double() for one in whole]
-    assert released_scores(shares, Release("Fisher scores", 1e-9, 0.5), 2, 8) == pytest.approx((0.25 / 4, 1.75 / 4))
-    noisy = [released_scores([], Release("Fisher scores", 3.0, 0.5), 2, 8) for _ in range(200)]
+    assert released_scores(shares, Release("Fisher scores", 1e-9, 0.5), 2, 4) == pytest.approx((0.25 / 4, 1.75 / 4))
+    noisy = [released_scores([], Release("Fisher scores", 3.0, 0.5), 2, 4) for _ in range(200)]
     assert min(min(one) for one in noisy) == 0 < max(max(one) for one in noisy)

@@ -3,6 +3,7 @@ import math
 import pytest
 
 import fedhello as fh
+from fedhello.privacy.banded import summed_noise
 from fedhello.report.noise import noise_plans, noise_table, write_noise
 
 pytest.importorskip("dp_accounting")
@@ -25,6 +26,15 @@ def test_fewer_numbers_get_less_noise_and_this_run_is_among_them():
     assert plan.to_dict()["noise"] == write_noise(plan.noise)
     assert "this run: B in blocks 1, 2, rank 4" in str(plan)
     assert noise_table(plan.noise).row_count == 6
+
+
+@pytest.mark.usefixtures("place")
+def test_noise_in_bands_counts_as_long_as_it_is_on_the_sum_of_rounds():
+    words = WORDS | {"train.rounds": 4, "train.sampling": "fixed", "privacy.mechanism": "banded"}
+    session = fh.prepare("tiny.yaml", words)
+    B = noise_plans(session)[2]
+    sigma = session.private.rounds.release.noise * summed_noise(2, 4)
+    assert B.noise_over_clip == pytest.approx(sigma / 0.5 * math.sqrt(B.numbers) / 4)
 
 
 @pytest.mark.usefixtures("place")

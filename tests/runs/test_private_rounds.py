@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 import fedhello as fh
@@ -9,7 +11,7 @@ from fedhello.state import RunState
 
 
 class Session:
-    rounds = PrivateRounds(fh.Release("rounds", 2.0, 0.5), clip=1.0)
+    rounds = PrivateRounds(fh.Release("rounds", 2.0, 0.5), 0.5, clip=1.0)
     private = PrivatePlan(8.0, 1e-5, fh.Release("head statistics", 1.0), PrivateStatistics(), rounds, times=2)
 
 
@@ -25,6 +27,16 @@ def test_planned_rounds_are_entered_without_computing_and_others_are_checked(mon
         for _ in range(1000):
             state = released_round(Session, state)
     assert state.releases[1].times > 2
+
+
+def test_with_a_band_of_rounds_the_first_of_them_and_every_further_attempt_are_entered():
+    rounds = replace(Session.rounds, release=fh.Release("rounds", 2.0), band=3)
+    session = type("Banded", (), {"private": replace(Session.private, epsilon=100.0, rounds=rounds)})
+    state, entered = RunState(0, fh.Adapter({}, {})), []
+    for t, attempt in ((0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (4, 0), (6, 0)):
+        state = released_round(session, replace(state, round=t, attempt=attempt))
+        entered.append(state.releases[-1].times)
+    assert entered == [1, 1, 2, 2, 3, 3, 4]
 
 
 def test_without_a_budget_for_rounds_nothing_is_entered():

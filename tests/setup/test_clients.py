@@ -10,7 +10,7 @@ from fedhello.config.load import load_config
 from fedhello.config.schema import TierConfig
 from fedhello.config.settings import training_settings
 from fedhello.setup.clients import assign_tiers, clients_of, federate, tiers_of
-from fedhello.setup.prepare import empty_federation
+from fedhello.setup.federation import empty_federation
 
 
 def tiers(*shares):

@@ -29,6 +29,8 @@ REFUSED_IN_TRAINING = {
     "method.name=rolora clients.tiers=[{share: 1, rank: 2}]": "method.name=rolora decides in each round",
     "privacy.epsilon=300": "noise of rounds is computed for up to 100",
     "train.scaffold=true": "train.scaffold keeps what each client did",
+    "privacy.mechanism=banded": "with privacy.mechanism=banded clients take turns. Set train.sampling=fixed",
+    "privacy.band=3": "privacy.band is for privacy.mechanism=banded",
     "privacy.unit=sample": "single samples are protected in the head alone",
     "run.checkpoint_every=2": "the ledger is saved with every checkpoint",
 }
@@ -41,6 +43,20 @@ def test_what_would_leave_outside_the_ledger_is_refused_in_one_sentence(word):
         load_config(None, words)
     assert str(caught.value).startswith(f"expected privacy.epsilon=null, since {REFUSED[word]}")
     load_config(None, words[1:])
+
+
+REFUSED_IN_BANDS = {
+    "train.clients_per_round=11": "with privacy.mechanism=banded a client is in every second round at most, and 11",
+    "privacy.band=5": "privacy.band=5 asks for 5 rounds with other clients in each, of which there are enough for 4",
+    "train.over_selection=1.2": "train.over_selection invites clients more often",
+}
+
+
+@pytest.mark.parametrize("word", REFUSED_IN_BANDS)
+def test_clients_that_cannot_take_turns_are_refused_in_one_sentence(word):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["privacy.epsilon=4", "privacy.mechanism=banded", word])
+    assert str(caught.value).startswith(f"expected privacy.epsilon=null, since {REFUSED_IN_BANDS[word]}")
 
 
 @pytest.mark.parametrize("word", REFUSED_IN_TRAINING)
@@ -75,8 +91,8 @@ def test_clients_are_listed_without_what_is_theirs():
 
 def test_a_note_says_that_few_clients_are_few():
     plan = PrivatePlan(8.0, 1e-5, Release("head statistics", 0.6), PrivateStatistics())
-    assert len(list(private.private_notes(plan, 100))) == 1
-    assert "20 clients are few" in list(private.private_notes(plan, 20))[1]
+    assert len(list(private.private_notes(plan, 100, 1))) == 1
+    assert "20 clients are few" in list(private.private_notes(plan, 20, 1))[1]
 
 
 @pytest.mark.usefixtures("place")

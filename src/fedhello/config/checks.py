@@ -115,8 +115,9 @@ def check_private(config: Config, method: Method) -> None:
     }
     if trains:
         reasons |= {
-            "noise is counted for clients that are drawn independently. Set train.sampling=poisson": train.sampling
-            != "poisson",
+            "noise is counted for clients that are drawn independently. Set train.sampling=poisson, or "
+            "privacy.mechanism=banded": (train.sampling != "poisson" and privacy.mechanism == "gaussian"),
+            **_banded_reasons(config),
             f"train.server.name={train.server.name} steps where somebody trained. Choose none or search": (
                 train.server.name not in ("none", "search")
             ),
@@ -133,6 +134,27 @@ def check_private(config: Config, method: Method) -> None:
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     if reason is not None:
         raise ConfigError(f"expected privacy.epsilon=null, since {reason}; found {privacy.epsilon:g}.")
+
+
+def _banded_reasons(config: Config) -> dict[str, bool]:
+    """Return what stands against noise in bands, and whether it holds."""
+    train, privacy = config.train, config.privacy
+    banded, most = privacy.mechanism == "banded", config.data.clients // train.clients_per_round
+    return {
+        "with privacy.mechanism=banded clients take turns. Set train.sampling=fixed": (
+            banded and train.sampling == "poisson"
+        ),
+        "train.over_selection invites clients more often than privacy.mechanism=banded allows. Leave it out": (
+            banded and train.over_selection != 1
+        ),
+        f"with privacy.mechanism=banded a client is in every second round at most, and {train.clients_per_round} of "
+        f"{config.data.clients} clients are in each. Lower train.clients_per_round": banded and most < 2,
+        f"privacy.band={privacy.band} asks for {privacy.band} rounds with other clients in each, of which there are "
+        f"enough for {most}. Lower it or train.clients_per_round": (
+            banded and not isinstance(privacy.band, str) and privacy.band > most >= 2
+        ),
+        "privacy.band is for privacy.mechanism=banded. Leave it out": not banded and privacy.band != "auto",
+    }
 
 
 def check_sampling(config: Config, method: Method) -> None:

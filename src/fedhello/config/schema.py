@@ -309,6 +309,8 @@ class PrivacyConfig(Section):
     update_clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     factors: Literal["B", "AB"] = "B"
     last_blocks: int | None = Field(2, ge=1)
+    mechanism: Literal["gaussian", "banded"] = "gaussian"
+    band: Literal["auto"] | Annotated[int, Field(ge=2)] = "auto"
 
 
 class RunConfig(Section):

@@ -1,5 +1,6 @@
 """Convert a configuration to the plain settings of each room."""
 
+import math
 from dataclasses import replace
 
 from fedhello.client.settings import TrainingSettings
@@ -82,16 +83,32 @@ def private_statistics(privacy: PrivacyConfig) -> PrivateStatistics | None:
     return PrivateStatistics(clip, moments=privacy.head == "moments", unit=privacy.unit)
 
 
-def private_rounds(privacy: PrivacyConfig, release: Release, first_clip: float) -> PrivateRounds:
+MOST_BAND = 32
+"""The largest band that is chosen: the noise of so many rounds is kept, and more takes little more noise away."""
+
+
+def band_of(config: Config) -> int:
+    """Return b, the number of rounds in which each client has one turn; 1 without banded noise."""
+    privacy, train = config.privacy, config.train
+    if privacy.mechanism == "gaussian":
+        return 1
+    if isinstance(privacy.band, str):
+        return max(1, min(config.data.clients // train.clients_per_round, train.rounds, MOST_BAND))
+    return privacy.band
+
+
+def private_rounds(config: Config, release: Release, rate: float, first_clip: float) -> PrivateRounds:
     """Return how rounds are released.
 
     Args:
-        privacy: The configuration's section.
-        release: One round.
+        config: The configuration.
+        release: One round, or with banded noise one cycle of rounds.
+        rate: q, the share of the clients that a round has.
         first_clip: C of the first round, unless the configuration fixes it.
     """
+    privacy = config.privacy
     clip, adapts = (first_clip, True) if isinstance(privacy.update_clip, str) else (privacy.update_clip, False)
-    return PrivateRounds(release, clip, adapts, privacy.factors, privacy.last_blocks)
+    return PrivateRounds(release, rate, clip, adapts, privacy.factors, privacy.last_blocks, band_of(config))
 
 
 def private_plan(config: Config, clients: int, first_clip: float | None, scored: int = 0) -> PrivatePlan | None:
@@ -110,13 +127,15 @@ def private_plan(config: Config, clients: int, first_clip: float | None, scored:
     if first_clip is None:
         (release,) = calibrated([head], privacy.epsilon, privacy.delta)
         return PrivatePlan(privacy.epsilon, privacy.delta, release, statistics)
-    rate, times = config.train.clients_per_round / clients, config.train.rounds
+    rate, band = config.train.clients_per_round / clients, band_of(config)
+    times = math.ceil(config.train.rounds / band)
+    counted = rate if privacy.mechanism == "gaussian" else 1.0
     left = 1 - privacy.split
-    of_scores = [Planned(SCORES, privacy.score_split * left, rate, scored)] if scored else []
+    of_scores = [Planned(SCORES, privacy.score_split * left, counted, scored)] if scored else []
     left -= sum(one.share for one in of_scores)
-    planned = [head, *of_scores, Planned(ROUND, left, rate, times)]
+    planned = [head, *of_scores, Planned(ROUND, left, counted, times)]
     release, *scores, every = calibrated(planned, privacy.epsilon, privacy.delta)
-    rounds = private_rounds(privacy, replace(every, times=1), first_clip)
+    rounds = private_rounds(config, replace(every, times=1), rate, first_clip)
     one = replace(scores[0], times=1) if scores else None
     return PrivatePlan(privacy.epsilon, privacy.delta, release, statistics, rounds, times, one, scored)
 

@@ -52,9 +52,10 @@ from fedhello.privacy.secure import SecureRound
 from fedhello.setup.clients import assign_tiers
 from fedhello.setup.data import load_data, partition_data
 from fedhello.setup.encoding import MODEL_KINDS, encode, longest_answer
+from fedhello.setup.federation import empty_federation
 from fedhello.setup.masking import agreed_round
 from fedhello.setup.model import choose_device, load_model
-from fedhello.setup.prepare import empty_federation, load, longest_shapes
+from fedhello.setup.prepare import load, longest_shapes
 from fedhello.setup.training import on_device, step_costs
 from fedhello.state import Release
 from fedhello.strategy import BoundMethod
@@ -304,7 +305,7 @@ def _secure(config: Config, model: LoraModel, facts: ClientInfo, method: BoundMe
 
 def _made_private(method: BoundMethod, config: Config) -> BoundMethod:
     """Return the method as it is under differential privacy, if that is asked for; only the server adds the noise."""
-    rounds = private_rounds(config.privacy, Release(ROUND, noise=1.0), first_clip=1.0)
+    rounds = private_rounds(config, Release(ROUND, noise=1.0), rate=1.0, first_clip=1.0)
     return method if config.privacy.epsilon is None else private_method(method, rounds)
 
 

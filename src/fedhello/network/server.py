@@ -48,8 +48,9 @@ from fedhello.session import ClientEntry, Session
 from fedhello.setup.clients import federate
 from fedhello.setup.clients import unable as why_unable
 from fedhello.setup.encoding import longest_answer
+from fedhello.setup.federation import empty_federation
 from fedhello.setup.masking import masked_costs, with_secure_sums
-from fedhello.setup.prepare import Loaded, agreed_on, assemble, empty_federation, load, with_privacy
+from fedhello.setup.prepare import Loaded, agreed_on, assemble, load, with_privacy
 from fedhello.setup.private import anonymous
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import plain

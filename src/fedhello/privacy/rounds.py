@@ -18,6 +18,10 @@ most C √(1 + κ²),
     C ← C exp(η (½ − b̄)),        b̄ = ½ + Σ b_k / (2 q K) with its noise, within 0 … 1
 
 so that C follows the median of the lengths, at the cost of √(1 + κ²) in noise. One release has the noise multiplier σ.
+
+With a band of b > 1 rounds, z is the noise of ``fedhello.privacy.banded`` in place of independent noise, clients take
+turns so that each is in one of b rounds at most, and one release is that of b rounds. Then nothing depends on how the
+clients are drawn, and q is the share of the clients that a round has.
 """
 
 import math
@@ -32,6 +36,7 @@ from torch import Tensor
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.sums import SumAggregator
 from fedhello.factors import along_components, part, spread
+from fedhello.privacy.banded import next_noise, remembered
 from fedhello.privacy.noise import factor, gaussian
 from fedhello.state import Release
 from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, BoundMethod, all_pass
@@ -42,6 +47,9 @@ CLIP = "privacy/clip"
 
 INSIDE = "privacy/inside"
 """Name of Σ b_k among the sums."""
+
+EARLIER = "privacy/noise/"
+"""Before the name of a tensor, name of its earlier noise in the method state: z_{t−1}, z_{t−2}, … in units of σ'."""
 
 INSIDE_WEIGHT = 0.1
 """κ: the noise on updates rises by half a percent for it."""
@@ -58,18 +66,22 @@ class PrivateRounds:
     """How rounds are released.
 
     Attributes:
-        release: One round: σ, and the rate q.
+        release: One round, or b of them: σ, and the rate q for which it counts; 1 with a band.
+        rate: q, the share of the clients that a round has on average.
         clip: C of the first round.
         adapts: Whether C follows the median of the clients' lengths.
         factors: The LoRA factors that train.
         last_blocks: Only so many of the blocks nearest to the output train; None for all that the method allocates.
+        band: b, the number of rounds whose noise is correlated, and of which a client is in one; 1 for neither.
     """
 
     release: Release
+    rate: float
     clip: float
     adapts: bool = True
     factors: Factors = "B"
     last_blocks: int | None = None
+    band: int = 1
 
     @property
     def joint(self) -> float:
@@ -79,6 +91,10 @@ class PrivateRounds:
     def clip_of(self, method_state: Mapping[str, Tensor]) -> float:
         """Return C of a round, given the method's state before it."""
         return float(method_state[CLIP]) if CLIP in method_state else self.clip
+
+    def due(self, round: int, attempt: int = 0) -> bool:
+        """Whether an attempt at a round is a release more: the first of b rounds is, and each further attempt."""
+        return attempt > 0 or round % self.band == 0
 
 
 def private_method(method: BoundMethod, settings: PrivateRounds) -> BoundMethod:
@@ -168,20 +184,47 @@ def release_sum(
         settings: How rounds are released.
         allocate: Who trains what.
     """
-    clip, q = settings.clip_of(context.method_state), settings.release.rate
+    clip, q = settings.clip_of(context.method_state), settings.rate
     deviation = settings.release.noise * clip * settings.joint
+    counts, θ = planned_counts(context, allocate), context.adapter.tensors
+    shapes = {name: tuple(θ[name].shape) for name in counts} | ({INSIDE: (1,)} if settings.adapts else {})
+    noise, after = round_noise(shapes, context.method_state, settings.band)
+
+    def released(name: str) -> Tensor:
+        return sums.sums.get(name, torch.zeros(shapes[name], dtype=torch.float64)) + deviation * noise[name]
+
     tensors = {}
-    for name, count in planned_counts(context, allocate).items():
-        before = context.adapter.tensors[name]
-        total = sums.sums.get(name, torch.zeros(before.shape, dtype=torch.float64))
-        step = (total + gaussian(tuple(before.shape), deviation)) / (q * count.clamp_min(1.0))
-        tensors[name] = torch.where(count > 0, before.double() + step, before.double()).to(before.dtype)
-    if not settings.adapts:
-        return context.then(tensors)
-    votes = sums.sums.get(INSIDE, torch.zeros(1, dtype=torch.float64)) + gaussian((1,), deviation)
-    inside = 0.5 + float(votes) / (INSIDE_WEIGHT * clip * 2 * q * len(context.federation.clients))
-    after = clip * math.exp(ADAPTION * (0.5 - min(max(inside, 0.0), 1.0)))
-    return context.then(tensors, {CLIP: torch.tensor(after, dtype=torch.float64)})
+    for name, count in counts.items():
+        θ_next = θ[name].double() + released(name) / (q * count.clamp_min(1.0))
+        tensors[name] = torch.where(count > 0, θ_next, θ[name].double()).to(θ[name].dtype)
+    if settings.adapts:
+        inside = 0.5 + float(released(INSIDE)) / (INSIDE_WEIGHT * clip * 2 * q * len(context.federation.clients))
+        C = clip * math.exp(ADAPTION * (0.5 - min(max(inside, 0.0), 1.0)))
+        after = {**after, CLIP: torch.tensor(C, dtype=torch.float64)}
+    return context.then(tensors, after) if after else context.then(tensors)
+
+
+def round_noise(
+    shapes: Mapping[str, tuple[int, ...]], method_state: Mapping[str, Tensor], band: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return z_t of each tensor, and what the next round needs of it and of earlier noise; see ``banded``.
+
+    A tensor's noise goes on through rounds in which it is not released.
+
+    Args:
+        shapes: Of the tensors that are released.
+        method_state: With the earlier noise.
+        band: b.
+    """
+    if band == 1:
+        return {name: gaussian(shape, 1.0) for name, shape in shapes.items()}, {}
+    begun = {name.removeprefix(EARLIER): value for name, value in method_state.items() if name.startswith(EARLIER)}
+    none = {name: torch.zeros((band - 1, *shape), dtype=torch.float64) for name, shape in shapes.items()}
+    noise, after = {}, {}
+    for name, earlier in (none | begun).items():
+        noise[name] = next_noise(gaussian(tuple(earlier.shape[1:]), 1.0), earlier)
+        after[EARLIER + name] = remembered(noise[name], earlier)
+    return noise, after
 
 
 def planned_counts(
@@ -208,19 +251,19 @@ def planned_counts(
     return dict(sorted(counts.items()))
 
 
-def released_scores(shares: Sequence[Tensor], release: Release, L: int, clients: int) -> tuple[float, ...]:
-    """Return Γ under differential privacy: the mean share of each block, with noise, divided by q K and not below 0.
+def released_scores(shares: Sequence[Tensor], release: Release, L: int, expected: float) -> tuple[float, ...]:
+    """Return Γ under differential privacy: the mean share of each block, with noise, not below 0.
 
     A client's shares sum to 1, so that their length is at most 1.
 
     Args:
         shares: Of each client, or sums of them, shape (L,).
-        release: σ, and the rate q.
+        release: With σ.
         L: Number of blocks.
-        clients: K.
+        expected: q K, how many clients a round has on average.
     """
     total = sum(shares, torch.zeros(L, dtype=torch.float64)) + gaussian((L,), release.noise)
-    return tuple((total / (release.rate * clients)).clamp_min(0.0).tolist())
+    return tuple((total / expected).clamp_min(0.0).tolist())
 
 
 def noise_over_clip(noise: float, rate: float, sizes: Mapping[int, int], counts: Mapping[int, int]) -> float:

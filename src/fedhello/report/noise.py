@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from fedhello.privacy.banded import summed_noise
 from fedhello.privacy.rounds import noise_over_clip
 from fedhello.session import Session
 from fedhello.strategy import AllocationContext
@@ -21,7 +22,8 @@ class NoisePlan:
         what: What trains; but for this run, all clients train the same.
         numbers: How many numbers.
         noise_over_clip: Length of the noise on a round's step over the largest mean step of the clients, C; of the
-            head's, over the largest mean contribution.
+            head's, over the largest mean contribution. With a band of rounds, whose noise cancels in part: of the
+            independent noise that is as long on the sum of all rounds.
     """
 
     what: str
@@ -39,12 +41,13 @@ def noise_plans(session: Session) -> tuple[NoisePlan, ...]:
     if plan is None or plan.rounds is None:
         return ()
     rounds, L, K = plan.rounds, session.federation.num_blocks, len(session.federation.clients)
+    sigma = rounds.release.noise * summed_noise(rounds.band, session.settings.rounds)
     sizes = {end: _sizes(session, end) for end in (LORA_A, LORA_B)}
 
     def others(what: str, factors: Factors, blocks: int, share_of_rank: float = 1.0) -> NoisePlan:
         alike = _of(sizes, factors, range(L - blocks, L))
         numbers = {l: round(n * share_of_rank) for l, n in alike.items()}
-        noise = noise_over_clip(rounds.release.noise, rounds.release.rate, numbers, dict.fromkeys(numbers, K))
+        noise = noise_over_clip(sigma, rounds.rate, numbers, dict.fromkeys(numbers, K))
         return NoisePlan(what, sum(numbers.values()), noise)
 
     counts = _planned(session)
@@ -56,7 +59,7 @@ def noise_plans(session: Session) -> tuple[NoisePlan, ...]:
         NoisePlan(
             f"this run: {rounds.factors} in blocks {', '.join(map(str, counts))}, rank {R}",
             sum(ours.values()),
-            noise_over_clip(rounds.release.noise, rounds.release.rate, ours, counts),
+            noise_over_clip(sigma, rounds.rate, ours, counts),
         ),
         others(f"A and B in all blocks, rank {R}", "AB", L),
         others(f"B in all blocks, rank {R}", "B", L),

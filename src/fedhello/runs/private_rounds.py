@@ -21,11 +21,16 @@ def released_round(session: Session, state: RunState) -> RunState:
     ledger = ledger_of(private, state)
     if private.scores is not None and session.method.scores_due(state.round):
         ledger = ledger.spent(private.scores)
-    return replace(state, releases=ledger.spent(private.rounds.release).releases)
+    if private.rounds.due(state.round, state.attempt):
+        ledger = ledger.spent(private.rounds.release)
+    return replace(state, releases=ledger.releases)
 
 
 def with_lost_rounds(session: Session, state: RunState, lost: int) -> RunState:
     """Return a state with releases of rounds that its checkpoint does not know, but that were played and written.
+
+    With banded noise each of them counts as one more release, since its noise is not known either, and those who were
+    in it may be in the same round anew.
 
     Which of them had Fisher scores is not known either, so all count as if they had: never less than was released.
 

@@ -236,6 +236,12 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
         notes.append(f"the run continues, but not bit for bit: {listed(machine)}")
     cohort = _cohort(folder.clients(), session.roster)
     if cohort:
+        ids = [{entry.client for entry in entries} for entries in (folder.clients(), session.roster)]
+        if session.federation.cycle > 1 and ids[0] != ids[1]:
+            raise RunFolderError(
+                f"expected the clients that {folder.path} started with, since they take turns (privacy.mechanism="
+                f"banded); {listed(cohort)}. Bring them back, or start a new run."
+            )
         notes.append(f"the clients are not those that the run started with: {listed(cohort)}")
     other = _other_parts(found, here["data"])
     if "server" in other or "validation" in other:

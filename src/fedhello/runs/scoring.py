@@ -48,7 +48,8 @@ class Scorer:
         sums = [reply.sums for reply in self.replies if reply.sums is not None]
         if private is not None:
             squares = [one.squares for one in sums]
-            return released_scores(squares, private, session.federation.num_blocks, len(session.federation.clients))
+            expected = session.federation.clients_per_round
+            return released_scores(squares, private, session.federation.num_blocks, expected)
         if sums:
             return mean_scores(sums)
         if state.scores is None:

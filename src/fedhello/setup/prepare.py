@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
 
 import numpy as np
 
@@ -60,12 +59,13 @@ from fedhello.setup.checks import (
 from fedhello.setup.clients import Batches, clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
+from fedhello.setup.federation import budgets_of, empty_federation
 from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
-from fedhello.setup.private import anonymous, check_accounting, first_clip, private_notes
+from fedhello.setup.private import anonymous, check_accounting, check_turns, first_clip, private_notes
 from fedhello.setup.training import on_device, score_costs, step_costs
 from fedhello.strategy import BoundMethod, with_fixed_head
-from fedhello.types import Adapter, Budget, Federation
+from fedhello.types import Adapter, Federation
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,10 @@ def with_privacy(loaded: Loaded, federation: Federation, settings: TrainingSetti
         clip = first_clip(loaded.model, privacy.factors, privacy.last_blocks, settings.lr)
     by_clients = loaded.row.uses_scores and method.scoring.source == "clients"
     scored = sum(method.scores_due(t) for t in range(settings.rounds)) if by_clients else 0
+    check_turns(federation)
     plan = private_plan(loaded.config, len(federation.clients), clip, scored)
     assert plan is not None
-    notes = (*loaded.notes, *private_notes(plan, len(federation.clients)))
+    notes = (*loaded.notes, *private_notes(plan, len(federation.clients), settings.rounds))
     method = method if plan.rounds is None else private_method(method, plan.rounds)
     return replace(loaded, method=method, private=plan, notes=notes)
 
@@ -215,33 +216,6 @@ def agreed_on(loaded: Loaded, federation: Federation) -> SecureRound:
 
 def _global(config: Config, model: LoraModel) -> Adapter:
     return model.snapshot(is_shared(config.model.head))
-
-
-def budgets_of(config: Config) -> tuple[Budget, ...]:
-    """Return the budget of each tier."""
-    return tuple(tier.budget for tier in config.clients.tiers)
-
-
-def empty_federation(config: Config, model: LoraModel) -> Federation:
-    """Return the federation of a configuration, without clients and costs."""
-    train = config.train
-    logits = [model.head_tensor_name(kind) for kind in ("weight", "bias")] if train.loss == "restricted" else []
-    return Federation(
-        clients=(),
-        tiers=budgets_of(config),
-        num_blocks=model.blocks.count,
-        clients_per_round=train.clients_per_round,
-        seed=config.run.seed,
-        rule=train.activations,
-        rank=config.model.lora.rank,
-        scale=model.scale,
-        # Whether a round counts must not depend on who came, where that could tell of a client.
-        quorum=0 if config.privacy.epsilon else ceil(train.quorum * train.clients_per_round - 1e-9),
-        over_selection=train.over_selection,
-        class_rows=tuple(name for name in logits if name in model.head_names),
-        poisson=train.sampling == "poisson",
-        secret=config.privacy.epsilon is not None,
-    )
 
 
 def load(config: Config, given: Objects = NAMED, admit: Admit | None = None) -> Loaded:

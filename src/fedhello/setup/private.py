@@ -5,11 +5,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from fedhello.errors import MissingExtraError
+from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.private_sums import PrivatePlan
+from fedhello.privacy.banded import summed_noise
 from fedhello.session import ClientEntry
-from fedhello.types import Allocation, Factors
+from fedhello.types import Allocation, Factors, Federation
 
 FEW = 100
 """With fewer clients than this, noise costs most of what the clients contribute."""
@@ -25,6 +26,21 @@ def check_accounting() -> None:
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise MissingExtraError("privacy.epsilon needs a package for accounting; run: pip install 'fedhello[privacy]'")
+
+
+def check_turns(federation: Federation) -> None:
+    """Check that there are enough clients that can take part, for rounds between which they take turns.
+
+    Raises:
+        ConfigError: If there are not.
+    """
+    needed = federation.clients_per_round * federation.cycle
+    if federation.cycle > 1 and len(federation.clients) < needed:
+        raise ConfigError(
+            f"expected {needed} clients or more, since {federation.cycle} rounds have {federation.clients_per_round} "
+            f"other clients each (privacy.band); found {len(federation.clients)} that can take part. Lower "
+            "privacy.band or train.clients_per_round."
+        )
 
 
 def anonymous(roster: Iterable[ClientEntry]) -> tuple[ClientEntry, ...]:
@@ -47,12 +63,13 @@ def first_clip(model: LoraModel, factors: Factors, last_blocks: int | None, lr: 
     return lr * math.sqrt(sum(adapter.tensors[name].numel() for name in adapter.names(whole)))
 
 
-def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
+def private_notes(plan: PrivatePlan, clients: int, played: int) -> Iterator[str]:
     """Yield notes on the noise, and on how many clients it takes.
 
     Args:
         plan: What is released.
         clients: Number of clients.
+        played: Number of rounds.
     """
     head, most, unit = plan.head, plan.statistics.most, plan.statistics.unit
     yield (
@@ -64,12 +81,21 @@ def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
         rounds = plan.rounds
         blocks = "all blocks" if rounds.last_blocks is None else f"the last {rounds.last_blocks} blocks"
         clip = "a clip that follows the median length" if rounds.adapts else "that clip"
-        yield (
-            f"each of {plan.times} rounds is released: a client is in it with probability {rounds.release.rate:.3g}, "
-            f"drawn by the operating system, counts once whatever its samples, trains {rounds.factors} in {blocks} "
-            f"alone, and noise of deviation {rounds.release.noise:.3g} times {clip} is added (privacy.factors, "
-            "privacy.last_blocks, privacy.update_clip)"
+        who = (
+            f"a client is in it with probability {rounds.rate:.3g}, drawn by the operating system"
+            if rounds.band == 1
+            else f"a client is in one of {rounds.band} rounds at most"
         )
+        yield (
+            f"each of {played} rounds is released: {who}, counts once whatever its samples, trains {rounds.factors} in "
+            f"{blocks} alone, and noise of deviation {rounds.release.noise:.3g} times {clip} is added "
+            "(privacy.factors, privacy.last_blocks, privacy.update_clip)"
+        )
+        if rounds.band > 1:
+            yield (
+                f"the noise of {rounds.band} rounds is correlated: on the sum of all rounds it is "
+                f"{summed_noise(rounds.band, played):.2f} times as long as independent noise (privacy.mechanism)"
+            )
     if plan.scores is not None:
         yield (
             f"Fisher scores of clients are released in {plan.scored} rounds: each client's sum to 1, and noise of "
