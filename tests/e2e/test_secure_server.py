@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 from machines import CONFIG, Machines
@@ -69,5 +70,37 @@ def test_three_clients_train_under_differential_privacy_and_the_ledger_says_what
         assert [one["name"] for one in summary["privacy"]["releases"]] == ["head statistics", "Fisher scores", "rounds"]
         assert not any(flag.startswith("the secure sum failed") for flag in summary["flags"])
         assert all(len(entry["clients"]) == 3 and not entry["rejections"] for entry in there.rounds())
+    finally:
+        there.close()
+
+
+BANDED = "epsilon: 8, mechanism: banded"
+SIX = PRIVATE.replace("clients: 3,", "clients: 6,").replace("rounds: 2", "rounds: 4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "most", "times"), [({}, 6, 4), ({"sampling: poisson": "sampling: fixed", "epsilon: 8": BANDED}, 3, 2)]
+)
+def test_of_six_clients_only_those_of_a_round_are_in_its_sum(workplace, tmp_path, changes, most, times):
+    """Drawn by the operating system with probability a half, or taking turns."""
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
+    config = SIX
+    for old, new in changes.items():
+        config = config.replace(old, new)
+    there = Machines(tmp_path / "place", config)
+    try:
+        there.server("--local", 6, "--json")
+        assert there.end("server", 900) == 0, there.all_said()
+        summary = json.loads((there.run / "summary.json").read_text())
+        assert (summary["status"], summary["rounds"]) == ("finished", 4)
+        assert 7.9 < summary["privacy"]["epsilon"] <= 8.0
+        released = {one["name"]: (one["rate"], one["times"]) for one in summary["privacy"]["releases"]}
+        assert released["rounds"] == (1.0 if changes else 0.5, times)
+        rounds = [{one["client"] for one in entry["clients"]} for entry in there.rounds()]
+        assert all(len(came) <= most for came in rounds)
+        if changes:
+            assert all(len(a) == 3 and not a & b for a, b in pairwise(rounds))
+        assert not any(entry["rejections"] for entry in there.rounds())
     finally:
         there.close()

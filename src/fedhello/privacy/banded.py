@@ -45,8 +45,8 @@ def next_noise(w: Tensor, earlier: Tensor) -> Tensor:
         earlier: z_{t−1}, z_{t−2}, … z_{t−b+1}, stacked; zeros before the first round.
     """
     c = coefficients(len(earlier) + 1)
-    taken_back: Tensor = torch.tensordot(c[1:], earlier, dims=1)
-    return c.norm() * w - taken_back
+    z: Tensor = c.norm() * w - torch.tensordot(c[1:], earlier, dims=1)
+    return z
 
 
 def remembered(z: Tensor, earlier: Tensor) -> Tensor:
