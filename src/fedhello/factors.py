@@ -90,14 +90,14 @@ def send_without_A(adapter: Adapter, allocation: Allocation, context: Allocation
 def send_folded(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Let a client train its components, and fold the others into its frozen weights (Fed-PLoRA).
 
-    With K its components, the frozen weight becomes W₀ + s Σ_{j ∉ K} B[:, j] A[j, :], so the client starts exactly from
-    the global model.
+    With K its components of a block, the frozen weight becomes W₀ + s Σ_{j ∉ K} B[:, j] A[j, :], so the client starts
+    exactly from the global model.
     """
     task, s = send_part(adapter, allocation, context), context.federation.scale
-    rest = [j for j in range(adapter.rank) if j not in allocation.components]
     folded: dict[str, Tensor] = {}
-    for module, _, A, B in pairs(adapter):
-        if rest:
+    for module, block, A, B in pairs(adapter):
+        own = allocation.held(block, adapter.rank)
+        if rest := [j for j in range(adapter.rank) if j not in own]:
             folded |= {module + MERGED_A: A[rest], module + MERGED_B: s * B[:, rest]}
     return replace(task, adapter=task.adapter.with_tensors(folded))
 

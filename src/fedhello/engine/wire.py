@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
-from fedhello.engine.headers import read_json, task_header, tensor_header
+from fedhello.engine.headers import as_components, read_json, task_header, tensor_header
 from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Allocation, Reason, Rejection, Task, Update
@@ -324,8 +324,10 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
     try:
         header, end = task_header(payload)
         tensors = safetensors.torch.load(payload[end:])
-        lists = {key: tuple(header[key]) for key in ("blocks", "policies", "components", "absent") if key in header}
-        allocation = Allocation(**lists, factors=header.get("factors", "AB"), head=header.get("head", True))
+        lists = {key: tuple(header[key]) for key in ("blocks", "policies", "absent") if key in header}
+        components = as_components(header.get("components", []))
+        factors, head = header.get("factors", "AB"), header.get("head", True)
+        allocation = Allocation(**lists, components=components, factors=factors, head=head)
         values = {name: value for name, value in tensors.items() if not name.startswith(CORRECTION)}
         known = {name: block_of[name] for name in values if name in block_of}
         adapter = Adapter({}, known).with_tensors(values)
