@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedhello.aggregation.padding import average_by_norm
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.errors import EngineError
 from fedhello.model.statistics import PARTS, Moments, like
@@ -10,8 +11,9 @@ from fedhello.network.engine import DeadlinePolicy
 from fedhello.network.messages import Failure
 from fedhello.network.registry import SLOWEST
 from fedhello.network.worker import Worker
-from fedhello.types import MERGED, MERGED_A, MERGED_B, Rejection
-from network import remote_tasks
+from fedhello.strategy import AggregationContext
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Rejection
+from network import SETTINGS, remote_tasks
 
 
 @pytest.fixture
@@ -312,3 +314,27 @@ def test_goodbye_reaches_everybody(world):
     network, engine, _ = world()
     engine.goodbye("finished")
     assert {worker.ended for worker in network.workers.values()} == {"finished"}
+
+
+def test_a_client_whose_tail_fades_uploads_what_it_keeps_in_the_same_round(world):
+    """HetLoRA: one rank of two comes; the server fills it up, and averages what it would of the whole update."""
+    _, engine, local = world(settings=replace(SETTINGS, tail_penalty=10.0, tail_from=0.5, tail_least=1, lr=0.1))
+    A = next(name for name in remote_tasks(local)[0].adapter.tensors if name.endswith(LORA_A))
+    start = remote_tasks(local)[0].adapter
+    start = start.with_tensors({n: torch.ones_like(v) for n, v in start.tensors.items() if n.endswith(LORA_B)})
+    asked = [replace(task, adapter=start) for task in remote_tasks(local)]
+    here, there = list(local.train(asked)), list(engine.train(asked))
+    local.settings = replace(local.settings, tail_least=None)
+    whole = list(local.train(asked))
+    federation = replace(local.federation, rank=2)
+    context = AggregationContext(start, federation, 0, {task.client: task.allocation for task in asked})
+    results = [average_by_norm(context, found, shrink=0.5) for found in (whole, here, there)]
+    assert {key: int(r) for key, r in results[0].method_state.items()} == {f"rank/{k}": 1 for k in range(3)}
+    for result in results[1:]:
+        assert result.method_state == results[0].method_state
+        assert all(torch.equal(v, results[0].adapter.tensors[n]) for n, v in result.adapter.tensors.items())
+    for w, a, b in zip(whole, here, there, strict=True):
+        factors = sum(v.nbytes for n, v in w.tensors.items() if n.endswith((LORA_A, LORA_B)))
+        assert w.bytes_up - a.bytes_up == pytest.approx(factors / 2, abs=80)  # and a few digits of the header
+        assert a.bytes_up == b.bytes_up
+        assert w.tensors[A][1:].any() and not a.tensors[A][1:].any()

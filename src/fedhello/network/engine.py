@@ -25,7 +25,7 @@ from torch import Tensor
 from fedhello.allocation.needs import needs
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.scoring import ScoreReply, ScoreRequest, fitted_batch
-from fedhello.client.settings import TrainingSettings
+from fedhello.client.settings import TrainingSettings, rank_kept
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, encode_tensors, expect
@@ -131,7 +131,8 @@ class RemoteEngine:
         # Everything is sent: a client may have restarted since the last message.
         payload = encode_task(replace(task, known=frozenset(), missed={}))
         member = self.members[task.client]
-        expected = expect(task, member.samples, self.run, len(payload))
+        kept = rank_kept(task, self.settings)
+        expected = expect(task, member.samples, self.run, len(payload), kept=kept)
         # Only shapes are kept; values would keep the adapter of every client in memory.
         expected = replace(expected, tensors={name: value.to("meta") for name, value in expected.tensors.items()})
         seconds = self.seconds(task, len(payload) + (expected.limit if bytes_up is None else bytes_up))
