@@ -1,9 +1,12 @@
+import gc
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
 from fedhello.aggregation.padding import average_by_norm
+from fedhello.engine import wire
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.errors import EngineError
 from fedhello.model.statistics import PARTS, Moments, like
@@ -12,7 +15,7 @@ from fedhello.network.messages import Failure
 from fedhello.network.registry import SLOWEST
 from fedhello.network.worker import Worker
 from fedhello.strategy import AggregationContext
-from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Rejection
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Rejection, Update
 from network import SETTINGS, remote_tasks
 
 
@@ -34,6 +37,19 @@ def test_updates_are_those_of_the_local_engine_bit_for_bit(world):
     for a, b in zip(here, there, strict=True):
         assert (a.samples, a.round, a.bytes_up, a.bytes_down) == (b.samples, b.round, b.bytes_up, b.bytes_down)
         assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+
+
+def test_an_update_is_decoded_and_checked_once_and_waits_on_disk(world, monkeypatch):
+    """Once by its client before it is sent, and once here; of those that wait, memory holds no tensors."""
+    _, engine, local = world()
+    opened, real = Counter(), wire._opened
+    monkeypatch.setattr(wire, "_opened", lambda *given: opened.update([given[1].client]) or real(*given))
+    updates = engine.train(remote_tasks(local))
+    first = next(updates)
+    waiting = [one for one in gc.get_objects() if isinstance(one, Update) and one is not first]
+    assert {one.client: len(one.tensors) for one in waiting if one.bytes_up} == dict.fromkeys(range(3), 0)
+    assert [first.client, *(update.client for update in updates)] == [0, 1, 2]
+    assert opened == dict.fromkeys(range(3), 2)
 
 
 def test_what_a_client_missed_travels_alone_but_to_clients_that_may_have_started_anew(world):
