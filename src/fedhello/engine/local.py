@@ -54,6 +54,7 @@ class LocalEngine:
         private: Settings of the contributions to a private release; None sends plain head statistics.
         together: The samples of all clients, and each client's positions in them. Features are then computed in one
             pass over all samples and do not depend on the partition. None computes them client by client.
+        happened: See ``Engine``.
     """
 
     model: LoraModel
@@ -67,6 +68,7 @@ class LocalEngine:
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     private: PrivateStatistics | None = None
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
+    happened: Sequence[str] = ()
     _initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 

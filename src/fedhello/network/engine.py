@@ -81,6 +81,7 @@ class RemoteEngine:
         wait: Waits some seconds.
         node_of: Client → its connected node.
         rates: Client → measured lower bound on its bytes per second.
+        happened: See ``Engine``.
     """
 
     link: Link
@@ -100,6 +101,7 @@ class RemoteEngine:
     wait: Callable[[float], None] = time.sleep
     node_of: dict[int, int] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
+    happened: Sequence[str] = ()
 
     def trained_heads(self, report: RoundReport) -> Heads:
         """Return no heads: personal heads are not supported, since the server cannot evaluate them."""
