@@ -13,9 +13,7 @@ labelled samples, to which no client contributes.
 """
 
 import argparse
-import json
 import math
-import sys
 from statistics import mean, stdev
 from typing import Any
 
@@ -30,9 +28,9 @@ from fedhello.model.head import Head, family, solved_head
 from fedhello.model.private_sums import WHOLE, PrivateStatistics, head_of, noised, private_sums, repaired
 from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, Moments, add_up, head_sums, plus
 from fedhello.privacy.ledger import Planned, calibrated
-from fedhello.runs.summarise import versions
 from fedhello.setup.data import partition_data
 from fedhello.setup.prepare import load
+from runs import show
 
 EPSILONS = (8.0, 4.0, 1.0, None)
 DELTA = 1e-5
@@ -104,7 +102,7 @@ def main() -> None:
                     score(f"{name}, unaided, ε={epsilon}", heads)
 
     sizes = sorted(map(len, parts))
-    json.dump(
+    show(
         {
             "clients": asked.clients,
             "samples": sum(sizes),
@@ -122,13 +120,8 @@ def main() -> None:
                 }
                 for name, values in found.items()
             },
-            "versions": versions(),
         },
-        sys.stdout,
-        indent=2,
-        ensure_ascii=False,
     )
-    print()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ blocks that FIM-HLA gives to clients are the same. ε ``null`` is a sample of th
 """
 
 import argparse
-import json
-import sys
 from statistics import mean
 
 import numpy as np
@@ -20,8 +18,8 @@ import fedhello as fh
 from fedhello.client.scoring import ScoreRequest, as_shares, mean_scores
 from fedhello.privacy.ledger import Planned, calibrated
 from fedhello.privacy.rounds import released_scores
-from fedhello.runs.summarise import versions
 from fedhello.state import Release
+from runs import show
 
 EPSILONS = (8.0, 4.0, 2.0, 1.0, 0.5, None)
 DELTA = 1e-5
@@ -73,7 +71,7 @@ def main() -> None:
         }
     everyone = released_scores(shares, Release("", 1e-12), federation.num_blocks, asked.clients)
     equal = allocated((1.0,) * federation.num_blocks)
-    json.dump(
+    show(
         vars(asked)
         | {
             "plain": [round(value / sum(plain), 4) for value in plain],
@@ -82,13 +80,8 @@ def main() -> None:
                 sum(len(a & b) for a, b in zip(ours, equal, strict=True)) / sum(map(len, ours)), 3
             ),
             "rows": rows,
-            "versions": versions(),
         },
-        sys.stdout,
-        indent=2,
-        ensure_ascii=False,
     )
-    print()
 
 
 if __name__ == "__main__":

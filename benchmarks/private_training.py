@@ -9,14 +9,13 @@ trains.
 """
 
 import argparse
-import json
 import sys
 from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import fedhello as fh
-from fedhello.runs.summarise import versions
+from runs import show
 
 TRAINS = {"train.sampling": "poisson", "model.lora.rank": 2}
 LAST = {"train.selection": "last"}
@@ -64,8 +63,7 @@ def main() -> None:
             "epsilon": [None if one.privacy is None else round(one.privacy["epsilon"], 3) for one in summaries],
         }
         print(name, found[name], file=sys.stderr)
-    json.dump(vars(asked) | {"rows": found, "versions": versions()}, sys.stdout, indent=2)
-    print()
+    show(vars(asked) | {"rows": found})
 
 
 if __name__ == "__main__":

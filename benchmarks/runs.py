@@ -1,13 +1,22 @@
-"""Runs without a folder, for the benchmarks that compare accuracies."""
+"""Runs without a folder, for the benchmarks that compare accuracies, and how results are printed."""
 
+import json
+import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from fedhello.config.load import load_config
 from fedhello.runs.loop import RoundRecord, rounds, start
-from fedhello.runs.summarise import summarise
+from fedhello.runs.summarise import summarise, versions
 from fedhello.session import Session
 from fedhello.setup.prepare import prepare
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print a result as JSON, with the versions that made it."""
+    json.dump({**result, "versions": versions()}, sys.stdout, indent=2, ensure_ascii=False)
+    print()
 
 
 def play(overrides: list[str], seed: int) -> tuple[Session, list[RoundRecord], dict[str, Any]]:

@@ -229,7 +229,7 @@ def remote_world(tiny_model, random_examples, federation):
     from fedhello.network.worker import Prepared
     from network import SETTINGS, Network, remote_engine, remote_facts
 
-    def build(clients=3, clients_per_round=None, over_selection=1.0, **more):
+    def build(clients=3, clients_per_round=None, over_selection=1.0, settings=SETTINGS, **more):
         there = federation([1, 2, 3][:clients], blocks=3, clients_per_round=clients_per_round)
         there = replace(there, over_selection=over_selection)
         data = {k: random_examples(samples=10 + k, seed=k) for k in range(clients)}
@@ -237,10 +237,10 @@ def remote_world(tiny_model, random_examples, federation):
         prepared = {}
         for k in range(clients):
             model = tiny_model(blocks=3)
-            prepared[k] = Prepared(model, data[k], SETTINGS, facts[k], 0, model.read(model.block_of))
+            prepared[k] = Prepared(model, data[k], settings, facts[k], 0, model.read(model.block_of))
         network = Network()
-        engine = remote_engine(network, there, facts, SETTINGS, prepared, **more)
-        return network, engine, LocalEngine(tiny_model(blocks=3), there, data, SETTINGS, run="this-run")
+        engine = remote_engine(network, there, facts, settings, prepared, **more)
+        return network, engine, LocalEngine(tiny_model(blocks=3), there, data, settings, run="this-run")
 
     return build
 

@@ -106,13 +106,13 @@ def test_ffa_lora_sends_no_A(adapter):
     assert torch.equal(task.adapter.tensors[Q + LORA_A], adapter.tensors[Q + LORA_A][:2])
 
 
-@pytest.mark.parametrize("components", [(0,), (1, 3), (0, 2, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("components", [((0,), (2,)), ((1, 3), (0, 1)), ((0, 2, 3), (0, 1, 3)), ((0, 1, 2, 3),) * 2])
 def test_fed_plora_folds_the_rest_so_that_a_client_starts_exactly_from_the_global_model(components, adapter):
-    r = len(components)
+    r = len(components[0])
     task = send_folded(adapter, Allocation((0, 1), ranks=(r, r), components=components), AT)
-    for module in SHAPES:
+    for module, own in zip(SHAPES, components, strict=True):
         A = task.adapter.tensors[module + LORA_A]
-        assert torch.equal(A, adapter.tensors[module + LORA_A][list(components)])
+        assert torch.equal(A, adapter.tensors[module + LORA_A][list(own)])
         merged = task.adapter.tensors.get(module + MERGED_A, A[:0])
         assert len(A) + len(merged) == 4  # the downlink is always R
         assert dense(task.adapter, module) == pytest.approx(dense(adapter, module), rel=1e-6, abs=1e-6)

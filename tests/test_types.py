@@ -34,6 +34,8 @@ def test_a_tenth_more_of_ten_is_eleven():
 def test_a_client_holds_its_components_or_the_first_of_its_rank_or_all():
     assert Allocation((0, 1), ranks=(2, 1)).held(0, 8) == (0, 1)
     assert Allocation((0, 1), ranks=(2, 2), components=(1, 5)).held(1, 8) == (1, 5)
+    drawn = Allocation((0, 1), ranks=(2, 2), components=((1, 5), (0, 7)))
+    assert (drawn.held(0, 8), drawn.held(1, 8)) == ((1, 5), (0, 7))
     assert Allocation((0, 1)).held(1, 3) == (0, 1, 2)
 
 

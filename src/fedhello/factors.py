@@ -21,9 +21,56 @@ Shrink = Annotated[float, Field(gt=0, lt=1)]
 """γ: the share of a rank that is no tail (HetLoRA)."""
 
 
+RankMin = Annotated[int, Field(ge=1)]
+"""r_min: the least rank that is left of a client's (HetLoRA)."""
+
+
 def tail_start(r: int, shrink: float) -> int:
     """Return ⌊γ r⌋, the first component of the tail of rank r; at least 1, so that something always stays."""
     return max(1, int(round(shrink * r, 9)))  # 0.58 · 50 is 28.999999999999996
+
+
+def kept_rank(r: int, shrink: float, least: int) -> int:
+    """Return max(r_min, ⌊γ r⌋), the rank that is left of r where a tail is cut; at most r (HetLoRA)."""
+    return max(min(least, r), tail_start(r, shrink))
+
+
+def has_faded(after: Mapping[str, Tensor], before: Mapping[str, Tensor], shrink: float) -> bool:
+    """Whether Σ ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F over all modules got smaller in training (HetLoRA).
+
+    Args:
+        after: A client's values.
+        before: What it started from; components beyond its rank are left aside.
+        shrink: γ.
+    """
+
+    def size(tensors: Mapping[str, Tensor]) -> float:
+        tails = ((m, slice(tail_start(len(after[m + LORA_A]), shrink), len(after[m + LORA_A]))) for m in modules)
+        return sum(float(tensors[m + LORA_B][:, t].norm()) * float(tensors[m + LORA_A][t].norm()) for m, t in tails)
+
+    modules = sorted(name.removesuffix(LORA_A) for name in after if name.endswith(LORA_A))
+    return size(after) < size(before)
+
+
+def without_tail(
+    after: Mapping[str, Tensor], before: Mapping[str, Tensor], shrink: float, least: int
+) -> Mapping[str, Tensor]:
+    """Return a client's values cut to the rank that it keeps, if its tail has faded (HetLoRA).
+
+    Args:
+        after: Its values.
+        before: What it started from.
+        shrink: γ.
+        least: r_min.
+    """
+    if not has_faded(after, before, shrink):
+        return after
+    return {
+        name: part(name, value, range(kept_rank(value.shape[0 if name.endswith(LORA_A) else 1], shrink, least)))
+        if name.endswith((LORA_A, LORA_B))
+        else value
+        for name, value in after.items()
+    }
 
 
 def part(name: str, value: Float[Tensor, "..."], components: Sequence[int]) -> Float[Tensor, "..."]:
@@ -90,14 +137,14 @@ def send_without_A(adapter: Adapter, allocation: Allocation, context: Allocation
 def send_folded(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Let a client train its components, and fold the others into its frozen weights (Fed-PLoRA).
 
-    With K its components, the frozen weight becomes W₀ + s Σ_{j ∉ K} B[:, j] A[j, :], so the client starts exactly from
-    the global model.
+    With K its components of a block, the frozen weight becomes W₀ + s Σ_{j ∉ K} B[:, j] A[j, :], so the client starts
+    exactly from the global model.
     """
     task, s = send_part(adapter, allocation, context), context.federation.scale
-    rest = [j for j in range(adapter.rank) if j not in allocation.components]
     folded: dict[str, Tensor] = {}
-    for module, _, A, B in pairs(adapter):
-        if rest:
+    for module, block, A, B in pairs(adapter):
+        own = allocation.held(block, adapter.rank)
+        if rest := [j for j in range(adapter.rank) if j not in own]:
             folded |= {module + MERGED_A: A[rest], module + MERGED_B: s * B[:, rest]}
     return replace(task, adapter=task.adapter.with_tensors(folded))
 
@@ -136,6 +183,11 @@ def unmerged(adapter: Adapter, scale: float) -> Adapter:
     return Adapter(tensors, {name: adapter.block_of[name] for name in tensors})
 
 
-def tail_regulariser(*, penalty: Annotated[float, Field(ge=0)] = 0.01, shrink: Shrink = 0.99) -> Mapping[str, Any]:
-    """HetLoRA's addition to the loss, λ Σ ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F with λ = ``penalty`` and γ = ``shrink``."""
-    return {"tail_penalty": penalty, "tail_from": shrink}
+def tail_regulariser(
+    *, penalty: Annotated[float, Field(ge=0)] = 0.01, shrink: Shrink = 0.99, rank_min: RankMin = 1
+) -> Mapping[str, Any]:
+    """HetLoRA's addition to the loss, λ Σ ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F with λ = ``penalty`` and γ = ``shrink``.
+
+    A client whose sum gets smaller in training uploads rank max(``rank_min``, ⌊γ r⌋); see ``without_tail``.
+    """
+    return {"tail_penalty": penalty, "tail_from": shrink, "tail_least": rank_min}

@@ -168,8 +168,8 @@ class Allocation:
         preference: The method's preference for each block when it fitted the allocation to the budget, length L; empty
             if it did not fit. Only for explanations.
         ranks: r_l, the rank that the client holds in each block, length L; empty for the full rank R everywhere.
-        components: Which of the R rank-1 components the client trains, ascending, the same in every block; empty for
-            the first r_l.
+        components: Which of the R rank-1 components the client trains, ascending: those of each block, length L; or
+            numbers, which are the same in every block; empty for the first r_l.
         factors: The LoRA factors that train: A, B or both.
         absent: Blocks that the client's sub-model leaves out, ascending.
         head: Whether a shared head trains, too.
@@ -178,13 +178,15 @@ class Allocation:
         >>> one = fh.Allocation(blocks=(0, 5), ranks=(4,) * 6)
         >>> one.held(block=5, R=8)
         (0, 1, 2, 3)
+        >>> fh.Allocation(blocks=(0, 1), components=((0, 3), (2, 5))).held(block=1, R=8)
+        (2, 5)
     """
 
     blocks: tuple[int, ...]
     policies: tuple[ActivationPolicy, ...] = ()
     preference: tuple[float, ...] = field(default=(), compare=False)
     ranks: tuple[int, ...] = ()
-    components: tuple[int, ...] = ()
+    components: tuple[int | tuple[int, ...], ...] = ()
     factors: Factors = "AB"
     absent: tuple[int, ...] = ()
     head: bool = True
@@ -196,7 +198,9 @@ class Allocation:
             block: One of 0 … L−1.
             R: The rank of the global adapter.
         """
-        return self.components or tuple(range(self.ranks[block] if self.ranks else R))
+        by_block = [own for own in self.components if not isinstance(own, int)]
+        everywhere = tuple(j for j in self.components if isinstance(j, int))
+        return by_block[block] if by_block else everywhere or tuple(range(self.ranks[block] if self.ranks else R))
 
 
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"

@@ -103,8 +103,8 @@ def test_who_is_shortened_weighs_as_the_median_client_and_the_round_names_it():
     value, report = led_to(updates, counts, 5.0)
     assert torch.allclose(value, torch.full((1, 4), (3 * 1 - 5) / 4))
     assert report.flags == (
-        "client 3 moved the model 7.07 times as far as is usual in the round; it counts as 5 times, with the weight of "
-        "10 samples, since defence.max_norm limits it",
+        "client 3 moved the model 7.07 times as far as is usual; it counts as 5 times, with the weight of 10 "
+        "samples, since defence.max_norm limits it",
     )
     assert report.clients[3].samples == 80, "what it stated stays on record"
     assert led_to(updates, counts, None)[1].flags == ()
@@ -113,3 +113,34 @@ def test_who_is_shortened_weighs_as_the_median_client_and_the_round_names_it():
 def test_the_median_count_is_that_of_clients_that_stated_one():
     assert bound_of(federation([0, 10, 20, 30, 2**31 - 1]), 5.0, 10.0) == Bound(5.0, 20, 300)
     assert bound_of(replace(federation([1]), clients=()), 5.0, None) == Bound(5.0, 1, None)
+
+
+def test_rounds_of_two_are_held_against_earlier_ones_as_soon_as_there_were_three_updates():
+    """From the third on: the lower median of 1, 1, 1 and 1000 is 1."""
+    method = with_bounded_norms(METHODS["full"].bind(), 5.0, 10.0, lambda context: lambda k: context.adapter)
+    world, state = federation([16, 16]), algorithm.init(START)
+    found = []
+    for t, odd in enumerate([1.0, 1000.0, -1000.0, 4.0]):
+        before = state.adapter.tensors[A]
+
+        def train(tasks, odd=odd, before=state.adapter, t=t):
+            for task in tasks:
+                change = odd if task.client == 1 else 1.0
+                yield Update(task.client, t, 16, {name: before.tensors[name] + change for name in (A, B)})
+
+        state, report = algorithm.round(state, world, method, train, None)
+        found.append((float((state.adapter.tensors[A] - before).mean()), len(report.flags)))
+    assert found == [(1.0, 0), (500.5, 0), (-2.0, 1), (2.5, 0)]
+    assert state.method_state["usual/blocks"].tolist() == pytest.approx([u / 4 for u in (1, 1, 1, 1000, 1, 5, 1, 4)])
+    for _ in range(10):
+        state, _ = algorithm.round(state, world, method, train, None)
+    assert len(state.method_state["usual/blocks"]) == 15
+
+
+def test_where_rounds_cannot_be_small_nothing_is_remembered():
+    large = replace(federation([16] * 4), quorum=3)
+    method = with_bounded_norms(METHODS["full"].bind(), 5.0, 10.0, lambda context: lambda k: context.adapter)
+    updates = [moved(k, 1.0) for k in range(4)]
+    for world in (large, replace(large, quorum=1, secret=True)):
+        state, _ = algorithm.round(algorithm.init(START), world, method, lambda tasks: (list(tasks), updates)[1], None)
+        assert state.method_state == {}

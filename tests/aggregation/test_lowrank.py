@@ -8,7 +8,7 @@ SHAPES = [(5, 9), (9, 5), (6, 6)]
 
 
 def some_products(d_out, d_in, count, seed=0):
-    """Products of ranks 1 to 3 with weights of either sign, and their dense sum."""
+    """Products of ranks 1 to 3 with weights of either sign, their dense sum, and the most numbers that were held."""
     rng = np.random.default_rng(seed)
     total, dense, widest = LowRankSum(), np.zeros((d_out, d_in)), 0
     for _ in range(count):
@@ -16,19 +16,37 @@ def some_products(d_out, d_in, count, seed=0):
         B, A = rng.normal(size=(d_out, r)), rng.normal(size=(r, d_in))
         total.add(torch.from_numpy(B), torch.from_numpy(A), w)
         dense += w * B @ A
-        widest = max(widest, total.inner)
+        held = [*total.left, *total.right, *([] if total.whole is None else [total.whole])]
+        widest = max(widest, sum(one.numel() for one in held))
     return total, dense, widest
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("count", [1, 2, 7, 400])
-def test_the_sum_is_the_dense_one_and_its_inner_dimension_stays_bounded(shape, count):
+def test_the_sum_is_the_dense_one_and_holds_no_more_numbers(shape, count):
     total, dense, widest = some_products(*shape, count)
-    assert widest <= 2 * min(shape)
+    assert widest <= shape[0] * shape[1]
     U, V = total.factors()
     assert U.shape[1] == V.shape[0] <= min(shape)
     assert np.abs((U @ V).numpy() - dense).max() <= 1e-9 * np.abs(dense).max()
     assert total.norm() == pytest.approx(np.linalg.norm(dense), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (50, 50)])
+@pytest.mark.parametrize("count", [2, 12, 13, 200])
+def test_added_one_by_one_is_the_same_as_all_factors_at_once(shape, count):
+    """On either side of rank 24 or 25, from which on the matrix has fewer numbers than the factors."""
+    rng = torch.Generator().manual_seed(count)
+    d_out, d_in = shape
+    products = [[torch.randn(*size, generator=rng).double() for size in ((d_out, 2), (2, d_in))] for _ in range(count)]
+    streamed, whole = LowRankSum(), LowRankSum([B for B, _ in products], [A for _, A in products])
+    for B, A in products:
+        streamed.add(B, A)
+    assert (streamed.whole is None) == (2 * count * (d_out + d_in) <= d_out * d_in)
+    assert torch.allclose(streamed.dense(), whole.dense(), rtol=0, atol=1e-10)
+    assert streamed.norm() == pytest.approx(whole.norm(), rel=1e-12)
+    for one, other in zip(split_svd(streamed, 4, "B"), split_svd(whole, 4, "B"), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -41,13 +59,22 @@ def test_float32_factors_are_summed_in_float64(shape):
     assert (U @ V).numpy() == pytest.approx(np.full(shape, 100.0), rel=1e-6)
 
 
-def test_scaling_gives_another_sum_and_leaves_the_first_alone():
-    total, dense, _ = some_products(5, 9, 4)
+@pytest.mark.parametrize("count", [1, 4, 40])
+def test_scaling_gives_another_sum_and_leaves_the_first_alone(count):
+    total, dense, _ = some_products(5, 9, count)
     half = total.scaled(0.5)
     half.add(torch.ones(5, 1), torch.ones(1, 9))
     for one, expected in ((total, dense), (half, dense / 2 + 1)):
         U, V = one.factors()
         assert (U @ V).numpy() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (1, 40), (40, 1), (40, 40)])
+def test_a_sum_includes_another(counts):
+    (one, first, _), (other, second, _) = (some_products(5, 9, count, seed=count) for count in counts)
+    one.include(other)
+    assert one.dense().numpy() == pytest.approx(first + second)
+    assert other.dense().numpy() == pytest.approx(second)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

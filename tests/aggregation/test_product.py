@@ -1,3 +1,4 @@
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,10 @@ from fedhello.aggregation.product import (
     corrected_by_least_squares,
     rank_partitions,
 )
-from fedhello.types import LORA_A, LORA_B, Update
+from fedhello.factors import held_part
+from fedhello.methods import METHODS
+from fedhello.strategy import AggregationContext
+from fedhello.types import LORA_A, LORA_B, Adapter, Allocation, Budget, Client, Federation, Update
 
 Q, V = "layer.0.q", "layer.1.v"
 
@@ -201,3 +205,37 @@ def test_the_weights_of_a_module_are_those_of_its_contributors(aggregate, option
     after = a.played(aggregate, [first, second], **options).adapter
     alone = a.context.adapter.with_tensors(first.tensors)
     assert a.dense(after, Q) == pytest.approx(a.dense(alone, Q), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, row in METHODS.items() if row.of_products))
+def test_however_many_answer_no_more_is_held_than_one_matrix_per_sum_and_a_few_updates(name):
+    """Bytes of all tensors that are alive beside those of before; raFLoRA has a sum for each partition of the ranks."""
+    d, R, modules, clients = 64, 8, ("layer.0.q", "layer.1.v"), 120
+    rng = torch.Generator().manual_seed(0)
+    start = {m + end: torch.randn(*size, generator=rng) for m in modules
+             for end, size in ((LORA_A, (R, d)), (LORA_B, (d, R)))}  # fmt: skip
+    block_of = {n: int(n.split(".")[1]) for n in start}
+    tiers = (Budget(rank=4), Budget(rank=R))
+    members = tuple(Client(k, k % 2, tiers[k % 2], samples=1 + k % 5) for k in range(clients))
+    world = Federation(members, tiers, len(modules), clients, seed=0, rank=R)
+    ranks = {k: 4 if name == "raflora" and k % 2 == 0 else R for k in range(clients)}
+    told = {k: Allocation((0, 1), ranks=(r, r)) for k, r in ranks.items()}
+    context = AggregationContext(Adapter(start, block_of), world, 0, told)
+
+    def alive():
+        gc.collect()
+        return sum(one.nbytes for one in gc.get_objects() if isinstance(one, torch.Tensor))
+
+    def updates(count):
+        for k in range(count):
+            like = held_part(context.adapter, told[k]).tensors
+            yield Update(k, 0, 1 + k % 5, {n: torch.randn(v.shape, generator=rng) for n, v in like.items()})
+            if k % 20 == 19:
+                found.append(alive() - before)
+
+    found, before = [], alive()
+    METHODS[name].aggregate(context, updates(clients))
+    update, matrices = sum(v.nbytes for v in start.values()), len(modules) * d * d * 8
+    sums = 2 if name == "raflora" else 1
+    assert max(found) <= sums * matrices + 6 * update  # of which means of factors in float64 are two
+    assert found[-1] <= found[2] + update

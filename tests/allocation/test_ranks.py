@@ -126,22 +126,28 @@ def test_a_pruned_rank_is_remembered_and_never_raises_the_budgets():
     assert [pruned_rank(at(world, k, method_state=method_state)).ranks[0] for k in range(3)] == [4, 6, 6]
 
 
-def test_components_are_drawn_uniformly_anew_for_each_client_and_round():
-    world, R, rounds = counted([3, 3, 8]), 8, 1500
-    counts, draws = np.zeros(R), set()
+def test_components_are_drawn_uniformly_anew_for_each_client_and_round_and_independently_in_each_block():
+    world, R, L, rounds = counted([3, 3, 8]), 8, 3, 1500
+    held, draws = np.zeros((2 * rounds, L * R)), set()
     for t in range(rounds):
         for k in range(2):
             found = random_components(at(world, k, t))
-            assert found.ranks == (3, 3, 3)
-            assert list(found.components) == sorted(set(found.components))
-            assert len(found.components) == 3
-            counts[list(found.components)] += 1
+            assert found.ranks == (3,) * L and len(found.components) == L
+            for l in range(L):
+                own = found.held(l, R)
+                assert len(own) == 3 and list(own) == sorted(set(own))
+                held[2 * t + k, [l * R + j for j in own]] = 1
             draws.add((t, found.components))
-    # Mean 2·1500·3/8 = 1125, with a standard deviation of √(3000·3/8·5/8) = 26.5.
-    assert np.abs(counts - 1125).max() < 4.5 * 26.5
-    assert len(draws) > 1.9 * rounds
+    # Each is held with probability 3/8: mean 2·1500·3/8 = 1125, with a standard deviation of √(3000·3/8·5/8) = 26.5.
+    assert np.abs(held.sum(axis=0) - 1125).max() < 4.5 * 26.5
+    # Two of a block are held together with probability 3/8·2/7, two of different blocks with 3/8·3/8, as by chance:
+    # correlations of −1/7 and 0, each with a standard deviation of 1/√3000 = 0.018.
+    expected = np.kron(np.eye(L), np.full((R, R), -1 / 7))
+    expected[np.diag_indices(L * R)] = 1
+    assert np.abs(np.corrcoef(held.T) - expected).max() < 4.5 * 0.0183
+    assert len(draws) == 2 * rounds
     assert random_components(at(world, 0, 5)) == random_components(at(world, 0, 5))
-    assert random_components(at(world, 2)).components == tuple(range(8))
+    assert random_components(at(world, 2)).components == (tuple(range(8)),) * L
 
 
 def test_ranks_by_fisher_by_hand():

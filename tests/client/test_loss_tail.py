@@ -50,8 +50,9 @@ def test_where_B_is_zero_nothing_is_infinite():
 
 
 def test_the_methods_options_reach_local_training():
-    bound = METHODS["hetlora"].bind(penalty=0.3, shrink=0.5)
-    assert bound.local == tail_regulariser(penalty=0.3, shrink=0.5) == {"tail_penalty": 0.3, "tail_from": 0.5}
+    bound = METHODS["hetlora"].bind(penalty=0.3, shrink=0.5, rank_min=3)
+    assert bound.local == tail_regulariser(penalty=0.3, shrink=0.5, rank_min=3)
+    assert bound.local == {"tail_penalty": 0.3, "tail_from": 0.5, "tail_least": 3}
 
 
 def test_a_step_follows_the_regularisers_gradient(tiny_model, random_examples):

@@ -73,3 +73,25 @@ def test_metrics_keep_nine_digits():
     found = decode(encode_update(replace(UPDATE, metrics=metrics)), EXPECTED).metrics
     assert found == pytest.approx(metrics, rel=1e-9)
     assert found["peak_bytes"] == 12345678.0
+
+
+def test_a_lower_rank_that_may_come_is_filled_up_with_zeros_and_any_other_is_refused():
+    """Of rank 4 a client may keep 3 alone: all of its factors, or none."""
+    whole = {"a.lora_A.weight": torch.ones(4, 5), "a.lora_B.weight": torch.ones(6, 4), "head": torch.ones(2)}
+    expected = replace(EXPECTED, tensors={n: v.to("meta") for n, v in whole.items()}, kept=3)
+
+    def answer(rank_A, rank_B, expected=expected):
+        sent = {**whole, "a.lora_A.weight": torch.ones(rank_A, 5), "a.lora_B.weight": torch.ones(6, rank_B)}
+        return decode(encode_update(replace(UPDATE, tensors=sent)), expected)
+
+    assert all(torch.equal(answer(4, 4).tensors[n], v) for n, v in whole.items())
+    cut = answer(3, 3)
+    zeros = torch.cat([torch.ones(6, 3), torch.zeros(6, 1)], dim=1)
+    assert torch.equal(cut.tensors["a.lora_A.weight"], torch.cat([torch.ones(3, 5), torch.zeros(1, 5)]))
+    assert torch.equal(cut.tensors["a.lora_B.weight"], zeros) and torch.equal(cut.tensors["head"], torch.ones(2))
+    assert cut.bytes_up < answer(4, 4).bytes_up
+    for ranks in ((2, 2), (3, 4), (4, 3), (5, 5), (0, 0)):
+        assert answer(*ranks).reason == "wrong tensors"
+    assert answer(3, 3, replace(expected, kept=None)).reason == "wrong tensors"
+    scalar = {**whole, "a.lora_A.weight": torch.ones(())}
+    assert decode(encode_update(replace(UPDATE, tensors=scalar)), expected).reason == "wrong tensors"

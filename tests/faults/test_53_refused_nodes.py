@@ -38,8 +38,8 @@ def listening(keys, tmp_path_factory):
     flower = pytest.importorskip("fedhello.network.flower", reason="needs the extra flower")
     options = ServerOptions(port=free_port(), keys=keys / "server")
     log = tmp_path_factory.mktemp("log") / "superlink.log"
-    with superlink(options, secrets.token_bytes(32), log) as wait:
-        wait()
+    with superlink(options, secrets.token_bytes(32), log) as process:
+        process.wait()
         flower.register(options.address, options.public_keys)
         yield options.port
     assert "PRIVATE KEY" not in log.read_text()

@@ -92,8 +92,8 @@ def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
     own.write_bytes(secrets.token_bytes(32))
     facts = [remote_facts(0, 10).model_copy(update={"name": name}).model_dump_json() for name in ("berlin", "paris")]
 
-    with superlink(options, secret, tmp_path / "superlink.log") as wait:
-        wait()
+    with superlink(options, secret, tmp_path / "superlink.log") as process:
+        process.wait()
         owners = flower.register(options.address, options.public_keys)
         assert sorted(owners.values()) == ["berlin", "paris"]
         connection = Connection("localhost", options.port, tmp_path / "keys/ca.crt", tmp_path / "keys/paris")

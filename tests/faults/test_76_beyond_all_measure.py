@@ -121,7 +121,10 @@ def test_more_bytes_than_the_owner_allows_are_not_read(joined, kind):
     [{"blocks": list(range(10**4))}, {"blocks": [2, 1]}, {"blocks": [0, 0]}, {"blocks": [-1]}, {"blocks": [True]},
      {"blocks": [0], "policies": ["keep"] * 99}, {"blocks": [0], "components": [99]}, {"blocks": [0], "absent": [0]},
      {"blocks": [0], "factors": "C"}, {"blocks": [0], "head": 1}, {"blocks": [0], "lr": -1},
-     {"blocks": [0], "round": 10**99}, {"blocks": {}}],
+     {"blocks": [0], "round": 10**99}, {"blocks": {}}, {"blocks": [0], "components": [[0]] * 99},
+     {"blocks": [0], "components": [[0, 99]] * 2}, {"blocks": [0], "components": [[1, 0]] * 2},
+     {"blocks": [0], "components": [[0], 1]}, {"blocks": [0], "components": [[]] * 2},
+     {"blocks": [0], "components": {}}],
     ids=str,
 )  # fmt: skip
 def test_an_allocation_that_no_model_has_is_refused(joined, header):

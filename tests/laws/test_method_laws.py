@@ -96,7 +96,8 @@ def towards(target: Adapter) -> Values:
         for name, like in task.adapter.tensors.items():
             whole = target.tensors.get(name, like)
             along = 1 if name.endswith(LORA_B) else 0
-            held = task.allocation.components or range(like.shape[along])
+            block = task.adapter.block_of[name]
+            held = range(len(like)) if block is None else task.allocation.held(block, R)
             found[name] = whole if whole.shape == like.shape else whole.index_select(along, torch.tensor(held))
         return Adapter(found, task.adapter.block_of)
 
@@ -231,7 +232,7 @@ def test_who_trains_what_and_who_gets_what(name):
         down = len(A) + len(adapter.tensors.get(module + MERGED_A, ()))
         assert (len(allocation.blocks), len(A), allocation.factors, down) == expected
         assert len(allocation.absent) == (2 - len(allocation.blocks) if name == "fedra" else 0)
-        assert len(allocation.components) == (len(A) if name == "fed-plora" else 0)
+        assert [len(own) for own in allocation.components] == ([len(A)] * 2 if name == "fed-plora" else [])
         if down == R:
             assert close(dense(adapter, module), dense(play.state.adapter, module))
 
@@ -414,7 +415,7 @@ def test_every_component_is_averaged_over_those_who_hold_it_and_else_stays(name,
             for j in range(R):
                 parts = []
                 for k, a in play.allocations.items():
-                    held = a.components or range(a.ranks[block] if a.ranks else R)
+                    held = a.held(block, R)
                     if block in a.blocks and j in held:
                         w = 1 if name == "fedra" else SAMPLES[k]
                         parts.append((w, play.trained[k].tensors, list(held).index(j)))

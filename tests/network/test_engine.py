@@ -1,8 +1,12 @@
+import gc
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
+from fedhello.aggregation.padding import average_by_norm
+from fedhello.engine import wire
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.errors import EngineError
 from fedhello.model.statistics import PARTS, Moments, like
@@ -10,8 +14,9 @@ from fedhello.network.engine import DeadlinePolicy
 from fedhello.network.messages import Failure
 from fedhello.network.registry import SLOWEST
 from fedhello.network.worker import Worker
-from fedhello.types import MERGED, MERGED_A, MERGED_B, Rejection
-from network import remote_tasks
+from fedhello.strategy import AggregationContext
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Rejection, Update
+from network import SETTINGS, remote_tasks
 
 
 @pytest.fixture
@@ -32,6 +37,19 @@ def test_updates_are_those_of_the_local_engine_bit_for_bit(world):
     for a, b in zip(here, there, strict=True):
         assert (a.samples, a.round, a.bytes_up, a.bytes_down) == (b.samples, b.round, b.bytes_up, b.bytes_down)
         assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+
+
+def test_an_update_is_decoded_and_checked_once_and_waits_on_disk(world, monkeypatch):
+    """Once by its client before it is sent, and once here; of those that wait, memory holds no tensors."""
+    _, engine, local = world()
+    opened, real = Counter(), wire._opened
+    monkeypatch.setattr(wire, "_opened", lambda *given: opened.update([given[1].client]) or real(*given))
+    updates = engine.train(remote_tasks(local))
+    first = next(updates)
+    waiting = [one for one in gc.get_objects() if isinstance(one, Update) and one is not first]
+    assert {one.client: len(one.tensors) for one in waiting if one.bytes_up} == dict.fromkeys(range(3), 0)
+    assert [first.client, *(update.client for update in updates)] == [0, 1, 2]
+    assert opened == dict.fromkeys(range(3), 2)
 
 
 def test_what_a_client_missed_travels_alone_but_to_clients_that_may_have_started_anew(world):
@@ -312,3 +330,27 @@ def test_goodbye_reaches_everybody(world):
     network, engine, _ = world()
     engine.goodbye("finished")
     assert {worker.ended for worker in network.workers.values()} == {"finished"}
+
+
+def test_a_client_whose_tail_fades_uploads_what_it_keeps_in_the_same_round(world):
+    """HetLoRA: one rank of two comes; the server fills it up, and averages what it would of the whole update."""
+    _, engine, local = world(settings=replace(SETTINGS, tail_penalty=10.0, tail_from=0.5, tail_least=1, lr=0.1))
+    A = next(name for name in remote_tasks(local)[0].adapter.tensors if name.endswith(LORA_A))
+    start = remote_tasks(local)[0].adapter
+    start = start.with_tensors({n: torch.ones_like(v) for n, v in start.tensors.items() if n.endswith(LORA_B)})
+    asked = [replace(task, adapter=start) for task in remote_tasks(local)]
+    here, there = list(local.train(asked)), list(engine.train(asked))
+    local.settings = replace(local.settings, tail_least=None)
+    whole = list(local.train(asked))
+    federation = replace(local.federation, rank=2)
+    context = AggregationContext(start, federation, 0, {task.client: task.allocation for task in asked})
+    results = [average_by_norm(context, found, shrink=0.5) for found in (whole, here, there)]
+    assert {key: int(r) for key, r in results[0].method_state.items()} == {f"rank/{k}": 1 for k in range(3)}
+    for result in results[1:]:
+        assert result.method_state == results[0].method_state
+        assert all(torch.equal(v, results[0].adapter.tensors[n]) for n, v in result.adapter.tensors.items())
+    for w, a, b in zip(whole, here, there, strict=True):
+        factors = sum(v.nbytes for n, v in w.tensors.items() if n.endswith((LORA_A, LORA_B)))
+        assert w.bytes_up - a.bytes_up == pytest.approx(factors / 2, abs=80)  # and a few digits of the header
+        assert a.bytes_up == b.bytes_up
+        assert w.tensors[A][1:].any() and not a.tensors[A][1:].any()

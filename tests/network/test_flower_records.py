@@ -90,8 +90,9 @@ def test_a_count_that_is_missing_or_might_be_another_is_refused():
             samples_of(odd, "n")
 
 
-def test_what_a_client_is_asked_to_do_comes_back():
-    allocation = Allocation((0, 2), factors="B", absent=(1,), components=(1, 3), head=False)
+@pytest.mark.parametrize("components", [(), (1, 3), ((1, 3), (0, 2), (2, 3))])
+def test_what_a_client_is_asked_to_do_comes_back(components):
+    allocation = Allocation((0, 2), factors="B", absent=(1,), components=components, head=False)
     asked = describe_task(Task(5, 3, allocation, Adapter({}, {})), "digest")
     record, found = read_allocation(RecordDict({RECORD: asked}))
     assert found == allocation

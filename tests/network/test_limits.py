@@ -34,6 +34,9 @@ def test_the_rank_is_that_of_the_tensors_of_allotted_blocks(limits):
     with pytest.raises(RefusalError, match="at most 2 blocks; found one of 3"):
         limits.check_train(task(limits, Allocation((0, 1, 2)), small))
     limits.check_train(task(limits, Allocation((0,), components=(1,))))
+    limits.check_train(task(limits, Allocation((0, 1), components=((1,), (0,), (0, 1)))))  # the last does not train
+    with pytest.raises(RefusalError, match="at most 1 as the rank; found one of 2"):
+        limits.check_train(task(limits, Allocation((0, 1), components=((1,), (0, 1), (0,)))))
 
 
 def test_merged_products_and_corrections_pass_in_their_shapes(limits):

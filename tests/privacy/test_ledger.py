@@ -80,3 +80,12 @@ def test_a_ledger_survives_its_file():
     assert values["epsilon"] == ledger.epsilon
     with pytest.raises(PrivacyError, match="format 1 or earlier; found 2"):
         read_ledger(values | {"format": 2})
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"), [("client", "all data of any one client"), ("sample", "any one sample of a client")]
+)
+def test_the_guarantee_says_what_is_compared(unit, said):
+    """Zeros take the place of what is protected; nobody is gone."""
+    found = Ledger(8.0, DELTA, (Release("head", 0.7),), unit=unit).words()
+    assert f"with {said} counted as nothing, results are almost as likely" in found

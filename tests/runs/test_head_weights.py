@@ -10,6 +10,7 @@ from fedhello.aggregation.share import MAX_SHARE, most_samples
 from fedhello.config.load import load_config
 from fedhello.model.head import Head
 from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, Moments, head_sums, scaled_to
+from fedhello.runs import head_weights
 from fedhello.runs.checkpoint import Checkpoint, decode, encode
 from fedhello.runs.head_weights import both_sums, is_surely_better, typical_samples
 from fedhello.runs.heads import head_without
@@ -25,11 +26,14 @@ def sums(n, seed=0):
     return head_sums(torch.randn(n, 4, generator=rng), torch.arange(n) % 2, 2, DEFAULT_STATISTICS)
 
 
-def test_where_nobody_has_more_than_the_median_there_is_one_sum():
+def test_where_nobody_has_more_than_the_median_there_is_one_sum(monkeypatch):
     parts = [((k,), sums(n, k)) for k, n in enumerate((6, 6, 4))]
+    added, real = [], head_weights.plus
+    monkeypatch.setattr(head_weights, "plus", lambda *given: added.append(given) or real(*given))
     total, even = both_sums(parts, 6, FULL)
     assert int(total.counts.sum()) == 16
     assert even is None
+    assert len(added) == 2, "no second sum is made"
     assert both_sums(parts, None, FULL)[1] is None
 
 

@@ -10,9 +10,10 @@ An update beyond the bound is shortened to what the bound allows a client of the
 such a client: with the length of several and the weight of several more it would still be many clients in one. Updates
 within the bound stay as they are, to the bit.
 
-Of two clients nobody can say which is odd, and nothing is bounded. So the first updates of a round wait for the third;
-then each is judged by those that came before it and itself, and passed on: three are held in memory, however many
-clients answer. Of an even number the lower median counts.
+The first updates of a round wait for the third; then each is judged by those that came before it and itself, and passed
+on: three are held in memory, however many clients answer. Of an even number the lower median counts. Of two clients
+nobody can say which is odd. Where rounds may be so small, they are judged by the median over the last ``REMEMBERED``
+lengths of earlier rounds, which the method's state holds as they counted; until there are three, nothing is bounded.
 
 AdamW's steps are of one size in every tensor, so its updates differ little in u; with SGD they do more. In honest runs
 of the demo's model, with skewed clients, tiers of one to six blocks and one to four epochs, u was at most 1.6 times the
@@ -20,11 +21,13 @@ median under AdamW and 3.7 times under SGD (``benchmarks/robustness.py --only le
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median_low
+from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from fedhello.aggregation.share import capped, most_samples
@@ -36,6 +39,12 @@ MAX_NORM = 5.0
 
 FEWEST = 3
 """Fewest clients of which a median outvotes one."""
+
+REMEMBERED = 15
+"""How many lengths of earlier rounds are remembered for small ones."""
+
+USUAL = "usual/"
+"""Prefix of their names in the method's state, before ``blocks`` and ``head``."""
 
 TIMES_USUAL = "times_usual"
 """Metric of an update that was shortened: how many times the median its u was."""
@@ -93,25 +102,40 @@ def with_bounded_norms(
 
     def screen(context: AggregationContext, replies: Replies) -> Replies:
         bound = bound_of(context.federation, times, max_share)
-        return bounded(method.screen(context, replies), starts(context), bound)
+        return bounded(method.screen(context, replies), starts(context), bound, _remembered(context))
 
-    aggregate = partial(average_bounded, aggregate=method.aggregate, times=times, max_share=max_share)
+    aggregate = partial(average_bounded, aggregate=method.aggregate, times=times, max_share=max_share, starts=starts)
     return replace(method, screen=screen, aggregate=aggregate)
 
 
-def bounded(replies: Replies, start: Start, bound: Bound) -> Iterator[Update | Rejection]:
+def _remembered(context: AggregationContext) -> dict[str, list[float]]:
+    """Return the lengths of earlier rounds by part, the last ones last."""
+    state = context.method_state
+    return {name.removeprefix(USUAL): value.tolist() for name, value in state.items() if name.startswith(USUAL)}
+
+
+def _may_be_small(federation: Federation) -> bool:
+    """Whether a round of too few clients for a median may count, and their lengths are no secret."""
+    return (federation.quorum < FEWEST or federation.poisson) and not federation.secret
+
+
+def bounded(
+    replies: Replies, start: Start, bound: Bound, before: Mapping[str, Sequence[float]] = MappingProxyType({})
+) -> Iterator[Update | Rejection]:
     """Shorten the updates of a round that are too long; their metric ``times_usual`` says how long they were.
 
     Args:
         replies: At most two updates are held back, until a third has come.
         start: What each client started from.
         bound: How long they may be.
+        before: Part → lengths of earlier rounds, by which a round of fewer than ``FEWEST`` updates is judged.
     """
     seen: dict[str, list[float]] = {}
     waiting: list[tuple[Update | Rejection, dict[str, float]]] = []
 
     def judged() -> Iterator[Update | Rejection]:
-        usual = {part: median_low(found) for part, found in seen.items() if len(found) >= FEWEST}
+        known = {part: found if len(found) >= FEWEST else before.get(part, ()) for part, found in seen.items()}
+        usual = {part: median_low(found) for part, found in known.items() if len(found) >= FEWEST}
         for reply, own in waiting:
             times = {part: own[part] / usual[part] for part in own if usual.get(part, 0.0) > 0}
             if isinstance(reply, Update) and any(found > bound.times for found in times.values()):
@@ -171,6 +195,7 @@ def average_bounded(
     aggregate: Callable[[AggregationContext, Iterable[Update]], AggregationResult],
     times: float,
     max_share: float | None,
+    starts: Callable[[AggregationContext], Start],
 ) -> AggregationResult:
     """Combine updates as the method does, those that were shortened with at most the weight of the median client.
 
@@ -180,24 +205,31 @@ def average_bounded(
         aggregate: How the method combines them.
         times: c.
         max_share: The cap on a client's weight; see ``share``.
+        starts: What each client of a round started from.
     """
-    bound = bound_of(context.federation, times, max_share)
+    bound, start = bound_of(context.federation, times, max_share), starts(context)
     flags: list[str] = []
+    known = _remembered(context)
 
     def weighed() -> Iterator[Update]:
         for update in updates:
+            if _may_be_small(context.federation):
+                own = lengths(update.tensors, start(update.client).tensors, bound.samples(update))
+                known.update({part: [*known.get(part, []), length] for part, length in own.items()})
             if TIMES_USUAL in update.metrics:
                 flags.append(_said(update, bound))
                 update = capped(update, bound.typical)
             yield update
 
     outcome = aggregate(context, weighed())
-    return replace(outcome, flags=(*outcome.flags, *flags)) if flags else outcome
+    usual = {USUAL + part: torch.tensor(found[-REMEMBERED:], dtype=torch.float64) for part, found in known.items()}
+    state = {**outcome.method_state, **usual} if usual else outcome.method_state
+    return replace(outcome, method_state=state, flags=(*outcome.flags, *flags))
 
 
 def _said(update: Update, bound: Bound) -> str:
     return (
-        f"client {update.client} moved the model {update.metrics[TIMES_USUAL]:.3g} times as far as is usual in the "
-        f"round; it counts as {bound.times:g} times, with the weight of {min(bound.typical, update.samples):,} "
+        f"client {update.client} moved the model {update.metrics[TIMES_USUAL]:.3g} times as far as is usual; "
+        f"it counts as {bound.times:g} times, with the weight of {min(bound.typical, update.samples):,} "
         "samples, since defence.max_norm limits it"
     )

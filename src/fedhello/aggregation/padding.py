@@ -9,18 +9,17 @@ All ranks share one LoRA scale; with α/r_k, as in the published code, equal com
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from fedhello.aggregation.layerwise import add_part
 from fedhello.aggregation.mean import WeightedMean
 from fedhello.aggregation.rows import class_weights
 from fedhello.aggregation.sums import SumAggregator
-from fedhello.factors import Shrink, along_components, tail_start
+from fedhello.factors import RankMin, Shrink, along_components, has_faded, kept_rank
 from fedhello.strategy import AggregationContext, AggregationResult
 from fedhello.types import LORA_A, LORA_B, Update
 
@@ -105,7 +104,7 @@ def average_by_norm(
     updates: Iterable[Update],
     *,
     shrink: Shrink = 0.99,
-    rank_min: Annotated[int, Field(ge=1)] = 1,
+    rank_min: RankMin = 1,
 ) -> AggregationResult:
     """HetLoRA: zero padding, weights ‖B_k A_k‖_F, and ranks that shrink where the tail fades (arXiv 2401.06432).
 
@@ -114,8 +113,8 @@ def average_by_norm(
     over the whole model, since the paper does not say per module. These weights are no counts that a client states, so
     ``defence.max_share`` does not cap them; ``defence.max_norm`` limits how far one update makes them grow. A client
     whose tail product ‖B[:, ⌊γr⌋:]‖_F ‖A[⌊γr⌋:, :]‖_F got smaller in training keeps rank max(r_min, ⌊γ r⌋) from now
-    on, and its tail is dropped before averaging. The head is averaged by samples. Where every product is zero, nothing
-    changes.
+    on; it has uploaded no more already, and zeros take the place of its tail until it is dropped here, before
+    averaging. The head is averaged by samples. Where every product is zero, nothing changes.
 
     Args:
         context: Its method state holds ``rank/k``, the rank that client k was pruned to.
@@ -127,9 +126,8 @@ def average_by_norm(
     for update in updates:
         modules = sorted(name.removesuffix(LORA_A) for name in update.tensors if name.endswith(LORA_A))
         r = update.tensors[modules[0] + LORA_A].shape[0]
-        kept = max(min(rank_min, r), tail_start(r, shrink))
-        tail = tail_start(r, shrink)
-        if kept < r and _tail(update, modules, tail) < _tail_before(context, modules, tail, r):
+        kept = kept_rank(r, shrink, rank_min)
+        if kept < r and has_faded(update.tensors, context.adapter.tensors, shrink):
             ranks[f"rank/{update.client}"] = torch.tensor(kept)
         else:
             kept = r
@@ -141,20 +139,6 @@ def average_by_norm(
         for name in update.tensors.keys() - {m + end for m in modules for end in (LORA_A, LORA_B)}:
             mean.add(name, update.tensors[name], class_weights(context, update, name, update.samples))
     return context.then(mean.result(context.adapter.tensors), ranks)
-
-
-def _tail(update: Update, modules: list[str], tail: int) -> float:
-    return sum(
-        float(update.tensors[m + LORA_B][:, tail:].norm()) * float(update.tensors[m + LORA_A][tail:].norm())
-        for m in modules
-    )
-
-
-def _tail_before(context: AggregationContext, modules: list[str], tail: int, r: int) -> float:
-    tensors = context.adapter.tensors
-    return sum(
-        float(tensors[m + LORA_B][:, tail:r].norm()) * float(tensors[m + LORA_A][tail:r].norm()) for m in modules
-    )
 
 
 def average_replicated(context: AggregationContext, updates: Iterable[Update]) -> AggregationResult:

@@ -50,8 +50,8 @@ class Products:
             self.totals[module] += update.samples
 
     def means(self) -> dict[str, LowRankSum]:
-        """Return the means."""
-        return {module: total.scaled(1 / self.totals[module]) for module, total in self.sums.items()}
+        """Return the means, which take the place of the sums."""
+        return {module: self.sums.pop(module).scaled(1 / self.totals[module]) for module in list(self.sums)}
 
 
 def factor_pairs(update: Update) -> Iterator[tuple[str, Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]]:
@@ -103,7 +103,8 @@ def average_partitions(
 
         ΔW = Σ_j Σ_{k: r_k ≥ h_j} (n_k / N_j) B_k[:, j] A_k[j, :],        N_j = Σ_{k: r_k ≥ h_j} n_k.
 
-    A partition that nobody holds in this round keeps its part of the global adapter; the paper does not say.
+    A partition that nobody holds in this round keeps its part of the global adapter; the paper does not say. As N_j is
+    known only once all have answered, each partition has a sum of its own until then.
     """
     rest = WeightedMean()
     partitions = rank_partitions(context)
@@ -122,10 +123,9 @@ def average_partitions(
             products[module] = LowRankSum()
             for low, high in partitions:
                 if (module, low) in sums:
-                    U, V = sums[module, low].scaled(1 / totals[module, low]).factors()
+                    products[module].include(sums.pop((module, low)).scaled(1 / totals[module, low]))
                 else:
-                    U, V = B[:, low:high], A[low:high]
-                products[module].add(U, V)
+                    products[module].add(B[:, low:high], A[low:high])
     return context.then(rest.result(context.adapter.tensors) | _factored(context, products, sigma))
 
 
@@ -172,13 +172,12 @@ def merged(context: AggregationContext, module: str, more: LowRankSum) -> dict[s
     """
     before, dtype = context.adapter.tensors, context.adapter.tensors[module + LORA_A].dtype
     if module + MERGED in before:
-        Q, P = more.factors()
-        return {module + MERGED: (before[module + MERGED] + Q @ P).to(dtype)}
-    total = LowRankSum(list(more.left), list(more.right))
+        return {module + MERGED: (before[module + MERGED] + more.dense()).to(dtype)}
+    total = more.scaled(1.0)
     total.add(*merged_factors(context.adapter, module))
+    if total.whole is not None:
+        return {module + MERGED: total.whole.to(dtype)}
     Q, P = total.factors()
-    if Q.numel() + P.numel() >= Q.shape[0] * P.shape[1]:
-        return {module + MERGED: (Q @ P).to(dtype)}
     return {module + MERGED_A: P.to(dtype).contiguous(), module + MERGED_B: Q.to(dtype).contiguous()}
 
 

@@ -2,6 +2,9 @@
 
     A = [A_1; …; A_K],   B = [w_1 B_1 … w_K B_K]   ⇒   s B A = Σ_k w_k s B_k A_k,        w_k = n_k / Σ n_k
 
+The server holds the factors of a round, since they are what clients get; a stack that would hold more numbers than the
+matrix it is equal to is added up as that matrix (see ``lowrank``).
+
 Every client merges the stack into its frozen weights, and each round starts from fresh factors (A random, B = 0). A
 client that was not there for some rounds gets what it missed: the stacks of those rounds as factors, or, where that
 would be more numbers, everything merged so far, as factors or as one matrix per module. The server therefore remembers

@@ -84,12 +84,16 @@ def pruned_rank(context: AllocationContext) -> Allocation | None:
 
 
 def random_components(context: AllocationContext) -> Allocation | None:
-    """r_k of the R rank-1 components, drawn anew for each client and round; the others are folded (Fed-PLoRA)."""
+    """r_k of the R rank-1 components of each block, drawn anew for each client and round (Fed-PLoRA).
+
+    The blocks' draws are independent; the other components are folded.
+    """
     found = own_rank(context)
     if found is None:
         return None
-    drawn = context.rng().choice(context.federation.rank, size=found.ranks[0], replace=False)
-    return replace(found, components=tuple(sorted(int(j) for j in drawn)))
+    rng, R = context.rng(), context.federation.rank
+    drawn = (np.sort(rng.choice(R, size=r, replace=False)) for r in found.ranks)
+    return replace(found, components=tuple(tuple(own.tolist()) for own in drawn))
 
 
 def ranks_by_fisher(

@@ -6,6 +6,9 @@ from typing import Literal
 
 import torch
 
+from fedhello.factors import kept_rank
+from fedhello.types import Task
+
 LearningRateSchedule = Literal["constant", "cosine", "linear", "exponential", "published"]
 
 
@@ -47,6 +50,7 @@ class TrainingSettings:
         samples: The most samples of a client in one epoch, drawn for each epoch; None for all.
         tail_penalty: λ of HetLoRA's regulariser; see ``fedhello.factors.tail_regulariser``.
         tail_from: γ of HetLoRA's regulariser.
+        tail_least: r_min of HetLoRA: where a tail fades, no less is uploaded; None uploads all ranks in any case.
         adjustment: τ of the loss ``adjusted``.
         proximal: μ of FedProx; 0 leaves it out. See ``fedhello.client.loss``.
         distillation: λ of not-true distillation from the model that the client received; 0 leaves it out. See
@@ -73,6 +77,7 @@ class TrainingSettings:
     samples: int | None = None
     tail_penalty: float = 0.0
     tail_from: float = 1.0
+    tail_least: int | None = None
     adjustment: float = 1.0
     proximal: float = 0.0
     distillation: float = 0.0
@@ -120,6 +125,13 @@ def moments(settings: TrainingSettings) -> int:
     """Return the number of values kept between steps per trained value: the optimiser's moments and a correction."""
     state = 2 if settings.optimizer == "adamw" else 1 if settings.momentum else 0
     return state + settings.scaffold
+
+
+def rank_kept(task: Task, settings: TrainingSettings) -> int | None:
+    """Return the rank that a client uploads if its tail fades (HetLoRA); None where it uploads all in any case."""
+    if settings.tail_least is None:
+        return None
+    return kept_rank(task.adapter.rank, settings.tail_from, settings.tail_least)
 
 
 def steps_of(settings: TrainingSettings, samples: int) -> int:

@@ -53,6 +53,11 @@ def task_header(payload: bytes) -> tuple[dict[str, Any], int]:
     return header, end
 
 
+def as_components(found: list[Any]) -> tuple[int | tuple[int, ...], ...]:
+    """Return the components of an allocation that JSON states: numbers, or a list of numbers for each block."""
+    return tuple(tuple(own) if isinstance(own, list) else own for own in found)
+
+
 def tensor_header(body: bytes | memoryview, most: int) -> dict[str, Any]:
     """Return the header of safetensors: name → dtype, shape and offsets, as stated.
 

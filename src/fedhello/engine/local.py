@@ -12,13 +12,14 @@ from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.loss import LOSSES
 from fedhello.client.memory import gpu_limit
 from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, as_shares, client_sums, fitted_batch
-from fedhello.client.settings import TrainingSettings, with_rate
+from fedhello.client.settings import TrainingSettings, rank_kept, with_rate
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_update, expect
 from fedhello.errors import UpdateError
+from fedhello.factors import without_tail
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
 from fedhello.model.private_sums import PrivateStatistics, private_sums
@@ -53,6 +54,7 @@ class LocalEngine:
         private: Settings of the contributions to a private release; None sends plain head statistics.
         together: The samples of all clients, and each client's positions in them. Features are then computed in one
             pass over all samples and do not depend on the partition. None computes them client by client.
+        happened: See ``Engine``.
     """
 
     model: LoraModel
@@ -66,6 +68,7 @@ class LocalEngine:
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     private: PrivateStatistics | None = None
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
+    happened: Sequence[str] = ()
     _initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 
@@ -120,13 +123,14 @@ class LocalEngine:
             names = (*task.adapter.names(task.allocation), *personal)
             values, metrics = self._train_one(task, client, names, start)
             head = {name: values.pop(name) for name in personal}
-            payload = encode_update(Update(client.id, task.round, client.samples, values, metrics), self.run)
+            payload = self.encoded(task, Update(client.id, task.round, client.samples, values, metrics))
         except Exception as error:  # no error of one client may end the run
             if task.clip is not None:
                 return self._nothing(task, error, bytes_down)
             return Rejection(client.id, task.round, *_fault(error), bytes_down)
         own_loss = self.settings.loss not in LOSSES.own
-        update = decode(payload, expect(task, client.samples, self.run, bytes_down, own_loss))
+        kept = rank_kept(task, self.settings)
+        update = decode(payload, expect(task, client.samples, self.run, bytes_down, own_loss, kept))
         if isinstance(update, Rejection):
             return self._nothing(task, update.detail, bytes_down) if task.clip is not None else update
         if personal:
@@ -134,6 +138,13 @@ class LocalEngine:
         if task.clip is not None:
             return self._sized(clipped_update(update, task))
         return predicted(update, task.allocation, self.costs)
+
+    def encoded(self, task: Task, update: Update) -> bytes:
+        """Return an update as it is sent: of the ranks that the client keeps alone."""
+        if self.settings.tail_least is not None:
+            shrink, least = self.settings.tail_from, self.settings.tail_least
+            update = replace(update, tensors=without_tail(update.tensors, task.adapter.tensors, shrink, least))
+        return encode_update(update, self.run)
 
     def _nothing(self, task: Task, why: object, bytes_down: int) -> Update:
         """Return a contribution of no change, of a client that fails under differential privacy.

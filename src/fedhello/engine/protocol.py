@@ -38,9 +38,11 @@ class Engine(Protocol):
 
     Attributes:
         settings: The settings of local training; evaluation runs in the same number type.
+        happened: What befell it during the run, one sentence each, for the run's notes.
     """
 
     settings: TrainingSettings
+    happened: Sequence[str]
 
     def train(self, tasks: Iterable[Task], heads: Heads | None = None) -> Iterable[Update | Rejection]:
         """Let the clients of a round train, and yield their updates or rejections, in ascending client id.

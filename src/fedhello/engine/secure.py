@@ -76,10 +76,12 @@ class SecureEngine:
     Attributes:
         inner: Trains the clients; what it yields stays with them.
         agreed: What clients and server agree on.
+        happened: See ``Engine``.
     """
 
     inner: LocalEngine
     agreed: SecureRound
+    happened: Sequence[str] = ()
     _people: People = field(default_factory=People, init=False)
     _secure: SecureSums = field(init=False)
 

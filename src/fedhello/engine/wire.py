@@ -20,10 +20,11 @@ import safetensors.torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
-from fedhello.engine.headers import read_json, task_header, tensor_header
+from fedhello.engine.headers import as_components, read_json, task_header, tensor_header
 from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.errors import UpdateError
-from fedhello.types import Adapter, Allocation, Reason, Rejection, Task, Update
+from fedhello.factors import part, spread
+from fedhello.types import LORA_A, Adapter, Allocation, Reason, Rejection, Task, Update
 
 MAGIC = b"FHU1"
 _PREFIX = struct.Struct("<4sI32s")
@@ -72,6 +73,7 @@ class Expected:
         bytes_down: Bytes sent to the client.
         max_bytes: The most bytes of the message, which is rejected unread otherwise; None derives it from the rest.
         own_loss: Whether clients train with a user's own loss, which may be negative and of any size.
+        kept: The lower rank that all factors may have instead; zeros take the place of the rest. None for no other.
     """
 
     client: int
@@ -82,6 +84,7 @@ class Expected:
     bytes_down: int = 0
     max_bytes: int | None = None
     own_loss: bool = False
+    kept: int | None = None
 
     @property
     def limit(self) -> int:
@@ -118,7 +121,9 @@ def encode_task(task: Task) -> bytes:
     return json.dumps(header, separators=(",", ":")).encode() + encode_tensors(sent)
 
 
-def expect(task: Task, samples: int, run: str, bytes_down: int, own_loss: bool = False) -> Expected:
+def expect(
+    task: Task, samples: int, run: str, bytes_down: int, own_loss: bool = False, kept: int | None = None
+) -> Expected:
     """Return the expected update for a task.
 
     Args:
@@ -127,9 +132,10 @@ def expect(task: Task, samples: int, run: str, bytes_down: int, own_loss: bool =
         run: Id of the run.
         bytes_down: Bytes on the wire of the task.
         own_loss: See ``Expected``.
+        kept: See ``Expected``.
     """
     tensors = {name: task.adapter.tensors[name] for name in task.adapter.names(task.allocation)}
-    return Expected(task.client, task.round, samples, tensors, run, bytes_down, own_loss=own_loss)
+    return Expected(task.client, task.round, samples, tensors, run, bytes_down, own_loss=own_loss, kept=kept)
 
 
 def encode_update(update: Update, run: str = "") -> bytes:
@@ -208,7 +214,7 @@ def decode(payload: bytes, expected: Expected) -> Update | Rejection:
         _check_identity(header, expected)
         samples = _samples(header["samples"], expected)
         metrics = _metrics(header["metrics"], samples, expected.own_loss)
-        tensors = _tensors(body, expected.tensors)
+        tensors = _tensors(body, expected.tensors, expected.kept)
         check_bounds(tensors)
     except UpdateError as error:
         who = f"client {expected.client} in round {expected.round}"
@@ -324,8 +330,10 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
     try:
         header, end = task_header(payload)
         tensors = safetensors.torch.load(payload[end:])
-        lists = {key: tuple(header[key]) for key in ("blocks", "policies", "components", "absent") if key in header}
-        allocation = Allocation(**lists, factors=header.get("factors", "AB"), head=header.get("head", True))
+        lists = {key: tuple(header[key]) for key in ("blocks", "policies", "absent") if key in header}
+        components = as_components(header.get("components", []))
+        factors, head = header.get("factors", "AB"), header.get("head", True)
+        allocation = Allocation(**lists, components=components, factors=factors, head=head)
         values = {name: value for name, value in tensors.items() if not name.startswith(CORRECTION)}
         known = {name: block_of[name] for name in values if name in block_of}
         adapter = Adapter({}, known).with_tensors(values)
@@ -347,12 +355,15 @@ def _check_correction(correction: Mapping[str, Tensor], adapter: Adapter, alloca
             raise ValueError(f"a correction of {name}, which is not a trained tensor")
 
 
-def _tensors(body: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tensors(body: bytes, expected: Mapping[str, Tensor], kept: int | None = None) -> dict[str, Tensor]:
     _check_names(body, expected)
     try:
         tensors = safetensors.torch.load(body)
     except Exception as error:  # safetensors does not document its exceptions for malformed bytes
         raise UpdateError(f"expected safetensors; {short(str(error))}", "malformed") from error
+    if kept is not None and all(value.shape[:1] == (kept,) for name, value in tensors.items() if name.endswith(LORA_A)):
+        check_values(tensors, {name: part(name, like, range(kept)) for name, like in expected.items()})
+        return {name: spread(name, value, expected[name], range(kept)) for name, value in tensors.items()}
     check_values(tensors, expected)
     return tensors
 

@@ -20,15 +20,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import safetensors.torch
 from torch import Tensor
 
 from fedhello.allocation.needs import needs
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.scoring import ScoreReply, ScoreRequest, fitted_batch
-from fedhello.client.settings import TrainingSettings
+from fedhello.client.settings import TrainingSettings, rank_kept
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.scores import score_reply
-from fedhello.engine.wire import Expected, decode, decode_sums, encode_task, encode_tensors, expect
+from fedhello.engine.wire import Expected, decode_sums, encode_task, encode_tensors, expect
 from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
 from fedhello.network.deadlines import DeadlinePolicy
@@ -80,6 +81,7 @@ class RemoteEngine:
         wait: Waits some seconds.
         node_of: Client → its connected node.
         rates: Client → measured lower bound on its bytes per second.
+        happened: See ``Engine``.
     """
 
     link: Link
@@ -99,6 +101,7 @@ class RemoteEngine:
     wait: Callable[[float], None] = time.sleep
     node_of: dict[int, int] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
+    happened: Sequence[str] = ()
 
     def trained_heads(self, report: RoundReport) -> Heads:
         """Return no heads: personal heads are not supported, since the server cannot evaluate them."""
@@ -115,7 +118,7 @@ class RemoteEngine:
             sent = [self._send_task(task) for task in tasks]
             replies = self._collect(sent, Path(folder))
             for one in sent:
-                yield self._read(one, replies[one.client])
+                yield self._read(one, replies[one.client], Path(folder))
 
     def _gather(self) -> None:
         """Wait, within the patience, until as many clients are connected as a round needs."""
@@ -131,7 +134,8 @@ class RemoteEngine:
         # Everything is sent: a client may have restarted since the last message.
         payload = encode_task(replace(task, known=frozenset(), missed={}))
         member = self.members[task.client]
-        expected = expect(task, member.samples, self.run, len(payload))
+        kept = rank_kept(task, self.settings)
+        expected = expect(task, member.samples, self.run, len(payload), kept=kept)
         # Only shapes are kept; values would keep the adapter of every client in memory.
         expected = replace(expected, tensors={name: value.to("meta") for name, value in expected.tensors.items()})
         seconds = self.seconds(task, len(payload) + (expected.limit if bytes_up is None else bytes_up))
@@ -156,19 +160,19 @@ class RemoteEngine:
         bytes_down = sum(len(value) for value in fields.values() if isinstance(value, bytes))
         return Sent(client, node, message, began, began + seconds, bytes_down)
 
-    def _collect(self, sent: Sequence[Sent], folder: Path) -> dict[int, Path | Rejection]:
-        """Return, by client, the file of its update, or its rejection."""
+    def _collect(self, sent: Sequence[Sent], folder: Path) -> dict[int, Update | Rejection]:
+        """Return, by client, its update without tensors, which are in its file in the folder, or its rejection."""
         expected = {one.client: one.expected for one in sent if one.expected is not None}
         round_ = max((one.round for one in expected.values()), default=0)
         inbox = Inbox(round_, expected, self.federation.clients_per_round)
-        found: dict[int, Path | Rejection] = {}
+        found: dict[int, Update | Rejection] = {}
         for one, reply in self._replies(sent):
             found[one.client] = self._put_by(one, reply, inbox, folder)
             if inbox.is_full:
                 break
         return {rejection.client: rejection for rejection in inbox.close()} | found
 
-    def _put_by(self, one: Sent, reply: Reply, inbox: Inbox, folder: Path) -> Path | Rejection:
+    def _put_by(self, one: Sent, reply: Reply, inbox: Inbox, folder: Path) -> Update | Rejection:
         if isinstance(reply, Failure):
             return _rejected(one, reply.reason, one_line(reply.detail))
         if "error" in reply:
@@ -181,9 +185,8 @@ class RemoteEngine:
         if isinstance(update, Rejection):
             return update
         self._observe(one, len(payload), update.metrics["seconds"])
-        target = folder / str(one.client)
-        target.write_bytes(payload)
-        return target
+        (folder / str(one.client)).write_bytes(encode_tensors(update.tensors))
+        return replace(update, tensors={})
 
     def _heed(self, one: Sent, reply: Fields) -> None:
         """Ask a restarted client to join again."""
@@ -191,15 +194,13 @@ class RemoteEngine:
             self.node_of.pop(one.client, None)
             self.lobby.ask_again(one.node)
 
-    def _read(self, one: Sent, found: Path | Rejection) -> Update | Rejection:
-        if isinstance(found, Rejection) or one.expected is None:
-            return found if isinstance(found, Rejection) else _rejected(one, "failed", "")
-        payload = found.read_bytes()
-        found.unlink()
-        update = decode(payload, one.expected)
-        if isinstance(update, Update) and one.allocation is not None:
-            return predicted(update, one.allocation, self.costs)
-        return update
+    def _read(self, one: Sent, found: Update | Rejection, folder: Path) -> Update | Rejection:
+        if isinstance(found, Rejection):
+            return found
+        file = folder / str(one.client)
+        update = replace(found, tensors=safetensors.torch.load(file.read_bytes()))  # checked when it came
+        file.unlink()
+        return update if one.allocation is None else predicted(update, one.allocation, self.costs)
 
     def _observe(self, one: Sent, bytes_up: int, busy: float) -> None:
         """Update a client's rate; one slow reply at most halves it."""

@@ -10,6 +10,7 @@
 The user can choose other names for arrays, config and metrics, as in Flower's FedAvg.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from fedhello.client.scoring import BlockSums
+from fedhello.engine.headers import as_components
 from fedhello.engine.scores import read_block_sums
 from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.engine.wire import MOST_SAMPLES
@@ -149,7 +151,7 @@ def describe_task(task: Task, weights: str) -> ConfigRecord:
             "client": task.client,
             "round": task.round,
             "blocks": list(allocation.blocks),
-            "components": list(allocation.components),
+            "components": json.dumps(allocation.components),  # records hold no lists of lists
             "factors": allocation.factors,
             "absent": list(allocation.absent),
             "head": allocation.head,
@@ -170,8 +172,10 @@ def read_allocation(content: RecordDict) -> tuple[ConfigRecord, Allocation]:
             "expected a message to train from fedhello.flower.FedHello; this one holds no allocation. Use it as the "
             "strategy of the ServerApp."
         )
-    lists = {key: tuple(record[key]) for key in ("blocks", "components", "absent")}  # type: ignore[arg-type]
-    return record, Allocation(**lists, factors=record["factors"], head=record["head"])  # type: ignore[arg-type]
+    lists = {key: tuple(record[key]) for key in ("blocks", "absent")}  # type: ignore[arg-type]
+    components = as_components(json.loads(str(record["components"])))
+    rest = {"components": components, "factors": record["factors"], "head": record["head"]}
+    return record, Allocation(**lists, **rest)  # type: ignore[arg-type]
 
 
 def samples_of(content: RecordDict, key: str) -> int:

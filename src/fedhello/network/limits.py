@@ -107,7 +107,7 @@ class Limits:
         if budget.blocks is not None:
             _within("blocks", len(allocation.blocks), budget.blocks)
         if budget.rank is not None:
-            held = [len(allocation.components) or ranks.get(block, 0) for block in allocation.blocks]
+            held = [len(_drawn(allocation, block)) or ranks.get(block, 0) for block in allocation.blocks]
             _within("as the rank", max(held, default=0), budget.rank)
         if self.costs is None:
             trained = self._trained_bytes(allocation, shapes)
@@ -122,7 +122,7 @@ class Limits:
         for name in Adapter({}, self.model.block_of).names(allocation):
             shape = shapes.get(name, self._shapes[name])
             rank = shape[0] if name.endswith(LORA_A) else shape[1] if name.endswith(LORA_B) else 1
-            part = len(allocation.components) if allocation.components and name.endswith((LORA_A, LORA_B)) else rank
+            part = len(_drawn(allocation, self.model.block_of[name])) or rank
             found += FLOAT * math.prod(shape) * part // rank
         return found
 
@@ -150,7 +150,12 @@ class Limits:
         blocks = _ascending(header, "blocks", L)
         absent = _ascending(header, "absent", L)
         R = max((shape[0] for name, shape in self._shapes.items() if name.endswith(LORA_A)), default=1)
-        components = _ascending(header, "components", R)
+        stated = header.get("components", [])
+        components: tuple[int | tuple[int, ...], ...]
+        if isinstance(stated, list) and len(stated) == L and all(isinstance(own, list) and own for own in stated):
+            components = tuple(_ascending({"components": own}, "components", R) for own in stated)
+        else:
+            components = _ascending(header, "components", R)
         policies = header.get("policies", [])
         if not isinstance(policies, list) or len(policies) not in (0, L) or not all(p in POLICIES for p in policies):
             raise _malformed("a policy for each block")
@@ -237,6 +242,11 @@ def check_adapter(consent: Consent, values: int, free: int) -> None:
         raise _over(f"{human_bytes(memory)} of memory", f"{human_bytes(size)} for the adapter's gradients")
     if COPIES * size > free:
         raise _over(f"{human_bytes(free)} of free memory", f"{human_bytes(COPIES * size)} for the adapter")
+
+
+def _drawn(allocation: Allocation, block: int | None) -> tuple[int, ...]:
+    """Return the components of a block that an allocation names; none for the head, or where it names none."""
+    return allocation.held(block, 0) if allocation.components and block is not None else ()
 
 
 def _check_needs(needed: Needs, budget: Budget) -> None:

@@ -60,6 +60,11 @@ def stop(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
+def how_it_ended(code: int) -> str:
+    """Return how a process ended, from its return code."""
+    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+
+
 def free_port() -> int:
     """Return a free TCP port of this machine."""
     with socket.socket() as found:

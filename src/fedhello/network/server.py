@@ -10,6 +10,7 @@ import itertools
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from fedhello.network.engine import RemoteEngine
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
 from fedhello.network.registry import ClientInfo, ClientRegistry, count_shapes
+from fedhello.network.revival import LastingLink
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.plugins import is_own
 from fedhello.privacy.rounds import anonymous_federation
@@ -142,15 +144,29 @@ def serve(
     secret = secrets.token_bytes(32)
     log = folder.path.with_name(f"{folder.path.name}.flower.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with superlink(options, secret, log) as listens:
+    owners: dict[int, str] = {}
+    happened: list[str] = []
+
+    @contextmanager
+    def connected() -> Iterator[Link]:
+        owners.clear()
+        owners.update(register(options.address, options.public_keys))
+        with opened(options.address, secret) as link:
+            yield link
+
+    def note(line: str) -> None:
+        happened.append(line)
+        warn(folder, line) if folder.path.is_dir() else say(line)
+
+    with superlink(options, secret, log) as process:
         say("loading the model and the server's data …")
         loaded = load(config)
-        listens()
-        owners = register(options.address, options.public_keys)
-        with opened(options.address, secret) as link:
+        process.wait()
+        with LastingLink(process, connected, note) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
-            return folder, play_over(link, loaded, folder, callbacks(folder), say, owners or None)
+            known = owners if options.public_keys else None
+            return folder, play_over(link, loaded, folder, callbacks(folder), say, known, happened)
 
 
 def _check_folder(folder: RunFolder) -> None:
@@ -178,6 +194,7 @@ def play_over(
     callbacks: Sequence[Callback],
     say: Say,
     owners: Mapping[int, str] | None = None,
+    happened: Sequence[str] = (),
 ) -> Summary:
     """Wait for the clients, run the remaining rounds, and tell the clients when the run has finished.
 
@@ -188,6 +205,7 @@ def play_over(
         callbacks: Observe the run.
         say: Called with messages for the user.
         owners: Node → the name of its key; None without keys.
+        happened: What befell the link, which grows during the run and goes into its notes.
 
     Raises:
         ClientsError: If too few clients join in time.
@@ -197,7 +215,7 @@ def play_over(
     lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names), owners=owners)
     members, nodes, rates = gather(lobby, loaded.config, roster, say, unable=_unable(loaded))
     session, engine = remote_session(loaded, lobby, members, run)
-    engine.node_of, engine.rates = nodes, rates
+    engine.node_of, engine.rates, engine.happened = nodes, rates, happened
     if roster:
         with folder.locked():
             resumed = restore_progress(session, folder, lambda line: warn(folder, line))

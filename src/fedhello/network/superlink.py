@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from fedhello.errors import ConfigError, EngineError
 from fedhello.network.messages import Address
-from fedhello.network.processes import spawn, stop
+from fedhello.network.processes import how_it_ended, spawn, stop
 
 START_SECONDS = 60.0
 """Seconds that the SuperLink may take until it listens."""
@@ -74,18 +74,63 @@ class ServerOptions:
         return f"fedhello client --server {host}:{self.port}{proof} --data {data} --memory 4GB"
 
 
+class SuperLink:
+    """A SuperLink's process.
+
+    Args:
+        options: How clients reach it.
+        secret: File with the secret of this server.
+        log: File for what it says.
+        home: Folder for Flower's files.
+    """
+
+    def __init__(self, options: ServerOptions, secret: Path, log: Path, home: Path) -> None:
+        self._options, self._secret, self._log, self._home = options, secret, log, home
+        self._child = self._spawned()
+
+    def _spawned(self) -> subprocess.Popen[bytes]:
+        return spawn("fedhello.network.flower_app", self._options.superlink(self._secret), self._log, self._home)
+
+    def wait(self) -> None:
+        """Wait until it listens.
+
+        Raises:
+            EngineError: If it does not.
+        """
+        _wait_until_it_listens(self._child, self._options, self._log)
+
+    def ended(self) -> str | None:
+        """Return how it ended; None while it runs."""
+        code = self._child.poll()
+        return None if code is None else how_it_ended(code)
+
+    def restart(self) -> None:
+        """Start it again, and wait until it listens.
+
+        Raises:
+            EngineError: If it does not.
+        """
+        self.stop()
+        self._child = self._spawned()
+        self.wait()
+
+    def stop(self) -> None:
+        """End it."""
+        stop(self._child)
+
+
 @contextmanager
-def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[Callable[[], None]]:
-    """Start a SuperLink, which ends with this context or this process, whichever is first; yield what waits for it."""
+def superlink(options: ServerOptions, secret: bytes, log: Path) -> Iterator[SuperLink]:
+    """Start a SuperLink, which ends with this context or this process, whichever is first."""
     with TemporaryDirectory(prefix="fedhello-") as folder:  # of mode 0700
         secret_file = Path(folder) / "secret"
         secret_file.touch(0o600)
         secret_file.write_bytes(secret)
-        child = spawn("fedhello.network.flower_app", options.superlink(secret_file), log, home=Path(folder) / "flwr")
+        process = SuperLink(options, secret_file, log, Path(folder) / "flwr")
         try:
-            yield lambda: _wait_until_it_listens(child, options, log)
+            yield process
         finally:
-            stop(child)
+            process.stop()
 
 
 def _wait_until_it_listens(child: subprocess.Popen[bytes], options: ServerOptions, log: Path) -> None:

@@ -11,7 +11,6 @@ name. When the SuperNode ends because the server was unreachable, only the Super
 import contextlib
 import re
 import secrets
-import signal
 import socket
 import ssl
 import subprocess
@@ -24,7 +23,7 @@ from tempfile import TemporaryDirectory
 from fedhello.errors import ConfigError, EngineError, FedhelloError
 from fedhello.network.client import said_by
 from fedhello.network.options import ClientOptions
-from fedhello.network.processes import free_port, spawn, stop
+from fedhello.network.processes import free_port, how_it_ended, spawn, stop
 
 WAIT_TO_SEND = 3.0
 """Seconds for the last reply to reach the server; Flower polls for replies twice a second."""
@@ -248,7 +247,7 @@ def _why(code: int) -> str:
 
     if code == HUNG:
         return "training took longer than the server waits for"
-    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+    return how_it_ended(code)
 
 
 def parse_server(text: str) -> tuple[str, int]:

@@ -23,7 +23,7 @@ from fedhello.client.settings import TrainingSettings
 from fedhello.data.batches import Samples
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.tensors import short
-from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors, encode_update
+from fedhello.engine.wire import decode_adapter, decode_task, encode_tensors
 from fedhello.errors import EngineError, FedhelloError, UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.private_sums import PrivateStatistics
@@ -197,12 +197,13 @@ class Worker:
             client.limits.check_train(bytes(fields["task"]))
         task = decode_task(bytes(fields["task"]), int(fields["client"]), client.model.block_of)
         with self._watch(float(fields["seconds"])):
-            update = next(iter(client.engine(task.client, run).train([task])))
+            engine = client.engine(task.client, run)
+            update = next(iter(engine.train([task])))
         if isinstance(update, Rejection):
             return _refused(code_named(update.reason), update.detail)
         if self._masks is not None:
             return self._masks.update(fields, task, update)
-        return {"update": encode_update(update, run)}
+        return {"update": engine.encoded(task, update)}
 
     def _mask(self, step: str, client: Prepared, fields: Fields) -> Fields:
         if self._masks is None:

@@ -1,9 +1,12 @@
 """The ledger of differential privacy: what a run has released, and the ε at δ of all of it together.
 
-A mechanism M is (ε, δ)-differentially private for clients if for every two federations that differ in one client being
-there or not, and every set of outcomes O,
+A mechanism M is (ε, δ)-differentially private for clients if for every federation X, every client k, and every set of
+outcomes O,
 
-    P(M(with) ∈ O) ≤ e^ε P(M(without) ∈ O) + δ        and the same the other way round.
+    P(M(X) ∈ O) ≤ e^ε P(M(X') ∈ O) + δ        and the same the other way round,
+
+where X' is X with k *counted as nothing*: zeros take the place of all that its data contributes, and it is invited as
+before. That it is there, and how many clients there are, is known. For samples, one sample of a client is counted so.
 
 A release is a sum over clients, each with a vector of length at most C, plus Gaussian noise of standard deviation σC in
 every coordinate. ``noise`` is σ, the noise multiplier. In a round of Poisson sampling each client is part of the sum
@@ -37,10 +40,10 @@ LEAST_NOISE = 0.02
 """Smaller noise multipliers are not worth the name: ε of one release would be above a thousand."""
 
 UNITS: dict[Unit, tuple[str, str]] = {
-    "client": ("clients", "a client's data"),
-    "sample": ("single samples", "one sample of a client"),
+    "client": ("clients", "all data of any one client"),
+    "sample": ("single samples", "any one sample of a client"),
 }
-"""What is protected, in words."""
+"""What is protected, and what of it may be counted as nothing, in words."""
 
 SLACK = 1e-6
 """ε above the budget by so much, relatively, is rounding."""
@@ -239,8 +242,8 @@ def guarantee(values: Mapping[str, Any]) -> str:
     names = ", ".join(dict.fromkeys(one["name"] for one in values["releases"]))
     whom, what = UNITS[values.get("unit", "client")]
     return (
-        f"differentially private for {whom} with ε={values['epsilon']:.3g} at δ={delta:g} (budget {budget:g}; {what} "
-        f"being there or not; released: {names})"
+        f"differentially private for {whom} with ε={values['epsilon']:.3g} at δ={delta:g} (budget {budget:g}; with "
+        f"{what} counted as nothing, results are almost as likely; released: {names})"
     )
 
 

@@ -2,9 +2,10 @@
 
 A client's statistics weigh as many samples as it states, up to ``defence.max_share``. Ten times those of another are
 enough to turn the means of all classes; with the weight of the median client they move a head little, whatever they
-hold. So while statistics come, two sums are made: T of what clients state, and T' in which no client weighs more than
-the median client. T' takes the place of T if its head is surely better: if the mean fall of −log p on the server's
-validation data is more than z of its standard errors.
+hold. So besides T, the sum of what clients state, there may be T' = T − D, in which no client weighs more than the
+median client: D sums what clients of more samples weigh beyond that, and where there is none, T is all. T' takes the
+place of T if its head is surely better: if the mean fall of −log p on the server's validation data is more than z of
+its standard errors.
 
 z is 3, as in model selection. Of 64 label-skewed splits of the demo's data over 10 and 20 honest clients (two classes
 each; Dirichlet 0.05, 0.1 and 0.3) the fall was at most 1.0 standard errors, and below 0 on average: more samples make
@@ -34,7 +35,7 @@ def typical_samples(session: Session) -> int | None:
 def both_sums(
     parts: Iterable[tuple[tuple[int, ...], HeadSums]], typical: int | None, moments: Moments
 ) -> tuple[HeadSums, HeadSums | None]:
-    """Return T, and T' or None where both are the same; only these two are held in memory.
+    """Return T, and T' or None where both are the same; only T and D are held in memory.
 
     Args:
         parts: Clients and their statistics. Those of several clients at once are sums already, which show nobody's
@@ -46,20 +47,19 @@ def both_sums(
         ValueError: If there is no part.
     """
     total: HeadSums | None = None
-    even: HeadSums | None = None
-    differ, single = False, typical is not None
+    beyond: HeadSums | None = None
+    single = typical is not None
     for clients, sums in parts:
         single = single and len(clients) == 1
         part = add_up([sums], moments)
         total = part if total is None else plus(total, part)
-        if single:
-            less = scaled_to(sums, typical)
-            differ = differ or less is not sums
-            part = part if less is sums else add_up([less], moments)
-            even = part if even is None else plus(even, part)
+        less = scaled_to(sums, typical) if single else sums
+        if less is not sums:
+            more = plus(part, add_up([less], moments), -1)
+            beyond = more if beyond is None else plus(beyond, more)
     if total is None:
         raise ValueError("expected head statistics of at least one client; found none")
-    return total, even if single and differ else None
+    return total, plus(total, beyond, -1) if single and beyond is not None else None
 
 
 def is_surely_better(other: Head, head: Head, h: Tensor, y: Tensor) -> bool:

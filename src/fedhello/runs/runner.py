@@ -153,6 +153,7 @@ class _Run:
         except RunFolderError as error:
             status, failure = "failed", failure or error
         session, progress = self.session, self.progress
+        session = replace(session, notes=(*session.notes, *session.engine.happened))
         seconds = progress.wall_seconds
         found = session, progress.beginning, progress.results
         summary = summarise(*found, state=progress.state, wall_seconds=seconds, status=status)
