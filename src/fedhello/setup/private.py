@@ -2,14 +2,18 @@
 
 import importlib.util
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from fedhello.algorithm import sample_clients
+from fedhello.client.private_training import check_samples_apart
+from fedhello.data.batches import Batch
 from fedhello.errors import MissingExtraError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.private_sums import PrivatePlan
 from fedhello.session import ClientEntry
-from fedhello.types import Allocation, Factors
+from fedhello.types import Allocation, Factors, Federation
 
 FEW = 100
 """With fewer clients than this, noise costs most of what the clients contribute."""
@@ -47,6 +51,33 @@ def first_clip(model: LoraModel, factors: Factors, last_blocks: int | None, lr: 
     return lr * math.sqrt(sum(adapter.tensors[name].numel() for name in adapter.names(whole)))
 
 
+def check_steps(model: LoraModel, factors: Factors, batch: Batch) -> None:
+    """Check that gradients of single samples can be computed for the factors that train.
+
+    Args:
+        model: The model.
+        factors: The LoRA factors that train.
+        batch: A few samples.
+
+    Raises:
+        ModelError: If they cannot.
+    """
+    adapter = model.snapshot(share_head=False)
+    everything = Allocation(tuple(range(model.blocks.count)), factors=factors, head=False)
+    check_samples_apart(model, adapter.names(everything), batch)
+
+
+def most_rounds(federation: Federation, rounds: int) -> int:
+    """Return the most rounds that one client is part of, if every round succeeds at once; at least 1.
+
+    Args:
+        federation: With the seed that clients are drawn by.
+        rounds: T.
+    """
+    times = Counter(client.id for t in range(rounds) for client in sample_clients(federation, t))
+    return max(times.values(), default=1)
+
+
 def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
     """Yield notes on the noise, and on how many clients it takes.
 
@@ -69,6 +100,17 @@ def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
             f"drawn by the operating system, counts once whatever its samples, trains {rounds.factors} in {blocks} "
             f"alone, and noise of deviation {rounds.release.noise:.3g} times {clip} is added (privacy.factors, "
             "privacy.last_blocks, privacy.update_clip)"
+        )
+    if plan.steps is not None:
+        steps = plan.steps
+        blocks = "all blocks" if steps.last_blocks is None else f"the last {steps.last_blocks} blocks"
+        clip = "the median length on the server's samples" if steps.clip is None else f"{steps.clip:g}"
+        yield (
+            f"a client takes {steps.steps} steps in a round, and is part of {plan.times} rounds at most: a sample is "
+            f"in a step with probability {steps.release.rate:.3g}, drawn by the operating system; its gradient by "
+            f"{steps.factors} in {blocks} is clipped to {clip}, and the client adds noise of deviation "
+            f"{steps.release.noise:.3g} times that to their sum; how many samples a client has is taken as known "
+            "(privacy.split, privacy.factors, privacy.last_blocks, privacy.update_clip)"
         )
     if plan.scores is not None:
         yield (
