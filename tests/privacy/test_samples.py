@@ -19,7 +19,6 @@ HOW = PrivateSteps(fh.Release("steps", 1.5, 0.25), steps=4, last_blocks=2)
         (16, 64, 3, (0.25, 12)),
         (16, 18, 1, (16 / 18, 1)),
         (16, 7, 2, (1.0, 2)),
-        (1, 3, 1, (1 / 3, 3)),
     ],
 )
 def test_the_smallest_client_has_an_expected_batch_of_the_batch_size_or_all_its_samples(
