@@ -221,7 +221,7 @@ def test_the_median_length_is_that_of_the_gradients(model, random_examples):
 
 def test_a_step_holds_no_more_than_the_gradients_that_are_planned(model, random_examples):
     """Beyond the peak of a plain step: the gradients of samples, and of each trained value a few numbers."""
-    shapes = {"A": (64, 8), "B": (8, 64)}
+    shapes = {"A": (512, 8), "B": (8, 512)}
     names = names_of(model, blocks=(0, 1, 2))
     model.write({name: torch.randn(shapes[name.split("lora_")[1][0]]) for name in names})
     data, parameters = random_examples(samples=8), parameters_of(model, blocks=(0, 1, 2))

@@ -28,6 +28,19 @@ def test_fewer_numbers_get_less_noise_and_this_run_is_among_them():
 
 
 @pytest.mark.usefixtures("place")
+def test_where_samples_are_protected_it_is_the_noise_on_a_step_of_the_smallest_client():
+    words = WORDS | {"privacy.unit": "sample", "train.sampling": "fixed", "method.pattern": "inverted_triangle"}
+    plain = fh.prepare("tiny.yaml", {"method.name": "gd-hla"})
+    smallest = min(entry.samples for entry in plain.roster)
+    session = fh.prepare("tiny.yaml", words | {"train.batch_size": 4})
+    ours, *_, one = noise_plans(session)
+    assert session.private.steps.batch == min(4, smallest)
+    sigma = session.private.steps.release.noise
+    assert ours.noise_over_clip == pytest.approx(sigma * math.sqrt(ours.numbers) / min(4, smallest))
+    assert one.numbers < ours.numbers and len(noise_plans(session)) == 5
+
+
+@pytest.mark.usefixtures("place")
 def test_without_privacy_or_training_there_is_no_such_table():
     for words in ({}, {"method.name": "head-only", "privacy.epsilon": 8.0}):
         assert noise_plans(fh.prepare("tiny.yaml", words)) == ()

@@ -39,6 +39,7 @@ REFUSED_IN_TRAINING = {
 REFUSED_ON_SAMPLES = {
     "run.engine=flower privacy.secure=true": "how many samples a client of another machine has is not told",
     "train.loss=adjusted": "train.loss=adjusted counts the labels of a client's other samples",
+    "train.autocast=bfloat16": "train.autocast=bfloat16 rounds a sample's gradient",
     "train.distillation=0.5": "train.distillation is no loss of single samples",
     "method.name=rgd-hla model.lora.dora=true": "DoRA's magnitudes have no gradients of single samples",
     "method.scores=clients": "method.scores=clients has scores of whole clients",

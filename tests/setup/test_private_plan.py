@@ -38,4 +38,4 @@ def test_a_clip_is_measured_on_the_servers_samples_or_given():
 def test_budgets_in_bytes_count_gradients_of_samples():
     words = SAMPLES | {"method.name": "gd-hla", "clients.tiers": [{"share": 1, "memory": "1GB"}]}
     costs = fh.prepare("tiny.yaml", words | {"train.batch_size": 8}).federation.costs[0]
-    assert costs.copies == 22
+    assert costs.copies == 14

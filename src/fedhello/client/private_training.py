@@ -2,7 +2,8 @@
 
 A gradient of each sample costs one pass over the batch: a trained linear module computes y_i = x_i W_iᵀ with a copy of
 its weight for each sample, W_i = W, so that the gradient by W_i is that of sample i. The copies share memory; the
-gradients do not. It works under every activation policy and in bf16 autocast.
+gradients do not. It works under every activation policy. Steps run in float32: padding and the order of sums follow
+from who else is in a batch, and change a sample's gradient by rounding alone.
 
 Opacus (1.6.0, with torch 2.13 and PEFT 0.21) computes the same, but cannot be used: its hooks lose the gradients of
 blocks that are recomputed (``grad_sample`` is None), they keep activations aside that a block under ``compress`` should
@@ -40,9 +41,9 @@ def gradient_copies(batch_size: int) -> int:
     """Return an upper bound on the gradients that a step holds in place of one, in float32.
 
     Args:
-        batch_size: The most samples that are computed at once. Autocast holds a copy of the weights for each, too.
+        batch_size: The most samples that are computed at once.
     """
-    return 2 * batch_size + EXTRA_COPIES
+    return batch_size + EXTRA_COPIES
 
 
 def private_training(
@@ -105,9 +106,8 @@ def _sum_or_nothing(
     loss: DataLoss,
     clip: float,
 ) -> dict[str, Tensor]:
-    autocast = settings.autocast == "bfloat16"
     try:
-        return clipped_sum(model, parameters, work.data, drawn, settings.batch_size, loss, clip, autocast)
+        return clipped_sum(model, parameters, work.data, drawn, settings.batch_size, loss, clip)
     except Exception as error:  # whether it fails follows from the data, so nobody else may see it
         logger.warning("client %d contributes no change to a step of round %d: %s", work.client, work.round, error)
         return _zeros(parameters)
@@ -121,7 +121,6 @@ def clipped_sum(
     batch_size: int,
     loss: DataLoss,
     clip: float,
-    autocast: bool = False,
 ) -> dict[str, Tensor]:
     """Return Σ g_i min(1, C/‖g_i‖) over samples, float64 on the CPU, by name; zeros without a sample.
 
@@ -133,10 +132,9 @@ def clipped_sum(
         batch_size: So many are computed at once.
         loss: The loss on each sample.
         clip: C.
-        autocast: Whether the forward pass runs in bf16 autocast.
     """
     total = _zeros(parameters)
-    for found in _in_parts(model, parameters, data, positions, batch_size, loss, autocast):
+    for found in _in_parts(model, parameters, data, positions, batch_size, loss):
         for i, length in enumerate(lengths_of(found)):
             if f := factor(length, clip):
                 for name, value in found.items():
@@ -176,8 +174,7 @@ def median_length(
     positions = np.unique(np.linspace(0, len(data.labels) - 1, min(most, len(data.labels))).astype(int))
     loss = data_loss(settings.loss, (), data.labels, lambda: model.num_labels, settings.adjustment, model.device)
     model.module.eval()
-    autocast = settings.autocast == "bfloat16"
-    parts = _in_parts(model, parameters, data, positions, settings.batch_size, loss, autocast)
+    parts = _in_parts(model, parameters, data, positions, settings.batch_size, loss)
     return float(np.median([length for part in parts for length in lengths_of(part)]))
 
 
@@ -188,16 +185,15 @@ def _in_parts(
     positions: np.ndarray,
     batch_size: int,
     loss: DataLoss,
-    autocast: bool,
 ) -> Iterator[dict[str, Tensor]]:
     """Yield gradients of samples of similar length together, at most ``batch_size`` at once."""
     ordered = positions[np.argsort(data.lengths()[positions], kind="stable")]
     for part in np.array_split(ordered, -(-len(ordered) // batch_size)) if len(ordered) else []:
-        yield sample_gradients(model, parameters, data.batch(part).to(model.device), loss, autocast)
+        yield sample_gradients(model, parameters, data.batch(part).to(model.device), loss)
 
 
 def sample_gradients(
-    model: LoraModel, parameters: Mapping[str, nn.Parameter], batch: Batch, loss: DataLoss, autocast: bool = False
+    model: LoraModel, parameters: Mapping[str, nn.Parameter], batch: Batch, loss: DataLoss
 ) -> dict[str, Tensor]:
     """Return the gradient of the loss on each sample of a batch by each parameter, shape (n, …), by name.
 
@@ -206,18 +202,16 @@ def sample_gradients(
         parameters: Weights of LoRA's linear modules, by name.
         batch: On the model's device.
         loss: Called for each sample by itself, so that no loss can mix them.
-        autocast: Whether the forward pass runs in bf16 autocast.
 
     Raises:
         ModelError: If the model does not keep samples apart.
     """
-    n, device = len(batch.labels), batch.labels.device.type
+    n = len(batch.labels)
     copies = {
         name: parameter.detach().expand(n, *parameter.shape).requires_grad_() for name, parameter in parameters.items()
     }
     with _own_weights(model, {id(parameters[name]): copy for name, copy in copies.items()}):
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
-            found = predictions(model, batch)
+        found = predictions(model, batch)
         each = [loss(found.z[i : i + 1], found.y[i : i + 1]) for i in range(n)]
         gradients = torch.autograd.grad(torch.stack(each).sum(), list(copies.values()))
     return dict(zip(copies, gradients, strict=True))
@@ -248,7 +242,7 @@ def _computed_with(weights: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], 
                 f"in training; found {x.shape[0]} rows for {n} samples in a layer with LoRA. Change model.lora.targets."
             )
         rows = x.reshape(n, -1, x.shape[-1])
-        return torch.matmul(rows, weights.transpose(1, 2).to(rows.dtype)).reshape(*x.shape[:-1], weights.shape[1])
+        return torch.matmul(rows, weights.transpose(1, 2)).reshape(*x.shape[:-1], weights.shape[1])
 
     return hook
 

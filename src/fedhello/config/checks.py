@@ -149,6 +149,9 @@ def _against_samples(config: Config) -> dict[str, bool]:
         "how many samples a client of another machine has is not told, so its steps cannot be counted. Train with "
         "run.engine=local, or choose method.name=head-only": config.run.engine != "local",
         "train.loss=adjusted counts the labels of a client's other samples. Leave it out": train.loss == "adjusted",
+        "train.autocast=bfloat16 rounds a sample's gradient by who else is in a batch. Leave it out": (
+            train.autocast == "bfloat16"
+        ),
         "train.distillation is no loss of single samples. Leave it out": train.distillation > 0,
         "DoRA's magnitudes have no gradients of single samples. Leave model.lora.dora out": config.model.lora.dora,
         "method.scores=clients has scores of whole clients, whose noise is not counted for samples. Choose proxy": (

@@ -136,7 +136,7 @@ def sample_plan(config: Config, smallest: int, times: int) -> PrivatePlan:
     planned = [Planned(HEAD, privacy.split), Planned(STEP, 1 - privacy.split, rate, steps * times)]
     head, every = calibrated(planned, privacy.epsilon, privacy.delta)
     clip = None if isinstance(privacy.update_clip, str) else privacy.update_clip
-    how = PrivateSteps(replace(every, times=1), steps, clip, privacy.factors, privacy.last_blocks)
+    how = PrivateSteps(replace(every, times=1), steps, rate * smallest, clip, privacy.factors, privacy.last_blocks)
     return PrivatePlan(privacy.epsilon, privacy.delta, head, statistics, times=times, steps=how)
 
 

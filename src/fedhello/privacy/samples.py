@@ -37,6 +37,7 @@ class PrivateSteps:
     Attributes:
         release: One step of a client: σ, and the rate q.
         steps: E, the steps of a client in a round.
+        batch: The expected batch of the smallest client, q min n_k.
         clip: C; None for that in the method's state.
         factors: The LoRA factors that train.
         last_blocks: Only so many of the blocks nearest to the output train; None for all that the method allocates.
@@ -44,6 +45,7 @@ class PrivateSteps:
 
     release: Release
     steps: int
+    batch: float = 1.0
     clip: float | None = None
     factors: Factors = "B"
     last_blocks: int | None = None

@@ -62,7 +62,7 @@ from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode,
 from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, private_notes
-from fedhello.setup.private_plan import PrivateSetup, protects_samples
+from fedhello.setup.private_plan import PrivateSetup, autocast_of, protects_samples
 from fedhello.setup.training import on_device, score_costs, step_costs, with_copies
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Adapter, Budget, Federation
@@ -116,7 +116,7 @@ def _prepared(config: Config, given: Objects) -> Session:
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
     private = private_statistics(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
-    settings, chosen = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
+    settings, chosen = on_device(training_settings(config), autocast_of(config, method), loaded.method, model.device)
     if method.pooled:
         settings = replace(settings, samples=_samples_per_round(config, parts))
         parts = [np.concatenate(parts)]

@@ -105,10 +105,11 @@ def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
         steps = plan.steps
         blocks = "all blocks" if steps.last_blocks is None else f"the last {steps.last_blocks} blocks"
         clip = "the median length on the server's samples" if steps.clip is None else f"{steps.clip:g}"
+        taken, times = _counted(steps.steps, "step"), _counted(plan.times, "round")
         yield (
-            f"a client takes {steps.steps} steps in a round, and is part of {plan.times} rounds at most: a sample is "
-            f"in a step with probability {steps.release.rate:.3g}, drawn by the operating system; its gradient by "
-            f"{steps.factors} in {blocks} is clipped to {clip}, and the client adds noise of deviation "
+            f"a client takes {taken} in a round, and is part of {times} at most: a sample is in a step with "
+            f"probability {steps.release.rate:.3g}, drawn by the operating system; its gradient by {steps.factors} in "
+            f"{blocks} is clipped to {clip}, and the client adds noise of deviation "
             f"{steps.release.noise:.3g} times that to their sum; how many samples a client has is taken as known "
             "(privacy.split, privacy.factors, privacy.last_blocks, privacy.update_clip)"
         )
@@ -123,3 +124,7 @@ def private_notes(plan: PrivatePlan, clients: int) -> Iterator[str]:
             f"times as large as all that one client may contribute; with {FEW} or more it begins to be averaged out. "
             "privacy.unit=sample protects single samples instead"
         )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -22,6 +22,11 @@ def protects_samples(config: Config, method: Method) -> bool:
     return config.privacy.epsilon is not None and config.privacy.unit == "sample" and not method.head_alone
 
 
+def autocast_of(config: Config, method: Method) -> str:
+    """Return the number type of the forward pass, which steps on single samples fix."""
+    return "none" if protects_samples(config, method) else config.train.autocast
+
+
 @dataclass(frozen=True)
 class PrivateSetup:
     """What the releases of a run follow from.
