@@ -147,11 +147,12 @@ def test_a_step_with_nobody_in_it_is_noise_over_the_expected_batch(model, random
     monkeypatch.setattr(module, "clipped_sum", lambda model, parameters, *_: module._zeros(parameters))
     monkeypatch.setattr(module, "_loss", lambda *_: None)
     data, start = random_examples(samples=20), model.snapshot(share_head=True).tensors
-    how = PrivateSteps(Release("steps", 2.0, 0.25), steps=1)
+    how = PrivateSteps(Release("steps", 2.0, 0.01), steps=1)
     found = private_training(model, assignment(model, data), replace(SETTINGS, lr=1.0), how, 0.5)
-    moved = torch.cat([((value - start[name]) / (2.0 * 0.5 / 5)).flatten() for name, value in found.items()])
-    assert set(found) == set(names_of(model))
+    moved = torch.cat([((value - start[name]) / (2.0 * 0.5 / (0.01 * 20))).flatten() for name, value in found.items()])
+    assert set(found) == set(names_of(model)) and len(moved) == 128
     assert kstest(moved.numpy(), "norm").pvalue > 1e-4
+    assert 0.7 < float(moved.std()) < 1.3
 
 
 def test_every_sample_is_in_a_step_with_the_rate_and_nobody_can_draw_it_again(model, random_examples, monkeypatch):

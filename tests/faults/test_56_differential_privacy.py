@@ -232,6 +232,10 @@ def test_steps_on_samples_resume_their_ledger_and_stop_before_the_budget_is_exce
     assert done.method_state["privacy/clip"] == before.method_state["privacy/clip"]
     assert after.summary.privacy["epsilon"] <= 8.0
     most = max(drawn, key=drawn.get)
+    fresh = dataclasses.replace(done, releases=done.releases[:1])
+    for attempt in range(1, 5):
+        entered = released_round(session, dataclasses.replace(fresh, round=0, attempt=attempt)).releases[1:]
+        assert [one.client for one in entered] == [k.id for k in sample_clients(session.federation, 0, attempt)]
     with pytest.raises(PrivacyError, match=r"expected privacy\.epsilon=8 to cover steps on single samples"):
         for attempt in range(50):
             done = released_round(session, dataclasses.replace(done, round=0, attempt=attempt))
