@@ -40,6 +40,7 @@ class Costs:
         block_upload: Per block, the most bytes on the wire; length L.
         fixed_upload: The most bytes on the wire of an update without a block.
         rank: R, the rank that ``block_bytes`` and ``block_upload`` are for.
+        copies: How many gradients of each trained value a step holds: 1, or more where samples have their own.
     """
 
     saved: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
@@ -57,6 +58,7 @@ class Costs:
     block_upload: tuple[int, ...]
     fixed_upload: int
     rank: int = 1
+    copies: int = 1
 
     def at_rank(self, rank: int) -> "Costs":
         """Return the costs with factors of another rank: bytes of factors and upload change, activations do not."""

@@ -90,13 +90,15 @@ Unit = Literal["client", "sample"]
 
 @dataclass(frozen=True)
 class Release:
-    """A sum over clients that was released with Gaussian noise; see ``fedhello.privacy.ledger``.
+    """A sum that was released with Gaussian noise; see ``fedhello.privacy.ledger``.
 
     Attributes:
         name: What was released.
-        noise: σ: the noise's standard deviation over the most that one client changes the sum; > 0.
-        rate: q, the probability with which a client was part of it, independently of the others; 1 for all clients.
+        noise: σ: the noise's standard deviation over the most that what is protected changes the sum; > 0.
+        rate: q, the probability with which a client, or a sample of ``client``, was part of it, independently of the
+            others; 1 for all.
         times: How many such releases.
+        client: The one client whose data it is of; None for all clients.
 
     Example:
         >>> fh.Release("head statistics", noise=1.2).rate
@@ -107,6 +109,7 @@ class Release:
     noise: float
     rate: float = 1.0
     times: int = 1
+    client: int | None = None
 
 
 @dataclass(frozen=True)

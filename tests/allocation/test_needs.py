@@ -31,6 +31,15 @@ def test_the_optimisers_step_may_need_more_than_backward():
     assert needs(small, everything, first_step=True).peak_bytes == needs(small, everything).peak_bytes - 2 * 9
 
 
+def test_gradients_of_samples_are_held_for_every_block_that_is_done():
+    """Three gradients of each value: at block 0 those of the blocks above, and two more of its own."""
+    everything = Allocation((0, 1, 2, 3), ("keep",) * 4)
+    for size, peak in ((40, 5 + 70 + 15 + 3 * 120 + 2 * 40), (500, 3 * 2001)):
+        plain, several = (needs(costs(4, block_bytes=(size,) * 4, copies=n), everything) for n in (1, 3))
+        assert several.peak_bytes - 2 * (4 * size + 1) == peak
+        assert (several.saved_bytes, several.upload_bytes) == (plain.saved_bytes, plain.upload_bytes)
+
+
 def test_without_seconds_time_does_not_bind():
     assert most_flops(Budget(memory=1)) == float("inf")
     assert most_flops(Budget(seconds=2.0, speed=5.0)) == 10

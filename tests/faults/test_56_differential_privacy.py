@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -12,6 +13,7 @@ from scipy.stats import beta, kstest
 
 import fedhello as fh
 from fedhello.algorithm import sample_clients
+from fedhello.client import private_training
 from fedhello.engine import local
 from fedhello.errors import ConfigError, PrivacyError
 from fedhello.methods import METHODS
@@ -23,6 +25,7 @@ from fedhello.privacy.rounds import EARLIER, PrivateRounds, private_method, roun
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.loop import start
 from fedhello.runs.private_heads import ledger_of
+from fedhello.runs.private_rounds import released_round, with_lost_rounds
 
 pytest.importorskip("dp_accounting")
 THREE = {"train.clients_per_round": 3}
@@ -191,6 +194,77 @@ def test_a_client_that_fails_contributes_nothing_and_nobody_is_told_why(secure, 
     assert "contributes no change to round 0: a sentence" in caplog.text
     assert all("a sentence" not in file.read_text() for file in run.path.glob("*.json*"))
     assert not any(flag.startswith("the secure sum failed") for flag in run.summary.flags)
+
+
+SAMPLES = {"privacy.epsilon": 8.0, "privacy.unit": "sample", "train.clients_per_round": 3, "train.rounds": 3}
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("secure", [False, True])
+def test_steps_on_samples_are_in_the_ledger_of_each_client_and_nothing_else_of_them_leaves(secure):
+    run = fh.run("tiny.yaml", SAMPLES | {"privacy.secure": secure, "run.name": "samples trained"})
+    ledger, part_of = read_ledger(run.summary.privacy), Counter(k.client for r in run.rounds for k in r.report.clients)
+    steps = {one.client: one.times for one in ledger.releases if one.name == "steps on single samples"}
+    each = fh.prepare("tiny.yaml", SAMPLES).private.steps
+    assert steps == {k: each.steps * times for k, times in part_of.items()}
+    assert sum(part_of.values()) == 9 and max(part_of.values()) == 3
+    assert 7.9 < ledger.epsilon <= 8.0
+    for line in (run.path / "rounds.jsonl").read_text().splitlines():
+        found = json.loads(line)
+        assert found["train_loss"] is None and len(found["clients"]) == 3
+        assert all((one["samples"], one["metrics"]) == (1, {}) for one in found["clients"])
+    card = (run.path / "adapter" / "README.md").read_text()
+    assert "how many samples each client has is taken as known; released: head statistics, steps on single" in card
+
+
+@pytest.mark.usefixtures("inside")
+def test_steps_on_samples_resume_their_ledger_and_stop_before_the_budget_is_exceeded():
+    """Also an attempt that fails is in it, and rounds that a checkpoint does not know count for everybody."""
+    stop, words = fh.EarlyStopping(patience=1), SAMPLES | {"train.rounds": 4, "run.name": "samples resumed"}
+    run = fh.run("tiny.yaml", words, callbacks=[stop])
+    before = Checkpoints(run.path / "checkpoints").latest(print).state
+    assert 0 < before.round < 4 and len(before.releases) > 1
+    (run.path / "summary.json").unlink()
+    after = fh.resume(run.path)
+    session = fh.prepare("tiny.yaml", words)
+    drawn = Counter(client.id for t in range(4) for client in sample_clients(session.federation, t))
+    done = Checkpoints(run.path / "checkpoints").latest(print).state
+    each = session.private.steps
+    assert {one.client: one.times for one in done.releases[1:]} == {k: each.steps * n for k, n in drawn.items()}
+    assert done.method_state["privacy/clip"] == before.method_state["privacy/clip"]
+    assert after.summary.privacy["epsilon"] <= 8.0
+    most = max(drawn, key=drawn.get)
+    fresh = dataclasses.replace(done, releases=done.releases[:1])
+    for attempt in range(1, 5):
+        entered = released_round(session, dataclasses.replace(fresh, round=0, attempt=attempt)).releases[1:]
+        assert [one.client for one in entered] == [k.id for k in sample_clients(session.federation, 0, attempt)]
+    with pytest.raises(PrivacyError, match=r"expected privacy\.epsilon=8 to cover steps on single samples"):
+        for attempt in range(50):
+            done = released_round(session, dataclasses.replace(done, round=0, attempt=attempt))
+
+    def steps_of(state):
+        return sum(one.times for one in state.releases if one.client == most)
+
+    assert steps_of(with_lost_rounds(session, before, 2)) == steps_of(before) + 2 * each.steps
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_client_that_fails_on_its_samples_sends_its_noise(monkeypatch, caplog):
+    real = private_training.clipped_sum
+
+    def failing(model, parameters, data, *rest):
+        if failing.calls:
+            failing.calls -= 1
+            raise ValueError("a sentence with a name in it")
+        return real(model, parameters, data, *rest)
+
+    failing.calls = 2
+    monkeypatch.setattr(private_training, "clipped_sum", failing)
+    run = fh.run("tiny.yaml", SAMPLES | {"train.rounds": 1, "run.name": "samples fail"})
+    (record,) = run.rounds
+    assert len(record.report.clients) == 3 and not record.report.rejections
+    assert "contributes no change to a step of round 0: a sentence" in caplog.text
+    assert all("a sentence" not in file.read_text() for file in run.path.glob("*.json*"))
 
 
 @pytest.mark.usefixtures("inside")

@@ -57,3 +57,12 @@ def test_a_part_is_what_a_run_on_one_machine_gives_to_that_client(place, told):
     assert client.facts.as_budget() == session.federation.clients[1].budget
     with pytest.raises(ConfigError, match="within 0 … 2"):
         prepare_client(ClientOptions("a", "texts.csv", part=3, model="tiny"), *told)
+
+
+def test_a_client_checks_what_holds_over_a_network_whatever_engine_a_server_names(told):
+    raw, labels = told
+    raw["run"]["engine"] = "local"
+    raw["privacy"] |= {"epsilon": 8.0, "unit": "sample", "secure": True}
+    raw["train"] |= {"clients_per_round": 3, "loss": "cross_entropy"}
+    with pytest.raises(ConfigError, match="how many samples a client of another machine has is not told"):
+        prepare_client(ClientOptions("a", "texts.csv", model="tiny"), raw, labels)

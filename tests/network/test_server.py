@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from fedhello.config.load import load_config
 from fedhello.engine.wire import seal
 from fedhello.errors import ConfigError, QuorumError, RunFolderError
 from fedhello.methods import METHODS
@@ -194,3 +195,15 @@ def test_a_client_that_states_too_many_samples_is_capped_over_a_network_and_it_i
     assert any(
         "client 1 weighs as" in flag and said in flag for record in folder.rounds() for flag in record.report.flags
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("train.sampling=poisson", "on other machines what clients send must be masked"),
+        ("privacy.unit=sample privacy.secure=true", "how many samples a client of"),
+    ],
+)
+def test_what_differential_privacy_needs_on_other_machines_is_checked_before_a_server_starts(words, reason):
+    with pytest.raises(ConfigError, match=reason):
+        served(load_config(None, ["privacy.epsilon=8", *words.split()]))

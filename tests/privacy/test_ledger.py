@@ -89,3 +89,27 @@ def test_the_guarantee_says_what_is_compared(unit, said):
     """Zeros take the place of what is protected; nobody is gone."""
     found = Ledger(8.0, DELTA, (Release("head", 0.7),), unit=unit).words()
     assert f"with {said} counted as nothing, results are almost as likely" in found
+
+
+def test_releases_of_one_client_each_count_in_parallel_and_with_what_is_of_all():
+    """As the package's own figure for the client with most steps."""
+    head = Release("head", 1.5)
+    steps = [Release("steps", 1.2, 0.3, times, client=k) for k, times in ((4, 20), (7, 50), (9, 50))]
+    accountant = accounting.pld.PLDAccountant(value_discretization_interval=1e-3)
+    accountant.compose(accounting.GaussianDpEvent(1.5))
+    accountant.compose(accounting.PoissonSampledDpEvent(0.3, accounting.GaussianDpEvent(1.2)), 50)
+    assert epsilon_of([head, *steps], DELTA) == pytest.approx(accountant.get_epsilon(DELTA), rel=1e-9)
+    assert epsilon_of(steps[:1], DELTA) < epsilon_of([head, *steps[:1]], DELTA) < epsilon_of([head, *steps], DELTA)
+
+
+def test_a_planned_number_of_steps_is_for_each_client():
+    planned = (Release("head", 2.0), Release("steps", 2.0, 0.3, times=4))
+    ledger = Ledger(1.0, DELTA, planned=planned).spent(planned[0])
+    for client in (0, 1, 0, 1):
+        ledger = ledger.spent(Release("steps", 2.0, 0.3, times=2, client=client))
+    assert [(one.client, one.times) for one in ledger.releases] == [(None, 1), (0, 4), (1, 4)]
+    with pytest.raises(PrivacyError, match="to cover steps"):
+        ledger.spent(Release("steps", 2.0, 0.3, times=200, client=0))
+    assert read_ledger(write_ledger(ledger)).releases == ledger.releases
+    assert "how many samples each client has is taken as known" in ledger.words()
+    assert "taken as known" not in Ledger(8.0, DELTA, planned[:1]).words()

@@ -37,6 +37,18 @@ def test_noise_in_bands_counts_as_long_as_it_is_on_the_sum_of_rounds():
     assert B.noise_over_clip == pytest.approx(sigma / 0.5 * math.sqrt(B.numbers) / 4)
 
 
+def test_where_samples_are_protected_it_is_the_noise_on_a_step_of_the_smallest_client():
+    words = WORDS | {"privacy.unit": "sample", "train.sampling": "fixed", "method.pattern": "inverted_triangle"}
+    plain = fh.prepare("tiny.yaml", {"method.name": "gd-hla"})
+    smallest = min(entry.samples for entry in plain.roster)
+    session = fh.prepare("tiny.yaml", words | {"train.batch_size": 4})
+    ours, *_, one = noise_plans(session)
+    assert session.private.steps.batch == min(4, smallest)
+    sigma = session.private.steps.release.noise
+    assert ours.noise_over_clip == pytest.approx(sigma * math.sqrt(ours.numbers) / min(4, smallest))
+    assert one.numbers < ours.numbers and len(noise_plans(session)) == 5
+
+
 @pytest.mark.usefixtures("place")
 def test_without_privacy_or_training_there_is_no_such_table():
     for words in ({}, {"method.name": "head-only", "privacy.epsilon": 8.0}):

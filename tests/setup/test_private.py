@@ -1,6 +1,9 @@
+from collections import Counter
+
 import pytest
 
 import fedhello as fh
+from fedhello.algorithm import sample_clients
 from fedhello.config.load import load_config
 from fedhello.errors import ConfigError
 from fedhello.model.private_sums import PrivatePlan, PrivateStatistics
@@ -31,9 +34,24 @@ REFUSED_IN_TRAINING = {
     "train.scaffold=true": "train.scaffold keeps what each client did",
     "privacy.mechanism=banded": "with privacy.mechanism=banded clients take turns. Set train.sampling=fixed",
     "privacy.band=3": "privacy.band is for privacy.mechanism=banded",
-    "privacy.unit=sample": "single samples are protected in the head alone",
     "run.checkpoint_every=2": "the ledger is saved with every checkpoint",
 }
+
+
+REFUSED_ON_SAMPLES = {
+    "run.engine=flower privacy.secure=true": "how many samples a client of another machine has is not told",
+    "privacy.mechanism=banded": "privacy.mechanism=banded is for rounds that protect whole clients",
+    "train.loss=adjusted": "train.loss=adjusted counts the labels of a client's other samples",
+    "train.autocast=bfloat16": "train.autocast=bfloat16 rounds a sample's gradient",
+    "train.distillation=0.5": "train.distillation is no loss of single samples",
+    "method.name=rgd-hla model.lora.dora=true": "DoRA's magnitudes have no gradients of single samples",
+    "method.scores=clients": "method.scores=clients has scores of whole clients",
+    "method.weighting=batches": "method.weighting=batches needs how many batches a client has",
+    "train.scaffold=true": "train.scaffold keeps what each client did",
+    "train.loss=restricted": "train.loss=restricted leaves out clients by what they have",
+}
+
+GOES_ON_SAMPLES = ("train.sampling=fixed", "train.sampling=poisson", "train.server.name=adam", "defence.rule=median")
 
 
 @pytest.mark.parametrize("word", REFUSED)
@@ -64,6 +82,27 @@ def test_what_training_would_tell_besides_is_refused_in_one_sentence(word):
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["privacy.epsilon=4", "train.sampling=poisson", *word.split(" ", 1)])
     assert str(caught.value).startswith(f"expected privacy.epsilon=null, since {REFUSED_IN_TRAINING[word]}")
+
+
+@pytest.mark.parametrize("word", REFUSED_ON_SAMPLES)
+def test_what_steps_on_samples_do_not_count_is_refused_in_one_sentence(word):
+    words = ["privacy.epsilon=4", "privacy.unit=sample", *word.split(" ")]
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, words)
+    assert str(caught.value).startswith(f"expected privacy.epsilon=null, since {REFUSED_ON_SAMPLES[word]}")
+
+
+@pytest.mark.parametrize("word", GOES_ON_SAMPLES)
+def test_what_whole_clients_forbid_goes_with_steps_on_samples(word):
+    """The noise is added on each client, so what the server makes of single updates costs nothing more."""
+    load_config(None, ["privacy.epsilon=4", "privacy.unit=sample", word])
+
+
+@pytest.mark.usefixtures("place")
+def test_the_most_rounds_of_a_client_are_those_that_it_is_drawn_for():
+    federation = fh.prepare("tiny.yaml", {"train.clients_per_round": 2}).federation
+    times = Counter(k.id for t in range(6) for k in sample_clients(federation, t))
+    assert private.most_rounds(federation, 6) == max(times.values()) < 6
 
 
 @pytest.mark.usefixtures("place")

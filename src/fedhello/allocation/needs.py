@@ -64,12 +64,13 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
         kind = (policies[l] if policies else KEEP, role)
         above -= size.get(l, 0)
         held += costs.saved[kind]
-        peak = max(peak, held + costs.transient[kind] + above)
+        more = above * costs.copies + size.get(l, 0) * (costs.copies - 1)  # a transient holds one of its own
+        peak = max(peak, held + costs.transient[kind] + more)
         flops += costs.flops[kind]
     trained_bytes = sum(size.values()) + costs.head_bytes
     upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
     state = costs.moments * trained_bytes
-    peak = max(peak if first_step else peak + state, trained_bytes + state)
+    peak = max(peak if first_step else peak + state, trained_bytes * costs.copies + state)
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 

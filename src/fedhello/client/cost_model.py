@@ -93,6 +93,7 @@ class StepCosts:
         block_upload: Per block, bytes on the wire.
         fixed_upload: Bytes on the wire without a block.
         rank: R, the rank that the bytes of blocks are for.
+        copies: How many gradients of each trained value a step holds.
     """
 
     saved: Mapping[Kind, Growth]
@@ -110,6 +111,7 @@ class StepCosts:
     block_upload: tuple[int, ...] = ()
     fixed_upload: int = 0
     rank: int = 1
+    copies: int = 1
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
         """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.
@@ -139,6 +141,7 @@ class StepCosts:
             block_upload=self.block_upload or (0,) * len(self.block_bytes),
             fixed_upload=self.fixed_upload,
             rank=self.rank,
+            copies=self.copies,
         )
 
 

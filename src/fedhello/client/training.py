@@ -77,12 +77,13 @@ def local_training(
     begin = time.perf_counter()
     before = model.read(work.names)
     parameters = dict(zip(sorted(work.names), model.set_trainable(work.names), strict=True))
-    optimizer = _optimizer(model, parameters, settings, learning_rate(settings, work.round))
+    optimizer = optimizer_of(model, parameters, settings, learning_rate(settings, work.round))
     total, steps, tokens, seen = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
     process = ProcessPeak(model.device)
 
-    with _surroundings(model, work), process if settings.measure_process else nullcontext():
+    dropout = integer_seed(work.seed, "dropout", work.round, work.client)
+    with surroundings(model, work, dropout), process if settings.measure_process else nullcontext():
         goal = _goal(model, work, settings, [(parameters[name], before[name]) for name in parameters])
         drift = _drift(model, work, settings, parameters)
         model.module.train()
@@ -92,7 +93,7 @@ def local_training(
                 if steps == 0:
                     widest = batch.shape
                 measured = memory if steps == 0 else None
-                with _policies(model, work, measured), measured or nullcontext():
+                with policies_of(model, work, measured), measured or nullcontext():
                     loss = _step(model, batch, positions, goal, optimizer, settings)
                     for parameter, shift in drift:
                         parameter.detach().sub_(shift)
@@ -101,7 +102,7 @@ def local_training(
                 tokens += prod(batch.shape)
                 steps += 1
     after = model.read(work.names)
-    _check(model, work, float(total), before, after)
+    check_trained(model, work, float(total), before, after)
     metrics = {
         "loss": float(total) / seen,
         "samples": seen,
@@ -134,7 +135,14 @@ def _epoch(work: Assignment, settings: TrainingSettings, epoch: int) -> Iterator
         yield drawn[positions]
 
 
-def _policies(model: LoraModel, work: Assignment, memory: StepMemory | None) -> AbstractContextManager[None]:
+def policies_of(model: LoraModel, work: Assignment, memory: StepMemory | None = None) -> AbstractContextManager[None]:
+    """Return the context in which blocks run under the client's activation policies.
+
+    Args:
+        model: The model.
+        work: With the policies.
+        memory: Notes what is saved for backward; None without a measurement.
+    """
     if not work.policies:
         return nullcontext()
     return activation_policies(model.block_modules(), work.policies, _unnoted if memory is None else memory.note)
@@ -227,10 +235,17 @@ def _drift(
     return found
 
 
-def _optimizer(
+def optimizer_of(
     model: LoraModel, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, lr: float
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of the named parameters, grouped by learning rate, with η = ``lr``."""
+    """Return the optimiser of the named parameters, grouped by learning rate, with η = ``lr``.
+
+    Args:
+        model: The model.
+        parameters: Name → the parameter.
+        settings: The settings of local training.
+        lr: η.
+    """
     together: dict[float, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
@@ -242,23 +257,35 @@ def _optimizer(
 
 
 @contextmanager
-def _surroundings(model: LoraModel, work: Assignment) -> Iterator[None]:
-    """Leave out absent blocks, and draw dropout masks from the client's own stream."""
-    with model.without_blocks(work.absent) if work.absent else nullcontext(), _seeded_dropout(work, model.device):
+def surroundings(model: LoraModel, work: Assignment, dropout: int) -> Iterator[None]:
+    """Leave out absent blocks, and draw dropout masks from a seed; the global random state stays as it was.
+
+    Args:
+        model: The model.
+        work: With the blocks that are left out.
+        dropout: The seed.
+    """
+    devices = [model.device] if model.device.type == "cuda" else []
+    with model.without_blocks(work.absent) if work.absent else nullcontext(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(dropout)
         yield
 
 
-@contextmanager
-def _seeded_dropout(work: Assignment, device: torch.device) -> Iterator[None]:
-    """Draw dropout masks from the client's own stream, and leave the global random state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(integer_seed(work.seed, "dropout", work.round, work.client))
-        yield
-
-
-def _check(
+def check_trained(
     model: LoraModel, work: Assignment, total: float, before: dict[str, Tensor], after: dict[str, Tensor]
 ) -> None:
+    """Check that training gave finite values, and changed every allocated block.
+
+    Args:
+        model: The model.
+        work: What was trained.
+        total: The sum of the losses.
+        before: The values of the allocated tensors before training.
+        after: Those after it.
+
+    Raises:
+        UpdateError: If it did not.
+    """
     who = f"client {work.client} in round {work.round}"
     if not math.isfinite(total) or not all(bool(value.isfinite().all()) for value in after.values()):
         raise UpdateError(f"expected finite training values; {who} got NaN or infinity. Lower train.lr.", "not finite")

@@ -90,7 +90,7 @@ def check_privacy(config: Config, method: Method) -> None:
 
 def check_private(config: Config, method: Method) -> None:
     """Check that, under differential privacy, nothing but noised sums leaves the clients."""
-    privacy, model, train, defence = config.privacy, config.model, config.train, config.defence
+    privacy, model, train = config.privacy, config.model, config.train
     if privacy.epsilon is None:
         return
     trains = not method.head_alone
@@ -115,29 +115,36 @@ def check_private(config: Config, method: Method) -> None:
     }
     if trains:
         reasons |= {
-            "noise is counted for clients that are drawn independently. Set train.sampling=poisson, or "
-            "privacy.mechanism=banded": (train.sampling != "poisson" and privacy.mechanism == "gaussian"),
-            **_banded_reasons(config),
-            f"train.server.name={train.server.name} steps where somebody trained. Choose none or search": (
-                train.server.name not in ("none", "search")
-            ),
             f"method.name={method.name} decides in each round which factor trains. Choose another": method.alternates,
             "noise of rounds is computed for up to 100. Lower it": privacy.epsilon > 100,
             "train.loss=restricted leaves out clients by what they have. Leave it out": train.loss == "restricted",
-            f"defence.rule={defence.rule}, defence.screen and defence.clip look at single updates. Leave them out": (
-                defence.rule != "mean" or defence.screen is not None or defence.clip is not None
-            ),
             "train.scaffold keeps what each client did. Leave it out": train.scaffold,
-            "single samples are protected in the head alone. Choose method.name=head-only": privacy.unit == "sample",
             "the ledger is saved with every checkpoint. Set run.checkpoint_every=1": config.run.checkpoint_every != 1,
         }
+        reasons |= _against_samples(config) if privacy.unit == "sample" else _against_clients(config)
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     if reason is not None:
         raise ConfigError(f"expected privacy.epsilon=null, since {reason}; found {privacy.epsilon:g}.")
 
 
-def _banded_reasons(config: Config) -> dict[str, bool]:
-    """Return what stands against noise in bands, and whether it holds."""
+def _against_clients(config: Config) -> dict[str, bool]:
+    """Return what does not go with training that protects whole clients: reason → whether it is so."""
+    train, defence = config.train, config.defence
+    return {
+        "noise is counted for clients that are drawn independently. Set train.sampling=poisson, or "
+        "privacy.mechanism=banded": train.sampling != "poisson" and config.privacy.mechanism == "gaussian",
+        **_against_turns(config),
+        f"train.server.name={train.server.name} steps where somebody trained. Choose none or search": (
+            train.server.name not in ("none", "search")
+        ),
+        f"defence.rule={defence.rule}, defence.screen and defence.clip look at single updates. Leave them out": (
+            defence.rule != "mean" or defence.screen is not None or defence.clip is not None
+        ),
+    }
+
+
+def _against_turns(config: Config) -> dict[str, bool]:
+    """Return what stands against noise in bands, for which clients take turns: reason → whether it is so."""
     train, privacy = config.train, config.privacy
     banded, most = privacy.mechanism == "banded", config.data.clients // train.clients_per_round
     return {
@@ -154,6 +161,33 @@ def _banded_reasons(config: Config) -> dict[str, bool]:
             banded and not isinstance(privacy.band, str) and privacy.band > most >= 2
         ),
         "privacy.band is for privacy.mechanism=banded. Leave it out": not banded and privacy.band != "auto",
+    }
+
+
+def _against_samples(config: Config) -> dict[str, bool]:
+    """Return what does not go with training that protects single samples: reason → whether it is so."""
+    train, options = config.train, config.method.options
+    return {
+        "how many samples a client of another machine has is not told, so its steps cannot be counted. Train with "
+        "run.engine=local, or choose method.name=head-only": config.run.engine != "local",
+        "privacy.mechanism=banded is for rounds that protect whole clients. Leave it out": (
+            config.privacy.mechanism == "banded"
+        ),
+        "train.loss=adjusted counts the labels of a client's other samples. Leave it out": train.loss == "adjusted",
+        "train.autocast=bfloat16 rounds a sample's gradient by who else is in a batch. Leave it out": (
+            train.autocast == "bfloat16"
+        ),
+        "train.distillation is no loss of single samples. Leave it out": train.distillation > 0,
+        "DoRA's magnitudes have no gradients of single samples. Leave model.lora.dora out": config.model.lora.dora,
+        "method.scores=clients has scores of whole clients, whose noise is not counted for samples. Choose proxy": (
+            options.get("scores") == "clients"
+        ),
+        "method.weighting=batches needs how many batches a client has. Choose clients": (
+            options.get("weighting") == "batches"
+        ),
+        "privacy.secure needs three clients or more in every round. Set train.sampling=fixed": (
+            config.privacy.secure and train.sampling != "fixed"
+        ),
     }
 
 

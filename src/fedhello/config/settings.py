@@ -8,11 +8,12 @@ from fedhello.config.choices import rate_of
 from fedhello.config.schema import Config, DataConfig, ModelConfig, PrivacyConfig
 from fedhello.data.settings import DataSettings
 from fedhello.model.head import SHRINKAGES, HeadSettings
-from fedhello.model.private_sums import HEAD, ROUND, SCORES, PrivatePlan, PrivateStatistics
+from fedhello.model.private_sums import HEAD, ROUND, SCORES, STEP, PrivatePlan, PrivateStatistics
 from fedhello.model.settings import LoraSettings, ModelSettings
 from fedhello.model.statistics import Moments, StatisticsSettings
 from fedhello.privacy.ledger import Planned, calibrated
 from fedhello.privacy.rounds import PrivateRounds
+from fedhello.privacy.samples import PrivateSteps, rate_and_steps
 from fedhello.privacy.secure import SecureSettings
 from fedhello.randomness import integer_seed
 from fedhello.state import Release
@@ -138,6 +139,24 @@ def private_plan(config: Config, clients: int, first_clip: float | None, scored:
     rounds = private_rounds(config, replace(every, times=1), rate, first_clip)
     one = replace(scores[0], times=1) if scores else None
     return PrivatePlan(privacy.epsilon, privacy.delta, release, statistics, rounds, times, one, scored)
+
+
+def sample_plan(config: Config, smallest: int, times: int) -> PrivatePlan:
+    """Return the releases of a run that trains and protects single samples, with the noise that the budget asks for.
+
+    Args:
+        config: The configuration, with a budget.
+        smallest: The samples of the smallest client.
+        times: The most rounds that one client is part of.
+    """
+    privacy, train, statistics = config.privacy, config.train, private_statistics(config.privacy)
+    assert privacy.epsilon is not None and statistics is not None
+    rate, steps = rate_and_steps(train.batch_size, smallest, train.epochs)
+    planned = [Planned(HEAD, privacy.split), Planned(STEP, 1 - privacy.split, rate, steps * times)]
+    head, every = calibrated(planned, privacy.epsilon, privacy.delta)
+    clip = None if isinstance(privacy.update_clip, str) else privacy.update_clip
+    how = PrivateSteps(replace(every, times=1), steps, rate * smallest, clip, privacy.factors, privacy.last_blocks)
+    return PrivatePlan(privacy.epsilon, privacy.delta, head, statistics, times=times, steps=how)
 
 
 def statistics_settings(config: Config) -> StatisticsSettings:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.loss import LOSSES
 from fedhello.client.memory import gpu_limit
+from fedhello.client.private_training import private_training
 from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, as_shares, client_sums, fitted_batch
 from fedhello.client.settings import TrainingSettings, rank_kept, with_rate
 from fedhello.client.training import Assignment, local_training
@@ -25,6 +26,7 @@ from fedhello.model.evaluation import pooled_features
 from fedhello.model.private_sums import PrivateStatistics, private_sums
 from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSettings, as_sent, head_sums
 from fedhello.privacy.rounds import clipped_update
+from fedhello.privacy.samples import PrivateSteps
 from fedhello.randomness import generator
 from fedhello.state import RoundReport
 from fedhello.types import Adapter, Client, Federation, Reason, Rejection, Task, Update
@@ -52,6 +54,7 @@ class LocalEngine:
         run: Id of the run, contained in every update.
         statistics: Settings of the head statistics.
         private: Settings of the contributions to a private release; None sends plain head statistics.
+        steps: How clients train where single samples are protected; None for plain training.
         together: The samples of all clients, and each client's positions in them. Features are then computed in one
             pass over all samples and do not depend on the partition. None computes them client by client.
         happened: See ``Engine``.
@@ -67,6 +70,7 @@ class LocalEngine:
     run: str = "local"
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     private: PrivateStatistics | None = None
+    steps: PrivateSteps | None = None
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
     happened: Sequence[str] = ()
     _initial_head: dict[str, Tensor] = field(init=False)
@@ -117,6 +121,8 @@ class LocalEngine:
     def _reply(self, task: Task, client: Client, heads: Heads | None) -> Update | Rejection:
         """Train one client and pass its update through the same encoding and checks as on a network."""
         bytes_down = len(encode_task(task))
+        if self.steps is not None:
+            return self._private_reply(task, client, self.steps, bytes_down)
         personal = () if heads is None else self.model.head_names
         start = {} if heads is None else heads.get(client.id, self._initial_head)
         try:
@@ -146,6 +152,19 @@ class LocalEngine:
             update = replace(update, tensors=without_tail(update.tensors, task.adapter.tensors, shrink, least))
         return encode_update(update, self.run)
 
+    def _private_reply(self, task: Task, client: Client, how: PrivateSteps, bytes_down: int) -> Update | Rejection:
+        """Train one client by steps that protect its samples; what it sends holds nothing else of them."""
+        assert task.clip is not None
+        names = task.adapter.names(task.allocation)
+        self.model.write(task.adapter.tensors)
+        work, settings = self._assignment(task, client, names), with_rate(self.settings, task.lr)
+        try:
+            with gpu_limit(self.model.device, client.budget.memory):
+                values = private_training(self.model, work, settings, how, task.clip)
+        except Exception as error:  # no error of one client may end the run
+            return Rejection(client.id, task.round, *_fault(error), bytes_down)
+        return self._sized(Update(client.id, task.round, 1, values, {}, bytes_down))
+
     def _nothing(self, task: Task, why: object, bytes_down: int) -> Update:
         """Return a contribution of no change, of a client that fails under differential privacy.
 
@@ -164,17 +183,7 @@ class LocalEngine:
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Train one client from a task and its own head, if any; its head does not stay in the model."""
         self.model.write({**head, **task.adapter.tensors})
-        work = Assignment(
-            client=client.id,
-            round=task.round,
-            names=names,
-            data=self.data[client.id],
-            classes=client.classes,
-            seed=self.federation.seed,
-            policies=task.allocation.policies,
-            absent=task.allocation.absent,
-            correction=task.correction,
-        )
+        work = self._assignment(task, client, names)
         try:
             with gpu_limit(self.model.device, client.budget.memory):
                 return local_training(self.model, work, with_rate(self.settings, task.lr))
@@ -187,6 +196,19 @@ class LocalEngine:
         finally:
             # The server scores and saves the model next, which must not contain a client's private head.
             self.model.write(self._initial_head if head else {})
+
+    def _assignment(self, task: Task, client: Client, names: tuple[str, ...]) -> Assignment:
+        return Assignment(
+            client=client.id,
+            round=task.round,
+            names=names,
+            data=self.data[client.id],
+            classes=client.classes,
+            seed=self.federation.seed,
+            policies=task.allocation.policies,
+            absent=task.allocation.absent,
+            correction=task.correction,
+        )
 
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
         """Yield the head statistics of some clients, or of all, in ascending id; see ``Engine``."""

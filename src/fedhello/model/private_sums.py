@@ -47,6 +47,7 @@ from fedhello.model.head import SHRINKAGES, Family, Head, Priors, Solver, family
 from fedhello.model.statistics import UNIT, HeadSums, Moments, packed, plus, unpacked
 from fedhello.privacy.noise import factor, gaussian
 from fedhello.privacy.rounds import PrivateRounds
+from fedhello.privacy.samples import PrivateSteps
 from fedhello.state import Release, Unit
 
 COUNT_WEIGHT = 0.3
@@ -67,7 +68,7 @@ SOFT = 0.3
 ROUNDS = 4
 """How often the server's own samples are labelled."""
 
-HEAD, SCORES, ROUND = "head statistics", "Fisher scores", "rounds"
+HEAD, SCORES, ROUND, STEP = "head statistics", "Fisher scores", "rounds", "steps on single samples"
 """Names of the releases."""
 
 WHOLE = Moments("full")
@@ -111,9 +112,10 @@ class PrivatePlan:
         head: The one release for the head, with its noise.
         statistics: What clients contribute to it.
         rounds: How rounds are released; None if nothing trains.
-        times: How many rounds the budget covers.
+        times: How many rounds the budget covers; with ``steps``, of one client.
         scores: The release of clients' Fisher scores in one round; None without such scores.
         scored: In how many rounds the budget covers it.
+        steps: How clients train where single samples are protected; None if nothing trains, or whole clients are.
     """
 
     epsilon: float
@@ -124,15 +126,18 @@ class PrivatePlan:
     times: int = 0
     scores: Release | None = None
     scored: int = 0
+    steps: PrivateSteps | None = None
 
     @property
     def releases(self) -> tuple[Release, ...]:
-        """Everything that the budget covers."""
+        """Everything that the budget covers, of any one client."""
         found = [self.head]
         if self.scores is not None:
             found.append(replace(self.scores, times=self.scored))
         if self.rounds is not None:
             found.append(replace(self.rounds.release, times=self.times))
+        if self.steps is not None:
+            found.append(replace(self.steps.release, times=self.times * self.steps.steps))
         return tuple(found)
 
 

@@ -168,7 +168,7 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int)
         raise ConfigError("expected shares in data.validation, data.test and data.public for --part; found names")
     else:
         data |= {role: name if isinstance(name, str) else list(name) for role, name in options.consent.columns.items()}
-    run["device"] = options.device
+    run |= {"device": options.device, "engine": "flower"}  # whatever it says, what holds over a network is checked
     config = parse_config(raw)
     check_invitation(options.consent, config, num_labels, options.model is None, kind or config.data.kind)
     instructions = config.model.task == "instruction"

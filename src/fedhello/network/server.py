@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedhello.client.cost_model import StepCosts
 from fedhello.client.loss import LOSSES
+from fedhello.config.checks import check_private
 from fedhello.config.schema import Config
 from fedhello.config.settings import head_settings, secure_settings, statistics_settings, training_settings
 from fedhello.data.partition import PARTITIONS
@@ -99,7 +100,9 @@ def served(config: Config) -> Config:
     if config.clients.dropout:
         raise ConfigError("expected clients.dropout: 0, since real clients are lost by themselves; found another")
     name = config.run.name or _free_name(config)
-    return config.model_copy(update={"run": config.run.model_copy(update={"engine": "flower", "name": name})})
+    found = config.model_copy(update={"run": config.run.model_copy(update={"engine": "flower", "name": name})})
+    check_private(found, method)
+    return found
 
 
 def _free_name(config: Config) -> str:

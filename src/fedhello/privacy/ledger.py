@@ -14,6 +14,9 @@ with probability q, independently. ε of all releases together is that of their 
 (Koskela et al., arXiv 1906.03049), discretised so that it is never too small, by the package ``dp-accounting``;
 releases without sampling compose to one Gaussian (1/σ² adds up), whose ε the package knows in closed form (Balle and
 Wang, arXiv 1805.06530).
+
+Where single samples are protected, read "sample" for "client" above. A sample is at one client alone, so releases of
+one client's data each compose in parallel: ε is the largest over clients, of what is of all and of its own together.
 """
 
 import math
@@ -47,6 +50,9 @@ UNITS: dict[Unit, tuple[str, str]] = {
 
 SLACK = 1e-6
 """ε above the budget by so much, relatively, is rounding."""
+
+Counts = tuple[tuple[tuple[float, float], int], ...]
+"""(σ, q) → how often, as pairs in ascending order."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,15 @@ class Ledger:
 def _within(releases: Iterable[Release], planned: Iterable[Release]) -> bool:
     """Whether releases are some of those that were planned, so that nothing needs to be computed."""
     left = _counted(planned)
-    return all(times <= left.get(kind, 0) for kind, times in _counted(releases).items())
+    return all(times <= left.get(kind, 0) for one in _of_each(releases) for kind, times in _counted(one).items())
+
+
+def _of_each(releases: Iterable[Release]) -> list[list[Release]]:
+    """Return, for each client that releases are of alone, what concerns it: these, and those of all clients."""
+    found = list(releases)
+    of_all = [one for one in found if one.client is None]
+    alone = sorted({one.client for one in found if one.client is not None})
+    return [of_all + [one for one in found if one.client == k] for k in alone] or [of_all]
 
 
 def _counted(releases: Iterable[Release]) -> dict[tuple[float, float], int]:
@@ -150,11 +164,18 @@ def epsilon_of(releases: Iterable[Release], delta: float) -> float:
         releases: Any number of them.
         delta: δ within 0 … 1.
     """
-    return _epsilon(tuple(sorted(_counted(releases).items())), delta)
+    each = {tuple(sorted(_counted(one).items())) for one in _of_each(releases)}
+    return max(_epsilon(counted, delta) for counted in each if not any(_less(counted, other) for other in each))
+
+
+def _less(counted: Counts, other: Counts) -> bool:
+    """Whether all of some releases, and more, are among others."""
+    found = dict(other)
+    return counted != other and all(times <= found.get(kind, 0) for kind, times in counted)
 
 
 @lru_cache(maxsize=512)
-def _epsilon(counted: tuple[tuple[tuple[float, float], int], ...], delta: float) -> float:
+def _epsilon(counted: Counts, delta: float) -> float:
     if not counted:
         return 0.0
     if any(noise <= 0 for (noise, _), _ in counted):
@@ -241,9 +262,12 @@ def guarantee(values: Mapping[str, Any]) -> str:
         return f"nothing of a client has been released; the budget is ε={budget:g} at δ={delta:g}"
     names = ", ".join(dict.fromkeys(one["name"] for one in values["releases"]))
     whom, what = UNITS[values.get("unit", "client")]
+    known = (
+        "; how many samples each client has is taken as known" if any("client" in o for o in values["releases"]) else ""
+    )
     return (
         f"differentially private for {whom} with ε={values['epsilon']:.3g} at δ={delta:g} (budget {budget:g}; with "
-        f"{what} counted as nothing, results are almost as likely; released: {names})"
+        f"{what} counted as nothing, results are almost as likely{known}; released: {names})"
     )
 
 
@@ -266,7 +290,11 @@ def read_ledger(values: Any) -> Ledger:
 
 def write_releases(releases: Iterable[Release]) -> list[dict[str, Any]]:
     """Return releases as they are in files."""
-    return [{"name": one.name, "noise": one.noise, "rate": one.rate, "times": one.times} for one in releases]
+    return [
+        {"name": one.name, "noise": one.noise, "rate": one.rate, "times": one.times}
+        | ({} if one.client is None else {"client": one.client})
+        for one in releases
+    ]
 
 
 def read_releases(values: Any) -> tuple[Release, ...]:

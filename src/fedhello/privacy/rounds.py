@@ -106,7 +106,7 @@ def private_method(method: BoundMethod, settings: PrivateRounds) -> BoundMethod:
     """
 
     def allocate(context: AllocationContext) -> Allocation | None:
-        return _narrowed(method.allocate(context), context.federation.num_blocks, settings)
+        return narrowed(method.allocate(context), context.federation.num_blocks, settings.factors, settings.last_blocks)
 
     def send(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
         return replace(method.send(adapter, allocation, context), clip=settings.clip_of(context.method_state))
@@ -120,15 +120,22 @@ def private_method(method: BoundMethod, settings: PrivateRounds) -> BoundMethod:
     return replace(method, allocate=allocate, send=send, aggregate=how, screen=all_pass)
 
 
-def _narrowed(found: Allocation | None, L: int, settings: PrivateRounds) -> Allocation | None:
-    """Return an allocation with the factors that train, in the last blocks; if it has none there, in its last one."""
+def narrowed(found: Allocation | None, L: int, factors: Factors, last_blocks: int | None) -> Allocation | None:
+    """Return an allocation with the factors that train, in the last blocks; if it has none there, in its last one.
+
+    Args:
+        found: The method's; None for a client that does not take part.
+        L: Number of blocks.
+        factors: The LoRA factors that train.
+        last_blocks: Only so many of the blocks nearest to the output train; None for all that the method allocates.
+    """
     if found is None or not found.blocks:
         return None
     blocks = found.blocks
-    if settings.last_blocks is not None:
+    if last_blocks is not None:
         last = max(set(range(L)) - set(found.absent))
-        blocks = tuple(l for l in blocks if l >= L - settings.last_blocks) or (last,)
-    return replace(found, blocks=blocks, factors=settings.factors, head=False)
+        blocks = tuple(l for l in blocks if l >= L - last_blocks) or (last,)
+    return replace(found, blocks=blocks, factors=factors, head=False)
 
 
 def clipped_update(update: Update, task: Task) -> Update:

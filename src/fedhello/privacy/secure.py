@@ -79,6 +79,7 @@ class SecureRound:
         adapter: The global adapter, for its shapes.
         settings: How sums are masked.
         most_samples: The most samples that a client weighs for, by which it caps its own weight; None for no limit.
+        losses: Whether clients tell their losses and samples in the sum.
     """
 
     aggregator: SumAggregator
@@ -86,6 +87,7 @@ class SecureRound:
     adapter: Adapter
     settings: SecureSettings
     most_samples: int | None = None
+    losses: bool = True
 
     @property
     def longest(self) -> int:
@@ -107,9 +109,14 @@ class SecureRound:
             self.settings.limit,
             self._heaviest(samples, allocation),
             self._most_clients,  # of all groups, whose sums are added up before they are decoded
-            {"loss": LARGEST_LOSS * samples, "samples": float(samples)} if self.aggregator.counts else {},
+            {"loss": LARGEST_LOSS * samples, "samples": float(samples)} if self._told else {},
             self.aggregator.counts,
         )
+
+    @property
+    def _told(self) -> bool:
+        """Whether losses and samples are part of the vectors."""
+        return self.losses and self.aggregator.counts
 
     @property
     def _most_clients(self) -> int:
@@ -228,7 +235,7 @@ class SecureRound:
         encoding = encoding or self.encoding(task.allocation)
         if encoding.counts != self.aggregator.counts:
             raise UpdateError("expected a plan with the numbers of this run's method; found others", "malformed")
-        if not self.aggregator.counts:
+        if not self._told:
             return encoding.encode(sums, {})
         loss = min(update.metrics["loss"], LARGEST_LOSS) * update.samples
         return encoding.encode(sums, {"loss": loss, "samples": float(update.samples)})
@@ -276,7 +283,7 @@ def secure_mean(
             f"{len(opened.withheld)} numbers of {where} were trained by fewer than {agreed.settings.least} clients of "
             f"a sum, so they are withheld, and {'count as zero' if noised else 'stay as they were'}",
         )
-    if noised:
+    if noised or not agreed.losses:
         return replace(result, flags=flags)
     return replace(result, flags=flags, train_loss=numbers["loss"] / max(numbers["samples"], 1.0))
 

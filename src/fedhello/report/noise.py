@@ -1,5 +1,6 @@
 """The noise of a run under differential privacy, beside that of other choices under the same budget."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from fedhello.privacy.banded import summed_noise
-from fedhello.privacy.rounds import noise_over_clip
+from fedhello.privacy.rounds import PrivateRounds, noise_over_clip
+from fedhello.privacy.samples import PrivateSteps
 from fedhello.session import Session
 from fedhello.strategy import AllocationContext
 from fedhello.types import LORA_A, LORA_B, Factors
@@ -16,14 +18,15 @@ from fedhello.types import LORA_A, LORA_B, Factors
 
 @dataclass(frozen=True)
 class NoisePlan:
-    """What may train under differential privacy, and how much noise a round's step gets.
+    """What may train under differential privacy, and how much noise a step gets.
 
     Attributes:
         what: What trains; but for this run, all clients train the same.
         numbers: How many numbers.
-        noise_over_clip: Length of the noise on a round's step over the largest mean step of the clients, C; of the
-            head's, over the largest mean contribution. With a band of rounds, whose noise cancels in part: of the
-            independent noise that is as long on the sum of all rounds.
+        noise_over_clip: Length of the noise on a round's step over the largest mean step of the clients, C; where
+            single samples are protected, on a step of the smallest client over the largest mean gradient of its
+            samples; of the head's, over the largest mean contribution of a client. With a band of rounds, whose noise
+            cancels in part: of the independent noise that is as long on the sum of all rounds.
     """
 
     what: str
@@ -32,41 +35,51 @@ class NoisePlan:
 
 
 def noise_plans(session: Session) -> tuple[NoisePlan, ...]:
-    """Return the noise of a session's rounds, of others with the same noise multiplier, and of its head.
+    """Return the noise of a session's steps, of others with the same noise multiplier, and of its head for clients.
 
     Empty if the session is without differential privacy, or nothing trains. Which blocks train is taken from the first
     round, with equal Fisher scores if the method needs scores.
     """
     plan = session.private
-    if plan is None or plan.rounds is None:
+    how = None if plan is None else plan.rounds or plan.steps
+    if plan is None or how is None:
         return ()
-    rounds, L, K = plan.rounds, session.federation.num_blocks, len(session.federation.clients)
-    sigma = rounds.release.noise * summed_noise(rounds.band, session.settings.rounds)
+    T, L, K = session.settings.rounds, session.federation.num_blocks, len(session.federation.clients)
     sizes = {end: _sizes(session, end) for end in (LORA_A, LORA_B)}
 
     def others(what: str, factors: Factors, blocks: int, share_of_rank: float = 1.0) -> NoisePlan:
         alike = _of(sizes, factors, range(L - blocks, L))
         numbers = {l: round(n * share_of_rank) for l, n in alike.items()}
-        noise = noise_over_clip(sigma, rounds.rate, numbers, dict.fromkeys(numbers, K))
-        return NoisePlan(what, sum(numbers.values()), noise)
+        return NoisePlan(what, sum(numbers.values()), _noise(how, numbers, dict.fromkeys(numbers, K), T))
 
     counts = _planned(session)
-    ours = _of(sizes, rounds.factors, counts)
+    ours = _of(sizes, how.factors, counts)
     R, few = session.federation.rank, min(2, L)
     d = session.initial[session.model.head_tensor_name("weight")].shape
     head = d[0] * (d[1] + 1) + (d[1] * (d[1] + 1) // 2 if plan.statistics.moments else 0)
-    return (
+    found = (
         NoisePlan(
-            f"this run: {rounds.factors} in blocks {', '.join(map(str, counts))}, rank {R}",
+            f"this run: {how.factors} in blocks {', '.join(map(str, counts))}, rank {R}",
             sum(ours.values()),
-            noise_over_clip(sigma, rounds.rate, ours, counts),
+            _noise(how, ours, counts, T),
         ),
         others(f"A and B in all blocks, rank {R}", "AB", L),
         others(f"B in all blocks, rank {R}", "B", L),
         others(f"B in the last {few} blocks, rank {R}", "B", few),
         others(f"B in the last {few} blocks, rank 1", "B", few, 1 / R),
-        NoisePlan("the head's sums, once", head, noise_over_clip(plan.head.noise, 1.0, {0: head}, {0: K})),
     )
+    if isinstance(how, PrivateSteps):  # of the head's sum, how many samples it has is not known here
+        return found
+    return (*found, NoisePlan("the head's sums, once", head, noise_over_clip(plan.head.noise, 1.0, {0: head}, {0: K})))
+
+
+def _noise(
+    how: PrivateRounds | PrivateSteps, sizes: Mapping[int, int], counts: Mapping[int, int], rounds: int
+) -> float:
+    """Return the length of the noise on a step, over C; see ``NoisePlan``."""
+    if isinstance(how, PrivateSteps):
+        return how.release.noise * math.sqrt(sum(sizes.values())) / how.batch
+    return noise_over_clip(how.release.noise * summed_noise(how.band, rounds), how.rate, sizes, counts)
 
 
 def _sizes(session: Session, end: str) -> dict[int, int]:

@@ -32,5 +32,6 @@ def empty_federation(config: Config, model: LoraModel) -> Federation:
         class_rows=tuple(name for name in logits if name in model.head_names),
         poisson=train.sampling == "poisson",
         cycle=band_of(config),
-        secret=config.privacy.epsilon is not None,
+        # Where single samples are protected, each client's rounds are counted, and known.
+        secret=config.privacy.epsilon is not None and config.privacy.unit == "client",
     )

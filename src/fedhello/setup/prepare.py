@@ -22,7 +22,6 @@ from fedhello.config.settings import (
     data_settings,
     head_settings,
     model_settings,
-    private_plan,
     private_statistics,
     secure_settings,
     statistics_settings,
@@ -44,7 +43,7 @@ from fedhello.model.private_sums import WHOLE, PrivatePlan
 from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
 from fedhello.plugins import method_or_stand_in
-from fedhello.privacy.rounds import anonymous_federation, private_method
+from fedhello.privacy.rounds import anonymous_federation
 from fedhello.privacy.secure import SecureRound
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
@@ -62,8 +61,9 @@ from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode,
 from fedhello.setup.federation import budgets_of, empty_federation
 from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
-from fedhello.setup.private import anonymous, check_accounting, check_turns, first_clip, private_notes
-from fedhello.setup.training import on_device, score_costs, step_costs
+from fedhello.setup.private import anonymous, check_accounting, private_notes
+from fedhello.setup.private_plan import PrivateSetup, autocast_of, protects_samples
+from fedhello.setup.training import on_device, score_costs, step_costs, with_copies
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Adapter, Federation
 
@@ -116,7 +116,7 @@ def _prepared(config: Config, given: Objects) -> Session:
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
     private = private_statistics(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
-    settings, chosen = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
+    settings, chosen = on_device(training_settings(config), autocast_of(config, method), loaded.method, model.device)
     if method.pooled:
         settings = replace(settings, samples=_samples_per_round(config, parts))
         parts = [np.concatenate(parts)]
@@ -129,6 +129,8 @@ def _prepared(config: Config, given: Objects) -> Session:
         costs = masked_costs(
             costs, _global(config, model), config.train.clients_per_round, secure_settings(config.privacy)
         )
+    if costs is not None and protects_samples(config, method):
+        costs = with_copies(costs, settings.batch_size)
     budgets, measured = with_speeds(budgets, model, costs, settings.autocast == "bfloat16", answer)
     config = with_speeds_of(config, budgets)
     empty = empty_federation(pooled(config) if method.pooled else config, model)
@@ -159,6 +161,7 @@ def _prepared(config: Config, given: Objects) -> Session:
     loaded = replace(loaded, config=config, notes=notes)
     if private is not None:
         loaded = with_privacy(loaded, federation, settings)
+        engine.steps = None if loaded.private is None else loaded.private.steps
         federation, roster, histogram = anonymous_federation(federation), anonymous(roster), np.zeros_like(histogram)
     if not config.privacy.secure:
         return assemble(loaded, federation, roster, engine, histogram)
@@ -189,16 +192,9 @@ def longest_shapes(config: Config, kind: Kind, tokens: int) -> tuple[Shape, list
 def with_privacy(loaded: Loaded, federation: Federation, settings: TrainingSettings) -> Loaded:
     """Return the parts with the releases of a run under differential privacy, and a method that makes them."""
     check_accounting()
-    privacy, clip, method = loaded.config.privacy, None, loaded.method
-    if not loaded.row.head_alone:
-        clip = first_clip(loaded.model, privacy.factors, privacy.last_blocks, settings.lr)
-    by_clients = loaded.row.uses_scores and method.scoring.source == "clients"
-    scored = sum(method.scores_due(t) for t in range(settings.rounds)) if by_clients else 0
-    check_turns(federation)
-    plan = private_plan(loaded.config, len(federation.clients), clip, scored)
-    assert plan is not None
+    setup = PrivateSetup(loaded.config, loaded.row, loaded.method, loaded.model, federation, settings)
+    plan, method = setup.on_samples(loaded.samples, loaded.held_out) if setup.protects_samples else setup.on_clients()
     notes = (*loaded.notes, *private_notes(plan, len(federation.clients), settings.rounds))
-    method = method if plan.rounds is None else private_method(method, plan.rounds)
     return replace(loaded, method=method, private=plan, notes=notes)
 
 
@@ -206,12 +202,14 @@ def agreed_on(loaded: Loaded, federation: Federation) -> SecureRound:
     """Return what clients and server of a run with secure sums agree on."""
     config = loaded.config
     aggregator = loaded.row.bind(**config.method.options).aggregate
+    losses = loaded.private is None or loaded.private.steps is None
     if loaded.private is not None and loaded.private.rounds is not None:
         aggregator = loaded.method.aggregate
     adapter = _global(config, loaded.model)
     # Contributions to a private release are clipped already, whatever the number of samples.
     max_share = config.defence.max_share if config.privacy.epsilon is None else None
-    return agreed_round(aggregator, federation, adapter, secure_settings(config.privacy), max_share)
+    agreed = agreed_round(aggregator, federation, adapter, secure_settings(config.privacy), max_share)
+    return replace(agreed, losses=losses)
 
 
 def _global(config: Config, model: LoraModel) -> Adapter:

@@ -2,9 +2,13 @@
 
 import importlib.util
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from fedhello.algorithm import sample_clients
+from fedhello.client.private_training import check_samples_apart
+from fedhello.data.batches import Batch
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.private_sums import PrivatePlan
@@ -63,6 +67,33 @@ def first_clip(model: LoraModel, factors: Factors, last_blocks: int | None, lr: 
     return lr * math.sqrt(sum(adapter.tensors[name].numel() for name in adapter.names(whole)))
 
 
+def check_steps(model: LoraModel, factors: Factors, batch: Batch) -> None:
+    """Check that gradients of single samples can be computed for the factors that train.
+
+    Args:
+        model: The model.
+        factors: The LoRA factors that train.
+        batch: A few samples.
+
+    Raises:
+        ModelError: If they cannot.
+    """
+    adapter = model.snapshot(share_head=False)
+    everything = Allocation(tuple(range(model.blocks.count)), factors=factors, head=False)
+    check_samples_apart(model, adapter.names(everything), batch)
+
+
+def most_rounds(federation: Federation, rounds: int) -> int:
+    """Return the most rounds that one client is part of, if every round succeeds at once; at least 1.
+
+    Args:
+        federation: With the seed that clients are drawn by.
+        rounds: T.
+    """
+    times = Counter(client.id for t in range(rounds) for client in sample_clients(federation, t))
+    return max(times.values(), default=1)
+
+
 def private_notes(plan: PrivatePlan, clients: int, played: int) -> Iterator[str]:
     """Yield notes on the noise, and on how many clients it takes.
 
@@ -96,6 +127,18 @@ def private_notes(plan: PrivatePlan, clients: int, played: int) -> Iterator[str]
                 f"the noise of {rounds.band} rounds is correlated: on the sum of all rounds it is "
                 f"{summed_noise(rounds.band, played):.2f} times as long as independent noise (privacy.mechanism)"
             )
+    if plan.steps is not None:
+        steps = plan.steps
+        blocks = "all blocks" if steps.last_blocks is None else f"the last {steps.last_blocks} blocks"
+        clip = "the median length on the server's samples" if steps.clip is None else f"{steps.clip:g}"
+        taken, times = _counted(steps.steps, "step"), _counted(plan.times, "round")
+        yield (
+            f"a client takes {taken} in a round, and is part of {times} at most: a sample is in a step with "
+            f"probability {steps.release.rate:.3g}, drawn by the operating system; its gradient by {steps.factors} in "
+            f"{blocks} is clipped to {clip}, and the client adds noise of deviation "
+            f"{steps.release.noise:.3g} times that to their sum; how many samples a client has is taken as known "
+            "(privacy.split, privacy.factors, privacy.last_blocks, privacy.update_clip)"
+        )
     if plan.scores is not None:
         yield (
             f"Fisher scores of clients are released in {plan.scored} rounds: each client's sum to 1, and noise of "
@@ -107,3 +150,7 @@ def private_notes(plan: PrivatePlan, clients: int, played: int) -> Iterator[str]
             f"times as large as all that one client may contribute; with {FEW} or more it begins to be averaged out. "
             "privacy.unit=sample protects single samples instead"
         )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

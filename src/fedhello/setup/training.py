@@ -9,6 +9,7 @@ from fedhello.allocation.planner import OPTIONS
 from fedhello.client.calibration import calibrate
 from fedhello.client.cost_model import Peak, StepCosts
 from fedhello.client.memory import RESERVE
+from fedhello.client.private_training import gradient_copies
 from fedhello.client.scoring import calibrate_scoring
 from fedhello.client.settings import METRICS, TrainingSettings, bfloat16_pays, moments
 from fedhello.costs import KEEP, ActivationPolicy, ActivationRule
@@ -68,6 +69,16 @@ def step_costs(
         fixed_upload=fixed_upload,
         rank=adapter.rank,
     )
+
+
+def with_copies(costs: StepCosts, batch_size: int) -> StepCosts:
+    """Return the costs of steps that hold a gradient of each sample.
+
+    Args:
+        costs: Of plain steps.
+        batch_size: The most samples that are computed at once.
+    """
+    return replace(costs, copies=gradient_copies(batch_size))
 
 
 def score_costs(budgets: Sequence[Budget], method: BoundMethod, model: LoraModel, answer: int | None) -> Peak | None:
