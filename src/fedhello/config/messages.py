@@ -1,6 +1,5 @@
 """Turn pydantic's validation errors into one sentence: the key, the value found, its line, and what would be right."""
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from fedhello.config.schema import Config, MethodConfig
-from fedhello.config.text import Plain, yaml_line
-from fedhello.config.typed import WHOLE, accepted
+from fedhello.config.section import MOST
+from fedhello.config.text import EXPONENT, Plain, yaml_line
+from fedhello.config.typed import DECIMAL, accepted
 from fedhello.formatting import close_to
 from fedhello.methods import METHODS
 
@@ -69,7 +69,7 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str, written
     path = [*prefix.partition(" ")[0].split("."), *at.keys] if prefix else at.keys
     place = written.place(path)
     if first["type"] == "extra_forbidden":
-        text = f"unknown key {dotted}{place}{_meant('.'.join(at.keys), at.valid, root)} Valid keys: {', '.join(at.valid)}."
+        text = f"unknown key {dotted}{place}{_meant(at.keys, at.valid, root)} Valid keys: {', '.join(at.valid)}."
     elif first["type"] in ("model_type", "model_attributes_type") and at.below:
         text = f"{dotted}: expected keys below it, such as {dotted}.{at.below[0]}; found {first['input']!r}{place}"
     else:
@@ -77,11 +77,18 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str, written
         message = message[0].lower() + message[1:]
         wrong = first["type"] in WRONG_TYPES
         shown = isinstance(first["input"], (str, int, float, bool)) or wrong
-        found = f" (found {_short(first['input'])}{place})" if shown else ""
+        found = f" (found {_short(first['input'])}{_why_text(first['input'], at.kind)}{place})" if shown else ""
         text = f"{dotted}: {message}{found}" if dotted else message
         text += _right(".".join(path), at, first["input"], root) if wrong else ""
     more = f" ({len(complaints) - 1} more problems)" if len(complaints) > 1 else ""
     return text + more
+
+
+def _why_text(value: object, kind: Any) -> str:
+    """Return why a number is text, to be added to the message; empty if it is none, or only whole ones are accepted."""
+    if not isinstance(value, str) or not EXPONENT.match(value) or float not in accepted(kind).kinds:
+        return ""
+    return ", which yaml.safe_load reads as text; pass the file's path, or write it with a point and a sign: 1.0e-2"
 
 
 def _short(value: object) -> str:
@@ -89,16 +96,16 @@ def _short(value: object) -> str:
     return shown if len(shown) <= 100 else f"{shown[:99]}…"
 
 
-def _meant(dotted: str, valid: Sequence[str], root: type[BaseModel]) -> str:
+def _meant(keys: Sequence[str], valid: Sequence[str], root: type[BaseModel]) -> str:
     """Return the end of a sentence: the key that was probably meant, in this section or as it is called in another."""
-    word = dotted.rpartition(".")[2]
     known = dict.fromkeys(_every_key()) if root is Config else {}
-    if dotted in known:  # of another kind of partition
-        return "."
+    *above, word = keys[-1].split(".")
+    if above and ".".join(keys) in known:
+        return f". In a file, write {': {'.join([*above, word])}: …{'}' * len(above)}."
     names = {name: [name] for name in valid}
     for other in known:
         names.setdefault(other.rpartition(".")[2], []).append(other)
-    name = close_to(word, names)
+    name = None if ".".join(keys) in known else close_to(word, names)  # known: of another kind of partition
     if name is None:
         return "."
     return f". Did you mean {name if name in valid else ' or '.join(names[name][:3])}?"
@@ -118,10 +125,10 @@ def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> s
     """Return a command, or a line of a file, with a value of the right type; empty if none is known."""
     kinds = accepted(at.kind).kinds
     text = str(value).replace("_", "")
-    if str in kinds and value is not None and not isinstance(value, (Mapping, list)):
+    if str in kinds and isinstance(value, (str, int, float)):
         right: object = str(value)
-    elif int in kinds and (WHOLE.fullmatch(text) or re.fullmatch(r"[0-9]+\.0*", text)):
-        right = int(text.partition(".")[0])
+    elif int in kinds and DECIMAL.fullmatch(text) and len(text) < 20 and float(text).is_integer() and float(text) < MOST:
+        right = int(float(text))
     else:
         right = at.default
     scalars = right if isinstance(right, list) else [right]

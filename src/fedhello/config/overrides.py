@@ -15,7 +15,7 @@ NAMED = {"method": "name", "data.partition": "kind"}
 def _sections(model: Any = Config, prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         what = accepted(field.annotation)
-        if what.kinds == {dict}:
+        if what.section:
             yield prefix + name
             for inner in what.models[:1]:
                 yield from _sections(inner, f"{prefix}{name}.")

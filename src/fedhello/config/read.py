@@ -18,8 +18,8 @@ Source = str | Path | Mapping[str, Any] | Config | None
 """A YAML file, nested mappings, or a ``Config``; None is the embedded demo."""
 
 
-Overrides = Mapping[str, Any] | Sequence[str]
-"""Dotted keys with their values, ``{"train.rounds": 5}``, or the command line's form, ``["train.rounds=5"]``."""
+Overrides = Mapping[str, Any] | Sequence[str] | None
+"""Dotted keys with their values, ``{"train.rounds": 5}``, or the command line's form, ``["train.rounds=5"]``; or none."""
 
 
 def load_config(source: Source = None, overrides: Overrides = ()) -> Config:
@@ -67,7 +67,7 @@ def words_of(overrides: Overrides) -> list[str]:
         ConfigError: If they are no overrides, or YAML cannot represent a value.
     """
     if not isinstance(overrides, Mapping):
-        words = [overrides] if isinstance(overrides, str) else list(overrides)
+        words = [overrides] if isinstance(overrides, str) else list(overrides or ())
         if isinstance(overrides, str) or not all(isinstance(word, str) for word in words):
             raise ConfigError(f"expected overrides such as {{'train.rounds': 5}} or ['train.rounds=5']; found {overrides!r:.60}")
         return words

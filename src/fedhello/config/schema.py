@@ -51,7 +51,7 @@ from fedhello.types import Budget
 class LoraConfig(Section):
     """How LoRA is placed: h = W₀x + (alpha/rank)·B A x, with rslora h = W₀x + (alpha/√rank)·B A x."""
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(8, ge=1, le=2**16)
     alpha: float = Field(8, gt=0)
     dropout: Share = Field(0.0, ge=0, lt=1)
     targets: Literal["attention-qv", "attention", "all-linear"] | Annotated[list[str], Field(min_length=1)] = (
@@ -64,7 +64,7 @@ class LoraConfig(Section):
 class Sketch(Section):
     """Second moments of features projected to ``sketch`` dimensions."""
 
-    sketch: int = Field(ge=1)
+    sketch: int = Field(ge=1, le=2**16)
 
 
 class ModelConfig(Section):
@@ -107,7 +107,7 @@ class DataConfig(Section):
     response: Template | None = None
     samples: int | None = Field(None, ge=1)
     held_out_samples: int | None = Field(None, ge=1)
-    clients: int = Field(20, ge=1)
+    clients: int = Field(20, ge=1, le=10**6)
     partition: Partition = Pathological(kind="pathological", classes_per_client=2)
     validation: ShareOrName = 0.1
     test: ShareOrName = 0.2

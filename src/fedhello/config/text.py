@@ -13,7 +13,7 @@ import yaml
 
 from fedhello.errors import ConfigError
 
-MOST_BYTES, MOST_LEVELS, MOST_VALUES = 2**20, 50, 100_000
+MOST_BYTES, MOST_LEVELS, MOST_VALUES = 2**20, 50, 20_000
 """The largest file, the deepest nesting and the most values of a configuration, each far beyond a sensible one."""
 
 
@@ -21,9 +21,10 @@ class YamlDumper(yaml.SafeDumper):
     """A YAML dumper that quotes strings which ``read_yaml``, or another YAML reader, would read as numbers."""
 
 
-YamlDumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+EXPONENT = re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+"""Floating-point numbers, including forms that PyYAML's own loaders read as text."""
+
+YamlDumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
 
 
 class Plain(str):
@@ -45,7 +46,7 @@ class PlainMapping(dict[str, Any]):
 
 
 class PlainList(list[Any]):
-    """A list with the text that it was read from, None if that is of several lines."""
+    """A list with the text that an override gives it as."""
 
     written: str | None = None
 
@@ -226,7 +227,7 @@ class _Composer:
             found = self._scalar(event)
         else:
             self._check_tag(event, "map" if isinstance(event, yaml.MappingStartEvent) else "seq")
-            found = self._mapping(event, level) if isinstance(event, yaml.MappingStartEvent) else self._list(event, level)
+            found = self._mapping(event, level) if isinstance(event, yaml.MappingStartEvent) else self._list(level)
         if event.anchor is not None:
             self.anchors[event.anchor] = _Anchored(found, self.size - before + 1, self.deepest - level)
         self.deepest = max(outer, self.deepest)
@@ -268,11 +269,10 @@ class _Composer:
         found.line = event.start_mark.line + 1 if self.lines else 0
         return found
 
-    def _list(self, start: Any, level: int) -> PlainList:
+    def _list(self, level: int) -> PlainList:
         found = PlainList()
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             found.append(self.value(event, level + 1))
-        found.written = self._written(start, event)
         return found
 
     def _mapping(self, start: Any, level: int) -> PlainMapping:
@@ -316,7 +316,7 @@ class _Composer:
         )
 
     def _written(self, start: Any, end: Any) -> str | None:
-        """Return the text of a mapping or list in brackets, None if it is of several lines."""
+        """Return the text of a mapping in braces, None if it is of several lines."""
         if not start.flow_style or start.start_mark.line != end.end_mark.line:
             return None
         return self.text[start.start_mark.index : end.end_mark.index]

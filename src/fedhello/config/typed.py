@@ -42,11 +42,18 @@ class Accepted:
         kinds: The types, with ``str`` if any text is accepted, not only some words; ``object`` for a key of any type.
         inner: The type of each element of a list or of each value of a mapping.
         models: The sections, of which there are several if they differ by kind.
+        words: Whether some words are accepted.
     """
 
     kinds: frozenset[type]
     inner: Any = Any
     models: tuple[type[BaseModel], ...] = ()
+    words: bool = False
+
+    @property
+    def section(self) -> bool:
+        """Whether values are mappings, and nothing else."""
+        return self.kinds == {dict} and not self.words
 
     @property
     def text(self) -> bool:
@@ -63,10 +70,14 @@ def accepted(annotation: Any) -> Accepted:
         parts = [accepted(part) for part in arguments]
         inner = next((part.inner for part in parts if part.inner is not Any), Any)
         return Accepted(
-            frozenset[type]().union(*(part.kinds for part in parts)), inner, tuple(m for part in parts for m in part.models)
+            frozenset[type]().union(*(part.kinds for part in parts)),
+            inner,
+            tuple(model for part in parts for model in part.models),
+            any(part.words for part in parts),
         )
     if origin is Literal:
-        return Accepted(frozenset(type(value) for value in arguments if not isinstance(value, str)))
+        kinds = frozenset(type(value) for value in arguments)
+        return Accepted(kinds - {str}, words=str in kinds)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return Accepted(frozenset({dict}), arguments[1])
     if isinstance(origin, type) and issubclass(origin, Sequence):
@@ -101,12 +112,12 @@ def _mapping(raw: Mapping[Any, Any], what: Accepted, key: str) -> dict[str, Any]
     for name, value in raw.items():
         if not isinstance(name, str):
             where = f"below {key}" if key else "for the sections"
-            raise ConfigError(f"expected texts as keys {where}; found {name!r:.50}, a {type(name).__name__}.")
+            raise ConfigError(f"expected texts as keys {where}; found one of type {type(name).__name__}.")
         inner = fields.get(name, accepted(what.inner))
         dotted = f"{key}.{name}" if key else str(name)
-        if is_nothing(value) and inner.kinds == {dict}:
+        if inner.section and is_nothing(value):
             continue  # an empty section is none
-        found[str(name)] = _value(value, inner, dotted)
+        found[_text(name, "each key")] = _value(value, inner, dotted)
     return found
 
 
@@ -114,14 +125,19 @@ def _fields(raw: Mapping[Any, Any], models: Sequence[type[BaseModel]]) -> dict[s
     """Return what each key of a section accepts, with the options of its method or its kind of partition."""
     if not models:
         return {}
-    kind = raw.get("kind", "pathological")
+    kind, method = _named(raw, "kind", "pathological"), _named(raw, "name", MethodConfig().name)
     model = next((m for m in models if kind in get_args(getattr(m.model_fields.get("kind"), "annotation", None))), models[-1])
     fields = dict(model.model_fields)
-    if model is MethodConfig and (name := raw.get("name", MethodConfig().name)) in METHODS:
-        fields |= METHODS[name].options.model_fields
+    if model is MethodConfig and method in METHODS:
+        fields |= METHODS[method].options.model_fields
     if model is OwnPartition and kind in PARTITIONS:
         fields |= options_model(kind, [PARTITIONS[kind]]).model_fields
     return {name: accepted(field.annotation) for name, field in fields.items()}
+
+
+def _named(raw: Mapping[Any, Any], key: str, default: str) -> str:
+    value = raw.get(key, default)
+    return value if isinstance(value, str) else ""
 
 
 def is_nothing(value: object) -> bool:
@@ -141,8 +157,8 @@ def _value(value: Any, what: Accepted, key: str) -> Any:
     if isinstance(value, Mapping):
         return _text(written, key) if what.text and written else _mapping(value, what, key)
     if isinstance(value, (list, tuple)):
-        if what.text and list not in what.kinds and written:
-            return _text(written, key)
+        if what.text and list not in what.kinds and written and written[0] != "[":
+            return _text(written, key)  # "- a", a list in YAML, is a text of a prompt; "[a]" may be meant as a list
         return [_value(one, accepted(what.inner), f"{key}.{i}") for i, one in enumerate(value)]
     if isinstance(value, np.ndarray):
         return _value(value.tolist(), what, key)
