@@ -1,7 +1,7 @@
 """Format quantities, suggestions and nested values for people."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fedhello.types import Budget, Federation
@@ -74,7 +74,7 @@ def tier_words(federation: Federation) -> str:
 
 
 ALIKE = 0.72
-"""How alike a known word must be to be suggested, by ``difflib``: a typing error in four letters is, half a word is not."""
+"""How alike a known word must be to be suggested, by ``difflib``: a word with a typing error is, half of it is not."""
 
 
 def close_to(word: str, known: Iterable[str]) -> str | None:

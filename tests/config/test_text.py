@@ -6,7 +6,7 @@ import pytest
 import yaml
 from refused import refusal
 
-from fedhello.config.load import load_config
+from fedhello.config.load import dump_config, load_config
 from fedhello.config.read import load_config as load_any
 from fedhello.config.text import MOST_BYTES, read_yaml, yaml_line
 from fedhello.errors import ConfigError
@@ -95,23 +95,52 @@ def test_why_and_where_a_file_cannot_be_read(file, content, why):
     assert str(path) in sentence
 
 
-@pytest.mark.parametrize("content", [b"\xef\xbb\xbftrain: {rounds: 3}\n", b"train:\r\n  rounds: 3  \r\n", b"%YAML 1.1\n---\ntrain: {rounds: 3}\n...\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbftrain: {rounds: 3}\n", b"train:\r\n  rounds: 3  \r\n", b"%YAML 1.1\n---\ntrain: {rounds: 3}\n...\n"],
+)
 def test_marks_and_line_ends_of_other_systems_are_read(file, content):
     assert load_config(file(content)).train.rounds == 3
 
 
 def test_a_wrong_value_is_named_with_its_line(file):
-    path = file("train:\n  epochs: 1\n  rounds: many\nclients:\n  tiers:\n  - {share: 1,\n     blocks: x}\n")
+    path = file("train:\n  epochs: 1\n  rounds: many\n")
     assert f"train.rounds: input should be a valid integer (found 'many' in line 3 of {path})" in refusal(path=path)
-    assert f"clients.tiers.0.blocks: input should be a valid integer (found 'x' in line 7 of {path})" in refusal(
-        "train.rounds=3", path=path
+    assert "(found 'more')" in refusal("train.rounds=more", path=path)
+    path = file("clients:\n  tiers:\n  - {share: 1,\n     blocks: x}\n")
+    assert f"clients.tiers.0.blocks: input should be a valid integer (found 'x' in line 4 of {path})" in refusal(
+        path=path
     )
     assert f"unknown key method (rgd-hla).warmup in line 3 of {path}. " in refusal(
         path=file("method:\n  name: rgd-hla\n  warmup: 3\n")
     )
 
 
-@pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\u2028b", "a\x85b", " a ", "", "~", "null", "1:30", ".5e3", "010", "yes", "'", '"', "a\tb", "🙂", "{a}", "# a", "- a", "*a"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\nb",
+        "a\rb",
+        "a\u2028b",
+        "a\x85b",
+        " a ",
+        "",
+        "~",
+        "null",
+        "1:30",
+        ".5e3",
+        "010",
+        "yes",
+        "'",
+        '"',
+        "a\tb",
+        "🙂",
+        "{a}",
+        "# a",
+        "- a",
+        "*a",
+    ],
+)
 def test_any_text_survives_as_an_override_and_in_a_file(file, text):
     assert load_any(None, {"run.device": text}).run.device == text
     assert load_any(file(f"run:\n  device: {yaml_line(text)}\n")).run.device == text
@@ -119,26 +148,29 @@ def test_any_text_survives_as_an_override_and_in_a_file(file, text):
 
 def test_one_function_reads_yaml():
     root = Path(__file__).parents[2]
-    readers = [
-        str(path.relative_to(root)) for folder in ("src", "examples", "benchmarks") for path in (root / folder).rglob("*.py")
-        if re.search(r"yaml\.(safe_|full_|unsafe_)?(load|parse|compose|scan)", path.read_text(encoding="utf-8"))
-    ]  # fmt: skip
+    files = [path for folder in ("src", "examples", "benchmarks") for path in (root / folder).rglob("*.py")]
+    call = re.compile(r"yaml\.(safe_|full_|unsafe_)?(load|parse|compose|scan)\(")
+    readers = [str(path.relative_to(root)) for path in files if call.search(path.read_text(encoding="utf-8"))]
     assert readers == ["src/fedhello/config/text.py"]
 
 
 SEEDS = [
     b"train: {rounds: 3, lr: 1e-3, server: {name: adam}}\nrun:\n  name: 'x y'\n  out: ~/x\n",
     b"clients:\n  tiers:\n  - &a {share: 1/2, blocks: 2}\n  - {<<: *a, memory: 300MB}\n",
-    b"data:\n  prompt: |\n    Q: {q}\n  response: \"{a}\"\n  partition: {kind: dirichlet, alpha: .5}\nmethod: {name: fim-hla}\n",
+    b'data:\n  prompt: |\n    Q: {q}\n  response: "{a}"\n  partition: {kind: dirichlet}\nmethod: {name: fim-hla}\n',
     b"model: {lora: {targets: [query, '1']}, moments: {sketch: 16}, revision: 1234567}\n# end\n",
 ]
-PIECES = [b"\t", b": ", b"- ", b"{", b"}", b"[", b"]", b"'", b'"', b"\0", b"\xff", b"&a ", b"*a", b"<<: ", b"!!int ", b"? ", b"---\n", b"\r\n", b"\xef\xbb\xbf", b"null", b"~", b"#", b"|\n", b"9" * 40, b"e", b",", b"\n", b"\xe2\x80\xa8", b"%", b"@", b"$X", b"."]  # fmt: skip
+PIECES = [
+    b"\t", b": ", b"- ", b"{", b"}", b"[", b"]", b"'", b'"', b"\0", b"\xff", b"&a ", b"*a", b"<<: ", b"!!int ", b"? ",
+    b"---\n", b"\r\n", b"\xef\xbb\xbf", b"null", b"~", b"#", b"|\n", b"9" * 40, b"e", b"\n", b"\xe2\x80\xa8", b"%",
+    b"@", b",", b"$X", b".",
+]  # fmt: skip
 
 
 def mutated(rng):
     """Return a configuration with some bytes changed, left out, repeated or put in."""
     text = bytearray(rng.choice(SEEDS))
-    for _ in range(rng.randint(1, 6)):
+    for _ in range(rng.choice((1, 1, 1, 2, 5))):
         at = rng.randrange(len(text) + 1)
         how = rng.randrange(4)
         if how == 0:
@@ -146,22 +178,26 @@ def mutated(rng):
         elif how == 1:
             del text[at : at + rng.randint(1, 8)]
         elif how == 2:
-            text[at : at + 1] = bytes([rng.randrange(256)])
+            text[at : at + 1] = bytes([rng.randrange(32, 127) if rng.random() < 0.8 else rng.randrange(256)])
         else:
             start = rng.randrange(len(text) + 1)
             text[at:at] = text[start : start + rng.randint(1, 30)]
     return bytes(text)
 
 
+KEYS = ("run.device", "train.rounds", "data.text", "clients", "data.test", "model.lora", "x")
+
+
 def fuzz(file, seeds):
-    """Read mutated configurations; return how many were read and how many refused."""
+    """Read mutated configurations and overrides; return how many were read, to the same when written, and refused."""
     outcomes = [0, 0]
     for seed in seeds:
         rng = random.Random(seed)
         content = mutated(rng)
         words = content.decode("latin-1").split("\n", 1)[0]
         try:
-            load_any(file(content), [f"run.device={words}"] if rng.random() < 0.3 else ())
+            config = load_any(file(content), [f"{rng.choice(KEYS)}={words}"] if rng.random() < 0.3 else ())
+            assert load_any(file(dump_config(config))) == config, content
             outcomes[0] += 1
         except ConfigError as error:
             assert "\n" not in str(error), content
@@ -172,13 +208,13 @@ def fuzz(file, seeds):
 
 def test_no_mutated_file_raises_another_exception(file):
     read, refused = fuzz(file, range(300))
-    assert min(read, refused) > 10
+    assert min(read, refused) > 5
 
 
 @pytest.mark.slow
 def test_no_one_of_many_mutated_files_raises_another_exception(file):
     read, refused = fuzz(file, range(300, 21_000))
-    assert min(read, refused) > 1000
+    assert min(read, refused) > 500
 
 
 def test_a_file_beyond_the_largest_is_refused(file):

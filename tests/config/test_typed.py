@@ -13,24 +13,30 @@ from fedhello.network.consent import Consent
 def value_of(config, dotted):
     found = config
     for key in dotted.split("."):
-        found = found.options[key] if hasattr(found, "options") and key not in type(found).model_fields else getattr(found, key)
+        found = (
+            found.options[key]
+            if hasattr(found, "options") and key not in type(found).model_fields
+            else getattr(found, key)
+        )
     return found
 
 
 READ = {
     "data.clients": {"010": 10, "+7": 7},
     "train.lr": {".5": 0.5, "1e-3": 0.001, "1E5": 1e5, "5.": 5.0, "010": 10},
-    "data.label": {"1": "1", "007": "007", "1:30": "1:30", "yes": "yes", "on": "on", "true": "true", "2024-01-01": "2024-01-01",
-                   "1_000": "1_000", "0x10": "0x10", ".5": ".5", "1e5": "1e5", "'~'": "~", "nan": "nan", "a #b": "a #b"},
-    "run.name": {"007": "007", "~": None, "null": None, "Null": None, "'null'": "null", "2024-13-45": "2024-13-45", "0b_": "0b_"},
+    "data.label": {word: word for word in ("1", "007", "1:30", "yes", "on", "true", "2024-01-01", "1_000", "0x10", ".5",
+                                           "1e5", "nan", "a #b")} | {"'~'": "~", "null": None, "~": None},
+    "run.name": {"007": "007", "~": None, "null": None, "Null": None, "'null'": "null", "2024-13-45": "2024-13-45",
+                 "0b_": "0b_"},
     "model.revision": {"1234567": "1234567", "1e5": "1e5", "0o17": "0o17"},
     "data.text": {"1": "1", "[1, 007]": ["1", "007"], "[on, null]": None},
     "data.deduplicate": {"yes": True, "off": False, "TRUE": True, "no": False, "1": None, "'yes'": None},
     "model.drift_compensation": {"auto": "auto", "on": True},
-    "data.test": {"1/5": 0.2, "20%": 0.2, "0.2": 0.2, "20 %": 0.2, "test": "test", "./1/5": "./1/5", "100%": None, "0": None},
+    "data.test": {"1/5": 0.2, "20%": 0.2, "0.2": 0.2, "20 %": 0.2, "test": "test", "./1/5": "./1/5", "100%": None,
+                  "0": None},
     "clients.dropout": {"10%": 0.1, "1/4": 0.25, "100%": None},
     "data.public": {"010": 10, "010.csv": "010.csv", "1.5": None},
-    "train.rounds": {"3 # three": 3, "1:30": None, "1_000": None, "0x10": None, "0b1": None, "1e2": None, "yes": None, "3.0": None},
+    "train.rounds": {"3 # three": 3} | dict.fromkeys(("1:30", "1_000", "0x10", "0b1", "1e2", "yes", "3.0", "null")),
     "method.warmup": {"010": 10, "yes": None},
     "model.lora.targets": {"[query, 1]": ["query", "1"], "all-linear": "all-linear", "[]": None},
     "run.track": {"[jsonl, wandb]": ["jsonl", "wandb"], "jsonl": None},
@@ -41,7 +47,9 @@ READ = {
 @pytest.mark.parametrize(("key", "written", "value"), [(k, w, v) for k, row in READ.items() for w, v in row.items()])
 def test_a_value_is_read_by_its_keys_type_in_overrides_and_files(key, written, value, file):
     *sections, last = key.split(".")
-    in_file = file("{" + "".join(f"{section}: {{" for section in sections) + f"{last}: {written}\n" + "}" * len(sections) + "}")
+    in_file = file(
+        "{" + "".join(f"{section}: {{" for section in sections) + f"{last}: {written}\n" + "}" * len(sections) + "}"
+    )
     if value is None and not (key == "run.name" and written.lower() in ("~", "null")):
         assert refusal(f"{key}={written}").startswith(f"{key}".replace("method.", "method (fed-hello)."))
         return
@@ -52,7 +60,7 @@ def test_a_value_is_read_by_its_keys_type_in_overrides_and_files(key, written, v
 
 
 PROMPTS = [
-    "Q: {question}", "{question}", "[INST] {question} [/INST]", "# {question}", "- {question}", "*{question}*", "&a {q}",
+    "Q: {question}", "{question}", "[INST] {q} [/INST]", "# {question}", "- {question}", "*{question}*", "&a {q}",
     "%{q}", "@{q}", "|{q}", "> {q}", "{q}: {r}", "!{q} ", "Q: {a}: b, c", "{q} 'x", "`{q}`", "? {q}", "--- {q}",
 ]  # fmt: skip
 
@@ -76,7 +84,9 @@ def test_a_section_left_empty_is_left_out_at_any_depth(file):
     assert load_config(file(empty)) == load_config()
     assert load_config(file(empty), ["train.rounds=3", "train.server.tau=0.5"]).train.server.tau == 0.5
     assert load_config(file("train:\n"), ["train.rounds=3"]).train.rounds == 3
-    assert "train.rounds: input should be a valid integer (found nothing in line 2 of" in refusal(path=file("train:\n  rounds:\n"))
+    assert "train.rounds: input should be a valid integer (found nothing in line 2 of" in refusal(
+        path=file("train:\n  rounds:\n")
+    )
 
 
 def test_a_home_and_variables_are_filled_in_where_a_path_is_meant(tmp_path, monkeypatch):

@@ -8,7 +8,12 @@ from refused import refusal
 from fedhello.config.text import MOST_BYTES, MOST_LEVELS
 
 TEN = ",".join(["*{}"] * 10)
-BOMB = "a: &a [" + ",".join("x" * 10) + "]\n" + "".join(f"{b}: &{b} [{TEN.replace('{}', a)}]\n" for a, b in ("ab", "bc", "cd", "de", "ef"))
+BOMB = (
+    "a: &a ["
+    + ",".join("x" * 10)
+    + "]\n"
+    + "".join(f"{b}: &{b} [{TEN.replace('{}', a)}]\n" for a, b in ("ab", "bc", "cd", "de", "ef"))
+)
 DEEPER = f"values are nested deeper than {MOST_LEVELS} levels"
 CASES = {
     "brackets": ("a: 1\ntrain: " + "[" * 50_000, f"in line 2 {DEEPER}"),
@@ -54,4 +59,6 @@ def test_an_override_without_measure_is_one_sentence(override, why):
 def test_what_has_no_end_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # nobody writes to it, so that a reader would wait for ever
     for path in (tmp_path / "pipe", "/dev/zero"):
-        assert "it is a pipe or a device" in refusal(path=path if isinstance(path, os.PathLike) else type(tmp_path)(path))
+        assert "it is a pipe or a device" in refusal(
+            path=path if isinstance(path, os.PathLike) else type(tmp_path)(path)
+        )

@@ -8,10 +8,13 @@ from fedhello.errors import ConfigError
 from fedhello.network.consent import read_consent
 
 TWICE = {
-    "a section": ("data: {name: mine.csv}\ntrain: {rounds: 2}\ndata: {partition: {kind: iid}}\n", "'data' in lines 1 and 3"),
+    "a section": (
+        "data: {name: mine.csv}\ntrain: {rounds: 2}\ndata: {partition: {kind: iid}}\n",
+        "'data' in lines 1 and 3",
+    ),
     "in one line": ("train: {rounds: 1, epochs: 2, rounds: 1}\n", "'rounds' in line 1 twice"),
     "with quotes": ("train: {rounds: 1}\n'train': {epochs: 2}\n", "'train' in lines 1 and 2"),
-    "deep": ("model:\n  lora:\n    rank: 1\n    \"rank\": 3\n", "'rank' in lines 3 and 4"),
+    "deep": ('model:\n  lora:\n    rank: 1\n    "rank": 3\n', "'rank' in lines 3 and 4"),
     "in a list": ("clients:\n  tiers:\n  - share: 1\n    blocks: 2\n    share: 1\n", "'share' in lines 3 and 5"),
     "as JSON": ('{"train": {"rounds": 3,\n "rounds": 4}}', "'rounds' in lines 1 and 2"),
     "empty": ("train:\nrun:\ntrain:\n  rounds: 3\n", "'train' in lines 1 and 3"),

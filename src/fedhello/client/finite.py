@@ -23,8 +23,8 @@ def start_cause(model: LoraModel, before: Mapping[str, Tensor] | None = None) ->
         part = "head" if model.block_of[name] is None else "LoRA factors"
         if not bool(value.isfinite().all()):
             return (
-                f"the {part} that this round started from are not finite, so no learning rate helps. Resume from an earlier "
-                "checkpoint, and set defence.screen or defence.clip if an update of a client made them so"
+                f"the {part} that this round started from are not finite, so no learning rate helps. Resume from an "
+                "earlier checkpoint, and set defence.screen or defence.clip if an update of a client made them so"
             )
         largest[part] = max(largest.get(part, 0.0), float(value.abs().max()) if value.numel() else 0.0)
     part = max(largest, key=lambda name: largest[name])
@@ -33,9 +33,9 @@ def start_cause(model: LoraModel, before: Mapping[str, Tensor] | None = None) ->
     if largest[part] > LARGE:
         scale = "lower model.head_scale, or " if part == "head" else ""
         return (
-            f"the {part} that this round started from reach {largest[part]:.3g}, before any training, so that an earlier "
-            f"round or the configuration made them too large. See whose updates counted then, and {scale}set defence.screen "
-            "or defence.clip"
+            f"the {part} that this round started from reach {largest[part]:.3g}, before any training, so that an "
+            f"earlier round or the configuration made them too large. See whose updates counted then, and {scale}set "
+            "defence.screen or defence.clip"
         )
     return (
         "its first outputs, before any training, are not finite although the adapter is small. Check its data, and "

@@ -81,7 +81,7 @@ def local_training(
     optimizer = _optimizer(model, parameters, settings, learning_rate(settings, work.round))
     total, steps, tokens, seen = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
-    process = ProcessPeak(model.device)
+    process, first = ProcessPeak(model.device), (total, total)
 
     with _surroundings(model, work), process if settings.measure_process else nullcontext():
         goal = _goal(model, work, settings, [(parameters[name], before[name]) for name in parameters])
@@ -97,14 +97,13 @@ def local_training(
                     loss, objective = _step(model, batch, positions, goal, optimizer, settings)
                     for parameter, shift in drift:
                         parameter.detach().sub_(shift)
-                if steps == 0:
-                    first = (loss, objective)
+                first = (loss, objective) if steps == 0 else first
                 total += loss * len(positions)
                 seen += len(positions)
                 tokens += prod(batch.shape)
                 steps += 1
     after = model.read(work.names)
-    if not math.isfinite(total) or not all(bool(value.isfinite().all()) for value in after.values()):
+    if not math.isfinite(float(total)) or not _are_finite(after):
         raise _not_finite(model, work, settings, before, *map(float, first))
     _check(model, work, before, after)
     metrics = {
@@ -190,7 +189,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     settings: TrainingSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step; return the loss before it, and the objective, which has the terms of method and settings as well."""
+    """Take one step; return the loss before it, and the objective: with the terms of method and settings."""
     device = batch.labels.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
         found = predictions(model, batch)
@@ -263,6 +262,10 @@ def _seeded_dropout(work: Assignment, device: torch.device) -> Iterator[None]:
         yield
 
 
+def _are_finite(values: Mapping[str, Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in values.values())
+
+
 def _not_finite(
     model: LoraModel,
     work: Assignment,
@@ -279,10 +282,17 @@ def _not_finite(
         named = " and ".join(key for key, value in keys.items() if value)
         cause = f"its loss is finite, and the terms added to it are not. Lower {named}"
     else:
-        scales = {"model.lora.alpha": model.scale, "train.lr_head": settings.lr_head, "train.proximal": settings.proximal}
+        scales = {
+            "model.lora.alpha": model.scale,
+            "train.lr_head": settings.lr_head,
+            "train.proximal": settings.proximal,
+        }
+        scales["train.distillation"] = settings.distillation
         large = [f"{key}, which scales them by {value:.3g}" for key, value in scales.items() if value > 100]
         rate = f"train.lr, which is {learning_rate(settings, work.round):.3g} in this round"
-        cause = f"its first loss, {loss:.3g}, is finite, but its steps are too large. Lower {' or '.join([*large, rate])}"
+        cause = (
+            f"its first loss, {loss:.3g}, is finite, but its steps are too large. Lower {' or '.join([*large, rate])}"
+        )
     return UpdateError(
         f"expected finite training values; client {work.client} in round {work.round} got NaN or infinity: {cause}.",
         "not finite",

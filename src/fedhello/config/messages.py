@@ -127,7 +127,9 @@ def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> s
     text = str(value).replace("_", "")
     if str in kinds and isinstance(value, (str, int, float)):
         right: object = str(value)
-    elif int in kinds and DECIMAL.fullmatch(text) and len(text) < 20 and float(text).is_integer() and float(text) < MOST:
+    elif (
+        int in kinds and DECIMAL.fullmatch(text) and len(text) < 20 and float(text).is_integer() and float(text) < MOST
+    ):
         right = int(float(text))
     else:
         right = at.default

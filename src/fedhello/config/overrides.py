@@ -74,8 +74,8 @@ def check_unique(words: Iterable[str]) -> None:
             lost = next((key for key in given if key.startswith(f"{whole}.")), None)
             if lost is not None:
                 raise ConfigError(
-                    f"expected overrides that leave each other as they are; {_short(word)!r} takes the place of {whole}, and "
-                    f"so of {_short(given[lost][1])!r} before it. Put it first."
+                    f"expected overrides that leave each other as they are; {_short(word)!r} takes the place of "
+                    f"{whole}, and so of {_short(given[lost][1])!r} before it. Put it first."
                 )
         for dotted, inner in _leaves(".".join(keys), value):
             before, earlier = given.setdefault(dotted, (inner, word))
@@ -110,7 +110,7 @@ def _set(raw: dict[str, Any], keys: list[str], value: Any) -> None:
         inner = raw.pop(section, None)  # a key that stays would keep its line in the file
         if not is_nothing(inner) and not isinstance(inner, dict):
             raise ConfigError(
-                f"expected {'.'.join(keys)} to name a key of a section; {'.'.join(keys[: i + 1])} is {str(inner):.60}."
+                f"expected {'.'.join(keys)} to name a key of a section; {'.'.join(keys[: i + 1])} is {inner!s:.60}."
             )
         raw[section] = raw = dict(inner) if isinstance(inner, dict) else {}
     key, dotted = keys[-1], ".".join(keys)

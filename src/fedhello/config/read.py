@@ -19,7 +19,7 @@ Source = str | Path | Mapping[str, Any] | Config | None
 
 
 Overrides = Mapping[str, Any] | Sequence[str] | None
-"""Dotted keys with their values, ``{"train.rounds": 5}``, or the command line's form, ``["train.rounds=5"]``; or none."""
+"""Dotted keys with their values, ``{"train.rounds": 5}``, or the command line's form, ``["train.rounds=5"]``."""
 
 
 def load_config(source: Source = None, overrides: Overrides = ()) -> Config:
@@ -69,7 +69,9 @@ def words_of(overrides: Overrides) -> list[str]:
     if not isinstance(overrides, Mapping):
         words = [overrides] if isinstance(overrides, str) else list(overrides or ())
         if isinstance(overrides, str) or not all(isinstance(word, str) for word in words):
-            raise ConfigError(f"expected overrides such as {{'train.rounds': 5}} or ['train.rounds=5']; found {overrides!r:.60}")
+            raise ConfigError(
+                f"expected overrides such as {{'train.rounds': 5}} or ['train.rounds=5']; found {overrides!r:.60}"
+            )
         return words
     words = []
     for key, value in overrides.items():

@@ -75,8 +75,8 @@ class Unread(NamedTuple):
             raise self.error
         if self.text[0] in "'\"":
             raise ConfigError(
-                f"expected a text in quotes, or without any; found {self.text}, which only starts with one. If the quote "
-                f"belongs to it, write {json.dumps(self.text, ensure_ascii=False)}"
+                f"expected a text in quotes, or without any; found {self.text}, which only starts with one. If the "
+                f"quote belongs to it, write {json.dumps(self.text, ensure_ascii=False)}"
             ) from self.error
         return self.text
 
@@ -163,11 +163,15 @@ def _text_of(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
-        raise ConfigError(f"{expected}, since there is no such file. Check the path, or write one: fedhello init DATA.") from error
+        raise ConfigError(
+            f"{expected}, since there is no such file. Check the path, or write one: fedhello init DATA."
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{expected}: {getattr(error, 'strerror', None) or error}.") from error
     if len(content) > MOST_BYTES:
-        raise ConfigError(f"{expected}, since it has more than {MOST_BYTES:,} bytes, and no configuration needs as many.")
+        raise ConfigError(
+            f"{expected}, since it has more than {MOST_BYTES:,} bytes, and no configuration needs as many."
+        )
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{expected}, since it is UTF-16. Save it as UTF-8.")
     try:
@@ -175,8 +179,8 @@ def _text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(
-            f"{expected}, since line {line} holds the byte 0x{content[error.start]:02x}, which is not UTF-8. Save it as "
-            "UTF-8."
+            f"{expected}, since line {line} holds the byte 0x{content[error.start]:02x}, which is not UTF-8. Save it "
+            "as UTF-8."
         ) from error
 
 
@@ -238,7 +242,9 @@ class _Composer:
         if level > MOST_LEVELS:
             raise self.refused(event, f"values are nested deeper than {MOST_LEVELS} levels. No key needs as many")
         if self.size > MOST_VALUES:
-            raise self.refused(event, f"there are more than {MOST_VALUES:,} values, with those of aliases. Leave some out")
+            raise self.refused(
+                event, f"there are more than {MOST_VALUES:,} values, with those of aliases. Leave some out"
+            )
 
     def _alias(self, event: Any, level: int) -> Any:
         if event.anchor not in self.anchors:
@@ -252,7 +258,9 @@ class _Composer:
 
     def _check_tag(self, event: Any, kind: str) -> None:
         if event.tag not in (None, "!", f"tag:yaml.org,2002:{kind}"):
-            raise self.refused(event, f"the tag {event.tag!r} is given. Leave it out: values are read by their key's type")
+            raise self.refused(
+                event, f"the tag {event.tag!r} is given. Leave it out: values are read by their key's type"
+            )
 
     def _scalar(self, event: Any) -> Any:
         if event.tag == "tag:yaml.org,2002:str":
@@ -311,8 +319,8 @@ class _Composer:
     def _twice(self, key: str, first: int, second: int) -> ConfigError:
         both = f"line {first} twice" if first == second else f"lines {first} and {second}"
         return ConfigError(
-            f"expected each key once in a section of {self.where}; found {str(key)!r} in {both}. Leave one of them out, "
-            "or put what is below both under one."
+            f"expected each key once in a section of {self.where}; found {str(key)!r} in {both}. Leave one of them "
+            "out, or put what is below both under one."
         )
 
     def _written(self, start: Any, end: Any) -> str | None:
@@ -333,7 +341,10 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> str:
     problem = " ".join(str(error.problem or error.context).split())
     lines = text.splitlines() or [""]
     shown = lines[min(line, len(lines) - 1)].strip()
-    if "\\t" in problem or "\t" in lines[min(line, len(lines) - 1)].split("#")[0][: 1 + (0 if mark is None else mark.column)]:
+    if (
+        "\\t" in problem
+        or "\t" in lines[min(line, len(lines) - 1)].split("#")[0][: 1 + (0 if mark is None else mark.column)]
+    ):
         advice = "Indent with spaces, not with tabs."
     elif "mapping values are not allowed" in problem and ": " in shown:
         key, _, value = shown.partition(": ")

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -26,6 +27,8 @@ TRUTHS = {
     **dict.fromkeys(("false", "no", "off"), False),
 }
 """What YAML has for truth values; the words without true and false count only for keys that have truth values."""
+
+SIMPLE = (str, int, float, bool, NoneType, list, dict)
 
 MOST_DIGITS = 30
 """The longest whole number; no key needs one as long."""
@@ -67,14 +70,7 @@ def accepted(annotation: Any) -> Accepted:
     if origin is Annotated:
         return accepted(arguments[0])
     if origin in (Union, UnionType):
-        parts = [accepted(part) for part in arguments]
-        inner = next((part.inner for part in parts if part.inner is not Any), Any)
-        return Accepted(
-            frozenset[type]().union(*(part.kinds for part in parts)),
-            inner,
-            tuple(model for part in parts for model in part.models),
-            any(part.words for part in parts),
-        )
+        return _either([accepted(part) for part in arguments])
     if origin is Literal:
         kinds = frozenset(type(value) for value in arguments)
         return Accepted(kinds - {str}, words=str in kinds)
@@ -82,14 +78,20 @@ def accepted(annotation: Any) -> Accepted:
         return Accepted(frozenset({dict}), arguments[1])
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return Accepted(frozenset({list}), arguments[0])
-    if isinstance(annotation, type):
-        if issubclass(annotation, BaseModel):
-            return Accepted(frozenset({dict}), models=(annotation,))
-        if issubclass(annotation, os.PathLike):
-            return Accepted(frozenset({str}))
-        if annotation in (str, int, float, bool, NoneType, list, dict):
-            return Accepted(frozenset({annotation}))
-    return Accepted(frozenset({object}))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return Accepted(frozenset({dict}), models=(annotation,))
+    if annotation is Path:
+        return Accepted(frozenset({str}))
+    return Accepted(frozenset({annotation if annotation in SIMPLE else object}))
+
+
+def _either(parts: Sequence[Accepted]) -> Accepted:
+    return Accepted(
+        frozenset[type]().union(*(part.kinds for part in parts)),
+        next((part.inner for part in parts if part.inner is not Any), Any),
+        tuple(model for part in parts for model in part.models),
+        any(part.words for part in parts),
+    )
 
 
 def by_type(raw: Mapping[Any, Any], root: type[BaseModel] = Config) -> dict[str, Any]:
@@ -100,8 +102,8 @@ def by_type(raw: Mapping[Any, Any], root: type[BaseModel] = Config) -> dict[str,
         root: What the sections are of.
 
     Raises:
-        ConfigError: If a key is no text, a value is no text although it is in quotes only in part, a number has too many
-            digits, a text holds what no file can, or values are nested too deep.
+        ConfigError: If a key is no text, a value is in quotes only in part, a number has too many digits, a text holds
+            what no file can, or values are nested too deep.
     """
     return _mapping(raw, Accepted(frozenset({dict}), models=(root,)), "")
 
@@ -126,7 +128,9 @@ def _fields(raw: Mapping[Any, Any], models: Sequence[type[BaseModel]]) -> dict[s
     if not models:
         return {}
     kind, method = _named(raw, "kind", "pathological"), _named(raw, "name", MethodConfig().name)
-    model = next((m for m in models if kind in get_args(getattr(m.model_fields.get("kind"), "annotation", None))), models[-1])
+    model = next(
+        (m for m in models if kind in get_args(getattr(m.model_fields.get("kind"), "annotation", None))), models[-1]
+    )
     fields = dict(model.model_fields)
     if model is MethodConfig and method in METHODS:
         fields |= METHODS[method].options.model_fields
@@ -147,6 +151,7 @@ def is_nothing(value: object) -> bool:
 
 def _value(value: Any, what: Accepted, key: str) -> Any:
     """Return one value, read by what its key accepts."""
+    value = _of_program(value)
     if key.count(".") > MOST_LEVELS:
         raise ConfigError(f"expected values nested at most {MOST_LEVELS} levels deep; found more below {key:.40}….")
     if isinstance(value, Plain):
@@ -160,11 +165,14 @@ def _value(value: Any, what: Accepted, key: str) -> Any:
         if what.text and list not in what.kinds and written and written[0] != "[":
             return _text(written, key)  # "- a", a list in YAML, is a text of a prompt; "[a]" may be meant as a list
         return [_value(one, accepted(what.inner), f"{key}.{i}") for i, one in enumerate(value)]
-    if isinstance(value, np.ndarray):
-        return _value(value.tolist(), what, key)
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    return _whole(value.item() if isinstance(value, np.generic) else value, key)
+    return _whole(value, key)
+
+
+def _of_program(value: Any) -> Any:
+    """Return a value of a program, such as a path or a number of numpy, as a file has it."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _scalar(value: Plain, what: Accepted, key: str) -> Any:
@@ -234,11 +242,11 @@ def expanded(path: str, what: str) -> str:
     """
     if not (path.startswith("~") or "$" in path) or os.path.lexists(path):
         return path
-    found = os.path.expanduser(os.path.expandvars(path))
+    found = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111, Path.expanduser raises for an unknown user
     lacking = re.search(r"\$(\w+|\{[^}]*\})", found) or re.match("~[^/]*", found)
     if lacking:
         raise ConfigError(
-            f"expected {what} to be a path whose parts are known here; found {path!r}, and {lacking[0]} is not. Write the "
-            "path itself."
+            f"expected {what} to be a path whose parts are known here; found {path!r}, and {lacking[0]} is not. Write "
+            "the path itself."
         )
     return found
