@@ -25,20 +25,19 @@ def file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[s
             f"expected one configuration file; found {len(files)}: {', '.join(files)}. An override has an equals sign: "
             "train.rounds=5."
         )
-    return Path(files[0]) if files else None, overrides_among(words)
+    return Path(files[0]) if files else None, checked_overrides([word for word in words or () if "=" in word])
 
 
-def overrides_among(words: Sequence[str] | None) -> list[str]:
-    """Return the overrides among some words.
+def checked_overrides(words: Sequence[str] | None) -> list[str]:
+    """Return the overrides of a command.
 
     Raises:
-        ConfigError: If two give one key different values.
+        ConfigError: If one is none, or two give one key different values.
     """
     from fedhello.config.overrides import check_unique
 
-    overrides = [word for word in words or () if "=" in word]
-    check_unique(overrides)
-    return overrides
+    check_unique(words or ())
+    return list(words or ())
 
 
 def named(**values: Any) -> dict[str, Any]:

@@ -3,32 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fedhello.config.schema import Config
 from fedhello.config.text import MOST_LEVELS, Unread, read_value
-from fedhello.config.typed import accepted, is_nothing
+from fedhello.config.typed import is_nothing
 from fedhello.errors import ConfigError
-
-NAMED = {"method": "name", "data.partition": "kind"}
-"""Sections whose other keys depend on one: an override with that key starts them anew."""
-
-
-def _sections(model: Any = Config, prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        what = accepted(field.annotation)
-        if what.section:
-            yield prefix + name
-            for inner in what.models[:1]:
-                yield from _sections(inner, f"{prefix}{name}.")
-
-
-SECTIONS = frozenset(_sections())
 
 
 def override(raw: dict[str, Any], words: Iterable[str]) -> None:
-    """Set keys from overrides such as ``train.rounds=5``; later ones win.
-
-    A mapping sets the keys that it names and leaves the section's others as they are. Where it names a method or a kind
-    of partition, or is empty, it takes the section's place.
+    """Set keys from overrides such as ``train.rounds=5``; later ones win. A mapping takes the place of a section.
 
     Args:
         raw: Sections as ``read_yaml`` returns them; changed.
@@ -70,28 +51,39 @@ def check_unique(words: Iterable[str]) -> None:
     for word in words:
         keys, value = parsed(word)
         whole = ".".join(keys)
-        if isinstance(value, Mapping) and _takes_its_place(whole, value):
-            lost = next((key for key in given if key.startswith(f"{whole}.")), None)
-            if lost is not None:
-                raise ConfigError(
-                    f"expected overrides that leave each other as they are; {_short(word)!r} takes the place of "
-                    f"{whole}, and so of {_short(given[lost][1])!r} before it. Put it first."
-                )
+        before, earlier = given.setdefault(f"{whole}=", (_written(value), word))
+        if before != _written(value):
+            raise _both(whole, earlier, word)
+        lost = next((key for key in given if key.startswith(f"{whole}.") and given[key][1] != word), None)
+        if lost is not None:
+            raise ConfigError(
+                f"expected overrides that leave each other as they are; {_short(word)!r} takes the place of "
+                f"{whole}, and so of {_short(given[lost][1])!r} before it. Put it first."
+            )
         for dotted, inner in _leaves(".".join(keys), value):
             before, earlier = given.setdefault(dotted, (inner, word))
             if before != inner:
-                raise ConfigError(
-                    f"expected each key once among the overrides; found {dotted} in {_short(earlier)!r} and in "
-                    f"{_short(word)!r}. Leave one out."
-                )
+                raise _both(dotted, earlier, word)
+
+
+def _both(key: str, earlier: str, word: str) -> ConfigError:
+    return ConfigError(
+        f"expected each key once among the overrides; found {key} in {_short(earlier)!r} and in {_short(word)!r}. "
+        "Leave one out."
+    )
 
 
 def _leaves(dotted: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value and dotted in SECTIONS:
+    if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(f"{dotted}.{key}", inner)
     else:
-        yield dotted, value.text if isinstance(value, Unread) else getattr(value, "written", None) or value
+        yield dotted, _written(value)
+
+
+def _written(value: Any) -> Any:
+    """Return the value of an override as it is written."""
+    return value.text if isinstance(value, Unread) else getattr(value, "written", None) or value
 
 
 def _short(word: str) -> str:
@@ -100,7 +92,6 @@ def _short(word: str) -> str:
 
 def _set(raw: dict[str, Any], keys: list[str], value: Any) -> None:
     """Set one key, and make the sections above it."""
-    root = raw
     if any(key.isdecimal() for key in keys):
         raise ConfigError(
             f"expected a key of a section; found {'.'.join(keys)}. A list is given as a whole: "
@@ -113,16 +104,5 @@ def _set(raw: dict[str, Any], keys: list[str], value: Any) -> None:
                 f"expected {'.'.join(keys)} to name a key of a section; {'.'.join(keys[: i + 1])} is {inner!s:.60}."
             )
         raw[section] = raw = dict(inner) if isinstance(inner, dict) else {}
-    key, dotted = keys[-1], ".".join(keys)
-    before = raw.pop(key, None)
-    if isinstance(value, dict) and isinstance(before, dict) and not _takes_its_place(dotted, value):
-        raw[key] = dict(before)
-        for name, inner in value.items():
-            _set(root, [*keys, name], inner)
-    else:
-        raw[key] = value
-
-
-def _takes_its_place(dotted: str, value: Mapping[str, Any]) -> bool:
-    """Whether a mapping takes the place of a section, and does not only set some of its keys."""
-    return not value or dotted not in SECTIONS or NAMED.get(dotted) in value
+    raw.pop(keys[-1], None)
+    raw[keys[-1]] = value

@@ -288,7 +288,7 @@ class _Composer:
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self.refused(event, "a key is no text. Write keys such as rounds: 5")
-            key, line = self._plain(event), event.start_mark.line + 1
+            key, line = self._plain(event), _line(event)
             if not key:
                 raise self.refused(event, "a colon has no key before it. Write keys such as rounds: 5")
             if key in lines:
@@ -313,7 +313,9 @@ class _Composer:
         for part in merged:
             for key, inner in part.items():
                 if key not in own and key in found and found[key] != inner:
-                    raise self._twice(key, *(next(k.line for k in other if k == key) for other in (found, part)))
+                    raise self._twice(
+                        key, *(next(getattr(one, "line", 0) for one in other if one == key) for other in (found, part))
+                    )
                 found.setdefault(key, inner)
 
     def _twice(self, key: str, first: int, second: int) -> ConfigError:
@@ -330,6 +332,10 @@ class _Composer:
         return self.text[start.start_mark.index : end.end_mark.index]
 
 
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
+
+
 def _line_of(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
@@ -341,10 +347,7 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> str:
     problem = " ".join(str(error.problem or error.context).split())
     lines = text.splitlines() or [""]
     shown = lines[min(line, len(lines) - 1)].strip()
-    if (
-        "\\t" in problem
-        or "\t" in lines[min(line, len(lines) - 1)].split("#")[0][: 1 + (0 if mark is None else mark.column)]
-    ):
+    if "\\t" in problem:
         advice = "Indent with spaces, not with tabs."
     elif "mapping values are not allowed" in problem and ": " in shown:
         key, _, value = shown.partition(": ")
