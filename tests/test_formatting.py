@@ -32,4 +32,6 @@ def test_tiers_are_numbers_of_blocks_where_all_are_and_else_whole_budgets():
 
 def test_the_nearest_word_ends_a_sentence():
     assert nearest("rondus", ["rounds", "epochs"]) == ". Did you mean rounds?"
+    assert nearest("Rounds", ["epochs", "rounds"]) == ". Did you mean rounds?"
+    assert nearest("early_stopping", ["over_selection", "evaluate_every"]) == "."
     assert nearest("zzz", {"rounds": 1, "epochs": 2}) == "."

@@ -1,7 +1,7 @@
 """Format quantities, suggestions and nested values for people."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fedhello.types import Budget, Federation
@@ -73,10 +73,21 @@ def tier_words(federation: Federation) -> str:
     return " | ".join(budget_words(tier) for tier in federation.tiers) + f" for {federation.num_blocks} blocks"
 
 
-def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+ALIKE = 0.72
+"""How alike a known word must be to be suggested, by ``difflib``: a word with a typing error is, half of it is not."""
+
+
+def close_to(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like another one, None if none is."""
+    by_letters = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(word.lower(), by_letters, n=1, cutoff=ALIKE)
+    return by_letters[close[0]] if close else None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence: a full stop and, if a known word is similar, a suggestion."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f". Did you mean {close[0]}?" if close else "."
+    close = close_to(word, known)
+    return "." if close is None else f". Did you mean {close}?"
 
 
 def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,9 @@
+import shlex
+
 import pytest
 from refused import refusal
+
+from fedhello.config.load import load_config
 
 
 @pytest.mark.parametrize(
@@ -44,8 +48,54 @@ def test_an_option_of_another_method_is_unknown():
 
 
 def test_what_was_found_is_shown():
-    assert refusal("train.rounds=many").endswith("(found 'many')")
+    assert "(found 'many')" in refusal("train.rounds=many")
 
 
 def test_further_problems_are_counted():
     assert refusal("train.rounds=0", "train.epochs=0", "run.seed=-1").endswith("(2 more problems)")
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("rounds=3", "unknown key rounds. Did you mean train.rounds? "),
+        ("round=3", "unknown key round. Did you mean train.rounds? "),
+        ("train.seed=3", "unknown key train.seed. Did you mean run.seed? "),
+        ("data.rank=3", "unknown key data.rank. Did you mean model.lora.rank? "),
+        ("model.warmup=3", "unknown key model.warmup. Did you mean method.warmup? "),
+        ("train.alpha=3", "unknown key train.alpha. Did you mean model.lora.alpha or data.partition.alpha? "),
+        ("train.ROUNDS=3", "unknown key train.ROUNDS. Did you mean rounds? "),
+        ("early_stopping=3", "unknown key early_stopping. Valid keys: model, data, "),
+        ("train.early_stopping=3", "unknown key train.early_stopping. Valid keys: rounds, "),
+        ("train.patience=3", "unknown key train.patience. Valid keys: rounds, "),
+        ("data.partition={kind: iid, alpha: 3}", "unknown key data.partition.alpha. Valid keys: kind."),
+    ],
+)
+def test_a_key_is_suggested_where_one_is_near_or_called_so_elsewhere(override, hint):
+    assert refusal(override).startswith(hint)
+
+
+def test_a_dotted_key_in_a_file_is_written_anew(file):
+    path = file("model.lora.rank: 3\n")
+    assert refusal(path=path).startswith(
+        f"unknown key model.lora.rank in line 1 of {path}. In a file, write model: {{lora: {{rank: …}}}}. Valid keys: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "right"),
+    [
+        ("train.rounds=1_000", "train.rounds=1000"),
+        ("train.rounds=1e2", "train.rounds=100"),
+        ("train.rounds=3.0", "train.rounds=3"),
+        ("train.rounds=many", "train.rounds=20"),
+        ("train.rounds='3'", "train.rounds=3"),
+        ("data.deduplicate=1", "data.deduplicate=true"),
+        ("data.label=null", "data.label=label"),
+        ("run.track=jsonl", "'run.track=[jsonl]'"),
+        ("method.warmup=ten", "method.warmup=10"),
+    ],
+)
+def test_a_wrong_type_is_answered_with_a_command_that_is_right(override, right):
+    assert refusal(override).endswith(f"). Write, for example: fedhello run {right}")
+    load_config(None, shlex.split(right))

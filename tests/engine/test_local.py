@@ -262,7 +262,9 @@ def test_training_that_diverges_is_rejected_as_not_finite(engine):
     adapter = adapter.with_tensors({e.model.head_tensor_name("weight"): torch.full((3, 8), float("nan"))})
     (reply,) = e.train(tasks(adapter, {0: Allocation((0,))}, t=0))
     assert reply.reason == "not finite"
-    assert "Lower train.lr" in reply.detail
+    assert "client 0 in round 0" in reply.detail
+    assert "the head that this round started from" in reply.detail
+    assert "Lower train.lr" not in reply.detail
 
 
 def test_a_client_without_memory_is_rejected_as_over_budget(engine, monkeypatch):

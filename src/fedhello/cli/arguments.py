@@ -10,7 +10,9 @@ INTERRUPTED = 130
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and overrides such as train.rounds=5."),
+    typer.Argument(
+        metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and overrides such as train.rounds=5; each key once."
+    ),
 ]
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedhello.client.finite import start_cause
 from fedhello.data.batches import Batch, Samples, evaluation_batches
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
@@ -92,7 +93,9 @@ def over_batches(model: LoraModel, batches: Iterable[Batch]) -> np.ndarray:
         for handle in handles:
             handle.remove()
     if not np.isfinite(totals).all():
-        raise ModelError("expected finite gradients for the Fisher scores; found NaN or infinity. Lower train.lr.")
+        raise ModelError(
+            f"expected finite gradients for the Fisher scores; found NaN or infinity: {start_cause(model)}."
+        )
     return totals
 
 

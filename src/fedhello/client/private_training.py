@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss
 from fedhello.client.settings import TrainingSettings, learning_rate
-from fedhello.client.training import Assignment, check_trained, optimizer_of, policies_of, surroundings
+from fedhello.client.training import Assignment, are_finite, check_trained, optimizer_of, policies_of, surroundings
 from fedhello.data.batches import Batch, Samples
-from fedhello.errors import ModelError
+from fedhello.errors import ModelError, UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
 from fedhello.privacy.noise import factor, gaussian
@@ -88,7 +88,13 @@ def private_training(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     after = model.read(work.names)
-    check_trained(model, work, 0.0, before, after)
+    if not are_finite(after):
+        raise UpdateError(
+            f"expected finite training values; client {work.client} in round {work.round} got NaN or infinity from its "
+            "noised steps. Lower train.lr.",
+            "not finite",
+        )
+    check_trained(model, work, before, after)
     return after
 
 

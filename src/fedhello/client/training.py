@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedhello.client.activations import activation_policies
 from fedhello.client.distillation import not_true_loss, teacher_logits
+from fedhello.client.finite import start_cause
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor
@@ -80,7 +81,7 @@ def local_training(
     optimizer = optimizer_of(model, parameters, settings, learning_rate(settings, work.round))
     total, steps, tokens, seen = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
-    process = ProcessPeak(model.device)
+    process, first = ProcessPeak(model.device), (total, total)
 
     dropout = integer_seed(work.seed, "dropout", work.round, work.client)
     with surroundings(model, work, dropout), process if settings.measure_process else nullcontext():
@@ -94,15 +95,18 @@ def local_training(
                     widest = batch.shape
                 measured = memory if steps == 0 else None
                 with policies_of(model, work, measured), measured or nullcontext():
-                    loss = _step(model, batch, positions, goal, optimizer, settings)
+                    loss, objective = _step(model, batch, positions, goal, optimizer, settings)
                     for parameter, shift in drift:
                         parameter.detach().sub_(shift)
+                first = (loss, objective) if steps == 0 else first
                 total += loss * len(positions)
                 seen += len(positions)
                 tokens += prod(batch.shape)
                 steps += 1
     after = model.read(work.names)
-    check_trained(model, work, float(total), before, after)
+    if not math.isfinite(float(total)) or not are_finite(after):
+        raise _not_finite(model, work, settings, before, *map(float, first))
+    check_trained(model, work, before, after)
     metrics = {
         "loss": float(total) / seen,
         "samples": seen,
@@ -192,17 +196,19 @@ def _step(
     goal: _Goal,
     optimizer: torch.optim.Optimizer,
     settings: TrainingSettings,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Take one step; return the loss before it, and the objective: with the terms of method and settings."""
     device = batch.labels.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
         found = predictions(model, batch)
     loss = goal.loss(found.z, found.y)
-    torch.autograd.backward(_with_additions(loss, model, found, positions, goal, settings))
+    objective = _with_additions(loss, model, found, positions, goal, settings)
+    torch.autograd.backward(objective)
     if settings.proximal:
         add_proximal_gradient(goal.start, settings.proximal)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
+    return loss.detach(), objective.detach()
 
 
 def _with_additions(
@@ -271,15 +277,50 @@ def surroundings(model: LoraModel, work: Assignment, dropout: int) -> Iterator[N
         yield
 
 
-def check_trained(
-    model: LoraModel, work: Assignment, total: float, before: dict[str, Tensor], after: dict[str, Tensor]
-) -> None:
-    """Check that training gave finite values, and changed every allocated block.
+def are_finite(values: Mapping[str, Tensor]) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(value.isfinite().all()) for value in values.values())
+
+
+def _not_finite(
+    model: LoraModel,
+    work: Assignment,
+    settings: TrainingSettings,
+    before: Mapping[str, Tensor],
+    loss: float,
+    objective: float,
+) -> UpdateError:
+    """Return why training gave values that are not finite: the loss and the objective before its first step tell."""
+    if not math.isfinite(loss):
+        cause = start_cause(model, before)
+    elif not math.isfinite(objective):
+        keys = {"train.distillation": settings.distillation, "the method's penalty": settings.tail_penalty}
+        named = " and ".join(key for key, value in keys.items() if value)
+        cause = f"its loss is finite, and the terms added to it are not. Lower {named}"
+    else:
+        scales = {
+            "model.lora.alpha": model.scale,
+            "train.lr_head": settings.lr_head,
+            "train.proximal": settings.proximal,
+        }
+        scales["train.distillation"] = settings.distillation
+        large = [f"{key}, which scales them by {value:.3g}" for key, value in scales.items() if value > 100]
+        rate = f"train.lr, which is {learning_rate(settings, work.round):.3g} in this round"
+        cause = (
+            f"its first loss, {loss:.3g}, is finite, but its steps are too large. Lower {' or '.join([*large, rate])}"
+        )
+    return UpdateError(
+        f"expected finite training values; client {work.client} in round {work.round} got NaN or infinity: {cause}.",
+        "not finite",
+    )
+
+
+def check_trained(model: LoraModel, work: Assignment, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    """Check that training changed every allocated block.
 
     Args:
         model: The model.
         work: What was trained.
-        total: The sum of the losses.
         before: The values of the allocated tensors before training.
         after: Those after it.
 
@@ -287,8 +328,6 @@ def check_trained(
         UpdateError: If it did not.
     """
     who = f"client {work.client} in round {work.round}"
-    if not math.isfinite(total) or not all(bool(value.isfinite().all()) for value in after.values()):
-        raise UpdateError(f"expected finite training values; {who} got NaN or infinity. Lower train.lr.", "not finite")
     names = unchanged(model.block_of, before, after)
     if names:
         raise UpdateError(

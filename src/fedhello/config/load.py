@@ -21,10 +21,13 @@ from fedhello.config.checks import (
     check_train,
 )
 from fedhello.config.choices import BEFORE, INSTRUCTION, with_fixed, with_published_semantics
-from fedhello.config.messages import sentence
+from fedhello.config.messages import NOT_WRITTEN, Written, sentence
+from fedhello.config.overrides import override
 from fedhello.config.partitions import OwnPartition
 from fedhello.config.schema import Config, DataConfig, MethodConfig
-from fedhello.config.text import YamlDumper, read_file, set_key
+from fedhello.config.section import ConfigMapping
+from fedhello.config.text import YamlDumper, read_file
+from fedhello.config.typed import by_type, is_nothing, with_paths
 from fedhello.data.partition import PARTITIONS
 from fedhello.errors import ConfigError
 from fedhello.formatting import nearest
@@ -51,11 +54,23 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: If the file cannot be read, or a key, type or value is wrong.
     """
-    raw = {} if path is None else read_file(path)
-    for override in overrides:
-        set_key(raw, override)
+    return resolved({} if path is None else read_file(path), overrides, path)
+
+
+def resolved(raw: ConfigMapping, overrides: Sequence[str], file: Path | None = None) -> Config:
+    """Return the checked configuration of sections and overrides, with the code imported that they name.
+
+    Args:
+        raw: Sections with their keys; changed.
+        overrides: ``a.b=c``; later ones win.
+        file: The file that the sections were read from, for errors.
+
+    Raises:
+        ConfigError: If a key, type or value is wrong.
+    """
+    override(raw, overrides)
     import_named(raw)
-    return parse_config(raw)
+    return parse_config(with_paths(by_type(raw)), written=Written(raw, file))
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -70,13 +85,12 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     raw = read_file(path)
     for dotted, value in BEFORE.items():
         section, key = dotted.split(".")
-        if raw.get(section) is None:
+        if is_nothing(raw.get(section)):
             raw[section] = {}
         if isinstance(raw[section], dict):  # parse_config refuses anything else
             raw[section].setdefault(key, value)
-    for override in overrides:
-        set_key(raw, override)
-    return parse_config(raw, reads=True)
+    override(raw, overrides)
+    return parse_config(by_type(raw), reads=True, written=Written(raw, path))
 
 
 def import_named(raw: Mapping[str, Any]) -> None:
@@ -104,21 +118,22 @@ def _section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
+def parse_config(raw: Mapping[str, Any], reads: bool = False, written: Written = NOT_WRITTEN) -> Config:
     """Check a configuration given as nested mappings, and fill in every default.
 
     Args:
         raw: Sections with their keys.
         reads: Whether the run is only read, so that its method's code need not be imported.
+        written: What was read, for the line of a wrong value.
 
     Raises:
         ConfigError: If a key, type or value is wrong.
     """
     raw = {key: value for key, value in raw.items() if value is not None}  # an empty section counts as left out
-    config = _validated(raw)
+    config = _validated(raw, written)
     if config.data.kind == "instructions":
         raw = with_fixed(raw, INSTRUCTION, "for instruction data, which has prompts with responses")
-        config = _validated(raw)
+        config = _validated(raw, written)
     elif config.model.task == "instruction" or config.model.head == "none":
         raise ConfigError(
             "expected data.prompt and data.response with model.task: instruction or model.head: none; found neither. "
@@ -126,8 +141,8 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
         )
     row = _row(config.method, reads)
     if config.parity == "published":
-        config = _validated(with_published_semantics(raw, row))
-    options = _filled(row.options, config.method.options, f"method ({row.name}).")
+        config = _validated(with_published_semantics(raw, row), written)
+    options = _filled(row.options, config.method.options, f"method ({row.name}).", written)
     method = MethodConfig(name=row.name, **options)
     check_budgets(config, row)
     check_merging(config.model, row)
@@ -140,7 +155,7 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False) -> Config:
     check_tensors(config)
     if config.model.lora.dora:
         check_dora(config, row)
-    return config.model_copy(update={"method": method, "data": _with_options(config.data)})
+    return config.model_copy(update={"method": method, "data": _with_options(config.data, written)})
 
 
 def dump_config(config: Config) -> str:
@@ -148,11 +163,11 @@ def dump_config(config: Config) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=YamlDumper, sort_keys=False, allow_unicode=True)
 
 
-def _validated(raw: Mapping[str, Any]) -> Config:
+def _validated(raw: Mapping[str, Any], written: Written) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(sentence(error, Config, "")) from error
+        raise ConfigError(sentence(error, Config, "", written)) from error
 
 
 def _row(method: MethodConfig, reads: bool) -> Method:
@@ -167,19 +182,19 @@ def _row(method: MethodConfig, reads: bool) -> Method:
     return METHODS[method.name]
 
 
-def _with_options(data: DataConfig) -> DataConfig:
+def _with_options(data: DataConfig, written: Written) -> DataConfig:
     """Return the section with the options of a user-defined partition checked and filled in, if it is imported."""
     how = data.partition
     if not isinstance(how, OwnPartition) or how.kind not in PARTITIONS:
         return data
     options = options_model(how.kind, [PARTITIONS[how.kind]])
-    values = _filled(options, how.options, f"data.partition ({how.kind}).")
+    values = _filled(options, how.options, f"data.partition ({how.kind}).", written)
     return data.model_copy(update={"partition": OwnPartition(kind=how.kind, **values)})
 
 
-def _filled(options: type[BaseModel], given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _filled(options: type[BaseModel], given: Mapping[str, Any], prefix: str, written: Written) -> dict[str, Any]:
     """Return the options, checked and with defaults."""
     try:
         return options.model_validate(given).model_dump()
     except ValidationError as error:
-        raise ConfigError(sentence(error, options, prefix)) from error
+        raise ConfigError(sentence(error, options, prefix, written)) from error

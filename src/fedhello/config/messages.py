@@ -1,49 +1,155 @@
-"""Turn pydantic's validation errors into one sentence: the key, the value found and, if misspelt, the nearest key."""
+"""Turn pydantic's validation errors into one sentence: the key, the value found, its line, and what would be right."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Union, get_args, get_origin
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from fedhello.config.text import EXPONENT
-from fedhello.formatting import nearest
+from fedhello.config.schema import Config, MethodConfig
+from fedhello.config.section import MOST
+from fedhello.config.text import EXPONENT, Plain, yaml_line
+from fedhello.config.typed import DECIMAL, accepted
+from fedhello.formatting import close_to
+from fedhello.methods import METHODS
+
+WRONG_TYPES = ("int_type", "float_type", "bool_type", "string_type", "list_type", "int_from_float")
+"""Pydantic's names for values of a wrong type."""
 
 
-def sentence(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
-    """Return pydantic's first error as one sentence, with the number of further errors."""
+class Written(NamedTuple):
+    """What was read, with the lines of unquoted keys and values, and the file that it was read from."""
+
+    raw: Any
+    file: Path | None
+
+    def place(self, keys: Sequence[str]) -> str:
+        """Return where the value of some keys is written, " in line 3 of my.yaml"; empty if no file has it."""
+        found, line = self.raw, 0
+        for key in keys:
+            if isinstance(found, Mapping):
+                line = next((getattr(one, "line", 0) for one in found if one == key), 0)
+                found = found.get(key)
+            elif isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+                found = found[int(key)]
+            else:
+                return ""
+            line = found.line or line if isinstance(found, Plain) else line
+        return f" in line {line} of {self.file}" if self.file is not None and line else ""
+
+
+NOT_WRITTEN = Written({}, None)
+
+
+class _Located(NamedTuple):
+    """Where pydantic found an error: the keys, the valid ones beside the last, those below it, its type and default."""
+
+    keys: list[str]
+    valid: list[str]
+    below: list[str]
+    kind: Any
+    default: Any
+
+
+def sentence(error: ValidationError, root: type[BaseModel], prefix: str, written: Written = NOT_WRITTEN) -> str:
+    """Return pydantic's first error as one sentence, with the number of further errors.
+
+    Args:
+        error: Pydantic's.
+        root: The section that it checked.
+        prefix: What the section's keys are below, such as ``method (fed-hello).``.
+        written: What was read.
+    """
     complaints = error.errors(include_url=False)
     # A misspelt key often also leaves a required one missing; the misspelling is the more useful message.
     first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
-    # A discriminated union puts the chosen tag into the location; the user did not write it there.
-    keys, valid, below = _locate(first["loc"], root)
-    dotted = prefix + ".".join(keys)
+    at = _locate(first["loc"], root)
+    dotted = prefix + ".".join(at.keys)
+    path = [*prefix.partition(" ")[0].split("."), *at.keys] if prefix else at.keys
+    place = written.place(path)
     if first["type"] == "extra_forbidden":
-        text = f"unknown key {dotted}" + nearest(keys[-1] if keys else "", valid) + f" Valid keys: {', '.join(valid)}."
-    elif first["type"] in ("model_type", "model_attributes_type") and below:
-        text = f"{dotted}: expected keys below it, such as {dotted}.{below[0]}; found {first['input']!r}"
+        text = f"unknown key {dotted}{place}{_meant(at.keys, at.valid, root)} Valid keys: {', '.join(at.valid)}."
+    elif first["type"] in ("model_type", "model_attributes_type") and at.below:
+        text = f"{dotted}: expected keys below it, such as {dotted}.{at.below[0]}; found {first['input']!r}{place}"
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        value = first["input"]
-        found = f" (found {value!r}{_why_text(value)})" if isinstance(value, (str, int, float, bool)) else ""
+        wrong = first["type"] in WRONG_TYPES
+        shown = isinstance(first["input"], (str, int, float, bool)) or wrong
+        found = f" (found {_short(first['input'])}{_why_text(first['input'], at.kind)}{place})" if shown else ""
         text = f"{dotted}: {message}{found}" if dotted else message
+        text += _right(".".join(path), at, first["input"], root) if wrong else ""
     more = f" ({len(complaints) - 1} more problems)" if len(complaints) > 1 else ""
     return text + more
 
 
-def _why_text(value: object) -> str:
-    """Return why a number became text, to be added to the message; empty if it did not."""
-    if not isinstance(value, str) or not EXPONENT.match(value):
+def _why_text(value: object, kind: Any) -> str:
+    """Return why a number is text, to be added to the message; empty if it is none, or only whole ones are accepted."""
+    if not isinstance(value, str) or not EXPONENT.match(value) or float not in accepted(kind).kinds:
         return ""
     return ", which yaml.safe_load reads as text; pass the file's path, or write it with a point and a sign: 1.0e-2"
 
 
-def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[str], list[str], list[str]]:
-    """Return the keys that the user wrote, the valid keys at the level of the last one, and those below it."""
+def _short(value: object) -> str:
+    shown = "nothing" if value is None else repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:99]}…"
+
+
+def _meant(keys: Sequence[str], valid: Sequence[str], root: type[BaseModel]) -> str:
+    """Return the end of a sentence: the key that was probably meant, in this section or as it is called in another."""
+    known = dict.fromkeys(_every_key()) if root is Config else {}
+    *above, word = keys[-1].split(".")
+    if above and ".".join(keys) in known:
+        return f". In a file, write {': {'.join([*above, word])}: …{'}' * len(above)}."
+    names = {name: [name] for name in valid}
+    for other in known:
+        names.setdefault(other.rpartition(".")[2], []).append(other)
+    name = None if ".".join(keys) in known else close_to(word, names)  # known: of another kind of partition
+    if name is None:
+        return "."
+    return f". Did you mean {name if name in valid else ' or '.join(names[name][:3])}?"
+
+
+def _every_key(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Yield every key of the configuration, with those of all methods and kinds of partition."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for inner in accepted(field.annotation).models:
+            yield from _every_key(inner, f"{prefix}{name}.")
+    if model is MethodConfig:
+        yield from (prefix + name for method in METHODS.values() for name in method.options.model_fields)
+
+
+def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> str:
+    """Return a command, or a line of a file, with a value of the right type; empty if none is known."""
+    kinds = accepted(at.kind).kinds
+    text = str(value).replace("_", "")
+    if str in kinds and isinstance(value, (str, int, float)):
+        right: object = str(value)
+    elif (
+        int in kinds and DECIMAL.fullmatch(text) and len(text) < 20 and float(text).is_integer() and float(text) < MOST
+    ):
+        right = int(float(text))
+    else:
+        right = at.default
+    scalars = right if isinstance(right, list) else [right]
+    if not all(isinstance(one, (str, int, float)) for one in scalars) or any(key.isdecimal() for key in at.keys):
+        return ""
+    if root is not Config and not dotted.startswith(("method.", "data.partition.")):
+        return f". Write, for example, {dotted}: {yaml_line(right)}"
+    written = right if isinstance(right, str) and type(value) is not str else yaml_line(right)
+    return f". Write, for example: fedhello run {shlex.quote(f'{dotted}={written}')}"
+
+
+def _locate(location: Sequence[int | str], root: type[BaseModel]) -> _Located:
+    """Return the keys that the user wrote, and what is known of the last one."""
     keys: list[str] = []
     kind: Any = root
     valid: list[str] = []
+    default: Any = None
     for part in location:
+        # A discriminated union puts the chosen tag into the location; the user did not write it there.
         members = {next(iter(get_args(m.model_fields["kind"].annotation)), "own"): m for m in _union_members(kind)}
         if part in members:
             kind = members[part]
@@ -55,10 +161,11 @@ def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[list[
             kind = next(iter(get_args(kind)), None)
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             valid = list(kind.model_fields)
-            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+            field = kind.model_fields.get(part)
+            kind, default = (None, None) if field is None else (field.annotation, field.default)
     inner = next(iter(_union_members(kind)), kind)
     below = list(inner.model_fields) if isinstance(inner, type) and issubclass(inner, BaseModel) else []
-    return keys, valid, below
+    return _Located(keys, valid, below, kind, default)
 
 
 def _union_members(kind: Any) -> list[type[BaseModel]]:

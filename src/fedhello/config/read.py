@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedhello.config import load
-from fedhello.config.load import parse_config
+from fedhello.config.load import resolved
 from fedhello.config.schema import Config
-from fedhello.config.text import read_file, set_key, yaml_line
+from fedhello.config.text import MOST_LEVELS, read_file, yaml_line
+from fedhello.config.typed import MOST_DIGITS, expanded
 from fedhello.errors import ConfigError
 
 Source = str | Path | Mapping[str, Any] | Config | None
 """A YAML file, nested mappings, or a ``Config``; None is the embedded demo."""
 
 
-Overrides = Mapping[str, Any] | Sequence[str]
+Overrides = Mapping[str, Any] | Sequence[str] | None
 """Dotted keys with their values, ``{"train.rounds": 5}``, or the command line's form, ``["train.rounds=5"]``."""
 
 
@@ -36,11 +36,7 @@ def load_config(source: Source = None, overrides: Overrides = ()) -> Config:
         >>> load_config(None, {"train.rounds": 5}).train.rounds
         5
     """
-    raw = raw_of(source)
-    for word in words_of(overrides):
-        set_key(raw, word)
-    load.import_named(raw)
-    return parse_config(raw)
+    return resolved(raw_of(source), words_of(overrides), _path(source) if isinstance(source, (str, Path)) else None)
 
 
 def raw_of(source: Source) -> dict[str, Any]:
@@ -52,7 +48,7 @@ def raw_of(source: Source) -> dict[str, Any]:
     if source is None:
         return {}
     if isinstance(source, (str, Path)):
-        return read_file(Path(source))
+        return read_file(_path(source))
     if isinstance(source, Config):
         return source.model_dump(mode="json")
     if isinstance(source, Mapping):
@@ -60,14 +56,27 @@ def raw_of(source: Source) -> dict[str, Any]:
     raise ConfigError(f"expected a file, mappings or a Config as the configuration; found a {type(source).__name__}")
 
 
+def _path(source: str | Path) -> Path:
+    return Path(expanded(str(source), "the configuration file"))
+
+
 def words_of(overrides: Overrides) -> list[str]:
-    """Return overrides in the command line's form, ``a.b=c``."""
+    """Return overrides in the command line's form, ``a.b=c``.
+
+    Raises:
+        ConfigError: If they are no overrides, or YAML cannot represent a value.
+    """
     if not isinstance(overrides, Mapping):
-        return list(overrides)
+        words = [overrides] if isinstance(overrides, str) else list(overrides or ())
+        if isinstance(overrides, str) or not all(isinstance(word, str) for word in words):
+            raise ConfigError(
+                f"expected overrides such as {{'train.rounds': 5}} or ['train.rounds=5']; found {overrides!r:.60}"
+            )
+        return words
     words = []
     for key, value in overrides.items():
         try:
-            words.append(f"{key}={yaml_line(_plain(value))}")
+            words.append(f"{key}={yaml_line(_plain(value, str(key)))}")
         except yaml.YAMLError as error:
             raise ConfigError(
                 f"expected a value of {key} that YAML can represent; found a {type(value).__name__}"
@@ -75,16 +84,26 @@ def words_of(overrides: Overrides) -> list[str]:
     return words
 
 
-def _plain(value: Any) -> Any:
-    """Return a value with paths and numpy numbers converted to types that YAML can represent."""
+def _plain(value: Any, key: str, level: int = 0) -> Any:
+    """Return a value with paths, numpy's values and mappings converted to types that YAML can represent."""
+    if level > MOST_LEVELS:
+        raise ConfigError(f"expected values of {key} nested at most {MOST_LEVELS} levels deep; found more.")
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {inner: _plain(one, key, level + 1) for inner, one in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [_plain(one, key, level + 1) for one in value]
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+        raise ConfigError(f"expected {key} to have at most {MOST_DIGITS} digits; found more. Write a smaller number.")
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
+def _copy(mapping: Mapping[str, Any], level: int = 0) -> dict[str, Any]:
+    if level > MOST_LEVELS:
+        raise ConfigError(f"expected mappings nested at most {MOST_LEVELS} levels deep; found more.")
+    return {key: _copy(one, level + 1) if isinstance(one, Mapping) else one for key, one in mapping.items()}

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -30,12 +29,12 @@ from fedhello.config.units import (
     Name,
     Rate,
     Rounds,
+    Share,
     ShareOrName,
     Shrinkage,
     Speed,
     Template,
     TextColumns,
-    as_share,
 )
 from fedhello.costs import ActivationRule
 from fedhello.data.dataset import UNNAMED, Columns, Kind
@@ -52,9 +51,9 @@ from fedhello.types import Budget
 class LoraConfig(Section):
     """How LoRA is placed: h = W₀x + (alpha/rank)·B A x, with rslora h = W₀x + (alpha/√rank)·B A x."""
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(8, ge=1, le=2**16)
     alpha: float = Field(8, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: Share = Field(0.0, ge=0, lt=1)
     targets: Literal["attention-qv", "attention", "all-linear"] | Annotated[list[str], Field(min_length=1)] = (
         ATTENTION_QV
     )
@@ -65,7 +64,7 @@ class LoraConfig(Section):
 class Sketch(Section):
     """Second moments of features projected to ``sketch`` dimensions."""
 
-    sketch: int = Field(ge=1)
+    sketch: int = Field(ge=1, le=2**16)
 
 
 class ModelConfig(Section):
@@ -87,7 +86,7 @@ class ModelConfig(Section):
     train_head: bool = False
     drift_compensation: Literal["auto"] | bool = "auto"
     refresh: Rounds = "never"
-    forgetting: float = Field(0.5, ge=0, le=1)
+    forgetting: Share = Field(0.5, ge=0, le=1)
     final: bool = True
     lora: LoraConfig = LoraConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -108,7 +107,7 @@ class DataConfig(Section):
     response: Template | None = None
     samples: int | None = Field(None, ge=1)
     held_out_samples: int | None = Field(None, ge=1)
-    clients: int = Field(20, ge=1)
+    clients: int = Field(20, ge=1, le=10**6)
     partition: Partition = Pathological(kind="pathological", classes_per_client=2)
     validation: ShareOrName = 0.1
     test: ShareOrName = 0.2
@@ -173,7 +172,7 @@ class DataConfig(Section):
 class TierConfig(Section):
     """A share of the clients, and the budget of each of them."""
 
-    share: Annotated[float, BeforeValidator(as_share), Field(gt=0, le=1)]
+    share: Share = Field(gt=0, le=1)
     blocks: int | None = Field(None, ge=0)
     rank: int | None = Field(None, ge=1)
     memory: Bytes | None = None
@@ -210,7 +209,7 @@ class ClientsConfig(Section):
         ],
         min_length=1,
     )
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: Share = Field(0.0, ge=0, lt=1)
 
     @field_validator("tiers")
     @classmethod
@@ -250,7 +249,7 @@ class TrainConfig(Section):
     clients_per_round: int = Field(5, ge=1)
     sampling: Literal["fixed", "poisson"] = "fixed"
     over_selection: float = Field(1.0, ge=1)
-    quorum: Annotated[float, BeforeValidator(as_share), Field(gt=0, le=1)] = 0.5
+    quorum: Share = Field(0.5, gt=0, le=1)
     retries: int = Field(3, ge=1)
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -304,8 +303,8 @@ class PrivacyConfig(Section):
     unit: Unit = "client"
     clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     head: Literal["means", "moments"] = "means"
-    split: float = Field(0.5, gt=0, lt=1)
-    score_split: float = Field(0.2, gt=0, lt=1)
+    split: Share = Field(0.5, gt=0, lt=1)
+    score_split: Share = Field(0.2, gt=0, lt=1)
     update_clip: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     factors: Literal["B", "AB"] = "B"
     last_blocks: int | None = Field(2, ge=1)

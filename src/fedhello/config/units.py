@@ -18,13 +18,23 @@ from fedhello.data.columns import placeholders
 
 
 def as_share(value: object) -> object:
-    """Read a share such as 1/3, 0.25 or 1."""
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value))
-        except (ValueError, ZeroDivisionError, OverflowError):
-            raise ValueError("a share is a number such as 0.25 or 1/3") from None
-    return value
+    """Read a share such as 1/3, 0.25, 20% or 1."""
+    if not isinstance(value, str):
+        return value
+    if not _SHARE.fullmatch(value.strip()):
+        raise ValueError("a share is a number such as 0.25, 1/3 or 20%")
+    number, percent, _ = value.partition("%")
+    try:
+        return float(Fraction(number.replace(" ", "")) / (100 if percent else 1))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError("a share is a number such as 0.25, 1/3 or 20%") from None
+
+
+_SHARE = re.compile(r"[0-9]{1,9} ?/ ?[0-9]{1,9}|([0-9]{1,9}(\.[0-9]{0,99})?|\.[0-9]{1,99})( ?%)?")
+
+
+Share = Annotated[float, BeforeValidator(as_share)]
+"""A share, also written as 1/3 or 20%; its bounds are its key's."""
 
 
 def _bytes(value: object) -> object:
@@ -124,12 +134,18 @@ TextColumns = Annotated[
 ]
 
 
+def _share_or_name(value: object) -> object:
+    """Read 1/5 and 20% as shares; other texts are names, also ./1/5."""
+    return as_share(value) if isinstance(value, str) and _SHARE.fullmatch(value.strip()) else value
+
+
 ShareOrName = Annotated[
     float | str,
     only(
         lambda value: _is_name(value) or (isinstance(value, float) and 0 < value < 1),
         "expected a share above 0 and below 1, or the name of a file or a split",
     ),
+    BeforeValidator(_share_or_name),
 ]
 
 

@@ -45,8 +45,14 @@ def open_source(name: str) -> Source:
     path = Path(name)
     if path.is_dir():
         return saved_source(path) if is_saved(path) else folder_source(path)
-    if not path.exists() and is_hub_id(name):
-        return hub_source(name)
+    if not path.exists():
+        if is_hub_id(name):
+            return hub_source(name)
+        raise DataError(
+            f"expected a file, a folder or an embedded data set as data.name; {name} does not exist (seen from "
+            f"{Path.cwd()}). Check the path; how the data of an example are made, and by which command, is said in its "
+            "first lines."
+        )
     return Source(name, {"": lambda: read_table(path)})
 
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from fedhello import embedded
-from fedhello.config.messages import sentence
+from fedhello.config.messages import NOT_WRITTEN, Written, sentence
 from fedhello.config.schema import Config, ModelConfig
 from fedhello.config.section import Section
 from fedhello.config.text import read_file
+from fedhello.config.typed import by_type, expanded
 from fedhello.config.units import Bytes
 from fedhello.data.dataset import Kind
 from fedhello.errors import ConfigError
@@ -153,12 +154,16 @@ def read_consent(source: "Consent | Mapping[str, Any] | str | Path | None", more
         raw: dict[str, Any] = source.model_dump(exclude_unset=True)
     else:
         raw = {} if source is None else dict(source) if isinstance(source, Mapping) else read_file(Path(source))
+    written = Written(raw, Path(source)) if isinstance(source, (str, Path)) else NOT_WRITTEN
+    found = by_type(raw, Consent)
     for key, value in more.items():
-        raw[key] = {**raw.get(key, {}), **value} if isinstance(value, Mapping) else value
+        found[key] = {**(found.get(key) or {}), **value} if isinstance(value, Mapping) else value
+    if isinstance(found.get("trusted"), str):
+        found["trusted"] = Path(expanded(found["trusted"], "trusted"))
     try:
-        return Consent.model_validate(raw)
+        return Consent.model_validate(found)
     except ValidationError as error:
-        raise ConfigError(sentence(error, Consent, "")) from error
+        raise ConfigError(sentence(error, Consent, "", written)) from error
 
 
 def check_sizes(consent: Consent, config: str, labels: str) -> None:
