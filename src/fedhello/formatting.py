@@ -1,8 +1,9 @@
 """Format quantities, suggestions and nested values for people."""
 
+import csv
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 from fedhello.types import Budget, Federation
 
@@ -77,6 +78,34 @@ def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """Return the end of a sentence: a full stop and, if a known word is similar, a suggestion."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f". Did you mean {close[0]}?" if close else "."
+
+
+def spreadsheet_safe(value: Any) -> Any:
+    """Return a cell for CSV that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe.
+
+    Numbers stay as they are, negative ones among them.
+
+    Example:
+        >>> spreadsheet_safe("=1+1"), spreadsheet_safe("a"), spreadsheet_safe(-0.5)
+        ("'=1+1", 'a', -0.5)
+    """
+    begins = isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") or str(value)[:1] in ("\t", "\r")
+    return f"'{value}" if begins else value
+
+
+def write_csv(file: TextIO, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> None:
+    """Write rows as CSV, with cells and names of columns that are safe in a spreadsheet.
+
+    Args:
+        file: Where to write.
+        columns: The keys of the rows, in order.
+        rows: Column → value; missing ones and None are empty.
+        header: Whether to write the names of the columns first.
+    """
+    writer = csv.writer(file, lineterminator="\n")
+    if header:
+        writer.writerow(map(spreadsheet_safe, columns))
+    writer.writerows([spreadsheet_safe(row.get(column)) for column in columns] for row in rows)
 
 
 def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 
 from fedhello.data.dataset import Columns
 from fedhello.data.sources import load
-from fedhello.data.tables import read_table
+from fedhello.data.files import read_table
 from fedhello.errors import DataError, MissingExtraError
 
 ROWS = [

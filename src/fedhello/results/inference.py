@@ -62,7 +62,8 @@ def infer(
     if kind == "tensors":
         inputs = read_rows(Table.of("the inputs", {"tensor": list(inputs)}), Columns(tensor="tensor"), False).inputs
     _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
-    data = DataSet(_as(kind, inputs, seconds), np.zeros(len(inputs), dtype=int), tuple(labels), kind)
+    given = _as(kind, inputs, seconds)
+    data = DataSet(given, np.zeros(len(inputs), dtype=int), tuple(labels), kind, place=lambda i: f"input {i + 1}")
     samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
     with _taken(samples, model):
         p = logits(model, samples).softmax(dim=1)
