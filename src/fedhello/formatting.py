@@ -80,6 +80,9 @@ def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f". Did you mean {close[0]}?" if close else "."
 
 
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are their wide forms
+
+
 def spreadsheet_safe(value: Any) -> Any:
     """Return a cell for CSV that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe.
 
@@ -89,11 +92,16 @@ def spreadsheet_safe(value: Any) -> Any:
         >>> spreadsheet_safe("=1+1"), spreadsheet_safe("a"), spreadsheet_safe(-0.5)
         ("'=1+1", 'a', -0.5)
     """
-    begins = isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") or str(value)[:1] in ("\t", "\r")
-    return f"'{value}" if begins else value
+    if not isinstance(value, str):
+        return value
+    line = value.replace("\r", " ")  # which Python does not put into quotes, and spreadsheets take for the row's end
+    risky = line.lstrip().startswith(_FORMULA) or line.startswith(("\t", "\n"))
+    return f"'{line}" if risky else line
 
 
-def write_csv(file: TextIO, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> None:
+def write_csv(
+    file: TextIO, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True, end: str = "\n"
+) -> None:
     """Write rows as CSV, with cells and names of columns that are safe in a spreadsheet.
 
     Args:
@@ -101,8 +109,9 @@ def write_csv(file: TextIO, columns: Sequence[str], rows: Iterable[Mapping[str, 
         columns: The keys of the rows, in order.
         rows: Column → value; missing ones and None are empty.
         header: Whether to write the names of the columns first.
+        end: Of each line.
     """
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file, lineterminator=end)
     if header:
         writer.writerow(map(spreadsheet_safe, columns))
     writer.writerows([spreadsheet_safe(row.get(column)) for column in columns] for row in rows)

@@ -95,7 +95,7 @@ def test_no_room_for_a_response_is_refused():
 
 
 def test_an_empty_response_is_refused():
-    with pytest.raises(DataError, match="1 of 2 have none, the first is sample 1"):
+    with pytest.raises(DataError, match="1 of 2 have none, the first is text 2"):
         instructions([("a", "b"), ("a", "  ")])
 
 

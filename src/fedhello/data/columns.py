@@ -7,7 +7,7 @@ from string import Formatter
 import numpy as np
 
 from fedhello.data.dataset import Columns, Input, Picture
-from fedhello.data.names import HALF, as_name, clean, is_missing, rewritten
+from fedhello.data.names import HALF, MOST_SHOWN, as_name, clean, is_missing, rewritten, shown
 from fedhello.data.tables import Table
 from fedhello.errors import DataError
 from fedhello.formatting import nearest
@@ -219,16 +219,16 @@ def _column(table: Table, column: str, key: str) -> Sequence[object]:
         column = clean(column)
     if column not in table.columns:
         has = "its first line names" if table.header else "it has"
-        listed = [*map(repr, table.columns[:MOST_NAMED]), *(["…"] if len(table.columns) > MOST_NAMED else [])]
+        listed = [*map(shown, table.columns[:MOST_NAMED]), *(["…"] if len(table.columns) > MOST_NAMED else [])]
         raise DataError(
             f"expected a column {column!r} in {table.name} ({key}); {has} {', '.join(listed)}"
-            + nearest(column, table.columns[:MOST_NAMED])
+            + nearest(column, [name for name in table.columns[:MOST_NAMED] if len(name) <= MOST_SHOWN])
         )
     return table.values(column)
 
 
 def _lacking(table: Table, column: str, *rows: int) -> DataError:
-    more = f", and so do {len(rows) - 1} others, up to {table.place(rows[-1])}" if len(rows) > 1 else ""
+    more = f" ({len(rows)} rows do, up to {table.place(rows[-1])})" if len(rows) > 1 else ""
     return DataError(
         f"expected a value of {column!r} in each row of {table.name}; {table.place(rows[0])} lacks one{more}"
     )

@@ -51,7 +51,7 @@ def hub_source(name: str) -> Source:
         MissingExtraError: If ``datasets`` is not installed.
         DataError: If the hub cannot be reached, or has no such data set.
     """
-    library = _library(f"the data set {name}")
+    library = _library(f"the data set {name} of the hub, since there is no such file or folder,")
     try:
         found = library.load_dataset(*name.split(":", 1))
     except Exception as error:  # several libraries raise network errors of different kinds

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedhello.data.names import clean
+from fedhello.data.names import clean, shown
 from fedhello.data.tables import Table, case_notes, column_names
 from fedhello.data.text_files import line_at, read_text
 from fedhello.errors import DataError
@@ -36,7 +36,7 @@ def read_json(path: Path) -> Table:
     if not array and len(values) == 1:
         key, inner = _wrapped(path, values[0])
         if key is not None:
-            notes.append(f"{path} is read as the array {key!r} of one JSON object")
+            notes.append(f"{path} is read as the array {shown(key)} of one JSON object")
             values, places = inner, [f"row {i + 1}" for i in range(len(inner))]
     if not values:
         raise DataError(f"expected JSON objects in {path}, one per line or in an array; it is empty")
@@ -118,7 +118,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _TwiceError(repr(next(name for i, name in enumerate(names) if name in names[:i])))
+        raise _TwiceError(shown(next(name for i, name in enumerate(names) if name in names[:i])))
     return found
 
 
@@ -132,7 +132,7 @@ def _wrapped(path: Path, value: Any) -> tuple[str | None, list[Any]]:
     if all(isinstance(inner, (list, dict)) for inner in value.values()):
         raise DataError(
             f"expected JSON objects in {path}, one per line or in an array; it is one object of "
-            f"{', '.join(list(map(repr, value))[:5])}, each with many values. Write one object per row (in pandas "
+            f"{', '.join(map(shown, list(value)[:5]))}, each with many values. Write one object per row (in pandas "
             'to_json(orient="records", lines=True)), and a file for each split.'
         )
     return None, []

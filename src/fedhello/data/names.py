@@ -17,6 +17,9 @@ HALF = re.compile("[\ud800-\udfff]")
 WHOLE = re.compile(r"([+-]?\d+)(\.0+)?")
 """A whole number, perhaps with a fraction of zeros."""
 
+MOST_SHOWN = 60
+"""The most characters of a name in a message."""
+
 _NO_VALUES = ("nan", "<na>", "nat")
 _NO_TYPES = ("NAType", "NaTType")
 
@@ -51,11 +54,17 @@ def as_name(value: object) -> str | None:
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value))
     if isinstance(value, (int, float, np.integer, np.floating, Decimal)):
-        return str(int(value)) if abs(value) < 2**63 and value == int(value) else ""
+        whole = -(2**63) < value < 2**64 and value == int(value)
+        return str(int(value)) if whole else ""
     if not isinstance(value, str):
         return ""
     name = clean(value)
     return None if not name or name.casefold() in _NO_VALUES else name
+
+
+def shown(name: str) -> str:
+    """Return a name in quotes for a message, cut if it is long."""
+    return repr(name if len(name) <= MOST_SHOWN else name[:MOST_SHOWN] + "…")
 
 
 def whole_names(names: Iterable[str]) -> dict[str, str]:
@@ -88,9 +97,9 @@ def rewritten(given: Sequence[object], names: Sequence[str], what: str) -> list[
     changed = [(one, name) for one, name in zip(given, names, strict=True) if isinstance(one, str) and one != name]
     if not changed:
         return []
-    shown = list(dict.fromkeys(f"{one!a} as {name!r}" for one, name in changed))
+    written = list(dict.fromkeys(f"{one[:MOST_SHOWN]!a} as {shown(name)}" for one, name in changed))
     return [
         f"{len(changed)} of {len(names)} {what} are read without white space around them and in Unicode's form NFC: "
-        + ", ".join(shown[:5])
-        + (f" and {len(shown) - 5} others" if len(shown) > 5 else "")
+        + ", ".join(written[:5])
+        + (f" and {len(written) - 5} others" if len(written) > 5 else "")
     ]

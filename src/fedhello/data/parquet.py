@@ -29,7 +29,8 @@ def read_parquet(path: Path) -> Table:
 
     def values(column: str) -> list[Any]:
         with _opened(path) as file:
-            found = pyarrow.parquet.ParquetFile(file).read(columns=[names[position[column]]]).column(0)
+            name = names[position[column]]  # with a dot, it may mean a part of another column as well
+            found = pyarrow.parquet.ParquetFile(file).read(columns=[name]).column(name)
         return _as_python(path, column, found)
 
     return Table(str(path), tuple(columns), values, folder=path.parent, notes=tuple(case_notes(str(path), columns)))

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fedhello.data.columns import Rows
 from fedhello.data.dataset import HeldOut, Input, Kind, Picture, identity
-from fedhello.data.names import WHOLE, clean, look_alikes, whole_names
+from fedhello.data.names import WHOLE, clean, look_alikes, shown, whole_names
 from fedhello.data.pictures import undecodable
 from fedhello.errors import DataError
 from fedhello.formatting import nearest
@@ -87,7 +87,10 @@ def known_names(samples: list[Sample], classes: Sequence[str] | None) -> tuple[l
                 f"read as {name!r}"
             )
         stay = sorted({new.get(label, label) for label in found})
-        notes += [f"the classes {one!r} and {other!r} look alike; they stay apart" for one, other in look_alikes(stay)]
+        notes += [
+            f"the classes {shown(one)} and {shown(other)} look alike; they stay apart"
+            for one, other in look_alikes(stay)
+        ]
     else:
         known = {clean(name): name for name in classes}
         numbers = {match[1]: name for name in known if (match := WHOLE.fullmatch(name))}
@@ -160,8 +163,8 @@ def elsewhere(part: Part, samples: list[Sample], kept: list[Sample], kind: Kind,
     where = Counter(stays[identity(sample.value, kind)] for sample in samples if sample.part == part)
     said = " and ".join(f"{count} of {names[other]} (data.{other})" for other, count in where.items())
     return (
-        f"all {where.total()} repeat samples of other parts, where they stay: {said}. Hold out samples that are not "
-        "among those of another part."
+        f"all {where.total()} of its samples are in other parts as well, where they stay: {said}. Hold out "
+        "samples that no other part has."
     )
 
 

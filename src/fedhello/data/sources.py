@@ -14,6 +14,7 @@ from fedhello.data.files import read_table
 from fedhello.data.folders import folder_source
 from fedhello.data.hub import hub_source, is_hub_id, is_saved, saved_source
 from fedhello.data.memory import MEMORY
+from fedhello.data.names import shown
 from fedhello.data.samples import (
     HELD_OUT,
     PARTS,
@@ -244,7 +245,8 @@ def training_table(source: Source, split: str | None, used: Sequence[str]) -> tu
 def _no_split(source: Source, key: str, name: str, otherwise: str = "") -> DataError:
     named = [split for split in source.splits if split]
     has = f"has {_listed(named)}" + nearest(name, named) if named else "has no splits."
-    return DataError(f"expected {key} to be {otherwise}a split of the data set; found {name!r}. {source.name} {has}")
+    found = f"found {shown(name)}. {source.name} {has}"
+    return DataError(f"expected {key} to be {otherwise}a split of the data set; {found}")
 
 
 def _listed(splits: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhello.data.dataset import Columns
-from fedhello.data.names import HALF, clean
+from fedhello.data.names import HALF, clean, shown
 from fedhello.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
@@ -71,9 +71,13 @@ def column_names(names: Iterable[object], where: str) -> list[str]:
     for given in names:
         name = clean(str(given))
         if name in found:
-            raise DataError(f"expected columns of different names in {where}; {name!r} is given twice. Rename one.")
+            raise DataError(
+                f"expected columns of different names in {where}; {shown(name)} is given twice. Rename one."
+            )
         if HALF.search(name):
-            raise DataError(f"expected names of columns in {where} to be Unicode text; {name!r} has half a character")
+            raise DataError(
+                f"expected names of columns in {where} to be Unicode text; {shown(name)} has half a character"
+            )
         found[name] = None
     return list(found)
 
@@ -82,7 +86,9 @@ def case_notes(name: str, columns: Sequence[str]) -> list[str]:
     """Return a note on columns whose names differ in case alone, which are different columns."""
     first: dict[str, str] = {}
     twins = [(first[low], column) for column in columns if first.setdefault(low := column.casefold(), column) != column]
-    return [f"{name} has the columns {one!r} and {other!r}; they are told apart by case" for one, other in twins]
+    return [
+        f"{name} has the columns {shown(one)} and {shown(other)}; they are told apart by case" for one, other in twins
+    ]
 
 
 def first_line(error: Exception) -> str:

@@ -67,14 +67,14 @@ class CsvFile(JsonLinesFile):
     def _write_all(self) -> None:
         self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
         with self.path.open("w", encoding="utf-8", newline="") as file:
-            write_csv(file, self._columns, self._rows)
+            write_csv(file, self._columns, self._rows, end="\r\n")
 
     def _add(self, row: dict[str, Any]) -> None:
         if not row.keys() <= set(self._columns):
             self._write_all()
             return
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            write_csv(file, self._columns, [row], header=False)
+            write_csv(file, self._columns, [row], header=False, end="\r\n")
 
 
 def _row(record: RoundRecord) -> dict[str, Any]:
