@@ -89,7 +89,7 @@ def _check_tokens(counts: np.ndarray, place: Place) -> None:
     if len(empty):
         raise DataError(
             f"expected texts of which the model's tokenizer makes tokens; it makes none of {place(int(empty[0]))}"
-            + (f", nor of {len(empty) - 1} others" if len(empty) > 1 else "")
+            + (f" ({len(empty)} such texts)" if len(empty) > 1 else "")
             + ". Leave them out."
         )
 

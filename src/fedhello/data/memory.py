@@ -73,13 +73,23 @@ def _check(name: str, data: Any) -> None:
 
 def _table(name: str, data: Any, columns: Columns) -> Table:
     """Read a data set in memory."""
+    if hasattr(data, "to_pydict"):  # pyarrow
+        data = data.to_pydict()
     if isinstance(data, Mapping):
+        scalar = next((key for key, values in data.items() if not _is_column(values)), None)
+        if scalar is not None:
+            raise DataError(
+                f"expected a sequence of values for each column of {name}; that of {scalar!r} is a "
+                f"{type(data[scalar]).__name__}"
+            )
         return _of_columns(
             name, dict(zip(column_names(data, name), map(list, data.values()), strict=True)), columns.tensor
         )
-    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas
-        named = enumerate(column_names(data.columns, name))
-        return _of_columns(name, {key: data.iloc[:, i].tolist() for i, key in named}, columns.tensor)
+    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas, polars
+        given = [
+            data.iloc[:, i].tolist() if hasattr(data, "iloc") else list(data[c]) for i, c in enumerate(data.columns)
+        ]
+        return _of_columns(name, dict(zip(column_names(data.columns, name), given, strict=True)), columns.tensor)
     rows = [_row(_item(data, i, name), columns, f"row {i + 1} of {name}") for i in range(len(data))]
     for column, classes in _class_names(data).items():
         for row in rows:

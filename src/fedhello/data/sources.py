@@ -122,7 +122,7 @@ def load(
         rows = read_rows(table, known, labelled)
         samples += samples_of(part, rows, "")
         notes += [*rows.notes, *more]
-    names: dict[Part, str] = {"train": name, **{part: table.name for part, table in held_out.items()}}
+    names: dict[Part, str] = {"train": source.name, **{part: table.name for part, table in held_out.items()}}
     check_parts(names, samples, lambda _: "it has no row")
     classes = classes if labelled else [NO_CATEGORY]
     samples, more = known_names(samples, classes)
