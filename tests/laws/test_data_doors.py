@@ -19,17 +19,10 @@ from fedhello.model.sources import resolve
 FEW, MANY = 300, 20_000
 
 TEXTS = [
-    "a red rose",
-    "caf\u00e9",
-    "two\nlines, here",
-    'he said "no"',
-    "",
-    " \u00a0",
-    "\U0001f600 smile",
-    "x;y|z\tw",
-    "1.0",
-]
-LABELS = ["plant", "animal ", "1", "1.0", "true", "nan", "", "caf\u00e9", "cafe\u0301"]
+    "a red rose", "caf\u00e9", "two\nlines, here", 'he said "no"', "\U0001f600 smile", "x;y|z\tw", "1.0", "\u00a0 a",
+]  # fmt: skip
+LABELS = ["plant", "animal ", "1", "1.0", "true", "caf\u00e9", "cafe\u0301"]
+NOTHING = ["", " \u00a0", "nan", "NaN "]
 PIECES = [
     b'"', b'""', b",", b";", b"\t", b"|", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe",
     b"\xfe\xff",
@@ -39,9 +32,13 @@ PIECES = [
 ]  # fmt: skip
 
 
-def mutated(rng, content):
-    """Return the content with a few bytes cut, doubled, changed or put in."""
+def mutated(rng, content, flips=False):
+    """Return the content with a few bytes cut, doubled, changed or put in; or only changed."""
     content = bytearray(content)
+    if flips:
+        for _ in range(rng.randint(1, 3)):
+            content[rng.randrange(len(content))] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
+        return bytes(content)
     for _ in range(rng.randint(1, 4)):
         at = rng.randint(0, len(content))
         much = rng.choice([1, 1, 2, 8, 64, 400])
@@ -60,9 +57,12 @@ def mutated(rng, content):
 
 
 def rows_of(rng):
-    return [
+    rows = [
         {"text": rng.choice(TEXTS), "label": rng.choice(LABELS), "n": rng.random()} for _ in range(rng.randint(1, 8))
     ]
+    if rng.random() < 0.1:
+        rows[-1][rng.choice(["text", "label"])] = rng.choice(NOTHING)
+    return rows
 
 
 def csv_of(rng):
@@ -97,7 +97,7 @@ def parquet_of(rng):
     if rng.random() < 0.2:
         columns["text"] = [[text] for text in columns["text"]]
     if rng.random() < 0.2:
-        columns["label"] = [label.encode() for label in LABELS[: len(rows)]]
+        columns["label"] = [row["label"].encode() for row in rows]
     file = pyarrow.BufferOutputStream()
     codec = rng.choice(["none", "snappy", "gzip", "zstd"])
     parquet.write_table(pyarrow.table(columns), file, compression=codec, use_dictionary=rng.random() < 0.5)
@@ -126,7 +126,7 @@ def fuzz(door, folder, count, seed=0):
     read_whole = 0
     for _ in range(count):
         path = folder / f"x{rng.choice(suffixes)}"
-        path.write_bytes(mutated(rng, make(rng)))
+        path.write_bytes(mutated(rng, make(rng), flips=door == "parquet" and rng.random() < 0.7))
         found = read(path)
         if found is not None:
             read_whole += 1
@@ -144,7 +144,7 @@ def test_any_bytes_are_rows_or_an_error_of_ours(door, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("door", ["csv", "json", "parquet"])
 def test_any_bytes_are_rows_or_an_error_of_ours_many_times(door, tmp_path):
-    assert fuzz(door, tmp_path, MANY, seed=1) > 0
+    assert fuzz(door, tmp_path, MANY, seed=1) > MANY // 100
 
 
 CHARACTERS = [

@@ -3,9 +3,10 @@
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -23,7 +24,7 @@ MOST_CHARACTERS = 10_000_000
 
 _LOOKED_AT = 50
 _SAMPLE = 2**20
-_REPEATED = 8
+_SHARE = 0.75
 
 _limit = Lock()
 
@@ -216,29 +217,45 @@ def _checked(path: Path, separator: str, header: _Row, rows: Sequence[_Row]) -> 
 
 
 def _check_swallowed(path: Path, text: str, separator: str, width: int, rows: Sequence[_Row]) -> None:
-    """Refuse a value of several lines if each would be a row of its own, with a value of other rows, such as a label.
+    """Refuse a value of several lines that read as rows of their own.
 
-    Two stray quotes make one value of all rows between them, which no reader of CSV can tell from a long text.
+    Two stray quotes make one value of all rows between them, which no reader of CSV can tell from a long text. Here its
+    lines are told by values, such as labels, that they share with other rows or with each other.
     """
     long = [row for row in rows if row.last > row.first and width > 1]
     if not long:
         return
     lines = list(io.StringIO(text, newline=""))
-    known: list[set[str]] | None = None
+    short = [row.values for row in rows if row.last == row.first]
+    known = [Counter(values[i].strip() for values in short) for i in range(width)]
     for row in long:
-        split = [line.split(separator) for line in lines[row.first - 1 : row.last]]
-        if any(len(values) != width for values in split):
-            continue
-        if known is None:
-            short = [other.values for other in rows if other.last == other.first]
-            known = [{values[i].strip() for values in short} - {""} for i in range(width)]
-        columns = [{values[i].strip('" \t\r\n') for values in split} for i in range(width)]
-        if any(
-            found <= others or (len(split) >= _REPEATED and "" not in found and 2 * len(found) <= len(split))
-            for found, others in zip(columns, known, strict=True)
-        ):
+        alone = [line.split(separator) for line in lines[row.first - 1 : row.last]]
+        if _like_rows(alone, known) or any(_has_ends(row.values, i, separator, known) for i in range(width)):
             raise DataError(
                 f'expected a quote (") to hold one value in {path}; the one that opens on line {row.first} and '
                 f"closes on line {row.last} swallows lines that read as rows of their own. Remove the stray quotes, "
                 "or write the table as JSON lines or Parquet."
             )
+
+
+def _like_rows(lines: Sequence[Sequence[str]], known: Sequence[Counter[str]]) -> bool:
+    """Whether all lines have as many values as the header, and most of those in a column occur more than once."""
+    if any(len(values) != len(known) for values in lines):
+        return False
+    for i, others in enumerate(known):
+        here = Counter(values[i].strip('" \t\r\n') for values in lines)
+        again = sum(count for value, count in here.items() if value and count + others[value] > 1)
+        if again >= _SHARE * len(lines):
+            return True
+    return False
+
+
+def _has_ends(values: Sequence[str], i: int, separator: str, known: Sequence[Counter[str]]) -> bool:
+    """Whether a line within a value ends like a row, with a quote and a known value, and the next begins like one."""
+    for line, following in pairwise(values[i].splitlines()):
+        end = line.rpartition('"')[2].split(separator)[1:] if '"' in line else []
+        begin = following.partition('"')[0].split(separator)[:-1] if '"' in following else []
+        found = {i + 1 + k: value for k, value in enumerate(end)} | dict(enumerate(begin))
+        if found.keys() == set(range(len(values))) - {i} and any(found[k].strip() in known[k] for k in found):
+            return True
+    return False
