@@ -1,8 +1,9 @@
 """Format quantities, suggestions and nested values for people."""
 
+import csv
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 from fedhello.types import Budget, Federation
 
@@ -88,6 +89,43 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence: a full stop and, if a known word is similar, a suggestion."""
     close = close_to(word, known)
     return "." if close is None else f". Did you mean {close}?"
+
+
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are their wide forms
+
+
+def spreadsheet_safe(value: Any) -> Any:
+    """Return a cell for CSV that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe.
+
+    Numbers stay as they are, negative ones among them.
+
+    Example:
+        >>> spreadsheet_safe("=1+1"), spreadsheet_safe("a"), spreadsheet_safe(-0.5)
+        ("'=1+1", 'a', -0.5)
+    """
+    if not isinstance(value, str):
+        return value
+    line = value.replace("\r", " ")  # which Python does not put into quotes, and spreadsheets take for the row's end
+    risky = line.lstrip().startswith(_FORMULA) or line.startswith(("\t", "\n"))
+    return f"'{line}" if risky else line
+
+
+def write_csv(
+    file: TextIO, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True, end: str = "\n"
+) -> None:
+    """Write rows as CSV, with cells and names of columns that are safe in a spreadsheet.
+
+    Args:
+        file: Where to write.
+        columns: The keys of the rows, in order.
+        rows: Column → value; missing ones and None are empty.
+        header: Whether to write the names of the columns first.
+        end: Of each line.
+    """
+    writer = csv.writer(file, lineterminator=end)
+    if header:
+        writer.writerow(map(spreadsheet_safe, columns))
+    writer.writerows([spreadsheet_safe(row.get(column)) for column in columns] for row in rows)
 
 
 def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:

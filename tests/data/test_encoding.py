@@ -95,7 +95,7 @@ def test_no_room_for_a_response_is_refused():
 
 
 def test_an_empty_response_is_refused():
-    with pytest.raises(DataError, match="1 of 2 have none, the first is sample 1"):
+    with pytest.raises(DataError, match="1 of 2 have none, the first is text 2"):
         instructions([("a", "b"), ("a", "  ")])
 
 
@@ -134,3 +134,37 @@ def test_subsets_keep_answers():
     part = examples.subset(np.array([1]))
     assert part.answers.tolist() == [4]
     assert (part.batch(np.array([0])).labels != IGNORED).sum() == 2
+
+
+# the tokenizer as a door
+
+
+@pytest.mark.parametrize("seconds", [None, ["a", "b", "c"]])
+def test_a_text_that_the_tokenizer_refuses_is_named_once_by_its_place(seconds):
+    texts = ["a", "b", "c\ud83d"]
+    with pytest.raises(
+        DataError, match=r"that the model's tokenizer accepts; on line 4 of x it raises TypeError: Text"
+    ):
+        tokenise(texts, np.zeros(3, dtype=int), words(), 8, seconds, place=lambda i: f"line {i + 2} of x")
+
+
+def test_a_text_without_tokens_is_named_by_its_place():
+    with pytest.raises(DataError, match=r"makes none of line 3 of x \(2 such texts\)\. Leave them out\."):
+        tokenise(["a", " ", "\t"], np.zeros(3, dtype=int), words(), 8, place=lambda i: f"line {i + 2} of x")
+    with pytest.raises(DataError, match=r"makes none of text 1\."):
+        tokenise_instructions([(" ", "b")], np.zeros(1, dtype=int), words(), 8)
+
+
+def test_a_template_that_refuses_a_prompt_names_it():
+    picky = "{% if messages[0]['content'] == 'b' %}{{ raise_exception('no b') }}{% endif %}" + CHAT
+    with pytest.raises(DataError, match=r"on line 3 of x it raises TemplateError: no b"):
+        tokenise_instructions(
+            [("a", "c"), ("b", "c")], np.zeros(2, dtype=int), words(picky), 32, lambda i: f"line {i + 2} of x"
+        )
+    with pytest.raises(DataError, match=r"on prompt 2 it raises TemplateError: no b"):
+        tokenise_prompts(["a", "b"], words(picky))
+
+
+def test_long_texts_and_control_characters_are_cut_and_kept():
+    examples, cut = tokenise(["a " * 100_000, "a \0 \x07 b"], np.zeros(2, dtype=int), words(), 8)
+    assert (cut, [len(row) for row in examples.tokens]) == (1, [8, 4])

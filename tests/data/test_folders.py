@@ -173,3 +173,21 @@ def test_fashion_mnist_is_read_from_the_folder_in_the_environment(idx, monkeypat
     monkeypatch.setenv("FASHION_MNIST", str(idx / "absent"))
     with pytest.raises(MissingExtraError, match="apt-get install dataset-fashion-mnist"):
         load("embedded:fashion-mnist")
+
+
+def test_files_of_any_kind_of_rows_are_splits_by_their_names(tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tlabel\none\tx\ntwo\ty\n")
+    (tmp_path / "b.json").write_text('[{"text": "three", "label": "x"}, {"text": "four", "label": "y"}]')
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"text,label\nfive,x\nsix,y\n"))
+    (tmp_path / "d.csv").mkdir()
+    data = load(str(tmp_path), file_per_client=True)
+    assert (data.inputs, sorted(set(data.groups))) == (("one", "two", "three", "four", "five", "six"), ["a", "b", "c"])
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(DataError, match=r"expected to read the folder .*; Permission denied"):
+        load(str(tmp_path))

@@ -9,6 +9,7 @@ import torch
 import fedhello as fh
 from fedhello.data.dataset import Columns
 from fedhello.data.memory import is_per_client, memory_source
+from fedhello.data.sources import load
 
 
 def rows_of(file="texts.csv"):
@@ -157,3 +158,65 @@ def test_images_that_are_normalised_or_have_channels_first_are_refused(pixels):
         fh.DataError, match=r"expected an image of uint8 values, shape \(H, W\) or \(H, W, 3\), in row 2"
     ):
         table_of([(np.zeros((2, 2), np.uint8), 0), (pixels, 0)], IMAGES)
+
+
+def test_a_table_of_pyarrow_is_read_by_its_columns():
+    pyarrow = pytest.importorskip("pyarrow")
+    table = table_of(pyarrow.table({"text": ["a", "b"], "label": ["x", "y"]}))
+    assert columns_of(table) == {"text": ["a", "b"], "label": ["x", "y"]}
+
+
+def missing_in_pandas():
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame({"text": ["a", "b"], "label": pandas.array([1, None], dtype="Int64")})
+
+
+class Failing(Torchlike):
+    """A data set whose own code fails."""
+
+    def __getitem__(self, i):
+        raise RuntimeError("the disk is gone")
+
+
+DEEP: list = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (missing_in_pandas, "value of 'label' in each row of the data; row 2 lacks one"),
+        (lambda: [("a", 1.0), ("b", float("nan"))], "row 2 lacks one"),
+        (lambda: [("a", torch.tensor(float("nan"))), ("b", 1)], "row 1 lacks one"),
+        (lambda: Failing([ROW]), "row 1 of the data, which has 1; reading it raises RuntimeError: the disk is gone"),
+        (lambda: {1, 2}, "row 1 of the data, which has 2; reading it raises TypeError"),
+        (lambda: {"text": "abc", "label": "xyz"}, "values for each column of the data; that of 'text' is a str"),
+        (lambda: [("a\ud83d", 1), ("b", 2)], r"row 1 has half of a character, U\+D83D, at 2"),
+        (lambda: [("a", "x\udc00"), ("b", "y")], r"column 'label' of the data; row 1 has half of a character"),
+        (lambda: [("a", 10**5000), ("b", 2)], r"row 1 has a value that cannot be shown \(int\)"),
+        (lambda: [("a", DEEP), ("b", 2)], r"row 1 has a value that cannot be shown \(list\)"),
+        (lambda: [(b"a", 1), ("b", 2)], r"row 1 has b'a' \(bytes\)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_sample_is_said_with_its_row(make, sentence):
+    with pytest.raises(fh.DataError, match=sentence):
+        source_of(make())
+
+
+def source_of(data):
+    source = memory_source(data, COLUMNS, {})
+    return load("memory", COLUMNS, source=source)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([1, "1", 1.0, np.int8(2)], ("1", "2")),
+        ([np.bool_(True), True, "True", False], ("False", "True")),
+        (["cafe\u0301", "caf\u00e9", " x", "x\u00a0"], ("caf\u00e9", "x")),
+    ],
+)
+def test_labels_in_memory_are_the_classes_of_files(labels, names):
+    data = source_of([(f"text {i}", label) for i, label in enumerate(labels)])
+    assert data.label_names == names

@@ -151,7 +151,7 @@ def test_a_folder_that_is_no_run(refused, words):
 
 def test_an_empty_csv_file(refused):
     Path("texts.csv").write_text("")
-    assert "its first line is empty" in refused(DATA, "run", *SMALL)
+    assert "expected a header line, then samples, in texts.csv; it is empty" in refused(DATA, "run", *SMALL)
 
 
 def test_one_class(refused):
@@ -161,30 +161,35 @@ def test_one_class(refused):
 
 def test_a_missing_column(refused):
     sentence = refused(DATA, "run", *SMALL, "data.label=topic")
-    assert sentence == "expected a column 'topic' in texts.csv (data.label); it has 'text', 'label'."
+    assert sentence == "expected a column 'topic' in texts.csv (data.label); its first line names 'text', 'label'."
 
 
 def test_no_such_csv_file(refused):
-    assert "absent.csv cannot be read" in refused(DATA, "run", *SMALL, "data.name=absent.csv")
+    assert "there is no 'absent.csv'" in refused(DATA, "run", *SMALL, "data.name=absent.csv")
 
 
 def test_a_split_that_is_not_there(refused):
     sentence = refused(DATA, "run", *SMALL, "data.test=tset.csv")
     assert sentence == (
-        "expected data.test to be a file, or a split of the data set; found 'tset.csv'. texts.csv has no splits."
+        "expected data.test to be a file, a folder or an embedded data set; there is no 'tset.csv'. Did you mean "
+        "texts.csv?"
+    )
+    sentence = refused(DATA, "run", *SMALL, "data.test=test")
+    assert sentence == (
+        "expected data.test to be a file, or a split of the data set; found 'test'. texts.csv has no splits."
     )
 
 
 def test_a_line_that_is_no_object(refused):
     Path("texts.jsonl").write_text('{"text": "a", "label": "x"}\n7\n')
     sentence = refused(DATA, "run", *SMALL, "data.name=texts.jsonl")
-    assert sentence == "expected one JSON object per line in texts.jsonl; line 2 holds int"
+    assert sentence == "expected JSON objects in texts.jsonl, one per line or in an array; line 2 holds int"
 
 
 def test_a_template_with_a_column_that_is_not_there(refused):
     sentence = refused(DATA, "run", *SMALL, "data.prompt='Read {txet}'", "data.response=label")
     assert sentence == (
-        "expected a column 'txet' in texts.csv (data.prompt); it has 'text', 'label'. Did you mean text?"
+        "expected a column 'txet' in texts.csv (data.prompt); its first line names 'text', 'label'. Did you mean text?"
     )
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from fedhello.data import delimited
 from fedhello.data.dataset import Columns
 from fedhello.errors import ConfigError, DataError
 from fedhello.network.own_data import own_source
@@ -41,10 +42,8 @@ def test_a_data_set_that_defines_its_columns_keeps_them():
 
 
 def test_a_file_is_read_once(tmp_path, monkeypatch):
-    from fedhello.data import tables
-
-    read, count = tables._read, []
-    monkeypatch.setattr(tables, "_read", lambda path: count.append(path) or read(path))
+    read, count = delimited.read_text, []
+    monkeypatch.setattr(delimited, "read_text", lambda path: count.append(path) or read(path))
     (tmp_path / "a.csv").write_text("\n".join(["text,label", *TWO]) + "\n")
     from fedhello.config.schema import DataConfig
     from fedhello.config.settings import data_settings

@@ -81,3 +81,8 @@ def test_images_are_scored_in_every_form(tmp_path, monkeypatch):
     z = logits(run.session.model, run.session.server.test)
     right = float((z.argmax(dim=1).numpy() == run.session.server.test.labels).mean())
     assert run.evaluate().test.accuracy == right
+
+
+def test_half_a_character_is_refused_by_the_inputs_number(session):
+    with pytest.raises(fh.DataError, match="expected Unicode text; input 2 has half of a character"):
+        inferred(session, ["apple", "pear \udcff"])

@@ -180,7 +180,7 @@ def test_embedded_data_needs_no_columns(checked):
 def test_data_that_is_not_there(call, tmp_path):
     code, _, err = call(tmp_path, "init", "absent.csv")
     assert code == 3
-    assert "absent.csv cannot be read" in err
+    assert "there is no 'absent.csv'" in err
 
 
 def test_too_little_data_for_a_federation(call, tmp_path):

@@ -7,6 +7,7 @@ from string import Formatter
 import numpy as np
 
 from fedhello.data.dataset import Columns, Input, Picture
+from fedhello.data.names import HALF, MOST_SHOWN, as_name, clean, is_missing, rewritten, shown
 from fedhello.data.tables import Table
 from fedhello.errors import DataError
 from fedhello.formatting import nearest
@@ -21,13 +22,18 @@ class Rows:
         labels: Their classes' names; of instruction data the categories.
         groups: The groups of a natural partition; empty strings without a group column.
         place: Returns the name of a sample in messages.
+        notes: Notes on how the table and its names are read.
     """
 
     inputs: list[Input]
     labels: list[str]
     groups: list[str]
     place: Callable[[int], str]
+    notes: tuple[str, ...] = ()
 
+
+MOST_NAMED = 50
+"""The most columns that a message lists."""
 
 NO_CATEGORY = "all"
 """The category of instruction data without a category column, and of samples whose labels are not read."""
@@ -45,13 +51,15 @@ def read_rows(table: Table, columns: Columns, labelled: bool = True) -> Rows:
         DataError: If a column is missing, or a value is missing or of the wrong type.
     """
     inputs = _inputs(table, columns)
+    notes: list[str] = [*table.notes]
     optional = columns.kind == "instructions" and columns.label == Columns.label
     if not labelled or (optional and columns.label not in table.columns):
         labels = [NO_CATEGORY] * len(inputs)
     else:
-        labels = _names(table, columns.label, "data.label")
-    groups = _names(table, columns.group, "data.partition.column") if columns.group else [""] * len(inputs)
-    return Rows(inputs, labels, groups, lambda row: f"{table.place(row)} of {table.name}")
+        labels = _names(table, columns.label, "data.label", notes)
+    groups = _names(table, columns.group, "data.partition.column", notes) if columns.group else [""] * len(inputs)
+    place, name = table.place, table.name  # not the table itself, which would keep all its columns in memory
+    return Rows(inputs, labels, groups, lambda row: f"{place(row)} of {name}", tuple(notes))
 
 
 def _inputs(table: Table, columns: Columns) -> list[Input]:
@@ -114,37 +122,46 @@ def _texts(table: Table, column: str, key: str) -> list[str]:
 
 
 def _text(table: Table, column: str, row: int, value: object, required: bool = True) -> str:
-    if value is None:
+    if is_missing(value):
         value = ""
     if not isinstance(value, str):
         raise DataError(
             f"expected texts in the column {column!r} of {table.name}; {table.place(row)} has {_shown(value)}"
         )
     value = value.strip()
-    if required and not value:
+    _check_whole(table, column, row, value)
+    if required and not clean(value):
         raise _lacking(table, column, row)
     return value
 
 
-def _names(table: Table, column: str, key: str) -> list[str]:
-    """Return a column of strings or integers as strings."""
-    return [_name(table, column, row, value) for row, value in enumerate(_column(table, column, key))]
-
-
-def _name(table: Table, column: str, row: int, value: object) -> str:
-    if isinstance(value, (int, np.integer)):
-        return str(value)
-    if value is None:
-        raise _lacking(table, column, row)
-    if not isinstance(value, str):
+def _check_whole(table: Table, column: str, row: int, value: str) -> None:
+    half = None if value.isascii() else HALF.search(value)
+    if half:
         raise DataError(
-            f"expected strings or integers in the column {column!r} of {table.name}; {table.place(row)} has "
-            f"{_shown(value)}. Convert it to class names."
+            f"expected Unicode text in the column {column!r} of {table.name}; {table.place(row)} has half of a "
+            f"character, U+{ord(half[0]):04X}, at {half.start() + 1}. Remove it, or write the file anew."
         )
-    value = value.strip()
-    if not value:
-        raise _lacking(table, column, row)
-    return value
+
+
+def _names(table: Table, column: str, key: str, notes: list[str]) -> list[str]:
+    """Return a column of strings or integers as names, and add to the notes if some are written otherwise."""
+    given = _column(table, column, key)
+    found = [as_name(value) for value in given]
+    for row, name in enumerate(found):
+        if name == "":
+            raise DataError(
+                f"expected strings or integers in the column {column!r} of {table.name}; {table.place(row)} has "
+                f"{_shown(given[row])}. Convert it to class names."
+            )
+        if name is not None:
+            _check_whole(table, column, row, name)
+    missing = [row for row, name in enumerate(found) if name is None]
+    if missing:
+        raise _lacking(table, column, *missing)
+    names = [name for name in found if name is not None]
+    notes += rewritten(given, names, f"values of {column!r} in {table.name}")
+    return names
 
 
 def _pictures(table: Table, column: str) -> list[Picture]:
@@ -158,6 +175,7 @@ def _picture(table: Table, column: str, row: int, value: object) -> Picture:
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value.strip():
+        _check_whole(table, column, row, value)
         path = table.folder / value.strip()
         return Picture(path, str(path))
     name = f"{table.place(row)} of {table.name}"
@@ -198,17 +216,27 @@ def _tensors(table: Table, column: str) -> list[np.ndarray]:
 
 def _column(table: Table, column: str, key: str) -> Sequence[object]:
     if column not in table.columns:
+        column = clean(column)
+    if column not in table.columns:
+        has = "its first line names" if table.header else "it has"
+        listed = [*map(shown, table.columns[:MOST_NAMED]), *(["…"] if len(table.columns) > MOST_NAMED else [])]
         raise DataError(
-            f"expected a column {column!r} in {table.name} ({key}); it has {', '.join(map(repr, table.columns))}"
-            + nearest(column, table.columns)
+            f"expected a column {column!r} in {table.name} ({key}); {has} {', '.join(listed)}"
+            + nearest(column, [name for name in table.columns[:MOST_NAMED] if len(name) <= MOST_SHOWN])
         )
     return table.values(column)
 
 
-def _lacking(table: Table, column: str, row: int) -> DataError:
-    return DataError(f"expected a value of {column!r} in each row of {table.name}; {table.place(row)} lacks one")
+def _lacking(table: Table, column: str, *rows: int) -> DataError:
+    more = f" ({len(rows)} rows do, up to {table.place(rows[-1])})" if len(rows) > 1 else ""
+    return DataError(
+        f"expected a value of {column!r} in each row of {table.name}; {table.place(rows[0])} lacks one{more}"
+    )
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a number of thousands of digits, or an object's own failure
+        text = "a value that cannot be shown"
     return f"{text if len(text) <= 40 else text[:40] + '…'} ({type(value).__name__})"

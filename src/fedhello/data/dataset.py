@@ -1,7 +1,8 @@
 """A data set, independent of its source."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -106,6 +107,7 @@ class DataSet:
         groups: The group of each sample for a natural partition; empty without groups.
         parts: Positions of given validation and test parts, ascending; the other samples can be trained on.
         notes: Notes on changes while reading.
+        place: Returns the name of a sample in messages: its row and file.
     """
 
     inputs: tuple[Input, ...]
@@ -115,6 +117,7 @@ class DataSet:
     groups: tuple[str, ...] = ()
     parts: Mapping[HeldOut, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    place: Callable[[int], str] = lambda i: f"sample {i + 1}"
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -129,12 +132,22 @@ class DataSet:
 
 
 def identity(sample: Input, kind: Kind) -> object:
-    """Return the key that identifies repeats: an image's digest, a prompt without its response, or the input."""
+    """Return the key that identifies repeats: an image's digest, a prompt without its response, or the input.
+
+    Texts are compared in Unicode's form NFC.
+    """
     if isinstance(sample, Picture):
         return sample.digest()
     if isinstance(sample, np.ndarray):
         return sample.tobytes()  # all are of one type and shape
-    return sample[0] if kind == "instructions" else sample
+    if isinstance(sample, tuple):
+        return _same(sample[0]) if kind == "instructions" else (_same(sample[0]), _same(sample[1]))
+    return _same(sample)
+
+
+def _same(text: str) -> str:
+    """Return what texts that differ in their Unicode form alone have in common."""
+    return unicodedata.normalize("NFC", text)
 
 
 def draw(data: DataSet, samples: int | None, held_out: int | None = None) -> DataSet:
@@ -171,6 +184,7 @@ def draw(data: DataSet, samples: int | None, held_out: int | None = None) -> Dat
         groups=taken(data.groups, kept) if data.groups else (),
         parts={name: np.searchsorted(kept, part) for name, part in parts.items()},
         notes=(*data.notes, *notes),
+        place=lambda i: data.place(int(kept[i])),
     )
 
 

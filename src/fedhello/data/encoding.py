@@ -1,19 +1,34 @@
 """Tokenise texts, pairs of texts, and prompts with their responses."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fedhello.data.batches import Examples
+from fedhello.data.tables import first_line
 from fedhello.errors import DataError
+
+T = TypeVar("T")
+
+Place = Callable[[int], str]
+"""Returns what messages call a sample."""
 
 LEAST_PROMPT = 4
 """Least number of tokens of a prompt that remain before a long response."""
 
 
+def _numbered(i: int) -> str:
+    return f"text {i + 1}"
+
+
 def tokenise(
-    texts: Sequence[str], labels: np.ndarray, tokenizer: Any, max_length: int, seconds: Sequence[str] | None = None
+    texts: Sequence[str],
+    labels: np.ndarray,
+    tokenizer: Any,
+    max_length: int,
+    seconds: Sequence[str] | None = None,
+    place: Place = _numbered,
 ) -> tuple[Examples, int]:
     """Tokenise texts, or pairs of texts, once.
 
@@ -23,18 +38,60 @@ def tokenise(
         tokenizer: The foundation model's tokenizer, with a padding token.
         max_length: The most tokens of a sample; longer ones are cut at the end, pairs at the end of the longer text.
         seconds: The second texts of pairs.
+        place: Returns what messages call a sample.
 
     Returns:
         The samples, and how many of them were cut.
+
+    Raises:
+        DataError: If the tokenizer refuses a text, or makes no token of it.
     """
-    pair = () if seconds is None else (list(seconds),)
-    encoded = tokenizer(list(texts), *pair, add_special_tokens=True, truncation=False, padding=False, verbose=False)
+
+    def encode(chosen: Sequence[int], **how: Any) -> Any:
+        pair = () if seconds is None else ([seconds[i] for i in chosen],)
+        return tokenizer([texts[i] for i in chosen], *pair, add_special_tokens=True, **how)
+
+    everyone = range(len(texts))
+    encoded = _taken(lambda chosen: encode(chosen, truncation=False, padding=False, verbose=False), everyone, place)
     whole = np.array([len(ids) for ids in encoded["input_ids"]])
+    _check_tokens(whole, place)
     if (whole > max_length).any():
-        encoded = tokenizer(list(texts), *pair, add_special_tokens=True, truncation=True, max_length=max_length)
+        encoded = _taken(lambda chosen: encode(chosen, truncation=True, max_length=max_length), everyone, place)
     segments = None if seconds is None else _arrays(encoded.get("token_type_ids"))
     examples = Examples(_arrays(encoded["input_ids"]) or (), np.asarray(labels), int(tokenizer.pad_token_id), segments)
     return examples, int((whole > max_length).sum())
+
+
+def _taken(call: Callable[[Sequence[int]], T], samples: Sequence[int], place: Place) -> T:
+    """Return what the tokenizer makes of samples; an error names the first that it refuses.
+
+    Args:
+        call: Has the tokenizer take the samples at some positions.
+        samples: The positions.
+        place: Returns what messages call a sample.
+    """
+    try:
+        return call(samples)
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers and their templates raise errors of any kind
+        for i in samples if len(samples) > 1 else ():
+            _taken(call, [i], place)
+        where = place(samples[0]) if len(samples) == 1 else "all of them together"
+        raise DataError(
+            f"expected texts that the model's tokenizer accepts; on {where} it raises {type(error).__name__}: "
+            f"{first_line(error)[:200]}"
+        ) from error
+
+
+def _check_tokens(counts: np.ndarray, place: Place) -> None:
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        raise DataError(
+            f"expected texts of which the model's tokenizer makes tokens; it makes none of {place(int(empty[0]))}"
+            + (f" ({len(empty)} such texts)" if len(empty) > 1 else "")
+            + ". Leave them out."
+        )
 
 
 def _arrays(rows: Sequence[Sequence[int]] | None) -> tuple[np.ndarray, ...] | None:
@@ -42,7 +99,7 @@ def _arrays(rows: Sequence[Sequence[int]] | None) -> tuple[np.ndarray, ...] | No
 
 
 def tokenise_instructions(
-    pairs: Sequence[tuple[str, str]], labels: np.ndarray, tokenizer: Any, max_length: int
+    pairs: Sequence[tuple[str, str]], labels: np.ndarray, tokenizer: Any, max_length: int, place: Place = _numbered
 ) -> tuple[Examples, int]:
     """Tokenise prompts with their responses once; only the response, with its end token, is predicted.
 
@@ -55,22 +112,30 @@ def tokenise_instructions(
         tokenizer: The foundation model's tokenizer, with a padding token and an end-of-text token.
         max_length: The most tokens of a sample. In longer ones the prompt is cut at its end, and a response that is
             too long by itself is also cut at its end.
+        place: Returns what messages call a sample.
 
     Returns:
         The samples, and how many of them were cut.
 
     Raises:
-        DataError: If a response is empty.
+        DataError: If a response is empty, or the tokenizer refuses a text or makes no token of it.
     """
     empty = [i for i, (_, response) in enumerate(pairs) if not response.strip()]
     if empty:
         raise DataError(
-            f"expected every prompt to have a response; {len(empty)} of {len(pairs)} have none, the first is sample "
-            f"{empty[0]}. Leave them out."
+            f"expected every prompt to have a response; {len(empty)} of {len(pairs)} have none, the first is "
+            f"{place(empty[0])}. Leave them out."
         )
-    texts = [rendered(prompt, response, tokenizer) for prompt, response in pairs]
-    before = _prompt_ids([opened for opened, _ in texts], tokenizer)
-    after = _ids([answer for _, answer in texts], tokenizer)
+
+    def encode(chosen: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+        texts = [rendered(*pairs[i], tokenizer) for i in chosen]
+        before = _prompt_ids([opened for opened, _ in texts], tokenizer)
+        return list(zip(before, _ids([answer for _, answer in texts], tokenizer), strict=True))
+
+    found = _taken(encode, range(len(pairs)), place)
+    before, after = [list(ids) for ids, _ in found], [list(ids) for _, ids in found]
+    _check_tokens(np.array([len(ids) for ids in before]), place)
+    _check_tokens(np.array([len(ids) for ids in after]), place)
     long = [i for i in range(len(pairs)) if len(before[i]) + len(after[i]) > max_length]
     for i in long:
         before[i], after[i] = _shortened(pairs[i][0], after[i], tokenizer, max_length)
@@ -80,8 +145,16 @@ def tokenise_instructions(
 
 
 def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | None = None) -> list[list[int]]:
-    """Tokenise prompts as they precede responses; texts that are too long are cut at the end."""
-    ids = _prompt_ids([_opened(prompt, tokenizer) for prompt in prompts], tokenizer)
+    """Tokenise prompts as they precede responses; texts that are too long are cut at the end.
+
+    Raises:
+        DataError: If the tokenizer refuses a prompt.
+    """
+
+    def encode(chosen: Sequence[int]) -> list[list[int]]:
+        return _prompt_ids([_opened(prompts[i], tokenizer) for i in chosen], tokenizer)
+
+    ids = _taken(encode, range(len(prompts)), lambda i: f"prompt {i + 1}")
     for i, row in enumerate(ids):
         if max_length is not None and len(row) > max_length:
             ids[i], _ = _shortened(prompts[i], [tokenizer.eos_token_id], tokenizer, max_length + 1)

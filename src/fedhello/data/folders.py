@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fedhello.data.dataset import Columns, Picture
-from fedhello.data.tables import SUFFIXES, Source, Table, read_table
+from fedhello.data.files import read_table
+from fedhello.data.tables import SUFFIXES, Source, Table
+from fedhello.data.text_files import name_of, suffix_of
 from fedhello.errors import DataError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -27,9 +29,13 @@ def folder_source(folder: Path) -> Source:
     Raises:
         DataError: If the folder holds no known form of data set.
     """
+    try:
+        listed = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"expected to read the folder {folder}; {error.strerror}") from error
     if any(folder.glob("*-images*idx3-ubyte*")):
         return Source(str(folder), idx_splits(folder), IMAGE_COLUMNS)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = [path for path in listed if suffix_of(path) in SUFFIXES and path.is_file()]
     if files:
         return _files(folder, files)
     classes = _class_folders(folder)
@@ -40,13 +46,13 @@ def folder_source(folder: Path) -> Source:
         readers = {name: partial(_image_table, folder / name, found) for name, found in splits.items()}
         return Source(str(folder), readers, IMAGE_COLUMNS)
     raise DataError(
-        f"expected a data set in the folder {folder}: images in one sub-folder per class, CSV, JSONL or Parquet files, "
-        "or what datasets' save_to_disk wrote; found none of them"
+        f"expected a data set in the folder {folder}: images in one sub-folder per class, CSV, TSV, JSON or Parquet "
+        "files, or what datasets' save_to_disk wrote; found none of them"
     )
 
 
 def _files(folder: Path, files: list[Path]) -> Source:
-    readers = {path.stem: partial(read_table, path) for path in files}
+    readers = {name_of(path): partial(read_table, path) for path in files}
     if len(readers) < len(files):
         names = ", ".join(path.name for path in files)
         raise DataError(f"expected file names in {folder} that differ before the suffix; found {names}")

@@ -6,9 +6,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fedhello.data.tables import Source, Table, first_line
+from fedhello.data.tables import SUFFIXES, Source, Table, first_line
 from fedhello.errors import DataError, MissingExtraError, OutOfReachError
 from fedhello.hub import is_out_of_reach
+
+FILES = (*SUFFIXES, ".txt", ".xlsx", ".xls", ".ods", ".zip")
+"""Suffixes of names that are meant as files, also where there is none."""
 
 
 def is_saved(folder: Path) -> bool:
@@ -19,7 +22,7 @@ def is_saved(folder: Path) -> bool:
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of a hub id, ``org/name`` or ``org/name:subset``, rather than of a file's path."""
     id_, _, subset = name.partition(":")
-    is_file = re.search(r"\.(csv|jsonl?|parquet)$", name) is not None
+    is_file = re.search(rf"({'|'.join(map(re.escape, FILES))})(\.gz)?$", name, re.IGNORECASE) is not None
     return re.fullmatch(r"\w[\w.-]*/[\w.-]*\w", id_) is not None and (":" not in name or bool(subset)) and not is_file
 
 
@@ -48,7 +51,7 @@ def hub_source(name: str) -> Source:
         MissingExtraError: If ``datasets`` is not installed.
         DataError: If the hub cannot be reached, or has no such data set.
     """
-    library = _library(f"the data set {name}")
+    library = _library(f"the data set {name} of the hub, since there is no such file or folder,")
     try:
         found = library.load_dataset(*name.split(":", 1))
     except Exception as error:  # several libraries raise network errors of different kinds

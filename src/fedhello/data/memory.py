@@ -1,13 +1,14 @@
 """Data sets in memory: rows, columns, and objects with a length and items."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fedhello.data.dataset import Columns, HeldOut, Picture
-from fedhello.data.tables import Source, Table
+from fedhello.data.tables import Source, Table, case_notes, column_names, first_line
 from fedhello.errors import DataError
 
 MEMORY = "memory"
@@ -72,11 +73,24 @@ def _check(name: str, data: Any) -> None:
 
 def _table(name: str, data: Any, columns: Columns) -> Table:
     """Read a data set in memory."""
+    if hasattr(data, "to_pydict"):  # pyarrow
+        data = data.to_pydict()
     if isinstance(data, Mapping):
-        return _of_columns(name, {str(key): list(values) for key, values in data.items()}, columns.tensor)
-    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas
-        return _of_columns(name, {str(key): data[key].tolist() for key in data.columns}, columns.tensor)
-    rows = [_row(data[i], columns, f"row {i + 1} of {name}") for i in range(len(data))]
+        scalar = next((key for key, values in data.items() if not _is_column(values)), None)
+        if scalar is not None:
+            raise DataError(
+                f"expected a sequence of values for each column of {name}; that of {scalar!r} is a "
+                f"{type(data[scalar]).__name__}"
+            )
+        return _of_columns(
+            name, dict(zip(column_names(data, name), map(list, data.values()), strict=True)), columns.tensor
+        )
+    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas, polars
+        given = [
+            data.iloc[:, i].tolist() if hasattr(data, "iloc") else list(data[c]) for i, c in enumerate(data.columns)
+        ]
+        return _of_columns(name, dict(zip(column_names(data.columns, name), given, strict=True)), columns.tensor)
+    rows = [_row(_item(data, i, name), columns, f"row {i + 1} of {name}") for i in range(len(data))]
     for column, classes in _class_names(data).items():
         for row in rows:
             row[column] = _class_name(classes, row[column])
@@ -101,18 +115,26 @@ def _of_columns(name: str, columns: Mapping[str, Sequence[object]], tensor: str 
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise DataError(f"expected columns of one length in {name}; found {said}")
-    return Table.of(
-        name,
-        {
-            key: values if key == tensor else [_value(v, f"row {i + 1} of {name}") for i, v in enumerate(values)]
-            for key, values in columns.items()
-        },
-    )
+    read = {
+        key: values if key == tensor else [_value(v, f"row {i + 1} of {name}") for i, v in enumerate(values)]
+        for key, values in columns.items()
+    }
+    return replace(Table.of(name, read), notes=tuple(case_notes(name, [*read])))
+
+
+def _item(data: Any, i: int, name: str) -> Any:
+    try:
+        return data[i]
+    except Exception as error:  # a data set's own code may raise anything
+        raise DataError(
+            f"expected row {i + 1} of {name}, which has {len(data)}; reading it raises {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _row(item: Any, columns: Columns, place: str) -> dict[str, object]:
     if isinstance(item, Mapping):
-        return {str(key): value for key, value in item.items()}
+        return dict(zip(column_names(item, place), item.values(), strict=True))
     if isinstance(item, (tuple, list)) and len(item) == 2:
         key = columns.image or columns.tensor or (columns.text if isinstance(columns.text, str) else None)
         if key is not None:

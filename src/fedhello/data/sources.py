@@ -1,35 +1,48 @@
 """Find the data set of a configured name, read it and check it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from fedhello import embedded
-from fedhello.data.columns import NO_CATEGORY, Rows, read_rows
-from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Input, Kind, Picture, identity
+from fedhello.data.columns import NO_CATEGORY, read_rows
+from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Kind
 from fedhello.data.embedded_sets import embedded_source
+from fedhello.data.files import read_table
 from fedhello.data.folders import folder_source
 from fedhello.data.hub import hub_source, is_hub_id, is_saved, saved_source
 from fedhello.data.memory import MEMORY
-from fedhello.data.pictures import undecodable
-from fedhello.data.tables import Source, Table, read_table
+from fedhello.data.names import shown
+from fedhello.data.samples import (
+    HELD_OUT,
+    PARTS,
+    Part,
+    Sample,
+    check_classes,
+    check_known,
+    check_parts,
+    decodable,
+    elsewhere,
+    known_names,
+    labelled_as,
+    samples_of,
+    without_repeats,
+)
+from fedhello.data.tables import SUFFIXES, Source, Table
+from fedhello.data.text_files import absent, exists, suffix_of
 from fedhello.errors import DataError
 from fedhello.formatting import nearest
 
-Part = Literal["train"] | HeldOut
-HELD_OUT: tuple[HeldOut, ...] = ("validation", "test")
-_PARTS: tuple[Part, ...] = ("train", *HELD_OUT)
 
-
-def open_source(name: str) -> Source:
+def open_source(name: str, key: str = "data.name") -> Source:
     """Return the source of a data set; its tables are read later.
 
     Args:
-        name: An embedded data set; a CSV, JSONL or Parquet file; a folder of images by class, of idx files, of data
+        name: An embedded data set; a CSV, TSV, JSON or Parquet file; a folder of images by class, of idx files, of data
             files or of ``save_to_disk``; or a hub id.
+        key: The key of the configuration that names it, for messages.
 
     Raises:
         DataError: If it does not exist, or has no known form.
@@ -43,16 +56,12 @@ def open_source(name: str) -> Source:
     if name.startswith(embedded.PREFIX):
         return embedded_source(name)
     path = Path(name)
-    if path.is_dir():
-        return saved_source(path) if is_saved(path) else folder_source(path)
-    if not path.exists():
+    if not exists(path):
         if is_hub_id(name):
             return hub_source(name)
-        raise DataError(
-            f"expected a file, a folder or an embedded data set as data.name; {name} does not exist (seen from "
-            f"{Path.cwd()}). Check the path; how the data of an example are made, and by which command, is said in its "
-            "first lines."
-        )
+        raise absent(name, key)
+    if path.is_dir():
+        return saved_source(path) if is_saved(path) else folder_source(path)
     return Source(name, {"": lambda: read_table(path)})
 
 
@@ -97,53 +106,66 @@ def load(
     if source.columns is not None and replace(columns, group=None) == UNNAMED:
         columns = replace(source.columns, group=columns.group)
     held_out, used = _held_out(source, {"validation": validation, "test": test})
+    _check_files({"data.name": name, "data.validation": validation, "data.test": test})
     notes: list[str] = []
     if file_per_client:
         training = _client_tables(source, used)
     else:
         training, notes = training_table(source, split, used)
-    samples: list[_Sample] = []
+    samples: list[Sample] = []
     for group, table in training.items():
-        samples += _samples("train", read_rows(table, columns, labelled), group)
+        rows = read_rows(table, columns, labelled)
+        samples += samples_of("train", rows, group)
+        notes += [*rows.notes, *_split_notes(table)]
     for part, table in held_out.items():
         known, more = _groupable(part, table, columns)
-        samples += _samples(part, read_rows(table, known, labelled), "")
-        notes += more
+        rows = read_rows(table, known, labelled)
+        samples += samples_of(part, rows, "")
+        notes += [*rows.notes, *more]
+    names: dict[Part, str] = {"train": source.name, **{part: table.name for part, table in held_out.items()}}
+    check_parts(names, samples, lambda _: "it has no row")
+    classes = classes if labelled else [NO_CATEGORY]
+    samples, more = known_names(samples, classes)
+    notes += more
     if only is not None:
-        samples, more = _labelled_as(samples, only)
+        samples, more = labelled_as(samples, only)
         notes += more
+        check_parts(names, samples, lambda _: f"none is labelled {', '.join(only)}")
     if skip_bad_images and columns.kind == "images":
-        samples, more = _decodable(samples)
+        samples, more = decodable(samples)
         notes += more
+        check_parts(names, samples, lambda _: "none of its images can be decoded")
+    before = samples
     if deduplicate:
-        samples, more = _without_repeats(samples, columns.kind)
+        samples, more = without_repeats(samples, columns.kind)
         notes += more
+        check_parts(names, samples, lambda part: elsewhere(part, before, samples, columns.kind, names))
     grouped = file_per_client or columns.group is not None
-    return _assemble(samples, name, columns.kind, notes, grouped, classes if labelled else [NO_CATEGORY])
+    return _assemble(samples, name, columns.kind, list(dict.fromkeys(notes)), grouped, classes, before)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """A row of a table, and the part that it belongs to."""
-
-    value: Input
-    label: str
-    group: str
-    part: Part
-    row: int
-    rows: Rows
-
-    @property
-    def place(self) -> str:
-        return self.rows.place(self.row)
+def _check_files(named: Mapping[str, str | None]) -> None:
+    """Check that no file is named twice, for parts that must differ."""
+    keys: dict[Path, str] = {}
+    for key, name in named.items():
+        if name is None or not exists(Path(name)) or Path(name).is_dir():
+            continue
+        other = keys.setdefault(Path(name).resolve(), key)
+        if other != key:
+            raise DataError(f"expected {other} and {key} to be different files; both are {name}")
 
 
-def _samples(part: Part, rows: Rows, group: str) -> list[_Sample]:
-    groups = [group] * len(rows.inputs) if group else rows.groups
-    return [
-        _Sample(value, label, group, part, row, rows)
-        for row, (value, label, group) in enumerate(zip(rows.inputs, rows.labels, groups, strict=True))
-    ]
+def _split_notes(table: Table) -> list[str]:
+    """Return a note on a column that says which rows are for testing, since all rows are used alike."""
+    for column in table.columns:
+        if column.casefold() in ("split", "subset"):
+            found = {str(value).strip().casefold() for value in table.values(column)}
+            if {"train"} < found <= {"train", "validation", "valid", "val", "dev", "test"}:
+                return [
+                    f"{table.name} has a column {column!r} with {', '.join(sorted(found))}; all rows are used alike. "
+                    "Write a file for each to hold some out"
+                ]
+    return []
 
 
 def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict[HeldOut, Table], list[str]]:
@@ -158,8 +180,10 @@ def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict
                 raise DataError(f"expected data.validation and data.test to differ; both are the split {name!r}")
             tables[part] = source.splits[name]()
             used.append(name)
-        elif Path(name).exists():
-            tables[part] = _only_table(open_source(name), f"data.{part}")
+        elif exists(Path(name)):
+            tables[part] = _only_table(open_source(name, f"data.{part}"), f"data.{part}")
+        elif suffix_of(Path(name)) in SUFFIXES:
+            raise absent(name, f"data.{part}")
         else:
             raise _no_split(source, f"data.{part}", name, "a file, or ")
     return tables, used
@@ -221,7 +245,8 @@ def training_table(source: Source, split: str | None, used: Sequence[str]) -> tu
 def _no_split(source: Source, key: str, name: str, otherwise: str = "") -> DataError:
     named = [split for split in source.splits if split]
     has = f"has {_listed(named)}" + nearest(name, named) if named else "has no splits."
-    return DataError(f"expected {key} to be {otherwise}a split of the data set; found {name!r}. {source.name} {has}")
+    found = f"found {shown(name)}. {source.name} {has}"
+    return DataError(f"expected {key} to be {otherwise}a split of the data set; {found}")
 
 
 def _listed(splits: Iterable[str]) -> str:
@@ -229,75 +254,25 @@ def _listed(splits: Iterable[str]) -> str:
     return ("the split " if len(names) == 1 else "the splits ") + ", ".join(names)
 
 
-def _labelled_as(samples: list[_Sample], only: Sequence[str]) -> tuple[list[_Sample], list[str]]:
-    kept = [sample for sample in samples if sample.label in only]
-    left_out = len(samples) - len(kept)
-    return kept, [
-        f"{left_out} of {len(samples)} samples have other labels than {', '.join(only)} and stay unused"
-    ] if left_out else []
-
-
-def _decodable(samples: list[_Sample]) -> tuple[list[_Sample], list[str]]:
-    pictures = [sample.value for sample in samples if isinstance(sample.value, Picture)]
-    bad = undecodable(pictures)
-    if not bad:
-        return samples, []
-    first = pictures[min(bad)].name
-    note = f"{len(bad)} of {len(samples)} images cannot be decoded and were left out, for example {first}"
-    return [sample for i, sample in enumerate(samples) if i not in bad], [note]
-
-
-WORDS: dict[Kind, str] = {
-    "texts": "text",
-    "pairs": "pair of texts",
-    "images": "image",
-    "tensors": "tensor",
-    "instructions": "prompt",
-}
-
-
-def _without_repeats(samples: list[_Sample], kind: Kind) -> tuple[list[_Sample], list[str]]:
-    """Keep the first of equal samples, with those of the test and validation data before the training data."""
-    first: dict[object, int] = {}
-    keys = [identity(sample.value, kind) for sample in samples]
-    for part in reversed(_PARTS):
-        for i, (key, sample) in enumerate(zip(keys, samples, strict=True)):
-            if sample.part == part:
-                first.setdefault(key, i)
-    kept = [samples[first[key]] for key in keys]
-    repeats = [(sample, stays) for sample, stays in zip(samples, kept, strict=True) if sample is not stays]
-    if not repeats:
-        return samples, []
-    note = f"{len(repeats)} of {len(samples)} samples repeat an earlier {WORDS[kind]} and were left out"
-    conflicts = sum(_answer(sample, kind) != _answer(stays, kind) for sample, stays in repeats)
-    if conflicts:
-        note += (
-            f"; {conflicts} of them carry another {'response' if kind == 'instructions' else 'label'} than the first"
-        )
-    across = sum(sample.part != stays.part for sample, stays in repeats)
-    if across:
-        note += f"; {across} of them stay only in the test or validation data, where they are as well"
-    return [samples[i] for i in sorted(first.values())], [note]
-
-
-def _answer(sample: _Sample, kind: Kind) -> str:
-    return sample.value[1] if kind == "instructions" and isinstance(sample.value, tuple) else sample.label
-
-
 def _assemble(
-    samples: list[_Sample], name: str, kind: Kind, notes: list[str], grouped: bool, classes: Sequence[str] | None
+    samples: list[Sample],
+    name: str,
+    kind: Kind,
+    notes: list[str],
+    grouped: bool,
+    classes: Sequence[str] | None,
+    before: list[Sample],
 ) -> DataSet:
-    of_part = {part: [i for i, sample in enumerate(samples) if sample.part == part] for part in _PARTS}
-    if not of_part["train"]:
-        raise DataError(f"expected at least one sample in {name}; it has none")
+    of_part = {part: [i for i, sample in enumerate(samples) if sample.part == part] for part in PARTS}
     names = sorted({sample.label for sample in samples})
     if kind != "instructions":
         if classes is None:
-            _check_classes(samples, name)
+            check_classes(samples, name, before)
         else:
-            _check_known(samples, classes)
+            check_known(samples, classes)
             names = list(classes)
     number = {label: c for c, label in enumerate(names)}
+    places = [(sample.rows.place, sample.row) for sample in samples]
     return DataSet(
         inputs=tuple(sample.value for sample in samples),
         labels=np.array([number[sample.label] for sample in samples]),
@@ -306,25 +281,5 @@ def _assemble(
         groups=tuple(sample.group for sample in samples) if grouped else (),
         parts={part: np.array(of_part[part], dtype=int) for part in HELD_OUT if of_part[part]},
         notes=tuple(notes),
+        place=lambda i: places[i][0](places[i][1]),
     )
-
-
-def _check_known(samples: list[_Sample], classes: Sequence[str]) -> None:
-    unknown = next((sample for sample in samples if sample.label not in classes), None)
-    if unknown is not None:
-        raise DataError(
-            f"expected the labels of the federation, {', '.join(classes)}; {unknown.place} is labelled "
-            f"{unknown.label!r}{nearest(unknown.label, classes)}"
-        )
-
-
-def _check_classes(samples: list[_Sample], name: str) -> None:
-    trained = {sample.label for sample in samples if sample.part == "train"}
-    if len(trained) < 2:
-        raise DataError(f"expected at least two classes in {name}; every sample is labelled {min(trained)!r}")
-    unseen = next((sample for sample in samples if sample.label not in trained), None)
-    if unseen is not None:
-        raise DataError(
-            f"expected only labels of the training data in data.{unseen.part}; {unseen.place} is labelled "
-            f"{unseen.label!r}{nearest(unseen.label, sorted(trained))}"
-        )

@@ -14,6 +14,7 @@ from fedhello.client.settings import METRICS
 from fedhello.config.read import load_config
 from fedhello.config.schema import Config
 from fedhello.data.columns import read_rows
+from fedhello.data.names import clean
 from fedhello.data.sources import training_table
 from fedhello.engine.wire import RUN_ID, encode_tensors, encode_update
 from fedhello.errors import ConfigError
@@ -127,7 +128,8 @@ def _labels(options: ClientOptions) -> tuple[list[str], int]:
     source, columns = own_source(str(options.data), options.consent.columns)
     (table,) = training_table(source, None, [])[0].values()
     only = options.consent.labels
-    labels = [label for label in read_rows(table, columns).labels if only is None or label in only]
+    allowed = None if only is None else {clean(label) for label in only}
+    labels = [label for label in read_rows(table, columns).labels if allowed is None or label in allowed]
     return sorted(set(labels)), len(labels)
 
 

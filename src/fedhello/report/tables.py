@@ -1,6 +1,5 @@
 """Tables and sentences of a comparison for the terminal and the page, and CSV."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from itertools import zip_longest
 from rich.console import Console
 from rich.table import Table
 
-from fedhello.formatting import budget_words, human_bytes, human_flops
+from fedhello.formatting import budget_words, human_bytes, human_flops, write_csv
 from fedhello.results.compared import ComparedMethod, ComparedTier, ComparisonSummary, Tuning
 from fedhello.results.statistics import CONFIDENCE, TARGET_SHARE, PairedDifference, Spread
 
@@ -31,9 +30,7 @@ def csv_text(summary: ComparisonSummary) -> str:
     rows = summary.rows()
     columns = dict.fromkeys(key for row in rows for key in row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(text, list(columns), rows)
     return text.getvalue()
 
 

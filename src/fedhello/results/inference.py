@@ -19,6 +19,7 @@ from fedhello.data.dataset import UNNAMED, Columns, DataSet, Input, Kind, Pictur
 from fedhello.data.embedded_sets import embedded_source
 from fedhello.data.folders import IMAGE_COLUMNS
 from fedhello.data.memory import memory_source
+from fedhello.data.names import HALF
 from fedhello.data.tables import Source, Table
 from fedhello.errors import ConfigError, DataError, FedhelloError
 from fedhello.model.adapter import LoraModel
@@ -59,10 +60,14 @@ def infer(
         said = [{"input": prompt, "answer": text} for prompt, text in zip(inputs, answers, strict=True)]
         return said, cut_prompts(prompt_tokens, model, inputs)
     kind: Kind = "images" if model.kind == IMAGES else config.data.columns.kind
+    for i, text in enumerate((*inputs, *seconds)):
+        if isinstance(text, str) and HALF.search(text):
+            raise DataError(f"expected Unicode text; input {i + 1} has half of a character, or bytes, not UTF-8")
     if kind == "tensors":
         inputs = read_rows(Table.of("the inputs", {"tensor": list(inputs)}), Columns(tensor="tensor"), False).inputs
     _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
-    data = DataSet(_as(kind, inputs, seconds), np.zeros(len(inputs), dtype=int), tuple(labels), kind)
+    given = _as(kind, inputs, seconds)
+    data = DataSet(given, np.zeros(len(inputs), dtype=int), tuple(labels), kind, place=lambda i: f"input {i + 1}")
     samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
     with _taken(samples, model):
         p = logits(model, samples).softmax(dim=1)
@@ -127,7 +132,7 @@ def score(
     wanted = _run_columns(config.data, model)
     named = _renamed(wanted, columns or {})
     by_name = isinstance(data, (str, Path))
-    source = _one_table(sources.open_source(str(data)) if by_name else memory_source(data, named, {}), split)
+    source = _one_table(sources.open_source(str(data), "data") if by_name else memory_source(data, named, {}), split)
     skip = config.data.on_bad_image == "skip"
     found = sources.load(
         source.name, named, deduplicate=False, skip_bad_images=skip, classes=trained.labels, source=source

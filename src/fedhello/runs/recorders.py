@@ -1,10 +1,10 @@
 """Callbacks that record the rounds of a run in a file or with a tracking tool."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
+from fedhello.formatting import write_csv
 from fedhello.notes import logger
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.loop import RoundRecord, RunStart
@@ -67,16 +67,14 @@ class CsvFile(JsonLinesFile):
     def _write_all(self) -> None:
         self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
         with self.path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
+            write_csv(file, self._columns, self._rows, end="\r\n")
 
     def _add(self, row: dict[str, Any]) -> None:
         if not row.keys() <= set(self._columns):
             self._write_all()
             return
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+            write_csv(file, self._columns, [row], header=False, end="\r\n")
 
 
 def _row(record: RoundRecord) -> dict[str, Any]:

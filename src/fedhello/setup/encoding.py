@@ -95,12 +95,12 @@ def _key(data: DataSet, model: LoraModel, max_length: int) -> str | None:
 def _tokenised(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples, int]:
     pairs = [sample for sample in data.inputs if isinstance(sample, tuple)]
     if data.kind == "instructions":
-        return tokenise_instructions(pairs, data.labels, model.tokenizer, max_length)
+        return tokenise_instructions(pairs, data.labels, model.tokenizer, max_length, data.place)
     if data.kind == "pairs":
         first, second = zip(*pairs, strict=True)
-        return tokenise(first, data.labels, model.tokenizer, max_length, second)
+        return tokenise(first, data.labels, model.tokenizer, max_length, second, data.place)
     texts = [sample for sample in data.inputs if isinstance(sample, str)]
-    return tokenise(texts, data.labels, model.tokenizer, max_length)
+    return tokenise(texts, data.labels, model.tokenizer, max_length, place=data.place)
 
 
 def _images(data: DataSet, model: LoraModel) -> tuple[Images, list[str]]:

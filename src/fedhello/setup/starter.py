@@ -13,8 +13,9 @@ from fedhello.config.settings import data_settings
 from fedhello.config.text import yaml_line
 from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Kind
 from fedhello.data.inspect import Asked, guess
+from fedhello.data.samples import HELD_OUT
 from fedhello.data.settings import DataSettings
-from fedhello.data.sources import HELD_OUT, open_source
+from fedhello.data.sources import open_source
 from fedhello.data.split import Split
 from fedhello.data.tables import Source, Table
 from fedhello.errors import ConfigError, DataError

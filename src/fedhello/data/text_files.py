@@ -1,0 +1,154 @@
+"""Read a file as bytes or as text; what cannot be opened, unpacked or decoded is said in one sentence."""
+
+import codecs
+import gzip
+import stat
+import zlib
+from pathlib import Path
+
+from fedhello.data.tables import SUFFIXES
+from fedhello.errors import DataError
+from fedhello.formatting import nearest
+
+GZIP = b"\x1f\x8b"
+
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins like the mark of UTF-16, so it comes first
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order mark → encoding."""
+
+OTHERS = {
+    b"PK\x03\x04": "an Excel or OpenDocument workbook or another archive. Save the table as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook. Save the table as CSV in UTF-8",
+    b"%PDF": "a PDF. Save the table as CSV in UTF-8",
+    b"PAR1": "a Parquet file. Rename it to end in .parquet",
+    b"ARROW1": "an Arrow file. Write it as Parquet",
+    b"SQLite format 3": "a SQLite database. Export the table as CSV in UTF-8",
+    b"\x93NUMPY": "an array of numpy. Pass it from Python, or write it as Parquet",
+    b"\x80\x04\x95": "a pickle, which can run code when it is read. Write it as Parquet",
+    b"BZh": "compressed by bzip2. Unpack it",
+    b"\xfd7zXZ": "compressed by xz. Unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard. Unpack it",
+}
+"""First bytes of files that are no text → what they are, and what to do."""
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that tells the format, in lower case; ``.csv`` for ``x.csv.gz``."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+def name_of(path: Path) -> str:
+    """Return a file's name without the suffix that tells the format."""
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; False for a name that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
+
+
+def absent(name: str, key: str) -> DataError:
+    """Return the error for a file that is not there, with names in its folder that are similar.
+
+    Args:
+        name: What was asked for.
+        key: The key of the configuration that names it.
+    """
+    shown = repr(name if len(name) <= 200 else name[:200] + "…")
+    expected = f"expected {key} to be a file, a folder or an embedded data set; there is no {shown}"
+    example = f" (seen from {Path.cwd()}). The first lines of an example say how its data are made."
+    folder = Path(name).parent
+    if len(name) > 4096 or not exists(folder):
+        return DataError(expected + ("." if len(name) > 4096 else f", and no folder {str(folder)!r}{example}"))
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir() or suffix_of(path) in SUFFIXES)
+    except OSError:  # a folder that cannot be listed has no names to suggest
+        names = []
+    files = [found for found in names if suffix_of(Path(found)) in SUFFIXES]
+    close = nearest(Path(name).name, names)
+    if close == "." and files:
+        close = f". Its folder has {', '.join(files[:5])}{' and more' if len(files) > 5 else ''}."
+    return DataError(expected + close)
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is a file that can be read twice.
+
+    Raises:
+        DataError: If it is not.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(f"expected to read the data in {str(path)!r}; {_why(error)}") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(
+            f"expected {path} to be a file; it is a folder, a pipe or a device, and a run reads its data again when it "
+            "is resumed or evaluated. Write them to a file."
+        )
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file, unpacked if it is gzipped.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    check_regular(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"expected to read the data in {path}; {_why(error)}") from error
+    if not content.startswith(GZIP):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"expected {path} to be a whole gzip file; {error}") from error
+
+
+def read_text(path: Path) -> tuple[str, list[str]]:
+    """Return the text of a file, and a note if it is not in UTF-8.
+
+    Raises:
+        DataError: If it cannot be read, or is no text.
+    """
+    content = read_bytes(path)
+    for begin, what in OTHERS.items():
+        if content.startswith(begin):
+            raise DataError(f"expected {path} to be a table as text; it is {what}.")
+    encoding = next((found for mark, found in MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = line_at(content[: error.start].decode("latin-1"))
+        raise DataError(
+            f"expected {path} to be {'UTF-8 text' if encoding[:5] == 'utf-8' else encoding.upper()}; byte "
+            f"{error.start}, on line {line}, is not. Save it as UTF-8."
+        ) from error
+    nul = text.find("\0")
+    if nul >= 0:
+        wide = text.count("\0") > len(text) // 4
+        raise DataError(
+            f"expected {path} to be text; line {line_at(text[:nul])} has a NUL byte. "
+            + ("It looks like UTF-16: save it as UTF-8." if wide else "It is damaged, or no text.")
+        )
+    return text, [f"{path} is read as {encoding.upper()}"] if encoding[:5] != "utf-8" else []
+
+
+def line_at(before: str) -> int:
+    """Return the number of the line at the end of a text, from 1; line ends are those of Unix, Windows and old Macs."""
+    return 1 + before.count("\n") + before.count("\r") - before.count("\r\n")
