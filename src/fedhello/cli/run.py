@@ -10,6 +10,7 @@ from rich.console import Console
 import fedhello as fh
 from fedhello.cli.arguments import (
     INTERRUPTED,
+    ChangedData,
     Image,
     Json,
     Label,
@@ -71,12 +72,13 @@ def resume(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Such as run.keep=1: keys that do not affect the rounds."),
     ] = None,
+    changed_data: ChangedData = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Resume a run that was interrupted, failed or killed, from its last checkpoint."""
     console = console_for(as_json, quiet)
-    found = fh.resume(run, overrides or (), console=console)
+    found = fh.resume(run, overrides or (), changed_data=changed_data, console=console)
     if found.session is not None:
         say_result(found, console, as_json, f"fedhello resume {run}")
         return

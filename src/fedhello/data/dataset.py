@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,8 +29,9 @@ class Picture:
     content: Path | bytes | np.ndarray
     name: str
 
+    @cached_property
     def digest(self) -> bytes:
-        """Return a hash of the content.
+        """A hash of the content.
 
         Raises:
             DataError: If its file cannot be read.
@@ -131,7 +133,7 @@ class DataSet:
 def identity(sample: Input, kind: Kind) -> object:
     """Return the key that identifies repeats: an image's digest, a prompt without its response, or the input."""
     if isinstance(sample, Picture):
-        return sample.digest()
+        return sample.digest
     if isinstance(sample, np.ndarray):
         return sample.tobytes()  # all are of one type and shape
     return sample[0] if kind == "instructions" else sample

@@ -39,6 +39,7 @@ def serve(
     port: int = 8000,
     keys: str | Path | None = None,
     local: int | None = None,
+    changed_data: bool = False,
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> TrainedRun:
@@ -52,6 +53,7 @@ def serve(
         keys: The folder with the files of ``make_server_keys`` and ``make_client_key``: TLS, and the clients that may
             connect. None uses no TLS and accepts every client.
         local: Number of clients to start on this machine, which share the configured data set.
+        changed_data: Resume a stopped run although the server's data are not those that it started with.
         callbacks: Callbacks that observe the run and may stop it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
 
@@ -74,7 +76,9 @@ def serve(
     wanted, say = server.served(wanted), _saying(console)
     options = ServerOptions(host, port, None if keys is None else Path(keys))
     with local_clients(wanted, local or 0, say) as start:
-        folder, _ = server.serve(wanted, options, lambda folder: [Progress(console, folder), *callbacks], say, start)
+        folder, _ = server.serve(
+            wanted, options, lambda folder: [Progress(console, folder), *callbacks], say, start, changed_data
+        )
     return TrainedRun(folder.path)
 
 

@@ -116,6 +116,7 @@ def serve(
     callbacks: Callable[[RunFolder], Sequence[Callback]],
     say: Say,
     ready: Callable[[ServerOptions], None] = lambda options: None,
+    accept_data: bool = False,
 ) -> tuple[RunFolder, Summary]:
     """Run a configuration with clients that join over the network.
 
@@ -125,6 +126,7 @@ def serve(
         callbacks: Makes the callbacks for a run's folder.
         say: Called with messages for the user.
         ready: Called once clients can connect.
+        accept_data: Whether a run that is resumed goes on with other data of the server.
 
     Returns:
         The run's folder, and the summary.
@@ -143,19 +145,24 @@ def serve(
     log.parent.mkdir(parents=True, exist_ok=True)
     with superlink(options, secret, log) as listens:
         say("loading the model and the server's data …")
-        loaded = load(config)
+        loaded = load(config, labels=known_labels(folder))
         listens()
         owners = register(options.address, options.public_keys)
         with opened(options.address, secret) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
-            return folder, play_over(link, loaded, folder, callbacks(folder), say, owners or None)
+            return folder, play_over(link, loaded, folder, callbacks(folder), say, owners or None, accept_data)
 
 
 def _check_folder(folder: RunFolder) -> None:
     """Check that a run can start or resume in a folder."""
     if _has_finished(folder):
         raise RunFolderError(f"expected a run that has not finished; {folder.path} has. Give another run.name.")
+
+
+def known_labels(folder: RunFolder) -> tuple[str, ...] | None:
+    """Return the names of the classes of a run that is resumed; None for a new run."""
+    return folder.labels() if (folder.path / "clients.json").is_file() else None
 
 
 def serve_on(link: Link, file: Path, say: Say) -> None:
@@ -167,7 +174,7 @@ def serve_on(link: Link, file: Path, say: Say) -> None:
     config = config.model_copy(update={"run": config.run.model_copy(update=slower)})
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
     _check_folder(folder)
-    play_over(link, load(config), folder, [], say)
+    play_over(link, load(config, labels=known_labels(folder)), folder, [], say)
 
 
 def play_over(
@@ -177,6 +184,7 @@ def play_over(
     callbacks: Sequence[Callback],
     say: Say,
     owners: Mapping[int, str] | None = None,
+    accept_data: bool = False,
 ) -> Summary:
     """Wait for the clients, run the remaining rounds, and tell the clients when the run has finished.
 
@@ -187,6 +195,7 @@ def play_over(
         callbacks: Observe the run.
         say: Called with messages for the user.
         owners: Node → the name of its key; None without keys.
+        accept_data: As for ``serve``.
 
     Raises:
         ClientsError: If too few clients join in time.
@@ -199,7 +208,7 @@ def play_over(
     engine.node_of, engine.rates = nodes, rates
     if roster:
         with folder.locked():
-            resumed = restore_progress(session, folder, lambda line: warn(folder, line))
+            resumed = restore_progress(session, folder, lambda line: warn(folder, line), accept_data)
             folder.write_config(session.config_yaml)
             engine.note = lambda line: warn(folder, line)
             summary = run_session(session, folder, callbacks, resumed)

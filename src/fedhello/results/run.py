@@ -288,11 +288,12 @@ class TrainedRun:
         forget(self._folder, sorted(set(clients)), lambda line: warn(self._folder, line), again)
         return self.summary
 
-    def _prepared(self, prepare: Callable[[Config, Objects], Session]) -> Session:
+    def _prepared(self, prepare: Callable[[Config, Objects, Sequence[str]], Session]) -> Session:
         """Return the session of the run; it is prepared again if it is not in memory."""
         if self.session is not None:
             return self.session
-        return prepare(self.config, self.given if self.given.model is None else replace(self.given, model=self._model))
+        given = self.given if self.given.model is None else replace(self.given, model=self._model)
+        return prepare(self.config, given, self.summary.labels)
 
     def peft_model(self, *, model: str | None = None, client: int | None = None) -> Any:
         """Return the foundation model with the adapter as a PEFT model, including its head if PEFT has one.
