@@ -43,6 +43,7 @@ from fedhello.setup import prepare as setup
 from fedhello.setup.model import Objects
 from fedhello.setup.objects import check_processor, given_held_out, with_objects
 from fedhello.state import RunState
+from fedhello.streams import show
 from fedhello.types import Rejection, Update
 
 
@@ -356,7 +357,7 @@ def _run(
 def say_loading(console: Console | None) -> None:
     """Print that loading has started."""
     if console is not None:
-        console.print("loading the model, the data and the clients …", highlight=False)
+        show(console, "loading the model, the data and the clients …", highlight=False)
 
 
 def _local(config: Config, otherwise: str = "fedhello server CONFIG") -> Config:

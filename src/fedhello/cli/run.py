@@ -25,6 +25,7 @@ from fedhello.cli.arguments import (
 )
 from fedhello.cli.output import (
     console_for,
+    draw_report,
     file_and_overrides,
     named,
     present,
@@ -85,7 +86,9 @@ def resume(
     if as_json:
         say_summary(found.summary)
     if console is not None:
-        console.print(f"{run} has finished all its rounds; there is nothing to resume", highlight=False)
+        if not (run / "report.html").is_file() and found.summary.rounds:  # its write may have failed
+            draw_report(found)
+        console.print(f"{run} has finished all its rounds; there is nothing to resume", highlight=False, markup=False)
 
 
 def init(

@@ -285,6 +285,7 @@ def _assemble(
     if not of_part["train"]:
         raise DataError(f"expected at least one sample in {name}; it has none")
     names = sorted({sample.label for sample in samples})
+    _check_names(samples)
     if kind != "instructions":
         if classes is None:
             _check_classes(samples, name)
@@ -301,6 +302,18 @@ def _assemble(
         parts={part: np.array(of_part[part], dtype=int) for part in HELD_OUT if of_part[part]},
         notes=tuple(notes),
     )
+
+
+def _check_names(samples: list[_Sample]) -> None:
+    """Check that the names of labels can be written to the run's files."""
+    for sample in samples:
+        try:
+            sample.label.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"expected a label of whole characters; {sample.place} is labelled {sample.label!r}, which holds half "
+                "a surrogate pair. Correct it."
+            ) from error
 
 
 def _check_known(samples: list[_Sample], classes: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from fedhello.network.consent import read_consent
 from fedhello.network.options import ClientOptions, default_name
 from fedhello.network.processes import end_with_parent
 from fedhello.notes import show_notes
+from fedhello.streams import keep_going
 
 
 def cold_worker(node_config: Mapping[str, Any]) -> Any:
@@ -47,6 +48,7 @@ def said_by(secret: Path) -> str:
 
 def main() -> None:
     """Run the worker of a client; arguments: ``OPTIONS PORT SECRET``."""
+    keep_going()
     end_with_parent()
     show_notes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C

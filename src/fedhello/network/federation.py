@@ -23,6 +23,7 @@ from fedhello.notes import logger
 from fedhello.results.run import TrainedRun
 from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
+from fedhello.streams import show
 
 if TYPE_CHECKING:
     from fedhello.network.dry_run import DryRun
@@ -232,4 +233,4 @@ def _saying(console: Console | None) -> Callable[[str], None]:
     """Return a function that prints a line on the console, or else logs it."""
     if console is None:
         return logger.info
-    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return lambda line: show(console, line, highlight=False, soft_wrap=True, markup=False)

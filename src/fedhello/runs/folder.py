@@ -35,7 +35,7 @@ from fedhello.engine.protocol import Heads
 from fedhello.errors import RunFolderError
 from fedhello.model.saving import read_tensors, save_adapter
 from fedhello.runs.answers import Answers
-from fedhello.runs.files import append_line, sync_folder, whole_lines, write_whole, writing
+from fedhello.runs.files import append_line, check_path, sync_folder, whole_lines, write_whole, writing
 from fedhello.runs.formats import read_clients, read_data, read_round, write_clients, write_data, write_round
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
@@ -202,6 +202,14 @@ class RunFolder:
         if answers is not None:
             lines = [json.dumps(row, ensure_ascii=False) for row in answers.rows()]
             write_whole(self.path / "answers.jsonl", "\n".join(lines) + "\n")
+        self.write_summary(summary)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write the summary alone.
+
+        Raises:
+            RunFolderError: If it cannot be written.
+        """
         _write_json(self.path / "summary.json", summary.to_dict())
 
     def _write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -337,8 +345,9 @@ def check_free(folder: RunFolder) -> None:
     """Check early that the folder can be created.
 
     Raises:
-        RunFolderError: If it exists, or its nearest existing parent cannot be written.
+        RunFolderError: If it exists, cannot have this name, or its nearest existing parent cannot be written.
     """
+    check_path(folder.path)
     if folder.path.exists():
         broken = (folder.path / "config.yaml").is_file() and not (folder.path / "summary.json").is_file()
         more = f" Or resume it: fedhello resume {folder.path}" if broken else ""
