@@ -73,8 +73,8 @@ def test_two_comparisons_in_one_folder(place, processes, until):
     (second / "tiny.yaml").symlink_to(place / "tiny.yaml")
     code, _, err = processes.call(second, *words, "../cmp", "train.measure_memory=false")
     who = f"process {first} on {socket.gethostname()}"
-    assert (code, err) == (5, f"error: expected nobody else to write to ../cmp; {who} does. Wait until it has ended, or "
-                              "end it.\n")  # fmt: skip
+    said = f"error: expected nobody else to write to ../cmp; {who} does. Wait until it has ended, or end it.\n"
+    assert (code, err) == (5, said)
     done = len(rounds.read_text().splitlines())
     until(lambda: len(rounds.read_text().splitlines()) > done)
     assert processes.kill(first) == -9

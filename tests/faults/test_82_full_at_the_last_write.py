@@ -44,7 +44,7 @@ class Filling(fh.Callback):
             self.fill(self.free)
 
 
-@pytest.mark.parametrize("free", [0, 8192, 24_576])
+@pytest.mark.parametrize("free", [0, 8192, 16_384])
 def test_on_a_full_file_system_the_weights_are_kept_and_the_run_finishes_without_training(
     disk, place, monkeypatch, free
 ):

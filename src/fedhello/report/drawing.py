@@ -27,8 +27,12 @@ def svg_of(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
     except ImportError as error:
         raise MissingExtraError("matplotlib is not installed; run: pip install 'fedhello[report]'") from error
     # A fixed salt and no date make the same picture give the same file. A $ in a name starts no formula.
-    plain = {"svg.hashsalt": "fedhello", "svg.fonttype": "none", "font.size": 10, "text.parse_math": False}
-    with matplotlib.rc_context(plain), warnings.catch_warnings():
+    with (
+        matplotlib.rc_context(
+            {"svg.hashsalt": "fedhello", "svg.fonttype": "none", "font.size": 10, "text.parse_math": False}
+        ),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # who shows the picture chooses the fonts
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
