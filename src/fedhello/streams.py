@@ -36,9 +36,11 @@ def keep_going() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, _lasting(os.open(os.devnull, os.O_WRONLY), "utf-8"))
+            setattr(sys, name, _lasting(os.open(os.devnull, os.O_WRONLY), "utf-8", at_once=False))
         elif stream is getattr(sys, f"__{name}__"):
-            setattr(sys, name, _lasting(stream.fileno(), stream.encoding))
+            setattr(
+                sys, name, _lasting(stream.fileno(), stream.encoding, stream.line_buffering or stream.write_through)
+            )
 
 
 def _fill_gaps() -> None:
@@ -50,9 +52,8 @@ def _fill_gaps() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
-def _lasting(descriptor: int, encoding: str) -> TextIO:
+def _lasting(descriptor: int, encoding: str, at_once: bool) -> TextIO:
     raw = _Lasting(descriptor, "w", closefd=False)
-    at_once = raw.isatty() or raw.is_error
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "fedhello.instead", line_buffering=at_once)
 
 

@@ -342,7 +342,7 @@ class TrainedRun:
         try:
             exports.export(exported, target, wanted, trained.config.data.max_length)
         except (OSError, SafetensorError) as error:
-            raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
+            raise RunFolderError(f"expected to write {target}; {getattr(error, 'strerror', None) or error}") from error
         return target
 
     @cached_property
