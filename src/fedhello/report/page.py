@@ -4,6 +4,7 @@ import html
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -189,7 +190,8 @@ def _write_comparison(comparison: Comparison, out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(f"expected to create {out}; {error.strerror or error}") from error
-    with RunFolder(out).locked():
+    # Where a comparison is made, a lock tells; where runs are only read, there is none.
+    with RunFolder(out).locked() if (out / ".lock").exists() else nullcontext():
         return _write_files(comparison, out)
 
 
