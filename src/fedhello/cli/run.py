@@ -83,11 +83,11 @@ def resume(
     if found.session is not None:
         say_result(found, console, as_json, f"fedhello resume {run}")
         return
+    if found.summary.rounds and not (run / "report.html").is_file():  # its write may have failed
+        draw_report(found)
     if as_json:
         say_summary(found.summary)
     if console is not None:
-        if not (run / "report.html").is_file() and found.summary.rounds:  # its write may have failed
-            draw_report(found)
         console.print(f"{run} has finished all its rounds; there is nothing to resume", highlight=False, markup=False)
 
 
