@@ -43,6 +43,7 @@ from fedhello.setup import prepare as setup
 from fedhello.setup.model import Objects
 from fedhello.setup.objects import check_processor, given_held_out, with_objects
 from fedhello.state import RunState
+from fedhello.streams import show
 from fedhello.types import Rejection, Update
 
 
@@ -249,6 +250,7 @@ def resume(
     folder: str | Path,
     overrides: Overrides = (),
     *,
+    changed_data: bool = False,
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
     model: Any = None,
@@ -263,6 +265,7 @@ def resume(
         folder: The run's folder. A run that has finished all its rounds is returned unchanged.
         overrides: Keys that do not affect the rounds, such as ``run.keep``; or a larger ``train.rounds``, if the
             learning-rate schedule does not depend on the number of rounds.
+        changed_data: Go on although the data are not those that the run started with; the summary has a note on it.
         callbacks: Callbacks that observe the run and may stop it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
         model: The model that the run started with, if that was an object, as for ``prepare``; without an adapter.
@@ -276,6 +279,7 @@ def resume(
 
     Raises:
         ConfigError: If an override would change a result.
+        DataError: If the data are not those that the run started with, or a label is none of the run's.
         RunFolderError: If this is not the folder of a run, or its checkpoints do not match it.
 
     Example:
@@ -295,8 +299,8 @@ def resume(
         if _is_finished(run_folder, config):
             return TrainedRun(run_folder.path, given)
         say_loading(console)
-        session = setup.prepare(config, given)
-        place = restore_progress(session, run_folder, lambda line: warn(run_folder, line))
+        session = setup.prepare(config, given, run_folder.labels())
+        place = restore_progress(session, run_folder, lambda line: warn(run_folder, line), changed_data)
         run_folder.write_config(session.config_yaml)
         return _run(session, run_folder, callbacks, console, place)
 
@@ -353,7 +357,7 @@ def _run(
 def say_loading(console: Console | None) -> None:
     """Print that loading has started."""
     if console is not None:
-        console.print("loading the model, the data and the clients …", highlight=False)
+        show(console, "loading the model, the data and the clients …", highlight=False)
 
 
 def _local(config: Config, otherwise: str = "fedhello server CONFIG") -> Config:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import Kind
+from fedhello.data.digest import NOT_KNOWN, DataDigest
 from fedhello.engine.protocol import Engine
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
@@ -129,6 +130,7 @@ class Session:
         drift: Drift compensation of a solved head; None without it.
         most_samples: The most samples for which one client's head statistics count; None for no limit.
         private: What is released under differential privacy; None without it.
+        digest: The digest of the data, by which a run recognises them when it is taken up again.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -158,6 +160,7 @@ class Session:
     drift: DriftCompensation | None = None
     most_samples: int | None = None
     private: PrivatePlan | None = None
+    digest: DataDigest = NOT_KNOWN
 
     @property
     def tier_of(self) -> tuple[int, ...]:

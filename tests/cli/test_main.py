@@ -26,6 +26,7 @@ SAID = {
     "fedhello.report.tables": {"show"},
     "fedhello.results.comparison": {"is_comparison"},
     "fedhello.results.trained": {"scores_listed"},
+    "fedhello.streams": {"keep_going"},
 }
 """What the command line takes of fedhello beside its public names: words to read, and words to say."""
 

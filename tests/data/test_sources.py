@@ -251,7 +251,7 @@ def test_whole_numbers_are_the_classes_of_a_dictionary_however_they_are_written(
     name = table("text,label\na,1.0\nb,2\n")
     assert load(name, classes=["1", "2"]).labels.tolist() == [0, 1]
     assert load(name, classes=["1.0", "2.0"]).labels.tolist() == [0, 1]
-    with pytest.raises(DataError, match=r"labels of the federation, 1\.0, x; line 3 of .* is labelled '2'"):
+    with pytest.raises(DataError, match=r"labels of the run, 1\.0, x; line 3 of .* is labelled '2'"):
         load(name, classes=["1.0", "x"])
 
 

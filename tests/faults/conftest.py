@@ -42,7 +42,9 @@ class Processes:
     def call(self, folder, *words, **more):
         """Run a command to its end; return exit code, standard output and standard error."""
         code = self.wait(self.start(folder, *words, **more))
-        return code, (folder / "out").read_text(), (folder / "err").read_text()
+        encoding = more.get("encoding", "utf-8")
+        out, err = (file.read_text(encoding) if file.exists() else "" for file in (folder / "out", folder / "err"))
+        return code, out, err
 
     def kill(self, pid, number=signal.SIGKILL):
         os.kill(pid, number)

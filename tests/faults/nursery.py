@@ -2,7 +2,8 @@
 
 It reads one question per line: ``{folder, words, dies_at}`` starts a command, ``{wait}`` waits for one. With
 ``dies_at: n`` the child kills itself (SIGKILL) in front of its n-th step of writing, an fsync or a rename; with
-``dies_at: name`` in front of the rename that makes the file of that name.
+``dies_at: name`` in front of the rename that makes the file of that name. ``outputs`` says where descriptors 1 and 2
+write, and ``encoding`` how, as Python would at its start.
 """
 
 import importlib
@@ -35,10 +36,12 @@ def main():
 def child(cli, question):
     os.chdir(question["folder"])
     null = os.open(os.devnull, os.O_RDONLY)
-    out, err = (os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("out", "err"))
+    places = {1: "out", 2: "err"} | {int(number): where for number, where in question.get("outputs", {}).items()}
+    out, err = (opened(where) for where in places.values())
     for descriptor, standard in ((null, 0), (out, 1), (err, 2)):
         os.dup2(descriptor, standard)
         os.close(descriptor)
+    as_at_a_start(places, question.get("encoding"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["fedhello", *question["words"]]
     steps = itertools.count(1)
@@ -60,6 +63,25 @@ def child(cli, question):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(sys.exc_info()[1].code if isinstance(sys.exc_info()[1], SystemExit) else 70)
+
+
+def as_at_a_start(places, encoding):
+    """Give Python's streams the state that they have where it starts with such descriptors."""
+    for standard, name in ((1, "stdout"), (2, "stderr")):
+        if places[standard] is None:
+            os.close(standard)
+            setattr(sys, name, None)
+        elif encoding:
+            getattr(sys, name).reconfigure(encoding=encoding, errors="strict")
+
+
+def opened(where):
+    """Open a path to write to; ``broken`` is a pipe whose reader has left, None is opened and closed later."""
+    if where == "broken":
+        reader, writer = os.pipe()
+        os.close(reader)
+        return writer
+    return os.open(where or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY)
 
 
 if __name__ == "__main__":

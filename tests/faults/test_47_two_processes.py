@@ -59,6 +59,27 @@ def test_an_error_inside_is_not_one_of_the_lock(tmp_path):
         raise FileNotFoundError
 
 
+def test_two_comparisons_in_one_folder(place, processes, until):
+    """The second waits for nothing, and what the first has begun goes on."""
+    words = ("compare", "tiny.yaml", "--methods", "gd-hla", "--seeds", "0", "--no-baselines", "--out")
+    more = ("train.rounds=200", "train.measure_memory=false", "train.lr_schedule=constant")
+    first = processes.start(place, *words, "cmp", *more)
+    rounds = place / "cmp" / "runs" / "gd-hla-seed0" / "rounds.jsonl"
+    until(lambda: rounds.exists() and rounds.read_text())
+    second = place / "second"
+    second.mkdir()
+    (second / "tiny").symlink_to(place / "tiny")
+    (second / "texts.csv").symlink_to(place / "texts.csv")
+    (second / "tiny.yaml").symlink_to(place / "tiny.yaml")
+    code, _, err = processes.call(second, *words, "../cmp", "train.measure_memory=false")
+    who = f"process {first} on {socket.gethostname()}"
+    said = f"error: expected nobody else to write to ../cmp; {who} does. Wait until it has ended, or end it.\n"
+    assert (code, err) == (5, said)
+    done = len(rounds.read_text().splitlines())
+    until(lambda: len(rounds.read_text().splitlines()) > done)
+    assert processes.kill(first) == -9
+
+
 def test_a_comparison_leaves_a_run_alone_that_somebody_writes(place, call):
     run = place / "cmp" / "runs" / "gd-hla-seed0"
     run.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Resumed with clients that left, joined or have other data: it goes on and says so. Another rank map is refused."""
+"""Resumed with clients that left, joined or, where accepted, have other data: noted. Another rank map is refused."""
 
 import json
 
@@ -10,7 +10,8 @@ def test_other_data_are_noted_and_the_run_goes_on(broken, place, call):
     (place / "texts.csv").write_text("\n".join(lines[:-6]) + "\n")
     newest = max((place / "runs" / "r" / "checkpoints").iterdir())
     newest.unlink()
-    code, _, err = call(place, "resume", "runs/r", "--quiet")
+    assert call(place, "resume", "runs/r", "--quiet")[0] == 3
+    code, _, err = call(place, "resume", "runs/r", "--quiet", "--changed-data")
     assert code == 0
     note = "the clients are not those that the run started with: "
     assert err.startswith(f"note: {note}")

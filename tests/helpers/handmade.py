@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from fedhello.data.digest import NOT_KNOWN
 from fedhello.methods import METHODS
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.head import HeadSettings
@@ -48,6 +49,7 @@ def session(**changes):
         "head": HeadSettings(),
         "statistics": DEFAULT_STATISTICS,
         "private": None,
+        "digest": NOT_KNOWN,
         "federation": Federation((), tiers, num_blocks=3, clients_per_round=2, seed=3),
         "tier_of": (0, 1, 1),
         "model": SimpleNamespace(

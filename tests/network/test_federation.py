@@ -15,7 +15,7 @@ pytest.importorskip("flwr")
 def test_a_server_is_given_what_the_configuration_and_the_caller_say(place, monkeypatch):
     given = []
 
-    def play(config, options, callbacks, say, ready):
+    def play(config, options, callbacks, say, ready, accept_data):
         given.append((config, options, callbacks(SimpleNamespace(path=place))))
         say("listening")
         return SimpleNamespace(path=place / "runs" / "net"), {}

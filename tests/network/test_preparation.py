@@ -33,9 +33,7 @@ def test_a_client_without_a_budget_declares_free_memory(place, told):
 
 def test_a_label_that_the_federation_does_not_know_is_an_error_at_the_client(place, told):
     (place / "mine.csv").write_text("text,label\npear,fruit\nzinc,metall\n")
-    with pytest.raises(
-        DataError, match=r"labels of the federation, fruit, metal; .*line 3.*'metall'.*Did you mean metal"
-    ):
+    with pytest.raises(DataError, match=r"labels of the run, fruit, metal; .*line 3.*'metall'.*Did you mean metal"):
         prepare_client(ClientOptions("a", "mine.csv", model="tiny"), *told)
 
 

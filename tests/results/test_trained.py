@@ -75,7 +75,7 @@ def test_a_model_that_nobody_trained_is_noted(workplace, call):
     entry = json.loads((folder / "rounds.jsonl").read_text())
     trained = entry["clients"][0]["client"]
     for k in range(4):
-        code, _, err = call(workplace, "predict", folder, "a text", "--model", f"client-{k}")
+        code, _, err = call(workplace, "predict", folder, "a text", "--json", "--model", f"client-{k}")
         assert code == 0
         noted = f"note: client-{k} took part in no round, so its model is untrained\n"
         assert err == ("" if k == trained else noted)

@@ -69,7 +69,9 @@ def begun_folder(folder):
 
 def test_a_folder_appears_whole_and_holds_what_is_known_before_the_first_round(folder):
     folder.begin(SESSION)
-    assert {file.name for file in folder.path.iterdir()} == {"config.yaml", "clients.json", "rounds.jsonl", "log.txt"}
+    assert {file.name for file in folder.path.iterdir()} == {
+        "config.yaml", "clients.json", "data.json", "rounds.jsonl", "log.txt"
+    }  # fmt: skip
     assert [file.name for file in folder.path.parent.iterdir()] == ["mine"]
     assert (folder.path / "config.yaml").read_text() == SESSION.config_yaml
     assert folder.clients() == SESSION.roster
@@ -146,7 +148,7 @@ def test_going_back_drops_later_rounds_and_all_that_an_ended_run_leaves(begun_fo
         file.write_text("") if "." in name else (file / "inside").mkdir(parents=True)
     with pytest.raises(RunFolderError, match=r"expected the 4 lines of .*rounds\.jsonl .*; found 3"):
         begun_folder.rewind(4)
-    assert len(list(begun_folder.path.iterdir())) == 4 + len(ENDING), "an error changes nothing"
+    assert len(list(begun_folder.path.iterdir())) == 5 + len(ENDING), "an error changes nothing"
     assert begun_folder.rewind(2) == begun_folder.records() == attempts[:2]
     assert not any((begun_folder.path / name).exists() for name in ENDING)
 

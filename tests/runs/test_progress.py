@@ -9,12 +9,22 @@ import pytest
 from handmade import begun, played, score, session
 
 import fedhello as fh
+from fedhello.data.digest import DataDigest, PartDigest
 from fedhello.runs import progress as module
-from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.formats import read_evaluation
 from fedhello.runs.heads import HeadChange
-from fedhello.runs.progress import OTHER_DATA, OTHER_TEST, Progress, check_same, other_data, restore_progress
+from fedhello.runs.progress import (
+    OTHER_DATA,
+    OTHER_TEST,
+    OTHER_TRAIN,
+    Progress,
+    changed_data,
+    check_same,
+    other_data,
+    restore_progress,
+    unchecked_data,
+)
 from fedhello.session import ClientEntry
 
 TEST = [(f"{word} number {70 + i}", kind) for i, (word, kind) in enumerate([("plum", "fruit"), ("zinc", "metal")] * 4)]
@@ -47,39 +57,45 @@ def test_a_run_read_back_notes_that_its_test_data_are_others(tested, caplog):
 
 
 def test_going_on_with_other_test_data_is_noted_and_keeps_the_selected_model(tested):
-    found = Checkpoints(tested.checkpoints).latest(print)
     session = fh.prepare(tested.path / "config.yaml")
-    assert check_same(found.identity, session, tested) == []
+    assert changed_data(session, tested) == unchecked_data(session, tested) == []
     write(TEST[::-1])
     session = fh.prepare(tested.path / "config.yaml")
-    assert check_same(found.identity, session, tested) == [OTHER_TEST]
+    assert changed_data(session, tested) == [OTHER_TEST]
 
 
-def test_a_checkpoint_of_before_is_compared_in_what_it_has(tested):
-    kept = Checkpoints(tested.checkpoints)
-    found = kept.latest(print)
-    before = {"server": found.identity["data"]["server"]}
-    kept.save(replace(found, identity={**found.identity, "data": before}))
-    write(TEST[::-1])
-    session = fh.prepare(tested.path / "config.yaml")
-    assert other_data(session, tested) == check_same({**found.identity, "data": before}, session, tested) == []
-    data = {"server": "other"}
-    kept.save(replace(found, identity={**found.identity, "data": data}))
-    assert check_same({**found.identity, "data": data}, session, tested) == [OTHER_DATA]
-    (said,) = other_data(session, tested)
-    assert said.startswith("the validation or proxy data are not those that")
-    kept.save(replace(found, identity={key: value for key, value in found.identity.items() if key != "data"}))
-    assert other_data(session, tested) == []
+DATA = DataDigest(("a", "b"), {part: PartDigest(9, part) for part in ("train", "validation", "proxy", "test")})
 
 
-def test_where_no_checkpoint_is_good_nothing_can_be_told(tested):
-    session = fh.prepare(tested.path / "config.yaml")
-    for file in Checkpoints(tested.checkpoints).files():
-        file.write_bytes(b"damaged")
-    *_, said = other_data(session, tested)
-    assert said.startswith("the data cannot be compared with those of the run: expected an undamaged checkpoint")
-    shutil.rmtree(tested.checkpoints)
-    assert other_data(session, tested) == []
+@pytest.mark.parametrize(
+    ("parts", "notes"),
+    [
+        ((), []),
+        (("train",), [OTHER_TRAIN]),
+        (("validation", "proxy"), [OTHER_DATA]),
+        (("proxy", "test"), [OTHER_DATA, OTHER_TEST]),
+    ],
+)  # fmt: skip
+def test_each_part_that_changed_is_noted_once(empty, parts, notes):
+    there = session(digest=DATA)
+    empty.write_data(DataDigest(DATA.labels, {**DATA.parts, **{part: PartDigest(9, "other") for part in parts}}), ())
+    assert changed_data(there, empty) == notes
+    if notes:
+        with pytest.raises(fh.DataError, match=f"found other data in {', '.join(parts)}. Restore"):
+            restore_progress(there, empty, print)
+    noted = restore_progress(there, empty, print, accept_data=True).notes
+    assert (list(noted), empty.data()) == (notes, (DATA, (0,) if notes else ()))
+
+
+def test_what_a_folder_does_not_tell_is_said(empty):
+    there = session(digest=DATA, settings=replace(session().settings, is_remote=True))
+    empty.write_data(DataDigest(DATA.labels, {"test": DATA.parts["test"]}), ())
+    (said,) = unchecked_data(there, empty)
+    assert said.endswith("clients' data has changed is not checked, since their digests stay with them")
+    (empty.path / "data.json").unlink()
+    assert "has no digest of them (data.json)" in unchecked_data(there, empty)[0]
+    assert other_data(there, empty) == unchecked_data(there, empty)
+    assert changed_data(there, empty) == []
 
 
 def place_of(**changes):
@@ -113,15 +129,15 @@ def empty(tmp_path, monkeypatch):
     """The folder of a run without a checkpoint."""
     folder = RunFolder(tmp_path / "r")
     folder.begin(session(config_yaml="", roster=()))
-    monkeypatch.setattr(module, "begin", lambda there: "begun")
+    monkeypatch.setattr(module, "begin", lambda there: place_of(notes=()))
     return folder
 
 
 def test_without_a_checkpoint_a_run_begins_unless_rounds_have_finished(empty):
     said = []
     (empty.path / "summary.json").write_text("{}")
-    assert restore_progress(session(), empty, said.append) == "begun"
-    assert said == ["there is no checkpoint yet; the run starts at round 1"]
+    assert restore_progress(session(), empty, said.append).notes == ()
+    assert said[-1:] == ["there is no checkpoint yet; the run starts at round 1"]
     assert not (empty.path / "summary.json").exists()
     empty.add_round(played(0))
     with pytest.raises(fh.RunFolderError, match=r"expected checkpoints in .*, since rounds have finished; found none"):
@@ -132,7 +148,6 @@ IDENTITY = {
     "configuration": {"train.lr": 0.1},
     "model": {"weights": "digest"},
     "machine": {"threads": 1},
-    "data": {"server": "s", "validation": "v", "test": "t"},
 }
 
 
@@ -141,9 +156,7 @@ IDENTITY = {
     [
         ({}, []),
         ({"machine": {"threads": 2}}, ["the run continues, but not bit for bit: threads is 2 there and 1 here"]),
-        ({"data": {**IDENTITY["data"], "server": "o"}}, [OTHER_DATA]),
-        ({"data": {**IDENTITY["data"], "validation": "o", "test": "o"}}, [OTHER_DATA, OTHER_TEST]),
-        ({"data": {}}, []),
+        ({"data": {"server": "digest of 0.1.0"}}, []),
         ({"configuration": {"train.lr": 0.2}}, r"expected the configuration that .* started with; train\.lr is 0\.2"),
         ({"model": {"weights": "other"}}, "expected the model that .* started with; weights is 'other' there"),
     ],

@@ -16,6 +16,7 @@ import pytest
 
 from fedhello.config.load import dump_config, load_config, parse_config
 from fedhello.config.schema import RunConfig
+from fedhello.data.digest import NOT_KNOWN
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.formatting import flatten
 from fedhello.model.evaluation import Evaluation
@@ -520,6 +521,8 @@ class MadeUpSession:
     federation: object = None
     server: object = field(default_factory=lambda: SimpleNamespace(questions=(), domains={}))
     roster: object = ()
+    digest: object = NOT_KNOWN
+    initial: object = field(default_factory=dict)
     method: object = field(default_factory=lambda: SimpleNamespace(models=lambda state, _: {"": state.adapter}))
 
 

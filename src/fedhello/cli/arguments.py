@@ -79,6 +79,11 @@ Scores = Annotated[bool | None, typer.Option("--scores/--no-scores", help="Wheth
 Secure = Annotated[bool | None, typer.Option("--secure/--no-secure", help="Take part in runs with secure sums only.")]
 
 
+ChangedData = Annotated[
+    bool, typer.Option("--changed-data", help="Go on although the data are not those that the run started with.")
+]
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 

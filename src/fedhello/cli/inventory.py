@@ -31,7 +31,7 @@ def methods(as_json: Json = False) -> None:
     for row in rows:
         options = ", ".join(f"{name}: {value}" for name, value in row["options"].items())
         table.add_row(row["name"], row["summary"], row["allocates"], row["needs"], options, row["paper"])
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def models(as_json: Json = False) -> None:

@@ -10,6 +10,7 @@ import fedhello as fh
 from fedhello.cli import inventory, network, results, run
 from fedhello.cli.arguments import INTERRUPTED
 from fedhello.notes import show_notes
+from fedhello.streams import keep_going
 
 app = typer.Typer(
     help="Fine-tune one foundation model across many clients that keep their data and have unequal budgets.",
@@ -42,6 +43,8 @@ def _global(context: typer.Context) -> None:
 
 def main() -> None:
     """Run the command line; errors become one sentence on standard error and a numbered exit code."""
+    keep_going()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that vanishes is an output that is closed
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # no progress bars in logs
     show_notes()

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import fedhello as fh
 from fedhello.cli.arguments import (
+    ChangedData,
     Consent,
     Download,
     Epochs,
@@ -41,13 +42,22 @@ def server(
         Path | None, typer.Option("--keys", help="Folder made by fedhello keys: TLS, and clients that may connect.")
     ] = None,
     local: Annotated[int | None, typer.Option("--local", help="Start this number of clients on this machine.")] = None,
+    changed_data: ChangedData = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a configuration with clients on other machines; the same command resumes a stopped run."""
     _end_in_order()
     console = console_for(as_json, quiet)
-    found = fh.serve(*file_and_overrides(words), host=host, port=port, keys=keys, local=local, console=console)
+    found = fh.serve(
+        *file_and_overrides(words),
+        host=host,
+        port=port,
+        keys=keys,
+        local=local,
+        changed_data=changed_data,
+        console=console,
+    )
     say_result(found, console, as_json, "the same command")
 
 

@@ -53,7 +53,7 @@ def refuse(options: Iterable[str], where: str) -> None:
 
 def console_for(as_json: bool, quiet: bool) -> Console | None:
     """Return the console for progress, on standard error; None if it is hidden."""
-    return None if quiet or as_json else Console()
+    return None if quiet or as_json else Console(markup=False)
 
 
 def say_summary(summary: Any) -> None:
@@ -64,9 +64,14 @@ def say_summary(summary: Any) -> None:
 def say_result(run: Any, console: Console | None, as_json: bool, go_on: str) -> None:
     """Write a run's report, and print its summary."""
     summary = run.summary
-    drawn = draw_report(run) if summary.rounds else None
+    try:
+        drawn = draw_report(run) if summary.rounds else None
+    except fh.RunFolderError as error:
+        raise fh.RunFolderError(
+            f"{error}. The run itself is {summary.status}; put this right and draw the page: fedhello report {run.path}"
+        ) from error
     if drawn is not None and console is not None:
-        console.print(f"report: {drawn}", highlight=False, soft_wrap=True)
+        console.print(f"report: {drawn}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
         say_summary(summary)
     if summary.status == "interrupted":
@@ -92,7 +97,7 @@ def present(comparison: Any, as_json: bool, quiet: bool = False, out: Path | Non
     if as_json:
         print(json.dumps(comparison.to_dict()))
     elif not quiet:
-        show(comparison.summary, Console(), comparison.said)
+        show(comparison.summary, Console(markup=False), comparison.said)
         print(f"results: {page.parent / 'results.csv'}, {page}")
 
 
@@ -103,7 +108,7 @@ def say_plan(plan: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plan.to_dict()))
     else:
-        show(plan, Console())
+        show(plan, Console(markup=False))
 
 
 def list_files(files: Sequence[Path], steps: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Commands on finished runs."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,9 @@ import typer
 import fedhello as fh
 from fedhello.cli.arguments import Head, Image, Json, Label, Model, Prompt, Reference, Response, Run, Target, Texts
 from fedhello.cli.output import draw_report, named, present, refuse, say_summary
+
+SHOWN_LABELS = 10
+"""The most labels that ``predict`` lists."""
 
 
 def evaluate(
@@ -49,10 +53,17 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify texts, pairs of texts or image files with a run's adapter, or let a language model answer prompts."""
-    found = fh.load_run(run).predict(texts, pairs=pair or (), probabilities=probabilities, model=model, client=client)
+    trained = fh.load_run(run)
+    found = trained.predict(texts, pairs=pair or (), probabilities=probabilities, model=model, client=client)
     if as_json:
         print(json.dumps([named(**asdict(one)) for one in found]))
         return
+    if found[0].label is not None:
+        names = trained.summary.labels
+        listed = ", ".join(names[:SHOWN_LABELS]) + (
+            f" and {len(names) - SHOWN_LABELS} more" if len(names) > SHOWN_LABELS else ""
+        )
+        print(f"note: labels are those that {run} was trained with: {listed}", file=sys.stderr)
     for one in found:
         if one.answer is not None:
             print(one.answer)

@@ -10,6 +10,7 @@ from rich.console import Console
 import fedhello as fh
 from fedhello.cli.arguments import (
     INTERRUPTED,
+    ChangedData,
     Image,
     Json,
     Label,
@@ -25,6 +26,7 @@ from fedhello.cli.arguments import (
 from fedhello.cli.output import (
     checked_overrides,
     console_for,
+    draw_report,
     file_and_overrides,
     named,
     present,
@@ -72,19 +74,22 @@ def resume(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Such as run.keep=1: keys that do not affect the rounds."),
     ] = None,
+    changed_data: ChangedData = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Resume a run that was interrupted, failed or killed, from its last checkpoint."""
     console = console_for(as_json, quiet)
-    found = fh.resume(run, checked_overrides(overrides), console=console)
+    found = fh.resume(run, checked_overrides(overrides), changed_data=changed_data, console=console)
     if found.session is not None:
         say_result(found, console, as_json, f"fedhello resume {run}")
         return
+    if found.summary.rounds and not (run / "report.html").is_file():  # its write may have failed
+        draw_report(found)
     if as_json:
         say_summary(found.summary)
     if console is not None:
-        console.print(f"{run} has finished all its rounds; there is nothing to resume", highlight=False)
+        console.print(f"{run} has finished all its rounds; there is nothing to resume", highlight=False, markup=False)
 
 
 def init(

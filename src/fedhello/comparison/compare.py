@@ -23,6 +23,7 @@ from fedhello.results.finished import read_run
 from fedhello.runs.tracking import check_installed
 from fedhello.setup.model import Objects
 from fedhello.setup.objects import words_of_objects
+from fedhello.streams import show
 
 
 def compare(
@@ -87,7 +88,7 @@ def compare(
     contest, notes, label = _contest(shared, asked, seeds, out, rates, baselines, reference, target, given)
     if console is not None:
         for note in notes:
-            console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+            show(console, f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     made = contest.make(console or Console(quiet=True), quiet=console is None)
     if made is None:
         return None

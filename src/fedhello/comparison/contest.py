@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fedhello.comparison import tuning
 from fedhello.comparison.asked import AskedMethod
-from fedhello.comparison.objects import check_same, store
+from fedhello.comparison.objects import check_data, check_same, store
 from fedhello.comparison.runs import PlannedRun, configure, make_runs, plan_runs
 from fedhello.config.schema import Config
 from fedhello.results.compared import Tuning
@@ -42,13 +42,16 @@ class Contest:
 
         Raises:
             ConfigError: If a configuration is wrong or a method is given twice.
+            DataError: If finished runs in the folder were made with other data.
             RunFolderError: If the folder contains a finished run of another configuration or of other objects, or
                 other files.
         """
         check_same(self.out, self.base, self.given)
         if not self.rates:
-            return plan_runs(self.base, self.methods, self.seeds, self.out, given=self.given)[1]
-        self._trials()
+            runs, notes = plan_runs(self.base, self.methods, self.seeds, self.out, given=self.given)
+            check_data(runs, self.base, self.given)
+            return notes
+        check_data(self._trials(), self.base, self.given)
         return configure(self.base, self.methods, self.seeds, self.out, self.given)[1]
 
     def make(self, console: Console, quiet: bool) -> tuple[list[PlannedRun], Tuning | None] | None:

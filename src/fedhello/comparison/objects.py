@@ -1,20 +1,22 @@
-"""Digests of the model and data in memory of a comparison, which its configuration does not identify."""
+"""Digests of the model and data of a comparison, which its configuration does not identify."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedhello.comparison.runs import PlannedRun
 from fedhello.config.schema import Config
 from fedhello.config.settings import data_settings
 from fedhello.data.dataset import Input, Picture
-from fedhello.errors import RunFolderError
+from fedhello.errors import DataError, RunFolderError
 from fedhello.model.blocks import find_blocks
 from fedhello.model.digest import digest_of
 from fedhello.runs.files import write_whole
-from fedhello.setup.data import load_data
+from fedhello.setup.data import data_digest, load_data, public_data, split_data
 from fedhello.setup.model import Objects
 
 FILE = "objects.json"
@@ -54,6 +56,31 @@ def store(out: Path, base: Config, given: Objects) -> None:
         write_whole(out / FILE, json.dumps(found, indent=2) + "\n")
 
 
+def check_data(runs: Sequence[PlannedRun], base: Config, given: Objects) -> None:
+    """Check that kept runs were made with the data that there are now.
+
+    Args:
+        runs: The runs of a comparison.
+        base: The configuration that they share.
+        given: The objects.
+
+    Raises:
+        DataError: If the data of a run differ.
+    """
+    kept = [(run.folder, known[0]) for run in runs if run.before == "finished" and (known := run.folder.data())]
+    if not kept:
+        return
+    settings = data_settings(base.data)
+    data = load_data(settings, source=given.data)
+    here = data_digest(data, split_data(settings, data), public_data(settings, data), with_train=True)
+    for folder, there in kept:
+        if other := there.changed(here):
+            raise DataError(
+                f"expected the data that {folder.path} was made with; found other data in {', '.join(other)}. Restore "
+                "them, or give another out."
+            )
+
+
 def _fingerprints(base: Config, given: Objects) -> dict[str, str]:
     found = {} if given.model is None else {"model": _of_model(given.model)}
     return found if given.data is None else found | {"data": _of_data(base, given)}
@@ -77,5 +104,5 @@ def _of_data(base: Config, given: Objects) -> str:
 
 def _bytes_of(sample: Input) -> bytes:
     if isinstance(sample, Picture):
-        return sample.digest()
+        return sample.digest
     return sample.tobytes() if isinstance(sample, np.ndarray) else repr(sample).encode()

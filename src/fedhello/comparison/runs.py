@@ -40,6 +40,7 @@ from fedhello.setup.model import NAMED, Objects, load_model
 from fedhello.setup.objects import STAND_IN
 from fedhello.setup.prepare import prepare
 from fedhello.state import RunState
+from fedhello.streams import show
 
 Kind = Literal["blocks", "rank"]
 """The counts of a tier's budget."""
@@ -364,7 +365,7 @@ def _as_handed_over(given: Objects) -> Objects:
 def say(console: Console, line: str, quiet: bool) -> None:
     """Print a line without markup, unless quiet."""
     if not quiet:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        show(console, line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _remove(folder: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,8 +30,9 @@ class Picture:
     content: Path | bytes | np.ndarray
     name: str
 
+    @cached_property
     def digest(self) -> bytes:
-        """Return a hash of the content.
+        """A hash of the content.
 
         Raises:
             DataError: If its file cannot be read.
@@ -137,7 +139,7 @@ def identity(sample: Input, kind: Kind) -> object:
     Texts are compared in Unicode's form NFC.
     """
     if isinstance(sample, Picture):
-        return sample.digest()
+        return sample.digest
     if isinstance(sample, np.ndarray):
         return sample.tobytes()  # all are of one type and shape
     if isinstance(sample, tuple):

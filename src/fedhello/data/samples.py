@@ -181,7 +181,7 @@ def check_known(samples: list[Sample], classes: Sequence[str]) -> None:
     unknown = next((sample for sample in samples if sample.label not in classes), None)
     if unknown is not None:
         raise DataError(
-            f"expected the labels of the federation, {', '.join(classes)}; {unknown.place} is labelled "
+            f"expected the labels of the run, {', '.join(classes)}; {unknown.place} is labelled "
             f"{unknown.label!r}{nearest(unknown.label, classes)}"
         )
 

@@ -1,5 +1,7 @@
 """The model card of an export: its description, its labels, and code that loads it."""
 
+import json
+import re
 from collections.abc import Sequence
 from string import Template
 from typing import Literal
@@ -16,7 +18,7 @@ tags:
 - fedhello
 ---
 
-$what for `$base`, trained with fedhello.
+$what for $shown, trained with fedhello.
 $guarantee$labels
 ## Use
 
@@ -42,14 +44,14 @@ AUTO: dict[Kind, str] = {
 }
 
 NATIVE_CODE = Template("""$imports
-model = $auto.from_pretrained("$base"$classes)$adapter
+model = $auto.from_pretrained($base$classes)$adapter
 model.eval()""")
 
 POOLED_CODE = Template("""$imports
-model = $auto.from_pretrained("$base")$adapter
+model = $auto.from_pretrained($base)$adapter
 model.eval()
 head = load_file("$folder/head.safetensors")
-processor = $processor.from_pretrained("$processor_from")
+processor = $processor.from_pretrained($base)
 
 
 def logits(inputs):
@@ -102,6 +104,27 @@ FOLDER = "."
 """The path, in the code, of the folder that contains the card."""
 
 
+PLAIN = re.compile(r"[A-Za-z./][\w./:@-]*", re.ASCII)
+"""Names that mean themselves in YAML and Markdown."""
+
+SIGNS = re.compile(r"[\\`*{}\[\]<>#|!&~$]|(?<!\w)_|_(?!\w)")
+"""Signs that mean something in Markdown or HTML; an underscore within a word does not."""
+
+
+def escaped(text: str) -> str:
+    r"""Return a name as Markdown that shows it as it is, on one line.
+
+    Example:
+        >>> print(escaped("a|b <script> card_arrival"))
+        a\|b \<script\> card_arrival
+    """
+    return SIGNS.sub(r"\\\g<0>", _line(text))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def card(
     base: str,
     kind: Kind,
@@ -123,9 +146,10 @@ def card(
         guarantee: The guarantee of differential privacy, as a sentence without a full stop; None without it.
     """
     what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
-    listed = ", ".join(f"{i}: {name}" for i, name in enumerate(labels))
+    listed = ", ".join(f"{i}: {escaped(name)}" for i, name in enumerate(labels))
     return CARD.substitute(
-        base=base,
+        base=base if PLAIN.fullmatch(base) else json.dumps(base),
+        shown=f"`{base}`" if PLAIN.fullmatch(base) else escaped(base),
         library=LIBRARIES[form],
         what=what if kind == CAUSAL_LM else f"{what} and classification head",
         guarantee="" if guarantee is None else f"\nPrivacy: {guarantee}.\n",
@@ -150,7 +174,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form:
         return NATIVE_CODE.substitute(
             imports="\n".join([*peft, f"from transformers import {auto}", ""]),
             auto=auto,
-            base=loaded,
+            base=json.dumps(loaded, ensure_ascii=False),
             classes=f", num_labels={num_labels}, ignore_mismatched_sizes=True" if own else "",
             adapter=adapter,
         )
@@ -166,11 +190,10 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form:
     return POOLED_CODE.substitute(
         imports="\n".join([*imports, f"from transformers import {auto}, {processor}", ""]),
         auto=auto,
-        base=loaded,
+        base=json.dumps(loaded, ensure_ascii=False),
         adapter=adapter,
         folder=FOLDER,
         processor=processor,
-        processor_from=loaded,
         call=call,
         features=features,
     )
@@ -191,4 +214,4 @@ def _plain_code(base: str, pooling: Pooling, form: Form) -> str:
         else f'model.load_state_dict(load_file("{FOLDER}/model.safetensors"))'
     )
     logits = "" if own else PLAIN_LOGITS.substitute(folder=FOLDER, pooled=PLAIN_POOLED[pooling])
-    return PLAIN_CODE.substitute(imports="\n".join([*imports, ""]), base=base, load=load, logits=logits)
+    return PLAIN_CODE.substitute(imports="\n".join([*imports, ""]), base=_line(base), load=load, logits=logits)

@@ -23,11 +23,18 @@ HEAD_FILE = "head.safetensors"
 
 @contextmanager
 def appearing_whole(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder to write into, and rename it to ``folder`` when everything is written."""
+    """Yield a temporary folder to write into, and rename it to ``folder`` when everything is written.
+
+    Raises:
+        OSError: If something cannot be written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         staged = Path(temporary) / folder.name
-        yield staged
+        try:
+            yield staged
+        except SafetensorError as error:  # of writing, such as on a full disk
+            raise OSError(" ".join(str(error).split())) from error
         if folder.exists():
             shutil.rmtree(folder)
         staged.rename(folder)

@@ -1,15 +1,19 @@
 """A client: the process that trains, which ``fedhello.network.supervisor`` keeps running."""
 
+import hashlib
+import json
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedhello.errors import DataError
 from fedhello.network.consent import read_consent
 from fedhello.network.options import ClientOptions, default_name
 from fedhello.network.processes import end_with_parent
 from fedhello.notes import show_notes
+from fedhello.streams import keep_going
 
 
 def cold_worker(node_config: Mapping[str, Any]) -> Any:
@@ -45,20 +49,49 @@ def said_by(secret: Path) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
+def check_kept(folder: Path, config: Mapping[str, Any], digest: str) -> None:
+    """Check that a restarted worker reads the data with which this client joined; their digest stays with the client.
+
+    Args:
+        folder: The client's own folder, which lasts as long as the client.
+        config: The server's configuration, on which it depends which samples are used.
+        digest: Of the samples.
+
+    Raises:
+        DataError: If the data have changed.
+    """
+    asked = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    file = folder / f"data-{asked[:16]}"
+    if not file.exists():
+        file.write_text(digest, encoding="utf-8")
+    elif file.read_text(encoding="utf-8") != digest:
+        raise DataError(
+            "expected the data with which this client joined, since what it has sent is of these; they have changed. "
+            "Restore them, or end this client and start it again to take part with the new ones."
+        )
+
+
 def main() -> None:
     """Run the worker of a client; arguments: ``OPTIONS PORT SECRET``."""
+    keep_going()
     end_with_parent()
     show_notes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     from fedhello.network.flower import answered
     from fedhello.network.messages import Address
     from fedhello.network.preparation import prepare_client, say
-    from fedhello.network.worker import Worker
+    from fedhello.network.worker import Prepared, Worker
 
     raw, port, secret = sys.argv[1:]
     options = ClientOptions.from_json(raw)
     consent, key = options.consent, options.key
-    worker = Worker(lambda config, labels: prepare_client(options, config, labels), consent=consent, key=key)
+
+    def prepare(config: dict[str, Any], labels: Sequence[str]) -> Prepared:
+        prepared = prepare_client(options, config, labels)
+        check_kept(Path(secret).parent, config, prepared.digest)
+        return prepared
+
+    worker = Worker(prepare, consent=consent, key=key)
     answered(
         Address("127.0.0.1", int(port)),
         Path(secret).read_bytes(),

@@ -23,6 +23,7 @@ from fedhello.notes import logger
 from fedhello.results.run import TrainedRun
 from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
+from fedhello.streams import show
 
 if TYPE_CHECKING:
     from fedhello.network.dry_run import DryRun
@@ -39,6 +40,7 @@ def serve(
     port: int = 8000,
     keys: str | Path | None = None,
     local: int | None = None,
+    changed_data: bool = False,
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> TrainedRun:
@@ -52,6 +54,7 @@ def serve(
         keys: The folder with the files of ``make_server_keys`` and ``make_client_key``: TLS, and the clients that may
             connect. None uses no TLS and accepts every client.
         local: Number of clients to start on this machine, which share the configured data set.
+        changed_data: Resume a stopped run although the server's data are not those that it started with.
         callbacks: Callbacks that observe the run and may stop it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
 
@@ -74,7 +77,9 @@ def serve(
     wanted, say = server.served(wanted), _saying(console)
     options = ServerOptions(host, port, None if keys is None else Path(keys))
     with local_clients(wanted, local or 0, say) as start:
-        folder, _ = server.serve(wanted, options, lambda folder: [Progress(console, folder), *callbacks], say, start)
+        folder, _ = server.serve(
+            wanted, options, lambda folder: [Progress(console, folder), *callbacks], say, start, changed_data
+        )
     return TrainedRun(folder.path)
 
 
@@ -228,4 +233,4 @@ def _saying(console: Console | None) -> Callable[[str], None]:
     """Return a function that prints a line on the console, or else logs it."""
     if console is None:
         return logger.info
-    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return lambda line: show(console, line, highlight=False, soft_wrap=True, markup=False)

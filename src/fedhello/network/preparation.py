@@ -31,6 +31,7 @@ from fedhello.config.settings import (
 )
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import Columns, Kind
+from fedhello.data.digest import PartDigest, digest_of
 from fedhello.data.hub import is_hub_id
 from fedhello.data.tables import Source
 from fedhello.errors import ConfigError, DataError, ModelError
@@ -77,7 +78,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     """
     config, source = _own_config(options, raw, len(labels))
     admit = partial(check_adapter, options.consent, free=_free_memory(choose_device(config.run.device)))
-    samples, model, classes = (
+    samples, model, classes, digest = (
         _part(options, config, labels, admit) if source is None else _own(options, config, labels, source, admit)
     )
     method = METHODS[config.method.name].bind(**config.method.options)
@@ -136,6 +137,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         _secure(config, model, facts, _made_private(method, config)) if config.privacy.secure else None,
         limits,
         private,
+        digest.sha256,
     )
 
 
@@ -220,7 +222,7 @@ def _is_public(name: str) -> bool:
 
 def _own(
     options: ClientOptions, config: Config, labels: Sequence[str], source: Source, admit: Admit
-) -> tuple[Samples, LoraModel, list[int]]:
+) -> tuple[Samples, LoraModel, list[int], PartDigest]:
     """Return a client's own samples with labels that its owner allows, the model, and the classes that occur."""
     data = load_data(data_settings(config.data), labels, source, options.consent.labels)
     model = load_model(model_settings(config), labels, MODEL_KINDS[data.kind], admit=admit)
@@ -228,12 +230,13 @@ def _own(
     for note in (*data.notes, *notes):
         say(f"note: {note}")
     # Categories of instruction data are not classes.
-    return samples, model, [] if data.kind == "instructions" else sorted(set(samples.labels.tolist()))
+    classes = [] if data.kind == "instructions" else sorted(set(samples.labels.tolist()))
+    return samples, model, classes, digest_of(data, np.arange(len(data)))
 
 
 def _part(
     options: ClientOptions, config: Config, labels: Sequence[str], admit: Admit
-) -> tuple[Samples, LoraModel, list[int]]:
+) -> tuple[Samples, LoraModel, list[int], PartDigest]:
     """Return samples, model and classes for a part of the configured data set."""
     loaded = load(config, admit=admit)
     if list(loaded.data.label_names) != list(labels):
@@ -244,8 +247,9 @@ def _part(
     parts = partition_data(data_settings(config.data), loaded.data, loaded.held_out, config.run.seed)
     if not 0 <= (options.part or 0) < len(parts):
         raise ConfigError(f"expected the part (--part) within 0 … {len(parts) - 1}; found {options.part}")
-    samples = loaded.samples.subset(parts[options.part or 0])
-    return samples, loaded.model, sorted(set(samples.labels.tolist()))
+    part = parts[options.part or 0]
+    samples = loaded.samples.subset(part)
+    return samples, loaded.model, sorted(set(samples.labels.tolist())), digest_of(loaded.data, part)
 
 
 def _budgets(

@@ -122,6 +122,7 @@ def serve(
     callbacks: Callable[[RunFolder], Sequence[Callback]],
     say: Say,
     ready: Callable[[ServerOptions], None] = lambda options: None,
+    accept_data: bool = False,
 ) -> tuple[RunFolder, Summary]:
     """Run a configuration with clients that join over the network.
 
@@ -131,6 +132,7 @@ def serve(
         callbacks: Makes the callbacks for a run's folder.
         say: Called with messages for the user.
         ready: Called once clients can connect.
+        accept_data: Whether a run that is resumed goes on with other data of the server.
 
     Returns:
         The run's folder, and the summary.
@@ -163,19 +165,24 @@ def serve(
 
     with superlink(options, secret, log) as process:
         say("loading the model and the server's data …")
-        loaded = load(config)
+        loaded = load(config, labels=known_labels(folder))
         process.wait()
         with LastingLink(process, connected, note) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
             known = owners if options.public_keys else None
-            return folder, play_over(link, loaded, folder, callbacks(folder), say, known, happened)
+            return folder, play_over(link, loaded, folder, callbacks(folder), say, known, happened, accept_data)
 
 
 def _check_folder(folder: RunFolder) -> None:
     """Check that a run can start or resume in a folder."""
     if _has_finished(folder):
         raise RunFolderError(f"expected a run that has not finished; {folder.path} has. Give another run.name.")
+
+
+def known_labels(folder: RunFolder) -> tuple[str, ...] | None:
+    """Return the names of the classes of a run that is resumed; None for a new run."""
+    return folder.labels() if (folder.path / "clients.json").is_file() else None
 
 
 def serve_on(link: Link, file: Path, say: Say) -> None:
@@ -187,7 +194,7 @@ def serve_on(link: Link, file: Path, say: Say) -> None:
     config = config.model_copy(update={"run": config.run.model_copy(update=slower)})
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
     _check_folder(folder)
-    play_over(link, load(config), folder, [], say)
+    play_over(link, load(config, labels=known_labels(folder)), folder, [], say)
 
 
 def play_over(
@@ -198,6 +205,7 @@ def play_over(
     say: Say,
     owners: Mapping[int, str] | None = None,
     happened: Sequence[str] = (),
+    accept_data: bool = False,
 ) -> Summary:
     """Wait for the clients, run the remaining rounds, and tell the clients when the run has finished.
 
@@ -209,6 +217,7 @@ def play_over(
         say: Called with messages for the user.
         owners: Node → the name of its key; None without keys.
         happened: What befell the link, which grows during the run and goes into its notes.
+        accept_data: As for ``serve``.
 
     Raises:
         ClientsError: If too few clients join in time.
@@ -221,7 +230,7 @@ def play_over(
     engine.node_of, engine.rates, engine.happened = nodes, rates, happened
     if roster:
         with folder.locked():
-            resumed = restore_progress(session, folder, lambda line: warn(folder, line))
+            resumed = restore_progress(session, folder, lambda line: warn(folder, line), accept_data)
             folder.write_config(session.config_yaml)
             engine.note = lambda line: warn(folder, line)
             summary = run_session(session, folder, callbacks, resumed)

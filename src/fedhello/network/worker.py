@@ -75,6 +75,7 @@ class Prepared:
         statistics: Settings of the head statistics.
         limits: What is checked of a task before it is carried out; None checks nothing.
         private: What it contributes to a head under differential privacy; None without it.
+        digest: Digest of the samples, which stays with the client.
     """
 
     model: LoraModel
@@ -87,6 +88,7 @@ class Prepared:
     secure: SecureRound | None = None
     limits: Limits | None = None
     private: PrivateStatistics | None = None
+    digest: str = ""
 
     def engine(self, k: int, run: str) -> LocalEngine:
         """Return the engine that trains this client with its id."""

@@ -1,6 +1,7 @@
 """Figures as reproducible SVG text. Needs the extra ``report``."""
 
 import io
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, product
 from statistics import fmean
@@ -25,8 +26,14 @@ def svg_of(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib is not installed; run: pip install 'fedhello[report]'") from error
-    # A fixed salt and no date make the same picture give the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "fedhello", "svg.fonttype": "none", "font.size": 10}):
+    # A fixed salt and no date make the same picture give the same file. A $ in a name starts no formula.
+    with (
+        matplotlib.rc_context(
+            {"svg.hashsalt": "fedhello", "svg.fonttype": "none", "font.size": 10, "text.parse_math": False}
+        ),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # who shows the picture chooses the fonts
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         buffer = io.StringIO()
@@ -64,7 +71,7 @@ def draw_accuracy(
     axes = figure.subplots()
     for (label, seeds), style in zip(curves.items(), styles(), strict=False):
         by_round, x = list(zip(*seeds, strict=True)), positions[label]
-        axes.plot(x, [fmean(values) for values in by_round], label=label, linewidth=1.6, **style)
+        axes.plot(x, [fmean(values) for values in by_round], label=_shown(label), linewidth=1.6, **style)
         if len(seeds) > 1:
             low, high = [min(values) for values in by_round], [max(values) for values in by_round]
             axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
@@ -87,7 +94,7 @@ def draw_memory(figure: Any, points: Mapping[str, tuple[float, tuple[float, floa
     """
     axes = figure.subplots()
     for (label, (accuracy, (weak, strong))), style in zip(points.items(), styles(), strict=False):
-        axes.plot([weak, strong], [accuracy] * 2, linewidth=1, label=label, **style)
+        axes.plot([weak, strong], [accuracy] * 2, linewidth=1, label=_shown(label), **style)
         axes.plot(weak, accuracy, marker="o", markerfacecolor="white", color=style["color"])
         axes.plot(strong, accuracy, marker="o", color=style["color"])
     axes.set_xlim(left=0)
@@ -158,6 +165,11 @@ def draw_front(
     axes.legend(loc="best", fontsize=8)
     axes.grid(alpha=0.3)
     figure.colorbar(image, ax=axes, label="blocks trained")
+
+
+def _shown(label: str) -> str:
+    """Return a label for a legend, which leaves out labels that begin with an underscore."""
+    return f"\u200b{label}" if label.startswith("_") else label
 
 
 def _legend(figure: Any, axes: Any) -> None:

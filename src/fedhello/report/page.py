@@ -4,6 +4,7 @@ import html
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +19,7 @@ from fedhello.results.compared import ComparisonSummary
 from fedhello.results.comparison import COMPARISON_FILE, Comparison
 from fedhello.results.finished import FinishedRun
 from fedhello.results.run import TrainedRun
-from fedhello.runs.files import write_whole
+from fedhello.runs.files import check_path, write_whole
 from fedhello.runs.folder import RunFolder, check_free
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
@@ -143,6 +144,7 @@ def check_out(out: Path) -> None:
     Raises:
         RunFolderError: If it cannot be created or written, or contains files that are not a comparison's.
     """
+    check_path(out)
     if not out.exists():
         check_free(RunFolder(out))
         return
@@ -188,6 +190,12 @@ def _write_comparison(comparison: Comparison, out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(f"expected to create {out}; {error.strerror or error}") from error
+    # Where a comparison is made, a lock tells; where runs are only read, there is none.
+    with RunFolder(out).locked() if (out / ".lock").exists() else nullcontext():
+        return _write_files(comparison, out)
+
+
+def _write_files(comparison: Comparison, out: Path) -> Path:
     write_whole(out / COMPARISON_FILE, json.dumps(comparison.to_dict(), indent=2) + "\n")
     write_whole(out / "results.csv", csv_text(comparison.summary))
     try:

@@ -17,7 +17,7 @@ from fedhello.runs.checkpoint import Checkpoint, Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads import head_without
 from fedhello.runs.loop import domain_scores, evaluate_adapter
-from fedhello.runs.progress import check_same
+from fedhello.runs.progress import changed_data, check_same
 from fedhello.runs.summary import HeadSummary, Summary
 from fedhello.session import Session
 
@@ -129,7 +129,10 @@ def _checkpoint(session: Session, folder: RunFolder, summary: Summary, warn: Cal
             f"expected the last checkpoint of {folder.path}, which holds the sums of all clients; found none. Start a "
             "new run without the client."
         )
-    differing = check_same(found.identity, session, folder)
+    known = folder.data()
+    differing = [*check_same(found.identity, session, folder), *changed_data(session, folder)]
+    if known is not None and known[1]:
+        differing.append(f"the run went on with other data after round {known[1][0]}")
     if differing:
         raise RunFolderError(
             "expected the machine, the clients and the data of the run, so that exactly the added sums are subtracted; "

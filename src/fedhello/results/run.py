@@ -7,6 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from safetensors import SafetensorError
+
 from fedhello.config.schema import Config
 from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
@@ -18,6 +20,7 @@ from fedhello.notes import logger
 from fedhello.results.forget import forget
 from fedhello.results.inference import infer, score
 from fedhello.results.trained import RunEvaluation, Trained, load_trained, rescore, scoring_session
+from fedhello.runs.files import check_path
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.progress import other_data
@@ -288,11 +291,12 @@ class TrainedRun:
         forget(self._folder, sorted(set(clients)), lambda line: warn(self._folder, line), again)
         return self.summary
 
-    def _prepared(self, prepare: Callable[[Config, Objects], Session]) -> Session:
+    def _prepared(self, prepare: Callable[[Config, Objects, Sequence[str]], Session]) -> Session:
         """Return the session of the run; it is prepared again if it is not in memory."""
         if self.session is not None:
             return self.session
-        return prepare(self.config, self.given if self.given.model is None else replace(self.given, model=self._model))
+        given = self.given if self.given.model is None else replace(self.given, model=self._model)
+        return prepare(self.config, given, self.summary.labels)
 
     def peft_model(self, *, model: str | None = None, client: int | None = None) -> Any:
         """Return the foundation model with the adapter as a PEFT model, including its head if PEFT has one.
@@ -328,6 +332,7 @@ class TrainedRun:
             RunFolderError: If the folder exists or cannot be written.
         """
         wanted, target = exports.asked_form(form, merge), Path(out or self.path / "export")
+        check_path(target)
         if target.exists():
             raise RunFolderError(f"expected a new folder to export to; {target} exists. Choose another.")
         # A merged model cannot be used again: a model from files is loaded again, an object is copied.
@@ -336,8 +341,8 @@ class TrainedRun:
         exported = trained.model if wanted == "adapter" or spare else copy.deepcopy(trained.model)
         try:
             exports.export(exported, target, wanted, trained.config.data.max_length)
-        except OSError as error:
-            raise RunFolderError(f"expected to write {target}; {error.strerror or error}") from error
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"expected to write {target}; {getattr(error, 'strerror', None) or error}") from error
         return target
 
     @cached_property

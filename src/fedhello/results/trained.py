@@ -111,7 +111,7 @@ def load_trained(
     return Trained(config, labels, model, tuple(notes))
 
 
-def scoring_session(config: Config, given: Objects = NAMED) -> Session:
+def scoring_session(config: Config, given: Objects = NAMED, labels: Sequence[str] | None = None) -> Session:
     """Return the session to evaluate a run's model with.
 
     With a shared head the scores do not depend on the partition, so a user-defined partition that is not imported is
@@ -123,7 +123,7 @@ def scoring_session(config: Config, given: Objects = NAMED) -> Session:
     if config.data.partition.kind not in PARTITIONS and config.model.head != "local":
         data = config.data.model_copy(update={"partition": Iid(kind="iid")})
         config = config.model_copy(update={"data": data})
-    return prepare(config, given)
+    return prepare(config, given, labels)
 
 
 def rescore(folder: RunFolder, session: Session) -> tuple[RunEvaluation, list[str]]:

@@ -25,6 +25,7 @@ from fedhello.runs.summarise import taken_lines
 from fedhello.runs.summary import Summary
 from fedhello.session import Session
 from fedhello.state import ClientReport, RoundReport, RunState
+from fedhello.streams import show, surviving
 from fedhello.types import Budget, Reason
 
 SHOWN_ROUNDS = 20
@@ -106,7 +107,8 @@ class Progress(Callback):
             self._progress.update(self._task, completed=start.state.round)
         if self._console.is_terminal and not self._console.quiet:
             self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
-            self._live.start()
+            with surviving(self._console):
+                self._live.start()
 
     def on_round(self, state: RunState, record: RoundRecord) -> None:
         """Show one round."""
@@ -136,20 +138,21 @@ class Progress(Callback):
                 self._live.update(Group(self._table, self._progress))
             self._table.add_row(*cells)
         else:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            show(self._console, line, highlight=False, soft_wrap=True, markup=False)
         self._progress.advance(self._task)
 
     def on_end(self, summary: Summary) -> None:
         """Close the display and show the result."""
         if self._live is not None:
-            self._live.stop()
+            with surviving(self._console):
+                self._live.stop()
         self._say(_result_line(summary))
         for line in tier_lines(summary):
             self._log(line)
             if not self._console.is_terminal:
-                self._console.print(line, highlight=False, soft_wrap=True)
+                show(self._console, line, highlight=False, soft_wrap=True)
         if self._console.is_terminal:
-            self._console.print(tier_table(summary))
+            show(self._console, tier_table(summary))
         self._say_what_is_left(summary)
 
     def _say_what_is_left(self, summary: Summary) -> None:
@@ -165,7 +168,7 @@ class Progress(Callback):
 
     def _say(self, line: str) -> None:
         self._log(line)
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        show(self._console, line, highlight=False, soft_wrap=True, markup=False)
 
     def _log(self, line: str) -> None:
         if self._folder is not None and self._folder.path.exists():

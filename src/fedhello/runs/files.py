@@ -1,11 +1,60 @@
 """Write files completely or not at all, even if the process or the machine stops."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedhello.errors import RunFolderError
+from fedhello.formatting import human_bytes
+
+LONGEST_NAME = 255 - len(os.fsencode("..4194304.tmp"))
+"""The most bytes of a file's name, which leave room for what is put around it while it is written."""
+
+LONGEST_PATH = 4096 - 256
+"""The most bytes of a path, which leave room for the files of a folder."""
+
+
+def check_path(path: Path) -> None:
+    """Check early that a file or folder can have this path.
+
+    Raises:
+        RunFolderError: If a name in it, or all of it, is too long, or holds a NUL.
+    """
+    said = f"{str(path)!r:.80}"
+    try:
+        encoded = os.fsencode(path.absolute())
+    except UnicodeEncodeError as error:
+        raise RunFolderError(f"expected a path that the file system can hold; found {said}. Rename it.") from error
+    if b"\0" in encoded:
+        raise RunFolderError(f"expected a path without NUL characters; found {said}. Rename it.")
+    longest = max(map(len, encoded.split(b"/")))
+    if longest > LONGEST_NAME or len(encoded) > LONGEST_PATH:
+        what, most, found = (
+            ("names", LONGEST_NAME, longest) if longest > LONGEST_NAME else ("a path", LONGEST_PATH, len(encoded))
+        )
+        raise RunFolderError(f"expected {what} of at most {most} bytes; {said} has {found}. Choose a shorter one.")
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Check early that there is room for what will be written.
+
+    Args:
+        folder: The folder, which need not exist.
+        needed: Bytes.
+
+    Raises:
+        RunFolderError: If there is less.
+    """
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    with writing(folder):
+        free = shutil.disk_usage(there).free
+    if free < needed:
+        raise RunFolderError(
+            f"expected {human_bytes(needed)} of room for {folder}; {human_bytes(free)} are free. Make room, or set "
+            "another run.out."
+        )
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
@@ -14,6 +63,7 @@ def write_whole(file: Path, content: str | bytes) -> None:
     Raises:
         RunFolderError: If it cannot be written; an earlier file does not change.
     """
+    check_path(file)
     temporary = file.with_name(f".{file.name}.tmp")
     with writing(file):
         try:

@@ -2,6 +2,7 @@
 
 config.yaml     the fully resolved configuration
 clients.json    tier and label histogram of each client
+data.json       digests of the data, to recognise them when the run is taken up again
 rounds.jsonl    one object per finished round and per failed attempt
 checkpoints/    to resume the run, see ``fedhello.runs.checkpoint``
 summary.json    the result, see ``fedhello.runs.summary.summarise``
@@ -19,7 +20,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +30,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from fedhello.data.digest import DataDigest
 from fedhello.engine.protocol import Heads
 from fedhello.errors import RunFolderError
 from fedhello.model.saving import read_tensors, save_adapter
 from fedhello.runs.answers import Answers
-from fedhello.runs.files import append_line, sync_folder, whole_lines, write_whole, writing
-from fedhello.runs.formats import read_clients, read_round, write_clients, write_round
+from fedhello.runs.files import append_line, check_path, sync_folder, whole_lines, write_whole, writing
+from fedhello.runs.formats import read_clients, read_data, read_round, write_clients, write_data, write_round
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.summary import Summary
 from fedhello.session import ClientEntry, Session
@@ -84,6 +86,7 @@ class RunFolder:
         try:
             write_whole(made / "config.yaml", session.config_yaml)
             _write_json(made / "clients.json", write_clients(session.roster))
+            _write_json(made / "data.json", write_data(session.digest))
             write_whole(made / "rounds.jsonl", "")
             write_whole(made / "log.txt", "")
             with writing(self.path):
@@ -199,6 +202,14 @@ class RunFolder:
         if answers is not None:
             lines = [json.dumps(row, ensure_ascii=False) for row in answers.rows()]
             write_whole(self.path / "answers.jsonl", "\n".join(lines) + "\n")
+        self.write_summary(summary)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write the summary alone.
+
+        Raises:
+            RunFolderError: If it cannot be written.
+        """
         _write_json(self.path / "summary.json", summary.to_dict())
 
     def _write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -270,6 +281,36 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise RunFolderError(f"expected the list of clients in {file}; it cannot be read: {error}") from error
 
+    def data(self) -> tuple[DataDigest, tuple[int, ...]] | None:
+        """Return the digest of the run's data, and after how many rounds they changed; None of a run of 0.1.0.
+
+        Raises:
+            RunFolderError: If the file is not valid.
+        """
+        file = self.path / "data.json"
+        try:
+            return read_data(file.read_text(encoding="utf-8"), str(file)) if file.exists() else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"expected digests of data in {file}; it cannot be read: {error}") from error
+
+    def write_data(self, data: DataDigest, changes: Sequence[int]) -> None:
+        """Write the digest of the data that the run goes on with.
+
+        Raises:
+            RunFolderError: If it cannot be written.
+        """
+        _write_json(self.path / "data.json", write_data(data, changes))
+
+    def labels(self) -> tuple[str, ...] | None:
+        """Return the names of the run's classes; None if the folder of an unfinished run of 0.1.0 does not tell."""
+        found = self.data()
+        if found is not None:
+            return found[0].labels
+        if (self.path / "summary.json").is_file():
+            return self.summary().labels
+        rows = [entry.labels for entry in self.clients() if isinstance(entry.labels, Mapping)]
+        return tuple(rows[0]) if rows else None
+
     def personal_heads(self) -> dict[int, dict[str, Tensor]]:
         """Return the clients' own heads; empty if heads are not personal.
 
@@ -304,8 +345,9 @@ def check_free(folder: RunFolder) -> None:
     """Check early that the folder can be created.
 
     Raises:
-        RunFolderError: If it exists, or its nearest existing parent cannot be written.
+        RunFolderError: If it exists, cannot have this name, or its nearest existing parent cannot be written.
     """
+    check_path(folder.path)
     if folder.path.exists():
         broken = (folder.path / "config.yaml").is_file() and not (folder.path / "summary.json").is_file()
         more = f" Or resume it: fedhello resume {folder.path}" if broken else ""

@@ -2,6 +2,7 @@
 
     rounds.jsonl    one line per attempt at a round   ``write_round``, ``read_round``
     clients.json    the clients                       ``write_clients``, ``read_clients``
+    data.json       digests of the data               ``write_data``, ``read_data``
 
 ``summary.json`` is in ``fedhello.runs.summary.Summary``, checkpoints are in ``fedhello.runs.checkpoint.Checkpoint``,
 updates and tasks in ``fedhello.engine.wire``. Fields may be renamed in the code; names in files do not change.
@@ -13,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from fedhello.data.digest import DataDigest
 from fedhello.errors import RunFolderError
 from fedhello.model.evaluation import Evaluation
 from fedhello.runs.heads import HeadChange
@@ -26,6 +28,9 @@ ROUND = 1
 
 CLIENTS = 2
 """Format of ``clients.json``; 0.1.0 writes only the list, which is format 1."""
+
+DATA = 1
+"""Format of ``data.json``; 0.1.0 has no such file."""
 
 JSON = dict[str, Any]
 
@@ -192,6 +197,37 @@ def read_clients(text: str, where: str) -> tuple[ClientEntry, ...]:
     except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
         said = " ".join(str(error).split())[:200]
         raise RunFolderError(f"expected the list of clients in {where}; {said}") from error
+
+
+def write_data(data: DataDigest, changes: Sequence[int] = ()) -> JSON:
+    """Return the digest of a run's data as the content of ``data.json``.
+
+    Args:
+        data: The digest.
+        changes: After how many rounds the run went on with other data, each time.
+    """
+    parts = {name: {"samples": part.samples, "sha256": part.sha256} for name, part in data.parts.items()}
+    return {"format": DATA, "labels": list(data.labels), "parts": parts, "changes": list(changes)}
+
+
+def read_data(text: str, where: str) -> tuple[DataDigest, tuple[int, ...]]:
+    """Return the digest in the content of ``data.json``, and after how many rounds the data changed.
+
+    Args:
+        text: JSON.
+        where: The file's name, for messages.
+
+    Raises:
+        RunFolderError: If it is no such digest, or a later version of fedhello wrote it in a newer format.
+    """
+    try:
+        found = json.loads(text)
+        _check_format(found, DATA, "digests of data", where)
+        parts = {name: _known(part, "samples", "sha256") for name, part in found["parts"].items()}
+        data = TypeAdapter(DataDigest).validate_python({"labels": found["labels"], "parts": parts})
+        return data, TypeAdapter(tuple[int, ...]).validate_python(found["changes"])
+    except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+        raise RunFolderError(f"expected digests of data in {where}; {' '.join(str(error).split())[:200]}") from error
 
 
 def _known(values: Any, *names: str) -> JSON:

@@ -1,16 +1,13 @@
 """The progress of a run, and its restoration from the last checkpoint."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from fedhello.data.batches import Samples
-from fedhello.errors import RunFolderError
+from fedhello.errors import DataError, RunFolderError
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
 from fedhello.runs.folder import RunFolder
@@ -78,7 +75,9 @@ def begin(session: Session) -> Progress:
     return Progress(beginning, answer(session), beginning.state, since=since)
 
 
-def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], None]) -> Progress:
+def restore_progress(
+    session: Session, folder: RunFolder, warn: Callable[[str], None], accept_data: bool = False
+) -> Progress:
     """Return the progress in a run's last checkpoint, and reset the folder's files to it.
 
     A run that was killed before its first checkpoint starts from the beginning.
@@ -87,24 +86,29 @@ def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], 
         session: The session prepared from the run's configuration, with any engine.
         folder: The run's folder, locked.
         warn: Called with warnings for the user.
+        accept_data: Whether the run goes on with other data.
 
     Raises:
+        DataError: If the data have changed, and the user does not accept it.
         RunFolderError: If all checkpoints are damaged, or model or configuration differ from the run's.
     """
     since = time.perf_counter()
     found = Checkpoints(folder.checkpoints).latest(warn)
+    if found is None and folder.rounds():
+        raise RunFolderError(
+            f"expected checkpoints in {folder.checkpoints}, since rounds have finished; found none. Start a new "
+            f"run: fedhello run {folder.path / 'config.yaml'} run.name=…"
+        )
+    notes = [] if found is None else check_same(found.identity, session, folder)
+    other = _check_data(session, folder, accept_data)
+    for note in (*notes, *other, *unchecked_data(session, folder)):
+        warn(note)
+    _keep(session, folder, other, 0 if found is None else found.state.round)
+    notes += other
     if found is None:
-        if folder.rounds():
-            raise RunFolderError(
-                f"expected checkpoints in {folder.checkpoints}, since rounds have finished; found none. Start a new "
-                f"run: fedhello run {folder.path / 'config.yaml'} run.name=…"
-            )
         warn("there is no checkpoint yet; the run starts at round 1")
         folder.rewind(0)
-        return begin(session)
-    notes = check_same(found.identity, session, folder)
-    for note in notes:
-        warn(note)
+        return replace(begin(session), notes=tuple(notes))
     lost = len(folder.rounds()) - found.lines
     results = folder.rewind(found.lines)
     more = found.more
@@ -122,6 +126,13 @@ def restore_progress(session: Session, folder: RunFolder, warn: Callable[[str], 
         (*more["notes"], *notes),
         since,
     )
+
+
+def _keep(session: Session, folder: RunFolder, other: Sequence[str], done: int) -> None:
+    """Write which data a run goes on with from here, if they have changed."""
+    found = folder.data()
+    if other and found is not None:
+        folder.write_data(session.digest, (*found[1], done))
 
 
 def _first_head(more: Mapping[str, Any]) -> HeadChange | None:
@@ -142,7 +153,6 @@ def identity_of(session: Session) -> dict[str, Any]:
             "tensors": len(session.initial),
             "adapter": {name: f"{value.dtype} {tuple(value.shape)}" for name, value in session.initial.items()},
         },
-        "data": _data(session),
         "machine": {
             "device": model.device.type,
             "processor": torch.backends.cpu.get_cpu_capability(),
@@ -153,63 +163,91 @@ def identity_of(session: Session) -> dict[str, Any]:
     }
 
 
-DIGESTED = 64
-"""Number of validation and of test samples whose content is in a digest, spread evenly."""
+OTHER_TRAIN = "the clients' training data are not those that the run started with"
 
+OTHER_DATA = (
+    "the server's validation or proxy data are not those that the run started with; model selection starts again with "
+    "the last model"
+)
 
-def _data(session: Session) -> dict[str, str]:
-    """Return digests of the server's data.
+OTHER_TEST = (
+    "the server's test data are not those that the run started with; test scores before and after cannot be compared"
+)
 
-    ``server``, the only digest in earlier checkpoints, is of the labels and lengths of validation and proxy data.
-    """
-    server = session.server
-    parts = {"server": (server.validation, server.proxy), "validation": (server.validation,), "test": (server.test,)}
-    return {name: _digest(those, content=name != "server") for name, those in parts.items()}
+OTHER_PUBLIC = "the server's data for distillation are not those that the run started with"
 
-
-def _digest(parts: Sequence[Samples], content: bool) -> str:
-    """Return a digest of labels and lengths and, with ``content``, of some samples' content."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for values in (part.labels, part.lengths()):
-            digest.update(np.asarray(values, dtype=np.int64).tobytes())
-        if content and len(part):
-            some = np.linspace(0, len(part) - 1, min(len(part), DIGESTED)).astype(int)
-            for name, value in part.batch(some).inputs.items():
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _other_parts(found: Mapping[str, Any], here: Mapping[str, str]) -> list[str]:
-    """Return the names of the digests that differ; digests missing in older checkpoints are not compared."""
-    there = found.get("data", {})
-    return [part for part in here if part in there and there[part] != here[part]]
+NOTES = {
+    "train": OTHER_TRAIN,
+    "validation": OTHER_DATA,
+    "proxy": OTHER_DATA,
+    "test": OTHER_TEST,
+    "public": OTHER_PUBLIC,
+}
+"""Part of the data → the note that it has changed."""
 
 
 def other_data(session: Session, folder: RunFolder) -> list[str]:
-    """Return a note if a session prepared again has other validation or test data than the run was scored on.
+    """Return a note if a session prepared again has other validation or test data than the run was scored on."""
+    found = folder.data()
+    if found is None:
+        return [_unknown(folder)]
+    other = [part for part in found[0].changed(session.digest) if part in ("validation", "test")]
+    if not other:
+        return []
+    return [
+        f"the {' and '.join(other)} data are not those that {folder.path} was scored on: the scores cannot be compared "
+        "with the run's, and the data may hold samples that clients trained on"
+    ]
+
+
+def changed_data(session: Session, folder: RunFolder) -> list[str]:
+    """Return a note for each part of the data that is not the one that a run started with."""
+    found = folder.data()
+    return [] if found is None else list(dict.fromkeys(NOTES[part] for part in found[0].changed(session.digest)))
+
+
+def unchecked_data(session: Session, folder: RunFolder) -> list[str]:
+    """Return notes on data of which the folder does not tell whether they have changed."""
+    found = folder.data()
+    if found is None:
+        return [_unknown(folder)]
+    if "train" in found[0].parts:
+        return []
+    why = "stay with them" if session.settings.is_remote else "are private (privacy.epsilon)"
+    return [f"whether the content of the clients' data has changed is not checked, since their digests {why}"]
+
+
+def _unknown(folder: RunFolder) -> str:
+    return (
+        f"whether the data are those of {folder.path} is not checked: it has no digest of them (data.json), like runs "
+        "of fedhello 0.1.0"
+    )
+
+
+def _check_data(session: Session, folder: RunFolder, accepted: bool) -> list[str]:
+    """Check the data of a run that goes on; return notes on changed data.
 
     Args:
-        session: The session prepared again from the run's configuration.
-        folder: The run's folder; without a checkpoint the data cannot be compared.
+        session: The session prepared from the run's configuration.
+        folder: The run's folder.
+        accepted: Whether the user accepts other data.
+
+    Raises:
+        DataError: If the data have changed, and the user does not accept it.
     """
-    notes: list[str] = []
-    try:
-        found = Checkpoints(folder.checkpoints).latest(notes.append)
-    except RunFolderError as error:
-        return [*notes, f"the data cannot be compared with those of the run: {error}"]
-    if found is None:
+    notes, found = changed_data(session, folder), folder.data()
+    if not notes or accepted or found is None:
         return notes
-    other = _other_parts(found.identity, _data(session))
-    if "validation" in found.identity.get("data", {}) and "server" in other:
-        other.remove("server")  # it also covers the proxy data, which do not matter here
-    if other:
-        named = " and ".join(other).replace("server", "validation or proxy")
-        notes.append(
-            f"the {named} data are not those that {folder.path} was scored on: the scores cannot be compared with the "
-            "run's, and the data may hold samples that clients trained on"
-        )
-    return notes
+    there, here = found[0].parts, session.digest.parts
+    parts = [_counted(part, there[part].samples, here[part].samples) for part in found[0].changed(session.digest)]
+    raise DataError(
+        f"expected the data that {folder.path} started with; found other data in {', '.join(parts)}. Restore them, "
+        "start a new run, or go on with these: --changed-data (from Python changed_data=True)."
+    )
+
+
+def _counted(part: str, there: int, here: int) -> str:
+    return part if there == here else f"{part} ({here} samples, {there} at the start)"
 
 
 def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:
@@ -243,22 +281,7 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
                 f"banded); {listed(cohort)}. Bring them back, or start a new run."
             )
         notes.append(f"the clients are not those that the run started with: {listed(cohort)}")
-    other = _other_parts(found, here["data"])
-    if "server" in other or "validation" in other:
-        notes.append(OTHER_DATA)
-    if "test" in other:
-        notes.append(OTHER_TEST)
     return notes
-
-
-OTHER_DATA = (
-    "the server's validation or proxy data are not those that the run started with; model selection starts again with "
-    "the last model"
-)
-
-OTHER_TEST = (
-    "the server's test data are not those that the run started with; test scores before and after cannot be compared"
-)
 
 
 def _cohort(there: Sequence[ClientEntry], here: Sequence[ClientEntry]) -> list[str]:

@@ -1,7 +1,7 @@
 """Run a prepared session to its end: rounds, callbacks, folder and checkpoints; end in order when interrupted."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from fedhello.runs.answers import answer, compared
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.console import Progress
+from fedhello.runs.files import check_room
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.interrupts import Interrupts
 from fedhello.runs.loop import RoundRecord, domain_scores, rounds
@@ -21,6 +22,9 @@ from fedhello.runs.summary import Summary
 from fedhello.runs.tracking import Tracker, check_installed
 from fedhello.session import Session
 from fedhello.state import RunState
+
+SMALL_FILES = 2**18
+"""Bytes of room for the small files of a run's end."""
 
 
 def run_session(
@@ -43,11 +47,14 @@ def run_session(
 
     Raises:
         MissingExtraError: If ``run.track`` names a tool that is not installed; nothing is written.
-        RunFolderError: If the folder cannot be written, or another process writes to it.
+        RunFolderError: If the folder cannot be written, there is no room for its last files, or another
+            process writes to it.
         CallbackError: If a callback raised; the folder then holds a summary with the status ``failed``.
         Exception: Any exception of a round; the folder then holds a summary with the status ``failed``.
     """
     check_installed(session.settings.track)
+    # The last checkpoint and the adapter hold the adapter once each; a method's state and other models come on top.
+    check_room(folder.path, 2 * sum(value.nbytes for value in session.initial.values()) + SMALL_FILES)
     progress = begin(session) if resumed is None else resumed
     if resumed is None:
         folder.begin(session)
@@ -188,10 +195,25 @@ class _Run:
             weights=self.identity["model"]["weights"],
             rouge_l=None if answers is None else answers.scores(),
         )
+        failure: RunFolderError | None = None
         try:
             self.folder.finish(session, summary, models, progress.state.personal_heads, answers)
-        finally:
+        except RunFolderError as error:
+            failure = RunFolderError(
+                f"{error}. All rounds are kept; put this right and finish without training anew: fedhello resume "
+                f"{self.folder.path}"
+            )
+            summary = summary.but(status="failed", error=f"RunFolderError: {error}")
+            with suppress(RunFolderError):  # there may be no room for it either; the error is raised below
+                self.folder.write_summary(summary)
+        try:
             self._tell_the_end(summary)
+        except FedhelloError as error:
+            if failure is None:
+                raise
+            raise failure from error
+        if failure is not None:
+            raise failure
         return summary
 
     def _tell_the_end(self, summary: Summary) -> None:

@@ -1,12 +1,13 @@
 """Read a data set, split it between server and clients, and partition it over the clients."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
 from fedhello.data import sources
 from fedhello.data.dataset import DataSet, draw, identity
+from fedhello.data.digest import DataDigest, PartDigest, digest_of
 from fedhello.data.memory import MEMORY
 from fedhello.data.settings import DataSettings, Pool
 from fedhello.data.split import Split, stratified_split
@@ -101,3 +102,23 @@ def public_data(settings: DataSettings, data: DataSet) -> DataSet | None:
             "to a number."
         )
     return found
+
+
+def data_digest(data: DataSet, split: Split, public: DataSet | None, with_train: bool) -> DataDigest:
+    """Return the digest of a run's data.
+
+    Args:
+        data: The data set.
+        split: Its parts; empty ones are left out.
+        public: The data set that ``data.public`` names.
+        with_train: Whether the clients' samples are this data set's, and may be told of.
+    """
+    positions = {part.name: getattr(split, part.name) for part in fields(split)}
+    parts: dict[str, PartDigest] = {
+        name: digest_of(data, there)
+        for name, there in positions.items()
+        if len(there) and (name != "train" or with_train)
+    }
+    if public is not None:
+        parts["public"] = digest_of(public, np.arange(len(public)))
+    return DataDigest(data.label_names, parts)

@@ -6,14 +6,14 @@ from functools import partial
 
 import numpy as np
 
-from fedhello.aggregation.control import Distance, with_control_variates
+from fedhello.aggregation.control import with_control_variates
 from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
 from fedhello.aggregation.share import capped_words, most_samples
 from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.cost_model import Shape, batch_shapes
 from fedhello.client.memory import return_memory_at_once
-from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor, steps_of, with_rate
+from fedhello.client.settings import TrainingSettings
 from fedhello.config.diff import relevant
 from fedhello.config.found import pooled, with_found, with_speeds_of
 from fedhello.config.load import dump_config
@@ -29,6 +29,7 @@ from fedhello.config.settings import (
 )
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet, Kind
+from fedhello.data.digest import NOT_KNOWN, DataDigest
 from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
 from fedhello.engine.local import LocalEngine
@@ -56,14 +57,14 @@ from fedhello.setup.checks import (
     unscored_heads,
 )
 from fedhello.setup.clients import Batches, clients_of, federate, tiers_of, with_speeds
-from fedhello.setup.data import load_data, partition_data, public_data, split_data
+from fedhello.setup.data import data_digest, load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
 from fedhello.setup.federation import budgets_of, empty_federation
 from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.private_plan import PrivateSetup, autocast_of, protects_samples
-from fedhello.setup.training import on_device, score_costs, step_costs, with_copies
+from fedhello.setup.training import distance_of, on_device, score_costs, step_costs, with_copies
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Adapter, Federation
 
@@ -82,6 +83,7 @@ class Loaded:
         public: The server's set for distillation.
         notes: Notes for the user.
         private: What is released under differential privacy; None without it, and before the clients are known.
+        digest: The digest of the data.
     """
 
     config: Config
@@ -93,6 +95,7 @@ class Loaded:
     public: Samples
     notes: tuple[str, ...]
     private: PrivatePlan | None = None
+    digest: DataDigest = NOT_KNOWN
 
     @property
     def row(self) -> Method:
@@ -100,25 +103,30 @@ class Loaded:
         return method_or_stand_in(self.config.method.name, self.config.method.options)
 
 
-def prepare(config: Config, given: Objects = NAMED) -> Session:
+def prepare(config: Config, given: Objects = NAMED, labels: Sequence[str] | None = None) -> Session:
     """Load, check and assemble everything that a run on this machine needs.
+
+    Args:
+        config: The configuration.
+        given: The objects of the program.
+        labels: The names of the classes of a run that is taken up again, in its order; None takes those that occur.
 
     Raises:
         FedhelloError: Of the matching kind, for every error that the user can fix; nothing is written, and a model in
             memory is restored.
     """
     with as_it_was_if_failing(given.model):
-        return _prepared(config, given)
+        return _prepared(config, given, labels)
 
 
-def _prepared(config: Config, given: Objects) -> Session:
-    loaded = load(config, given)
+def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> Session:
+    loaded = load(config, given, labels=labels)
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
     private = private_statistics(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
     settings, chosen = on_device(training_settings(config), autocast_of(config, method), loaded.method, model.device)
     if method.pooled:
-        settings = replace(settings, samples=_samples_per_round(config, parts))
+        settings = replace(settings, samples=round(config.train.clients_per_round * sum(map(len, parts)) / len(parts)))
         parts = [np.concatenate(parts)]
     if settings.measure_process:
         return_memory_at_once()
@@ -216,13 +224,16 @@ def _global(config: Config, model: LoraModel) -> Adapter:
     return model.snapshot(is_shared(config.model.head))
 
 
-def load(config: Config, given: Objects = NAMED, admit: Admit | None = None) -> Loaded:
+def load(
+    config: Config, given: Objects = NAMED, admit: Admit | None = None, labels: Sequence[str] | None = None
+) -> Loaded:
     """Load and check everything except the clients.
 
     Args:
         config: The configuration.
         given: The objects of the program.
         admit: Called with the number of the adapter's values, before they are made; may raise.
+        labels: As for ``prepare``.
 
     Raises:
         FedhelloError: Of the matching kind, for every error that the user can fix.
@@ -234,7 +245,7 @@ def load(config: Config, given: Objects = NAMED, admit: Admit | None = None) -> 
     bound = defended(method.bind(**config.method.options), defence)
     stated = data_settings(config.data)
     check_server_data(config.data.kind, stated.proxy, stated.public, method, bound)
-    data = load_data(stated, source=given.data)
+    data = load_data(stated, labels, source=given.data)
     if config.train.distillation:
         check_distillation(len(data.label_names))
     settings = with_features(model_settings(config), data, given)
@@ -257,7 +268,10 @@ def load(config: Config, given: Objects = NAMED, admit: Admit | None = None) -> 
         notes += [f"data.public: {note}" for note in (*found.notes, *changes)]
     if config.model.head == "solved" and (method.head_alone or not config.model.train_head):
         bound = with_fixed_head(bound)
-    return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes))
+    # A digest of clients' data would be a release of its own, from which a guess could be confirmed.
+    here = config.run.engine == "local" and config.privacy.epsilon is None
+    digest = data_digest(data, held_out, found, with_train=here)
+    return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes), digest=digest)
 
 
 def assemble(
@@ -293,7 +307,7 @@ def assemble(
     losses = drift or ValidationLosses(model, server.validation, engine.settings.autocast == "bfloat16")
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
-        bound = with_control_variates(bound, _distance(engine.settings, model))
+        bound = with_control_variates(bound, distance_of(engine.settings, model))
     private = loaded.private
     most = most_samples((entry.samples for entry in roster), config.defence.max_share) if private is None else None
     if most is not None and config.model.head in ("solved", "prototypes"):
@@ -324,6 +338,7 @@ def assemble(
         losses=losses,
         most_samples=most,
         private=private,
+        digest=loaded.digest,
     )
 
 
@@ -355,18 +370,3 @@ def _drift_compensation(config: Config, model: LoraModel, server: ServerData) ->
         shrinkages=head_settings(config.model).shrinkages,
         order=generator(config.run.seed, "drift").permutation(sum(map(len, parts))),
     )
-
-
-def _samples_per_round(config: Config, parts: Sequence[np.ndarray]) -> int:
-    """Return the mean number of samples per epoch of a round's clients."""
-    return round(config.train.clients_per_round * sum(map(len, parts)) / len(parts))
-
-
-def _distance(settings: TrainingSettings, model: LoraModel) -> Distance:
-    """Return K_k η as a function of a client's samples, the round, a tensor, and a rate in place of the settings'."""
-
-    def distance(samples: int, round: int, name: str, lr: float | None) -> float:
-        factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
-        return steps_of(settings, samples) * learning_rate(with_rate(settings, lr), round) * factor
-
-    return distance

@@ -5,13 +5,23 @@ from dataclasses import replace
 
 import torch
 
+from fedhello.aggregation.control import Distance
 from fedhello.allocation.planner import OPTIONS
 from fedhello.client.calibration import calibrate
 from fedhello.client.cost_model import Peak, StepCosts
 from fedhello.client.memory import RESERVE
 from fedhello.client.private_training import gradient_copies
 from fedhello.client.scoring import calibrate_scoring
-from fedhello.client.settings import METRICS, TrainingSettings, bfloat16_pays, moments
+from fedhello.client.settings import (
+    METRICS,
+    TrainingSettings,
+    bfloat16_pays,
+    learning_rate,
+    moments,
+    rate_factor,
+    steps_of,
+    with_rate,
+)
 from fedhello.costs import KEEP, ActivationPolicy, ActivationRule
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, ModelError
@@ -125,3 +135,13 @@ def on_device(
             "training and evaluation run in bfloat16 autocast, which is faster here; train.autocast=none keeps float32",
         )
     return replace(settings, **method.local), notes
+
+
+def distance_of(settings: TrainingSettings, model: LoraModel) -> Distance:
+    """Return K_k η as a function of a client's samples, the round, a tensor, and a rate in place of the settings'."""
+
+    def distance(samples: int, round: int, name: str, lr: float | None) -> float:
+        factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
+        return steps_of(settings, samples) * learning_rate(with_rate(settings, lr), round) * factor
+
+    return distance
