@@ -66,10 +66,13 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
         held += costs.saved[kind]
         peak = max(peak, held + costs.transient[kind] + above)
         flops += costs.flops[kind]
+    if trained:
+        peak = max(peak, held + costs.transient_loss)
     trained_bytes = sum(size.values()) + costs.head_bytes
     upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
     state = costs.moments * trained_bytes
-    peak = max(peak if first_step else peak + state, trained_bytes + state)
+    update = trained_bytes + state + (costs.update if trained else costs.update_head_only)
+    peak = max(peak if first_step else peak + state, update)
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 

@@ -122,6 +122,11 @@ def moments(settings: TrainingSettings) -> int:
     return state + settings.scaffold
 
 
+def optimizer_copies(settings: TrainingSettings) -> int:
+    """Return how many copies of the largest trained tensor the optimiser's step makes for a moment, on a CPU."""
+    return 2 if settings.optimizer == "adamw" else int(settings.weight_decay > 0)
+
+
 def steps_of(settings: TrainingSettings, samples: int) -> int:
     """Return K_k, the number of steps that a client with n_k = ``samples`` takes in a round."""
     seen = samples if settings.samples is None else min(samples, settings.samples)

@@ -93,7 +93,7 @@ def local_training(
                     widest = batch.shape
                 measured = memory if steps == 0 else None
                 with _policies(model, work, measured), measured or nullcontext():
-                    loss = _step(model, batch, positions, goal, optimizer, settings)
+                    loss = _step(model, batch, positions, goal, optimizer, settings, measured)
                     for parameter, shift in drift:
                         parameter.detach().sub_(shift)
                 total += loss * len(positions)
@@ -115,8 +115,9 @@ def local_training(
     if memory is not None:
         # In the first step the optimiser's state is created after backward; later steps hold it throughout.
         state = _state_bytes(optimizer) if steps > 1 else 0
-        state += sum(shift.nbytes for _, shift in drift)
-        metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes + state}
+        peak = max(memory.backward_peak_bytes + state, memory.peak_bytes)
+        shifts = sum(shift.nbytes for _, shift in drift)
+        metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": peak + shifts}
     if process.peak_bytes is not None:
         metrics["process_bytes"] = process.peak_bytes
     return after, metrics
@@ -184,6 +185,7 @@ def _step(
     goal: _Goal,
     optimizer: torch.optim.Optimizer,
     settings: TrainingSettings,
+    memory: StepMemory | None,
 ) -> Tensor:
     device = batch.labels.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
@@ -192,6 +194,8 @@ def _step(
     torch.autograd.backward(_with_additions(loss, model, found, positions, goal, settings))
     if settings.proximal:
         add_proximal_gradient(goal.start, settings.proximal)
+    if memory is not None:
+        memory.note_backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.detach()
