@@ -24,7 +24,7 @@ import transformers as t
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import fixed_policies
-from fedhello.client.calibration import calibrate, with_optimizer
+from fedhello.client.calibration import calibrate, check_calibrated, with_optimizer
 from fedhello.client.settings import TrainingSettings
 from fedhello.client.training import Assignment, local_training
 from fedhello.costs import ActivationRule
@@ -128,7 +128,7 @@ def build(name: str) -> LoraModel:
     """Return a model with random weights and its adapter."""
     made = MODELS[name]
     torch.manual_seed(0)
-    config = made.kind(**made.shape, num_labels=CLASSES)
+    config = made.kind(**made.shape, num_labels=CLASSES, architectures=[])
     classes = None if made.task == "causal-lm" else CLASSES
     module = (t.AutoModel if made.pooling else AUTO[made.task]).from_config(config)
     base = FoundationModel(module, None, ModelSource(name, name), made.task)
@@ -156,16 +156,19 @@ def compare(
     batches: Sequence[int] = BATCHES,
     lengths: Sequence[int] = LENGTHS,
     rules: Sequence[ActivationRule] = ("keep",),
+    train_head: bool = True,
 ) -> list[dict[str, Any]]:
     """Return a row for each case of one architecture in one number type."""
     model = build(name)
-    L, adapter = model.blocks.count, model.snapshot(share_head=True)
+    L, adapter = model.blocks.count, model.snapshot(share_head=train_head)
     settings = replace(SETTINGS, autocast="bfloat16" if dtype == "bfloat16" else "none")
     answer = max(lengths) // 2 if model.kind == "causal-lm" else None
     begin = time.process_time()
-    costs = calibrate(model, autocast=dtype == "bfloat16", answer=answer)
+    costs = calibrate(model, autocast=dtype == "bfloat16", answer=answer, train_head=train_head)
     seconds = time.process_time() - begin
-    costs = with_optimizer(costs, model, settings)
+    costs = with_optimizer(costs, model, settings, train_head)
+    check_calibrated(costs, model)
+    costs = costs if train_head else replace(costs, head_bytes=0)
     rows = []
     for tokens in (1,) if model.takes_images else lengths:
         for count in batches:
@@ -173,7 +176,7 @@ def compare(
             for rule in rules:
                 few = count * tokens > 2000
                 for blocks in dict.fromkeys((tuple(range(L)), *(() if few else ((0,), (L - 1,), ())))):
-                    if not blocks and not model.head_names:
+                    if not blocks and not (model.head_names and train_head):
                         continue
                     policies = fixed_policies(rule, blocks, L)
                     allocation = Allocation(blocks, policies)
@@ -181,7 +184,8 @@ def compare(
                     work = Assignment(0, 0, names, data, tuple(range(CLASSES)), seed=0, policies=policies)
                     _, found = local_training(model, work, settings)
                     model.write(adapter.tensors)
-                    predicted = needs(costs.at((count, tokens)), allocation)
+                    labels = [int(found["widest_labels"])] if "widest_labels" in found else []
+                    predicted = needs(costs.at((count, tokens, *labels)), allocation)
                     rows.append(
                         {
                             "model": name, "dtype": dtype, "samples": count, "tokens": tokens, "rule": rule,
@@ -201,12 +205,13 @@ def main() -> None:
     parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES))
     parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS))
     parser.add_argument("--rules", nargs="*", default=["keep"])
+    parser.add_argument("--frozen-head", action="store_true")
     arguments = parser.parse_args()
     rows = []
     for name in arguments.model:
         for dtype in arguments.dtype:
             try:
-                rows += compare(name, dtype, arguments.batches, arguments.lengths, arguments.rules)
+                rows += compare(name, dtype, arguments.batches, arguments.lengths, arguments.rules, not arguments.frozen_head)
             except FedhelloError as error:
                 print(f"{name}, {dtype}: refused: {error}", file=sys.stderr, flush=True)
                 continue

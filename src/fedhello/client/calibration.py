@@ -20,6 +20,7 @@ from fedhello.client.memory import StepMemory
 from fedhello.client.settings import TrainingSettings, moments, optimizer_copies
 from fedhello.costs import KEEP, ActivationPolicy, Role
 from fedhello.data.batches import IGNORED, Batch
+from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
 from fedhello.types import Allocation
@@ -104,6 +105,27 @@ def with_optimizer(costs: StepCosts, model: LoraModel, settings: TrainingSetting
     )
 
 
+def check_calibrated(costs: StepCosts, model: LoraModel) -> None:
+    """Check that the costs of larger batches follow from those of the calibration.
+
+    Args:
+        costs: Of the model's steps.
+        model: The model.
+
+    Raises:
+        ModelError: If the prediction of a larger batch was off, so that no budget in bytes can be kept.
+    """
+    if not LOW <= costs.error <= HIGH:
+        raise ModelError(
+            f"expected the memory of {model.source.base_name} in training to follow from that of small batches, so "
+            f"that budgets in memory, upload or seconds can be planned; of a larger batch the prediction is off by "
+            f"{costs.error:+.0%}. Give clients.tiers blocks or a rank."
+        )
+
+
+LOW, HIGH = -0.02, 0.10
+"""How much less and more than its measured peak a step may be predicted to take, as shares of it."""
+
 UNIT, COMPRESSED = 8, 32
 """Tokens of the shortest calibration batch; where activations are compressed, only tensors above a size are."""
 
@@ -120,9 +142,7 @@ def calibration_batches(model: LoraModel, language: bool, unit: int) -> list[Bat
 
 def shape_of(batch: Batch) -> Shape:
     """Return a batch's samples, tokens, and in language modelling labelled tokens."""
-    if batch.labels.dim() == 1:
-        return batch.shape
-    return (*batch.shape, int((batch.labels[:, 1:] != IGNORED).sum()))
+    return batch.shape if batch.labelled is None else (*batch.shape, batch.labelled)
 
 
 def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool) -> float:

@@ -100,13 +100,20 @@ SIZES = tuple(2.0 ** (k / 2) for k in range(25))
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest of several quantities: the moment of the peak may differ between small and large batches."""
+    """The largest of several quantities: the moment of the peak may differ between small and large batches.
+
+    Attributes:
+        pieces: The quantities.
+        answer: Of a language model, the tokens of the longest response, assumed where labels are not counted.
+    """
 
     pieces: tuple[Growth, ...]
+    answer: int | None = None
 
     def at(self, shapes: Sequence[MeanShape]) -> int:
         """Return the largest of the sums over batches."""
-        return round(float((np.array([astuple(piece) for piece in self.pieces]) @ _terms(shapes)).max()))
+        terms = _terms([labelled(shape, self.answer) for shape in shapes])
+        return round(float((np.array([astuple(piece) for piece in self.pieces]) @ terms).max()))
 
     @staticmethod
     def through(shapes: Sequence[Shape], moments: Sequence[Sequence[float]]) -> "Peak":
@@ -211,19 +218,27 @@ class StepCosts:
         )
 
 
-def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Shape, list[Shape]]:
+def batch_shapes(
+    lengths: np.ndarray, batch_size: int, epochs: int, answers: np.ndarray | None = None
+) -> tuple[Shape, list[Shape]]:
     """Return the shape of a client's widest batch, and the expected shapes of all its batches in a round.
 
     Args:
         lengths: Tokens of each of the client's samples, shape (n,).
         batch_size: Largest batch.
         epochs: Passes per round.
+        answers: Of a language model, the tokens of each sample's response, shape (n,).
     """
-    ordered = np.sort(lengths)
-    parts = np.array_split(ordered, -(-len(ordered) // batch_size))
+    order = np.argsort(lengths, kind="stable")
+    parts = np.array_split(order, -(-len(order) // batch_size))
     # With more than a window of samples, batches are full; see ``training_batches``.
-    widest = batch_size if len(ordered) > WINDOW * batch_size else len(parts[0])
-    return (widest, int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
+    samples = batch_size if len(order) > WINDOW * batch_size else len(parts[0])
+    widest: Shape = samples, int(lengths[order[-1]])
+    batches: list[Shape] = [(len(part), int(lengths[part[-1]])) for part in parts]
+    if answers is not None:
+        widest = (*widest[:2], int(np.sort(answers)[-samples:].sum()))
+        batches = [(b, T, int(answers[part].sum())) for part, (b, T, *_) in zip(parts, batches, strict=True)]
+    return widest, batches * epochs
 
 
 def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -> Update:
@@ -235,7 +250,8 @@ def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -
         return update
     # A client's metrics are not trusted: these are at least one.
     steps, samples = (max(1.0, update.metrics[name]) for name in ("steps", "samples"))
-    shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
+    sizes = ("widest_samples", "widest_tokens", "widest_labels")
+    shape = cast(Shape, tuple(int(update.metrics[size]) for size in sizes if size in update.metrics))
     mean = samples / steps, update.metrics["tokens"] / samples
     found = needs(costs.at(shape, [mean]), allocation, first_step=steps == 1)
     more = {

@@ -11,7 +11,7 @@ from a few tiny passes, and a client's batches are as large as its memory budget
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -182,13 +182,15 @@ def calibrate_scoring(model: LoraModel, answer: int | None = None) -> Peak:
     """
     shapes, moments = [], []
     for batch in calibration_batches(model, answer is not None, UNIT):
+        if batch.shape[0] == 1:
+            continue  # an upper bound serves for one sample
         with StepMemory(model.module.parameters()) as memory:
             over_batches(model, [batch])
         shapes.append(shape_of(batch))
         moments.append(memory.live)
     if len({len(found) for found in moments}) > 1:
         moments = [[max(found)] for found in moments]
-    return Peak.through(shapes, moments)
+    return replace(Peak.through(shapes, moments), answer=answer)
 
 
 def fitted_batch(peak: Peak | None, memory: int | None, longest: int) -> tuple[int, str]:

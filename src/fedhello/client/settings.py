@@ -18,7 +18,7 @@ ALWAYS_MEASURED = (
 """Metrics that ``local_training`` always measures."""
 
 
-METRICS = (*ALWAYS_MEASURED, "saved_bytes", "peak_bytes", "process_bytes")
+METRICS = (*ALWAYS_MEASURED, "widest_labels", "saved_bytes", "peak_bytes", "process_bytes")
 """All metrics that ``local_training`` can measure."""
 
 

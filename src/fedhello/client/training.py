@@ -67,8 +67,8 @@ def local_training(
     Returns:
         The trained tensors' new values on the CPU, and metrics: ``loss`` (on the data, without added terms; mean over
         samples and epochs), ``samples`` (seen, over all epochs), ``steps``, ``batches`` (per epoch), ``tokens`` (with
-        padding), ``widest_samples`` and ``widest_tokens`` of the widest step, ``seconds``, and, if measured, that
-        step's ``saved_bytes`` and ``peak_bytes`` (with the optimiser's state), and the ``process_bytes`` of the whole
+        padding), ``widest_samples`` and ``widest_tokens`` of the widest step, of a language model also its ``widest_labels``,
+        ``seconds``, and, if measured, that step's ``saved_bytes`` and ``peak_bytes`` (with the optimiser's state), and the ``process_bytes`` of the whole
         training.
 
     Raises:
@@ -90,7 +90,7 @@ def local_training(
             for positions in _epoch(work, settings, epoch):
                 batch = work.data.batch(positions).to(model.device)
                 if steps == 0:
-                    widest = batch.shape
+                    widest, labelled = batch.shape, batch.labelled
                 measured = memory if steps == 0 else None
                 with _policies(model, work, measured), measured or nullcontext():
                     loss = _step(model, batch, positions, goal, optimizer, settings, measured)
@@ -112,6 +112,8 @@ def local_training(
         "widest_tokens": widest[1],
         "seconds": time.perf_counter() - begin,
     }
+    if labelled is not None:
+        metrics["widest_labels"] = labelled
     if memory is not None:
         # In the first step the optimiser's state is created after backward; later steps hold it throughout.
         state = _state_bytes(optimizer) if steps > 1 else 0

@@ -63,6 +63,7 @@ _METRICS = (
     ("tokens", "number of tokens, padding included"),
     ("widest_samples", "samples of its first batch, the widest"),
     ("widest_tokens", "tokens per sample of that batch"),
+    ("widest_labels", "predicted tokens of that batch, of a language model"),
     ("seconds", "seconds of training"),
     ("saved_bytes", "bytes kept for backward in its first step (train.measure_memory)"),
     ("peak_bytes", "most bytes of tensors in its first step (train.measure_memory)"),
