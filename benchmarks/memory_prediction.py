@@ -23,11 +23,11 @@ import torch
 import transformers as t
 
 from fedhello.allocation.needs import needs
-from fedhello.allocation.planner import fixed_policies
+from fedhello.allocation.planner import OPTIONS, fixed_policies
 from fedhello.client.calibration import calibrate, check_calibrated, with_optimizer
 from fedhello.client.settings import TrainingSettings
 from fedhello.client.training import Assignment, local_training
-from fedhello.costs import ActivationRule
+from fedhello.costs import KEEP, ActivationRule
 from fedhello.data.batches import Examples, Images, Samples
 from fedhello.errors import FedhelloError
 from fedhello.model.adapter import LoraModel
@@ -164,7 +164,8 @@ def compare(
     settings = replace(SETTINGS, autocast="bfloat16" if dtype == "bfloat16" else "none")
     answer = max(lengths) // 2 if model.kind == "causal-lm" else None
     begin = time.process_time()
-    costs = calibrate(model, autocast=dtype == "bfloat16", answer=answer, train_head=train_head)
+    policies = sorted({KEEP, *(policy for rule in rules for options in OPTIONS[rule].values() for policy in options)})
+    costs = calibrate(model, dtype == "bfloat16", policies, answer, train_head)
     seconds = time.process_time() - begin
     costs = with_optimizer(costs, model, settings, train_head)
     check_calibrated(costs, model)
@@ -178,10 +179,9 @@ def compare(
                 for blocks in dict.fromkeys((tuple(range(L)), *(() if few else ((0,), (L - 1,), ())))):
                     if not blocks and not (model.head_names and train_head):
                         continue
-                    policies = fixed_policies(rule, blocks, L)
-                    allocation = Allocation(blocks, policies)
+                    allocation = Allocation(blocks, fixed_policies(rule, blocks, L))
                     names = adapter.names(allocation)
-                    work = Assignment(0, 0, names, data, tuple(range(CLASSES)), seed=0, policies=policies)
+                    work = Assignment(0, 0, names, data, tuple(range(CLASSES)), seed=0, policies=allocation.policies)
                     _, found = local_training(model, work, settings)
                     model.write(adapter.tensors)
                     labels = [int(found["widest_labels"])] if "widest_labels" in found else []

@@ -47,6 +47,7 @@ def test_labels_that_are_not_counted_are_as_many_as_possible():
     assert peak.at([(4, 5)]) == 16  # a text's first token is not predicted
     assert peak.at([(4, 100, 7)]) == 7
     assert labelled((4, 100), None) == (4, 100)
+    assert labelled((4, 100, 7), None) == labelled((4, 100, 7), 10) == (4, 100, 7)
 
 
 def test_batches_of_a_round_by_hand():

@@ -95,13 +95,17 @@ def with_optimizer(costs: StepCosts, model: LoraModel, settings: TrainingSetting
         train_head: Whether the head trains.
     """
     sizes = {name: value.nbytes for name, value in model.read(model.block_of).items()}
-    head = max((sizes[name] for name in model.head_names if train_head), default=0)
     copies = optimizer_copies(settings)
+
+    def update(names: Collection[str]) -> int:
+        # Of the tensor before, one copy is kept until this one's are made.
+        own = [0, *(sizes[name] for name in sorted(names))]
+        return max((before + copies * size for before, size in pairwise(own)), default=0) if copies else 0
+
+    head = model.head_names if train_head else ()
+    factors = [name for name, block in model.block_of.items() if block is not None]
     return replace(
-        costs,
-        moments=moments(settings),
-        update=copies * max([head, *(size for name, size in sizes.items() if model.block_of[name] is not None)]),
-        update_head_only=copies * head,
+        costs, moments=moments(settings), update=update([*head, *factors]), update_head_only=update(head)
     )
 
 
@@ -329,14 +333,16 @@ def _measure(
 
     def turn() -> None:
         nonlocal forward
-        mark(None)
         forward = False
+        mark(None)
 
     handles = [block.register_forward_pre_hook(partial(before, l)) for l, block in enumerate(blocks)]
     handles += [block.register_forward_hook(partial(after, l)) for l, block in enumerate(blocks)]
     mark(None)
     try:
-        with activation_policies(blocks, [policy if trained else KEEP for _ in blocks], memory.note):
+        lowest = min(trained, default=len(blocks))
+        policies = [KEEP if l < lowest else policy for l in range(len(blocks))]
+        with activation_policies(blocks, policies, memory.note):
             _step(model, trained, batch, memory, autocast, turn, train_head)
     finally:
         for handle in handles:

@@ -40,7 +40,7 @@ def labelled(shape: MeanShape, answer: int | None) -> MeanShape:
         answer: Of a language model, the tokens of the longest response; None for other models.
     """
     b, T, *known = shape
-    return (b, T) if answer is None else (b, T, known[0] if known else b * min(answer, T - 1))
+    return shape if answer is None or known else (b, T, b * min(answer, T - 1))
 
 
 @dataclass(frozen=True)

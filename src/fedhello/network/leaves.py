@@ -51,7 +51,7 @@ _FACTS = (
     ("widest", "samples and tokens of its widest batch, which tells the length of its longest sample"),
     ("batches", "how many batches of a round have how many samples and tokens, which tells quantiles of its lengths"),
     ("budget", "its budget: blocks, rank, memory, upload, seconds"),
-    ("speed", "FLOP/s of its machine; not with DoRA"),
+    ("speed", "FLOP/s of its machine"),
     ("busy", "seconds that it took to load model and data"),
 )
 
