@@ -1,12 +1,12 @@
 """Predicted over measured peak bytes of a training step, for every supported architecture.
 
     python benchmarks/memory_prediction.py [--model NAME …] [--dtype float32 bfloat16] [--batches 1 4 16]
-                                           [--lengths 5 20 100 256] [--rules keep recompute] [--table]
+                                           [--lengths 5 20 100 256] [--rules keep recompute] [--frozen-head]
 
 Models have random weights, 3 blocks of width 256, LoRA r 8 on the attention, and 256 positions. Each is calibrated once
 per number type, as at a run's start; each case is then a round of two steps of the library's own local training on
 random texts of one length, but for the last, which is 2 tokens shorter. Language models learn responses of half the
-length. Images have one size, so there is one length. ``--table`` prints the ranges as a table for the documentation.
+length. Images have one size, so there is one length.
 """
 
 import argparse
@@ -55,10 +55,13 @@ PICTURE = {
 }  # fmt: skip
 DEBERTA = {**ENCODER, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": -1}
 DEBERTA_V3 = {
-    **DEBERTA, "position_buckets": 128, "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False,
-    "pooler_hidden_size": WIDTH,
+    **DEBERTA, "position_buckets": 128, "share_att_key": True, "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False, "pooler_hidden_size": WIDTH,
 }  # fmt: skip
-GPT2 = {"vocab_size": WORDS, "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": POSITIONS, "pad_token_id": 0}  # fmt: skip
+GPT2 = {
+    "vocab_size": WORDS, "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": POSITIONS,
+    "pad_token_id": 0,
+}  # fmt: skip
 OPT = {
     "vocab_size": WORDS, "hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "num_attention_heads": HEADS,
     "ffn_dim": 4 * WIDTH, "max_position_embeddings": POSITIONS, "word_embed_proj_dim": WIDTH, "pad_token_id": 1,
@@ -198,7 +201,7 @@ def compare(
 
 
 def main() -> None:
-    """Read the arguments, measure, print JSON or a table."""
+    """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, default=list(DTYPES))
@@ -211,7 +214,9 @@ def main() -> None:
     for name in arguments.model:
         for dtype in arguments.dtype:
             try:
-                rows += compare(name, dtype, arguments.batches, arguments.lengths, arguments.rules, not arguments.frozen_head)
+                rows += compare(
+                    name, dtype, arguments.batches, arguments.lengths, arguments.rules, not arguments.frozen_head
+                )
             except FedhelloError as error:
                 print(f"{name}, {dtype}: refused: {error}", file=sys.stderr, flush=True)
                 continue

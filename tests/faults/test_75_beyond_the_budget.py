@@ -4,8 +4,6 @@ import pytest
 from hostile import client_of, told_at, work_for
 
 from fedhello.allocation.needs import needs
-from fedhello.client.memory import RESERVE
-from fedhello.network.limits import TOLERANCE
 from fedhello.types import Allocation
 
 

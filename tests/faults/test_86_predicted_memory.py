@@ -17,7 +17,7 @@ from fedhello.engine import local as local_module
 from fedhello.errors import ModelError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from memory_prediction import BATCHES, LENGTHS, MODELS, compare  # noqa: E402
+from memory_prediction import BATCHES, LENGTHS, MODELS, compare
 
 
 def check(rows):

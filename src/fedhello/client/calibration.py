@@ -1,28 +1,22 @@
 """Measure the costs of training steps: count bytes and FLOPs of a few passes over synthetic batches."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
-from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedhello.allocation.needs import needs
-from fedhello.client.activations import activation_policies
-from fedhello.client.cost_model import POLICIES, Growth, Kind, Peak, Shape, StepCosts
-from fedhello.client.memory import StepMemory
+from fedhello.client.cost_model import POLICIES, Growth, Peak, Shape, StepCosts
+from fedhello.client.measured_step import MeasuredStep, Window, bytes_by_block, measure_step, run_step, shape_of
 from fedhello.client.settings import TrainingSettings, moments, optimizer_copies
 from fedhello.costs import KEEP, ActivationPolicy, Role
 from fedhello.data.batches import IGNORED, Batch
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.forward import predictions
 from fedhello.types import Allocation
 
 LONGEST = 96
@@ -55,7 +49,7 @@ def calibrate(
     def steps(trained: Collection[int], policy: ActivationPolicy) -> _Steps:
         batches = calibration_batches(model, answer is not None, COMPRESSED if policy == "compress" else UNIT)
         with model.without_blocks(absent):
-            return _Steps([_measure(model, trained, policy, batch, autocast, train_head) for batch in batches])
+            return _Steps([measure_step(model, trained, policy, batch, autocast, train_head) for batch in batches])
 
     last = {policy: steps({L - 1}, policy) for policy in policies}
     ends = {policy: steps({0, L - 1}, policy) for policy in policies}
@@ -75,7 +69,7 @@ def calibrate(
             head_only_peak=some(head_only).peak([*range(L), None], above=False),
             flops={kind: some(runs).through(lambda step, l=l: step.flops[l]) for kind, (runs, l) in kinds.items()},
             flops_outside=some(head_only).through(lambda step: step.all_flops(len(absent))),
-            block_bytes=_bytes_by_block(model),
+            block_bytes=bytes_by_block(model),
             head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
             transient_loss=some(ends[KEEP]).peak([None]),
             answer=answer,
@@ -85,7 +79,9 @@ def calibrate(
     return replace(costs, error=_error(model, costs, autocast, train_head))
 
 
-def with_optimizer(costs: StepCosts, model: LoraModel, settings: TrainingSettings, train_head: bool = True) -> StepCosts:
+def with_optimizer(
+    costs: StepCosts, model: LoraModel, settings: TrainingSettings, train_head: bool = True
+) -> StepCosts:
     """Return costs with what the optimiser keeps between steps, and needs in a step.
 
     Args:
@@ -104,9 +100,7 @@ def with_optimizer(costs: StepCosts, model: LoraModel, settings: TrainingSetting
 
     head = model.head_names if train_head else ()
     factors = [name for name, block in model.block_of.items() if block is not None]
-    return replace(
-        costs, moments=moments(settings), update=update([*head, *factors]), update_head_only=update(head)
-    )
+    return replace(costs, moments=moments(settings), update=update([*head, *factors]), update_head_only=update(head))
 
 
 def check_calibrated(costs: StepCosts, model: LoraModel) -> None:
@@ -138,15 +132,10 @@ def calibration_batches(model: LoraModel, language: bool, unit: int) -> list[Bat
     """Return batches that tell all terms of a cost apart: of 1, 2 and 3 samples, of up to three lengths."""
     longest = 1 if model.takes_images else model.longest_input or 3 * unit
     unit = max(1, min(unit, longest // 3))
-    lengths = [T for T in (unit, 2 * unit, 3 * unit) if T <= longest]
+    lengths = [T for T in (unit, 2 * unit, 3 * unit) if longest >= T]
     shapes = [(b, T, 1) for T in lengths for b in (1, 2, 3)]
     shapes += [(b, lengths[-1], lengths[-1]) for b in (1, 3) if language]
     return [made_up(model, b, T, answer if language else None) for b, T, answer in shapes]
-
-
-def shape_of(batch: Batch) -> Shape:
-    """Return a batch's samples, tokens, and in language modelling labelled tokens."""
-    return batch.shape if batch.labelled is None else (*batch.shape, batch.labelled)
 
 
 def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool) -> float:
@@ -154,7 +143,7 @@ def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool)
     tokens = 1 if model.takes_images else min(2 * 3 * UNIT, model.longest_input or 2 * 3 * UNIT)
     batch = made_up(model, 5, tokens, None if costs.answer is None else tokens // 2)
     everything = range(model.blocks.count)
-    found = _measure(model, everything, KEEP, batch, autocast, train_head)
+    found = measure_step(model, everything, KEEP, batch, autocast, train_head)
     expected = needs(costs.at(shape_of(batch)), Allocation(tuple(everything)), first_step=True)
     return expected.peak_bytes / max(found.live.max(), 1) - 1
 
@@ -163,7 +152,7 @@ def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool)
 class _Steps:
     """Measured steps of one kind on the calibration batches."""
 
-    steps: list["_Measured"]
+    steps: list["MeasuredStep"]
 
     def of_many(self) -> "_Steps":
         """Return the steps on batches of several samples."""
@@ -177,7 +166,7 @@ class _Steps:
     def shapes(self) -> list[Shape]:
         return [step.shape for step in self.steps]
 
-    def through(self, quantity: Callable[["_Measured"], float]) -> Growth:
+    def through(self, quantity: Callable[["MeasuredStep"], float]) -> Growth:
         return Growth.through(self.shapes, [quantity(step) for step in self.steps])
 
     def peak(self, blocks: Collection[int | None], above: bool = True) -> Peak:
@@ -211,7 +200,7 @@ def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, an
     for _ in range(3):
         _finish(model)
         begin = time.perf_counter()
-        _step(model, range(L), made_up(model, *shape, answer), nullcontext(), autocast)
+        run_step(model, range(L), made_up(model, *shape, answer), nullcontext(), autocast)
         _finish(model)
         seconds.append(time.perf_counter() - begin)
     return needs(at, everything).flops / min(seconds)
@@ -244,187 +233,3 @@ def made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = No
         answered = (mask == 1) & (torch.arange(tokens) >= max(1, tokens - answer))
         labels = torch.where(answered, ids, IGNORED)
     return Batch({"input_ids": ids, "attention_mask": mask}, labels)
-
-
-@dataclass(frozen=True)
-class Window:
-    """The operations of a step while a block runs, forward or backward: from ``begin`` up to ``end``.
-
-    Attributes:
-        block: The block; None for what is outside of them.
-        forward: Whether this is in the forward pass.
-        begin: Number of the first operation.
-        end: Number of the operation after the last one.
-    """
-
-    block: int | None
-    forward: bool
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """One measured step.
-
-    Attributes:
-        shape: Of its batch.
-        saved: Bytes that each block saved for backward, in all its calls.
-        gradients: Bytes of each block's gradients.
-        outside: Bytes that the rest saved.
-        live: Bytes of the live tensors after each operation.
-        windows: Which block ran when.
-        forward_flops: FLOPs of each block's forward pass.
-        flops: FLOPs of each block's backward pass.
-        total_flops: FLOPs of the step.
-    """
-
-    shape: Shape
-    saved: tuple[int, ...]
-    gradients: tuple[int, ...]
-    outside: int
-    live: np.ndarray
-    windows: tuple[Window, ...]
-    forward_flops: tuple[int, ...]
-    flops: tuple[int, ...]
-    total_flops: int
-
-    def all_flops(self, absent: int) -> int:
-        """Return the step's FLOPs with a number of blocks that were left out."""
-        return self.total_flops + absent * self.forward_flops[-1]
-
-    def moments(self, window: Window, above: bool) -> np.ndarray:
-        """Return the live bytes after each operation of a window; ``above``: beyond those that are held then.
-
-        Held are the saved tensors outside the blocks, of the window's block and of those below it, and in backward the
-        gradients of those above it; of a window outside the blocks, all saved tensors.
-        """
-        top = len(self.saved) if window.block is None else window.block + 1
-        held = self.outside + sum(self.saved[:top]) + (0 if window.forward else sum(self.gradients[top:]))
-        return self.live[window.begin : window.end] - (held if above else 0)
-
-
-def _measure(
-    model: LoraModel,
-    trained: Collection[int],
-    policy: ActivationPolicy,
-    batch: Batch,
-    autocast: bool,
-    train_head: bool,
-) -> _Measured:
-    blocks = model.block_modules()
-    memory = StepMemory(model.module.parameters())
-    marks: list[_Mark] = []
-    forward = True
-
-    def mark(block: int | None) -> None:
-        marks.append(_Mark(block, forward, len(memory.live), memory.held_bytes, memory.flops))
-
-    def before(block: int, _: nn.Module, __: tuple[Tensor, ...]) -> None:
-        if forward:  # recomputation passes the blocks again
-            mark(block)
-
-    def after(block: int, _: nn.Module, __: tuple[Tensor, ...], output: Any) -> None:
-        if forward:
-            mark(None)
-            found = [x for x in (output if isinstance(output, tuple) else (output,)) if isinstance(x, Tensor)]
-            if found and found[0].requires_grad:
-                found[0].register_hook(lambda _: mark(block))
-
-    def turn() -> None:
-        nonlocal forward
-        forward = False
-        mark(None)
-
-    handles = [block.register_forward_pre_hook(partial(before, l)) for l, block in enumerate(blocks)]
-    handles += [block.register_forward_hook(partial(after, l)) for l, block in enumerate(blocks)]
-    mark(None)
-    try:
-        lowest = min(trained, default=len(blocks))
-        policies = [KEEP if l < lowest else policy for l in range(len(blocks))]
-        with activation_policies(blocks, policies, memory.note):
-            _step(model, trained, batch, memory, autocast, turn, train_head)
-    finally:
-        for handle in handles:
-            handle.remove()
-    mark(None)
-    return _from_marks(model, trained, batch, np.array(memory.live), marks)
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """A moment of a step at which a block, or what is outside of them, begins to run.
-
-    Attributes:
-        block: The block.
-        forward: Whether this is in the forward pass, which the loss ends.
-        operation: Number of the next operation.
-        saved: Bytes saved for backward so far.
-        flops: FLOPs so far.
-    """
-
-    block: int | None
-    forward: bool
-    operation: int
-    saved: int
-    flops: int
-
-
-def _from_marks(
-    model: LoraModel, trained: Collection[int], batch: Batch, live: np.ndarray, marks: Sequence[_Mark]
-) -> _Measured:
-    saved, forward_flops, flops = ([0] * model.blocks.count for _ in range(3))
-    outside = 0
-    for begin, end in pairwise(marks):
-        if begin.forward and begin.block is not None:
-            saved[begin.block] += end.saved - begin.saved
-            forward_flops[begin.block] += end.flops - begin.flops
-        elif begin.forward:
-            outside += end.saved - begin.saved
-        elif begin.block is not None:
-            flops[begin.block] += end.flops - begin.flops
-    return _Measured(
-        shape=shape_of(batch),
-        saved=tuple(saved),
-        gradients=tuple(size if l in trained else 0 for l, size in enumerate(_bytes_by_block(model))),
-        outside=outside,
-        live=live,
-        windows=tuple(Window(begin.block, begin.forward, begin.operation, end.operation) for begin, end in pairwise(marks)),
-        forward_flops=tuple(forward_flops),
-        flops=tuple(flops),
-        total_flops=marks[-1].flops,
-    )
-
-
-def _step(
-    model: LoraModel,
-    trained: Collection[int],
-    batch: Batch,
-    watch: AbstractContextManager[Any],
-    autocast: bool = False,
-    between: Callable[[], None] = lambda: None,
-    train_head: bool = True,
-) -> None:
-    """Run forward, ``between`` and backward inside the context ``watch``; values and random state do not change."""
-    parameters = model.set_trainable(
-        [name for name, block in model.block_of.items() if (train_head if block is None else block in trained)]
-    )
-    batch = batch.to(model.device)
-    model.module.train()
-    bf16 = torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext()
-    with torch.random.fork_rng(), watch:
-        with bf16:
-            found = predictions(model, batch)
-        loss = cross_entropy(found.z, found.y)
-        between()
-        if parameters:  # without a head that trains and a block there is nothing to train
-            torch.autograd.grad(loss, parameters)
-
-
-def _bytes_by_block(model: LoraModel) -> tuple[int, ...]:
-    totals = [0] * model.blocks.count
-    for name, value in model.read(model.block_of).items():
-        block = model.block_of[name]
-        if block is not None:
-            totals[block] += value.nbytes
-    return tuple(totals)

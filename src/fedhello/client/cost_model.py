@@ -125,7 +125,12 @@ class Peak:
         """
         fits = np.unique(np.round(_fit(shapes, np.array(moments, dtype=np.float64)), 6), axis=1)
         tokens = SIZES if any(T != 1 for _, T, *_ in shapes) else (1.0,)
-        grid = [(b, T, b * T * part) for b in SIZES for T in tokens for part in (0.0, 0.2, 1.0)[: 1 + 2 * len(shapes[0][2:])]]
+        grid = [
+            (b, T, b * T * part)
+            for b in SIZES
+            for T in tokens
+            for part in (0.0, 0.2, 1.0)[: 1 + 2 * len(shapes[0][2:])]
+        ]
         largest = np.unique((_basis(grid) @ fits).argmax(axis=1))
         return Peak(tuple(Growth(*fits[:, i].tolist()) for i in largest))
 
@@ -188,7 +193,6 @@ class StepCosts:
             batches: The shapes of a round's batches.
             counts: How many batches have each of these shapes; one if not given.
         """
-
         widest = cast(Shape, labelled(widest, self.answer))
         batches = [labelled(batch, self.answer) for batch in batches]
 

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedhello.client.calibration import UNIT, calibration_batches, shape_of
+from fedhello.client.calibration import UNIT, calibration_batches
 from fedhello.client.cost_model import Peak
 from fedhello.client.fisher import over_batches, squared_gradients
+from fedhello.client.measured_step import shape_of
 from fedhello.client.memory import RESERVE, StepMemory
 from fedhello.data.batches import Samples
 from fedhello.errors import UpdateError

@@ -67,9 +67,9 @@ def local_training(
     Returns:
         The trained tensors' new values on the CPU, and metrics: ``loss`` (on the data, without added terms; mean over
         samples and epochs), ``samples`` (seen, over all epochs), ``steps``, ``batches`` (per epoch), ``tokens`` (with
-        padding), ``widest_samples`` and ``widest_tokens`` of the widest step, of a language model also its ``widest_labels``,
-        ``seconds``, and, if measured, that step's ``saved_bytes`` and ``peak_bytes`` (with the optimiser's state), and the ``process_bytes`` of the whole
-        training.
+        padding), ``widest_samples`` and ``widest_tokens`` of the widest step, of a language model also its
+        ``widest_labels``, ``seconds``, and, if measured, that step's ``saved_bytes`` and ``peak_bytes`` (with the
+        optimiser's state), and the ``process_bytes`` of the whole training.
 
     Raises:
         UpdateError: If the loss is not finite, or an allocated block, or everything, stays unchanged.
