@@ -61,14 +61,14 @@ def calibrated_once():
     """
     known, counted = {}, calibration.calibrate
 
-    def calibrate(model, autocast=False, policies=POLICIES, answer=None):
+    def calibrate(model, autocast=False, policies=POLICIES, answer=None, train_head=True):
         config = getattr(model.module, "config", None)
         shape = str(model.module), config.to_json_string() if hasattr(config, "to_json_string") else config
         dtypes = tuple((name, value.dtype) for name, value in model.module.named_parameters())
         more = model.kind, model.pooling, model.longest_input, model.device
-        key = repr((shape, dtypes, more, autocast, sorted(policies), answer))
+        key = repr((shape, dtypes, more, autocast, sorted(policies), answer, train_head))
         if key not in known:
-            known[key] = counted(model, autocast, policies, answer)
+            known[key] = counted(model, autocast, policies, answer, train_head)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -26,7 +26,10 @@ class Costs:
 
     Attributes:
         saved: Bytes that a block holds for backward, by policy and role.
-        transient: Temporary bytes while a block's backward runs, beyond the saved ones, by policy and role.
+        transient: Bytes while a block's backward runs beyond those saved by it, below it and outside, by policy and
+            role; negative where more of those outside is free by then.
+        transient_loss: Temporary bytes beyond all saved ones before any block's backward: of the forward pass, the head
+            and the loss.
         outside: Bytes held outside the blocks for backward.
         outside_head_only: The same if no block trains, so that no gradient of the last block's output is needed.
         head_only_peak: Peak bytes of a step that trains no block.
@@ -41,6 +44,8 @@ class Costs:
         fixed_upload: The most bytes on the wire of an update without a block.
         rank: R, the rank that ``block_bytes`` and ``block_upload`` are for.
         copies: How many gradients of each trained value a step holds: 1, or more where samples have their own.
+        update: Temporary bytes of the optimiser's step.
+        update_head_only: The same if no block trains.
     """
 
     saved: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
@@ -59,6 +64,9 @@ class Costs:
     fixed_upload: int
     rank: int = 1
     copies: int = 1
+    transient_loss: int = 0
+    update: int = 0
+    update_head_only: int = 0
 
     def at_rank(self, rank: int) -> "Costs":
         """Return the costs with factors of another rank: bytes of factors and upload change, activations do not."""

@@ -47,11 +47,6 @@ def test_magnitudes_are_for_methods_that_average_layer_by_layer_without_scores()
     assert taken == allocate_blocks | {"head-only", "server-only", "legend", "fedit", "rbla", "ffa-lora", "rolora"}
 
 
-def test_magnitudes_and_budgets_in_bytes_exclude_each_other():
-    tiers = "clients.tiers=[{share: 1, memory: 30MB}]"
-    assert "is not predicted" in refusal("model.lora.dora=true", "method.name=rgd-hla", tiers)
-
-
 def test_a_robust_rule_needs_a_quorum_of_as_many_as_it_bears():
     rule = ["method.name=full", "train.clients_per_round=10", "defence.rule=median", "defence.byzantine=3"]
     assert "expected a quorum of at least 7 clients" in refusal(*rule)

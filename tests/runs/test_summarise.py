@@ -11,6 +11,7 @@ from fedhello.model.head import HeadSettings
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.summarise import summarise, taken_lines, versions
 from fedhello.runs.summary import SearchSummary, SelectionSummary
+from fedhello.types import Budget
 
 
 def summed(attempts, start=None, status="finished", **changes):
@@ -64,6 +65,25 @@ def test_a_tiers_peaks_are_the_largest_and_its_seconds_and_bytes_are_means_per_c
     assert (second.measured_peak_bytes, second.saved_bytes, second.measured_process_bytes) == (500, 90, 800)
     assert (second.seconds, second.bytes_up, second.bytes_down, second.over_budget) == (1.0, 200, 300, 1)
     assert (first.measured_peak_bytes, first.predicted_peak_bytes, first.over_budget) == (None, None, 0)
+
+
+def test_a_client_over_its_budget_in_any_round_is_named_with_what_it_took():
+    federation = replace(session().federation, tiers=(Budget(memory=45_000_000), Budget(memory=10**9)))
+    peaks = [{"peak_bytes": 72e6}, {"peak_bytes": 30e6, "process_bytes": 60e6}, {"peak_bytes": 44e6}]
+    attempts = [
+        played(0, [trained(0, **peaks[2])]),
+        played(1, [trained(0, **peaks[1])], over_budget=(0,)),
+        played(2, [trained(0, **peaks[0])], over_budget=(0,), failed="too few"),
+        played(2, [trained(0, **peaks[0])], over_budget=(0,)),
+        played(3, rejections=(lost(1, 3, "over budget"),), over_budget=(1,)),
+    ]
+    found = summed(attempts, federation=federation)
+    assert found.notes[-1] == (
+        "2 clients were over the memory budget: client 0 (72 MB of 45 MB, 3 times, first in round 1), client 1 (more "
+        "than it had of 1 GB, in round 3); each was planned smaller from then on"
+    )
+    assert [tier.over_budget for tier in found.tiers] == [2, 1]  # of committed rounds
+    assert summed(attempts[:1], federation=federation).notes == ("said before",)
 
 
 def test_without_a_committed_round_nothing_is_made_up():

@@ -1,5 +1,6 @@
 """How clients train on a device, and what is calibrated for whom."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +34,7 @@ def calibrated(monkeypatch):
     """What is asked of the calibration, whose result is not looked at."""
     asked = []
 
-    def calibrate(model, autocast, policies, answer):
+    def calibrate(model, autocast, policies, answer, train_head):
         asked.append((autocast, list(policies), answer))
         raise StopIteration
 
@@ -68,16 +69,23 @@ def test_a_rule_is_calibrated_with_its_policies_alone(tiny_model, calibrated, ru
 
 
 def test_what_cannot_be_predicted_or_recomputed_is_refused_in_a_sentence(tiny_model):
-    module_ = SimpleNamespace(kind="tensor-classification", has_magnitudes=False, allows_recomputation=True)
+    module_ = SimpleNamespace(kind="tensor-classification", allows_recomputation=True)
     with pytest.raises(ConfigError, match=r"expected clients\.tiers to state blocks or rank for a plain module"):
         cost(module_, BYTES)
     assert cost(module_, COUNTS, measure_memory=True) is None
-    dora = SimpleNamespace(kind="text-classification", has_magnitudes=True, allows_recomputation=True)
-    assert cost(dora, BYTES) is None
     source = SimpleNamespace(base_name="some/model")
-    once = SimpleNamespace(kind="text-classification", has_magnitudes=False, allows_recomputation=False, source=source)
+    once = SimpleNamespace(kind="text-classification", allows_recomputation=False, source=source)
     with pytest.raises(ModelError, match=r"since some/model forbids recomputation .*; found recompute"):
         cost(once, BYTES, "recompute")
+
+
+def test_budgets_in_bytes_are_refused_where_they_do_not_follow_from_the_calibration(tiny_model, monkeypatch):
+    counted, model = module.calibrate, tiny_model(blocks=2)
+    for error in (-0.03, 0.11):
+        monkeypatch.setattr(module, "calibrate", lambda *a, e=error, **kw: replace(counted(*a, **kw), error=e))
+        with pytest.raises(ModelError, match=r"off by [+-]\d+%\. Give clients\.tiers blocks or a rank"):
+            cost(model, BYTES)
+        assert cost(model, COUNTS, measure_memory=True).error == error
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,13 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
         more = above * costs.copies + size.get(l, 0) * (costs.copies - 1)  # a transient holds one of its own
         peak = max(peak, held + costs.transient[kind] + more)
         flops += costs.flops[kind]
+    if trained:
+        peak = max(peak, held + costs.transient_loss)
     trained_bytes = sum(size.values()) + costs.head_bytes
     upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
     state = costs.moments * trained_bytes
-    peak = max(peak if first_step else peak + state, trained_bytes * costs.copies + state)
+    update = trained_bytes * costs.copies + state + (costs.update if trained else costs.update_head_only)
+    peak = max(peak if first_step else peak + state, update)
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 

@@ -60,7 +60,7 @@ def _search(
     ]
     below = np.concatenate([[0.0], np.cumsum(v)])  # below[l] = Σ_{j<l} v_j
     zero = np.zeros(1, dtype=np.int64)
-    labels = _Labels(zero, zero, zero, zero, zero, np.zeros(1))
+    labels = _Labels(zero, zero, zero, zero + costs.transient_loss, zero, np.zeros(1))
     levels: dict[int, _Labels] = {}
 
     head_only = Allocation((), (KEEP,) * L)

@@ -1,26 +1,22 @@
 """Measure the costs of training steps: count bytes and FLOPs of a few passes over synthetic batches."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import prod
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedhello.allocation.needs import needs
-from fedhello.client.activations import activation_policies
-from fedhello.client.cost_model import POLICIES, Growth, Kind, Peak, Shape, StepCosts
-from fedhello.client.memory import StepMemory
+from fedhello.client.cost_model import POLICIES, Growth, Peak, Shape, StepCosts
+from fedhello.client.measured_step import MeasuredStep, Window, bytes_by_block, measure_step, run_step, shape_of
+from fedhello.client.settings import TrainingSettings, moments, optimizer_copies
 from fedhello.costs import KEEP, ActivationPolicy, Role
 from fedhello.data.batches import IGNORED, Batch
+from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
-from fedhello.model.forward import predictions
 from fedhello.types import Allocation
 
 LONGEST = 96
@@ -32,65 +28,166 @@ def calibrate(
     autocast: bool = False,
     policies: Collection[ActivationPolicy] = POLICIES,
     answer: int | None = None,
+    train_head: bool = True,
 ) -> StepCosts:
     """Measure a model's blocks on small batches; its values and random state do not change.
+
+    Every operation of a step creates the same tensors whatever the batch, only larger ones, so the bytes that are live
+    at each moment are fitted over the batches, and the peak is that of the moment that is largest for a batch.
 
     Args:
         model: The model, with at least one block; it is left frozen and in training mode.
         autocast: Whether steps run in bf16 autocast.
         policies: The activation policies to measure, including ``keep``.
         answer: For a language model, the tokens of the longest response, assumed for every sample.
+        train_head: Whether the head trains.
     """
-    long, L = calibration_length(model), model.blocks.count
-    short = max(1, long // 3)
-    small = tuple(dict.fromkeys(((1, short), (2, short), (2, long))))  # images are all of one length
-    large = tuple((8 * b, T) for b, T in small)
+    L = model.blocks.count
+    # Blocks differ only by their role, and by whether others run before them, so three blocks tell all.
+    absent = range(2, L - 1)
 
-    def steps(trained: Collection[int], policy: ActivationPolicy, shapes: Sequence[Shape]) -> _Steps:
-        runs = [_measure(model, trained, policy, made_up(model, *shape, answer), autocast) for shape in shapes]
-        return _Steps(tuple(shapes), tuple(runs))
+    def steps(trained: Collection[int], policy: ActivationPolicy) -> _Steps:
+        batches = calibration_batches(model, answer is not None, COMPRESSED if policy == "compress" else UNIT)
+        with model.without_blocks(absent):
+            return _Steps([measure_step(model, trained, policy, batch, autocast, train_head) for batch in batches])
 
-    # Casting weights dominates small batches, and temporary memory of activations large ones.
-    sizes = (small, large) if autocast else (small,)
-    saved: dict[Kind, Growth] = {}
-    transient: dict[Kind, Peak] = {}
-    for policy in policies:
-        everything = [steps(range(L), policy, shapes) for shapes in sizes]
-        lowest_only = [steps((0,), policy, shapes) for shapes in sizes]
-        # Blocks differ only by their role: block 0 is measured as the lowest, the last one for all others.
-        saved[policy, "lowest"] = everything[-1].through(lambda run: run.blocks[0])
-        saved[policy, "trained"] = everything[-1].through(lambda run: run.blocks[-1])
-        saved[policy, "frozen"] = lowest_only[-1].through(lambda run: run.blocks[-1])
-        transient[policy, "trained"] = Peak.of(size.peak(lambda run: run.transient) for size in everything)
-        transient[policy, "lowest"] = transient[policy, "trained"]
-        transient[policy, "frozen"] = Peak.of(size.peak(lambda run: run.transient) for size in lowest_only)
-    head_only = [steps((), KEEP, shapes) for shapes in (small, large)]
-    return StepCosts(
-        saved=saved,
-        transient=transient,
-        outside=everything[-1].through(lambda run: run.outside, "c γ α"),
-        outside_head_only=head_only[-1].through(lambda run: run.outside, "c γ α"),
-        head_only_peak=Peak.of(size.peak(lambda run: run.peak) for size in head_only),
-        **_count_flops(model, policies, small, answer),
-        block_bytes=_bytes_by_block(model),
-        head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
-    )
+    last = {policy: steps({L - 1}, policy) for policy in policies}
+    ends = {policy: steps({0, L - 1}, policy) for policy in policies}
+    between = {policy: steps({0}, policy) for policy in policies} if L == 2 else ends
+    role_of: dict[Role, tuple[dict[ActivationPolicy, _Steps], int]] = {
+        "lowest": (last, L - 1), "trained": (ends, L - 1), "frozen": (between, min(1, L - 1)),
+    }  # fmt: skip
+    kinds = {(policy, role): (runs[policy], l) for policy in policies for role, (runs, l) in role_of.items()}
+    head_only = steps((), KEEP)
+
+    def fitted(some: Callable[[_Steps], _Steps]) -> StepCosts:
+        return StepCosts(
+            saved={kind: some(runs).through(lambda step, l=l: step.saved[l]) for kind, (runs, l) in kinds.items()},
+            transient={kind: some(runs).peak([l]) for kind, (runs, l) in kinds.items()},
+            outside=some(ends[KEEP]).through(lambda step: step.outside),
+            outside_head_only=some(head_only).through(lambda step: step.outside),
+            head_only_peak=some(head_only).peak([*range(L), None], above=False),
+            flops={kind: some(runs).through(lambda step, l=l: step.flops[l]) for kind, (runs, l) in kinds.items()},
+            flops_outside=some(head_only).through(lambda step: step.all_flops(len(absent))),
+            block_bytes=bytes_by_block(model),
+            head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
+            transient_loss=some(ends[KEEP]).peak([None]),
+            answer=answer,
+        )
+
+    costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one))
+    return replace(costs, error=_error(model, costs, autocast, train_head))
+
+
+def with_optimizer(
+    costs: StepCosts, model: LoraModel, settings: TrainingSettings, train_head: bool = True
+) -> StepCosts:
+    """Return costs with what the optimiser keeps between steps, and needs in a step.
+
+    Args:
+        costs: Of the model's steps.
+        model: The model.
+        settings: How clients train.
+        train_head: Whether the head trains.
+    """
+    sizes = {name: value.nbytes for name, value in model.read(model.block_of).items()}
+    copies = optimizer_copies(settings)
+
+    def update(names: Collection[str]) -> int:
+        # Of the tensor before, one copy is kept until this one's are made.
+        own = [0, *(sizes[name] for name in sorted(names))]
+        return max((before + copies * size for before, size in pairwise(own)), default=0) if copies else 0
+
+    head = model.head_names if train_head else ()
+    factors = [name for name, block in model.block_of.items() if block is not None]
+    return replace(costs, moments=moments(settings), update=update([*head, *factors]), update_head_only=update(head))
+
+
+def check_calibrated(costs: StepCosts, model: LoraModel) -> None:
+    """Check that the costs of larger batches follow from those of the calibration.
+
+    Args:
+        costs: Of the model's steps.
+        model: The model.
+
+    Raises:
+        ModelError: If the prediction of a larger batch was off, so that no budget in bytes can be kept.
+    """
+    if not LOW <= costs.error <= HIGH:
+        raise ModelError(
+            f"expected the memory of {model.source.base_name} in training to follow from that of small batches, so "
+            f"that budgets in memory, upload or seconds can be planned; of a larger batch the prediction is off by "
+            f"{costs.error:+.0%}. Give clients.tiers blocks or a rank."
+        )
+
+
+LOW, HIGH = -0.02, 0.10
+"""How much less and more than its measured peak a step may be predicted to take, as shares of it."""
+
+UNIT, COMPRESSED = 8, 32
+"""Tokens of the shortest calibration batch; where activations are compressed, only tensors above a size are."""
+
+
+def calibration_batches(model: LoraModel, language: bool, unit: int) -> list[Batch]:
+    """Return batches that tell all terms of a cost apart: of 1, 2 and 3 samples, of up to three lengths."""
+    longest = 1 if model.takes_images else model.longest_input or 3 * unit
+    unit = max(1, min(unit, longest // 3))
+    lengths = [T for T in (unit, 2 * unit, 3 * unit) if longest >= T]
+    shapes = [(b, T, 1) for T in lengths for b in (1, 2, 3)]
+    shapes += [(b, lengths[-1], lengths[-1]) for b in (1, 3) if language]
+    return [made_up(model, b, T, answer if language else None) for b, T, answer in shapes]
+
+
+def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool) -> float:
+    """Return predicted over measured peak, minus 1, of a larger batch than those that the costs were fitted to."""
+    tokens = 1 if model.takes_images else min(2 * 3 * UNIT, model.longest_input or 2 * 3 * UNIT)
+    batch = made_up(model, 5, tokens, None if costs.answer is None else tokens // 2)
+    everything = range(model.blocks.count)
+    found = measure_step(model, everything, KEEP, batch, autocast, train_head)
+    expected = needs(costs.at(shape_of(batch)), Allocation(tuple(everything)), first_step=True)
+    return expected.peak_bytes / max(found.live.max(), 1) - 1
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """Measured steps of one kind on calibration batches of growing size."""
+    """Measured steps of one kind on the calibration batches."""
 
-    shapes: tuple[Shape, ...]
-    runs: tuple["_Measured", ...]
+    steps: list["MeasuredStep"]
 
-    def through(self, quantity: Callable[["_Measured"], float], terms: str = "c α β") -> Growth:
-        return Growth.through(self.shapes, [quantity(run) for run in self.runs], terms)
+    def of_many(self) -> "_Steps":
+        """Return the steps on batches of several samples."""
+        return _Steps([step for step in self.steps if step.shape[0] > 1])
 
-    def peak(self, quantity: Callable[["_Measured"], float]) -> Peak:
-        """Return the peak: a fit to all batches, and a line through the short ones, whose peak may lie elsewhere."""
-        short = [quantity(run) for run in self.runs[:2]]
-        return Peak((self.through(quantity), Growth.through(self.shapes[:2], short, "c α")))
+    def of_one(self) -> "_Steps":
+        """Return the steps on one sample, which is never padded, and of which some operations copy nothing."""
+        return _Steps([step for step in self.steps if step.shape[0] == 1])
+
+    @property
+    def shapes(self) -> list[Shape]:
+        return [step.shape for step in self.steps]
+
+    def through(self, quantity: Callable[["MeasuredStep"], float]) -> Growth:
+        return Growth.through(self.shapes, [quantity(step) for step in self.steps])
+
+    def peak(self, blocks: Collection[int | None], above: bool = True) -> Peak:
+        """Return the peak over the times at which one of some blocks runs, None for what is outside of them.
+
+        Args:
+            blocks: The blocks.
+            above: Count bytes above those held for these blocks and what is below them, else all.
+        """
+        rows: list[list[float]] = []
+        first = self.steps[0].windows
+        same = all([w.block for w in step.windows] == [w.block for w in first] for step in self.steps)
+        for i in range(len(first)) if same else ():
+            found = [step.moments(step.windows[i], above) for step in self.steps]
+            if first[i].block in blocks and len(found[0]):
+                # What has another number of moments for another batch is told by its largest one.
+                alike = all(len(moments) == len(found[0]) for moments in found)
+                rows.extend(zip(*found, strict=True) if alike else [[max(moments, default=0) for moments in found]])
+        if not rows:
+            rows = [[max(step.moments(Window(None, True, 0, len(step.live)), above)) for step in self.steps]]
+        return Peak.through(self.shapes, np.array(rows).T)
 
 
 def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:
@@ -103,7 +200,7 @@ def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, an
     for _ in range(3):
         _finish(model)
         begin = time.perf_counter()
-        _step(model, range(L), made_up(model, *shape, answer), nullcontext(), autocast)
+        run_step(model, range(L), made_up(model, *shape, answer), nullcontext(), autocast)
         _finish(model)
         seconds.append(time.perf_counter() - begin)
     return needs(at, everything).flops / min(seconds)
@@ -129,158 +226,10 @@ def made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = No
     if model.takes_images:
         return Batch({"pixel_values": torch.zeros(samples, *model.image_shape)}, labels)
     mask = torch.ones(samples, tokens, dtype=torch.int64)
-    if tokens > 1:
+    if tokens > 1 and samples > 1:
         mask[-1, -1] = 0  # without padding, a model may need less work and memory
     ids = torch.ones_like(mask)
     if answer is not None:
         answered = (mask == 1) & (torch.arange(tokens) >= max(1, tokens - answer))
         labels = torch.where(answered, ids, IGNORED)
     return Batch({"input_ids": ids, "attention_mask": mask}, labels)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Measured bytes of one step: saved per block, gradients per block, saved by the rest, and the peak."""
-
-    blocks: tuple[int, ...]
-    gradients: tuple[int, ...]
-    outside: int
-    peak: int
-
-    @property
-    def transient(self) -> int:
-        """The peak minus the largest sum of saved tensors and gradients during backward."""
-        held = (sum(self.blocks[: l + 1]) + sum(self.gradients[l + 1 :]) for l in range(len(self.blocks)))
-        return self.peak - self.outside - max(held)
-
-
-def _measure(
-    model: LoraModel, trained: Collection[int], policy: ActivationPolicy, batch: Batch, autocast: bool
-) -> _Measured:
-    blocks = model.block_modules()
-    policies = [policy if trained else "keep" for _ in blocks]
-    memory = StepMemory(model.module.parameters())
-    marks: list[int] = []
-    ends: list[int] = []
-
-    def mark(_: nn.Module, __: tuple[Tensor, ...]) -> None:
-        if len(marks) < len(blocks):  # recomputation passes the blocks again
-            marks.append(memory.saved_bytes)
-
-    handles = [block.register_forward_pre_hook(mark) for block in blocks]
-    handles.append(blocks[-1].register_forward_hook(lambda *_: ends.append(memory.saved_bytes)))
-    held = 0
-
-    def note_held() -> None:
-        nonlocal held
-        held = memory.saved_bytes
-
-    try:
-        with activation_policies(blocks, policies, memory.note):
-            _step(model, trained, batch, memory, autocast, note_held)
-    finally:
-        for handle in handles:
-            handle.remove()
-    bounds = [*marks, ends[0]]
-    per_block = tuple(after - before for before, after in pairwise(bounds))
-    gradients = tuple(size if l in trained else 0 for l, size in enumerate(_bytes_by_block(model)))
-    return _Measured(per_block, gradients, held - sum(per_block), memory.peak_bytes)
-
-
-def _step(
-    model: LoraModel,
-    trained: Collection[int],
-    batch: Batch,
-    watch: AbstractContextManager[Any],
-    autocast: bool = False,
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Run forward, ``between`` and backward inside the context ``watch``; values and random state do not change."""
-    parameters = model.set_trainable(
-        [name for name, block in model.block_of.items() if block is None or block in trained]
-    )
-    batch = batch.to(model.device)
-    model.module.train()
-    bf16 = torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext()
-    with torch.random.fork_rng(), watch:
-        with bf16:
-            found = predictions(model, batch)
-        loss = cross_entropy(found.z, found.y)
-        between()
-        if parameters:  # without a head and a block there is nothing to train
-            torch.autograd.grad(loss, parameters)
-
-
-def _attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
-    """FLOPs of attention's forward pass on a CPU, 2 bhT² (d + d_v); torch's counter leaves it out."""
-    return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
-
-
-def _attention_backward(
-    _: Sequence[int], q: Sequence[int], k: Sequence[int], v: Sequence[int], *__: Any, **___: Any
-) -> int:
-    """FLOPs of its backward pass: QKᵀ again, and four products for the gradients."""
-    return 2 * prod(q[:-1]) * k[-2] * (3 * q[-1] + 2 * v[-1])
-
-
-CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-def _count_flops(
-    model: LoraModel, policies: Collection[ActivationPolicy], shapes: Sequence[Shape], answer: int | None
-) -> dict[str, Any]:
-    """Count the multiplications and additions of matrix products, twice each product, by policy and role."""
-    L = model.blocks.count
-
-    def count(trained: Collection[int]) -> tuple[Growth, Growth]:
-        counted = [_flops(model, trained, made_up(model, *shape, answer)) for shape in shapes]
-        return (
-            Growth.through(shapes, [step for step, _ in counted]),
-            Growth.through(shapes, [forward for _, forward in counted]),
-        )
-
-    everything, bottom, top, none = (count(trained)[0] for trained in (range(L), (0,), (L - 1,), ()))
-    forward = count(())[1]
-    lowest = _sum((1, top), (-1, none))
-    others = max(1, L - 1)
-    trained = _sum((1 / others, everything), (-1 / others, none), (-1 / others, lowest))
-    frozen = _sum((1 / others, bottom), (-1 / others, none), (-1 / others, lowest))
-    backward: dict[Role, Growth] = {"lowest": lowest, "trained": trained, "frozen": frozen}
-    again = {"keep": 0.0, "recompute": 1.0, "compress": 0.0}
-    flops = {(p, role): _sum((1, growth), (again[p], forward)) for p in policies for role, growth in backward.items()}
-    return {"flops": flops, "flops_outside": none}
-
-
-def _flops(model: LoraModel, trained: Collection[int], batch: Batch) -> tuple[int, int]:
-    """Return the FLOPs of a step, and of one block's forward pass in it."""
-    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-    around: list[int] = []
-
-    def note(*_: object) -> None:
-        around.append(counter.get_total_flops())
-
-    block = model.block_modules()[-1]
-    handles = [block.register_forward_pre_hook(note), block.register_forward_hook(note)]
-    try:
-        _step(model, trained, batch, counter)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return counter.get_total_flops(), around[1] - around[0]
-
-
-def _sum(*parts: tuple[float, Growth]) -> Growth:
-    columns = zip(*(astuple(growth) for _, growth in parts), strict=True)
-    return Growth(*(sum(w * x for (w, _), x in zip(parts, column, strict=True)) for column in columns))
-
-
-def _bytes_by_block(model: LoraModel) -> tuple[int, ...]:
-    totals = [0] * model.blocks.count
-    for name, value in model.read(model.block_of).items():
-        block = model.block_of[name]
-        if block is not None:
-            totals[block] += value.nbytes
-    return tuple(totals)

@@ -1,14 +1,20 @@
 """Predict the costs of a training step without training: calibrate once on tiny batches, then add up.
 
 A block's saved bytes, temporary bytes and FLOPs depend on its policy and its role. For b samples of T tokens each of
-them is c + α·bT + β·bT², with the constant c (weights cast to another type) and attention's term β; outside the blocks
-it is c + γ·b + α·bT. A few small batches determine the coefficients, and ``fedhello.allocation.planner`` adds the costs
-up for an allocation. No allocation is tried out.
+them is
+
+    c + γ·b + α·bT + β·bT² + κ·T + σ·T² + λ·n
+
+with the constant c (weights cast to another type), what a sample takes whatever its length (γ: DeBERTa's projected
+positions), attention's terms (β per sample, σ where samples share it), and what a position takes once for all samples
+(κ). n is the number of tokens with a label, of a language model, whose logits are over a vocabulary. A few small
+batches determine the coefficients, and ``fedhello.allocation.planner`` adds the costs up for an allocation. No
+allocation is tried out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import cast, get_args
 
 import numpy as np
 
@@ -19,58 +25,114 @@ from fedhello.types import Allocation, Update
 
 POLICIES: tuple[ActivationPolicy, ...] = get_args(ActivationPolicy)
 Kind = tuple[ActivationPolicy, Role]
-Shape = tuple[int, int]
-"""A batch: samples × tokens."""
+Shape = tuple[int, int] | tuple[int, int, int]
+"""A batch: samples × tokens; of a language model also how many tokens have a label, where it is known."""
 
-MeanShape = tuple[float, float]
+MeanShape = tuple[float, float] | tuple[float, float, float]
 """The mean shape of several batches."""
+
+
+def labelled(shape: MeanShape, answer: int | None) -> MeanShape:
+    """Return a shape with its number of labelled tokens: if it is not known, the most possible.
+
+    Args:
+        shape: The batch.
+        answer: Of a language model, the tokens of the longest response; None for other models.
+    """
+    b, T, *known = shape
+    return shape if answer is None or known else (b, T, b * min(answer, T - 1))
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A quantity as a function of the batch: c + γ·b + α·bT + β·bT²."""
+    """A quantity as a function of the batch: c + γ·b + α·bT + β·bT² + κ·T + σ·T² + λ·n."""
 
     constant: float
     per_sample: float
     linear: float
     quadratic: float
+    per_position: float = 0.0
+    per_pair: float = 0.0
+    per_label: float = 0.0
 
     def at(self, shapes: Sequence[MeanShape], counts: Sequence[int] = ()) -> int:
         """Return the sum over batches of b samples of T tokens; ``counts``: how many have each shape, else one."""
-        each = [self.constant + b * (self.per_sample + T * (self.linear + self.quadratic * T)) for b, T in shapes]
-        return max(0, round(sum(n * one for n, one in zip(counts, each, strict=True)) if counts else sum(each)))
+        return max(0, round(float(_terms(shapes, counts) @ astuple(self))))
 
     @staticmethod
-    def through(shapes: Sequence[Shape], values: Sequence[float], terms: str = "c α β") -> "Growth":
+    def through(shapes: Sequence[Shape], values: Sequence[float]) -> "Growth":
         """Return the fit to calibration batches; if it is not unique, the one with the smallest coefficients.
 
         Args:
-            shapes: As many different batches as terms.
+            shapes: Different batches.
             values: One per batch.
-            terms: Which of c, γ, α and β may differ from zero.
         """
-        used = [term in terms.split() for term in "cγαβ"]
-        system = np.array([[1.0, b, b * T, b * T**2] for b, T in shapes])[:, used]
-        scale = system.max(axis=0)
-        coefficients = np.zeros(4)
-        coefficients[used] = np.linalg.lstsq(system / scale, np.array(values, dtype=np.float64))[0] / scale
-        return Growth(*coefficients.tolist())
+        return Growth(*_fit(shapes, np.array(values, dtype=np.float64)[:, None])[:, 0].tolist())
+
+
+def _basis(shapes: Sequence[MeanShape]) -> np.ndarray:
+    """Return the terms of each batch, shape (batches, 7)."""
+    filled = np.array([(*shape, 0.0)[:3] for shape in shapes], dtype=np.float64).reshape(-1, 3)
+    b, T, n = filled.T
+    return np.stack([np.ones_like(b), b, b * T, b * T**2, T, T**2, n], axis=1)
+
+
+def _terms(shapes: Sequence[MeanShape], counts: Sequence[int] = ()) -> np.ndarray:
+    """Return the sum of the batches' terms, shape (7,)."""
+    weights = np.array(counts, dtype=np.float64) if len(counts) else np.ones(len(shapes))
+    total: np.ndarray = weights @ _basis(shapes)
+    return total
+
+
+def _fit(shapes: Sequence[Shape], values: np.ndarray) -> np.ndarray:
+    """Return the coefficients, shape (7, m), of m quantities at the batches, shape (batches, m)."""
+    system = _basis(shapes)
+    used = system.any(axis=0)
+    scale = system[:, used].max(axis=0)
+    coefficients = np.zeros((system.shape[1], values.shape[1]))
+    coefficients[used] = np.linalg.lstsq(system[:, used] / scale, values)[0] / scale[:, None]
+    return coefficients
+
+
+SIZES = tuple(2.0 ** (k / 2) for k in range(25))
+"""Samples and tokens of the batches at which the largest of several quantities is looked for."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest of several quantities: the moment of the peak may differ between small and large batches."""
+    """The largest of several quantities: the moment of the peak may differ between small and large batches.
+
+    Attributes:
+        pieces: The quantities.
+        answer: Of a language model, the tokens of the longest response, assumed where labels are not counted.
+    """
 
     pieces: tuple[Growth, ...]
+    answer: int | None = None
 
     def at(self, shapes: Sequence[MeanShape]) -> int:
-        """Return the sum over batches."""
-        return max(growth.at(shapes) for growth in self.pieces)
+        """Return the largest of the sums over batches."""
+        terms = _terms([labelled(shape, self.answer) for shape in shapes])
+        return round(float((np.array([astuple(piece) for piece in self.pieces]) @ terms).max()))
 
     @staticmethod
-    def of(peaks: Iterable["Peak"]) -> "Peak":
-        """Return the pointwise largest of several peaks."""
-        return Peak(tuple(growth for peak in peaks for growth in peak.pieces))
+    def through(shapes: Sequence[Shape], moments: Sequence[Sequence[float]]) -> "Peak":
+        """Return the peak of a quantity that is measured moment by moment at each of some calibration batches.
+
+        Args:
+            shapes: Different batches.
+            moments: The quantity at each moment, as many moments for every batch.
+        """
+        fits = np.unique(np.round(_fit(shapes, np.array(moments, dtype=np.float64)), 6), axis=1)
+        tokens = SIZES if any(T != 1 for _, T, *_ in shapes) else (1.0,)
+        grid = [
+            (b, T, b * T * part)
+            for b in SIZES
+            for T in tokens
+            for part in (0.0, 0.2, 1.0)[: 1 + 2 * len(shapes[0][2:])]
+        ]
+        largest = np.unique((_basis(grid) @ fits).argmax(axis=1))
+        return Peak(tuple(Growth(*fits[:, i].tolist()) for i in largest))
 
 
 @dataclass(frozen=True)
@@ -94,6 +156,12 @@ class StepCosts:
         fixed_upload: Bytes on the wire without a block.
         rank: R, the rank that the bytes of blocks are for.
         copies: How many gradients of each trained value a step holds.
+        transient_loss: Temporary bytes before any block's backward.
+        update: Temporary bytes of the optimiser's step.
+        update_head_only: The same if no block trains.
+        answer: Of a language model, the tokens of the longest response, assumed where labels are not counted.
+        single: The costs of a batch of one sample, if they differ.
+        error: Predicted over measured peak, minus 1, of a step on a larger batch than those of the calibration.
     """
 
     saved: Mapping[Kind, Growth]
@@ -112,6 +180,12 @@ class StepCosts:
     fixed_upload: int = 0
     rank: int = 1
     copies: int = 1
+    transient_loss: Peak = Peak((Growth(0.0, 0.0, 0.0, 0.0),))
+    update: int = 0
+    update_head_only: int = 0
+    answer: int | None = None
+    error: float = 0.0
+    single: "StepCosts | None" = None
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
         """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.
@@ -121,16 +195,19 @@ class StepCosts:
             batches: The shapes of a round's batches.
             counts: How many batches have each of these shapes; one if not given.
         """
+        widest = cast(Shape, labelled(widest, self.answer))
+        batches = [labelled(batch, self.answer) for batch in batches]
 
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
             return {kind: growth.at([widest]) for kind, growth in parts.items()}
 
+        fits = self.single if self.single is not None and widest[0] == 1 else self
         return Costs(
-            saved=in_step(self.saved),
-            transient=in_step(self.transient),
-            outside=self.outside.at([widest]),
-            outside_head_only=self.outside_head_only.at([widest]),
-            head_only_peak=self.head_only_peak.at([widest]),
+            saved=in_step(fits.saved),
+            transient=in_step(fits.transient),
+            outside=fits.outside.at([widest]),
+            outside_head_only=fits.outside_head_only.at([widest]),
+            head_only_peak=fits.head_only_peak.at([widest]),
             flops={kind: growth.at(batches, counts) for kind, growth in self.flops.items()},
             flops_outside=self.flops_outside.at(batches, counts),
             block_bytes=self.block_bytes,
@@ -142,22 +219,33 @@ class StepCosts:
             fixed_upload=self.fixed_upload,
             rank=self.rank,
             copies=self.copies,
+            transient_loss=fits.transient_loss.at([widest]),
+            update=self.update,
+            update_head_only=self.update_head_only,
         )
 
 
-def batch_shapes(lengths: np.ndarray, batch_size: int, epochs: int) -> tuple[Shape, list[Shape]]:
+def batch_shapes(
+    lengths: np.ndarray, batch_size: int, epochs: int, answers: np.ndarray | None = None
+) -> tuple[Shape, list[Shape]]:
     """Return the shape of a client's widest batch, and the expected shapes of all its batches in a round.
 
     Args:
         lengths: Tokens of each of the client's samples, shape (n,).
         batch_size: Largest batch.
         epochs: Passes per round.
+        answers: Of a language model, the tokens of each sample's response, shape (n,).
     """
-    ordered = np.sort(lengths)
-    parts = np.array_split(ordered, -(-len(ordered) // batch_size))
+    order = np.argsort(lengths, kind="stable")
+    parts = np.array_split(order, -(-len(order) // batch_size))
     # With more than a window of samples, batches are full; see ``training_batches``.
-    widest = batch_size if len(ordered) > WINDOW * batch_size else len(parts[0])
-    return (widest, int(ordered[-1])), [(len(part), int(part[-1])) for part in parts] * epochs
+    samples = batch_size if len(order) > WINDOW * batch_size else len(parts[0])
+    widest: Shape = samples, int(lengths[order[-1]])
+    batches: list[Shape] = [(len(part), int(lengths[part[-1]])) for part in parts]
+    if answers is not None:
+        widest = (*widest[:2], int(np.sort(answers)[-samples:].sum()))
+        batches = [(b, T, int(answers[part].sum())) for part, (b, T, *_) in zip(parts, batches, strict=True)]
+    return widest, batches * epochs
 
 
 def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -> Update:
@@ -169,7 +257,8 @@ def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -
         return update
     # A client's metrics are not trusted: these are at least one.
     steps, samples = (max(1.0, update.metrics[name]) for name in ("steps", "samples"))
-    shape = int(update.metrics["widest_samples"]), int(update.metrics["widest_tokens"])
+    sizes = ("widest_samples", "widest_tokens", "widest_labels")
+    shape = cast(Shape, tuple(int(update.metrics[size]) for size in sizes if size in update.metrics))
     mean = samples / steps, update.metrics["tokens"] / samples
     found = needs(costs.at(shape, [mean]), allocation, first_step=steps == 1)
     more = {

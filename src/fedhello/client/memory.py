@@ -8,14 +8,16 @@ are reproducible, too. *Process bytes* are the growth of the process's memory as
 import ctypes
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 RESERVE = 16 * 2**20
 """Bytes that a plan keeps free for memory outside tensors; measured on a CPU: 8 to 11 MB."""
@@ -25,26 +27,48 @@ class StepMemory:
     """Context manager around one training step, from forward to the optimiser's step.
 
     Attributes:
-        saved_bytes: Bytes of the distinct storages that autograd saves for backward, without the parameters.
+        saved_bytes: Bytes of the distinct storages that autograd saves for backward, without the parameters: the most
+            at any time.
+        held_bytes: The same now.
         peak_bytes: Peak bytes of the live tensors that operators create inside the context. Scratch memory inside one
             operator is not counted.
+        live: Bytes of the live tensors after each operation.
+        backward_peak_bytes: The peak before the optimiser's step, if ``note_backward`` was called then.
+        flops: Multiplications and additions of matrix products so far, twice each product.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = {p.untyped_storage().data_ptr() for p in parameters}
-        self._saved: dict[int, int] = {}
+        self._saved: dict[int, weakref.ref[Any]] = {}
+        self.held_bytes = 0
+        self.saved_bytes = 0
         self._live = _LiveBytes(self._parameters)
+        self._backward: int | None = None
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self.note, lambda tensor: tensor)
-
-    @property
-    def saved_bytes(self) -> int:
-        """Bytes saved for backward."""
-        return sum(self._saved.values())
 
     @property
     def peak_bytes(self) -> int:
         """Peak bytes of live tensors."""
-        return self._live.peak
+        return max(self._live.after, default=0)
+
+    @property
+    def backward_peak_bytes(self) -> int:
+        """Peak bytes of live tensors before the optimiser's step."""
+        return max(self._live.after[: self._backward], default=0)
+
+    def note_backward(self) -> None:
+        """Remember that forward and backward are over, and the optimiser's step follows."""
+        self._backward = len(self._live.after)
+
+    @property
+    def live(self) -> list[int]:
+        """Bytes of the live tensors after each operation so far."""
+        return self._live.after
+
+    @property
+    def flops(self) -> int:
+        """FLOPs so far."""
+        return self._live.flops
 
     def __enter__(self) -> "StepMemory":
         self._stack = ExitStack()
@@ -58,8 +82,17 @@ class StepMemory:
     def note(self, tensor: Tensor) -> Tensor:
         """Count a tensor as saved for backward, for tensors that autograd's hooks do not see."""
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._parameters:
-            self._saved[storage.data_ptr()] = storage.nbytes()
+        key, size = id(storage), storage.nbytes()
+        if key in self._saved or storage.data_ptr() in self._parameters:
+            return tensor
+
+        def released(_: object) -> None:  # after backward, or with a part of the graph that nothing uses
+            self.held_bytes -= size
+            self._saved.pop(key, None)
+
+        self._saved[key] = weakref.ref(storage, released)
+        self.held_bytes += size
+        self.saved_bytes = max(self.saved_bytes, self.held_bytes)
         return tensor
 
 
@@ -136,14 +169,35 @@ def _call_c(name: str, *arguments: int) -> None:
             function(*arguments)
 
 
+def _attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+    """FLOPs of attention's forward pass on a CPU, 2 bhT² (d + d_v); torch's counter leaves it out."""
+    return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+def _attention_backward(
+    _: Sequence[int], q: Sequence[int], k: Sequence[int], v: Sequence[int], *__: Any, **___: Any
+) -> int:
+    """FLOPs of its backward pass: QKᵀ again, and four products for the gradients."""
+    return 2 * prod(q[:-1]) * k[-2] * (3 * q[-1] + 2 * v[-1])
+
+
+FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward),
+}
+"""FLOPs of operators, from their arguments."""
+
+
 class _LiveBytes(TorchDispatchMode):
-    """Follow the storages that operators create, from creation to release."""
+    """Follow the storages that operators create, from creation to release, and count FLOPs."""
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self._known = known
-        self.live = 0
-        self.peak = 0
+        self._live = 0
+        self.after: list[int] = []
+        self.flops = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
@@ -153,6 +207,10 @@ class _LiveBytes(TorchDispatchMode):
         for value in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(value, Tensor):
                 self._follow(value.untyped_storage())
+        self.after.append(self._live)
+        counted = FLOPS.get(getattr(func, "overloadpacket", None))
+        if counted is not None:
+            self.flops += counted(*args, **(kwargs or {}), out_val=result)
         return result
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
@@ -160,11 +218,10 @@ class _LiveBytes(TorchDispatchMode):
         # A view of a parameter is also a result, but takes no new memory.
         if key in self._alive or storage.data_ptr() in self._known:
             return
-        self.live += size
-        self.peak = max(self.peak, self.live)
+        self._live += size
 
         def released(_: object) -> None:
-            self.live -= size
+            self._live -= size
             self._alive.pop(key, None)
 
         self._alive[key] = weakref.ref(storage, released)

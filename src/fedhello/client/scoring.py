@@ -11,15 +11,16 @@ from a few tiny passes, and a client's batches are as large as its memory budget
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedhello.client.calibration import calibration_length, made_up
-from fedhello.client.cost_model import Growth, Peak
+from fedhello.client.calibration import UNIT, calibration_batches
+from fedhello.client.cost_model import Peak
 from fedhello.client.fisher import over_batches, squared_gradients
+from fedhello.client.measured_step import shape_of
 from fedhello.client.memory import RESERVE, StepMemory
 from fedhello.data.batches import Samples
 from fedhello.errors import UpdateError
@@ -180,17 +181,17 @@ def calibrate_scoring(model: LoraModel, answer: int | None = None) -> Peak:
         model: The model; afterwards its factors are trainable, and it is in evaluation mode.
         answer: For a language model, the tokens of the longest response.
     """
-    long = calibration_length(model)
-    short = max(1, long // 3)
-    shapes = list(dict.fromkeys(((1, short), (2, short), (1, long), (2, long))))  # images are all of one length
-    peaks = []
-    for shape in shapes:
+    shapes, moments = [], []
+    for batch in calibration_batches(model, answer is not None, UNIT):
+        if batch.shape[0] == 1:
+            continue  # an upper bound serves for one sample
         with StepMemory(model.module.parameters()) as memory:
-            over_batches(model, [made_up(model, *shape, answer)])
-        peaks.append(memory.peak_bytes)
-    # The moment of the peak may differ between short and long texts: add a line through the short ones.
-    line = Growth.through(shapes[:2], peaks[:2], "c α")
-    return Peak((Growth.through(shapes, peaks, "c γ α β"), line))
+            over_batches(model, [batch])
+        shapes.append(shape_of(batch))
+        moments.append(memory.live)
+    if len({len(found) for found in moments}) > 1:
+        moments = [[max(found)] for found in moments]
+    return replace(Peak.through(shapes, moments), answer=answer)
 
 
 def fitted_batch(peak: Peak | None, memory: int | None, longest: int) -> tuple[int, str]:

@@ -21,7 +21,7 @@ ALWAYS_MEASURED = (
 """Metrics that ``local_training`` always measures."""
 
 
-METRICS = (*ALWAYS_MEASURED, "saved_bytes", "peak_bytes", "process_bytes")
+METRICS = (*ALWAYS_MEASURED, "widest_labels", "saved_bytes", "peak_bytes", "process_bytes")
 """All metrics that ``local_training`` can measure."""
 
 
@@ -132,6 +132,11 @@ def rank_kept(task: Task, settings: TrainingSettings) -> int | None:
     if settings.tail_least is None:
         return None
     return kept_rank(task.adapter.rank, settings.tail_from, settings.tail_least)
+
+
+def optimizer_copies(settings: TrainingSettings) -> int:
+    """Return how many copies of the largest trained tensor the optimiser's step makes for a moment, on a CPU."""
+    return 2 if settings.optimizer == "adamw" else int(settings.weight_decay > 0)
 
 
 def steps_of(settings: TrainingSettings, samples: int) -> int:

@@ -68,9 +68,9 @@ def local_training(
     Returns:
         The trained tensors' new values on the CPU, and metrics: ``loss`` (on the data, without added terms; mean over
         samples and epochs), ``samples`` (seen, over all epochs), ``steps``, ``batches`` (per epoch), ``tokens`` (with
-        padding), ``widest_samples`` and ``widest_tokens`` of the widest step, ``seconds``, and, if measured, that
-        step's ``saved_bytes`` and ``peak_bytes`` (with the optimiser's state), and the ``process_bytes`` of the whole
-        training.
+        padding), ``widest_samples`` and ``widest_tokens`` of the widest step, of a language model also its
+        ``widest_labels``, ``seconds``, and, if measured, that step's ``saved_bytes`` and ``peak_bytes`` (with the
+        optimiser's state), and the ``process_bytes`` of the whole training.
 
     Raises:
         UpdateError: If the loss is not finite, or an allocated block, or everything, stays unchanged.
@@ -92,19 +92,18 @@ def local_training(
             for positions in _epoch(work, settings, epoch):
                 batch = work.data.batch(positions).to(model.device)
                 if steps == 0:
-                    widest = batch.shape
+                    widest, labelled = batch.shape, batch.labelled
                 measured = memory if steps == 0 else None
                 with policies_of(model, work, measured), measured or nullcontext():
-                    loss, objective = _step(model, batch, positions, goal, optimizer, settings)
-                    for parameter, shift in drift:
-                        parameter.detach().sub_(shift)
+                    loss, objective = _step(model, batch, positions, goal, optimizer, settings, measured)
+                    _shift(drift)
                 first = (loss, objective) if steps == 0 else first
                 total += loss * len(positions)
                 seen += len(positions)
                 tokens += prod(batch.shape)
                 steps += 1
     after = model.read(work.names)
-    if not math.isfinite(float(total)) or not are_finite(after):
+    if not are_finite(after | {"": total}):
         raise _not_finite(model, work, settings, before, *map(float, first))
     check_trained(model, work, before, after)
     metrics = {
@@ -117,11 +116,14 @@ def local_training(
         "widest_tokens": widest[1],
         "seconds": time.perf_counter() - begin,
     }
+    if labelled is not None:
+        metrics["widest_labels"] = labelled
     if memory is not None:
         # In the first step the optimiser's state is created after backward; later steps hold it throughout.
         state = _state_bytes(optimizer) if steps > 1 else 0
-        state += sum(shift.nbytes for _, shift in drift)
-        metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes + state}
+        peak = max(memory.backward_peak_bytes + state, memory.peak_bytes)
+        shifts = sum(shift.nbytes for _, shift in drift)
+        metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": peak + shifts}
     if process.peak_bytes is not None:
         metrics["process_bytes"] = process.peak_bytes
     return after, metrics
@@ -196,6 +198,7 @@ def _step(
     goal: _Goal,
     optimizer: torch.optim.Optimizer,
     settings: TrainingSettings,
+    memory: StepMemory | None,
 ) -> tuple[Tensor, Tensor]:
     """Take one step; return the loss before it, and the objective: with the terms of method and settings."""
     device = batch.labels.device.type
@@ -206,6 +209,8 @@ def _step(
     torch.autograd.backward(objective)
     if settings.proximal:
         add_proximal_gradient(goal.start, settings.proximal)
+    if memory is not None:
+        memory.note_backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.detach(), objective.detach()
@@ -239,6 +244,11 @@ def _drift(
         factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
         found.append((parameters[name], value.to(parameters[name]) * (learning_rate(settings, work.round) * factor)))
     return found
+
+
+def _shift(drift: list[tuple[nn.Parameter, Tensor]]) -> None:
+    for parameter, shift in drift:
+        parameter.detach().sub_(shift)
 
 
 def optimizer_of(

@@ -270,8 +270,8 @@ def check_merging(model: ModelConfig, method: Method) -> None:
         )
 
 
-def check_dora(config: Config, method: Method) -> None:
-    """Check that DoRA works with the method and the budgets."""
+def check_dora(method: Method) -> None:
+    """Check that DoRA works with the method."""
     reasons = {
         "combines factors by their product, which leaves DoRA's magnitudes out": not method.averages_layerwise,
         "adds products to the frozen weights, to whose norms DoRA's magnitudes are relative": method.merges,
@@ -282,11 +282,6 @@ def check_dora(config: Config, method: Method) -> None:
         raise ConfigError(
             f"expected model.lora.dora=false, since {method.name} {reason}; found true. Choose a method that averages "
             "layer by layer without scores, such as rgd-hla or straggler."
-        )
-    if any(not tier.budget.only_counts for tier in config.clients.tiers):
-        raise ConfigError(
-            "expected model.lora.dora=false with budgets in memory, upload or seconds, since the temporary memory of "
-            "DoRA's norms is not predicted; found true. Give clients.tiers blocks only."
         )
 
 

@@ -154,7 +154,7 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False, written: Written =
     check_metrics(config)
     check_tensors(config)
     if config.model.lora.dora:
-        check_dora(config, row)
+        check_dora(row)
     return config.model_copy(update={"method": method, "data": _with_options(config.data, written)})
 
 

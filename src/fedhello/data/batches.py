@@ -33,6 +33,11 @@ class Batch:
         ids = self.inputs.get("input_ids")
         return len(self.labels), 1 if ids is None else ids.shape[1]
 
+    @property
+    def labelled(self) -> int | None:
+        """Number of tokens that are predicted, in language modelling; None in classification."""
+        return None if self.labels.dim() == 1 else int((self.labels[:, 1:] != IGNORED).sum())
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
         return Batch({name: value.to(device) for name, value in self.inputs.items()}, self.labels.to(device))

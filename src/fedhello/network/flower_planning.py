@@ -9,7 +9,7 @@ import torch
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import cheapest
-from fedhello.client.calibration import calibrate, made_up
+from fedhello.client.calibration import calibrate, check_calibrated, made_up
 from fedhello.client.cost_model import Shape
 from fedhello.client.memory import RESERVE
 from fedhello.costs import Costs
@@ -161,8 +161,10 @@ class Planning:
         if self._costs is None:
             shape = self.batch or (1, 1)
             block_upload, fixed_upload = upload_bound(self.lora.snapshot(share_head=True), ())
+            measured = calibrate(self.lora, policies=["keep"])
+            check_calibrated(measured, self.lora)
             steps = replace(
-                calibrate(self.lora, policies=["keep"]),
+                measured,
                 moments=self.moments,
                 reserve=RESERVE,
                 block_upload=block_upload,

@@ -51,7 +51,7 @@ _FACTS = (
     ("widest", "samples and tokens of its widest batch, which tells the length of its longest sample"),
     ("batches", "how many batches of a round have how many samples and tokens, which tells quantiles of its lengths"),
     ("budget", "its budget: blocks, rank, memory, upload, seconds"),
-    ("speed", "FLOP/s of its machine; not with DoRA"),
+    ("speed", "FLOP/s of its machine"),
     ("busy", "seconds that it took to load model and data"),
 )
 
@@ -63,6 +63,7 @@ _METRICS = (
     ("tokens", "number of tokens, padding included"),
     ("widest_samples", "samples of its first batch, the widest"),
     ("widest_tokens", "tokens per sample of that batch"),
+    ("widest_labels", "predicted tokens of that batch, of a language model"),
     ("seconds", "seconds of training"),
     ("saved_bytes", "bytes kept for backward in its first step (train.measure_memory)"),
     ("peak_bytes", "most bytes of tensors in its first step (train.measure_memory)"),

@@ -94,7 +94,7 @@ class Limits:
     def check_train(self, payload: bytes) -> None:
         """Check a training task: its bytes, allocation and tensors, and what it is predicted to take.
 
-        Where costs are not predicted (DoRA), memory and upload are at least those of the values that train.
+        Where costs are not predicted, memory and upload are at least those of the values that train.
 
         Raises:
             UpdateError: If the message is malformed.

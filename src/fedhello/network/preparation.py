@@ -314,8 +314,6 @@ def _made_private(method: BoundMethod, config: Config) -> BoundMethod:
 
 
 def _speed(model: LoraModel, settings: TrainingSettings, answer: int | None) -> float | None:
-    if model.has_magnitudes:
-        return None  # FLOPs of DoRA are not predicted
     autocast = settings.autocast == "bfloat16"
     reached = measure_speed(model, calibrate(model, autocast, ["keep"], answer), autocast, answer)
     if reached < SLOWEST_TRAINING:

@@ -266,6 +266,9 @@ def _warnings(runs: Mapping[str, Sequence[FinishedRun]], method_keys: Sequence[s
         notes.append(f"the accuracies are not of the same kind: {said}")
     if len({tuple(run.summary.versions.items()) for run in flat}) > 1:
         notes.append("the runs have different versions of the libraries; see the versions in each summary.json")
+    over = [run.folder.path.name for run in flat if any(tier.over_budget for tier in run.summary.tiers)]
+    if over:
+        notes.append(f"clients were over their memory budget in {', '.join(over)}; see the notes in each summary.json")
     if len({tuple(run.seed for run in group) for group in runs.values()}) > 1:
         notes.append("the methods have different seeds; differences are computed over common seeds")
     return notes

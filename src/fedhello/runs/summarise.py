@@ -93,6 +93,7 @@ def summarise(
             *([] if ledger is None else [ledger.words()]),
             *_head_lines(session, beginning, results),
             *taken_lines(search, selection),
+            *over_budget_lines(session, attempts),
         ),
         versions=versions(),
         privacy=None if ledger is None else write_ledger(ledger),
@@ -128,6 +129,33 @@ def _search_line(search: SearchSummary) -> str:
         f"{said}: in the others no step improved the validation loss by more than chance, and the "
         f"{human_bytes(search.bytes_up_in_vain)} that clients sent were not used{more}"
     )
+
+
+MOST_NAMED = 5
+"""The most clients that a note names."""
+
+
+def over_budget_lines(session: Session, attempts: Sequence[RoundRecord]) -> list[str]:
+    """Return a line on the clients whose measured memory was over their budget, in whatever round; none if none was."""
+    rounds: dict[int, list[int]] = {}
+    most: dict[int, float] = {}
+    for report in (attempt.report for attempt in attempts):
+        for client in report.over_budget:
+            rounds.setdefault(client, []).append(report.round)
+        for one in report.clients:
+            measured = max(one.metrics.get("peak_bytes", 0.0), one.metrics.get("process_bytes", 0.0))
+            most[one.client] = max(most.get(one.client, 0.0), measured)
+    if not rounds:
+        return []
+    said = []
+    for client, when in sorted(rounds.items())[:MOST_NAMED]:
+        budget = session.federation.tiers[session.tier_of[client]].memory or 0
+        found = human_bytes(int(most[client])) if most.get(client, 0.0) > budget else "more than it had"
+        times = f"{len(when)} times, first in" if len(when) > 1 else "in"
+        said.append(f"client {client} ({found} of {human_bytes(budget)}, {times} round {when[0]})")
+    more = f" and {len(rounds) - MOST_NAMED} more" if len(rounds) > MOST_NAMED else ""
+    who = "a client was" if len(rounds) == 1 else f"{len(rounds)} clients were"
+    return [f"{who} over the memory budget: {', '.join(said)}{more}; each was planned smaller from then on"]
 
 
 def _selection(results: Sequence[RoundRecord]) -> SelectionSummary | None:
@@ -201,11 +229,7 @@ def _tier_summary(session: Session, results: Sequence[RoundRecord], tier: int) -
         trained[list(report.blocks)] += 1
     return TierSummary(
         budget=session.federation.tiers[tier].limits,
-        over_budget=sum(
-            report.tier == tier and report.client in result.report.over_budget
-            for result in results
-            for report in result.report.clients
-        ),
+        over_budget=sum(session.tier_of[k] == tier for result in results for k in result.report.over_budget),
         clients=session.tier_of.count(tier),
         participations=len(reports),
         blocks_trained=tuple(trained.tolist()),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def _costs(settings: TrainingSettings, costs: Costs) -> Costs:
 
 def _largest(shapes: Sequence[Batches]) -> Batches:
     """Return the widest batch and the batches of the most expensive round among a tier's clients."""
-    widest = max(samples for (samples, _), *_ in shapes), max(tokens for (_, tokens), *_ in shapes)
+    widest = cast(Shape, tuple(map(max, zip(*(widest for widest, *_ in shapes), strict=True))))
     _, batches, *counts = max(shapes, key=_tokens)
     return (widest, batches, counts[0]) if counts else (widest, batches)
 
@@ -141,7 +142,7 @@ def _largest(shapes: Sequence[Batches]) -> Batches:
 def _tokens(shapes: Batches) -> int:
     """Return the number of tokens, padding included, in the batches of a round."""
     _, batches, *counts = shapes
-    return sum(n * b * T for n, (b, T) in zip(counts[0] if counts else [1] * len(batches), batches, strict=True))
+    return sum(n * b * T for n, (b, T, *_) in zip(counts[0] if counts else [1] * len(batches), batches, strict=True))
 
 
 def _invited(
@@ -231,7 +232,7 @@ def _below_floor(budget: Budget, costs: Costs, rule: ActivationRule, batch: int 
 def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts | None, rule: ActivationRule) -> int | None:
     """Return the largest batch size, for samples as long as in the widest batch, whose floor fits; None if none."""
     for samples in range(widest[0] - 1, 0, -1):
-        shape = samples, widest[1]
+        shape = cast(Shape, (samples, widest[1], *(-(-n * samples // widest[0]) for n in widest[2:])))
         # A smaller batch needs less memory, about the same time for all samples, and the same upload.
         costs = None if steps is None else steps.at(shape, [shape] * -(-widest[0] // samples))
         if costs is not None and needs(costs, cheapest(costs, rule)).within(budget):

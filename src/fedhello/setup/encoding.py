@@ -148,9 +148,15 @@ def _check_size(model: LoraModel, how: Preparation) -> list[str]:
 
 def longest_answer(samples: Samples, positions: np.ndarray) -> int | None:
     """Return the most tokens of a response among some samples; None for samples without responses."""
+    answers = answer_lengths(samples)
+    return None if answers is None else int(answers[positions].max())
+
+
+def answer_lengths(samples: Samples) -> np.ndarray | None:
+    """Return the tokens of each sample's response, shape (n,); None for samples without responses."""
     if not isinstance(samples, Examples) or samples.answers is None:
         return None
-    return int((samples.lengths() - samples.answers)[positions].max())
+    return np.asarray(samples.lengths() - samples.answers)
 
 
 def questions(data: DataSet, test: np.ndarray, most: int) -> tuple[tuple[str, str], ...]:

@@ -58,7 +58,15 @@ from fedhello.setup.checks import (
 )
 from fedhello.setup.clients import Batches, clients_of, federate, tiers_of, with_speeds
 from fedhello.setup.data import data_digest, load_data, partition_data, public_data, split_data
-from fedhello.setup.encoding import MODEL_KINDS, by_domain, cut_prompts, encode, longest_answer, questions
+from fedhello.setup.encoding import (
+    MODEL_KINDS,
+    answer_lengths,
+    by_domain,
+    cut_prompts,
+    encode,
+    longest_answer,
+    questions,
+)
 from fedhello.setup.federation import budgets_of, empty_federation
 from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
@@ -181,7 +189,8 @@ def _shapes(loaded: Loaded, parts: Sequence[np.ndarray], settings: TrainingSetti
     """Return each client's widest batch and batches; under differential privacy those that any client could have."""
     config, how, lengths = loaded.config, (settings.batch_size, settings.epochs), loaded.samples.lengths()
     if config.privacy.epsilon is None:
-        return [batch_shapes(lengths[part], *how) for part in parts]
+        answers = answer_lengths(loaded.samples)
+        return [batch_shapes(lengths[part], *how, None if answers is None else answers[part]) for part in parts]
     return [longest_shapes(config, loaded.data.kind, int(lengths.max()))] * len(parts)
 
 

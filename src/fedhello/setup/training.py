@@ -7,7 +7,7 @@ import torch
 
 from fedhello.aggregation.control import Distance
 from fedhello.allocation.planner import OPTIONS
-from fedhello.client.calibration import calibrate
+from fedhello.client.calibration import calibrate, check_calibrated, with_optimizer
 from fedhello.client.cost_model import Peak, StepCosts
 from fedhello.client.memory import RESERVE
 from fedhello.client.private_training import gradient_copies
@@ -17,7 +17,6 @@ from fedhello.client.settings import (
     TrainingSettings,
     bfloat16_pays,
     learning_rate,
-    moments,
     rate_factor,
     steps_of,
     with_rate,
@@ -40,7 +39,7 @@ def step_costs(
     rule: ActivationRule,
     answer: int | None,
 ) -> StepCosts | None:
-    """Calibrate the model and return its step costs; None if no prediction is needed or possible (DoRA, plain modules).
+    """Calibrate the model and return its step costs; None if no prediction is needed, or possible (plain modules).
 
     Args:
         model: The model.
@@ -52,7 +51,8 @@ def step_costs(
 
     Raises:
         ConfigError: If a budget of a plain module is in bytes or seconds.
-        ModelError: If the model does not allow what the rule asks for.
+        ModelError: If the model does not allow what the rule asks for, or a budget is in bytes or seconds and they do
+            not follow from the calibration.
     """
     limited = not all(budget.only_counts for budget in budgets)
     policies = _used_policies(rule, limited, model)
@@ -62,18 +62,21 @@ def step_costs(
             "predicted; found memory, upload or seconds. Give counts."
         )
     wanted = settings.measure_memory or limited
-    if model.has_magnitudes or model.kind == TENSORS or not wanted:
+    if model.kind == TENSORS or not wanted:
         return None
     fixed = head.policy == "solved" and not head.trains
     shared, frozen = is_shared(head.policy) and not fixed, fixed or head.policy == "frozen"
     adapter = model.snapshot(shared)
     block_upload, fixed_upload = upload_bound(adapter, METRICS)
-    costs = calibrate(model, autocast=settings.autocast == "bfloat16", policies=policies, answer=answer)
+    costs = calibrate(
+        model, autocast=settings.autocast == "bfloat16", policies=policies, answer=answer, train_head=not frozen
+    )
+    if limited:
+        check_calibrated(costs, model)
     return replace(
-        costs,
+        with_optimizer(costs, model, settings, train_head=not frozen),
         head_bytes=0 if frozen else costs.head_bytes,
         head_shared=shared,
-        moments=moments(settings),
         reserve=RESERVE,
         block_upload=block_upload,
         fixed_upload=fixed_upload,
