@@ -118,7 +118,7 @@ def rank_models(
     method_state: Mapping[str, Tensor], adapter: Adapter, num_blocks: int, more: Iterable[int] = ()
 ) -> dict[int, Adapter]:
     """Return the model of each rank, by rank, ascending: those remembered, and those of more ranks."""
-    ranks = {int(name.split("/")[1]) for name in method_state} | set(more)
+    ranks = {int(name.split("/")[1]) for name in method_state if name.startswith("rank/")} | set(more)
     everywhere = tuple(range(num_blocks))
     return {
         r: _of(method_state, f"rank/{r}", held_part(adapter, Allocation(everywhere, ranks=(r,) * num_blocks)))
