@@ -23,7 +23,6 @@ from fedhello.cli.arguments import (
     Words,
 )
 from fedhello.cli.output import (
-    checked_overrides,
     console_for,
     file_and_overrides,
     named,
@@ -77,7 +76,7 @@ def resume(
 ) -> None:
     """Resume a run that was interrupted, failed or killed, from its last checkpoint."""
     console = console_for(as_json, quiet)
-    found = fh.resume(run, checked_overrides(overrides), console=console)
+    found = fh.resume(run, overrides or (), console=console)
     if found.session is not None:
         say_result(found, console, as_json, f"fedhello resume {run}")
         return
