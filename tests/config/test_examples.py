@@ -175,7 +175,7 @@ def test_a_dry_run_without_a_network_says_what_it_could_not_check(name, call, tm
 def test_an_example_before_its_data_are_made_names_what_is_missing(name, missing, call, tmp_path):
     code, _, err = call(tmp_path, "plan", EXAMPLES / f"{name}.yaml")
     assert code == 3
-    assert f"; {missing} does not exist (seen from {tmp_path})" in err
+    assert f"; {missing} cannot be read: it does not exist (seen from {tmp_path})" in err
     assert "how the data of an example are made, and by which command, is said in its first lines" in err
     head = (EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8").partition("\nmodel:")[0]
     assert missing.split("/")[-2].strip(".") in head
