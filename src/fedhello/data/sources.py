@@ -50,8 +50,8 @@ def open_source(name: str) -> Source:
             return hub_source(name)
         raise DataError(
             f"expected a file, a folder or an embedded data set as data.name; {name} cannot be read: it does not "
-            f"exist (seen from {Path.cwd()}). Check the path; how the data of an example are made, and by which command, is said in its "
-            "first lines."
+            f"exist (seen from {Path.cwd()}). Check the path; how the data of an example are made, and by which "
+            "command, is said in its first lines."
         )
     return Source(name, {"": lambda: read_table(path)})
 
