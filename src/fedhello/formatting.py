@@ -74,7 +74,7 @@ def tier_words(federation: Federation) -> str:
     return " | ".join(budget_words(tier) for tier in federation.tiers) + f" for {federation.num_blocks} blocks"
 
 
-ALIKE = 0.72
+ALIKE = 0.66
 """How alike a known word must be to be suggested, by ``difflib``: a word with a typing error is, half of it is not."""
 
 

@@ -77,9 +77,11 @@ def test_a_key_is_suggested_where_one_is_near_or_called_so_elsewhere(override, h
 
 def test_a_dotted_key_in_a_file_is_written_anew(file):
     path = file("model.lora.rank: 3\n")
-    assert refusal(path=path).startswith(
-        f"unknown key model.lora.rank in line 1 of {path}. In a file, write model: {{lora: {{rank: …}}}}. Valid keys: "
+    sentence = refusal(path=path)
+    assert sentence.startswith(
+        "unknown key model.lora.rank. In a file, write model: {lora: {rank: …}}. Valid keys: model, "
     )
+    assert sentence.endswith(f" It is in line 1 of {path}.")
 
 
 @pytest.mark.parametrize(

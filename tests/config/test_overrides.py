@@ -1,11 +1,7 @@
-import re
-
 import pytest
 from refused import refusal
 
-from fedhello.config.overrides import check_unique
 from fedhello.config.read import load_config
-from fedhello.errors import ConfigError
 
 
 def test_a_mapping_takes_the_place_of_a_section_and_is_not_changed_by_later_overrides(file):
@@ -39,17 +35,6 @@ def test_an_element_of_a_list_is_no_key():
     assert "A list is given as a whole" in refusal("clients.tiers.0.blocks=3")
 
 
-def test_overrides_may_repeat_each_other_but_not_contradict():
-    check_unique(
-        ["train={rounds: 3}", "train.rounds=3", "train.rounds=3", "method={name: rgd-hla}", "method.pattern=x"]
-    )
-    for words, why in {
-        ("train={rounds: 4}", "train.rounds=3"): "found train.rounds in 'train={rounds: 4}' and in 'train.rounds=3'",
-        ("data.prompt=Q: {a}", "data.prompt=Q: {b}"): "found data.prompt in 'data.prompt=Q: {a}' and in",
-        (
-            "train.rounds=3",
-            "train={epochs: 4}",
-        ): "'train={epochs: 4}' takes the place of train, and so of 'train.rounds=3'",
-    }.items():
-        with pytest.raises(ConfigError, match=re.escape(why)):
-            check_unique(words)
+def test_the_last_of_several_overrides_of_a_key_wins():
+    assert load_config(None, ["train.rounds=3", "train={epochs: 2, rounds: 4}", "train.rounds=5"]).train.rounds == 5
+    assert load_config(None, ["train.rounds=3", "train={epochs: 2}"]).train.rounds == load_config().train.rounds

@@ -111,9 +111,7 @@ def test_a_wrong_value_is_named_with_its_line(file):
     assert f"clients.tiers.0.blocks: input should be a valid integer (found 'x' in line 4 of {path})" in refusal(
         path=path
     )
-    assert f"unknown key method (rgd-hla).warmup in line 3 of {path}. " in refusal(
-        path=file("method:\n  name: rgd-hla\n  warmup: 3\n")
-    )
+    assert f". It is in line 3 of {path}." in refusal(path=file("method:\n  name: rgd-hla\n  warmup: 3\n"))
 
 
 @pytest.mark.parametrize(

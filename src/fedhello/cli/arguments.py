@@ -11,7 +11,8 @@ INTERRUPTED = 130
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and overrides such as train.rounds=5; each key once."
+        metavar="[CONFIG] [KEY=VALUE]...",
+        help="A YAML file, and overrides such as train.rounds=5; the last of a key wins.",
     ),
 ]
 

@@ -17,7 +17,7 @@ def file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[s
     """Return the configuration file, if any, and the overrides among some words.
 
     Raises:
-        ConfigError: If there are several files, or two overrides give one key different values.
+        ConfigError: If there are several files.
     """
     files = [word for word in words or () if "=" not in word]
     if len(files) > 1:
@@ -25,19 +25,7 @@ def file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[s
             f"expected one configuration file; found {len(files)}: {', '.join(files)}. An override has an equals sign: "
             "train.rounds=5."
         )
-    return Path(files[0]) if files else None, checked_overrides([word for word in words or () if "=" in word])
-
-
-def checked_overrides(words: Sequence[str] | None) -> list[str]:
-    """Return the overrides of a command.
-
-    Raises:
-        ConfigError: If one is none, or two give one key different values.
-    """
-    from fedhello.config.overrides import check_unique
-
-    check_unique(words or ())
-    return list(words or ())
+    return Path(files[0]) if files else None, [word for word in words or () if "=" in word]
 
 
 def named(**values: Any) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from fedhello.cli.arguments import (
     Words,
 )
 from fedhello.cli.output import (
-    checked_overrides,
     console_for,
     draw_report,
     file_and_overrides,
@@ -80,7 +79,7 @@ def resume(
 ) -> None:
     """Resume a run that was interrupted, failed or killed, from its last checkpoint."""
     console = console_for(as_json, quiet)
-    found = fh.resume(run, checked_overrides(overrides), changed_data=changed_data, console=console)
+    found = fh.resume(run, overrides or (), changed_data=changed_data, console=console)
     if found.session is not None:
         say_result(found, console, as_json, f"fedhello resume {run}")
         return

@@ -69,7 +69,8 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str, written
     path = [*prefix.partition(" ")[0].split("."), *at.keys] if prefix else at.keys
     place = written.place(path)
     if first["type"] == "extra_forbidden":
-        text = f"unknown key {dotted}{place}{_meant(at.keys, at.valid, root)} Valid keys: {', '.join(at.valid)}."
+        text = f"unknown key {dotted}{_meant(at.keys, at.valid, root)} Valid keys: {', '.join(at.valid)}."
+        text += f" It is{place}." if place else ""
     elif first["type"] in ("model_type", "model_attributes_type") and at.below:
         text = f"{dotted}: expected keys below it, such as {dotted}.{at.below[0]}; found {first['input']!r}{place}"
     else:

@@ -1,9 +1,9 @@
 """Overrides of a configuration: ``a.b=c``, with values as in a file."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from fedhello.config.text import MOST_LEVELS, Unread, read_value
+from fedhello.config.text import MOST_LEVELS, read_value
 from fedhello.config.typed import is_nothing
 from fedhello.errors import ConfigError
 
@@ -39,51 +39,6 @@ def parsed(word: str) -> tuple[list[str], Any]:
             f"{dotted.strip()}='\"\"' for an empty text, or leave it out."
         )
     return keys, read_value(value, f"the override {_short(word)!r}")
-
-
-def check_unique(words: Iterable[str]) -> None:
-    """Check that no override has a value that another one replaces: on a command line, one of the two is a mistake.
-
-    Raises:
-        ConfigError: If two give one key different values.
-    """
-    given: dict[str, tuple[Any, str]] = {}
-    for word in words:
-        keys, value = parsed(word)
-        whole = ".".join(keys)
-        before, earlier = given.setdefault(f"{whole}=", (_written(value), word))
-        if before != _written(value):
-            raise _both(whole, earlier, word)
-        lost = next((key for key in given if key.startswith(f"{whole}.") and given[key][1] != word), None)
-        if lost is not None:
-            raise ConfigError(
-                f"expected overrides that leave each other as they are; {_short(word)!r} takes the place of "
-                f"{whole}, and so of {_short(given[lost][1])!r} before it. Put it first."
-            )
-        for dotted, inner in _leaves(".".join(keys), value):
-            before, earlier = given.setdefault(dotted, (inner, word))
-            if before != inner:
-                raise _both(dotted, earlier, word)
-
-
-def _both(key: str, earlier: str, word: str) -> ConfigError:
-    return ConfigError(
-        f"expected each key once among the overrides; found {key} in {_short(earlier)!r} and in {_short(word)!r}. "
-        "Leave one out."
-    )
-
-
-def _leaves(dotted: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(f"{dotted}.{key}", inner)
-    else:
-        yield dotted, _written(value)
-
-
-def _written(value: Any) -> Any:
-    """Return the value of an override as it is written."""
-    return value.text if isinstance(value, Unread) else getattr(value, "written", None) or value
 
 
 def _short(word: str) -> str:
