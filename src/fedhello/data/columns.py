@@ -29,6 +29,9 @@ class Rows:
     place: Callable[[int], str]
 
 
+LONGEST_PATH = 200
+"""The most characters of a path in a message."""
+
 NO_CATEGORY = "all"
 """The category of instruction data without a category column, and of samples whose labels are not read."""
 
@@ -157,10 +160,11 @@ def _picture(table: Table, column: str, row: int, value: object) -> Picture:
         return value
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
         value = value.get("bytes") or value.get("path")
+    name = f"{table.place(row)} of {table.name}"
     if isinstance(value, str) and value.strip():
         path = table.folder / value.strip()
-        return Picture(path, str(path))
-    name = f"{table.place(row)} of {table.name}"
+        where = str(path) if len(str(path)) <= LONGEST_PATH else f"…{str(path)[-LONGEST_PATH:]}"
+        return Picture(path, f"{where} in {name}")
     if isinstance(value, bytes) and value:
         return Picture(value, name)
     if value is None or value in ("", b""):

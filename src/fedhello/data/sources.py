@@ -17,7 +17,7 @@ from fedhello.data.memory import MEMORY
 from fedhello.data.pictures import undecodable
 from fedhello.data.tables import Source, Table, read_table
 from fedhello.errors import DataError
-from fedhello.formatting import nearest
+from fedhello.formatting import kind_of_path, nearest
 
 Part = Literal["train"] | HeldOut
 HELD_OUT: tuple[HeldOut, ...] = ("validation", "test")
@@ -42,10 +42,12 @@ def open_source(name: str) -> Source:
         )
     if name.startswith(embedded.PREFIX):
         return embedded_source(name)
-    path = Path(name)
-    if path.is_dir():
+    path, what = Path(name), kind_of_path(name)
+    if what == "no path":
+        raise DataError(f"expected data as data.name; found a name that no file can have, {name!r:.100}")
+    if what == "folder":
         return saved_source(path) if is_saved(path) else folder_source(path)
-    if not path.exists() and is_hub_id(name):
+    if what == "nothing" and is_hub_id(name):
         return hub_source(name)
     return Source(name, {"": lambda: read_table(path)})
 
@@ -152,7 +154,7 @@ def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict
                 raise DataError(f"expected data.validation and data.test to differ; both are the split {name!r}")
             tables[part] = source.splits[name]()
             used.append(name)
-        elif Path(name).exists():
+        elif kind_of_path(name) in ("file", "folder"):
             tables[part] = _only_table(open_source(name), f"data.{part}")
         else:
             raise _no_split(source, f"data.{part}", name, "a file, or ")
