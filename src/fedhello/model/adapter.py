@@ -332,7 +332,9 @@ class LoraModel:
 
     @staticmethod
     def _but_rank(name: str, tensor: Tensor) -> tuple[int, ...]:
-        """Return a tensor's shape; for a factor without the dimension of the rank."""
+        """Return a tensor's shape; for a factor without the dimension of the rank, nothing if it is no matrix."""
+        if name.endswith((LORA_A, LORA_B)) and tensor.dim() != 2:
+            return ()
         if name.endswith(LORA_A):
             return (tensor.shape[1],)
         return (tensor.shape[0],) if name.endswith(LORA_B) else tuple(tensor.shape)

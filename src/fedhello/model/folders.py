@@ -1,6 +1,7 @@
 """What is wrong with a model's folder, and with the weights and the tokenizer that it holds."""
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 from fedhello.errors import ModelError
 from fedhello.formatting import flatten
@@ -16,6 +18,9 @@ from fedhello.notes import logger
 
 ADAPTER = "adapter_config.json"
 """PEFT's file: transformers would load the model that it names, and that adapter on it."""
+
+SPARE = 10**7
+"""Number of values by which a model may be larger than twice its weights, which say what else is missing."""
 
 LARGEST_JSON = 2**26
 """The most bytes of a JSON file that is read to find what is wrong with it."""
@@ -77,32 +82,41 @@ def _broken_weights(file: Path) -> str | None:
 
 
 def check_files(folder: Path) -> None:
-    """Check, before a model is made, that the weights in its folder are floating point and can be of so many layers.
+    """Check, before memory is taken for a model, that its configuration fits the size of the weights in its folder.
 
     Raises:
-        ModelError: If a matrix is of integers, which loading would take as they are, or ``config.json`` states more
-            layers than there are tensors, which would be made one by one.
+        ModelError: If ``config.json`` states more layers than there are tensors, or a much larger model than the
+            weights, or if a matrix is of integers, which loading would take as they are.
     """
     files = [file for file in sorted(folder.glob("*.safetensors")) if _broken_weights(file) is None]
-    tensors = 0
-    for file in files:  # loading says what is wrong with the others
+    if not files or _broken_json(folder / "config.json") is not None:
+        return  # loading says what is wrong
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors, there = 0, 0
+    for file in files:
         with safe_open(file, "pt") as opened:
-            names = list(opened.keys())
-            tensors += len(names)
-            for name in names:
+            for name in opened.keys():  # noqa: SIM118 - it is no mapping
                 part = opened.get_slice(name)
-                if len(part.get_shape()) > 1 and part.get_dtype().startswith(("I", "U", "BOOL")) and "ids" not in name:
+                shape, dtype = part.get_shape(), part.get_dtype()
+                tensors, there = tensors + 1, there + math.prod(shape)
+                quantised = len(shape) > 1 and dtype.startswith(("I", "U", "BOOL")) and "ids" not in name
+                if quantised and "quantization_config" not in stated:
                     raise ModelError(
-                        f"expected weights of floating point in {file}; {name} is of {part.get_dtype()}. Quantised "
-                        "weights of others are not read: take the model as it was before, and set model.quantisation."
+                        f"expected weights of floating point in {file}; {name} is of {dtype}. Take the model as it was "
+                        "before it was converted, and set model.quantisation."
                     )
-    if files and _broken_json(folder / "config.json") is None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for key, value in flatten(config).items():
-            if key.endswith(("layers", "n_layer")) and isinstance(value, int) and value > tensors:
-                raise ModelError(
-                    f"expected config.json in {folder} to fit its weights, {tensors} tensors; {key} is {value}"
-                )
+    for key, value in flatten(stated).items():
+        if key.endswith(("layers", "n_layer")) and isinstance(value, int) and value > tensors:
+            raise _too_large(folder, f"{tensors} tensors; {key} is {value}")
+    with torch.device("meta"):
+        parameters = AutoModel.from_config(AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
+    needed = sum(value.numel() for value in parameters.parameters())
+    if "quantization_config" not in stated and needed > SPARE + 2 * there:
+        raise _too_large(folder, f"{there:,} values; a model of it has {needed:,}")
+
+
+def _too_large(folder: Path, found: str) -> ModelError:
+    return ModelError(f"expected config.json in {folder} to fit its weights, {found}. Take both from one model.")
 
 
 def check_weights(name: str, module: nn.Module, report: Any) -> None:
