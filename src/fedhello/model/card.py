@@ -42,14 +42,14 @@ AUTO: dict[Kind, str] = {
 }
 
 NATIVE_CODE = Template("""$imports
-model = $auto.from_pretrained("$base"$classes)$adapter
+model = $auto.from_pretrained("$base"$revision$classes)$adapter
 model.eval()""")
 
 POOLED_CODE = Template("""$imports
-model = $auto.from_pretrained("$base")$adapter
+model = $auto.from_pretrained("$base"$revision)$adapter
 model.eval()
 head = load_file("$folder/head.safetensors")
-processor = $processor.from_pretrained("$processor_from")
+processor = $processor.from_pretrained("$processor_from"$revision)
 
 
 def logits(inputs):
@@ -110,6 +110,7 @@ def card(
     form: Form = "adapter",
     class_tokens: int = 0,
     guarantee: str | None = None,
+    revision: str | None = None,
 ) -> str:
     """Return the text of a model card.
 
@@ -121,6 +122,7 @@ def card(
         form: The form of the export.
         class_tokens: Number of tokens that an image model puts before its patches.
         guarantee: The guarantee of differential privacy, as a sentence without a full stop; None without it.
+        revision: The commit of a base on the hub, which an adapter is loaded onto; None otherwise.
     """
     what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
     listed = ", ".join(f"{i}: {name}" for i, name in enumerate(labels))
@@ -130,11 +132,19 @@ def card(
         what=what if kind == CAUSAL_LM else f"{what} and classification head",
         guarantee="" if guarantee is None else f"\nPrivacy: {guarantee}.\n",
         labels="" if kind == CAUSAL_LM else f"\nLabels: {listed}\n",
-        code=loading_code(base, kind, pooling, len(labels), form, class_tokens),
+        code=loading_code(base, kind, pooling, len(labels), form, class_tokens, revision),
     )
 
 
-def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form: Form, class_tokens: int = 0) -> str:
+def loading_code(
+    base: str,
+    kind: Kind,
+    pooling: Pooling,
+    num_labels: int,
+    form: Form,
+    class_tokens: int = 0,
+    revision: str | None = None,
+) -> str:
     """Return Python code that loads an export from the folder ``.``."""
     if form == "sentence-transformers":
         return SENTENCE_CODE.substitute(folder=FOLDER)
@@ -144,6 +154,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form:
     processor = "AutoImageProcessor" if kind == IMAGES else "AutoTokenizer"
     loaded = base if form == "adapter" else FOLDER
     adapter = f'\nmodel = PeftModel.from_pretrained(model, "{FOLDER}")' if form == "adapter" else ""
+    pinned = f', revision="{revision}"' if form == "adapter" and revision else ""
     peft = ["from peft import PeftModel"] if form == "adapter" else []
     if pooling == NATIVE:
         own = form == "adapter" and kind != CAUSAL_LM
@@ -151,6 +162,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form:
             imports="\n".join([*peft, f"from transformers import {auto}", ""]),
             auto=auto,
             base=loaded,
+            revision=pinned,
             classes=f", num_labels={num_labels}, ignore_mismatched_sizes=True" if own else "",
             adapter=adapter,
         )
@@ -167,6 +179,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form:
         imports="\n".join([*imports, f"from transformers import {auto}, {processor}", ""]),
         auto=auto,
         base=loaded,
+        revision=pinned,
         adapter=adapter,
         folder=FOLDER,
         processor=processor,
