@@ -1,6 +1,7 @@
 # make demo    run the embedded demo           make check   format, lint, types, docstrings, tests
 # make test    run the tests                   make slow    the tests that take long
 # make hooks   run `make check` before each commit
+# make audit   look for known holes in the tested versions, and write a bill of materials (needs a network)
 # make docs    build the documentation into build/site   make notebooks   run the tutorials anew
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test slow lint check format hooks docs notebooks clean
+.PHONY: demo test slow lint check format hooks docs notebooks audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fedhello run
@@ -40,6 +41,12 @@ docs: $(VENV)/.docs
 
 notebooks: $(VENV)/.docs
 	HF_HUB_OFFLINE=1 $(BIN)/python docs/execute.py
+
+# Both read the versions in constraints.txt; pip-audit asks an index of known holes, which must be reachable.
+audit: $(VENV)/bin/python
+	$(PIP) pip-audit
+	mkdir -p build
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --format cyclonedx-json --output build/sbom.json
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

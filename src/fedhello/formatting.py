@@ -1,9 +1,12 @@
-"""Format quantities, suggestions and nested values for people."""
+"""Format quantities, suggestions and nested values for people; tell what a path leads to."""
 
 import csv
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from errno import ENAMETOOLONG
+from pathlib import Path
+from stat import S_ISDIR
+from typing import Any, Literal, TextIO
 
 from fedhello.types import Budget, Federation
 
@@ -145,3 +148,19 @@ def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any
     for key, inner in items:
         flat |= flatten(inner, separator, f"{prefix}{separator}{key}" if prefix else str(key))
     return flat
+
+
+def kind_of_path(name: str) -> Literal["folder", "file", "nothing", "no path"]:
+    """Return what a path leads to; ``no path`` if no file can have that name: too long, or with NUL.
+
+    Example:
+        >>> kind_of_path("."), kind_of_path("a" * 300)
+        ('folder', 'no path')
+    """
+    try:
+        mode = Path(name).stat().st_mode
+    except ValueError:
+        return "no path"
+    except OSError as error:
+        return "no path" if error.errno == ENAMETOOLONG else "nothing"
+    return "folder" if S_ISDIR(mode) else "file"

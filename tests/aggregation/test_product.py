@@ -97,7 +97,7 @@ def test_fair_by_least_squares_is_ridge_regression(penalty, a_round):
         A, B = a.mean(module + LORA_A), a.mean(module + LORA_B)
         rows = np.concatenate([A.T, np.sqrt(penalty) * np.eye(4)])
         target = np.concatenate([(a.mean_product(module) - B @ A).T, np.zeros((4, B.shape[0]))])
-        delta = np.linalg.lstsq(rows, target)[0].T
+        delta = np.linalg.lstsq(rows, target, rcond=None)[0].T
         found = a.factors(outcome.adapter, module)
         assert found[0] == pytest.approx(A, rel=1e-5, abs=1e-6)
         assert found[1] == pytest.approx(B + delta, rel=1e-5, abs=1e-5)

@@ -90,3 +90,12 @@ def test_the_package_runs_as_a_module(monkeypatch):
     monkeypatch.setattr(main, "main", lambda: ran.append("main"))
     runpy.run_module("fedhello.cli", run_name="__main__")
     assert ran == ["main"]
+
+
+@pytest.mark.parametrize("words", [("evaluate",), ("resume",), ("export",), ("init", "--out")])
+def test_a_path_that_no_file_can_have_is_one_sentence(call, tmp_path, words):
+    (tmp_path / "x.csv").write_text("text,label\na,b\nc,d\n")
+    code, out, err = call(tmp_path, *words[:1], *(["x.csv"] if words[1:] else []), *words[1:], "n" * 300)
+    assert (code, out) == (CONFIG, "")
+    assert err.startswith("error: expected a path that a file can have; file name too long: nnn")
+    assert err.count("\n") == 1

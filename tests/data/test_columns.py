@@ -100,7 +100,12 @@ def test_images_are_paths_bytes_or_mappings():
         label=[0, 1, 1, np.int64(0)],
     )
     assert [str(picture.content) for picture in found.inputs] == ["a.png", "b'xy'", "b'z'", "b.png"]
-    assert [picture.name for picture in found.inputs] == ["a.png", "row 2 of table", "row 3 of table", "b.png"]
+    assert [picture.name for picture in found.inputs] == [
+        "a.png in row 1 of table",
+        "row 2 of table",
+        "row 3 of table",
+        "b.png in row 4 of table",
+    ]
     assert found.labels == ["0", "1", "1", "0"]
 
 

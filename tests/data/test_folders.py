@@ -87,10 +87,10 @@ def test_images_beside_a_table_are_found_from_its_folder(tmp_path):
     paint(tmp_path / "pictures" / "a.png", 1)
     paint(tmp_path / "pictures" / "b.png", 2)
     (tmp_path / "x.csv").write_text("file,label\npictures/a.png,x\npictures/b.png,y\npictures/absent.png,y\n")
-    with pytest.raises(DataError, match=r"expected the image .*absent\.png; it cannot be read"):
+    with pytest.raises(DataError, match=r"expected the image .*absent\.png in line 4 of .*x\.csv; it cannot be read"):
         load(str(tmp_path / "x.csv"), Columns(image="file"))
     data = load(str(tmp_path / "x.csv"), Columns(image="file"), skip_bad_images=True)
-    assert [picture.name for picture in data.inputs] == [f"{tmp_path}/pictures/{name}.png" for name in "ab"]
+    assert [picture.content for picture in data.inputs] == [tmp_path / "pictures" / f"{name}.png" for name in "ab"]
 
 
 def test_idx_files(idx):
@@ -105,7 +105,7 @@ def test_idx_files(idx):
     ("name", "content", "complaint"),
     [
         ("train-labels-idx1-ubyte.gz", b"junk", "gzipped idx file"),
-        ("t10k-images-idx3-ubyte", b"\0\0\x08\x03" + b"\0" * 13, "idx file of bytes in 3 dimensions"),
+        ("t10k-images-idx3-ubyte", b"\0\0\x08\x03" + b"\0" * 13, "to hold 0 bytes, as its header says; found more"),
         ("t10k-images-idx3-ubyte", b"", "idx file of bytes in 3 dimensions"),
     ],
 )

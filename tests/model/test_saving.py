@@ -1,11 +1,13 @@
 import json
 
+import numpy as np
 import pytest
 import torch
+from mutations import mutated
 from safetensors.torch import load_file, save_file
 
 from fedhello.errors import ModelError
-from fedhello.model.saving import load_adapter, save_adapter
+from fedhello.model.saving import load_adapter, read_tensors, save_adapter
 
 
 def test_saved_files_hold_no_pickle_no_path_and_only_the_adapter(tiny_model, tmp_path):
@@ -64,3 +66,44 @@ def test_an_adapter_that_is_not_finite_is_refused(value, tiny_model, tmp_path):
         load_adapter(model, tmp_path / "adapter")
     after = model.snapshot(share_head=True).tensors
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_tensors_that_would_be_cast_in_silence_are_refused(dtype, tmp_path):
+    save_file({"a": torch.zeros(2, 2).to(dtype)}, tmp_path / "x.safetensors")
+    with pytest.raises(ModelError, match=r"expected tensors of floating point in .*x\.safetensors; a is of torch"):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+def test_factors_that_do_not_fit_each_other_are_refused(tiny_model, tmp_path):
+    model = tiny_model()
+    save_adapter(model, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    saved = load_file(file)
+    name = next(name for name in saved if name.endswith("lora_A.weight"))
+    for other, said in ((torch.zeros(3, 8), "to be of one rank"), (torch.zeros(8), "1 tensors differ")):
+        save_file(saved | {name: other}, file)
+        with pytest.raises(ModelError, match=said):
+            load_adapter(model, tmp_path)
+
+
+DTYPES = tuple(f'"{name}"'.encode() for name in ("F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "C64"))
+
+
+@pytest.mark.parametrize("cases", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_whatever_is_damaged_tensors_are_read_or_there_is_one_sentence(tiny_model, tmp_path, cases):
+    rng, model = np.random.default_rng(cases), tiny_model(blocks=1)
+    save_adapter(model, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    good = file.read_bytes()
+    head = 8 + int.from_bytes(good[:8], "little")
+    words = (*DTYPES, b"-", b"9", b"0", b"[", b"}", (2**63).to_bytes(8, "little"), head.to_bytes(8, "little"))
+    read = 0
+    for case in range(cases):
+        file.write_bytes(mutated(rng, good, head if case % 2 else None, words))
+        try:
+            load_adapter(model, tmp_path)
+            read += 1
+        except ModelError as error:
+            assert "\n" not in str(error), case
+    assert 0 < read < cases / 2, "some changes are of values alone"

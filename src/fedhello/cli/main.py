@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from errno import ENAMETOOLONG
 
 import typer
 
@@ -59,12 +60,20 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        usage = getattr(error, "format_message", None)  # click's own usage errors
-        if usage is None:
+        said = _about_the_command(error)
+        if said is None:
             raise
-        print(f"error: {usage()} See fedhello --help.", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(fh.ConfigError.exit_code)
     sys.exit(code or 0)
+
+
+def _about_the_command(error: Exception) -> str | None:
+    """Return what is wrong with what was typed: for click, or as a name that no file can have; None otherwise."""
+    if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
+        return f"expected a path that a file can have; {error.strerror.lower()}: {str(error.filename)[:100]}…"
+    usage = getattr(error, "format_message", None)  # click's own usage errors
+    return None if usage is None else f"{usage()} See fedhello --help."
 
 
 if __name__ == "__main__":

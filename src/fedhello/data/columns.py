@@ -34,6 +34,8 @@ class Rows:
 
 MOST_NAMED = 50
 """The most columns that a message lists."""
+LONGEST_PATH = 200
+"""The most characters of a path in a message."""
 
 NO_CATEGORY = "all"
 """The category of instruction data without a category column, and of samples whose labels are not read."""
@@ -174,11 +176,12 @@ def _picture(table: Table, column: str, row: int, value: object) -> Picture:
         return value
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
         value = value.get("bytes") or value.get("path")
+    name = f"{table.place(row)} of {table.name}"
     if isinstance(value, str) and value.strip():
         _check_whole(table, column, row, value)
         path = table.folder / value.strip()
-        return Picture(path, str(path))
-    name = f"{table.place(row)} of {table.name}"
+        where = str(path) if len(str(path)) <= LONGEST_PATH else f"…{str(path)[-LONGEST_PATH:]}"
+        return Picture(path, f"{where} in {name}")
     if isinstance(value, bytes) and value:
         return Picture(value, name)
     if value is None or value in ("", b""):

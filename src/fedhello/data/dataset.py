@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISREG
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -15,6 +16,9 @@ from fedhello.randomness import generator
 
 Kind = Literal["texts", "pairs", "images", "tensors", "instructions"]
 T = TypeVar("T")
+MOST_BYTES = 2**29
+"""The most bytes of an image file."""
+
 HeldOut = Literal["validation", "test"]
 
 
@@ -23,7 +27,8 @@ class Picture:
     """An image that is decoded later.
 
     Attributes:
-        content: The path or the bytes of an image file, or pixels, uint8, shape (H, W) or (H, W, 3).
+        content: The path or the bytes of an image file, or pixels, uint8, shape (H, W) or (H, W, 3), with transparency
+            one channel more.
         name: What messages call it.
     """
 
@@ -50,9 +55,18 @@ class Picture:
         if isinstance(content, bytes):
             return content
         try:
+            kind = content.stat()
+            if not S_ISREG(kind.st_mode):  # a pipe would be waited for, a device never ends
+                raise DataError(f"expected the image {self.name}; it is no file")
+            if kind.st_size > MOST_BYTES:
+                raise DataError(
+                    f"expected the image {self.name}; its {kind.st_size:,} bytes are more than {MOST_BYTES:,}. "
+                    "Scale it down."
+                )
             return content.read_bytes()
-        except OSError as error:
-            raise DataError(f"expected the image {self.name}; it cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a name with NUL, or not of Unicode
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"expected the image {self.name}; it cannot be read: {reason}") from error
 
 
 Input = str | tuple[str, str] | Picture | np.ndarray

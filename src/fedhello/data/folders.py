@@ -1,9 +1,12 @@
 """Data sets in folders: images by class, images in idx files, one data file per client or split."""
 
 import gzip
-from collections.abc import Callable, Mapping
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -18,6 +21,9 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".p
 
 IMAGE_COLUMNS = Columns(image="image")
 """Columns of classified images."""
+
+PIECE = 2**20
+"""Bytes of a file that are read at once."""
 
 IDX_SPLITS = {"train": "train", "t10k": "test"}
 """Prefix of idx files → name of the split."""
@@ -104,6 +110,9 @@ def _idx_table(folder: Path, prefix: str, names: tuple[str, ...] | None) -> Tabl
         raise DataError(
             f"expected as many labels as images in {folder} ({prefix}); found {len(numbers)} and {len(pixels)}"
         )
+    odd = [c for c in set(numbers.tolist()) if names is not None and c >= len(names)]
+    if names is not None and odd:
+        raise DataError(f"expected labels of 0 … {len(names) - 1} in {folder} ({prefix}); found {odd[0]}")
     labels = [str(c) if names is None else names[c] for c in numbers.tolist()]
     pictures = [Picture(image, f"image {i} of {folder} ({prefix})") for i, image in enumerate(pixels)]
     return Table.of(f"{folder} ({prefix})", {"image": pictures, "label": labels})
@@ -114,12 +123,26 @@ def _idx(folder: Path, pattern: str, dimensions: int) -> np.ndarray:
     path = next(iter(sorted(folder.glob(pattern))), None)
     if path is None:
         raise DataError(f"expected a file {pattern} in {folder}; found none")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"expected {path} to be a gzipped idx file; {error}") from error
     begin = 4 + 4 * dimensions
-    shape = tuple(int(size) for size in np.frombuffer(raw[4:begin], dtype=">u4"))
-    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) - begin != np.prod(shape, dtype=np.int64):
-        raise DataError(f"expected {path} to be an idx file of bytes in {dimensions} dimensions; it is not")
-    return np.frombuffer(raw, dtype=np.uint8, offset=begin).reshape(shape)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(begin)
+            shape = tuple(int.from_bytes(head[at : at + 4]) for at in range(4, begin, 4))
+            size = math.prod(shape)
+            if len(head) < begin or head[:4] != bytes([0, 0, 8, dimensions]):
+                raise DataError(f"expected {path} to be an idx file of bytes in {dimensions} dimensions; it is not")
+            # Not read(size): that would take the memory which a damaged header states.
+            values = b"".join(_pieces(file, size + 1))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"expected {path} to be a gzipped idx file; {error}") from error
+    if len(values) != size:
+        found = "more" if len(values) > size else f"{len(values):,}"
+        raise DataError(f"expected {path} to hold {size:,} bytes, as its header says; found {found}")
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
+
+
+def _pieces(file: IO[bytes], most: int) -> Iterator[bytes]:
+    """Yield the content of a file in pieces, at most so many bytes."""
+    while most > 0 and (piece := file.read(min(most, PIECE))):
+        most -= len(piece)
+        yield piece

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedhello.data.dataset import Columns, HeldOut, Picture
+from fedhello.data.pictures import pixels_of
 from fedhello.data.tables import Source, Table, case_notes, column_names, first_line
 from fedhello.errors import DataError
 
@@ -106,7 +107,7 @@ def _class_names(data: Any) -> dict[str, list[str]]:
 
 
 def _class_name(classes: Sequence[str], value: Any) -> object:
-    value = _value(value, "")
+    value = plain_value(value, "")
     return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else value
 
 
@@ -116,7 +117,7 @@ def _of_columns(name: str, columns: Mapping[str, Sequence[object]], tensor: str 
         said = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise DataError(f"expected columns of one length in {name}; found {said}")
     read = {
-        key: values if key == tensor else [_value(v, f"row {i + 1} of {name}") for i, v in enumerate(values)]
+        key: values if key == tensor else [plain_value(v, f"row {i + 1} of {name}") for i, v in enumerate(values)]
         for key, values in columns.items()
     }
     return replace(Table.of(name, read), notes=tuple(case_notes(name, [*read])))
@@ -144,10 +145,11 @@ def _row(item: Any, columns: Columns, place: str) -> dict[str, object]:
     )
 
 
-def _value(value: Any, place: str) -> object:
+def plain_value(value: Any, place: str) -> object:
     """Return a value in the form of tables: images as pixels, numpy and torch numbers as Python numbers."""
     if hasattr(value, "convert") and hasattr(value, "getbands"):  # Pillow
-        value = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
+        name = f"the image in {place}"
+        return Picture(pixels_of(value, name), name)
     if getattr(value, "ndim", 0) > 0 and hasattr(value, "dtype"):
         return _pixels(value, place)
     item = getattr(value, "item", None)

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from fedhello.errors import ModelError
 from fedhello.factors import unmerged
-from fedhello.model.blocks import (
-    Blocks,
-)
+from fedhello.model.blocks import Blocks
 from fedhello.model.card import Form, card
 from fedhello.model.digest import digest_of
 from fedhello.model.images import Preparation, prepare_as
@@ -317,7 +315,8 @@ class LoraModel:
         """Return the model card for an export in some form."""
         labels = [] if self.logits_path is None else [name for _, name in self.labels]
         tokens = self.module.prefix if isinstance(self.module, PooledClassifier) else 0
-        return card(self.source.base_name, self.kind, self.pooling, labels, form, tokens, self.guarantee)
+        source, guarantee = self.source, self.guarantee
+        return card(source.base_name, self.kind, self.pooling, labels, form, tokens, guarantee, source.revision)
 
     def misfits(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, object]]:
         """Return the tensors that are missing, unexpected or of another shape; ranks are not compared.
@@ -332,7 +331,9 @@ class LoraModel:
 
     @staticmethod
     def _but_rank(name: str, tensor: Tensor) -> tuple[int, ...]:
-        """Return a tensor's shape; for a factor without the dimension of the rank."""
+        """Return a tensor's shape; for a factor without the dimension of the rank, nothing if it is no matrix."""
+        if name.endswith((LORA_A, LORA_B)) and tensor.dim() != 2:
+            return ()
         if name.endswith(LORA_A):
             return (tensor.shape[1],)
         return (tensor.shape[0],) if name.endswith(LORA_B) else tuple(tensor.shape)

@@ -44,14 +44,14 @@ AUTO: dict[Kind, str] = {
 }
 
 NATIVE_CODE = Template("""$imports
-model = $auto.from_pretrained($base$classes)$adapter
+model = $auto.from_pretrained($base$revision$classes)$adapter
 model.eval()""")
 
 POOLED_CODE = Template("""$imports
-model = $auto.from_pretrained($base)$adapter
+model = $auto.from_pretrained($base$revision)$adapter
 model.eval()
 head = load_file("$folder/head.safetensors")
-processor = $processor.from_pretrained($base)
+processor = $processor.from_pretrained($base$revision)
 
 
 def logits(inputs):
@@ -133,6 +133,7 @@ def card(
     form: Form = "adapter",
     class_tokens: int = 0,
     guarantee: str | None = None,
+    revision: str | None = None,
 ) -> str:
     """Return the text of a model card.
 
@@ -144,6 +145,7 @@ def card(
         form: The form of the export.
         class_tokens: Number of tokens that an image model puts before its patches.
         guarantee: The guarantee of differential privacy, as a sentence without a full stop; None without it.
+        revision: The commit of a base on the hub, which an adapter is loaded onto; None otherwise.
     """
     what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
     listed = ", ".join(f"{i}: {escaped(name)}" for i, name in enumerate(labels))
@@ -154,11 +156,19 @@ def card(
         what=what if kind == CAUSAL_LM else f"{what} and classification head",
         guarantee="" if guarantee is None else f"\nPrivacy: {guarantee}.\n",
         labels="" if kind == CAUSAL_LM else f"\nLabels: {listed}\n",
-        code=loading_code(base, kind, pooling, len(labels), form, class_tokens),
+        code=loading_code(base, kind, pooling, len(labels), form, class_tokens, revision),
     )
 
 
-def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form: Form, class_tokens: int = 0) -> str:
+def loading_code(
+    base: str,
+    kind: Kind,
+    pooling: Pooling,
+    num_labels: int,
+    form: Form,
+    class_tokens: int = 0,
+    revision: str | None = None,
+) -> str:
     """Return Python code that loads an export from the folder ``.``."""
     if form == "sentence-transformers":
         return SENTENCE_CODE.substitute(folder=FOLDER)
@@ -168,6 +178,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form:
     processor = "AutoImageProcessor" if kind == IMAGES else "AutoTokenizer"
     loaded = base if form == "adapter" else FOLDER
     adapter = f'\nmodel = PeftModel.from_pretrained(model, "{FOLDER}")' if form == "adapter" else ""
+    pinned = f', revision="{revision}"' if form == "adapter" and revision else ""
     peft = ["from peft import PeftModel"] if form == "adapter" else []
     if pooling == NATIVE:
         own = form == "adapter" and kind != CAUSAL_LM
@@ -175,6 +186,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form:
             imports="\n".join([*peft, f"from transformers import {auto}", ""]),
             auto=auto,
             base=json.dumps(loaded, ensure_ascii=False),
+            revision=pinned,
             classes=f", num_labels={num_labels}, ignore_mismatched_sizes=True" if own else "",
             adapter=adapter,
         )
@@ -191,6 +203,7 @@ def loading_code(base: str, kind: Kind, pooling: Pooling, num_labels: int, form:
         imports="\n".join([*imports, f"from transformers import {auto}, {processor}", ""]),
         auto=auto,
         base=json.dumps(loaded, ensure_ascii=False),
+        revision=pinned,
         adapter=adapter,
         folder=FOLDER,
         processor=processor,

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from fedhello.errors import FedhelloError, MissingExtraError, ModelError, OutOfReachError
 from fedhello.hub import is_out_of_reach
 from fedhello.model.blocks import find_head
+from fedhello.model.folders import broken_file, check_files, check_tokenizer, check_weights
 from fedhello.model.pooling import NATIVE, Pooling, fresh_head, stated_pooling
 from fedhello.model.sources import CAUSAL_LM, IMAGES, Kind, ModelSource, _pinned
 
@@ -105,6 +106,8 @@ def load_foundation(
     with torch.random.fork_rng(devices=[]), _quiet_transformers(), _explained(source, kind):
         torch.manual_seed(seed)
         source = _pinned(source)
+        if not source.is_on_hub and source.gguf is None:
+            check_files(Path(source.location))
         processor = _load_processor(source, kind)
         found = _resolved_pooling(source, kind, pooling)
         if found == NATIVE:
@@ -112,6 +115,7 @@ def load_foundation(
         else:
             module, head = _without_head(source, classes, dtype, quantisation, device, found)
     if kind != IMAGES:
+        check_tokenizer(source.location, processor, module.get_input_embeddings().weight.shape[0])
         set_padding(source, module, processor, pad_token)
     if source.gguf:
         _forget_file_format(module)
@@ -166,6 +170,7 @@ def _with_own_head(
         source.location, **source.arguments, **classes, **how, **_how(dtype)
     )
     base = "" if kind == CAUSAL_LM else module.base_model_prefix + "."
+    check_weights(source.location, module, report)
     _check_complete(source, report, lambda key: key.startswith(base))
     if kind == CAUSAL_LM:
         check_causal(source, module)
@@ -190,6 +195,7 @@ def _without_head(
         setattr(config, key, value)
     how = _bitsandbytes(dtype, quantisation, device, None) if quantisation != "none" else {}
     module, report = AutoModel.from_pretrained(source.location, **source.arguments, config=config, **how, **_how(dtype))
+    check_weights(source.location, module, report)
     # Missing weights of a pooler matter only if it computes the features.
     _check_complete(source, report, lambda key: pooling == "pooler" or not key.startswith("pooler."))
     return module, fresh_head(module.config, classes["num_labels"])
@@ -227,7 +233,9 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
                 f"expected a model type that transformers supports; {source.location!r} needs code of its own, which "
                 "fedhello never runs. Use a model of a type that transformers has."
             ) from error
-        where = "Set model.name to an embedded model, a folder, or a hub id that can be reached."
+        where = "Restore the folder, or set model.name to another one, an embedded model, or a hub id."
+        broken = None if source.is_on_hub else broken_file(Path(source.location))
+        reason = broken or reason.rstrip(".")
         if source.is_on_hub:
             where = (
                 "Where the hub is out of reach, download it elsewhere and set model.name to the path of that folder, "

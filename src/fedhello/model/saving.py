@@ -3,11 +3,12 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
@@ -16,6 +17,10 @@ from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.pooling import NATIVE
 from fedhello.model.sources import TENSORS
+from fedhello.types import LORA_A, LORA_B
+
+READ = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of tensors in a run's files; others would be cast in silence, losing what they hold."""
 
 HEAD_FILE = "head.safetensors"
 """File of a head on pooled features: ``head.weight``, ``head.bias``, and the metadata ``head``: labels and pooling."""
@@ -70,13 +75,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """Read the tensors of a file of a run.
 
     Raises:
-        ModelError: If the file is not readable as safetensors, or a value is not finite.
+        ModelError: If the file is not readable as safetensors, or a value is not a finite number of floating point.
     """
     try:
         tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"expected tensors in {file}; the file is damaged or cannot be read: {error}") from error
+    except Exception as error:  # safetensors documents none, and raises OSError, SafetensorError, KeyError and others
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"expected tensors in {file}; the file is damaged or cannot be read: {reason}") from error
     for name, value in tensors.items():
+        if value.dtype not in READ:
+            raise ModelError(f"expected tensors of floating point in {file}; {name} is of {value.dtype}. Convert it.")
         if not value.isfinite().all():
             raise ModelError(f"expected finite values in {file}; found NaN or infinity in {name}. Restore the file.")
     return tensors
@@ -95,14 +103,37 @@ def load_adapter(model: LoraModel, folder: Path) -> None:
     saved = read_tensors(file)
     if model.pooling != NATIVE and (folder / HEAD_FILE).is_file():
         saved |= read_tensors(folder / HEAD_FILE)
-    odd = model.misfits(saved)
+    write_fitting(model, saved, file, model.misfits(saved))
+
+
+def write_fitting(
+    model: LoraModel, tensors: Mapping[str, Tensor], file: Path, odd: Mapping[str, tuple[object, object]]
+) -> None:
+    """Write the tensors of a file into a model.
+
+    Args:
+        model: The model.
+        tensors: The tensors.
+        file: Their file, for messages.
+        odd: Those that do not fit, as ``LoraModel.misfits`` returns them.
+
+    Raises:
+        ModelError: If some do not fit, or the two factors of a module are of different ranks.
+    """
     if odd:
         name, (expected, found) = next(iter(odd.items()))
         raise ModelError(
             f"expected {file} to fit {model.source.base_name}; {len(odd)} tensors differ, the first is {name}: "
             f"expected shape {expected}, found {found}"
         )
-    model.write(saved)
+    for name, A in tensors.items():
+        B = tensors.get(name.replace(LORA_A, LORA_B)) if name.endswith(LORA_A) else None
+        if B is not None and A.shape[0] != B.shape[1]:
+            raise ModelError(
+                f"expected both factors of a module in {file} to be of one rank; {name} has {A.shape[0]} rows, and "
+                f"its B {B.shape[1]} columns"
+            )
+    model.write(tensors)
 
 
 def save_head(model: LoraModel, folder: Path) -> None:

@@ -12,6 +12,8 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from fedhello import embedded
 from fedhello.data.memory import MEMORY
 from fedhello.errors import MissingExtraError, ModelError
+from fedhello.formatting import kind_of_path
+from fedhello.model.folders import check_folder
 
 Kind = Literal["text-classification", "image-classification", "tensor-classification", "causal-lm"]
 """A model's task and input."""
@@ -123,7 +125,7 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
 
     Raises:
         MissingExtraError: If the package of an embedded model is not installed.
-        ModelError: If the name is unknown or the weights are not the expected ones.
+        ModelError: If the name is unknown, the folder is not that of a model, or the weights are not the expected ones.
     """
     if name == MEMORY:
         raise ModelError(
@@ -132,11 +134,17 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
         )
     if name.startswith(embedded.PREFIX):
         return _resolve_embedded(name.removeprefix(embedded.PREFIX))
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise ModelError(f"expected a folder with config.json and weights; {name} has no config.json")
+    what = kind_of_path(name)
+    if what == "folder":
+        check_folder(Path(name))
         # An adapter is given to others, who must not see local paths.
         return ModelSource(location=name, base_name=Path(name).resolve().name)
+    if what == "file":
+        raise ModelError(f"expected the folder of a model; {name} is a file. Name the folder that holds it.")
+    if what == "no path":
+        raise ModelError(
+            f"expected the folder of a model, or a hub id; found a name that no file can have, {name!r:.100}"
+        )
     if name.startswith((".", "/", "~")):
         raise ModelError(f"expected the folder of a model; {name} does not exist")
     return ModelSource(location=name, base_name=name, revision=revision)

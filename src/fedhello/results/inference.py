@@ -15,10 +15,10 @@ from fedhello.config.schema import Config, DataConfig
 from fedhello.data import sources
 from fedhello.data.batches import Samples, Tensors
 from fedhello.data.columns import read_rows
-from fedhello.data.dataset import UNNAMED, Columns, DataSet, Input, Kind, Picture
+from fedhello.data.dataset import UNNAMED, Columns, DataSet, Input, Kind
 from fedhello.data.embedded_sets import embedded_source
 from fedhello.data.folders import IMAGE_COLUMNS
-from fedhello.data.memory import memory_source
+from fedhello.data.memory import memory_source, plain_value
 from fedhello.data.names import HALF
 from fedhello.data.tables import Source, Table
 from fedhello.errors import ConfigError, DataError, FedhelloError
@@ -44,7 +44,8 @@ def infer(
         config: The configuration of the adapter's run.
         labels: The classes' names.
         model: The model with its adapter.
-        inputs: Texts, prompts, or paths of images; for a plain module tensors or arrays.
+        inputs: Texts, prompts, or images: paths, bytes of files, images of Pillow or uint8 arrays; for a plain module
+            tensors or arrays.
         seconds: The second texts, for a model of text pairs.
         probabilities: Whether to return the probabilities of all classes.
 
@@ -98,8 +99,16 @@ def _taken(samples: Samples, model: LoraModel) -> Iterator[None]:
 
 def _as(kind: Kind, inputs: Sequence[Any], seconds: Sequence[str]) -> tuple[Input, ...]:
     if kind == "images":
-        return tuple(Picture(Path(name), name) for name in inputs)
+        return _pictures(inputs)
     return tuple(zip(inputs, seconds, strict=True)) if kind == "pairs" else tuple(inputs)
+
+
+def _pictures(inputs: Sequence[Any]) -> tuple[Input, ...]:
+    plain = [
+        str(image) if isinstance(image, Path) else plain_value(image, f"row {i + 1} of the inputs")
+        for i, image in enumerate(inputs)
+    ]
+    return tuple(read_rows(Table.of("the inputs", {"image": plain}), IMAGE_COLUMNS, labelled=False).inputs)
 
 
 def _check_seconds(inputs: Sequence[Any], seconds: Sequence[str], expected: int) -> None:

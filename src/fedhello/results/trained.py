@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import METRICS, Evaluation
 from fedhello.model.generation import rouge_l
-from fedhello.model.saving import load_adapter
+from fedhello.model.saving import load_adapter, write_fitting
 from fedhello.runs.answers import answer
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import evaluate_adapter, mean_over_models
@@ -91,7 +92,7 @@ def load_trained(
     model.guarantee = summary.guarantee
     notes = _read_adapter(folder, model)
     if name is not None:
-        model.write(models[name])
+        _write_part(model, models[name], folder.path / "models" / f"{name}.safetensors")
         notes += _untrained(folder, name)
     if config.model.head == "local":
         heads = folder.personal_heads()
@@ -105,7 +106,7 @@ def load_trained(
                 f"expected model and client to be the same client's; found model {name} and client {client}. Name the "
                 "same client twice."
             )
-        model.write(heads[client])
+        _write_part(model, heads[client], folder.path / "heads" / f"client-{client}.safetensors")
     elif client is not None:
         raise ConfigError("expected no client, since the clients of this run share one head; leave it out")
     return Trained(config, labels, model, tuple(notes))
@@ -188,6 +189,12 @@ def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
             "same shapes. Restore them, or start a new run."
         )
     return []
+
+
+def _write_part(model: LoraModel, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write some of a model's tensors from a file, if all of them fit."""
+    odd = {name: pair for name, pair in model.misfits(tensors).items() if name in tensors}
+    write_fitting(model, tensors, file, odd)
 
 
 def _check_name(name: str | None, models: dict[str, dict[str, Tensor]]) -> None:

@@ -39,8 +39,8 @@ SHOWN = 5
 """The most differences named in a message."""
 
 _HEADER_SIZE = 8
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, SafetensorError)
-"""Exceptions of reading a file with a correct digest that is not a checkpoint."""
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError, SafetensorError)
+"""Exceptions of reading a file that is not a checkpoint; JSON that is too deep raises a RuntimeError."""
 
 
 class DamagedError(Exception):

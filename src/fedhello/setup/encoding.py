@@ -1,5 +1,6 @@
 """Encode a data set for a model: as tokens, pixels or tensors."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -110,11 +111,13 @@ def _images(data: DataSet, model: LoraModel) -> tuple[Images, list[str]]:
     notes = _check_size(model, how)
     pictures = [sample for sample in data.inputs if isinstance(sample, Picture)]
     pixels: Pixels
+    changes: Counter[str] = Counter()
     if len(pictures) * channels * height * width <= IN_MEMORY:
-        pixels = decode(pictures, (height, width), channels=channels, scale=how.scale)
+        pixels = decode(pictures, (height, width), channels=channels, scale=how.scale, changes=changes)
     else:
-        check(pictures)  # in a round, a damaged image would be an error of its client only
+        check(pictures, changes)  # in a round, a damaged image would be an error of its client only
         pixels = DecodedLater(tuple(pictures), (height, width), channels, how.scale)
+    notes += [f"{count} of {len(pictures)} images {change}" for change, count in sorted(changes.items())]
     return Images(pixels, np.arange(len(pictures)), data.labels, how.mean, how.std), notes
 
 
