@@ -81,10 +81,10 @@ ALIKE = 0.66
 """How alike a known word must be to be suggested, by ``difflib``: a word with a typing error is, half of it is not."""
 
 
-def close_to(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that is most like another one, None if none is."""
+def close_to(word: str, known: Iterable[str], alike: float = ALIKE) -> str | None:
+    """Return the known word that is most like another one, None if none is so much alike."""
     by_letters = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(word.lower(), by_letters, n=1, cutoff=ALIKE)
+    close = difflib.get_close_matches(word.lower(), by_letters, n=1, cutoff=alike)
     return by_letters[close[0]] if close else None
 
 

@@ -106,8 +106,9 @@ def _meant(keys: Sequence[str], valid: Sequence[str], root: type[BaseModel]) -> 
     names = {name: [name] for name in valid}
     for other in known:
         names.setdefault(other.rpartition(".")[2], []).append(other)
-    name = None if ".".join(keys) in known else close_to(word, names)  # known: of another kind of partition
-    if name is None:
+    # A key of another section must be nearer. One that is known here is one of another kind of partition.
+    name = close_to(word, names, alike=0.8) or close_to(word, valid)
+    if name is None or ".".join(keys) in known:
         return "."
     return f". Did you mean {name if name in valid else ' or '.join(names[name][:3])}?"
 
