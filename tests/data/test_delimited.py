@@ -69,6 +69,7 @@ def test_line_ends_and_encodings_change_nothing(table, end, encoding):
         ("text,label\n" + ROWS + '"one,x\n' + ROWS + 'two",y\n' + ROWS, 8),
         ("text;label\n" + (ROWS + '"one,x\n' + ROWS + 'two",y\n').replace(",", ";"), 8),
         ("label,text\nx,a\ny,b\n" + 'x,"one\ny,two\nx,three"\n', 4),
+        ('text,label\n"a cat",x\n"b",y\n"was, and,"",x\n""by cat; rose",y\n', 4),  # beside the quotes of two values
         ('label,text\nx,"text\n' + "".join(f"{'xy'[i % 2]},text {i}\n" for i in range(10)) + 'x,end"\n', 2),
     ],
 )
