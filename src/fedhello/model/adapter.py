@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
 
@@ -43,11 +43,12 @@ class LoraModel:
         source: Where the model is loaded from.
         kind: Its task and input.
         pooling: How the features of the head are pooled.
-        blocks: The path and number of its blocks.
+        blocks: The paths of its blocks.
         head_names: Names of the head's tensors, sorted; empty for a language model, which has no head of its own.
         logits_path: Dotted path, below the model, of the linear layer that computes the logits; None without a head.
         scale: s in h = W₀x + s·B A x: α/r, or α/√r under rsLoRA, for the rank at injection. It does not change when
             factors of another rank are written.
+        left_out: A sentence on parts with many weights that the targets claim but have no adapter; None without any.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class LoraModel:
         self._frozen_weights: dict[str, Tensor] = {}
         self._merged: dict[str, Tensor] = {}
         self.guarantee: str | None = None
+        self.left_out: str | None = None
         prefix = "base_model.model."
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
         self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
@@ -180,7 +182,7 @@ class LoraModel:
 
     def _find_block_modules(self) -> list[nn.Module]:
         base = self.base
-        return [base.get_submodule(f"{self.blocks.path}.{i}") for i in range(self.blocks.count)]
+        return [base.get_submodule(path) for path in self.blocks.paths]
 
     def _keep_no_cache(self) -> None:
         """Switch off the cache of keys and values in a decoder.
@@ -195,15 +197,11 @@ class LoraModel:
     @contextmanager
     def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:
         """Leave blocks out of the model inside the context; the remaining blocks follow each other directly."""
-        parent, _, name = self.blocks.path.rpartition(".")
-        owner: nn.Module = self.base.get_submodule(parent)
-        whole = getattr(owner, name)
-        rest = [block for l, block in enumerate(whole) if l not in absent]
-        setattr(owner, name, nn.Sequential(*rest) if isinstance(whole, nn.Sequential) else nn.ModuleList(rest))
-        try:
+        gone = {self.blocks.paths[l] for l in absent}
+        with ExitStack() as stack:
+            for path in self.blocks.lists:
+                stack.enter_context(_without_members(self.base, path, gone))
             yield
-        finally:
-            setattr(owner, name, whole)
 
     def factors(self) -> list[tuple[int, nn.Module]]:
         """Return the linear modules that hold the LoRA factors A and B, each with its block."""
@@ -354,6 +352,20 @@ class LoraModel:
         if self._used_cache is not None:
             merged.config.use_cache = self._used_cache
         return merged
+
+
+@contextmanager
+def _without_members(model: nn.Module, path: str, gone: Set[str]) -> Iterator[None]:
+    """Leave members, named by their dotted paths, out of a list inside the context."""
+    parent, _, name = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    whole: Any = getattr(owner, name)
+    rest = [member for name, member in whole._modules.items() if f"{path}.{name}" not in gone]
+    setattr(owner, name, nn.Sequential(*rest) if isinstance(whole, nn.Sequential) else nn.ModuleList(rest))
+    try:
+        yield
+    finally:
+        setattr(owner, name, whole)
 
 
 @contextmanager

@@ -1,0 +1,133 @@
+"""Run a model on a made-up sample before it gets an adapter: what it calls, and in which order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedhello.errors import ModelError
+from fedhello.model.blocks import PAGE, PROJECTIONS, Blocks
+
+TOKENS = 8
+"""Length of a made-up text."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a pass through a model calls.
+
+    Attributes:
+        blocks: The blocks that are called, in the order of their first call.
+        linear: Dotted paths of the linear layers that are called and return one tensor, as an adapter needs.
+    """
+
+    blocks: Blocks
+    linear: frozenset[str]
+
+
+def made_up_inputs(module: Any, image: tuple[int, int, int] | None) -> dict[str, Tensor]:
+    """Return two made-up samples on the model's device.
+
+    Args:
+        module: A transformers model.
+        image: Channels, height and width of its images; None for texts.
+    """
+    if image is not None:
+        return {"pixel_values": torch.zeros(2, *image, dtype=module.dtype, device=module.device)}
+    mask = torch.ones(2, TOKENS, dtype=torch.int64, device=module.device)
+    return {"input_ids": ended(module.config, torch.full_like(mask, 3), mask), "attention_mask": mask}
+
+
+def ended(config: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return texts whose last token is the end-of-text token, at which an encoder-decoder's own classifier looks.
+
+    Args:
+        config: The model's configuration; texts for models that are no encoder-decoders stay as they are.
+        ids: Tokens, int64, shape (b, T).
+        mask: 1 for tokens and 0 for padding on the right, shape (b, T).
+    """
+    end = getattr(config, "eos_token_id", None)
+    if not getattr(config, "is_encoder_decoder", False) or not isinstance(end, int):
+        return ids
+    last = mask.sum(dim=1) - 1
+    return ids.index_put((torch.arange(len(ids), device=ids.device), last), ids.new_tensor(end))
+
+
+def tried(module: nn.Module, inputs: Mapping[str, Tensor], **options: Any) -> Any:
+    """Return a model's output, without gradients; the random state does not change.
+
+    Raises:
+        ModelError: If the model does not run on these inputs.
+    """
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return module(**inputs, **options)
+    except Exception as error:  # a model may raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"expected a model that runs on {' and '.join(inputs)} alone; {type(module).__name__} raises "
+            f"{type(error).__name__}: {reason}. {PAGE} lists what works."
+        ) from error
+
+
+def probe(module: nn.Module, blocks: Blocks, inputs: Mapping[str, Tensor]) -> Calls:
+    """Run a model in evaluation and in training mode, and return what it calls; it is left as it was.
+
+    Args:
+        module: The model.
+        blocks: Its blocks in the order of the module tree.
+        inputs: A batch.
+
+    Raises:
+        ModelError: If it does not run, or calls none of the blocks.
+    """
+    called: dict[str, None] = {}
+    single: set[str] = set()
+
+    def note_block(path: str) -> Any:
+        return lambda *_: called.setdefault(path)
+
+    def note_linear(path: str) -> Any:
+        def note(_: nn.Module, __: Any, made: Any) -> None:
+            if isinstance(made, Tensor):
+                single.add(path)
+
+        return note
+
+    handles = [module.get_submodule(path).register_forward_pre_hook(note_block(path)) for path in blocks.paths]
+    handles += [
+        part.register_forward_hook(note_linear(path))
+        for path, part in module.named_modules()
+        if isinstance(part, PROJECTIONS)
+    ]
+    was_training = module.training
+    try:
+        for training in (True, False):
+            module.train(training)
+            tried(module, inputs)
+    finally:
+        module.train(was_training)
+        for handle in handles:
+            handle.remove()
+    if not called:
+        raise ModelError(
+            f"expected a model that calls its blocks; {type(module).__name__} calls none of {', '.join(blocks.lists)}. "
+            f"{PAGE} lists what works."
+        )
+    return Calls(Blocks(tuple(called)), frozenset(single))
+
+
+def keep_statistics(module: nn.Module) -> None:
+    """Keep the running statistics of batch normalisation as they are, since they are part of the frozen model."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+            # As a bound method it is copied with the model.
+            part.train = MethodType(_stay, part)  # type: ignore[method-assign]
+
+
+def _stay(part: nn.Module, mode: bool = True) -> nn.Module:
+    return part
