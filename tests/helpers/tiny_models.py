@@ -165,6 +165,10 @@ def save_tiny(task: str, model_type: str, folder: Path, **more: Any) -> None:
             for name, value in module.named_parameters():
                 if value.dim() > 1 and value.is_floating_point() and not bool(value.any()):
                     torch.nn.init.normal_(value, std=0.02)  # the class says nothing of it, and zeros would hide faults
+            if any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules()):
+                module.train()
+                for _ in range(20):  # statistics of what comes in, as after a training
+                    module(torch.randn(4, 3, SIDE, SIDE))
         module.save_pretrained(folder)
     if task != "image-classification":
         save_tokenizer(folder)

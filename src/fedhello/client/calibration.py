@@ -209,7 +209,7 @@ def _step(
         loss = cross_entropy(found.z, found.y)
         between()
         if parameters:  # without a head and a block there is nothing to train
-            torch.autograd.grad(loss, parameters)
+            torch.autograd.grad(loss, parameters, allow_unused=True)  # such as the last block of a side stream
 
 
 def _attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:

@@ -15,6 +15,7 @@ from peft import (
     get_peft_model_state_dict,
 )
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from fedhello.errors import ModelError
 from fedhello.factors import unmerged
@@ -131,8 +132,8 @@ class LoraModel:
                 positions -= part.padding_idx + 1
                 break
         stated = [positions, getattr(self.tokenizer, "model_max_length", None)]
-        # A tokenizer without a limit returns 10³⁰.
-        return min((limit for limit in stated if limit is not None and limit < 10**9), default=None)
+        # A tokenizer without a limit returns 10³⁰, and a configuration, such as XLNet's, −1.
+        return min((limit for limit in stated if limit is not None and 0 < limit < 10**9), default=None)
 
     @property
     def takes_images(self) -> bool:
@@ -189,10 +190,13 @@ class LoraModel:
 
         Training and scoring do not use it, and a recomputed block would append its keys and values again.
         """
-        inner: Any = getattr(self.base, "config", None)
-        self._used_cache: bool | None = getattr(inner, "use_cache", None)
-        if self._used_cache is not None:
-            inner.use_cache = False
+        # A decoder inside a larger model may have a configuration of its own.
+        configs = {id(config): config for part in self.base.modules() for config in _configurations(part)}
+        self._used_cache: list[tuple[Any, bool]] = []
+        for config in configs.values():
+            if getattr(config, "use_cache", None) is not None:
+                self._used_cache.append((config, config.use_cache))
+                config.use_cache = False
 
     @contextmanager
     def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:
@@ -349,9 +353,15 @@ class LoraModel:
                 f"are quantised ({self.quantisation}). Export the form adapter instead."
             )
         merged: Any = self.peft.float().merge_and_unload()
-        if self._used_cache is not None:
-            merged.config.use_cache = self._used_cache
+        for config, used in self._used_cache:
+            config.use_cache = used
         return merged
+
+
+def _configurations(part: nn.Module) -> list[Any]:
+    """Return the configuration of a part of a model, with that of its text model."""
+    config: Any = getattr(part, "config", None)
+    return [config, config.get_text_config()] if isinstance(config, PreTrainedConfig) else []
 
 
 @contextmanager

@@ -9,7 +9,10 @@ from peft import (
     TaskType,
     prepare_model_for_kbit_training,
 )
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_adapter_state_dict_for_transformers,
+    convert_peft_config_for_transformers,
+)
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,11 +22,11 @@ from fedhello.model.blocks import PAGE, Blocks, find_blocks, find_head
 from fedhello.model.images import prepare_as, stated_size
 from fedhello.model.loading import FoundationModel
 from fedhello.model.pooling import NATIVE
-from fedhello.model.probe import Calls, keep_statistics, made_up_inputs, probe
-from fedhello.model.sources import IMAGES, TENSORS, Kind
+from fedhello.model.probe import Calls, check_output_layer, keep_statistics, made_up_inputs, probe
+from fedhello.model.sources import CAUSAL_LM, IMAGES, TENSORS, Kind
 from fedhello.model.targets import (
     adaptable,
-    check_each_block,
+    check_targets,
     find_all_linear,
     find_attention,
     find_attention_qv,
@@ -105,8 +108,8 @@ def attach_lora(
     blocks = blocks if calls is None else calls.blocks
     paths = _target_paths(base.module, blocks, targets)
     if calls is not None:
-        paths = _without_experts(base.module, adaptable(base.module, paths, calls.linear))
-        check_each_block(base.module, blocks, paths)
+        asked, paths = paths, _reloadable(base.module, adaptable(base.module, paths, calls.linear))
+        check_targets(base.module, blocks, asked, paths, named=targets != ALL_LINEAR)
     if admit is not None:
         admit(sum(_values(base.module.get_submodule(path), rank, dora) for path in paths))
     head, logits_path = _head_of(base, num_labels)
@@ -144,21 +147,24 @@ def _calls(base: FoundationModel, blocks: Blocks) -> Calls | None:
         config = base.module.config
         made = prepare_as(base.processor, config, base.source.base_name).shape
         image = (made[0], *(stated_size(config) or made[1:]))
-    return probe(base.module, blocks, made_up_inputs(base.module, image))
+    inputs = made_up_inputs(base.module, image)
+    if base.kind == CAUSAL_LM:
+        check_output_layer(base.module, inputs)
+    return probe(base.module, blocks, inputs)
 
 
-def _without_experts(module: Any, paths: Sequence[str]) -> list[str]:
-    """Return the paths without those that PEFT takes for experts of a mixture.
+def _reloadable(module: Any, paths: Sequence[str]) -> list[str]:
+    """Return the paths whose adapters PEFT reads back under the names that it writes.
 
-    transformers 5 fuses the experts of some model types into one parameter, and PEFT rewrites the names that the
-    experts had before, also where dense layers have them: it would adapt the fused parameters, at another rank.
+    transformers 5 fuses and renames parts of some model types, such as experts, and PEFT rewrites the names that they
+    had before, also where other layers have them: it would adapt the fused parameters at another rank, or leave an
+    adapter unread.
     """
-    leaves = {path.rpartition(".")[2] for path in paths}
-    return [
-        path
-        for path in paths
-        if path.rpartition(".")[2] not in {leaf for leaf in leaves if _is_rewritten(module, leaf)}
-    ]
+    kept = {leaf for leaf in {path.rpartition(".")[2] for path in paths} if not _is_rewritten(module, leaf)}
+    named = {f"base_model.model.{path}.lora_A.weight": path for path in paths if path.rpartition(".")[2] in kept}
+    written = {name: torch.empty(1, 1) for name in named}
+    read = convert_peft_adapter_state_dict_for_transformers(module, LoraConfig(target_modules=list(paths)), written)
+    return [path for name, path in named.items() if name in read]
 
 
 def _is_rewritten(module: Any, leaf: str) -> bool:

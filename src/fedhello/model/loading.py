@@ -24,13 +24,16 @@ from transformers.utils import logging as transformers_logging
 
 from fedhello.errors import FedhelloError, MissingExtraError, ModelError, OutOfReachError
 from fedhello.hub import is_out_of_reach
-from fedhello.model.blocks import PAGE, find_head
+from fedhello.model.blocks import PAGE, TOKENS, find_head
 from fedhello.model.pooling import NATIVE, Pooling, fresh_head, stated_pooling
 from fedhello.model.probe import tried
 from fedhello.model.sources import CAUSAL_LM, IMAGES, Kind, ModelSource, _pinned
 
 Quantisation = Literal["none", "8bit", "4bit"]
 """Whether the frozen weights are quantised by bitsandbytes: LLM.int8(), or NF4 as in QLoRA."""
+
+LISTINGS = (" Model type should be one of", " Should have a `model_type` key", " This could be because")
+"""Where transformers' messages go on with a hundred names, or with several guesses."""
 
 AUTO_CLASSES: dict[Kind, Any] = {
     "text-classification": AutoModelForSequenceClassification,
@@ -226,7 +229,7 @@ def _without_head(
         setattr(config, key, value)
     how = _bitsandbytes(dtype, quantisation, device, None) if quantisation != "none" else {}
     module, report = AutoModel.from_pretrained(source.location, **source.arguments, config=config, **how, **_how(dtype))
-    if (module.main_input_name == "pixel_values") != (kind == IMAGES):
+    if not (module.main_input_name == "pixel_values" if kind == IMAGES else module.main_input_name in TOKENS):
         raise ModelError(
             f"expected a model that reads {'images' if kind == IMAGES else 'texts'} at {source.location!r}; "
             f"{type(module).__name__} reads {module.main_input_name}. {PAGE} lists what works."
@@ -263,9 +266,9 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
         raise
     except Exception as error:  # transformers raises exceptions of many classes for wrong files
         reason = " ".join(str(error).split())
-        for names in (" Model type should be one of", " Should have a `model_type` key"):  # a hundred of them follow
-            reason = reason.partition(names)[0]
-        reason = reason[:300] or type(error).__name__
+        for rest in LISTINGS:
+            reason = reason.partition(rest)[0]
+        reason = reason[:300].rstrip(". ") or type(error).__name__
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"expected a model type that transformers supports; {source.location!r} needs code of its own, which "

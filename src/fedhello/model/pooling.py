@@ -99,8 +99,16 @@ def fresh_head(config: Any, num_labels: int) -> nn.Linear:
     Args:
         config: The foundation model's configuration; its ``hidden_size`` is d.
         num_labels: C.
+
+    Raises:
+        ModelError: If it states no such size.
     """
-    d = getattr(config, "hidden_size", None) or config.get_text_config().hidden_size
+    d = getattr(config, "hidden_size", None) or getattr(config.get_text_config(), "hidden_size", None)
+    if d is None:
+        raise ModelError(
+            "expected a model with features of one size, hidden_size in its configuration; found a model of type "
+            f"{config.model_type}, which states none"
+        )
     head = nn.Linear(d, num_labels)
     nn.init.normal_(head.weight, std=getattr(config, "initializer_range", None) or 0.02)
     nn.init.zeros_(head.bias)

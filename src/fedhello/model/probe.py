@@ -120,6 +120,27 @@ def probe(module: nn.Module, blocks: Blocks, inputs: Mapping[str, Tensor]) -> Ca
     return Calls(Blocks(tuple(called)), frozenset(single))
 
 
+def check_output_layer(module: Any, inputs: Mapping[str, Tensor]) -> None:
+    """Check that a language model computes each token's logits from the one feature before its output layer.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    layer, seen = module.get_output_embeddings(), []
+    handle = None if layer is None else layer.register_forward_pre_hook(lambda _, entering: seen.append(entering[0]))
+    try:
+        made = tried(module, inputs).logits
+    finally:
+        if handle is not None:
+            handle.remove()
+    shape = tuple(inputs["input_ids"].shape)
+    if len(seen) != 1 or tuple(seen[0].shape[:-1]) != shape or tuple(made.shape[:-1]) != shape:
+        raise ModelError(
+            f"expected a language model whose output layer computes the logits of each token once; "
+            f"{type(module).__name__} has another one. {PAGE} lists what works."
+        )
+
+
 def keep_statistics(module: nn.Module) -> None:
     """Keep the running statistics of batch normalisation as they are, since they are part of the frozen model."""
     for part in module.modules():

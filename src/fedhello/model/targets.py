@@ -74,7 +74,7 @@ def find_named(model: nn.Module, blocks: Blocks, targets: list[str]) -> list[str
 
 def _attention_projections(model: nn.Module, blocks: Blocks, i: int) -> list[str]:
     """Return the paths of block i's query and value projections, or of the fused one; empty if it has none."""
-    linear = linear_layers(model, blocks.paths[i])
+    linear = [path for path in linear_layers(model, blocks.paths[i]) if not _in_state_space(model, path)]
     leaves = {path.rpartition(".")[2] for path in linear}
     wanted = QUERY_NAMES | VALUE_NAMES if leaves & QUERY_NAMES and leaves & VALUE_NAMES else FUSED_NAMES
     return [path for path in linear if path.rpartition(".")[2] in wanted]
@@ -120,12 +120,26 @@ def adaptable(model: nn.Module, paths: Sequence[str], called: Collection[str]) -
     return [path for path in paths if _unnumbered(path) in known and not _is_read_by_a_kernel(model, path)]
 
 
-def check_each_block(model: nn.Module, blocks: Blocks, paths: Sequence[str]) -> None:
+def check_targets(model: nn.Module, blocks: Blocks, asked: Sequence[str], paths: Sequence[str], named: bool) -> None:
     """Check that each block has a layer that gets an adapter, without which it cannot train.
 
+    Args:
+        model: The model.
+        blocks: Its blocks.
+        asked: The layers of the target set.
+        paths: Those that get an adapter.
+        named: Whether the set names its layers, all of which must get one.
+
     Raises:
-        ModelError: If one has none.
+        ModelError: If a block has none, or no layer of a name gets one.
     """
+    missing = {path.rpartition(".")[2] for path in asked} - {path.rpartition(".")[2] for path in paths}
+    if named and missing:
+        raise ModelError(
+            f"expected model.lora.targets to name layers that can get an adapter; {', '.join(sorted(missing))} of "
+            f"{type(model).__name__} cannot: PEFT takes the name for fused experts, or the weight is read without "
+            "calling the layer. Leave it out, or set model.lora.targets=all-linear, which does."
+        )
     held = {blocks.index(path) for path in paths}
     for i, path in enumerate(blocks.paths):
         if i not in held:
@@ -195,6 +209,9 @@ def _unnumbered(path: str) -> str:
 
 def _is_read_by_a_kernel(model: nn.Module, path: str) -> bool:
     """Whether a layer is the output projection of a state space (Mamba), whose weight fused kernels read directly."""
-    parent, _, name = path.rpartition(".")
-    owner = model.get_submodule(parent)
-    return name == "out_proj" and hasattr(owner, "A_log") and hasattr(owner, "D")
+    return path.endswith(".out_proj") and _in_state_space(model, path)
+
+
+def _in_state_space(model: nn.Module, path: str) -> bool:
+    owner = model.get_submodule(path.rpartition(".")[0])
+    return hasattr(owner, "A_log") and hasattr(owner, "D")
