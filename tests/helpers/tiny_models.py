@@ -1,4 +1,4 @@
-"""Tiny models with random weights, of every architecture that transformers maps to a task, saved as its users save them.
+"""Tiny models with random weights, of every architecture that transformers maps to a task, saved as users have them.
 
 A configuration is made of the architecture's own default one: sizes, counts of layers and heads are shrunk by the names
 of their fields. A few architectures need values of their own, ``OWN``.
@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from fedhello.model.images import stated_size
 from fedhello.model.loading import AUTO_CLASSES
 
 TASKS = {
@@ -85,6 +86,7 @@ STAGES = {"depths": [1, 2], "num_heads": [2, 4], "embed_dim": 16, "patch_size": 
 FOUR = {"depths": [1, 1, 1, 2], "hidden_sizes": [8, 16, 24, 32]}
 OWN: dict[str, dict[str, Any]] = {
     "albert": {"num_hidden_layers": 2, "num_hidden_groups": 1},
+    "deepseek_v2": {"num_experts_per_tok": 2},
     "t5": {"decoder_start_token_id": 0},
     "mt5": {"decoder_start_token_id": 0},
     "umt5": {"decoder_start_token_id": 0},
@@ -116,6 +118,8 @@ OWN: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
+    "levit": {"patch_size": 16},
+    "mobilevitv2": {"image_size": 64},
     "markuplm": {"xpath_unit_hidden_size": 4},
     "ministral": {"head_dim": 8},
     "mobilevit": {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 40]},
@@ -131,7 +135,10 @@ OWN: dict[str, dict[str, Any]] = {
     "swin": STAGES,
     "swinv2": STAGES,
     "xlnet": {"d_head": 8},
-    "zamba": {"num_hidden_layers": 5, "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention", "hybrid"]},
+    "zamba": {
+        "num_hidden_layers": 5,
+        "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention", "hybrid"],
+    },
 }
 
 
@@ -154,6 +161,11 @@ def save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def side_of(config: Any) -> tuple[int, int]:
+    """Return the height and width of a model's images."""
+    return stated_size(config) or (SIDE, SIDE)
+
+
 def save_tiny(task: str, model_type: str, folder: Path, **more: Any) -> None:
     """Save a tiny model of a type with its tokenizer, as a folder that ``model.name`` can name."""
     with torch.random.fork_rng():
@@ -162,16 +174,19 @@ def save_tiny(task: str, model_type: str, folder: Path, **more: Any) -> None:
         config.architectures = []  # a type with two classes for the task takes the first
         module = AUTO_CLASSES[task].from_config(config)
         with torch.no_grad():
-            for name, value in module.named_parameters():
+            for value in module.parameters():
                 if value.dim() > 1 and value.is_floating_point() and not bool(value.any()):
                     torch.nn.init.normal_(value, std=0.02)  # the class says nothing of it, and zeros would hide faults
             if any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules()):
                 module.train()
                 for _ in range(20):  # statistics of what comes in, as after a training
-                    module(torch.randn(4, 3, SIDE, SIDE))
+                    module(torch.randn(4, 3, *side_of(config)))
         module.save_pretrained(folder)
     if task != "image-classification":
         save_tokenizer(folder)
     else:
-        size = {"height": SIDE, "width": SIDE}
-        (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ViTImageProcessor", "size": size}))
+        height, width = side_of(config)
+        size = {"height": height, "width": width}
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps({"image_processor_type": "ViTImageProcessor", "size": size})
+        )

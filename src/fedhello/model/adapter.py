@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 
 from fedhello.errors import ModelError
 from fedhello.factors import unmerged
+from fedhello.model.absence import without_members
 from fedhello.model.blocks import (
     Blocks,
 )
@@ -49,6 +50,7 @@ class LoraModel:
         logits_path: Dotted path, below the model, of the linear layer that computes the logits; None without a head.
         scale: s in h = W₀x + s·B A x: α/r, or α/√r under rsLoRA, for the rank at injection. It does not change when
             factors of another rank are written.
+        passed_over: The paths of blocks that hand on their input where they are left out; others are taken away.
         left_out: A sentence on parts with many weights that the targets claim but have no adapter; None without any.
     """
 
@@ -84,6 +86,7 @@ class LoraModel:
         self._merged: dict[str, Tensor] = {}
         self.guarantee: str | None = None
         self.left_out: str | None = None
+        self.passed_over: frozenset[str] = frozenset()
         prefix = "base_model.model."
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
         self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
@@ -204,7 +207,7 @@ class LoraModel:
         gone = {self.blocks.paths[l] for l in absent}
         with ExitStack() as stack:
             for path in self.blocks.lists:
-                stack.enter_context(_without_members(self.base, path, gone))
+                stack.enter_context(without_members(self.base, path, gone, self.passed_over))
             yield
 
     def factors(self) -> list[tuple[int, nn.Module]]:
@@ -362,20 +365,6 @@ def _configurations(part: nn.Module) -> list[Any]:
     """Return the configuration of a part of a model, with that of its text model."""
     config: Any = getattr(part, "config", None)
     return [config, config.get_text_config()] if isinstance(config, PreTrainedConfig) else []
-
-
-@contextmanager
-def _without_members(model: nn.Module, path: str, gone: Set[str]) -> Iterator[None]:
-    """Leave members, named by their dotted paths, out of a list inside the context."""
-    parent, _, name = path.rpartition(".")
-    owner = model.get_submodule(parent)
-    whole: Any = getattr(owner, name)
-    rest = [member for name, member in whole._modules.items() if f"{path}.{name}" not in gone]
-    setattr(owner, name, nn.Sequential(*rest) if isinstance(whole, nn.Sequential) else nn.ModuleList(rest))
-    try:
-        yield
-    finally:
-        setattr(owner, name, whole)
 
 
 @contextmanager

@@ -134,6 +134,7 @@ def attach_lora(
     untrained = left_out(base.module, blocks, paths, head) if targets == ALL_LINEAR else None
     model = LoraModel(base, config, blocks, logits_path, seed)
     model.left_out = untrained
+    model.passed_over = frozenset() if calls is None else calls.returning_tensors
     return model
 
 

@@ -1,6 +1,6 @@
 """Run a model on a made-up sample before it gets an adapter: what it calls, and in which order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -20,11 +20,13 @@ class Calls:
     """What a pass through a model calls.
 
     Attributes:
-        blocks: The blocks that are called, in the order of their first call.
+        blocks: The blocks that are called and matter for the output, in the order of their first call.
+        returning_tensors: Those that return one tensor.
         linear: Dotted paths of the linear layers that are called and return one tensor, as an adapter needs.
     """
 
     blocks: Blocks
+    returning_tensors: frozenset[str]
     linear: frozenset[str]
 
 
@@ -56,14 +58,20 @@ def ended(config: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return ids.index_put((torch.arange(len(ids), device=ids.device), last), ids.new_tensor(end))
 
 
-def tried(module: nn.Module, inputs: Mapping[str, Tensor], **options: Any) -> Any:
-    """Return a model's output, without gradients; the random state does not change.
+def tried(module: nn.Module, inputs: Mapping[str, Tensor], gradients: bool = False, **options: Any) -> Any:
+    """Return a model's output; the random state does not change.
+
+    Args:
+        module: The model.
+        inputs: A batch.
+        gradients: Whether gradients can be computed.
+        options: Further arguments of the model.
 
     Raises:
         ModelError: If the model does not run on these inputs.
     """
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.set_grad_enabled(gradients), torch.random.fork_rng(devices=[]):
             return module(**inputs, **options)
     except Exception as error:  # a model may raise anything
         reason = " ".join(str(error).split())[:200]
@@ -87,37 +95,57 @@ def probe(module: nn.Module, blocks: Blocks, inputs: Mapping[str, Tensor]) -> Ca
     called: dict[str, None] = {}
     single: set[str] = set()
 
-    def note_block(path: str) -> Any:
+    def note_call(path: str) -> Any:
         return lambda *_: called.setdefault(path)
 
-    def note_linear(path: str) -> Any:
-        def note(_: nn.Module, __: Any, made: Any) -> None:
-            if isinstance(made, Tensor):
-                single.add(path)
+    def note_output(path: str) -> Any:
+        return lambda _, __, made: single.add(path) if isinstance(made, Tensor) else None
 
-        return note
-
-    handles = [module.get_submodule(path).register_forward_pre_hook(note_block(path)) for path in blocks.paths]
+    linear = [path for path, part in module.named_modules() if isinstance(part, PROJECTIONS)]
+    handles = [module.get_submodule(path).register_forward_pre_hook(note_call(path)) for path in blocks.paths]
     handles += [
-        part.register_forward_hook(note_linear(path))
-        for path, part in module.named_modules()
-        if isinstance(part, PROJECTIONS)
+        module.get_submodule(path).register_forward_hook(note_output(path)) for path in (*linear, *blocks.paths)
     ]
     was_training = module.training
     try:
-        for training in (True, False):
-            module.train(training)
-            tried(module, inputs)
+        module.train()
+        tried(module, inputs)
+        module.eval()
+        matter = _that_matter(module, list(called), inputs)
     finally:
         module.train(was_training)
         for handle in handles:
             handle.remove()
-    if not called:
+    if not matter:
         raise ModelError(
-            f"expected a model that calls its blocks; {type(module).__name__} calls none of {', '.join(blocks.lists)}. "
-            f"{PAGE} lists what works."
+            f"expected a model whose output depends on its blocks; that of {type(module).__name__} depends on none of "
+            f"{', '.join(blocks.lists)}. {PAGE} lists what works."
         )
-    return Calls(Blocks(tuple(called)), frozenset(single))
+    return Calls(Blocks(tuple(matter)), frozenset(single & set(matter)), frozenset(single & set(linear)))
+
+
+def _that_matter(module: nn.Module, paths: Sequence[str], inputs: Mapping[str, Tensor]) -> list[str]:
+    """Return the blocks on which the output depends: those with a gradient for their smallest parameter."""
+    smallest = {
+        path: min(
+            (weight for weight in module.get_submodule(path).parameters() if weight.is_floating_point()),
+            key=lambda weight: (weight.dim(), weight.numel()),
+        )
+        for path in paths
+    }
+    before = [(weight, weight.requires_grad) for weight in module.parameters()]
+    try:
+        module.requires_grad_(False)
+        for weight in smallest.values():
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            made = tried(module, inputs, gradients=True)
+            total = next(value for value in made.values() if isinstance(value, Tensor)).float().sum()
+            gradients = torch.autograd.grad(total, list(smallest.values()), allow_unused=True)
+    finally:
+        for weight, required in before:
+            weight.requires_grad_(required)
+    return [path for path, gradient in zip(smallest, gradients, strict=True) if gradient is not None]
 
 
 def check_output_layer(module: Any, inputs: Mapping[str, Tensor]) -> None:
