@@ -15,20 +15,18 @@ from peft import (
     get_peft_model_state_dict,
 )
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from fedhello.errors import ModelError
 from fedhello.factors import unmerged
 from fedhello.model.absence import without_members
-from fedhello.model.blocks import (
-    Blocks,
-)
+from fedhello.model.blocks import Blocks, are_alike
 from fedhello.model.card import Form, card
 from fedhello.model.digest import digest_of
 from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel
 from fedhello.model.plain import TensorClassifier, TensorEncoder
 from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
+from fedhello.model.probe import without_cache
 from fedhello.model.sources import TENSORS
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter
 
@@ -80,7 +78,7 @@ class LoraModel:
         if base.pooling != NATIVE and base.head is not None:
             self._parameters |= {f"{HEAD}.{name}": p for name, p in base.head.named_parameters()}
         self.scale = config.lora_alpha / _divisor(config, config.r)
-        self._keep_no_cache()
+        self._used_cache = without_cache(self.base)
         self._block_modules = self._find_block_modules()
         self._frozen_weights: dict[str, Tensor] = {}
         self._merged: dict[str, Tensor] = {}
@@ -180,6 +178,11 @@ class LoraModel:
         """Return the saved name of the logits layer's ``weight`` or ``bias``."""
         return f"{HEAD}.{kind}" if self.pooling != NATIVE else f"base_model.model.{self.logits_path}.{kind}"
 
+    @property
+    def has_like_blocks(self) -> bool:
+        """Whether one block costs as much as another; not with stages, nor with an encoder and a decoder."""
+        return are_alike(self.blocks, self._block_modules)
+
     def block_modules(self) -> list[nn.Module]:
         """Return all L transformer blocks, from input to output, including those that are left out now."""
         return list(self._block_modules)
@@ -187,19 +190,6 @@ class LoraModel:
     def _find_block_modules(self) -> list[nn.Module]:
         base = self.base
         return [base.get_submodule(path) for path in self.blocks.paths]
-
-    def _keep_no_cache(self) -> None:
-        """Switch off the cache of keys and values in a decoder.
-
-        Training and scoring do not use it, and a recomputed block would append its keys and values again.
-        """
-        # A decoder inside a larger model may have a configuration of its own.
-        configs = {id(config): config for part in self.base.modules() for config in _configurations(part)}
-        self._used_cache: list[tuple[Any, bool]] = []
-        for config in configs.values():
-            if getattr(config, "use_cache", None) is not None:
-                self._used_cache.append((config, config.use_cache))
-                config.use_cache = False
 
     @contextmanager
     def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:
@@ -359,12 +349,6 @@ class LoraModel:
         for config, used in self._used_cache:
             config.use_cache = used
         return merged
-
-
-def _configurations(part: nn.Module) -> list[Any]:
-    """Return the configuration of a part of a model, with that of its text model."""
-    config: Any = getattr(part, "config", None)
-    return [config, config.get_text_config()] if isinstance(config, PreTrainedConfig) else []
 
 
 @contextmanager

@@ -7,11 +7,12 @@ of an encoder and a decoder, follow each other in the order of the module tree. 
 paths, so block 1 is not confused with block 10, and digits elsewhere in a name are ignored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -123,6 +124,19 @@ def find_head(model: nn.Module, num_labels: int) -> tuple[list[str], str]:
             f"combines them: {', '.join(sorted(owners))}. Use the same model with one head, or save only its base."
         )
     return head, linears[-1]
+
+
+def are_alike(blocks: Blocks, modules: Sequence[nn.Module]) -> bool:
+    """Whether blocks are in one list and have weights of the same shapes, so that one costs as much as another.
+
+    Tables that only the first block has, as T5's of relative positions, do not count.
+    """
+
+    def shapes(block: nn.Module) -> list[tuple[str, torch.Size]]:
+        tables = {id(part.weight) for part in block.modules() if isinstance(part, nn.Embedding)}
+        return [(name, p.shape) for name, p in block.named_parameters() if p.dim() > 1 and id(p) not in tables]
+
+    return len(blocks.lists) == 1 and all(shapes(block) == shapes(modules[0]) for block in modules)
 
 
 def linear_layers(model: nn.Module, path: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from fedhello.errors import ModelError
 from fedhello.model.blocks import PAGE, PROJECTIONS, Blocks
@@ -167,6 +168,21 @@ def check_output_layer(module: Any, inputs: Mapping[str, Tensor]) -> None:
             f"expected a language model whose output layer computes the logits of each token once; "
             f"{type(module).__name__} has another one. {PAGE} lists what works."
         )
+
+
+def without_cache(module: nn.Module) -> list[tuple[Any, bool]]:
+    """Switch off the cache of keys and values in a decoder, wherever it is configured; return what was configured.
+
+    Training and scoring do not use it, and a recomputed block would append its keys and values again.
+    """
+    # A decoder inside a larger model may have a configuration of its own.
+    own: list[Any] = [getattr(part, "config", None) for part in module.modules()]
+    known = [config for config in own if isinstance(config, PreTrainedConfig)]
+    configs = {id(config): config for each in known for config in (each, each.get_text_config())}
+    used = [(config, config.use_cache) for config in configs.values() if getattr(config, "use_cache", None) is not None]
+    for config, _ in used:
+        config.use_cache = False
+    return used
 
 
 def keep_statistics(module: nn.Module) -> None:

@@ -40,7 +40,8 @@ def step_costs(
         answer: Of a language model, the tokens of the longest response.
 
     Raises:
-        ConfigError: If a budget of a plain module is in bytes or seconds.
+        ConfigError: If a budget of a plain module is in bytes or seconds, or one in memory or seconds meets blocks
+            that differ.
         ModelError: If the model does not allow what the rule asks for.
     """
     limited = not all(budget.only_counts for budget in budgets)
@@ -49,6 +50,12 @@ def step_costs(
         raise ConfigError(
             "expected clients.tiers to state blocks or rank for a plain module, whose bytes and seconds are not "
             "predicted; found memory, upload or seconds. Give counts."
+        )
+    measured = any(budget.memory is not None or budget.seconds is not None for budget in budgets)
+    if measured and not model.has_like_blocks:
+        raise ConfigError(
+            f"expected clients.tiers to state blocks, rank or upload for {model.source.base_name}, whose blocks differ: "
+            "memory and seconds are measured on the first and the last one; found memory or seconds. Give counts."
         )
     wanted = settings.measure_memory or limited
     if model.has_magnitudes or model.kind == TENSORS or not wanted:
