@@ -8,7 +8,6 @@ import os
 import re
 import resource
 import signal
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,15 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
 import torch
 import transformers
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_models import SIDE, TASKS, VOCABULARY, save_tiny
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
@@ -35,7 +32,6 @@ from fedhello.model.loading import AUTO_CLASSES
 from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
 from fedhello.model.saving import save_adapter
 from fedhello.model.sources import CAUSAL_LM, IMAGES
-from helpers.tiny_models import SIDE, TASKS, VOCABULARY, save_tiny
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
 SECONDS, BYTES = 120, 8 << 30

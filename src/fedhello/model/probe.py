@@ -126,27 +126,29 @@ def probe(module: nn.Module, blocks: Blocks, inputs: Mapping[str, Tensor]) -> Ca
 
 
 def _that_matter(module: nn.Module, paths: Sequence[str], inputs: Mapping[str, Tensor]) -> list[str]:
-    """Return the blocks on which the output depends: those with a gradient for their smallest parameter."""
-    smallest = {
-        path: min(
-            (weight for weight in module.get_submodule(path).parameters() if weight.is_floating_point()),
-            key=lambda weight: (weight.dim(), weight.numel()),
-        )
-        for path in paths
-    }
+    """Return the blocks on which the output depends: those with a gradient for one of their small parameters."""
+    small = {weight: path for path in paths for weight in _small(module.get_submodule(path))}
     before = [(weight, weight.requires_grad) for weight in module.parameters()]
     try:
         module.requires_grad_(False)
-        for weight in smallest.values():
+        for weight in small:
             weight.requires_grad_(True)
-        with torch.enable_grad():
-            made = tried(module, inputs, gradients=True)
-            total = next(value for value in made.values() if isinstance(value, Tensor)).float().sum()
-            gradients = torch.autograd.grad(total, list(smallest.values()), allow_unused=True)
+        made = tried(module, inputs, gradients=True)
+        total = next(value for value in made.values() if isinstance(value, Tensor)).float().sum()
+        gradients = (
+            torch.autograd.grad(total, list(small), allow_unused=True) if total.requires_grad else [None] * len(small)
+        )
     finally:
         for weight, required in before:
             weight.requires_grad_(required)
-    return [path for path, gradient in zip(smallest, gradients, strict=True) if gradient is not None]
+    reached = {path for path, gradient in zip(small.values(), gradients, strict=True) if gradient is not None}
+    return [path for path in paths if path in reached]
+
+
+def _small(block: nn.Module) -> list[nn.Parameter]:
+    """Return a block's vectors, such as biases; without any, its smallest parameter."""
+    known = [weight for weight in block.parameters() if weight.is_floating_point()]
+    return [weight for weight in known if weight.dim() == 1] or sorted(known, key=lambda weight: weight.numel())[:1]
 
 
 def check_output_layer(module: Any, inputs: Mapping[str, Tensor]) -> None:

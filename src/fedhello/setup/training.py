@@ -51,15 +51,15 @@ def step_costs(
             "expected clients.tiers to state blocks or rank for a plain module, whose bytes and seconds are not "
             "predicted; found memory, upload or seconds. Give counts."
         )
-    measured = any(budget.memory is not None or budget.seconds is not None for budget in budgets)
-    if measured and not model.has_like_blocks:
-        raise ConfigError(
-            f"expected clients.tiers to state blocks, rank or upload for {model.source.base_name}, whose blocks differ: "
-            "memory and seconds are measured on the first and the last one; found memory or seconds. Give counts."
-        )
     wanted = settings.measure_memory or limited
     if model.has_magnitudes or model.kind == TENSORS or not wanted:
         return None
+    measured = any(budget.memory is not None or budget.seconds is not None for budget in budgets)
+    if measured and not model.has_like_blocks:
+        raise ConfigError(
+            f"expected clients.tiers to state blocks, rank or upload for {model.source.base_name}, whose blocks "
+            "differ; found memory or seconds, which are measured on the first and the last block. Give counts."
+        )
     fixed = head.policy == "solved" and not head.trains
     shared, frozen = is_shared(head.policy) and not fixed, fixed or head.policy == "frozen"
     adapter = model.snapshot(shared)
