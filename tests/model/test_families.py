@@ -378,17 +378,6 @@ def test_the_tied_output_layer_of_a_language_model_stays_as_it_is(tmp_path):
     assert all(".layers." in name for name in saved)
 
 
-def test_stages_are_refused_and_said_to_be_stages(tmp_path):
-    swin = Family(
-        "SwinConfig",
-        {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 2},
-        "", (), (), 0, (), "",
-    )  # fmt: skip
-    source = save_model(tmp_path / "base", swin, "image-classification")
-    with pytest.raises(ModelError, match=r"has 2 stages \(swin\.encoder\.layers\).*Use a model without stages"):
-        attached(load_foundation(source, "image-classification", LABELS, seed=0))
-
-
 def test_two_heads_that_are_combined_are_refused(tmp_path):
     config = transformers.DeiTConfig(**PIXELS, num_labels=CLASSES)
     transformers.DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path / "base")

@@ -100,7 +100,7 @@ def probe(module: nn.Module, blocks: Blocks, inputs: Mapping[str, Tensor]) -> Ca
         return lambda *_: called.setdefault(path)
 
     def note_output(path: str) -> Any:
-        return lambda _, __, made: single.add(path) if isinstance(made, Tensor) else None
+        return lambda part, entering, made: single.add(path) if _is_one_product(part, entering, made) else None
 
     linear = [path for path, part in module.named_modules() if isinstance(part, PROJECTIONS)]
     handles = [module.get_submodule(path).register_forward_pre_hook(note_call(path)) for path in blocks.paths]
@@ -123,6 +123,14 @@ def probe(module: nn.Module, blocks: Blocks, inputs: Mapping[str, Tensor]) -> Ca
             f"{', '.join(blocks.lists)}. {PAGE} lists what works."
         )
     return Calls(Blocks(tuple(matter)), frozenset(single & set(matter)), frozenset(single & set(linear)))
+
+
+def _is_one_product(part: nn.Module, entering: tuple[Any, ...], made: Any) -> bool:
+    """Whether a module returns one tensor; a linear layer also one of the shape of a product with its weight."""
+    if not isinstance(made, Tensor) or not isinstance(part, PROJECTIONS):
+        return isinstance(made, Tensor)
+    d_in, d_out = (part.in_features, part.out_features) if isinstance(part, nn.Linear) else part.weight.shape
+    return bool(entering) and (*entering[0].shape[:-1], d_out) == made.shape and entering[0].shape[-1] == d_in
 
 
 def _that_matter(module: nn.Module, paths: Sequence[str], inputs: Mapping[str, Tensor]) -> list[str]:
