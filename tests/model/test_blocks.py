@@ -12,17 +12,14 @@ from transformers import (
 )
 
 from fedhello.errors import ModelError
-from fedhello.model.blocks import (
-    Blocks,
-    find_all_linear,
-    find_attention,
-    find_attention_qv,
-    find_blocks,
-    find_head,
-    find_named,
-)
+from fedhello.model.blocks import Blocks, find_blocks, find_head
+from fedhello.model.targets import find_all_linear, find_attention, find_attention_qv, find_named
 
 SMALL = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_labels": 4}
+
+
+def listed(path: str, count: int) -> Blocks:
+    return Blocks(tuple(f"{path}.{l}" for l in range(count)))
 
 
 def classifier(config) -> nn.Module:
@@ -33,7 +30,7 @@ def classifier(config) -> nn.Module:
 def test_bert_blocks_projections_and_head(count):
     model = classifier(BertConfig(num_hidden_layers=count, vocab_size=20, **SMALL))
     blocks = find_blocks(model)
-    assert blocks == Blocks("bert.encoder.layer", count)
+    assert blocks == listed("bert.encoder.layer", count)
     paths = find_attention_qv(model, blocks)
     assert len(paths) == 2 * count
     assert paths[:2] == [f"bert.encoder.layer.0.attention.self.{name}" for name in ("query", "value")]
@@ -42,10 +39,10 @@ def test_bert_blocks_projections_and_head(count):
 
 def test_other_encoders_are_found_by_structure():
     roberta = classifier(RobertaConfig(num_hidden_layers=2, vocab_size=20, **SMALL))
-    assert find_blocks(roberta).path == "roberta.encoder.layer"
+    assert find_blocks(roberta).lists == ("roberta.encoder.layer",)
     assert find_head(roberta, 4) == (["classifier"], "classifier.out_proj")
     distil = classifier(DistilBertConfig(vocab_size=20, dim=8, n_heads=2, hidden_dim=16, n_layers=3, num_labels=4))
-    assert find_blocks(distil) == Blocks("distilbert.transformer.layer", 3)
+    assert find_blocks(distil) == listed("distilbert.transformer.layer", 3)
     assert len(find_attention_qv(distil, find_blocks(distil))) == 6
     assert find_head(distil, 4) == (["pre_classifier", "classifier"], "classifier")
     vit = ViTForImageClassification(ViTConfig(num_hidden_layers=2, image_size=8, patch_size=4, **SMALL))
@@ -65,7 +62,7 @@ def test_other_encoders_are_found_by_structure():
     ],
 )
 def test_block_numbers_are_parsed_never_matched(name, block):
-    assert Blocks("bert.encoder.layer", 120).index(name) == block
+    assert listed("bert.encoder.layer", 120).index(name) == block
 
 
 def test_a_model_without_blocks_names_its_parts():
@@ -73,10 +70,12 @@ def test_a_model_without_blocks_names_its_parts():
         find_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 
-def test_an_encoder_decoder_is_refused_naming_both():
+def test_the_blocks_of_an_encoder_decoder_follow_each_other():
     config = T5Config(vocab_size=20, d_model=8, d_ff=16, num_layers=2, num_heads=2, d_kv=4)
-    with pytest.raises(ModelError, match=r"encoder\.block \(2 blocks\), decoder\.block \(2 blocks\)"):
-        find_blocks(T5ForConditionalGeneration(config))
+    blocks = find_blocks(T5ForConditionalGeneration(config))
+    assert (blocks.lists, blocks.count) == (("encoder.block", "decoder.block"), 4)
+    assert [blocks.index(f"{part}.block.1.layer") for part in ("encoder", "decoder")] == [1, 3]
+    assert blocks.index("encoder.block.2.layer") is blocks.index("encoder.block") is None
 
 
 def test_blocks_without_query_and_value_name_what_they_have():
@@ -150,7 +149,7 @@ def test_attention_is_the_part_that_holds_query_and_value():
 
 
 def test_experts_are_no_stages():
-    assert find_blocks(stack(Experts)) == Blocks("layers", 2)
+    assert find_blocks(stack(Experts)) == listed("layers", 2)
 
 
 def block(width=4):
@@ -195,7 +194,7 @@ def test_one_list_of_blocks_is_found():
     model.encoder = nn.Module()
     model.encoder.layer = nn.ModuleList([block() for _ in range(11)])
     blocks = find_blocks(model)
-    assert (blocks.path, blocks.count) == ("encoder.layer", 11)
+    assert (blocks.lists, blocks.count) == (("encoder.layer",), 11)
     assert blocks.index("encoder.layer.10.0.weight") == 10
     assert blocks.index("encoder.layer.1.0.weight") == 1
     assert blocks.index("encoder.layernorm.1") is None

@@ -184,15 +184,15 @@ def test_parts_are_found(case):
     base = model.module.get_base_model()
     assert model.blocks.count == 3
     if family.path:
-        assert model.blocks.path == family.path
+        assert model.blocks.lists == (family.path,)
     blocks = model.block_modules()
-    assert [id(block) for block in blocks] == [id(base.get_submodule(f"{model.blocks.path}.{l}")) for l in range(3)]
+    assert [id(block) for block in blocks] == [id(base.get_submodule(model.blocks.paths[l])) for l in range(3)]
     assert len({type(block) for block in blocks}) == 1
     for name, block in model.block_of.items():
         if block is None:
             assert name in model.head_names
         else:
-            assert name.startswith(f"base_model.model.{model.blocks.path}.{block}.")
+            assert name.startswith(f"base_model.model.{model.blocks.paths[block]}.")
     per_block = [sum(b == l and n.endswith("lora_A.weight") for n, b in model.block_of.items()) for l in range(3)]
     assert per_block == [family.linear] * 3
     if kind == "causal-lm":
@@ -218,12 +218,12 @@ def test_the_longest_input_is_one_that_runs(case):
 def test_attention_is_found(case):
     family, kind, source = case
     model = attached(load_foundation(source, kind, LABELS, seed=0))
-    found = {name.split(f"{model.blocks.path}.0.")[1] for name, b in model.block_of.items() if b == 0}
+    found = {name.split(f"{model.blocks.paths[0]}.")[1] for name, b in model.block_of.items() if b == 0}
     found = {name.removesuffix(".lora_A.weight").removesuffix(".lora_B.weight") for name in found}
     if family.attention:
         assert found == set(family.attention)
     else:  # the names differ between versions of transformers
-        assert {type(model.module.get_base_model().get_submodule(f"{model.blocks.path}.0"))} and len(found) == 4
+        assert {type(model.module.get_base_model().get_submodule(model.blocks.paths[0]))} and len(found) == 4
         assert all("attention" in name for name in found)
 
 
@@ -376,17 +376,6 @@ def test_the_tied_output_layer_of_a_language_model_stays_as_it_is(tmp_path):
     save_adapter(model, tmp_path / "adapter")
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert all(".layers." in name for name in saved)
-
-
-def test_stages_are_refused_and_said_to_be_stages(tmp_path):
-    swin = Family(
-        "SwinConfig",
-        {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 2},
-        "", (), (), 0, (), "",
-    )  # fmt: skip
-    source = save_model(tmp_path / "base", swin, "image-classification")
-    with pytest.raises(ModelError, match=r"has 2 stages \(swin\.encoder\.layers\).*Use a model without stages"):
-        attached(load_foundation(source, "image-classification", LABELS, seed=0))
 
 
 def test_two_heads_that_are_combined_are_refused(tmp_path):

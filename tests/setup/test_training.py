@@ -74,6 +74,14 @@ def test_what_cannot_be_predicted_or_recomputed_is_refused_in_a_sentence(tiny_mo
         cost(module_, BYTES)
     assert cost(module_, COUNTS, measure_memory=True) is None
     source = SimpleNamespace(base_name="some/model")
+    staged = SimpleNamespace(
+        kind="image-classification",
+        allows_recomputation=True,
+        source=source,
+        has_like_blocks=False,
+    )
+    with pytest.raises(ConfigError, match=r"to state blocks, rank or upload for some/model, whose blocks differ"):
+        cost(staged, BYTES)
     once = SimpleNamespace(kind="text-classification", allows_recomputation=False, source=source)
     with pytest.raises(ModelError, match=r"since some/model forbids recomputation .*; found recompute"):
         cost(once, BYTES, "recompute")

@@ -17,6 +17,7 @@ from fedhello.costs import KEEP, ActivationPolicy, Role
 from fedhello.data.batches import IGNORED, Batch
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.probe import ended
 from fedhello.types import Allocation
 
 LONGEST = 96
@@ -228,7 +229,7 @@ def made_up(model: LoraModel, samples: int, tokens: int, answer: int | None = No
     mask = torch.ones(samples, tokens, dtype=torch.int64)
     if tokens > 1 and samples > 1:
         mask[-1, -1] = 0  # without padding, a model may need less work and memory
-    ids = torch.ones_like(mask)
+    ids = ended(model.base.config, torch.ones_like(mask), mask)
     if answer is not None:
         answered = (mask == 1) & (torch.arange(tokens) >= max(1, tokens - answer))
         labels = torch.where(answered, ids, IGNORED)

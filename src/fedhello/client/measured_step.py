@@ -220,7 +220,7 @@ def run_step(
         loss = cross_entropy(found.z, found.y)
         between()
         if parameters:  # without a head that trains and a block there is nothing to train
-            torch.autograd.grad(loss, parameters)
+            torch.autograd.grad(loss, parameters, allow_unused=True)  # such as the last block of a side stream
 
 
 def bytes_by_block(model: LoraModel) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
 
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from fedhello.errors import ModelError
 from fedhello.factors import unmerged
-from fedhello.model.blocks import Blocks
+from fedhello.model.absence import without_members
+from fedhello.model.blocks import Blocks, are_alike
 from fedhello.model.card import Form, card
 from fedhello.model.digest import digest_of
 from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel
 from fedhello.model.plain import TensorClassifier, TensorEncoder
 from fedhello.model.pooling import NATIVE, PooledClassifier, class_tokens
+from fedhello.model.probe import without_cache
 from fedhello.model.sources import TENSORS
 from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter
 
@@ -41,11 +43,13 @@ class LoraModel:
         source: Where the model is loaded from.
         kind: Its task and input.
         pooling: How the features of the head are pooled.
-        blocks: The path and number of its blocks.
+        blocks: The paths of its blocks.
         head_names: Names of the head's tensors, sorted; empty for a language model, which has no head of its own.
         logits_path: Dotted path, below the model, of the linear layer that computes the logits; None without a head.
         scale: s in h = W₀x + s·B A x: α/r, or α/√r under rsLoRA, for the rank at injection. It does not change when
             factors of another rank are written.
+        passed_over: The paths of blocks that hand on their input where they are left out; others are taken away.
+        left_out: A sentence on parts with many weights that the targets claim but have no adapter; None without any.
     """
 
     def __init__(
@@ -74,11 +78,13 @@ class LoraModel:
         if base.pooling != NATIVE and base.head is not None:
             self._parameters |= {f"{HEAD}.{name}": p for name, p in base.head.named_parameters()}
         self.scale = config.lora_alpha / _divisor(config, config.r)
-        self._keep_no_cache()
+        self._used_cache = without_cache(self.base)
         self._block_modules = self._find_block_modules()
         self._frozen_weights: dict[str, Tensor] = {}
         self._merged: dict[str, Tensor] = {}
         self.guarantee: str | None = None
+        self.left_out: str | None = None
+        self.passed_over: frozenset[str] = frozenset()
         prefix = "base_model.model."
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
         self.head_names = tuple(name for name, block in self.block_of.items() if block is None)
@@ -127,8 +133,8 @@ class LoraModel:
                 positions -= part.padding_idx + 1
                 break
         stated = [positions, getattr(self.tokenizer, "model_max_length", None)]
-        # A tokenizer without a limit returns 10³⁰.
-        return min((limit for limit in stated if limit is not None and limit < 10**9), default=None)
+        # A tokenizer without a limit returns 10³⁰, and a configuration, such as XLNet's, −1.
+        return min((limit for limit in stated if limit is not None and 0 < limit < 10**9), default=None)
 
     @property
     def takes_images(self) -> bool:
@@ -172,36 +178,27 @@ class LoraModel:
         """Return the saved name of the logits layer's ``weight`` or ``bias``."""
         return f"{HEAD}.{kind}" if self.pooling != NATIVE else f"base_model.model.{self.logits_path}.{kind}"
 
+    @property
+    def has_like_blocks(self) -> bool:
+        """Whether one block costs as much as another; not with stages, nor with an encoder and a decoder."""
+        return are_alike(self.blocks, self._block_modules)
+
     def block_modules(self) -> list[nn.Module]:
         """Return all L transformer blocks, from input to output, including those that are left out now."""
         return list(self._block_modules)
 
     def _find_block_modules(self) -> list[nn.Module]:
         base = self.base
-        return [base.get_submodule(f"{self.blocks.path}.{i}") for i in range(self.blocks.count)]
-
-    def _keep_no_cache(self) -> None:
-        """Switch off the cache of keys and values in a decoder.
-
-        Training and scoring do not use it, and a recomputed block would append its keys and values again.
-        """
-        inner: Any = getattr(self.base, "config", None)
-        self._used_cache: bool | None = getattr(inner, "use_cache", None)
-        if self._used_cache is not None:
-            inner.use_cache = False
+        return [base.get_submodule(path) for path in self.blocks.paths]
 
     @contextmanager
     def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:
         """Leave blocks out of the model inside the context; the remaining blocks follow each other directly."""
-        parent, _, name = self.blocks.path.rpartition(".")
-        owner: nn.Module = self.base.get_submodule(parent)
-        whole = getattr(owner, name)
-        rest = [block for l, block in enumerate(whole) if l not in absent]
-        setattr(owner, name, nn.Sequential(*rest) if isinstance(whole, nn.Sequential) else nn.ModuleList(rest))
-        try:
+        gone = {self.blocks.paths[l] for l in absent}
+        with ExitStack() as stack:
+            for path in self.blocks.lists:
+                stack.enter_context(without_members(self.base, path, gone, self.passed_over))
             yield
-        finally:
-            setattr(owner, name, whole)
 
     def factors(self) -> list[tuple[int, nn.Module]]:
         """Return the linear modules that hold the LoRA factors A and B, each with its block."""
@@ -352,8 +349,8 @@ class LoraModel:
                 f"are quantised ({self.quantisation}). Export the form adapter instead."
             )
         merged: Any = self.peft.float().merge_and_unload()
-        if self._used_cache is not None:
-            merged.config.use_cache = self._used_cache
+        for config, used in self._used_cache:
+            config.use_cache = used
         return merged
 
 

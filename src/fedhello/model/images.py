@@ -7,6 +7,7 @@ import numpy as np
 
 from fedhello.data.pictures import Scale
 from fedhello.errors import ModelError
+from fedhello.model.blocks import PAGE
 
 FORMS = ((96, 160), (160, 96))
 """Height and width of synthetic images that test whether a processor's output has one size."""
@@ -40,9 +41,21 @@ def prepare_as(processor: Any, config: Any, name: str) -> Preparation:
     Raises:
         ModelError: If the processor does not produce images of one size, or has too few means.
     """
-    channels: int = config.num_channels
+    reads = getattr(config, "vision_config", None) or config
+    channels: int | None = getattr(reads, "num_channels", None)
+    if channels is None:
+        raise ModelError(
+            f"expected a model that reads images as pixels, with num_channels in its configuration; {name} is of type "
+            f"{config.model_type}. {PAGE} lists what works."
+        )
     if processor is None:
-        return Preparation((channels, *stated_size(config)), (0.5,) * channels, (0.5,) * channels)
+        size = stated_size(config)
+        if size is None:
+            raise ModelError(
+                f"expected preprocessor_config.json in the folder of {name}, or image_size in its configuration; found "
+                "neither"
+            )
+        return Preparation((channels, *size), (0.5,) * channels, (0.5,) * channels)
 
     def scale(pixels: np.ndarray) -> np.ndarray:
         found = processor(
@@ -54,9 +67,11 @@ def prepare_as(processor: Any, config: Any, name: str) -> Preparation:
     return Preparation(_made_shape(scale, channels, name), *_normalisation(processor, channels, name), scale)
 
 
-def stated_size(config: Any) -> tuple[int, int]:
-    """Return the height and width of images in a model's configuration."""
-    size = config.image_size
+def stated_size(config: Any) -> tuple[int, int] | None:
+    """Return the height and width of images in a model's configuration, or None if it states none."""
+    size = getattr(getattr(config, "vision_config", None) or config, "image_size", None)
+    if size is None:
+        return None
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 

@@ -52,7 +52,7 @@ def foundation_of(
     elif _classifies(module):
         found = _of_classifier(module, labels, seed, pooling)
     else:
-        found, head = _of_encoder(module, labels, seed, pooling)
+        found, head = _of_encoder(module, labels, seed, pooling, kind == IMAGES)
     if kind != IMAGES:
         set_padding(source, module, processor, pad_token)
     return FoundationModel(module, processor, source, kind, "none", found, head)
@@ -116,10 +116,10 @@ def _source(module: Any) -> ModelSource:
 
 
 def _of_encoder(
-    module: Any, labels: Sequence[str], seed: int, pooling: Pooling | Literal["auto"]
+    module: Any, labels: Sequence[str], seed: int, pooling: Pooling | Literal["auto"], images: bool
 ) -> tuple[Pooling, nn.Linear]:
     """Return the pooling of a model without a head, and a new head for it."""
-    found = stated_by_config(module.config) if pooling == "auto" else pooling
+    found = stated_by_config(module.config, images) if pooling == "auto" else pooling
     if found == NATIVE:
         raise ModelError(
             f"expected model.pooling to be cls, mean, last or pooler for {type(module).__name__}, which has no head "

@@ -9,31 +9,39 @@ from peft import (
     TaskType,
     prepare_model_for_kbit_training,
 )
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_adapter_state_dict_for_transformers,
+    convert_peft_config_for_transformers,
+)
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedhello.errors import ModelError
 from fedhello.model.adapter import HEAD, LoraModel
-from fedhello.model.blocks import (
-    Blocks,
+from fedhello.model.blocks import PAGE, Blocks, find_blocks, find_head
+from fedhello.model.images import prepare_as, stated_size
+from fedhello.model.loading import FoundationModel
+from fedhello.model.pooling import NATIVE
+from fedhello.model.probe import Calls, check_output_layer, keep_statistics, made_up_inputs, probe
+from fedhello.model.sources import CAUSAL_LM, IMAGES, TENSORS, Kind
+from fedhello.model.targets import (
+    adaptable,
+    check_targets,
     find_all_linear,
     find_attention,
     find_attention_qv,
-    find_blocks,
-    find_head,
     find_named,
+    left_out,
 )
-from fedhello.model.loading import FoundationModel
-from fedhello.model.pooling import NATIVE
-from fedhello.model.sources import Kind
 
 ATTENTION_QV: Final = "attention-qv"
+ALL_LINEAR: Final = "all-linear"
 
 
 TARGETS: dict[str, Callable[[nn.Module, Blocks], list[str]]] = {
     ATTENTION_QV: find_attention_qv,
     "attention": find_attention,
-    "all-linear": find_all_linear,
+    ALL_LINEAR: find_all_linear,
 }
 
 
@@ -95,7 +103,13 @@ def attach_lora(
         ModelError: If blocks, targets or head cannot be found.
     """
     blocks = find_blocks(base.module)
+    keep_statistics(base.module)
+    calls = _calls(base, blocks)
+    blocks = blocks if calls is None else calls.blocks
     paths = _target_paths(base.module, blocks, targets)
+    if calls is not None:
+        asked, paths = paths, _reloadable(base.module, adaptable(base.module, paths, calls.linear))
+        check_targets(base.module, blocks, asked, paths, named=targets != ALL_LINEAR)
     if admit is not None:
         admit(sum(_values(base.module.get_submodule(path), rank, dora) for path in paths))
     head, logits_path = _head_of(base, num_labels)
@@ -115,8 +129,66 @@ def attach_lora(
     )
     if base.quantisation != "none":
         prepare_model_for_kbit_training(base.module, use_gradient_checkpointing=False)
+    _check_head(base.module, head)
     _let_head_compute_in_float32(base.module, head)
-    return LoraModel(base, config, blocks, logits_path, seed)
+    untrained = left_out(base.module, blocks, paths, head) if targets == ALL_LINEAR else None
+    model = LoraModel(base, config, blocks, logits_path, seed)
+    model.left_out = untrained
+    model.passed_over = frozenset() if calls is None else calls.returning_tensors
+    return model
+
+
+def _calls(base: FoundationModel, blocks: Blocks) -> Calls | None:
+    """Return what a pass calls; None for a plain module, whose input is not known here."""
+    if base.kind == TENSORS:
+        return None
+    image = None
+    if base.kind == IMAGES:
+        # Whether images of another size fit is checked with the data.
+        config = base.module.config
+        made = prepare_as(base.processor, config, base.source.base_name).shape
+        image = (made[0], *(stated_size(config) or made[1:]))
+    inputs = made_up_inputs(base.module, image)
+    if base.kind == CAUSAL_LM:
+        check_output_layer(base.module, inputs)
+    return probe(base.module, blocks, inputs)
+
+
+def _reloadable(module: Any, paths: Sequence[str]) -> list[str]:
+    """Return the paths whose adapters PEFT reads back under the names that it writes.
+
+    transformers 5 fuses and renames parts of some model types, such as experts, and PEFT rewrites the names that they
+    had before, also where other layers have them: it would adapt the fused parameters at another rank, or leave an
+    adapter unread.
+    """
+    kept = {leaf for leaf in {path.rpartition(".")[2] for path in paths} if not _is_rewritten(module, leaf)}
+    named = {f"base_model.model.{path}.lora_A.weight": path for path in paths if path.rpartition(".")[2] in kept}
+    written = {name: torch.empty(1, 1) for name in named}
+    read = convert_peft_adapter_state_dict_for_transformers(module, LoraConfig(target_modules=list(paths)), written)
+    return [path for name, path in named.items() if name in read]
+
+
+def _is_rewritten(module: Any, leaf: str) -> bool:
+    config: Any = LoraConfig(target_modules=[leaf])
+    try:
+        convert_peft_config_for_transformers(config, module, None)
+    except ValueError:  # one of several that are fused together
+        return True
+    return set(config.target_modules) != {leaf}
+
+
+def _check_head(module: nn.Module, head: Sequence[str]) -> None:
+    """Check that a head has trainable values only.
+
+    Raises:
+        ModelError: If it has statistics of batch normalisation, which are no parameters.
+    """
+    for name in head:
+        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.get_submodule(name).modules()):
+            raise ModelError(
+                f"expected a head of trainable values only; {type(module).__name__} normalises over batches in {name}. "
+                f"{PAGE} lists what works."
+            )
 
 
 def _values(linear: nn.Module, rank: int, dora: bool) -> int:

@@ -24,13 +24,17 @@ from transformers.utils import logging as transformers_logging
 
 from fedhello.errors import FedhelloError, MissingExtraError, ModelError, OutOfReachError
 from fedhello.hub import is_out_of_reach
-from fedhello.model.blocks import find_head
+from fedhello.model.blocks import PAGE, TOKENS, find_head
 from fedhello.model.folders import broken_file, check_files, check_tokenizer, check_weights
 from fedhello.model.pooling import NATIVE, Pooling, fresh_head, stated_pooling
+from fedhello.model.probe import tried
 from fedhello.model.sources import CAUSAL_LM, IMAGES, Kind, ModelSource, _pinned
 
 Quantisation = Literal["none", "8bit", "4bit"]
 """Whether the frozen weights are quantised by bitsandbytes: LLM.int8(), or NF4 as in QLoRA."""
+
+LISTINGS = (" Model type should be one of", " Should have a `model_type` key", " This could be because")
+"""Where transformers' messages go on with a hundred names, or with several guesses."""
 
 AUTO_CLASSES: dict[Kind, Any] = {
     "text-classification": AutoModelForSequenceClassification,
@@ -108,12 +112,12 @@ def load_foundation(
         source = _pinned(source)
         if not source.is_on_hub and source.gguf is None:
             check_files(Path(source.location))
-        processor = _load_processor(source, kind)
         found = _resolved_pooling(source, kind, pooling)
+        processor = _load_processor(source, kind)
         if found == NATIVE:
             module, head = _with_own_head(source, kind, labels, classes, dtype, quantisation, device), None
         else:
-            module, head = _without_head(source, classes, dtype, quantisation, device, found)
+            module, head = _without_head(source, kind, classes, dtype, quantisation, device, found)
     if kind != IMAGES:
         check_tokenizer(source.location, processor, module.get_input_embeddings().weight.shape[0])
         set_padding(source, module, processor, pad_token)
@@ -128,19 +132,53 @@ def _resolved_pooling(source: ModelSource, kind: Kind, pooling: Pooling | Litera
     Raises:
         ModelError: If the model has no features for that pooling.
     """
-    if kind == CAUSAL_LM:
-        if pooling not in ("auto", NATIVE):
-            raise ModelError(
-                f"expected model.pooling to be auto or native for a language model, which has no head; found {pooling}"
-            )
-        return NATIVE
-    if pooling == "auto":
-        config = AutoConfig.from_pretrained(source.location, **source.arguments)
-        found = stated_pooling(config, source.location, source.arguments)
-        return "last" if found == NATIVE and not _has_bias(source, kind) else found
+    if kind == CAUSAL_LM and pooling not in ("auto", NATIVE):
+        raise ModelError(
+            f"expected model.pooling to be auto or native for a language model, which has no head; found {pooling}"
+        )
     if pooling == "last" and kind == IMAGES:
         raise ModelError("expected model.pooling to be auto, cls, mean, pooler or native for images; found last")
-    return pooling
+    config = AutoConfig.from_pretrained(source.location, **source.arguments)
+    found = pooling
+    if found == "auto":
+        found = NATIVE if kind == CAUSAL_LM else _pooling_by_files(source, kind, config)
+    if not (_maps(AUTO_CLASSES[kind], config) if found == NATIVE else _maps(AutoModel, _reading(config, kind))):
+        raise _unsupported(source, kind, config, found)
+    return found
+
+
+def _pooling_by_files(source: ModelSource, kind: Kind, config: Any) -> Pooling:
+    """Return the pooling of a classifier that its files name, or that fits its architecture."""
+    stated = stated_pooling(config, source.location, source.arguments, kind == IMAGES)
+    if stated != NATIVE and _maps(AutoModel, _reading(config, kind)):
+        return stated
+    if kind == IMAGES:
+        return NATIVE
+    if _maps(AUTO_CLASSES[kind], config):
+        return NATIVE if _has_bias(source, kind) else "last"
+    return "last" if _maps(AutoModelForCausalLM, config) else NATIVE
+
+
+def _maps(auto: Any, config: Any) -> bool:
+    """Whether transformers has a class for a configuration among those of an auto class."""
+    return type(config) in auto._model_mapping
+
+
+def _reading(config: Any, kind: Kind) -> Any:
+    """Return the configuration of what reads a task's input: for images that of the image tower, if it is one part."""
+    return (getattr(config, "vision_config", None) or config) if kind == IMAGES else config
+
+
+def _unsupported(source: ModelSource, kind: Kind, config: Any, pooling: Pooling) -> ModelError:
+    others = [known.replace("-", " ") for known, auto in AUTO_CLASSES.items() if known != kind and _maps(auto, config)]
+    has = f"only for {' and '.join(others)}" if others else "for none of the tasks here"
+    how = ""
+    if pooling == NATIVE and kind != CAUSAL_LM and not others and _maps(AutoModel, config):
+        how = "Set model.pooling=mean, or another one, to put a head on its features; "
+    return ModelError(
+        f"expected a model for {kind.replace('-', ' ')} at {source.location!r}; it is of type {config.model_type}, "
+        f"which transformers has {has}. {how}{PAGE} lists what works."
+    )
 
 
 def _has_bias(source: ModelSource, kind: Kind) -> bool:
@@ -169,9 +207,9 @@ def _with_own_head(
     module, report = AUTO_CLASSES[kind].from_pretrained(
         source.location, **source.arguments, **classes, **how, **_how(dtype)
     )
-    base = "" if kind == CAUSAL_LM else module.base_model_prefix + "."
     check_weights(source.location, module, report)
-    _check_complete(source, report, lambda key: key.startswith(base))
+    head = [] if kind == CAUSAL_LM else find_head(module, len(labels))[0]
+    _check_complete(source, report, lambda key: key.split(".", 1)[0] not in head)
     if kind == CAUSAL_LM:
         check_causal(source, module)
     else:
@@ -182,6 +220,7 @@ def _with_own_head(
 
 def _without_head(
     source: ModelSource,
+    kind: Kind,
     classes: dict[str, Any],
     dtype: torch.dtype,
     quantisation: Quantisation,
@@ -190,12 +229,17 @@ def _without_head(
 ) -> tuple[nn.Module, nn.Linear]:
     """Load only the foundation model (the image tower of a model for texts and images), and make a new random head."""
     config = AutoConfig.from_pretrained(source.location, **source.arguments)
-    config = getattr(config, "vision_config", None) or config
+    config = _reading(config, kind)
     for key, value in classes.items():
         setattr(config, key, value)
     how = _bitsandbytes(dtype, quantisation, device, None) if quantisation != "none" else {}
     module, report = AutoModel.from_pretrained(source.location, **source.arguments, config=config, **how, **_how(dtype))
     check_weights(source.location, module, report)
+    if not (module.main_input_name == "pixel_values" if kind == IMAGES else module.main_input_name in TOKENS):
+        raise ModelError(
+            f"expected a model that reads {'images' if kind == IMAGES else 'texts'} at {source.location!r}; "
+            f"{type(module).__name__} reads {module.main_input_name}. {PAGE} lists what works."
+        )
     # Missing weights of a pooler matter only if it computes the features.
     _check_complete(source, report, lambda key: pooling == "pooler" or not key.startswith("pooler."))
     return module, fresh_head(module.config, classes["num_labels"])
@@ -227,7 +271,10 @@ def _explained(source: ModelSource, kind: Kind) -> Iterator[None]:
     except FedhelloError:
         raise
     except Exception as error:  # transformers raises exceptions of many classes for wrong files
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())
+        for rest in LISTINGS:
+            reason = reason.partition(rest)[0]
+        reason = reason[:300].rstrip(". ") or type(error).__name__
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"expected a model type that transformers supports; {source.location!r} needs code of its own, which "
@@ -331,8 +378,7 @@ def check_causal(source: ModelSource, module: Any) -> None:
     """
     module.eval()
     ids = torch.tensor([[2, 3, 2, 3], [2, 3, 2, 4]], device=module.device)
-    with torch.no_grad():
-        one, other = module(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    one, other = tried(module, {"input_ids": ids}, use_cache=False).logits[:, :-1].float()
     if not torch.allclose(one, other, atol=1e-4 * float(one.abs().max())):
         raise ModelError(
             f"expected a causal language model at {source.location!r}; {type(module).__name__} lets a position see the "

@@ -99,8 +99,17 @@ def fresh_head(config: Any, num_labels: int) -> nn.Linear:
     Args:
         config: The foundation model's configuration; its ``hidden_size`` is d.
         num_labels: C.
+
+    Raises:
+        ModelError: If it states no such size.
     """
-    head = nn.Linear(config.hidden_size, num_labels)
+    d = getattr(config, "hidden_size", None) or getattr(config.get_text_config(), "hidden_size", None)
+    if d is None:
+        raise ModelError(
+            "expected a model with features of one size, hidden_size in its configuration; found a model of type "
+            f"{config.model_type}, which states none"
+        )
+    head = nn.Linear(d, num_labels)
     nn.init.normal_(head.weight, std=getattr(config, "initializer_range", None) or 0.02)
     nn.init.zeros_(head.bias)
     return head
@@ -119,27 +128,28 @@ def class_tokens(module: Any) -> int:
     return int(has_class_token) + int(getattr(module.config, "num_register_tokens", 0) or 0)
 
 
-def stated_pooling(config: Any, location: str, arguments: Mapping[str, Any]) -> Pooling:
+def stated_pooling(config: Any, location: str, arguments: Mapping[str, Any], images: bool) -> Pooling:
     """Return the pooling that ``auto`` selects for a model: that of its files, else ``native``.
 
     Args:
         config: The model's configuration.
         location: The folder or the hub id of the model.
         arguments: Further arguments of loading, such as the revision.
+        images: Whether it is to read images.
 
     Raises:
         ModelError: If its files name a pooling that fedhello does not have.
     """
-    own = stated_by_config(config)
+    own = stated_by_config(config, images)
     if own == "pooler":
         return own
     modules = _read(location, "modules.json", arguments)
     return own if modules is None else _of_modules(modules, location, arguments)
 
 
-def stated_by_config(config: Any) -> Pooling:
+def stated_by_config(config: Any, images: bool) -> Pooling:
     """Return the pooling that a model's configuration names, else ``native``."""
-    if getattr(config, "vision_config", None) is not None or config.model_type.endswith("_vision_model"):
+    if images and (getattr(config, "vision_config", None) is not None or config.model_type.endswith("_vision_model")):
         return "pooler"
     stated = getattr(config, "classifier_pooling", None)  # ModernBERT
     return stated if stated in ("cls", "mean") else NATIVE

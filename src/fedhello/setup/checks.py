@@ -1,16 +1,18 @@
 """Checks of model, data, method and federation before a run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet, Kind
 from fedhello.data.split import Split
-from fedhello.errors import ConfigError
+from fedhello.errors import ConfigError, ModelError
 from fedhello.formatting import budget_words
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
+from fedhello.model.probe import made_up_inputs, tried
+from fedhello.model.sources import TENSORS
 from fedhello.strategy import AllocationContext, BoundMethod
 from fedhello.types import Allocation, Federation
 
@@ -93,6 +95,7 @@ def check_method(method: Method, bound: BoundMethod, federation: Federation, mod
 
     Raises:
         ConfigError: If it cannot, or no client can take part.
+        ModelError: If the model does not run without blocks that the method leaves out.
     """
     complaint = method.check(federation, model.snapshot(share_head=False))
     if complaint is not None:
@@ -100,6 +103,9 @@ def check_method(method: Method, bound: BoundMethod, federation: Federation, mod
     one_of = {client.tier: client for client in federation.clients}
     equal = (1.0,) * federation.num_blocks
     first = {g: bound.allocate(AllocationContext(k, federation, 0, equal)) for g, k in sorted(one_of.items())}
+    for allocation in first.values():
+        if allocation is not None and allocation.absent:
+            _check_runs_without(model, allocation.absent, method.name)
     if model.has_magnitudes:
         _check_whole_factors(method, first.values(), federation.rank)
     out = [g for g, allocation in first.items() if allocation is None]
@@ -112,6 +118,24 @@ def check_method(method: Method, bound: BoundMethod, federation: Federation, mod
     if len(out) == len(one_of):
         raise ConfigError(f"expected a tier that can afford {method.name}; all {who} than any affords. Raise a budget.")
     return (f"{who} than they can afford",)
+
+
+def _check_runs_without(model: LoraModel, absent: Sequence[int], method: str) -> None:
+    """Check that a transformers model runs without some of its blocks.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    if model.kind == TENSORS:
+        return
+    try:
+        with model.without_blocks(absent):
+            tried(model.base, made_up_inputs(model.base, model.image_shape if model.takes_images else None))
+    except ModelError as error:
+        raise ModelError(
+            f"expected a model that runs without some of its blocks, as in the sub-models of {method}; "
+            f"{model.source.base_name} does not. Choose a method that freezes blocks, such as rgd-hla."
+        ) from error
 
 
 def _check_whole_factors(method: Method, allocations: Iterable[Allocation | None], rank: int) -> None:

@@ -131,7 +131,7 @@ def _check_size(model: LoraModel, how: Preparation) -> list[str]:
         ]
     base = model.base
     stated = stated_size(base.config)
-    if (height, width) == stated:
+    if stated is None or (height, width) == stated:
         return []
     model.module.eval()
     try:

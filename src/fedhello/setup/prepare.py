@@ -265,6 +265,8 @@ def load(
     lengths = config.data.max_length, config.data.answer_tokens
     samples, changes = encode(data, model, *lengths)
     notes = [*data.notes, *changes]
+    if model.left_out is not None:
+        notes.append(f"model.lora.targets={config.model.lora.targets}: {model.left_out}")
     if method.uses_scores and config.model.head == "local":
         notes.append("Fisher scores are computed with the initial head, since each client keeps its own head")
     held_out = split_data(stated, data)

@@ -50,7 +50,8 @@ def step_costs(
         answer: Of a language model, the tokens of the longest response.
 
     Raises:
-        ConfigError: If a budget of a plain module is in bytes or seconds.
+        ConfigError: If a budget of a plain module is in bytes or seconds, or one in memory or seconds meets blocks
+            that differ.
         ModelError: If the model does not allow what the rule asks for, or a budget is in bytes or seconds and they do
             not follow from the calibration.
     """
@@ -64,6 +65,12 @@ def step_costs(
     wanted = settings.measure_memory or limited
     if model.kind == TENSORS or not wanted:
         return None
+    measured = any(budget.memory is not None or budget.seconds is not None for budget in budgets)
+    if measured and not model.has_like_blocks:
+        raise ConfigError(
+            f"expected clients.tiers to state blocks, rank or upload for {model.source.base_name}, whose blocks "
+            "differ; found memory or seconds, which are measured on the first and the last block. Give counts."
+        )
     fixed = head.policy == "solved" and not head.trains
     shared, frozen = is_shared(head.policy) and not fixed, fixed or head.policy == "frozen"
     adapter = model.snapshot(shared)
