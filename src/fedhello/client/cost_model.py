@@ -14,7 +14,7 @@ allocation is tried out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import cast, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -25,10 +25,10 @@ from fedhello.types import Allocation, Update
 
 POLICIES: tuple[ActivationPolicy, ...] = get_args(ActivationPolicy)
 Kind = tuple[ActivationPolicy, Role]
-Shape = tuple[int, int] | tuple[int, int, int]
+Shape = tuple[int, ...]
 """A batch: samples × tokens; of a language model also how many tokens have a label, where it is known."""
 
-MeanShape = tuple[float, float] | tuple[float, float, float]
+MeanShape = tuple[float, ...]
 """The mean shape of several batches."""
 
 
@@ -195,7 +195,7 @@ class StepCosts:
             batches: The shapes of a round's batches.
             counts: How many batches have each of these shapes; one if not given.
         """
-        widest = cast(Shape, labelled(widest, self.answer))
+        widest = tuple(map(int, labelled(widest, self.answer)))
         batches = [labelled(batch, self.answer) for batch in batches]
 
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
@@ -240,12 +240,13 @@ def batch_shapes(
     parts = np.array_split(order, -(-len(order) // batch_size))
     # With more than a window of samples, batches are full; see ``training_batches``.
     samples = batch_size if len(order) > WINDOW * batch_size else len(parts[0])
-    widest: Shape = samples, int(lengths[order[-1]])
+    longest = int(lengths[order[-1]])
     batches: list[Shape] = [(len(part), int(lengths[part[-1]])) for part in parts]
-    if answers is not None:
-        widest = (*widest[:2], int(np.sort(answers)[-samples:].sum()))
-        batches = [(b, T, int(answers[part].sum())) for part, (b, T, *_) in zip(parts, batches, strict=True)]
-    return widest, batches * epochs
+    if answers is None:
+        return (samples, longest), batches * epochs
+    most = int(np.sort(answers)[-samples:].sum())
+    counted: list[Shape] = [(*batch, int(answers[part].sum())) for part, batch in zip(parts, batches, strict=True)]
+    return (samples, longest, most), counted * epochs
 
 
 def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -> Update:
@@ -258,7 +259,7 @@ def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -
     # A client's metrics are not trusted: these are at least one.
     steps, samples = (max(1.0, update.metrics[name]) for name in ("steps", "samples"))
     sizes = ("widest_samples", "widest_tokens", "widest_labels")
-    shape = cast(Shape, tuple(int(update.metrics[size]) for size in sizes if size in update.metrics))
+    shape = tuple(int(update.metrics[size]) for size in sizes if size in update.metrics)
     mean = samples / steps, update.metrics["tokens"] / samples
     found = needs(costs.at(shape, [mean]), allocation, first_step=steps == 1)
     more = {

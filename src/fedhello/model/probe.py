@@ -111,7 +111,6 @@ def probe(module: nn.Module, blocks: Blocks, inputs: Mapping[str, Tensor]) -> Ca
     try:
         module.train()
         tried(module, inputs)
-        module.eval()
         matter = _that_matter(module, list(called), inputs)
     finally:
         module.train(was_training)
@@ -141,16 +140,30 @@ def _that_matter(module: nn.Module, paths: Sequence[str], inputs: Mapping[str, T
         module.requires_grad_(False)
         for weight in small:
             weight.requires_grad_(True)
-        made = tried(module, inputs, gradients=True)
-        total = next(value for value in made.values() if isinstance(value, Tensor)).float().sum()
-        gradients = (
-            torch.autograd.grad(total, list(small), allow_unused=True) if total.requires_grad else [None] * len(small)
-        )
+        gradients = _gradients(module.eval(), list(small), inputs)
+        if gradients is None:  # RWKV overwrites its state in evaluation
+            gradients = _gradients(module.train(), list(small), inputs)
     finally:
         for weight, required in before:
             weight.requires_grad_(required)
+    if gradients is None:
+        raise ModelError(
+            f"expected a model that can be trained; {type(module).__name__} has no gradients. {PAGE} lists what works."
+        )
     reached = {path for path, gradient in zip(small.values(), gradients, strict=True) if gradient is not None}
     return [path for path in paths if path in reached]
+
+
+def _gradients(module: nn.Module, weights: list[nn.Parameter], inputs: Mapping[str, Tensor]) -> Any:
+    """Return the gradient of the sum of the output for each weight, None where there is none; None if all fail."""
+    made = tried(module, inputs, gradients=True)
+    total = next(value for value in made.values() if isinstance(value, Tensor)).float().sum()
+    if not total.requires_grad:
+        return [None] * len(weights)
+    try:
+        return torch.autograd.grad(total, weights, allow_unused=True)
+    except RuntimeError:
+        return None
 
 
 def _small(block: nn.Module) -> list[nn.Parameter]:

@@ -100,7 +100,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         name=options.name,
         samples=len(samples) if private is None else 1,
         classes=tuple(classes),
-        widest=widest,
+        widest=(widest[0], widest[1]),
         batches=count_shapes(batches),
         budget=declared,
         speed=_speed(model, settings, answer),

@@ -86,7 +86,7 @@ class ClientInfo(_Strict):
         return (self.name, self.samples, self.classes) == (other.name, other.samples, other.classes)
 
 
-def count_shapes(batches: Iterable[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
+def count_shapes(batches: Iterable[tuple[int, ...]]) -> tuple[tuple[int, int, int], ...]:
     """Return how many batches have each shape: samples, tokens and number, ascending.
 
     Example:

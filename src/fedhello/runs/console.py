@@ -21,7 +21,7 @@ from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
-from fedhello.runs.summarise import taken_lines
+from fedhello.runs.summarise import OVER_BUDGET, taken_lines
 from fedhello.runs.summary import Summary
 from fedhello.session import Session
 from fedhello.state import ClientReport, RoundReport, RunState
@@ -158,6 +158,7 @@ class Progress(Callback):
     def _say_what_is_left(self, summary: Summary) -> None:
         """Show which rounds were taken, where the adapter is, and how to resume the run."""
         lines = taken_lines(summary.search, summary.selection)
+        lines += [f"note: {note}" for note in summary.notes if OVER_BUDGET in note]
         if self._folder is not None:
             lines += loading_lines(summary, self._folder)
             if summary.status != "finished":

@@ -131,6 +131,9 @@ def _search_line(search: SearchSummary) -> str:
     )
 
 
+OVER_BUDGET = "over the memory budget"
+"""What the note on clients over their budget contains."""
+
 MOST_NAMED = 5
 """The most clients that a note names."""
 
@@ -155,7 +158,7 @@ def over_budget_lines(session: Session, attempts: Sequence[RoundRecord]) -> list
         said.append(f"client {client} ({found} of {human_bytes(budget)}, {times} round {when[0]})")
     more = f" and {len(rounds) - MOST_NAMED} more" if len(rounds) > MOST_NAMED else ""
     who = "a client was" if len(rounds) == 1 else f"{len(rounds)} clients were"
-    return [f"{who} over the memory budget: {', '.join(said)}{more}; each was planned smaller from then on"]
+    return [f"{who} {OVER_BUDGET}: {', '.join(said)}{more}; each was planned smaller from then on"]
 
 
 def _selection(results: Sequence[RoundRecord]) -> SelectionSummary | None:

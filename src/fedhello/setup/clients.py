@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import cast
 
 import numpy as np
 
@@ -134,7 +133,7 @@ def _costs(settings: TrainingSettings, costs: Costs) -> Costs:
 
 def _largest(shapes: Sequence[Batches]) -> Batches:
     """Return the widest batch and the batches of the most expensive round among a tier's clients."""
-    widest = cast(Shape, tuple(map(max, zip(*(widest for widest, *_ in shapes), strict=True))))
+    widest = tuple(map(max, zip(*(widest for widest, *_ in shapes), strict=True)))
     _, batches, *counts = max(shapes, key=_tokens)
     return (widest, batches, counts[0]) if counts else (widest, batches)
 
@@ -232,7 +231,7 @@ def _below_floor(budget: Budget, costs: Costs, rule: ActivationRule, batch: int 
 def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts | None, rule: ActivationRule) -> int | None:
     """Return the largest batch size, for samples as long as in the widest batch, whose floor fits; None if none."""
     for samples in range(widest[0] - 1, 0, -1):
-        shape = cast(Shape, (samples, widest[1], *(-(-n * samples // widest[0]) for n in widest[2:])))
+        shape = (samples, widest[1], *(-(-n * samples // widest[0]) for n in widest[2:]))
         # A smaller batch needs less memory, about the same time for all samples, and the same upload.
         costs = None if steps is None else steps.at(shape, [shape] * -(-widest[0] // samples))
         if costs is not None and needs(costs, cheapest(costs, rule)).within(budget):
