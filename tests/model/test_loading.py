@@ -1,7 +1,5 @@
 """What a folder, a hub id or a package may hold, and what is said where it does not fit."""
 
-import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from fedhello.errors import MissingExtraError, ModelError
+from fedhello.errors import ModelError
 from fedhello.model import loading
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import load_foundation
@@ -136,37 +134,6 @@ def test_a_model_with_code_of_its_own_is_refused_without_running_it(tmp_path):
     assert resolve(str(tmp_path)).arguments["trust_remote_code"] is False  # else a terminal is asked
     with pytest.raises(ModelError, match="needs code of its own, which fedhello never runs"):
         load_foundation(resolve(str(tmp_path)), IMAGES, LABELS, 0)
-
-
-def test_quantised_weights_need_a_package_and_four_bits_a_gpu(saved, monkeypatch, hide):
-    source = saved(BERT)
-    hide("bitsandbytes")
-    with pytest.raises(MissingExtraError, match=r"pip install 'fedhello\[quantised\]'"):
-        load_foundation(source, TEXT, LABELS, 0, quantisation="8bit")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: name)
-    with pytest.raises(ModelError, match=r"expected a GPU for model\.quantisation=4bit"):
-        load_foundation(source, TEXT, LABELS, 0, quantisation="4bit")
-    packed = dataclasses.replace(source, gguf="some.gguf")
-    with pytest.raises(ModelError, match="comes as a GGUF file; found 8bit"):
-        load_foundation(packed, TEXT, LABELS, 0, quantisation="8bit")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs the extra quantised")
-@pytest.mark.parametrize("kind", [TEXT, LM])
-def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind):
-    source = saved(LLAMA, of=AutoModelForCausalLM if kind == LM else AutoModelForSequenceClassification)
-    base = load_foundation(source, kind, LABELS, 0, quantisation="8bit")
-    classes = None if kind == LM else 3
-    model = attach_lora(base, num_labels=classes, rank=2, alpha=2, dropout=0.0, targets="all-linear", seed=0)
-    kinds = {p.dtype for n, p in model.module.named_parameters() if n.endswith("base_layer.weight")}
-    assert kinds == {torch.int8}
-    model.write({name: torch.rand_like(value) for name, value in model.read(model.block_of).items()})
-    live = model.set_trainable(model.block_of)
-    assert {p.dtype for p in live} == {torch.float32}
-    loss = model.module(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.square().sum()
-    assert all(bool(g.any()) and bool(g.isfinite().all()) for g in torch.autograd.grad(loss, live))
-    with pytest.raises(ModelError, match=r"quantised \(8bit\)\. Export the form adapter instead"):
-        save_merged(model, tmp_path / "merged")
 
 
 @pytest.mark.slow

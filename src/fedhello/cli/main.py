@@ -71,7 +71,7 @@ def main() -> None:
 def _about_the_command(error: Exception) -> str | None:
     """Return what is wrong with what was typed: for click, or as a name that no file can have; None otherwise."""
     if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
-        return f"expected a path that a file can have; {error.strerror.lower()}: {str(error.filename)[:100]}…"
+        return f"expected a path that a file can have; {str(error.strerror).lower()}: {str(error.filename)[:100]}…"
     usage = getattr(error, "format_message", None)  # click's own usage errors
     return None if usage is None else f"{usage()} See fedhello --help."
 

@@ -42,8 +42,8 @@ from fedhello.data.embedded_sets import EMBEDDED_DATA
 from fedhello.embedded import PREFIX
 from fedhello.model.head import HeadPolicy, Priors, Solver
 from fedhello.model.injection import ATTENTION_QV
-from fedhello.model.loading import Quantisation
 from fedhello.model.pooling import Pooling
+from fedhello.model.quantisation import Quantisation
 from fedhello.state import Unit
 from fedhello.types import Budget
 

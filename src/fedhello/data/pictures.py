@@ -241,7 +241,7 @@ def _tried(
     except Image.DecompressionBombError:
         return _too_many(picture.name, "far more")
     except Exception as error:  # decoders document none, and raise RuntimeError, SyntaxError, struct.error and others
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, Image.UnidentifiedImageError) and not isinstance(picture.content, np.ndarray):
             begin = picture.encoded(picture.content)[:16]
             reason = f"it is no readable {', '.join(FORMATS)}; it begins with {begin!r}"
         else:

@@ -1,7 +1,5 @@
 """Load a foundation model: embedded in a Python package, from a folder, or from the model hub."""
 
-import importlib.util
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,20 +16,17 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BitsAndBytesConfig,
 )
 from transformers.utils import logging as transformers_logging
 
-from fedhello.errors import FedhelloError, MissingExtraError, ModelError, OutOfReachError
+from fedhello.errors import FedhelloError, ModelError, OutOfReachError
 from fedhello.hub import is_out_of_reach
 from fedhello.model.blocks import PAGE, TOKENS, find_head
 from fedhello.model.folders import broken_file, check_files, check_tokenizer, check_weights
 from fedhello.model.pooling import NATIVE, Pooling, fresh_head, stated_pooling
 from fedhello.model.probe import tried
+from fedhello.model.quantisation import Quantisation, check_can_quantise, keep_layout, quantised
 from fedhello.model.sources import CAUSAL_LM, IMAGES, Kind, ModelSource, _pinned
-
-Quantisation = Literal["none", "8bit", "4bit"]
-"""Whether the frozen weights are quantised by bitsandbytes: LLM.int8(), or NF4 as in QLoRA."""
 
 LISTINGS = (" Model type should be one of", " Should have a `model_type` key", " This could be because")
 """Where transformers' messages go on with a hundred names, or with several guesses."""
@@ -105,7 +100,7 @@ def load_foundation(
             token, or is not a causal language model although one is needed.
     """
     if quantisation != "none":
-        _check_can_quantise(quantisation, source, device or torch.device("cpu"))
+        check_can_quantise(quantisation, source)
     classes = {} if kind == CAUSAL_LM else named_classes(labels)
     with torch.random.fork_rng(devices=[]), _quiet_transformers(), _explained(source, kind):
         torch.manual_seed(seed)
@@ -114,6 +109,7 @@ def load_foundation(
             check_files(Path(source.location))
         found = _resolved_pooling(source, kind, pooling)
         processor = _load_processor(source, kind)
+        module: Any
         if found == NATIVE:
             module, head = _with_own_head(source, kind, labels, classes, dtype, quantisation, device), None
         else:
@@ -123,6 +119,8 @@ def load_foundation(
         set_padding(source, module, processor, pad_token)
     if source.gguf:
         _forget_file_format(module)
+    if quantisation == "4bit":
+        keep_layout(module)
     return FoundationModel(module, processor, source, kind, quantisation, found, head)
 
 
@@ -203,7 +201,8 @@ def _with_own_head(
     device: torch.device | None,
 ) -> nn.Module:
     """Load the architecture's own model for the task, a classifier with a fresh head."""
-    how = _quantised(source, kind, classes, dtype, quantisation, device) if quantisation != "none" else {}
+    skipped = None if kind == CAUSAL_LM or quantisation == "none" else _own_head(source, kind, classes)
+    how = quantised(dtype, quantisation, device, skipped)
     module, report = AUTO_CLASSES[kind].from_pretrained(
         source.location, **source.arguments, **classes, **how, **_how(dtype)
     )
@@ -232,7 +231,7 @@ def _without_head(
     config = _reading(config, kind)
     for key, value in classes.items():
         setattr(config, key, value)
-    how = _bitsandbytes(dtype, quantisation, device, None) if quantisation != "none" else {}
+    how = quantised(dtype, quantisation, device)
     module, report = AutoModel.from_pretrained(source.location, **source.arguments, config=config, **how, **_how(dtype))
     check_weights(source.location, module, report)
     if not (module.main_input_name == "pixel_values" if kind == IMAGES else module.main_input_name in TOKENS):
@@ -312,52 +311,11 @@ def _load_processor(source: ModelSource, kind: Kind) -> Any:
     return AutoImageProcessor.from_pretrained(source.location, **source.arguments, **pillow)
 
 
-def _check_can_quantise(quantisation: Quantisation, source: ModelSource, device: torch.device) -> None:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError(
-            f"model.quantisation={quantisation} needs bitsandbytes; run: pip install 'fedhello[quantised]'"
-        )
-    if quantisation == "4bit" and device.type == "cpu":
-        # In evaluation mode on a CPU, bitsandbytes changes the layout of 4-bit weights and does not restore it.
-        raise ModelError(
-            "expected a GPU for model.quantisation=4bit, since on a CPU the gradients are wrong after an evaluation; "
-            "found cpu. Set model.quantisation=8bit, which works on a CPU, or none."
-        )
-    if source.gguf:
-        raise ModelError(
-            f"expected model.quantisation=none for {source.base_name}, which comes as a GGUF file; found {quantisation}"
-        )
-
-
-def _quantised(
-    source: ModelSource,
-    kind: Kind,
-    classes: dict[str, Any],
-    dtype: torch.dtype,
-    quantisation: Quantisation,
-    device: torch.device | None,
-) -> dict[str, Any]:
-    """Return the loading arguments for quantising everything except the head of the architecture's own classifier."""
-    head = None
-    if kind != CAUSAL_LM:
-        config = AutoConfig.from_pretrained(source.location, **source.arguments, **classes)
-        with torch.device("meta"):
-            head = find_head(AUTO_CLASSES[kind].from_config(config), classes["num_labels"])[0]
-    return _bitsandbytes(dtype, quantisation, device, head)
-
-
-def _bitsandbytes(
-    dtype: torch.dtype, quantisation: Quantisation, device: torch.device | None, head: list[str] | None
-) -> dict[str, Any]:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs the number type at every product
-    config = BitsAndBytesConfig(
-        load_in_8bit=quantisation == "8bit",
-        load_in_4bit=quantisation == "4bit",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=head,
-    )
-    return {"quantization_config": config, "device_map": {"": device or torch.device("cpu")}}
+def _own_head(source: ModelSource, kind: Kind, classes: dict[str, Any]) -> list[str]:
+    """Return the parts of the architecture's own classifier that are its head."""
+    config = AutoConfig.from_pretrained(source.location, **source.arguments, **classes)
+    with torch.device("meta"):
+        return find_head(AUTO_CLASSES[kind].from_config(config), classes["num_labels"])[0]
 
 
 def _check_complete(source: ModelSource, report: Any, is_needed: Callable[[str], bool]) -> None:

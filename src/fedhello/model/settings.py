@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedhello.model.injection import ATTENTION_QV
-from fedhello.model.loading import Quantisation
 from fedhello.model.pooling import Pooling
+from fedhello.model.quantisation import Quantisation
 
 
 @dataclass(frozen=True)
