@@ -242,7 +242,7 @@ def _tried(
         return _too_many(picture.name, "far more")
     except Exception as error:  # decoders document none, and raise RuntimeError, SyntaxError, struct.error and others
         if isinstance(error, Image.UnidentifiedImageError):
-            begin = picture.encoded(picture.content)[:16]
+            begin = b"" if isinstance(picture.content, np.ndarray) else picture.encoded(picture.content)[:16]
             reason = f"it is no readable {', '.join(FORMATS)}; it begins with {begin!r}"
         else:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
