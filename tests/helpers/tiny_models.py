@@ -119,6 +119,7 @@ OWN: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 8},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
     "levit": {"patch_size": 16},
+    "textnet": {"image_size": [64, 64]},
     "mobilevitv2": {"image_size": 64},
     "markuplm": {"xpath_unit_hidden_size": 4},
     "ministral": {"head_dim": 8},
