@@ -63,4 +63,4 @@ def keep_layout(module: nn.Module) -> None:
     """
     for one in module.modules():
         if hasattr(one, "support_avx512bf16_for_cpu"):
-            one.support_avx512bf16_for_cpu = False
+            setattr(one, "support_avx512bf16_for_cpu", False)  # noqa: B010  # nn.Module types attributes as tensors
