@@ -279,7 +279,7 @@ def resume(
 
     Raises:
         ConfigError: If an override would change a result.
-        DataError: If the data are not those that the run started with, or a label is none of the run's.
+        DataError: If the data or the labels are not those that the run started with.
         RunFolderError: If this is not the folder of a run, or its checkpoints do not match it.
 
     Example:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -63,12 +64,12 @@ def calibrate(
 
     def fitted(some: Callable[[_Steps], _Steps]) -> StepCosts:
         return StepCosts(
-            saved={kind: some(runs).through(lambda step, l=l: step.saved[l]) for kind, (runs, l) in kinds.items()},
+            saved={kind: some(runs).through(partial(_saved, l)) for kind, (runs, l) in kinds.items()},
             transient={kind: some(runs).peak([l]) for kind, (runs, l) in kinds.items()},
             outside=some(ends[KEEP]).through(lambda step: step.outside),
             outside_head_only=some(head_only).through(lambda step: step.outside),
             head_only_peak=some(head_only).peak([*range(L), None], above=False),
-            flops={kind: some(runs).through(lambda step, l=l: step.flops[l]) for kind, (runs, l) in kinds.items()},
+            flops={kind: some(runs).through(partial(_flops, l)) for kind, (runs, l) in kinds.items()},
             flops_outside=some(head_only).through(lambda step: step.all_flops(len(absent))),
             block_bytes=bytes_by_block(model),
             head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
@@ -146,7 +147,15 @@ def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool)
     everything = range(model.blocks.count)
     found = measure_step(model, everything, KEEP, batch, autocast, train_head)
     expected = needs(costs.at(shape_of(batch)), Allocation(tuple(everything)), first_step=True)
-    return expected.peak_bytes / max(found.live.max(), 1) - 1
+    return expected.peak_bytes / max(float(found.live.max()), 1.0) - 1
+
+
+def _saved(l: int, step: MeasuredStep) -> float:
+    return step.saved[l]
+
+
+def _flops(l: int, step: MeasuredStep) -> float:
+    return step.flops[l]
 
 
 @dataclass(frozen=True)
@@ -185,10 +194,11 @@ class _Steps:
             if first[i].block in blocks and len(found[0]):
                 # What has another number of moments for another batch is told by its largest one.
                 alike = all(len(moments) == len(found[0]) for moments in found)
-                rows.extend(zip(*found, strict=True) if alike else [[max(moments, default=0) for moments in found]])
+                largest = [float(max(moments, default=0)) for moments in found]
+                rows.extend([list(row) for row in zip(*found, strict=True)] if alike else [largest])
         if not rows:
             rows = [[max(step.moments(Window(None, True, 0, len(step.live)), above)) for step in self.steps]]
-        return Peak.through(self.shapes, np.array(rows).T)
+        return Peak.through(self.shapes, np.array(rows).T.tolist())
 
 
 def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:

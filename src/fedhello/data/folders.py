@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -140,7 +141,7 @@ def _idx(folder: Path, pattern: str, dimensions: int) -> np.ndarray:
     return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
-def _pieces(file: BinaryIO | gzip.GzipFile, most: int) -> Iterator[bytes]:
+def _pieces(file: IO[bytes] | gzip.GzipFile, most: int) -> Iterator[bytes]:
     """Yield the content of a file in pieces, at most so many bytes."""
     while most > 0 and (piece := file.read(min(most, PIECE))):
         most -= len(piece)
