@@ -263,8 +263,7 @@ def resume(
 
     Args:
         folder: The run's folder. A run that has finished all its rounds is returned unchanged.
-        overrides: Keys that do not affect the rounds, such as ``run.keep``; or a larger ``train.rounds``, if the
-            learning-rate schedule does not depend on the number of rounds.
+        overrides: Keys that affect no round, such as ``run.keep``; or more ``train.rounds``, if the schedule allows.
         changed_data: Go on although the data are not those that the run started with; the summary has a note on it.
         callbacks: Callbacks that observe the run and may stop it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.

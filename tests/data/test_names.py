@@ -53,7 +53,7 @@ MISSING = [
 ]
 
 
-@pytest.mark.parametrize("value", MISSING, ids=repr)
+@pytest.mark.parametrize("value", MISSING, ids=range(len(MISSING)))
 def test_what_is_missing_is_no_name(value):
     assert as_name(value) is None
 

@@ -90,7 +90,7 @@ def test_of_six_clients_only_those_of_a_round_are_in_its_sum(workplace, tmp_path
         config = config.replace(old, new)
     there = Machines(tmp_path / "place", config)
     try:
-        there.server("--local", 6, "--json", "train.clients_per_round=3")
+        there.server("--local", 6, "--json")
         assert there.end("server", 900) == 0, there.all_said()
         summary = json.loads((there.run / "summary.json").read_text())
         assert (summary["status"], summary["rounds"]) == ("finished", 4)

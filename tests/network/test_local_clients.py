@@ -22,11 +22,14 @@ def children(monkeypatch):
     return started, stopped
 
 
-def test_everybody_takes_part_unless_the_user_says_otherwise(workplace):
+def test_everybody_takes_part_unless_the_user_says_otherwise(workplace, tmp_path):
     demo = local_clients.demonstration(None, [], 3)
     assert (demo.data.clients, demo.train.clients_per_round, demo.train.rounds) == (3, 3, local_clients.ROUNDS)
     own = local_clients.demonstration(workplace / "tiny.yaml", ["train.clients_per_round=2"], 4)
     assert (own.data.clients, own.train.clients_per_round, own.train.rounds) == (4, 2, 2)
+    (tmp_path / "six.yaml").write_text("train: {clients_per_round: 3}\n")
+    asked = [local_clients.demonstration(tmp_path / "six.yaml", [], n).train.clients_per_round for n in (6, 3, 2)]
+    assert asked == [3, 3, 2]
     with pytest.raises(ConfigError, match="at least 1; found 0"):
         local_clients.demonstration(None, [], 0)
 

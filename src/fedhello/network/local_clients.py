@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedhello.config.read import Source, load_config
+from fedhello.config.read import Source, load_config, raw_of
 from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, FedhelloError
 from fedhello.network.options import ClientOptions
@@ -19,7 +19,9 @@ ROUNDS = 3
 
 
 def demonstration(source: Source, overrides: Sequence[str], clients: int) -> Config:
-    """Return a configuration whose data set is split over ``clients`` clients, all of which train in every round.
+    """Return a configuration whose data set is split over ``clients`` clients.
+
+    All of them train in every round, unless fewer are asked for: by the overrides, or by the configuration itself.
 
     Raises:
         ConfigError: If there is none.
@@ -28,6 +30,9 @@ def demonstration(source: Source, overrides: Sequence[str], clients: int) -> Con
         raise ConfigError(f"expected local (--local) to be at least 1; found {clients}")
     defaults = [f"data.clients={clients}", f"train.clients_per_round={clients}"]
     defaults += [] if source else [f"train.rounds={ROUNDS}"]
+    stated = (raw_of(source).get("train") or {}).get("clients_per_round")
+    if stated is not None and str(stated).isdecimal() and int(stated) < clients:
+        defaults[1] = f"train.clients_per_round={stated}"
     return load_config(source, [*defaults, *overrides])
 
 
