@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -62,12 +63,12 @@ def calibrate(
 
     def fitted(some: Callable[[_Steps], _Steps]) -> StepCosts:
         return StepCosts(
-            saved={kind: some(runs).through(lambda step, l=l: step.saved[l]) for kind, (runs, l) in kinds.items()},
+            saved={kind: some(runs).through(partial(_saved, l)) for kind, (runs, l) in kinds.items()},
             transient={kind: some(runs).peak([l]) for kind, (runs, l) in kinds.items()},
             outside=some(ends[KEEP]).through(lambda step: step.outside),
             outside_head_only=some(head_only).through(lambda step: step.outside),
             head_only_peak=some(head_only).peak([*range(L), None], above=False),
-            flops={kind: some(runs).through(lambda step, l=l: step.flops[l]) for kind, (runs, l) in kinds.items()},
+            flops={kind: some(runs).through(partial(_flops, l)) for kind, (runs, l) in kinds.items()},
             flops_outside=some(head_only).through(lambda step: step.all_flops(len(absent))),
             block_bytes=bytes_by_block(model),
             head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
@@ -77,6 +78,14 @@ def calibrate(
 
     costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one))
     return replace(costs, error=_error(model, costs, autocast, train_head))
+
+
+def _saved(block: int, step: MeasuredStep) -> float:
+    return step.saved[block]
+
+
+def _flops(block: int, step: MeasuredStep) -> float:
+    return step.flops[block]
 
 
 def with_optimizer(
@@ -145,7 +154,7 @@ def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool)
     everything = range(model.blocks.count)
     found = measure_step(model, everything, KEEP, batch, autocast, train_head)
     expected = needs(costs.at(shape_of(batch)), Allocation(tuple(everything)), first_step=True)
-    return expected.peak_bytes / max(found.live.max(), 1) - 1
+    return expected.peak_bytes / max(int(found.live.max()), 1) - 1
 
 
 @dataclass(frozen=True)
@@ -184,10 +193,10 @@ class _Steps:
             if first[i].block in blocks and len(found[0]):
                 # What has another number of moments for another batch is told by its largest one.
                 alike = all(len(moments) == len(found[0]) for moments in found)
-                rows.extend(zip(*found, strict=True) if alike else [[max(moments, default=0) for moments in found]])
+                rows += np.stack(found, axis=1).tolist() if alike else [[max(moments, default=0) for moments in found]]
         if not rows:
             rows = [[max(step.moments(Window(None, True, 0, len(step.live)), above)) for step in self.steps]]
-        return Peak.through(self.shapes, np.array(rows).T)
+        return Peak.through(self.shapes, np.array(rows).T.tolist())
 
 
 def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:
