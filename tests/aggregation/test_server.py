@@ -119,6 +119,7 @@ def test_a_robust_rule_comes_before_the_step():
     method = with_server_step(defended(METHODS["full"].bind(), Defence(rule="median")), step, no_loss)
     context = scalars({"x": 0.0})
     context = replace(context, allocations={k: Allocation((0,)) for k in range(3)})
+    context = replace(context, federation=replace(context.federation, quorum=3))
     outcome = method.aggregate(context, iter([update(k, x=x) for k, x in enumerate((1.0, 2.0, 100.0))]))
     assert float(outcome.adapter.tensors["x"]) == 1.0
 

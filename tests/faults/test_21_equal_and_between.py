@@ -19,7 +19,7 @@ few = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 def combined(rule, rows):
-    context = AggregationContext(Adapter({"x": torch.zeros(2)}, {"x": 0}), Federation((), (), 1, 1, 0), 0, {})
+    context = AggregationContext(Adapter({"x": torch.zeros(2)}, {"x": 0}), Federation((), (), 1, 1, 0, quorum=3), 0, {})
     updates = [Update(k, 0, 1 + k, {"x": torch.tensor(row)}) for k, row in enumerate(rows)]
     found = defended(METHODS["full"].bind(), Defence(rule=rule, byzantine=2)).aggregate(context, iter(updates))
     assert found.flags == ()

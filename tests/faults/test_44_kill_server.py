@@ -26,7 +26,7 @@ def check_resumed(processes, place, expected, outcome):
         assert any(f"resumed after round {done} of" in log for done in (finished, finished - 1))
 
 
-@pytest.mark.parametrize("step", [15, 16, 17, 19, 20, 22])
+@pytest.mark.parametrize("step", [17, 18, 19, 21, 22, 24])
 def test_killed_at_a_step_of_writing(processes, place, undisturbed, outcome, step):
     expected = undisturbed(*SHORT)
     assert processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=step)) == KILLED
@@ -37,7 +37,7 @@ def test_the_moments_of_the_servers_optimiser_survive(processes, place, undistur
     words = [*SHORT, "train.server={name: adam, lr: 0.05}"]
     expected = undisturbed(*words)
     assert expected != undisturbed(*SHORT)
-    assert processes.wait(processes.start(place, "run", "tiny.yaml", *words, dies_at=20)) == KILLED
+    assert processes.wait(processes.start(place, "run", "tiny.yaml", *words, dies_at=22)) == KILLED
     check_resumed(processes, place, expected, outcome)
 
 
@@ -51,7 +51,7 @@ def test_killed_before_there_is_a_folder(processes, place, undisturbed, outcome)
 
 def test_killed_before_the_first_checkpoint_says_that_it_begins(processes, place, undisturbed, outcome):
     expected = undisturbed(*SHORT)
-    processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=15))
+    processes.wait(processes.start(place, "run", "tiny.yaml", *SHORT, dies_at=17))
     code, _, err = processes.call(place, "resume", "runs/r")
     assert code == 0
     assert err.startswith("note: there is no checkpoint yet; the run starts at round 1\n")
@@ -61,7 +61,7 @@ def test_killed_before_the_first_checkpoint_says_that_it_begins(processes, place
 def test_killed_twice_and_with_fewer_checkpoints(processes, place, undisturbed, outcome):
     expected = undisturbed(*SHORT)
     words = ["run", "tiny.yaml", *SHORT, "run.checkpoint_every=2", "run.keep=1"]
-    assert processes.wait(processes.start(place, *words, dies_at=19)) == KILLED
+    assert processes.wait(processes.start(place, *words, dies_at=21)) == KILLED
     assert processes.wait(processes.start(place, "resume", "runs/r", dies_at=12)) == KILLED
     assert processes.call(place, "resume", "runs/r")[0] == 0
     assert outcome(place / "runs" / "r") == expected

@@ -25,7 +25,8 @@ def test_a_finished_run_evaluates_to_what_it_said(golden, call):
     code, out, err = call(golden, "evaluate", "finished", "--json")
     assert code == 0, err
     said = json.loads((golden / "finished" / "summary.json").read_text())
-    assert json.loads(out)["test"]["accuracy"] == said["final"]
+    # Of 16 samples, one that lies on the border may fall on either side of it on another CPU.
+    assert json.loads(out)["test"]["accuracy"] == pytest.approx(said["final"], abs=1 / 16)
 
 
 def test_heads_of_clients_are_still_theirs(golden, call):

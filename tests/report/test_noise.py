@@ -37,6 +37,7 @@ def test_noise_in_bands_counts_as_long_as_it_is_on_the_sum_of_rounds():
     assert B.noise_over_clip == pytest.approx(sigma / 0.5 * math.sqrt(B.numbers) / 4)
 
 
+@pytest.mark.usefixtures("place")
 def test_where_samples_are_protected_it_is_the_noise_on_a_step_of_the_smallest_client():
     words = WORDS | {"privacy.unit": "sample", "train.sampling": "fixed", "method.pattern": "inverted_triangle"}
     plain = fh.prepare("tiny.yaml", {"method.name": "gd-hla"})

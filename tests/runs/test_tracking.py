@@ -519,6 +519,7 @@ class MadeUpSession:
     histogram: object = field(default_factory=lambda: np.ones((1, 2), dtype=int))
     model: object = field(default_factory=MadeUpModel)
     federation: object = None
+    engine: object = field(default_factory=lambda: SimpleNamespace(happened=()))
     server: object = field(default_factory=lambda: SimpleNamespace(questions=(), domains={}))
     roster: object = ()
     digest: object = NOT_KNOWN

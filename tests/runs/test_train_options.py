@@ -165,7 +165,7 @@ def test_a_client_that_is_slower_than_the_server_accepts_says_so_and_joins(place
 def test_a_run_says_what_rounds_without_a_step_cost(place, call):
     assert (
         call(
-            place, "run", "tiny.yaml", "model.head=solved", "data.proxy=3", "train.lr=1e-9", "run.name=still",
+            place, "run", "tiny.yaml", "model.head=solved", "data.proxy=3", "train.lr=1e-30", "run.name=still",
             "train.server.name=search",
         )[0] == 0
     )  # fmt: skip

@@ -40,7 +40,8 @@ def test_the_domains_accuracies_make_up_the_whole(method, place, call):
     sizes = {domain: len(samples) for domain, samples in domains.items()}
     assert min(sizes.values()) > 0
     mean = sum(summary["domains"][domain] * size for domain, size in sizes.items()) / sum(sizes.values())
-    assert mean == pytest.approx(summary["final"])
+    # Of 8 samples, one that lies on the border may fall on either side of it in another batch.
+    assert mean == pytest.approx(summary["final"], abs=1 / 8 + 1e-6)
     adapter = load_file(place / "runs" / name / "adapter" / "adapter_model.safetensors")
     untrained = not any(value.any() for key, value in adapter.items() if "lora_B" in key)
     assert untrained == (method == "local-only"), "scoring the clients' models leaves none of them in the adapter"

@@ -10,7 +10,7 @@ def test_a_language_model_needs_no_labels(workplace, monkeypatch):
 
     monkeypatch.chdir(workplace)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+        vocab_size=30_522, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
     )
     LlamaForCausalLM(config).save_pretrained("decoder")
     for file in (workplace / "tiny").glob("*token*"):
