@@ -78,8 +78,8 @@ send, replies = RemoteEngine._send, RemoteEngine._replies
 asked = {}
 
 
-def size(fields):
-    return sum(len(value) for value in fields.values() if isinstance(value, bytes))
+def size(reply):
+    return sum(len(value) for value in reply.values() if isinstance(value, bytes)) if isinstance(reply, dict) else 0
 
 
 def sending(engine, client, kind, *more, **named):
