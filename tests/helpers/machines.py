@@ -21,30 +21,33 @@ run: {name: net, deadline_floor: 20, wait: 600}
 
 
 class Machines:
-    """Starts and ends them in a folder with a tiny model and data."""
+    """Starts and ends them in a folder with a tiny model and data.
 
-    def __init__(self, folder, config=CONFIG):
+    ``inside`` maps ``server`` and ``client`` to commands that run another one elsewhere, where ``host`` is the server.
+    """
+
+    def __init__(self, folder, config=CONFIG, host="127.0.0.1", inside=None):
         self.folder = folder
         self.run = folder / "runs" / "net"
-        self.port = _free_port()
+        self.host, self.port, self.inside = host, _free_port(), inside or {}
         self.started = {}
         (folder / "net.yaml").write_text(config)
 
-    def start(self, name, *words):
-        """Start ``fedhello …``; what it says goes to the file of that name."""
+    def start(self, name, *words, module="fedhello.cli.main"):
+        """Start ``fedhello …``, or another module; what it says goes to the file of that name."""
         with (self.folder / f"{name}.log").open("a") as log:
             self.started[name] = subprocess.Popen(
-                [sys.executable, "-m", "fedhello.cli.main", *map(str, words)],
+                [*self.inside.get(words[0], ()), sys.executable, "-m", module, *map(str, words)],
                 cwd=self.folder, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "COLUMNS": "200"},
             )  # fmt: skip
         return self.started[name]
 
-    def server(self, *words):
-        return self.start("server", "server", "net.yaml", "--port", self.port, *words)
+    def server(self, *words, **more):
+        return self.start("server", "server", "net.yaml", "--host", self.host, "--port", self.port, *words, **more)
 
     def client(self, k, *words, name=None):
         brought = ("--part", k, "--data", "texts.csv", "--model", "tiny")
-        return self.start(name or f"client-{k}", "client", "--server", f"127.0.0.1:{self.port}", *brought, *words)
+        return self.start(name or f"client-{k}", "client", "--server", f"{self.host}:{self.port}", *brought, *words)
 
     def said(self, name):
         return (self.folder / f"{name}.log").read_text()

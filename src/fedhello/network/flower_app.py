@@ -59,6 +59,15 @@ LONGEST_UPLOAD = 7200
 """The most seconds of an upload to the SuperLink; Flower's default of 180 loses large updates on slow links."""
 
 
+LONGEST_SILENCE = 300
+"""The most seconds that a SuperNode waits for the server to take or send another byte. What the machine has buffered of
+an update, up to 4 MB, takes longer on a slow link than Flower's default of 30; the update is then sent twice."""
+
+
+LONGEST_HEARTBEAT = 20
+"""The most seconds of a heartbeat, which queues behind updates on a slow link; Flower's default of 5 loses clients."""
+
+
 def main() -> None:
     """Run a SuperLink or a SuperNode that ends with its parent."""
     end_with_parent()
@@ -71,9 +80,15 @@ def main() -> None:
         in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = LONGEST_UPLOAD  # type: ignore[attr-defined]
         flower_superlink()
     else:
+        import httpx
+        from flwr.supercore.protobuf.client import ProtobufClient
         from flwr.supercore.retry import http_retry
+        from flwr.supernode import fleet_http_client
         from flwr.supernode.cli import flower_supernode
 
+        silence = httpx.Timeout(LONGEST_SILENCE, connect=30.0)
+        ProtobufClient.__init__.__kwdefaults__["timeout"] = silence  # type: ignore[index]
+        fleet_http_client.HEARTBEAT_CALL_TIMEOUT = LONGEST_HEARTBEAT  # type: ignore[attr-defined]
         http_retry.MAX_RETRY_DELAY = LONGEST_PAUSE  # type: ignore[attr-defined]  # Flower has no option for it
         flower_supernode()
 
