@@ -65,7 +65,7 @@ an update, up to 4 MB, takes longer on a slow link than Flower's default of 30; 
 
 
 LONGEST_HEARTBEAT = 20
-"""The most seconds of a heartbeat, which queues behind updates on a slow link; Flower's default of 5 loses clients."""
+"""The most seconds of a heartbeat, which queues behind updates on a slow link; Flower's default is 5."""
 
 
 def main() -> None:
