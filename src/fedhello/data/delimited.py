@@ -239,13 +239,18 @@ def _check_swallowed(path: Path, text: str, separator: str, width: int, rows: Se
 
 
 def _like_rows(lines: Sequence[Sequence[str]], known: Sequence[Counter[str]]) -> bool:
-    """Whether all lines have as many values as the header, and most of those in a column occur more than once."""
-    if any(len(values) != len(known) for values in lines):
+    """Whether most lines have as many values as the header, and most of those in a column occur more than once.
+
+    Blank lines do not count. The first and the last line may have other values before or behind the stray quotes.
+    """
+    filled = [values for values in lines if "".join(values).strip()]
+    alike = [values for values in filled if len(values) == len(known)]
+    if 2 * len(alike) <= len(filled):
         return False
     for i, others in enumerate(known):
-        here = Counter(values[i].strip('" \t\r\n') for values in lines)
+        here = Counter(values[i].strip('" \t\r\n') for values in alike)
         again = sum(count for value, count in here.items() if value and count + others[value] > 1)
-        if again >= _SHARE * len(lines):
+        if again >= _SHARE * len(alike):
             return True
     return False
 
