@@ -25,6 +25,7 @@ MOST_CHARACTERS = 10_000_000
 _LOOKED_AT = 50
 _SAMPLE = 2**20
 _SHARE = 0.75
+_MANY = 5
 
 _limit = Lock()
 
@@ -265,11 +266,12 @@ def _swallowing(path: Path, row: _Row) -> DataError:
 def _like_rows(lines: Sequence[Sequence[str]], known: Sequence[Counter[str]]) -> bool:
     """Whether most lines have as many values as the header, and most of those in a column occur more than once.
 
-    Blank lines do not count. The first and the last line may have other values before or behind the stray quotes.
+    Blank lines do not count. Some lines may have other lengths, as the first or last has with values beside the stray
+    quotes, but only among many, since few lines of prose are alike by chance.
     """
     filled = [values for values in lines if "".join(values).strip()]
     alike = [values for values in filled if len(values) == len(known)]
-    if 2 * len(alike) <= len(filled):
+    if 2 * len(alike) <= len(filled) or len(alike) < min(len(filled), _MANY):
         return False
     for i, others in enumerate(known):
         here = Counter(values[i].strip('" \t\r\n') for values in alike)
