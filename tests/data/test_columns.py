@@ -122,3 +122,10 @@ def test_booleans_are_classes_and_pictures_stay():
     found = rows(Columns(image="image"), image=[picture, picture], label=[True, False])
     assert found.inputs == [picture, picture]
     assert found.labels == ["True", "False"]
+
+
+@pytest.mark.parametrize("columns", [Columns(), Columns(prompt="label", response="text")])
+def test_lacking_texts_are_counted(columns):
+    table = Table.of("table", {"text": ["a", "", " ", None], "label": ["x", "y", "x", "y"]})
+    with pytest.raises(DataError, match=r"row 2 lacks one \(3 rows do, up to row 4\)"):
+        read_rows(table, columns)

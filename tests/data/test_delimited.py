@@ -156,3 +156,16 @@ def test_long_values_are_read_up_to_a_limit_that_is_no_other_programs(table):
     with pytest.raises(DataError, match=r"at most 10000000 characters in .*; one in the row that begins on line 3"):
         load(table("text,label\none,x\n" + "a" * (MOST_CHARACTERS + 1) + ",x\n"))
     assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("header", ['"text,label', 'text,"label'])
+def test_a_quote_that_opens_in_the_header_and_swallows_rows_is_named(table, header):
+    with pytest.raises(DataError, match="the one that opens on line 1 and closes on line 5 swallows lines"):
+        load(table(header + "\n" + ROWS.replace("text 3,y", 'text 3",y' if header[0] == '"' else 'text 3,y"')))
+    data = load(table('"text\n(English, raw)",label\n' + ROWS), Columns(text="text\n(English, raw)"))
+    assert len(data.inputs) == 6
+
+
+def test_a_table_of_separators_alone_says_so(table):
+    with pytest.raises(DataError, match="lines that hold nothing but separators, 2 of them"):
+        load(table("text,label\n,\n , \n"))

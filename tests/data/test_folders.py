@@ -191,3 +191,20 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
     with pytest.raises(DataError, match=r"expected to read the folder .*; Permission denied"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_files_in_a_folder_of_images_that_are_not_read_are_noted(tmp_path, split):
+    for i, name in enumerate(["cat/a.png", "cat/b.png", "dog/c.png"]):
+        paint(tmp_path / split / name, i * 50)
+    (tmp_path / ".DS_Store").write_text("x")
+    assert load(str(tmp_path)).notes == ()
+    for name in ("cat/deep/d.heic", "dog/notes.txt", "beside.png"):
+        (tmp_path / split / name).parent.mkdir(exist_ok=True)
+        (tmp_path / split / name).write_bytes((tmp_path / split / "cat/a.png").read_bytes())
+    (note,) = load(str(tmp_path)).notes
+    folder = tmp_path / split
+    assert note.startswith(f"3 files in {folder} not read, such as {folder / 'beside.png'}: images are those in")
+    if split:
+        (tmp_path / "loose.png").write_bytes(b"x")
+        assert load(str(tmp_path)).notes[1].startswith("1 file beside the splits not read, such as ")

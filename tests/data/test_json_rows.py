@@ -120,3 +120,21 @@ def test_utf_16_is_read_by_its_mark_and_noted(tmp_path):
     data = load(str(tmp_path / "x.jsonl"))
     assert data.inputs == ("one", "two")
     assert data.notes[0].endswith("x.jsonl is read as UTF-16")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "count"), [("x.json", "{}", 1), ("x.jsonl", "{}\n{}\n", 2), ("x.json", "[{}]", 1)]
+)
+def test_objects_without_keys_are_named(file, name, content, count):
+    with pytest.raises(DataError, match=rf"with keys in .*; none of its {count} has any\. Write each sample as"):
+        load(str(file(name, content)))
+
+
+@pytest.mark.parametrize("bad", ["garbage", "{'text': 1}", '{"text": "a", "label": "b",}', ","])
+def test_what_a_row_should_be_is_said(file, bad):
+    with pytest.raises(
+        DataError, match=r"line 4: .* Write each row as .*, on a line of its own, without commas between"
+    ):
+        load(str(file("x.jsonl", lines(*ROWS) + bad + "\n")))
+    with pytest.raises(DataError, match=r"line 2: .* Write each row as .*, with one comma between rows"):
+        load(str(file("x.json", f"[{json.dumps(ROWS[0])},\n{bad}]")))

@@ -192,3 +192,13 @@ def test_what_a_processor_raises_names_the_image():
 
     with pytest.raises(DataError, match=r"photo cannot be decoded \(no kernel\)"):
         decode([Picture(RED, "photo")], (2, 2), scale=scale)
+
+
+def test_pillow_warns_through_errors_and_notes_alone(recwarn, caplog):
+    whole = encoded(NOISE, kind="TIFF")
+    assert list(undecodable([Picture(whole, "whole"), Picture(whole[: len(whole) - 50], "cut")])) == [1]
+    assert (list(recwarn), caplog.messages) == ([], [])
+    odd = encoded(NOISE, kind="JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09")
+    assert undecodable([Picture(odd, "odd"), Picture(odd, "other")]) == {}
+    assert (len(recwarn), len(caplog.messages)) == (0, 1)
+    assert caplog.messages[0].startswith("Pillow warns of odd: Corrupt EXIF data")

@@ -70,6 +70,19 @@ def test_two_stray_quotes_are_errors_or_characters(tmp_path):
     assert found["error"] > 100
 
 
+@pytest.mark.parametrize("blank", [0, 1, 5])
+@pytest.mark.parametrize("behind", ["", ",metal"])
+@pytest.mark.parametrize("row", ["metal,{}iron {}{}", "{}iron {}{},metal", "{1},{0}iron {1}{2},metal"])
+def test_two_quotes_with_blank_lines_between_are_an_error(tmp_path, row, blank, behind):
+    header = ["label,text", "text,label", "id,text,label"][(row[0] == "{") + (row[1] == "1")]
+    lines = [row.format(*(['"', 9, ""] if i == 9 else ["", i, '"' * (i == 60)])) for i in range(80)]
+    lines[60] += behind
+    lines[30:30] = [""] * blank
+    (tmp_path / "x.csv").write_text("\n".join([header, *lines]) + "\n")
+    with pytest.raises(DataError, match="line 11"):
+        read_table(tmp_path / "x.csv")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strays", [0, 1, 2])
 def test_hardly_any_table_loses_rows_to_stray_quotes(tmp_path, strays):

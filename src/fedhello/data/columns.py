@@ -107,23 +107,30 @@ def _rendered(table: Table, template: str, key: str) -> list[str]:
     pieces = _pieces(template)
     found = {column: _column(table, column, key) for _, column in pieces if column}
     texts = {
-        column: [_text(table, column, row, value, required=False) for row, value in enumerate(values)]
+        column: [_text(table, column, row, value) for row, value in enumerate(values)]
         for column, values in found.items()
     }
     filled = [
         "".join(literal + (texts[column][row] if column else "") for literal, column in pieces).strip()
         for row in range(len(next(iter(texts.values()))))
     ]
-    if "" in filled:
-        raise _lacking(table, template, filled.index(""))
-    return filled
+    return _whole(table, template, filled, [not text for text in filled])
 
 
 def _texts(table: Table, column: str, key: str) -> list[str]:
-    return [_text(table, column, row, value) for row, value in enumerate(_column(table, column, key))]
+    texts = [_text(table, column, row, value) for row, value in enumerate(_column(table, column, key))]
+    return _whole(table, column, texts, [not clean(text) for text in texts])
 
 
-def _text(table: Table, column: str, row: int, value: object, required: bool = True) -> str:
+def _whole(table: Table, column: str, texts: list[str], lack: list[bool]) -> list[str]:
+    """Return the texts if none is lacking."""
+    missing = [row for row, lacks in enumerate(lack) if lacks]
+    if missing:
+        raise _lacking(table, column, *missing)
+    return texts
+
+
+def _text(table: Table, column: str, row: int, value: object) -> str:
     if is_missing(value):
         value = ""
     if not isinstance(value, str):
@@ -132,8 +139,6 @@ def _text(table: Table, column: str, row: int, value: object, required: bool = T
         )
     value = value.strip()
     _check_whole(table, column, row, value)
-    if required and not clean(value):
-        raise _lacking(table, column, row)
     return value
 
 

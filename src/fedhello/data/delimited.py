@@ -25,6 +25,7 @@ MOST_CHARACTERS = 10_000_000
 _LOOKED_AT = 50
 _SAMPLE = 2**20
 _SHARE = 0.75
+_MANY = 5
 
 _limit = Lock()
 
@@ -61,8 +62,14 @@ def read_delimited(path: Path) -> Table:
     if not rows:
         raise DataError(f"expected a header line, then samples, in {path}; it is empty")
     header, *found = rows
+    _check_header(path, text, separator, header, found)
     columns, position = _header(path, header)
     kept, left_out = _checked(path, separator, header, found)
+    if left_out and not kept:
+        raise DataError(
+            f"expected samples below the header in {path}; it has only lines that hold nothing but separators, "
+            f"{len(left_out)} of them. Save the table anew with its values."
+        )
     if left_out:
         notes.append(
             f"{len(left_out)} lines of {path} hold only separators and are left out, such as line {left_out[0]}"
@@ -226,26 +233,50 @@ def _check_swallowed(path: Path, text: str, separator: str, width: int, rows: Se
     if not long:
         return
     lines = list(io.StringIO(text, newline=""))
-    short = [row.values for row in rows if row.last == row.first]
-    known = [Counter(values[i].strip() for values in short) for i in range(width)]
+    known = _known(rows, width)
     for row in long:
         alone = [line.split(separator) for line in lines[row.first - 1 : row.last]]
         if _like_rows(alone, known) or any(_has_ends(row.values, i, separator, known) for i in range(width)):
-            raise DataError(
-                f'expected a quote (") to hold one value in {path}; the one that opens on line {row.first} and '
-                f"closes on line {row.last} swallows lines that read as rows of their own. Remove the stray quotes, "
-                "or write the table as JSON lines or Parquet."
-            )
+            raise _swallowing(path, row)
+
+
+def _check_header(path: Path, text: str, separator: str, header: _Row, rows: Sequence[_Row]) -> None:
+    """Refuse a header of several lines of which those below the first read as rows."""
+    if header.last > header.first:
+        lines = list(io.StringIO(text, newline=""))[header.first - 1 : header.last]
+        first, *alone = (line.split(separator) for line in lines)
+        if len(first) > 1 and _like_rows(alone, _known(rows, len(first))):
+            raise _swallowing(path, header)
+
+
+def _known(rows: Sequence[_Row], width: int) -> list[Counter[str]]:
+    """Count the values in each column of the rows of one line that have so many."""
+    short = [row.values for row in rows if row.last == row.first and len(row.values) == width]
+    return [Counter(values[i].strip() for values in short) for i in range(width)]
+
+
+def _swallowing(path: Path, row: _Row) -> DataError:
+    return DataError(
+        f'expected a quote (") to hold one value in {path}; the one that opens on line {row.first} and '
+        f"closes on line {row.last} swallows lines that read as rows of their own. Remove the stray quotes, "
+        "or write the table as JSON lines or Parquet."
+    )
 
 
 def _like_rows(lines: Sequence[Sequence[str]], known: Sequence[Counter[str]]) -> bool:
-    """Whether all lines have as many values as the header, and most of those in a column occur more than once."""
-    if any(len(values) != len(known) for values in lines):
+    """Whether most lines have as many values as the header, and most of those in a column occur more than once.
+
+    Blank lines do not count. Some lines may have other lengths, as the first or last has with values beside the stray
+    quotes, but only among many, since few lines of prose are alike by chance.
+    """
+    filled = [values for values in lines if "".join(values).strip()]
+    alike = [values for values in filled if len(values) == len(known)]
+    if 2 * len(alike) <= len(filled) or len(alike) < min(len(filled), _MANY):
         return False
     for i, others in enumerate(known):
-        here = Counter(values[i].strip('" \t\r\n') for values in lines)
+        here = Counter(values[i].strip('" \t\r\n') for values in alike)
         again = sum(count for value, count in here.items() if value and count + others[value] > 1)
-        if again >= _SHARE * len(lines):
+        if again >= _SHARE * len(alike):
             return True
     return False
 

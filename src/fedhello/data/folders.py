@@ -3,7 +3,8 @@
 import gzip
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,9 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".p
 
 IMAGE_COLUMNS = Columns(image="image")
 """Columns of classified images."""
+
+SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
+"""Names of folders that are splits and not classes, if each holds folders of images."""
 
 PIECE = 2**20
 """Bytes of a file that are read at once."""
@@ -45,11 +49,12 @@ def folder_source(folder: Path) -> Source:
     if files:
         return _files(folder, files)
     classes = _class_folders(folder)
-    if classes:
-        return Source(str(folder), {"": partial(_image_table, folder, classes)}, IMAGE_COLUMNS)
     splits = {path.name: found for path in _folders(folder) if (found := _class_folders(path))}
-    if splits:
-        readers = {name: partial(_image_table, folder / name, found) for name, found in splits.items()}
+    if classes and not {path.name for path in classes} == splits.keys() <= SPLITS:
+        return Source(str(folder), {"": partial(_image_table, folder, classes)}, IMAGE_COLUMNS)
+    if splits:  # also where an image lies beside the folders of their classes
+        beside = [path for path in _other_files(folder, set()) if path.relative_to(folder).parts[0] not in splits]
+        readers = {name: partial(_image_table, folder / name, found, beside) for name, found in splits.items()}
         return Source(str(folder), readers, IMAGE_COLUMNS)
     raise DataError(
         f"expected a data set in the folder {folder}: images in one sub-folder per class, CSV, TSV, JSON or Parquet "
@@ -80,7 +85,24 @@ def _class_folders(folder: Path) -> list[Path]:
     return folders if holds else []
 
 
-def _image_table(folder: Path, classes: list[Path]) -> Table:
+def _other_files(folder: Path, read: set[Path]) -> list[Path]:
+    """Return the files in a folder and below that are not read, but for hidden ones."""
+    others = [path for path in sorted(folder.rglob("*")) if path not in read and path.is_file()]
+    return [path for path in others if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def _other_notes(where: str, others: Sequence[Path]) -> tuple[str, ...]:
+    if not others:
+        return ()
+    files = "file" if len(others) == 1 else "files"
+    return (
+        f"{len(others)} {files} {where} not read, such as {others[0]}: images are those in a class's folder that end "
+        f"in {', '.join(IMAGES)}",
+    )
+
+
+def _image_table(folder: Path, classes: list[Path], beside: Sequence[Path] = ()) -> Table:
+    """Return the images in the folders of classes, and note the files in the folder and beside it that are not read."""
     pictures: list[Picture] = []
     labels: list[str] = []
     for sub in classes:
@@ -89,7 +111,9 @@ def _image_table(folder: Path, classes: list[Path]) -> Table:
             raise DataError(f"expected images in each class's folder; {sub} has none. Remove it, or add images.")
         pictures += [Picture(path, str(path)) for path in found]
         labels += [sub.name] * len(found)
-    return Table.of(str(folder), {"image": pictures, "label": labels})
+    read = {picture.content for picture in pictures if isinstance(picture.content, Path)}
+    notes = _other_notes(f"in {folder}", _other_files(folder, read)) + _other_notes("beside the splits", beside)
+    return replace(Table.of(str(folder), {"image": pictures, "label": labels}), notes=notes)
 
 
 def idx_splits(folder: Path, names: tuple[str, ...] | None = None) -> Mapping[str, Callable[[], Table]]:

@@ -11,6 +11,9 @@ from fedhello.data.tables import Table, case_notes, column_names
 from fedhello.data.text_files import line_at, read_text
 from fedhello.errors import DataError
 
+EXAMPLE = '{"text": "a red rose", "label": "plant"}'
+"""A row, for messages."""
+
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -42,6 +45,11 @@ def read_json(path: Path) -> Table:
         raise DataError(f"expected JSON objects in {path}, one per line or in an array; it is empty")
     rows = _rows(path, values, places)
     columns = column_names(dict.fromkeys(name for row in rows for name in row), str(path))
+    if not columns:
+        raise DataError(
+            f"expected JSON objects with keys in {path}; none of its {len(rows)} has any. "
+            f"Write each sample as {EXAMPLE}."
+        )
     return Table(
         name=str(path),
         columns=tuple(columns),
@@ -59,7 +67,7 @@ def _after_space(text: str, position: int) -> int:
 
 def _values(path: Path, text: str, position: int) -> Iterator[tuple[int, Any]]:
     """Yield the values that follow each other, with the lines that they begin on."""
-    reader, line, counted = _Reader(path, text), 1, 0
+    reader, line, counted = _Reader(path, text, "on a line of its own, without commas between rows"), 1, 0
     while position < len(text):
         line, counted = line + line_at(text[counted:position]) - 1, position
         value, position = reader.read(position, line)
@@ -69,7 +77,7 @@ def _values(path: Path, text: str, position: int) -> Iterator[tuple[int, Any]]:
 
 def _elements(path: Path, text: str, position: int) -> Iterator[tuple[int, Any]]:
     """Yield the elements of an array, with the lines that they begin on."""
-    reader, line, counted, first = _Reader(path, text), 1, 0, True
+    reader, line, counted, first = _Reader(path, text, "with one comma between rows"), 1, 0, True
     while True:
         position = _after_space(text, position)
         line, counted = line + line_at(text[counted:position]) - 1, position
@@ -93,8 +101,8 @@ def _elements(path: Path, text: str, position: int) -> Iterator[tuple[int, Any]]
 class _Reader:
     """Reads one value of a text; any failure names the line."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self._path, self._text = path, text
+    def __init__(self, path: Path, text: str, between: str) -> None:
+        self._path, self._text, self._between = path, text, between
         self._decoder = json.JSONDecoder(object_pairs_hook=_once)
 
     def read(self, position: int, line: int) -> tuple[Any, int]:
@@ -104,7 +112,7 @@ class _Reader:
         except json.JSONDecodeError as error:
             at = line_at(self._text[: error.pos])
             where = f"line {at}" if at == line else f"line {at}, in what begins on line {line}"
-            what = f"{where}: {error.msg}"
+            what = f"{where}: {error.msg}. Write each row as {EXAMPLE}, {self._between}"
         except _TwiceError as error:
             what = f"line {line} gives the key {error} twice in one object. Rename one"
         except ValueError:  # Python converts at most so many digits, so that nobody has it compute for hours

@@ -1,19 +1,23 @@
 """Decode images, many at once, with Pillow."""
 
 import io
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePath
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from fedhello.data.dataset import Picture
 from fedhello.errors import DataError, MissingExtraError
+from fedhello.notes import logger
 
 BILINEAR = 2
 """Pillow's number of bilinear resampling."""
@@ -173,19 +177,23 @@ def _each(
 ) -> list[DataError | None]:
     """Decode images in threads and use each; return what is wrong with each, up to the first wrong one if so asked.
 
-    Large images are decoded here, one after the other: each thread keeps the memory that it has once had.
+    Large images are decoded here, one after the other: each thread keeps the memory that it has once had. What Pillow
+    warns of is logged for images that are read to the end; of others the error says more.
     """
     Image = _pillow()
 
     def one(i: int, here: bool = False) -> tuple[DataError | None, set[str]] | None:
         made: set[str] = set()
+        said.here.clear()
         try:
-            return _tried(pictures[i], mode, partial(use, i), made, may_be_large=here), made
+            error = _tried(pictures[i], mode, partial(use, i), made, may_be_large=here)
         except _LargeError:
             return None
+        said.keep(pictures[i].name, error)
+        return error, made
 
     found: list[DataError | None] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+    with _pillow_warnings(logged=to_the_end) as said, ThreadPoolExecutor(workers) as pool:
         # Pillow warns of what is refused here.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         for i, done in enumerate(pool.map(one, range(len(pictures)))):
@@ -197,6 +205,48 @@ def _each(
                 pool.shutdown(wait=False, cancel_futures=True)
                 break
     return found
+
+
+class _Said(threading.local):
+    """What Pillow warns of: ``here`` of the image in the own thread, ``told`` with the first image that is read."""
+
+    def __init__(self, told: dict[str, str]) -> None:
+        self.here: list[str] = []
+        self.told = told  # of all threads
+
+    def keep(self, name: str, error: DataError | None) -> None:
+        """Keep the warnings of an image, if it has no error, which says more."""
+        if error is None:
+            for warning in self.here:
+                self.told.setdefault(warning, name)
+
+
+@contextmanager
+def _pillow_warnings(logged: bool) -> Iterator[_Said]:
+    """Collect what Pillow warns of, and log in the end what is kept of it, if so asked."""
+    said = _Said({})
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if "PIL" in PurePath(filename).parts:
+                said.here.append(" ".join(str(message).split()))
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.filterwarnings("always", module=r"PIL\.")
+        warnings.showwarning = show
+        yield said
+    if logged:
+        for warning, name in said.told.items():
+            logger.warning("Pillow warns of %s: %s", name, warning)
 
 
 class _LargeError(Exception):
