@@ -50,5 +50,5 @@ def test_bytes_that_are_no_text_are_refused_by_the_files_name(tmp_path):
 
 @pytest.mark.parametrize("name", ["o\udcff", "o\ud800", "a\0b"], ids=ascii)
 def test_a_path_that_no_page_can_name_is_refused(tmp_path, name):
-    with pytest.raises(RunFolderError, match="expected a path (in UTF-8|without NUL)"):
+    with pytest.raises(RunFolderError, match=r"expected a path (in UTF-8|without NUL)"):
         check_path(tmp_path / name)
