@@ -98,6 +98,6 @@ def test_a_dotted_key_in_a_file_is_written_anew(file):
         ("method.warmup=ten", "method.warmup=10"),
     ],
 )
-def test_a_wrong_type_is_answered_with_a_command_that_is_right(override, right):
-    assert refusal(override).endswith(f"). Write, for example: fedhello run {right}")
+def test_a_wrong_type_is_answered_with_an_override_that_is_right(override, right):
+    assert refusal(override).endswith(f"). Write, for example: {right}")
     load_config(None, shlex.split(right))

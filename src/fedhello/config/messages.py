@@ -124,7 +124,7 @@ def _every_key(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
 
 
 def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> str:
-    """Return a command, or a line of a file, with a value of the right type; empty if none is known."""
+    """Return an override, or a line of a file, with a value of the right type; empty if none is known."""
     kinds = accepted(at.kind).kinds
     text = str(value).replace("_", "")
     if str in kinds and isinstance(value, (str, int, float)):
@@ -141,7 +141,7 @@ def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> s
     if root is not Config and not dotted.startswith(("method.", "data.partition.")):
         return f". Write, for example, {dotted}: {yaml_line(right)}"
     written = right if isinstance(right, str) and type(value) is not str else yaml_line(right)
-    return f". Write, for example: fedhello run {shlex.quote(f'{dotted}={written}')}"
+    return f". Write, for example: {shlex.quote(f'{dotted}={written}')}"
 
 
 def _locate(location: Sequence[int | str], root: type[BaseModel]) -> _Located:
