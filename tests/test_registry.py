@@ -188,6 +188,7 @@ def test_a_method_that_was_an_object_is_read_without_it_and_asked_for_when_the_r
         ({"train.loss": "cross_entropie"}, r"train\.loss.* Did you mean cross_entropy\?"),
         ({"train.loss": "outside:unweighted"}, "expected a function at outside:unweighted; found a Method"),
         ({"run.metrics": ["nowhere:f1"]}, "No module named 'nowhere'"),
+        ({"run.metrics": ["a"]}, r"expected run\.metrics to be (one of .+, or )?package\.module:attribute; found 'a'"),
         ({"run.metrics": ["outside:surest", "outside:surest"]}, "unique names.* found surest twice"),
         ({"run.metrics": ["outside:surest"], "parity": "published"}, r"expected a method that averages"),
     ],

@@ -100,8 +100,9 @@ class Registry(Generic[T]):
         """
         if not self.find(name):
             known = [*sorted(self.own), *self.table]
+            choice = f"one of {', '.join(known)}, or " if known else ""
             raise ConfigError(
-                f"expected {self.key} to be one of {', '.join(known)}, or package.module:attribute; found {name!r}"
+                f"expected {self.key} to be {choice}package.module:attribute; found {name!r}"
                 f"{nearest(name, known)} A registration holds for one process only; to repeat it: "
                 f"fedhello.register_{self.what}({name!r}, …)."
             )

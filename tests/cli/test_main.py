@@ -12,6 +12,7 @@ import fedhello as fh
 from fedhello.cli import main
 
 CONFIG = 2
+FOLDER = 5
 SOURCES = Path(main.__file__).parent
 
 SAID = {
@@ -96,6 +97,23 @@ def test_the_package_runs_as_a_module(monkeypatch):
 def test_a_path_that_no_file_can_have_is_one_sentence(call, tmp_path, words):
     (tmp_path / "x.csv").write_text("text,label\na,b\nc,d\n")
     code, out, err = call(tmp_path, *words[:1], *(["x.csv"] if words[1:] else []), *words[1:], "n" * 300)
-    assert (code, out) == (CONFIG, "")
+    assert (code, out) == (FOLDER, "")
     assert err.startswith("error: expected a path that a file can have; file name too long: nnn")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "odd"), [("a\0b", "U+0000"), ("\ud800", "U+D800"), ("o\udcff", "U+DCFF")], ids=ascii)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate",), ("resume",), ("predict",), ("report",), ("export",), ("init", "x.csv", "--out"), ("run",),
+        ("compare", "--methods", "full", "--out"), ("client", "--dry-run", "--data"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_word_that_is_no_text_is_one_sentence_and_writes_nothing(call, tmp_path, words, name, odd):
+    code, out, err = call(tmp_path, *words, name)
+    assert (code, out) == (CONFIG, "")
+    assert err.startswith(f"error: expected the words of a command to be UTF-8 text without NUL; found {odd}")
+    assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())

@@ -91,6 +91,10 @@ def test_a_dotted_key_in_a_file_is_written_anew(file):
         ("train.rounds=1e2", "train.rounds=100"),
         ("train.rounds=3.0", "train.rounds=3"),
         ("train.rounds=many", "train.rounds=20"),
+        ("train.rounds=0x10", "train.rounds=16"),
+        ("train.rounds=0o17", "train.rounds=15"),
+        ("train.rounds=0b11", "train.rounds=3"),
+        ("train.rounds=1:30", "train.rounds=90"),
         ("train.rounds='3'", "train.rounds=3"),
         ("data.deduplicate=1", "data.deduplicate=true"),
         ("data.label=null", "data.label=label"),
@@ -98,6 +102,24 @@ def test_a_dotted_key_in_a_file_is_written_anew(file):
         ("method.warmup=ten", "method.warmup=10"),
     ],
 )
-def test_a_wrong_type_is_answered_with_a_command_that_is_right(override, right):
-    assert refusal(override).endswith(f"). Write, for example: fedhello run {right}")
+def test_a_wrong_type_is_answered_with_an_override_that_is_right(override, right):
+    assert refusal(override).endswith(f"). Write, for example: {right}")
     load_config(None, shlex.split(right))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            "model.lora.targets=query",
+            "model.lora.targets: input should be 'attention-qv', 'attention' or 'all-linear', or a valid list "
+            "(found 'query'). Write, for example: 'model.lora.targets=[query]'",
+        ),
+        ("privacy.clip=big", "privacy.clip: input should be 'auto', or a valid number (found 'big')"),
+        ("privacy.clip=-1", "privacy.clip: input should be 'auto', or greater than 0 (found -1)"),
+        ("run.name=a/b", "run.name: expected a name without / or \\ that does not begin with a dot (found 'a/b')"),
+        ("run.name=.a", "run.name: expected a name without / or \\ that does not begin with a dot (found '.a')"),
+    ],
+)
+def test_everything_that_a_key_accepts_is_said_as_one_problem_in_words(override, sentence):
+    assert refusal(override) == sentence

@@ -123,9 +123,7 @@ def test_a_mapping_of_a_program_is_read_as_a_file_is():
         "at most 30 digits; found more": {"train": {"rounds": 10**5000}},
         "found U\\+D800 in it": {"run": {"name": "a\ud800"}},
         "found U\\+0000 in it": {"run": {"out": "a\0b"}},
-        r"label: input should be a valid string \(found 1\)\. Write, for example: fedhello run data.label=1": {
-            "data": {"label": 1}
-        },
+        r"label: input should be a valid string \(found 1\)\. Write, for example: data.label=1": {"data": {"label": 1}},
         "method.name: input should be a valid string": {"method": {"name": ["x"]}},
     }
     for why, source in refused.items():

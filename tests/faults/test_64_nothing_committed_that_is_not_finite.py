@@ -10,9 +10,10 @@ import torch
 from fedhello.config.load import load_config
 from fedhello.errors import QuorumError
 from fedhello.runs import finite
-from fedhello.runs.loop import rounds, start
+from fedhello.runs.loop import _no_quorum, rounds, start
 from fedhello.setup.prepare import prepare
-from fedhello.types import Update
+from fedhello.state import RoundReport
+from fedhello.types import Rejection, Update
 
 PLAIN = ["train.server.name=none", "train.selection=last", "train.measure_memory=false", "train.rounds=2",
          "train.quorum=0.5", "model.head=aggregate", "method.name=full"]  # fmt: skip
@@ -85,3 +86,20 @@ def test_a_million_everywhere_is_shortened_where_three_answer(attacked):
 def test_where_all_clients_diverge_the_run_ends_and_says_what_to_lower(attacked):
     with pytest.raises(QuorumError, match=r"no client's values stand out; lower train\.lr"):
         played(attacked(clients=range(100)))
+
+
+def test_where_most_clients_values_are_out_of_bounds_a_setting_is_named(attacked):
+    large = ["train.lr=1e15", "train.optimizer=sgd", "model.train_head=true", "train.retries=1"]
+    steps = r"Most clients' steps are too large: lower train\.lr, or model\.lora\.alpha"
+    with pytest.raises(QuorumError, match=rf"out of bounds: expected values of at most 1e\+06.*{steps}"):
+        played(attacked(clients=(), words=large))
+    session = attacked(clients=())
+    begun = start(session).state
+    grown = replace(begun.adapter, tensors={n: torch.full_like(x, 9e5) for n, x in begun.adapter.tensors.items()})
+    rejections = tuple(Rejection(k, 0, "out of bounds", "too large", 0, 0) for k in range(3))
+    record = RoundReport(0, (), (), None, False, rejections=rejections, failed="0 of 3 updates count")
+    assert "reach 9e+05 already: resume from an earlier checkpoint, lower train.server.lr" in str(
+        _no_quorum(record, grown)
+    )
+    mixed = replace(record, rejections=(*rejections[:1], *(replace(r, reason="lost") for r in rejections[1:])))
+    assert "Fix what the clients report" in str(_no_quorum(mixed, grown))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedhello.errors import RunFolderError
-from fedhello.runs.files import append_line, whole_lines, write_whole
+from fedhello.runs.files import append_line, check_path, whole_lines, write_whole
 
 
 def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
@@ -46,3 +46,9 @@ def test_bytes_that_are_no_text_are_refused_by_the_files_name(tmp_path):
     (tmp_path / "lines").write_bytes(b'{"a": "\xff"}\n')
     with pytest.raises(RunFolderError, match=r"expected lines of text in .*lines; the file cannot be read: .*utf-8"):
         whole_lines(tmp_path / "lines")
+
+
+@pytest.mark.parametrize("name", ["o\udcff", "o\ud800", "a\0b"], ids=ascii)
+def test_a_path_that_no_page_can_name_is_refused(tmp_path, name):
+    with pytest.raises(RunFolderError, match=r"expected a path (in UTF-8|without NUL)"):
+        check_path(tmp_path / name)

@@ -1,6 +1,7 @@
 """The command line: thin wrappers that read arguments, call the library and print."""
 
 import os
+import re
 import signal
 import sys
 from errno import ENAMETOOLONG
@@ -51,6 +52,7 @@ def main() -> None:
     show_notes()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run like Ctrl-C
     try:
+        _check_words(sys.argv[1:])
         # Without standalone mode, click returns the code of typer.Exit instead of raising it.
         code = app(standalone_mode=False)
     except fh.FedhelloError as error:
@@ -60,20 +62,33 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        said = _about_the_command(error)
-        if said is None:
+        about = _about_the_command(error)
+        if about is None:
             raise
-        print(f"error: {said}", file=sys.stderr)
-        sys.exit(fh.ConfigError.exit_code)
+        print(f"error: {about}", file=sys.stderr)
+        sys.exit(about.exit_code)
     sys.exit(code or 0)
 
 
-def _about_the_command(error: Exception) -> str | None:
+def _check_words(words: list[str]) -> None:
+    """Refuse words that no file could hold, before a path is looked up or a folder made: bytes that are not UTF-8."""
+    for word in words:
+        odd = re.search("[\0\ud800-\udfff]", word)
+        if odd:
+            raise fh.ConfigError(
+                f"expected the words of a command to be UTF-8 text without NUL; found U+{ord(odd[0]):04X}, which is no "
+                f"character, in {word!r:.100}. Remove it; a file of such a name must be renamed."
+            )
+
+
+def _about_the_command(error: Exception) -> fh.FedhelloError | None:
     """Return what is wrong with what was typed: for click, or as a name that no file can have; None otherwise."""
     if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
-        return f"expected a path that a file can have; {str(error.strerror).lower()}: {str(error.filename)[:100]}…"
+        return fh.RunFolderError(
+            f"expected a path that a file can have; {str(error.strerror).lower()}: {str(error.filename)[:100]}…"
+        )
     usage = getattr(error, "format_message", None)  # click's own usage errors
-    return None if usage is None else f"{usage()} See fedhello --help."
+    return None if usage is None else fh.ConfigError(f"{usage()} See fedhello --help.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Turn pydantic's validation errors into one sentence: the key, the value found, its line, and what would be right."""
 
+import functools
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from fedhello.config.schema import Config, MethodConfig
 from fedhello.config.section import MOST
@@ -74,15 +77,35 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str, written
     elif first["type"] in ("model_type", "model_attributes_type") and at.below:
         text = f"{dotted}: expected keys below it, such as {dotted}.{at.below[0]}; found {first['input']!r}{place}"
     else:
-        message = first["msg"].removeprefix("Value error, ")
+        others = _alternatives(first, complaints)
+        complaints = [complaint for complaint in complaints if complaint not in others]
+        message = ", or ".join([first["msg"].removeprefix("Value error, "), *map(_alternative, others)])
         message = message[0].lower() + message[1:]
         wrong = first["type"] in WRONG_TYPES
         shown = isinstance(first["input"], (str, int, float, bool)) or wrong
         found = f" (found {_short(first['input'])}{_why_text(first['input'], at.kind)}{place})" if shown else ""
         text = f"{dotted}: {message}{found}" if dotted else message
         text += _right(".".join(path), at, first["input"], root) if wrong else ""
+        if any(other["type"] == "list_type" for other in others) and isinstance(first["input"], str):
+            text += f". Write, for example: {shlex.quote('.'.join(path) + '=' + yaml_line([first['input']]))}"
     more = f" ({len(complaints) - 1} more problems)" if len(complaints) > 1 else ""
     return text + more
+
+
+def _alternatives(first: ErrorDetails, complaints: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the complaints of a key's other types, of which one is enough, if the first is of its words."""
+    *key, tag = first["loc"] or ("",)
+    if not str(tag).startswith("literal["):
+        return []
+    return [c for c in complaints if c is not first and len(c["loc"]) == len(key) + 1 and [*c["loc"][:-1]] == key]
+
+
+def _alternative(complaint: ErrorDetails) -> str:
+    message = complaint["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = (
+        message.replace("List should have", "a list of").partition(", unable")[0].partition(" after validation")[0]
+    )
+    return message[0].lower() + message[1:]
 
 
 def _why_text(value: object, kind: Any) -> str:
@@ -124,11 +147,13 @@ def _every_key(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
 
 
 def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> str:
-    """Return a command, or a line of a file, with a value of the right type; empty if none is known."""
+    """Return an override, or a line of a file, with a value of the right type; empty if none is known."""
     kinds = accepted(at.kind).kinds
     text = str(value).replace("_", "")
     if str in kinds and isinstance(value, (str, int, float)):
         right: object = str(value)
+    elif int in kinds and (meant := _other_base(text)) is not None:
+        right = meant
     elif (
         int in kinds and DECIMAL.fullmatch(text) and len(text) < 20 and float(text).is_integer() and float(text) < MOST
     ):
@@ -141,7 +166,17 @@ def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> s
     if root is not Config and not dotted.startswith(("method.", "data.partition.")):
         return f". Write, for example, {dotted}: {yaml_line(right)}"
     written = right if isinstance(right, str) and type(value) is not str else yaml_line(right)
-    return f". Write, for example: fedhello run {shlex.quote(f'{dotted}={written}')}"
+    return f". Write, for example: {shlex.quote(f'{dotted}={written}')}"
+
+
+def _other_base(text: str) -> int | None:
+    """Return the number that YAML has for ``0x10``, ``0o17``, ``0b11`` or ``1:30``, small enough for a key."""
+    found = None
+    if re.fullmatch(r"[-+]?0(x[0-9a-f]+|o[0-7]+|b[01]+)", text, re.IGNORECASE):
+        found = int(text, 0)
+    elif re.fullmatch(r"[0-9]{1,9}(:[0-5]?[0-9]){1,4}", text):
+        found = functools.reduce(lambda whole, part: 60 * whole + int(part), text.split(":"), 0)
+    return found if found is not None and abs(found) < MOST else None
 
 
 def _locate(location: Sequence[int | str], root: type[BaseModel]) -> _Located:

@@ -312,6 +312,12 @@ class PrivacyConfig(Section):
     band: Literal["auto"] | Annotated[int, Field(ge=2)] = "auto"
 
 
+def _folder_name(name: str) -> str:
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise ValueError("expected a name without / or \\ that does not begin with a dot")
+    return name
+
+
 class RunConfig(Section):
     """Seed, engine, device, folder and trackers of a run."""
 
@@ -322,7 +328,7 @@ class RunConfig(Section):
     deadline_factor: float = Field(3.0, ge=1)
     device: str = "auto"
     out: str = "runs"
-    name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
+    name: Annotated[str, AfterValidator(_folder_name)] | None = None
     checkpoint_every: int = Field(1, ge=1)
     keep: int = Field(3, ge=1)
     track: Annotated[

@@ -63,5 +63,9 @@ def default_name(data: str | None, part: int | None, key: Path | None) -> str:
         return key.name
     if part is not None:
         return f"part-{part:03d}"
-    place = hashlib.sha256(str(data and Path(data).resolve()).encode()).hexdigest()[:8]
+    try:
+        path = data and Path(data).resolve()
+    except ValueError:  # no file can have this name, with NUL or half a character, as is said where it is read
+        path = data
+    place = hashlib.sha256(str(path).encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:48] + "-" + place

@@ -20,13 +20,15 @@ def check_path(path: Path) -> None:
     """Check early that a file or folder can have this path.
 
     Raises:
-        RunFolderError: If a name in it, or all of it, is too long, or holds a NUL.
+        RunFolderError: If a name in it, or all of it, is too long, or holds a NUL or half a character.
     """
     said = f"{str(path)!r:.80}"
     try:
-        encoded = os.fsencode(path.absolute())
+        encoded = str(path.absolute()).encode()  # as os.fsencode, but what is no UTF-8 cannot be written in a page
     except UnicodeEncodeError as error:
-        raise RunFolderError(f"expected a path that the file system can hold; found {said}. Rename it.") from error
+        raise RunFolderError(
+            f"expected a path in UTF-8; found {said}, which has half a character. Rename it."
+        ) from error
     if b"\0" in encoded:
         raise RunFolderError(f"expected a path without NUL characters; found {said}. Rename it.")
     longest = max(map(len, encoded.split(b"/")))

@@ -12,6 +12,7 @@ from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Heads
+from fedhello.engine.tensors import LARGEST_VALUE
 from fedhello.errors import ConfigError, QuorumError
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
@@ -153,7 +154,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         seconds = (played - begin, time.perf_counter() - played)
         yield state, RoundRecord(record, loss, validation, test, *seconds, head, selected)
         if record.failed is not None and state.attempt >= settings.retries:
-            raise _no_quorum(record)
+            raise _no_quorum(record, before.adapter)
 
 
 def _train_loss(record: RoundReport) -> float | None:
@@ -218,14 +219,28 @@ def _checked(
     return state, record, None, scores.due(state)
 
 
-def _no_quorum(record: RoundReport) -> QuorumError:
+def _no_quorum(record: RoundReport, start: Adapter) -> QuorumError:
     rejected = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
     reasons = f" ({rejected})" if rejected else ""
     return QuorumError(
         f"expected enough updates in round {record.round + 1}; found {record.attempt + 1} failed attempts, in the last "
-        f"of which {record.failed}{reasons}. Fix what the clients report, or change train.quorum, train.retries or "
+        f"of which {record.failed}{reasons}. {_advice(record, start)}, or change train.quorum, train.retries or "
         "train.over_selection."
     )
+
+
+def _advice(record: RoundReport, start: Adapter) -> str:
+    """Return what to do first: where most clients' values are too large, it is no client's fault but a setting's."""
+    beyond = sum(rejection.reason == "out of bounds" for rejection in record.rejections)
+    if 2 * beyond <= len(record.rejections) + len(record.clients):
+        return "Fix what the clients report"
+    largest = max(float(value.abs().max()) for value in start.tensors.values() if value.numel())
+    if largest > LARGEST_VALUE / 10:
+        return (
+            f"The values that the round started from reach {largest:.3g} already: resume from an earlier checkpoint, "
+            "lower train.server.lr or train.lr"
+        )
+    return "Most clients' steps are too large: lower train.lr, or model.lora.alpha or train.lr_head if they are large"
 
 
 @dataclass
