@@ -89,3 +89,11 @@ def test_hardly_any_table_loses_rows_to_stray_quotes(tmp_path, strays):
     found = outcomes(tmp_path, 5000, strays, seed=3)
     assert found["not whole"] <= (5 if strays == 2 else 0)  # two that are far apart in a table of few other rows
     assert strays or found == {"whole": 5000}
+
+
+@pytest.mark.parametrize("text", ["Dear Anna,\n\nplease, call me\n\nRegards,\nTom", "one, two\n\n\nthree\nfour, five"])
+def test_letters_with_blank_lines_and_commas_are_read(tmp_path, text):
+    rows = [["pos", text], ["neg", "short"], ["pos", "short, too"], ["neg", text + "\nbye"]]
+    (tmp_path / "x.csv").write_text("label,text\n" + "".join(f'{label},"{value}"\n' for label, value in rows))
+    table = read_table(tmp_path / "x.csv")
+    assert [list(row) for row in zip(table.values("label"), table.values("text"), strict=True)] == rows
