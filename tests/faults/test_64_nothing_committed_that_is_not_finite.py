@@ -97,7 +97,7 @@ def test_where_most_clients_values_are_out_of_bounds_a_setting_is_named(attacked
     begun = start(session).state
     grown = replace(begun.adapter, tensors={n: torch.full_like(x, 9e5) for n, x in begun.adapter.tensors.items()})
     rejections = tuple(Rejection(k, 0, "out of bounds", "too large", 0, 0) for k in range(3))
-    record = RoundReport(0, (), (), None, False, rejections=rejections, failed="0 of 3 updates count")
+    record = RoundReport(1, (), (), None, False, rejections=rejections, failed="0 of 3 updates count")
     assert "reach 9e+05 already: resume from an earlier checkpoint, lower train.server.lr" in str(
         _no_quorum(record, grown)
     )

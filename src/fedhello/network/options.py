@@ -64,7 +64,7 @@ def default_name(data: str | None, part: int | None, key: Path | None) -> str:
     if part is not None:
         return f"part-{part:03d}"
     try:
-        path = data and Path(data).resolve()
+        path = data and str(Path(data).resolve())
     except ValueError:  # no file can have this name, with NUL or half a character, as is said where it is read
         path = data
     place = hashlib.sha256(str(path).encode("utf-8", "surrogatepass")).hexdigest()[:8]

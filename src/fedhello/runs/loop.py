@@ -234,8 +234,11 @@ def _advice(record: RoundReport, start: Adapter) -> str:
     beyond = sum(rejection.reason == "out of bounds" for rejection in record.rejections)
     if 2 * beyond <= len(record.rejections) + len(record.clients):
         return "Fix what the clients report"
-    largest = max(float(value.abs().max()) for value in start.tensors.values() if value.numel())
-    if largest > LARGEST_VALUE / 10:
+    factors = [
+        value for name, value in start.tensors.items() if "lora_" in name and value.numel()
+    ]  # heads may be large
+    largest = max((float(value.abs().max()) for value in factors), default=0.0)
+    if record.round and largest > LARGEST_VALUE / 10:
         return (
             f"The values that the round started from reach {largest:.3g} already: resume from an earlier checkpoint, "
             "lower train.server.lr or train.lr"
