@@ -4,6 +4,7 @@ import pytest
 from refused import refusal
 
 from fedhello.config.load import load_config
+from fedhello.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -123,3 +124,9 @@ def test_a_wrong_type_is_answered_with_an_override_that_is_right(override, right
 )
 def test_everything_that_a_key_accepts_is_said_as_one_problem_in_words(override, sentence):
     assert refusal(override) == sentence
+
+
+@pytest.mark.parametrize("source", [{"clie[ts": {"tiers": []}}, {"train": {"ro[unds]": 3}}])
+def test_a_key_with_a_bracket_is_an_unknown_key(source):
+    with pytest.raises(ConfigError, match=r"unknown key (clie\[ts|train\.ro\[unds\])\..* Valid keys: "):
+        load_config(source)

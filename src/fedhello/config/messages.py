@@ -191,12 +191,13 @@ def _locate(location: Sequence[int | str], root: type[BaseModel]) -> _Located:
         if part in members:
             kind = members[part]
             continue
-        if isinstance(part, str) and "[" in part:  # a member of another union, or "[key]"
+        section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if isinstance(part, str) and "[" in part and not section:  # a member of another union, or "[key]"
             continue
         keys.append(str(part))
         if isinstance(part, int):
             kind = next(iter(get_args(kind)), None)
-        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        elif section:
             valid = list(kind.model_fields)
             field = kind.model_fields.get(part)
             kind, default = (None, None) if field is None else (field.annotation, field.default)
