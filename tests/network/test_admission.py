@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fedhello.errors import ClientsError
-from fedhello.network.admission import BACK_SECONDS, gather, with_tiers
+from fedhello.network.admission import BACK_SECONDS, _admit, gather, with_tiers
 from fedhello.network.registry import ClientRegistry
 from fedhello.network.server import _invitation
 from fedhello.setup.prepare import load
@@ -75,6 +75,15 @@ def test_budgets_become_tiers_in_the_order_of_ids(place):
     ]
     tiers = with_tiers(config, members).clients.tiers
     assert [(tier.memory, round(tier.share, 3)) for tier in tiers] == [(9, 0.667), (7, 0.333)]
+
+
+def test_a_client_at_the_door_is_judged_as_one_of_all(place):
+    """Under banded noise three clients a round need six or more; a client that joins is not all of them."""
+    words = ["method.name=rgd-hla", "data.clients=6", "train.clients_per_round=3", "train.quorum=0.5"]
+    words += ["model.head=solved", "model.train_head=false", "train.loss=auto"]
+    words += ["privacy={secure: true, epsilon: 8, mechanism: banded}"]
+    config = config_of(place, *words)
+    assert _admit(remote_facts(0, 1), config, (), lambda facts: None) is None
 
 
 def test_a_run_that_goes_on_does_not_wait_for_clients_beyond_its_quorum_for_ever(place):

@@ -107,15 +107,20 @@ def _admit(facts: ClientInfo, config: Config, roster: Sequence[ClientInfo], unab
             f"{facts.samples} samples; it states more"
         )
     try:
-        with_tiers(config, [facts])
+        with_tiers(config, [facts], config.data.clients)
         complaint = unable(facts)
     except ConfigError as error:
         complaint = str(error)
     return None if complaint is None else f"{facts.name!r} cannot take part: {complaint}"
 
 
-def with_tiers(config: Config, members: Sequence[ClientInfo]) -> Config:
+def with_tiers(config: Config, members: Sequence[ClientInfo], clients: int = 0) -> Config:
     """Return the configuration with one tier per distinct budget of the members, in the order of their ids.
+
+    Args:
+        config: The configuration.
+        members: All members, or one that asks to join.
+        clients: How many clients there will be, if more than these.
 
     Raises:
         ConfigError: If the method cannot use a budget.
@@ -124,7 +129,7 @@ def with_tiers(config: Config, members: Sequence[ClientInfo]) -> Config:
     tiers = [_tier(member, sum(key_of(m) == key for m in members) / len(members)) for key, member in budgets.items()]
     plain = config.model_dump(mode="json")
     plain["clients"]["tiers"] = tiers
-    plain["data"]["clients"] = max(len(members), config.train.clients_per_round)
+    plain["data"]["clients"] = max(len(members), clients, config.train.clients_per_round)
     return parse_config(plain)
 
 
