@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from fedhello.types import Budget as Budget
     from fedhello.types import Client as Client
     from fedhello.types import Federation as Federation
+    from fedhello.types import NoisySteps as NoisySteps
     from fedhello.types import Rejection as Rejection
     from fedhello.types import Task as Task
     from fedhello.types import Update as Update
@@ -121,7 +122,7 @@ _WHERE = {
     "fedhello.setup.starter": "Starter init",
     "fedhello.strategy": "AggregationContext AggregationResult AllocationContext",
     "fedhello.state": "ClientReport Release RoundReport RunState",
-    "fedhello.types": "Adapter Allocation Budget Client Federation Rejection Task Update",
+    "fedhello.types": "Adapter Allocation Budget Client Federation NoisySteps Rejection Task Update",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
 

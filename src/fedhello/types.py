@@ -283,6 +283,25 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class NoisySteps:
+    """How a client trains in one round where its single samples are protected; see ``fedhello.privacy.samples``.
+
+    Attributes:
+        noise: σ, the deviation of the noise of a step over the clip.
+        rate: q, with which a sample is in a step.
+        steps: E.
+
+    Example:
+        >>> fh.NoisySteps(noise=1.5, rate=0.25, steps=4).steps
+        4
+    """
+
+    noise: float
+    rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
 class Task:
     """A client's task in one round.
 
@@ -297,8 +316,9 @@ class Task:
             names of factors, instead of the whole merged tensors, which are among ``known``.
         correction: c − c_k of SCAFFOLD by name, for tensors that train and that the client has trained before.
         lr: η, the learning rate of round 0 that the client's schedule starts from; None uses the configuration's.
-        clip: C, the largest length of the client's change under differential privacy, which it keeps to itself; None
-            without.
+        clip: C, the largest length of the client's change under differential privacy, which it keeps to itself, or
+            with ``steps`` of a sample's gradient; None without.
+        steps: How the client trains where single samples are protected; None trains as always.
 
     Example:
         >>> fh.Task(client=0, round=3, allocation=fh.Allocation((1,)), adapter=fh.Adapter({}, {})).attempt
@@ -315,6 +335,7 @@ class Task:
     correction: Mapping[str, Tensor] = field(default_factory=dict)
     lr: float | None = None
     clip: float | None = None
+    steps: NoisySteps | None = None
 
 
 @dataclass(frozen=True)

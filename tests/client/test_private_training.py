@@ -26,9 +26,7 @@ from fedhello.client.settings import TrainingSettings
 from fedhello.client.training import Assignment, local_training
 from fedhello.errors import ModelError
 from fedhello.model.forward import predictions
-from fedhello.privacy.samples import PrivateSteps
-from fedhello.state import Release
-from fedhello.types import Allocation
+from fedhello.types import Allocation, NoisySteps
 
 SETTINGS = TrainingSettings(
     rounds=10,
@@ -133,7 +131,7 @@ def test_without_noise_and_clip_a_step_on_all_samples_is_that_of_plain_training(
     work, start = assignment(model, data), model.snapshot(share_head=True).tensors
     plain, _ = local_training(model, work, settings)
     model.write(start)
-    how = PrivateSteps(Release("steps", NOTHING, 1.0), steps=3)
+    how = NoisySteps(NOTHING, 1.0, 3)
     private = private_training(model, work, replace(settings, batch_size=3), how, 1e3)
     assert set(private) == set(plain)
     assert max(float((plain[name] - start[name]).abs().max()) for name in plain) > 1e-4
@@ -147,7 +145,7 @@ def test_a_step_with_nobody_in_it_is_noise_over_the_expected_batch(model, random
     monkeypatch.setattr(module, "clipped_sum", lambda model, parameters, *_: module._zeros(parameters))
     monkeypatch.setattr(module, "_loss", lambda *_: None)
     data, start = random_examples(samples=20), model.snapshot(share_head=True).tensors
-    how = PrivateSteps(Release("steps", 2.0, 0.01), steps=1)
+    how = NoisySteps(2.0, 0.01, 1)
     found = private_training(model, assignment(model, data), replace(SETTINGS, lr=1.0), how, 0.5)
     moved = torch.cat([((value - start[name]) / (2.0 * 0.5 / (0.01 * 20))).flatten() for name, value in found.items()])
     assert set(found) == set(names_of(model)) and len(moved) == 128
@@ -164,7 +162,7 @@ def test_every_sample_is_in_a_step_with_the_rate_and_nobody_can_draw_it_again(mo
 
     monkeypatch.setattr(module, "clipped_sum", spy)
     work = assignment(model, random_examples(samples=30))
-    private_training(model, work, SETTINGS, PrivateSteps(Release("steps", 1.0, 0.2), steps=300), 1.0)
+    private_training(model, work, SETTINGS, NoisySteps(1.0, 0.2, 300), 1.0)
     counts = np.bincount([i for one in drawn for i in one], minlength=30)
     assert abs(counts - 60).max() < 5.5 * math.sqrt(300 * 0.2 * 0.8)
     assert len(set(drawn)) > 280
@@ -184,7 +182,7 @@ def test_a_step_that_fails_is_released_with_its_noise(model, random_examples, mo
             model,
             assignment(model, random_examples()),
             SETTINGS,
-            PrivateSteps(Release("steps", 1.0, 0.5), steps=1),
+            NoisySteps(1.0, 0.5, 1),
             1.0,
         )
     assert all(not torch.equal(value, start[name]) for name, value in found.items())
@@ -212,6 +210,46 @@ def test_an_audit_with_a_canary_finds_no_more_than_the_claim_and_finds_missing_n
     torch.manual_seed(0)
     assert audit(*seen(release.noise)) <= 1.0
     assert audit(*seen(release.noise / 10)) > 1.0
+
+
+@pytest.mark.slow
+def test_an_audit_of_whole_trainings_finds_no_more_than_the_claim_and_finds_missing_noise(model, random_examples):
+    """Three steps by SGD, in each of which a sample is with probability 0.7; the canary's gradient counts or does not.
+
+    What is seen is where training ended, along the canary's first gradient, of which σ is the least for ε = 1.
+    """
+    pytest.importorskip("dp_accounting")
+    from tests.faults.test_56_differential_privacy import DELTA, audit
+
+    from fedhello.privacy.ledger import Planned, calibrated
+
+    data, clip, lr, n, q, steps = random_examples(samples=3), 1e-3, 1e-3, 3, 0.7, 3
+    (release,) = calibrated([Planned("steps", 1.0, q, steps)], 1.0, DELTA)
+    start, parameters = model.snapshot(share_head=True).tensors, parameters_of(model)
+    canary = clipped_sum(model, parameters, data, np.array([0]), 4, cross_entropy, clip)
+    counted = module.clipped_sum
+
+    def without(model, parameters, data, positions, *more):
+        return counted(model, parameters, data, positions[positions > 0], *more)
+
+    def ends(noise, times):
+        settings = replace(SETTINGS, lr=lr)
+        for _ in range(times):
+            model.write(start)
+            found = private_training(model, assignment(model, data), settings, NoisySteps(noise, q, steps), clip)
+            moved = sum(float(((start[name] - found[name]).double() * canary[name]).sum()) for name in canary)
+            yield moved * q * n / (lr * clip**2)
+
+    def seen(noise, times):
+        there = torch.tensor(list(ends(noise, times)), dtype=torch.float64)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "clipped_sum", without)
+            return there, torch.tensor(list(ends(noise, times)), dtype=torch.float64)
+
+    there, gone = seen(release.noise, 1000)
+    assert float(there.mean() - gone.mean()) == pytest.approx(q * steps, abs=0.5)
+    assert audit(there, gone) <= 1.0
+    assert audit(*seen(release.noise / 10, 400)) > 1.0
 
 
 def test_the_median_length_is_that_of_the_gradients(model, random_examples):

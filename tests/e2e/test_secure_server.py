@@ -104,3 +104,38 @@ def test_of_six_clients_only_those_of_a_round_are_in_its_sum(workplace, tmp_path
         assert not any(entry["rejections"] for entry in there.rounds())
     finally:
         there.close()
+
+
+SAMPLES = (
+    CONFIG.replace("{name: rgd-hla}", "{name: full}")
+    .replace("lora: {rank: 4, alpha: 4}", "lora: {rank: 4, alpha: 4}, head: solved, train_head: false")
+    .replace("lr: 1e-2", "lr: 1e-2, batch_size: 4, loss: cross_entropy")
+    .replace("share: 1/3, blocks: 1", "share: 1/3, blocks: 3")
+    .replace("share: 1/3, blocks: 2", "share: 1/3, blocks: 3")
+    + "privacy: {secure: true, epsilon: 8, unit: sample}\n"
+)
+
+
+@pytest.mark.slow
+def test_three_clients_train_by_steps_on_single_samples_and_count_them_themselves(workplace, tmp_path):
+    """An owner who allows less takes no part; the others' files agree with the server's ledger."""
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
+    there = Machines(tmp_path / "place", SAMPLES)
+    try:
+        there.server()
+        there.wait_for(lambda: "listening" in there.said("server"), 200, "the server")
+        for k in range(3):
+            there.client(k, "--epsilon", 8, "--ledger", f"spent-{k}.json")
+        there.client(0, "--epsilon", 4, name="careful")
+        assert there.end("server", 600) == 0, there.all_said()
+        summary = json.loads((there.run / "summary.json").read_text())
+        assert (summary["status"], summary["rounds"]) == ("finished", 2)
+        assert 7.9 < summary["privacy"]["epsilon"] <= 8.0 and summary["privacy"]["unit"] == "sample"
+        for k in range(3):
+            own = json.loads((there.folder / f"spent-{k}.json").read_text())
+            assert own["epsilon"] == pytest.approx(summary["privacy"]["epsilon"], rel=1e-3)
+        assert "ε of at most 4" in there.said("careful")
+        assert all(len(entry["clients"]) == 3 and not entry["rejections"] for entry in there.rounds())
+        assert load_file(there.run / "adapter" / "adapter_model.safetensors")
+    finally:
+        there.close()

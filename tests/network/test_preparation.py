@@ -60,7 +60,7 @@ def test_a_part_is_what_a_run_on_one_machine_gives_to_that_client(place, told):
 def test_a_client_checks_what_holds_over_a_network_whatever_engine_a_server_names(told):
     raw, labels = told
     raw["run"]["engine"] = "local"
-    raw["privacy"] |= {"epsilon": 8.0, "unit": "sample", "secure": True}
+    raw["privacy"] |= {"epsilon": 8.0, "unit": "sample", "secure": False}
     raw["train"] |= {"clients_per_round": 3, "loss": "cross_entropy"}
-    with pytest.raises(ConfigError, match="how many samples a client of another machine has is not told"):
+    with pytest.raises(ConfigError, match="on other machines what clients send must be masked"):
         prepare_client(ClientOptions("a", "texts.csv", model="tiny"), raw, labels)

@@ -201,7 +201,7 @@ def test_a_client_that_states_too_many_samples_is_capped_over_a_network_and_it_i
     ("words", "reason"),
     [
         ("train.sampling=poisson", "on other machines what clients send must be masked"),
-        ("privacy.unit=sample privacy.secure=true", "how many samples a client of"),
+        ("privacy.unit=sample", "on other machines what clients send must be masked"),
     ],
 )
 def test_what_differential_privacy_needs_on_other_machines_is_checked_before_a_server_starts(words, reason):

@@ -39,7 +39,7 @@ REFUSED_IN_TRAINING = {
 
 
 REFUSED_ON_SAMPLES = {
-    "run.engine=flower privacy.secure=true": "how many samples a client of another machine has is not told",
+    "run.engine=flower": "on other machines what clients send must be masked, too",
     "privacy.mechanism=banded": "privacy.mechanism=banded is for rounds that protect whole clients",
     "train.loss=adjusted": "train.loss=adjusted counts the labels of a client's other samples",
     "train.autocast=bfloat16": "train.autocast=bfloat16 rounds a sample's gradient",

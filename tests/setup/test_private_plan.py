@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
+import torch
 
 import fedhello as fh
 from fedhello.config.load import load_config
 from fedhello.config.settings import sample_plan
+from fedhello.model.forward import predictions
 from fedhello.privacy.ledger import epsilon_of
 from fedhello.runs.private_rounds import released_round
 
@@ -26,12 +29,25 @@ def test_the_noise_is_the_least_for_which_the_most_asked_client_keeps_to_the_bud
 
 @pytest.mark.usefixtures("place")
 def test_a_clip_is_measured_on_the_servers_samples_or_given():
-    measured = {"data.proxy": 0, "method.name": "gd-hla"}
-    for words, least, most in ((measured, 1e-9, 1e9), ({"privacy.update_clip": 0.25}, 0.25, 0.25)):
-        session = fh.prepare("tiny.yaml", SAMPLES | words)
-        assert session.private.rounds is None
-        before = released_round(session, fh.start(session).state)
-        assert least <= session.private.steps.clip_of(before.method_state) <= most
+    """C is the median of ‖∂ℓ_i/∂B‖ over the last two blocks' B, computed here sample by sample by plain backward."""
+    session = fh.prepare("tiny.yaml", SAMPLES | {"data.proxy": 0, "method.name": "gd-hla"})
+    assert session.private.rounds is None
+    state = fh.start(session).state
+    found = session.private.steps.clip_of(released_round(session, state).method_state)
+    model, data = session.model, session.server.validation
+    model.write(state.adapter.tensors)
+    trained = [name for name, block in model.block_of.items() if block in (1, 2) and "lora_B" in name]
+    parameters = model.set_trainable(trained)
+    model.module.eval()
+    lengths = []
+    for i in range(len(data)):
+        one = predictions(model, data.batch([i]))
+        gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(one.z, one.y), parameters)
+        lengths.append(torch.cat([g.flatten() for g in gradients]).norm().item())
+    assert found == pytest.approx(np.median(lengths), rel=1e-3) and found > 1e-6
+
+    given = fh.prepare("tiny.yaml", SAMPLES | {"privacy.update_clip": 0.25})
+    assert given.private.steps.clip_of(released_round(given, fh.start(given).state).method_state) == 0.25
 
 
 @pytest.mark.usefixtures("place")

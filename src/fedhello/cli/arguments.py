@@ -77,6 +77,16 @@ LeastPerClass = Annotated[
 Scores = Annotated[bool | None, typer.Option("--scores/--no-scores", help="Whether Fisher scores may leave.")]
 
 
+Epsilon = Annotated[
+    float | None, typer.Option("--epsilon", help="Take part in runs under differential privacy of at most this ε only.")
+]
+
+
+OwnLedger = Annotated[
+    Path | None, typer.Option("--ledger", help="File that counts what leaves of single samples over all runs.")
+]
+
+
 Secure = Annotated[bool | None, typer.Option("--secure/--no-secure", help="Take part in runs with secure sums only.")]
 
 

@@ -15,12 +15,14 @@ from fedhello.cli.arguments import (
     Consent,
     Download,
     Epochs,
+    Epsilon,
     Image,
     Json,
     Label,
     Labels,
     LeastPerClass,
     Models,
+    OwnLedger,
     Prompt,
     Quiet,
     Response,
@@ -88,6 +90,8 @@ def client(
     least_per_class: LeastPerClass = None,
     scores: Scores = None,
     secure: Secure = None,
+    epsilon: Epsilon = None,
+    ledger: OwnLedger = None,
     part: Annotated[int | None, typer.Option("--part", help="Take this part of the configured data set.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")] = "auto",
     patience: Annotated[float, typer.Option("--patience", help="Seconds to wait for an unreachable server.")] = 600.0,
@@ -103,6 +107,7 @@ def client(
 
     _end_in_order()
     allowed = named(epochs=epochs, download=download, statistics=statistics, scores=scores, secure=secure)
+    allowed |= named(epsilon=epsilon, ledger=None if ledger is None else str(ledger))
     allowed |= named(least_per_class=least_per_class, labels=labels or None, tasks=tasks or None, models=models or None)
     found = fh.join(
         server,

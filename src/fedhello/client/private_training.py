@@ -28,8 +28,8 @@ from fedhello.errors import ModelError, UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
 from fedhello.privacy.noise import factor, gaussian
-from fedhello.privacy.samples import PrivateSteps
 from fedhello.randomness import secret_generator
+from fedhello.types import NoisySteps
 
 logger = logging.getLogger("fedhello")
 
@@ -47,7 +47,7 @@ def gradient_copies(batch_size: int) -> int:
 
 
 def private_training(
-    model: LoraModel, work: Assignment, settings: TrainingSettings, how: PrivateSteps, clip: float
+    model: LoraModel, work: Assignment, settings: TrainingSettings, how: NoisySteps, clip: float
 ) -> dict[str, Tensor]:
     """Train the named tensors on one client's data by steps that protect single samples.
 
@@ -72,7 +72,7 @@ def private_training(
     optimizer = optimizer_of(model, parameters, settings, learning_rate(settings, work.round))
     start = [(parameters[name], before[name]) for name in parameters]
     loss = _loss(model, work, settings)
-    n, q = len(work.data.labels), how.release.rate
+    n, q = len(work.data.labels), how.rate
     # Where masks were drawn from the run's seed, those of other samples would tell whether a sample is in the batch.
     with surroundings(model, work, int(secret_generator().integers(2**31))):
         model.module.train()
@@ -81,7 +81,7 @@ def private_training(
             with policies_of(model, work):
                 total = _sum_or_nothing(model, work, parameters, drawn, settings, loss, clip)
             for name, parameter in parameters.items():
-                noised = total[name] + gaussian(tuple(parameter.shape), how.release.noise * clip)
+                noised = total[name] + gaussian(tuple(parameter.shape), how.noise * clip)
                 parameter.grad = (noised / (q * n)).to(parameter)
             if settings.proximal:
                 add_proximal_gradient(start, settings.proximal)

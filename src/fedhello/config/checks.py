@@ -168,8 +168,6 @@ def _against_samples(config: Config) -> dict[str, bool]:
     """Return what does not go with training that protects single samples: reason → whether it is so."""
     train, options = config.train, config.method.options
     return {
-        "how many samples a client of another machine has is not told, so its steps cannot be counted. Train with "
-        "run.engine=local, or choose method.name=head-only": config.run.engine != "local",
         "privacy.mechanism=banded is for rounds that protect whole clients. Leave it out": (
             config.privacy.mechanism == "banded"
         ),

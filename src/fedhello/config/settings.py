@@ -11,7 +11,7 @@ from fedhello.model.head import SHRINKAGES, HeadSettings
 from fedhello.model.private_sums import HEAD, ROUND, SCORES, STEP, PrivatePlan, PrivateStatistics
 from fedhello.model.settings import LoraSettings, ModelSettings
 from fedhello.model.statistics import Moments, StatisticsSettings
-from fedhello.privacy.ledger import Planned, calibrated
+from fedhello.privacy.ledger import Planned, calibrated, least_noise
 from fedhello.privacy.rounds import PrivateRounds
 from fedhello.privacy.samples import PrivateSteps, rate_and_steps
 from fedhello.privacy.secure import SecureSettings
@@ -157,6 +157,19 @@ def sample_plan(config: Config, smallest: int, times: int) -> PrivatePlan:
     clip = None if isinstance(privacy.update_clip, str) else privacy.update_clip
     how = PrivateSteps(replace(every, times=1), steps, rate * smallest, clip, privacy.factors, privacy.last_blocks)
     return PrivatePlan(privacy.epsilon, privacy.delta, head, statistics, times=times, steps=how)
+
+
+def head_release(config: Config, trains: bool) -> Release:
+    """Return the head's release of a run with a budget, which follows from the configuration alone.
+
+    Args:
+        config: The configuration, with a budget.
+        trains: Whether more than the head is released.
+    """
+    privacy = config.privacy
+    assert privacy.epsilon is not None
+    share = privacy.split if trains else 1.0
+    return least_noise((), Planned(HEAD, share), share * privacy.epsilon, privacy.delta)
 
 
 def statistics_settings(config: Config) -> StatisticsSettings:

@@ -1,11 +1,13 @@
 """Headers of messages: JSON, and what safetensors state about their tensors, read before any tensor is."""
 
 import json
+import math
 import struct
 from typing import Any
 
 from fedhello.engine.tensors import short
 from fedhello.errors import UpdateError
+from fedhello.types import NoisySteps
 
 _LENGTH = struct.Struct("<Q")
 
@@ -51,6 +53,25 @@ def task_header(payload: bytes) -> tuple[dict[str, Any], int]:
     if not isinstance(header, dict):
         raise UpdateError(f"expected a task for this model; found {short(header)}", "malformed")
     return header, end
+
+
+def as_steps(found: Any) -> NoisySteps | None:
+    """Return the steps on single samples that JSON states; None for none.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    if found is None:
+        return None
+    stated: dict[str, Any] = found if isinstance(found, dict) else {}
+    noise, rate, steps = (stated.get(name, math.nan) for name in ("noise", "rate", "steps"))
+    if not _above_0(noise) or not _above_0(rate) or rate > 1 or type(steps) is not int or steps < 1:
+        raise ValueError("a noise, a rate of at most 1 and a number of steps on single samples")
+    return NoisySteps(float(noise), float(rate), steps)
+
+
+def _above_0(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def as_components(found: list[Any]) -> tuple[int | tuple[int, ...], ...]:

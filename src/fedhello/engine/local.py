@@ -26,10 +26,9 @@ from fedhello.model.evaluation import pooled_features
 from fedhello.model.private_sums import PrivateStatistics, private_sums
 from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSettings, as_sent, head_sums
 from fedhello.privacy.rounds import clipped_update
-from fedhello.privacy.samples import PrivateSteps
 from fedhello.randomness import generator
 from fedhello.state import RoundReport
-from fedhello.types import Adapter, Client, Federation, Reason, Rejection, Task, Update
+from fedhello.types import Adapter, Client, Federation, NoisySteps, Reason, Rejection, Task, Update
 
 LONGEST_FAULT = 300
 """The most characters of an error's text that are kept."""
@@ -54,7 +53,6 @@ class LocalEngine:
         run: Id of the run, contained in every update.
         statistics: Settings of the head statistics.
         private: Settings of the contributions to a private release; None sends plain head statistics.
-        steps: How clients train where single samples are protected; None for plain training.
         together: The samples of all clients, and each client's positions in them. Features are then computed in one
             pass over all samples and do not depend on the partition. None computes them client by client.
         happened: See ``Engine``.
@@ -70,7 +68,6 @@ class LocalEngine:
     run: str = "local"
     statistics: StatisticsSettings = DEFAULT_STATISTICS
     private: PrivateStatistics | None = None
-    steps: PrivateSteps | None = None
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
     happened: Sequence[str] = ()
     _initial_head: dict[str, Tensor] = field(init=False)
@@ -121,8 +118,8 @@ class LocalEngine:
     def _reply(self, task: Task, client: Client, heads: Heads | None) -> Update | Rejection:
         """Train one client and pass its update through the same encoding and checks as on a network."""
         bytes_down = len(encode_task(task))
-        if self.steps is not None:
-            return self._private_reply(task, client, self.steps, bytes_down)
+        if task.steps is not None:
+            return self._private_reply(task, client, task.steps, bytes_down)
         personal = () if heads is None else self.model.head_names
         start = {} if heads is None else heads.get(client.id, self._initial_head)
         try:
@@ -152,7 +149,7 @@ class LocalEngine:
             update = replace(update, tensors=without_tail(update.tensors, task.adapter.tensors, shrink, least))
         return encode_update(update, self.run)
 
-    def _private_reply(self, task: Task, client: Client, how: PrivateSteps, bytes_down: int) -> Update | Rejection:
+    def _private_reply(self, task: Task, client: Client, how: NoisySteps, bytes_down: int) -> Update | Rejection:
         """Train one client by steps that protect its samples; what it sends holds nothing else of them."""
         assert task.clip is not None
         names = task.adapter.names(task.allocation)

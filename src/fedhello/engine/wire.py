@@ -13,14 +13,14 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
-from fedhello.engine.headers import as_components, read_json, task_header, tensor_header
+from fedhello.engine.headers import as_components, as_steps, read_json, task_header, tensor_header
 from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.errors import UpdateError
 from fedhello.factors import part, spread
@@ -115,6 +115,8 @@ def encode_task(task: Task) -> bytes:
         header["lr"] = task.lr
     if task.clip is not None:
         header["clip"] = task.clip
+    if task.steps is not None:
+        header["steps"] = asdict(task.steps)
     sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
     sent |= task.missed
     sent |= {CORRECTION + name: value for name, value in task.correction.items()}
@@ -343,7 +345,9 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         for value, what in ((lr, "learning rate"), (clip, "clip")):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"a {what} of {value}")
-        return Task(client, int(header["round"]), allocation, adapter, correction=correction, lr=lr, clip=clip)
+        steps = as_steps(header.get("steps"))
+        round_ = int(header["round"])
+        return Task(client, round_, allocation, adapter, correction=correction, lr=lr, clip=clip, steps=steps)
     except Exception as error:  # the server is trusted about what to train, but its bytes may be malformed
         raise UpdateError(f"expected a task for this model; {short(str(error))}", "malformed") from error
 

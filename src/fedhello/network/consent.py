@@ -104,6 +104,10 @@ class Consent(Section):
             the number of features, up to which single samples can be computed from them. Neither this nor the former
             under secure sums, or for a part of the configured data set, which the server has.
         secure: Whether only runs with secure sums (``privacy.secure``) are taken part in.
+        epsilon: The largest ε of a run under differential privacy; others are not taken part in. None allows all.
+        delta: The largest δ of such a run.
+        ledger: Where single samples are protected (``privacy.unit``), the file in which this client counts what it sent
+            of them in all runs together, for which ``epsilon`` is the budget then. None counts each run by itself.
         least: The fewest clients that must have trained what a server learns the secure sum of.
         trusted: A file with the public keys of the clients that may be in a secure sum with this one; None: all may.
         most_rank: The highest LoRA rank of the adapter.
@@ -128,6 +132,9 @@ class Consent(Section):
     least_per_class: int = Field(2, ge=1)
     least_for_moments: Literal["features"] | Annotated[int, Field(ge=0)] = "features"
     secure: bool = False
+    epsilon: float | None = Field(None, gt=0)
+    delta: float = Field(1e-4, gt=0, lt=1)
+    ledger: Path | None = None
     least: int = Field(3, ge=3)
     trusted: Path | None = None
     most_rank: int = Field(1024, ge=1)
@@ -158,12 +165,16 @@ def read_consent(source: "Consent | Mapping[str, Any] | str | Path | None", more
     found = by_type(raw, Consent)
     for key, value in more.items():
         found[key] = {**(found.get(key) or {}), **value} if isinstance(value, Mapping) else value
-    if isinstance(found.get("trusted"), str):
-        found["trusted"] = Path(expanded(found["trusted"], "trusted"))
+    for key in ("trusted", "ledger"):
+        if isinstance(found.get(key), str):
+            found[key] = Path(expanded(found[key], key))
     try:
-        return Consent.model_validate(found)
+        consent = Consent.model_validate(found)
     except ValidationError as error:
         raise ConfigError(sentence(error, Consent, "", written)) from error
+    if consent.ledger is not None and consent.epsilon is None:
+        raise ConfigError("expected epsilon beside ledger, the budget of all that it counts; found none")
+    return consent
 
 
 def check_sizes(consent: Consent, config: str, labels: str) -> None:
@@ -206,6 +217,7 @@ def check_invitation(
         raise not_allowed(f"a task that tasks allows ({', '.join(consent.tasks)})", task)
     if consent.secure and not config.privacy.secure:
         raise not_allowed("secure sums (secure of the consent)", "privacy.secure: false")
+    _check_epsilon(consent, config)
     _at_most("epochs (train.epochs)", train.epochs, consent.epochs, "epochs")
     _at_most("for the rank (model.lora.rank)", model.lora.rank, consent.most_rank, "most_rank")
     _at_most("labels", num_labels, consent.most_labels, "most_labels")
@@ -216,6 +228,22 @@ def check_invitation(
     sketch = model.moments if isinstance(model.moments, str) else model.moments.sketch
     _at_most("dimensions (model.moments.sketch)", 0 if isinstance(sketch, str) else sketch, MOST_NUMBERS)
     _at_most("parts (data.clients)", data.clients, MOST_CLIENTS)
+
+
+def _check_epsilon(consent: Consent, config: Config) -> None:
+    """Check what a run promises under differential privacy."""
+    most, privacy = consent.epsilon, config.privacy
+    if most is None:
+        return
+    if privacy.epsilon is None or privacy.epsilon > most or privacy.delta > consent.delta:
+        found = "none" if privacy.epsilon is None else f"ε={privacy.epsilon:g} at δ={privacy.delta:g}"
+        raise not_allowed(
+            f"differential privacy with ε of at most {most:g} at δ of at most {consent.delta:g} (epsilon and delta of "
+            "the consent)",
+            found,
+        )
+    if consent.ledger is not None and privacy.unit != "sample":
+        raise not_allowed("single samples to be protected, which a ledger can count", f"privacy.unit={privacy.unit}")
 
 
 def _check_model(consent: Consent, model: ModelConfig) -> None:
@@ -273,6 +301,12 @@ def described(consent: Consent) -> list[str]:
     ]
     if consent.secure:
         allowed.append("only runs with secure sums")
+    if consent.epsilon is not None:
+        over = "" if consent.ledger is None else f", together with all that is in {consent.ledger}"
+        allowed.append(
+            f"only runs under differential privacy, ε of at most {consent.epsilon:g} at δ of at most "
+            f"{consent.delta:g}{over}"
+        )
     if consent.least > 3 or consent.trusted is not None:
         whom = "" if consent.trusted is None else f", of those whose keys are in {consent.trusted}"
         allowed.append(f"secure sums over {consent.least} clients or more{whom}")

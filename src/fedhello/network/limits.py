@@ -10,7 +10,7 @@ from fedhello.client.cost_model import POLICIES
 from fedhello.client.memory import RESERVE
 from fedhello.client.scoring import calibrate_scoring
 from fedhello.costs import Costs
-from fedhello.engine.headers import task_header, tensor_header
+from fedhello.engine.headers import as_steps, task_header, tensor_header
 from fedhello.engine.wire import CORRECTION
 from fedhello.errors import UpdateError
 from fedhello.formatting import human_bytes
@@ -142,8 +142,18 @@ class Limits:
         """Return the allocation in a task, and the shapes of its tensors, after checking them."""
         check_download(self.consent, payload)
         header, end = task_header(payload)
+        self._check_steps(header)
         allocation = self._allocation(header)
         return allocation, self._stated(memoryview(payload)[end:])
+
+    def _check_steps(self, header: Mapping[str, Any]) -> None:
+        """Check how often steps on single samples are expected to pass over the data."""
+        try:
+            steps = as_steps(header.get("steps"))
+        except ValueError as error:
+            raise _malformed(str(error)) from error
+        if steps is not None and steps.steps * steps.rate > self.consent.epochs + 1:  # rounded to whole steps
+            raise not_allowed(f"at most {self.consent.epochs} epochs (epochs of the consent)", steps.steps * steps.rate)
 
     def _allocation(self, header: Mapping[str, Any]) -> Allocation:
         L = self.model.blocks.count

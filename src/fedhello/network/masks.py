@@ -129,9 +129,9 @@ class Masks:
         return found
 
 
-def _most(encoding: Encoding) -> int:
-    """Return the most samples that a client weighs for, as the bound on their number states."""
-    return int(encoding.numbers.get("samples", 0))
+def _most(encoding: Encoding) -> int | None:
+    """Return the most samples that a client weighs for, as the bound on their number states; None where it is none."""
+    return int(encoding.numbers["samples"]) if "samples" in encoding.numbers else None
 
 
 def read_object(text: Any) -> dict[str, str]:

@@ -36,6 +36,7 @@ from fedhello.data.hub import is_hub_id
 from fedhello.data.tables import Source
 from fedhello.errors import ConfigError, DataError, ModelError
 from fedhello.formatting import budget_words
+from fedhello.method import Method
 from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.head import is_shared
@@ -46,9 +47,10 @@ from fedhello.network.consent import check_invitation
 from fedhello.network.limits import Limits, check_adapter
 from fedhello.network.options import ClientOptions
 from fedhello.network.own_data import own_source
+from fedhello.network.own_ledger import own_ledger
 from fedhello.network.registry import SLOWEST_TRAINING, ClientInfo, DeclaredBudget, count_shapes
 from fedhello.network.worker import Prepared
-from fedhello.privacy.rounds import private_method
+from fedhello.privacy.rounds import anonymous_federation, private_method
 from fedhello.privacy.secure import SecureRound
 from fedhello.setup.clients import assign_tiers
 from fedhello.setup.data import load_data, partition_data
@@ -57,9 +59,9 @@ from fedhello.setup.federation import empty_federation
 from fedhello.setup.masking import agreed_round
 from fedhello.setup.model import choose_device, load_model
 from fedhello.setup.prepare import load, longest_shapes
-from fedhello.setup.training import on_device, step_costs
+from fedhello.setup.private_plan import autocast_of, protects_samples
+from fedhello.setup.training import on_device, step_costs, with_copies
 from fedhello.state import Release
-from fedhello.strategy import BoundMethod
 from fedhello.types import Budget, Client
 
 SHARE_OF_FREE = 0.8
@@ -81,8 +83,9 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     samples, model, classes, digest = (
         _part(options, config, labels, admit) if source is None else _own(options, config, labels, source, admit)
     )
-    method = METHODS[config.method.name].bind(**config.method.options)
-    settings, notes = on_device(training_settings(config), config.train.autocast, method, model.device)
+    row = METHODS[config.method.name]
+    method = row.bind(**config.method.options)
+    settings, notes = on_device(training_settings(config), autocast_of(config, row), method, model.device)
     for note in notes:
         say(f"note: {note}")
     initial = model.read(model.block_of)
@@ -92,13 +95,15 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         return_memory_at_once()
     answer = longest_answer(samples, np.arange(len(samples)))
     private = private_statistics(config.privacy)
+    # What it states must not depend on its data, but for their number where that is taken as known.
+    stated = len(samples) if private is None or protects_samples(config, row) else 1
     widest, batches = _batches(config, samples)
-    if private is not None:  # what it states must not depend on its data
+    if private is not None:
         kind = config.data.kind or "texts"
-        (widest, batches), classes = longest_shapes(config, kind, int(samples.lengths().max())), []
+        (widest, batches), classes = longest_shapes(config, kind, int(samples.lengths().max()), stated), []
     facts = ClientInfo(
         name=options.name,
-        samples=len(samples) if private is None else 1,
+        samples=stated,
         classes=tuple(classes),
         widest=(widest[0], widest[1]),
         batches=count_shapes(batches),
@@ -113,6 +118,8 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         if limited
         else None
     )
+    if costs is not None and protects_samples(config, row):
+        costs = with_copies(costs, settings.batch_size)
     limits = Limits(
         options.consent,
         model,
@@ -134,10 +141,11 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         config.run.seed,
         initial,
         statistics,
-        _secure(config, model, facts, _made_private(method, config)) if config.privacy.secure else None,
+        _secure(config, row, model, facts) if config.privacy.secure else None,
         limits,
         private,
         digest.sha256,
+        own_ledger(config, row, options.consent),
     )
 
 
@@ -298,19 +306,19 @@ def _batches(config: Config, samples: Samples) -> tuple[Shape, list[Shape]]:
     return batch_shapes(samples.lengths(), train.batch_size, train.epochs)
 
 
-def _secure(config: Config, model: LoraModel, facts: ClientInfo, method: BoundMethod) -> SecureRound:
+def _secure(config: Config, row: Method, model: LoraModel, facts: ClientInfo) -> SecureRound:
     """Return what this client knows of a run with secure sums: its own part of what server and clients agree on."""
     own = Client(0, 0, facts.as_budget(), facts.samples, facts.classes)
     federation = replace(empty_federation(config, model), clients=(own,), tiers=(own.budget,))
-    adapter = model.snapshot(is_shared(config.model.head))
+    method, adapter = row.bind(**config.method.options), model.snapshot(is_shared(config.model.head))
+    on_samples = protects_samples(config, row)
+    if config.privacy.epsilon is not None:
+        federation = anonymous_federation(federation)
+        if not on_samples:  # only the server adds the noise
+            method = private_method(method, private_rounds(config, Release(ROUND, noise=1.0), rate=1.0, first_clip=1.0))
     # The server states the most samples with each sum.
-    return agreed_round(method.aggregate, federation, adapter, secure_settings(config.privacy), max_share=None)
-
-
-def _made_private(method: BoundMethod, config: Config) -> BoundMethod:
-    """Return the method as it is under differential privacy, if that is asked for; only the server adds the noise."""
-    rounds = private_rounds(config, Release(ROUND, noise=1.0), rate=1.0, first_clip=1.0)
-    return method if config.privacy.epsilon is None else private_method(method, rounds)
+    agreed = agreed_round(method.aggregate, federation, adapter, secure_settings(config.privacy), max_share=None)
+    return replace(agreed, losses=not on_samples)
 
 
 def _speed(model: LoraModel, settings: TrainingSettings, answer: int | None) -> float | None:

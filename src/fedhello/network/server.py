@@ -55,7 +55,8 @@ from fedhello.setup.federation import empty_federation
 from fedhello.setup.masking import masked_costs, with_secure_sums
 from fedhello.setup.prepare import Loaded, agreed_on, assemble, load, with_privacy
 from fedhello.setup.private import anonymous
-from fedhello.setup.training import on_device, score_costs, step_costs
+from fedhello.setup.private_plan import autocast_of, protects_samples
+from fedhello.setup.training import on_device, score_costs, step_costs, with_copies
 from fedhello.strategy import plain
 from fedhello.types import Client
 
@@ -301,7 +302,8 @@ def remote_session(
         ConfigError: If the method cannot run with them.
     """
     model, config = loaded.model, with_tiers(loaded.config, members)
-    settings, chosen = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
+    autocast = autocast_of(config, loaded.row)
+    settings, chosen = on_device(training_settings(config), autocast, loaded.method, model.device)
     answer = longest_answer(loaded.samples, loaded.held_out.train)
     empty = empty_federation(config, model)
     costs = step_costs(model, settings, head_settings(config.model), empty.tiers, empty.rule, answer)
@@ -314,6 +316,8 @@ def remote_session(
     if costs is not None and config.privacy.secure:
         adapter = model.snapshot(is_shared(config.model.head))
         costs = masked_costs(costs, adapter, config.train.clients_per_round, secure_settings(config.privacy))
+    if costs is not None and protects_samples(config, loaded.row):
+        costs = with_copies(costs, settings.batch_size)
     federation, left_out = federate(empty, everyone, shapes, costs, settings)
     notes = (*loaded.notes, *chosen, *left_out, *_on_moments(loaded, config, members))
     loaded = replace(loaded, config=config, notes=notes)

@@ -31,6 +31,7 @@ from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSe
 from fedhello.network.consent import DEFAULT_CONSENT, Consent, check_sizes
 from fedhello.network.limits import Limits
 from fedhello.network.messages import PROBE, PROTOCOL, Fields, one_line
+from fedhello.network.own_ledger import OwnLedger
 from fedhello.network.refusals import Code, RefusalError, code_named, code_of, refusal
 from fedhello.network.registry import ClientInfo
 from fedhello.notes import logger
@@ -76,6 +77,7 @@ class Prepared:
         limits: What is checked of a task before it is carried out; None checks nothing.
         private: What it contributes to a head under differential privacy; None without it.
         digest: Digest of the samples, which stays with the client.
+        ledger: Counts what leaves of single samples under differential privacy; None where they are not protected.
     """
 
     model: LoraModel
@@ -89,6 +91,7 @@ class Prepared:
     limits: Limits | None = None
     private: PrivateStatistics | None = None
     digest: str = ""
+    ledger: OwnLedger | None = None
 
     def engine(self, k: int, run: str) -> LocalEngine:
         """Return the engine that trains this client with its id."""
@@ -174,6 +177,8 @@ class Worker:
         payload = bytes(fields.get("adapter", b""))
         if client.limits is not None:
             client.limits.check_sums(payload)
+        if client.ledger is not None:
+            client.ledger.sums()
         client.model.write(client.initial)
         adapter = decode_adapter(payload, client.model.block_of) if payload else None
         engine = client.engine(int(fields["client"]), str(fields["run"]))
@@ -186,6 +191,8 @@ class Worker:
     def _scores(self, client: Prepared, fields: Fields) -> Fields:
         if client.limits is not None:
             client.limits.check_scores(bytes(fields["task"]), int(fields["batch_size"]))
+        if client.ledger is not None:
+            client.ledger.scores()
         task = decode_task(bytes(fields["task"]), int(fields["client"]), client.model.block_of)
         with self._watch(float(fields["seconds"])):
             engine = client.engine(task.client, str(fields["run"]))
@@ -198,6 +205,8 @@ class Worker:
         if client.limits is not None:
             client.limits.check_train(bytes(fields["task"]))
         task = decode_task(bytes(fields["task"]), int(fields["client"]), client.model.block_of)
+        if client.ledger is not None:
+            client.ledger.train(task)
         with self._watch(float(fields["seconds"])):
             engine = client.engine(task.client, run)
             update = next(iter(engine.train([task])))

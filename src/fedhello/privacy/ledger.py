@@ -214,12 +214,19 @@ def calibrated(planned: Sequence[Planned], epsilon: float, delta: float) -> tupl
     part = 0.0
     for one in planned:
         part += one.share
-        done = (*done, _least_noise(done, one, min(part, 1.0) * epsilon, delta))
+        done = (*done, least_noise(done, one, min(part, 1.0) * epsilon, delta))
     return done
 
 
-def _least_noise(before: tuple[Release, ...], one: Planned, epsilon: float, delta: float) -> Release:
-    """Return a release with the least noise for which all before and it have at most ε."""
+def least_noise(before: tuple[Release, ...], one: Planned, epsilon: float, delta: float) -> Release:
+    """Return a release with the least noise for which all before and it have at most ε.
+
+    Args:
+        before: What is released before it.
+        one: The release.
+        epsilon: ε of all of them.
+        delta: δ.
+    """
 
     def at(noise: float) -> Release:
         return Release(one.name, noise, one.rate, one.times)

@@ -27,7 +27,7 @@ from torch import Tensor
 from fedhello.privacy.rounds import CLIP, narrowed
 from fedhello.state import Release
 from fedhello.strategy import AllocationContext, BoundMethod
-from fedhello.types import Adapter, Allocation, Factors, Task
+from fedhello.types import Adapter, Allocation, Factors, NoisySteps, Task
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ class PrivateSteps:
         if found is None:
             raise ValueError("expected a clip for steps on single samples in the settings or the state; found none")
         return found
+
+    @property
+    def each(self) -> NoisySteps:
+        """What a client is told of them."""
+        return NoisySteps(self.release.noise, self.release.rate, self.steps)
 
     def of(self, client: int, rounds: int = 1) -> Release:
         """Return the release of a client's steps in some rounds.
@@ -96,6 +101,7 @@ def sample_method(method: BoundMethod, settings: PrivateSteps) -> BoundMethod:
         return narrowed(found, L, settings.factors, settings.last_blocks)
 
     def send(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
-        return replace(method.send(adapter, allocation, context), clip=settings.clip_of(context.method_state))
+        clip = settings.clip_of(context.method_state)
+        return replace(method.send(adapter, allocation, context), clip=clip, steps=settings.each)
 
     return replace(method, allocate=allocate, send=send)

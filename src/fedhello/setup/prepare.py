@@ -177,7 +177,6 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
     loaded = replace(loaded, config=config, notes=notes)
     if private is not None:
         loaded = with_privacy(loaded, federation, settings)
-        engine.steps = None if loaded.private is None else loaded.private.steps
         federation, roster, histogram = anonymous_federation(federation), anonymous(roster), np.zeros_like(histogram)
     if not config.privacy.secure:
         return assemble(loaded, federation, roster, engine, histogram)
@@ -191,19 +190,22 @@ def _shapes(loaded: Loaded, parts: Sequence[np.ndarray], settings: TrainingSetti
     if config.privacy.epsilon is None:
         answers = answer_lengths(loaded.samples)
         return [batch_shapes(lengths[part], *how, None if answers is None else answers[part]) for part in parts]
-    return [longest_shapes(config, loaded.data.kind, int(lengths.max()))] * len(parts)
+    known = protects_samples(config, loaded.row)
+    return [longest_shapes(config, loaded.data.kind, int(lengths.max()), len(part) if known else 1) for part in parts]
 
 
-def longest_shapes(config: Config, kind: Kind, tokens: int) -> tuple[Shape, list[Shape]]:
-    """Return the widest batch and the batches of a client of whose data nothing is known: one full batch an epoch.
+def longest_shapes(config: Config, kind: Kind, tokens: int, samples: int = 1) -> tuple[Shape, list[Shape]]:
+    """Return the widest batch and the batches of a client of whose data their number is known at most.
 
     Args:
         config: The configuration.
         kind: Of the samples.
         tokens: Of a sample that is no text, such as an image, which all have.
+        samples: Their number; a client is taken to have a full batch at least.
     """
     longest = config.data.max_length if kind in ("texts", "pairs") else tokens
-    return batch_shapes(np.full(config.train.batch_size, longest), config.train.batch_size, config.train.epochs)
+    most = max(samples, config.train.batch_size)
+    return batch_shapes(np.full(most, longest), config.train.batch_size, config.train.epochs)
 
 
 def with_privacy(loaded: Loaded, federation: Federation, settings: TrainingSettings) -> Loaded:

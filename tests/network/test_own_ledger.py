@@ -1,0 +1,182 @@
+"""Steps on single samples over the messages of a network, and a client that counts what leaves of its samples."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedhello.client import private_training
+from fedhello.config.load import load_config
+from fedhello.engine.wire import decode_task, encode_task
+from fedhello.errors import ConfigError, PrivacyError, QuorumError
+from fedhello.methods import METHODS
+from fedhello.model import private_sums
+from fedhello.network.consent import Consent, read_consent
+from fedhello.network.own_ledger import own_ledger
+from fedhello.network.refusals import RefusalError
+from fedhello.network.server import play_over
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.runner import run_session
+from fedhello.setup.prepare import load, prepare
+from fedhello.types import Adapter, Allocation, NoisySteps, Task
+from network import config_of, network_of
+
+SAMPLES = [
+    *("privacy.secure=true", "privacy.epsilon=8", "privacy.unit=sample", "train.loss=cross_entropy"),
+    *("model.head=solved", "model.train_head=false", "train.batch_size=2"),
+]
+
+
+@pytest.fixture
+def net(place):
+    from machines import CONFIG
+
+    (place / "net.yaml").write_text(CONFIG)
+    return place
+
+
+def played(place, *words):
+    network = network_of()
+    folder = RunFolder(place / "runs" / "net")
+    return network, folder, play_over(network, load(config_of(place, *SAMPLES, *words)), folder, [], lambda line: None)
+
+
+def test_a_run_is_that_of_one_machine_but_for_the_noise(net, monkeypatch):
+    """Without noise, and with every sample in every step, nothing but the rounding of masked numbers is left."""
+    for module in (private_training, private_sums):
+        monkeypatch.setattr(module, "gaussian", lambda shape, _: torch.zeros(shape, dtype=torch.float64))
+    everybody = type("Everybody", (), {"random": lambda _, n: np.zeros(n), "integers": lambda *_: 0})()
+    monkeypatch.setattr(private_training, "secret_generator", lambda: everybody)
+    words = ["privacy.update_clip=0.5", "train.optimizer=sgd", "train.lr=0.5", "method.name=full"]
+    words += ["clients.tiers=[{share: 1, blocks: 3}]", "train.selection=last", "train.server.name=none"]
+    network, folder, summary = played(net, *words)
+    assert (summary.status, summary.rounds) == ("finished", 2)
+    releases = {(one["name"], one.get("client")): one["times"] for one in summary.privacy["releases"]}
+    steps = releases["steps on single samples", 0]
+    assert (
+        releases == {("head statistics", None): 1, **{("steps on single samples", k): steps for k in range(3)}}
+        and steps >= 2
+    )
+    assert 7.5 < summary.privacy["epsilon"] <= 8.0 and summary.privacy["unit"] == "sample"
+    for worker in network.workers.values():
+        own = worker._client.ledger.spent
+        assert 7.5 < own.epsilon <= 8.0
+        assert {one.name: one.times for one in own.releases} == {"head statistics": 1, "steps on single samples": steps}
+
+    here = RunFolder(net / "runs" / "here")
+    session = prepare(load_config(net / "net.yaml", [*SAMPLES, *words, "run.name=here"]))
+    run_session(session, here)
+    ours, theirs = (load_file(one.path / "adapter" / "adapter_model.safetensors") for one in (here, folder))
+    assert ours.keys() == theirs.keys()
+    moved = max(float(ours[name].abs().max()) for name in ours if "lora_B" in name)
+    assert moved > 1e-3
+    assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-3 * moved) for name in ours)
+
+
+def test_a_server_that_asks_for_more_than_it_promised_is_refused_and_the_client_stays_silent(net):
+    def asks_for(change):
+        def tampered(network):
+            worker = network.workers["part-001"]
+            plain = worker.answer
+
+            def answer(kind, fields):
+                if kind == "train":
+                    task = decode_task(fields["task"], fields["client"], worker._client.model.block_of)
+                    fields = fields | {"task": encode_task(change(task))}
+                return plain(kind, fields)
+
+            worker.answer = answer
+
+        return tampered
+
+    for name, change in {
+        "no noise": lambda task: replace(task, steps=None),
+        "little noise": lambda task: replace(task, steps=replace(task.steps, noise=0.1)),
+        "every sample": lambda task: replace(task, steps=replace(task.steps, rate=1.0, steps=60)),
+    }.items():
+        network = network_of()
+        asks_for(change)(network)
+        folder = RunFolder(net / "runs" / name.replace(" ", "-"))
+        with pytest.raises(QuorumError, match=r"client 1 not allowed: its owner does not allow"):
+            play_over(network, load(config_of(net, *SAMPLES, "train.retries=1")), folder, [], lambda line: None)
+        assert [one.name for one in network.workers["part-001"]._client.ledger.spent.releases] == ["head statistics"]
+
+
+def config(**privacy):
+    words = [
+        f"privacy.{key}={value}" for key, value in {"epsilon": 8, "unit": "sample", "secure": True, **privacy}.items()
+    ]
+    return load_config(None, ["train.loss=cross_entropy", "train.clients_per_round=3", "method.name=rgd-hla", *words])
+
+
+def task(noise=1.0, rate=0.1, steps=10):
+    return Task(0, 0, Allocation((0,)), Adapter({}, {}), clip=1.0, steps=NoisySteps(noise, rate, steps))
+
+
+def test_a_file_counts_over_runs_and_nothing_leaves_before_it_is_written(tmp_path):
+    consent, row = Consent(epsilon=8, ledger=tmp_path / "spent.json"), METHODS["rgd-hla"]
+    first = own_ledger(config(), row, consent)
+    first.train(task())
+    after_one = first.spent.epsilon
+    written = json.loads(consent.ledger.read_text())
+    assert written["epsilon"] == pytest.approx(after_one) and written["unit"] == "sample"
+    again = own_ledger(config(epsilon=4), row, consent)  # another run; its own budget is smaller
+    again.train(task())
+    assert again.spent.epsilon > after_one
+    with pytest.raises(RefusalError, match="ε of 8 at δ=1e-05 for its samples, by its own ledger"):
+        for _ in range(300):
+            again.train(task())
+    assert json.loads(consent.ledger.read_text())["epsilon"] <= 8.0
+    assert own_ledger(config(), row, Consent()).spent.releases == ()
+
+    with pytest.raises(PrivacyError, match="ledger of single samples at δ=1e-06"):
+        own_ledger(config(delta=1e-6), row, consent)
+    consent.ledger.write_text("[")
+    with pytest.raises(PrivacyError, match="found no JSON"):
+        own_ledger(config(), row, consent)
+
+
+def test_only_what_is_counted_is_answered():
+    ledger = own_ledger(config(), METHODS["rgd-hla"], Consent())
+    with pytest.raises(RefusalError, match="no Fisher scores of clients"):
+        ledger.scores()
+    ledger.sums()
+    with pytest.raises(RefusalError, match="head statistics"):
+        for _ in range(100):
+            ledger.sums()
+    alone = own_ledger(config(), METHODS["head-only"], Consent())
+    alone.sums()
+    assert 7.9 < alone.spent.epsilon <= 8.0  # the whole budget is the head's
+    with pytest.raises(RefusalError, match="a task without"):
+        alone.train(task())
+    assert own_ledger(head(), METHODS["head-only"], Consent()) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "privacy", "said"),
+    [
+        ({"epsilon": 4}, {}, "ε of at most 4 .* found ε=8 at δ=1e-05"),
+        ({"epsilon": 8, "delta": 1e-6}, {}, "δ of at most 1e-06"),
+        ({"epsilon": 8}, {"epsilon": "null"}, "found none"),
+        ({"epsilon": 8, "ledger": "spent.json"}, {"unit": "client"}, "found privacy.unit=client"),
+    ],
+)
+def test_an_owner_takes_part_in_what_protects_enough_alone(net, keys, privacy, said):
+    from fedhello.network.consent import check_invitation
+
+    stated = read_consent(keys)
+    with pytest.raises(RefusalError, match=said):
+        check_invitation(stated, config(**privacy) if privacy.get("unit") != "client" else head(), 3, False, None)
+    check_invitation(read_consent({"epsilon": 8}), config(), 3, False, None)
+
+
+def head():
+    return load_config(None, ["method.name=head-only", "privacy.epsilon=8"])
+
+
+def test_a_ledger_needs_a_budget():
+    with pytest.raises(ConfigError, match="expected epsilon beside ledger"):
+        read_consent({"ledger": "spent.json"})
