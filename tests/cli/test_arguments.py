@@ -18,7 +18,19 @@ CONFIG = {"words": {"config", "overrides"}}
 COLUMNS = {name: {"columns"} for name in ("text", "label", "image", "prompt", "response")}
 CONSENT = {
     name: {"consent"}
-    for name in ("labels", "epochs", "download", "tasks", "models", "statistics", "least_per_class", "scores", "secure")
+    for name in (
+        "labels",
+        "epochs",
+        "download",
+        "tasks",
+        "models",
+        "statistics",
+        "least_per_class",
+        "scores",
+        "secure",
+        "epsilon",
+        "ledger",
+    )
 }
 LIMITS = {name: {"budget"} for name in ("memory", "upload", "seconds", "blocks", "rank")}
 
