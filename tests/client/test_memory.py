@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
-from fedhello.client.memory import StepMemory
+from fedhello.client.memory import FLOPS, StepMemory
 
 MEGABYTE = 4 * 256 * 1024
 
@@ -65,3 +66,15 @@ def test_measuring_is_over_when_the_step_is():
     kept = [square() for _ in range(5)]
     assert len(kept) == 5
     assert memory.peak_bytes == before
+
+
+@pytest.mark.parametrize(
+    "kernel", ["flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"]
+)
+def test_attention_of_heads_that_share_keys_counts_the_products_of_all_heads(kernel):
+    """8 heads of queries, 2 of keys, on any device's kernel: 2·2·8·5²·(4 + 4), and 2·2·8·5²·(3·4 + 2·4) backward."""
+    q, k = torch.empty(2, 8, 5, 4), torch.empty(2, 2, 5, 4)
+    aten = torch.ops.aten
+    assert FLOPS[getattr(aten, f"_scaled_dot_product_{kernel}")](q, k, k, out_val=q) == 6400
+    backward = FLOPS[getattr(aten, f"_scaled_dot_product_{kernel}_backward")]
+    assert backward(q, q, k, k, out_val=(q, k, k)) == 16000

@@ -170,7 +170,10 @@ def _call_c(name: str, *arguments: int) -> None:
 
 
 def _attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
-    """FLOPs of attention's forward pass on a CPU, 2 bhT² (d + d_v); torch's counter leaves it out."""
+    """FLOPs of attention's forward pass, 2 bhT² (d + d_v), with h the heads of the queries.
+
+    torch's counter leaves it out on a CPU, and before torch 2.13 fails where fewer heads have keys of their own.
+    """
     return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
@@ -181,10 +184,14 @@ def _attention_backward(
     return 2 * prod(q[:-1]) * k[-2] * (3 * q[-1] + 2 * v[-1])
 
 
+_KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+_PRODUCTS = {f"_scaled_dot_product_{kernel}": _attention for kernel in _KERNELS} | {
+    f"_scaled_dot_product_{kernel}_backward": _attention_backward for kernel in _KERNELS
+}
+
 FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward),
+    **{getattr(torch.ops.aten, name): shape_wrapper(count) for name, count in _PRODUCTS.items()},
 }
 """FLOPs of operators, from their arguments."""
 
