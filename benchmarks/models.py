@@ -20,7 +20,7 @@ from fedhello.data.batches import Examples, Images, Samples
 from fedhello.model.adapter import LoraModel
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
-from fedhello.model.sources import ModelSource
+from fedhello.model.sources import IMAGES, Kind, ModelSource
 from fedhello.setup.prepare import prepare
 
 SETTINGS = TrainingSettings(
@@ -48,7 +48,8 @@ def bert_base(samples: int = 16, tokens: int = 64, **config: object) -> tuple[Lo
 
 def vit_b16(samples: int = 8, tokens: int = 1, **config: object) -> tuple[LoraModel, Samples]:
     """ViT-B/16's shape with random weights, LoRA r 16; images of 224 × 224."""
-    model = _random(ViTForImageClassification, ViTConfig(num_labels=CLASSES, **config), "vit-b16 shape")
+    with_head = ViTConfig(num_labels=CLASSES, **config)
+    model = _random(ViTForImageClassification, with_head, "vit-b16 shape", IMAGES)
     return model, images(samples)
 
 
@@ -84,7 +85,7 @@ def images(samples: int) -> Images:
     return Images(pixels, np.arange(samples), np.arange(samples) % CLASSES, (0.5,) * 3, (0.5,) * 3)
 
 
-def _random(kind: type[nn.Module], config: object, name: str) -> LoraModel:
+def _random(kind: type[nn.Module], config: object, name: str, task: Kind = "text-classification") -> LoraModel:
     torch.manual_seed(0)
-    base = FoundationModel(kind(config), None, ModelSource(name, name))
+    base = FoundationModel(kind(config), None, ModelSource(name, name), task)
     return attach_lora(base, num_labels=CLASSES, rank=16, alpha=16, dropout=0.0, targets="attention-qv", seed=0)

@@ -54,11 +54,13 @@ def test_eight_bits_hold_the_blocks_and_the_adapter_trains(saved, tmp_path, kind
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_four_bits_have_the_same_gradients_before_and_after_an_evaluation(saved, dtype):
+@pytest.mark.parametrize("kind", [TEXT, LM])
+def test_four_bits_have_the_same_gradients_before_and_after_an_evaluation(saved, dtype, kind):
     """On a CPU bitsandbytes changes the layout of weights in the first evaluation, unless it is kept."""
-    source = saved(LLAMA, of=AutoModelForSequenceClassification)
-    base = load_foundation(source, TEXT, LABELS, 0, dtype=dtype, quantisation="4bit")
-    model = attach_lora(base, num_labels=3, rank=2, alpha=2, dropout=0.0, targets="all-linear", seed=0)
+    source = saved(LLAMA, of=AutoModelForCausalLM if kind == LM else AutoModelForSequenceClassification)
+    base = load_foundation(source, kind, LABELS, 0, dtype=dtype, quantisation="4bit")
+    classes = None if kind == LM else 3
+    model = attach_lora(base, num_labels=classes, rank=2, alpha=2, dropout=0.0, targets="all-linear", seed=0)
     kinds = {p.dtype for n, p in model.module.named_parameters() if n.endswith("base_layer.weight")}
     assert kinds == {torch.uint8}
     model.write({name: torch.rand_like(value) for name, value in model.read(model.block_of).items()})

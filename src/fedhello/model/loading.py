@@ -119,8 +119,6 @@ def load_foundation(
         set_padding(source, module, processor, pad_token)
     if source.gguf:
         _forget_file_format(module)
-    if quantisation == "4bit":
-        keep_layout(module)
     return FoundationModel(module, processor, source, kind, quantisation, found, head)
 
 
@@ -206,6 +204,7 @@ def _with_own_head(
     module, report = AUTO_CLASSES[kind].from_pretrained(
         source.location, **source.arguments, **classes, **how, **_how(dtype)
     )
+    keep_layout(module)
     check_weights(source.location, module, report)
     head = [] if kind == CAUSAL_LM else find_head(module, len(labels))[0]
     _check_complete(source, report, lambda key: key.split(".", 1)[0] not in head)
@@ -233,6 +232,7 @@ def _without_head(
         setattr(config, key, value)
     how = quantised(dtype, quantisation, device)
     module, report = AutoModel.from_pretrained(source.location, **source.arguments, config=config, **how, **_how(dtype))
+    keep_layout(module)
     check_weights(source.location, module, report)
     if not (module.main_input_name == "pixel_values" if kind == IMAGES else module.main_input_name in TOKENS):
         raise ModelError(
