@@ -189,7 +189,7 @@ def sample(device: torch.device, tiny: bool) -> Iterator[dict[str, Any]]:
         model.module.to(where).eval()
         adapter = model.snapshot(share_head=True)
         drawn = torch.Generator().manual_seed(0)
-        model.write({name: 0.05 * torch.randn(v.shape, generator=drawn) for name, v in adapter.tensors.items()})
+        values = {name: 0.05 * torch.randn(v.shape, generator=drawn) for name, v in adapter.tensors.items()}
         L = model.blocks.count
         names = [name for name in adapter.names(Allocation((L - 2, L - 1))) if model.block_of[name] is not None]
         parameters = dict(zip(sorted(names), model.set_trainable(names), strict=True))
@@ -198,6 +198,7 @@ def sample(device: torch.device, tiny: bool) -> Iterator[dict[str, Any]]:
             def once(size: int = size, model: LoraModel = model, data: Samples = data, kept: Any = parameters) -> Any:
                 return clipped_sum(model, kept, data, all_of(data), size, cross_entropy, 1.0)
 
+            model.write(values)  # training, timed below, moves them
             sums[str(where), size] = once()
             work = Assignment(0, 0, tuple(names), data, (0, 1, 2, 3, 4), seed=0)
             plain = replace(SETTINGS, measure_memory=False, batch_size=size)
