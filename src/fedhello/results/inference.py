@@ -141,7 +141,9 @@ def score(
     wanted = _run_columns(config.data, model)
     named = _renamed(wanted, columns or {})
     by_name = isinstance(data, (str, Path))
-    source = _one_table(sources.open_source(str(data), "data") if by_name else memory_source(data, named, {}), split)
+    encoding = config.data.encoding
+    whole = sources.open_source(str(data), "data", encoding) if by_name else memory_source(data, named, {})
+    source = _one_table(whole, split)
     skip = config.data.on_bad_image == "skip"
     found = sources.load(
         source.name, named, deduplicate=False, skip_bad_images=skip, classes=trained.labels, source=source
