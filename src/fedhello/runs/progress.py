@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -276,7 +277,7 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
     """
     here = identity_of(session)
     for part in ("configuration", "model"):
-        other = list(differences(found[part], here[part]))
+        other = [_in_words(session, one) for one in differences(found[part], here[part])]
         if other:
             raise RunFolderError(
                 f"expected the {part} that {folder.path} started with; {listed(other)}. Restore it, or start a new run."
@@ -295,6 +296,16 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
             )
         notes.append(f"the clients are not those that the run started with: {listed(cohort)}")
     return notes
+
+
+def _in_words(session: Session, difference: str) -> str:
+    """Return a difference as it is, but that of weights without their digests, which nobody can compare."""
+    if not difference.startswith("weights is "):
+        return difference
+    source = session.model.source
+    where = f" of revision {source.revision}" if source.revision else ""
+    where = f" in {source.location}" if Path(source.location).is_dir() else where
+    return f"the frozen weights{where}, of {source.base_name}, are others now, of the same shapes"
 
 
 def _cohort(there: Sequence[ClientEntry], here: Sequence[ClientEntry]) -> list[str]:
