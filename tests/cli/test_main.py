@@ -89,7 +89,7 @@ def test_the_command_alone_shows_its_help(call, tmp_path):
 def test_the_package_runs_as_a_module(monkeypatch):
     ran = []
     monkeypatch.setattr(main, "main", lambda: ran.append("main"))
-    runpy.run_module("fedhello.cli", run_name="__main__")
+    runpy.run_module("fedhello", run_name="__main__")
     assert ran == ["main"]
 
 

@@ -102,6 +102,18 @@ def test_a_dotted_key_in_a_file_is_written_anew(file):
         ("data.label=null", "data.label=label"),
         ("run.track=jsonl", "'run.track=[jsonl]'"),
         ("method.warmup=ten", "method.warmup=10"),
+        ("data.test=1/0", "data.test=0.2"),
+        ("data.test=1", "data.test=0.2"),
+        ("data.validation=100%", "data.validation=0.1"),
+        ("data.public=1.5", "data.public=0"),
+        ("data.public=-1", "data.public=0"),
+        ("clients.dropout=1/0", "clients.dropout=0.0"),
+        ("train.lr=0x10", "train.lr=16"),
+        ("train.lr=1:30", "train.lr=90"),
+        ("train.lr=fast", "train.lr=auto"),
+        ("train.lr=.inf", "train.lr=auto"),
+        ("model.shrinkage=some", "model.shrinkage=auto"),
+        ("model.refresh=some", "model.refresh=never"),
     ],
 )
 def test_a_wrong_type_is_answered_with_an_override_that_is_right(override, right):

@@ -35,6 +35,7 @@ READ = {
     "data.test": {"1/5": 0.2, "20%": 0.2, "0.2": 0.2, "20 %": 0.2, "test": "test", "./1/5": "./1/5", "100%": None,
                   "0": None},
     "clients.dropout": {"10%": 0.1, "1/4": 0.25, "100%": None},
+    "data.encoding": {"cp1252": "cp1252", "UTF-16LE": "UTF-16LE", "rot13": None, "hex": None, "ansi": None},
     "data.public": {"010": 10, "010.csv": "010.csv", "1.5": None},
     "train.rounds": {"3 # three": 3} | dict.fromkeys(("1:30", "1_000", "0x10", "0b1", "1e2", "yes", "3.0", "null")),
     "method.warmup": {"010": 10, "yes": None},

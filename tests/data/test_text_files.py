@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,54 @@ def test_a_mark_tells_the_encoding(tmp_path, encoding):
     (tmp_path / "x").write_bytes(content.encode(encoding)[:-1])
     with pytest.raises(DataError, match=r"on line 1, is not\. Save it as UTF-8"):
         read_text(tmp_path / "x")
+
+
+ROWS = "text,label\r\ncaf\u00e9 \u20ac,x\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le", "gb18030", "iso2022_jp"])
+def test_a_named_encoding_is_read_and_said(tmp_path, encoding):
+    text = ROWS if encoding != "iso2022_jp" else "text\n\u65e5\u672c\n"
+    (tmp_path / "x.csv").write_bytes(text.encode(encoding))
+    assert read_text(tmp_path / "x.csv", encoding) == (text, [f"{tmp_path}/x.csv is read as {encoding.upper()}"])
+
+
+@pytest.mark.parametrize(("content", "why"), [(ROWS.encode(), "UTF-8"), (ROWS.encode("utf-16"), "UTF-16")])
+def test_text_that_is_unicode_is_not_misread_by_a_named_encoding(tmp_path, content, why):
+    (tmp_path / "x.csv").write_bytes(content)
+    text, (note,) = read_text(tmp_path / "x.csv", "cp1252")
+    assert text == ROWS
+    assert f"x.csv is read as {why}" in note
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named", "why"),
+    [
+        (
+            "x.csv", ROWS.encode("cp1252"), None,
+            "UTF-8 text; byte 15, on line 2, is not. If it is of Excel or Windows in a Western language, set "
+            "data.encoding=cp1252, or convert it: iconv -f cp1252 -t utf8 x.csv > x-utf8.csv",
+        ),
+        ("x.csv", b"text,label\nodd \x81,x", "cp1252", "CP1252; byte 15, on line 2, is not. Set data.encoding"),
+        (
+            "a b.csv.gz", gzip.compress(b"\xe4", mtime=0), None,
+            "or convert it: gunzip -c 'a b.csv.gz' | iconv -f cp1252 -t utf8 > 'a b-utf8.csv'",
+        ),
+        ("x.csv", "text\n".encode("utf-16-be"), None, "like UTF-16: set data.encoding=utf-16-be, or convert it: "),
+        ("x.csv", "text\n".encode("utf-16-le"), None, "like UTF-16: set data.encoding=utf-16-le, or convert it: "),
+        ("x.csv", "a\r\nb".encode("utf-16")[:-1], None, "UTF-16; byte 8, on line 2, is not. Save it as UTF-8."),
+        ("x.csv", b"\xe4", "punycode", "PUNYCODE; byte 0, on line 1, is not. Set data.encoding"),
+    ],
+)  # fmt: skip
+def test_what_is_in_another_encoding_is_refused_with_the_way_to_read_it(
+    tmp_path, monkeypatch, file, content, named, why
+):
+    monkeypatch.chdir(tmp_path)
+    Path(file).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read_text(Path(file), named)
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

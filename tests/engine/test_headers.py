@@ -4,7 +4,7 @@ import struct
 import pytest
 import torch
 
-from fedhello.engine.headers import LONGEST_TASK_HEADER, read_json, task_header, tensor_header
+from fedhello.engine.headers import LONGEST_TASK_HEADER, task_header, tensor_header
 from fedhello.engine.wire import encode_task, encode_tensors
 from fedhello.errors import UpdateError
 from fedhello.types import Adapter, Allocation, Task
@@ -41,9 +41,3 @@ def test_the_tensors_of_a_task_begin_where_its_json_ends():
 def test_a_task_without_json_is_refused(wrong):
     with pytest.raises(UpdateError):
         task_header(wrong)
-
-
-def test_json_is_read_once_per_key():
-    assert read_json(b'{"a": 1}') == {"a": 1}
-    with pytest.raises(UpdateError, match="twice"):
-        read_json(b'{"a": 1, "a": 1}')

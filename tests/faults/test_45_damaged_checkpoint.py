@@ -1,6 +1,7 @@
 """A damaged checkpoint gives way to the one before it; one of another version, model or configuration is an error."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -85,7 +86,8 @@ def test_another_model_is_an_error(broken, place, call):
     weights = load_file(file)
     name = next(name for name in weights if "query.weight" in name)
     save_file(weights | {name: weights[name] + 1}, file, metadata)
-    assert "expected the model that runs/r started with; weights is " in refused(call, place)
+    said = r"the model that runs/r started with; the frozen weights in \S*tiny, of tiny, are others now, of the same "
+    assert re.search(said + r"shapes\. Restore it, or start a new run\.$", refused(call, place))
 
 
 def test_another_shape_of_the_adapter_is_an_error(broken, place, call):

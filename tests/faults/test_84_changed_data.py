@@ -169,3 +169,36 @@ def test_private_runs_keep_no_digest_of_clients_data(place, call):
     code, _, err = call(place, "run", "tiny.yaml", *words, "--quiet")
     assert code == 0, err
     assert sorted(RunFolder(place / "runs" / "r").data()[0].parts) == ["proxy", "test", "validation"]
+
+
+def exchange(folder, one="apple", other="iron"):
+    """Exchange two words of a model's tokenizer."""
+    words = {f'"{one}"': f'"{other}"', f'"{other}"': f'"{one}"'}
+    for file in folder.glob("*token*"):
+        file.write_text(re.sub("|".join(words), lambda found: words[found[0]], file.read_text()))
+
+
+TOKENIZER = "the tokenizer or image processor is not the one that the run started with"
+
+
+def test_a_run_does_not_go_on_with_another_tokenizer_unless_it_is_accepted(broken, place, call):
+    exchange(place / "tiny")
+    code, _, err = call(place, "resume", "runs/r", "--quiet")
+    assert (code, err.count("\n")) == (DATA, 1)
+    assert "expected the data that runs/r started with; found another tokenizer of tiny. Restore" in err
+    rewrite(place, CHANGES["the order"])
+    assert re.search(r"found other data in train, .* and another tokenizer of", call(place, "resume", "runs/r")[2])
+    code, out, err = call(place, "resume", "runs/r", "--changed-data", "--json")
+    assert (code, f"note: {TOKENIZER}" in err) == (0, True)
+    assert any(note.startswith(TOKENIZER) for note in json.loads(out)["notes"])
+    assert "tokenizer" not in call(place, "evaluate", "runs/r")[2]  # from now on it is the run's
+
+
+def test_what_uses_a_run_says_that_its_tokenizer_has_changed(finished, place, call):
+    uses = (["evaluate", "runs/r"], ["evaluate", "runs/r", "--data", "texts.csv"], ["predict", "runs/r", "apple"])
+    assert not any("processor" in call(place, *words)[2] for words in uses)
+    exchange(place / "tiny")
+    said = "the tokenizer or image processor of tiny is not the one that runs/r was trained with"
+    for words in (*uses, ["export", "runs/r"]):
+        code, _, err = call(place, *words)
+        assert (code, err.count(said)) == (0, 1), words

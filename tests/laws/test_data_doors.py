@@ -56,6 +56,10 @@ def mutated(rng, content, flips=False):
     return bytes(content)
 
 
+ENCODINGS = [None, None, "cp1252", "utf-16-le", "gb18030", "utf-7"]
+"""What users may name."""
+
+
 def rows_of(rng):
     rows = [
         {"text": rng.choice(TEXTS), "label": rng.choice(LABELS), "n": rng.random()} for _ in range(rng.randint(1, 8))
@@ -104,10 +108,10 @@ def parquet_of(rng):
     return file.getvalue().to_pybytes()
 
 
-def read(path):
+def read(path, encoding=None):
     """Read a file as a run would; return its samples, or None where one of our errors says why not."""
     try:
-        table = read_table(path)
+        table = read_table(path, encoding)
         return read_rows(table, Columns("text", "label"))
     except FedhelloError as error:
         sentence = str(error)
@@ -127,7 +131,7 @@ def fuzz(door, folder, count, seed=0):
     for _ in range(count):
         path = folder / f"x{rng.choice(suffixes)}"
         path.write_bytes(mutated(rng, make(rng), flips=door == "parquet" and rng.random() < 0.7))
-        found = read(path)
+        found = read(path, rng.choice(ENCODINGS))
         if found is not None:
             read_whole += 1
             assert all(isinstance(text, str) for text in found.inputs)

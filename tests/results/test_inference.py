@@ -86,3 +86,11 @@ def test_images_are_scored_in_every_form(tmp_path, monkeypatch):
 def test_half_a_character_is_refused_by_the_inputs_number(session):
     with pytest.raises(fh.DataError, match="expected Unicode text; input 2 has half of a character"):
         inferred(session, ["apple", "pear \udcff"])
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n\t", "\u00a0\u200b"])
+def test_a_blank_text_is_refused_by_its_number(session, blank):
+    with pytest.raises(fh.DataError, match=r"expected a text in each input; input 2 of 3 is blank\. Leave it out"):
+        inferred(session, ["apple", blank, "pear"])
+    with pytest.raises(fh.DataError, match="expected a text in each second text; second text 1 of 1 is blank"):
+        inferred(session, ["apple"], [blank])

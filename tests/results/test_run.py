@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,16 @@ def test_columns_and_splits_of_other_data_may_be_named(run, tested):
         run.evaluate({"a": ["x"], "b": ["y"], "label": ["metal"]}, columns={"text": ("a", "b")})
     with pytest.raises(fh.ConfigError, match="expected data with split and client; found none"):
         run.evaluate(split="one", client=0)
+
+
+def test_other_data_may_be_in_the_encoding_of_the_runs_data(run):
+    shutil.copytree("runs/it", "runs/odd")
+    file = Path("runs/odd/config.yaml")
+    file.write_text(file.read_text().replace("encoding: null", "encoding: cp1252"))
+    Path("odd.csv").write_bytes("text,label\nzinc \u20ac,metal\n".encode("cp1252"))
+    assert fh.load_run("runs/odd").evaluate("odd.csv").samples == 1
+    with pytest.raises(fh.DataError, match=r"odd\.csv to be UTF-8 text"):
+        run.evaluate("odd.csv")
 
 
 def test_one_model_of_several_is_scored_on_other_data(place):

@@ -4,12 +4,14 @@ import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from handmade import begun, played, score, session
 
 import fedhello as fh
 from fedhello.data.digest import DataDigest, PartDigest
+from fedhello.model.sources import ModelSource
 from fedhello.runs import progress as module
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.formats import read_evaluation
@@ -158,12 +160,12 @@ IDENTITY = {
         ({"machine": {"threads": 2}}, ["the run continues, but not bit for bit: threads is 2 there and 1 here"]),
         ({"data": {"server": "digest of 0.1.0"}}, []),
         ({"configuration": {"train.lr": 0.2}}, r"expected the configuration that .* started with; train\.lr is 0\.2"),
-        ({"model": {"weights": "other"}}, "expected the model that .* started with; weights is 'other' there"),
+        ({"model": {"weights": "other"}}, "started with; the frozen weights of revision abc, of tiny, are others"),
     ],
 )  # fmt: skip
 def test_what_differs_is_noted_and_another_model_or_configuration_is_an_error(empty, monkeypatch, changed, notes):
     monkeypatch.setattr(module, "identity_of", lambda there: IDENTITY)
-    there = session(roster=())
+    there = session(roster=(), model=SimpleNamespace(source=ModelSource("org/tiny", "tiny", "abc")))
     if isinstance(notes, str):
         with pytest.raises(fh.RunFolderError, match=notes):
             check_same({**IDENTITY, **changed}, there, empty)

@@ -61,6 +61,20 @@ def test_a_public_set_is_disjoint_from_all_else():
     assert public_data(data_settings(config("data.public=5")), data) is None
 
 
+@pytest.mark.parametrize("named", [["data.name=texts.csv"], ["data.name=clients", "data.split=north"]])
+def test_every_table_is_read_in_the_encoding_that_is_named(named):
+    for k, path in enumerate(("texts.csv", "test.csv", "more.csv", "clients/north.csv")):
+        rows = table(range(100 * k, 100 * k + 40)).replace("text number", "\u20ac number")
+        Path(path).write_bytes(rows.encode("cp1252"))
+    held_out = ["data.test=test.csv", "data.public=more.csv"]
+    chosen = data_settings(config(*named, *held_out, "data.encoding=cp1252"))
+    data = load_data(chosen)
+    assert {text[0] for text in (*data.inputs, *public_data(chosen, data).inputs)} == {"\u20ac"}
+    assert [note for note in data.notes if note.endswith("test.csv is read as CP1252")]
+    with pytest.raises(DataError, match=r"set data\.encoding=cp1252, or convert it: iconv"):
+        load_data(data_settings(config(*named, *held_out)))
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_public_set_may_not_be_the_held_out_file(part):
     chosen = config("data.name=texts.csv", f"data.{part}=test.csv", "data.public=test.csv")

@@ -85,7 +85,8 @@ def sentence(error: ValidationError, root: type[BaseModel], prefix: str, written
         shown = isinstance(first["input"], (str, int, float, bool)) or wrong
         found = f" (found {_short(first['input'])}{_why_text(first['input'], at.kind)}{place})" if shown else ""
         text = f"{dotted}: {message}{found}" if dotted else message
-        text += _right(".".join(path), at, first["input"], root) if wrong else ""
+        if wrong or (first["type"] == "value_error" and not at.below):
+            text += _right(".".join(path), at, first["input"], root, wrong)
         if any(other["type"] == "list_type" for other in others) and isinstance(first["input"], str):
             text += f". Write, for example: {shlex.quote('.'.join(path) + '=' + yaml_line([first['input']]))}"
     more = f" ({len(complaints) - 1} more problems)" if len(complaints) > 1 else ""
@@ -146,18 +147,16 @@ def _every_key(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
         yield from (prefix + name for method in METHODS.values() for name in method.options.model_fields)
 
 
-def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> str:
-    """Return an override, or a line of a file, with a value of the right type; empty if none is known."""
+def _right(dotted: str, at: _Located, value: object, root: type[BaseModel], wrong_type: bool) -> str:
+    """Return an override, or a line of a file, with a value that the key accepts; empty if none is known."""
     kinds = accepted(at.kind).kinds
     text = str(value).replace("_", "")
-    if str in kinds and isinstance(value, (str, int, float)):
+    if str in kinds and isinstance(value, (str, int, float)) and wrong_type:
         right: object = str(value)
-    elif int in kinds and (meant := _other_base(text)) is not None:
+    elif kinds & {int, float} and str not in kinds and (meant := _other_base(text)) is not None:
         right = meant
-    elif (
-        int in kinds and DECIMAL.fullmatch(text) and len(text) < 20 and float(text).is_integer() and float(text) < MOST
-    ):
-        right = int(float(text))
+    elif wrong_type and int in kinds and DECIMAL.fullmatch(text) and (whole := _whole(text)) is not None:
+        right = whole
     else:
         right = at.default
     scalars = right if isinstance(right, list) else [right]
@@ -167,6 +166,11 @@ def _right(dotted: str, at: _Located, value: object, root: type[BaseModel]) -> s
         return f". Write, for example, {dotted}: {yaml_line(right)}"
     written = right if isinstance(right, str) and type(value) is not str else yaml_line(right)
     return f". Write, for example: {shlex.quote(f'{dotted}={written}')}"
+
+
+def _whole(text: str) -> int | None:
+    """Return the whole number that a decimal one equals, small enough for a key."""
+    return int(float(text)) if len(text) < 20 and float(text).is_integer() and float(text) < MOST else None
 
 
 def _other_base(text: str) -> int | None:

@@ -26,6 +26,7 @@ from fedhello.config.section import Named, Section
 from fedhello.config.units import (
     Bytes,
     CountOrName,
+    Encoding,
     Name,
     Rate,
     Rounds,
@@ -98,6 +99,7 @@ class DataConfig(Section):
     """The data set, the server's share of it, and how the rest is split over clients."""
 
     name: Name = "embedded:bbc-headlines"
+    encoding: Encoding | None = None
     split: Name | None = None
     text: TextColumns = "text"
     label: Name = "label"

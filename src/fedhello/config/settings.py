@@ -43,6 +43,7 @@ def data_settings(data: DataConfig) -> DataSettings:
         name=data.name,
         partition=data.partition,
         columns=data.columns,
+        encoding=data.encoding,
         split=data.split,
         samples=data.samples,
         held_out_samples=data.held_out_samples,

@@ -122,6 +122,21 @@ def _is_name(value: object) -> bool:
 Name = Annotated[str, Field(min_length=1)]
 
 
+def _encoding(value: object) -> object:
+    """Check that an encoding is known; some of Python's are of bytes, or of nothing."""
+    if isinstance(value, str):
+        try:
+            known = "a".encode(value).decode(value) == "a"
+        except (LookupError, ValueError):
+            known = False
+        if not known:
+            raise ValueError("an encoding is one that Python knows, such as cp1252, latin-1, utf-16-le or gb18030")
+    return value
+
+
+Encoding = Annotated[str, BeforeValidator(_encoding)]
+
+
 Template = Annotated[str, BeforeValidator(_template), Field(min_length=1)]
 
 

@@ -38,13 +38,17 @@ class _Row(NamedTuple):
     last: int
 
 
-def read_delimited(path: Path) -> Table:
+def read_delimited(path: Path, encoding: str | None = None) -> Table:
     """Read a file of separated values with a header line.
+
+    Args:
+        path: The file.
+        encoding: See ``read_text``.
 
     Raises:
         DataError: If it cannot be read, a quote is stray, or a row has more or fewer values than the header.
     """
-    text, notes = read_text(path)
+    text, notes = read_text(path, encoding)
     usual = "\t" if suffix_of(path) == ".tsv" else ","
     named = re.match(r"sep=(.)(?=\r?\n|\r)", text)  # what Excel writes for itself
     if named:

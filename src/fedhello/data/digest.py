@@ -29,14 +29,20 @@ class DataDigest:
     Attributes:
         labels: Names of the classes, in the order of the logits.
         parts: Part, such as ``train`` or ``test``, → its digest; a part that is absent cannot be compared.
+        processor: Digest of the tokenizer or the image processor that they are read by; empty if it is not known.
     """
 
     labels: tuple[str, ...] = ()
     parts: Mapping[str, PartDigest] = field(default_factory=dict)
+    processor: str = ""
 
     def changed(self, here: "DataDigest") -> list[str]:
         """Return the parts that both have and that differ."""
         return [name for name, part in self.parts.items() if name in here.parts and here.parts[name] != part]
+
+    def other_processor(self, processor: str) -> bool:
+        """Whether the digest of a processor is known here and there, and differs."""
+        return "" not in (self.processor, processor) and self.processor != processor
 
 
 NOT_KNOWN = DataDigest()

@@ -9,8 +9,12 @@ from fedhello.data.tables import Table
 from fedhello.data.text_files import suffix_of
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, encoding: str | None = None) -> Table:
     """Read JSON lines or an array, Parquet, and tables of separated values otherwise.
+
+    Args:
+        path: The file.
+        encoding: Of text that has no byte order mark and is not UTF-8; None for no other.
 
     Raises:
         DataError: If it cannot be read or is not of its format.
@@ -18,5 +22,5 @@ def read_table(path: Path) -> Table:
     """
     suffix = suffix_of(path)
     if suffix in (".jsonl", ".json", ".ndjson"):
-        return read_json(path)
-    return read_parquet(path) if suffix == ".parquet" else read_delimited(path)
+        return read_json(path, encoding)
+    return read_parquet(path) if suffix == ".parquet" else read_delimited(path, encoding)

@@ -33,8 +33,12 @@ IDX_SPLITS = {"train": "train", "t10k": "test"}
 """Prefix of idx files → name of the split."""
 
 
-def folder_source(folder: Path) -> Source:
+def folder_source(folder: Path, encoding: str | None = None) -> Source:
     """Return the source of a folder's data set.
+
+    Args:
+        folder: The folder.
+        encoding: See ``fedhello.data.files.read_table``.
 
     Raises:
         DataError: If the folder holds no known form of data set.
@@ -47,7 +51,7 @@ def folder_source(folder: Path) -> Source:
         return Source(str(folder), idx_splits(folder), IMAGE_COLUMNS)
     files = [path for path in listed if suffix_of(path) in SUFFIXES and path.is_file()]
     if files:
-        return _files(folder, files)
+        return _files(folder, files, encoding)
     classes = _class_folders(folder)
     splits = {path.name: found for path in _folders(folder) if (found := _class_folders(path))}
     if classes and not {path.name for path in classes} == splits.keys() <= SPLITS:
@@ -62,8 +66,8 @@ def folder_source(folder: Path) -> Source:
     )
 
 
-def _files(folder: Path, files: list[Path]) -> Source:
-    readers = {name_of(path): partial(read_table, path) for path in files}
+def _files(folder: Path, files: list[Path], encoding: str | None) -> Source:
+    readers = {name_of(path): partial(read_table, path, encoding) for path in files}
     if len(readers) < len(files):
         names = ", ".join(path.name for path in files)
         raise DataError(f"expected file names in {folder} that differ before the suffix; found {names}")

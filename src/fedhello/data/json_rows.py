@@ -21,13 +21,17 @@ class _TwiceError(ValueError):
     """A key is given twice in one object."""
 
 
-def read_json(path: Path) -> Table:
+def read_json(path: Path, encoding: str | None = None) -> Table:
     """Read a file of JSON objects: lines, an array, or one object that holds a single array of them.
+
+    Args:
+        path: The file.
+        encoding: See ``read_text``.
 
     Raises:
         DataError: If it cannot be read, or is not of this form.
     """
-    text, notes = read_text(path)
+    text, notes = read_text(path, encoding)
     text = text.removeprefix("\ufeff")
     begin = _after_space(text, 0)
     array = text.startswith("[", begin)

@@ -51,6 +51,7 @@ class DataSettings:
     Attributes:
         name: An embedded data set, a hub id, a file or a folder.
         columns: The columns, by role.
+        encoding: Of text that has no byte order mark and is not UTF-8; None for no other.
         split: The only split that is read; None reads all.
         samples: The most samples, drawn at random; None uses all.
         held_out_samples: The most samples of given validation and test parts; None uses all.
@@ -67,6 +68,7 @@ class DataSettings:
     name: str
     partition: Partition
     columns: Columns = field(default_factory=lambda: UNNAMED)
+    encoding: str | None = None
     split: str | None = None
     samples: int | None = None
     held_out_samples: int | None = None

@@ -36,13 +36,14 @@ from fedhello.errors import DataError
 from fedhello.formatting import nearest
 
 
-def open_source(name: str, key: str = "data.name") -> Source:
+def open_source(name: str, key: str = "data.name", encoding: str | None = None) -> Source:
     """Return the source of a data set; its tables are read later.
 
     Args:
         name: An embedded data set; a CSV, TSV, JSON or Parquet file; a folder of images by class, of idx files, of data
             files or of ``save_to_disk``; or a hub id.
         key: The key of the configuration that names it, for messages.
+        encoding: Of text that has no byte order mark and is not UTF-8; None for no other.
 
     Raises:
         DataError: If it does not exist, or has no known form.
@@ -61,8 +62,8 @@ def open_source(name: str, key: str = "data.name") -> Source:
             return hub_source(name)
         raise absent(name, key)
     if path.is_dir():
-        return saved_source(path) if is_saved(path) else folder_source(path)
-    return Source(name, {"": lambda: read_table(path)})
+        return saved_source(path) if is_saved(path) else folder_source(path, encoding)
+    return Source(name, {"": lambda: read_table(path, encoding)})
 
 
 def load(
@@ -72,6 +73,7 @@ def load(
     split: str | None = None,
     validation: str | None = None,
     test: str | None = None,
+    encoding: str | None = None,
     file_per_client: bool = False,
     deduplicate: bool = True,
     skip_bad_images: bool = False,
@@ -88,6 +90,7 @@ def load(
         split: The split to train on; None takes the only one, or the one called train.
         validation: A split or a file to validate on; None if a share of the training data is used.
         test: A split or a file to test on, likewise.
+        encoding: See ``open_source``.
         file_per_client: Whether each file of the folder ``name`` is one client's, so that groups are the files' names.
         deduplicate: Whether to keep only the first sample of each text, image or prompt, so that none is both trained
             on and tested; test and validation samples are kept before training samples.
@@ -102,10 +105,10 @@ def load(
         MissingExtraError: If the package of an embedded data set or a format is not installed.
         DataError: If something cannot be read, or the data set cannot be trained and tested on.
     """
-    source = source or open_source(name)
+    source = source or open_source(name, encoding=encoding)
     if source.columns is not None and replace(columns, group=None) == UNNAMED:
         columns = replace(source.columns, group=columns.group)
-    held_out, used = _held_out(source, {"validation": validation, "test": test})
+    held_out, used = _held_out(source, {"validation": validation, "test": test}, encoding)
     _check_files({"data.name": name, "data.validation": validation, "data.test": test})
     notes: list[str] = []
     if file_per_client:
@@ -168,7 +171,9 @@ def _split_notes(table: Table) -> list[str]:
     return []
 
 
-def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict[HeldOut, Table], list[str]]:
+def _held_out(
+    source: Source, asked: Mapping[HeldOut, str | None], encoding: str | None
+) -> tuple[dict[HeldOut, Table], list[str]]:
     """Return the tables for validation and test, and the source's splits among them."""
     tables: dict[HeldOut, Table] = {}
     used: list[str] = []
@@ -181,7 +186,7 @@ def _held_out(source: Source, asked: Mapping[HeldOut, str | None]) -> tuple[dict
             tables[part] = source.splits[name]()
             used.append(name)
         elif exists(Path(name)):
-            tables[part] = _only_table(open_source(name, f"data.{part}"), f"data.{part}")
+            tables[part] = _only_table(open_source(name, f"data.{part}", encoding), f"data.{part}")
         elif suffix_of(Path(name)) in SUFFIXES:
             raise absent(name, f"data.{part}")
         else:

@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import shlex
 import stat
 import zlib
 from pathlib import Path
@@ -120,8 +121,12 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"expected {path} to be a whole gzip file; {error}") from error
 
 
-def read_text(path: Path) -> tuple[str, list[str]]:
-    """Return the text of a file, and a note if it is not in UTF-8.
+def read_text(path: Path, named: str | None = None) -> tuple[str, list[str]]:
+    """Return the text of a file, and a note if it is not in UTF-8, or not in the encoding that the user names.
+
+    Args:
+        path: The file.
+        named: The encoding of text that has no byte order mark and is not UTF-8; None for no other.
 
     Raises:
         DataError: If it cannot be read, or is no text.
@@ -130,23 +135,60 @@ def read_text(path: Path) -> tuple[str, list[str]]:
     for begin, what in OTHERS.items():
         if content.startswith(begin):
             raise DataError(f"expected {path} to be a table as text; it is {what}.")
-    encoding = next((found for mark, found in MARKS.items() if content.startswith(mark)), "utf-8")
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = line_at(content[: error.start].decode("latin-1"))
-        raise DataError(
-            f"expected {path} to be {'UTF-8 text' if encoding[:5] == 'utf-8' else encoding.upper()}; byte "
-            f"{error.start}, on line {line}, is not. Save it as UTF-8."
-        ) from error
+    encoding = _encoding_of(content, named)
+    text = _decoded(path, content, encoding, is_named=encoding == named)
     nul = text.find("\0")
     if nul >= 0:
-        wide = text.count("\0") > len(text) // 4
+        wide = "utf-16-le" if nul % 2 else "utf-16-be"
+        how = f"It looks like UTF-16: {_other_encoding(path, wide)}"
         raise DataError(
             f"expected {path} to be text; line {line_at(text[:nul])} has a NUL byte. "
-            + ("It looks like UTF-16: save it as UTF-8." if wide else "It is damaged, or no text.")
+            + (how if text.count("\0") > len(text) // 4 else "It is damaged, or no text.")
         )
-    return text, [f"{path} is read as {encoding.upper()}"] if encoding[:5] != "utf-8" else []
+    if encoding[:5] != "utf-8":
+        return text, [f"{path} is read as {encoding.upper()}"]
+    if named is None or codecs.lookup(named).name[:5] == "utf-8":
+        return text, []
+    return text, [f"{path} is read as UTF-8, which it is in, not as {named.upper()} (data.encoding)"]
+
+
+def _encoding_of(content: bytes, named: str | None) -> str:
+    """Return the encoding that a mark tells, else UTF-8 where characters beyond ASCII are in it, else the named one."""
+    mark = next((found for mark, found in MARKS.items() if content.startswith(mark)), None)
+    if mark is not None or named is None:
+        return mark or "utf-8"
+    if content.isascii():
+        return named
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return named
+    return "utf-8"
+
+
+def _decoded(path: Path, content: bytes, encoding: str, is_named: bool) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeError as error:
+        at = getattr(error, "start", 0)
+        line = line_at(content[:at].decode(encoding, "replace"))
+        how = "Save it as UTF-8."
+        if is_named:
+            how = "Set data.encoding to the encoding that it has."
+        elif encoding == "utf-8":
+            how = f"If it is of Excel or Windows in a Western language, {_other_encoding(path, 'cp1252')}"
+        raise DataError(
+            f"expected {path} to be {'UTF-8 text' if encoding[:5] == 'utf-8' else encoding.upper()}; byte "
+            f"{at}, on line {line}, is not. {how}"
+        ) from error
+
+
+def _other_encoding(path: Path, encoding: str) -> str:
+    """Return what to do with a file of an encoding, to be added to a message."""
+    new = shlex.quote(str(path.with_name(f"{name_of(path)}-utf8{suffix_of(path)}")))
+    old, convert = shlex.quote(str(path)), f"iconv -f {encoding} -t utf8"
+    command = f"gunzip -c {old} | {convert} > {new}" if path.suffix.lower() == ".gz" else f"{convert} {old} > {new}"
+    return f"set data.encoding={encoding}, or convert it: {command}"
 
 
 def line_at(before: str) -> int:

@@ -2,42 +2,15 @@
 
 import json
 import math
-import struct
 from typing import Any
 
 from fedhello.engine.tensors import short
 from fedhello.errors import UpdateError
+from fedhello.safe_tensors import stated
 from fedhello.types import NoisySteps
-
-_LENGTH = struct.Struct("<Q")
 
 LONGEST_TASK_HEADER = 2**16
 """The most characters of a task's JSON, enough for thousands of blocks."""
-
-
-def read_json(text: bytes) -> dict[str, Any]:
-    """Read a JSON object without duplicate keys, NaN or infinity.
-
-    Raises:
-        UpdateError: If it is none.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key comes twice")
-        return found
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number")
-
-    try:
-        found = json.loads(text.decode(), object_pairs_hook=once, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise UpdateError(f"expected JSON; {short(str(error))}", "malformed") from error
-    if not isinstance(found, dict):
-        raise UpdateError(f"expected a JSON object; found {short(found)}", "malformed")
-    return found
 
 
 def task_header(payload: bytes) -> tuple[dict[str, Any], int]:
@@ -63,8 +36,8 @@ def as_steps(found: Any) -> NoisySteps | None:
     """
     if found is None:
         return None
-    stated: dict[str, Any] = found if isinstance(found, dict) else {}
-    noise, rate, steps = (stated.get(name, math.nan) for name in ("noise", "rate", "steps"))
+    fields: dict[str, Any] = found if isinstance(found, dict) else {}
+    noise, rate, steps = (fields.get(name, math.nan) for name in ("noise", "rate", "steps"))
     if not _above_0(noise) or not _above_0(rate) or rate > 1 or type(steps) is not int or steps < 1:
         raise ValueError("a noise, a rate of at most 1 and a number of steps on single samples")
     return NoisySteps(float(noise), float(rate), steps)
@@ -87,11 +60,16 @@ def tensor_header(body: bytes | memoryview, most: int) -> dict[str, Any]:
         most: The most bytes of the header.
 
     Raises:
-        UpdateError: If it is longer, or not a JSON object without duplicate keys, which their own reader accepts.
+        UpdateError: If it is longer, or not a JSON object without duplicate keys.
     """
-    length = _LENGTH.unpack_from(body)[0] if len(body) >= _LENGTH.size else -1
-    if not 0 <= length <= len(body) - _LENGTH.size:
-        raise UpdateError(f"expected safetensors; found a stated header length of {length} bytes", "malformed")
-    if length > most:
-        raise UpdateError(f"expected a header of at most {most} bytes; found {length}", "malformed")
-    return read_json(bytes(body[_LENGTH.size : _LENGTH.size + length]))
+    return stated(body, no_tensors, most)
+
+
+def no_tensors(reason: str) -> UpdateError:
+    """Return the error for bytes that are no safetensors."""
+    return UpdateError(f"expected safetensors; {short(reason)}", "malformed")
+
+
+def no_header(reason: str) -> UpdateError:
+    """Return the error for bytes that are no header."""
+    return UpdateError(f"{reason} in the header", "malformed")

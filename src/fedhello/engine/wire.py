@@ -20,10 +20,11 @@ import safetensors.torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
-from fedhello.engine.headers import as_components, as_steps, read_json, task_header, tensor_header
+from fedhello.engine.headers import as_components, as_steps, no_header, no_tensors, task_header, tensor_header
 from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.errors import UpdateError
 from fedhello.factors import part, spread
+from fedhello.safe_tensors import read_json, read_tensors
 from fedhello.types import LORA_A, Adapter, Allocation, Reason, Rejection, Task, Update
 
 MAGIC = b"FHU1"
@@ -97,6 +98,15 @@ class Expected:
 def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Serialise tensors to be sent to a client."""
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def decode_tensors(payload: bytes) -> dict[str, Tensor]:
+    """Return tensors serialised by ``encode_tensors``, unchecked.
+
+    Raises:
+        UpdateError: If it is none, or a name is given twice.
+    """
+    return read_tensors(payload, no_tensors)
 
 
 def encode_task(task: Task) -> bytes:
@@ -245,7 +255,7 @@ def _opened(payload: bytes, expected: Expected) -> tuple[dict[str, Any], bytes]:
         raise UpdateError(f"expected a header within the message; found a stated length of {length} bytes", "malformed")
     if hashlib.sha256(body).digest() != digest:
         raise UpdateError("expected the digest of the sent bytes; found another", "checksum")
-    header = read_json(bytes(body[:length]))
+    header = read_json(bytes(body[:length]), no_header)
     if header.keys() != {"run", "client", "round", "samples", "metrics"}:
         raise UpdateError(f"expected run, client, round, samples and metrics; found {short(list(header))}", "malformed")
     return header, bytes(body[length:])
@@ -312,7 +322,7 @@ def decode_adapter(payload: bytes, block_of: Mapping[str, int | None]) -> Adapte
         UpdateError: If it is not an adapter of this model.
     """
     try:
-        tensors = safetensors.torch.load(payload)
+        tensors = decode_tensors(payload)
         return Adapter({}, {name: block_of[name] for name in tensors if name in block_of}).with_tensors(tensors)
     except Exception as error:  # as in decode_task
         raise UpdateError(f"expected an adapter for this model; {short(str(error))}", "malformed") from error
@@ -331,7 +341,7 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
     """
     try:
         header, end = task_header(payload)
-        tensors = safetensors.torch.load(payload[end:])
+        tensors = decode_tensors(payload[end:])
         lists = {key: tuple(header[key]) for key in ("blocks", "policies", "absent") if key in header}
         components = as_components(header.get("components", []))
         factors, head = header.get("factors", "AB"), header.get("head", True)
@@ -361,10 +371,7 @@ def _check_correction(correction: Mapping[str, Tensor], adapter: Adapter, alloca
 
 def _tensors(body: bytes, expected: Mapping[str, Tensor], kept: int | None = None) -> dict[str, Tensor]:
     _check_names(body, expected)
-    try:
-        tensors = safetensors.torch.load(body)
-    except Exception as error:  # safetensors does not document its exceptions for malformed bytes
-        raise UpdateError(f"expected safetensors; {short(str(error))}", "malformed") from error
+    tensors = decode_tensors(body)
     if kept is not None and all(value.shape[:1] == (kept,) for name, value in tensors.items() if name.endswith(LORA_A)):
         check_values(tensors, {name: part(name, like, range(kept)) for name, like in expected.items()})
         return {name: spread(name, value, expected[name], range(kept)) for name, value in tensors.items()}
@@ -373,6 +380,6 @@ def _tensors(body: bytes, expected: Mapping[str, Tensor], kept: int | None = Non
 
 
 def _check_names(body: bytes, tensors: Mapping[str, Tensor]) -> None:
-    """Check the names in the header of safetensors, whose reader accepts duplicates."""
+    """Check the names in the header of safetensors, before any tensor is read."""
     most = int(SLACK * sum((_entry_size(n, v, len(body)) for n, v in tensors.items()), LONGEST_HEADER))
     check_names(tensor_header(body, most).keys(), tensors)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from fedhello.errors import ModelError
 from fedhello.formatting import flatten
 from fedhello.notes import logger
+from fedhello.safe_tensors import read_shapes
 
 ADAPTER = "adapter_config.json"
 """PEFT's file: transformers would load the model that it names, and that adapter on it."""
@@ -74,10 +74,9 @@ def _broken_json(file: Path) -> str | None:
 
 def _broken_weights(file: Path) -> str | None:
     try:
-        with safe_open(file, "pt") as opened:
-            opened.keys()
-    except (SafetensorError, OSError) as error:
-        return f"is not whole: {' '.join(str(error).split())[:100]}"
+        read_shapes(file, ValueError)
+    except ValueError as error:
+        return f"is not whole: {str(error)[:100]}"
     return None
 
 
@@ -94,17 +93,14 @@ def check_files(folder: Path) -> None:
     stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tensors, there = 0, 0
     for file in files:
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - it is no mapping
-                part = opened.get_slice(name)
-                shape, dtype = part.get_shape(), part.get_dtype()
-                tensors, there = tensors + 1, there + math.prod(shape)
-                quantised = len(shape) > 1 and dtype.startswith(("I", "U", "BOOL")) and "ids" not in name
-                if quantised and "quantization_config" not in stated:
-                    raise ModelError(
-                        f"expected weights of floating point in {file}; {name} is of {dtype}. Take the model as it was "
-                        "before it was converted, and set model.quantisation."
-                    )
+        for name, (dtype, shape) in read_shapes(file, ModelError).items():
+            tensors, there = tensors + 1, there + math.prod(shape)
+            quantised = len(shape) > 1 and dtype.startswith(("I", "U", "BOOL")) and "ids" not in name
+            if quantised and "quantization_config" not in stated:
+                raise ModelError(
+                    f"expected weights of floating point in {file}; {name} is of {dtype}. Take the model as it was "
+                    "before it was converted, and set model.quantisation."
+                )
     for key, value in flatten(stated).items():
         if key.endswith(("layers", "n_layer")) and isinstance(value, int) and value > tensors:
             raise _too_large(folder, f"{tensors} tensors; {key} is {value}")

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import save_file, save_model
 from torch import Tensor
 
+from fedhello import safe_tensors
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.pooling import NATIVE
@@ -77,11 +78,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: If the file is not readable as safetensors, or a value is not a finite number of floating point.
     """
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except Exception as error:  # safetensors documents none, and raises OSError, SafetensorError, KeyError and others
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"expected tensors in {file}; the file is damaged or cannot be read: {reason}") from error
+    tensors = safe_tensors.read_tensors(
+        file, lambda why: ModelError(f"expected tensors in {file}; the file is damaged or cannot be read: {why}")
+    )
     for name, value in tensors.items():
         if value.dtype not in READ:
             raise ModelError(f"expected tensors of floating point in {file}; {name} is of {value.dtype}. Convert it.")

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from fedhello.client.scoring import BlockSums
@@ -16,7 +15,7 @@ from fedhello.config.schema import Config
 from fedhello.data.columns import read_rows
 from fedhello.data.names import clean
 from fedhello.data.sources import training_table
-from fedhello.engine.wire import RUN_ID, encode_tensors, encode_update
+from fedhello.engine.wire import RUN_ID, decode_tensors, encode_tensors, encode_update
 from fedhello.errors import ConfigError
 from fedhello.formatting import human_bytes
 from fedhello.network.consent import described
@@ -173,7 +172,7 @@ def _joined(one: Leaf, facts: Mapping[str, Any]) -> Leaving:
 def _fields(kind: str, payload: bytes | None) -> tuple[Leaving, ...]:
     """Return the fields of a reply in safetensors; without a payload, their sizes are open."""
     size = None if payload is None else len(payload)
-    tensors = {} if payload is None else safetensors.torch.load(payload)
+    tensors = {} if payload is None else decode_tensors(payload)
     sizes = {f"{kind}.{name}": value.nbytes for name, value in tensors.items()}
     return (Leaving(kind, "all of it", size), *(Leaving(o.field, o.what, sizes.get(o.field)) for o in answers(kind)))
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import safetensors.torch
 from torch import Tensor
 
 from fedhello.allocation.needs import needs
@@ -29,7 +28,7 @@ from fedhello.client.scoring import ScoreReply, ScoreRequest, fitted_batch
 from fedhello.client.settings import TrainingSettings, rank_kept
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.scores import score_reply
-from fedhello.engine.wire import Expected, decode_sums, encode_task, encode_tensors, expect
+from fedhello.engine.wire import Expected, decode_sums, decode_tensors, encode_task, encode_tensors, expect
 from fedhello.errors import EngineError, UpdateError
 from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
 from fedhello.network.deadlines import DeadlinePolicy
@@ -198,7 +197,7 @@ class RemoteEngine:
         if isinstance(found, Rejection):
             return found
         file = folder / str(one.client)
-        update = replace(found, tensors=safetensors.torch.load(file.read_bytes()))  # checked when it came
+        update = replace(found, tensors=decode_tensors(file.read_bytes()))  # checked when it came
         file.unlink()
         return update if one.allocation is None else predicted(update, one.allocation, self.costs)
 

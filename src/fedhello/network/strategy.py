@@ -100,8 +100,9 @@ class FedHello(FedAvg):
             most_samples: Upper bound on the samples by which a client is weighted; None for no bound.
             max_share: How many times the upper quartile of the sample counts that clients have stated so far a client
                 may weigh, ≥ 1; None for no bound.
-            max_norm: How many times as far as is usual in a round of three or more an update may move the model, > 1;
-                see ``defence.max_norm``. None for no bound.
+            max_norm: How many times as far as is usual an update may move the model, > 1: as the median of its round,
+                or where fewer than three answer, of earlier rounds' updates, if these were three; see
+                ``defence.max_norm``. None for no bound.
             wait: Seconds to wait for nodes.
             seed: Seed of all random choices of fedhello.
             fedavg: Further arguments of ``FedAvg``.

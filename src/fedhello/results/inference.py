@@ -19,7 +19,7 @@ from fedhello.data.dataset import UNNAMED, Columns, DataSet, Input, Kind
 from fedhello.data.embedded_sets import embedded_source
 from fedhello.data.folders import IMAGE_COLUMNS
 from fedhello.data.memory import memory_source, plain_value
-from fedhello.data.names import HALF
+from fedhello.data.names import HALF, clean
 from fedhello.data.tables import Source, Table
 from fedhello.errors import ConfigError, DataError, FedhelloError
 from fedhello.model.adapter import LoraModel
@@ -51,8 +51,10 @@ def infer(
 
     Raises:
         ConfigError: If second texts are missing, or are given for a model without pairs.
-        DataError: If an image cannot be decoded, or a plain module does not accept the tensors.
+        DataError: If a text is blank, an image cannot be decoded, or a plain module does not accept the tensors.
     """
+    _check_texts("input", inputs, blank=model.kind == IMAGES)
+    _check_texts("second text", seconds)
     if model.kind == CAUSAL_LM:
         _check_seconds(inputs, seconds, 0)
         answer_tokens = config.data.answer_tokens
@@ -61,9 +63,6 @@ def infer(
         said = [{"input": prompt, "answer": text} for prompt, text in zip(inputs, answers, strict=True)]
         return said, cut_prompts(prompt_tokens, model, inputs)
     kind: Kind = "images" if model.kind == IMAGES else config.data.columns.kind
-    for i, text in enumerate((*inputs, *seconds)):
-        if isinstance(text, str) and HALF.search(text):
-            raise DataError(f"expected Unicode text; input {i + 1} has half of a character, or bytes, not UTF-8")
     if kind == "tensors":
         inputs = read_rows(Table.of("the inputs", {"tensor": list(inputs)}), Columns(tensor="tensor"), False).inputs
     _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
@@ -111,6 +110,15 @@ def _pictures(inputs: Sequence[Any]) -> tuple[Input, ...]:
     return tuple(read_rows(Table.of("the inputs", {"image": plain}), IMAGE_COLUMNS, labelled=False).inputs)
 
 
+def _check_texts(name: str, texts: Sequence[Any], blank: bool = False) -> None:
+    """Check that texts are Unicode and, unless they may be, not blank, as those of training data."""
+    for i, text in enumerate(texts):
+        if isinstance(text, str) and HALF.search(text):
+            raise DataError(f"expected Unicode text; {name} {i + 1} has half of a character, or bytes, not UTF-8")
+        if isinstance(text, str) and not blank and not clean(text):
+            raise DataError(f"expected a text in each {name}; {name} {i + 1} of {len(texts)} is blank. Leave it out.")
+
+
 def _check_seconds(inputs: Sequence[Any], seconds: Sequence[str], expected: int) -> None:
     if len(seconds) != expected:
         raise ConfigError(
@@ -141,7 +149,9 @@ def score(
     wanted = _run_columns(config.data, model)
     named = _renamed(wanted, columns or {})
     by_name = isinstance(data, (str, Path))
-    source = _one_table(sources.open_source(str(data), "data") if by_name else memory_source(data, named, {}), split)
+    encoding = config.data.encoding
+    whole = sources.open_source(str(data), "data", encoding) if by_name else memory_source(data, named, {})
+    source = _one_table(whole, split)
     skip = config.data.on_bad_image == "skip"
     found = sources.load(
         source.name, named, deduplicate=False, skip_bad_images=skip, classes=trained.labels, source=source

@@ -190,7 +190,7 @@ class TrainedRun:
 
         Raises:
             ConfigError: If second texts, model or client are missing, or do not apply to this run.
-            DataError: If an image cannot be decoded.
+            DataError: If a text is blank, or an image cannot be decoded.
         """
         tensors = self.config.data.kind == "tensors"
         texts = pairs if tensors else [*inputs, *pairs]

@@ -21,6 +21,7 @@ from fedhello.runs.answers import answer
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import evaluate_adapter, mean_over_models
 from fedhello.session import Session
+from fedhello.setup.encoding import reader_of
 from fedhello.setup.model import NAMED, Objects, load_model
 from fedhello.setup.prepare import prepare
 from fedhello.types import Adapter
@@ -180,15 +181,21 @@ def _as_adapter(tensors: dict[str, Tensor], model: LoraModel) -> Adapter:
 def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
     """Read a run's adapter into a model, whose frozen weights must be those of the run; return notes."""
     load_adapter(model, folder.adapter)
+    notes, data = [], folder.data()
+    if data is not None and data[0].other_processor(reader_of(model)):
+        notes.append(
+            f"the tokenizer or image processor of {model.source.base_name} is not the one that {folder.path} was "
+            "trained with, so its results mean little: restore it"
+        )
     weights = folder.summary().weights
     if weights is None:
-        return [f"{folder.path} has no digest of its frozen weights, so those of the model are not checked"]
-    if weights != model.weights_digest():
+        notes.append(f"{folder.path} has no digest of its frozen weights, so those of the model are not checked")
+    elif weights != model.weights_digest():
         raise ModelError(
             f"expected the weights of {model.source.base_name} that {folder.path} was trained on; found others of the "
             "same shapes. Restore them, or start a new run."
         )
-    return []
+    return notes
 
 
 def _write_part(model: LoraModel, tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -21,12 +21,12 @@ from typing import Any
 import safetensors.torch
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fedhello.errors import RunFolderError
 from fedhello.privacy.ledger import write_releases
 from fedhello.runs.files import write_whole, writing
+from fedhello.safe_tensors import METADATA, read_tensors, stated
 from fedhello.state import RunState
 from fedhello.types import Adapter
 
@@ -38,8 +38,7 @@ UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
 SHOWN = 5
 """The most differences named in a message."""
 
-_HEADER_SIZE = 8
-_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError, SafetensorError)
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError)
 """Exceptions of reading a file that is not a checkpoint; JSON that is too deep raises a RuntimeError."""
 
 
@@ -114,17 +113,14 @@ def decode(payload: bytes) -> Checkpoint:
                 f"expected a checkpoint of format {VERSION} or earlier; found {version}, written by fedhello "
                 f"{json.loads(texts['fedhello'])}. Resume the run with that version."
             )
-        return _read(texts, safetensors.torch.load(payload))
+        return _read(texts, read_tensors(payload, DamagedError))
     except _DAMAGED as error:
         raise DamagedError(" ".join(f"{error or type(error).__name__}".split())) from error
 
 
 def _verified(payload: bytes) -> dict[str, str]:
     """Return the metadata of a file, after verifying its digest."""
-    end = _HEADER_SIZE + int.from_bytes(payload[:_HEADER_SIZE], "little")
-    if not _HEADER_SIZE < end <= len(payload):
-        raise DamagedError(f"{len(payload)} bytes are too few")
-    texts: dict[str, str] = json.loads(payload[_HEADER_SIZE:end])["__metadata__"]
+    texts: dict[str, str] = stated(payload, DamagedError)[METADATA]
     if texts["format"] != FORMAT:
         raise DamagedError("it is no checkpoint")
     signed = b'"sha256":"%s"' % texts["sha256"].encode()

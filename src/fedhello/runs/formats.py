@@ -207,7 +207,8 @@ def write_data(data: DataDigest, changes: Sequence[int] = ()) -> JSON:
         changes: After how many rounds the run went on with other data, each time.
     """
     parts = {name: {"samples": part.samples, "sha256": part.sha256} for name, part in data.parts.items()}
-    return {"format": DATA, "labels": list(data.labels), "parts": parts, "changes": list(changes)}
+    values: JSON = {"format": DATA, "labels": list(data.labels), "parts": parts, "processor": data.processor}
+    return values | {"changes": list(changes)}
 
 
 def read_data(text: str, where: str) -> tuple[DataDigest, tuple[int, ...]]:
@@ -224,7 +225,8 @@ def read_data(text: str, where: str) -> tuple[DataDigest, tuple[int, ...]]:
         found = json.loads(text)
         _check_format(found, DATA, "digests of data", where)
         parts = {name: _known(part, "samples", "sha256") for name, part in found["parts"].items()}
-        data = TypeAdapter(DataDigest).validate_python({"labels": found["labels"], "parts": parts})
+        values = {"labels": found["labels"], "parts": parts, "processor": found.get("processor", "")}
+        data = TypeAdapter(DataDigest).validate_python(values)
         return data, TypeAdapter(tuple[int, ...]).validate_python(found["changes"])
     except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
         raise RunFolderError(f"expected digests of data in {where}; {' '.join(str(error).split())[:200]}") from error

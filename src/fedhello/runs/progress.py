@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fedhello.errors import DataError, RunFolderError
+from fedhello.model.sources import IMAGES
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
 from fedhello.runs.folder import RunFolder
@@ -114,7 +116,7 @@ def restore_progress(
     more = found.more
     validation, test = (read_evaluation(more[part]) for part in ("validation", "test"))
     state = with_lost_rounds(session, found.state, lost)
-    if OTHER_DATA in notes:
+    if OTHER_DATA in notes or OTHER_PROCESSOR in notes:
         kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}
         state = replace(state, selected=None, selected_losses=None, before_final=kept)
     return Progress(
@@ -176,6 +178,11 @@ OTHER_TEST = (
 
 OTHER_PUBLIC = "the server's data for distillation are not those that the run started with"
 
+OTHER_PROCESSOR = (
+    "the tokenizer or image processor is not the one that the run started with; model selection starts again with the "
+    "last model"
+)
+
 NOTES = {
     "train": OTHER_TRAIN,
     "validation": OTHER_DATA,
@@ -201,9 +208,12 @@ def other_data(session: Session, folder: RunFolder) -> list[str]:
 
 
 def changed_data(session: Session, folder: RunFolder) -> list[str]:
-    """Return a note for each part of the data that is not the one that a run started with."""
+    """Return a note for each part of the data, and on what reads them, that is not the one that a run started with."""
     found = folder.data()
-    return [] if found is None else list(dict.fromkeys(NOTES[part] for part in found[0].changed(session.digest)))
+    if found is None:
+        return []
+    notes = list(dict.fromkeys(NOTES[part] for part in found[0].changed(session.digest)))
+    return [*notes, OTHER_PROCESSOR] if found[0].other_processor(session.digest.processor) else notes
 
 
 def unchecked_data(session: Session, folder: RunFolder) -> list[str]:
@@ -240,8 +250,12 @@ def _check_data(session: Session, folder: RunFolder, accepted: bool) -> list[str
         return notes
     there, here = found[0].parts, session.digest.parts
     parts = [_counted(part, there[part].samples, here[part].samples) for part in found[0].changed(session.digest)]
+    other = [f"other data in {', '.join(parts)}"] if parts else []
+    if found[0].other_processor(session.digest.processor):
+        name = "image processor" if session.model.kind == IMAGES else "tokenizer"
+        other.append(f"another {name} of {session.model.source.base_name}")
     raise DataError(
-        f"expected the data that {folder.path} started with; found other data in {', '.join(parts)}. Restore them, "
+        f"expected the data that {folder.path} started with; found {' and '.join(other)}. Restore them, "
         "start a new run, or go on with these: --changed-data (from Python changed_data=True)."
     )
 
@@ -263,7 +277,7 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
     """
     here = identity_of(session)
     for part in ("configuration", "model"):
-        other = list(differences(found[part], here[part]))
+        other = [_in_words(session, one) for one in differences(found[part], here[part])]
         if other:
             raise RunFolderError(
                 f"expected the {part} that {folder.path} started with; {listed(other)}. Restore it, or start a new run."
@@ -282,6 +296,16 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
             )
         notes.append(f"the clients are not those that the run started with: {listed(cohort)}")
     return notes
+
+
+def _in_words(session: Session, difference: str) -> str:
+    """Return a difference as it is, but that of weights without their digests, which nobody can compare."""
+    if not difference.startswith("weights is "):
+        return difference
+    source = session.model.source
+    where = f" of revision {source.revision}" if source.revision else ""
+    where = f" in {source.location}" if Path(source.location).is_dir() else where
+    return f"the frozen weights{where}, of {source.base_name}, are others now, of the same shapes"
 
 
 def _cohort(there: Sequence[ClientEntry], here: Sequence[ClientEntry]) -> list[str]:

@@ -37,6 +37,7 @@ def load_data(
     data = sources.load(
         settings.name,
         settings.columns,
+        encoding=settings.encoding,
         split=settings.split,
         validation=settings.validation if isinstance(settings.validation, str) else None,
         test=settings.test if isinstance(settings.test, str) else None,
@@ -90,7 +91,7 @@ def public_data(settings: DataSettings, data: DataSet) -> DataSet | None:
     if isinstance(settings.public, int):
         return None
     columns, skip = replace(settings.columns, group=None), settings.skip_bad_images
-    found = sources.load(settings.public, columns, skip_bad_images=skip, labelled=False)
+    found = sources.load(settings.public, columns, encoding=settings.encoding, skip_bad_images=skip, labelled=False)
     if found.kind != data.kind:
         raise DataError(f"expected data.public to hold {data.kind}, as data.name does; it holds {found.kind}")
     others = {identity(sample, data.kind) for sample in data.inputs}

@@ -13,8 +13,10 @@ from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_in
 from fedhello.data.pictures import DecodedLater, check, decode
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.digest import processor_digest
 from fedhello.model.generation import rouge_scorer
 from fedhello.model.images import Preparation, stated_size
+from fedhello.model.sources import IMAGES
 from fedhello.model.sources import Kind as ModelKind
 from fedhello.randomness import generator
 
@@ -68,6 +70,11 @@ def encode(data: DataSet, model: LoraModel, max_length: int, answer_tokens: int 
     examples, cut = _tokens(data, model, max_length)
     kept = f"{cut} of {len(examples)} texts were cut to data.max_length, {max_length} tokens"
     return examples, [kept] if cut else []
+
+
+def reader_of(model: LoraModel) -> str:
+    """Return the digest of the tokenizer or the image processor that encodes samples for a model."""
+    return processor_digest(model.processor, model.preparation if model.kind == IMAGES else None)
 
 
 def tensors_of(data: DataSet) -> list[np.ndarray]:

@@ -66,6 +66,7 @@ from fedhello.setup.encoding import (
     encode,
     longest_answer,
     questions,
+    reader_of,
 )
 from fedhello.setup.federation import budgets_of, empty_federation
 from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
@@ -283,7 +284,7 @@ def load(
         bound = with_fixed_head(bound)
     # A digest of clients' data would be a release of its own, from which a guess could be confirmed.
     here = config.run.engine == "local" and config.privacy.epsilon is None
-    digest = data_digest(data, held_out, found, with_train=here)
+    digest = replace(data_digest(data, held_out, found, with_train=here), processor=reader_of(model))
     return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes), digest=digest)
 
 

@@ -1,0 +1,5 @@
+"""``python -m fedhello``, the command line."""
+
+from fedhello.cli.main import main
+
+main()

@@ -1,5 +1,0 @@
-"""``python -m fedhello.cli``."""
-
-from fedhello.cli.main import main
-
-main()
