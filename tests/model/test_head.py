@@ -135,7 +135,7 @@ def test_the_covariance_from_class_means_by_hand():
 
 
 def test_the_covariance_from_class_means_is_right_on_average():
-    """Over 4000 draws (200 of 20 pairs of features) of 2 classes and 3 clients, of 1, 2 and 4 samples of each: E Σ̂ = Σ."""
+    """Over 200 draws of 20 pairs of features, 2 classes and 3 clients, of 1, 2 and 4 samples of each: E Σ̂ = Σ."""
     moments, generator = Moments("means"), torch.Generator().manual_seed(0)
     true = torch.tensor([[0.04, 0.01], [0.01, 0.02]], dtype=torch.float64)
     L, owner = torch.linalg.cholesky(true), torch.tensor([0, 1, 1, 2, 2, 2, 2] * 2)
