@@ -1,21 +1,28 @@
 # make demo    run the embedded demo           make check   format, lint, types, docstrings, tests
 # make test    run the tests                   make slow    the tests that take long
+# make lowest  run the tests on the lowest versions that pyproject.toml states
 # make hooks   run `make check` before each commit
 # make audit   look for known holes in the tested versions, and write a bill of materials (needs a network)
 # make docs    build the documentation into build/site   make notebooks   run the tutorials anew
 
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= build/lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test slow lint check format hooks docs notebooks audit clean
+.PHONY: demo test lowest slow lint check format hooks docs notebooks audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fedhello run
 
 test: $(VENV)/.test
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+# In an environment of its own; the test left out compares the installed packages with constraints.txt.
+lowest: $(LOWEST)/.test
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist loadfile -m "not slow" \
+		--deselect tests/faults/test_63_dependencies.py::test_constraints_cover_whatever_make_installs
 
 slow: $(VENV)/.docs
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
@@ -63,6 +70,14 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[demo,report,test]'
+	touch $@
+
+# flwr brings uv along. What is not named in pyproject.toml is as new as may be.
+$(LOWEST)/.test: pyproject.toml | $(VENV)/.test
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--requirements pyproject.toml --extra demo --extra report --extra test
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
 	touch $@
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python

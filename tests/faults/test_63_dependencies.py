@@ -30,6 +30,9 @@ BREAKS = {
 TYPES_AND_LINT = {"types-pyyaml", "types-psutil"}
 """Follow the packages that they describe."""
 
+FOR_GRAPHICS_CARDS = ("cuda-", "nvidia-", "triton")
+"""What PyTorch needs besides where it is built for graphics cards. It states their exact versions itself."""
+
 STATED = [Requirement(line) for lines in (PROJECT["project"]["dependencies"], *EXTRAS.values()) for line in lines]
 
 
@@ -90,4 +93,5 @@ def test_constraints_cover_whatever_make_installs():
     for requirement in map(Requirement, lines):
         needed(requirement.name, frozenset(requirement.extras), all_needed)
     assert len(all_needed) > 40
-    assert sorted(all_needed.keys() - pinned().keys()) == []
+    unpinned = all_needed.keys() - pinned().keys()
+    assert sorted(name for name in unpinned if not name.startswith(FOR_GRAPHICS_CARDS)) == []

@@ -135,16 +135,17 @@ def test_the_covariance_from_class_means_by_hand():
 
 
 def test_the_covariance_from_class_means_is_right_on_average():
-    """Over 4000 draws of 2 classes and 3 clients, of 1, 2 and 4 samples of each: E Σ̂ = Σ."""
+    """Over 200 draws of 20 pairs of features, 2 classes and 3 clients, of 1, 2 and 4 samples of each: E Σ̂ = Σ."""
     moments, generator = Moments("means"), torch.Generator().manual_seed(0)
     true = torch.tensor([[0.04, 0.01], [0.01, 0.02]], dtype=torch.float64)
     L, owner = torch.linalg.cholesky(true), torch.tensor([0, 1, 1, 2, 2, 2, 2] * 2)
     y, centres = torch.arange(14) // 7, torch.tensor([[0.5, 0.0], [0.0, -0.5]], dtype=torch.float64)
-    total = torch.zeros(2, 2, dtype=torch.float64)
-    for _ in range(4000):
-        x = centres[y] + torch.randn(14, 2, dtype=torch.float64, generator=generator) @ L.T
-        total += within_covariance(sums_of(x * math.sqrt(2), y, moments, owner, classes=2), moments)
-    assert torch.allclose(total / 4000, true, atol=2e-3)
+    total = torch.zeros(40, 40, dtype=torch.float64)
+    for _ in range(200):
+        x = centres[y, None] + torch.randn(14, 20, 2, dtype=torch.float64, generator=generator) @ L.T
+        total += within_covariance(sums_of(x.flatten(1) * math.sqrt(40), y, moments, owner, classes=2), moments)
+    pairs = total.view(20, 2, 20, 2).diagonal(dim1=0, dim2=2)
+    assert torch.allclose(pairs.sum(-1) / 4000, true, atol=2e-3)
 
 
 @pytest.mark.parametrize("solver", ["lda", "ridge"])

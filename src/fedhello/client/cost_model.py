@@ -90,7 +90,7 @@ def _fit(shapes: Sequence[Shape], values: np.ndarray) -> np.ndarray:
     used = system.any(axis=0)
     scale = system[:, used].max(axis=0)
     coefficients = np.zeros((system.shape[1], values.shape[1]))
-    coefficients[used] = np.linalg.lstsq(system[:, used] / scale, values)[0] / scale[:, None]
+    coefficients[used] = np.linalg.lstsq(system[:, used] / scale, values, rcond=None)[0] / scale[:, None]
     return coefficients
 
 
