@@ -147,13 +147,13 @@ def _left_out(module: nn.Module, unexpected: Iterable[str]) -> list[str]:
     return [key for key in found if any(key[: number.start()] in lists for number in re.finditer(r"\d+\.", key))]
 
 
-def check_tokenizer(name: str, tokenizer: Any, embeddings: int) -> None:
+def check_tokenizer(name: str, tokenizer: Any, module: Any) -> None:
     """Check that a tokenizer has a vocabulary, and not a larger one than the model.
 
     Args:
         name: The model's name, for messages.
         tokenizer: The loaded tokenizer.
-        embeddings: Number of tokens that the model has a vector for.
+        module: The model, of transformers.
 
     Raises:
         ModelError: If it has none: transformers makes an empty one where files are missing.
@@ -163,6 +163,10 @@ def check_tokenizer(name: str, tokenizer: Any, embeddings: int) -> None:
             f"expected a tokenizer for {name!r}; it knows no tokens but its special ones. Put tokenizer.json, or the "
             "vocabulary, beside the weights."
         )
+    try:
+        embeddings = len(module.get_input_embeddings().weight)
+    except NotImplementedError:  # no table of one vector a token, such as CANINE's, which hashes every number
+        return
     if tokenizer.vocab_size > embeddings:
         raise ModelError(
             f"expected the tokenizer of {name!r} to have at most the {embeddings} tokens of the model; found "

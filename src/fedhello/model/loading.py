@@ -115,7 +115,7 @@ def load_foundation(
         else:
             module, head = _without_head(source, kind, classes, dtype, quantisation, device, found)
     if kind != IMAGES:
-        check_tokenizer(source.location, processor, module.get_input_embeddings().weight.shape[0])
+        check_tokenizer(source.location, processor, module)
         set_padding(source, module, processor, pad_token)
     if source.gguf:
         _forget_file_format(module)
