@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,12 @@ def _broken_weights(file: Path) -> str | None:
     return None
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, auto: Any) -> None:
     """Check, before memory is taken for a model, that its configuration fits the size of the weights in its folder.
+
+    Args:
+        folder: The model's folder.
+        auto: The task's auto class of transformers, for a type that ``AutoModel`` does not have.
 
     Raises:
         ModelError: If ``config.json`` states more layers than there are tensors, or a much larger model than the
@@ -92,27 +96,37 @@ def check_files(folder: Path) -> None:
     if not files or _broken_json(folder / "config.json") is not None:
         return  # loading says what is wrong
     stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tensors, there = 0, 0
-    for file in files:
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - it is no mapping
-                part = opened.get_slice(name)
-                shape, dtype = part.get_shape(), part.get_dtype()
-                tensors, there = tensors + 1, there + math.prod(shape)
-                quantised = len(shape) > 1 and dtype.startswith(("I", "U", "BOOL")) and "ids" not in name
-                if quantised and "quantization_config" not in stated:
-                    raise ModelError(
-                        f"expected weights of floating point in {file}; {name} is of {dtype}. Take the model as it was "
-                        "before it was converted, and set model.quantisation."
-                    )
+    tensors = [entry for file in files for entry in _tensors(file)]
     for key, value in flatten(stated).items():
-        if key.endswith(("layers", "n_layer")) and isinstance(value, int) and value > tensors:
-            raise _too_large(folder, f"{tensors} tensors; {key} is {value}")
+        if key.endswith(("layers", "n_layer")) and isinstance(value, int) and value > len(tensors):
+            raise _too_large(folder, f"{len(tensors)} tensors; {key} is {value}")
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    known = next((one for one in (AutoModel, auto) if type(config) in one._model_mapping), None)
+    if known is None or "quantization_config" in stated:
+        return
     with torch.device("meta"):
-        parameters = AutoModel.from_config(AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
-    needed = sum(value.numel() for value in parameters.parameters())
-    if "quantization_config" not in stated and needed > SPARE + 2 * there:
+        parameters = dict(known.from_config(config).named_parameters())
+    # By the last part of a name and the number of dimensions: files have prefixes, heads and experts of their own, and
+    # buffers of integers, such as Swin's relative_position_index or the masks of an older GPT-2.
+    weights = {(name.rpartition(".")[2], value.dim()) for name, value in parameters.items() if value.dim() > 1}
+    for file, name, shape, dtype in tensors:
+        if dtype.startswith(("I", "U", "BOOL")) and (name.rpartition(".")[2], len(shape)) in weights:
+            raise ModelError(
+                f"expected weights of floating point in {file}; {name} is of {dtype}. Take the model as it was "
+                "before it was converted, and set model.quantisation."
+            )
+    there = sum(math.prod(shape) for _, _, shape, _ in tensors)
+    needed = sum(value.numel() for value in parameters.values())
+    if needed > SPARE + 2 * there:
         raise _too_large(folder, f"{there:,} values; a model of it has {needed:,}")
+
+
+def _tensors(file: Path) -> Iterator[tuple[Path, str, list[int], str]]:
+    """Yield a file, with the name, the shape and the type of each of its tensors."""
+    with safe_open(file, "pt") as opened:
+        for name in opened.keys():  # noqa: SIM118 - it is no mapping
+            part = opened.get_slice(name)
+            yield file, name, part.get_shape(), part.get_dtype()
 
 
 def _too_large(folder: Path, found: str) -> ModelError:

@@ -106,7 +106,7 @@ def load_foundation(
         torch.manual_seed(seed)
         source = _pinned(source)
         if not source.is_on_hub and source.gguf is None:
-            check_files(Path(source.location))
+            check_files(Path(source.location), AUTO_CLASSES[kind])
         found = _resolved_pooling(source, kind, pooling)
         processor = _load_processor(source, kind)
         module: Any
