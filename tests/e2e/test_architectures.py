@@ -16,11 +16,21 @@ TEXTS, IMAGES, LANGUAGE = "text-classification", "image-classification", "causal
     [
         (IMAGES, "clip", {"model.pooling": "native"}, ("vision_model.encoder.layers",), 3, "vision_model.embeddings"),
         (IMAGES, "swin", {}, ("swin.encoder.layers.0.blocks", "swin.encoder.layers.1.blocks"), 3, "downsample"),
+        (IMAGES, "donut-swin", {}, ("donut.encoder.layers.0.blocks", "donut.encoder.layers.1.blocks"), 3, "downsample"),
         (TEXTS, "bart", {}, ("model.encoder.layers", "model.decoder.layers"), 6, "embeddings"),
+        (TEXTS, "canine", {}, ("canine.initial_char_encoder.layer", "canine.encoder.layer"), 4, "canine.projection ("),
         (LANGUAGE, "qwen2_moe", {}, ("model.layers",), 3, "the experts ("),
         (LANGUAGE, "mamba", {}, ("backbone.layers",), 3, "the blocks' mixer.out_proj"),
     ],
-    ids=["a tower", "stages", "an encoder and a decoder", "a mixture of experts", "state spaces"],
+    ids=[
+        "a tower",
+        "stages",
+        "integers beside the weights",
+        "an encoder and a decoder",
+        "hashed characters",
+        "a mixture of experts",
+        "state spaces",
+    ],
 )
 def test_an_architecture_goes_all_the_way(task, model_type, settings, blocks, count, said):
     found = tried(task, model_type, **settings)
@@ -38,6 +48,7 @@ def test_an_architecture_goes_all_the_way(task, model_type, settings, blocks, co
             "resnet",
             r"blocks that have linear layers, .*; ResNetForImageClassification is made of convo",
         ),
+        (IMAGES, IMAGES, "pp_lcnet", r"blocks that have linear layers, .*; PPLCNetForImageClassification is made of c"),
         (IMAGES, LANGUAGE, "llama", r"type llama, which transformers has only for text classification and causal lm"),
         (TEXTS, LANGUAGE, "whisper", r"expected a model that reads texts at .*; WhisperModel reads input_features"),
         (LANGUAGE, LANGUAGE, "prophetnet", r"whose output layer computes the logits of each token once; ProphetNet"),

@@ -98,6 +98,14 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(folder, what):
     assert found.value.exit_code == 4
 
 
+def test_buffers_of_integers_beside_the_weights_are_no_converted_weights(folder):
+    """Files of older versions hold Swin's relative positions, and the masks of GPT-2."""
+    buffers = {"relative_position_index": torch.zeros(4, 4).long(), "bias": torch.ones(1, 1, 4, 4).bool()}
+    kept = {f"bert.encoder.layer.0.attention.self.{name}": value for name, value in buffers.items()}
+    weights(folder, lambda tensors: tensors.update(kept))
+    assert load(folder).module is not None
+
+
 def test_a_run_a_file_and_a_name_that_no_file_has_are_no_model(folder, tmp_path):
     (tmp_path / "run").mkdir()
     for name in ("config.yaml", "rounds.jsonl"):

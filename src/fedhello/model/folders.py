@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,12 @@ def _broken_weights(file: Path) -> str | None:
     return None
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, auto: Any) -> None:
     """Check, before memory is taken for a model, that its configuration fits the size of the weights in its folder.
+
+    Args:
+        folder: The model's folder.
+        auto: The task's auto class of transformers, for a type that ``AutoModel`` does not have.
 
     Raises:
         ModelError: If ``config.json`` states more layers than there are tensors, or a much larger model than the
@@ -91,24 +95,35 @@ def check_files(folder: Path) -> None:
     if not files or _broken_json(folder / "config.json") is not None:
         return  # loading says what is wrong
     stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tensors, there = 0, 0
-    for file in files:
-        for name, (dtype, shape) in read_shapes(file, ModelError).items():
-            tensors, there = tensors + 1, there + math.prod(shape)
-            quantised = len(shape) > 1 and dtype.startswith(("I", "U", "BOOL")) and "ids" not in name
-            if quantised and "quantization_config" not in stated:
-                raise ModelError(
-                    f"expected weights of floating point in {file}; {name} is of {dtype}. Take the model as it was "
-                    "before it was converted, and set model.quantisation."
-                )
+    tensors = [entry for file in files for entry in _tensors(file)]
     for key, value in flatten(stated).items():
-        if key.endswith(("layers", "n_layer")) and isinstance(value, int) and value > tensors:
-            raise _too_large(folder, f"{tensors} tensors; {key} is {value}")
+        if key.endswith(("layers", "n_layer")) and isinstance(value, int) and value > len(tensors):
+            raise _too_large(folder, f"{len(tensors)} tensors; {key} is {value}")
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    known = next((one for one in (AutoModel, auto) if type(config) in one._model_mapping), None)
+    if known is None or "quantization_config" in stated:
+        return
     with torch.device("meta"):
-        parameters = AutoModel.from_config(AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
-    needed = sum(value.numel() for value in parameters.parameters())
-    if "quantization_config" not in stated and needed > SPARE + 2 * there:
+        parameters = dict(known.from_config(config).named_parameters())
+    # By the last part of a name and the number of dimensions: files have prefixes, heads and experts of their own, and
+    # buffers of integers, such as Swin's relative_position_index or the masks of an older GPT-2.
+    weights = {(name.rpartition(".")[2], value.dim()) for name, value in parameters.items() if value.dim() > 1}
+    for file, name, shape, dtype in tensors:
+        if dtype.startswith(("I", "U", "BOOL")) and (name.rpartition(".")[2], len(shape)) in weights:
+            raise ModelError(
+                f"expected weights of floating point in {file}; {name} is of {dtype}. Take the model as it was "
+                "before it was converted, and set model.quantisation."
+            )
+    there = sum(math.prod(shape) for _, _, shape, _ in tensors)
+    needed = sum(value.numel() for value in parameters.values())
+    if needed > SPARE + 2 * there:
         raise _too_large(folder, f"{there:,} values; a model of it has {needed:,}")
+
+
+def _tensors(file: Path) -> Iterator[tuple[Path, str, list[int], str]]:
+    """Yield a file, with the name, the shape and the type of each of its tensors."""
+    for name, (dtype, shape) in read_shapes(file, ModelError).items():
+        yield file, name, shape, dtype
 
 
 def _too_large(folder: Path, found: str) -> ModelError:
@@ -143,13 +158,13 @@ def _left_out(module: nn.Module, unexpected: Iterable[str]) -> list[str]:
     return [key for key in found if any(key[: number.start()] in lists for number in re.finditer(r"\d+\.", key))]
 
 
-def check_tokenizer(name: str, tokenizer: Any, embeddings: int) -> None:
+def check_tokenizer(name: str, tokenizer: Any, module: Any) -> None:
     """Check that a tokenizer has a vocabulary, and not a larger one than the model.
 
     Args:
         name: The model's name, for messages.
         tokenizer: The loaded tokenizer.
-        embeddings: Number of tokens that the model has a vector for.
+        module: The model, of transformers.
 
     Raises:
         ModelError: If it has none: transformers makes an empty one where files are missing.
@@ -159,6 +174,10 @@ def check_tokenizer(name: str, tokenizer: Any, embeddings: int) -> None:
             f"expected a tokenizer for {name!r}; it knows no tokens but its special ones. Put tokenizer.json, or the "
             "vocabulary, beside the weights."
         )
+    try:
+        embeddings = len(module.get_input_embeddings().weight)
+    except NotImplementedError:  # no table of one vector a token, such as CANINE's, which hashes every number
+        return
     if tokenizer.vocab_size > embeddings:
         raise ModelError(
             f"expected the tokenizer of {name!r} to have at most the {embeddings} tokens of the model; found "

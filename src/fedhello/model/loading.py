@@ -106,7 +106,7 @@ def load_foundation(
         torch.manual_seed(seed)
         source = _pinned(source)
         if not source.is_on_hub and source.gguf is None:
-            check_files(Path(source.location))
+            check_files(Path(source.location), AUTO_CLASSES[kind])
         found = _resolved_pooling(source, kind, pooling)
         processor = _load_processor(source, kind)
         module: Any
@@ -115,7 +115,7 @@ def load_foundation(
         else:
             module, head = _without_head(source, kind, classes, dtype, quantisation, device, found)
     if kind != IMAGES:
-        check_tokenizer(source.location, processor, module.get_input_embeddings().weight.shape[0])
+        check_tokenizer(source.location, processor, module)
         set_padding(source, module, processor, pad_token)
     if source.gguf:
         _forget_file_format(module)
