@@ -1,12 +1,14 @@
-"""Predicted over measured peak bytes of a training step, for every supported architecture.
+"""Predicted over measured bytes of a training step, saved ones and their peak, for every supported architecture.
 
     python benchmarks/memory_prediction.py [--model NAME …] [--dtype float32 bfloat16] [--batches 1 4 16]
                                            [--lengths 5 20 100 256] [--rules keep recompute] [--frozen-head]
 
-Models have random weights, 3 blocks of width 256, LoRA r 8 on the attention, and 256 positions. Each is calibrated once
-per number type, as at a run's start; each case is then a round of two steps of the library's own local training on
-random texts of one length, but for the last, which is 2 tokens shorter. Language models learn responses of half the
-length. Images have one size, so there is one length.
+Models have random weights, 4 blocks of width 256 (ALBERT's is one, run 4 times), LoRA r 8 on the attention, and 256
+positions. Each is calibrated once per number type, as at a run's start, without one of its blocks. Each case is a round
+of two steps of the library's own local training on random texts of one length, but for the last, which is 2 tokens
+shorter. All blocks train; of batches of up to 1,000 tokens also the first, the second and the last, the upper half, the
+last, and the head alone. Language models learn responses of half the length. Images have one size, so there is one
+length.
 """
 
 import argparse
@@ -37,7 +39,7 @@ from fedhello.model.pooling import fresh_head
 from fedhello.model.sources import ModelSource
 from fedhello.types import Allocation
 
-CLASSES, WORDS, WIDTH, BLOCKS, HEADS, POSITIONS, PIXELS = 4, 4000, 256, 3, 4, 256, 64
+CLASSES, WORDS, WIDTH, BLOCKS, HEADS, POSITIONS, PIXELS = 4, 4000, 256, 4, 4, 256, 64
 LENGTHS, BATCHES, DTYPES = (5, 20, 100, POSITIONS), (1, 4, 16), ("float32", "bfloat16")
 SETTINGS = TrainingSettings(
     rounds=1, epochs=2, batch_size=64, optimizer="adamw", lr=1e-3, lr_schedule="constant", lr_decay=1.0,
@@ -100,6 +102,8 @@ MODELS = {
     "albert": Architecture(t.AlbertConfig, {**ENCODER, "embedding_size": 128}),
     "deberta-v2": Architecture(t.DebertaV2Config, DEBERTA),
     "deberta-v3": Architecture(t.DebertaV2Config, DEBERTA_V3),
+    "bert, 12 blocks": Architecture(t.BertConfig, {**ENCODER, "num_hidden_layers": 12}),
+    "deberta-v3, 12 blocks": Architecture(t.DebertaV2Config, {**DEBERTA_V3, "num_hidden_layers": 12}),
     "gpt2": Architecture(t.GPT2Config, GPT2, lora=ALL),
     "llama": Architecture(t.LlamaConfig, DECODER),
     "qwen2": Architecture(t.Qwen2Config, DECODER),
@@ -173,13 +177,14 @@ def compare(
     costs = with_optimizer(costs, model, settings, train_head)
     check_calibrated(costs, model)
     costs = costs if train_head else replace(costs, head_bytes=0)
+    parts = (0,), tuple(sorted({L // 4, L - 1})), tuple(range(L // 2, L)), (L - 1,), ()
     rows = []
     for tokens in (1,) if model.takes_images else lengths:
         for count in batches:
             data = samples(model, count, tokens)
             for rule in rules:
-                few = count * tokens > 2000
-                for blocks in dict.fromkeys((tuple(range(L)), *(() if few else ((0,), (L - 1,), ())))):
+                large = count * tokens > 1000
+                for blocks in dict.fromkeys((tuple(range(L)), *(() if large else parts))):
                     if not blocks and not (model.head_names and train_head):
                         continue
                     allocation = Allocation(blocks, fixed_policies(rule, blocks, L))
@@ -193,8 +198,9 @@ def compare(
                         {
                             "model": name, "dtype": dtype, "samples": count, "tokens": tokens, "rule": rule,
                             "blocks": blocks, "predicted": predicted.peak_bytes, "measured": found["peak_bytes"],
-                            "ratio": predicted.peak_bytes / found["peak_bytes"], "calibration_seconds": seconds,
-                            "error": costs.error,
+                            "ratio": predicted.peak_bytes / found["peak_bytes"],
+                            "saved_ratio": predicted.saved_bytes / found["saved_bytes"],
+                            "calibration_seconds": seconds, "error": costs.error,
                         }
                     )  # fmt: skip
     return rows
