@@ -26,9 +26,10 @@ def test_the_first_blocks_input_stays_alive_though_nothing_holds_it_for_backward
     model = tiny_model(blocks=3)
     without, whole = measured(model, (1, 2)), measured(model, (0, 2))
     size = 2 * 6 * 8 * 4
-    assert without.alive_after(2) - whole.alive_after(2) == size
+    assert without.alive_before(2) - whole.alive_before(2) == size
+    assert whole.alive_before(2) == whole.alive_before(1)  # block 1 leaves nothing but its output
     less = without.with_more(-size)
-    assert less.alive_after(2) == whole.alive_after(2)
+    assert less.alive_before(2) == whole.alive_before(2)
     backward = next(w.begin for w in without.windows if not w.forward)
     assert (less.live[backward:] == without.live[backward:]).all()
 

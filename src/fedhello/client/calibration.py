@@ -66,9 +66,9 @@ def calibrate(
     def fitted(some: Callable[[_Steps], _Steps]) -> StepCosts:
         below, below_each, left = NOTHING, NOTHING, dict.fromkeys(policies, NOTHING)
         if second is not None:
-            below = some(second).more_alive(L - 1, some(ends[KEEP]), L - 1)
+            below = some(second).more_alive(L - 1, some(ends[KEEP]), 1)
             below_each = some(last[KEEP]).more_alive(L - 1, some(second), 1)
-            left = {policy: some(runs).more_alive(1, some(runs), 0) for policy, runs in ends.items()}
+            left = {policy: some(runs).more_alive(L - 1, some(runs), 1) for policy, runs in ends.items()}
 
         def transient(kind: Kind, runs: _Steps, l: int) -> Peak:
             # In the runs that tell of the lowest block there are two below it, in the others the second is frozen.
@@ -200,9 +200,9 @@ class _Steps:
         return Growth.through(self.shapes, [quantity(step) for step in self.steps])
 
     def more_alive(self, block: int, other: "_Steps", its: int) -> Growth:
-        """Return how much more than in other steps, after their block ``its``, is alive beyond what is held."""
+        """Return how much more is alive before a block, beyond what is held below, than in others before theirs."""
         pairs = zip(self.steps, other.steps, strict=True)
-        return Growth.through(self.shapes, [mine.alive_after(block) - that.alive_after(its) for mine, that in pairs])
+        return Growth.through(self.shapes, [mine.alive_before(block) - that.alive_before(its) for mine, that in pairs])
 
     def with_more(self, times: int, alive: Sequence[Growth]) -> "_Steps":
         """Return the steps as if some bytes more, ``times`` each, were alive in forward."""

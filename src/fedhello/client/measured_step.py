@@ -68,9 +68,13 @@ class MeasuredStep:
         """Return the step's FLOPs with a number of blocks that were left out."""
         return self.total_flops + absent * self.forward_flops[-1]
 
-    def alive_after(self, block: int) -> float:
-        """Return the live bytes at the end of a block's forward pass, beyond those that are held then."""
-        return float(next(self.moments(w, True)[-1] for w in self.windows if w.forward and w.block == block))
+    def alive_before(self, block: int) -> float:
+        """Return the live bytes at a block's first operation in forward, beyond what is held for those below it.
+
+        Only then has its caller let go of what the block before it read.
+        """
+        begin = next(window.begin for window in self.windows if window.forward and window.block == block)
+        return float(self.live[begin] - self.outside - sum(self.saved[:block]))
 
     def with_more(self, alive: float) -> "MeasuredStep":
         """Return the step as if so many bytes more were alive in forward."""
