@@ -37,6 +37,7 @@ from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.pooling import fresh_head
 from fedhello.model.sources import ModelSource
+from fedhello.runs.summarise import versions
 from fedhello.types import Allocation
 
 CLASSES, WORDS, WIDTH, BLOCKS, HEADS, POSITIONS, PIXELS = 4, 4000, 256, 4, 4, 256, 64
@@ -206,6 +207,20 @@ def compare(
     return rows
 
 
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the extremes of the rows of one architecture in one number type, and the cases that they are of."""
+    low, high = (pick(rows, key=lambda row: row["ratio"]) for pick in (min, max))
+    saved = [row["saved_ratio"] for row in rows]
+    case = ("samples", "tokens", "rule", "blocks")
+    return {
+        "model": low["model"], "dtype": low["dtype"], "cases": len(rows),
+        "lowest": low["ratio"], "lowest_in": {key: low[key] for key in case},
+        "highest": high["ratio"], "highest_in": {key: high[key] for key in case},
+        "saved_lowest": min(saved), "saved_highest": max(saved),
+        "calibration_seconds": low["calibration_seconds"], "error_of_calibration": low["error"],
+    }  # fmt: skip
+
+
 def main() -> None:
     """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,20 +231,33 @@ def main() -> None:
     parser.add_argument("--rules", nargs="*", default=["keep"])
     parser.add_argument("--frozen-head", action="store_true")
     arguments = parser.parse_args()
-    rows = []
+    found, refused = [], {}
     for name in arguments.model:
         for dtype in arguments.dtype:
             try:
-                rows += compare(
+                rows = compare(
                     name, dtype, arguments.batches, arguments.lengths, arguments.rules, not arguments.frozen_head
                 )
             except FedhelloError as error:
+                refused[f"{name}, {dtype}"] = str(error)
                 print(f"{name}, {dtype}: refused: {error}", file=sys.stderr, flush=True)
                 continue
-            ratios = [row["ratio"] for row in rows if (row["model"], row["dtype"]) == (name, dtype)]
-            said = f"{min(ratios):.3f} … {max(ratios):.3f}, calibrated in {rows[-1]['calibration_seconds']:.2f} s"
-            print(f"{name}, {dtype}: {said}", file=sys.stderr, flush=True)
-    print(json.dumps({"benchmark": "memory_prediction", "rows": rows}, indent=1))
+            found.append(summary(rows))
+            print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+    result = {
+        "benchmark": "memory_prediction",
+        "arguments": vars(arguments),
+        "cases": sum(row["cases"] for row in found),
+        "lowest": min((row["lowest"] for row in found), default=None),
+        "highest": max((row["highest"] for row in found), default=None),
+        "goal": [0.98, 1.10],
+        "saved_lowest": min((row["saved_lowest"] for row in found), default=None),
+        "saved_highest": max((row["saved_highest"] for row in found), default=None),
+        "refused": refused,
+        "rows": found,
+        "versions": versions(),
+    }
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

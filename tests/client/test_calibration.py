@@ -8,7 +8,9 @@ from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 from fedhello.allocation.geometric import allocate_blocks
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import fixed_policies
+from fedhello.client import calibration
 from fedhello.client.calibration import calibrate, made_up, measure_speed
+from fedhello.client.cost_model import NOTHING
 from fedhello.client.measured_step import measure_step
 from fedhello.client.settings import TrainingSettings, moments
 from fedhello.client.training import Assignment, local_training
@@ -108,6 +110,9 @@ def test_a_model_that_gathers_the_outputs_of_blocks_below_the_lowest():
         found = measure_step(model, blocks, "keep", made_up(model, 6, 30), autocast=False, train_head=True)
         expected = needs(costs.at((6, 30)), Allocation(blocks), first_step=True)
         assert 0.98 <= expected.peak_bytes / found.live.max() <= 1.1
+    assert abs(costs.error) < 0.02
+    blind = replace(costs, below=NOTHING, below_each=NOTHING)
+    assert calibration._error(model, blind, autocast=False, train_head=True) < -0.02  # of the last block alone
 
 
 def test_flops_by_hand(tiny_model):
