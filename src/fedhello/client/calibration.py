@@ -92,7 +92,8 @@ def calibrate(
             answer=answer,
         )
 
-    costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one))
+    window = getattr(model.base.config, "sliding_window", None)
+    costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one), window=window)
     return replace(costs, error=_error(model, costs, autocast, train_head))
 
 

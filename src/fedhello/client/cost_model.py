@@ -164,6 +164,7 @@ class StepCosts:
         update_head_only: The same if no block trains.
         answer: Of a language model, the tokens of the longest response, assumed where labels are not counted.
         single: The costs of a batch of one sample, if they differ.
+        window: Tokens that attention sees at most; a longer sample needs a mask, like padded ones, though it is single.
         error: Predicted over measured peak, minus 1, of a step on a larger batch than those of the calibration.
         below: Bytes that stay alive in forward if the first block does not train.
         below_each: The same for each further block below the lowest.
@@ -192,6 +193,7 @@ class StepCosts:
     answer: int | None = None
     error: float = 0.0
     single: "StepCosts | None" = None
+    window: int | None = None
     below: Growth = NOTHING
     below_each: Growth = NOTHING
     left: Mapping[ActivationPolicy, Growth] = field(default_factory=dict)
@@ -210,7 +212,8 @@ class StepCosts:
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
             return {kind: growth.at([widest]) for kind, growth in parts.items()}
 
-        fits = self.single if self.single is not None and widest[0] == 1 else self
+        alone = widest[0] == 1 and (self.window is None or widest[1] <= self.window)
+        fits = self.single if self.single is not None and alone else self
         return Costs(
             saved=in_step(fits.saved),
             transient=in_step(fits.transient),
