@@ -1,12 +1,14 @@
-"""Predicted over measured peak bytes of a training step, for every supported architecture.
+"""Predicted over measured bytes of a training step, saved ones and their peak, for every supported architecture.
 
     python benchmarks/memory_prediction.py [--model NAME …] [--dtype float32 bfloat16] [--batches 1 4 16]
                                            [--lengths 5 20 100 256] [--rules keep recompute] [--frozen-head]
 
-Models have random weights, 3 blocks of width 256, LoRA r 8 on the attention, and 256 positions. Each is calibrated once
-per number type, as at a run's start; each case is then a round of two steps of the library's own local training on
-random texts of one length, but for the last, which is 2 tokens shorter. Language models learn responses of half the
-length. Images have one size, so there is one length.
+Models have random weights, 4 blocks of width 256 (ALBERT's is one, run 4 times), LoRA r 8 on the attention, and 256
+positions. Each is calibrated once per number type, as at a run's start, without one of its blocks. Each case is a round
+of two steps of the library's own local training on random texts of one length, but for the last, which is 2 tokens
+shorter. All blocks train; of batches of up to 1,000 tokens also the first, the second and the last, the upper half, the
+last, and the head alone. Language models learn responses of half the length. Images have one size, so there is one
+length.
 """
 
 import argparse
@@ -35,9 +37,10 @@ from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.pooling import fresh_head
 from fedhello.model.sources import ModelSource
+from fedhello.runs.summarise import versions
 from fedhello.types import Allocation
 
-CLASSES, WORDS, WIDTH, BLOCKS, HEADS, POSITIONS, PIXELS = 4, 4000, 256, 3, 4, 256, 64
+CLASSES, WORDS, WIDTH, BLOCKS, HEADS, POSITIONS, PIXELS = 4, 4000, 256, 4, 4, 256, 64
 LENGTHS, BATCHES, DTYPES = (5, 20, 100, POSITIONS), (1, 4, 16), ("float32", "bfloat16")
 SETTINGS = TrainingSettings(
     rounds=1, epochs=2, batch_size=64, optimizer="adamw", lr=1e-3, lr_schedule="constant", lr_decay=1.0,
@@ -100,6 +103,8 @@ MODELS = {
     "albert": Architecture(t.AlbertConfig, {**ENCODER, "embedding_size": 128}),
     "deberta-v2": Architecture(t.DebertaV2Config, DEBERTA),
     "deberta-v3": Architecture(t.DebertaV2Config, DEBERTA_V3),
+    "bert, 12 blocks": Architecture(t.BertConfig, {**ENCODER, "num_hidden_layers": 12}),
+    "deberta-v3, 12 blocks": Architecture(t.DebertaV2Config, {**DEBERTA_V3, "num_hidden_layers": 12}),
     "gpt2": Architecture(t.GPT2Config, GPT2, lora=ALL),
     "llama": Architecture(t.LlamaConfig, DECODER),
     "qwen2": Architecture(t.Qwen2Config, DECODER),
@@ -173,13 +178,14 @@ def compare(
     costs = with_optimizer(costs, model, settings, train_head)
     check_calibrated(costs, model)
     costs = costs if train_head else replace(costs, head_bytes=0)
+    parts = (0,), tuple(sorted({L // 4, L - 1})), tuple(range(L // 2, L)), (L - 1,), ()
     rows = []
     for tokens in (1,) if model.takes_images else lengths:
         for count in batches:
             data = samples(model, count, tokens)
             for rule in rules:
-                few = count * tokens > 2000
-                for blocks in dict.fromkeys((tuple(range(L)), *(() if few else ((0,), (L - 1,), ())))):
+                large = count * tokens > 1000
+                for blocks in dict.fromkeys((tuple(range(L)), *(() if large else parts))):
                     if not blocks and not (model.head_names and train_head):
                         continue
                     allocation = Allocation(blocks, fixed_policies(rule, blocks, L))
@@ -193,11 +199,26 @@ def compare(
                         {
                             "model": name, "dtype": dtype, "samples": count, "tokens": tokens, "rule": rule,
                             "blocks": blocks, "predicted": predicted.peak_bytes, "measured": found["peak_bytes"],
-                            "ratio": predicted.peak_bytes / found["peak_bytes"], "calibration_seconds": seconds,
-                            "error": costs.error,
+                            "ratio": predicted.peak_bytes / found["peak_bytes"],
+                            "saved_ratio": predicted.saved_bytes / found["saved_bytes"],
+                            "calibration_seconds": seconds, "error": costs.error,
                         }
                     )  # fmt: skip
     return rows
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the extremes of the rows of one architecture in one number type, and the cases that they are of."""
+    low, high = (pick(rows, key=lambda row: row["ratio"]) for pick in (min, max))
+    saved = [row["saved_ratio"] for row in rows]
+    case = ("samples", "tokens", "rule", "blocks")
+    return {
+        "model": low["model"], "dtype": low["dtype"], "cases": len(rows),
+        "lowest": low["ratio"], "lowest_in": {key: low[key] for key in case},
+        "highest": high["ratio"], "highest_in": {key: high[key] for key in case},
+        "saved_lowest": min(saved), "saved_highest": max(saved),
+        "calibration_seconds": low["calibration_seconds"], "error_of_calibration": low["error"],
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -210,20 +231,33 @@ def main() -> None:
     parser.add_argument("--rules", nargs="*", default=["keep"])
     parser.add_argument("--frozen-head", action="store_true")
     arguments = parser.parse_args()
-    rows = []
+    found, refused = [], {}
     for name in arguments.model:
         for dtype in arguments.dtype:
             try:
-                rows += compare(
+                rows = compare(
                     name, dtype, arguments.batches, arguments.lengths, arguments.rules, not arguments.frozen_head
                 )
             except FedhelloError as error:
+                refused[f"{name}, {dtype}"] = str(error)
                 print(f"{name}, {dtype}: refused: {error}", file=sys.stderr, flush=True)
                 continue
-            ratios = [row["ratio"] for row in rows if (row["model"], row["dtype"]) == (name, dtype)]
-            said = f"{min(ratios):.3f} … {max(ratios):.3f}, calibrated in {rows[-1]['calibration_seconds']:.2f} s"
-            print(f"{name}, {dtype}: {said}", file=sys.stderr, flush=True)
-    print(json.dumps({"benchmark": "memory_prediction", "rows": rows}, indent=1))
+            found.append(summary(rows))
+            print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+    result = {
+        "benchmark": "memory_prediction",
+        "arguments": vars(arguments),
+        "cases": sum(row["cases"] for row in found),
+        "lowest": min((row["lowest"] for row in found), default=None),
+        "highest": max((row["highest"] for row in found), default=None),
+        "goal": [0.98, 1.10],
+        "saved_lowest": min((row["saved_lowest"] for row in found), default=None),
+        "saved_highest": max((row["saved_highest"] for row in found), default=None),
+        "refused": refused,
+        "rows": found,
+        "versions": versions(),
+    }
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

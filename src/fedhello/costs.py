@@ -46,6 +46,9 @@ class Costs:
         copies: How many gradients of each trained value a step holds: 1, or more where samples have their own.
         update: Temporary bytes of the optimiser's step.
         update_head_only: The same if no block trains.
+        below: Bytes that stay alive in forward if the first block does not train: its input, which a trained one holds.
+        below_each: The same for each further block below the lowest: outputs that a model gathers (DeBERTa).
+        left: Bytes that a frozen block above the lowest leaves alive in forward but does not hold, by policy.
     """
 
     saved: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
@@ -67,6 +70,13 @@ class Costs:
     transient_loss: int = 0
     update: int = 0
     update_head_only: int = 0
+    below: int = 0
+    below_each: int = 0
+    left: Mapping[ActivationPolicy, int] = field(default_factory=dict, hash=False)
+
+    def alive_below(self, lowest: int) -> int:
+        """Return the bytes that blocks below the lowest trained one leave alive in forward, beyond those outside."""
+        return self.below + (lowest - 1) * self.below_each if lowest else 0
 
     def at_rank(self, rank: int) -> "Costs":
         """Return the costs with factors of another rank: bytes of factors and upload change, activations do not."""

@@ -19,6 +19,20 @@ def test_needs_by_hand():
     assert (head.saved_bytes, head.peak_bytes, head.flops, head.upload_bytes) == (3, 40 + 2, 50, 4)
 
 
+def test_what_blocks_below_the_lowest_leave_alive_counts_by_hand():
+    c = costs(4, below=11, below_each=7)
+    for lowest, alive in ((0, 0), (1, 11), (2, 11 + 7), (3, 11 + 2 * 7)):
+        one = Allocation((lowest,), ("keep",) * 4)
+        assert needs(c, one).peak_bytes - needs(costs(4), one).peak_bytes == alive
+        assert needs(c, one).saved_bytes == needs(costs(4), one).saved_bytes
+    frozen = Allocation((0, 3), ("keep", "keep", "recompute", "keep"))
+    more = needs(costs(4, left={"keep": 6, "recompute": 1}), frozen)
+    assert more.peak_bytes - needs(costs(4), frozen).peak_bytes == 6 + 1
+    assert more.saved_bytes == needs(costs(4), frozen).saved_bytes
+    head = Allocation((), ("keep",) * 4)
+    assert needs(c, head) == needs(costs(4), head)  # measured with all blocks below
+
+
 def test_the_optimisers_step_may_need_more_than_backward():
     """Gradients and two moments of large factors, where activations are few."""
     large, everything = costs(4, block_bytes=(500,) * 4), Allocation((0, 1, 2, 3), ("recompute",) * 4)

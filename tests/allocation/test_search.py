@@ -23,11 +23,11 @@ def worth(allocation, v, c):
     seconds=st.none() | st.integers(40, 150),
     shared=st.booleans(),
     uneven=st.booleans(),
-    reserve=st.sampled_from([0, 25]),
+    more=st.sampled_from([{}, {"reserve": 25}, {"below": 40}, {"below": 9, "below_each": 30, "left": {"keep": 20}}]),
 )
-def test_the_plan_is_the_best_of_all_that_fit(v, rule, blocks, memory, upload, seconds, shared, uneven, reserve):
+def test_the_plan_is_the_best_of_all_that_fit(v, rule, blocks, memory, upload, seconds, shared, uneven, more):
     sizes = tuple(2 + 3 * l for l in range(len(v))) if uneven else (2,) * len(v)
-    c = costs(len(v), head_shared=shared, reserve=reserve, block_bytes=sizes, block_upload=tuple(s + 1 for s in sizes))
+    c = costs(len(v), head_shared=shared, block_bytes=sizes, block_upload=tuple(s + 1 for s in sizes), **more)
     budget = Budget(blocks, memory, upload, seconds, 1.0)
     if budget.only_counts:
         return

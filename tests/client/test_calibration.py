@@ -2,14 +2,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
 from fedhello.allocation.geometric import allocate_blocks
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import fixed_policies
-from fedhello.client.calibration import calibrate, measure_speed
+from fedhello.client import calibration
+from fedhello.client.calibration import calibrate, made_up, measure_speed
+from fedhello.client.cost_model import NOTHING
+from fedhello.client.measured_step import measure_step
 from fedhello.client.settings import TrainingSettings, moments
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Examples
+from fedhello.model.injection import attach_lora
+from fedhello.model.loading import FoundationModel
+from fedhello.model.sources import ModelSource
 from fedhello.types import Allocation
 
 SETTINGS = TrainingSettings(
@@ -83,6 +91,30 @@ def test_predictions_meet_the_measurement_of_a_decoder(decoder, rule):
             assert found.peak_bytes == pytest.approx(measured["peak_bytes"], rel=0.1)
 
 
+def test_a_model_that_gathers_the_outputs_of_blocks_below_the_lowest():
+    """DeBERTa keeps every block's output until the end of forward."""
+    shape = {
+        "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2, "intermediate_size": 64,
+        "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "pooler_hidden_size": 32,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        base = DebertaV2ForSequenceClassification(DebertaV2Config(**shape, num_labels=3))
+    base = FoundationModel(base, None, ModelSource("tiny", "tiny"))
+    options = {"rank": 2, "alpha": 2, "dropout": 0.0, "targets": "attention-qv", "seed": 0}
+    model = attach_lora(base, num_labels=3, **options)
+    costs = calibrate(model, policies=["keep"])
+    output = 6 * 30 * 32 * 4
+    at = costs.at((6, 30))
+    assert (at.below, at.below_each, at.left["keep"]) == pytest.approx((output, output, output), rel=0.01)
+    for blocks in ((), (7,), (4, 7), (1, 7)):
+        found = measure_step(model, blocks, "keep", made_up(model, 6, 30), autocast=False, train_head=True)
+        expected = needs(costs.at((6, 30)), Allocation(blocks), first_step=True)
+        assert 0.98 <= expected.peak_bytes / found.live.max() <= 1.1
+    assert abs(costs.error) < 0.02
+    blind = replace(costs, below=NOTHING, below_each=NOTHING)
+    assert calibration._error(model, blind, autocast=False, train_head=True) < -0.02  # of the last block alone
+
+
 def test_flops_by_hand(tiny_model):
     """Of a block of width d with feed-forward width f = 2d and LoRA of rank r on query and value."""
     L, d, r, b, T = 3, 64, 2, 4, 10
@@ -106,8 +138,6 @@ def test_speed_is_measured(tiny_model):
 
 
 def test_calibration_changes_no_value_and_no_random_state(tiny_model):
-    import torch
-
     model = tiny_model(dropout=0.1)
     before = model.snapshot(share_head=True).tensors
     torch.manual_seed(5)

@@ -22,6 +22,18 @@ def test_blocks_run_up_and_then_down_to_the_lowest_trained_one(tiny_model):
     assert found.gradients[1:] == bytes_by_block(tiny_model(blocks=3))[1:]
 
 
+def test_the_first_blocks_input_stays_alive_though_nothing_holds_it_for_backward(tiny_model):
+    model = tiny_model(blocks=3)
+    without, whole = measured(model, (1, 2)), measured(model, (0, 2))
+    size = 2 * 6 * 8 * 4
+    assert without.alive_before(2) - whole.alive_before(2) == size
+    assert whole.alive_before(2) == whole.alive_before(1)  # block 1 leaves nothing but its output
+    less = without.with_more(-size)
+    assert less.alive_before(2) == whole.alive_before(2)
+    backward = next(w.begin for w in without.windows if not w.forward)
+    assert (less.live[backward:] == without.live[backward:]).all()
+
+
 def test_a_recomputed_block_saves_its_input_and_runs_forward_again(tiny_model):
     model = tiny_model(blocks=3)
     kept, again = measured(model, (0, 1, 2)), measured(model, (0, 1, 2), "recompute")

@@ -46,8 +46,8 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     The peak is that of backward or of the optimiser's step, which holds all gradients and moments, whichever is larger.
     In the ``first_step`` of a round there are no moments during backward.
 
-    Two figures are upper bounds: where one factor of a pair trains, both are counted; blocks that a sub-model leaves
-    out count in its forward FLOPs.
+    Three figures are upper bounds: where one factor of a pair trains, both are counted; blocks that a sub-model leaves
+    out count in its forward FLOPs; what untrained blocks leave alive in forward counts in backward as well.
     """
     trained, policies = set(allocation.blocks), allocation.policies
     L = len(costs.block_bytes)
@@ -55,7 +55,7 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     at = {l: costs.at_rank(len(allocation.held(l, costs.rank))) for l in trained}
     size = {l: at[l].block_bytes[l] for l in trained}
     held = costs.outside if trained else costs.outside_head_only
-    above = sum(size.values())
+    above, alive = sum(size.values()), costs.alive_below(lowest)
     peak, flops = costs.head_only_peak, costs.flops_outside
     for l in range(lowest, L):
         if l in allocation.absent:
@@ -64,11 +64,12 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
         kind = (policies[l] if policies else KEEP, role)
         above -= size.get(l, 0)
         held += costs.saved[kind]
+        alive += costs.left.get(kind[0], 0) if role == "frozen" else 0
         more = above * costs.copies + size.get(l, 0) * (costs.copies - 1)  # a transient holds one of its own
-        peak = max(peak, held + costs.transient[kind] + more)
+        peak = max(peak, held + costs.transient[kind] + more + alive)
         flops += costs.flops[kind]
     if trained:
-        peak = max(peak, held + costs.transient_loss)
+        peak = max(peak, held + costs.transient_loss + alive)
     trained_bytes = sum(size.values()) + costs.head_bytes
     upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
     state = costs.moments * trained_bytes

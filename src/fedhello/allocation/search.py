@@ -112,11 +112,12 @@ def _extended(
 ) -> _Labels:
     trained, n = role != "frozen", len(labels.value)
     s, t = costs.saved[policy, role], costs.transient[policy, role]
+    alive = {"lowest": costs.alive_below(l), "frozen": costs.left.get(policy, 0), "trained": 0}[role]
     return _Labels(
         count=labels.count + trained,
         bytes=labels.bytes + (costs.block_bytes[l] if trained else 0),
         upload=labels.upload + (costs.block_upload[l] if trained else 0),
-        R=s + np.maximum(t + labels.bytes, labels.R),
+        R=s + alive + np.maximum(t + labels.bytes, labels.R),
         flops=labels.flops + costs.flops[policy, role],
         value=labels.value + (value if trained else 0.0),
         parent=np.arange(n),

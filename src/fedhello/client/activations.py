@@ -153,13 +153,20 @@ class _Packer:
             return x
         key = (id(storage), x.storage_offset(), x.shape, x.stride(), x._version)
         known = self._packed.get(key)
-        # A freed storage's address may be reused; then the reference is dead.
-        if known is not None and known[0]() is storage:
+        if known is not None:
             return known[1]
         packed = to_int8_rows(x)
         if not bool(packed.s.isfinite().all()):
             return x
-        self._packed[key] = (weakref.ref(storage), packed)
+        own = weakref.ref(self)
+
+        def gone(_: object) -> None:
+            # Its address may be reused, and what was packed of it is autograd's alone to hold.
+            packer = own()
+            if packer is not None:
+                packer._packed.pop(key, None)
+
+        self._packed[key] = (weakref.ref(storage, gone), packed)
         return packed
 
     @staticmethod

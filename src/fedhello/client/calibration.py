@@ -1,7 +1,7 @@
 """Measure the costs of training steps: count bytes and FLOPs of a few passes over synthetic batches."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedhello.allocation.needs import needs
-from fedhello.client.cost_model import POLICIES, Growth, Peak, Shape, StepCosts
+from fedhello.client.cost_model import NOTHING, POLICIES, Growth, Kind, Peak, Shape, StepCosts
 from fedhello.client.measured_step import MeasuredStep, Window, bytes_by_block, measure_step, run_step, shape_of
 from fedhello.client.settings import TrainingSettings, moments, optimizer_copies
 from fedhello.costs import KEEP, ActivationPolicy, Role
@@ -61,23 +61,39 @@ def calibrate(
     }  # fmt: skip
     kinds = {(policy, role): (runs[policy], l) for policy in policies for role, (runs, l) in role_of.items()}
     head_only = steps((), KEEP)
+    second = steps({1, L - 1}, KEEP) if L > 2 else None
 
     def fitted(some: Callable[[_Steps], _Steps]) -> StepCosts:
+        below, below_each, left = NOTHING, NOTHING, dict.fromkeys(policies, NOTHING)
+        if second is not None:
+            below = some(second).more_alive(L - 1, some(ends[KEEP]), 1)
+            below_each = some(last[KEEP]).more_alive(L - 1, some(second), 1)
+            left = {policy: some(runs).more_alive(L - 1, some(runs), 1) for policy, runs in ends.items()}
+
+        def transient(kind: Kind, runs: _Steps, l: int) -> Peak:
+            # In the runs that tell of the lowest block there are two below it, in the others the second is frozen.
+            alive = [below, below_each] if kind[1] == "lowest" else [left[kind[0]]]
+            return some(runs).with_more(-1, alive).peak([l])
+
         return StepCosts(
+            below=below,
+            below_each=below_each,
+            left=left,
             saved={kind: some(runs).through(partial(_saved, l)) for kind, (runs, l) in kinds.items()},
-            transient={kind: some(runs).peak([l]) for kind, (runs, l) in kinds.items()},
+            transient={kind: transient(kind, runs, l) for kind, (runs, l) in kinds.items()},
             outside=some(ends[KEEP]).through(lambda step: step.outside),
             outside_head_only=some(head_only).through(lambda step: step.outside),
-            head_only_peak=some(head_only).peak([*range(L), None], above=False),
+            head_only_peak=some(head_only).with_more(len(absent), [below_each]).peak([*range(L), None], above=False),
             flops={kind: some(runs).through(partial(_flops, l)) for kind, (runs, l) in kinds.items()},
             flops_outside=some(head_only).through(lambda step: step.all_flops(len(absent))),
             block_bytes=bytes_by_block(model),
             head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
-            transient_loss=some(ends[KEEP]).peak([None]),
+            transient_loss=some(ends[KEEP]).with_more(-1, [left[KEEP]]).peak([None]),
             answer=answer,
         )
 
-    costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one))
+    window = getattr(model.base.config, "sliding_window", None)
+    costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one), window=window)
     return replace(costs, error=_error(model, costs, autocast, train_head))
 
 
@@ -141,13 +157,18 @@ def calibration_batches(model: LoraModel, language: bool, unit: int) -> list[Bat
 
 
 def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool) -> float:
-    """Return predicted over measured peak, minus 1, of a larger batch than those that the costs were fitted to."""
+    """Return predicted over measured peak, minus 1, of a larger batch than those that the costs were fitted to.
+
+    It is the worse of two: all blocks train, or the last one above all the others.
+    """
     tokens = 1 if model.takes_images else min(2 * 3 * UNIT, model.longest_input or 2 * 3 * UNIT)
     batch = made_up(model, 5, tokens, None if costs.answer is None else tokens // 2)
-    everything = range(model.blocks.count)
-    found = measure_step(model, everything, KEEP, batch, autocast, train_head)
-    expected = needs(costs.at(shape_of(batch)), Allocation(tuple(everything)), first_step=True)
-    return expected.peak_bytes / max(float(found.live.max()), 1.0) - 1
+    expected, L, errors = costs.at(shape_of(batch)), model.blocks.count, []
+    for trained in dict.fromkeys((tuple(range(L)), (L - 1,))):
+        found = measure_step(model, trained, KEEP, batch, autocast, train_head)
+        predicted = needs(expected, Allocation(trained), first_step=True)
+        errors.append(predicted.peak_bytes / max(float(found.live.max()), 1.0) - 1)
+    return max(errors, key=lambda error: max(LOW - error, error - HIGH))
 
 
 def _saved(l: int, step: MeasuredStep) -> float:
@@ -178,6 +199,16 @@ class _Steps:
 
     def through(self, quantity: Callable[["MeasuredStep"], float]) -> Growth:
         return Growth.through(self.shapes, [quantity(step) for step in self.steps])
+
+    def more_alive(self, block: int, other: "_Steps", its: int) -> Growth:
+        """Return how much more is alive before a block, beyond what is held below, than in others before theirs."""
+        pairs = zip(self.steps, other.steps, strict=True)
+        return Growth.through(self.shapes, [mine.alive_before(block) - that.alive_before(its) for mine, that in pairs])
+
+    def with_more(self, times: int, alive: Sequence[Growth]) -> "_Steps":
+        """Return the steps as if some bytes more, ``times`` each, were alive in forward."""
+        more = [times * sum(growth.at([step.shape]) for growth in alive) for step in self.steps]
+        return _Steps([step.with_more(size) for step, size in zip(self.steps, more, strict=True)])
 
     def peak(self, blocks: Collection[int | None], above: bool = True) -> Peak:
         """Return the peak over the times at which one of some blocks runs, None for what is outside of them.

@@ -13,7 +13,7 @@ allocation is tried out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -68,6 +68,9 @@ class Growth:
             values: One per batch.
         """
         return Growth(*_fit(shapes, np.array(values, dtype=np.float64)[:, None])[:, 0].tolist())
+
+
+NOTHING = Growth(0.0, 0.0, 0.0, 0.0)
 
 
 def _basis(shapes: Sequence[MeanShape]) -> np.ndarray:
@@ -161,7 +164,11 @@ class StepCosts:
         update_head_only: The same if no block trains.
         answer: Of a language model, the tokens of the longest response, assumed where labels are not counted.
         single: The costs of a batch of one sample, if they differ.
+        window: Tokens that attention sees at most; a longer sample needs a mask, like padded ones, though it is single.
         error: Predicted over measured peak, minus 1, of a step on a larger batch than those of the calibration.
+        below: Bytes that stay alive in forward if the first block does not train.
+        below_each: The same for each further block below the lowest.
+        left: Bytes that a frozen block above the lowest leaves alive in forward but does not hold, by policy.
     """
 
     saved: Mapping[Kind, Growth]
@@ -180,12 +187,16 @@ class StepCosts:
     fixed_upload: int = 0
     rank: int = 1
     copies: int = 1
-    transient_loss: Peak = Peak((Growth(0.0, 0.0, 0.0, 0.0),))
+    transient_loss: Peak = Peak((NOTHING,))
     update: int = 0
     update_head_only: int = 0
     answer: int | None = None
     error: float = 0.0
     single: "StepCosts | None" = None
+    window: int | None = None
+    below: Growth = NOTHING
+    below_each: Growth = NOTHING
+    left: Mapping[ActivationPolicy, Growth] = field(default_factory=dict)
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
         """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.
@@ -201,7 +212,8 @@ class StepCosts:
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
             return {kind: growth.at([widest]) for kind, growth in parts.items()}
 
-        fits = self.single if self.single is not None and widest[0] == 1 else self
+        alone = widest[0] == 1 and (self.window is None or widest[1] <= self.window)
+        fits = self.single if self.single is not None and alone else self
         return Costs(
             saved=in_step(fits.saved),
             transient=in_step(fits.transient),
@@ -222,6 +234,9 @@ class StepCosts:
             transient_loss=fits.transient_loss.at([widest]),
             update=self.update,
             update_head_only=self.update_head_only,
+            below=fits.below.at([widest]),
+            below_each=fits.below_each.at([widest]),
+            left={policy: growth.at([widest]) for policy, growth in fits.left.items()},
         )
 
 

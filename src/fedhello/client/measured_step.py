@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -67,6 +67,19 @@ class MeasuredStep:
     def all_flops(self, absent: int) -> int:
         """Return the step's FLOPs with a number of blocks that were left out."""
         return self.total_flops + absent * self.forward_flops[-1]
+
+    def alive_before(self, block: int) -> float:
+        """Return the live bytes at a block's first operation in forward, beyond what is held for those below it.
+
+        Only then has its caller let go of what the block before it read.
+        """
+        begin = next(window.begin for window in self.windows if window.forward and window.block == block)
+        return float(self.live[begin] - self.outside - sum(self.saved[:block]))
+
+    def with_more(self, alive: float) -> "MeasuredStep":
+        """Return the step as if so many bytes more were alive in forward."""
+        forward = max(window.end for window in self.windows if window.forward)
+        return replace(self, live=self.live + alive * (np.arange(len(self.live)) < forward))
 
     def moments(self, window: Window, above: bool) -> np.ndarray:
         """Return the live bytes after each operation of a window; ``above``: beyond those that are held then.
