@@ -164,3 +164,18 @@ def kind_of_path(name: str) -> Literal["folder", "file", "nothing", "no path"]:
     except OSError as error:
         return "no path" if error.errno == ENAMETOOLONG else "nothing"
     return "folder" if S_ISDIR(mode) else "file"
+
+
+def first_few(ids: Sequence[int], most: int = 20) -> str:
+    """Return some numbers, separated by commas, and how many more there are.
+
+    Args:
+        ids: The numbers.
+        most: So many are named.
+
+    Example:
+        >>> first_few([3, 5, 8, 9], most=2)
+        '3, 5 and 2 more'
+    """
+    named = ", ".join(map(str, ids[:most]))
+    return named if len(ids) <= most else f"{named} and {len(ids) - most:,} more"

@@ -1,7 +1,9 @@
 """Small frozen values that all parts of fedhello share; free of engine, disk and model code."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 from typing import Literal
 
@@ -140,6 +142,17 @@ class Federation:
         """Number of clients that are invited to a round."""
         wanted = ceil(self.clients_per_round * self.over_selection - 1e-9)  # 10 · 1.1 is above 11 in binary
         return min(len(self.clients), wanted)
+
+    @cached_property
+    def by_id(self) -> Mapping[int, Client]:
+        """Client id → the client."""
+        return {client.id: client for client in self.clients}
+
+    @cached_property
+    def members(self) -> tuple[int, ...]:
+        """The number of clients of each tier."""
+        counted = Counter(client.tier for client in self.clients)
+        return tuple(counted[g] for g in range(len(self.tiers)))
 
     def in_turn(self, round: int) -> np.ndarray:
         """Return the positions of the clients whose turn a round is, ascending.

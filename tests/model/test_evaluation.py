@@ -118,6 +118,31 @@ def test_metrics_from_outside_see_all_predictions(registered, tiny_model, random
     assert found.more["of-this-test"] == pytest.approx((2 * sizes[0] + 3 * sizes[1]) / sum(sizes))
 
 
+@pytest.mark.parametrize("decoder", [False, True])
+def test_personal_heads_share_one_pass_and_score_as_the_model_with_each(
+    tiny_model, tiny_decoder, random_examples, decoder
+):
+    model = tiny_decoder() if decoder else tiny_model()
+    samples, passes = random_examples(samples=30), []
+    model.block_modules()[0].register_forward_hook(lambda *_: passes.append(1))
+    drawn = torch.Generator().manual_seed(3)
+    heads = {
+        k: {name: torch.randn(value.shape, generator=drawn) for name, value in model.read(model.head_names).items()}
+        for k in range(5)
+    }
+    own = model.read(model.head_names)
+    everything = dict.fromkeys(heads, tuple(range(model.num_labels)))
+    found = evaluate_personal(model, samples, heads, everything)
+    assert len(passes) == 1  # of one batch
+    assert all(torch.equal(value, own[name]) for name, value in model.read(model.head_names).items())
+    each = []
+    for head in heads.values():
+        model.write(head)
+        each.append(evaluate(model, samples))
+    assert found.loss == pytest.approx(np.mean([one.loss for one in each]), rel=1e-5)
+    assert found.accuracy == pytest.approx(np.mean([one.accuracy for one in each]))
+
+
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [

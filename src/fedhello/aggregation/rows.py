@@ -45,4 +45,4 @@ def held_rows(context: AggregationContext, update: Update, name: str) -> Sequenc
     every = range(len(context.adapter.tensors[name]))
     if name not in context.federation.class_rows:
         return every
-    return next(client.classes for client in context.federation.clients if client.id == update.client) or every
+    return context.federation.by_id[update.client].classes or every

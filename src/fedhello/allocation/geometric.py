@@ -213,8 +213,7 @@ def tier_probabilities(
     Uniform where no tier can afford a block.
     """
     pattern, _ = chosen_pattern(pattern, federation.tiers)
-    members = [sum(client.tier == g for client in federation.clients) for g in range(len(federation.tiers))]
-    weights = members if tier_weighting == "clients" else None
+    weights = federation.members if tier_weighting == "clients" else None
     sets = plan_tiers(federation, pattern_preference(pattern, federation.num_blocks))
     if not any(sets):
         return np.full(federation.num_blocks, 1 / federation.num_blocks)

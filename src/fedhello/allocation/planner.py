@@ -86,9 +86,8 @@ def means(context: AllocationContext) -> tuple[Budget, Costs | None]:
 def plan_tiers(federation: Federation, preference: Sequence[float] | Float[np.ndarray, " L"]) -> list[tuple[int, ...]]:
     """Return the blocks that each tier affords under one preference; none for a tier without clients."""
     costs = federation.costs or (None,) * len(federation.tiers)
-    present = {client.tier for client in federation.clients}
     return [
-        plan(budget, tuple(preference), costs[g], federation.rule).blocks if g in present else ()
+        plan(budget, tuple(preference), costs[g], federation.rule).blocks if federation.members[g] else ()
         for g, budget in enumerate(federation.tiers)
     ]
 

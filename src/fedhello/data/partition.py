@@ -5,6 +5,7 @@ our own, on plain arrays: flwr-datasets' partitioners work on ``datasets.Dataset
 pandas, matplotlib and seaborn with them.
 """
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -193,15 +194,22 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
         DataError: If a group has fewer samples than it has clients.
     """
     names, member_of = np.unique(np.asarray(groups), return_inverse=True)
-    members = [np.flatnonzero(member_of == g) for g in range(len(names))]
+    members = _members(member_of, len(names))
     if len(names) >= clients:
         held: list[list[int]] = [[] for _ in range(clients)]
+        least = [(0, k) for k in range(clients)]  # a heap: of those with least, the first
         for positions in sorted(members, key=len, reverse=True):
-            min(held, key=len).extend(positions.tolist())
+            size, k = least[0]
+            held[k].extend(positions.tolist())
+            heapq.heapreplace(least, (size + len(positions), k))
         return _shuffled(held, rng)
     counts = np.ones(len(names), dtype=int)
+    most = [(-float(len(positions)), g) for g, positions in enumerate(members)]
+    heapq.heapify(most)
     for _ in range(clients - len(names)):
-        counts[np.argmax([len(m) / count for m, count in zip(members, counts, strict=True)])] += 1
+        _, g = most[0]
+        counts[g] += 1
+        heapq.heapreplace(most, (-len(members[g]) / counts[g], g))
     parts: Parts = []
     for name, positions, count in zip(names, members, counts, strict=True):
         if len(positions) < count:
@@ -234,7 +242,13 @@ def by_group(groups: Sequence[str], clients: int, in_memory: bool = False) -> Pa
             f"expected data.clients to be {len(names)}, the number of files with samples to train on, since each file "
             f"is one client's; found {clients}"
         )
-    return [np.flatnonzero(member_of == g) for g in range(len(names))]
+    return _members(member_of, len(names))
+
+
+def _members(member_of: np.ndarray, groups: int) -> Parts:
+    """Return the positions of each group's samples, ascending, from the group of each sample, in one pass."""
+    ends = np.cumsum(np.bincount(member_of, minlength=groups))
+    return np.split(np.argsort(member_of, kind="stable"), ends[:-1])
 
 
 def label_histogram(parts: Parts, labels: np.ndarray, num_labels: int) -> np.ndarray:

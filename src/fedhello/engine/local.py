@@ -82,7 +82,7 @@ class LocalEngine:
 
         Any exception of a client becomes its ``Rejection``.
         """
-        clients = {client.id: client for client in self.federation.clients}
+        clients = self.federation.by_id
         self._trained_heads = {}
         for task, absence in self._arrivals(tasks):
             yield self._reply(task, clients[task.client], heads) if absence is None else absence
@@ -271,7 +271,7 @@ class LocalEngine:
 
     def score(self, task: Task, samples: int, batch_size: int) -> BlockSums:
         """Return one client's sums for the Fisher scores, of at most ``samples`` samples; see ``client_sums``."""
-        client = next(client for client in self.federation.clients if client.id == task.client)
+        client = self.federation.by_id[task.client]
         self.model.write(task.adapter.tensors)
         with gpu_limit(self.model.device, client.budget.memory):
             who = (self.federation.seed, task.round, client.id)

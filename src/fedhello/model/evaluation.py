@@ -179,7 +179,8 @@ def evaluate_personal(
     """Score personal heads as their clients use them: on samples of the client's classes, among these classes only.
 
     The result is the mean over all pairs of a head and a sample of its client's classes; a head without such samples
-    does not count. The model's own head is restored afterwards.
+    does not count. The model's own head is restored afterwards. Features are computed once for all heads, where a head
+    is the logits layer alone.
 
     Args:
         model: Holds the shared adapter.
@@ -189,21 +190,30 @@ def evaluate_personal(
         metrics: Names of user-defined metrics; see ``register_metric``.
     """
     own_head = model.read(model.head_names)
+    alone = len(model.head_names) == len(list(model.logits_layer.parameters()))
+    features = pooled_features(model, examples) if alone else None
     scores = []
     try:
         for k, head in sorted(heads.items()):
-            known = examples.subset(np.flatnonzero(np.isin(examples.labels, classes[k])))
+            known = np.flatnonzero(np.isin(examples.labels, classes[k]))
             if not len(known):
                 continue
             model.write(head)
             absent = torch.ones(model.num_labels, dtype=torch.bool)
             absent[list(classes[k])] = False
-            z = logits(model, known).masked_fill(absent, float("-inf"))
-            scores.append(_classified(z, torch.from_numpy(known.labels), metrics))
+            z = logits(model, examples.subset(known)) if features is None else _through_head(model, features[known])
+            labels = torch.from_numpy(examples.labels[known])
+            scores.append(_classified(z.masked_fill(absent, float("-inf")), labels, metrics))
     finally:
         model.write(own_head)
     sizes = [score.samples for score in scores]
     return weighted_mean(scores, sizes, sum(sizes))
+
+
+def _through_head(model: LoraModel, features: Tensor) -> Tensor:
+    with torch.inference_mode():
+        z: Tensor = model.logits_layer(features.to(model.device))
+        return z.float().cpu()
 
 
 def logits(model: LoraModel, examples: Samples) -> Tensor:

@@ -144,7 +144,7 @@ class RemoteEngine:
 
     def seconds(self, task: Task, bytes_: int) -> float:
         """Return the seconds until the deadline of a task whose messages have ``bytes_`` bytes."""
-        client = next(client for client in self.federation.clients if client.id == task.client)
+        client = self.federation.by_id[task.client]
         costs = self.federation.costs
         flops = needs(costs[client.tier], task.allocation).flops if costs else None
         return self.pace.seconds(bytes_, self._rate(task.client), flops, self.members[task.client].speed)
@@ -299,7 +299,8 @@ class RemoteEngine:
     def _sums_seconds(self, k: int, payload: Fields) -> float:
         """Return the deadline of head statistics, which take less than a round of training."""
         size = sum(value.nbytes for value in self.sums_like.values()) + sum(map(len, payload.values()))
-        tier = next((client.tier for client in self.federation.clients if client.id == k), 0)
+        client = self.federation.by_id.get(k)
+        tier = 0 if client is None else client.tier
         flops = self.federation.costs[tier].flops_outside if self.federation.costs else None
         return self.pace.seconds(size, self._rate(k), flops, self.members[k].speed)
 

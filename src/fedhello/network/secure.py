@@ -67,7 +67,6 @@ class SecureRemoteEngine(RemoteEngine):
         )
         groups = {k: self._secure.of(k) for k in here}
         sent = {k: self._send_task(asked[k], _received(one, k), one.size(k)) for k, one in groups.items()}
-        samples = {client.id: client.samples for client in self.federation.clients}
         found = self._vectors(list(sent.values()))
         for k, task in asked.items():
             bytes_down = sent[k].bytes_down if k in sent else 0
@@ -76,7 +75,7 @@ class SecureRemoteEngine(RemoteEngine):
                 yield reply
                 continue
             masked = torch.frombuffer(bytearray(reply), dtype=torch.int32)
-            yield Update(k, task.round, samples[k], {MASKED: masked}, {}, bytes_down, len(reply))
+            yield Update(k, task.round, self.federation.by_id[k].samples, {MASKED: masked}, {}, bytes_down, len(reply))
 
     def _vectors(self, sent: Sequence[Sent]) -> dict[int, bytes | Rejection]:
         """Return, by client, its masked vector, or why there is none; with a fixed number, of the first that come."""

@@ -13,7 +13,7 @@ from fedhello.client.cost_model import Shape, StepCosts
 from fedhello.client.settings import TrainingSettings
 from fedhello.costs import ActivationRule, Costs
 from fedhello.errors import ConfigError
-from fedhello.formatting import budget_words, human_bytes
+from fedhello.formatting import budget_words, first_few, human_bytes
 from fedhello.model.adapter import LoraModel
 from fedhello.types import Budget, Client, Federation
 
@@ -165,9 +165,10 @@ def _invited(
     if one_class:
         reasons.append(
             f"{len(one_class)} clients hold only one class and are not invited to train, since train.loss: restricted "
-            f"has no gradient there: {', '.join(map(str, one_class))}"
+            f"has no gradient there: {first_few(one_class)}"
         )
-    invited = tuple(client for client in able if client.id not in one_class)
+    alone = set(one_class)
+    invited = tuple(client for client in able if client.id not in alone)
     if len(invited) < federation.clients_per_round:
         raise ConfigError(
             f"expected {federation.clients_per_round} clients to invite in each round; {len(invited)} of "
