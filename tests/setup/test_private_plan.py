@@ -41,7 +41,7 @@ def test_a_clip_is_measured_on_the_servers_samples_or_given():
     model.module.eval()
     lengths = []
     for i in range(len(data)):
-        one = predictions(model, data.batch([i]))
+        one = predictions(model, data.batch([i]).to(model.device))
         gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(one.z, one.y), parameters)
         lengths.append(torch.cat([g.flatten() for g in gradients]).norm().item())
     assert found == pytest.approx(np.median(lengths), rel=1e-3) and found > 1e-6
