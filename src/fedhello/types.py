@@ -51,15 +51,8 @@ class Budget:
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are given, by name."""
-        found = {
-            "blocks": self.blocks,
-            "memory": self.memory,
-            "upload": self.upload,
-            "seconds": self.seconds,
-            "speed": self.speed,
-            "rank": self.rank,
-        }
-        return {name: limit for name, limit in found.items() if limit is not None}
+        names = ("blocks", "memory", "upload", "seconds", "speed", "rank")
+        return {name: limit for name in names if (limit := getattr(self, name)) is not None}
 
     @property
     def only_counts(self) -> bool:
