@@ -169,6 +169,7 @@ class StepCosts:
         below: Bytes that stay alive in forward if the first block does not train.
         below_each: The same for each further block below the lowest.
         left: Bytes that a frozen block above the lowest leaves alive in forward but does not hold, by policy.
+        margin: Factor on the peak of a step in which some block has a policy, where predictions were too low.
     """
 
     saved: Mapping[Kind, Growth]
@@ -197,6 +198,7 @@ class StepCosts:
     below: Growth = NOTHING
     below_each: Growth = NOTHING
     left: Mapping[ActivationPolicy, Growth] = field(default_factory=dict)
+    margin: Mapping[ActivationPolicy, float] = field(default_factory=dict)
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
         """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.
@@ -237,6 +239,7 @@ class StepCosts:
             below=fits.below.at([widest]),
             below_each=fits.below_each.at([widest]),
             left={policy: growth.at([widest]) for policy, growth in fits.left.items()},
+            margin=self.margin,
         )
 
 

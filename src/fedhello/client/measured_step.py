@@ -99,6 +99,7 @@ def measure_step(
     batch: Batch,
     autocast: bool,
     train_head: bool,
+    frozen: ActivationPolicy | None = None,
 ) -> MeasuredStep:
     """Run one step and return what it took; the model's values and random state do not change.
 
@@ -109,10 +110,13 @@ def measure_step(
         batch: The batch.
         autocast: Whether it runs in bf16 autocast.
         train_head: Whether the head trains.
+        frozen: What frozen ones of them do, if something else.
     """
     blocks, marks = model.block_modules(), _Marks(StepMemory(model.module.parameters()))
     lowest = min(trained, default=len(blocks))
     policies = [KEEP if l < lowest else policy for l in range(len(blocks))]
+    if frozen is not None:
+        policies = [frozen if l > lowest and l not in trained else own for l, own in enumerate(policies)]
     handles = [block.register_forward_pre_hook(partial(marks.enter, l)) for l, block in enumerate(blocks)]
     handles += [block.register_forward_hook(partial(marks.leave, l)) for l, block in enumerate(blocks)]
     marks.add(None)
