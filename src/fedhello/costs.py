@@ -49,7 +49,7 @@ class Costs:
         below: Bytes that stay alive in forward if the first block does not train: its input, which a trained one holds.
         below_each: The same for each further block below the lowest: outputs that a model gathers (DeBERTa).
         left: Bytes that a frozen block above the lowest leaves alive in forward but does not hold, by policy.
-        margin: Factor ≥ 1 on the peak of a step in which some block has a policy, where predictions were too low.
+        margin: Bytes beyond all others of a step in which some block has a policy.
     """
 
     saved: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
@@ -74,7 +74,7 @@ class Costs:
     below: int = 0
     below_each: int = 0
     left: Mapping[ActivationPolicy, int] = field(default_factory=dict, hash=False)
-    margin: Mapping[ActivationPolicy, float] = field(default_factory=dict, hash=False)
+    margin: Mapping[ActivationPolicy, int] = field(default_factory=dict, hash=False)
 
     def alive_below(self, lowest: int) -> int:
         """Return the bytes that blocks below the lowest trained one leave alive in forward, beyond those outside."""

@@ -76,13 +76,13 @@ def test_what_small_batches_take_beyond_their_prediction_is_added_and_too_much_i
     model = tiny_model(width=16)
     costs = calibrate(model)
     check_calibrated(costs, model)
-    off = replace(costs, margin={"keep": 1.0, "recompute": 1.05, "compress": 1.2})
+    off = replace(costs, margin={"recompute": 5000}, shortfall={"recompute": 0.05, "compress": 0.2})
     shape, mixed = (4, 20), Allocation((2,), ("keep", "keep", "recompute"))
     before, after = (needs(one.at(shape), mixed).peak_bytes for one in (costs, off))
-    assert after == pytest.approx(1.05 / costs.margin["recompute"] * before, rel=1e-4)
+    assert after - before == 5000 - costs.margin["recompute"]
     below = Allocation((2,), ("recompute", "keep", "keep"))  # what runs without gradients holds nothing
     assert needs(off.at(shape), below).peak_bytes == needs(replace(off, margin={}).at(shape), below).peak_bytes
-    with pytest.raises(ModelError, match="blocks compress their activations, .*20% more .*train.activations=keep"):
+    with pytest.raises(ModelError, match=r"blocks compress their activations, .*20% more .*train.activations=keep"):
         check_calibrated(off, model)
 
 

@@ -43,7 +43,7 @@ def test_a_data_set_that_defines_its_columns_keeps_them():
 
 def test_a_file_is_read_once(tmp_path, monkeypatch):
     read, count = delimited.read_text, []
-    monkeypatch.setattr(delimited, "read_text", lambda path: count.append(path) or read(path))
+    monkeypatch.setattr(delimited, "read_text", lambda path, *more: count.append(path) or read(path, *more))
     (tmp_path / "a.csv").write_text("\n".join(["text,label", *TWO]) + "\n")
     from fedhello.config.schema import DataConfig
     from fedhello.config.settings import data_settings

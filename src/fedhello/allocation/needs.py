@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 from fedhello.costs import KEEP, Costs, Role
 from fedhello.state import ClientReport
@@ -57,7 +56,7 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     size = {l: at[l].block_bytes[l] for l in trained}
     held = costs.outside if trained else costs.outside_head_only
     above, alive = sum(size.values()), costs.alive_below(lowest)
-    peak, flops, margin = costs.head_only_peak, costs.flops_outside, 1.0
+    peak, flops, margin = costs.head_only_peak, costs.flops_outside, 0
     for l in range(lowest, L):
         if l in allocation.absent:
             continue
@@ -66,7 +65,7 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
         above -= size.get(l, 0)
         held += costs.saved[kind]
         alive += costs.left.get(kind[0], 0) if role == "frozen" else 0
-        margin = max(margin, costs.margin.get(kind[0], 1.0))
+        margin = max(margin, costs.margin.get(kind[0], 0))
         more = above * costs.copies + size.get(l, 0) * (costs.copies - 1)  # a transient holds one of its own
         peak = max(peak, held + costs.transient[kind] + more + alive)
         flops += costs.flops[kind]
@@ -76,7 +75,7 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
     state = costs.moments * trained_bytes
     update = trained_bytes * costs.copies + state + (costs.update if trained else costs.update_head_only)
-    peak = ceil(margin * max(peak if first_step else peak + state, update))
+    peak = margin + max(peak if first_step else peak + state, update)
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 

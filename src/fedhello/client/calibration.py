@@ -96,7 +96,8 @@ def calibrate(
     costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one), window=window)
     error = _error(model, costs, autocast, train_head)
     margins = {policy: _margin(model, costs, policy, autocast, train_head) for policy in policies if policy != KEEP}
-    return replace(costs, error=error, margin={KEEP: max(1.0, 1 / (1 + max(error, LOW))), **margins})
+    more = {policy: size for policy, (size, _) in margins.items()}
+    return replace(costs, error=error, margin=more, shortfall={policy: share for policy, (_, share) in margins.items()})
 
 
 def with_optimizer(
@@ -139,13 +140,13 @@ def check_calibrated(costs: StepCosts, model: LoraModel) -> None:
             f"that budgets in memory, upload or seconds can be planned; of a larger batch the prediction is off by "
             f"{costs.error:+.0%}. Give clients.tiers blocks or a rank."
         )
-    far = {policy: margin for policy, margin in costs.margin.items() if margin > 1 + HIGH}
+    far = {policy: share for policy, share in costs.shortfall.items() if share > HIGH}
     if far:
-        policy, margin = next(iter(far.items()))
+        policy, share = next(iter(far.items()))
         raise ModelError(
             f"expected the memory of {model.source.base_name} in training to be predicted where blocks {policy} their "
             f"activations, so that budgets in memory, upload or seconds can be planned; a small batch takes "
-            f"{margin - 1:.0%} more than predicted. Set train.activations=keep."
+            f"{share:.0%} more than predicted. Set train.activations=keep."
         )
 
 
@@ -181,10 +182,13 @@ def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool)
     return max(errors, key=lambda error: max(LOW - error, error - HIGH))
 
 
-def _margin(model: LoraModel, costs: StepCosts, policy: ActivationPolicy, autocast: bool, train_head: bool) -> float:
-    """Return the most by which steps on short texts, and in a few allocations of four blocks, exceed their prediction.
+def _margin(
+    model: LoraModel, costs: StepCosts, policy: ActivationPolicy, autocast: bool, train_head: bool
+) -> tuple[int, float]:
+    """Return the most by which steps on short texts exceed their prediction: bytes, and as a share of it.
 
-    The costs are fitted to steps in which all blocks have one policy, and to texts of ``UNIT`` tokens and more.
+    The costs are fitted to steps in which all blocks have one policy, and to texts of ``UNIT`` tokens and more. Four
+    blocks are left of the model, of which a few combinations train.
     """
     L = model.blocks.count
     absent = tuple(range(3, L - 1))
@@ -195,7 +199,7 @@ def _margin(model: LoraModel, costs: StepCosts, policy: ActivationPolicy, autoca
         (tuple(blocks), policy), (tuple(blocks[len(blocks) // 2 :]), policy), (tuple(blocks[1::2]), policy),
         (tuple(blocks[1::2]), KEEP),
     ]  # fmt: skip
-    found = 1.0
+    most, share = 0, 0.0
     for b, T in shapes:
         batch = made_up(model, b, T, None if costs.answer is None else max(1, T // 2))
         expected = costs.at(shape_of(batch))
@@ -205,8 +209,9 @@ def _margin(model: LoraModel, costs: StepCosts, policy: ActivationPolicy, autoca
             with model.without_blocks(absent):
                 step = measure_step(model, trained, own, batch, autocast, train_head, frozen=policy)
             predicted = needs(expected, Allocation(trained, mixed, absent=absent), first_step=True)
-            found = max(found, float(step.live.max()) / max(predicted.peak_bytes, 1))
-    return found
+            more = int(step.live.max()) - predicted.peak_bytes
+            most, share = max(most, more), max(share, more / max(predicted.peak_bytes, 1))
+    return most, share
 
 
 def _saved(l: int, step: MeasuredStep) -> float:

@@ -169,7 +169,8 @@ class StepCosts:
         below: Bytes that stay alive in forward if the first block does not train.
         below_each: The same for each further block below the lowest.
         left: Bytes that a frozen block above the lowest leaves alive in forward but does not hold, by policy.
-        margin: Factor on the peak of a step in which some block has a policy, where predictions were too low.
+        margin: Bytes that a step in which some block has a policy took beyond the others, at the most.
+        shortfall: Their largest share of a measured peak, by policy.
     """
 
     saved: Mapping[Kind, Growth]
@@ -198,7 +199,8 @@ class StepCosts:
     below: Growth = NOTHING
     below_each: Growth = NOTHING
     left: Mapping[ActivationPolicy, Growth] = field(default_factory=dict)
-    margin: Mapping[ActivationPolicy, float] = field(default_factory=dict)
+    margin: Mapping[ActivationPolicy, int] = field(default_factory=dict)
+    shortfall: Mapping[ActivationPolicy, float] = field(default_factory=dict)
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
         """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.
