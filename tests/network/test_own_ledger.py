@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fedhello.errors import ConfigError, PrivacyError, QuorumError
 from fedhello.methods import METHODS
 from fedhello.model import private_sums
 from fedhello.network.consent import Consent, read_consent
+from fedhello.network.messages import PROTOCOL
 from fedhello.network.own_ledger import own_ledger
 from fedhello.network.refusals import RefusalError
 from fedhello.network.server import play_over
@@ -50,6 +52,8 @@ def test_a_run_is_that_of_one_machine_but_for_the_noise(net, monkeypatch):
         monkeypatch.setattr(module, "gaussian", lambda shape, _: torch.zeros(shape, dtype=torch.float64))
     everybody = type("Everybody", (), {"random": lambda _, n: np.zeros(n), "integers": lambda *_: 0})()
     monkeypatch.setattr(private_training, "secret_generator", lambda: everybody)
+    clipped = private_training.clipped_sum  # over a network, samples are computed one by one, with dropout of their own
+    monkeypatch.setattr(private_training, "clipped_sum", lambda *given: clipped(*given[:4], 1, *given[5:]))
     words = ["privacy.update_clip=0.5", "train.optimizer=sgd", "train.lr=0.5", "method.name=full"]
     words += ["clients.tiers=[{share: 1, blocks: 3}]", "train.selection=last", "train.server.name=none"]
     network, folder, summary = played(net, *words)
@@ -117,42 +121,72 @@ def task(noise=1.0, rate=0.1, steps=10):
 
 
 def test_a_file_counts_over_runs_and_nothing_leaves_before_it_is_written(tmp_path):
-    consent, row = Consent(epsilon=8, ledger=tmp_path / "spent.json"), METHODS["rgd-hla"]
-    first = own_ledger(config(), row, consent)
+    consent, row = Consent(epsilon=8, delta=1e-5, ledger=tmp_path / "spent.json"), METHODS["rgd-hla"]
+    first = own_ledger(config(), row, consent, 100)
     first.train(task())
-    after_one = first.spent.epsilon
     written = json.loads(consent.ledger.read_text())
-    assert written["epsilon"] == pytest.approx(after_one) and written["unit"] == "sample"
-    again = own_ledger(config(epsilon=4), row, consent)  # another run; its own budget is smaller
+    assert written["epsilon"] == pytest.approx(first.spent.epsilon) and written["unit"] == "sample"
+    # Another run at the same time, which read the file before: it counts what the first wrote since.
+    again = own_ledger(config(epsilon=4), row, consent, 100)
+    first.train(task())
     again.train(task())
-    assert again.spent.epsilon > after_one
+    assert json.loads(consent.ledger.read_text())["releases"][0]["times"] == 30
     with pytest.raises(RefusalError, match="ε of 8 at δ=1e-05 for its samples, by its own ledger"):
         for _ in range(300):
             again.train(task())
     assert json.loads(consent.ledger.read_text())["epsilon"] <= 8.0
-    assert own_ledger(config(), row, Consent()).spent.releases == ()
-
-    with pytest.raises(PrivacyError, match="ledger of single samples at δ=1e-06"):
-        own_ledger(config(delta=1e-6), row, consent)
+    with pytest.raises(RefusalError, match="what its ledger has room for"):
+        own_ledger(config(), row, consent, 100)
+    # At another δ the same releases have another ε; no server decides which.
+    assert own_ledger(config(delta=1e-6), row, consent.model_copy(update={"epsilon": 40.0}), 100).spent.delta == 1e-5
+    assert own_ledger(config(), row, Consent(), 100).spent.releases == ()
     consent.ledger.write_text("[")
     with pytest.raises(PrivacyError, match="found no JSON"):
-        own_ledger(config(), row, consent)
+        own_ledger(config(), row, consent, 100)
+
+
+def test_a_server_that_asks_to_join_again_begins_no_new_ledger(net, tmp_path):
+    """Neither in one process nor, by the file that lasts as long as the client, in the next."""
+    network, *_ = played(net)
+    worker = network.workers["part-001"]
+    before = worker._client.ledger.spent
+    raw, labels = worker._joined
+    asked = json.loads(raw) | {"run": {"seed": 1}}
+    asked["privacy"]["epsilon"] = 50.0
+    fields = {"config": json.dumps(asked), "labels": labels, "protocol": PROTOCOL, "version": version("fedhello")}
+    assert "facts" in worker.answer("join", fields)
+    after = worker._client.ledger.spent
+    assert (after.releases, after.budget) == (before.releases, 8.0)
+    row, kept = METHODS["rgd-hla"], tmp_path / "kept.json"
+    own_ledger(config(), row, Consent(), 100, kept).train(task())
+    with pytest.raises(RefusalError, match="what its ledger has room for"):  # half of 50 is the head's
+        own_ledger(config(epsilon=50), row, Consent(), 100, kept)
+    next_one = own_ledger(config(epsilon=9), row, Consent(), 100, kept)
+    assert (next_one.spent.budget, next_one.spent.releases[0].times) == (8.0, 10)
 
 
 def test_only_what_is_counted_is_answered():
-    ledger = own_ledger(config(), METHODS["rgd-hla"], Consent())
+    ledger = own_ledger(config(), METHODS["rgd-hla"], Consent(), 100)
     with pytest.raises(RefusalError, match="no Fisher scores of clients"):
         ledger.scores()
-    ledger.sums()
-    with pytest.raises(RefusalError, match="head statistics"):
-        for _ in range(100):
-            ledger.sums()
-    alone = own_ledger(config(), METHODS["head-only"], Consent())
-    alone.sums()
+    with pytest.raises(RefusalError, match="head statistics once, before training"):
+        ledger.sums(adapter=True)
+    ledger.sums(adapter=False)
+    with pytest.raises(RefusalError, match="head statistics once"):
+        ledger.sums(adapter=False)
+    with pytest.raises(RefusalError, match=r"one sample or more on average, .* found 0\.9"):
+        ledger.train(task(rate=0.009))
+    ledger.train(task())
+    with pytest.raises(RefusalError, match="the same steps in every round"):
+        ledger.train(task(noise=1.1))
+    alone = own_ledger(config(), METHODS["head-only"], Consent(), 100)
+    alone.sums(adapter=False)
     assert 7.9 < alone.spent.epsilon <= 8.0  # the whole budget is the head's
     with pytest.raises(RefusalError, match="a task without"):
         alone.train(task())
-    assert own_ledger(head(), METHODS["head-only"], Consent()) is None
+    with pytest.raises(RefusalError, match="a δ below 1/100000"):
+        own_ledger(config(), METHODS["head-only"], Consent(), 100_000)
+    assert own_ledger(head(), METHODS["head-only"], Consent(), 100) is None
 
 
 @pytest.mark.parametrize(

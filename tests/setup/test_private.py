@@ -44,6 +44,8 @@ REFUSED_ON_SAMPLES = {
     "train.loss=adjusted": "train.loss=adjusted counts the labels of a client's other samples",
     "train.autocast=bfloat16": "train.autocast=bfloat16 rounds a sample's gradient",
     "train.distillation=0.5": "train.distillation is no loss of single samples",
+    "model.dtype=bfloat16": "weights of less than 32 bits round a sample's gradient",
+    "model.quantisation=8bit": "weights of less than 32 bits round a sample's gradient",
     "method.name=rgd-hla model.lora.dora=true": "DoRA's magnitudes have no gradients of single samples",
     "method.scores=clients": "method.scores=clients has scores of whole clients",
     "method.weighting=batches": "method.weighting=batches needs how many batches a client has",

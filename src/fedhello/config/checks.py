@@ -176,6 +176,8 @@ def _against_samples(config: Config) -> dict[str, bool]:
             train.autocast == "bfloat16"
         ),
         "train.distillation is no loss of single samples. Leave it out": train.distillation > 0,
+        "weights of less than 32 bits round a sample's gradient by who else is in a batch. Leave model.dtype and "
+        "model.quantisation out": config.model.dtype != "float32" or config.model.quantisation != "none",
         "DoRA's magnitudes have no gradients of single samples. Leave model.lora.dora out": config.model.lora.dora,
         "method.scores=clients has scores of whole clients, whose noise is not counted for samples. Choose proxy": (
             options.get("scores") == "clients"

@@ -87,8 +87,9 @@ def main() -> None:
     consent, key = options.consent, options.key
 
     def prepare(config: dict[str, Any], labels: Sequence[str]) -> Prepared:
-        prepared = prepare_client(options, config, labels)
-        check_kept(Path(secret).parent, config, prepared.digest)
+        folder = Path(secret).parent
+        prepared = prepare_client(options, config, labels, folder / "ledger.json")
+        check_kept(folder, config, prepared.digest)
         return prepared
 
     worker = Worker(prepare, consent=consent, key=key)

@@ -59,6 +59,7 @@ from fedhello.setup.federation import empty_federation
 from fedhello.setup.masking import agreed_round
 from fedhello.setup.model import choose_device, load_model
 from fedhello.setup.prepare import load, longest_shapes
+from fedhello.setup.private import check_steps
 from fedhello.setup.private_plan import autocast_of, protects_samples
 from fedhello.setup.training import on_device, step_costs, with_copies
 from fedhello.state import Release
@@ -71,14 +72,26 @@ MOST_BATCHES = 2**22
 """The most batches in a round that a client plans for."""
 
 
-def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Sequence[str]) -> Prepared:
+def prepare_client(
+    options: ClientOptions, raw: Mapping[str, Any], labels: Sequence[str], kept: Path | None = None
+) -> Prepared:
     """Prepare a client from the server's configuration and its own options.
+
+    Args:
+        options: The client's own.
+        raw: The server's configuration.
+        labels: The class names.
+        kept: The file of its ledger, for a client without one of its owner's; see ``own_ledger``.
 
     Raises:
         RefusalError: If the owner does not consent to what the configuration asks for.
         FedhelloError: Of the matching kind, if they do not fit.
     """
     config, source = _own_config(options, raw, len(labels))
+    if config.privacy.epsilon is not None and source is not None:
+        # Else the number of samples that are left would tell a server which of them repeat, or are broken.
+        data = config.data.model_copy(update={"deduplicate": True, "on_bad_image": "error"})
+        config = config.model_copy(update={"data": data})
     admit = partial(check_adapter, options.consent, free=_free_memory(choose_device(config.run.device)))
     samples, model, classes, digest = (
         _part(options, config, labels, admit) if source is None else _own(options, config, labels, source, admit)
@@ -91,12 +104,15 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
     initial = model.read(model.block_of)
     own, declared = _budgets(options, config, model.device)
     settings = replace(settings, measure_process=declared.memory is not None)
+    on_samples = protects_samples(config, row)
+    if on_samples:
+        check_steps(model, config.privacy.factors, samples.batch(np.arange(min(2, len(samples)))))
     if settings.measure_process:
         return_memory_at_once()
     answer = longest_answer(samples, np.arange(len(samples)))
     private = private_statistics(config.privacy)
     # What it states must not depend on its data, but for their number where that is taken as known.
-    stated = len(samples) if private is None or protects_samples(config, row) else 1
+    stated = len(samples) if private is None or on_samples else 1
     widest, batches = _batches(config, samples)
     if private is not None:
         kind = config.data.kind or "texts"
@@ -118,8 +134,11 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         if limited
         else None
     )
-    if costs is not None and protects_samples(config, row):
-        costs = with_copies(costs, settings.batch_size)
+    if on_samples:
+        # Each by itself: padding to the longest of a batch would let one sample change the gradients of others, by
+        # rounding, which a server's choice of the adapter can blow up.
+        settings = replace(settings, batch_size=1)
+        costs = None if costs is None else with_copies(costs, settings.batch_size)
     limits = Limits(
         options.consent,
         model,
@@ -145,7 +164,7 @@ def prepare_client(options: ClientOptions, raw: Mapping[str, Any], labels: Seque
         limits,
         private,
         digest.sha256,
-        own_ledger(config, row, options.consent),
+        own_ledger(config, row, options.consent, len(samples), kept),
     )
 
 

@@ -159,7 +159,9 @@ class Worker:
             client = self._client
             if client is None or self._joined != asked:
                 check_sizes(self._consent, *asked)
-                client = self._prepare(*_read(*asked))
+                before, client = client, self._prepare(*_read(*asked))
+                if before is not None and before.ledger is not None and client.ledger is not None:
+                    client.ledger.follow(before.ledger)
                 self._client, self._joined, self._masks = client, asked, self._masks_of(client)
         except FedhelloError as error:
             return self._cannot(error)
@@ -178,7 +180,7 @@ class Worker:
         if client.limits is not None:
             client.limits.check_sums(payload)
         if client.ledger is not None:
-            client.ledger.sums()
+            client.ledger.sums(bool(payload))
         client.model.write(client.initial)
         adapter = decode_adapter(payload, client.model.block_of) if payload else None
         engine = client.engine(int(fields["client"]), str(fields["run"]))
