@@ -133,7 +133,11 @@ def test_three_clients_train_by_steps_on_single_samples_and_count_them_themselve
         assert 7.9 < summary["privacy"]["epsilon"] <= 8.0 and summary["privacy"]["unit"] == "sample"
         for k in range(3):
             own = json.loads((there.folder / f"spent-{k}.json").read_text())
-            assert own["epsilon"] == pytest.approx(summary["privacy"]["epsilon"], rel=1e-3)
+            served = [one for one in summary["privacy"]["releases"] if one.get("client", k) == k]
+            assert [one | {"client": None} for one in own["releases"]] == [
+                one | {"client": None, "noise": pytest.approx(one["noise"], rel=1e-4)} for one in served
+            ]
+            assert own["delta"] == 1e-4 and own["epsilon"] < summary["privacy"]["epsilon"]  # the owner's δ is larger
         assert "ε of at most 4" in there.said("careful")
         assert all(len(entry["clients"]) == 3 and not entry["rejections"] for entry in there.rounds())
         assert load_file(there.run / "adapter" / "adapter_model.safetensors")
