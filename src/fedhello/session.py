@@ -163,6 +163,11 @@ class Session:
     digest: DataDigest = NOT_KNOWN
 
     @property
+    def bfloat16(self) -> bool:
+        """Whether forward passes run in bf16."""
+        return self.engine.settings.autocast == "bfloat16"
+
+    @property
     def tier_of(self) -> tuple[int, ...]:
         """Tier of each client, by id."""
         return tuple(entry.tier for entry in self.roster)

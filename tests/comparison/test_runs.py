@@ -265,7 +265,8 @@ def test_the_configurations_own_method_and_tiers_are_still_checked():
     with pytest.raises(ConfigError, match=r"clients\.tiers"):
         load_shared(None, ["clients.tiers=[{share: 1/2, blocks: 1}]"])
     base = load_shared(None, ["method.name=gd-hla", "method.pattern=triangle", "train.rounds=3"])
-    assert base == load_config(None, ["method.name=gd-hla", "method.pattern=triangle", "train.rounds=3"])
+    words = ["method.name=gd-hla", "method.pattern=triangle", "train.rounds=3"]
+    assert base == load_config(None, [*words, "train.evaluate_every=1"])
 
 
 def test_a_speed_that_each_run_would_measure_anew_is_refused():

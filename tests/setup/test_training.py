@@ -123,16 +123,17 @@ def test_scores_are_calibrated_where_clients_score_and_one_has_a_budget_of_memor
     assert score_costs(COUNTS, of["clients"], None, 3) is score_costs(BYTES, of["proxy"], None, 3) is None
 
 
-def test_bfloat16_is_chosen_where_it_pays_and_said(monkeypatch):
-    bound = METHODS["rgd-hla"].bind()
-    for pays in (True, False):
-        monkeypatch.setattr(module, "bfloat16_pays", lambda device, batch, pays=pays: pays)
-        found, notes = on_device(settings(), "auto", bound, CPU)
+def test_bfloat16_is_chosen_where_it_pays_and_said(tiny_model, random_examples, monkeypatch):
+    bound, here = METHODS["rgd-hla"].bind(), (tiny_model(), random_examples())
+    for share, pays in ((0.62, True), (0.0, True), (0.95, False), (None, False)):
+        monkeypatch.setattr(module, "time_in_bfloat16", lambda *_, share=share: share)
+        found, notes = on_device(settings(), "auto", bound, *here)
         assert (found.autocast == "bfloat16", len(notes)) == (pays, int(pays))
+        assert "a step took 62% of the time" in "".join(notes) or share != 0.62
         for stated in ("none", "bfloat16"):
-            assert on_device(settings(autocast=stated), stated, bound, CPU) == (settings(autocast=stated), ())
+            assert on_device(settings(autocast=stated), stated, bound, *here) == (settings(autocast=stated), ())
 
 
-def test_a_methods_own_way_of_training_comes_before_the_settings():
-    found, _ = on_device(settings(), "none", METHODS["hetlora"].bind(), CPU)
+def test_a_methods_own_way_of_training_comes_before_the_settings(tiny_model, random_examples):
+    found, _ = on_device(settings(), "none", METHODS["hetlora"].bind(), tiny_model(), random_examples())
     assert found.tail_penalty > 0 == settings().tail_penalty

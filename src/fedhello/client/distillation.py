@@ -28,6 +28,7 @@ from fedhello.data.batches import Samples, training_batches
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
 from fedhello.model.forward import predictions
+from fedhello.model.number_type import in_bfloat16
 from fedhello.randomness import generator, integer_seed
 from fedhello.strategy import Distillation
 from fedhello.types import Adapter, Allocation
@@ -101,7 +102,7 @@ def teacher_logits(
     """
     z = torch.empty(len(data), model.num_labels)
     model.module.eval()
-    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+    with torch.inference_mode(), in_bfloat16(model, autocast):
         for positions in training_batches(data.lengths(), batch_size, order):
             batch = data.batch(positions).to(model.device)
             z[torch.from_numpy(positions)] = predictions(model, batch).z.cpu()

@@ -1,7 +1,7 @@
 """Measure one training step moment by moment: live bytes, bytes saved by each block, and FLOPs."""
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -19,6 +19,7 @@ from fedhello.costs import KEEP, ActivationPolicy
 from fedhello.data.batches import Batch
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
+from fedhello.model.number_type import in_bfloat16, rounded_weights
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,25 @@ def measure_step(
         train_head: Whether the head trains.
         frozen: What frozen ones of them do, if something else.
     """
-    blocks, marks = model.block_modules(), _Marks(StepMemory(model.module.parameters()))
+    with rounded_weights(model, autocast):
+        marks = _Marks(StepMemory(model.module.parameters()))
+        _mark_step(model, trained, policy, batch, autocast, train_head, frozen or policy, marks)
+    return _from_marks(model, trained, batch, np.array(marks.memory.live), marks.found)
+
+
+def _mark_step(
+    model: LoraModel,
+    trained: Collection[int],
+    policy: ActivationPolicy,
+    batch: Batch,
+    autocast: bool,
+    train_head: bool,
+    frozen: ActivationPolicy,
+    marks: "_Marks",
+) -> None:
+    blocks = model.block_modules()
     lowest = min(trained, default=len(blocks))
-    policies = [KEEP if l < lowest else policy for l in range(len(blocks))]
-    if frozen is not None:
-        policies = [frozen if l > lowest and l not in trained else own for l, own in enumerate(policies)]
+    policies = [KEEP if l < lowest else policy if l in (lowest, *trained) else frozen for l in range(len(blocks))]
     handles = [block.register_forward_pre_hook(partial(marks.enter, l)) for l, block in enumerate(blocks)]
     handles += [block.register_forward_hook(partial(marks.leave, l)) for l, block in enumerate(blocks)]
     marks.add(None)
@@ -127,7 +142,6 @@ def measure_step(
         for handle in handles:
             handle.remove()
     marks.add(None)
-    return _from_marks(model, trained, batch, np.array(marks.memory.live), marks.found)
 
 
 class _Marks:
@@ -230,9 +244,8 @@ def run_step(
     )
     batch = batch.to(model.device)
     model.module.train()
-    bf16 = torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext()
-    with torch.random.fork_rng(), watch:
-        with bf16:
+    with torch.random.fork_rng(), rounded_weights(model, autocast), watch:
+        with in_bfloat16(model, autocast):
             found = predictions(model, batch)
         loss = cross_entropy(found.z, found.y)
         between()

@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
 from fedhello.factors import kept_rank
 from fedhello.types import Task
 
@@ -87,13 +85,6 @@ class TrainingSettings:
     scaffold: bool = False
 
 
-def bfloat16_pays(device: torch.device, batch_size: int) -> bool:
-    """Whether bf16 autocast is expected to be faster: the device computes in bf16, and batches are large enough."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and batch_size >= BFLOAT16_BATCH and bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def with_rate(settings: TrainingSettings, lr: float | None) -> TrainingSettings:
     """Return the settings with another learning rate of round 0; None leaves it."""
     return settings if lr is None else replace(settings, lr=lr)
@@ -158,7 +149,3 @@ def rate_factor(block: int | None, num_blocks: int, lr_head: float, lr_depth: fl
         lr_depth: ξ.
     """
     return lr_head if block is None else lr_depth ** (num_blocks - 1 - block)
-
-
-BFLOAT16_BATCH = 32
-"""Samples from which on bf16 autocast is faster on a CPU that computes in bf16; see benchmarks/throughput.py."""

@@ -22,6 +22,7 @@ from fedhello.data.batches import Batch, Samples, training_batches
 from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import Predictions, predictions
+from fedhello.model.number_type import rounded_weights
 from fedhello.randomness import generator, integer_seed
 
 
@@ -75,6 +76,13 @@ def local_training(
     Raises:
         UpdateError: If the loss is not finite, or an allocated block, or everything, stays unchanged.
     """
+    with rounded_weights(model, settings.autocast == "bfloat16"):
+        return _trained(model, work, settings)
+
+
+def _trained(
+    model: LoraModel, work: Assignment, settings: TrainingSettings
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     begin = time.perf_counter()
     before = model.read(work.names)
     parameters = dict(zip(sorted(work.names), model.set_trainable(work.names), strict=True))

@@ -86,7 +86,11 @@ def load_shared(source: Source, overrides: Sequence[str]) -> Config:
     """
     method = load_config(source, [*overrides, f"clients={json.dumps(STAND_IN)}"]).method
     undemanding = next(name for name, row in METHODS.items() if row.allocates == "either")
-    return load_config(source, [*overrides, f"method={{name: {undemanding}}}"]).model_copy(update={"method": method})
+    config = load_config(source, [*overrides, f"method={{name: {undemanding}}}"])
+    # Curves can be compared, and a target's round be read off them, where all are scored after the same rounds.
+    every = 1 if config.train.evaluate_every == "auto" else config.train.evaluate_every
+    train = config.train.model_copy(update={"evaluate_every": every})
+    return config.model_copy(update={"method": method, "train": train})
 
 
 def plan_runs(
@@ -297,11 +301,14 @@ def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> P
 def _as_loaded(config: Config, found: Config) -> Config:
     """Return a configuration with resolved ``auto`` values, and with the values that a run found on loading."""
     loaded: ConfigMapping = {}
+    train = config.train
+    if train.autocast == "auto":
+        train = train.model_copy(update={"autocast": found.train.autocast})
     if config.model.pooling == "auto":
         loaded["pooling"] = found.model.pooling
     if config.model.name == MEMORY:
         loaded |= {"dtype": found.model.dtype, "features": found.model.features}
-    return with_choices(config.model_copy(update={"model": config.model.model_copy(update=loaded)}))
+    return with_choices(config.model_copy(update={"model": config.model.model_copy(update=loaded), "train": train}))
 
 
 def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:

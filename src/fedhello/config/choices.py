@@ -41,6 +41,7 @@ BEFORE: dict[str, Any] = {
     "train.lr": 2e-3,
     "defence.max_share": None,
     "defence.max_norm": None,
+    "train.evaluate_every": 1,
 }
 """Values that reproduce earlier versions, for keys that their configurations do not have."""
 

@@ -1,7 +1,7 @@
 """Configurations with what is found on loading, so that a run can be repeated."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fedhello.config.choices import with_choices
 from fedhello.config.schema import Config, TierConfig
@@ -25,6 +25,18 @@ def with_speeds_of(config: Config, budgets: Sequence[Budget]) -> Config:
     """Return the configuration with the speeds of its tiers' budgets, so that the run can be repeated."""
     tiers = [tier.model_copy(update={"speed": b.speed}) for tier, b in zip(config.clients.tiers, budgets, strict=True)]
     return config.model_copy(update={"clients": config.clients.model_copy(update={"tiers": tiers})})
+
+
+def with_number_type(config: Config, autocast: Literal["none", "bfloat16"]) -> Config:
+    """Return the configuration with the number type that ``auto`` stands for, so that the run can be repeated."""
+    if config.train.autocast != "auto":
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"autocast": autocast})})
+
+
+def with_evaluations(config: Config, every: int) -> Config:
+    """Return the configuration with the rounds between two scorings that ``auto`` stands for."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
 
 
 def pooled(config: Config) -> Config:

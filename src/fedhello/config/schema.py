@@ -274,7 +274,7 @@ class TrainConfig(Section):
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     activations: ActivationRule = "auto"
     measure_memory: bool = True
-    evaluate_every: int = Field(1, ge=1)
+    evaluate_every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
 
 
 class DefenceConfig(Section):

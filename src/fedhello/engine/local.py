@@ -225,12 +225,13 @@ class LocalEngine:
 
     def _features(self, clients: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield the features of each client's samples."""
+        bfloat16 = self.settings.autocast == "bfloat16"
         if self.together is None:
-            yield from ((k, pooled_features(self.model, self.data[k])) for k in clients)
+            yield from ((k, pooled_features(self.model, self.data[k], bfloat16)) for k in clients)
             return
         samples, parts = self.together
         positions = np.sort(np.concatenate([parts[k] for k in clients]))
-        features = pooled_features(self.model, samples.subset(positions))
+        features = pooled_features(self.model, samples.subset(positions), bfloat16)
         for k in clients:
             yield k, features[torch.from_numpy(np.searchsorted(positions, parts[k]))]
 

@@ -292,8 +292,13 @@ class LoraModel:
 
     def weights_digest(self) -> str:
         """Return a fingerprint of the frozen weights; see ``digest_of``."""
-        own = {id(parameter) for parameter in self._parameters.values()}
+        own = self.own_parameters
         return digest_of((name, weight) for name, weight in self.module.named_parameters() if id(weight) not in own)
+
+    @property
+    def own_parameters(self) -> frozenset[int]:
+        """The ids of the adapter's and the head's parameters; all others are frozen."""
+        return frozenset(map(id, self._parameters.values()))
 
     def unmerge(self) -> None:
         """Move the products merged into frozen weights to the factors, and set the larger rank in PEFT's config."""

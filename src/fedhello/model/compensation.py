@@ -41,6 +41,7 @@ class DriftCompensation:
         moments: The kind of second moments in the sums.
         shrinkages: The values of a to choose from.
         order: A permutation of the positions in all parts; position order[i] is in fold i mod ``FOLDS``.
+        bfloat16: Whether forward passes run in bf16, as those do whose sums the head is solved from.
         state: The run's state with the sums of the head; set by ``begin``.
         solved: Features, sums and shrinkage under the adapter of the sums; None until they are computed.
         known: Cache of the last adapters' features: tensors in the order of their names, and the features of each part
@@ -54,6 +55,7 @@ class DriftCompensation:
     moments: Moments
     shrinkages: Sequence[float]
     order: np.ndarray
+    bfloat16: bool = False
     state: RunState | None = None
     solved: "_Base | None" = None
     known: list[tuple[list[Tensor], dict[int, Tensor]]] = field(default_factory=list)
@@ -74,7 +76,7 @@ class DriftCompensation:
         missing = [i for i in range(1 if validation_alone else len(self.parts)) if i not in taken]
         if missing:
             self.model.write(tensors)
-            taken |= {i: pooled_features(self.model, self.parts[i]) for i in missing}
+            taken |= {i: pooled_features(self.model, self.parts[i], self.bfloat16) for i in missing}
         if validation_alone:
             return taken[0]
         if ALL not in taken:

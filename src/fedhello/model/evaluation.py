@@ -15,6 +15,7 @@ from fedhello.data.batches import Samples, evaluation_batches
 from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
+from fedhello.model.number_type import in_bfloat16
 from fedhello.registry import Registry, a_function
 
 METRICS = Registry("metric", "run.metrics", "fedhello.metrics", a_function)
@@ -221,9 +222,16 @@ def logits(model: LoraModel, examples: Samples) -> Tensor:
     return _run(model, examples, features=False)
 
 
-def pooled_features(model: LoraModel, examples: Samples) -> Tensor:
-    """Return the features of samples, float32 on the CPU, shape (n, d)."""
-    return _run(model, examples, features=True)
+def pooled_features(model: LoraModel, examples: Samples, bfloat16: bool = False) -> Tensor:
+    """Return the features of samples, float32 on the CPU, shape (n, d).
+
+    Args:
+        model: The model.
+        examples: The samples.
+        bfloat16: Whether the forward pass runs in bf16.
+    """
+    with in_bfloat16(model, bfloat16):
+        return _run(model, examples, features=True)
 
 
 def _run(model: LoraModel, examples: Samples, features: bool) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from fedhello.data.batches import Samples
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
+from fedhello.model.number_type import in_bfloat16
 from fedhello.strategy import STEPS
 from fedhello.types import Adapter
 
@@ -42,7 +43,7 @@ class ValidationLosses:
             if same_objects(before, tensors):
                 return found
         self.model.write(adapter.tensors)
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with in_bfloat16(self.model, self.bfloat16):
             z = logits(self.model, self.validation)
         found = cross_entropy(z, torch.from_numpy(self.validation.labels), reduction="none")
         self.known = [*self.known, (tensors, found)][-len(STEPS) :]

@@ -98,7 +98,7 @@ def prepare_client(
     )
     row = METHODS[config.method.name]
     method = row.bind(**config.method.options)
-    settings, notes = on_device(training_settings(config), autocast_of(config, row), method, model.device)
+    settings, notes = on_device(training_settings(config), autocast_of(config, row), method, model, samples)
     for note in notes:
         say(f"note: {note}")
     initial = model.read(model.block_of)

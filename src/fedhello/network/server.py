@@ -246,7 +246,7 @@ def play_over(
 def _unable(loaded: Loaded) -> Unable:
     """Return the function that says why a client that joins cannot train; the model is calibrated once, if at all."""
     model, config = loaded.model, loaded.config
-    settings, _ = on_device(training_settings(config), config.train.autocast, loaded.method, model.device)
+    settings, _ = on_device(training_settings(config), config.train.autocast, loaded.method, model, loaded.samples)
     answer = longest_answer(loaded.samples, loaded.held_out.train)
     head, rule = head_settings(config.model), config.train.activations
     known: list[StepCosts | None] = []
@@ -303,7 +303,7 @@ def remote_session(
     """
     model, config = loaded.model, with_tiers(loaded.config, members)
     autocast = autocast_of(config, loaded.row)
-    settings, chosen = on_device(training_settings(config), autocast, loaded.method, model.device)
+    settings, chosen = on_device(training_settings(config), autocast, loaded.method, model, loaded.samples)
     answer = longest_answer(loaded.samples, loaded.held_out.train)
     empty = empty_federation(config, model)
     costs = step_costs(model, settings, head_settings(config.model), empty.tiers, empty.rule, answer)

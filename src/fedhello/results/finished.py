@@ -79,7 +79,8 @@ class FinishedRun:
     def curve(self) -> Curve:
         """The curve of the run's scored states."""
         train = self.config.train
-        done = [t for t in range(len(self.rounds) + 1) if is_scored_after(t, train.rounds, train.evaluate_every)]
+        every = 1 if train.evaluate_every == "auto" else train.evaluate_every
+        done = [t for t in range(len(self.rounds) + 1) if is_scored_after(t, train.rounds, every)]
         up, down = zip(*(_traffic(record) for record in self.rounds), strict=True)
         return Curve(
             tuple(done),

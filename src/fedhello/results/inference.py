@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fedhello import embedded
-from fedhello.client.settings import bfloat16_pays
+from fedhello.client.trial import bfloat16_pays
 from fedhello.config.schema import Config, DataConfig
 from fedhello.data import sources
 from fedhello.data.batches import Samples, Tensors
@@ -25,6 +25,7 @@ from fedhello.errors import ConfigError, DataError, FedhelloError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import Evaluation, evaluate, logits
 from fedhello.model.generation import generate, longest_prompt
+from fedhello.model.number_type import in_bfloat16
 from fedhello.model.sources import CAUSAL_LM, IMAGES
 from fedhello.results.trained import Trained, known_metrics
 from fedhello.setup.encoding import cut_prompts, encode
@@ -161,9 +162,8 @@ def score(
     samples, notes = encode(found, model, config.data.max_length, config.data.answer_tokens)
     metrics, missing = known_metrics(config.run.metrics)
     train = config.train
-    fast = train.autocast == "auto" and bfloat16_pays(model.device, train.batch_size)
-    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=fast or train.autocast == "bfloat16")
-    with autocast, _taken(samples, model):
+    fast = train.autocast == "auto" and bfloat16_pays(model, train.batch_size, samples.lengths())
+    with in_bfloat16(model, fast or train.autocast == "bfloat16"), _taken(samples, model):
         return evaluate(model, samples, metrics), [*found.notes, *notes, *missing]
 
 

@@ -19,6 +19,7 @@ from fedhello.model.head import (
     prototype_head,
     solved_head,
 )
+from fedhello.model.number_type import in_bfloat16
 from fedhello.model.private_sums import PrivatePlan
 from fedhello.model.statistics import PARTS, HeadSums, add_up, faded, head_sums, plus, scaled_to, without
 from fedhello.randomness import generator
@@ -176,7 +177,9 @@ def _validation_loss(session: Session, state: RunState) -> float:
         return float(session.losses(state.adapter).mean())
     session.model.write(state.adapter.tensors)
     validation = session.server.validation
-    return calibrated(logits(session.model, validation).double(), torch.from_numpy(validation.labels))[0]
+    with in_bfloat16(session.model, session.bfloat16):
+        z = logits(session.model, validation)
+    return calibrated(z.double(), torch.from_numpy(validation.labels))[0]
 
 
 def following_head(session: Session, state: RunState) -> tuple[RunState, str | None]:
@@ -315,7 +318,7 @@ def _validation_features(session: Session, adapter: Adapter) -> Tensor:
     if session.drift is not None:
         return session.drift.features(session.drift.without_head(adapter), validation_alone=True)
     session.model.write(adapter.tensors)
-    return pooled_features(session.model, session.server.validation)
+    return pooled_features(session.model, session.server.validation, session.bfloat16)
 
 
 def _from_sums(session: Session, total: HeadSums, h: Tensor) -> Head:
@@ -339,7 +342,7 @@ def _family(session: Session, total: HeadSums) -> Family:
 def _of_the_server(session: Session) -> tuple[Head, int]:
     """Return the head solved from the server's own proxy and validation samples, and their number."""
     parts = [part for part in (session.server.proxy, session.server.validation) if len(part)]
-    h = torch.cat([pooled_features(session.model, part) for part in parts])
+    h = torch.cat([pooled_features(session.model, part, session.bfloat16) for part in parts])
     y = torch.from_numpy(np.concatenate([part.labels for part in parts]))
     settings = replace(session.statistics, least=1)  # nothing leaves the server
 

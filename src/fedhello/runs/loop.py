@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from fedhello import algorithm
@@ -16,6 +15,7 @@ from fedhello.engine.tensors import LARGEST_VALUE
 from fedhello.errors import ConfigError, QuorumError
 from fedhello.model.evaluation import Evaluation, evaluate, evaluate_personal, weighted_mean
 from fedhello.model.head import is_shared
+from fedhello.model.number_type import in_bfloat16
 from fedhello.model.validation import same_objects
 from fedhello.runs.finite import FiniteRounds
 from fedhello.runs.heads import (
@@ -315,9 +315,9 @@ def _evaluated(
     session: Session, adapter: Adapter, parts: Iterable[Samples], heads: Heads | None = None
 ) -> list[Evaluation]:
     """Evaluate an adapter on some samples; the forward pass runs in the same number type as in training."""
-    model, engine, metrics = session.model, session.engine, session.settings.metrics
+    model, metrics = session.model, session.settings.metrics
     model.write(adapter.tensors)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=engine.settings.autocast == "bfloat16"):
+    with in_bfloat16(model, session.bfloat16):
         if heads is None:
             return [evaluate(model, part, metrics) for part in parts]
         classes = {client.id: client.classes for client in session.federation.clients}

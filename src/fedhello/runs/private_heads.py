@@ -45,7 +45,8 @@ def released_sums(
         raise ValueError("expected contributions of at least one client; found none")
     logger.warning(ledger.words())
     server, settings, deviation = session.server, session.head, private.head.noise * private.statistics.most
-    own = [pooled_features(session.model, part) for part in (server.validation, server.proxy) if len(part)]
+    parts = [part for part in (server.validation, server.proxy) if len(part)]
+    own = [pooled_features(session.model, part, session.bfloat16) for part in parts]
     sums, head = head_of(
         noised(total, deviation),
         deviation,

@@ -15,7 +15,7 @@ from fedhello.client.cost_model import Shape, batch_shapes
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings
 from fedhello.config.diff import relevant
-from fedhello.config.found import pooled, with_found, with_speeds_of
+from fedhello.config.found import pooled, with_evaluations, with_found, with_number_type, with_speeds_of
 from fedhello.config.load import dump_config
 from fedhello.config.schema import Config
 from fedhello.config.settings import (
@@ -73,6 +73,7 @@ from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_n
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.private_plan import PrivateSetup, autocast_of, protects_samples
+from fedhello.setup.scored import scored_every
 from fedhello.setup.training import distance_of, on_device, score_costs, step_costs, with_copies
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Adapter, Federation
@@ -133,7 +134,9 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
     private = private_statistics(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
-    settings, chosen = on_device(training_settings(config), autocast_of(config, method), loaded.method, model.device)
+    autocast = autocast_of(config, method)
+    settings, chosen = on_device(training_settings(config), autocast, loaded.method, model, samples)
+    config = with_number_type(config, settings.autocast)
     if method.pooled:
         settings = replace(settings, samples=round(config.train.clients_per_round * sum(map(len, parts)) / len(parts)))
         parts = [np.concatenate(parts)]
@@ -317,8 +320,9 @@ def assemble(
         answer_tokens=config.data.answer_tokens,
         prompt_tokens=prompt_tokens,
     )
-    drift = _drift_compensation(config, model, server) if config.model.drift_compensation else None
-    losses = drift or ValidationLosses(model, server.validation, engine.settings.autocast == "bfloat16")
+    bfloat16 = engine.settings.autocast == "bfloat16"
+    drift = _drift_compensation(config, model, server, bfloat16) if config.model.drift_compensation else None
+    losses = drift or ValidationLosses(model, server.validation, bfloat16)
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
         bound = with_control_variates(bound, distance_of(engine.settings, model))
@@ -329,11 +333,14 @@ def assemble(
         notes += [f"the head statistics of client {e.client} count {capped_words(e.samples, most)}" for e in too_many]
     if config.model.head == "local":
         notes.extend(unscored_heads(federation, {"validation": server.validation, "test": server.test}))
+    every, said = scored_every(config, federation, len(server.validation) + len(server.test))
+    config = with_evaluations(config, every)
+    notes.extend(said)
     return Session(
         config=config.model_dump(mode="json"),
         config_yaml=dump_config(config),
         relevant=relevant(config),
-        settings=_run_settings(config),
+        settings=_run_settings(config, every),
         head=head_settings(config.model),
         row=loaded.row,
         kind=loaded.data.kind,
@@ -356,13 +363,13 @@ def assemble(
     )
 
 
-def _run_settings(config: Config) -> RunSettings:
+def _run_settings(config: Config, every: int) -> RunSettings:
     run, train = config.run, config.train
     return RunSettings(
         seed=run.seed,
         rounds=train.rounds,
         retries=train.retries,
-        evaluate_every=train.evaluate_every,
+        evaluate_every=every,
         selects=train.selection == "validation",
         checkpoint_every=run.checkpoint_every,
         keep=run.keep,
@@ -372,7 +379,7 @@ def _run_settings(config: Config) -> RunSettings:
     )
 
 
-def _drift_compensation(config: Config, model: LoraModel, server: ServerData) -> DriftCompensation:
+def _drift_compensation(config: Config, model: LoraModel, server: ServerData, bfloat16: bool) -> DriftCompensation:
     """Return the drift compensation with the server's samples."""
     parts = [part for part in (server.validation, server.proxy) if len(part)]
     moments = statistics_settings(config).moments if config.privacy.epsilon is None else WHOLE
@@ -383,4 +390,5 @@ def _drift_compensation(config: Config, model: LoraModel, server: ServerData) ->
         moments=moments,
         shrinkages=head_settings(config.model).shrinkages,
         order=generator(config.run.seed, "drift").permutation(sum(map(len, parts))),
+        bfloat16=bfloat16,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
+import numpy as np
 
 from fedhello.aggregation.control import Distance
 from fedhello.allocation.planner import OPTIONS
@@ -15,18 +15,20 @@ from fedhello.client.scoring import calibrate_scoring
 from fedhello.client.settings import (
     METRICS,
     TrainingSettings,
-    bfloat16_pays,
     learning_rate,
     rate_factor,
     steps_of,
     with_rate,
 )
+from fedhello.client.trial import GAIN, time_in_bfloat16
 from fedhello.costs import KEEP, ActivationPolicy, ActivationRule
+from fedhello.data.batches import Samples
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.head import HeadSettings, is_shared
 from fedhello.model.sources import TENSORS
+from fedhello.setup.encoding import longest_answer
 from fedhello.strategy import BoundMethod
 from fedhello.types import Budget
 
@@ -128,22 +130,28 @@ def _used_policies(rule: ActivationRule, limited: bool, model: LoraModel) -> lis
 
 
 def on_device(
-    settings: TrainingSettings, autocast: str, method: BoundMethod, device: torch.device
+    settings: TrainingSettings, autocast: str, method: BoundMethod, model: LoraModel, samples: Samples
 ) -> tuple[TrainingSettings, tuple[str, ...]]:
-    """Return how clients train on a device under a method's own options, and notes on what was chosen here.
+    """Return how clients train on this machine under a method's own options, and notes on what was chosen here.
 
     Args:
         settings: As they are stated.
-        autocast: The number type of the forward pass; ``auto`` takes what is faster on the device.
+        autocast: The number type of the forward pass; ``auto`` takes what is faster here.
         method: With its options.
-        device: Where they train.
+        model: The model, on its device.
+        samples: Samples as clients have them.
     """
     notes: tuple[str, ...] = ()
-    if autocast == "auto" and bfloat16_pays(device, settings.batch_size):
-        settings = replace(settings, autocast="bfloat16")
-        notes = (
-            "training and evaluation run in bfloat16 autocast, which is faster here; train.autocast=none keeps float32",
-        )
+    if autocast == "auto":
+        every = np.arange(len(samples))
+        share = time_in_bfloat16(model, settings.batch_size, samples.lengths(), longest_answer(samples, every))
+        if share is not None and share <= GAIN:
+            settings = replace(settings, autocast="bfloat16")
+            took = f": a step took {share:.0%} of the time" if share else ""
+            notes = (
+                "training and evaluation run in bfloat16 autocast, which is faster here"
+                f"{took}; train.autocast=none keeps float32",
+            )
     return replace(settings, **method.local), notes
 
 
