@@ -43,6 +43,11 @@ Prompt = Annotated[str | None, typer.Option("--prompt", help="Column of prompts,
 Response = Annotated[str | None, typer.Option("--response", help="Column of responses, or a template.")]
 
 
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", help="Of tables that are not UTF-8, such as cp1252 of Excel.")
+]
+
+
 Consent = Annotated[Path | None, typer.Option("--consent", help="YAML file with all that you consent to.")]
 
 

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 import fedhello as fh
-from fedhello.cli.arguments import Head, Image, Json, Label, Model, Prompt, Reference, Response, Run, Target, Texts
+from fedhello.cli.arguments import (
+    Encoding,
+    Head,
+    Image,
+    Json,
+    Label,
+    Model,
+    Prompt,
+    Reference,
+    Response,
+    Run,
+    Target,
+    Texts,
+)
 from fedhello.cli.output import draw_report, named, present, refuse, say_summary
 
 SHOWN_LABELS = 10
@@ -20,6 +33,7 @@ def evaluate(
     run: Run,
     data: Annotated[str | None, typer.Option("--data", help="Other labelled data: a file, a folder or a name.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="The split of --data.")] = None,
+    encoding: Encoding = None,
     text: Texts = None,
     label: Label = None,
     image: Image = None,
@@ -33,7 +47,7 @@ def evaluate(
     from fedhello.results.trained import scores_listed
 
     columns = named(text=text, label=label, image=image, prompt=prompt, response=response) or None
-    found = fh.load_run(run).evaluate(data, split=split, columns=columns, model=model, client=client)
+    found = fh.load_run(run).evaluate(data, split=split, columns=columns, encoding=encoding, model=model, client=client)
     result = scores_listed({"data": found}) if isinstance(found, fh.Evaluation) else found.to_dict()
     if as_json:
         print(json.dumps(result))

@@ -187,16 +187,17 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int)
     elif not _is_public(str(data.get("name"))):
         raise ConfigError("expected data (--data) with a part (--part), since the server's data set is a path there")
     if options.part is None:
-        source, columns = own_source(str(options.data), options.consent.columns)
+        source, columns = own_source(str(options.data), options.consent.columns, options.encoding)
         data |= _column_keys(columns)
         kind = columns.kind
         # A client trains on all its samples; the server's own splits do not apply to them.
         data |= {"partition": {"kind": "iid"}, "validation": 0.1, "test": 0.1, "split": None}
-        data |= {"samples": None, "held_out_samples": None}
+        data |= {"samples": None, "held_out_samples": None, "encoding": options.encoding}
     elif any(isinstance(data.get(part), str) for part in ("validation", "test", "public")):
         raise ConfigError("expected shares in data.validation, data.test and data.public for --part; found names")
     else:
         data |= {role: name if isinstance(name, str) else list(name) for role, name in options.consent.columns.items()}
+        data |= {} if options.encoding is None else {"encoding": options.encoding}
     run |= {"device": options.device, "engine": "flower"}  # whatever it says, what holds over a network is checked
     config = parse_config(raw)
     check_invitation(options.consent, config, num_labels, options.model is None, kind or config.data.kind)

@@ -217,6 +217,7 @@ class TrainedRun:
         *,
         split: str | None = None,
         columns: Mapping[str, Any] | None = None,
+        encoding: str | None = None,
         model: str | None = None,
         client: int | None = None,
     ) -> RunEvaluation: ...
@@ -227,6 +228,7 @@ class TrainedRun:
         *,
         split: str | None = None,
         columns: Mapping[str, Any] | None = None,
+        encoding: str | None = None,
         model: str | None = None,
         client: int | None = None,
     ) -> Evaluation: ...
@@ -236,6 +238,7 @@ class TrainedRun:
         *,
         split: str | None = None,
         columns: Mapping[str, Any] | None = None,
+        encoding: str | None = None,
         model: str | None = None,
         client: int | None = None,
     ) -> Evaluation | RunEvaluation:
@@ -249,6 +252,7 @@ class TrainedRun:
             split: The name of a split of ``data``.
             columns: ``text`` (one, or two for pairs), ``label``, ``image``, ``prompt`` or ``response`` → the column's
                 name in ``data``, if it differs from the run's.
+            encoding: Of tables that are not UTF-8, if it differs from the run's.
             model: The name of the model to evaluate on ``data``, for a run with several models.
             client: The client whose head is used, if clients keep their own heads.
 
@@ -260,7 +264,7 @@ class TrainedRun:
             DataError: If the data cannot be read, are of another kind, or have a label that is not a class of the run.
         """
         if data is None:
-            named = {"split": split, "columns": columns, "model": model, "client": client}
+            named = {"split": split, "columns": columns, "encoding": encoding, "model": model, "client": client}
             given = [name for name, value in named.items() if value is not None]
             if given:
                 raise ConfigError(f"expected data with {' and '.join(given)}; found none. Pass the data.")
@@ -268,7 +272,7 @@ class TrainedRun:
             whole, notes = rescore(self._folder, session)
             _log(notes if self.session is not None else [*notes, *other_data(session, self._folder)])
             return whole
-        found, notes = score(self._trained(model, client), data, split, columns or {})
+        found, notes = score(self._trained(model, client), data, split, columns or {}, encoding)
         _log(notes)
         return found
 
