@@ -100,6 +100,11 @@ ChangedData = Annotated[
 ]
 
 
+ChangedTokenizer = Annotated[
+    bool, typer.Option("--changed-data", help="Go on although the tokenizer or image processor is not the run's.")
+]
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 
