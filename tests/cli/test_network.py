@@ -25,14 +25,14 @@ def test_what_a_client_says_of_itself_reaches_the_connection(call, tmp_path, mon
     monkeypatch.setattr(federation, "take_part", lambda *arguments: taken.append(arguments))
     code, _, err = call(
         tmp_path, "client", "--server", "[::1]:8000", "--data", "mine.csv", "--memory", "4GB", "--blocks", "2",
-        "--name", "berlin", "--label", "topic", "--text", "p", "--text", "q", "--no-scores",
+        "--name", "berlin", "--label", "topic", "--encoding", "cp1252", "--text", "p", "--text", "q", "--no-scores",
         "--download", "1MB", "--least-per-class", "3", "--models", "org/*",
         "--ca", "ca.crt", "--log", "flower.log",
     )  # fmt: skip
     assert (code, err) == (0, "")
     ((connection, options, _, log),) = taken
     assert (connection.host, connection.port, str(connection.ca), connection.key) == ("::1", 8000, "ca.crt", None)
-    assert (options.name, options.data) == ("berlin", "mine.csv")
+    assert (options.name, options.data, options.encoding) == ("berlin", "mine.csv", "cp1252")
     consent = fh.Consent(
         columns={"text": ["p", "q"], "label": "topic"}, budget={"memory": "4GB", "blocks": 2}, scores=False,
         download=10**6, least_per_class=3, models=["org/*"],

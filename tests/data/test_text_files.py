@@ -89,15 +89,16 @@ def test_text_that_is_unicode_is_not_misread_by_a_named_encoding(tmp_path, conte
         (
             "x.csv", ROWS.encode("cp1252"), None,
             "UTF-8 text; byte 15, on line 2, is not. If it is of Excel or Windows in a Western language, set "
-            "data.encoding=cp1252, or convert it: iconv -f cp1252 -t utf8 x.csv > x-utf8.csv",
+            "data.encoding=cp1252 (init, client, evaluate: --encoding cp1252), or convert it: iconv -f cp1252 -t utf8 "
+            "x.csv > x-utf8.csv",
         ),
         ("x.csv", b"text,label\nodd \x81,x", "cp1252", "CP1252; byte 15, on line 2, is not. Set data.encoding"),
         (
             "a b.csv.gz", gzip.compress(b"\xe4", mtime=0), None,
             "or convert it: gunzip -c 'a b.csv.gz' | iconv -f cp1252 -t utf8 > 'a b-utf8.csv'",
         ),
-        ("x.csv", "text\n".encode("utf-16-be"), None, "like UTF-16: set data.encoding=utf-16-be, or convert it: "),
-        ("x.csv", "text\n".encode("utf-16-le"), None, "like UTF-16: set data.encoding=utf-16-le, or convert it: "),
+        ("x.csv", "text\n".encode("utf-16-be"), None, "like UTF-16: set data.encoding=utf-16-be (init, "),
+        ("x.csv", "text\n".encode("utf-16-le"), None, "like UTF-16: set data.encoding=utf-16-le (init, "),
         ("x.csv", "a\r\nb".encode("utf-16")[:-1], None, "UTF-16; byte 8, on line 2, is not. Save it as UTF-8."),
         ("x.csv", b"\xe4", "punycode", "PUNYCODE; byte 0, on line 1, is not. Set data.encoding"),
     ],

@@ -194,11 +194,17 @@ def test_a_run_does_not_go_on_with_another_tokenizer_unless_it_is_accepted(broke
     assert "tokenizer" not in call(place, "evaluate", "runs/r")[2]  # from now on it is the run's
 
 
-def test_what_uses_a_run_says_that_its_tokenizer_has_changed(finished, place, call):
+def test_what_uses_a_run_wants_its_tokenizer_unless_another_is_accepted(finished, place, call):
     uses = (["evaluate", "runs/r"], ["evaluate", "runs/r", "--data", "texts.csv"], ["predict", "runs/r", "apple"])
     assert not any("processor" in call(place, *words)[2] for words in uses)
     exchange(place / "tiny")
     said = "the tokenizer or image processor of tiny is not the one that runs/r was trained with"
-    for words in (*uses, ["export", "runs/r"]):
-        code, _, err = call(place, *words)
+    for words in (*uses, ["export", "runs/r", "--merge"]):
+        code, out, err = call(place, *words)
+        assert (code, out, err.count("\n")) == (DATA, "", 1), words
+        assert "expected what runs/r was trained with; found another tokenizer of tiny" in err
+        assert "go on with this one: --changed-data (from Python changed_data=True)" in err
+        code, _, err = call(place, *words, "--changed-data")
         assert (code, err.count(said)) == (0, 1), words
+    code, _, err = call(place, "export", "runs/r", "--out", "adapter")  # writes no tokenizer
+    assert (code, err.count(said)) == (0, 1)

@@ -5,7 +5,15 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from fedhello.errors import ModelError
 from fedhello.model.blocks import Blocks, find_blocks
-from fedhello.model.targets import adaptable, check_targets, find_all_linear, find_attention_qv, left_out
+from fedhello.model.targets import (
+    adaptable,
+    attention_parts,
+    check_targets,
+    find_all_linear,
+    find_attention,
+    find_attention_qv,
+    left_out,
+)
 
 
 class StateSpace(nn.Module):
@@ -71,3 +79,29 @@ def test_large_parts_without_an_adapter_are_named_with_their_share():
     assert "embeddings (" in left_out(whole, listed, find_all_linear(whole, listed), [])
     del whole.embed
     assert "the blocks' mixer.A_log (" in left_out(whole, listed, find_all_linear(whole, listed), [])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.value, self.out_proj = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.reduction = nn.Conv1d(4, 4, 3, bias=False)
+
+
+def test_what_other_sets_cover_by_their_names_and_leave_out_is_named():
+    model = nn.Module()
+    model.layers = nn.ModuleList(Block() for _ in range(2))
+    for block in model.layers:
+        block.attention = Attention()
+    blocks = find_blocks(model)
+    paths, parts = find_attention(model, blocks), attention_parts(model, blocks)
+    assert parts == ["layers.0.attention", "layers.1.attention"]
+    # 4·4·3 weights of 4·4·6 in each block; those outside the attention are not what the name says.
+    assert left_out(model, blocks, paths, [], within=parts, called="the attention's weights") == (
+        "no adapter is put into the blocks' attention.reduction (50% of the attention's weights)"
+    )
+    asked = [f"{path}.out_proj" for l in (0, 1) for path in (f"layers.{l}.mixer", f"layers.{l}.attention")]
+    kept = [path for path in asked if "mixer" not in path]
+    said = left_out(model, blocks, kept, [], within=asked, called="these layers' weights", least=0)
+    assert said == f"no adapter is put into the blocks' mixer.out_proj ({36 / 52:.0%} of these layers' weights)"
+    assert left_out(model, blocks, asked, [], within=asked, least=0) is None

@@ -157,12 +157,39 @@ def test_a_server_that_asks_to_join_again_begins_no_new_ledger(net, tmp_path):
     assert "facts" in worker.answer("join", fields)
     after = worker._client.ledger.spent
     assert (after.releases, after.budget) == (before.releases, 8.0)
+    with pytest.raises(RefusalError, match="head statistics once"):
+        worker._client.ledger.sums(adapter=False)
+    with pytest.raises(RefusalError, match="the same steps in every round"):
+        worker._client.ledger.train(task())
     row, kept = METHODS["rgd-hla"], tmp_path / "kept.json"
     own_ledger(config(), row, Consent(), 100, kept).train(task())
     with pytest.raises(RefusalError, match="what its ledger has room for"):  # half of 50 is the head's
         own_ledger(config(epsilon=50), row, Consent(), 100, kept)
     next_one = own_ledger(config(epsilon=9), row, Consent(), 100, kept)
     assert (next_one.spent.budget, next_one.spent.releases[0].times) == (8.0, 10)
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_what_the_first_request_fixed_holds_in_a_worker_that_is_started_anew(tmp_path, owned):
+    """As long as the client's process, whatever configuration a server joins with; whoever counts the releases."""
+    kept, row = tmp_path / "ledger.json", METHODS["rgd-hla"]
+    mine = {"epsilon": 12, "delta": 1e-5, "ledger": tmp_path / "spent.json"} if owned else {}
+    first = own_ledger(config(), row, Consent(**mine), 100, kept)
+    first.sums(adapter=False)
+    first.train(task())
+    left = own_ledger(config(), row, Consent(**mine), 100, kept)
+    while left.spent.epsilon < 7:  # no room for head statistics again, which are not asked for again
+        left.train(task())
+    again = own_ledger(config(delta=1e-5), row, Consent(**mine), 100, kept)
+    assert again.spent == left.spent
+    with pytest.raises(RefusalError, match="head statistics once"):
+        again.sums(adapter=False)
+    for other in (task(noise=2.0), task(steps=9)):
+        with pytest.raises(RefusalError, match="the same steps in every round"):
+            again.train(other)
+    again.train(task())
+    anew = own_ledger(config(), row, Consent(**mine | {"epsilon": 40} if owned else {}), 100, tmp_path / "b" / "l.json")
+    assert (anew.how, anew.asked) == (None, False)  # another process, whose owner started it anew
 
 
 def test_only_what_is_counted_is_answered():

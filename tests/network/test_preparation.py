@@ -8,6 +8,20 @@ from fedhello.network.preparation import prepare_client
 from fedhello.setup.prepare import prepare
 
 
+@pytest.fixture
+def encoded(monkeypatch):
+    """The data sets that clients encode, in order."""
+    from fedhello.network import preparation
+    from fedhello.setup import prepare
+
+    seen = []
+    for module in (preparation, prepare):
+        monkeypatch.setattr(
+            module, "encode", lambda data, *rest, plain=module.encode: seen.append(data) or plain(data, *rest)
+        )
+    return seen
+
+
 def test_a_client_trains_on_all_of_its_own_data_whatever_its_columns_are_called(place, told):
     (place / "mine.csv").write_text("body,kind\n" + "".join(f"pear number {i},fruit\n" for i in range(9)))
     options = ClientOptions("a", "mine.csv", model="tiny", consent=Consent(
@@ -16,6 +30,33 @@ def test_a_client_trains_on_all_of_its_own_data_whatever_its_columns_are_called(
     assert len(client.data) == client.facts.samples == 9
     assert client.facts.classes == (0,)  # of two: a client may have samples of some classes only
     assert client.facts.as_budget().blocks == 1
+
+
+def test_a_client_names_the_encoding_of_its_own_data_and_its_server_none(place, told, encoded):
+    raw, labels = told
+    raw["data"]["encoding"] = "cp437"  # of the server's data
+    rows = "text,label\n" + "".join(f"poire brûlée {i},fruit\n" for i in range(9))
+    (place / "mine.csv").write_bytes(rows.encode("cp1252"))
+    with pytest.raises(DataError, match="--encoding cp1252"):
+        prepare_client(ClientOptions("a", "mine.csv", model="tiny"), raw, labels)
+    options = ClientOptions("a", "mine.csv", model="tiny", encoding="cp1252")
+    assert ClientOptions.from_json(options.to_json()) == options
+    prepare_client(options, raw, labels)
+    assert encoded[0].inputs[2] == "poire brûlée 2"
+    with pytest.raises(ConfigError, match=r"encoding: an encoding is one that Python knows.* \(found 'ansi'\)"):
+        ClientOptions("a", "mine.csv", encoding="ansi")
+
+
+def test_the_encoding_of_a_part_is_the_clients_if_it_names_one(place, told, encoded):
+    raw, labels = told
+    raw["data"]["encoding"] = "cp1252"
+    text = (place / "texts.csv").read_text().replace("apple", "äpple")
+    (place / "ours.csv").write_bytes(text.encode("cp1252"))
+    (place / "mac.csv").write_bytes(text.encode("mac_roman"))
+    prepare_client(ClientOptions("a", "ours.csv", part=0, model="tiny"), raw, labels)
+    prepare_client(ClientOptions("a", "mac.csv", part=0, model="tiny", encoding="mac_roman"), raw, labels)
+    ours, macs = encoded
+    assert ours.inputs == macs.inputs and any("äpple" in text for text in ours.inputs)
 
 
 def test_what_the_server_holds_out_does_not_concern_a_clients_own_data(place, told):

@@ -116,6 +116,15 @@ def test_columns_and_splits_of_other_data_may_be_named(run, tested):
         run.evaluate(split="one", client=0)
 
 
+def test_other_data_may_be_in_an_encoding_of_their_own(run):
+    Path("latin.csv").write_bytes("text,label\nnickel früh,metal\n".encode("latin-1"))
+    with pytest.raises(fh.DataError, match="--encoding cp1252"):
+        run.evaluate("latin.csv")
+    with pytest.raises(fh.ConfigError, match=r"encoding: .*found 'ansi'"):
+        run.evaluate("latin.csv", encoding="ansi")
+    assert run.evaluate("latin.csv", encoding="latin-1") == run.evaluate({"text": ["nickel früh"], "label": ["metal"]})
+
+
 def test_other_data_may_be_in_the_encoding_of_the_runs_data(run):
     shutil.copytree("runs/it", "runs/odd")
     file = Path("runs/odd/config.yaml")

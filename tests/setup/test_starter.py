@@ -177,6 +177,18 @@ def test_embedded_data_needs_no_columns(checked):
     assert config.data.partition.kind == "dirichlet"
 
 
+def test_a_table_of_another_encoding_is_read_where_it_is_named(call, checked, tmp_path):
+    rows = [f"das Stück Nummer {i},{'Äpfel' if i % 2 else 'Öl'}" for i in range(60)]
+    (tmp_path / "my.csv").write_bytes("\n".join(["body,colour", *rows]).encode("cp1252"))
+    code, _, err = call(tmp_path, "init", "my.csv")
+    assert code == 3 and "(init, client, evaluate: --encoding cp1252)" in err
+    code, _, err = call(tmp_path, "init", "my.csv", "--encoding", "ansi")
+    found = "such as cp1252, latin-1, utf-16-le or gb18030 (found 'ansi')"  # the words of data.encoding=ansi
+    assert (code, err) == (2, f"error: encoding: an encoding is one that Python knows, {found}\n")
+    config, data, _ = checked("my.csv", "--encoding", "cp1252")
+    assert (config.data.encoding, data.inputs[3], data.label_names) == ("cp1252", "das Stück Nummer 3", ("Äpfel", "Öl"))
+
+
 def test_data_that_is_not_there(call, tmp_path):
     code, _, err = call(tmp_path, "init", "absent.csv")
     assert code == 3

@@ -43,6 +43,11 @@ Prompt = Annotated[str | None, typer.Option("--prompt", help="Column of prompts,
 Response = Annotated[str | None, typer.Option("--response", help="Column of responses, or a template.")]
 
 
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", help="Of tables that are not UTF-8, such as cp1252 of Excel.")
+]
+
+
 Consent = Annotated[Path | None, typer.Option("--consent", help="YAML file with all that you consent to.")]
 
 
@@ -92,6 +97,11 @@ Secure = Annotated[bool | None, typer.Option("--secure/--no-secure", help="Take 
 
 ChangedData = Annotated[
     bool, typer.Option("--changed-data", help="Go on although the data are not those that the run started with.")
+]
+
+
+ChangedTokenizer = Annotated[
+    bool, typer.Option("--changed-data", help="Go on although the tokenizer or image processor is not the run's.")
 ]
 
 

@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 import fedhello as fh
-from fedhello.cli.arguments import Head, Image, Json, Label, Model, Prompt, Reference, Response, Run, Target, Texts
+from fedhello.cli.arguments import (
+    ChangedTokenizer,
+    Encoding,
+    Head,
+    Image,
+    Json,
+    Label,
+    Model,
+    Prompt,
+    Reference,
+    Response,
+    Run,
+    Target,
+    Texts,
+)
 from fedhello.cli.output import draw_report, named, present, refuse, say_summary
 
 SHOWN_LABELS = 10
@@ -20,6 +34,7 @@ def evaluate(
     run: Run,
     data: Annotated[str | None, typer.Option("--data", help="Other labelled data: a file, a folder or a name.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="The split of --data.")] = None,
+    encoding: Encoding = None,
     text: Texts = None,
     label: Label = None,
     image: Image = None,
@@ -27,13 +42,22 @@ def evaluate(
     response: Response = None,
     model: Model = None,
     client: Head = None,
+    changed_data: ChangedTokenizer = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a run's adapter, or the mean over its models, on its validation and test set, or on other data."""
     from fedhello.results.trained import scores_listed
 
     columns = named(text=text, label=label, image=image, prompt=prompt, response=response) or None
-    found = fh.load_run(run).evaluate(data, split=split, columns=columns, model=model, client=client)
+    found = fh.load_run(run).evaluate(
+        data,
+        split=split,
+        columns=columns,
+        encoding=encoding,
+        model=model,
+        client=client,
+        changed_data=changed_data,
+    )
     result = scores_listed({"data": found}) if isinstance(found, fh.Evaluation) else found.to_dict()
     if as_json:
         print(json.dumps(result))
@@ -50,11 +74,14 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Print those of all classes.")] = False,
     model: Model = None,
     client: Head = None,
+    changed_data: ChangedTokenizer = False,
     as_json: Json = False,
 ) -> None:
     """Classify texts, pairs of texts or image files with a run's adapter, or let a language model answer prompts."""
     trained = fh.load_run(run)
-    found = trained.predict(texts, pairs=pair or (), probabilities=probabilities, model=model, client=client)
+    found = trained.predict(
+        texts, pairs=pair or (), probabilities=probabilities, model=model, client=client, changed_data=changed_data
+    )
     if as_json:
         print(json.dumps([named(**asdict(one)) for one in found]))
         return
@@ -81,9 +108,13 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="The same as --format merged.")] = False,
     model: Model = None,
     client: Head = None,
+    changed_data: ChangedTokenizer = False,
 ) -> None:
     """Write a run's adapter, or the merged model, as files that PEFT, transformers or sentence-transformers load."""
-    print(fh.load_run(run).export(out, form=form, merge=merge, model=model, client=client))
+    written = fh.load_run(run).export(
+        out, form=form, merge=merge, model=model, client=client, changed_data=changed_data
+    )
+    print(written)
 
 
 def forget(

@@ -11,6 +11,7 @@ import fedhello as fh
 from fedhello.cli.arguments import (
     INTERRUPTED,
     ChangedData,
+    Encoding,
     Image,
     Json,
     Label,
@@ -98,12 +99,13 @@ def init(
     image: Image = None,
     prompt: Prompt = None,
     response: Response = None,
+    encoding: Encoding = None,
     out: Annotated[Path, typer.Option("--out", help="Where to.")] = Path("fedhello.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Inspect your data and write a first configuration for it."""
     columns = named(text=text, label=label, image=image, prompt=prompt, response=response)
-    for line in fh.init(name, out, force=force, **columns).findings:
+    for line in fh.init(name, out, encoding=encoding, force=force, **columns).findings:
         print(line)
     print(f"wrote {out}; show its plan: fedhello plan {out}; run it: fedhello run {out}")
 

@@ -87,66 +87,100 @@ def _trained(
     before = model.read(work.names)
     parameters = dict(zip(sorted(work.names), model.set_trainable(work.names), strict=True))
     optimizer = optimizer_of(model, parameters, settings, learning_rate(settings, work.round))
-    total, steps, tokens, seen = torch.zeros((), dtype=torch.float64, device=model.device), 0, 0, 0
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
-    process, first = ProcessPeak(model.device), (total, total)
+    process, tally = ProcessPeak(model.device), _Tally(torch.zeros((), dtype=torch.float64, device=model.device))
 
     dropout = integer_seed(work.seed, "dropout", work.round, work.client)
     with surroundings(model, work, dropout), process if settings.measure_process else nullcontext():
         goal = _goal(model, work, settings, [(parameters[name], before[name]) for name in parameters])
         drift = _drift(model, work, settings, parameters)
         model.module.train()
-        for epoch in range(settings.epochs):
-            for positions in _epoch(work, settings, epoch):
-                batch = work.data.batch(positions).to(model.device)
-                if steps == 0:
-                    widest, labelled = batch.shape, batch.labelled
-                measured = memory if steps == 0 else None
-                with policies_of(model, work, measured), measured or nullcontext():
-                    loss, objective = _step(model, batch, positions, goal, optimizer, settings, measured)
-                    _shift(drift)
-                first = (loss, objective) if steps == 0 else first
-                total += loss * len(positions)
-                seen += len(positions)
-                tokens += prod(batch.shape)
-                steps += 1
+        for positions in _positions(work, settings):
+            batch = work.data.batch(positions).to(model.device)
+            measured = memory if tally.steps == 0 else None
+            with policies_of(model, work, measured), measured or nullcontext():
+                loss, objective = _step(model, batch, positions, goal, optimizer, settings, measured)
+                _shift(drift)
+            tally.add(batch, len(positions), loss, objective)
     after = model.read(work.names)
-    if not are_finite(after | {"": total}):
-        raise _not_finite(model, work, settings, before, *map(float, first))
+    if not are_finite(after | {"": tally.loss}):
+        raise _not_finite(model, work, settings, before, *map(float, tally.first))
     check_trained(model, work, before, after)
-    metrics = {
-        "loss": float(total) / seen,
-        "samples": seen,
-        "steps": steps,
-        "batches": steps // settings.epochs,
-        "tokens": tokens,
-        "widest_samples": widest[0],
-        "widest_tokens": widest[1],
-        "seconds": time.perf_counter() - begin,
-    }
-    if labelled is not None:
-        metrics["widest_labels"] = labelled
+    metrics = tally.metrics(settings.epochs, time.perf_counter() - begin)
     if memory is not None:
-        # In the first step the optimiser's state is created after backward; later steps hold it throughout.
-        state = _state_bytes(optimizer) if steps > 1 else 0
-        peak = max(memory.backward_peak_bytes + state, memory.peak_bytes)
-        shifts = sum(shift.nbytes for _, shift in drift)
-        metrics |= {"saved_bytes": memory.saved_bytes, "peak_bytes": peak + shifts}
+        metrics |= _step_bytes(memory, optimizer, drift, tally.steps)
     if process.peak_bytes is not None:
         metrics["process_bytes"] = process.peak_bytes
     return after, metrics
 
 
-def _epoch(work: Assignment, settings: TrainingSettings, epoch: int) -> Iterator[np.ndarray]:
-    """Yield the positions of each batch of one epoch."""
-    order = generator(work.seed, "order", work.round, work.client, epoch)
+@dataclass
+class _Tally:
+    """What is counted over the steps of a training.
+
+    Attributes:
+        loss: Sum of the loss over all samples seen, float64.
+        samples: Number of samples seen.
+        steps: Number of steps.
+        tokens: Number of tokens, padding included.
+        first: Loss and objective of the first step.
+        widest: Samples and tokens of its batch, the widest.
+        labelled: Predicted tokens of that batch; None without any.
+    """
+
+    loss: Tensor
+    samples: int = 0
+    steps: int = 0
+    tokens: int = 0
+    first: tuple[Tensor, Tensor] = field(init=False)
+    widest: tuple[int, int] = field(init=False)
+    labelled: int | None = None
+
+    def add(self, batch: Batch, samples: int, loss: Tensor, objective: Tensor) -> None:
+        """Count a step."""
+        if self.steps == 0:
+            self.first, self.widest, self.labelled = (loss, objective), batch.shape, batch.labelled
+        self.loss += loss * samples
+        self.samples += samples
+        self.tokens += prod(batch.shape)
+        self.steps += 1
+
+    def metrics(self, epochs: int, seconds: float) -> dict[str, float]:
+        """Return the counts by the names of metrics."""
+        found = {
+            "loss": float(self.loss) / self.samples,
+            "samples": self.samples,
+            "steps": self.steps,
+            "batches": self.steps // epochs,
+            "tokens": self.tokens,
+            "widest_samples": self.widest[0],
+            "widest_tokens": self.widest[1],
+            "seconds": seconds,
+        }
+        return found if self.labelled is None else found | {"widest_labels": self.labelled}
+
+
+def _step_bytes(
+    memory: StepMemory, optimizer: torch.optim.Optimizer, drift: list[tuple[nn.Parameter, Tensor]], steps: int
+) -> dict[str, float]:
+    """Return the bytes that were measured in the first step, and are held in all."""
+    # In the first step the optimiser's state is created after backward; later steps hold it throughout.
+    state = _state_bytes(optimizer) if steps > 1 else 0
+    peak = max(memory.backward_peak_bytes + state, memory.peak_bytes)
+    return {"saved_bytes": memory.saved_bytes, "peak_bytes": peak + sum(shift.nbytes for _, shift in drift)}
+
+
+def _positions(work: Assignment, settings: TrainingSettings) -> Iterator[np.ndarray]:
+    """Yield the positions of each batch, epoch by epoch."""
     lengths = work.data.lengths()
-    if settings.samples is None or settings.samples >= len(lengths):
-        yield from training_batches(lengths, settings.batch_size, order)
-        return
-    drawn = np.sort(order.choice(len(lengths), size=settings.samples, replace=False))
-    for positions in training_batches(lengths[drawn], settings.batch_size, order):
-        yield drawn[positions]
+    for epoch in range(settings.epochs):
+        order = generator(work.seed, "order", work.round, work.client, epoch)
+        if settings.samples is None or settings.samples >= len(lengths):
+            yield from training_batches(lengths, settings.batch_size, order)
+            continue
+        drawn = np.sort(order.choice(len(lengths), size=settings.samples, replace=False))
+        for positions in training_batches(lengths[drawn], settings.batch_size, order):
+            yield drawn[positions]
 
 
 def policies_of(model: LoraModel, work: Assignment, memory: StepMemory | None = None) -> AbstractContextManager[None]:

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from fedhello.data.columns import placeholders
+from fedhello.errors import ConfigError
 
 
 def as_share(value: object) -> object:
@@ -135,6 +136,18 @@ def _encoding(value: object) -> object:
 
 
 Encoding = Annotated[str, BeforeValidator(_encoding)]
+
+
+def check_encoding(name: str | None) -> None:
+    """Check an encoding that is named outside a configuration, as ``data.encoding`` is checked there.
+
+    Raises:
+        ConfigError: If it is not known.
+    """
+    try:
+        _encoding(name)
+    except ValueError as error:
+        raise ConfigError(f"encoding: {error} (found {name!r})") from error
 
 
 Template = Annotated[str, BeforeValidator(_template), Field(min_length=1)]

@@ -108,14 +108,26 @@ def load(
     source = source or open_source(name, encoding=encoding)
     if source.columns is not None and replace(columns, group=None) == UNNAMED:
         columns = replace(source.columns, group=columns.group)
+    classes = classes if labelled else [NO_CATEGORY]
     held_out, used = _held_out(source, {"validation": validation, "test": test}, encoding)
     _check_files({"data.name": name, "data.validation": validation, "data.test": test})
-    notes: list[str] = []
-    if file_per_client:
-        training = _client_tables(source, used)
-    else:
-        training, notes = training_table(source, split, used)
+    training, unused = (_client_tables(source, used), []) if file_per_client else training_table(source, split, used)
+    names: dict[Part, str] = {"train": source.name, **{part: table.name for part, table in held_out.items()}}
+    read, said = _read(training, held_out, columns, labelled)
+    check_parts(names, read, lambda _: "it has no row")
+    usable, unusable = _usable(read, names, columns.kind, classes, only, skip_bad_images)
+    samples, repeats = _first_of_each(usable, names, columns.kind) if deduplicate else (usable, [])
+    notes = list(dict.fromkeys([*unused, *said, *unusable, *repeats]))
+    grouped = file_per_client or columns.group is not None
+    return _assemble(samples, name, columns.kind, notes, grouped, classes, usable)
+
+
+def _read(
+    training: Mapping[str, Table], held_out: Mapping[HeldOut, Table], columns: Columns, labelled: bool
+) -> tuple[list[Sample], list[str]]:
+    """Return the samples of all tables, those for training first, and notes on them."""
     samples: list[Sample] = []
+    notes: list[str] = []
     for group, table in training.items():
         rows = read_rows(table, columns, labelled)
         samples += samples_of("train", rows, group)
@@ -125,26 +137,35 @@ def load(
         rows = read_rows(table, known, labelled)
         samples += samples_of(part, rows, "")
         notes += [*rows.notes, *more]
-    names: dict[Part, str] = {"train": source.name, **{part: table.name for part, table in held_out.items()}}
-    check_parts(names, samples, lambda _: "it has no row")
-    classes = classes if labelled else [NO_CATEGORY]
-    samples, more = known_names(samples, classes)
-    notes += more
+    return samples, notes
+
+
+def _usable(
+    samples: list[Sample],
+    names: Mapping[Part, str],
+    kind: Kind,
+    classes: Sequence[str] | None,
+    only: Sequence[str] | None,
+    skip_bad_images: bool,
+) -> tuple[list[Sample], list[str]]:
+    """Return the samples with one name for each class, without those that may not or cannot be used, and notes."""
+    samples, notes = known_names(samples, classes)
     if only is not None:
         samples, more = labelled_as(samples, only)
         notes += more
         check_parts(names, samples, lambda _: f"none is labelled {', '.join(only)}")
-    if skip_bad_images and columns.kind == "images":
+    if skip_bad_images and kind == "images":
         samples, more = decodable(samples)
         notes += more
         check_parts(names, samples, lambda _: "none of its images can be decoded")
-    before = samples
-    if deduplicate:
-        samples, more = without_repeats(samples, columns.kind)
-        notes += more
-        check_parts(names, samples, lambda part: elsewhere(part, before, samples, columns.kind, names))
-    grouped = file_per_client or columns.group is not None
-    return _assemble(samples, name, columns.kind, list(dict.fromkeys(notes)), grouped, classes, before)
+    return samples, notes
+
+
+def _first_of_each(samples: list[Sample], names: Mapping[Part, str], kind: Kind) -> tuple[list[Sample], list[str]]:
+    """Return the samples without repeats, and notes."""
+    kept, notes = without_repeats(samples, kind)
+    check_parts(names, kept, lambda part: elsewhere(part, samples, kept, kind, names))
+    return kept, notes
 
 
 def _check_files(named: Mapping[str, str | None]) -> None:

@@ -149,7 +149,7 @@ def read_text(path: Path, named: str | None = None) -> tuple[str, list[str]]:
         return text, [f"{path} is read as {encoding.upper()}"]
     if named is None or codecs.lookup(named).name[:5] == "utf-8":
         return text, []
-    return text, [f"{path} is read as UTF-8, which it is in, not as {named.upper()} (data.encoding)"]
+    return text, [f"{path} is read as UTF-8, which it is in, not as {named.upper()}, which is named"]
 
 
 def _encoding_of(content: bytes, named: str | None) -> str:
@@ -174,7 +174,7 @@ def _decoded(path: Path, content: bytes, encoding: str, is_named: bool) -> str:
         line = line_at(content[:at].decode(encoding, "replace"))
         how = "Save it as UTF-8."
         if is_named:
-            how = "Set data.encoding to the encoding that it has."
+            how = "Set data.encoding (or --encoding) to the encoding that it has."
         elif encoding == "utf-8":
             how = f"If it is of Excel or Windows in a Western language, {_other_encoding(path, 'cp1252')}"
         raise DataError(
@@ -188,7 +188,7 @@ def _other_encoding(path: Path, encoding: str) -> str:
     new = shlex.quote(str(path.with_name(f"{name_of(path)}-utf8{suffix_of(path)}")))
     old, convert = shlex.quote(str(path)), f"iconv -f {encoding} -t utf8"
     command = f"gunzip -c {old} | {convert} > {new}" if path.suffix.lower() == ".gz" else f"{convert} {old} > {new}"
-    return f"set data.encoding={encoding}, or convert it: {command}"
+    return f"set data.encoding={encoding} (init, client, evaluate: --encoding {encoding}), or convert it: {command}"
 
 
 def line_at(before: str) -> int:

@@ -26,6 +26,7 @@ from fedhello.model.probe import Calls, check_output_layer, keep_statistics, mad
 from fedhello.model.sources import CAUSAL_LM, IMAGES, TENSORS, Kind
 from fedhello.model.targets import (
     adaptable,
+    attention_parts,
     check_targets,
     find_all_linear,
     find_attention,
@@ -35,12 +36,13 @@ from fedhello.model.targets import (
 )
 
 ATTENTION_QV: Final = "attention-qv"
+ATTENTION: Final = "attention"
 ALL_LINEAR: Final = "all-linear"
 
 
 TARGETS: dict[str, Callable[[nn.Module, Blocks], list[str]]] = {
     ATTENTION_QV: find_attention_qv,
-    "attention": find_attention,
+    ATTENTION: find_attention,
     ALL_LINEAR: find_all_linear,
 }
 
@@ -106,9 +108,9 @@ def attach_lora(
     keep_statistics(base.module)
     calls = _calls(base, blocks)
     blocks = blocks if calls is None else calls.blocks
-    paths = _target_paths(base.module, blocks, targets)
+    asked = paths = _target_paths(base.module, blocks, targets)
     if calls is not None:
-        asked, paths = paths, _reloadable(base.module, adaptable(base.module, paths, calls.linear))
+        paths = _reloadable(base.module, adaptable(base.module, paths, calls.linear))
         check_targets(base.module, blocks, asked, paths, named=targets != ALL_LINEAR)
     if admit is not None:
         admit(sum(_values(base.module.get_submodule(path), rank, dora) for path in paths))
@@ -131,7 +133,7 @@ def attach_lora(
         prepare_model_for_kbit_training(base.module, use_gradient_checkpointing=False)
     _check_head(base.module, head)
     _let_head_compute_in_float32(base.module, head)
-    untrained = left_out(base.module, blocks, paths, head) if targets == ALL_LINEAR else None
+    untrained = _left_out(base.module, blocks, targets, asked, paths, head)
     model = LoraModel(base, config, blocks, logits_path, seed)
     model.left_out = untrained
     model.passed_over = frozenset() if calls is None else calls.returning_tensors
@@ -217,6 +219,23 @@ def _target_paths(module: nn.Module, blocks: Blocks, targets: str | Sequence[str
             f"expected model.lora.targets to be {', '.join(TARGETS)} or a list of names; found {targets!r}"
         )
     return TARGETS[targets](module, blocks)
+
+
+def _left_out(
+    module: nn.Module,
+    blocks: Blocks,
+    targets: str | Sequence[str],
+    asked: Sequence[str],
+    paths: Sequence[str],
+    head: Sequence[str],
+) -> str | None:
+    """Return a sentence on what the targets cover by their name and have no adapter; see ``left_out``."""
+    if targets == ALL_LINEAR:
+        return left_out(module, blocks, paths, head)
+    if targets == ATTENTION:
+        parts = attention_parts(module, blocks)
+        return left_out(module, blocks, paths, head, within=parts, called="the attention's weights")
+    return left_out(module, blocks, paths, head, within=asked, called="these layers' weights", least=0)
 
 
 def _let_head_compute_in_float32(module: nn.Module, head: Sequence[str]) -> None:

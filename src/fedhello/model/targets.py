@@ -39,16 +39,23 @@ def find_attention(model: nn.Module, blocks: Blocks) -> list[str]:
         ModelError: If some block has no such part; the message lists its linear layers.
     """
     paths = []
-    for i in range(blocks.count):
-        block_path = blocks.paths[i]
-        projections = _attention_projections(model, blocks, i)
-        parts = {_part(model, block_path, path) for path in projections}
-        if not parts or parts & set(projections):
-            raise _no_attention(model, blocks, i, [])
-        paths += [
-            path for path in linear_layers(model, block_path) if any(path.startswith(part + ".") for part in parts)
-        ]
+    for i, block_path in enumerate(blocks.paths):
+        parts = tuple(f"{part}." for part in _attention_parts(model, blocks, i))
+        paths += [path for path in linear_layers(model, block_path) if path.startswith(parts)]
     return paths
+
+
+def attention_parts(model: nn.Module, blocks: Blocks) -> list[str]:
+    """Return the dotted paths of every block's attention, as in ``find_attention``."""
+    return [part for i in range(blocks.count) for part in _attention_parts(model, blocks, i)]
+
+
+def _attention_parts(model: nn.Module, blocks: Blocks, i: int) -> list[str]:
+    projections = _attention_projections(model, blocks, i)
+    parts = {_part(model, blocks.paths[i], path) for path in projections}
+    if not parts or parts & set(projections):
+        raise _no_attention(model, blocks, i, [])
+    return sorted(parts)
 
 
 def find_all_linear(model: nn.Module, blocks: Blocks) -> list[str]:
@@ -151,33 +158,48 @@ def check_targets(model: nn.Module, blocks: Blocks, asked: Sequence[str], paths:
             )
 
 
-def left_out(model: nn.Module, blocks: Blocks, paths: Sequence[str], head: Sequence[str]) -> str | None:
-    """Return a sentence on the parts of a model, with many of its weights, that have no adapter and do not train.
+def left_out(
+    model: nn.Module,
+    blocks: Blocks,
+    paths: Sequence[str],
+    head: Sequence[str],
+    *,
+    within: Sequence[str] = ("",),
+    called: str = "the weights",
+    least: float = MANY,
+) -> str | None:
+    """Return a sentence on what a target set covers by its name, with many weights, that has no adapter.
 
     Args:
         model: The model, without adapters.
         blocks: Its blocks.
         paths: The linear layers that get an adapter.
         head: The parts that train as they are.
+        within: The dotted paths of what the set covers; by default the whole model.
+        called: What to call the weights in them.
+        least: The share of these weights from which on a part is named.
 
     Returns:
-        The sentence without a full stop; None if no such part has ``MANY`` of the weights.
+        The sentence without a full stop; None if there is no such part.
     """
+    covered = tuple(path and f"{path}." for path in within)
     adapted = tuple(f"{path}." for path in paths)
     tables = (part for part in model.modules() if isinstance(part, nn.Embedding))
     embeddings = {id(weight) for part in tables for weight in part.parameters()}
     sizes: dict[str, int] = {}
     total = 0
     for name, weight in model.named_parameters():
+        if not name.startswith(covered):
+            continue
         size = _size(model.get_submodule(name.rpartition(".")[0]), weight)
         total += size
         if not name.startswith(adapted) and name.split(".", 1)[0] not in head:
-            part = "embeddings" if id(weight) in embeddings else _part_name(model, name, blocks, adapted)
+            part = "embeddings" if id(weight) in embeddings else _part_name(name, blocks, adapted, covered)
             sizes[part] = sizes.get(part, 0) + size
-    large = sorted((part for part, size in sizes.items() if size >= MANY * total), key=lambda part: -sizes[part])
+    large = sorted((part for part, size in sizes.items() if size >= least * total), key=lambda part: -sizes[part])
     if not large:
         return None
-    return "no adapter is put into " + ", ".join(f"{part} ({sizes[part] / total:.0%} of the weights)" for part in large)
+    return "no adapter is put into " + ", ".join(f"{part} ({sizes[part] / total:.0%} of {called})" for part in large)
 
 
 def _size(owner: nn.Module, weight: nn.Parameter) -> int:
@@ -186,10 +208,10 @@ def _size(owner: nn.Module, weight: nn.Parameter) -> int:
     return int(owner.in_features * owner.out_features) if packed else weight.numel()  # type: ignore[operator]
 
 
-def _part_name(model: nn.Module, name: str, blocks: Blocks, adapted: tuple[str, ...]) -> str:
+def _part_name(name: str, blocks: Blocks, adapted: tuple[str, ...], covered: tuple[str, ...]) -> str:
     """Return what to call weights without an adapter, by a parameter's name: all blocks' alike parts are one.
 
-    The part is the outermost one inside the block, or inside the model, that has no adapter at all.
+    The part is the outermost covered one inside the block, or inside the model, that has no adapter at all.
     """
     l = blocks.index(name)
     root = "" if l is None else f"{blocks.paths[l]}."
@@ -197,7 +219,8 @@ def _part_name(model: nn.Module, name: str, blocks: Blocks, adapted: tuple[str, 
     if "experts" in names:
         return "the experts"
     trunks = adapted if l is not None else tuple(f"{path}." for path in blocks.paths)
-    free = (".".join(names[:n]) for n in range(1, len(names)))
+    inside = (".".join(names[:n]) for n in range(1, len(names)))
+    free = (part for part in inside if f"{root}{part}.".startswith(covered))
     part = next((part for part in free if not any(path.startswith(f"{root}{part}.") for path in trunks)), None)
     part = re.sub(r"\.\d+(?=\.|$)", "", part or ".".join(names))
     return part if l is None else f"the blocks' {part}"

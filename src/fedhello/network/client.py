@@ -34,6 +34,7 @@ def cold_worker(node_config: Mapping[str, Any]) -> Any:
         data=data and str(data),
         part=None if part is None else int(part),
         model=str(node_config["model"]) if "model" in node_config else None,
+        encoding=str(node_config["encoding"]) if "encoding" in node_config else None,
         consent=read_consent(node_config.get("consent"), more),
     )
     return Worker(lambda raw, labels: prepare_client(options, raw, labels), watched=False, consent=options.consent)

@@ -124,7 +124,7 @@ def _unprepared(options: ClientOptions) -> dict[str, tuple[Leaving, ...]]:
 
 def _labels(options: ClientOptions) -> tuple[list[str], int]:
     """Return the labels of a client's own data that its owner allows, and the number of their samples."""
-    source, columns = own_source(str(options.data), options.consent.columns)
+    source, columns = own_source(str(options.data), options.consent.columns, options.encoding)
     (table,) = training_table(source, None, [])[0].values()
     only = options.consent.labels
     allowed = None if only is None else {clean(label) for label in only}

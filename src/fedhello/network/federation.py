@@ -93,6 +93,7 @@ def join(
     name: str | None = None,
     model: str | Path | None = None,
     columns: Mapping[str, str | Sequence[str]] | None = None,
+    encoding: str | None = None,
     consent: Consent | Mapping[str, Any] | str | Path | None = None,
     part: int | None = None,
     device: str = "auto",
@@ -115,6 +116,7 @@ def join(
         model: The folder or public name of your own foundation model; None takes the one that the server names.
         columns: ``text`` (two for pairs of texts), ``label``, ``image``, ``prompt`` or ``response`` → the column in
             the data; columns that are not named are found by their names and values, never by the server's.
+        encoding: Of tables that have no byte order mark and are not UTF-8, such as ``cp1252``; the server names none.
         consent: What you consent to, beyond columns and budget: a ``Consent``, its keys, or a YAML file with them.
             What the server asks for beyond it is refused.
         part: Index of the client's part of the configured data set, from 0.
@@ -147,6 +149,7 @@ def join(
         device=device,
         consent=read_consent(consent, {"columns": columns or {}, "budget": _known(budget or {})}),
         key=None if key is None else str(key),
+        encoding=encoding,
     )
     if dry_run:
         from fedhello.network.dry_run import dry_run as tried

@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from fedhello.config.units import check_encoding
 from fedhello.errors import ConfigError
 from fedhello.network.consent import DEFAULT_CONSENT, Consent
 
@@ -23,9 +24,11 @@ class ClientOptions:
         device: A value of ``run.device``.
         consent: What the owner of the data consents to, with the columns and the budget.
         key: The file of the client's private key; None without one.
+        encoding: Of tables that have no byte order mark and are not UTF-8; None for no other. With ``part``, None takes
+            that of the configuration.
 
     Raises:
-        ConfigError: If there are no data, or the name is not valid.
+        ConfigError: If there are no data, or the name or the encoding is not valid.
     """
 
     name: str
@@ -35,6 +38,7 @@ class ClientOptions:
     device: str = "auto"
     consent: Consent = DEFAULT_CONSENT
     key: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         if self.data is None and self.part is None:
@@ -44,6 +48,7 @@ class ClientOptions:
                 "expected the client's name (--name) to be letters, digits, dots, underscores and hyphens, at most 64; "
                 f"found {self.name!r}"
             )
+        check_encoding(self.encoding)
 
     def to_json(self) -> str:
         """Return the options as text for another process."""

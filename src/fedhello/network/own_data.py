@@ -17,18 +17,19 @@ Named = Mapping[Role, str | tuple[str, ...]]
 """Role → the column, or two for pairs of texts."""
 
 
-def own_source(name: str, named: Named) -> tuple[Source, Columns]:
+def own_source(name: str, named: Named, encoding: str | None = None) -> tuple[Source, Columns]:
     """Return a client's data set, and the columns to use, which depend on nothing but the data and the owner.
 
     Args:
         name: A file, a folder, an embedded data set or a hub id.
         named: The columns that the owner names.
+        encoding: The one that the owner names; see ``open_source``.
 
     Raises:
         ConfigError: If several columns fit, or none; the message asks for the argument that decides.
         DataError: If the data set cannot be read.
     """
-    source = open_source(name)
+    source = open_source(name, encoding=encoding)
     if source.columns is not None and not named:
         return source, replace(source.columns, group=None)
     (table,) = training_table(source, None, [])[0].values()

@@ -3,14 +3,15 @@
 Where ``privacy.unit`` is ``sample``, a client adds the noise of its steps itself, and counts what an answer releases
 before it answers. It refuses what would exceed the ε that the run promised, or that its owner allows (``epsilon`` of
 the consent). Head statistics are counted, too, but their noise is added to the sum by the server, which is trusted with
-that. What is counted is kept in a file as long as the client's process, or for good (``ledger`` of the consent).
+that. What is counted is kept in a file as long as the client's process, or for good (``ledger`` of the consent); what
+was fixed by the first request, as long as the client's process.
 """
 
 import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fedhello.config.schema import Config
@@ -42,6 +43,8 @@ class OwnLedger:
         how: The steps of the first task. All others are like them, since ε of steps that are chosen by what came before
             is not known; None before it.
         asked: Whether head statistics were sent.
+        fixed: The file in which ``how`` and ``asked`` are kept for a worker that is started anew; None keeps them in
+            memory.
     """
 
     spent: Ledger
@@ -51,6 +54,7 @@ class OwnLedger:
     file: Path | None = None
     how: NoisySteps | None = None
     asked: bool = False
+    fixed: Path | None = None
 
     def sums(self, adapter: bool) -> None:
         """Count an answer with head statistics.
@@ -65,6 +69,7 @@ class OwnLedger:
             raise not_allowed("head statistics once, before training, where single samples are protected", "more")
         self._count(self.head)
         self.asked = True
+        self._fix()
 
     def scores(self) -> None:
         """Refuse an answer with Fisher scores, whose noise is not counted for samples.
@@ -94,12 +99,20 @@ class OwnLedger:
             raise not_allowed("a step to have one sample or more on average", f"{how.rate * self.samples:.2g}")
         self._count(Release(STEP, how.noise, how.rate, how.steps))
         self.how = how
+        self._fix()
 
     def follow(self, before: "OwnLedger") -> None:
         """Go on from another ledger of this process, as a server may ask to join as often as it wants."""
+        self.how, self.asked = before.how, before.asked
         if self.file is None:
             budget = min(self.spent.budget, before.spent.budget)
             self.spent = replace(self.spent, releases=before.spent.releases, budget=budget)
+
+    def _fix(self) -> None:
+        """Write down what no later request may change."""
+        if self.fixed is not None:
+            how = None if self.how is None else asdict(self.how)
+            write_whole(self.fixed, json.dumps({"how": how, "asked": self.asked}))
 
     def _count(self, release: Release) -> None:
         """Count a release, and write it down before it leaves."""
@@ -124,7 +137,8 @@ def own_ledger(
         method: Its method.
         consent: The owner's.
         samples: n.
-        kept: The file for a client without one of its owner's; None keeps the ledger in memory.
+        kept: The file for a client without one of its owner's, beside which is kept what the first request fixed; None
+            keeps both in memory.
 
     Raises:
         RefusalError: If δ allows to publish a sample, or the budget covers no head statistics any more.
@@ -142,12 +156,24 @@ def own_ledger(
         raise not_allowed(f"a δ below 1/{samples}, as one sample of so many could be published else", f"{new.delta:g}")
     file, trains = consent.ledger or kept, not method.head_alone
     spent = new if file is None else _read(file, new, consent.ledger is not None)
-    head = head_release(config, trains)
-    try:
-        spent.check(head)
-    except PrivacyError as error:
-        raise not_allowed(f"what its ledger has room for ({file})", f"more: {error}") from error
-    return OwnLedger(spent, head, trains, samples, file)
+    found = OwnLedger(spent, head_release(config, trains), trains, samples, file)
+    if kept is not None:
+        found.fixed = kept.with_name("fixed.json")
+        found.how, found.asked = _read_fixed(found.fixed)
+    if not found.asked:
+        try:
+            spent.check(found.head)
+        except PrivacyError as error:
+            raise not_allowed(f"what its ledger has room for ({file})", f"more: {error}") from error
+    return found
+
+
+def _read_fixed(file: Path) -> tuple[NoisySteps | None, bool]:
+    """Return the steps of the first task, and whether head statistics were sent, as this client wrote them down."""
+    if not file.exists():
+        return None, False
+    found = json.loads(file.read_bytes())
+    return None if found["how"] is None else NoisySteps(**found["how"]), found["asked"]
 
 
 def _read(file: Path, now: Ledger, owned: bool) -> Ledger:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from fedhello import embedded
 from fedhello.client.calibration import calibrate, measure_speed
-from fedhello.client.cost_model import Shape, batch_shapes
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings, moments
 from fedhello.config.load import parse_config
@@ -29,6 +28,7 @@ from fedhello.config.settings import (
     statistics_settings,
     training_settings,
 )
+from fedhello.costs import Costs
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import Columns, Kind
 from fedhello.data.digest import PartDigest, digest_of
@@ -43,12 +43,14 @@ from fedhello.model.head import is_shared
 from fedhello.model.injection import Admit
 from fedhello.model.private_sums import ROUND
 from fedhello.model.sources import cached_commit
+from fedhello.model.statistics import StatisticsSettings
 from fedhello.network.consent import check_invitation
 from fedhello.network.limits import Limits, check_adapter
 from fedhello.network.options import ClientOptions
 from fedhello.network.own_data import own_source
 from fedhello.network.own_ledger import own_ledger
 from fedhello.network.registry import SLOWEST_TRAINING, ClientInfo, DeclaredBudget, count_shapes
+from fedhello.network.stated import Stated, stated_of
 from fedhello.network.worker import Prepared
 from fedhello.privacy.rounds import anonymous_federation, private_method
 from fedhello.privacy.secure import SecureRound
@@ -58,7 +60,7 @@ from fedhello.setup.encoding import MODEL_KINDS, encode, longest_answer
 from fedhello.setup.federation import empty_federation
 from fedhello.setup.masking import agreed_round
 from fedhello.setup.model import choose_device, load_model
-from fedhello.setup.prepare import load, longest_shapes
+from fedhello.setup.prepare import load
 from fedhello.setup.private import check_steps
 from fedhello.setup.private_plan import autocast_of, protects_samples
 from fedhello.setup.training import on_device, step_costs, with_copies
@@ -68,8 +70,8 @@ from fedhello.types import Budget, Client
 SHARE_OF_FREE = 0.8
 """Share of the free memory that a client uses; after loading the model, it is the budget of a client without one."""
 
-MOST_BATCHES = 2**22
-"""The most batches in a round that a client plans for."""
+BY_ITSELF = 1
+"""Samples that are computed at once where single samples are protected."""
 
 
 def prepare_client(
@@ -88,70 +90,46 @@ def prepare_client(
         FedhelloError: Of the matching kind, if they do not fit.
     """
     config, source = _own_config(options, raw, len(labels))
-    if config.privacy.epsilon is not None and source is not None:
-        # Else the number of samples that are left would tell a server which of them repeat, or are broken.
-        data = config.data.model_copy(update={"deduplicate": True, "on_bad_image": "error"})
-        config = config.model_copy(update={"data": data})
     admit = partial(check_adapter, options.consent, free=_free_memory(choose_device(config.run.device)))
     samples, model, classes, digest = (
         _part(options, config, labels, admit) if source is None else _own(options, config, labels, source, admit)
     )
     row = METHODS[config.method.name]
-    method = row.bind(**config.method.options)
-    settings, notes = on_device(training_settings(config), autocast_of(config, row), method, model, samples)
-    for note in notes:
-        say(f"note: {note}")
+    on_samples = protects_samples(config, row)
+    settings = _settings(config, row, model, samples)
     initial = model.read(model.block_of)
     own, declared = _budgets(options, config, model.device)
     settings = replace(settings, measure_process=declared.memory is not None)
-    on_samples = protects_samples(config, row)
     if on_samples:
         check_steps(model, config.privacy.factors, samples.batch(np.arange(min(2, len(samples)))))
     if settings.measure_process:
         return_memory_at_once()
     answer = longest_answer(samples, np.arange(len(samples)))
-    private = private_statistics(config.privacy)
-    # What it states must not depend on its data, but for their number where that is taken as known.
-    stated = len(samples) if private is None or on_samples else 1
-    widest, batches = _batches(config, samples)
-    if private is not None:
-        kind = config.data.kind or "texts"
-        (widest, batches), classes = longest_shapes(config, kind, int(samples.lengths().max()), stated), []
+    stated = stated_of(config, samples, classes, on_samples)
     facts = ClientInfo(
         name=options.name,
-        samples=stated,
-        classes=tuple(classes),
-        widest=(widest[0], widest[1]),
-        batches=count_shapes(batches),
+        samples=stated.samples,
+        classes=stated.classes,
+        widest=(stated.widest[0], stated.widest[1]),
+        batches=count_shapes(stated.batches),
         budget=declared,
         speed=_speed(model, settings, answer),
         busy=0.0,
     )
     say(_described(facts))
-    limited = () if own is None else (Budget(**own.model_dump()),)
-    costs = (
-        step_costs(model, settings, head_settings(config.model), limited, config.train.activations, answer)
-        if limited
-        else None
+    limits = Limits(
+        options.consent,
+        model,
+        None if own is None else facts.as_budget(),
+        None if own is None else _costs(config, model, settings, own, stated, answer, on_samples),
+        stated.widest[1],
+        answer,
+        moments(settings),
     )
     if on_samples:
         # Each by itself: padding to the longest of a batch would let one sample change the gradients of others, by
         # rounding, which a server's choice of the adapter can blow up.
-        settings = replace(settings, batch_size=1)
-        costs = None if costs is None else with_copies(costs, settings.batch_size)
-    limits = Limits(
-        options.consent,
-        model,
-        facts.as_budget() if limited else None,
-        None if costs is None else costs.at(widest, batches),
-        widest[1],
-        answer,
-        moments(settings),
-    )
-    statistics = statistics_settings(config)
-    if source is not None and not config.privacy.secure:  # the server has the data of a part
-        consent = options.consent
-        statistics = replace(statistics, own_least=consent.least_per_class, enough=consent.least_for_moments)
+        settings = replace(settings, batch_size=BY_ITSELF)
     return Prepared(
         model,
         samples,
@@ -159,13 +137,47 @@ def prepare_client(
         facts,
         config.run.seed,
         initial,
-        statistics,
+        _statistics(config, options, owned=source is not None),
         _secure(config, row, model, facts) if config.privacy.secure else None,
         limits,
-        private,
+        private_statistics(config.privacy),
         digest.sha256,
         own_ledger(config, row, options.consent, len(samples), kept),
     )
+
+
+def _settings(config: Config, row: Method, model: LoraModel, samples: Samples) -> TrainingSettings:
+    """Return how this client trains; what was chosen for its device is said."""
+    method = row.bind(**config.method.options)
+    settings, notes = on_device(training_settings(config), autocast_of(config, row), method, model, samples)
+    for note in notes:
+        say(f"note: {note}")
+    return settings
+
+
+def _costs(
+    config: Config,
+    model: LoraModel,
+    settings: TrainingSettings,
+    budget: DeclaredBudget,
+    stated: Stated,
+    answer: int | None,
+    on_samples: bool,
+) -> Costs | None:
+    """Return the costs of a round, by which a client keeps to its own budget; None where they are not predicted."""
+    budgets = (Budget(**budget.model_dump()),)
+    costs = step_costs(model, settings, head_settings(config.model), budgets, config.train.activations, answer)
+    if costs is None:
+        return None
+    return (with_copies(costs, BY_ITSELF) if on_samples else costs).at(stated.widest, stated.batches)
+
+
+def _statistics(config: Config, options: ClientOptions, owned: bool) -> StatisticsSettings:
+    """Return the settings of head statistics; the server has the data of a part, which are not the owner's."""
+    found, consent = statistics_settings(config), options.consent
+    if not owned or config.privacy.secure:
+        return found
+    return replace(found, own_least=consent.least_per_class, enough=consent.least_for_moments)
 
 
 def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int) -> tuple[Config, Source | None]:
@@ -187,16 +199,17 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int)
     elif not _is_public(str(data.get("name"))):
         raise ConfigError("expected data (--data) with a part (--part), since the server's data set is a path there")
     if options.part is None:
-        source, columns = own_source(str(options.data), options.consent.columns)
+        source, columns = own_source(str(options.data), options.consent.columns, options.encoding)
         data |= _column_keys(columns)
         kind = columns.kind
         # A client trains on all its samples; the server's own splits do not apply to them.
         data |= {"partition": {"kind": "iid"}, "validation": 0.1, "test": 0.1, "split": None}
-        data |= {"samples": None, "held_out_samples": None}
+        data |= {"samples": None, "held_out_samples": None, "encoding": options.encoding}
     elif any(isinstance(data.get(part), str) for part in ("validation", "test", "public")):
         raise ConfigError("expected shares in data.validation, data.test and data.public for --part; found names")
     else:
         data |= {role: name if isinstance(name, str) else list(name) for role, name in options.consent.columns.items()}
+        data |= {} if options.encoding is None else {"encoding": options.encoding}
     run |= {"device": options.device, "engine": "flower"}  # whatever it says, what holds over a network is checked
     config = parse_config(raw)
     check_invitation(options.consent, config, num_labels, options.model is None, kind or config.data.kind)
@@ -207,6 +220,10 @@ def _own_config(options: ClientOptions, raw: Mapping[str, Any], num_labels: int)
             "that this client's owner named or that were found. Name the columns (--text, --label, --image, --prompt, "
             "--response)."
         )
+    if config.privacy.epsilon is not None and source is not None:
+        # Else the number of samples that are left would tell a server which of them repeat, or are broken.
+        known = config.data.model_copy(update={"deduplicate": True, "on_bad_image": "error"})
+        config = config.model_copy(update={"data": known})
     return config, source
 
 
@@ -307,22 +324,6 @@ def _free_memory(device: torch.device) -> int:
     """Return the bytes of a device's free memory that a client uses at most."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return int(SHARE_OF_FREE * free)
-
-
-def _batches(config: Config, samples: Samples) -> tuple[Shape, list[Shape]]:
-    """Return the widest batch, and all of a round.
-
-    Raises:
-        ConfigError: If there are too many.
-    """
-    train = config.train
-    most = -(-len(samples) // train.batch_size) * train.epochs
-    if most > MOST_BATCHES:
-        raise ConfigError(
-            f"expected a server that asks for at most {MOST_BATCHES} batches per round; with its train.epochs, "
-            f"{train.epochs}, and train.batch_size, {train.batch_size}, they would be {most}"
-        )
-    return batch_shapes(samples.lengths(), train.batch_size, train.epochs)
 
 
 def _secure(config: Config, row: Method, model: LoraModel, facts: ClientInfo) -> SecureRound:

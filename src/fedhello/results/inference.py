@@ -12,6 +12,7 @@ import torch
 from fedhello import embedded
 from fedhello.client.trial import bfloat16_pays
 from fedhello.config.schema import Config, DataConfig
+from fedhello.config.units import check_encoding
 from fedhello.data import sources
 from fedhello.data.batches import Samples, Tensors
 from fedhello.data.columns import read_rows
@@ -129,7 +130,11 @@ def _check_seconds(inputs: Sequence[Any], seconds: Sequence[str], expected: int)
 
 
 def score(
-    trained: Trained, data: Any, split: str | None = None, columns: Mapping[str, Any] | None = None
+    trained: Trained,
+    data: Any,
+    split: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    encoding: str | None = None,
 ) -> tuple[Evaluation, list[str]]:
     """Evaluate a model on labelled data, in the number type of its run's evaluation.
 
@@ -138,19 +143,21 @@ def score(
         data: A name as in ``data.name``, a path, or a data set in memory.
         split: The name of one of its splits.
         columns: Role of a column → its name in the data, if it differs from the run's.
+        encoding: Of tables that are not UTF-8; None takes that of the run.
 
     Returns:
         The scores, and notes on the samples.
 
     Raises:
-        ConfigError: If ``columns`` names an unknown role.
+        ConfigError: If ``columns`` names an unknown role, or the encoding is not known.
         DataError: If the data cannot be read, are of another kind, or have a label that is not a class of the run.
     """
     config, model = trained.config, trained.model
     wanted = _run_columns(config.data, model)
     named = _renamed(wanted, columns or {})
     by_name = isinstance(data, (str, Path))
-    encoding = config.data.encoding
+    check_encoding(encoding)
+    encoding = encoding or config.data.encoding
     whole = sources.open_source(str(data), "data", encoding) if by_name else memory_source(data, named, {})
     source = _one_table(whole, split)
     skip = config.data.on_bad_image == "skip"

@@ -178,6 +178,7 @@ class TrainedRun:
         probabilities: bool = False,
         model: str | None = None,
         client: int | None = None,
+        changed_data: bool = False,
     ) -> list[Prediction]:
         """Classify texts, pairs of texts, image files or tensors, or answer prompts with a language model.
 
@@ -187,10 +188,11 @@ class TrainedRun:
             probabilities: Whether to return the probabilities of all classes.
             model: The name of the model, for a run with several models.
             client: The client whose head is used, if clients keep their own heads.
+            changed_data: Go on although the tokenizer or image processor is not the run's, with a warning.
 
         Raises:
             ConfigError: If second texts, model or client are missing, or do not apply to this run.
-            DataError: If a text is blank, or an image cannot be decoded.
+            DataError: If a text is blank, an image cannot be decoded, or the tokenizer or image processor has changed.
         """
         tensors = self.config.data.kind == "tensors"
         texts = pairs if tensors else [*inputs, *pairs]
@@ -198,7 +200,7 @@ class TrainedRun:
             raise ConfigError("expected a list of texts, prompts or paths of images to predict; found something else")
         if len(inputs) == 0:
             return []
-        trained = self._trained(model, client)
+        trained = self._trained(model, client, changed_data)
         found, notes = infer(
             trained.config,
             trained.labels,
@@ -217,8 +219,10 @@ class TrainedRun:
         *,
         split: str | None = None,
         columns: Mapping[str, Any] | None = None,
+        encoding: str | None = None,
         model: str | None = None,
         client: int | None = None,
+        changed_data: bool = False,
     ) -> RunEvaluation: ...
     @overload
     def evaluate(
@@ -227,8 +231,10 @@ class TrainedRun:
         *,
         split: str | None = None,
         columns: Mapping[str, Any] | None = None,
+        encoding: str | None = None,
         model: str | None = None,
         client: int | None = None,
+        changed_data: bool = False,
     ) -> Evaluation: ...
     def evaluate(
         self,
@@ -236,8 +242,10 @@ class TrainedRun:
         *,
         split: str | None = None,
         columns: Mapping[str, Any] | None = None,
+        encoding: str | None = None,
         model: str | None = None,
         client: int | None = None,
+        changed_data: bool = False,
     ) -> Evaluation | RunEvaluation:
         """Evaluate the run's model on the run's own validation and test data, or on other data.
 
@@ -249,26 +257,29 @@ class TrainedRun:
             split: The name of a split of ``data``.
             columns: ``text`` (one, or two for pairs), ``label``, ``image``, ``prompt`` or ``response`` → the column's
                 name in ``data``, if it differs from the run's.
+            encoding: Of tables that are not UTF-8, if it differs from the run's.
             model: The name of the model to evaluate on ``data``, for a run with several models.
             client: The client whose head is used, if clients keep their own heads.
+            changed_data: Go on although the tokenizer or image processor is not the run's, with a warning.
 
         Returns:
             The scores on ``data``; without ``data``, those on the run's own validation and test data.
 
         Raises:
             ConfigError: If an argument is missing, or does not apply to this run.
-            DataError: If the data cannot be read, are of another kind, or have a label that is not a class of the run.
+            DataError: If the data cannot be read, are of another kind, or have a label that is not a class of the run;
+                or the tokenizer or image processor has changed.
         """
         if data is None:
-            named = {"split": split, "columns": columns, "model": model, "client": client}
+            named = {"split": split, "columns": columns, "encoding": encoding, "model": model, "client": client}
             given = [name for name, value in named.items() if value is not None]
             if given:
                 raise ConfigError(f"expected data with {' and '.join(given)}; found none. Pass the data.")
             session = self._prepared(scoring_session)
-            whole, notes = rescore(self._folder, session)
+            whole, notes = rescore(self._folder, session, changed_data=changed_data)
             _log(notes if self.session is not None else [*notes, *other_data(session, self._folder)])
             return whole
-        found, notes = score(self._trained(model, client), data, split, columns or {})
+        found, notes = score(self._trained(model, client, changed_data), data, split, columns or {}, encoding)
         _log(notes)
         return found
 
@@ -307,7 +318,7 @@ class TrainedRun:
             model: The name of the model, for a run with several models.
             client: The client whose head is used, if clients keep their own heads.
         """
-        return self._trained(model, client).model.peft
+        return self._trained(model, client, True).model.peft
 
     def export(
         self,
@@ -317,6 +328,7 @@ class TrainedRun:
         merge: bool = False,
         model: str | None = None,
         client: int | None = None,
+        changed_data: bool = False,
     ) -> Path:
         """Write files that PEFT, transformers or sentence-transformers load.
 
@@ -326,9 +338,11 @@ class TrainedRun:
             merge: The same as ``form="merged"``.
             model: The name of the model, for a run with several models.
             client: The client whose head is used, if clients keep their own heads.
+            changed_data: Write a model beside another tokenizer or image processor than the run's, with a warning.
 
         Raises:
             ConfigError: If there is no such form.
+            DataError: If the tokenizer or image processor, which is written with a model, has changed.
             RunFolderError: If the folder exists or cannot be written.
         """
         wanted, target = exports.asked_form(form, merge), Path(out or self.path / "export")
@@ -337,7 +351,7 @@ class TrainedRun:
             raise RunFolderError(f"expected a new folder to export to; {target} exists. Choose another.")
         # A merged model cannot be used again: a model from files is loaded again, an object is copied.
         spare = wanted != "adapter" and self.session is None and self.given.model is None
-        trained = self._trained(model, client, anew=spare)
+        trained = self._trained(model, client, changed_data or wanted == "adapter", spare)
         exported = trained.model if wanted == "adapter" or spare else copy.deepcopy(trained.model)
         try:
             exports.export(exported, target, wanted, trained.config.data.max_length)
@@ -353,9 +367,10 @@ class TrainedRun:
         summary = self._folder.summary()
         return load_model(model_settings(self.config), summary.labels, summary.model_kind, self.given)
 
-    def _trained(self, model: str | None, client: int | None, anew: bool = False) -> Trained:
+    def _trained(self, model: str | None, client: int | None, changed_data: bool, anew: bool = False) -> Trained:
         """Return the model with the given model's adapter and client's head."""
-        trained = load_trained(self._folder, model, client, None if anew else self._model)
+        loaded = None if anew else self._model
+        trained = load_trained(self._folder, model, client, loaded, changed_data=changed_data)
         _log(trained.notes)
         return trained
 

@@ -12,7 +12,7 @@ from fedhello.config.schema import Config
 from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
 from fedhello.data.partition import PARTITIONS
-from fedhello.errors import ConfigError, ModelError
+from fedhello.errors import ConfigError, DataError, ModelError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import METRICS, Evaluation
 from fedhello.model.generation import rouge_l
@@ -20,6 +20,7 @@ from fedhello.model.saving import load_adapter, write_fitting
 from fedhello.runs.answers import answer
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import evaluate_adapter, mean_over_models
+from fedhello.runs.progress import ACCEPTING, another_processor
 from fedhello.session import Session
 from fedhello.setup.encoding import reader_of
 from fedhello.setup.model import NAMED, Objects, load_model
@@ -70,7 +71,12 @@ class RunEvaluation:
 
 
 def load_trained(
-    folder: RunFolder, name: str | None = None, client: int | None = None, loaded: LoraModel | None = None
+    folder: RunFolder,
+    name: str | None = None,
+    client: int | None = None,
+    loaded: LoraModel | None = None,
+    *,
+    changed_data: bool = False,
 ) -> Trained:
     """Load a run's model.
 
@@ -79,8 +85,10 @@ def load_trained(
         name: The name of the model, for a run with several models.
         client: The client whose head is used, if clients keep their own heads.
         loaded: The run's model, if it is in memory; it holds the adapter afterwards.
+        changed_data: Whether another tokenizer or image processor than the run's is accepted, with a note.
 
     Raises:
+        DataError: If the tokenizer or image processor is not the run's, and that is not accepted.
         ConfigError: If name or client is missing, is not in the run, or does not apply to it.
         ModelError: If the model cannot be loaded, or is not the model of the run.
         RunFolderError: If the run has not ended.
@@ -91,7 +99,7 @@ def load_trained(
     labels = summary.labels
     model = loaded or load_model(model_settings(config), labels, summary.model_kind)
     model.guarantee = summary.guarantee
-    notes = _read_adapter(folder, model)
+    notes = _read_adapter(folder, model, changed_data)
     if name is not None:
         _write_part(model, models[name], folder.path / "models" / f"{name}.safetensors")
         notes += _untrained(folder, name)
@@ -128,17 +136,19 @@ def scoring_session(config: Config, given: Objects = NAMED, labels: Sequence[str
     return prepare(config, given, labels)
 
 
-def rescore(folder: RunFolder, session: Session) -> tuple[RunEvaluation, list[str]]:
+def rescore(folder: RunFolder, session: Session, *, changed_data: bool = False) -> tuple[RunEvaluation, list[str]]:
     """Evaluate a run's model, or the mean over its models, as the run does; return the scores, and notes.
 
     Args:
         folder: The folder of a run that has ended.
         session: The session of the run, or the same prepared again.
+        changed_data: Whether another tokenizer or image processor than the run's is accepted, with a note.
 
     Raises:
+        DataError: If the tokenizer or image processor is not the run's, and that is not accepted.
         ModelError: If the session's model is not the model of the run.
     """
-    notes = _read_adapter(folder, session.model)
+    notes = _read_adapter(folder, session.model, changed_data)
     known, missing = known_metrics(session.settings.metrics)
     notes += missing
     session = replace(session, settings=replace(session.settings, metrics=known))
@@ -178,14 +188,19 @@ def _as_adapter(tensors: dict[str, Tensor], model: LoraModel) -> Adapter:
     return Adapter(tensors, {name: model.block_of[name] for name in tensors})
 
 
-def _read_adapter(folder: RunFolder, model: LoraModel) -> list[str]:
+def _read_adapter(folder: RunFolder, model: LoraModel, changed_data: bool) -> list[str]:
     """Read a run's adapter into a model, whose frozen weights must be those of the run; return notes."""
     load_adapter(model, folder.adapter)
     notes, data = [], folder.data()
     if data is not None and data[0].other_processor(reader_of(model)):
+        if not changed_data:
+            raise DataError(
+                f"expected what {folder.path} was trained with; found {another_processor(model)}, with which its "
+                f"answers mean nothing. Restore it, or go on with this one: {ACCEPTING}."
+            )
         notes.append(
             f"the tokenizer or image processor of {model.source.base_name} is not the one that {folder.path} was "
-            "trained with, so its results mean little: restore it"
+            "trained with, so its results mean little"
         )
     weights = folder.summary().weights
     if weights is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fedhello.errors import DataError, RunFolderError
+from fedhello.model.adapter import LoraModel
 from fedhello.model.sources import IMAGES
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
@@ -193,6 +194,10 @@ NOTES = {
 """Part of the data → the note that it has changed."""
 
 
+ACCEPTING = "--changed-data (from Python changed_data=True)"
+"""How a user accepts other data, or another tokenizer."""
+
+
 def other_data(session: Session, folder: RunFolder) -> list[str]:
     """Return a note if a session prepared again has other validation or test data than the run was scored on."""
     found = folder.data()
@@ -252,12 +257,16 @@ def _check_data(session: Session, folder: RunFolder, accepted: bool) -> list[str
     parts = [_counted(part, there[part].samples, here[part].samples) for part in found[0].changed(session.digest)]
     other = [f"other data in {', '.join(parts)}"] if parts else []
     if found[0].other_processor(session.digest.processor):
-        name = "image processor" if session.model.kind == IMAGES else "tokenizer"
-        other.append(f"another {name} of {session.model.source.base_name}")
+        other.append(another_processor(session.model))
     raise DataError(
         f"expected the data that {folder.path} started with; found {' and '.join(other)}. Restore them, "
-        "start a new run, or go on with these: --changed-data (from Python changed_data=True)."
+        f"start a new run, or go on with these: {ACCEPTING}."
     )
+
+
+def another_processor(model: LoraModel) -> str:
+    """Return in words that what reads a model's data has changed."""
+    return f"another {'image processor' if model.kind == IMAGES else 'tokenizer'} of {model.source.base_name}"
 
 
 def _counted(part: str, there: int, here: int) -> str:

@@ -27,6 +27,7 @@ from fedhello.config.settings import (
     statistics_settings,
     training_settings,
 )
+from fedhello.config.text import yaml_line
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet, Kind
 from fedhello.data.digest import NOT_KNOWN, DataDigest
@@ -272,7 +273,7 @@ def load(
     samples, changes = encode(data, model, *lengths)
     notes = [*data.notes, *changes]
     if model.left_out is not None:
-        notes.append(f"model.lora.targets={config.model.lora.targets}: {model.left_out}")
+        notes.append(f"model.lora.targets={yaml_line(config.model.lora.targets)}: {model.left_out}")
     if method.uses_scores and config.model.head == "local":
         notes.append("Fisher scores are computed with the initial head, since each client keeps its own head")
     held_out = split_data(stated, data)

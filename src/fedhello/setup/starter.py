@@ -11,6 +11,7 @@ from fedhello.config.schema import DataConfig
 from fedhello.config.section import ConfigMapping
 from fedhello.config.settings import data_settings
 from fedhello.config.text import yaml_line
+from fedhello.config.units import check_encoding
 from fedhello.data.dataset import UNNAMED, Columns, DataSet, HeldOut, Kind
 from fedhello.data.inspect import Asked, guess
 from fedhello.data.samples import HELD_OUT
@@ -79,6 +80,7 @@ def init(
     image: str | None = None,
     prompt: str | None = None,
     response: str | None = None,
+    encoding: str | None = None,
     force: bool = False,
 ) -> Starter:
     """Inspect a data set and write a first configuration that runs on it.
@@ -91,13 +93,15 @@ def init(
         image: The column of images.
         prompt: The column of prompts, or a template.
         response: The column of responses, or a template.
+        encoding: Of tables that have no byte order mark and are not UTF-8, such as ``cp1252``.
         force: Whether to overwrite an existing file.
 
     Returns:
         The configuration as YAML in ``text``, and lines on the data and the chosen settings in ``findings``.
 
     Raises:
-        ConfigError: If the columns cannot be guessed, or the file exists or cannot be written.
+        ConfigError: If the columns cannot be guessed, the encoding is not known, or the file exists or cannot be
+            written.
         DataError: If the data set cannot be read, or is too small for any federation.
 
     Example:
@@ -109,7 +113,7 @@ def init(
     texts = (text,) if isinstance(text, str) else tuple(text)
     if len(texts) > 2:
         raise ConfigError(f"expected one column of texts, or two for pairs of texts; found {len(texts)}")
-    found = starter(str(data), Asked(texts, label, image, prompt, response))
+    found = starter(str(data), Asked(texts, label, image, prompt, response), encoding)
     if out is not None:
         try:
             Path(out).write_text(found.text, encoding="utf-8")
@@ -118,23 +122,26 @@ def init(
     return found
 
 
-def starter(name: str, asked: Asked) -> Starter:
+def starter(name: str, asked: Asked, encoding: str | None = None) -> Starter:
     """Inspect a data set and return a configuration that runs on it.
 
     Args:
         name: A value of ``data.name``.
         asked: The columns that the user names.
+        encoding: A value of ``data.encoding``.
 
     Raises:
         ConfigError: If the columns cannot be guessed; the message asks for them.
         DataError: If the data set cannot be read, or is too small for any federation.
     """
-    source = open_source(name)
+    check_encoding(encoding)
+    source = open_source(name, encoding=encoding)
     held_out = {part: split for part in HELD_OUT if (split := _held_out_split(source, part)) is not None}
     table = _training_table(source, held_out)
     known = source.columns if asked == Asked() else None
     columns = guess(table, asked) if known is None else known
     section: ConfigMapping = {"name": name} | ({} if columns == known else _column_keys(columns))
+    section |= {} if encoding is None else {"encoding": encoding}
     if source.files and len(source.splits) > 1 and "train" not in source.splits:
         section["partition"] = {"kind": "files"}
     data, section, notes = _read(section, held_out)
