@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from fedhello.streams import INSTEAD, keep_going, show
 
@@ -50,17 +51,19 @@ def test_what_a_program_has_put_in_the_place_of_a_stream_stays(monkeypatch):
     assert sys.stdout is sys.stderr is own
 
 
-def test_a_console_that_cannot_be_written_is_quiet_from_then_on():
-    class Console:
-        quiet, calls = False, 0
+def test_a_console_that_cannot_be_written_is_quiet_from_then_on_and_nothing_else_is(capfd):
+    class Torn:
+        def __init__(self, error):
+            self.error = error
 
-        def print(self, *what):
-            self.calls += 1
-            raise what[0]
+        def write(self, text):
+            raise self.error
 
-    for error in (BrokenPipeError(), SystemExit(1), UnicodeEncodeError("ascii", "…", 0, 1, "no")):
-        console = Console()
-        show(console, error)
+    for error in (BrokenPipeError(), OSError(28, "full"), UnicodeEncodeError("ascii", "…", 0, 1, "no")):
+        console = Console(file=Torn(error))
+        show(console, "lost")
         assert console.quiet
+        print("shown")  # elsewhere, by the program
+        assert capfd.readouterr().out == "shown\n"
     with pytest.raises(KeyError):
-        show(Console(), KeyError())
+        show(Console(file=Torn(KeyError())), "lost")

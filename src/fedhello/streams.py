@@ -100,7 +100,15 @@ def show(console: Any, *what: Any, **how: Any) -> None:
 @contextmanager
 def surviving(console: Any) -> Iterator[None]:
     """Let a console that cannot be written become quiet, instead of raising an error."""
+
+    def be_quiet() -> None:
+        console.quiet = True
+
+    before = console.on_broken_pipe  # of rich: it closes standard output, whatever the console writes to, and exits
+    console.on_broken_pipe = be_quiet
     try:
         yield
-    except (OSError, UnicodeError, SystemExit):  # rich turns a broken pipe into SystemExit
-        console.quiet = True
+    except (OSError, UnicodeError):
+        be_quiet()
+    finally:
+        console.on_broken_pipe = before

@@ -24,4 +24,4 @@ def test_one_sample_by_autograd(tiny_model, random_examples):
     for block in range(2):
         squares = [float(p.grad.square().sum()) for n, p in factors.items() if f".layer.{block}." in n]
         assert len(squares) == 4
-        assert scores[block] == pytest.approx(sum(squares), rel=1e-4)
+        assert scores[block] == pytest.approx(sum(squares), rel=1e-6)

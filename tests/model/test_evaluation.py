@@ -48,7 +48,7 @@ def test_fisher_scores_of_a_language_model_square_the_gradient_of_each_response(
         log_p = -torch.nn.functional.cross_entropy(found.z, found.y, reduction="sum")
         for name, g in zip(sorted(names), torch.autograd.grad(log_p, parameters), strict=True):
             expected[speaker.block_of[name]] += float(g.double().square().sum())
-    assert np.allclose(block_scores(speaker, dialogues), expected / 7, rtol=1e-4)
+    assert np.allclose(block_scores(speaker, dialogues), expected / 7, rtol=1e-6, atol=0)
 
 
 def test_calibration_knows_how_long_responses_are(speaker):

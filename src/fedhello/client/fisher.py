@@ -9,6 +9,9 @@ batch's mean the samples would cancel each other.
 No loop over samples is needed. A factor W is linear, y = x Wᵀ, so sample d's gradient is G_d = Σ_t g_{d,t} x_{d,t}ᵀ
 over its positions t, where g = ∂(Σ_d log p_d)/∂y; samples do not mix in evaluation mode. One forward and one backward
 pass per batch give x and g of every factor, and with rank r a G_d has only r·d_in or d_out·r entries.
+
+So G_d is formed. ‖G_d‖² = Σ_{t,s} (g_t·g_s)(x_t·x_s) would hold no gradient, but its terms cancel, and there is little
+to save: G_d takes r/d of the products of the frozen layer, and all norms together a few percent of a pass.
 """
 
 from collections.abc import Callable, Iterable
@@ -106,6 +109,7 @@ def squared_norms(x: Tensor, g: Tensor) -> Tensor:
         x: Inputs, shape (b, …, d_in).
         g: Gradients of the outputs, shape (b, …, d_out), the same positions.
     """
-    b = x.shape[0]
-    G = torch.einsum("bto,bti->boi", g.reshape(b, -1, g.shape[-1]), x.reshape(b, -1, x.shape[-1]))
+    # ‖G‖ = ‖Gᵀ‖, and a product with r rows is up to four times as fast as one with r columns.
+    few, many = (v.reshape(len(v), -1, v.shape[-1]) for v in sorted((x, g), key=lambda v: v.shape[-1]))
+    G = few.transpose(1, 2) @ many
     return G.double().square().sum(dim=(1, 2))
