@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -51,6 +52,10 @@ def pytest_collection_finish():
     """Spare the collector of garbage what lives as long as the tests: imported modules, and thousands of test items."""
     gc.collect()
     gc.freeze()
+
+
+hypothesis.settings.register_profile("tests", deadline=None)  # other processes slow an example down
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)
