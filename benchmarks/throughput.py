@@ -30,7 +30,6 @@ from fedhello.allocation.geometric import allocate_blocks
 from fedhello.allocation.needs import needs
 from fedhello.client.calibration import calibrate
 from fedhello.client.memory import StepMemory
-from fedhello.client.settings import bfloat16_pays
 from fedhello.client.training import Assignment, local_training
 from fedhello.config.load import load_config
 from fedhello.data.batches import Examples
@@ -49,7 +48,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     found = {name: parts[name](arguments.repeats) for name in arguments.part}
-    facts = {"threads": torch.get_num_threads(), "bf16_instructions": bfloat16_pays(torch.device("cpu"), 10**6)}
+    facts = {"threads": torch.get_num_threads(), "bf16_instructions": torch.cpu._is_avx512_bf16_supported()}
     print(json.dumps({"benchmark": "throughput", **found, **facts, "versions": versions()}, indent=2))
 
 

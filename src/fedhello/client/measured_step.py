@@ -114,7 +114,7 @@ def measure_step(
         frozen: What frozen ones of them do, if something else.
     """
     with rounded_weights(model, autocast):
-        marks = _Marks(StepMemory(model.module.parameters()))
+        marks = _Marks(StepMemory(model.module.parameters(), count_flops=True))
         _mark_step(model, trained, policy, batch, autocast, train_head, frozen or policy, marks)
     return _from_marks(model, trained, batch, np.array(marks.memory.live), marks.found)
 

@@ -34,15 +34,15 @@ class StepMemory:
             operator is not counted.
         live: Bytes of the live tensors after each operation.
         backward_peak_bytes: The peak before the optimiser's step, if ``note_backward`` was called then.
-        flops: Multiplications and additions of matrix products so far, twice each product.
+        flops: Multiplications and additions of matrix products so far, twice each product; 0 if they are not counted.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], count_flops: bool = False) -> None:
         self._parameters = {p.untyped_storage().data_ptr() for p in parameters}
         self._saved: dict[int, weakref.ref[Any]] = {}
         self.held_bytes = 0
         self.saved_bytes = 0
-        self._live = _LiveBytes(self._parameters)
+        self._live = _LiveBytes(self._parameters, count_flops)
         self._backward: int | None = None
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self.note, lambda tensor: tensor)
 
@@ -197,11 +197,11 @@ FLOPS: dict[Any, Callable[..., int]] = {
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follow the storages that operators create, from creation to release, and count FLOPs."""
+    """Follow the storages that operators create, from creation to release, and count FLOPs if asked to."""
 
-    def __init__(self, known: set[int]) -> None:
+    def __init__(self, known: set[int], count_flops: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        self._known = known
+        self._known, self._counts = known, FLOPS if count_flops else {}
         self._live = 0
         self.after: list[int] = []
         self.flops = 0
@@ -215,7 +215,7 @@ class _LiveBytes(TorchDispatchMode):
             if isinstance(value, Tensor):
                 self._follow(value.untyped_storage())
         self.after.append(self._live)
-        counted = FLOPS.get(getattr(func, "overloadpacket", None))
+        counted = self._counts.get(getattr(func, "overloadpacket", None))
         if counted is not None:
             self.flops += counted(*args, **(kwargs or {}), out_val=result)
         return result
