@@ -117,6 +117,7 @@ for state, result in rounds(session, start(session).state):
 """
 
 
+@pytest.mark.slow
 def test_a_run_measures_every_client_beside_its_prediction():
     """Never less is predicted to be sent than is, and not much more.
 

@@ -55,6 +55,7 @@ def test_the_demo_begins_with_what_the_solved_head_is_worth_and_keeps_it(tmp_pat
     assert 0.84 < summary["final"] <= 1
 
 
+@pytest.mark.slow
 def test_three_rounds_from_a_random_head_learn_real_data(tmp_path):
     _, _, summary = run_demo(
         tmp_path, "model.head=aggregate", "data.partition={kind: iid}", "train.lr=5e-3", "method.warmup=3",
@@ -191,6 +192,7 @@ def test_export_merge_gives_the_same_logits(demo, played_logits, call, tmp_path)
     assert "exists" in err
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_give_bit_identical_adapters(demo, tmp_path):
     """The second in a process of its own, in which sets have another order."""
     _, folder, summary = demo
