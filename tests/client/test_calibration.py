@@ -105,7 +105,7 @@ def test_a_model_that_gathers_the_outputs_of_blocks_below_the_lowest():
     costs = calibrate(model, policies=["keep"])
     output = 6 * 30 * 32 * 4
     at = costs.at((6, 30))
-    assert (at.below, at.below_each, at.left["keep"]) == pytest.approx((output, output, output), rel=0.01)
+    assert (at.below, at.below_each, at.left["keep", "frozen"]) == pytest.approx((output, output, output), rel=0.01)
     for blocks in ((), (7,), (4, 7), (1, 7)):
         found = measure_step(model, blocks, "keep", made_up(model, 6, 30), autocast=False, train_head=True)
         expected = needs(costs.at((6, 30)), Allocation(blocks), first_step=True)
