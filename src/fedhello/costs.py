@@ -1,6 +1,6 @@
 """Costs of training: activation policies, and bytes and FLOPs by block."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -48,7 +48,7 @@ class Costs:
         update_head_only: The same if no block trains.
         below: Bytes that stay alive in forward if the first block does not train: its input, which a trained one holds.
         below_each: The same for each further block below the lowest: outputs that a model gathers (DeBERTa).
-        left: Bytes that a frozen block above the lowest leaves alive in forward but does not hold, by policy.
+        left: Bytes that a block above the lowest leaves alive in forward but does not hold, by policy and role.
         margin: Bytes beyond all others of a step in which some block has a policy.
     """
 
@@ -73,12 +73,29 @@ class Costs:
     update_head_only: int = 0
     below: int = 0
     below_each: int = 0
-    left: Mapping[ActivationPolicy, int] = field(default_factory=dict, hash=False)
+    left: Mapping[tuple[ActivationPolicy, Role], int] = field(default_factory=dict, hash=False)
     margin: Mapping[ActivationPolicy, int] = field(default_factory=dict, hash=False)
 
     def alive_below(self, lowest: int) -> int:
         """Return the bytes that blocks below the lowest trained one leave alive in forward, beyond those outside."""
         return self.below + (lowest - 1) * self.below_each if lowest else 0
+
+    def added(self, used: Collection[ActivationPolicy]) -> int:
+        """Return the bytes to add to the peak of a step in which some policies are used."""
+        return max((self.margin.get(policy, 0) for policy in used), default=0)
+
+    def held_once(self, lowest: ActivationPolicy, used: Collection[ActivationPolicy]) -> int:
+        """Return the bytes that the first block that recomputes holds for all, if it is not the lowest trained one.
+
+        They are what blocks are given beside their input, such as masks.
+
+        Args:
+            lowest: The policy of the lowest trained block.
+            used: The policies of all blocks from that one on.
+        """
+        if "recompute" not in used or lowest == "recompute":
+            return 0
+        return max(0, self.saved["recompute", "lowest"] - self.saved["recompute", "frozen"])
 
     def at_rank(self, rank: int) -> "Costs":
         """Return the costs with factors of another rank: bytes of factors and upload change, activations do not."""

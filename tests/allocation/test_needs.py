@@ -1,4 +1,4 @@
-from planning import byte_federation, costs
+from planning import ROLES, SAVED, byte_federation, costs
 
 from fedhello.allocation.needs import measured_excess, most_flops, needs
 from fedhello.state import ClientReport
@@ -26,11 +26,26 @@ def test_what_blocks_below_the_lowest_leave_alive_counts_by_hand():
         assert needs(c, one).peak_bytes - needs(costs(4), one).peak_bytes == alive
         assert needs(c, one).saved_bytes == needs(costs(4), one).saved_bytes
     frozen = Allocation((0, 3), ("keep", "keep", "recompute", "keep"))
-    more = needs(costs(4, left={"keep": 6, "recompute": 1}), frozen)
-    assert more.peak_bytes - needs(costs(4), frozen).peak_bytes == 6 + 1
+    more = needs(costs(4, left={("keep", "trained"): 6, ("keep", "frozen"): 50, ("recompute", "frozen"): 1}), frozen)
+    # Of the blocks above the lowest, two are frozen and recompute or keep, the last trains.
+    assert more.peak_bytes - needs(costs(4), frozen).peak_bytes == 6 + 50 + 1
     assert more.saved_bytes == needs(costs(4), frozen).saved_bytes
     head = Allocation((), ("keep",) * 4)
     assert needs(c, head) == needs(costs(4), head)  # measured with all blocks below
+
+
+def test_what_recomputing_blocks_share_counts_once_by_hand():
+    kinds = {(p, r): SAVED[p][r] for p in SAVED for r in ROLES}
+    c = costs(3, saved=kinds | {("recompute", "lowest"): 8 + 30})
+
+    def more(*policies):
+        allocation = Allocation((0, 2), policies)
+        return needs(c, allocation).saved_bytes - needs(costs(3), allocation).saved_bytes
+
+    assert more("keep", "keep", "keep") == more("keep", "compress", "keep") == 0
+    assert more("recompute", "recompute", "recompute") == 30
+    assert more("keep", "recompute", "recompute") == more("keep", "keep", "recompute") == 30
+    assert needs(c, Allocation((2,), ("recompute", "recompute", "keep"))).saved_bytes == 5 + 70  # none runs in backward
 
 
 def test_the_optimisers_step_may_need_more_than_backward():

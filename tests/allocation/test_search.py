@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning import costs, every_allocation
+from planning import ROLES, SAVED, costs, every_allocation
 
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import OPTIONS, cheapest, plan
@@ -23,7 +23,17 @@ def worth(allocation, v, c):
     seconds=st.none() | st.integers(40, 150),
     shared=st.booleans(),
     uneven=st.booleans(),
-    more=st.sampled_from([{}, {"reserve": 25}, {"below": 40}, {"below": 9, "below_each": 30, "left": {"keep": 20}}]),
+    more=st.sampled_from(
+        [
+            {},
+            {"reserve": 25},
+            {"below": 40},
+            {"margin": {"recompute": 35, "compress": 12}},
+            {"below": 9, "below_each": 30, "left": {("keep", "frozen"): 20, ("keep", "trained"): 15}},
+            {"saved": {(p, r): SAVED[p][r] + 23 * ((p, r) == ("recompute", "lowest")) for p in SAVED for r in ROLES}},
+            {"copies": 30, "update": 300},
+        ]
+    ),
 )
 def test_the_plan_is_the_best_of_all_that_fit(v, rule, blocks, memory, upload, seconds, shared, uneven, more):
     sizes = tuple(2 + 3 * l for l in range(len(v))) if uneven else (2,) * len(v)

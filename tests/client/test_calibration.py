@@ -105,7 +105,7 @@ def test_a_model_that_gathers_the_outputs_of_blocks_below_the_lowest():
     costs = calibrate(model, policies=["keep"])
     output = 6 * 30 * 32 * 4
     at = costs.at((6, 30))
-    assert (at.below, at.below_each, at.left["keep"]) == pytest.approx((output, output, output), rel=0.01)
+    assert (at.below, at.below_each, at.left["keep", "frozen"]) == pytest.approx((output, output, output), rel=0.01)
     for blocks in ((), (7,), (4, 7), (1, 7)):
         found = measure_step(model, blocks, "keep", made_up(model, 6, 30), autocast=False, train_head=True)
         expected = needs(costs.at((6, 30)), Allocation(blocks), first_step=True)
@@ -113,6 +113,14 @@ def test_a_model_that_gathers_the_outputs_of_blocks_below_the_lowest():
     assert abs(costs.error) < 0.02
     blind = replace(costs, below=NOTHING, below_each=NOTHING)
     assert calibration._error(model, blind, autocast=False, train_head=True) < -0.02  # of the last block alone
+    assert at.left["keep", "trained"] == 0  # the layers above hold it
+    half = calibrate(model, autocast=True, policies=["keep"])
+    assert half.at((6, 30)).left["keep", "trained"] == pytest.approx(output, rel=0.01)  # they hold a copy in bf16
+    everything = Allocation(tuple(range(8)))
+    found = measure_step(model, everything.blocks, "keep", made_up(model, 6, 30), autocast=True, train_head=True)
+    assert 0.98 <= needs(half.at((6, 30)), everything, first_step=True).peak_bytes / found.live.max() <= 1.1
+    blind = replace(half, left=dict.fromkeys(half.left, NOTHING), single=None)
+    assert needs(blind.at((6, 30)), everything, first_step=True).peak_bytes / found.live.max() < 0.98
 
 
 def test_flops_by_hand(tiny_model):

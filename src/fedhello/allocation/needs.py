@@ -47,25 +47,24 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     In the ``first_step`` of a round there are no moments during backward.
 
     Three figures are upper bounds: where one factor of a pair trains, both are counted; blocks that a sub-model leaves
-    out count in its forward FLOPs; what untrained blocks leave alive in forward counts in backward as well.
+    out count in its forward FLOPs; what blocks leave alive in forward counts in backward as well.
     """
     trained, policies = set(allocation.blocks), allocation.policies
     L = len(costs.block_bytes)
     lowest = min(trained, default=L)
     at = {l: costs.at_rank(len(allocation.held(l, costs.rank))) for l in trained}
     size = {l: at[l].block_bytes[l] for l in trained}
-    held = costs.outside if trained else costs.outside_head_only
+    run = {l: policies[l] if policies else KEEP for l in range(lowest, L) if l not in allocation.absent}
+    used = set(run.values())
+    held = costs.outside + costs.held_once(run[lowest], used) if trained else costs.outside_head_only
     above, alive = sum(size.values()), costs.alive_below(lowest)
-    peak, flops, margin = costs.head_only_peak, costs.flops_outside, 0
-    for l in range(lowest, L):
-        if l in allocation.absent:
-            continue
+    peak, flops = costs.head_only_peak, costs.flops_outside
+    for l, policy in run.items():
         role: Role = "lowest" if l == lowest else "trained" if l in trained else "frozen"
-        kind = (policies[l] if policies else KEEP, role)
+        kind = policy, role
         above -= size.get(l, 0)
         held += costs.saved[kind]
-        alive += costs.left.get(kind[0], 0) if role == "frozen" else 0
-        margin = max(margin, costs.margin.get(kind[0], 0))
+        alive += costs.left.get(kind, 0)
         more = above * costs.copies + size.get(l, 0) * (costs.copies - 1)  # a transient holds one of its own
         peak = max(peak, held + costs.transient[kind] + more + alive)
         flops += costs.flops[kind]
@@ -75,7 +74,7 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
     state = costs.moments * trained_bytes
     update = trained_bytes * costs.copies + state + (costs.update if trained else costs.update_head_only)
-    peak = margin + max(peak if first_step else peak + state, update)
+    peak = costs.added(used) + max(peak if first_step else peak + state, update)
     return Needs(held, peak, peak + costs.reserve, flops, upload)
 
 

@@ -8,12 +8,14 @@ A method gives every block l a preference v_l ≥ 0. The planner returns the blo
 and among equals those of least time, then of least memory. With m the lowest block of S, a step holds (bytes)
 
     saved = outside + Σ_{l ≥ m} s_l
-    peak  = max( backward, trained bytes ) + moments · trained bytes
+    peak  = max( backward, gradients' bytes + update ) + moments · trained bytes + added
     backward = max( head only,  outside + a_m + max_l ( Σ_{m ≤ j ≤ l} s_j + t_l + Σ_{j > l} g_j ) )
 
 where s_l is what block l holds for backward, t_l what work on it needs for a moment, and g_j the gradients of block
-j; s and t follow from the block's policy and role, 0 below m, where blocks leave a_m alive in forward. What a frozen
-block leaves alive counts with its s_l in the peak. Backward goes from top to bottom, hence the sums.
+j; s and t follow from the block's policy and role, 0 below m, where blocks leave a_m alive in forward. What a
+block above the lowest leaves alive counts with its s_l in the peak, and so does, once, what blocks that recompute share
+beside their inputs, where the lowest is none of them. What is added is the most that the policies in use took beyond
+their prediction. Backward goes from top to bottom, hence the sums.
 
 The search is exact. It walks from the top block down and keeps, for each number of trained blocks, trained bytes and
 FLOPs so far, the headroom that the blocks above need

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
@@ -18,6 +19,11 @@ LEAST = 1e-6
 """Positive preferences are raised to at least this share of the largest one, so that rounding does not lose them."""
 
 
+_ORDER: tuple[ActivationPolicy, ...] = get_args(ActivationPolicy)
+_POLICIES = [[policy for i, policy in enumerate(_ORDER) if bits >> i & 1] for bits in range(2 ** len(_ORDER))]
+"""Sets of policies, each at the number that has its bits."""
+
+
 @dataclass
 class _Labels:
     """Partial allocations of the blocks from the top down to one: parallel arrays of n entries each.
@@ -28,6 +34,7 @@ class _Labels:
         upload: Bytes of their factors on the wire.
         R: Headroom R_l of these blocks, bytes; see ``allocation.planner``.
         flops: FLOPs that they add to a round.
+        used: Which policies they have that need bytes beyond the sums: a bit each.
         value: Σ v_l over the trained ones.
         parent: The entry of the level above that this one extends.
         option: Index of the role and policy of the last block added.
@@ -38,6 +45,7 @@ class _Labels:
     upload: Int[np.ndarray, " n"]
     R: Int[np.ndarray, " n"]
     flops: Int[np.ndarray, " n"]
+    used: Int[np.ndarray, " n"]
     value: Float64[np.ndarray, " n"]
     parent: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     option: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
@@ -60,7 +68,7 @@ def _search(
     ]
     below = np.concatenate([[0.0], np.cumsum(v)])  # below[l] = Σ_{j<l} v_j
     zero = np.zeros(1, dtype=np.int64)
-    labels = _Labels(zero, zero, zero, zero + costs.transient_loss, zero, np.zeros(1))
+    labels = _Labels(zero, zero, zero, zero + costs.transient_loss, zero, zero, np.zeros(1))
     levels: dict[int, _Labels] = {}
 
     head_only = Allocation((), (KEEP,) * L)
@@ -112,17 +120,27 @@ def _extended(
 ) -> _Labels:
     trained, n = role != "frozen", len(labels.value)
     s, t = costs.saved[policy, role], costs.transient[policy, role]
-    alive = {"lowest": costs.alive_below(l), "frozen": costs.left.get(policy, 0), "trained": 0}[role]
+    alive = costs.alive_below(l) if role == "lowest" else costs.left.get((policy, role), 0)
+    own = costs.block_bytes[l] if trained else 0
+    gradients = labels.bytes * costs.copies + own * (costs.copies - 1)  # a transient holds one of its own
+    used = labels.used | _bit(policy, costs)
+    once = [costs.held_once(policy, policies) for policies in _POLICIES] if role == "lowest" else [0] * len(_POLICIES)
     return _Labels(
         count=labels.count + trained,
-        bytes=labels.bytes + (costs.block_bytes[l] if trained else 0),
+        bytes=labels.bytes + own,
         upload=labels.upload + (costs.block_upload[l] if trained else 0),
-        R=s + alive + np.maximum(t + labels.bytes, labels.R),
+        R=s + alive + np.array(once)[used] + np.maximum(t + gradients, labels.R),
         flops=labels.flops + costs.flops[policy, role],
+        used=used,
         value=labels.value + (value if trained else 0.0),
         parent=np.arange(n),
         option=np.full(n, option),
     )
+
+
+def _bit(policy: ActivationPolicy, costs: Costs) -> int:
+    """Return the bit of a policy whose use needs bytes beyond the sums, else 0."""
+    return 1 << _ORDER.index(policy) if costs.added([policy]) or costs.held_once(KEEP, [policy]) else 0
 
 
 def _fits(labels: _Labels, budget: Budget, costs: Costs) -> Bool[np.ndarray, " n"]:
@@ -132,7 +150,9 @@ def _fits(labels: _Labels, budget: Budget, costs: Costs) -> Bool[np.ndarray, " n
     if budget.memory is not None:
         trained = labels.bytes + costs.head_bytes
         backward = np.maximum(costs.head_only_peak, costs.outside + labels.R)
-        peak = np.maximum(backward, trained) + costs.moments * trained
+        added = np.array([costs.added(policies) for policies in _POLICIES])[labels.used]
+        update = trained * costs.copies + np.where(labels.count > 0, costs.update, 0)
+        peak = np.maximum(backward, update) + costs.moments * trained + added
         fits &= peak + costs.reserve <= budget.memory
     if budget.upload is not None:
         fits &= costs.fixed_upload + labels.upload <= budget.upload
@@ -141,13 +161,13 @@ def _fits(labels: _Labels, budget: Budget, costs: Costs) -> Bool[np.ndarray, " n
 
 
 def _undominated(labels: _Labels) -> _Labels:
-    """Drop entries to which another of equal count, bytes, upload and FLOPs is superior in headroom and preference."""
+    """Drop entries to which another of equal count, sizes, FLOPs and policies is superior in headroom and value."""
     if not len(labels.value):
         return labels
-    order = np.lexsort((-labels.value, labels.R, labels.flops, labels.upload, labels.bytes, labels.count))
+    order = np.lexsort((-labels.value, labels.R, labels.used, labels.flops, labels.upload, labels.bytes, labels.count))
     labels = labels.take(order)
     same = np.ones(len(order) - 1, dtype=bool)
-    for column in (labels.count, labels.bytes, labels.upload, labels.flops):
+    for column in (labels.count, labels.bytes, labels.upload, labels.flops, labels.used):
         same &= column[1:] == column[:-1]
     group = np.concatenate([[0], np.cumsum(~same)])
     # The best value before each entry of its group: groups are lifted apart, so that one running maximum serves all.

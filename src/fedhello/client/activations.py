@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from fedhello.costs import ActivationPolicy
@@ -89,7 +90,9 @@ def _forward_replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 def _recomputed(forward: Callable[..., Any], note: Callable[[Tensor], object]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        note(_hidden(args, kwargs))
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor):
+                note(value)  # masks and positions too are held to run the block again
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     return run

@@ -62,17 +62,25 @@ def calibrate(
     kinds = {(policy, role): (runs[policy], l) for policy in policies for role, (runs, l) in role_of.items()}
     head_only = steps((), KEEP)
     second = steps({1, L - 1}, KEEP) if L > 2 else None
+    # Where a frozen block leaves nothing alive, a trained one leaves nothing either.
+    middle = {
+        policy: steps({0, 1, L - 1}, policy) if L > 2 and runs.leave_alive(L - 1, 1) else runs
+        for policy, runs in ends.items()
+    }
 
     def fitted(some: Callable[[_Steps], _Steps]) -> StepCosts:
-        below, below_each, left = NOTHING, NOTHING, dict.fromkeys(policies, NOTHING)
+        below, below_each = NOTHING, NOTHING
+        left: dict[Kind, Growth] = {(policy, "frozen"): NOTHING for policy in policies}
         if second is not None:
             below = some(second).more_alive(L - 1, some(ends[KEEP]), 1)
             below_each = some(last[KEEP]).more_alive(L - 1, some(second), 1)
-            left = {policy: some(runs).more_alive(L - 1, some(runs), 1) for policy, runs in ends.items()}
+            for policy in policies:
+                left[policy, "frozen"] = some(ends[policy]).more_alive(L - 1, some(ends[policy]), 1)
+                left[policy, "trained"] = some(middle[policy]).more_alive(L - 1, some(middle[policy]), 1)
 
         def transient(kind: Kind, runs: _Steps, l: int) -> Peak:
             # In the runs that tell of the lowest block there are two below it, in the others the second is frozen.
-            alive = [below, below_each] if kind[1] == "lowest" else [left[kind[0]]]
+            alive = [below, below_each] if kind[1] == "lowest" else [left[kind[0], "frozen"]]
             return some(runs).with_more(-1, alive).peak([l])
 
         return StepCosts(
@@ -88,7 +96,7 @@ def calibrate(
             flops_outside=some(head_only).through(lambda step: step.all_flops(len(absent))),
             block_bytes=bytes_by_block(model),
             head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
-            transient_loss=some(ends[KEEP]).with_more(-1, [left[KEEP]]).peak([None]),
+            transient_loss=some(ends[KEEP]).with_more(-1, [left[KEEP, "frozen"]]).peak([None]),
             answer=answer,
         )
 
@@ -239,6 +247,10 @@ class _Steps:
     @property
     def shapes(self) -> list[Shape]:
         return [step.shape for step in self.steps]
+
+    def leave_alive(self, block: int, other: int) -> bool:
+        """Return whether the bytes alive before two blocks, beyond what is held below, differ."""
+        return any(step.alive_before(block) != step.alive_before(other) for step in self.steps)
 
     def through(self, quantity: Callable[["MeasuredStep"], float]) -> Growth:
         return Growth.through(self.shapes, [quantity(step) for step in self.steps])

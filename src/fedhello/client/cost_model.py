@@ -168,7 +168,7 @@ class StepCosts:
         error: Predicted over measured peak, minus 1, of a step on a larger batch than those of the calibration.
         below: Bytes that stay alive in forward if the first block does not train.
         below_each: The same for each further block below the lowest.
-        left: Bytes that a frozen block above the lowest leaves alive in forward but does not hold, by policy.
+        left: Bytes that a block above the lowest leaves alive in forward but does not hold, by policy and role.
         margin: Bytes that a step in which some block has a policy took beyond the others, at the most.
         shortfall: Their largest share of a measured peak, by policy.
     """
@@ -198,7 +198,7 @@ class StepCosts:
     window: int | None = None
     below: Growth = NOTHING
     below_each: Growth = NOTHING
-    left: Mapping[ActivationPolicy, Growth] = field(default_factory=dict)
+    left: Mapping[Kind, Growth] = field(default_factory=dict)
     margin: Mapping[ActivationPolicy, int] = field(default_factory=dict)
     shortfall: Mapping[ActivationPolicy, float] = field(default_factory=dict)
 
@@ -240,7 +240,7 @@ class StepCosts:
             update_head_only=self.update_head_only,
             below=fits.below.at([widest]),
             below_each=fits.below_each.at([widest]),
-            left={policy: growth.at([widest]) for policy, growth in fits.left.items()},
+            left=in_step(fits.left),
             margin=self.margin,
         )
 
