@@ -26,7 +26,7 @@ def timed(tiny_model, monkeypatch):
         monkeypatch.setattr(trial, "_KNOWN", {})
         monkeypatch.setattr(trial, "SMALLEST", 0)
         monkeypatch.setattr(trial, "run_step", step)
-        monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda: True)
+        monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda _: True)
         monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
         return model, ran
 
@@ -44,9 +44,9 @@ def test_it_compares_the_time_of_steps_on_two_blocks_and_a_typical_batch(timed, 
 
 def test_nothing_is_tried_where_it_cannot_pay(timed, monkeypatch):
     model, ran = timed(2.0, 1.0)
-    monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda: False)
+    monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda _: False)
     assert trial.time_in_bfloat16(model, 16, LENGTHS, None) is None
-    monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda: True)
+    monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda _: True)
     monkeypatch.setattr(trial, "SMALLEST", 10**6)
     assert trial.time_in_bfloat16(model, 16, LENGTHS, None) is None
     assert not trial.bfloat16_pays(model, 16, LENGTHS)
@@ -56,7 +56,7 @@ def test_nothing_is_tried_where_it_cannot_pay(timed, monkeypatch):
 def test_a_real_trial_leaves_the_model_and_the_random_state_as_they_were(tiny_model, monkeypatch):
     monkeypatch.setattr(trial, "_KNOWN", {})
     monkeypatch.setattr(trial, "SMALLEST", 0)
-    monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda: True)
+    monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda _: True)
     model = tiny_model(blocks=4, dropout=0.1)
     before, state = model.read(model.block_of), torch.get_rng_state()
     assert trial.time_in_bfloat16(model, 4, LENGTHS, None) > 0

@@ -45,6 +45,10 @@ def test_the_peak_is_predicted_for_every_supported_architecture(name, dtype):
 @pytest.mark.parametrize("rule", ["recompute-frozen", "recompute", "compress"])
 @pytest.mark.parametrize("name", ["bert", "deberta-v3", "albert", "llama, language", "llama, dora"])
 def test_the_peak_is_predicted_whatever_becomes_of_activations(name, rule):
+    if (name, rule) == ("llama, dora", "compress"):
+        with pytest.raises(ModelError, match=r"blocks compress .*; a small batch is predicted \d{2,3}% too high"):
+            compare(name, "float32", batches=(1,), lengths=(5,), rules=(rule,))
+        return
     if (name, rule) == ("deberta-v3", "compress"):
         with pytest.raises(ModelError, match=r"blocks compress .*; a small batch takes 1\d% more than predicted"):
             compare(name, "float32", batches=(1,), lengths=(5,), rules=(rule,))

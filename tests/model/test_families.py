@@ -309,10 +309,10 @@ def test_recomputation_gives_the_same_gradients(case):
         with torch.random.fork_rng(), activation_policies(model.block_modules(), [policy] * 3, held.append):
             torch.manual_seed(0)
             loss = model.module(**inputs(kind)).logits.square().sum()
-            return torch.autograd.grad(loss, live), len(held)
+            return torch.autograd.grad(loss, live), len({id(tensor) for tensor in held})
 
     (kept, none), (again, held) = gradients("keep"), gradients("recompute")
-    assert (none, held) == (0, 3)
+    assert none == 0 and held >= 3  # the input of each block, and its other arguments
     assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
 
 

@@ -104,8 +104,13 @@ def calibrate(
     costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one), window=window)
     error = _error(model, costs, autocast, train_head)
     margins = {policy: _margin(model, costs, policy, autocast, train_head) for policy in policies if policy != KEEP}
-    more = {policy: size for policy, (size, _) in margins.items()}
-    return replace(costs, error=error, margin=more, shortfall={policy: share for policy, (_, share) in margins.items()})
+    return replace(
+        costs,
+        error=error,
+        margin={policy: size for policy, (size, *_) in margins.items()},
+        shortfall={policy: less for policy, (_, less, _) in margins.items()},
+        surplus={policy: more for policy, (*_, more) in margins.items()},
+    )
 
 
 def with_optimizer(
@@ -156,10 +161,22 @@ def check_calibrated(costs: StepCosts, model: LoraModel) -> None:
             f"activations, so that budgets in memory, upload or seconds can be planned; a small batch takes "
             f"{share:.0%} more than predicted. Set train.activations=keep."
         )
+    far = {policy: share for policy, share in costs.surplus.items() if share > TOO_MUCH}
+    if far:
+        policy, share = next(iter(far.items()))
+        raise ModelError(
+            f"expected the memory of {model.source.base_name} in training to be predicted where blocks {policy} their "
+            f"activations, so that budgets in memory, upload or seconds can be planned; a small batch is predicted "
+            f"{share:.0%} too high. Set train.activations=keep."
+        )
 
 
 LOW, HIGH = -0.02, 0.10
 """How much less and more than its measured peak a step may be predicted to take, as shares of it."""
+
+TOO_MUCH = 0.5
+"""How much more than its measured peak a step on a small batch may be predicted to take, where blocks do not keep their
+activations: a share of it. Such a budget is kept, but wasted."""
 
 UNIT, COMPRESSED = 8, 32
 """Tokens of the shortest calibration batch; where activations are compressed, only tensors above a size are."""
@@ -192,8 +209,8 @@ def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool)
 
 def _margin(
     model: LoraModel, costs: StepCosts, policy: ActivationPolicy, autocast: bool, train_head: bool
-) -> tuple[int, float]:
-    """Return the most by which steps on short texts exceed their prediction: bytes, and as a share of it.
+) -> tuple[int, float, float]:
+    """Return the most by which steps on short texts exceed their prediction: bytes, as a share of it, and the reverse.
 
     The costs are fitted to steps in which all blocks have one policy, and to texts of ``UNIT`` tokens and more. Four
     blocks are left of the model, of which a few combinations train.
@@ -207,7 +224,7 @@ def _margin(
         (tuple(blocks), policy), (tuple(blocks[len(blocks) // 2 :]), policy), (tuple(blocks[1::2]), policy),
         (tuple(blocks[1::2]), KEEP),
     ]  # fmt: skip
-    most, share = 0, 0.0
+    most, less, over = 0, 0.0, 0.0
     for b, T in shapes:
         batch = made_up(model, b, T, None if costs.answer is None else max(1, T // 2))
         expected = costs.at(shape_of(batch))
@@ -217,9 +234,10 @@ def _margin(
             with model.without_blocks(absent):
                 step = measure_step(model, trained, own, batch, autocast, train_head, frozen=policy)
             predicted = needs(expected, Allocation(trained, mixed, absent=absent), first_step=True)
-            more = int(step.live.max()) - predicted.peak_bytes
-            most, share = max(most, more), max(share, more / max(predicted.peak_bytes, 1))
-    return most, share
+            peak = max(1, int(step.live.max()))
+            more = peak - predicted.peak_bytes
+            most, less, over = max(most, more), max(less, more / max(predicted.peak_bytes, 1)), max(over, -more / peak)
+    return most, less, over
 
 
 def _saved(l: int, step: MeasuredStep) -> float:
@@ -295,10 +313,10 @@ def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, an
     everything = Allocation(tuple(range(L)))
     seconds = []
     for _ in range(3):
-        _finish(model)
+        synchronise(model)
         begin = time.perf_counter()
         run_step(model, range(L), made_up(model, *shape, answer), nullcontext(), autocast)
-        _finish(model)
+        synchronise(model)
         seconds.append(time.perf_counter() - begin)
     return needs(at, everything).flops / min(seconds)
 

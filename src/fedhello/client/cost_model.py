@@ -170,7 +170,8 @@ class StepCosts:
         below_each: The same for each further block below the lowest.
         left: Bytes that a block above the lowest leaves alive in forward but does not hold, by policy and role.
         margin: Bytes that a step in which some block has a policy took beyond the others, at the most.
-        shortfall: Their largest share of a measured peak, by policy.
+        shortfall: Their largest share of a predicted peak, by policy.
+        surplus: The most by which a small batch is predicted too high, as a share of its measured peak, by policy.
     """
 
     saved: Mapping[Kind, Growth]
@@ -201,6 +202,7 @@ class StepCosts:
     left: Mapping[Kind, Growth] = field(default_factory=dict)
     margin: Mapping[ActivationPolicy, int] = field(default_factory=dict)
     shortfall: Mapping[ActivationPolicy, float] = field(default_factory=dict)
+    surplus: Mapping[ActivationPolicy, float] = field(default_factory=dict)
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
         """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from fedhello.client.calibration import made_up
+from fedhello.client.calibration import made_up, synchronise
 from fedhello.client.measured_step import run_step
 from fedhello.model.adapter import LoraModel
 from fedhello.model.sources import TENSORS
@@ -39,7 +39,8 @@ def time_in_bfloat16(model: LoraModel, batch_size: int, lengths: np.ndarray, ans
     """Return the time of a step in bf16 as a share of that in float32; None where bf16 is out of question.
 
     The steps train all of at most two blocks of the model on a batch of clients' typical size, each type in turn, and
-    the fastest of each counts. On a GPU nothing is tried: one that computes in bf16 is faster in it.
+    the fastest of each counts. On a GPU, too, bf16 can be slower: where batches are small, a step's time is that of
+    starting its operations, of which autocast adds some.
 
     Args:
         model: The model; its values and random state do not change.
@@ -47,21 +48,22 @@ def time_in_bfloat16(model: LoraModel, batch_size: int, lengths: np.ndarray, ans
         lengths: Tokens of each sample, shape (n,).
         answer: Of a language model, the tokens of the longest response.
     """
-    device = model.device
-    if device.type == "cuda":
-        return 0.0 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     weights = sum(weight.numel() for weight in model.module.parameters())
-    if model.kind == TENSORS or weights < SMALLEST or device.type != "cpu" or not _computes_in_bfloat16():
+    if model.kind == TENSORS or weights < SMALLEST or not _computes_in_bfloat16(model.device):
         return None
     shape = min(batch_size, MOST_SAMPLES, len(lengths)), int(np.median(lengths))
-    key = model.source, model.kind, weights, model.blocks.count, shape, answer, torch.get_num_threads()
+    key = model.source, model.kind, model.device, weights, model.blocks.count, shape, answer, torch.get_num_threads()
     if key not in _KNOWN:
         _KNOWN[key] = _tried(model, *shape, answer)
     return _KNOWN[key]
 
 
-def _computes_in_bfloat16() -> bool:
-    """Whether this machine's CPU may have instructions for bf16; where it has none, they are emulated and slow."""
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device may have instructions for bf16; where it has none, they are emulated and slow."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
     return bool(torch.cpu._is_avx512_bf16_supported())
@@ -76,8 +78,10 @@ def _tried(model: LoraModel, samples: int, tokens: int, answer: int | None) -> f
     with model.without_blocks(absent):
         for _ in range(TURNS):
             for autocast, found in seconds.items():
+                synchronise(model)
                 begin = time.perf_counter()
                 run_step(model, trained, batch, nullcontext(), autocast)
+                synchronise(model)
                 found.append(time.perf_counter() - begin)
     float32, bfloat16 = (min(found[1:]) for found in seconds.values())
     return bfloat16 / float32
