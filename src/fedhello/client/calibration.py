@@ -321,7 +321,7 @@ def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, an
     return needs(at, everything).flops / min(seconds)
 
 
-def _finish(model: LoraModel) -> None:
+def synchronise(model: LoraModel) -> None:
     """Wait until a GPU has finished its queued work."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
