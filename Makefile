@@ -1,6 +1,7 @@
 # make demo    run the embedded demo           make check   format, lint, types, docstrings, tests
 # make test    run the tests                   make slow    the tests that take long
 # make lowest  run the tests on the lowest versions that pyproject.toml states
+# make bench   compare the speed with an earlier revision: make bench BASE=v0.1.0
 # make hooks   run `make check` before each commit
 # make audit   look for known holes in the tested versions, and write a bill of materials (needs a network)
 # make docs    build the documentation into build/site   make notebooks   run the tutorials anew
@@ -11,7 +12,7 @@ LOWEST ?= build/lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lowest slow lint check format hooks docs notebooks audit clean
+.PHONY: demo test lowest slow lint check format bench hooks docs notebooks audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fedhello run
@@ -38,6 +39,10 @@ check: lint test
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# CPU seconds of both, in turn; fails if a case is a tenth slower.
+bench: $(VENV)/.demo
+	$(BIN)/python benchmarks/guard.py --base $(BASE)
 
 hooks:
 	git config core.hooksPath .githooks

@@ -21,7 +21,7 @@ SMALLEST = 10**6
 MOST_SAMPLES = 32
 """The most samples of a trial's batch."""
 
-TURNS = 4
+TURNS = 3
 """Steps of each type, in turn; the first one warms up."""
 
 Key = tuple[object, ...]
