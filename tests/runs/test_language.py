@@ -209,6 +209,13 @@ def test_task_instruction_without_prompts_is_refused(call, workplace):
     assert "data.prompt" in err
 
 
+def test_rounds_that_are_not_scored_are_checked_for_numbers_that_are_none(place, monkeypatch):
+    monkeypatch.chdir(place)
+    session = fh.prepare("language.yaml", {"train.rounds": 3, "train.evaluate_every": 3})
+    found = [record.validation for _, record in fh.rounds(session, fh.start(session).state)]
+    assert [one is None for one in found] == [True, True, False]
+
+
 def test_a_language_model_that_is_saved_by_hand_goes_on(place, finished, monkeypatch):
     monkeypatch.chdir(place)
     session = fh.prepare("language.yaml", {"train.rounds": 3, "run.name": "by-hand"})

@@ -6,8 +6,8 @@ server notices at the evaluation. The round is then undone, the attempt counts a
 again. In these attempts a client is left out if one of its values is more than ten times as large in absolute value as
 the median of the clients' largest values in the attempt before (of two clients: the lower).
 
-That is checked after each round: on its own evaluation where it has one, and on the validation losses otherwise. Where
-the losses are not finite before the round either, it changes nothing.
+That is checked after each round: on its own evaluation where it has one, and on a few validation samples otherwise, as
+values that overflow do so for all. Where the losses are not finite before the round either, it changes nothing.
 """
 
 import math
@@ -15,7 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median_low
 
-from fedhello.model.evaluation import Evaluation
+import numpy as np
+
+from fedhello.data.batches import Samples
+from fedhello.model.evaluation import Evaluation, evaluate
+from fedhello.model.number_type import in_bfloat16
 from fedhello.session import Session
 from fedhello.state import RoundReport, RunState
 from fedhello.strategy import the_global_model
@@ -23,6 +27,9 @@ from fedhello.types import Rejection, Update
 
 OUTLYING = 10.0
 """From how many times the median on a client's largest value stands out."""
+
+CHECKED = 32
+"""The most validation samples that a round is checked on if it is not scored."""
 
 FAILED = "with the combined values the losses on the server's validation data are not finite"
 
@@ -84,7 +91,15 @@ class FiniteRounds:
         single = state.personal_heads is None and self.session.row.models is the_global_model
         if record.step is not None or not single:
             return True  # a searched step was checked already; the others have no single model
-        return bool(self.session.losses(state.adapter).isfinite().all())
+        return self._are_finite(state)
+
+    def _are_finite(self, state: RunState) -> bool:
+        if self.session.settings.selects:  # the selection has computed the losses already
+            return bool(self.session.losses(state.adapter).isfinite().all())
+        session, model = self.session, self.session.model
+        model.write(state.adapter.tensors)
+        with in_bfloat16(model, session.bfloat16):
+            return math.isfinite(evaluate(model, _some(session.server.validation)).loss)
 
     def undone(self, before: RunState, state: RunState, record: RoundReport) -> tuple[RunState, RoundReport]:
         """Return the state before a round, one attempt later, and the report of the round with the cause."""
@@ -99,6 +114,11 @@ class FiniteRounds:
         flag = f"the round was undone, since {FAILED}: {cause}"
         record = replace(record, failed=f"{FAILED}: {cause}", flags=(*record.flags, flag))
         return replace(before, attempt=before.attempt + 1, excess=state.excess), record
+
+
+def _some(samples: Samples) -> Samples:
+    """Return ``CHECKED`` of the samples, spread over all of them."""
+    return samples.subset(np.unique(np.linspace(0, len(samples) - 1, CHECKED).round().astype(int)))
 
 
 def _largest_value(update: Update) -> float | None:
