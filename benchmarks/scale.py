@@ -5,10 +5,9 @@
 Each (K, n) is measured in a process of its own, since the peak memory of a process never falls. Texts are random words,
 all different, the model is a tiny random BERT, so nothing here says anything about accuracy. Seconds are of the CPU.
 
-``prepare``: seconds of preparation by part, and the bytes by which the process grew over it, at the peak and after it.
-``round``: seconds a round beside local training, with evaluation off, of the rounds after the first; its growth with the
-number of clients in a round is fitted from rounds of ``--cohort`` and of a fifth of it. ``folder``: bytes, and the bytes
-that a round adds to it.
+``prepare``: seconds of preparation by part, and the bytes by which the process grew over it, at the peak and after it,
+beside the texts themselves if they are given as objects. ``round``: seconds a round beside local training, with
+evaluation off, of the rounds after the first. ``folder``: bytes, and the bytes that a round adds to it.
 """
 
 import argparse
@@ -199,14 +198,13 @@ def profiled(rows: int | None):
 
 def resident(which: str = "VmRSS") -> int:
     """Return the bytes of memory of this process, or their peak with ``VmHWM``."""
-    with open("/proc/self/status", encoding="ascii") as file:
+    with Path("/proc/self/status").open(encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(which)) * 1024
 
 
 def reset_peak() -> None:
     """Let the peak be the present memory."""
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def size(path: Path) -> int:
