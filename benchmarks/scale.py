@@ -43,7 +43,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--csv", action="store_true", help="read the texts from a CSV file instead of memory")
     parser.add_argument(
-        "--profile", type=int, metavar="ROWS", help="print the functions that preparation spends most in"
+        "--profile",
+        type=int,
+        metavar="ROWS",
+        help="print the functions that preparation, and then the rounds, spend most in",
     )
     parser.add_argument("--here", action="store_true", help="measure one size in this process")
     parser.add_argument("overrides", nargs="*", help="configuration overrides, such as train.measure_memory=false")
@@ -91,7 +94,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         with profiled(arguments.profile), timed(prepare, PARTS, seconds):
             session = fh.prepare(config, arguments.overrides, **objects)
         whole, peak, after = time.process_time() - begin, resident("VmHWM"), resident()
-        rounds = play(session, Path(place) / "scale")
+        with profiled(arguments.profile):
+            rounds = play(session, Path(place) / "scale")
     return {
         "clients": K,
         "texts": n,
@@ -193,7 +197,9 @@ def profiled(rows: int | None):
     profile = cProfile.Profile(time.process_time)
     with profile:
         yield
-    pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(rows)
+    pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(rows).sort_stats("cumtime").print_stats(
+        rows
+    )
 
 
 def resident(which: str = "VmRSS") -> int:
