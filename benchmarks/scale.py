@@ -71,9 +71,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     n = K * arguments.texts_per_client
     model, tokenizer = bert()
     with tempfile.TemporaryDirectory() as place:
-        data = texts(n, seed=0)
+        data = {"data": texts(n, 0), "validation": texts(HELD_OUT, 1), "test": texts(HELD_OUT, 2)}
         if arguments.csv:
-            data = written(data, Path(place) / "texts.csv")
+            data = {name: written(one, Path(place) / f"{name}.csv") for name, one in data.items()}
         config = {
             "data": {"clients": K, "partition": {"kind": "iid"}, "proxy": 20, "max_length": 32, "text": "text"},
             "train": {"rounds": arguments.rounds, "clients_per_round": arguments.cohort, "evaluate_every": 10**6},
@@ -83,11 +83,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
             "run": {"out": place, "name": "scale"},
         }
         if arguments.csv:
-            config["data"]["name"] = data
-        held_out = [texts(HELD_OUT, seed) for seed in (1, 2)]
-        objects = {"model": model, "processor": tokenizer, "validation": held_out[0], "test": held_out[1]}
-        if not arguments.csv:
-            objects["data"] = data
+            config["data"] |= {"name" if name == "data" else name: file for name, file in data.items()}
+        objects = {"model": model, "processor": tokenizer} | ({} if arguments.csv else data)
         seconds: dict[str, float] = {}
         before, begin = resident(), time.process_time()
         reset_peak()
