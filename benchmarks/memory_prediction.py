@@ -31,6 +31,7 @@ from fedhello.client.settings import TrainingSettings
 from fedhello.client.training import Assignment, local_training
 from fedhello.costs import KEEP, ActivationRule
 from fedhello.data.batches import Examples, Images, Samples
+from fedhello.data.ragged import Ragged
 from fedhello.errors import FedhelloError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.injection import attach_lora
@@ -155,7 +156,7 @@ def samples(model: LoraModel, count: int, tokens: int) -> Samples:
         return Images(pixels, np.arange(count), labels, (0.5,) * 3, (0.5,) * 3)
     lengths = [tokens] * max(1, count - 1) + [max(3, tokens - 2)] * (count > 1)
     answers = np.array([max(1, n // 2) for n in lengths]) if model.kind == "causal-lm" else None
-    return Examples(tuple(rng.integers(2, WORDS, n) for n in lengths), labels, pad=0, answers=answers)
+    return Examples(Ragged.of(rng.integers(2, WORDS, n) for n in lengths), labels, pad=0, answers=answers)
 
 
 def compare(

@@ -17,6 +17,7 @@ from transformers import (
 from fedhello.client.settings import TrainingSettings
 from fedhello.config.load import load_config
 from fedhello.data.batches import Examples, Images, Samples
+from fedhello.data.ragged import Ragged
 from fedhello.model.adapter import LoraModel
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
@@ -75,7 +76,9 @@ def texts(samples: int, tokens: int) -> Examples:
     """Random tokens, all of one length but the last, which is a little shorter, as in real batches."""
     rng = np.random.default_rng(0)
     lengths = [tokens] * (samples - 1) + [max(1, tokens - 2)]
-    return Examples(tuple(rng.integers(1, 30000, length) for length in lengths), np.arange(samples) % CLASSES, pad=0)
+    return Examples(
+        Ragged.of(rng.integers(1, 30000, length) for length in lengths), np.arange(samples) % CLASSES, pad=0
+    )
 
 
 def images(samples: int) -> Images:

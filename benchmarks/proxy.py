@@ -39,6 +39,7 @@ from fedhello.client.scoring import ScoreRequest, mean_scores
 from fedhello.config.load import load_config
 from fedhello.config.settings import data_settings
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 from fedhello.model.adapter import LoraModel
 from fedhello.randomness import generator, integer_seed
 from fedhello.runs.loop import rounds, start
@@ -107,7 +108,7 @@ def agnostic(session: Session, draw: int) -> Examples:
     like = matched(100)(session, draw)
     # The first and the last token of each are the tokeniser's own.
     ids = np.unique(np.concatenate([t[1:-1] for t in reviews(session).tokens]))
-    tokens = tuple(np.concatenate([t[:1], rng.choice(ids, size=len(t) - 2), t[-1:]]) for t in like.tokens)
+    tokens = Ragged.of(np.concatenate([t[:1], rng.choice(ids, size=len(t) - 2), t[-1:]]) for t in like.tokens)
     return relabelled(session, replace(like, tokens=tokens), draw)
 
 

@@ -28,6 +28,7 @@ from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import IGNORED, Batch, Examples, Images, Samples, training_batches
 from fedhello.data.dataset import Picture
 from fedhello.data.pictures import DecodedLater
+from fedhello.data.ragged import Ragged
 from fedhello.model.adapter import LoraModel
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
@@ -112,7 +113,7 @@ def texts(pairs: bool) -> tuple[LoraModel, Samples]:
     )
     rng = np.random.default_rng(0)
     tokens = ragged(rng, 16, 64, 30000)
-    segments = tuple((np.arange(len(t)) > len(t) // 2).astype(np.int64) for t in tokens) if pairs else None
+    segments = Ragged.of(np.arange(len(t)) > len(t) // 2 for t in tokens) if pairs else None
     data = Examples(tokens, np.arange(SAMPLES) % CLASSES, pad=0, segments=segments)
     return adapted(BertForSequenceClassification(config), "text-classification"), data
 
@@ -146,9 +147,9 @@ def instructions() -> tuple[LoraModel, Samples]:
     )
 
 
-def ragged(rng: np.random.Generator, shortest: int, longest: int, words: int) -> tuple[np.ndarray, ...]:
+def ragged(rng: np.random.Generator, shortest: int, longest: int, words: int) -> Ragged:
     """Random tokens of different lengths."""
-    return tuple(rng.integers(1, words, n) for n in rng.integers(shortest, longest, SAMPLES))
+    return Ragged.of(rng.integers(1, words, n) for n in rng.integers(shortest, longest, SAMPLES))
 
 
 def adapted(module: torch.nn.Module, kind: Kind) -> LoraModel:

@@ -41,6 +41,7 @@ from fedhello.client import calibration
 from fedhello.client.cost_model import POLICIES
 from fedhello.config.load import dump_config, load_config
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 from fedhello.model.adapter import LoraModel
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
@@ -145,7 +146,7 @@ def random_examples() -> Callable[..., Examples]:
 
     def build(samples: int = 12, classes: int = 3, seed: int = 0) -> Examples:
         rng = np.random.default_rng(seed)
-        tokens = tuple(rng.integers(1, 50, size=rng.integers(3, 10)) for _ in range(samples))
+        tokens = Ragged.of(rng.integers(1, 50, size=rng.integers(3, 10)) for _ in range(samples))
         return Examples(tokens, rng.integers(classes, size=samples), pad=0)
 
     return build

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -167,7 +168,7 @@ class Session:
         """Whether forward passes run in bf16."""
         return self.engine.settings.autocast == "bfloat16"
 
-    @property
+    @cached_property
     def tier_of(self) -> tuple[int, ...]:
         """Tier of each client, by id."""
         return tuple(entry.tier for entry in self.roster)

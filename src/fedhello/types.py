@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from fedhello.cohort import Budget as Budget
+from fedhello.cohort import Client as Client
 from fedhello.costs import ActivationPolicy, ActivationRule, Costs
 from fedhello.randomness import turn
 
@@ -21,66 +23,6 @@ Reason = Literal[
     "wrong count", "out of bounds", "over budget", "not allowed", "failed", "late", "lost",
 ]  # fmt: skip
 """Reasons why a client's reply does not count, described in ``docs/reference/run-folder.md``."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of a client's training. None is no limit; at least one limit is given.
-
-    Attributes:
-        blocks: The most blocks to train (the papers' capacity c), 0 ≤ blocks ≤ L; 0 trains the head only. For methods
-            that allocate blocks.
-        rank: The highest LoRA rank to train (the papers' r_k), 1 ≤ rank ≤ R. For methods that allocate ranks.
-        memory: The most bytes of training, above the loaded model.
-        upload: The most bytes to send per round.
-        seconds: The most seconds of training per round.
-        speed: The client's FLOP/s in training; needed with ``seconds``.
-
-    Example:
-        >>> fh.Budget(blocks=2).only_counts, fh.Budget(memory=25_000_000, upload=200_000).only_counts
-        (True, False)
-    """
-
-    blocks: int | None = None
-    memory: int | None = None
-    upload: int | None = None
-    seconds: float | None = None
-    speed: float | None = None
-    rank: int | None = None
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """The limits that are given, by name."""
-        names = ("blocks", "memory", "upload", "seconds", "speed", "rank")
-        return {name: limit for name in names if (limit := getattr(self, name)) is not None}
-
-    @property
-    def only_counts(self) -> bool:
-        """Whether only blocks or a rank are limited, as in the papers."""
-        return self.memory is None and self.upload is None and self.seconds is None
-
-
-@dataclass(frozen=True)
-class Client:
-    """A participant with private data.
-
-    Attributes:
-        id: 0 … K−1; every sum over clients runs in ascending id.
-        tier: Index of its tier: the group of clients with the same budget.
-        budget: Its budget.
-        samples: n_k, the number of its training samples.
-        classes: The labels that occur in its data, ascending; empty where the task has no classes.
-
-    Example:
-        >>> fh.Client(id=0, tier=0, budget=fh.Budget(blocks=2), samples=70, classes=(0, 3)).samples
-        70
-    """
-
-    id: int
-    tier: int
-    budget: Budget
-    samples: int
-    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +82,24 @@ class Federation:
     def by_id(self) -> Mapping[int, Client]:
         """Client id → the client."""
         return {client.id: client for client in self.clients}
+
+    @cached_property
+    def alike(self) -> Mapping[tuple[int, Budget], list[int]]:
+        """The ids of the clients of one tier and budget, ascending."""
+        found: dict[tuple[int, Budget], list[int]] = {}
+        for k in sorted(self.by_id):
+            found.setdefault((self.by_id[k].tier, self.by_id[k].budget), []).append(k)
+        return found
+
+    @property
+    def one_of(self) -> Mapping[int, Client]:
+        """Tier → one of its clients, for what is the same for all of them."""
+        return {tier: self.by_id[ids[-1]] for (tier, _), ids in self.alike.items()}
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of samples that clients state, ascending; those that have stated none are left out."""
+        return tuple(sorted(client.samples for client in self.clients if client.samples > 0))
 
     @cached_property
     def members(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedhello.allocation import geometric
 from fedhello.allocation.geometric import (
     PATTERNS,
     allocate_blocks,
@@ -18,8 +19,9 @@ from fedhello.allocation.geometric import (
     rgd_hla,
     tier_probabilities,
 )
+from fedhello.allocation.planner import fit
 from fedhello.strategy import AllocationContext
-from fedhello.types import Budget
+from fedhello.types import Budget, Client, Federation
 
 block_counts = st.integers(1, 40)
 
@@ -133,8 +135,6 @@ def test_gd_keeps_a_clients_blocks_for_the_whole_run(federation):
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=30))
 def test_gd_uniform_holds_every_block_equally_often(capacities):
-    from fedhello.types import Budget, Client, Federation
-
     clients = tuple(Client(k, 0, Budget(c), 1) for k, c in enumerate(capacities))
     world = Federation(clients, (Budget(7),), 7, len(clients), 0)
     held = Counter(b for c in clients for b in gd_hla(AllocationContext(c, world, 0), pattern="uniform").blocks)
@@ -177,3 +177,16 @@ def test_auto_allocates_what_it_stands_for(strategy, federation):
     for client in world.clients:
         context = AllocationContext(client, world, 3)
         assert strategy(context, pattern="auto") == strategy(context, pattern="inverted_triangle")
+
+
+def test_gd_uniform_fits_each_kind_of_client_once_however_many_there_are(monkeypatch):
+    budgets = (Budget(1), Budget(3), Budget(2))
+    clients = tuple(Client(2 * k, k % 3, budgets[k % 3], 1) for k in range(300))
+    world, fits = Federation(clients, budgets, 7, 10, 0), []
+    monkeypatch.setattr(geometric, "fit", lambda *asked: fits.append(asked) or fit(*asked))
+    found = [gd_hla(AllocationContext(client, world, 0), pattern="uniform").blocks for client in clients]
+    assert len(fits) <= 4 * len(clients)
+    start = 0
+    for client, blocks in zip(clients, found, strict=True):
+        assert blocks == tuple(sorted((start + i) % 7 for i in range(client.budget.blocks)))
+        start += client.budget.blocks

@@ -44,6 +44,7 @@ SAME = [
     (results.predict, [fh.TrainedRun.predict], {"run": set(), "texts": {"inputs"}, "pair": {"pairs"}}, {"self"}),
     (results.export, [fh.TrainedRun.export], {"run": set()}, {"self"}),
     (results.forget, [fh.TrainedRun.forget], {"run": set(), "client": {"clients"}}, {"self"}),
+    (results.clients, [], {"run": set()}, set()),
     (
         results.report,
         [fh.write_report, fh.load_comparison, fh.write_comparison],

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from fedhello.client.activations import activation_policies, to_int8_rows
 from fedhello.client.memory import StepMemory
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 
 
 def warm(model):
@@ -118,7 +119,9 @@ def test_compressed_blocks_hold_about_a_third(tiny_model, random_examples):
 def test_weights_that_autocast_copies_are_never_compressed_and_activations_are(tiny_model, samples):
     model, tokens = warm(tiny_model(width=24)), np.arange(1, 7)
     weights = {tuple(p.shape): p.detach() for block in model.block_modules() for p in block.parameters()}
-    data = Examples((tokens,) * samples, np.arange(samples) % 3, pad=0)  # 4 × 6 tokens are as many as a weight's rows
+    data = Examples(
+        Ragged.of([tokens] * samples), np.arange(samples) % 3, pad=0
+    )  # 4 × 6 tokens are as many as a weight's rows
     noted = []
     model.module.train()
     parameters = model.set_trainable(model.block_of)

@@ -15,6 +15,7 @@ from fedhello.client.measured_step import measure_step
 from fedhello.client.settings import TrainingSettings, moments
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.sources import ModelSource
@@ -48,7 +49,7 @@ def training(model, adapter, allocation, samples, tokens, shorter, settings):
     """Train on samples of one length but for the last; return what was trained and the measurements."""
     rng = np.random.default_rng(0)
     lengths = [*(tokens,) * (samples - 1), tokens - shorter]
-    data = Examples(tuple(rng.integers(1, 50, n) for n in lengths), np.arange(samples) % 3, pad=0)
+    data = Examples(Ragged.of(rng.integers(1, 50, n) for n in lengths), np.arange(samples) % 3, pad=0)
     names = adapter.names(allocation)
     work = Assignment(0, 0, names, data, (0, 1, 2), seed=0, policies=allocation.policies)
     values, measured = local_training(model, work, settings)

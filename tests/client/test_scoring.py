@@ -17,6 +17,7 @@ from fedhello.client.scoring import (
     mean_scores,
 )
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 from fedhello.engine.scores import read_block_sums
 from fedhello.engine.wire import encode_tensors
 from fedhello.errors import UpdateError
@@ -98,7 +99,7 @@ def test_bytes_of_passes_are_predicted(tiny_model):
     model = warm(tiny_model(width=64))
     peak = calibrate_scoring(model)
     for b, T in ((1, 8), (3, 8), (4, 24), (16, 12), (32, 32)):
-        tokens = tuple(np.full(T - (i == 0), 3) for i in range(b))
+        tokens = Ragged.of(np.full(T - (i == 0), 3) for i in range(b))
         with StepMemory(model.module.parameters()) as memory:
             client_sums(model, Examples(tokens, np.zeros(b, dtype=int), pad=0), (0, 0, 0), MANY, batch_size=b)
         assert memory.peak_bytes <= 1.02 * peak.at([(b, T)])

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from fedhello.data.batches import Examples, evaluation_batches, training_batches
 from fedhello.data.encoding import tokenise
+from fedhello.data.ragged import Ragged
+from fedhello.errors import DataError
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 lengths_of = st.lists(st.integers(1, 128), min_size=1, max_size=120).map(np.array)
@@ -17,7 +19,7 @@ def rng(seed=0):
 
 def examples(*rows, labels=None, pad=9):
     labels = np.arange(len(rows)) if labels is None else np.array(labels)
-    return Examples(tuple(np.array(row, dtype=np.int64) for row in rows), labels, pad)
+    return Examples(Ragged.of(rows), labels, pad)
 
 
 def padded_tokens(lengths, batches):
@@ -146,3 +148,35 @@ def test_training_batches_are_not_ordered_by_length():
 def test_the_last_training_batch_is_never_a_small_remainder(samples, sizes):
     lengths = np.ones(samples, dtype=int)
     assert sorted(len(batch) for batch in training_batches(lengths, 3, rng())) == sizes
+
+
+def test_many_texts_are_tokenised_a_few_at_a_time_as_if_at_once(monkeypatch):
+    asked = []
+
+    def tokenizer(texts, **how):
+        asked.append((len(texts), how["truncation"]))
+        return words(texts, **how)
+
+    tokenizer.pad_token_id = 0
+    texts = ["a bb ccc dddd"[: 2 * (i % 7) + 1] for i in range(10)]
+    whole, cut = tokenise(texts, np.arange(10), tokenizer, 5)
+    asked.clear()
+    monkeypatch.setattr("fedhello.data.encoding.CHUNK", 4)
+    found, cut_too = tokenise(texts, np.arange(10), tokenizer, 5)
+    assert [row.tolist() for row in found.tokens] == [row.tolist() for row in whole.tokens]
+    assert cut == cut_too > 0
+    # Texts are tokenised again to be cut only where one is too long.
+    assert asked == [(4, False), (4, False), (4, True), (2, False)]
+
+    def letters(texts, **_):
+        return {"input_ids": [[1] * len(text) for text in texts]}
+
+    with pytest.raises(DataError, match=r"none of text 6\."):
+        tokenise([*texts[:5], "", *texts[6:]], np.arange(10), letters, 5)
+
+
+def test_parts_of_samples_share_their_tokens():
+    whole = examples(*([i, i] for i in range(100)))
+    part = whole.subset(np.arange(1, 100, 2)).subset(np.arange(10, 20))
+    assert part.tokens.values is whole.tokens.values
+    assert part.batch(np.array([0, 9])).inputs["input_ids"].tolist() == [[21, 21], [39, 39]]

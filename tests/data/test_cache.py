@@ -5,6 +5,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fedhello.data import cache
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +22,10 @@ def tokenizer(words=("a", "b"), **settings):
 
 
 SAMPLES = Examples(
-    tokens=(np.array([1, 2, 3]), np.array([4]), np.array([5, 6])),
+    tokens=Ragged.of([[1, 2, 3], [4], [5, 6]]),
     labels=np.array([0, 1, 0]),
     pad=9,
-    segments=(np.array([0, 1, 1]), np.array([0]), np.array([0, 1])),
+    segments=Ragged.of([[0, 1, 1], [0], [0, 1]]),
     answers=np.array([2, 1, 1]),
 )
 

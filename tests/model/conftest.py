@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.sources import ModelSource, resolve
@@ -40,7 +41,7 @@ def speaker():
 def dialogues():
     rng = np.random.default_rng(0)
     lengths = rng.integers(6, 15, 7)
-    tokens = tuple(rng.integers(1, 40, n) for n in lengths)
+    tokens = Ragged.of(rng.integers(1, 40, n) for n in lengths)
     return Examples(tokens, np.zeros(7, dtype=int), pad=0, answers=np.array([n // 2 for n in lengths]))
 
 

@@ -26,7 +26,7 @@ def test_a_language_model_is_scored_by_token(speaker, dialogues):
     found = evaluate(speaker, dialogues)
     nll, right, tokens = 0.0, 0, 0
     for i in range(len(dialogues)):
-        ids, a = torch.from_numpy(dialogues.tokens[i]), dialogues.answers[i]
+        ids, a = torch.from_numpy(dialogues.tokens[i]).long(), dialogues.answers[i]
         with torch.inference_mode():
             z = speaker.module(input_ids=ids[None]).logits[0, a - 1 : -1].log_softmax(dim=1)
         nll -= float(z.gather(1, ids[a:, None]).sum())

@@ -1,5 +1,6 @@
 """A run's folder: how it gets there whole or not at all, and is read back, also where a file of it is damaged."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,9 @@ from fedhello.report.page import write_report
 from fedhello.results.finished import read_run
 from fedhello.runs import folder as module
 from fedhello.runs.answers import Answers
+from fedhello.runs.client_columns import LEAST
 from fedhello.runs.folder import ENDING, RunFolder, check_free, choose
+from fedhello.runs.formats import write_clients
 from fedhello.runs.summarise import summarise
 from fedhello.session import ClientEntry
 from fedhello.types import Adapter
@@ -77,6 +80,20 @@ def test_a_folder_appears_whole_and_holds_what_is_known_before_the_first_round(f
     assert folder.clients() == SESSION.roster
     assert folder.records() == folder.rounds() == []
     folder.check()
+
+
+def test_many_clients_are_columns_and_are_listed_on_demand(folder, call, tmp_path):
+    roster = tuple(ClientEntry(k, k % 2, k + 1, {"fruit": k + 1, "metal": 0}) for k in range(LEAST + 1))
+    folder.begin(session(config_yaml="run: {seed: 3}\n", roster=roster))
+    assert folder.clients_file.name == "clients.npz"
+    assert not (folder.path / "clients.json").exists()
+    assert folder.clients() == roster
+    code, out, _ = call(tmp_path, "clients", folder.path, "--json")
+    assert (code, json.loads(out)) == (0, write_clients(roster)["clients"])
+    code, out, _ = call(tmp_path, "clients", folder.path)
+    assert (code, out.splitlines()[1]) == (0, "tier 1: 500 clients with 2 to 1000 samples, 250500 in all")
+    (folder.path / "clients.npz").write_bytes(b"PK")
+    assert call(tmp_path, "clients", folder.path)[0] == 5
 
 
 @pytest.mark.parametrize("step", ["config.yaml", "clients.json", "log.txt", "rename"])

@@ -44,7 +44,7 @@ def test_heads_of_which_the_test_data_has_no_class_are_left_out_and_noted(workpl
     assert found["final_scores"]["samples"] == 6 * 2
     noted = [note for note in found["notes"] if "heads are not scored on it" in note]
     assert len(noted) == 1
-    assert noted[0].startswith("the test data has no sample of the classes of clients [")
+    assert noted[0].startswith("the test data has no sample of the classes of clients ")
 
 
 # how often rounds are scored

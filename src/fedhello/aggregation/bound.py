@@ -30,7 +30,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from fedhello.aggregation.share import capped, most_samples
+from fedhello.aggregation.share import capped, most_of
 from fedhello.strategy import AggregationContext, AggregationResult, BoundMethod
 from fedhello.types import LORA_A, LORA_B, Adapter, Federation, Rejection, Update
 
@@ -82,8 +82,8 @@ def bound_of(federation: Federation, times: float, max_share: float | None) -> B
         times: c > 1.
         max_share: The cap on a client's weight; see ``share``.
     """
-    counts = [client.samples for client in federation.clients if client.samples > 0]
-    return Bound(times, median_low(counts) if counts else 1, most_samples(counts, max_share))
+    counts = federation.sizes
+    return Bound(times, counts[(len(counts) - 1) // 2] if counts else 1, most_of(counts, max_share))
 
 
 def with_bounded_norms(

@@ -76,7 +76,8 @@ def controlled(
     renewed: dict[str, Tensor] = {}
     outcome = aggregate(context, _noted(context, updates, distance, renewed))
     method_state = {**outcome.method_state, **renewed}
-    clients = [client.id for client in context.federation.clients]
+    owners = {name.split("/", 2)[1] for name in method_state if name.startswith("scaffold/")} - {"mean"}
+    clients = sorted({int(k) for k in owners} & context.federation.by_id.keys())  # those that have taken part
     for name in sorted({name.split("/", 2)[2] for name in renewed}):
         known = [method_state[_of(k, name)] for k in clients if _of(k, name) in method_state]
         method_state[_of("mean", name)] = stack(known).double().mean(0).to(known[0].dtype)

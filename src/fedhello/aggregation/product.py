@@ -134,7 +134,7 @@ def rank_partitions(context: AggregationContext) -> list[tuple[int, int]]:
 
     The edges are the ranks of all tiers, and of this round's clients where tiers state bytes.
     """
-    ranks = {context.federation.tiers[client.tier].rank for client in context.federation.clients}
+    ranks = {context.federation.tiers[tier].rank for tier in context.federation.one_of}
     ranks |= {r for allocation in context.allocations.values() for r in allocation.ranks}
     edges = sorted({0, context.federation.rank, *(r for r in ranks if r is not None)})
     return list(pairwise(edges))

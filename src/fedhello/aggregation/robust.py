@@ -69,7 +69,7 @@ def defended(method: BoundMethod, defence: Defence) -> BoundMethod:
     """Return the method with its defences; for a rule other than the mean it must average layer by layer."""
 
     def start(context: AggregationContext) -> Start:
-        clients = {client.id: client for client in context.federation.clients}
+        clients = context.federation.by_id
 
         def of(k: int) -> Adapter:
             own = AllocationContext(clients[k], context.federation, context.round, method_state=context.method_state)

@@ -12,7 +12,7 @@ either change such splits or let one client have most of the weight.)
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -34,7 +34,11 @@ def most_samples(counts: Iterable[int], max_share: float | None) -> int | None:
         >>> most_samples([60, 60, 70, 2**31 - 1], 10.0)
         700
     """
-    known = sorted(count for count in counts if count > 0)
+    return most_of(sorted(count for count in counts if count > 0), max_share)
+
+
+def most_of(known: Sequence[int], max_share: float | None) -> int | None:
+    """Return the same of counts that are above 0 and in ascending order already, without a look at each."""
     if max_share is None or not known:
         return None
     return int(max_share * known[max(0, min(math.ceil(0.75 * len(known)) - 1, len(known) - 2))])
@@ -62,7 +66,7 @@ def average_capped(
         aggregate: How the method combines them.
         max_share: c ≥ 1.
     """
-    most = most_samples((client.samples for client in context.federation.clients), max_share)
+    most = most_of(context.federation.sizes, max_share)
     flags: list[str] = []
     outcome = aggregate(context, updates if most is None else _capped(updates, most, flags))
     return replace(outcome, flags=(*outcome.flags, *flags)) if flags else outcome

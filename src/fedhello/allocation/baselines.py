@@ -45,8 +45,7 @@ def weakest_for_all(context: AllocationContext) -> Allocation:
     With c blocks of L these are ⌊i L/c⌋ for i = 0 … c−1; for 6 of 12 the published 0, 2, 4, 6, 8, 10.
     """
     federation = context.federation
-    one_of = {client.tier: client for client in federation.clients}
-    weakest = min(most_spaced(replace(context, client=k, excess=1.0)) for k in one_of.values())
+    weakest = min(most_spaced(replace(context, client=k, excess=1.0)) for k in federation.one_of.values())
     return _fit_exactly(context, spaced_blocks(weakest, federation.num_blocks))
 
 

@@ -17,6 +17,7 @@ Both return a preference v_l per block; ``allocation.planner`` turns it into an 
 where the budget counts blocks, and the blocks of largest Σ v_l that fit where it counts bytes.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
@@ -189,8 +190,11 @@ def gd_hla(context: AllocationContext, *, pattern: PatternChoice = "bottleneck")
     if pattern != "uniform":
         return fit(context, pattern_preference(pattern, federation.num_blocks))
     anywhere = pattern_preference(pattern, federation.num_blocks)
-    before = [other for other in federation.clients if other.id < client.id]
-    start = sum(len(fit(replace(context, client=other, excess=1.0), anywhere).blocks) for other in before)
+    start = 0
+    for ids in federation.alike.values():
+        if before := bisect_left(ids, client.id):
+            one = replace(context, client=federation.by_id[ids[0]], excess=1.0)
+            start += before * len(fit(one, anywhere).blocks)
     return fit(context, pattern_preference(pattern, federation.num_blocks, start % federation.num_blocks))
 
 

@@ -56,8 +56,7 @@ def common_rank(context: AllocationContext) -> Allocation | None:
 
 def weakest_rank(federation: Federation) -> int:
     """Return the smallest rank of the tiers that can train at all; 0 if none can."""
-    one_of = {client.tier: client for client in federation.clients}
-    ranks = [affordable(AllocationContext(client, federation, 0))[0] for client in one_of.values()]
+    ranks = [affordable(AllocationContext(client, federation, 0))[0] for client in federation.one_of.values()]
     return min((r for r in ranks if r), default=0)
 
 

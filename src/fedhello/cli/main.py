@@ -26,7 +26,7 @@ keys = typer.Typer(help="Make certificates and keys for a federation on many mac
 
 COMMANDS = (
     run.run, run.resume, network.server, network.client, run.init, run.plan, run.compare,
-    results.evaluate, results.predict, results.export, results.forget, results.report,
+    results.evaluate, results.predict, results.export, results.forget, results.clients, results.report,
     inventory.methods, inventory.models, inventory.doctor,
 )  # fmt: skip
 for command in COMMANDS:

@@ -134,6 +134,19 @@ def forget(
     print(f"forgotten: {ids}; test accuracy {before.final:.4f} → {summary.final:.4f}")
 
 
+def clients(run: Run, as_json: Json = False) -> None:
+    """Tell how many clients of which tier and with how many samples a run has; with --json, list them all."""
+    found = fh.TrainedRun(run).clients
+    if as_json:
+        print(json.dumps(found))
+        return
+    samples: dict[int, list[int]] = {}
+    for client in found:
+        samples.setdefault(client["tier"], []).append(client["samples"])
+    for tier, sizes in sorted(samples.items()):
+        print(f"tier {tier}: {len(sizes)} clients with {min(sizes)} to {max(sizes)} samples, {sum(sizes)} in all")
+
+
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of comparisons.")],
     picture: Annotated[Path | None, typer.Option("--picture", help="Write only one run's figure, as SVG.")] = None,

@@ -14,6 +14,7 @@ allocation is tried out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
 from typing import get_args
 
 import numpy as np
@@ -57,7 +58,16 @@ class Growth:
 
     def at(self, shapes: Sequence[MeanShape], counts: Sequence[int] = ()) -> int:
         """Return the sum over batches of b samples of T tokens; ``counts``: how many have each shape, else one."""
-        return max(0, round(float(_terms(shapes, counts) @ astuple(self))))
+        return self.of(_terms(shapes, counts))
+
+    def of(self, terms: np.ndarray) -> int:
+        """Return the sum, given that of the batches' terms."""
+        return max(0, round(float(terms @ self.coefficients)))
+
+    @cached_property
+    def coefficients(self) -> np.ndarray:
+        """The coefficients, shape (7,)."""
+        return np.array(astuple(self))
 
     @staticmethod
     def through(shapes: Sequence[Shape], values: Sequence[float]) -> "Growth":
@@ -115,8 +125,16 @@ class Peak:
 
     def at(self, shapes: Sequence[MeanShape]) -> int:
         """Return the largest of the sums over batches."""
-        terms = _terms([labelled(shape, self.answer) for shape in shapes])
-        return round(float((np.array([astuple(piece) for piece in self.pieces]) @ terms).max()))
+        return self.of(_terms([labelled(shape, self.answer) for shape in shapes]))
+
+    def of(self, terms: np.ndarray) -> int:
+        """Return the largest of the sums, given that of the batches' terms."""
+        return round(float((self.coefficients @ terms).max()))
+
+    @cached_property
+    def coefficients(self) -> np.ndarray:
+        """The coefficients of each quantity, shape (quantities, 7)."""
+        return np.stack([piece.coefficients for piece in self.pieces])
 
     @staticmethod
     def through(shapes: Sequence[Shape], moments: Sequence[Sequence[float]]) -> "Peak":
@@ -213,21 +231,21 @@ class StepCosts:
             counts: How many batches have each of these shapes; one if not given.
         """
         widest = tuple(map(int, labelled(widest, self.answer)))
-        batches = [labelled(batch, self.answer) for batch in batches]
+        step, everything = _terms([widest]), _terms([labelled(batch, self.answer) for batch in batches], counts)
 
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
-            return {kind: growth.at([widest]) for kind, growth in parts.items()}
+            return {kind: growth.of(step) for kind, growth in parts.items()}
 
         alone = widest[0] == 1 and (self.window is None or widest[1] <= self.window)
         fits = self.single if self.single is not None and alone else self
         return Costs(
             saved=in_step(fits.saved),
             transient=in_step(fits.transient),
-            outside=fits.outside.at([widest]),
-            outside_head_only=fits.outside_head_only.at([widest]),
-            head_only_peak=fits.head_only_peak.at([widest]),
-            flops={kind: growth.at(batches, counts) for kind, growth in self.flops.items()},
-            flops_outside=self.flops_outside.at(batches, counts),
+            outside=fits.outside.of(step),
+            outside_head_only=fits.outside_head_only.of(step),
+            head_only_peak=fits.head_only_peak.of(step),
+            flops={kind: growth.of(everything) for kind, growth in self.flops.items()},
+            flops_outside=self.flops_outside.of(everything),
             block_bytes=self.block_bytes,
             reserve=self.reserve,
             head_bytes=self.head_bytes,
@@ -237,11 +255,11 @@ class StepCosts:
             fixed_upload=self.fixed_upload,
             rank=self.rank,
             copies=self.copies,
-            transient_loss=fits.transient_loss.at([widest]),
+            transient_loss=fits.transient_loss.of(step),
             update=self.update,
             update_head_only=self.update_head_only,
-            below=fits.below.at([widest]),
-            below_each=fits.below_each.at([widest]),
+            below=fits.below.of(step),
+            below_each=fits.below_each.of(step),
             left=in_step(fits.left),
             margin=self.margin,
         )

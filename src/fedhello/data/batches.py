@@ -1,12 +1,14 @@
 """Encoded samples, and batches of them with little padding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fedhello.data.ragged import Ragged
 
 IGNORED: Final = -100
 """Label of a token that is not predicted: a prompt's token or padding."""
@@ -142,10 +144,10 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised samples, unpadded.
+    """Tokenised samples, unpadded; parts of them share the tokens.
 
     Attributes:
-        tokens: Per sample its token ids, int64, shape (length,).
+        tokens: Per sample its token ids.
         labels: Classes, int64, shape (n,).
         pad: The id that fills a batch up to its longest sample.
         segments: Of text pairs, where the model tells them apart: per sample 0 or 1 for each token.
@@ -153,10 +155,10 @@ class Examples:
             (n,). The batch's labels are then the tokens of the responses.
     """
 
-    tokens: tuple[np.ndarray, ...]
+    tokens: Ragged
     labels: np.ndarray
     pad: int
-    segments: tuple[np.ndarray, ...] | None = None
+    segments: Ragged | None = None
     answers: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -165,36 +167,28 @@ class Examples:
     def subset(self, positions: np.ndarray) -> "Examples":
         """Return the samples at some positions, in that order."""
         return Examples(
-            tuple(self.tokens[i] for i in positions),
+            self.tokens.subset(positions),
             self.labels[positions],
             self.pad,
-            None if self.segments is None else tuple(self.segments[i] for i in positions),
+            None if self.segments is None else self.segments.subset(positions),
             None if self.answers is None else self.answers[positions],
         )
 
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of each sample, shape (n,)."""
-        return np.array([len(t) for t in self.tokens], dtype=int)
+        return self.tokens.sizes
 
     def batch(self, positions: np.ndarray) -> Batch:
         """Return the samples at some positions, padded on the right to the longest of them."""
-        lengths = np.array([len(self.tokens[i]) for i in positions])
-        present = np.arange(lengths.max()) < lengths[:, None]
-        ids = _filled(present, [self.tokens[i] for i in positions], self.pad)
+        rows = self.tokens.subset(positions)
+        ids, present = rows.table(self.pad), rows.present()
         inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(present.astype(np.int64))}
         if self.segments is not None:
-            inputs["token_type_ids"] = torch.from_numpy(_filled(present, [self.segments[i] for i in positions], 0))
+            inputs["token_type_ids"] = torch.from_numpy(self.segments.subset(positions).table(0))
         if self.answers is None:
             return Batch(inputs, torch.from_numpy(self.labels[positions].astype(np.int64)))
-        answered = present & (np.arange(lengths.max()) >= self.answers[positions][:, None])
+        answered = present & (np.arange(present.shape[1]) >= self.answers[positions][:, None])
         return Batch(inputs, torch.from_numpy(np.where(answered, ids, IGNORED)))
-
-
-def _filled(present: np.ndarray, rows: Sequence[np.ndarray], value: int) -> np.ndarray:
-    """Return rows of different lengths as one array, with a value where no row is."""
-    filled = np.full(present.shape, value, dtype=np.int64)
-    filled[present] = np.concatenate(rows)
-    return filled
 
 
 WINDOW = 16

@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 from fedhello.notes import logger
 
 VARIABLE = "FEDHELLO_CACHE"
@@ -20,7 +21,7 @@ VARIABLE = "FEDHELLO_CACHE"
 LEAST = 5000
 """The least number of samples for which tokens are cached."""
 
-FORMAT = "2"
+FORMAT = "3"
 """Version of the files and of the tokenisation; files of other versions are not used."""
 
 
@@ -61,8 +62,11 @@ def load(key: str | None, labels: np.ndarray) -> tuple[Examples, int] | None:
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         logger.warning("%s cannot be read (%s); its texts are tokenised again", path, error)
         return None
-    bounds = np.cumsum(found["lengths"])[:-1]
-    ragged = {name: tuple(np.split(found[name], bounds)) for name in ("tokens", "segments") if name in found}
+    ragged = {
+        name: Ragged.joined(found[name].astype(np.int32), found["lengths"])
+        for name in ("tokens", "segments")
+        if name in found
+    }
     examples = Examples(ragged["tokens"], labels, int(found["pad"]), ragged.get("segments"), found.get("answers"))
     return examples, int(found["cut"])
 
@@ -73,9 +77,9 @@ def store(key: str | None, examples: Examples, cut: int) -> None:
     if path is None or len(examples) < LEAST:
         return
     arrays: dict[str, Any] = {"lengths": examples.lengths(), "cut": np.asarray(cut), "pad": np.asarray(examples.pad)}
-    arrays["tokens"] = np.concatenate(examples.tokens)
+    arrays["tokens"] = examples.tokens.flat()
     if examples.segments is not None:
-        arrays["segments"] = np.concatenate(examples.segments)
+        arrays["segments"] = examples.segments.flat()
     if examples.answers is not None:
         arrays["answers"] = examples.answers
     temporary = None

@@ -1,11 +1,12 @@
 """Tokenise texts, pairs of texts, and prompts with their responses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from fedhello.data.batches import Examples
+from fedhello.data.ragged import Ragged
 from fedhello.data.tables import first_line
 from fedhello.errors import DataError
 
@@ -13,6 +14,9 @@ T = TypeVar("T")
 
 Place = Callable[[int], str]
 """Returns what messages call a sample."""
+
+CHUNK = 4096
+"""Samples that are tokenised at once: a tokenizer returns many times what is kept of each."""
 
 LEAST_PROMPT = 4
 """Least number of tokens of a prompt that remain before a long response."""
@@ -49,17 +53,33 @@ def tokenise(
 
     def encode(chosen: Sequence[int], **how: Any) -> Any:
         pair = () if seconds is None else ([seconds[i] for i in chosen],)
-        return tokenizer([texts[i] for i in chosen], *pair, add_special_tokens=True, **how)
+        chosen_texts = [texts[i] for i in chosen]
+        return tokenizer(chosen_texts, *pair, add_special_tokens=True, return_attention_mask=False, **how)
 
-    everyone = range(len(texts))
-    encoded = _taken(lambda chosen: encode(chosen, truncation=False, padding=False, verbose=False), everyone, place)
-    whole = np.array([len(ids) for ids in encoded["input_ids"]])
-    _check_tokens(whole, place)
-    if (whole > max_length).any():
-        encoded = _taken(lambda chosen: encode(chosen, truncation=True, max_length=max_length), everyone, place)
-    segments = None if seconds is None else _arrays(encoded.get("token_type_ids"))
-    examples = Examples(_arrays(encoded["input_ids"]) or (), np.asarray(labels), int(tokenizer.pad_token_id), segments)
-    return examples, int((whole > max_length).sum())
+    tokens, segments, whole = [], [], []
+    for everyone in _chunks(len(texts)):
+        encoded = _taken(lambda chosen: encode(chosen, truncation=False, padding=False, verbose=False), everyone, place)
+        sizes = np.array([len(ids) for ids in encoded["input_ids"]], dtype=int)
+        if (sizes > max_length).any():
+            encoded = _taken(lambda chosen: encode(chosen, truncation=True, max_length=max_length), everyone, place)
+        tokens.append(Ragged.of(encoded["input_ids"]))
+        if seconds is not None and encoded.get("token_type_ids") is not None:
+            segments.append(Ragged.of(encoded["token_type_ids"]))
+        whole.append(sizes)
+    lengths = np.concatenate(whole)
+    _check_tokens(lengths, place)
+    examples = Examples(
+        Ragged.together(tokens),
+        np.asarray(labels),
+        int(tokenizer.pad_token_id),
+        Ragged.together(segments) if segments else None,
+    )
+    return examples, int((lengths > max_length).sum())
+
+
+def _chunks(count: int) -> Iterator[range]:
+    """Yield the positions of samples, so many at a time that what the tokenizer says of them takes little memory."""
+    return (range(first, min(first + CHUNK, count)) for first in range(0, max(count, 1), CHUNK))
 
 
 def _taken(call: Callable[[Sequence[int]], T], samples: Sequence[int], place: Place) -> T:
@@ -92,10 +112,6 @@ def _check_tokens(counts: np.ndarray, place: Place) -> None:
             + (f" ({len(empty)} such texts)" if len(empty) > 1 else "")
             + ". Leave them out."
         )
-
-
-def _arrays(rows: Sequence[Sequence[int]] | None) -> tuple[np.ndarray, ...] | None:
-    return None if rows is None else tuple(np.asarray(row, dtype=np.int64) for row in rows)
 
 
 def tokenise_instructions(
@@ -139,7 +155,7 @@ def tokenise_instructions(
     long = [i for i in range(len(pairs)) if len(before[i]) + len(after[i]) > max_length]
     for i in long:
         before[i], after[i] = _shortened(pairs[i][0], after[i], tokenizer, max_length)
-    tokens = tuple(np.array([*b, *a], dtype=np.int64) for b, a in zip(before, after, strict=True))
+    tokens = Ragged.of([*b, *a] for b, a in zip(before, after, strict=True))
     answers = np.array([len(b) for b in before])
     return Examples(tokens, np.asarray(labels), int(tokenizer.pad_token_id), answers=answers), len(long)
 

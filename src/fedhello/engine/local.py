@@ -104,6 +104,8 @@ class LocalEngine:
             yield task, self._absent(task, "late", "enough others came first") if task.client in late else lost
 
     def _lost(self, task: Task) -> Rejection | None:
+        if not self.dropout:
+            return None
         chance = generator(self.federation.seed, "dropout of clients", task.round, task.attempt, task.client).random()
         return self._absent(task, "lost", "nothing came back") if chance < self.dropout else None
 

@@ -14,6 +14,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import safetensors.torch
@@ -189,7 +190,7 @@ def upload_bound(adapter: Adapter, metrics: Iterable[str]) -> tuple[tuple[int, .
             rest += size
         else:
             blocks[block] += size
-    return tuple(blocks), rest + _fixed(metrics)
+    return tuple(blocks), rest + _fixed(tuple(metrics))
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -204,7 +205,8 @@ def _entry_size(name: str, value: Tensor, total: int) -> int:
     return len(json.dumps({name: entry}, separators=(",", ":")))
 
 
-def _fixed(metrics: Iterable[str]) -> int:
+@cache
+def _fixed(metrics: tuple[str, ...]) -> int:
     """Return the most bytes of an update without tensors."""
     largest = Update(10**9, 10**6, 10**9, {}, dict.fromkeys(metrics, -1.0))
     return len(encode_update(largest, "x" * RUN_ID)) + SAFETENSORS_ALIGNMENT

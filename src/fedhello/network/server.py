@@ -183,7 +183,7 @@ def _check_folder(folder: RunFolder) -> None:
 
 def known_labels(folder: RunFolder) -> tuple[str, ...] | None:
     """Return the names of the classes of a run that is resumed; None for a new run."""
-    return folder.labels() if (folder.path / "clients.json").is_file() else None
+    return folder.labels() if folder.clients_file.is_file() else None
 
 
 def serve_on(link: Link, file: Path, say: Say) -> None:
@@ -263,7 +263,7 @@ def _unable(loaded: Loaded) -> Unable:
 
 def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
     """Return the clients of a resumed run, by id; empty for a new run."""
-    if not (folder.path / "clients.json").is_file():
+    if not folder.clients_file.is_file():
         return ()
     try:
         return tuple(ClientInfo.model_validate_json(json.dumps(_counted(entry.facts))) for entry in folder.clients())

@@ -301,16 +301,15 @@ def show(plan: Plan, console: Console) -> None:
     for tier in plan.tiers:
         _show_tier(tier, console)
     clients = Table("client", "tier", "samples", *plan.labels, box=None)
-    for one in plan.clients:
+    for one in plan.clients[:MOST_CLIENTS]:
         counts = ("·" if count == 0 else str(count) for count in one.labels)
         clients.add_row(str(one.client), str(one.tier), str(one.samples), *counts)
     if plan.clients:
         console.print(clients)
-    server = plan.server
-    console.print(
-        f"the server holds {server.validation} validation, {server.test} test and {server.proxy} proxy samples",
-        highlight=False,
-    )
+    if len(plan.clients) > MOST_CLIENTS:
+        console.print(f"and {len(plan.clients) - MOST_CLIENTS} more clients, which --json lists", highlight=False)
+    held = f"{plan.server.validation} validation, {plan.server.test} test and {plan.server.proxy} proxy samples"
+    console.print(f"the server holds {held}", highlight=False)
     if plan.head is not None:
         console.print(str(plan.head), highlight=False, soft_wrap=True)
     if plan.noise:
@@ -318,6 +317,8 @@ def show(plan: Plan, console: Console) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
 
+
+MOST_CLIENTS = 100  # that are shown to people
 
 COLUMNS = ("tier", "clients", "budget", "trains", "memory at most", "time", "upload", "how often each block (round 0)")
 

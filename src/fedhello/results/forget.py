@@ -113,7 +113,7 @@ def _check_kind(config: Config, summary: Summary, folder: RunFolder) -> None:
 def _check_clients(folder: RunFolder, clients: Sequence[int], summary: Summary) -> None:
     """Check that all ids are clients of the run that are not forgotten yet."""
     known = [entry.client for entry in folder.clients()]
-    unknown = [k for k in clients if k not in known]
+    unknown = sorted(set(clients) - set(known))
     if unknown:
         raise ConfigError(f"expected clients of the run, {known[0]} to {known[-1]}; found {unknown[0]}")
     gone = [k for k in clients if k in summary.forgotten]

@@ -22,6 +22,7 @@ from fedhello.results.inference import infer, score
 from fedhello.results.trained import RunEvaluation, Trained, load_trained, rescore, scoring_session
 from fedhello.runs.files import check_path
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.formats import write_clients
 from fedhello.runs.loop import RoundRecord
 from fedhello.runs.progress import other_data
 from fedhello.runs.runner import warn
@@ -157,6 +158,16 @@ class TrainedRun:
     def rounds(self) -> Rounds:
         """The records of the rounds."""
         return self._current("rounds.jsonl", lambda: Rounds(self._folder.records()))
+
+    @property
+    def clients(self) -> list[dict[str, Any]]:
+        """The clients, one object each, as in ``clients.json``; also of a run that goes on.
+
+        Raises:
+            RunFolderError: If their file is missing or not valid.
+        """
+        rows: list[dict[str, Any]] = write_clients(self._folder.clients())["clients"]
+        return rows
 
     def _current(self, name: str, read: Callable[[], T]) -> T:
         """Return the content of a file of the folder; it is read again only if the file has changed."""

@@ -1,7 +1,7 @@
 """A run's folder: its files, each written completely or not at all.
 
 config.yaml     the fully resolved configuration
-clients.json    tier and label histogram of each client
+clients.json    tier and label histogram of each client; of many clients clients.npz, as columns
 data.json       digests of the data, to recognise them when the run is taken up again
 rounds.jsonl    one object per finished round and per failed attempt
 checkpoints/    to resume the run, see ``fedhello.runs.checkpoint``
@@ -35,6 +35,7 @@ from fedhello.engine.protocol import Heads
 from fedhello.errors import RunFolderError
 from fedhello.model.saving import read_tensors, save_adapter
 from fedhello.runs.answers import Answers
+from fedhello.runs.client_columns import columns_of, entries_of
 from fedhello.runs.files import append_line, check_path, sync_folder, whole_lines, write_whole, writing
 from fedhello.runs.formats import read_clients, read_data, read_round, write_clients, write_data, write_round
 from fedhello.runs.loop import RoundRecord
@@ -72,6 +73,12 @@ class RunFolder:
         """Path of the checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def clients_file(self) -> Path:
+        """Path of the list of clients, as columns or as JSON."""
+        columns = self.path / "clients.npz"
+        return columns if columns.is_file() else self.path / "clients.json"
+
     def begin(self, session: Session) -> None:
         """Create the folder with all files that exist before the first round; it appears completely or not at all.
 
@@ -85,7 +92,7 @@ class RunFolder:
             made.mkdir(parents=True)
         try:
             write_whole(made / "config.yaml", session.config_yaml)
-            _write_json(made / "clients.json", write_clients(session.roster))
+            _write_clients(made, session.roster)
             _write_json(made / "data.json", write_data(session.digest))
             write_whole(made / "rounds.jsonl", "")
             write_whole(made / "log.txt", "")
@@ -275,8 +282,10 @@ class RunFolder:
         Raises:
             RunFolderError: If the file is missing or not valid.
         """
-        file = self.path / "clients.json"
+        file = self.clients_file
         try:
+            if file.suffix == ".npz":
+                return entries_of(file.read_bytes(), str(file))
             return read_clients(file.read_text(encoding="utf-8"), str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise RunFolderError(f"expected the list of clients in {file}; it cannot be read: {error}") from error
@@ -359,6 +368,14 @@ def check_free(folder: RunFolder) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RunFolderError(f"expected to create {folder.path}; {parent} is not a folder that can be written")
+
+
+def _write_clients(folder: Path, clients: Sequence[ClientEntry]) -> None:
+    columns = columns_of(clients)
+    if columns is None:
+        _write_json(folder / "clients.json", write_clients(clients))
+    else:
+        write_whole(folder / "clients.npz", columns)
 
 
 def _write_json(path: Path, value: Any) -> None:

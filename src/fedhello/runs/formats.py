@@ -2,6 +2,7 @@
 
     rounds.jsonl    one line per attempt at a round   ``write_round``, ``read_round``
     clients.json    the clients                       ``write_clients``, ``read_clients``
+    clients.npz     many clients                      ``fedhello.runs.client_columns``
     data.json       digests of the data               ``write_data``, ``read_data``
 
 ``summary.json`` is in ``fedhello.runs.summary.Summary``, checkpoints are in ``fedhello.runs.checkpoint.Checkpoint``,

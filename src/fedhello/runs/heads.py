@@ -158,7 +158,8 @@ def final_head(session: Session, state: RunState) -> Solved:
     if method.server_alone or session.private is not None:
         return state, None
     if method.head_alone:
-        late = [k for k in range(len(session.tier_of)) if k not in (*state.head_clients, *state.forgotten)]
+        known = {*state.head_clients, *state.forgotten}
+        late = [k for k in range(len(session.tier_of)) if k not in known]
         return _solved(session, state, late, HeadSums(**state.head_sums)) if late else (state, None)
     before = _validation_loss(session, state) if state.selected_losses is None else float(state.selected_losses.mean())
     after, change = _solved(session, state, None)
@@ -249,7 +250,7 @@ def head_without(session: Session, state: RunState, clients: Sequence[int]) -> t
     Raises:
         DataError: If a class has no sample on any client that is left.
     """
-    total, due = HeadSums(**state.head_sums), {k for k in clients if k in state.head_clients}
+    total, due = HeadSums(**state.head_sums), {*clients} & {*state.head_clients}
     most = session.most_samples if state.head_most is None else state.head_most
     # All clients send their sums: features may differ in the last bit with the content of a batch.
     for found in session.engine.head_sums() if due else ():
@@ -365,7 +366,8 @@ def _with_head(session: Session, state: RunState, head: Head) -> RunState:
 
 def _declared(session: Session, clients: Sequence[int], most: int | None) -> int:
     """Return the number of samples of some clients, each of which counts for at most ``most``, if not None."""
-    found = (entry.samples for entry in session.roster if entry.client in clients)
+    of = set(clients)
+    found = (entry.samples for entry in session.roster if entry.client in of)
     return sum(n if most is None else min(n, most) for n in found)
 
 

@@ -295,9 +295,10 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
     machine = list(differences(found["machine"], here["machine"]))
     if machine:
         notes.append(f"the run continues, but not bit for bit: {listed(machine)}")
-    cohort = _cohort(folder.clients(), session.roster)
+    known = folder.clients()
+    cohort = _cohort(known, session.roster)
     if cohort:
-        ids = [{entry.client for entry in entries} for entries in (folder.clients(), session.roster)]
+        ids = [{entry.client for entry in entries} for entries in (known, session.roster)]
         if session.federation.cycle > 1 and ids[0] != ids[1]:
             raise RunFolderError(
                 f"expected the clients that {folder.path} started with, since they take turns (privacy.mechanism="

@@ -4,17 +4,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from fedhello.aggregation.share import capped_words
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import DataSet, Kind
 from fedhello.data.split import Split
 from fedhello.errors import ConfigError, ModelError
-from fedhello.formatting import budget_words
+from fedhello.formatting import budget_words, first_few
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.probe import made_up_inputs, tried
 from fedhello.model.sources import TENSORS
+from fedhello.session import ClientEntry
 from fedhello.strategy import AllocationContext, BoundMethod
 from fedhello.types import Allocation, Federation
+
+MOST_NAMED = 20
+"""The most clients that have a note of their own."""
 
 
 def lacking_classes(data: DataSet, held_out: Split) -> Iterator[str]:
@@ -28,9 +33,22 @@ def lacking_classes(data: DataSet, held_out: Split) -> Iterator[str]:
 def unscored_heads(federation: Federation, parts: Mapping[str, Samples]) -> Iterator[str]:
     """Yield a note on clients whose own heads are not scored on a part without samples of their classes."""
     for name, part in parts.items():
-        out = [client.id for client in federation.clients if not np.isin(client.classes, part.labels).any()]
+        occur = set(part.labels.tolist())
+        out = [client.id for client in federation.clients if occur.isdisjoint(client.classes)]
         if out:
-            yield f"the {name} data has no sample of the classes of clients {out}, whose own heads are not scored on it"
+            yield (
+                f"the {name} data has no sample of the classes of clients {first_few(out)}, whose own heads are not "
+                "scored on it"
+            )
+
+
+def capped_statistics(roster: Iterable[ClientEntry], most: int) -> Iterator[str]:
+    """Yield a note for each of the first clients whose head statistics count for fewer samples, and one on the rest."""
+    too_many = [entry for entry in roster if entry.samples > most]
+    for entry in too_many[:MOST_NAMED]:
+        yield f"the head statistics of client {entry.client} count {capped_words(entry.samples, most)}"
+    if len(too_many) > MOST_NAMED:
+        yield f"those of {len(too_many) - MOST_NAMED} more clients count as {most:,} samples, too"
 
 
 def check_server_data(kind: Kind | None, proxy: int, public: int | str, method: Method, bound: BoundMethod) -> None:
@@ -100,9 +118,9 @@ def check_method(method: Method, bound: BoundMethod, federation: Federation, mod
     complaint = method.check(federation, model.snapshot(share_head=False))
     if complaint is not None:
         raise ConfigError(complaint)
-    one_of = {client.tier: client for client in federation.clients}
     equal = (1.0,) * federation.num_blocks
-    first = {g: bound.allocate(AllocationContext(k, federation, 0, equal)) for g, k in sorted(one_of.items())}
+    one_of = sorted(federation.one_of.items())
+    first = {g: bound.allocate(AllocationContext(k, federation, 0, equal)) for g, k in one_of}
     for allocation in first.values():
         if allocation is not None and allocation.absent:
             _check_runs_without(model, allocation.absent, method.name)

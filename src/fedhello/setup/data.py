@@ -13,6 +13,7 @@ from fedhello.data.settings import DataSettings, Pool
 from fedhello.data.split import Split, stratified_split
 from fedhello.data.tables import Source
 from fedhello.errors import DataError
+from fedhello.formatting import first_few
 from fedhello.randomness import generator
 
 
@@ -78,7 +79,9 @@ def partition_data(settings: DataSettings, data: DataSet, split: Split, seed: in
     parts = settings.partition.deal(pool, settings.clients, generator(seed, "partition"))
     empty = [k for k, part in enumerate(parts) if len(part) == 0]
     if empty:
-        raise DataError(f"expected every client to have a sample; clients {empty} have none. Lower data.clients.")
+        raise DataError(
+            f"expected every client to have a sample; clients {first_few(empty)} have none. Lower data.clients."
+        )
     return [split.train[part] for part in parts]
 
 

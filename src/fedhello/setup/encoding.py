@@ -84,7 +84,7 @@ def tensors_of(data: DataSet) -> list[np.ndarray]:
 
 def _tokens(data: DataSet, model: LoraModel, max_length: int) -> tuple[Examples, int]:
     """Tokenise, or read the tokens from the cache."""
-    key = _key(data, model, max_length) if len(data) >= cache.LEAST else None
+    key = _key(data, model, max_length) if len(data) >= cache.LEAST and cache.folder() is not None else None
     found = cache.load(key, data.labels)
     if found is None:
         found = _tokenised(data, model, max_length)

@@ -9,7 +9,7 @@ import numpy as np
 from fedhello.aggregation.control import with_control_variates
 from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
-from fedhello.aggregation.share import capped_words, most_samples
+from fedhello.aggregation.share import most_samples
 from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.cost_model import Shape, batch_shapes
 from fedhello.client.memory import return_memory_at_once
@@ -50,6 +50,7 @@ from fedhello.privacy.secure import SecureRound
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
 from fedhello.setup.checks import (
+    capped_statistics,
     check_bias,
     check_distillation,
     check_method,
@@ -330,8 +331,7 @@ def assemble(
     private = loaded.private
     most = most_samples((entry.samples for entry in roster), config.defence.max_share) if private is None else None
     if most is not None and config.model.head in ("solved", "prototypes"):
-        too_many = [entry for entry in roster if entry.samples > most]
-        notes += [f"the head statistics of client {e.client} count {capped_words(e.samples, most)}" for e in too_many]
+        notes.extend(capped_statistics(roster, most))
     if config.model.head == "local":
         notes.extend(unscored_heads(federation, {"validation": server.validation, "test": server.test}))
     every, said = scored_every(config, federation, len(server.validation) + len(server.test))
