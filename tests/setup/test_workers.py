@@ -107,7 +107,13 @@ RANKS = "clients.tiers=[{share: 1/2, rank: 2}, {share: 1/2, rank: 4}]"
 def test_no_bit_of_a_run_depends_on_it(place, words):
     ends = []
     for count in (1, 2):
-        usual = ["train.rounds=3", "train.clients_per_round=3", "train.quorum=0.3", "train.measure_memory=false", f"run.workers={count}"]
+        usual = [
+            "train.rounds=3",
+            "train.clients_per_round=3",
+            "train.quorum=0.3",
+            "train.measure_memory=false",
+            f"run.workers={count}",
+        ]
         session = fh.prepare(load_config(place / "tiny.yaml", [*usual, *words]))
         assert getattr(session.engine, "inner", session.engine).workers.count == count
         state, reports = fh.start(session).state, []
