@@ -81,6 +81,7 @@ class RunSettings:
         track: Names of the tracking tools.
         is_remote: Whether clients are on other machines.
         metrics: Names of registered metrics, computed in addition to the accuracy.
+        threads: Threads with which a client trains, where clients train at the same time; None for those of torch.
     """
 
     seed: int
@@ -93,6 +94,7 @@ class RunSettings:
     track: tuple[str, ...] = ()
     is_remote: bool = False
     metrics: tuple[str, ...] = ()
+    threads: int | None = None
 
     def is_scored_after(self, done: int) -> bool:
         """Whether the state after ``done`` rounds is scored."""

@@ -1,3 +1,5 @@
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from fedhello.client.settings import TrainingSettings
 from fedhello.engine import local as local_module
 from fedhello.engine.local import LocalEngine
 from fedhello.engine.wire import encode_tensors
+from fedhello.engine.workers import Workers
 from fedhello.methods import METHODS
 from fedhello.state import ClientReport, RoundReport
 from fedhello.types import Allocation, Rejection, Task, Update
@@ -18,6 +21,10 @@ SETTINGS = TrainingSettings(
     rounds=4, epochs=1, batch_size=4, optimizer="adamw", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
     weight_decay=0.0, momentum=0.0, loss="cross_entropy", autocast="none",
 )  # fmt: skip
+
+EVERYBODY = {k: Allocation((0, 1, 2)) for k in range(3)}
+
+parallel_alone = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
 
 
 def tasks(adapter, allocations, t):
@@ -275,3 +282,78 @@ def test_a_client_without_memory_is_rejected_as_over_budget(engine, monkeypatch)
     e = engine()
     (reply,) = e.train(tasks(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0))
     assert reply.reason == "over budget"
+
+
+def parallel(e):
+    e.workers = Workers(2)
+    return e
+
+
+def same(here, there):
+    assert [type(one) for one in here] == [type(one) for one in there]
+    for one, other in zip(here, there, strict=True):
+        if isinstance(one, Rejection):
+            assert one == other
+            continue
+        assert list(one.tensors) == list(other.tensors)
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+        assert one.metrics.keys() == other.metrics.keys()
+        assert all(one.metrics[key] == other.metrics[key] for key in one.metrics if key != "seconds")
+        assert replace(one, tensors={}, metrics={}) == replace(other, tensors={}, metrics={})
+
+
+@parallel_alone
+@pytest.mark.parametrize("personal", [False, True])
+def test_clients_that_train_at_the_same_time_reply_as_in_turn(engine, monkeypatch, personal):
+    """With one that is lost, one that fails, corrections of SCAFFOLD, and own heads that go on over two rounds."""
+    found = []
+    for e in (engine(scaffold=True), parallel(engine(scaffold=True))):
+        e.dropout = 0.3
+        adapter, heads, all_of_it = e.model.snapshot(share_head=not personal), {} if personal else None, []
+        for t in range(3):
+            names = adapter.names(Allocation((0, 1, 2)))
+            correction = {name: torch.full_like(adapter.tensors[name], 0.1) for name in names}
+            asked = [replace(task, correction=correction) for task in tasks(adapter, EVERYBODY, t)]
+            asked[1] = replace(asked[1], correction={"no such": torch.ones(1)}) if t == 1 else asked[1]
+            replies = list(e.train(asked, heads))
+            all_of_it += replies
+            if personal:
+                counted = [ClientReport(u.client, 0, (), (), 1, {}, 0, 0) for u in replies if isinstance(u, Update)]
+                heads = {**heads, **e.trained_heads(RoundReport(t, tuple(counted), (), None, False))}
+        found.append((all_of_it, heads or {}))
+    (here, heads), (there, other) = found
+    assert {reply.reason for reply in here if isinstance(reply, Rejection)} == {"lost", "failed"}
+    same(here, there)
+    assert heads.keys() == other.keys() and bool(heads) == personal
+    assert all(torch.equal(heads[k][name], other[k][name]) for k in heads for name in heads[k])
+
+
+@parallel_alone
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_process_that_is_killed_is_its_clients_rejection(engine, monkeypatch, clip):
+    """Under differential privacy it contributes no change, as any client that fails."""
+    e = parallel(engine())
+    adapter = e.model.snapshot(share_head=True)
+    real = e._train_one
+    monkeypatch.setattr(
+        e, "_train_one", lambda task, *more: os.kill(os.getpid(), 9) if task.client == 1 else real(task, *more)
+    )
+    asked = [replace(task, clip=clip) for task in tasks(adapter, EVERYBODY, 0)]
+    replies = list(e.train(asked))
+    assert [reply.client for reply in replies] == [0, 1, 2]
+    if clip is None:
+        assert [type(reply) for reply in replies] == [Update, Rejection, Update]
+        assert replies[1].reason == "lost"
+        assert replies[1].detail.startswith("nothing came back: its process was ended by signal 9")
+        assert replies[1].bytes_down == replies[0].bytes_down
+    else:
+        assert all(torch.equal(value, adapter.tensors[name]) for name, value in replies[1].tensors.items())
+
+
+@parallel_alone
+def test_what_clients_log_is_logged_here(engine, caplog):
+    e = parallel(engine())
+    adapter = e.model.snapshot(share_head=True)
+    task = replace(tasks(adapter, {1: Allocation((0,))}, 0)[0], clip=1.0, correction={"no such": torch.ones(1)})
+    list(e.train([task]))
+    assert "client 1 contributes no change to round 0: 'no such'" in caplog.text

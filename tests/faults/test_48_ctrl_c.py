@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import time
 
 import psutil
@@ -102,3 +103,20 @@ def test_handlers_come_back_and_what_is_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGINT) == before
     finally:
         signal.signal(signal.SIGTERM, ignored)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_clients_that_train_in_other_processes_end_with_the_run(place, processes, until, undisturbed, outcome, number):
+    seen = set()
+
+    def trains():
+        seen.update(psutil.Process(pid).children(recursive=True))
+        return len(seen) > 4 and psutil.Process(pid).children()
+
+    pid = processes.start(place, "run", "tiny.yaml", *WORDS, "run.workers=2")
+    until(trains)
+    processes.kill(pid, number)
+    until(lambda: not any(child.is_running() for child in seen))
+    assert processes.call(place, "resume", "runs/r")[0] == 0
+    assert outcome(place / "runs" / "r") == undisturbed(*WORDS)

@@ -39,9 +39,9 @@ from fedhello.strategy import options_model
 
 IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
-    "run.deadline_factor",
+    "run.deadline_factor", "run.workers",
 )  # fmt: skip
-"""Keys that do not affect a result: the run's folder, trackers, checkpoints and waiting times."""
+"""Keys that do not affect a result: the run's folder, trackers, checkpoints, waiting times and processes."""
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:

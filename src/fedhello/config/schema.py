@@ -329,6 +329,7 @@ class RunConfig(Section):
     deadline_floor: float = Field(30.0, gt=0)
     deadline_factor: float = Field(3.0, ge=1)
     device: str = "auto"
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     out: str = "runs"
     name: Annotated[str, AfterValidator(_folder_name)] | None = None
     checkpoint_every: int = Field(1, ge=1)

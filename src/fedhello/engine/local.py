@@ -1,6 +1,7 @@
-"""The local engine: all clients train in this process, one after the other, on one model in memory."""
+"""The local engine: all clients train on this machine with one model in memory, one after the other or in parallel."""
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,8 +18,10 @@ from fedhello.client.settings import TrainingSettings, rank_kept, with_rate
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Contribution, Heads
+from fedhello.engine.replies import Reply, packed, unpacked
 from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_update, expect
+from fedhello.engine.workers import IN_TURN, Said, Workers, in_parallel
 from fedhello.errors import UpdateError
 from fedhello.factors import without_tail
 from fedhello.model.adapter import LoraModel
@@ -56,6 +59,7 @@ class LocalEngine:
         together: The samples of all clients, and each client's positions in them. Features are then computed in one
             pass over all samples and do not depend on the partition. None computes them client by client.
         happened: See ``Engine``.
+        workers: How many clients train at the same time.
     """
 
     model: LoraModel
@@ -70,6 +74,7 @@ class LocalEngine:
     private: PrivateStatistics | None = None
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
     happened: Sequence[str] = ()
+    workers: Workers = IN_TURN
     _initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 
@@ -84,8 +89,52 @@ class LocalEngine:
         """
         clients = self.federation.by_id
         self._trained_heads = {}
+        if self.workers.count > 1:
+            yield from self._in_parallel(tasks, heads)
+            return
         for task, absence in self._arrivals(tasks):
             yield self._reply(task, clients[task.client], heads) if absence is None else absence
+
+    def _in_parallel(self, tasks: Iterable[Task], heads: Heads | None) -> Iterator[Update | Rejection]:
+        """Do the same in processes of their own; one that ends without a reply is its client's rejection."""
+        absent: deque[Rejection] = deque()
+
+        def present() -> Iterator[tuple[Task, float]]:
+            for task, absence in self._arrivals(tasks):
+                if absence is None:
+                    yield task, self._size(task)
+                else:
+                    absent.append(absence)
+
+        def work(task: Task) -> bytes:
+            with (said := Said()).collected():
+                reply = self._reply(task, self.federation.by_id[task.client], heads)
+            return packed(Reply(reply, self._trained_heads.get(task.client, {}), said))
+
+        for task, payload in in_parallel(present(), work, self.workers):
+            while absent and absent[0].client < task.client:
+                yield absent.popleft()
+            yield self._gone(task, payload) if isinstance(payload, str) else self._returned(payload)
+        yield from absent
+
+    def _size(self, task: Task) -> float:
+        """Return the expected work of a task: a forward pass, and a backward pass down to the lowest trained block."""
+        blocks, L = task.allocation.blocks, self.federation.num_blocks
+        return self.federation.by_id[task.client].samples * (2 * L - min(blocks, default=L))
+
+    def _returned(self, payload: bytes) -> Update | Rejection:
+        reply = unpacked(payload)
+        reply.said.say()
+        if reply.head:
+            self._trained_heads[reply.found.client] = dict(reply.head)
+        return reply.found
+
+    def _gone(self, task: Task, why: str) -> Update | Rejection:
+        """Return the reply for a client whose process left none."""
+        bytes_down = len(encode_task(task))
+        if task.clip is not None and task.steps is None:
+            return self._nothing(task, why, bytes_down)
+        return Rejection(task.client, task.round, "lost", f"nothing came back: {why}", bytes_down)
 
     def trained_heads(self, report: RoundReport) -> Heads:
         """Return the own heads of the clients whose updates counted in the last round; empty if it failed."""

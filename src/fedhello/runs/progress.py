@@ -160,6 +160,7 @@ def identity_of(session: Session) -> dict[str, Any]:
             "device": model.device.type,
             "processor": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
+            "training_threads": session.settings.threads or torch.get_num_threads(),
             "autocast": session.engine.settings.autocast,
             **versions(),
         },

@@ -77,6 +77,7 @@ from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.private_plan import PrivateSetup, autocast_of, protects_samples
 from fedhello.setup.scored import scored_every
 from fedhello.setup.training import distance_of, on_device, score_costs, step_costs, with_copies
+from fedhello.setup.workers import workers_of
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Adapter, Federation
 
@@ -96,6 +97,7 @@ class Loaded:
         notes: Notes for the user.
         private: What is released under differential privacy; None without it, and before the clients are known.
         digest: The digest of the data.
+        threads: See ``RunSettings``.
     """
 
     config: Config
@@ -108,6 +110,7 @@ class Loaded:
     notes: tuple[str, ...]
     private: PrivatePlan | None = None
     digest: DataDigest = NOT_KNOWN
+    threads: int | None = None
 
     @property
     def row(self) -> Method:
@@ -161,6 +164,7 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
     shapes = _shapes(loaded, parts, settings)
     everyone = clients_of(parts, data.labels, tier_of, empty.tiers)
     federation, left_out = federate(empty, everyone, shapes, costs, settings)
+    workers, at_once = workers_of(config.run.workers, model, settings, federation)
     engine = LocalEngine(
         model=model,
         federation=federation,
@@ -173,14 +177,15 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
         private=private,
         # In one pass a client's texts could change the padding, and so the last bits, of another's features.
         together=(samples, dict(enumerate(parts))) if private is None else None,
+        workers=workers,
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
     roster = tuple(
         ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
         for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
     )
-    notes = (*loaded.notes, *chosen, *measured, *left_out)
-    loaded = replace(loaded, config=config, notes=notes)
+    notes = (*loaded.notes, *chosen, *measured, *left_out, *at_once)
+    loaded = replace(loaded, config=config, notes=notes, threads=workers.threads if workers.count > 1 else None)
     if private is not None:
         loaded = with_privacy(loaded, federation, settings)
         federation, roster, histogram = anonymous_federation(federation), anonymous(roster), np.zeros_like(histogram)
@@ -341,7 +346,7 @@ def assemble(
         config=config.model_dump(mode="json"),
         config_yaml=dump_config(config),
         relevant=relevant(config),
-        settings=_run_settings(config, every),
+        settings=_run_settings(config, every, loaded.threads),
         head=head_settings(config.model),
         row=loaded.row,
         kind=loaded.data.kind,
@@ -364,7 +369,7 @@ def assemble(
     )
 
 
-def _run_settings(config: Config, every: int) -> RunSettings:
+def _run_settings(config: Config, every: int, threads: int | None) -> RunSettings:
     run, train = config.run, config.train
     return RunSettings(
         seed=run.seed,
@@ -377,6 +382,7 @@ def _run_settings(config: Config, every: int) -> RunSettings:
         track=tuple(run.track),
         is_remote=run.engine == "flower",
         metrics=tuple(run.metrics),
+        threads=threads,
     )
 
 

@@ -1,0 +1,62 @@
+"""A client's reply as bytes, from the process that trained it to the one that asked; nothing of it is rounded.
+
+reply  =  4 bytes header length, little endian  ·  header, JSON  ·  safetensors
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from fedhello.engine.wire import decode_tensors, encode_tensors
+from fedhello.engine.workers import Said
+from fedhello.types import Rejection, Update
+
+_PREFIX = struct.Struct("<I")
+_TENSORS, _HEAD = "update/", "head/"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply, and what else is left of a client's training.
+
+    Attributes:
+        found: The update or the rejection.
+        head: The client's own head after training; empty without one.
+        said: What was logged and printed.
+    """
+
+    found: Update | Rejection
+    head: Mapping[str, Tensor]
+    said: Said
+
+
+def packed(reply: Reply) -> bytes:
+    """Return a reply as bytes."""
+    found, said = reply.found, reply.said
+    tensors = found.tensors if isinstance(found, Update) else {}
+    header = {
+        "kind": type(found).__name__,
+        "fields": {part.name: getattr(found, part.name) for part in fields(found) if part.name != "tensors"},
+        "said": [said.records, said.out, said.err],
+        "names": [list(tensors), list(reply.head)],  # safetensors sorts them, and sums over tensors depend on order
+    }
+    text = json.dumps(header).encode()
+    values = {_TENSORS + name: value for name, value in tensors.items()}
+    values |= {_HEAD + name: value for name, value in reply.head.items()}
+    return _PREFIX.pack(len(text)) + text + encode_tensors(values)
+
+
+def unpacked(payload: bytes) -> Reply:
+    """Return the reply in bytes that this package made."""
+    (length,) = _PREFIX.unpack_from(payload)
+    end = _PREFIX.size + length
+    header, values = json.loads(payload[_PREFIX.size : end]), decode_tensors(payload[end:])
+    names, heads = header["names"]
+    said = Said(*header["said"])
+    head = {name: values[_HEAD + name] for name in heads}
+    if header["kind"] == Rejection.__name__:
+        return Reply(Rejection(**header["fields"]), head, said)
+    return Reply(Update(**header["fields"], tensors={name: values[_TENSORS + name] for name in names}), head, said)
