@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.client.boundary import BoundaryCache
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.loss import LOSSES
 from fedhello.client.memory import gpu_limit
@@ -56,6 +57,7 @@ class LocalEngine:
         together: The samples of all clients, and each client's positions in them. Features are then computed in one
             pass over all samples and do not depend on the partition. None computes them client by client.
         happened: See ``Engine``.
+        boundary: Activations of clients whose budget has a cache.
     """
 
     model: LoraModel
@@ -70,6 +72,7 @@ class LocalEngine:
     private: PrivateStatistics | None = None
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
     happened: Sequence[str] = ()
+    boundary: BoundaryCache = field(default_factory=BoundaryCache)
     _initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 
@@ -205,6 +208,8 @@ class LocalEngine:
             policies=task.allocation.policies,
             absent=task.allocation.absent,
             correction=task.correction,
+            boundary=None if client.budget.cache is None else self.boundary,
+            cache=client.budget.cache or 0,
         )
 
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:
