@@ -275,3 +275,17 @@ def test_a_client_without_memory_is_rejected_as_over_budget(engine, monkeypatch)
     e = engine()
     (reply,) = e.train(tasks(e.model.snapshot(share_head=True), {0: Allocation((0,))}, t=0))
     assert reply.reason == "over budget"
+
+
+def test_activations_are_kept_for_the_clients_whose_budget_has_a_cache_and_by_a_copy_of_the_engine(engine):
+    e = engine(measure_memory=False)
+    roomy = replace(e.federation.clients[1], budget=replace(e.federation.clients[1].budget, cache=10**6))
+    world = replace(e.federation, clients=(e.federation.clients[0], roomy, e.federation.clients[2]))
+    e = replace(e, federation=world)
+    adapter = e.model.snapshot(share_head=True)
+    everyone = {k: Allocation((2,)) for k in range(3)}
+    first = list(e.train(tasks(adapter, everyone, t=0)))
+    assert e.boundary.nbytes == int(e.data[1].lengths().sum()) * 8 * 4
+    again = list(replace(e, dropout=0.0).train(tasks(adapter, everyone, t=0)))
+    for one, other in zip(first, again, strict=True):
+        assert all(torch.equal(value, other.tensors[name]) for name, value in one.tensors.items())

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fedhello.client.activations import activation_policies
-from fedhello.client.boundary import BoundaryCache, Cut, Reuse
+from fedhello.client.boundary import BoundaryCache, Reuse
+from fedhello.client.cut import Cut
 from fedhello.client.distillation import not_true_loss, teacher_logits
 from fedhello.client.finite import start_cause
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
@@ -198,7 +199,7 @@ def _reuse(model: LoraModel, work: Assignment, settings: TrainingSettings) -> Re
     drawn = settings.samples is not None and settings.samples < len(work.data)
     if work.boundary is None or drawn:  # a pass over all samples takes longer than a round on some
         return None
-    cut = Cut(lowest, work.absent, settings.batch_size, settings.autocast == "bfloat16")
+    cut = Cut(lowest, work.absent, settings.batch_size, settings.autocast == "bfloat16", model.frozen_dropout)
     return work.boundary.reuse(model, work.data, work.client, cut, work.cache, settings.measure_memory)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedhello.client.boundary import Cut, bytes_kept, computed, form_of
+from fedhello.client.boundary import bytes_kept, computed
+from fedhello.client.cut import Cut, form_of
 from fedhello.client.mode import set_training
 from fedhello.client.settings import TrainingSettings
 from fedhello.data.batches import Samples
@@ -38,7 +39,7 @@ def cache_notes(
     if protects_samples or settings.samples is not None:
         return (f"{everyone}, since each round draws some of the samples",)
     one = data[min(given)]
-    cut = Cut(model.blocks.count, (), settings.batch_size, settings.autocast == "bfloat16")
+    cut = Cut(model.blocks.count, (), settings.batch_size, settings.autocast == "bfloat16", model.frozen_dropout)
     set_training(model, cut.lowest)
     form = form_of(model, one, cut)
     if isinstance(form, str):
