@@ -83,7 +83,7 @@ class BoundaryCache:
         self._most = most
         self._held: OrderedDict[int, Kept] = OrderedDict()
         self._forms: dict[Cut, Form | str] = {}
-        self._digests: dict[int, tuple[Tensor, int, bytes]] = {}
+        self._digests: dict[str, tuple[Tensor, int, bytes]] = {}
         self._said: set[str] = set()
 
     @property
@@ -141,9 +141,9 @@ class BoundaryCache:
         own, digest = model.own_parameters, hashlib.sha256(repr(cut).encode())
         for name, weight in weights_below(model, cut.lowest):
             digest.update(name.encode())
-            known = None if id(weight) in own else self._digests.get(id(weight))
-            if known is None or known[1] != weight._version:
-                known = self._digests[id(weight)] = (weight, weight._version, _digest(weight))
+            known = None if id(weight) in own else self._digests.get(name)
+            if known is None or known[0] is not weight or known[1] != weight._version:
+                known = self._digests[name] = (weight, weight._version, _digest(weight))
             digest.update(known[2])
         return digest.hexdigest()
 
