@@ -71,7 +71,7 @@ def calibrated_once():
         config = getattr(model.module, "config", None)
         shape = str(model.module), config.to_json_string() if hasattr(config, "to_json_string") else config
         dtypes = tuple((name, value.dtype) for name, value in model.module.named_parameters())
-        more = model.kind, model.pooling, model.longest_input, model.device
+        more = model.kind, model.pooling, model.longest_input, model.device, model.frozen_dropout
         key = repr((shape, dtypes, more, autocast, sorted(policies), answer, train_head))
         if key not in known:
             known[key] = counted(model, autocast, policies, answer, train_head)

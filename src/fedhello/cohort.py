@@ -15,6 +15,8 @@ class Budget:
         upload: The most bytes to send per round.
         seconds: The most seconds of training per round.
         speed: The client's FLOP/s in training; needed with ``seconds``.
+        cache: The most bytes of activations below the lowest trained block to keep between steps and rounds, beside
+            ``memory``. It limits no training; None keeps none.
 
     Example:
         >>> fh.Budget(blocks=2).only_counts, fh.Budget(memory=25_000_000, upload=200_000).only_counts
@@ -27,11 +29,12 @@ class Budget:
     seconds: float | None = None
     speed: float | None = None
     rank: int | None = None
+    cache: int | None = None
 
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are given, by name."""
-        names = ("blocks", "memory", "upload", "seconds", "speed", "rank")
+        names = ("blocks", "memory", "upload", "seconds", "speed", "rank", "cache")
         return {name: limit for name in names if (limit := getattr(self, name)) is not None}
 
     @property

@@ -62,6 +62,8 @@ def budget_words(budget: Budget) -> str:
         parts.append(f"{budget.seconds:g} s{speed}")
     if budget.upload is not None:
         parts.append(f"{human_bytes(budget.upload)} up")
+    if budget.cache is not None:
+        parts.append(f"{human_bytes(budget.cache)} of cache")
     return ", ".join(parts)
 
 

@@ -357,3 +357,17 @@ def test_what_clients_log_is_logged_here(engine, caplog):
     task = replace(tasks(adapter, {1: Allocation((0,))}, 0)[0], clip=1.0, correction={"no such": torch.ones(1)})
     list(e.train([task]))
     assert "client 1 contributes no change to round 0: 'no such'" in caplog.text
+
+
+def test_activations_are_kept_for_the_clients_whose_budget_has_a_cache_and_by_a_copy_of_the_engine(engine):
+    e = engine(measure_memory=False)
+    roomy = replace(e.federation.clients[1], budget=replace(e.federation.clients[1].budget, cache=10**6))
+    world = replace(e.federation, clients=(e.federation.clients[0], roomy, e.federation.clients[2]))
+    e = replace(e, federation=world)
+    adapter = e.model.snapshot(share_head=True)
+    everyone = {k: Allocation((2,)) for k in range(3)}
+    first = list(e.train(tasks(adapter, everyone, t=0)))
+    assert e.boundary.nbytes == int(e.data[1].lengths().sum()) * 8 * 4
+    again = list(replace(e, dropout=0.0).train(tasks(adapter, everyone, t=0)))
+    for one, other in zip(first, again, strict=True):
+        assert all(torch.equal(value, other.tensors[name]) for name, value in one.tensors.items())

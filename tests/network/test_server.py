@@ -114,6 +114,7 @@ def test_clients_are_not_told_where_things_are_at_the_server(place):
         ("method.name=centralised", "needs all data in one place"),
         ("model.head=local", "head that the server can evaluate"),
         ("clients.dropout=0.5", "lost by themselves"),
+        ("clients.tiers=[{share: 1, blocks: 1, cache: 1MB}]", "keep no activations yet"),
     ],
 )
 def test_what_cannot_be_played_over_a_network_is_refused(place, override, sentence):

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from fedhello.costs import ActivationPolicy
+from fedhello.model.below import forward_replaced
 
 SHARE = 4
 """Tensors with fewer elements than the block's input divided by this are not compressed."""
@@ -45,9 +46,9 @@ def activation_policies(
     with ExitStack() as stack:
         for block, policy in zip(blocks, policies, strict=True):
             if policy == "recompute":
-                stack.enter_context(_forward_replaced(block, _recomputed(block.forward, note)))
+                stack.enter_context(forward_replaced(block, _recomputed(block.forward, note)))
             elif policy == "compress":
-                stack.enter_context(_forward_replaced(block, _compressed(block, note)))
+                stack.enter_context(forward_replaced(block, _compressed(block, note)))
         yield
 
 
@@ -74,18 +75,6 @@ def to_int8_rows(x: Tensor) -> Int8Rows:
     """Round each row (the last dimension) to 255 levels between −max|row| and max|row|."""
     s = x.abs().amax(dim=-1, keepdim=True).float().clamp_min(torch.finfo(torch.float32).tiny) / LEVELS
     return Int8Rows((x / s).round_().to(torch.int8), s, x.dtype)
-
-
-@contextmanager
-def _forward_replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    own = block.__dict__.get("forward")
-    block.forward = forward
-    try:
-        yield
-    finally:
-        del block.forward
-        if own is not None:
-            block.forward = own
 
 
 def _recomputed(forward: Callable[..., Any], note: Callable[[Tensor], object]) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from fedhello.client.mode import set_training
 from fedhello.data.batches import Samples, training_batches
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import logits
@@ -72,7 +73,7 @@ def _taught(
     model.write(adapter.tensors)
     names = adapter.names(Allocation(tuple(range(model.blocks.count))))
     optimizer = torch.optim.AdamW(model.set_trainable(names), lr=how.lr, weight_decay=0.0)
-    model.module.train()
+    set_training(model, 0)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(integer_seed(seed, "distillation", t, i, epoch))
         order = generator(seed, "public order", t, i, epoch)

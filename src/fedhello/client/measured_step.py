@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from fedhello.client.activations import activation_policies
 from fedhello.client.cost_model import Shape
 from fedhello.client.memory import StepMemory
+from fedhello.client.mode import set_training
 from fedhello.costs import KEEP, ActivationPolicy
 from fedhello.data.batches import Batch
 from fedhello.model.adapter import LoraModel
@@ -243,7 +244,7 @@ def run_step(
         [name for name, block in model.block_of.items() if (train_head if block is None else block in trained)]
     )
     batch = batch.to(model.device)
-    model.module.train()
+    set_training(model, min(trained, default=model.blocks.count))
     with torch.random.fork_rng(), rounded_weights(model, autocast), watch:
         with in_bfloat16(model, autocast):
             found = predictions(model, batch)

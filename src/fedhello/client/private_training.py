@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss
+from fedhello.client.mode import lowest_trained, set_training, surroundings
 from fedhello.client.settings import TrainingSettings, learning_rate
-from fedhello.client.training import Assignment, are_finite, check_trained, optimizer_of, policies_of, surroundings
+from fedhello.client.training import Assignment, are_finite, check_trained, optimizer_of, policies_of
 from fedhello.data.batches import Batch, Samples
 from fedhello.errors import ModelError, UpdateError
 from fedhello.model.adapter import LoraModel
@@ -74,8 +75,8 @@ def private_training(
     loss = _loss(model, work, settings)
     n, q = len(work.data.labels), how.rate
     # Where masks were drawn from the run's seed, those of other samples would tell whether a sample is in the batch.
-    with surroundings(model, work, int(secret_generator().integers(2**31))):
-        model.module.train()
+    with surroundings(model, work.absent, int(secret_generator().integers(2**31))):
+        set_training(model, lowest_trained(model, work.names))
         for _ in range(how.steps):
             drawn = np.flatnonzero(secret_generator().random(n) < q)
             with policies_of(model, work):

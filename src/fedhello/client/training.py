@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
 
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fedhello.client.activations import activation_policies
+from fedhello.client.boundary import BoundaryCache, Reuse
+from fedhello.client.cut import Cut
 from fedhello.client.distillation import not_true_loss, teacher_logits
 from fedhello.client.finite import start_cause
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
+from fedhello.client.mode import lowest_trained, set_training, surroundings
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor
 from fedhello.costs import ActivationPolicy
 from fedhello.data.batches import Batch, Samples, training_batches
@@ -40,6 +43,9 @@ class Assignment:
         policies: The activation policy of each block, length L; empty keeps all activations.
         absent: The blocks that are left out of the model.
         correction: c − c_k of SCAFFOLD, by name, for some of the trained tensors.
+        boundary: Keeps the activations below the lowest trained block, of this client and others; None computes them in
+            every step.
+        cache: The most bytes that it keeps of this client.
     """
 
     client: int
@@ -51,6 +57,8 @@ class Assignment:
     policies: tuple[ActivationPolicy, ...] = ()
     absent: tuple[int, ...] = ()
     correction: Mapping[str, Tensor] = field(default_factory=dict)
+    boundary: BoundaryCache | None = None
+    cache: int = 0
 
 
 def local_training(
@@ -91,14 +99,15 @@ def _trained(
     process, tally = ProcessPeak(model.device), _Tally(torch.zeros((), dtype=torch.float64, device=model.device))
 
     dropout = integer_seed(work.seed, "dropout", work.round, work.client)
-    with surroundings(model, work, dropout), process if settings.measure_process else nullcontext():
+    with surroundings(model, work.absent, dropout), process if settings.measure_process else nullcontext():
         goal = _goal(model, work, settings, [(parameters[name], before[name]) for name in parameters])
         drift = _drift(model, work, settings, parameters)
-        model.module.train()
+        reuse = _reuse(model, work, settings)
         for positions in _positions(work, settings):
             batch = work.data.batch(positions).to(model.device)
             measured = memory if tally.steps == 0 else None
-            with policies_of(model, work, measured), measured or nullcontext():
+            known = nullcontext() if reuse is None else reuse.at(positions)
+            with policies_of(model, work, measured), measured or nullcontext(), known:
                 loss, objective = _step(model, batch, positions, goal, optimizer, settings, measured)
                 _shift(drift)
             tally.add(batch, len(positions), loss, objective)
@@ -111,7 +120,7 @@ def _trained(
         metrics |= _step_bytes(memory, optimizer, drift, tally.steps)
     if process.peak_bytes is not None:
         metrics["process_bytes"] = process.peak_bytes
-    return after, metrics
+    return after, metrics if reuse is None else reuse.counted(metrics)
 
 
 @dataclass
@@ -181,6 +190,17 @@ def _positions(work: Assignment, settings: TrainingSettings) -> Iterator[np.ndar
         drawn = np.sort(order.choice(len(lengths), size=settings.samples, replace=False))
         for positions in training_batches(lengths[drawn], settings.batch_size, order):
             yield drawn[positions]
+
+
+def _reuse(model: LoraModel, work: Assignment, settings: TrainingSettings) -> Reuse | None:
+    """Put the model into training mode; return how its steps go on from kept activations, None if they do not."""
+    lowest = lowest_trained(model, work.names)
+    set_training(model, lowest)
+    drawn = settings.samples is not None and settings.samples < len(work.data)
+    if work.boundary is None or drawn:  # a pass over all samples takes longer than a round on some
+        return None
+    cut = Cut(lowest, work.absent, settings.batch_size, settings.autocast == "bfloat16", model.frozen_dropout)
+    return work.boundary.reuse(model, work.data, work.client, cut, work.cache, settings.measure_memory)
 
 
 def policies_of(model: LoraModel, work: Assignment, memory: StepMemory | None = None) -> AbstractContextManager[None]:
@@ -312,21 +332,6 @@ def optimizer_of(
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(groups, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
-
-
-@contextmanager
-def surroundings(model: LoraModel, work: Assignment, dropout: int) -> Iterator[None]:
-    """Leave out absent blocks, and draw dropout masks from a seed; the global random state stays as it was.
-
-    Args:
-        model: The model.
-        work: With the blocks that are left out.
-        dropout: The seed.
-    """
-    devices = [model.device] if model.device.type == "cuda" else []
-    with model.without_blocks(work.absent) if work.absent else nullcontext(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(dropout)
-        yield
 
 
 def are_finite(values: Mapping[str, Tensor]) -> bool:

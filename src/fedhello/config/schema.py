@@ -90,6 +90,7 @@ class ModelConfig(Section):
     forgetting: Share = Field(0.5, ge=0, le=1)
     final: bool = True
     lora: LoraConfig = LoraConfig()
+    frozen_dropout: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantisation: Quantisation = "none"
     pad_token: str | None = Field(None, min_length=1)
@@ -181,6 +182,7 @@ class TierConfig(Section):
     upload: Bytes | None = None
     seconds: float | None = Field(None, gt=0)
     speed: Speed | None = None
+    cache: Bytes | None = None
 
     @model_serializer(mode="wrap")
     def _what_is_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -189,7 +191,7 @@ class TierConfig(Section):
     @property
     def budget(self) -> Budget:
         """The budget of each client of the tier."""
-        return Budget(self.blocks, self.memory, self.upload, self.seconds, self.speed, self.rank)
+        return Budget(self.blocks, self.memory, self.upload, self.seconds, self.speed, self.rank, self.cache)
 
     @model_validator(mode="after")
     def _affords_something(self) -> "TierConfig":

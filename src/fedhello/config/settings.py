@@ -33,6 +33,7 @@ def model_settings(config: Config) -> ModelSettings:
         pooling=model.pooling,
         head_module=model.head_module,
         features=model.features,
+        frozen_dropout=model.frozen_dropout,
         lora=LoraSettings(lora.rank, lora.alpha, lora.dropout, lora.targets, lora.rslora, lora.dora),
     )
 

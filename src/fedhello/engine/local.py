@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedhello.client.boundary import BoundaryCache
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.loss import LOSSES
 from fedhello.client.memory import gpu_limit
@@ -60,6 +61,7 @@ class LocalEngine:
             pass over all samples and do not depend on the partition. None computes them client by client.
         happened: See ``Engine``.
         workers: How many clients train at the same time.
+        boundary: Activations of clients whose budget has a cache.
     """
 
     model: LoraModel
@@ -75,6 +77,7 @@ class LocalEngine:
     together: tuple[Samples, Mapping[int, np.ndarray]] | None = None
     happened: Sequence[str] = ()
     workers: Workers = IN_TURN
+    boundary: BoundaryCache = field(default_factory=BoundaryCache)
     _initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 
@@ -256,6 +259,8 @@ class LocalEngine:
             policies=task.allocation.policies,
             absent=task.allocation.absent,
             correction=task.correction,
+            boundary=None if client.budget.cache is None else self.boundary,
+            cache=client.budget.cache or 0,
         )
 
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:

@@ -49,6 +49,7 @@ class LoraModel:
         scale: s in h = W₀x + s·B A x: α/r, or α/√r under rsLoRA, for the rank at injection. It does not change when
             factors of another rank are written.
         passed_over: The paths of blocks that hand on their input where they are left out; others are taken away.
+        frozen_dropout: Whether dropout is active below the lowest block that trains, too.
         left_out: A sentence on parts with many weights that the targets claim but have no adapter; None without any.
     """
 
@@ -79,11 +80,12 @@ class LoraModel:
             self._parameters |= {f"{HEAD}.{name}": p for name, p in base.head.named_parameters()}
         self.scale = config.lora_alpha / _divisor(config, config.r)
         self._used_cache = without_cache(self.base)
-        self._block_modules = self._find_block_modules()
+        self._block_modules = [self.base.get_submodule(path) for path in blocks.paths]
         self._frozen_weights: dict[str, Tensor] = {}
         self._merged: dict[str, Tensor] = {}
         self.guarantee: str | None = None
         self.left_out: str | None = None
+        self.frozen_dropout = True
         self.passed_over: frozenset[str] = frozenset()
         prefix = "base_model.model."
         self.block_of = {name: blocks.index(name.removeprefix(prefix)) for name in self._parameters}
@@ -186,10 +188,6 @@ class LoraModel:
     def block_modules(self) -> list[nn.Module]:
         """Return all L transformer blocks, from input to output, including those that are left out now."""
         return list(self._block_modules)
-
-    def _find_block_modules(self) -> list[nn.Module]:
-        base = self.base
-        return [base.get_submodule(path) for path in self.blocks.paths]
 
     @contextmanager
     def without_blocks(self, absent: Sequence[int]) -> Iterator[None]:

@@ -45,6 +45,7 @@ class ModelSettings:
         pooling: How features are pooled.
         head_module: For a plain module, the dotted path of the linear layer that computes its logits.
         features: For a plain module without such a layer, the size d of its features.
+        frozen_dropout: Whether its dropout is active below the lowest block that trains, too.
         lora: The settings of LoRA.
     """
 
@@ -58,4 +59,5 @@ class ModelSettings:
     pooling: Literal["auto"] | Pooling = "auto"
     head_module: str | None = None
     features: int | None = None
+    frozen_dropout: bool = True
     lora: LoraSettings = field(default_factory=LoraSettings)

@@ -98,12 +98,21 @@ def served(config: Config) -> Config:
             "expected a head that the server can evaluate; found model.head: local, which stays with the clients. "
             "Choose prototypes or aggregate."
         )
-    if config.clients.dropout:
-        raise ConfigError("expected clients.dropout: 0, since real clients are lost by themselves; found another")
+    _check_clients(config)
     name = config.run.name or _free_name(config)
     found = config.model_copy(update={"run": config.run.model_copy(update={"engine": "flower", "name": name})})
     check_private(found, method)
     return found
+
+
+def _check_clients(config: Config) -> None:
+    if config.clients.dropout:
+        raise ConfigError("expected clients.dropout: 0, since real clients are lost by themselves; found another")
+    if any(tier.cache is not None for tier in config.clients.tiers):
+        raise ConfigError(
+            "expected clients.tiers without cache for fedhello server, since clients over a network keep no "
+            "activations yet; found one. Leave it out."
+        )
 
 
 def _free_name(config: Config) -> str:

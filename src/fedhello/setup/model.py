@@ -62,6 +62,7 @@ def load_model(
         ModelError: If it cannot be loaded or verified, or is of an unsupported kind.
     """
     if isinstance(given.model, LoraModel):
+        given.model.frozen_dropout = settings.frozen_dropout
         return given.model
     device = choose_device(settings.device)
     base = _foundation(settings, labels, kind, given, device)
@@ -78,6 +79,7 @@ def load_model(
         dora=lora.dora,
         admit=admit,
     )
+    model.frozen_dropout = settings.frozen_dropout
     model.module.to(device)
     return model
 

@@ -49,6 +49,7 @@ from fedhello.privacy.rounds import anonymous_federation
 from fedhello.privacy.secure import SecureRound
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
+from fedhello.setup.cache import cache_notes
 from fedhello.setup.checks import (
     capped_statistics,
     check_bias,
@@ -184,7 +185,8 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
         ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
         for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
     )
-    notes = (*loaded.notes, *chosen, *measured, *left_out, *at_once)
+    kept = cache_notes(model, federation.clients, engine.data, settings, protects_samples(config, method))
+    notes = (*loaded.notes, *chosen, *measured, *left_out, *at_once, *kept)
     loaded = replace(loaded, config=config, notes=notes, threads=workers.threads if workers.count > 1 else None)
     if private is not None:
         loaded = with_privacy(loaded, federation, settings)

@@ -34,7 +34,7 @@ def workers_of(
     Raises:
         ConfigError: If more than one is asked for where that cannot be.
     """
-    reason = _against(model, settings)
+    reason = _against(model, settings, federation)
     if asked != "auto" and asked > 1 and reason is not None:
         raise ConfigError(f"expected run.workers=1, since {reason}; found {asked}. Leave it out.")
     threads = torch.get_num_threads()
@@ -57,12 +57,14 @@ def workers_of(
     )
 
 
-def _against(model: LoraModel, settings: TrainingSettings) -> str | None:
+def _against(model: LoraModel, settings: TrainingSettings, federation: Federation) -> str | None:
     """Return why no more than one client can train at a time; None if more can."""
     if model.device.type != "cpu":
         return f"clients share a device ({model.device.type})"
     if settings.measure_process:
         return "a tier states memory, and what a client takes is measured on this process"
+    if any(budget.cache is not None for budget in federation.tiers):
+        return "a tier has a cache, which is kept in this process"
     return None if can_fork() else "this process cannot make copies of itself, which takes Linux"
 
 
