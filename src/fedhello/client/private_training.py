@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss
 from fedhello.client.mode import lowest_trained, set_training, surroundings
+from fedhello.client.outcome import are_finite, check_trained
 from fedhello.client.settings import TrainingSettings, learning_rate
-from fedhello.client.training import Assignment, are_finite, check_trained, optimizer_of, policies_of
+from fedhello.client.training import Assignment, optimizer_of, policies_of
 from fedhello.data.batches import Batch, Samples
 from fedhello.errors import ModelError, UpdateError
 from fedhello.model.adapter import LoraModel
@@ -95,7 +96,7 @@ def private_training(
             "noised steps. Lower train.lr.",
             "not finite",
         )
-    check_trained(model, work, before, after)
+    check_trained(model, work.client, work.round, before, after)
     return after
 
 

@@ -1,6 +1,5 @@
 """LocalTraining of Algorithm 1: one client trains the tensors of its allocation and returns their new values."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,14 +14,13 @@ from fedhello.client.activations import activation_policies
 from fedhello.client.boundary import BoundaryCache, Reuse
 from fedhello.client.cut import Cut
 from fedhello.client.distillation import not_true_loss, teacher_logits
-from fedhello.client.finite import start_cause
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.client.mode import lowest_trained, set_training, surroundings
+from fedhello.client.outcome import are_finite, check_trained, not_finite
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor
 from fedhello.costs import ActivationPolicy
 from fedhello.data.batches import Batch, Samples, training_batches
-from fedhello.errors import UpdateError
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import Predictions, predictions
 from fedhello.model.number_type import rounded_weights
@@ -113,8 +111,8 @@ def _trained(
             tally.add(batch, len(positions), loss, objective)
     after = model.read(work.names)
     if not are_finite(after | {"": tally.loss}):
-        raise _not_finite(model, work, settings, before, *map(float, tally.first))
-    check_trained(model, work, before, after)
+        raise not_finite(model, work.client, work.round, settings, before, *map(float, tally.first))
+    check_trained(model, work.client, work.round, before, after)
     metrics = tally.metrics(settings.epochs, time.perf_counter() - begin)
     if memory is not None:
         metrics |= _step_bytes(memory, optimizer, drift, tally.steps)
@@ -332,79 +330,3 @@ def optimizer_of(
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(groups, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
-
-
-def are_finite(values: Mapping[str, Tensor]) -> bool:
-    """Whether no value is NaN or infinite."""
-    return all(bool(value.isfinite().all()) for value in values.values())
-
-
-def _not_finite(
-    model: LoraModel,
-    work: Assignment,
-    settings: TrainingSettings,
-    before: Mapping[str, Tensor],
-    loss: float,
-    objective: float,
-) -> UpdateError:
-    """Return why training gave values that are not finite: the loss and the objective before its first step tell."""
-    if not math.isfinite(loss):
-        cause = start_cause(model, before)
-    elif not math.isfinite(objective):
-        keys = {"train.distillation": settings.distillation, "the method's penalty": settings.tail_penalty}
-        named = " and ".join(key for key, value in keys.items() if value)
-        cause = f"its loss is finite, and the terms added to it are not. Lower {named}"
-    else:
-        scales = {
-            "model.lora.alpha": model.scale,
-            "train.lr_head": settings.lr_head,
-            "train.proximal": settings.proximal,
-        }
-        scales["train.distillation"] = settings.distillation
-        large = [f"{key}, which scales them by {value:.3g}" for key, value in scales.items() if value > 100]
-        rate = f"train.lr, which is {learning_rate(settings, work.round):.3g} in this round"
-        cause = (
-            f"its first loss, {loss:.3g}, is finite, but its steps are too large. Lower {' or '.join([*large, rate])}"
-        )
-    return UpdateError(
-        f"expected finite training values; client {work.client} in round {work.round} got NaN or infinity: {cause}.",
-        "not finite",
-    )
-
-
-def check_trained(model: LoraModel, work: Assignment, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
-    """Check that training changed every allocated block.
-
-    Args:
-        model: The model.
-        work: What was trained.
-        before: The values of the allocated tensors before training.
-        after: Those after it.
-
-    Raises:
-        UpdateError: If it did not.
-    """
-    who = f"client {work.client} in round {work.round}"
-    names = unchanged(model.block_of, before, after)
-    if names:
-        raise UpdateError(
-            f"expected training to change every allocated block; {who} did not change {names}. "
-            "Its learning rate or all gradients there are zero."
-        )
-
-
-def unchanged(block_of: Mapping[str, int | None], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
-    """Return in words which allocated blocks training did not change; empty if it changed all.
-
-    Args:
-        block_of: Name → block, or None for the head.
-        before: The allocated tensors before training.
-        after: The same tensors after training.
-    """
-    # A single factor may stay unchanged: while B is zero, A has no gradient. A whole block must change. A head may stay
-    # unchanged if blocks change: on well-fitted data a step is so small that it is lost in the head's large values.
-    moved = {block_of[name] for name in before if not torch.equal(before[name], after[name])}
-    still = {block_of[name] for name in before} - moved
-    if moved:
-        still -= {None}
-    return ", ".join("the head" if block is None else f"block {block}" for block in sorted(still, key=str))

@@ -15,15 +15,14 @@ from rich.console import Console
 from rich.status import Status
 
 from fedhello.comparison.asked import AskedMethod
-from fedhello.config.choices import with_choices
 from fedhello.config.diff import differing
+from fedhello.config.found import as_loaded, with_evaluations
 from fedhello.config.load import IRRELEVANT, parse_config
 from fedhello.config.read import Source, load_config
 from fedhello.config.schema import Config, MethodConfig, TierConfig
 from fedhello.config.section import ConfigMapping
 from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
-from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.model.blocks import find_blocks
@@ -86,11 +85,9 @@ def load_shared(source: Source, overrides: Sequence[str]) -> Config:
     """
     method = load_config(source, [*overrides, f"clients={json.dumps(STAND_IN)}"]).method
     undemanding = next(name for name, row in METHODS.items() if row.allocates == "either")
-    config = load_config(source, [*overrides, f"method={{name: {undemanding}}}"])
+    config = load_config(source, [*overrides, f"method={{name: {undemanding}}}"]).model_copy(update={"method": method})
     # Curves can be compared, and a target's round be read off them, where all are scored after the same rounds.
-    every = 1 if config.train.evaluate_every == "auto" else config.train.evaluate_every
-    train = config.train.model_copy(update={"evaluate_every": every})
-    return config.model_copy(update={"method": method, "train": train})
+    return with_evaluations(config, 1) if config.train.evaluate_every == "auto" else config
 
 
 def plan_runs(
@@ -289,26 +286,13 @@ def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> P
         found = stored_config(folder.path)
     except ConfigError as error:
         raise RunFolderError(f"expected a run of this version at {folder.path}; {error} Give another out.") from error
-    differences = differing([found, _as_loaded(config, found)], IRRELEVANT)
+    differences = differing([found, as_loaded(config, found)], IRRELEVANT)
     if differences:
         said = "; ".join(f"{key} is {there!r} there and {here!r} here" for key, (there, here) in differences.items())
         raise RunFolderError(
             f"expected {folder.path} to be a run of this configuration; {said}. Give another out, or remove it."
         )
     return PlannedRun(label, title, config, folder, "finished", given)
-
-
-def _as_loaded(config: Config, found: Config) -> Config:
-    """Return a configuration with resolved ``auto`` values, and with the values that a run found on loading."""
-    loaded: ConfigMapping = {}
-    train = config.train
-    if train.autocast == "auto":
-        train = train.model_copy(update={"autocast": found.train.autocast})
-    if config.model.pooling == "auto":
-        loaded["pooling"] = found.model.pooling
-    if config.model.name == MEMORY:
-        loaded |= {"dtype": found.model.dtype, "features": found.model.features}
-    return with_choices(config.model_copy(update={"model": config.model.model_copy(update=loaded), "train": train}))
 
 
 def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool:

@@ -48,3 +48,20 @@ def pooled(config: Config) -> Config:
             "train": config.train.model_copy(update={"clients_per_round": 1}),
         }
     )
+
+
+def as_loaded(config: Config, found: Config) -> Config:
+    """Return a configuration with resolved ``auto`` values, and with what a run found on loading and on its machine.
+
+    Args:
+        config: The configuration.
+        found: That of the run.
+    """
+    loaded: dict[str, Any] = {}
+    if config.model.pooling == "auto":
+        loaded["pooling"] = found.model.pooling
+    if config.model.name == MEMORY:
+        loaded |= {"dtype": found.model.dtype, "features": found.model.features}
+    fast = {"autocast": found.train.autocast} if config.train.autocast == "auto" else {}
+    model, train = config.model.model_copy(update=loaded), config.train.model_copy(update=fast)
+    return with_choices(config.model_copy(update={"model": model, "train": train}))

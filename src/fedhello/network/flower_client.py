@@ -21,8 +21,8 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from fedhello.client.fisher import over_batches
+from fedhello.client.outcome import unchanged
 from fedhello.client.scoring import BlockSums
-from fedhello.client.training import unchanged
 from fedhello.data.batches import Batch
 from fedhello.engine.wire import encode_tensors
 from fedhello.errors import DataError, ModelError, UpdateError

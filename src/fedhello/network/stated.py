@@ -8,7 +8,7 @@ from fedhello.config.schema import Config
 from fedhello.config.settings import private_statistics
 from fedhello.data.batches import Samples
 from fedhello.errors import ConfigError
-from fedhello.setup.prepare import longest_shapes
+from fedhello.setup.private_plan import longest_shapes
 
 MOST_BATCHES = 2**22
 """The most batches in a round that a client plans for."""

@@ -11,7 +11,7 @@ from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
 from fedhello.aggregation.share import most_samples
 from fedhello.allocation.geometric import chosen_pattern
-from fedhello.client.cost_model import Shape, batch_shapes
+from fedhello.client.cost_model import batch_shapes
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings
 from fedhello.config.diff import relevant
@@ -29,7 +29,7 @@ from fedhello.config.settings import (
 )
 from fedhello.config.text import yaml_line
 from fedhello.data.batches import Samples
-from fedhello.data.dataset import DataSet, Kind
+from fedhello.data.dataset import DataSet
 from fedhello.data.digest import NOT_KNOWN, DataDigest
 from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
@@ -75,7 +75,7 @@ from fedhello.setup.federation import budgets_of, empty_federation
 from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, private_notes
-from fedhello.setup.private_plan import PrivateSetup, autocast_of, protects_samples
+from fedhello.setup.private_plan import PrivateSetup, autocast_of, longest_shapes, protects_samples
 from fedhello.setup.scored import scored_every
 from fedhello.setup.training import distance_of, on_device, score_costs, step_costs, with_copies
 from fedhello.setup.workers import workers_of
@@ -205,20 +205,6 @@ def _shapes(loaded: Loaded, parts: Sequence[np.ndarray], settings: TrainingSetti
         return [batch_shapes(lengths[part], *how, None if answers is None else answers[part]) for part in parts]
     known = protects_samples(config, loaded.row)
     return [longest_shapes(config, loaded.data.kind, int(lengths.max()), len(part) if known else 1) for part in parts]
-
-
-def longest_shapes(config: Config, kind: Kind, tokens: int, samples: int = 1) -> tuple[Shape, list[Shape]]:
-    """Return the widest batch and the batches of a client of whose data their number is known at most.
-
-    Args:
-        config: The configuration.
-        kind: Of the samples.
-        tokens: Of a sample that is no text, such as an image, which all have.
-        samples: Their number; a client is taken to have a full batch at least.
-    """
-    longest = config.data.max_length if kind in ("texts", "pairs") else tokens
-    most = max(samples, config.train.batch_size)
-    return batch_shapes(np.full(most, longest), config.train.batch_size, config.train.epochs)
 
 
 def with_privacy(loaded: Loaded, federation: Federation, settings: TrainingSettings) -> Loaded:

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from fedhello.client.cost_model import Shape, batch_shapes
 from fedhello.client.settings import TrainingSettings
 from fedhello.config.schema import Config
 from fedhello.config.settings import private_plan, sample_plan
 from fedhello.data.batches import Samples
+from fedhello.data.dataset import Kind
 from fedhello.data.split import Split
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
@@ -25,6 +29,20 @@ def protects_samples(config: Config, method: Method) -> bool:
 def autocast_of(config: Config, method: Method) -> str:
     """Return the number type of the forward pass, which steps on single samples fix."""
     return "none" if protects_samples(config, method) else config.train.autocast
+
+
+def longest_shapes(config: Config, kind: Kind, tokens: int, samples: int = 1) -> tuple[Shape, list[Shape]]:
+    """Return the widest batch and the batches of a client of whose data their number is known at most.
+
+    Args:
+        config: The configuration.
+        kind: Of the samples.
+        tokens: Of a sample that is no text, such as an image, which all have.
+        samples: Their number; a client is taken to have a full batch at least.
+    """
+    longest = config.data.max_length if kind in ("texts", "pairs") else tokens
+    most = max(samples, config.train.batch_size)
+    return batch_shapes(np.full(most, longest), config.train.batch_size, config.train.epochs)
 
 
 @dataclass(frozen=True)
