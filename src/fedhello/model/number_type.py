@@ -40,7 +40,10 @@ def in_bfloat16(model: LoraModel, enabled: bool = True) -> Iterator[None]:
         model: The model.
         enabled: Whether to do so; else nothing changes.
     """
-    with rounded_weights(model, enabled), torch.autocast(model.device.type, torch.bfloat16, enabled=enabled):
+    if not enabled:  # an outer context stays as it is
+        yield
+        return
+    with rounded_weights(model), torch.autocast(model.device.type, torch.bfloat16):
         yield
 
 
