@@ -274,6 +274,17 @@ def _counted(part: str, there: int, here: int) -> str:
     return part if there == here else f"{part} ({here} samples, {there} at the start)"
 
 
+def _chosen(before: Mapping[str, Any], here: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a run's configuration with the number type of this session, if it left the choice to each process.
+
+    So did versions that did not keep what was chosen; where it was another one, that is among the machine's differences.
+    """
+    train = before.get("train", {})
+    if train.get("autocast") != "auto":
+        return before
+    return {**before, "train": {**train, "autocast": here["train"]["autocast"]}}
+
+
 def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:
     """Check that a checkpoint belongs to this session, and return notes on differences that are not errors.
 
@@ -286,8 +297,9 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
         RunFolderError: If configuration or model differ from the run's.
     """
     here = identity_of(session)
+    stated = {**found, "configuration": _chosen(found["configuration"], here["configuration"])}
     for part in ("configuration", "model"):
-        other = [_in_words(session, one) for one in differences(found[part], here[part])]
+        other = [_in_words(session, one) for one in differences(stated[part], here[part])]
         if other:
             raise RunFolderError(
                 f"expected the {part} that {folder.path} started with; {listed(other)}. Restore it, or start a new run."
