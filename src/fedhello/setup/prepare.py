@@ -140,8 +140,7 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
     private = private_statistics(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
-    autocast = autocast_of(config, method)
-    settings, chosen = on_device(training_settings(config), autocast, loaded.method, model, samples)
+    settings, chosen = on_device(training_settings(config), autocast_of(config, method), loaded.method, model, samples)
     config = with_number_type(config, settings.autocast)
     if method.pooled:
         settings = replace(settings, samples=round(config.train.clients_per_round * sum(map(len, parts)) / len(parts)))
