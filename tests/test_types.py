@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Budget, Federation
+from fedhello.types import LORA_A, LORA_B, MERGED, MERGED_A, MERGED_B, Adapter, Allocation, Federation
 
 Q, V = "layer.0.q", "layer.2.v"
 
@@ -64,8 +64,3 @@ def test_products_belong_to_their_modules_block_and_a_matrix_takes_the_place_of_
     assert after.tensors.keys() == after.block_of.keys()
     assert after.tensors.keys() == factors.tensors.keys() - {V + MERGED_A, V + MERGED_B} | {V + MERGED}
     assert after.tensors[Q + MERGED_A] is factors.tensors[Q + MERGED_A]
-
-
-def test_a_budget_that_only_counts_states_no_bytes_and_no_seconds():
-    assert Budget(blocks=2).only_counts and Budget(rank=4).only_counts
-    assert not any(Budget(2, **{limit: 1}).only_counts for limit in ("memory", "upload", "seconds"))

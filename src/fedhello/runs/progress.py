@@ -277,7 +277,7 @@ def _counted(part: str, there: int, here: int) -> str:
 def _chosen(before: Mapping[str, Any], here: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a run's configuration with the number type of this session, if it left the choice to each process.
 
-    So did versions that did not keep what was chosen; where it was another one, that is among the machine's differences.
+    So did versions that did not keep what was chosen; where it was another, that is among the machine's differences.
     """
     train = before.get("train", {})
     if train.get("autocast") != "auto":
