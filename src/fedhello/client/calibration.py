@@ -153,21 +153,15 @@ def check_calibrated(costs: StepCosts, model: LoraModel) -> None:
             f"that budgets in memory, upload or seconds can be planned; of a larger batch the prediction is off by "
             f"{costs.error:+.0%}. Give clients.tiers blocks or a rank."
         )
-    far = {policy: share for policy, share in costs.shortfall.items() if share > HIGH}
-    if far:
-        policy, share = next(iter(far.items()))
+    far = {
+        policy: f"takes {share:.0%} more than predicted" for policy, share in costs.shortfall.items() if share > HIGH
+    }
+    far |= {policy: f"is predicted {share:.0%} too high" for policy, share in costs.surplus.items() if share > TOO_MUCH}
+    for policy, how in far.items():
         raise ModelError(
             f"expected the memory of {model.source.base_name} in training to be predicted where blocks {policy} their "
-            f"activations, so that budgets in memory, upload or seconds can be planned; a small batch takes "
-            f"{share:.0%} more than predicted. Set train.activations=keep."
-        )
-    far = {policy: share for policy, share in costs.surplus.items() if share > TOO_MUCH}
-    if far:
-        policy, share = next(iter(far.items()))
-        raise ModelError(
-            f"expected the memory of {model.source.base_name} in training to be predicted where blocks {policy} their "
-            f"activations, so that budgets in memory, upload or seconds can be planned; a small batch is predicted "
-            f"{share:.0%} too high. Set train.activations=keep."
+            f"activations, so that budgets in memory, upload or seconds can be planned; a small batch {how}. "
+            "Set train.activations=keep."
         )
 
 

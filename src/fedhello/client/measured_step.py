@@ -114,35 +114,22 @@ def measure_step(
         train_head: Whether the head trains.
         frozen: What frozen ones of them do, if something else.
     """
-    with rounded_weights(model, autocast):
-        marks = _Marks(StepMemory(model.module.parameters(), count_flops=True))
-        _mark_step(model, trained, policy, batch, autocast, train_head, frozen or policy, marks)
-    return _from_marks(model, trained, batch, np.array(marks.memory.live), marks.found)
-
-
-def _mark_step(
-    model: LoraModel,
-    trained: Collection[int],
-    policy: ActivationPolicy,
-    batch: Batch,
-    autocast: bool,
-    train_head: bool,
-    frozen: ActivationPolicy,
-    marks: "_Marks",
-) -> None:
-    blocks = model.block_modules()
+    blocks, frozen = model.block_modules(), frozen or policy
     lowest = min(trained, default=len(blocks))
     policies = [KEEP if l < lowest else policy if l in (lowest, *trained) else frozen for l in range(len(blocks))]
-    handles = [block.register_forward_pre_hook(partial(marks.enter, l)) for l, block in enumerate(blocks)]
-    handles += [block.register_forward_hook(partial(marks.leave, l)) for l, block in enumerate(blocks)]
-    marks.add(None)
-    try:
-        with activation_policies(blocks, policies, marks.memory.note):
-            run_step(model, trained, batch, marks.memory, autocast, marks.turn, train_head)
-    finally:
-        for handle in handles:
-            handle.remove()
-    marks.add(None)
+    with rounded_weights(model, autocast):
+        marks = _Marks(StepMemory(model.module.parameters(), count_flops=True))
+        handles = [block.register_forward_pre_hook(partial(marks.enter, l)) for l, block in enumerate(blocks)]
+        handles += [block.register_forward_hook(partial(marks.leave, l)) for l, block in enumerate(blocks)]
+        marks.add(None)
+        try:
+            with activation_policies(blocks, policies, marks.memory.note):
+                run_step(model, trained, batch, marks.memory, autocast, marks.turn, train_head)
+        finally:
+            for handle in handles:
+                handle.remove()
+        marks.add(None)
+    return _from_marks(model, trained, batch, np.array(marks.memory.live), marks.found)
 
 
 class _Marks:
