@@ -13,6 +13,8 @@ from fedhello.config.load import load_config
 from fedhello.engine.workers import IN_TURN, Workers
 from fedhello.errors import ConfigError
 from fedhello.setup import workers as module
+from fedhello.setup.model import NAMED
+from fedhello.setup.prepare import load
 from fedhello.setup.workers import workers_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
@@ -129,3 +131,12 @@ def test_no_bit_of_a_run_depends_on_it(place, words):
     assert reports == others
     assert tensors.keys() == again.keys()
     assert all(torch.equal(tensors[name], again[name]) for name in tensors)
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "said"), [("flower", 2, True), ("flower", "auto", False), ("local", 2, False)]
+)
+def test_clients_on_other_machines_ignore_it_and_that_is_said(workplace, monkeypatch, engine, asked, said):
+    monkeypatch.chdir(workplace)
+    config = load_config(workplace / "tiny.yaml", [f"run.engine={engine}", f"run.workers={asked}"])
+    assert any("run.workers" in note for note in load(config, NAMED).notes) == said

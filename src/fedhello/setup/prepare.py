@@ -264,7 +264,7 @@ def load(
         check_bias(model)
     lengths = config.data.max_length, config.data.answer_tokens
     samples, changes = encode(data, model, *lengths)
-    notes = [*data.notes, *changes]
+    notes = [*data.notes, *changes, *_ignored(config)]
     if model.left_out is not None:
         notes.append(f"model.lora.targets={yaml_line(config.model.lora.targets)}: {model.left_out}")
     if method.uses_scores and config.model.head == "local":
@@ -283,6 +283,12 @@ def load(
     here = config.run.engine == "local" and config.privacy.epsilon is None
     digest = replace(data_digest(data, held_out, found, with_train=here), processor=reader_of(model))
     return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes), digest=digest)
+
+
+def _ignored(config: Config) -> list[str]:
+    if config.run.engine == "local" or config.run.workers in ("auto", 1):
+        return []
+    return ["run.workers is for clients that train on this machine; those on other machines ignore it"]
 
 
 def assemble(
