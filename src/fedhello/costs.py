@@ -93,8 +93,8 @@ class Costs:
             lowest: The policy of the lowest trained block.
             used: The policies of all blocks from that one on.
         """
-        if "recompute" not in used or lowest == "recompute":
-            return 0
+        if "recompute" not in used or lowest == "recompute" or ("recompute", "lowest") not in self.saved:
+            return 0  # without figures of it, no block may recompute
         return max(0, self.saved["recompute", "lowest"] - self.saved["recompute", "frozen"])
 
     def at_rank(self, rank: int) -> "Costs":
