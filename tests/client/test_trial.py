@@ -63,3 +63,15 @@ def test_a_real_trial_leaves_the_model_and_the_random_state_as_they_were(tiny_mo
     assert all(torch.equal(value, before[name]) for name, value in model.read(model.block_of).items())
     assert torch.equal(state, torch.get_rng_state())
     assert model.blocks.count == len(model.block_modules()) == 4
+
+
+def test_a_model_that_insists_on_a_number_type_stays_in_float32(timed, monkeypatch, caplog):
+    model, _ = timed(2.0, 1.0)
+
+    def step(model, trained, batch, watch, autocast):
+        if autocast:
+            raise RuntimeError("mat1 and mat2 must have the same dtype")
+
+    monkeypatch.setattr(trial, "run_step", step)
+    assert trial.time_in_bfloat16(model, 16, LENGTHS, None) is None
+    assert "must have the same dtype" in caplog.text

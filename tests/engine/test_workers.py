@@ -175,3 +175,19 @@ def test_what_is_said_is_said_by_the_parent(capfd, caplog):
     out, err = capfd.readouterr()
     assert out == "printed\n"
     assert err.endswith("printed as an error\n")  # after what handlers of other tests write of the log
+
+
+def test_where_the_system_has_no_process_to_give_jobs_have_no_reply_and_are_told_why(monkeypatch):
+    def none(self):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.get_context("fork").Process, "start", none)
+    (_, why), (_, again) = done(range(2), lambda item: b"")
+    assert why == again and "no process could be started for it" in why and "run.workers" in why
+
+
+def test_processes_that_end_before_they_begin_a_job_come_to_an_end(monkeypatch):
+    monkeypatch.setattr("fedhello.engine.workers._do", lambda *_: os._exit(3))
+    found = done(range(3), lambda item: b"")
+    assert all("with exit code 3" in why for _, why in found)
+    assert not multiprocessing.active_children()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedhello.client.calibration import made_up
+from fedhello.model import number_type
 from fedhello.model.forward import predictions
 from fedhello.model.number_type import in_bfloat16, rounded_weights
 from fedhello.types import LORA_A, LORA_B, MERGED
@@ -68,3 +69,25 @@ def test_a_product_that_is_merged_later_is_in_the_copy():
     module, d = A.removesuffix(LORA_A), model.read([A])[A].shape[1]
     model.write({**model.read([A]), module + MERGED: torch.ones(d, d)})
     same(gradients(model, torch.autocast), gradients(model, in_bfloat16))
+
+
+def test_weights_are_put_back_if_rounding_fails_on_the_way(monkeypatch):
+    model, rounded, before = with_values("bert"), number_type._rounded, [3]
+
+    def fails(copies, weight):
+        before[0] -= 1
+        if before[0] < 0:
+            raise torch.OutOfMemoryError("none is left")
+        return rounded(copies, weight)
+
+    monkeypatch.setattr(number_type, "_rounded", fails)
+    with pytest.raises(torch.OutOfMemoryError), rounded_weights(model):
+        pass
+    assert {p.dtype for p in model.module.parameters()} == {torch.float32}
+
+
+def test_copies_that_are_made_without_autograd_serve_a_backward_pass():
+    model = with_values("bert")
+    with torch.inference_mode(), in_bfloat16(model):
+        predictions(model, made_up(model, 2, 5))
+    same(gradients(with_values("bert"), torch.autocast), gradients(model, in_bfloat16))

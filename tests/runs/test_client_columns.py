@@ -1,5 +1,6 @@
 """The clients of a large run as columns: they come back as they were, and nothing else is read as such."""
 
+import contextlib
 import io
 import json
 from dataclasses import replace
@@ -58,3 +59,12 @@ def with_columns(**other):
 def test_columns_that_cannot_be_read_are_said_in_one_sentence(content, said):
     with pytest.raises(RunFolderError, match=said):
         entries_of(content, "here")
+
+
+def test_a_damaged_file_is_said_in_one_sentence_whatever_is_damaged():
+    content, rng = columns_of(MANY), np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        with contextlib.suppress(RunFolderError):
+            entries_of(bytes(damaged), "here")

@@ -140,3 +140,11 @@ def test_clients_on_other_machines_ignore_it_and_that_is_said(workplace, monkeyp
     monkeypatch.chdir(workplace)
     config = load_config(workplace / "tiny.yaml", [f"run.engine={engine}", f"run.workers={asked}"])
     assert any("run.workers" in note for note in load(config, NAMED).notes) == said
+
+
+def test_clients_train_in_turn_where_torch_could_use_another_device(four_threads, session, monkeypatch):
+    """In a copy of a process that has begun threads for it, every backward pass fails."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert found(session) == (IN_TURN, ())
+    with pytest.raises(ConfigError, match=r"run\.workers=1, since this machine has another device"):
+        found(session, 2)

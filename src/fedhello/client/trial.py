@@ -1,5 +1,6 @@
 """Choose the number type of forward passes by a short trial of this model on this machine."""
 
+import logging
 import platform
 import time
 from contextlib import nullcontext
@@ -11,6 +12,8 @@ from fedhello.client.calibration import made_up, synchronise
 from fedhello.client.measured_step import run_step
 from fedhello.model.adapter import LoraModel
 from fedhello.model.sources import TENSORS
+
+logger = logging.getLogger("fedhello")
 
 GAIN = 0.9
 """The most of float32's time that a step may take in bf16 to be chosen; what is nearer to it could be noise."""
@@ -54,7 +57,11 @@ def time_in_bfloat16(model: LoraModel, batch_size: int, lengths: np.ndarray, ans
     shape = min(batch_size, MOST_SAMPLES, len(lengths)), int(np.median(lengths))
     key = model.source, model.kind, model.device, weights, model.blocks.count, shape, answer, torch.get_num_threads()
     if key not in _KNOWN:
-        _KNOWN[key] = _tried(model, *shape, answer)
+        try:
+            _KNOWN[key] = _tried(model, *shape, answer)
+        except RuntimeError as error:  # a part of the model insists on a number type
+            logger.warning("steps in bfloat16 cannot be taken: %s", error)
+            _KNOWN[key] = None
     return _KNOWN[key]
 
 

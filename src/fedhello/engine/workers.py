@@ -118,6 +118,9 @@ class _Crew(Generic[T]):
         os.close(end)
         self._waiting = len(items)
         self._why = ""
+        self._left = (
+            2 * len(items) + MOST
+        )  # processes that may be begun, so that those that fail at once come to an end
         self._workers: list[_Worker] = []
 
     def begin(self, count: int) -> None:
@@ -143,6 +146,8 @@ class _Crew(Generic[T]):
             os.close(end)
 
     def _begin(self) -> None:
+        """Begin with one more process; where the system has none to give, those that there are do the jobs."""
+        self._left -= 1
         hear, tell = multiprocessing.Pipe(duplex=False)
         how = (self._work, self._items, self._queue, self._memory, tell, self._threads, os.getpid())
         process = multiprocessing.get_context("fork").Process(target=_do, args=how, daemon=True)
@@ -154,6 +159,9 @@ class _Crew(Generic[T]):
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
             self._workers.append(_Worker(process, hear))
+        except OSError as error:
+            hear.close()
+            self._why = f"no process could be started for it ({error}); lower run.workers"
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         tell.close()
@@ -184,8 +192,8 @@ class _Crew(Generic[T]):
             self._why = f"its process was ended {how}; where memory is short, lower run.workers"
         if worker.job is not None:
             self._replies[worker.job] = self._why
-            if self._waiting:
-                self._begin()
+        if self._waiting and code and self._left > 0:
+            self._begin()
 
 
 def _do(

@@ -60,9 +60,9 @@ def rounded_weights(model: LoraModel, enabled: bool = True) -> Iterator[None]:
     """
     held = list(_frozen(model)) if enabled and not model.has_magnitudes else []
     copies = _COPIES.setdefault(model, {}) if held else {}
-    for module, name, weight in held:
-        module._parameters[name] = _rounded(copies, weight)
     try:
+        for module, name, weight in held:
+            module._parameters[name] = _rounded(copies, weight)
         yield
     finally:
         for module, name, weight in held:
@@ -85,6 +85,7 @@ def _frozen(model: LoraModel) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
 def _rounded(copies: dict[int, _Copy], weight: nn.Parameter) -> nn.Parameter:
     found = copies.get(id(weight))
     if found is None or found.version != weight._version:
-        rounded = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+        with torch.inference_mode(False):  # a later backward pass may need it
+            rounded = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
         found = copies[id(weight)] = _Copy(weight, weight._version, rounded)
     return found.rounded

@@ -29,7 +29,7 @@ from fedhello.model.generation import generate, longest_prompt
 from fedhello.model.number_type import in_bfloat16
 from fedhello.model.sources import CAUSAL_LM, IMAGES
 from fedhello.results.trained import Trained, known_metrics
-from fedhello.setup.encoding import cut_prompts, encode
+from fedhello.setup.encoding import cut_prompts, encode, longest_answer
 
 
 def infer(
@@ -169,7 +169,8 @@ def score(
     samples, notes = encode(found, model, config.data.max_length, config.data.answer_tokens)
     metrics, missing = known_metrics(config.run.metrics)
     train = config.train
-    fast = train.autocast == "auto" and bfloat16_pays(model, train.batch_size, samples.lengths())
+    answer = longest_answer(samples, np.arange(len(samples)))
+    fast = train.autocast == "auto" and bfloat16_pays(model, train.batch_size, samples.lengths(), answer)
     with in_bfloat16(model, fast or train.autocast == "bfloat16"), _taken(samples, model):
         return evaluate(model, samples, metrics), [*found.notes, *notes, *missing]
 

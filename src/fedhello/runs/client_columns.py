@@ -9,7 +9,9 @@ megabyte; as JSON they would take twenty.
 """
 
 import io
+import zlib
 from collections.abc import Mapping, Sequence
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -73,7 +75,17 @@ def entries_of(content: bytes, where: str) -> tuple[ClientEntry, ...]:
             columns = [_whole(found[name]) for name in ("client", "tier", "samples")]
             names = [str(name) for name in found["names"]] if "names" in found else None
             labels = None if names is None else _whole(found["labels"])
-    except (ValueError, KeyError, OSError, EOFError, TypeError, BadZipFile) as error:
+    except (
+        ValueError,
+        KeyError,
+        OSError,
+        EOFError,
+        TypeError,
+        BadZipFile,
+        zlib.error,
+        SyntaxError,
+        TokenError,
+    ) as error:
         said = " ".join(str(error).split())[:200]
         raise RunFolderError(f"expected the columns of clients in {where}; {said}") from error
     shapes = {column.shape for column in columns}

@@ -184,7 +184,8 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
         ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
         for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
     )
-    kept = cache_notes(model, federation.clients, engine.data, settings, protects_samples(config, method))
+    draws = protects_samples(config, method)
+    kept = cache_notes(model, federation.clients, engine.data, settings, draws) if private is None else ()
     notes = (*loaded.notes, *chosen, *measured, *left_out, *at_once, *kept)
     loaded = replace(loaded, config=config, notes=notes, threads=workers.threads if workers.count > 1 else None)
     if private is not None:
@@ -332,7 +333,7 @@ def assemble(
         notes.extend(capped_statistics(roster, most))
     if config.model.head == "local":
         notes.extend(unscored_heads(federation, {"validation": server.validation, "test": server.test}))
-    every, said = scored_every(config, federation, len(server.validation) + len(server.test))
+    every, said = scored_every(config, federation, len(server.validation) + len(server.test), engine.settings.samples)
     config = with_evaluations(config, every)
     notes.extend(said)
     return Session(

@@ -61,6 +61,8 @@ def _against(model: LoraModel, settings: TrainingSettings, federation: Federatio
     """Return why no more than one client can train at a time; None if more can."""
     if model.device.type != "cpu":
         return f"clients share a device ({model.device.type})"
+    if torch.accelerator.is_available():  # torch refuses backward in a copy of a process that could use one
+        return "this machine has another device than its CPU, and torch trains in no copy of such a process"
     if settings.measure_process:
         return "a tier states memory, and what a client takes is measured on this process"
     if any(budget.cache is not None for budget in federation.tiers):
