@@ -37,7 +37,7 @@ def timed(tiny_model, monkeypatch):
 def test_it_compares_the_time_of_steps_on_two_blocks_and_a_typical_batch(timed, bfloat16, pays):
     model, ran = timed(2.0, bfloat16, blocks=5)
     assert trial.time_in_bfloat16(model, 16, LENGTHS, None) == pytest.approx(bfloat16 / 2)
-    assert trial.bfloat16_pays(model, 16, LENGTHS) == pays
+    assert trial.bfloat16_pays(model, 16, LENGTHS, None) == pays
     assert [kind for kind, *_ in ran] == list(itertools.islice(itertools.cycle((False, True)), 2 * trial.TURNS))
     assert {(trained, shape) for _, trained, shape in ran} == {((0, 4), (3, 5))}
 
@@ -49,7 +49,7 @@ def test_nothing_is_tried_where_it_cannot_pay(timed, monkeypatch):
     monkeypatch.setattr(trial, "_computes_in_bfloat16", lambda _: True)
     monkeypatch.setattr(trial, "SMALLEST", 10**6)
     assert trial.time_in_bfloat16(model, 16, LENGTHS, None) is None
-    assert not trial.bfloat16_pays(model, 16, LENGTHS)
+    assert not trial.bfloat16_pays(model, 16, LENGTHS, None)
     assert not ran
 
 

@@ -29,10 +29,10 @@ TURNS = 3
 
 Key = tuple[object, ...]
 _KNOWN: dict[Key, float | None] = {}
-"""What earlier trials of this process found, so that all methods of a comparison train in the same type."""
+"""What earlier trials of this process found, so that the methods of a comparison train in the same type within it."""
 
 
-def bfloat16_pays(model: LoraModel, batch_size: int, lengths: np.ndarray, answer: int | None = None) -> bool:
+def bfloat16_pays(model: LoraModel, batch_size: int, lengths: np.ndarray, answer: int | None) -> bool:
     """Whether steps are surely faster in bf16; see ``time_in_bfloat16``."""
     share = time_in_bfloat16(model, batch_size, lengths, answer)
     return share is not None and share <= GAIN
