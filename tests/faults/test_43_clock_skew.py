@@ -26,6 +26,8 @@ WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "da
         "engine",
         "flower",
         "flower_app",
+        "flower_main",
+        "flower_pace",
         "registry",
         "server",
         "superlink",

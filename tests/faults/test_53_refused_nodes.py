@@ -49,7 +49,7 @@ def stays_connected(connection, folder, seconds):
     """Start a client's node; return whether it runs after so many seconds without a failed attempt to connect."""
     secret, log = folder / "secret", folder / "log"
     secret.write_bytes(secrets.token_bytes(32))
-    child = spawn("fedhello.network.flower_app", connection.supernode(free_port(), secret), log)
+    child = spawn("fedhello.network.flower_main", connection.supernode(free_port(), secret), log)
     try:
         end = time.monotonic() + seconds
         refused = False

@@ -97,7 +97,7 @@ def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
         owners = flower.register(options.address, options.public_keys)
         assert sorted(owners.values()) == ["berlin", "paris"]
         connection = Connection("localhost", options.port, tmp_path / "keys/ca.crt", tmp_path / "keys/paris")
-        child = spawn("fedhello.network.flower_app", connection.supernode(port, own), tmp_path / "supernode.log")
+        child = spawn("fedhello.network.flower_main", connection.supernode(port, own), tmp_path / "supernode.log")
         worker = subprocess.Popen([sys.executable, "-c", ANSWERS, str(port), own, *facts])
         try:
             with flower.opened(options.address, secret) as link:

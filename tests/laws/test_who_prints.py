@@ -11,6 +11,7 @@ ENTRY_POINTS = {
     "notes.py",  # what entry points call to show what is logged
     "network/preparation.py",  # what a client says to its owner while it joins
     "network/flower_app.py",  # what Flower starts
+    "network/flower_main.py",  # a process of Flower, with a log of its own
     "network/local_clients.py",  # the clients of ``fedhello server --local``
     "engine/workers.py",  # what code of a user prints in another process, which has no terminal
 }

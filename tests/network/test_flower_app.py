@@ -10,8 +10,6 @@ app = pytest.importorskip("fedhello.network.flower_app", reason="needs the extra
 from flwr.app import ConfigRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import PushObjectRequest
 
 from fedhello.network.flower import RECORD, fields_of
 
@@ -67,33 +65,3 @@ def test_the_package_is_a_flower_app():
     assert components == {
         "serverapp": "fedhello.network.flower_app:server_app", "clientapp": "fedhello.network.flower_app:client_app",
     }  # fmt: skip
-
-
-def test_a_supernode_waits_longer_than_flower_for_a_slow_link(monkeypatch):
-    from flwr.supercore.protobuf.client import ProtobufClient
-    from flwr.supercore.retry import http_retry
-    from flwr.supernode import cli, fleet_http_client
-
-    monkeypatch.setitem(ProtobufClient.__init__.__kwdefaults__, "timeout", 30.0)
-    monkeypatch.setattr(fleet_http_client, "HEARTBEAT_CALL_TIMEOUT", 5)
-    monkeypatch.setattr(http_retry, "MAX_RETRY_DELAY", 20)
-    monkeypatch.setattr(app, "end_with_parent", lambda: None)
-    monkeypatch.setattr(app, "show_notes", lambda: None)
-    waits = []
-
-    def supernode():
-        client = fleet_http_client.FleetHttpClient.from_server_address("127.0.0.1:1", True, None, interceptors=[])
-        monkeypatch.setattr(client._client, "build_request", lambda **named: waits.append(named["timeout"]))
-        monkeypatch.setattr(
-            client, "_send", lambda context: SimpleNamespace(raise_for_status=lambda: None, content=b"")
-        )
-        client.PushObject(PushObjectRequest())
-        client.SendNodeHeartbeat(SendNodeHeartbeatRequest())
-        client.close()
-
-    monkeypatch.setattr(cli, "flower_supernode", supernode)
-    monkeypatch.setattr("sys.argv", ["flower_app", "supernode"])
-    app.main()
-    update, heartbeat = waits
-    assert (update.read, update.write, update.connect) == (300, 300, 30)
-    assert heartbeat == 20

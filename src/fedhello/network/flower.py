@@ -1,7 +1,7 @@
 """The link over Flower. Only ``network/flower*.py`` and ``network/strategy.py`` import flwr.
 
     Flower's part                here
-    SuperLink, SuperNode         children of the server and of each client, started by ``flower_app.main``
+    SuperLink, SuperNode         children of the server and of each client, started by ``flower_main``
     run, ServerApp process       ``opened``: the server's own process submits the run, takes its task and gets the grid
     message, ClientApp process   ``answered``: the client's own, warm process takes the tasks of its SuperNode
 

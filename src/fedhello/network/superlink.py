@@ -89,7 +89,7 @@ class SuperLink:
         self._child = self._spawned()
 
     def _spawned(self) -> subprocess.Popen[bytes]:
-        return spawn("fedhello.network.flower_app", self._options.superlink(self._secret), self._log, self._home)
+        return spawn("fedhello.network.flower_main", self._options.superlink(self._secret), self._log, self._home)
 
     def wait(self) -> None:
         """Wait until it listens.

@@ -181,7 +181,7 @@ class _Supervisor:
         if self._node is None:
             self._connection.check()
             arguments = self._connection.supernode(self._port, self._secret)
-            self._node = spawn("fedhello.network.flower_app", arguments, self._log, self._home)
+            self._node = spawn("fedhello.network.flower_main", arguments, self._log, self._home)
         if self._worker is None:
             arguments = [self._options.to_json(), str(self._port), str(self._secret)]
             self._worker = spawn("fedhello.network.client", arguments, home=self._home)
