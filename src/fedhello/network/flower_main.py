@@ -49,7 +49,7 @@ def main() -> None:
         ProtobufClient.__init__.__kwdefaults__["timeout"] = silence  # type: ignore[index]
         fleet_http_client.HEARTBEAT_CALL_TIMEOUT = LONGEST_HEARTBEAT  # type: ignore[attr-defined]
         http_retry.MAX_RETRY_DELAY = LONGEST_PAUSE  # type: ignore[attr-defined]  # Flower has no option for it
-        start_client_internal.time = Pace()  # type: ignore[assignment]
+        start_client_internal.time = Pace()  # type: ignore[assignment,attr-defined]
         flower_supernode()
 
 
