@@ -124,7 +124,10 @@ def test_a_later_format_says_who_wrote_it(monkeypatch):
     monkeypatch.setattr(checkpoints, "MANY", 0)
     payload = encode(Checkpoint(0, replace(state(), head_clients=(0, 2))))
     monkeypatch.setattr(checkpoints, "VERSION", 1)
-    with pytest.raises(RunFolderError, match=rf"expected a checkpoint of format 1 or earlier; found 2, written by fedhello {re.escape(version('fedhello'))}\."):
+    with pytest.raises(
+        RunFolderError,
+        match=rf"expected a checkpoint of format 1 or earlier; found 2, written by fedhello {re.escape(version('fedhello'))}\.",
+    ):
         decode(payload)
 
 
