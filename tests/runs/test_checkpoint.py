@@ -126,7 +126,7 @@ def test_a_later_format_says_who_wrote_it(monkeypatch):
     monkeypatch.setattr(checkpoints, "VERSION", 1)
     with pytest.raises(
         RunFolderError,
-        match=rf"expected a checkpoint of format 1 or earlier; found 2, written by fedhello {re.escape(version('fedhello'))}\.",
+        match=rf"of format 1 or earlier; found 2, written by fedhello {re.escape(version('fedhello'))}\.",
     ):
         decode(payload)
 
