@@ -182,12 +182,12 @@ class Reuse:
             yield
 
     def counted(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return a training's metrics with the pass counted, and without what is kept, which has its own budget.
+        """Return a training's metrics with its pass below counted, and without what is kept, beside ``memory``.
 
         Args:
             metrics: Those of the steps, and ``process_bytes`` of all.
         """
-        found = dict(metrics)
+        found = {**metrics, "passes_below": float(self.filled)}
         if "peak_bytes" in found:
             found["peak_bytes"] = max(found["peak_bytes"], self.peak_bytes)
         if "process_bytes" in found and self.filled:
