@@ -1,5 +1,6 @@
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,6 +193,31 @@ def test_what_is_kept_does_not_count_as_memory_of_the_training():
     assert first.counted(measured) == {"peak_bytes": 90.0, "process_bytes": 200.0, "loss": 1.0, "passes_below": 1.0}
     assert replace(first, filled=False, peak_bytes=0).counted(measured) == measured | {"passes_below": 0.0}
     assert first.counted({"loss": 1.0}) == {"loss": 1.0, "passes_below": 1.0}
+
+
+@pytest.mark.parametrize("autocast", ["none", "bfloat16"])
+def test_files_hold_what_memory_would_and_are_gone_with_the_cache(
+    autocast, tiny_model, random_examples, tmp_path, monkeypatch, caplog
+):
+    model, data, settings = warm(tiny_model()), random_examples(), replace(SETTINGS, autocast=autocast)
+    inside, outside = BoundaryCache(), BoundaryCache(most=0, folder=tmp_path / "kept")
+    one, *_ = trained(model, data, (2,), inside, settings)
+    for calls in (3 + 2, 0):
+        other, _, ran = trained(model, data, (2,), outside, settings)
+        assert equal(one, other) and ran == calls
+    assert inside.nbytes == outside.nbytes > 0
+    assert list((tmp_path / "kept").iterdir()) == []
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    assert len(mapped) == 1
+    del outside
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    *_, ran = trained(model, data, (2,), BoundaryCache(folder=tmp_path), settings)
+    assert ran == 6 + 2 + 1 and f"{tmp_path} has no room for them (No space left on device)" in caplog.text
 
 
 @pytest.mark.parametrize("blocks", [(), (2,), (1, 2)])

@@ -1,18 +1,37 @@
 """Say which clients cannot use the cache that their tier gives."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from fedhello.client.boundary import Kept, bytes_kept, computed
+from fedhello.client.boundary import BoundaryCache, Kept, bytes_kept, computed
 from fedhello.client.cut import Cut, form_of
 from fedhello.client.mode import set_training
 from fedhello.client.settings import TrainingSettings
 from fedhello.data.batches import Samples
+from fedhello.errors import ConfigError
 from fedhello.formatting import human_bytes
 from fedhello.model.adapter import LoraModel
 from fedhello.types import Budget, Client
+
+
+def boundary_cache(folder: str | None) -> BoundaryCache:
+    """Return where a run's clients keep activations.
+
+    Args:
+        folder: For files; None keeps them in memory.
+
+    Raises:
+        ConfigError: If this system cannot reserve a file's room.
+    """
+    if folder is None:
+        return BoundaryCache()
+    if not hasattr(os, "posix_fallocate"):
+        raise ConfigError("expected run.cache_folder on Linux alone; found another system. Leave it out.")
+    return BoundaryCache(folder=Path(folder))
 
 
 @dataclass(frozen=True)

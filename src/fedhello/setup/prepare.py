@@ -49,7 +49,7 @@ from fedhello.privacy.rounds import anonymous_federation
 from fedhello.privacy.secure import SecureRound
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
-from fedhello.setup.cache import Keeping, cache_notes, keeping
+from fedhello.setup.cache import Keeping, boundary_cache, cache_notes, keeping
 from fedhello.setup.checks import (
     capped_statistics,
     check_bias,
@@ -180,6 +180,7 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
         # In one pass a client's texts could change the padding, and so the last bits, of another's features.
         together=(samples, dict(enumerate(parts))) if private is None else None,
         workers=workers,
+        boundary=boundary_cache(config.run.cache_folder),
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
     roster = tuple(
