@@ -6,7 +6,8 @@ Each (K, n) is measured in a process of its own, since the peak memory of a proc
 all different, the model is a tiny random BERT, so nothing here says anything about accuracy. Seconds are of the CPU.
 
 ``prepare``: seconds of preparation by part, and the bytes by which the process grew over it, at the peak and after it,
-beside the texts themselves if they are given as objects. ``round``: seconds a round beside local training, with
+beside the texts themselves if they are given as objects; ``without_files`` leaves out pages of mapped files, which the
+system may forget. ``round``: seconds a round beside local training, with
 evaluation off, of the rounds after the first. ``folder``: bytes, and the bytes that a round adds to it.
 """
 
@@ -28,7 +29,7 @@ os.environ.setdefault("FEDHELLO_CACHE", "")
 
 import numpy as np
 
-VOCABULARY, WORDS, CLASSES, HELD_OUT = 5000, 12, 4, 200
+VOCABULARY, CLASSES, HELD_OUT = 5000, 4, 200
 PARTS = ("load_data", "split_data", "data_digest", "encode", "load_model", "partition_data", "_shapes", "step_costs",
          "clients_of", "federate", "label_histogram", "assemble")  # fmt: skip
 """Functions of preparation that are timed by themselves."""
@@ -39,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--texts-per-client", type=int, default=10)
+    parser.add_argument("--words", type=int, default=12, help="of a text, give or take four")
     parser.add_argument("--cohort", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--csv", action="store_true", help="read the texts from a CSV file instead of memory")
@@ -69,13 +71,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(1)
     (K,) = arguments.clients
     n = K * arguments.texts_per_client
-    model, tokenizer = bert()
+    longest = 2 * arguments.words + 8
+    model, tokenizer = bert(max(64, longest))
     with tempfile.TemporaryDirectory() as place:
-        data = {"data": texts(n, 0), "validation": texts(HELD_OUT, 1), "test": texts(HELD_OUT, 2)}
+        data = {
+            name: texts(count, seed, arguments.words)
+            for seed, (name, count) in enumerate({"data": n, "validation": HELD_OUT, "test": HELD_OUT}.items())
+        }
         if arguments.csv:
             data = {name: written(one, Path(place) / f"{name}.csv") for name, one in data.items()}
         config = {
-            "data": {"clients": K, "partition": {"kind": "iid"}, "proxy": 20, "max_length": 32, "text": "text"},
+            "data": {"clients": K, "partition": {"kind": "iid"}, "proxy": 20, "max_length": longest, "text": "text"},
             "train": {"rounds": arguments.rounds, "clients_per_round": arguments.cohort, "evaluate_every": 10**6},
             "model": {"head": "aggregate"},
             "clients": {"tiers": [{"share": 0.5, "blocks": 1}, {"share": 0.5, "blocks": 3}]},
@@ -86,22 +92,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
             config["data"] |= {"name" if name == "data" else name: file for name, file in data.items()}
         objects = {"model": model, "processor": tokenizer} | ({} if arguments.csv else data)
         seconds: dict[str, float] = {}
-        before, begin = resident(), time.process_time()
+        before, begin = (resident(), resident("RssAnon")), time.process_time()
         reset_peak()
         with profiled(arguments.profile), timed(prepare, PARTS, seconds):
             session = fh.prepare(config, arguments.overrides, **objects)
-        whole, peak, after = time.process_time() - begin, resident("VmHWM"), resident()
+        whole, peak, after = time.process_time() - begin, resident("VmHWM"), (resident(), resident("RssAnon"))
         with profiled(arguments.profile):
             rounds = play(session, Path(place) / "scale")
     return {
         "clients": K,
         "texts": n,
+        "words": arguments.words,
         "source": "csv" if arguments.csv else "memory",
         "prepare": {
             "seconds": round(whole, 2),
             "by_part": {name: round(value, 2) for name, value in seconds.items()},
-            "peak_bytes_per_text": round((peak - before) / n),
-            "bytes_per_text": round((after - before) / n),
+            "peak_bytes_per_text": round((peak - before[0]) / n),
+            "bytes_per_text": round((after[0] - before[0]) / n),
+            "bytes_per_text_without_files": round((after[1] - before[1]) / n),
         },
         **rounds,
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -216,11 +224,11 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def texts(n: int, seed: int) -> dict[str, list[str]]:
-    """Return n different texts of about a dozen random words as columns."""
+def texts(n: int, seed: int, words_each: int) -> dict[str, list[str]]:
+    """Return n different texts of about so many random words as columns."""
     rng = np.random.default_rng(seed)
     words = np.array([f"w{i}" for i in range(VOCABULARY)])
-    lengths = rng.integers(WORDS - 4, WORDS + 5, size=n)
+    lengths = rng.integers(words_each - 4, words_each + 5, size=n)
     drawn = words[rng.integers(VOCABULARY, size=int(lengths.sum()))].tolist()
     ends = np.cumsum(lengths).tolist()
     rows = [" ".join(drawn[end - length : end]) for end, length in zip(ends, lengths.tolist(), strict=True)]
@@ -236,7 +244,7 @@ def written(columns: dict[str, list[str]], path: Path) -> str:
     return str(path)
 
 
-def bert():
+def bert(positions: int = 64):
     """Return a tiny random BERT and a tokenizer of whole words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -249,7 +257,7 @@ def bert():
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(known), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=64, num_labels=CLASSES,
+        max_position_embeddings=positions, num_labels=CLASSES,
     )  # fmt: skip
     return BertForSequenceClassification(config), tokenizer
 

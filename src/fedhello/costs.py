@@ -50,6 +50,7 @@ class Costs:
         below_each: The same for each further block below the lowest: outputs that a model gathers (DeBERTa).
         left: Bytes that a block above the lowest leaves alive in forward but does not hold, by policy and role.
         margin: Bytes beyond all others of a step in which some block has a policy.
+        forward: FLOPs of a block's forward pass, which ``flops_outside`` has for every block.
     """
 
     saved: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
@@ -75,6 +76,7 @@ class Costs:
     below_each: int = 0
     left: Mapping[tuple[ActivationPolicy, Role], int] = field(default_factory=dict, hash=False)
     margin: Mapping[ActivationPolicy, int] = field(default_factory=dict, hash=False)
+    forward: int = 0
 
     def alive_below(self, lowest: int) -> int:
         """Return the bytes that blocks below the lowest trained one leave alive in forward, beyond those outside."""
@@ -108,6 +110,18 @@ class Costs:
             block_upload=tuple(size - saved for size, saved in zip(self.block_upload, less, strict=True)),
             rank=rank,
         )
+
+    def with_kept_activations(self, share: float) -> "Costs":
+        """Return the costs where blocks below the lowest trained one run a share of the round's forward passes alone.
+
+        What they are spared is taken from all blocks, and added to those from the lowest trained one on.
+
+        Args:
+            share: Within 0 … 1: 0 where a client has kept what they compute, 1/E where it computes it once in E epochs.
+        """
+        spared = round((1 - share) * self.forward)
+        flops = {kind: size + spared for kind, size in self.flops.items()}
+        return replace(self, flops=flops, flops_outside=self.flops_outside - spared * len(self.block_bytes))
 
     def of_blocks(self, count: int) -> "Costs":
         """Return the costs of a sub-model of ``count`` blocks."""

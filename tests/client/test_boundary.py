@@ -1,19 +1,24 @@
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
+from fedhello.allocation.needs import needs
 from fedhello.client.boundary import BoundaryCache, Kept, Reuse
+from fedhello.client.calibration import calibrate
+from fedhello.client.cost_model import predicted
+from fedhello.client.memory import StepMemory
 from fedhello.client.settings import TrainingSettings
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Images
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.sources import IMAGES, ModelSource
-from fedhello.types import Allocation
+from fedhello.types import Allocation, Update
 
 SETTINGS = TrainingSettings(
     rounds=4, epochs=2, batch_size=4, optimizer="sgd", lr=1e-2, lr_schedule="constant", lr_decay=1.0,
@@ -185,6 +190,56 @@ def test_what_is_kept_does_not_count_as_memory_of_the_training():
     kept = Kept("", None, torch.zeros(25), None)
     measured = {"peak_bytes": 70.0, "process_bytes": 300.0, "loss": 1.0}
     first = Reuse(None, [], None, kept, filled=True, peak_bytes=90)
-    assert first.counted(measured) == {"peak_bytes": 90.0, "process_bytes": 200.0, "loss": 1.0}
-    assert replace(first, filled=False, peak_bytes=0).counted(measured) == measured
-    assert first.counted({"loss": 1.0}) == {"loss": 1.0}
+    assert first.counted(measured) == {"peak_bytes": 90.0, "process_bytes": 200.0, "loss": 1.0, "passes_below": 1.0}
+    assert replace(first, filled=False, peak_bytes=0).counted(measured) == measured | {"passes_below": 0.0}
+    assert first.counted({"loss": 1.0}) == {"loss": 1.0, "passes_below": 1.0}
+
+
+@pytest.mark.parametrize("autocast", ["none", "bfloat16"])
+def test_files_hold_what_memory_would_and_are_gone_with_the_cache(
+    autocast, tiny_model, random_examples, tmp_path, monkeypatch, caplog
+):
+    model, data, settings = warm(tiny_model()), random_examples(), replace(SETTINGS, autocast=autocast)
+    inside, outside = BoundaryCache(), BoundaryCache(most=0, folder=tmp_path / "kept")
+    one, *_ = trained(model, data, (2,), inside, settings)
+    for calls in (3 + 2, 0):
+        other, _, ran = trained(model, data, (2,), outside, settings)
+        assert equal(one, other) and ran == calls
+    assert inside.nbytes == outside.nbytes > 0
+    assert list((tmp_path / "kept").iterdir()) == []
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    assert len(mapped) == 1
+    del outside
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    *_, ran = trained(model, data, (2,), BoundaryCache(folder=tmp_path), settings)
+    assert ran == 6 + 2 + 1 and f"{tmp_path} has no room for them (No space left on device)" in caplog.text
+
+
+@pytest.mark.parametrize("blocks", [(), (2,), (1, 2)])
+def test_the_flops_of_rounds_are_predicted_with_what_is_kept(blocks, tiny_model, random_examples):
+    """Two epochs; the pass runs the blocks below alone, once. Of this model all that is not a block is small."""
+    model, data, boundary = warm(tiny_model()), random_examples(), BoundaryCache()
+    costs, settings = calibrate(model, policies=("keep",)), replace(SETTINGS, measure_memory=False)
+    trained(model, data, blocks, BoundaryCache(), settings)  # tries the model
+
+    def played(cache):
+        with StepMemory((), count_flops=True) as memory:
+            _, metrics, _ = trained(model, data, blocks, cache, settings)
+        update = Update(0, 0, len(data), {}, metrics)
+        return memory.flops, predicted(update, Allocation(blocks), costs).metrics["flops"]
+
+    plain, first, again = played(None), played(boundary), played(boundary)
+    for measured, found in (plain, again):
+        assert found == pytest.approx(measured, rel=0.03)
+    assert again[1] < first[1] < plain[1]
+    # The pass is sorted by length, with less padding; the first round with this cache tries the model as well.
+    assert first[1] - again[1] == pytest.approx((plain[1] - again[1]) / 2, rel=1e-3)
+    planned = needs(costs.at((4, 20), [(4, 20)] * 4).with_kept_activations(1 / 2), Allocation(blocks)).flops
+    without = needs(costs.at((4, 20), [(4, 20)] * 4), Allocation(blocks)).flops
+    below = 3 - len(blocks)
+    assert without - planned == pytest.approx(below * costs.forward.at([(4, 20)] * 2), rel=1e-6)

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fedhello.data import cache
+from fedhello.data import cache, encoding, ragged
 from fedhello.data.batches import Examples
+from fedhello.data.encoding import tokenise
 from fedhello.data.ragged import Ragged
+from fedhello.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +47,54 @@ def test_what_is_stored_is_found_again_with_the_labels_of_now(place):
     same(found, SAMPLES)
     assert (cut, found.labels.tolist()) == (1, [1, 1, 1])
     assert [path.name for path in (place / "tokens").iterdir()] == ["key.npz"]
+
+
+def test_large_ones_are_mapped_and_read_only(place, monkeypatch):
+    monkeypatch.setattr(cache, "IN_MEMORY", 8)
+    cache.store("key", SAMPLES, cut=0)
+    found, _ = cache.load("key", SAMPLES.labels)
+    same(found, SAMPLES)
+    mapped = found.tokens.values, found.segments.values
+    assert all(isinstance(one, np.memmap) and one.dtype == np.int32 and not one.flags.writeable for one in mapped)
+    ours, theirs = (one.subset(np.array([2, 0])).batch(np.array([1, 0])) for one in (found, SAMPLES))
+    assert all(torch.equal(value, theirs.inputs[name]) for name, value in ours.inputs.items())
+
+
+@pytest.mark.parametrize("least", [8, 2**25])
+def test_a_damaged_byte_is_seen(least, place, monkeypatch, caplog):
+    monkeypatch.setattr(cache, "IN_MEMORY", least)
+    cache.store("key", SAMPLES, cut=0)
+    file = place / "tokens" / "key.npz"
+    content = file.read_bytes()
+    tokens = np.arange(1, 7, dtype=np.int32).tobytes()
+    assert content.count(tokens) == 1
+    file.write_bytes(content.replace(tokens, tokens[:-1] + b"\1"))
+    assert cache.load("key", SAMPLES.labels) is None
+    assert "tokenised again" in caplog.text
+
+
+def test_tokens_that_are_too_many_for_memory_go_to_a_file_that_is_gone_at_the_end(place, monkeypatch):
+    texts, seconds = ["a b a", "b", "a a b b"] * 5, ["b", "a a", "b"] * 5
+    words = tokenizer(model_input_names=["input_ids", "token_type_ids"])
+    monkeypatch.setattr(encoding, "CHUNK", 2)
+
+    def encoded():
+        return tokenise(texts, np.zeros(15, dtype=int), words, 4, seconds)
+
+    (inside, cut), _ = encoded(), monkeypatch.setattr(ragged, "IN_MEMORY", 40)
+    outside, cut_too = encoded()
+    assert isinstance(outside.tokens.values, np.memmap) and not isinstance(inside.tokens.values, np.memmap)
+    assert cut == cut_too > 0
+    assert [list(row) for row in outside.tokens] == [list(row) for row in inside.tokens]
+    assert [list(row) for row in outside.segments] == [list(row) for row in inside.segments]
+    assert list((place / "tokens").iterdir()) == []
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "spill", full)
+    with pytest.raises(DataError, match=r"room on disk for tokens .* No space left"):
+        encoded()
 
 
 def test_a_file_that_cannot_be_read_is_said_and_made_anew(place, caplog):

@@ -88,8 +88,8 @@ def test_all_that_a_server_sees_is_sent_and_nothing_else(recorded, setting):
     everything = set().union(*recorded.values())
     seen = {one.field for one in LEAVES if getattr(one, setting) not in ("nobody", "sum")}
     if setting == "plain":
-        # Sent with a memory budget, and of a language model, alone.
-        seen -= {"update.metrics.process_bytes", "update.metrics.widest_labels"}
+        # Sent with a memory budget, of a language model, and where activations are kept, alone.
+        seen -= {f"update.metrics.{name}" for name in ("process_bytes", "widest_labels", "passes_below")}
     assert everything == seen
     assert {f"facts.{name}" for name in ClientInfo.model_fields} <= seen
 

@@ -135,6 +135,22 @@ def test_the_divisor_does_not_depend_on_who_came():
     assert all(torch.equal(one[name], counts[0][name]) for one in counts for name in one)
 
 
+def test_of_many_clients_alike_some_stand_for_all():
+    clients = tuple(Client(k, k % 2, TIERS[k % 2], samples=10) for k in range(8000))
+    many, asked = replace(FEDERATION, clients=clients), []
+    random = private_method(METHODS["rgd-hla"].bind(pattern="uniform"), settings())
+    for method, held in ((bound(settings()), (4000, 4000, 8000)), (random, (4000 + 4000 / 3,) * 3)):
+
+        def allocate(context, method=method):
+            asked.append(context.client.id)
+            return method.allocate(context)
+
+        counts = planned_counts(context_of(method, federation=many), allocate)
+        found = [float(counts[f"{l}.lora_B.weight"].max()) for l in range(L)]
+        assert found == pytest.approx(held, rel=0.05 if method is random else 0) and sum(found) == 16_000
+    assert len(asked) == 4000 == 2 * len({*asked})  # the same of each tier, of its 4000, in either
+
+
 def test_a_block_that_nobody_trained_is_distributed_like_noise_and_one_outside_the_plan_does_not_change():
     how = settings(noise=2.0, clip=0.5, last_blocks=2)
     method = bound(how)

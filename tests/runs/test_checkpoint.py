@@ -121,11 +121,22 @@ def test_trailing_bytes_are_seen():
 
 
 def test_a_later_format_says_who_wrote_it(monkeypatch):
-    monkeypatch.setattr(checkpoints, "VERSION", 2)
-    payload = encode(saved())
+    monkeypatch.setattr(checkpoints, "MANY", 0)
+    payload = encode(Checkpoint(0, replace(state(), head_clients=(0, 2))))
     monkeypatch.setattr(checkpoints, "VERSION", 1)
-    with pytest.raises(RunFolderError, match=rf"found 2, written by fedhello {re.escape(version('fedhello'))}\."):
+    with pytest.raises(
+        RunFolderError,
+        match=rf"of format 1 or earlier; found 2, written by fedhello {re.escape(version('fedhello'))}\.",
+    ):
         decode(payload)
+
+
+def test_many_clients_behind_a_head_are_written_as_ranges():
+    ids = (*range(3), *range(5, 100_000), 200_000)
+    payload = encode(Checkpoint(0, replace(state(), head_clients=ids)))
+    assert decode(payload).state.head_clients == ids
+    assert b"[[0, 2], [5, 99999], [200000, 200000]]" in payload.replace(b"\\", b"")
+    assert len(payload) < len(PAYLOAD) + 100
 
 
 def test_the_newest_are_kept(tmp_path):

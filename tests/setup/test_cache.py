@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fedhello.client.settings import TrainingSettings
-from fedhello.setup.cache import cache_notes
+from fedhello.setup.cache import cache_notes, keeping
 from fedhello.types import Budget, Client
 
 SETTINGS = TrainingSettings(
@@ -15,7 +15,9 @@ ROOM = 10**6
 
 def notes(model, data, rooms, protects_samples=False, **settings):
     clients = [Client(k, 0, Budget(blocks=1, cache=room), len(data[k])) for k, room in enumerate(rooms)]
-    return cache_notes(model, clients, data, replace(SETTINGS, **settings), protects_samples)
+    tiers, largest = [client.budget for client in clients], data[max(data)]
+    found = keeping(model, tiers, largest, replace(SETTINGS, **settings), protects_samples)
+    return cache_notes(found, clients, data)
 
 
 @pytest.fixture

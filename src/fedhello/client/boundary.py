@@ -7,14 +7,21 @@ sample in each epoch, and in each round while no weight below changes. A client 
 The activations are those of that one pass, whether they are kept or computed again, so a result does not depend on what
 is kept. Other batches than those of the steps have other padding, and matrix products of another shape: a result
 differs from that of steps that run all blocks by rounding, but by no more.
+
+They are kept in memory, or in mapped files without a name, which are gone once nobody holds them, however a run ends.
 """
 
 import hashlib
 import logging
+import os
+import sys
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,7 +37,28 @@ from fedhello.model.below import going_on_from, output_of, weights_below
 logger = logging.getLogger("fedhello")
 
 MOST = 2**30
-"""Bytes of activations that a process keeps, of all clients together; the least recently used go first."""
+"""Bytes of activations that a process keeps in memory, of all clients together; the least recently used go first."""
+
+Rows = Callable[[int, Tensor], Tensor]
+"""Makes room: (how many rows, a tensor of such rows) → a tensor of as many, with any values."""
+
+
+def in_memory(count: int, like: Tensor) -> Tensor:
+    """Return room in main memory, also for a model on a GPU: what a step takes of it is small."""
+    return torch.empty(count, *like.shape[1:], dtype=like.dtype)
+
+
+def in_file(count: int, like: Tensor, *, folder: Path) -> Tensor:
+    """Return room in a file that is mapped.
+
+    Raises:
+        OSError: If the folder has no room; without the allocation here, that would end the process later.
+    """
+    size = count * like.shape[1:].numel()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:  # loses its name here, while the mapping stays
+        os.posix_fallocate(file.fileno(), 0, size * like.element_size())
+        return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(count, *like.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -42,12 +70,14 @@ class Kept:
         data: The samples.
         rows: Texts: of all tokens, one after the other; else of all samples.
         lengths: Texts: the tokens of each sample; else None.
+        is_mapped: Whether they are in a file.
     """
 
     key: str
     data: Samples
     rows: Tensor
     lengths: np.ndarray | None
+    is_mapped: bool = False
 
     def count(self, data: Samples) -> int:
         """Return how many rows samples of this kind take."""
@@ -77,10 +107,17 @@ def places(lengths: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 class BoundaryCache:
-    """The activations that a process keeps for its clients; the oldest give way beyond ``most`` bytes."""
+    """The activations that a process keeps for its clients.
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    Args:
+        most: Beyond so many bytes in memory the oldest give way; in files, each client's own limit is the only one.
+        folder: Where the files are; None keeps them in memory.
+    """
+
+    def __init__(self, most: int = MOST, folder: Path | None = None) -> None:
+        self._most = most if folder is None else sys.maxsize
+        self._folder = folder
+        self._rows: Rows = in_memory if folder is None else partial(in_file, folder=folder)
         self._held: OrderedDict[int, Kept] = OrderedDict()
         self._forms: dict[Cut, Form | str] = {}
         self._digests: dict[str, tuple[Tensor, int, bytes]] = {}
@@ -117,19 +154,19 @@ class BoundaryCache:
         kept = self._held.pop(client, None)
         memory = StepMemory(model.module.parameters()) if measure else None
         filled = kept is None or kept.key != key or kept.data is not data
-        if kept is None or filled:
-            kept = computed(model, data, cut, form, key, most, memory)
+        try:
+            if kept is None or filled:
+                kept = computed(model, data, cut, form, key, most, memory, self._rows)
+        except OSError as error:
+            self._not_used(f"are not kept: {self._folder} has no room for them ({error.strerror or error})")
+            return None
         if kept is None:
             self._not_used(f"of client {client} are not kept: they take more than its {human_bytes(most)}")
             return None
-        self._held[client] = kept
+        kept = self._held[client] = replace(kept, is_mapped=self._folder is not None)
         while self.nbytes > self._most and len(self._held) > 1:
             self._held.popitem(last=False)
         return Reuse(model, blocks, form, kept, filled, 0 if memory is None else memory.peak_bytes)
-
-    def forget(self, client: int) -> None:
-        """Keep nothing of a client any more."""
-        self._held.pop(client, None)
 
     def _not_used(self, why: str) -> None:
         if why not in self._said:
@@ -182,21 +219,28 @@ class Reuse:
             yield
 
     def counted(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return a training's metrics with the pass counted, and without what is kept, which has its own budget.
+        """Return a training's metrics with its pass below counted, and without what is kept, beside ``memory``.
 
         Args:
             metrics: Those of the steps, and ``process_bytes`` of all.
         """
-        found = dict(metrics)
+        found = {**metrics, "passes_below": float(self.filled)}
         if "peak_bytes" in found:
             found["peak_bytes"] = max(found["peak_bytes"], self.peak_bytes)
-        if "process_bytes" in found and self.filled:
+        if "process_bytes" in found and self.filled and not self.kept.is_mapped:
             found["process_bytes"] = max(0, found["process_bytes"] - self.kept.rows.nbytes)
         return found
 
 
 def computed(
-    model: LoraModel, data: Samples, cut: Cut, form: Form, key: str, most: int, memory: StepMemory | None = None
+    model: LoraModel,
+    data: Samples,
+    cut: Cut,
+    form: Form,
+    key: str,
+    most: int,
+    memory: StepMemory | None = None,
+    rows: Rows = in_memory,
 ) -> Kept | None:
     """Return the activations of a client's samples; None if they take more than so many bytes.
 
@@ -208,6 +252,10 @@ def computed(
         key: The digest that they are kept under.
         most: The most bytes.
         memory: Measures the first, widest batch; None measures nothing.
+        rows: Makes room for them.
+
+    Raises:
+        OSError: If that fails.
     """
     last = cut.blocks(model)[-1]
     lengths = data.lengths()
@@ -218,7 +266,7 @@ def computed(
         with torch.no_grad(), memory if memory is not None and kept is None else nullcontext():
             states = form.states(output_of(last, form.calls, _bound(cut, model, batch)))
         if kept is None:
-            kept = _room(data, states, lengths, key, most, "attention_mask" in batch.inputs)
+            kept = _room(data, states, lengths if "attention_mask" in batch.inputs else None, key, most, rows)
         if kept is None:
             return None
         if kept.lengths is None:
@@ -233,14 +281,11 @@ def _bound(cut: Cut, model: LoraModel, batch: Batch) -> Callable[[], object]:
     return lambda: cut.predict(model, batch)
 
 
-def _room(data: Samples, states: Tensor, lengths: np.ndarray, key: str, most: int, texts: bool) -> Kept | None:
+def _room(data: Samples, states: Tensor, lengths: np.ndarray | None, key: str, most: int, rows: Rows) -> Kept | None:
     """Return the room for all samples' activations, by those of one batch; None if it takes too much."""
-    # In main memory, also for a model on a GPU: what a step takes of it is small.
-    none = torch.empty(0, *states.shape[2 if texts else 1 :], dtype=states.dtype)
-    room = Kept(key, data, none, lengths if texts else None)
-    if bytes_kept(data, room) > most:
-        return None
-    return replace(room, rows=none.new_empty(room.count(data), *none.shape[1:]))
+    none = torch.empty(0, *states.shape[1 if lengths is None else 2 :], dtype=states.dtype)
+    room = Kept(key, data, none, lengths)
+    return None if bytes_kept(data, room) > most else replace(room, rows=rows(room.count(data), none))
 
 
 def bytes_kept(data: Samples, like: Kept) -> int:

@@ -94,6 +94,7 @@ def calibrate(
             head_only_peak=some(head_only).with_more(len(absent), [below_each]).peak([*range(L), None], above=False),
             flops={kind: some(runs).through(partial(_flops, l)) for kind, (runs, l) in kinds.items()},
             flops_outside=some(head_only).through(lambda step: step.all_flops(len(absent))),
+            forward=some(head_only).through(lambda step: step.forward_flops[-1]),
             block_bytes=bytes_by_block(model),
             head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
             transient_loss=some(ends[KEEP]).with_more(-1, [left[KEEP, "frozen"]]).peak([None]),

@@ -190,6 +190,7 @@ class StepCosts:
         margin: Bytes that a step in which some block has a policy took beyond the others, at the most.
         shortfall: Their largest share of a predicted peak, by policy.
         surplus: The most by which a small batch is predicted too high, as a share of its measured peak, by policy.
+        forward: FLOPs of a block's forward pass.
     """
 
     saved: Mapping[Kind, Growth]
@@ -221,6 +222,7 @@ class StepCosts:
     margin: Mapping[ActivationPolicy, int] = field(default_factory=dict)
     shortfall: Mapping[ActivationPolicy, float] = field(default_factory=dict)
     surplus: Mapping[ActivationPolicy, float] = field(default_factory=dict)
+    forward: Growth = NOTHING
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
         """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.
@@ -262,6 +264,7 @@ class StepCosts:
             below_each=fits.below_each.of(step),
             left=in_step(fits.left),
             margin=self.margin,
+            forward=self.forward.of(everything),
         )
 
 
@@ -292,7 +295,8 @@ def batch_shapes(
 def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -> Update:
     """Return an update with the predicted costs of its widest step and of its round added to its metrics.
 
-    The server computes them itself. FLOPs are those of the same number of steps on batches of the round's mean shape.
+    The server computes them itself. FLOPs are those of the same number of steps on batches of the round's mean shape;
+    a client with kept activations says how often its blocks below ran.
     """
     if costs is None:
         return update
@@ -301,7 +305,10 @@ def predicted(update: Update, allocation: Allocation, costs: StepCosts | None) -
     sizes = ("widest_samples", "widest_tokens", "widest_labels")
     shape = tuple(int(update.metrics[size]) for size in sizes if size in update.metrics)
     mean = samples / steps, update.metrics["tokens"] / samples
-    found = needs(costs.at(shape, [mean]), allocation, first_step=steps == 1)
+    at = costs.at(shape, [mean])
+    if "passes_below" in update.metrics:
+        at = at.with_kept_activations(min(1.0, update.metrics["passes_below"] * update.metrics["batches"] / steps))
+    found = needs(at, allocation, first_step=steps == 1)
     more = {
         "predicted_saved_bytes": found.saved_bytes,
         "predicted_peak_bytes": found.peak_bytes,

@@ -19,7 +19,7 @@ ALWAYS_MEASURED = (
 """Metrics that ``local_training`` always measures."""
 
 
-METRICS = (*ALWAYS_MEASURED, "widest_labels", "saved_bytes", "peak_bytes", "process_bytes")
+METRICS = (*ALWAYS_MEASURED, "widest_labels", "saved_bytes", "peak_bytes", "process_bytes", "passes_below")
 """All metrics that ``local_training`` can measure."""
 
 

@@ -39,7 +39,7 @@ from fedhello.strategy import options_model
 
 IRRELEVANT = (
     "run.name", "run.out", "run.track", "run.checkpoint_every", "run.keep", "run.wait", "run.deadline_floor",
-    "run.deadline_factor", "run.workers",
+    "run.deadline_factor", "run.workers", "run.cache_folder",
 )  # fmt: skip
 """Keys that do not affect a result: the run's folder, trackers, checkpoints, waiting times and processes."""
 

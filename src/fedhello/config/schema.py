@@ -332,6 +332,7 @@ class RunConfig(Section):
     deadline_factor: float = Field(3.0, ge=1)
     device: str = "auto"
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    cache_folder: str | None = None
     out: str = "runs"
     name: Annotated[str, AfterValidator(_folder_name)] | None = None
     checkpoint_every: int = Field(1, ge=1)

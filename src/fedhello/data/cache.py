@@ -1,18 +1,23 @@
-"""A cache of tokens on disk, keyed by the tokenised content."""
+"""A cache of tokens on disk, keyed by the tokenised content.
+
+Tokens of more than ``ragged.IN_MEMORY`` bytes are not read but mapped: the system reads what a batch needs, and may
+forget it again, so that data sets may be larger than memory.
+"""
 
 import hashlib
 import os
+import struct
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from fedhello.data.batches import Examples
-from fedhello.data.ragged import Ragged
+from fedhello.data.ragged import IN_MEMORY, Ragged
 from fedhello.notes import logger
 
 VARIABLE = "FEDHELLO_CACHE"
@@ -20,6 +25,9 @@ VARIABLE = "FEDHELLO_CACHE"
 
 LEAST = 5000
 """The least number of samples for which tokens are cached."""
+
+ROWS = ("tokens", "segments")
+"""The arrays of the file that have a number per token."""
 
 FORMAT = "3"
 """Version of the files and of the tokenisation; files of other versions are not used."""
@@ -58,17 +66,48 @@ def load(key: str | None, labels: np.ndarray) -> tuple[Examples, int] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as kept:
-            found = {name: kept[name] for name in kept.files}
+            found = {name: _mapped(path, name) if name in ROWS else kept[name] for name in kept.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         logger.warning("%s cannot be read (%s); its texts are tokenised again", path, error)
         return None
-    ragged = {
-        name: Ragged.joined(found[name].astype(np.int32), found["lengths"])
-        for name in ("tokens", "segments")
-        if name in found
-    }
-    examples = Examples(ragged["tokens"], labels, int(found["pad"]), ragged.get("segments"), found.get("answers"))
+    rows = {name: Ragged.joined(found[name], found["lengths"]) for name in ROWS if name in found}
+    examples = Examples(rows["tokens"], labels, int(found["pad"]), rows.get("segments"), found.get("answers"))
     return examples, int(found["cut"])
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    """Return an array of the file, in memory if it is small; its checksum is right.
+
+    Raises:
+        ValueError, OSError, BadZipFile: If it cannot be read.
+    """
+    with ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as file:
+            if info.file_size <= IN_MEMORY or info.compress_type:
+                return np.asarray(np.lib.format.read_array(file, allow_pickle=False), dtype=np.int32)
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            begin = file.tell()
+            while file.read(2**20):  # reads to the end, where the checksum is compared
+                pass
+    with path.open("rb") as raw:
+        raw.seek(info.header_offset + 26)
+        name_length, extra = struct.unpack("<HH", raw.read(4))
+    offset = info.header_offset + 30 + name_length + extra + begin
+    return np.memmap(path, dtype, "r", offset, shape)
+
+
+def spill() -> IO[bytes]:
+    """Open a file for tokens that are too many for memory; it is gone once it is closed."""
+    where = folder()
+    try:
+        if where is not None:
+            (where / "tokens").mkdir(parents=True, exist_ok=True)
+            return tempfile.TemporaryFile(dir=where / "tokens")
+    except OSError as error:
+        logger.warning("tokens are kept in %s, since %s cannot be written (%s)", tempfile.gettempdir(), where, error)
+    return tempfile.TemporaryFile()
 
 
 def store(key: str | None, examples: Examples, cut: int) -> None:

@@ -5,8 +5,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fedhello.data import cache
 from fedhello.data.batches import Examples
-from fedhello.data.ragged import Ragged
+from fedhello.data.ragged import Gathered
 from fedhello.data.tables import first_line
 from fedhello.errors import DataError
 
@@ -56,23 +57,24 @@ def tokenise(
         chosen_texts = [texts[i] for i in chosen]
         return tokenizer(chosen_texts, *pair, add_special_tokens=True, return_attention_mask=False, **how)
 
-    tokens, segments, whole = [], [], []
+    tokens, segments = Gathered(cache.spill), Gathered(cache.spill)
+    whole, are_told = [], False
     for everyone in _chunks(len(texts)):
         encoded = _taken(lambda chosen: encode(chosen, truncation=False, padding=False, verbose=False), everyone, place)
         sizes = np.array([len(ids) for ids in encoded["input_ids"]], dtype=int)
         if (sizes > max_length).any():
             encoded = _taken(lambda chosen: encode(chosen, truncation=True, max_length=max_length), everyone, place)
-        tokens.append(Ragged.of(encoded["input_ids"]))
-        if seconds is not None and encoded.get("token_type_ids") is not None:
-            segments.append(Ragged.of(encoded["token_type_ids"]))
+        tokens.add(encoded["input_ids"])
+        if are_told := seconds is not None and encoded.get("token_type_ids") is not None:
+            segments.add(encoded["token_type_ids"])
         whole.append(sizes)
     lengths = np.concatenate(whole)
     _check_tokens(lengths, place)
     examples = Examples(
-        Ragged.together(tokens),
+        tokens.rows(),
         np.asarray(labels),
         int(tokenizer.pad_token_id),
-        Ragged.together(segments) if segments else None,
+        segments.rows() if are_told else None,
     )
     return examples, int((lengths > max_length).sum())
 
@@ -104,11 +106,12 @@ def _taken(call: Callable[[Sequence[int]], T], samples: Sequence[int], place: Pl
         ) from error
 
 
-def _check_tokens(counts: np.ndarray, place: Place) -> None:
+def _check_tokens(counts: np.ndarray, place: Place, first: int = 0) -> None:
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         raise DataError(
-            f"expected texts of which the model's tokenizer makes tokens; it makes none of {place(int(empty[0]))}"
+            "expected texts of which the model's tokenizer makes tokens; it makes none of "
+            + place(first + int(empty[0]))
             + (f" ({len(empty)} such texts)" if len(empty) > 1 else "")
             + ". Leave them out."
         )
@@ -148,16 +151,18 @@ def tokenise_instructions(
         before = _prompt_ids([opened for opened, _ in texts], tokenizer)
         return list(zip(before, _ids([answer for _, answer in texts], tokenizer), strict=True))
 
-    found = _taken(encode, range(len(pairs)), place)
-    before, after = [list(ids) for ids, _ in found], [list(ids) for _, ids in found]
-    _check_tokens(np.array([len(ids) for ids in before]), place)
-    _check_tokens(np.array([len(ids) for ids in after]), place)
-    long = [i for i in range(len(pairs)) if len(before[i]) + len(after[i]) > max_length]
-    for i in long:
-        before[i], after[i] = _shortened(pairs[i][0], after[i], tokenizer, max_length)
-    tokens = Ragged.of([*b, *a] for b, a in zip(before, after, strict=True))
-    answers = np.array([len(b) for b in before])
-    return Examples(tokens, np.asarray(labels), int(tokenizer.pad_token_id), answers=answers), len(long)
+    tokens, answers, cut = Gathered(cache.spill), np.zeros(len(pairs), dtype=int), 0
+    for everyone in _chunks(len(pairs)):
+        found = _taken(encode, everyone, place)
+        for part in zip(*found, strict=True):
+            _check_tokens(np.array([len(ids) for ids in part]), place, everyone[0])
+        for j, (before, after) in enumerate(found):
+            if len(before) + len(after) > max_length:
+                found[j] = _shortened(pairs[everyone[j]][0], after, tokenizer, max_length)
+                cut += 1
+        tokens.add([*before, *after] for before, after in found)
+        answers[everyone] = [len(before) for before, _ in found]
+    return Examples(tokens.rows(), np.asarray(labels), int(tokenizer.pad_token_id), answers=answers), cut
 
 
 def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | None = None) -> list[list[int]]:

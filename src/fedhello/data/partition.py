@@ -127,10 +127,13 @@ def dirichlet(labels: np.ndarray, clients: int, alpha: float, minimum: int, rng:
         shares = rng.dirichlet(np.full(clients, alpha))
         for part, positions in zip(held, _cut(members, shares), strict=True):
             part.extend(positions.tolist())
+    most = [(-len(part), k) for k, part in enumerate(held)]  # a heap: of those with most, the first
+    heapq.heapify(most)
     for part in held:
         while len(part) < minimum:
-            richest = max(held, key=len)
-            part.append(richest.pop(int(rng.integers(len(richest)))))
+            size, k = most[0]  # more than the minimum, so none that was filled up
+            part.append(held[k].pop(int(rng.integers(-size))))
+            heapq.heapreplace(most, (size + 1, k))
     return _sorted(held)
 
 
@@ -194,24 +197,24 @@ def natural(groups: Sequence[str], clients: int, rng: np.random.Generator) -> Pa
         DataError: If a group has fewer samples than it has clients.
     """
     names, member_of = np.unique(np.asarray(groups), return_inverse=True)
-    members = _members(member_of, len(names))
+    of_group = members(member_of, len(names))
     if len(names) >= clients:
         held: list[list[int]] = [[] for _ in range(clients)]
         least = [(0, k) for k in range(clients)]  # a heap: of those with least, the first
-        for positions in sorted(members, key=len, reverse=True):
+        for positions in sorted(of_group, key=len, reverse=True):
             size, k = least[0]
             held[k].extend(positions.tolist())
             heapq.heapreplace(least, (size + len(positions), k))
         return _shuffled(held, rng)
     counts = np.ones(len(names), dtype=int)
-    most = [(-float(len(positions)), g) for g, positions in enumerate(members)]
+    most = [(-float(len(positions)), g) for g, positions in enumerate(of_group)]
     heapq.heapify(most)
     for _ in range(clients - len(names)):
         _, g = most[0]
         counts[g] += 1
-        heapq.heapreplace(most, (-len(members[g]) / counts[g], g))
+        heapq.heapreplace(most, (-len(of_group[g]) / counts[g], g))
     parts: Parts = []
-    for name, positions, count in zip(names, members, counts, strict=True):
+    for name, positions, count in zip(names, of_group, counts, strict=True):
         if len(positions) < count:
             raise DataError(f"expected group {str(name)!r} to have a sample for each of its {count} clients")
         parts += np.array_split(rng.permutation(positions), count)
@@ -242,10 +245,10 @@ def by_group(groups: Sequence[str], clients: int, in_memory: bool = False) -> Pa
             f"expected data.clients to be {len(names)}, the number of files with samples to train on, since each file "
             f"is one client's; found {clients}"
         )
-    return _members(member_of, len(names))
+    return members(member_of, len(names))
 
 
-def _members(member_of: np.ndarray, groups: int) -> Parts:
+def members(member_of: np.ndarray, groups: int) -> Parts:
     """Return the positions of each group's samples, ascending, from the group of each sample, in one pass."""
     ends = np.cumsum(np.bincount(member_of, minlength=groups))
     return np.split(np.argsort(member_of, kind="stable"), ends[:-1])

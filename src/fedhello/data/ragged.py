@@ -1,10 +1,13 @@
 """Rows of different lengths in one array, so that a million short rows take no object each."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
+from typing import IO
 
 import numpy as np
+
+from fedhello.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,7 +15,7 @@ class Ragged:
     """Rows of whole numbers; a part of them shares the numbers.
 
     Attributes:
-        values: The numbers of all rows, int32.
+        values: The numbers of all rows, int32, in memory or mapped from a file; never written to.
         starts: Where each row begins in them, shape (n,).
         sizes: How many numbers each row has, shape (n,).
     """
@@ -56,6 +59,8 @@ class Ragged:
     def flat(self) -> np.ndarray:
         """Return the numbers of these rows alone, one row after the other."""
         begins = np.cumsum(self.sizes) - self.sizes
+        if begins.shape == self.starts.shape and len(self.values) == self.sizes.sum() and (begins == self.starts).all():
+            return self.values
         numbers: np.ndarray = self.values[np.repeat(self.starts - begins, self.sizes) + np.arange(self.sizes.sum())]
         return numbers
 
@@ -70,3 +75,54 @@ class Ragged:
         """Return where the table has numbers of the rows, shape (n, longest)."""
         where: np.ndarray = np.arange(self.sizes.max(initial=0)) < self.sizes[:, None]
         return where
+
+
+IN_MEMORY = 2**25
+"""The most bytes of numbers that are gathered in memory; more go to a file, from which they are read where needed."""
+
+
+@dataclass
+class Gathered:
+    """Rows that come in parts.
+
+    Attributes:
+        opened: Opens a file that is gone once it is closed, for numbers that are more than ``IN_MEMORY``.
+    """
+
+    opened: Callable[[], IO[bytes]]
+    _parts: list[Ragged] = field(default_factory=list, init=False)
+    _sizes: list[np.ndarray] = field(default_factory=list, init=False)
+    _file: IO[bytes] | None = field(default=None, init=False)
+
+    def add(self, rows: Iterable[Sequence[int]]) -> None:
+        """Add rows after those before.
+
+        Raises:
+            DataError: If the file has no room for them.
+        """
+        part = Ragged.of(rows)
+        self._sizes.append(part.sizes)
+        self._parts.append(part)
+        if sum(one.values.nbytes for one in self._parts) > IN_MEMORY:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            self._file = self._file or self.opened()
+            for part in self._parts:
+                self._file.write(part.values.data)
+            self._file.flush()
+        except OSError as error:
+            raise DataError(
+                f"expected room on disk for tokens that are too many for memory; found none: {error}. Make room, or "
+                "name another folder in the environment variable FEDHELLO_CACHE."
+            ) from error
+        self._parts.clear()
+
+    def rows(self) -> Ragged:
+        """Return all rows of at least one part."""
+        if self._file is None:
+            return Ragged.together(self._parts)
+        self._write()
+        with self._file as file:  # the mapping stays
+            return Ragged.joined(np.memmap(file, np.int32, mode="r"), np.concatenate(self._sizes))

@@ -2,12 +2,15 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from fedhello.engine.tensors import short
 from fedhello.errors import UpdateError
 from fedhello.safe_tensors import stated
-from fedhello.types import NoisySteps
+from fedhello.types import Adapter, Allocation, NoisySteps
 
 LONGEST_TASK_HEADER = 2**16
 """The most characters of a task's JSON, enough for thousands of blocks."""
@@ -73,3 +76,20 @@ def no_tensors(reason: str) -> UpdateError:
 def no_header(reason: str) -> UpdateError:
     """Return the error for bytes that are no header."""
     return UpdateError(f"{reason} in the header", "malformed")
+
+
+def check_correction(correction: Mapping[str, Tensor], adapter: Adapter, allocation: Allocation) -> None:
+    """Check that a correction is of tensors that train, in their shapes, and finite.
+
+    Args:
+        correction: By name.
+        adapter: Of the task.
+        allocation: Of the task.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    trained = adapter.names(allocation)
+    for name, value in correction.items():
+        if name not in trained or value.shape != adapter.tensors[name].shape or not bool(value.isfinite().all()):
+            raise ValueError(f"a correction of {name}, which is not a trained tensor")

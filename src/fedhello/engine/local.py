@@ -21,7 +21,8 @@ from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.replies import Reply, packed, unpacked
 from fedhello.engine.scores import score_reply
-from fedhello.engine.wire import decode, encode_task, encode_tensors, encode_update, expect
+from fedhello.engine.sizes import task_bytes
+from fedhello.engine.wire import decode, encode_tensors, encode_update, expect
 from fedhello.engine.workers import IN_TURN, Said, Workers, in_parallel
 from fedhello.errors import UpdateError
 from fedhello.factors import without_tail
@@ -134,7 +135,7 @@ class LocalEngine:
 
     def _gone(self, task: Task, why: str) -> Update | Rejection:
         """Return the reply for a client whose process left none."""
-        bytes_down = len(encode_task(task))
+        bytes_down = task_bytes(task)
         if task.clip is not None and task.steps is None:
             return self._nothing(task, why, bytes_down)
         return Rejection(task.client, task.round, "lost", f"nothing came back: {why}", bytes_down)
@@ -167,11 +168,11 @@ class LocalEngine:
         return [clients[i] for i in rng.permutation(len(clients))]
 
     def _absent(self, task: Task, reason: Reason, detail: str) -> Rejection:
-        return Rejection(task.client, task.round, reason, detail, len(encode_task(task)))
+        return Rejection(task.client, task.round, reason, detail, task_bytes(task))
 
     def _reply(self, task: Task, client: Client, heads: Heads | None) -> Update | Rejection:
         """Train one client and pass its update through the same encoding and checks as on a network."""
-        bytes_down = len(encode_task(task))
+        bytes_down = task_bytes(task)
         if task.steps is not None:
             return self._private_reply(task, client, task.steps, bytes_down)
         personal = () if heads is None else self.model.head_names
@@ -300,7 +301,7 @@ class LocalEngine:
         for client in request.clients:
             task = request.task(client.id)
             lost = self._lost(task)
-            bytes_down = len(encode_task(task))
+            bytes_down = task_bytes(task)
             if lost is not None:
                 yield ScoreReply((client.id,), None, lost.detail, bytes_down)
                 continue

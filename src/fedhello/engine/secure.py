@@ -118,7 +118,7 @@ class SecureEngine:
         )
         here = {k for k in started if self._people.sends(k)}
         replies = iter(replace(self.inner, dropout=0.0).train([asked[k] for k in asked if k in here], heads))
-        samples = {client.id: client.samples for client in self.agreed.federation.clients}
+        clients = self.agreed.federation.by_id
         for k, task in asked.items():
             group = self._secure.of(k) if k in here else None
             if group is None:
@@ -134,7 +134,7 @@ class SecureEngine:
                 yield Rejection(k, task.round, error.reason, str(error), reply.bytes_down, bytes_up)
                 continue
             sizes = reply.bytes_down + bytes_down, masked.nbytes + bytes_up
-            yield Update(k, task.round, samples[k], {MASKED: torch.from_numpy(masked.view("<i4"))}, {}, *sizes)
+            yield Update(k, task.round, clients[k].samples, {MASKED: torch.from_numpy(masked.view("<i4"))}, {}, *sizes)
 
     def unmask(self, vectors: Iterable[tuple[int, np.ndarray]]) -> Opened:
         """Add up the masked vectors of the round that is under way, and return the sum of the vectors.

@@ -14,14 +14,22 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
 from fedhello.client.settings import ALWAYS_MEASURED, METRICS
-from fedhello.engine.headers import as_components, as_steps, no_header, no_tensors, task_header, tensor_header
+from fedhello.engine.headers import (
+    as_components,
+    as_steps,
+    check_correction,
+    no_header,
+    no_tensors,
+    task_header,
+    tensor_header,
+)
 from fedhello.engine.tensors import check_bounds, check_names, check_values, short
 from fedhello.errors import UpdateError
 from fedhello.factors import part, spread
@@ -112,6 +120,11 @@ def decode_tensors(payload: bytes) -> dict[str, Tensor]:
 
 def encode_task(task: Task) -> bytes:
     """Serialise a task, without tensors that the client knows, and with the products that it missed."""
+    return written_header(task) + encode_tensors(sent_tensors(task))
+
+
+def written_header(task: Task) -> bytes:
+    """Return what precedes the tensors of a task."""
     allocation = task.allocation
     header: dict[str, object] = {"round": task.round, "blocks": allocation.blocks, "policies": allocation.policies}
     if allocation.components:
@@ -128,10 +141,13 @@ def encode_task(task: Task) -> bytes:
         header["clip"] = task.clip
     if task.steps is not None:
         header["steps"] = asdict(task.steps)
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def sent_tensors(task: Task) -> dict[str, Tensor]:
+    """Return the tensors of a task by their names in the message."""
     sent = {name: value for name, value in task.adapter.tensors.items() if name not in task.known}
-    sent |= task.missed
-    sent |= {CORRECTION + name: value for name, value in task.correction.items()}
-    return json.dumps(header, separators=(",", ":")).encode() + encode_tensors(sent)
+    return {**sent, **task.missed, **{CORRECTION + name: value for name, value in task.correction.items()}}
 
 
 def expect(
@@ -196,12 +212,13 @@ def upload_bound(adapter: Adapter, metrics: Iterable[str]) -> tuple[tuple[int, .
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the most bytes of each tensor: its values and its entry in the header of safetensors."""
     total = sum(value.nbytes for value in tensors.values())
-    return {name: value.nbytes + _entry_size(name, value, total) for name, value in tensors.items()}
+    return {name: value.nbytes + _entry_size(name, tuple(value.shape), total) for name, value in tensors.items()}
 
 
-def _entry_size(name: str, value: Tensor, total: int) -> int:
+@lru_cache(maxsize=4096)
+def _entry_size(name: str, shape: tuple[int, ...], total: int) -> int:
     """Return the bytes of a tensor's entry with the longest possible offsets."""
-    entry = {"dtype": "BF16", "shape": [*value.shape], "data_offsets": [total, total]}
+    entry = {"dtype": "BF16", "shape": shape, "data_offsets": [total, total]}
     return len(json.dumps({name: entry}, separators=(",", ":")))
 
 
@@ -352,7 +369,7 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         known = {name: block_of[name] for name in values if name in block_of}
         adapter = Adapter({}, known).with_tensors(values)
         correction = {name.removeprefix(CORRECTION): value for name, value in tensors.items() if name not in values}
-        _check_correction(correction, adapter, allocation)
+        check_correction(correction, adapter, allocation)
         lr, clip = header.get("lr"), header.get("clip")
         for value, what in ((lr, "learning rate"), (clip, "clip")):
             if value is not None and not 0 < value < math.inf:
@@ -362,13 +379,6 @@ def decode_task(payload: bytes, client: int, block_of: Mapping[str, int | None])
         return Task(client, round_, allocation, adapter, correction=correction, lr=lr, clip=clip, steps=steps)
     except Exception as error:  # the server is trusted about what to train, but its bytes may be malformed
         raise UpdateError(f"expected a task for this model; {short(str(error))}", "malformed") from error
-
-
-def _check_correction(correction: Mapping[str, Tensor], adapter: Adapter, allocation: Allocation) -> None:
-    trained = adapter.names(allocation)
-    for name, value in correction.items():
-        if name not in trained or value.shape != adapter.tensors[name].shape or not bool(value.isfinite().all()):
-            raise ValueError(f"a correction of {name}, which is not a trained tensor")
 
 
 def _tensors(body: bytes, expected: Mapping[str, Tensor], kept: int | None = None) -> dict[str, Tensor]:
@@ -383,5 +393,5 @@ def _tensors(body: bytes, expected: Mapping[str, Tensor], kept: int | None = Non
 
 def _check_names(body: bytes, tensors: Mapping[str, Tensor]) -> None:
     """Check the names in the header of safetensors, before any tensor is read."""
-    most = int(SLACK * sum((_entry_size(n, v, len(body)) for n, v in tensors.items()), LONGEST_HEADER))
+    most = int(SLACK * sum((_entry_size(n, tuple(v.shape), len(body)) for n, v in tensors.items()), LONGEST_HEADER))
     check_names(tensor_header(body, most).keys(), tensors)

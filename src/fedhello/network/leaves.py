@@ -68,6 +68,7 @@ _METRICS = (
     ("saved_bytes", "bytes kept for backward in its first step (train.measure_memory)"),
     ("peak_bytes", "most bytes of tensors in its first step (train.measure_memory)"),
     ("process_bytes", "by how much its process grew (with a memory budget)"),
+    ("passes_below", "passes through the blocks below its lowest trained one, if it keeps activations"),
 )
 
 LEAVES: tuple[Leaf, ...] = (

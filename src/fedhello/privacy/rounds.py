@@ -25,11 +25,12 @@ clients are drawn, and q is the share of the clients that a round has.
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,9 +39,10 @@ from fedhello.aggregation.sums import SumAggregator
 from fedhello.factors import along_components, part, spread
 from fedhello.privacy.banded import next_noise, remembered
 from fedhello.privacy.noise import factor, gaussian
+from fedhello.randomness import generator
 from fedhello.state import Release
 from fedhello.strategy import AggregationContext, AggregationResult, AllocationContext, BoundMethod, all_pass
-from fedhello.types import Adapter, Allocation, Factors, Federation, Task, Update
+from fedhello.types import Adapter, Allocation, Client, Factors, Federation, Task, Update
 
 CLIP = "privacy/clip"
 """Name of C in the method state."""
@@ -56,6 +58,9 @@ INSIDE_WEIGHT = 0.1
 
 ADAPTION = 0.3
 """η, of C."""
+
+ASKED = 1000
+"""Of more clients with equal budgets than this, so many are asked what they would train, and stand for all."""
 
 ROUNDING = 1e-5
 """A client whose length is within so much of C, relatively, counts as having been shortened to it."""
@@ -239,16 +244,19 @@ def planned_counts(
 ) -> dict[str, Tensor]:
     """Return K p_j: how many of all clients would train each entry in a round, as it broadcasts to the tensors.
 
+    Of more than ``ASKED`` clients with equal budgets, so many stand for all; what none of these would train stays as it
+    is in the round.
+
     Args:
         context: Of the round.
         allocate: Who trains what.
     """
     federation, adapter = context.federation, context.adapter
-    alike: Counter[Allocation] = Counter()
-    for client in federation.clients:
+    alike: dict[Allocation, float] = defaultdict(float)
+    for client, times in representatives(federation, context.round):
         own = AllocationContext(client, federation, context.round, context.scores, method_state=context.method_state)
         if (allocation := allocate(own)) is not None:
-            alike[replace(allocation, policies=())] += 1
+            alike[replace(allocation, policies=())] += times
     counts: dict[str, Tensor] = {}
     for allocation, times in alike.items():
         for name in adapter.names(allocation):
@@ -256,6 +264,19 @@ def planned_counts(
             held[list(allocation.held(adapter.block_of[name] or 0, federation.rank))] = times
             counts[name] = counts.get(name, torch.zeros(())) + along_components(name, held)
     return dict(sorted(counts.items()))
+
+
+def representatives(federation: Federation, round: int) -> Iterator[tuple[Client, float]]:
+    """Yield clients, and how many clients of equal budgets each of them stands for: all, or ``ASKED`` drawn at random.
+
+    Args:
+        federation: The clients.
+        round: t, in which others are drawn than in another round.
+    """
+    for ids in federation.alike.values():
+        rng = generator(federation.seed, "representatives", round, ids[0])
+        asked = ids if len(ids) <= ASKED else np.sort(rng.choice(ids, ASKED, replace=False)).tolist()
+        yield from ((federation.by_id[k], len(ids) / len(asked)) for k in asked)
 
 
 def released_scores(shares: Sequence[Tensor], release: Release, L: int, expected: float) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ server adds Σ w · θ to the sum. Rules that pad (HeLoRA-Pad) are not linear in
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -88,6 +88,7 @@ class SecureRound:
     settings: SecureSettings
     most_samples: int | None = None
     losses: bool = True
+    _encodings: dict[tuple[str, bool], Encoding] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def longest(self) -> int:
@@ -100,9 +101,15 @@ class SecureRound:
         Args:
             allocation: Of one of its clients; which factors train, and whether the head does, is the same for all.
         """
+        kind = allocation.factors, allocation.head
+        if kind not in self._encodings:
+            self._encodings[kind] = self._encoded(allocation)
+        return self._encodings[kind]
+
+    def _encoded(self, allocation: Allocation) -> Encoding:
         federation, shapes = self.federation, self._shapes(allocation)
         weights = {name: weight_shape(name, shape, federation.class_rows) for name, shape in shapes.items()}
-        samples = min(max(client.samples for client in federation.clients), self.most_samples or sys.maxsize)
+        samples = min(max(federation.sizes, default=0), self.most_samples or sys.maxsize)
         return Encoding(
             shapes,
             weights,
@@ -130,7 +137,7 @@ class SecureRound:
     def _shapes(self, allocation: Allocation) -> dict[str, tuple[int, ...]]:
         everything = self._everything(allocation)
         L, R = self.federation.num_blocks, self.federation.rank
-        ranks = {k.id: self.federation.tiers[k.tier].rank or R for k in self.federation.clients}
+        ranks = {k.id: self.federation.tiers[k.tier].rank or R for k in self.federation.one_of.values()}
         held = {k: replace(everything, ranks=(r,) * L) for k, r in ranks.items()}
         context = AggregationContext(self.adapter, self.federation, 0, held)
         ends = {"A": (LORA_A,), "B": (LORA_B,), "AB": (LORA_A, LORA_B)}[allocation.factors]

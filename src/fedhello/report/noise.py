@@ -1,7 +1,7 @@
 """The noise of a run under differential privacy, beside that of other choices under the same budget."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from fedhello.privacy.banded import summed_noise
-from fedhello.privacy.rounds import PrivateRounds, noise_over_clip
+from fedhello.privacy.rounds import PrivateRounds, noise_over_clip, representatives
 from fedhello.privacy.samples import PrivateSteps
 from fedhello.session import Session
 from fedhello.strategy import AllocationContext
@@ -102,11 +102,12 @@ def _planned(session: Session) -> dict[int, int]:
     """Return block → how many of all clients would train it in the first round; ascending."""
     federation = session.federation
     scores = (1.0,) * federation.num_blocks if session.method.scores_due(0) else None
-    found: Counter[int] = Counter()
-    for client in federation.clients:
+    found: dict[int, float] = defaultdict(float)
+    for client, times in representatives(federation, 0):
         allocation = session.method.allocate(AllocationContext(client, federation, 0, scores))
-        found.update(() if allocation is None else allocation.blocks)
-    return dict(sorted(found.items()))
+        for l in () if allocation is None else allocation.blocks:
+            found[l] += times
+    return {l: round(found[l]) for l in sorted(found)}
 
 
 def write_noise(plans: Sequence[NoisePlan]) -> list[dict[str, Any]]:

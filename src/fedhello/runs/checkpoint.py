@@ -13,11 +13,12 @@ stored, since ``fedhello.randomness`` has none. Nothing is pickled.
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from pydantic import TypeAdapter
@@ -31,8 +32,11 @@ from fedhello.state import RunState
 from fedhello.types import Adapter
 
 FORMAT = "fedhello checkpoint"
-VERSION = 1
+VERSION = 2
 """Version of the format; it rises with each change that earlier versions of fedhello cannot read."""
+
+MANY = 1000
+"""With more clients than this behind a head, their ids are written as ranges: that is version 2, all else version 1."""
 
 UNSIGNED = b'"sha256":"' + b"0" * 64 + b'"'
 SHOWN = 5
@@ -78,7 +82,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
     for k, head in (heads or {}).items():
         tensors |= {f"head/{k}/{name}": value for name, value in head.items()}
     metadata = {
-        "version": VERSION,
+        "version": VERSION if len(state.head_clients) > MANY else 1,
         "fedhello": importlib.metadata.version("fedhello"),
         "lines": checkpoint.lines,
         # The order of names is kept, since sums and random draws may depend on it.
@@ -166,7 +170,7 @@ def _plain_state(state: RunState) -> dict[str, Any]:
         "scores": state.scores,
         "excess": dict(state.excess),
         "attempt": state.attempt,
-        "head_clients": state.head_clients,
+        "head_clients": _ranges(state.head_clients) if len(state.head_clients) > MANY else state.head_clients,
         "head_most": state.head_most,
         "selected_round": state.selected_round,
         "forgotten": state.forgotten,
@@ -175,9 +179,19 @@ def _plain_state(state: RunState) -> dict[str, Any]:
     }
 
 
+def _ranges(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Return ascending ids as ranges, each from its first to its last."""
+    breaks = np.flatnonzero(np.diff(ids) != 1)
+    first, last = np.concatenate([[0], breaks + 1]), np.concatenate([breaks, [len(ids) - 1]])
+    return [(ids[i], ids[j]) for i, j in zip(first.tolist(), last.tolist(), strict=True)]
+
+
 def _state_values(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return these parts, read and checked; parts missing in files of earlier versions have their defaults."""
     known = [name for name in _plain_state(RunState(0, Adapter({}, {}))) if name in found]
+    ids = found.get("head_clients", ())
+    if len(ids) and isinstance(ids[0], list):
+        found = {**found, "head_clients": [k for first, last in ids for k in range(first, last + 1)]}
     return {name: TypeAdapter(_TYPES[name]).validate_python(found[name]) for name in known}
 
 

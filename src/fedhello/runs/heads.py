@@ -366,8 +366,7 @@ def _with_head(session: Session, state: RunState, head: Head) -> RunState:
 
 def _declared(session: Session, clients: Sequence[int], most: int | None) -> int:
     """Return the number of samples of some clients, each of which counts for at most ``most``, if not None."""
-    of = set(clients)
-    found = (entry.samples for entry in session.roster if entry.client in of)
+    found = (session.roster[k].samples for k in set(clients))
     return sum(n if most is None else min(n, most) for n in found)
 
 

@@ -101,6 +101,7 @@ def federate(
     shapes: Sequence[Batches],
     steps: StepCosts | None,
     settings: TrainingSettings,
+    keeps: bool = False,
 ) -> tuple[Federation, tuple[str, ...]]:
     """Return the federation of the clients that can be invited, and notes on the others.
 
@@ -110,6 +111,8 @@ def federate(
         shapes: Per client, its widest batch and the batches of a round.
         steps: The costs of steps; None without a prediction.
         settings: The settings of local training.
+        keeps: Whether clients whose tier has a ``cache`` keep activations, which the costs count as computed anew in
+            each round.
 
     Raises:
         ConfigError: If too few clients can be invited.
@@ -119,6 +122,10 @@ def federate(
         for g in range(len(empty.tiers))
     ]
     costs = () if steps is None else tuple(_costs(settings, steps.at(*shape)) for shape in by_tier)
+    costs = tuple(
+        one.with_kept_activations(1 / settings.epochs) if keeps and tier.cache is not None else one
+        for one, tier in zip(costs, empty.tiers, strict=bool(costs))
+    )
     federation = replace(empty, costs=costs)
     invited, notes = _invited(federation, everyone, by_tier, steps, settings)
     return replace(federation, clients=invited), notes

@@ -10,6 +10,7 @@ from fedhello.data import cache
 from fedhello.data.batches import Examples, Images, Pixels, Samples, Tensors
 from fedhello.data.dataset import DataSet, Kind, Picture, taken
 from fedhello.data.encoding import LEAST_PROMPT, rendered, tokenise, tokenise_instructions, tokenise_prompts
+from fedhello.data.partition import members
 from fedhello.data.pictures import DecodedLater, check, decode
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
@@ -200,5 +201,6 @@ def by_domain(data: DataSet, samples: Samples, test: np.ndarray) -> dict[str, Sa
 
     Samples without a group are left out.
     """
-    groups = np.array(data.groups)[test]
-    return {str(name): samples.subset(test[groups == name]) for name in np.unique(groups) if name}
+    names, member_of = np.unique(np.array(data.groups)[test], return_inverse=True)
+    each = zip(names.tolist(), members(member_of, len(names)), strict=True)
+    return {name: samples.subset(test[there]) for name, there in each if name}

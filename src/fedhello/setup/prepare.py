@@ -49,7 +49,7 @@ from fedhello.privacy.rounds import anonymous_federation
 from fedhello.privacy.secure import SecureRound
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
-from fedhello.setup.cache import cache_notes
+from fedhello.setup.cache import Keeping, boundary_cache, cache_notes, keeping
 from fedhello.setup.checks import (
     capped_statistics,
     check_bias,
@@ -154,7 +154,8 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
         costs = masked_costs(
             costs, _global(config, model), config.train.clients_per_round, secure_settings(config.privacy)
         )
-    if costs is not None and protects_samples(config, method):
+    draws = protects_samples(config, method)
+    if costs is not None and draws:
         costs = with_copies(costs, settings.batch_size)
     budgets, measured = with_speeds(budgets, model, costs, settings.autocast == "bfloat16", answer)
     config = with_speeds_of(config, budgets)
@@ -163,7 +164,8 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
     tier_of = tiers_of(shares, empty.tiers, len(parts), model)
     shapes = _shapes(loaded, parts, settings)
     everyone = clients_of(parts, data.labels, tier_of, empty.tiers)
-    federation, left_out = federate(empty, everyone, shapes, costs, settings)
+    kept = Keeping() if private is not None else keeping(model, budgets, samples, settings, draws)
+    federation, left_out = federate(empty, everyone, shapes, costs, settings, kept.sample is not None)
     workers, at_once = workers_of(config.run.workers, model, settings, federation)
     engine = LocalEngine(
         model=model,
@@ -178,15 +180,15 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
         # In one pass a client's texts could change the padding, and so the last bits, of another's features.
         together=(samples, dict(enumerate(parts))) if private is None else None,
         workers=workers,
+        boundary=boundary_cache(config.run.cache_folder),
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
     roster = tuple(
         ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
         for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
     )
-    draws = protects_samples(config, method)
-    kept = cache_notes(model, federation.clients, engine.data, settings, draws) if private is None else ()
-    notes = (*loaded.notes, *chosen, *measured, *left_out, *at_once, *kept)
+    said = cache_notes(kept, federation.clients, engine.data)
+    notes = (*loaded.notes, *chosen, *measured, *left_out, *at_once, *said)
     loaded = replace(loaded, config=config, notes=notes, threads=workers.threads if workers.count > 1 else None)
     if private is not None:
         loaded = with_privacy(loaded, federation, settings)
