@@ -1,8 +1,12 @@
+import mmap
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from fedhello.client.memory import FLOPS, StepMemory
+from fedhello.client.memory import FLOPS, ProcessPeak, StepMemory, return_memory_at_once
+from fedhello.engine.workers import Workers, in_parallel
 
 MEGABYTE = 4 * 256 * 1024
 
@@ -78,3 +82,24 @@ def test_attention_of_heads_that_share_keys_counts_the_products_of_all_heads(ker
     assert FLOPS[getattr(aten, f"_scaled_dot_product_{kernel}")](q, k, k, out_val=q) == 6400
     backward = FLOPS[getattr(aten, f"_scaled_dot_product_{kernel}_backward")]
     assert backward(q, q, k, k, out_val=(q, k, k)) == 16000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied, and measured, on Linux alone")
+def test_a_process_that_is_a_copy_measures_what_the_other_does(tmp_path):
+    """Besides what is allocated, it reads a file into memory, as it does with the code of libraries."""
+    file, size = tmp_path / "file", 64 * MEGABYTE
+    file.write_bytes(bytes(size))
+
+    def measured() -> bytes:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as view:
+            with ProcessPeak(torch.device("cpu")) as peak:
+                assert sum(view[:: mmap.PAGESIZE]) == 0
+                taken = torch.ones(32 * MEGABYTE // 4)
+            del taken
+        return str(peak.peak_bytes).encode()
+
+    held = torch.ones(32 * MEGABYTE // 4)  # a copy of this process copies it when writing, and takes no more by that
+    return_memory_at_once()
+    ((_, copy),) = in_parallel([(0, 1.0)], lambda _: (held.add_(1), measured())[1], Workers(1))
+    assert int(measured()) == pytest.approx(32 * MEGABYTE, rel=0.1)
+    assert int(copy) == pytest.approx(32 * MEGABYTE, rel=0.1)

@@ -1,9 +1,9 @@
 """How many clients train at the same time, and that it changes no bit of a run."""
 
+import os
 import sys
 from dataclasses import replace
 
-import psutil
 import pytest
 import torch
 
@@ -12,16 +12,19 @@ from fedhello.client import loss
 from fedhello.config.load import load_config
 from fedhello.engine.workers import IN_TURN, Workers
 from fedhello.errors import ConfigError
+from fedhello.model.adapter import LoraModel
 from fedhello.setup import workers as module
 from fedhello.setup.model import NAMED
 from fedhello.setup.prepare import load
 from fedhello.setup.workers import workers_of
+from fedhello.types import LORA_A, MERGED_A
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
 
 
 @pytest.fixture
 def four_threads(monkeypatch):
+    monkeypatch.setattr(module, "processors", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(module, "SMALLEST", 1)
 
@@ -57,9 +60,17 @@ def test_small_models_and_single_threads_stay_in_this_process(session, monkeypat
     assert found(session, 2) == (Workers(2, 1), ())
 
 
+def test_auto_takes_no_more_threads_than_the_container_has_processors(four_threads, session, monkeypatch):
+    monkeypatch.setattr(module, "processors", lambda: 2)
+    assert found(session)[0] == Workers(2, 1)
+    monkeypatch.setattr(module, "processors", lambda: 1)
+    assert found(session) == (IN_TURN, ())
+    assert found(session, 2)[0] == Workers(2, 2)
+
+
 def test_auto_takes_no_more_than_memory_allows(four_threads, session, monkeypatch):
     def available(count):
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": count}))
+        monkeypatch.setattr(module, "available_memory", lambda: count)
 
     federation = replace(session.federation, clients_per_round=4)
     available(4 * 2**28)
@@ -81,11 +92,10 @@ def test_a_loss_of_ones_own_is_called_here_unless_asked_otherwise(four_threads, 
 
 
 def test_where_it_cannot_be_it_is_refused(session, monkeypatch):
-    with pytest.raises(ConfigError, match=r"expected run\.workers=1, since a tier states memory, .*; found 2\."):
-        found(session, 2, measure_process=True)
-    assert found(session, "auto", measure_process=True) == (IN_TURN, ())
     monkeypatch.setattr(module, "can_fork", lambda: False)
-    with pytest.raises(ConfigError, match=r"this process cannot make copies of itself"):
+    with pytest.raises(
+        ConfigError, match=r"expected run\.workers=1, since this process cannot make copies .*; found 2\."
+    ):
         found(session, 2)
     assert found(session, 1) == (IN_TURN, ())
 
@@ -131,6 +141,30 @@ def test_no_bit_of_a_run_depends_on_it(place, words):
     assert reports == others
     assert tensors.keys() == again.keys()
     assert all(torch.equal(tensors[name], again[name]) for name in tensors)
+
+
+def test_products_are_merged_once_for_all_clients(place, tmp_path, monkeypatch):
+    """Not in each process: there it would copy all weights, too."""
+    session = fh.prepare(
+        load_config(place / "tiny.yaml", ["method.name=flora", RANKS, "run.workers=2", "train.rounds=2"])
+    )
+    parent, write, seen = os.getpid(), LoraModel.write, tmp_path / "seen"
+
+    def written(model, tensors):
+        versions = [weight._version for weight in frozen]
+        write(model, tensors)
+        if any(name.endswith(MERGED_A) for name in tensors):
+            changed = [weight._version for weight in frozen] != versions
+            with seen.open("ab") as file:
+                file.write(b"p" if os.getpid() == parent and changed else b"c" if changed else b".")
+
+    modules = [module.removesuffix(LORA_A) for module in session.initial if module.endswith(LORA_A)]
+    frozen = [session.model.peft.get_submodule(module).get_base_layer().weight for module in modules]
+    monkeypatch.setattr(LoraModel, "write", written)
+    for _ in fh.rounds(session, fh.start(session).state):
+        pass
+    found = seen.read_bytes()
+    assert b"p" in found and b"." in found and b"c" not in found
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def private_training(
     """
     before = model.read(work.names)
     parameters = dict(zip(sorted(work.names), model.set_trainable(work.names), strict=True))
-    optimizer = optimizer_of(model, parameters, settings, learning_rate(settings, work.round))
+    optimizer = optimizer_of(model, parameters.items(), settings, learning_rate(settings, work.round))
     start = [(parameters[name], before[name]) for name in parameters]
     loss = _loss(model, work, settings)
     n, q = len(work.data.labels), how.rate

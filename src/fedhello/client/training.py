@@ -1,7 +1,7 @@
 """LocalTraining of Algorithm 1: one client trains the tensors of its allocation and returns their new values."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
@@ -25,6 +25,9 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import Predictions, predictions
 from fedhello.model.number_type import rounded_weights
 from fedhello.randomness import generator, integer_seed
+
+Trained = tuple[dict[str, Tensor], dict[str, float]]
+"""A client's new values, and metrics; see ``local_training``."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,7 @@ class Assignment:
     cache: int = 0
 
 
-def local_training(
-    model: LoraModel, work: Assignment, settings: TrainingSettings
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+def local_training(model: LoraModel, work: Assignment, settings: TrainingSettings) -> Trained:
     """Train the named tensors on one client's data, starting from the model's current values.
 
     Only the named tensors require gradients, so the optimiser, the gradients and the result hold exactly them, and the
@@ -86,34 +87,29 @@ def local_training(
         return _trained(model, work, settings)
 
 
-def _trained(
-    model: LoraModel, work: Assignment, settings: TrainingSettings
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _trained(model: LoraModel, work: Assignment, settings: TrainingSettings) -> Trained:
     begin = time.perf_counter()
     before = model.read(work.names)
     parameters = dict(zip(sorted(work.names), model.set_trainable(work.names), strict=True))
-    optimizer = optimizer_of(model, parameters, settings, learning_rate(settings, work.round))
+    optimizer = optimizer_of(model, parameters.items(), settings, learning_rate(settings, work.round))
     memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
-    process, tally = ProcessPeak(model.device), _Tally(torch.zeros((), dtype=torch.float64, device=model.device))
+    process, tally = ProcessPeak(model.device), Tally(torch.zeros((), dtype=torch.float64, device=model.device))
 
     dropout = integer_seed(work.seed, "dropout", work.round, work.client)
     with surroundings(model, work.absent, dropout), process if settings.measure_process else nullcontext():
-        goal = _goal(model, work, settings, [(parameters[name], before[name]) for name in parameters])
-        drift = _drift(model, work, settings, parameters)
+        goal = goal_of(model, work, settings, [(parameters[name], before[name]) for name in parameters])
+        drift = drift_of(model, work, settings, parameters)
         reuse = _reuse(model, work, settings)
-        for positions in _positions(work, settings):
+        for positions in positions_of(work, settings):
             batch = work.data.batch(positions).to(model.device)
             measured = memory if tally.steps == 0 else None
             known = nullcontext() if reuse is None else reuse.at(positions)
             with policies_of(model, work, measured), measured or nullcontext(), known:
                 loss, objective = _step(model, batch, positions, goal, optimizer, settings, measured)
-                _shift(drift)
+                shift(drift)
             tally.add(batch, len(positions), loss, objective)
     after = model.read(work.names)
-    if not are_finite(after | {"": tally.loss}):
-        raise not_finite(model, work.client, work.round, settings, before, *map(float, tally.first))
-    check_trained(model, work.client, work.round, before, after)
-    metrics = tally.metrics(settings.epochs, time.perf_counter() - begin)
+    metrics = outcome(model, work, settings, (before, after), tally, time.perf_counter() - begin)
     if memory is not None:
         metrics |= _step_bytes(memory, optimizer, drift, tally.steps)
     if process.peak_bytes is not None:
@@ -121,8 +117,33 @@ def _trained(
     return after, metrics if reuse is None else reuse.counted(metrics)
 
 
+def outcome(
+    model: LoraModel,
+    work: Assignment,
+    settings: TrainingSettings,
+    values: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    tally: "Tally",
+    seconds: float,
+) -> dict[str, float]:
+    """Check what came of a training, and return its metrics; see ``local_training``.
+
+    Args:
+        model: The model.
+        work: The client's training.
+        settings: The settings of local training.
+        values: The trained tensors before and after it.
+        tally: What was counted.
+        seconds: How long it took.
+    """
+    before, after = values
+    if not are_finite({**after, "": tally.loss}):
+        raise not_finite(model, work.client, work.round, settings, before, *map(float, tally.first))
+    check_trained(model, work.client, work.round, before, after)
+    return tally.metrics(settings.epochs, seconds)
+
+
 @dataclass
-class _Tally:
+class Tally:
     """What is counted over the steps of a training.
 
     Attributes:
@@ -177,7 +198,7 @@ def _step_bytes(
     return {"saved_bytes": memory.saved_bytes, "peak_bytes": peak + sum(shift.nbytes for _, shift in drift)}
 
 
-def _positions(work: Assignment, settings: TrainingSettings) -> Iterator[np.ndarray]:
+def positions_of(work: Assignment, settings: TrainingSettings) -> Iterator[np.ndarray]:
     """Yield the positions of each batch, epoch by epoch."""
     lengths = work.data.lengths()
     for epoch in range(settings.epochs):
@@ -224,7 +245,7 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 @dataclass(frozen=True)
-class _Goal:
+class Goal:
     """The objective of one client in a round.
 
     Attributes:
@@ -238,9 +259,17 @@ class _Goal:
     teacher: Tensor | None
 
 
-def _goal(
+def goal_of(
     model: LoraModel, work: Assignment, settings: TrainingSettings, start: Sequence[tuple[nn.Parameter, Tensor]]
-) -> _Goal:
+) -> Goal:
+    """Return the objective of one client.
+
+    Args:
+        model: The model; for a teacher, with the values of the round's start.
+        work: The client's training.
+        settings: The settings of local training.
+        start: The trained parameters, each with its value at the round's start, on the CPU.
+    """
     teacher = None
     if settings.distillation:
         order = generator(work.seed, "teacher", work.round, work.client)
@@ -248,14 +277,14 @@ def _goal(
         teacher = teacher_logits(model, work.data, settings.batch_size, autocast, order)
     data, device = work.data.labels, model.device
     loss = data_loss(settings.loss, work.classes, data, lambda: model.num_labels, settings.adjustment, device)
-    return _Goal(loss, start, teacher)
+    return Goal(loss, start, teacher)
 
 
 def _step(
     model: LoraModel,
     batch: Batch,
     positions: np.ndarray,
-    goal: _Goal,
+    goal: Goal,
     optimizer: torch.optim.Optimizer,
     settings: TrainingSettings,
     memory: StepMemory | None,
@@ -281,7 +310,7 @@ def _with_additions(
     model: LoraModel,
     found: Predictions,
     positions: np.ndarray,
-    goal: _Goal,
+    goal: Goal,
     settings: TrainingSettings,
 ) -> Tensor:
     """Return the loss on the samples at some positions plus the terms that method and settings add."""
@@ -295,7 +324,7 @@ def _with_additions(
     return total
 
 
-def _drift(
+def drift_of(
     model: LoraModel, work: Assignment, settings: TrainingSettings, parameters: Mapping[str, nn.Parameter]
 ) -> list[tuple[nn.Parameter, Tensor]]:
     """Return the parameters that SCAFFOLD corrects, each with η (c − c_k), which is subtracted after every step."""
@@ -306,24 +335,25 @@ def _drift(
     return found
 
 
-def _shift(drift: list[tuple[nn.Parameter, Tensor]]) -> None:
+def shift(drift: list[tuple[nn.Parameter, Tensor]]) -> None:
+    """Subtract from parameters, after a step, what corrects it."""
     for parameter, shift in drift:
         parameter.detach().sub_(shift)
 
 
 def optimizer_of(
-    model: LoraModel, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, lr: float
+    model: LoraModel, parameters: Iterable[tuple[str, nn.Parameter]], settings: TrainingSettings, lr: float
 ) -> torch.optim.Optimizer:
     """Return the optimiser of the named parameters, grouped by learning rate, with η = ``lr``.
 
     Args:
         model: The model.
-        parameters: Name → the parameter.
+        parameters: Each with its name.
         settings: The settings of local training.
         lr: η.
     """
     together: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in parameters.items():
+    for name, parameter in parameters:
         factor = rate_factor(model.block_of[name], model.blocks.count, settings.lr_head, settings.lr_depth)
         together.setdefault(factor, []).append(parameter)
     groups = [{"params": alike, "lr": lr * factor} for factor, alike in together.items()]

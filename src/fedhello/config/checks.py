@@ -105,7 +105,7 @@ def check_private(config: Config, method: Method) -> None:
             tier.seconds is not None for tier in config.clients.tiers
         ),
         "on other machines what clients send must be masked, too. Set privacy.secure=true": (
-            config.run.engine != "local" and not privacy.secure
+            config.run.engine == "flower" and not privacy.secure
         ),
         f"privacy.delta={privacy.delta:g} allows to publish one client of {config.data.clients} in the clear. Set it "
         "below 1/data.clients": privacy.delta >= 1 / config.data.clients,
@@ -208,7 +208,7 @@ def check_sampling(config: Config, method: Method) -> None:
             config.method.options.get("scores") == "clients" and config.privacy.epsilon is None
         ),
         "on other machines a round has a fixed number of clients. Leave run.engine=local": (
-            config.run.engine != "local" and config.privacy.epsilon is None
+            config.run.engine == "flower" and config.privacy.epsilon is None
         ),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)

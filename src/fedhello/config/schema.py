@@ -326,7 +326,7 @@ class RunConfig(Section):
     """Seed, engine, device, folder and trackers of a run."""
 
     seed: int = Field(0, ge=0)
-    engine: Literal["local", "flower"] = "local"
+    engine: Literal["local", "batched", "flower"] = "local"
     wait: float = Field(600.0, gt=0)
     deadline_floor: float = Field(30.0, gt=0)
     deadline_factor: float = Field(3.0, ge=1)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from fedhello.client.memory import gpu_limit
 from fedhello.client.private_training import private_training
 from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, as_shares, client_sums, fitted_batch
 from fedhello.client.settings import TrainingSettings, rank_kept, with_rate
-from fedhello.client.training import Assignment, local_training
+from fedhello.client.training import Assignment, Trained, local_training
 from fedhello.data.batches import Samples
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.replies import Reply, packed, unpacked
@@ -28,12 +28,25 @@ from fedhello.errors import UpdateError
 from fedhello.factors import without_tail
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import pooled_features
+from fedhello.model.number_type import rounded_weights
 from fedhello.model.private_sums import PrivateStatistics, private_sums
 from fedhello.model.statistics import DEFAULT_STATISTICS, HeadSums, StatisticsSettings, as_sent, head_sums
 from fedhello.privacy.rounds import clipped_update
 from fedhello.randomness import generator
 from fedhello.state import RoundReport
-from fedhello.types import Adapter, Client, Federation, NoisySteps, Reason, Rejection, Task, Update
+from fedhello.types import (
+    MERGED,
+    MERGED_A,
+    MERGED_B,
+    Adapter,
+    Client,
+    Federation,
+    NoisySteps,
+    Reason,
+    Rejection,
+    Task,
+    Update,
+)
 
 LONGEST_FAULT = 300
 """The most characters of an error's text that are kept."""
@@ -104,8 +117,12 @@ class LocalEngine:
         absent: deque[Rejection] = deque()
 
         def present() -> Iterator[tuple[Task, float]]:
+            first = True
             for task, absence in self._arrivals(tasks):
                 if absence is None:
+                    if first:
+                        self._prepare(task)
+                    first = False
                     yield task, self._size(task)
                 else:
                     absent.append(absence)
@@ -120,6 +137,13 @@ class LocalEngine:
                 yield absent.popleft()
             yield self._gone(task, payload) if isinstance(payload, str) else self._returned(payload)
         yield from absent
+
+    def _prepare(self, task: Task) -> None:
+        """Merge into frozen weights what a round's first task merges, and round them: else each process would."""
+        if any(name.endswith((MERGED, MERGED_A, MERGED_B)) for name in task.adapter.tensors):
+            self.model.write(task.adapter.tensors)
+        with rounded_weights(self.model, self.settings.autocast == "bfloat16"):
+            pass
 
     def _size(self, task: Task) -> float:
         """Return the expected work of a task: a forward pass, and a backward pass down to the lowest trained block."""
@@ -175,11 +199,21 @@ class LocalEngine:
         bytes_down = task_bytes(task)
         if task.steps is not None:
             return self._private_reply(task, client, task.steps, bytes_down)
-        personal = () if heads is None else self.model.head_names
-        start = {} if heads is None else heads.get(client.id, self._initial_head)
+        names, start = self._start(task, heads)
+        return self._answered(task, start, bytes_down, lambda: self._train_one(task, client, names, start))
+
+    def _start(self, task: Task, heads: Heads | None) -> tuple[tuple[str, ...], Mapping[str, Tensor]]:
+        """Return the names of what a client trains, and its own head, if any."""
+        own = {} if heads is None else heads.get(task.client, self._initial_head)
+        return (*task.adapter.names(task.allocation), *own), own
+
+    def _answered(
+        self, task: Task, personal: Iterable[str], bytes_down: int, train: Callable[[], Trained]
+    ) -> Update | Rejection:
+        """Return the reply of a client that trains; of what it trains, it keeps what is personal."""
+        client = self.federation.by_id[task.client]
         try:
-            names = (*task.adapter.names(task.allocation), *personal)
-            values, metrics = self._train_one(task, client, names, start)
+            values, metrics = train()
             head = {name: values.pop(name) for name in personal}
             payload = self.encoded(task, Update(client.id, task.round, client.samples, values, metrics))
         except Exception as error:  # no error of one client may end the run
@@ -191,7 +225,7 @@ class LocalEngine:
         update = decode(payload, expect(task, client.samples, self.run, bytes_down, own_loss, kept))
         if isinstance(update, Rejection):
             return self._nothing(task, update.detail, bytes_down) if task.clip is not None else update
-        if personal:
+        if head:
             self._trained_heads[client.id] = head
         if task.clip is not None:
             return self._sized(clipped_update(update, task))
@@ -230,9 +264,7 @@ class LocalEngine:
         """Return an update with its bytes as it is, without what was left out of it."""
         return replace(update, bytes_up=len(encode_update(update, self.run)))
 
-    def _train_one(
-        self, task: Task, client: Client, names: tuple[str, ...], head: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _train_one(self, task: Task, client: Client, names: tuple[str, ...], head: Mapping[str, Tensor]) -> Trained:
         """Train one client from a task and its own head, if any; its head does not stay in the model."""
         self.model.write({**head, **task.adapter.tensors})
         work = self._assignment(task, client, names)

@@ -221,7 +221,7 @@ class LoraModel:
 
         For a module whose factors are written, the given product, ``merged_B·merged_A`` or ``merged``, replaces the
         product that is merged into its frozen weight. It is always added to the original weight, so repeated writing
-        does not accumulate rounding errors.
+        does not accumulate rounding errors. The same tensors again, as for each client of a round, change nothing.
         """
         with torch.no_grad():
             for name, value in tensors.items():
@@ -253,7 +253,7 @@ class LoraModel:
     def _merge(self, module: str, tensors: Mapping[str, Tensor]) -> None:
         names = [module + end for end in (MERGED_A, MERGED_B, MERGED)]
         held = {name: tensors[name] for name in names if name in tensors}
-        if not held and module not in self._frozen_weights:
+        if all(self._merged.get(name) is held.get(name) for name in names):
             return
         layer: Any = self.peft.get_submodule(module)
         weight: Tensor = layer.get_base_layer().weight

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from pydantic import ValidationError
 
@@ -58,6 +57,7 @@ from fedhello.setup.clients import assign_tiers
 from fedhello.setup.data import load_data, partition_data
 from fedhello.setup.encoding import MODEL_KINDS, encode, longest_answer
 from fedhello.setup.federation import empty_federation
+from fedhello.setup.machine import available_memory
 from fedhello.setup.masking import agreed_round
 from fedhello.setup.model import choose_device, load_model
 from fedhello.setup.prepare import load
@@ -322,7 +322,7 @@ def _tier_of_part(part: int, config: Config) -> dict[str, Any]:
 
 def _free_memory(device: torch.device) -> int:
     """Return the bytes of a device's free memory that a client uses at most."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     return int(SHARE_OF_FREE * free)
 
 

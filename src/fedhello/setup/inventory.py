@@ -13,6 +13,7 @@ import torch
 from fedhello import embedded
 from fedhello.model.sources import EMBEDDED_MODELS
 from fedhello.runs.summarise import versions
+from fedhello.setup.machine import available_memory
 from fedhello.setup.model import choose_device
 
 
@@ -47,13 +48,12 @@ def doctor() -> dict[str, Any]:
         >>> 0 < fh.doctor()["memory_available_bytes"] <= fh.doctor()["memory_bytes"]
         True
     """
-    memory = psutil.virtual_memory()
     return {
         "versions": versions(),
         "device": choose_device("auto").type,
         "threads": torch.get_num_threads(),
-        "memory_bytes": memory.total,
-        "memory_available_bytes": memory.available,
+        "memory_bytes": psutil.virtual_memory().total,
+        "memory_available_bytes": available_memory(),
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
         "extras": {extra: all(map(_installed, packages)) for extra, packages in _extras().items()},
         "offline": os.environ.get("HF_HUB_OFFLINE", "0") == "1",

@@ -33,7 +33,6 @@ from fedhello.data.dataset import DataSet
 from fedhello.data.digest import NOT_KNOWN, DataDigest
 from fedhello.data.partition import label_histogram
 from fedhello.data.split import Split
-from fedhello.engine.local import LocalEngine
 from fedhello.engine.protocol import Engine
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
@@ -77,8 +76,8 @@ from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.private_plan import PrivateSetup, autocast_of, longest_shapes, protects_samples
 from fedhello.setup.scored import scored_every
+from fedhello.setup.together import engine_of
 from fedhello.setup.training import distance_of, on_device, score_costs, step_costs, with_copies
-from fedhello.setup.workers import workers_of
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Adapter, Federation
 
@@ -166,8 +165,10 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
     everyone = clients_of(parts, data.labels, tier_of, empty.tiers)
     kept = Keeping() if private is not None else keeping(model, budgets, samples, settings, draws)
     federation, left_out = federate(empty, everyone, shapes, costs, settings, kept.sample is not None)
-    workers, at_once = workers_of(config.run.workers, model, settings, federation)
-    engine = LocalEngine(
+    engine_type, workers, settings, at_once = engine_of(
+        config.run.engine, config.run.workers, model, settings, federation, samples
+    )
+    engine = engine_type(
         model=model,
         federation=federation,
         data={k: samples.subset(part) for k, part in enumerate(parts)},
@@ -283,13 +284,13 @@ def load(
     if config.model.head == "solved" and (method.head_alone or not config.model.train_head):
         bound = with_fixed_head(bound)
     # A digest of clients' data would be a release of its own, from which a guess could be confirmed.
-    here = config.run.engine == "local" and config.privacy.epsilon is None
+    here = config.run.engine != "flower" and config.privacy.epsilon is None
     digest = replace(data_digest(data, held_out, found, with_train=here), processor=reader_of(model))
     return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes), digest=digest)
 
 
 def _ignored(config: Config) -> list[str]:
-    if config.run.engine == "local" or config.run.workers in ("auto", 1):
+    if config.run.engine != "flower" or config.run.workers in ("auto", 1):
         return []
     return ["run.workers is for clients that train on this machine; those on other machines ignore it"]
 

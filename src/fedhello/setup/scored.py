@@ -34,7 +34,7 @@ def scored_every(
     train, clients = config.train, federation.clients
     if train.evaluate_every != "auto":
         return train.evaluate_every, ()
-    if train.selection == "validation" or config.privacy.epsilon is not None or config.run.engine != "local":
+    if train.selection == "validation" or config.privacy.epsilon is not None or config.run.engine == "flower":
         return 1, ()
     samples = sum(min(client.samples, most or client.samples) for client in clients) / max(1, len(clients))
     trained = PASSES * train.epochs * federation.clients_per_round * samples

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import psutil
 import torch
 
 from fedhello.allocation.needs import needs
@@ -12,6 +11,7 @@ from fedhello.client.trial import SMALLEST
 from fedhello.engine.workers import IN_TURN, MOST, Workers, can_fork
 from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
+from fedhello.setup.machine import available_memory, processors
 from fedhello.types import Allocation, Federation
 
 OWN_MEMORY = 128 * 2**20
@@ -23,7 +23,8 @@ def workers_of(
 ) -> tuple[Workers, tuple[str, ...]]:
     """Return how many clients train at the same time, and a note where that is not as always.
 
-    The threads that torch has in this process are shared out, so a user's limit on them holds for all together.
+    The threads that torch has in this process are shared out, so a user's limit on them holds for all together. By
+    ``auto`` they are no more than the processors that this process's container is given.
 
     Args:
         asked: ``auto``, or the most.
@@ -38,6 +39,8 @@ def workers_of(
     if asked != "auto" and asked > 1 and reason is not None:
         raise ConfigError(f"expected run.workers=1, since {reason}; found {asked}. Leave it out.")
     threads = torch.get_num_threads()
+    if asked == "auto":
+        threads = min(threads, processors())
     most = min(threads if asked == "auto" else asked, federation.invited, MOST)
     if most < 2 or reason is not None:
         return IN_TURN, ()
@@ -63,8 +66,6 @@ def _against(model: LoraModel, settings: TrainingSettings, federation: Federatio
         return f"clients share a device ({model.device.type})"
     if torch.accelerator.is_available():  # torch refuses backward in a copy of a process that could use one
         return "this machine has another device than its CPU, and torch trains in no copy of such a process"
-    if settings.measure_process:
-        return "a tier states memory, and what a client takes is measured on this process"
     if any(budget.cache is not None for budget in federation.tiers):
         return "a tier has a cache, which is kept in this process"
     return None if can_fork() else "this process cannot make copies of itself, which takes Linux"
@@ -78,4 +79,4 @@ def _affordable(most: int, settings: TrainingSettings, federation: Federation) -
         return 1, "the memory of their steps is not predicted"
     everything = Allocation(tuple(range(federation.num_blocks)))
     each = OWN_MEMORY + max(needs(costs, everything).memory_bytes for costs in federation.costs)
-    return min(most, psutil.virtual_memory().available // each), "there is not enough memory for more"
+    return min(most, available_memory() // each), "there is not enough memory for more"
