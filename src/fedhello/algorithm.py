@@ -126,7 +126,7 @@ def sample_clients(federation: Federation, round: int, attempt: int = 0) -> tupl
     rng = secret_generator() if federation.secret else known
     if federation.poisson:
         inside = rng.random(len(federation.clients)) < federation.clients_per_round / len(federation.clients)
-        return tuple(client for client, is_in in zip(federation.clients, inside, strict=True) if is_in)
+        return tuple(federation.clients[i] for i in inside.nonzero()[0].tolist())
     chosen = rng.choice(federation.in_turn(round), size=federation.invited, replace=False)
     return tuple(federation.clients[i] for i in sorted(chosen))
 

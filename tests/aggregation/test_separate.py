@@ -96,7 +96,7 @@ def test_a_client_starts_from_the_model_of_its_rank_or_else_from_the_global_ones
     a = a_round((1, 2))
     world = a.context.federation
     method_state = {f"rank/10/{Q + LORA_A}": torch.ones(10, 7), f"rank/1/{Q + LORA_A}": torch.full((1, 7), 5.0)}
-    assert remembered(method_state, "rank/1").keys() == {Q + LORA_A}  # 10 begins with 1, too
+    assert remembered(method_state, "rank/1", (Q + LORA_A, Q + LORA_B)).keys() == {Q + LORA_A}  # 10 begins with 1, too
 
     def sent(k):
         at = AllocationContext(world.clients[k], world, 4, method_state=method_state)

@@ -496,6 +496,31 @@ def test_updates_are_consumed_one_by_one(name):
     assert most <= 3 * len(updates[0].tensors)
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("local-only", "server-only")])
+def test_a_whole_round_with_the_default_defences_holds_three_updates_and_one_that_comes(name):
+    play = Play(name, world(*[R] * 40), noise, options=FULL.get(name, {}))
+    play.method, inner = defended(play.method, Defence()), play.train
+    alive: dict[int, int] = {}
+    most = came = 0
+
+    def train(tasks):
+        nonlocal most, came
+        for like in inner(tasks):
+            arrays = {n: v.numpy().copy() for n, v in like.tensors.items()}
+            for array in arrays.values():
+                alive[id(array)] = like.client
+                weakref.finalize(array, alive.pop, id(array), None)
+            u = replace(like, tensors={n: torch.from_numpy(array) for n, array in arrays.items()})
+            del arrays, array
+            came, most = came + 1, max(most, len({*alive.values()}))
+            yield u
+            del u
+
+    play.train = train
+    play.round()
+    assert most <= 4 <= came or came == 1
+
+
 @pytest.mark.parametrize("ranks", [(6, 6, 6), (2, 6, 3)])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_clients_changes_nothing_but_rounding(name, ranks):

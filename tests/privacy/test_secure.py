@@ -71,7 +71,8 @@ def test_weights_are_capped_by_the_clients_themselves():
 def test_all_vectors_are_of_one_length_whatever_was_trained():
     how = agreed()
     assert len({len(one.tensors[MASKED]) for one in masked(how, [update(0, 0.1), update(1, 0.1)])}) == 1
-    assert how.encoding(ALLOCATIONS[0]) == how.encoding(ALLOCATIONS[1])
+    assert how.encoding(ALLOCATIONS[0]) is how.encoding(ALLOCATIONS[1])
+    assert how.encoding(replace(ALLOCATIONS[0], head=False)) != how.encoding(ALLOCATIONS[0])
 
 
 def test_a_loss_beyond_the_largest_counts_as_that_and_values_that_are_not_finite_do_not_count():

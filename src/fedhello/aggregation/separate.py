@@ -20,14 +20,13 @@ from fedhello.strategy import AggregationContext, AggregationResult, AllocationC
 from fedhello.types import Adapter, Allocation, Federation, Task, Update
 
 
-def remembered(method_state: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
-    """Return the tensors in the method state under a prefix such as ``rank/8``."""
-    prefix = owner + "/"
-    return {name.removeprefix(prefix): value for name, value in method_state.items() if name.startswith(prefix)}
+def remembered(method_state: Mapping[str, Tensor], owner: str, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return those of some tensors that the method state has under a prefix such as ``rank/8``."""
+    return {name: method_state[f"{owner}/{name}"] for name in names if f"{owner}/{name}" in method_state}
 
 
 def _of(method_state: Mapping[str, Tensor], owner: str, otherwise: Adapter) -> Adapter:
-    return otherwise.with_tensors(remembered(method_state, owner))
+    return otherwise.with_tensors(remembered(method_state, owner, otherwise.tensors))
 
 
 def _to_remember(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,7 +134,7 @@ def models_by_rank(state: RunState, federation: Federation) -> dict[str, Adapter
 def send_own_model(adapter: Adapter, allocation: Allocation, context: AllocationContext) -> Task:
     """Let a client go on from its own model; once it has one, nothing is sent."""
     k = context.client.id
-    own = remembered(context.method_state, f"client/{k}")
+    own = remembered(context.method_state, f"client/{k}", adapter.tensors)
     known = frozenset(adapter.tensors) if own else frozenset()
     return Task(k, context.round, allocation, adapter.with_tensors(own), known)
 

@@ -17,7 +17,7 @@ HELD_OUT: tuple[HeldOut, ...] = ("validation", "test")
 PARTS: tuple[Part, ...] = ("train", *HELD_OUT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A row of a table, and the part that it belongs to."""
 

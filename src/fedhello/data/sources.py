@@ -298,7 +298,9 @@ def _assemble(
             check_known(samples, classes)
             names = list(classes)
     number = {label: c for c, label in enumerate(names)}
-    places = [(sample.rows.place, sample.row) for sample in samples]
+    tables = list(dict.fromkeys(sample.rows.place for sample in samples))
+    of_table = {place: i for i, place in enumerate(tables)}
+    where = np.array([(of_table[sample.rows.place], sample.row) for sample in samples])  # no object for each of them
     return DataSet(
         inputs=tuple(sample.value for sample in samples),
         labels=np.array([number[sample.label] for sample in samples]),
@@ -307,5 +309,5 @@ def _assemble(
         groups=tuple(sample.group for sample in samples) if grouped else (),
         parts={part: np.array(of_part[part], dtype=int) for part in HELD_OUT if of_part[part]},
         notes=tuple(notes),
-        place=lambda i: places[i][0](places[i][1]),
+        place=lambda i: tables[where[i, 0]](int(where[i, 1])),
     )
