@@ -3,8 +3,8 @@
     python benchmarks/batched.py [--clients 4 10] [--texts 4 16 64] [--blocks 1 3 6] [--turns 3] [key=value …]
 
 For each number of clients, of texts per client and of trained blocks (the last ones of MiniLM): the time of one epoch
-of all clients alone over that of all together, in turn, the median; and the largest difference of a tensor that they get,
-after one step of SGD in float32 without dropout, as a share of its largest change: rounding. On a CPU times are
+of all clients alone over that of all together, in turn, the median; and the largest difference of a tensor that they
+get, after one step of SGD in float32 without dropout, as a share of its largest change: rounding. On a CPU times are
 processor seconds, on a device (``run.device=cuda``) seconds until it is done.
 """
 
