@@ -6,17 +6,24 @@ Each way plays the same rounds, in turn with the others: ``one`` process with on
 ``parallel``: several with one thread each, where the server's part (scores, aggregation, heads) has several, and
 ``alike``: the same with one, whose adapter must be that of ``one``, bit for bit. ``training`` are wall seconds until
 all clients have replied, ``rounds`` those of whole rounds, and ``cpu`` processor seconds of all processes, start and
-evaluation included; the fastest turn counts. Memory is the proportional set size (a page that n processes share counts
-1/n in each), summed over all processes, at its highest while rounds are played once more.
+evaluation included; the fastest turn counts. ``longest`` are the processor seconds of training, of the process that has
+most to do and with all that the parent does: what wall seconds would be on cores that do nothing else.
+``share_of_linear_cpu`` is made of these, so other work on the machine hardly changes it, and ``bound`` of the seconds
+of each client alone: what their sizes allow where the largest begins first. Memory is the proportional set size (a page
+that n processes share counts 1/n in each), summed over all processes, at its highest while rounds are played once more.
 """
 
 import argparse
 import json
+import multiprocessing
+import resource
+import statistics
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import torch
@@ -70,6 +77,11 @@ def main() -> None:
                 "best": best,
                 "turns": found,
                 "share_of_linear": best["one"]["training"] / best["parallel"]["training"] / count,
+                "share_of_linear_cpu": statistics.median(
+                    one["longest"] / other["longest"] / count
+                    for one, other in zip(found["one"], found["parallel"], strict=True)
+                ),
+                "bound": statistics.median(bound(turn["clients"], count) for turn in found["one"]),
                 "against_threads": best["threads"]["training"] / best["parallel"]["training"],
                 "rounds_against_threads": best["threads"]["rounds"] / best["parallel"]["rounds"],
                 "as_one": all(torch.equal(value, ends["alike"][name]) for name, value in ends["one"].items()),
@@ -84,16 +96,22 @@ def main() -> None:
 def played(session: Session, workers: Workers, threads: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Play all rounds; return what they took, and the adapter after them."""
     assert isinstance(session.engine, LocalEngine)
-    engine, waited = session.engine, 0.0
+    engine, waited, longest, clients = session.engine, 0.0, 0.0, list[list[float]]()
 
     def timed(tasks: Iterable[Task], heads: Heads | None = None) -> Iterator[Update | Rejection]:
-        nonlocal waited
-        begin = time.perf_counter()
-        for reply in LocalEngine.train(engine, tasks, heads):
+        nonlocal waited, longest
+        clients.append([])
+        with processes() as children:
+            begin, before = time.perf_counter(), time.process_time()
+            for reply in LocalEngine.train(engine, tasks, heads):
+                clients[-1].append(time.process_time() - before)
+                waited += time.perf_counter() - begin
+                yield reply
+                begin, before = time.perf_counter(), time.process_time()
+                longest += clients[-1][-1]
             waited += time.perf_counter() - begin
-            yield reply
-            begin = time.perf_counter()
-        waited += time.perf_counter() - begin
+            longest += time.process_time() - before
+        longest += max(children, default=0.0)
 
     engine.workers, engine.train = workers, timed  # type: ignore[method-assign]
     torch.set_num_threads(threads)
@@ -101,7 +119,35 @@ def played(session: Session, workers: Workers, threads: int) -> tuple[dict[str, 
     for after, record in rounds(session, state):
         state = after
         seconds += record.seconds
-    return {"training": waited, "rounds": seconds, "cpu": cpu() - before}, dict(state.adapter.tensors)
+    turn = {"training": waited, "rounds": seconds, "cpu": cpu() - before, "longest": longest, "clients": clients}
+    return turn, dict(state.adapter.tensors)
+
+
+@contextmanager
+def processes() -> Iterator[list[float]]:
+    """Note the processor seconds of each process that ends inside the context, its beginning and end included."""
+    found: list[float] = []
+    join = multiprocessing.process.BaseProcess.join
+
+    def joined(process: multiprocessing.process.BaseProcess, timeout: float | None = None) -> None:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        join(process, timeout)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+
+    with patch.object(multiprocessing.process.BaseProcess, "join", joined):
+        yield found
+
+
+def bound(rounds: list[list[float]], count: int) -> float:
+    """Return the share of linear that clients of these processor seconds allow, the largest first."""
+    longest = 0.0
+    for clients in rounds:
+        loads = [0.0] * count
+        for seconds in sorted(clients, reverse=True):
+            loads[loads.index(min(loads))] += seconds
+        longest += max(loads)
+    return sum(map(sum, rounds)) / count / longest
 
 
 def cpu() -> float:

@@ -235,7 +235,7 @@ def checked_folder(config: Config) -> RunFolder:
     """Return the folder of a new run, after the checks that need neither model nor data.
 
     Raises:
-        ConfigError: If ``run.engine`` is not ``local``.
+        ConfigError: If ``run.engine`` is ``flower``.
         MissingExtraError: If ``run.track`` names a tool that is not installed.
         RunFolderError: If the folder exists, or cannot be created.
     """
@@ -360,7 +360,7 @@ def say_loading(console: Console | None) -> None:
 
 
 def _local(config: Config, otherwise: str = "fedhello server CONFIG") -> Config:
-    """Check that ``run.engine`` is ``local``."""
+    """Check that ``run.engine`` is not ``flower``."""
     if config.run.engine == "flower":
         raise ConfigError(f"expected run.engine: local; found flower. Start clients on other machines with {otherwise}")
     return config

@@ -58,7 +58,7 @@ def engine_of(
     )
     if settings.measure_memory:
         notes += ("the memory of clients is not measured, since they train together",)
-    return BatchedEngine, Workers(most), replace(settings, measure_memory=False), notes
+    return BatchedEngine, Workers(most, torch.get_num_threads()), replace(settings, measure_memory=False), notes
 
 
 def _against(model: LoraModel, settings: TrainingSettings, federation: Federation) -> str | None:
