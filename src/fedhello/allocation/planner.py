@@ -33,6 +33,7 @@ Rules say which policies are allowed:
     compress           all compress
     auto               each keeps or recomputes, whichever fits and takes least time; gradients are exact
     auto-compress      each keeps, recomputes or compresses; compressing rounds the saved activations
+    forward            nothing is held, since gradients are estimated without backward
 """
 
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ OPTIONS: dict[ActivationRule, dict[Role, tuple[ActivationPolicy, ...]]] = {
         "trained": ("keep", "recompute", "compress"),
         "frozen": ("keep", "recompute", "compress"),
     },
+    "forward": {"trained": ("forward",), "frozen": ("forward",)},
 }
 
 
