@@ -67,14 +67,14 @@ def fit(context: AllocationContext, preference: Sequence[float] | Float[np.ndarr
     """Return the client's allocation in this round for a method's preference.
 
     A budget that counts blocks gets the c most preferred, as in the papers. The memory budget of a client that exceeded
-    it in an earlier round is divided by ``context.excess``.
+    it in an earlier round is divided by ``context.excess``. Closed blocks are preferred by nobody.
 
     Args:
         context: Client, federation and round.
         preference: v ≥ 0, length L; a block with v_l = 0 is never trained.
     """
     budget, costs = means(context)
-    v = tuple(float(x) for x in preference)
+    v = tuple(float(x) if l >= context.closed else 0.0 for l, x in enumerate(preference))
     return replace(plan(budget, v, costs, context.federation.rule), preference=v)
 
 
