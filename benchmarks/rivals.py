@@ -3,9 +3,9 @@
     python benchmarks/rivals.py [--seeds 0,1] [--rounds 8] [--only NAME …] > benchmarks/results/rivals.json
 
 A third of the demo's clients each may take 0.35, 0.6 and 1 times the memory of a step that trains all blocks and keeps
-all activations, plus the reserve. Every row meets the same budgets: its measured peak as a share of them is given, and
-``cpu_seconds`` of the rounds. Rows with ``cache`` let clients keep what stands below their lowest trained block. Accuracy
-is that of the last round, on the test set, from which nothing is chosen.
+all activations, plus the reserve. Every row meets the same budgets; its largest measured peak is given as a share of
+them, and what it took in CPU seconds. Rows with ``cache`` let clients keep what stands below their lowest trained block.
+Accuracy is that of the last round, on the test set, from which nothing is chosen.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def all_blocks(plain: list[str]) -> int:
 def tiers(full: int, cache: bool) -> list[str]:
     """Return the budgets."""
     more = f", cache: {CACHE}" if cache else ""
-    budgets = (f"{{share: {1 / 3:.7f}, memory: {int(share * full) + RESERVE}{more}}}" for share in SHARES)
+    budgets = (f"{{share: {1 / 3:.7f}, memory: {int(share * full + RESERVE) // 1000} kB{more}}}" for share in SHARES)
     return [f"clients.tiers=[{', '.join(budgets)}]"]
 
 
