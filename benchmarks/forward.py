@@ -4,8 +4,8 @@
     python benchmarks/forward.py --memory bert-base|vit-b16 [--tangents 4] > benchmarks/results/forward_MODEL.json
 
 The learning rate of each way of training is that of the best validation accuracy among ``RATES``; the test accuracy is
-that of the last round. Batches of 64, since a pass along a direction is dear for few tokens. ``--memory`` measures single
-steps instead: by backward, without it, of the head alone, and by backward on a quarter of the batch, recomputed.
+that of the last round. Batches of 64, since a pass along a direction is dear for few tokens. ``--memory`` measures
+single steps instead: by backward, without it, of the head alone, and by backward on a quarter of the batch, recomputed.
 """
 
 import argparse

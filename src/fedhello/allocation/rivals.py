@@ -29,16 +29,15 @@ def deepest(context: AllocationContext) -> Allocation:
     return found or Allocation((), (KEEP,) * L)
 
 
+COMPRESS: ActivationPolicy = "compress"
+
+
 @lru_cache(maxsize=1024)  # the clients of a tier ask for the same
 def _greedy(budget: Budget, costs: Costs, most: int, compresses: bool, else_: ActivationPolicy) -> Allocation | None:
     L = len(costs.block_bytes)
     for d in range(most, 0, -1):
         for compressed in range(d + 1 if compresses else 1):
-            policies: tuple[ActivationPolicy, ...] = (
-                *(KEEP,) * (L - d),
-                *("compress",) * compressed,
-                *(else_,) * (d - compressed),
-            )
+            policies = (*(KEEP,) * (L - d), *(COMPRESS,) * compressed, *(else_,) * (d - compressed))
             found = Allocation(tuple(range(L - d, L)), policies)
             if needs(costs, found).within(budget):
                 return found
