@@ -2,13 +2,24 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
-ActivationPolicy = Literal["keep", "recompute", "compress"]
-"""What a block does with its activations between forward and backward; see ``fedhello.client.activations``."""
+import numpy as np
 
+ActivationPolicy = Literal["keep", "recompute", "compress", "forward"]
+"""What a block does with its activations between forward and backward; see ``fedhello.client.activations``.
+
+``forward`` keeps nothing, since there is no backward; see ``fedhello.client.forward_gradient``.
+"""
+
+
+DIRECTIONS = 2
+"""Values that a pass without backward holds per trained value: one of the direction and one of the estimate."""
+
+T = TypeVar("T", int, np.ndarray)
 
 KEEP: ActivationPolicy = "keep"
+FORWARD: ActivationPolicy = "forward"
 
 
 Role = Literal["lowest", "trained", "frozen"]
@@ -16,7 +27,7 @@ Role = Literal["lowest", "trained", "frozen"]
 a frozen block above the lowest. Blocks below the lowest have no role."""
 
 
-ActivationRule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress"]
+ActivationRule = Literal["keep", "recompute-frozen", "recompute", "compress", "auto", "auto-compress", "forward"]
 """Which policies a run allows; see ``fedhello.allocation.planner``."""
 
 
@@ -50,7 +61,8 @@ class Costs:
         below_each: The same for each further block below the lowest: outputs that a model gathers (DeBERTa).
         left: Bytes that a block above the lowest leaves alive in forward but does not hold, by policy and role.
         margin: Bytes beyond all others of a step in which some block has a policy.
-        forward: FLOPs of a block's forward pass, which ``flops_outside`` has for every block.
+        forward_flops: FLOPs of a block's forward pass, which ``flops_outside`` has for every block.
+        forward: Whether blocks train without backward, from slopes along random directions.
     """
 
     saved: Mapping[tuple[ActivationPolicy, Role], int] = field(hash=False)
@@ -76,7 +88,25 @@ class Costs:
     below_each: int = 0
     left: Mapping[tuple[ActivationPolicy, Role], int] = field(default_factory=dict, hash=False)
     margin: Mapping[ActivationPolicy, int] = field(default_factory=dict, hash=False)
-    forward: int = 0
+    forward_flops: int = 0
+    forward: bool = False
+
+    def gradients(self, above: T, own: int) -> T:
+        """Return the bytes of gradients that are held while backward runs a block, beyond its transient ones.
+
+        Args:
+            above: Bytes of the trained values of the blocks above.
+            own: Of its own; a transient holds one gradient of them.
+        """
+        return above * self.copies + own * (self.copies - 1) if not self.forward else 0 * above
+
+    def throughout(self, factors: T) -> T:
+        """Return the bytes held in all passes without backward: a direction, the estimate, and the head's gradient.
+
+        Args:
+            factors: Bytes of the trained factors.
+        """
+        return DIRECTIONS * factors + self.head_bytes if self.forward else 0 * factors
 
     def alive_below(self, lowest: int) -> int:
         """Return the bytes that blocks below the lowest trained one leave alive in forward, beyond those outside."""
@@ -119,7 +149,7 @@ class Costs:
         Args:
             share: Within 0 … 1: 0 where a client has kept what they compute, 1/E where it computes it once in E epochs.
         """
-        spared = round((1 - share) * self.forward)
+        spared = round((1 - share) * self.forward_flops)
         flops = {kind: size + spared for kind, size in self.flops.items()}
         return replace(self, flops=flops, flops_outside=self.flops_outside - spared * len(self.block_bytes))
 

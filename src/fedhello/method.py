@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from fedhello.aggregation.layerwise import add_layerwise, average_layerwise
 from fedhello.aggregation.sums import SumAggregator
+from fedhello.allocation.freezing import open_for_good, within_open_blocks
 from fedhello.allocation.schedule import never
 from fedhello.allocation.scoring import unscored
 from fedhello.factors import send_part
@@ -19,6 +20,7 @@ from fedhello.strategy import (
     Allocator,
     BoundMethod,
     Check,
+    FreezingOptions,
     LocalOptions,
     Models,
     ScoreSchedule,
@@ -49,6 +51,7 @@ class Method:
         send: What a client starts from; see ``Sender``.
         scores_due: Whether Fisher scores are recomputed in a round.
         scoring: Whose data Fisher scores are computed on, and on how many samples.
+        freezing: After how many rounds blocks close from below, if the allocator keeps to ``AllocationContext.closed``.
         local: The settings of local training that the method changes.
         models: The models that a run results in, by name.
         check: Returns why the method cannot run in a federation, or None.
@@ -74,6 +77,7 @@ class Method:
     send: Sender = send_part
     scores_due: ScoreSchedule = never
     scoring: ScoringOptions = unscored
+    freezing: FreezingOptions = open_for_good
     local: LocalOptions = plain
     models: Models = the_global_model
     check: Check = runs_anywhere
@@ -119,7 +123,7 @@ class Method:
         """A pydantic model of the method's options: the keyword-only parameters of its functions."""
         how = self.aggregate
         aggregating = how.functions if isinstance(how, SumAggregator) else (how,)
-        functions = (self.allocate, self.send, *aggregating, self.scores_due, self.scoring, self.local)
+        functions = (self.allocate, self.send, *aggregating, self.scores_due, self.scoring, self.freezing, self.local)
         return options_model(self.name, functions)
 
     def bind(self, **options: Any) -> BoundMethod:
@@ -142,9 +146,10 @@ class Method:
             aggregate = self.aggregate.with_options(**{name: values[name] for name in own})
         else:
             aggregate = fill(self.aggregate)
+        every, allocate = fill(self.freezing)(), fill(self.allocate)
         return BoundMethod(
             name=self.name,
-            allocate=fill(self.allocate),
+            allocate=allocate if every is None else partial(within_open_blocks, allocate=allocate),
             send=fill(self.send),
             aggregate=aggregate,
             scores_due=fill(self.scores_due),
@@ -152,4 +157,5 @@ class Method:
             local=fill(self.local)(),
             scoring=fill(self.scoring)(),
             steps=self.steps,
+            freeze_every=every,
         )

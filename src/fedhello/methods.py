@@ -5,6 +5,7 @@ defaults, are its options, and add one row here. Configuration keys, their check
 from the function's signature.
 """
 
+from fedhello.aggregation.compensated import average_compensated
 from fedhello.aggregation.layerwise import average_layerwise
 from fedhello.aggregation.padding import average_by_norm, average_padded, average_replicated
 from fedhello.aggregation.product import (
@@ -23,8 +24,9 @@ from fedhello.aggregation.separate import (
     send_own_model,
 )
 from fedhello.aggregation.stacking import send_missed, stack, stack_fits
-from fedhello.allocation import baselines, ranks
+from fedhello.allocation import baselines, ranks, rivals
 from fedhello.allocation.fisher import fim_hla
+from fedhello.allocation.freezing import from_below
 from fedhello.allocation.geometric import gd_hla, rgd_hla
 from fedhello.allocation.schedule import after_warmup, fed_hello, periodically
 from fedhello.allocation.scoring import scored
@@ -59,6 +61,7 @@ _ROWS = (
         allocate=fed_hello,
         scores_due=after_warmup,
         scoring=scored,
+        freezing=from_below,
     ),
     Method(
         name="fim-hla",
@@ -67,18 +70,21 @@ _ROWS = (
         allocate=fim_hla,
         scores_due=periodically,
         scoring=scored,
+        freezing=from_below,
     ),
     Method(
         name="gd-hla",
         summary="each client keeps the blocks of a geometric pattern",
         paper=f"{_FED_HELLO}, GD-HLA",
         allocate=gd_hla,
+        freezing=from_below,
     ),
     Method(
         name="rgd-hla",
         summary="blocks drawn anew each round from a geometric pattern",
         paper=f"{_FED_HELLO}, RGD-HLA",
         allocate=rgd_hla,
+        freezing=from_below,
     ),
     Method(
         name="helora-pad",
@@ -156,12 +162,31 @@ _ROWS = (
         paper="Su et al., FedRA, as in Fed-HeLLo's logs",
         allocate=baselines.random_blocks,
         aggregate=average_layerwise.with_options(weighting="clients"),
+        freezing=from_below,
     ),
     Method(
         name="legend",
         summary="the last blocks, ranks growing towards the output",
         paper="Liu et al., LEGEND, arXiv 2412.20004",
         allocate=baselines.last_blocks,
+        freezing=from_below,
+    ),
+    Method(
+        name="fedquad",
+        summary="the last blocks, as deep as memory allows, with as few compressed as that takes",
+        paper="Li et al., FedQuad, arXiv 2506.01001",
+        allocate=rivals.deepest,
+        freezing=from_below,
+    ),
+    Method(
+        name="fed-pilot",
+        summary="a knapsack of blocks by Fisher score; blocks that few clients update take longer steps",
+        paper="Zhang et al., Fed-pilot, arXiv 2410.10200",
+        allocate=rivals.knapsack,
+        aggregate=average_compensated,
+        scores_due=periodically,
+        scoring=scored,
+        freezing=from_below,
     ),
     Method(
         name="hetlora",

@@ -25,6 +25,7 @@ class AllocationContext:
         scores: Γ of the last Fisher scoring, or None.
         excess: Measured over predicted memory of this client, if it exceeded its memory budget; else 1.
         method_state: Name → value: the method's state from earlier rounds.
+        closed: The number of blocks, from below, that nobody trains any more; see ``fedhello.allocation.freezing``.
 
     Example:
         >>> tier = fh.Budget(blocks=2)
@@ -41,6 +42,7 @@ class AllocationContext:
     scores: tuple[float, ...] | None = None
     excess: float = 1.0
     method_state: Mapping[str, Tensor] = field(default_factory=dict)
+    closed: int = 0
 
     def rng(self) -> np.random.Generator:
         """Return the random generator of this client's allocation in this round."""
@@ -205,6 +207,10 @@ LocalOptions = Callable[..., Mapping[str, Any]]
 """Function from a method's options to the settings of local training that it changes; see ``TrainingSettings``."""
 
 
+FreezingOptions = Callable[..., int | None]
+"""Function from a method's options to the number of rounds after which a block may close; None closes none."""
+
+
 Models = Callable[[RunState, Federation], Mapping[str, Adapter]]
 """Function from a state to the models that a run results in, by name; accuracies are means over them."""
 
@@ -253,6 +259,7 @@ class BoundMethod:
     scoring: Scoring
     screen: Screen = all_pass
     steps: tuple[float, ...] = STEPS
+    freeze_every: int | None = None
 
 
 def plain() -> Mapping[str, Any]:

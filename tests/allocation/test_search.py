@@ -37,7 +37,10 @@ def worth(allocation, v, c):
 )
 def test_the_plan_is_the_best_of_all_that_fit(v, rule, blocks, memory, upload, seconds, shared, uneven, more):
     sizes = tuple(2 + 3 * l for l in range(len(v))) if uneven else (2,) * len(v)
-    c = costs(len(v), head_shared=shared, block_bytes=sizes, block_upload=tuple(s + 1 for s in sizes), **more)
+    c = costs(
+        len(v), head_shared=shared, block_bytes=sizes, block_upload=tuple(s + 1 for s in sizes),
+        forward=rule == "forward", **more,
+    )  # fmt: skip
     budget = Budget(blocks, memory, upload, seconds, 1.0)
     if budget.only_counts:
         return

@@ -9,9 +9,10 @@ from fedhello.allocation.geometric import allocate_blocks
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import fixed_policies
 from fedhello.client import calibration
-from fedhello.client.calibration import calibrate, made_up, measure_speed
+from fedhello.client.calibration import calibrate, made_up, measure_speed, with_optimizer, with_tangents
 from fedhello.client.cost_model import NOTHING
 from fedhello.client.measured_step import measure_step
+from fedhello.client.memory import StepMemory
 from fedhello.client.settings import TrainingSettings, moments
 from fedhello.client.training import Assignment, local_training
 from fedhello.data.batches import Examples
@@ -75,6 +76,31 @@ def test_predictions_meet_the_measurement(encoder, rule):
         # An attention mask, held once for all blocks, is up to 3.5 % of what so small a model holds.
         assert found.saved_bytes == pytest.approx(measured["saved_bytes"], rel=0.04)
         assert found.peak_bytes + state == pytest.approx(measured["peak_bytes"], rel=0.1)
+
+
+@pytest.mark.parametrize("samples", [5, 16, 41])
+def test_steps_without_backward_are_predicted(tiny_model, samples):
+    model = tiny_model(blocks=6, dropout=0.1, width=64)
+    costs, adapter = calibrate(model, policies=["forward"]), model.snapshot(share_head=True)
+    assert abs(costs.error) < 0.05
+    settings = replace(SETTINGS, tangents=3)
+    costs = with_tangents(with_optimizer(costs, model, settings), 3, train_head=True)
+    shape = (samples, 20)
+    for blocks in ((0, 1, 2, 3, 4, 5), (0, 5), (4, 5), ()):
+        allocation = Allocation(blocks, fixed_policies("forward", blocks, 6))
+        _, measured = training(model, adapter, allocation, samples, 20, 3, settings)
+        found = needs(costs.at(shape, [shape]), allocation)
+        assert found.peak_bytes == pytest.approx(measured["peak_bytes"], rel=0.06)
+        assert found.saved_bytes == 0 or not blocks
+    counted = StepMemory(model.module.parameters(), count_flops=True)
+    names = adapter.names(Allocation((0, 5)))
+    rng = np.random.default_rng(0)
+    data = Examples(Ragged.of(rng.integers(1, 50, 20) for _ in range(8)), np.arange(8) % 3, pad=0)
+    with counted:
+        work = Assignment(0, 0, names, data, (0, 1, 2), seed=0)
+        local_training(model, work, replace(settings, epochs=1, measure_memory=False))
+    predicted = needs(costs.at((8, 20), [(8, 20)]), Allocation((0, 5))).flops
+    assert predicted == pytest.approx(counted.flops, rel=0.02)
 
 
 @pytest.mark.parametrize("rule", ["keep", "recompute", "compress"])

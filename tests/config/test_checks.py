@@ -44,7 +44,16 @@ def test_magnitudes_are_for_methods_that_average_layer_by_layer_without_scores()
             assert str(error).startswith(f"expected model.lora.dora=false, since {name} ")
     allocate_blocks = {"gd-hla", "rgd-hla", "straggler", "exclusive", "full", "centralised", "fedra", "fedra-mask"}
     # The others give clients parts of the factors, which is seen when they allocate.
-    assert taken == allocate_blocks | {"head-only", "server-only", "legend", "fedit", "rbla", "ffa-lora", "rolora"}
+    assert taken == allocate_blocks | {
+        "head-only",
+        "server-only",
+        "legend",
+        "fedit",
+        "rbla",
+        "ffa-lora",
+        "rolora",
+        "fedquad",
+    }
 
 
 def test_a_robust_rule_needs_a_quorum_of_as_many_as_it_bears():
@@ -92,3 +101,18 @@ def test_control_variates_need_factors_of_one_shape(name):
 
 def test_distillation_needs_a_head_that_is_shared():
     assert "found model.head=local" in refusal("model.head=local", "train.distillation=1")
+
+
+@pytest.mark.parametrize(
+    ("also", "why"),
+    [
+        (["privacy.epsilon=8", "privacy.unit=sample"], "privacy.unit=sample clips the gradient of each sample"),
+        (["method={name: hetlora}", "clients.tiers=[{share: 1, rank: 4}]"], "method.name=hetlora adds a regulariser"),
+        (["model.quantisation=4bit"], "model.quantisation=4bit have no forward mode"),
+    ],
+)
+def test_what_training_without_backward_does_not_go_with(also, why):
+    load_config(None, ["train.activations=forward"])
+    load_config(None, [*also, "train.activations=keep"])
+    with pytest.raises(ConfigError, match=rf"^expected train\.activations=keep.*{why}.*; found forward\.$"):
+        load_config(None, [*also, "train.activations=forward"])

@@ -13,13 +13,14 @@ SAVED = {
     "keep": {"lowest": 70, "trained": 100, "frozen": 80},
     "recompute": dict.fromkeys(ROLES, 8),
     "compress": {"lowest": 20, "trained": 30, "frozen": 24},
+    "forward": dict.fromkeys(ROLES, 0),
 }
 
 
-TRANSIENT = {"keep": 15, "recompute": 95, "compress": 60}
+TRANSIENT = {"keep": 15, "recompute": 95, "compress": 60, "forward": 33}
 
 
-AGAIN = {"keep": 0, "recompute": 9, "compress": 1}
+AGAIN = {"keep": 0, "recompute": 9, "compress": 1, "forward": 20}
 
 
 BACKWARD = {"lowest": 6, "trained": 12, "frozen": 10}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedhello.costs import KEEP, Costs, Role
+from fedhello.costs import FORWARD, KEEP, ActivationPolicy, Costs, Role
 from fedhello.state import ClientReport
 from fedhello.types import Allocation, Budget, Federation, Rejection
 
@@ -54,7 +54,9 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
     lowest = min(trained, default=L)
     at = {l: costs.at_rank(len(allocation.held(l, costs.rank))) for l in trained}
     size = {l: at[l].block_bytes[l] for l in trained}
-    run = {l: policies[l] if policies else KEEP for l in range(lowest, L) if l not in allocation.absent}
+    default: ActivationPolicy = FORWARD if costs.forward else KEEP
+    whole = not policies or costs.forward
+    run = {l: default if whole else policies[l] for l in range(lowest, L) if l not in allocation.absent}
     used = set(run.values())
     held = costs.outside + costs.held_once(run[lowest], used) if trained else costs.outside_head_only
     above, alive = sum(size.values()), costs.alive_below(lowest)
@@ -65,11 +67,11 @@ def needs(costs: Costs, allocation: Allocation, first_step: bool = False) -> Nee
         above -= size.get(l, 0)
         held += costs.saved[kind]
         alive += costs.left.get(kind, 0)
-        more = above * costs.copies + size.get(l, 0) * (costs.copies - 1)  # a transient holds one of its own
+        more = costs.gradients(above, size.get(l, 0)) + costs.throughout(sum(size.values()))
         peak = max(peak, held + costs.transient[kind] + more + alive)
         flops += costs.flops[kind]
     if trained:
-        peak = max(peak, held + costs.transient_loss + alive)
+        peak = max(peak, held + costs.transient_loss + costs.throughout(sum(size.values())) + alive)
     trained_bytes = sum(size.values()) + costs.head_bytes
     upload = costs.fixed_upload + sum(at[l].block_upload[l] for l in trained)
     state = costs.moments * trained_bytes

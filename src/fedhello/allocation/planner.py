@@ -33,6 +33,7 @@ Rules say which policies are allowed:
     compress           all compress
     auto               each keeps or recomputes, whichever fits and takes least time; gradients are exact
     auto-compress      each keeps, recomputes or compresses; compressing rounds the saved activations
+    forward            nothing is held, since gradients are estimated without backward
 """
 
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ OPTIONS: dict[ActivationRule, dict[Role, tuple[ActivationPolicy, ...]]] = {
         "trained": ("keep", "recompute", "compress"),
         "frozen": ("keep", "recompute", "compress"),
     },
+    "forward": {"trained": ("forward",), "frozen": ("forward",)},
 }
 
 
@@ -65,14 +67,14 @@ def fit(context: AllocationContext, preference: Sequence[float] | Float[np.ndarr
     """Return the client's allocation in this round for a method's preference.
 
     A budget that counts blocks gets the c most preferred, as in the papers. The memory budget of a client that exceeded
-    it in an earlier round is divided by ``context.excess``.
+    it in an earlier round is divided by ``context.excess``. Closed blocks are preferred by nobody.
 
     Args:
         context: Client, federation and round.
         preference: v ≥ 0, length L; a block with v_l = 0 is never trained.
     """
     budget, costs = means(context)
-    v = tuple(float(x) for x in preference)
+    v = tuple(float(x) if l >= context.closed else 0.0 for l, x in enumerate(preference))
     return replace(plan(budget, v, costs, context.federation.rule), preference=v)
 
 

@@ -92,7 +92,7 @@ def _reach(allocation: Allocation, costs: Costs) -> list[str]:
     if len(allocation.blocks) < 2:
         return []
     lowest, second = allocation.blocks[:2]
-    if second == lowest + 1:
+    if second == lowest + 1 or costs.forward:
         return []
     without = Allocation(
         allocation.blocks[1:], tuple(KEEP if l < second else p for l, p in enumerate(allocation.policies))

@@ -122,7 +122,7 @@ def _extended(
     s, t = costs.saved[policy, role], costs.transient[policy, role]
     alive = costs.alive_below(l) if role == "lowest" else costs.left.get((policy, role), 0)
     own = costs.block_bytes[l] if trained else 0
-    gradients = labels.bytes * costs.copies + own * (costs.copies - 1)  # a transient holds one of its own
+    gradients = costs.gradients(labels.bytes, own)
     used = labels.used | _bit(policy, costs)
     once = [costs.held_once(policy, policies) for policies in _POLICIES] if role == "lowest" else [0] * len(_POLICIES)
     return _Labels(
@@ -149,7 +149,7 @@ def _fits(labels: _Labels, budget: Budget, costs: Costs) -> Bool[np.ndarray, " n
         fits &= labels.count <= budget.blocks
     if budget.memory is not None:
         trained = labels.bytes + costs.head_bytes
-        backward = np.maximum(costs.head_only_peak, costs.outside + labels.R)
+        backward = np.maximum(costs.head_only_peak, costs.outside + labels.R + costs.throughout(labels.bytes))
         added = np.array([costs.added(policies) for policies in _POLICIES])[labels.used]
         update = trained * costs.copies + np.where(labels.count > 0, costs.update, 0)
         peak = np.maximum(backward, update) + costs.moments * trained + added

@@ -12,9 +12,10 @@ import torch
 
 from fedhello.allocation.needs import needs
 from fedhello.client.cost_model import NOTHING, POLICIES, Growth, Kind, Peak, Shape, StepCosts
+from fedhello.client.forward_gradient import part_size
 from fedhello.client.measured_step import MeasuredStep, Window, bytes_by_block, measure_step, run_step, shape_of
 from fedhello.client.settings import TrainingSettings, moments, optimizer_copies
-from fedhello.costs import KEEP, ActivationPolicy, Role
+from fedhello.costs import DIRECTIONS, FORWARD, KEEP, ActivationPolicy, Role
 from fedhello.data.batches import IGNORED, Batch
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
@@ -40,11 +41,11 @@ def calibrate(
     Args:
         model: The model, with at least one block; it is left frozen and in training mode.
         autocast: Whether steps run in bf16 autocast.
-        policies: The activation policies to measure, including ``keep``.
+        policies: The activation policies to measure, including ``keep``; or ``forward`` alone.
         answer: For a language model, the tokens of the longest response, assumed for every sample.
         train_head: Whether the head trains.
     """
-    L = model.blocks.count
+    L, plain = model.blocks.count, FORWARD if FORWARD in policies else KEEP
     # Blocks differ only by their role, and by whether others run before them, so three blocks tell all.
     absent = range(2, L - 1)
 
@@ -61,7 +62,7 @@ def calibrate(
     }  # fmt: skip
     kinds = {(policy, role): (runs[policy], l) for policy in policies for role, (runs, l) in role_of.items()}
     head_only = steps((), KEEP)
-    second = steps({1, L - 1}, KEEP) if L > 2 else None
+    second = steps({1, L - 1}, plain) if L > 2 else None
     # Where a frozen block leaves nothing alive, a trained one leaves nothing either.
     middle = {
         policy: steps({0, 1, L - 1}, policy) if L > 2 and runs.leave_alive(L - 1, 1) else runs
@@ -72,8 +73,8 @@ def calibrate(
         below, below_each = NOTHING, NOTHING
         left: dict[Kind, Growth] = {(policy, "frozen"): NOTHING for policy in policies}
         if second is not None:
-            below = some(second).more_alive(L - 1, some(ends[KEEP]), 1)
-            below_each = some(last[KEEP]).more_alive(L - 1, some(second), 1)
+            below = some(second).more_alive(L - 1, some(ends[plain]), 1)
+            below_each = some(last[plain]).more_alive(L - 1, some(second), 1)
             for policy in policies:
                 left[policy, "frozen"] = some(ends[policy]).more_alive(L - 1, some(ends[policy]), 1)
                 left[policy, "trained"] = some(middle[policy]).more_alive(L - 1, some(middle[policy]), 1)
@@ -89,22 +90,23 @@ def calibrate(
             left=left,
             saved={kind: some(runs).through(partial(_saved, l)) for kind, (runs, l) in kinds.items()},
             transient={kind: transient(kind, runs, l) for kind, (runs, l) in kinds.items()},
-            outside=some(ends[KEEP]).through(lambda step: step.outside),
+            outside=some(ends[plain]).through(lambda step: step.outside),
             outside_head_only=some(head_only).through(lambda step: step.outside),
             head_only_peak=some(head_only).with_more(len(absent), [below_each]).peak([*range(L), None], above=False),
-            flops={kind: some(runs).through(partial(_flops, l)) for kind, (runs, l) in kinds.items()},
+            flops={kind: some(runs).more_flops(l, some(head_only)) for kind, (runs, l) in kinds.items()},
             flops_outside=some(head_only).through(lambda step: step.all_flops(len(absent))),
-            forward=some(head_only).through(lambda step: step.forward_flops[-1]),
+            forward_flops=some(head_only).through(lambda step: step.forward_flops[-1]),
             block_bytes=bytes_by_block(model),
             head_bytes=sum(value.nbytes for value in model.read(model.head_names).values()),
-            transient_loss=some(ends[KEEP]).with_more(-1, [left[KEEP, "frozen"]]).peak([None]),
+            transient_loss=some(ends[plain]).with_more(-1, [left[plain, "frozen"]]).peak([None]),
             answer=answer,
+            forward=plain == FORWARD,
         )
 
     window = getattr(model.base.config, "sliding_window", None)
     costs = replace(fitted(_Steps.of_many), single=fitted(_Steps.of_one), window=window)
     error = _error(model, costs, autocast, train_head)
-    margins = {policy: _margin(model, costs, policy, autocast, train_head) for policy in policies if policy != KEEP}
+    margins = {policy: _margin(model, costs, policy, autocast, train_head) for policy in policies if policy != plain}
     return replace(
         costs,
         error=error,
@@ -136,6 +138,22 @@ def with_optimizer(
     head = model.head_names if train_head else ()
     factors = [name for name, block in model.block_of.items() if block is not None]
     return replace(costs, moments=moments(settings), update=update([*head, *factors]), update_head_only=update(head))
+
+
+def with_tangents(costs: StepCosts, tangents: int, train_head: bool) -> StepCosts:
+    """Return the costs of steps along several directions, from those along one on a whole batch.
+
+    Args:
+        costs: With ``forward``.
+        tangents: The number of directions.
+        train_head: Whether the head trains: in a step of its own before.
+    """
+    return replace(
+        costs,
+        part=part_size,
+        flops={kind: growth.times(tangents) for kind, growth in costs.flops.items()},
+        flops_outside=costs.flops_outside.times(tangents + train_head),
+    )
 
 
 def check_calibrated(costs: StepCosts, model: LoraModel) -> None:
@@ -196,9 +214,10 @@ def _error(model: LoraModel, costs: StepCosts, autocast: bool, train_head: bool)
     batch = made_up(model, 5, tokens, None if costs.answer is None else tokens // 2)
     expected, L, errors = costs.at(shape_of(batch)), model.blocks.count, []
     for trained in dict.fromkeys((tuple(range(L)), (L - 1,))):
-        found = measure_step(model, trained, KEEP, batch, autocast, train_head)
+        found = measure_step(model, trained, FORWARD if costs.forward else KEEP, batch, autocast, train_head)
         predicted = needs(expected, Allocation(trained), first_step=True)
-        errors.append(predicted.peak_bytes / max(float(found.live.max()), 1.0) - 1)
+        measured = float(found.live.max()) + DIRECTIONS * costs.forward * sum(found.gradients)
+        errors.append(predicted.peak_bytes / max(measured, 1.0) - 1)
     return max(errors, key=lambda error: max(LOW - error, error - HIGH))
 
 
@@ -239,10 +258,6 @@ def _saved(l: int, step: MeasuredStep) -> float:
     return step.saved[l]
 
 
-def _flops(l: int, step: MeasuredStep) -> float:
-    return step.flops[l]
-
-
 @dataclass(frozen=True)
 class _Steps:
     """Measured steps of one kind on the calibration batches."""
@@ -272,6 +287,12 @@ class _Steps:
         """Return how much more is alive before a block, beyond what is held below, than in others before theirs."""
         pairs = zip(self.steps, other.steps, strict=True)
         return Growth.through(self.shapes, [mine.alive_before(block) - that.alive_before(its) for mine, that in pairs])
+
+    def more_flops(self, block: int, forward: "_Steps") -> Growth:
+        """Return the FLOPs of a block beyond those of its forward pass in other steps on the same batches."""
+        pairs = zip(self.steps, forward.steps, strict=True)
+        more = [s.flops[block] + s.forward_flops[block] - other.forward_flops[block] for s, other in pairs]
+        return Growth.through(self.shapes, more)
 
     def with_more(self, times: int, alive: Sequence[Growth]) -> "_Steps":
         """Return the steps as if some bytes more, ``times`` each, were alive in forward."""
@@ -303,6 +324,8 @@ class _Steps:
 def measure_speed(model: LoraModel, costs: StepCosts, autocast: bool = False, answer: int | None = None) -> float:
     """Return this machine's FLOP/s in training: the best of a few steps that train all blocks."""
     shape = (8, calibration_length(model))
+    if costs.forward:  # a step with backward tells the machine's speed as well
+        costs = calibrate(model, autocast, [KEEP], answer)
     at = costs.at(shape, [shape])
     L = len(costs.block_bytes)
     everything = Allocation(tuple(range(L)))

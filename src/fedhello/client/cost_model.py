@@ -12,10 +12,9 @@ batches determine the coefficients, and ``fedhello.allocation.planner`` adds the
 allocation is tried out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
-from typing import get_args
 
 import numpy as np
 
@@ -24,7 +23,8 @@ from fedhello.costs import ActivationPolicy, Costs, Role
 from fedhello.data.batches import WINDOW
 from fedhello.types import Allocation, Update
 
-POLICIES: tuple[ActivationPolicy, ...] = get_args(ActivationPolicy)
+POLICIES: tuple[ActivationPolicy, ...] = ("keep", "recompute", "compress")
+"""The policies of steps with a backward pass."""
 Kind = tuple[ActivationPolicy, Role]
 Shape = tuple[int, ...]
 """A batch: samples × tokens; of a language model also how many tokens have a label, where it is known."""
@@ -59,6 +59,10 @@ class Growth:
     def at(self, shapes: Sequence[MeanShape], counts: Sequence[int] = ()) -> int:
         """Return the sum over batches of b samples of T tokens; ``counts``: how many have each shape, else one."""
         return self.of(_terms(shapes, counts))
+
+    def times(self, factor: int) -> "Growth":
+        """Return a multiple."""
+        return Growth(*(factor * self.coefficients).tolist())
 
     def of(self, terms: np.ndarray) -> int:
         """Return the sum, given that of the batches' terms."""
@@ -190,7 +194,9 @@ class StepCosts:
         margin: Bytes that a step in which some block has a policy took beyond the others, at the most.
         shortfall: Their largest share of a predicted peak, by policy.
         surplus: The most by which a small batch is predicted too high, as a share of its measured peak, by policy.
-        forward: FLOPs of a block's forward pass.
+        forward_flops: FLOPs of a block's forward pass.
+        forward: Whether blocks train without backward.
+        part: Returns how many of b samples pass the model at once without backward.
     """
 
     saved: Mapping[Kind, Growth]
@@ -222,7 +228,9 @@ class StepCosts:
     margin: Mapping[ActivationPolicy, int] = field(default_factory=dict)
     shortfall: Mapping[ActivationPolicy, float] = field(default_factory=dict)
     surplus: Mapping[ActivationPolicy, float] = field(default_factory=dict)
-    forward: Growth = NOTHING
+    forward_flops: Growth = NOTHING
+    forward: bool = False
+    part: Callable[[int], int] | None = None
 
     def at(self, widest: Shape, batches: Sequence[MeanShape] = (), counts: Sequence[int] = ()) -> Costs:
         """Return the costs on given data: bytes of the widest batch, FLOPs of all batches of a round.
@@ -233,7 +241,11 @@ class StepCosts:
             counts: How many batches have each of these shapes; one if not given.
         """
         widest = tuple(map(int, labelled(widest, self.answer)))
-        step, everything = _terms([widest]), _terms([labelled(batch, self.answer) for batch in batches], counts)
+        whole, everything = _terms([widest]), _terms([labelled(batch, self.answer) for batch in batches], counts)
+        if self.part is not None:
+            b, T, *n = widest
+            widest = (self.part(b), T, *n)
+        step = _terms([widest])
 
         def in_step(parts: Mapping[Kind, Growth] | Mapping[Kind, Peak]) -> dict[Kind, int]:
             return {kind: growth.of(step) for kind, growth in parts.items()}
@@ -244,8 +256,8 @@ class StepCosts:
             saved=in_step(fits.saved),
             transient=in_step(fits.transient),
             outside=fits.outside.of(step),
-            outside_head_only=fits.outside_head_only.of(step),
-            head_only_peak=fits.head_only_peak.of(step),
+            outside_head_only=fits.outside_head_only.of(whole),
+            head_only_peak=fits.head_only_peak.of(whole if self.head_bytes else step),
             flops={kind: growth.of(everything) for kind, growth in self.flops.items()},
             flops_outside=self.flops_outside.of(everything),
             block_bytes=self.block_bytes,
@@ -264,7 +276,8 @@ class StepCosts:
             below_each=fits.below_each.of(step),
             left=in_step(fits.left),
             margin=self.margin,
-            forward=self.forward.of(everything),
+            forward_flops=self.forward_flops.of(everything),
+            forward=self.forward,
         )
 
 

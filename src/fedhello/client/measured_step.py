@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy
 
 from fedhello.client.activations import activation_policies
 from fedhello.client.cost_model import Shape
+from fedhello.client.forward_gradient import estimate_gradients
 from fedhello.client.memory import StepMemory
 from fedhello.client.mode import set_training
-from fedhello.costs import KEEP, ActivationPolicy
+from fedhello.costs import FORWARD, KEEP, ActivationPolicy
 from fedhello.data.batches import Batch
 from fedhello.model.adapter import LoraModel
 from fedhello.model.forward import predictions
@@ -124,12 +125,17 @@ def measure_step(
         marks.add(None)
         try:
             with activation_policies(blocks, policies, marks.memory.note):
-                run_step(model, trained, batch, marks.memory, autocast, marks.turn, train_head)
+                if policy == FORWARD and trained:
+                    run_slope(model, trained, batch, marks.memory, autocast, marks.turn)
+                else:
+                    run_step(model, trained, batch, marks.memory, autocast, marks.turn, train_head)
         finally:
             for handle in handles:
                 handle.remove()
         marks.add(None)
-    return _from_marks(model, trained, batch, np.array(marks.memory.live), marks.found)
+    step = _from_marks(model, trained, batch, np.array(marks.memory.live), marks.found)
+    # A direction of the trained values is held all along; plans count it by the values that train.
+    return replace(step, live=step.live - sum(step.gradients)) if policy == FORWARD else step
 
 
 class _Marks:
@@ -239,6 +245,30 @@ def run_step(
         between()
         if parameters:  # without a head that trains and a block there is nothing to train
             torch.autograd.grad(loss, parameters, allow_unused=True)  # such as the last block of a side stream
+
+
+def run_slope(
+    model: LoraModel,
+    trained: Collection[int],
+    batch: Batch,
+    watch: AbstractContextManager[Any],
+    autocast: bool,
+    between: Callable[[], None],
+) -> None:
+    """Run one pass along one direction inside ``watch``, then ``between``; values and random state do not change."""
+    parameters = model.set_trainable([name for name, block in model.block_of.items() if block in trained])
+    batch = batch.to(model.device)
+    set_training(model, min(trained))
+
+    def loss() -> Tensor:
+        with in_bfloat16(model, autocast):
+            found = predictions(model, batch)
+        return cross_entropy(found.z, found.y)
+
+    with torch.random.fork_rng(), rounded_weights(model, autocast), watch:
+        estimate_gradients(model, parameters, loss, tangents=1, seed=0)
+        between()
+    model.set_trainable(())
 
 
 def bytes_by_block(model: LoraModel) -> tuple[int, ...]:

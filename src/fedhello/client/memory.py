@@ -216,7 +216,7 @@ class _LiveBytes(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and not value._is_zerotensor():  # a zero tangent has no memory
                 self._follow(value.untyped_storage())
         self.after.append(self._live)
         counted = self._counts.get(getattr(func, "overloadpacket", None))

@@ -56,6 +56,8 @@ class TrainingSettings:
         distillation_temperature: T of the distillation.
         lr_head: Factor on η for the head; see ``rate_factor``.
         lr_depth: ξ, the factor on the learning rate from each block to the one below.
+        tangents: m, the number of directions along which a step estimates the gradient; 0 computes it by backward. See
+            ``fedhello.client.forward_gradient``.
         scaffold: Whether steps are corrected by SCAFFOLD's control variates; see ``fedhello.aggregation.control``.
     """
 
@@ -83,6 +85,7 @@ class TrainingSettings:
     lr_head: float = 1.0
     lr_depth: float = 1.0
     scaffold: bool = False
+    tangents: int = 0
 
 
 def with_rate(settings: TrainingSettings, lr: float | None) -> TrainingSettings:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from fedhello.client.activations import activation_policies
 from fedhello.client.boundary import BoundaryCache, Reuse
 from fedhello.client.cut import Cut
 from fedhello.client.distillation import not_true_loss, teacher_logits
+from fedhello.client.forward_gradient import estimate_gradients, joined_predictions, parts_of, primal
 from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.client.mode import lowest_trained, set_training, surroundings
@@ -100,12 +102,17 @@ def _trained(model: LoraModel, work: Assignment, settings: TrainingSettings) -> 
         goal = goal_of(model, work, settings, [(parameters[name], before[name]) for name in parameters])
         drift = drift_of(model, work, settings, parameters)
         reuse = _reuse(model, work, settings)
+        forward = _Forward(model, work, settings, goal, reuse)
         for positions in positions_of(work, settings):
             batch = work.data.batch(positions).to(model.device)
             measured = memory if tally.steps == 0 else None
-            known = nullcontext() if reuse is None else reuse.at(positions)
-            with policies_of(model, work, measured), measured or nullcontext(), known:
-                loss, objective = _step(model, batch, positions, goal, optimizer, settings, measured)
+            with policies_of(model, work, measured), measured or nullcontext():
+                if settings.tangents:
+                    loss, objective = forward.gradients(batch, positions, tally.steps)
+                else:
+                    with forward.known(positions):
+                        loss, objective = _gradients(model, batch, positions, goal, settings)
+                _step(goal, optimizer, settings, measured)
                 shift(drift)
             tally.add(batch, len(positions), loss, objective)
     after = model.read(work.names)
@@ -280,29 +287,81 @@ def goal_of(
     return Goal(loss, start, teacher)
 
 
-def _step(
-    model: LoraModel,
-    batch: Batch,
-    positions: np.ndarray,
-    goal: Goal,
-    optimizer: torch.optim.Optimizer,
-    settings: TrainingSettings,
-    memory: StepMemory | None,
+def _gradients(
+    model: LoraModel, batch: Batch, positions: np.ndarray, goal: Goal, settings: TrainingSettings
 ) -> tuple[Tensor, Tensor]:
-    """Take one step; return the loss before it, and the objective: with the terms of method and settings."""
-    device = batch.labels.device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
+    """Compute gradients by backward; return the loss, and the objective: with the terms of method and settings."""
+    with _number_type(model, settings):
         found = predictions(model, batch)
     loss = goal.loss(found.z, found.y)
     objective = _with_additions(loss, model, found, positions, goal, settings)
     torch.autograd.backward(objective)
+    return loss.detach(), objective.detach()
+
+
+def _number_type(model: LoraModel, settings: TrainingSettings) -> AbstractContextManager[Any]:
+    return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16")
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """Computes the gradients of a step without backward, but for the head's, which needs only what stands above.
+
+    Attributes:
+        model: The model.
+        work: The client's training.
+        settings: The settings of local training.
+        goal: The objective.
+        reuse: How passes go on from kept activations; None if they do not.
+    """
+
+    model: LoraModel
+    work: Assignment
+    settings: TrainingSettings
+    goal: Goal
+    reuse: Reuse | None
+
+    def gradients(self, batch: Batch, positions: np.ndarray, step: int) -> tuple[Tensor, Tensor]:
+        """Set the gradients of a step; return the loss and the objective, as the last pass found them."""
+        model, work = self.model, self.work
+        head = [name for name in work.names if model.block_of[name] is None]
+        factors = model.set_trainable([name for name in work.names if name not in head])
+        model.set_trainable(head)
+        found: tuple[Tensor, Tensor] | None = None
+        if head:
+            with self.known(positions):
+                found = _gradients(model, batch, positions, self.goal, self.settings)
+
+        def objective() -> Tensor:
+            nonlocal found
+            joined = joined_predictions([self._predicted(part) for part in parts_of(positions)])
+            loss = self.goal.loss(joined.z, joined.y)
+            total = _with_additions(loss, model, joined, positions, self.goal, self.settings)
+            found = primal(loss), primal(total)
+            return total
+
+        if factors:
+            seed = integer_seed(work.seed, "tangents", work.round, work.client, step)
+            estimate_gradients(model, factors, objective, self.settings.tangents, seed)
+        assert found is not None
+        return found
+
+    def _predicted(self, positions: np.ndarray) -> Predictions:
+        with self.known(positions), _number_type(self.model, self.settings):
+            return predictions(self.model, self.work.data.batch(positions).to(self.model.device))
+
+    def known(self, positions: np.ndarray) -> AbstractContextManager[None]:
+        return nullcontext() if self.reuse is None else self.reuse.at(positions)
+
+
+def _step(goal: Goal, optimizer: torch.optim.Optimizer, settings: TrainingSettings, memory: StepMemory | None) -> None:
+    """Let the optimiser take a step along the gradients, with what method and settings add to them."""
     if settings.proximal:
         add_proximal_gradient(goal.start, settings.proximal)
     if memory is not None:
         memory.note_backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), objective.detach()
 
 
 def _with_additions(

@@ -3,12 +3,14 @@
 import math
 
 from fedhello.config.schema import Config, ModelConfig
+from fedhello.costs import FORWARD
 from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError
 from fedhello.method import Method
 from fedhello.model.evaluation import metric_label
 from fedhello.model.pooling import NATIVE
 from fedhello.privacy.vectors import LEAST
+from fedhello.strategy import plain
 
 
 def check_budgets(config: Config, method: Method) -> None:
@@ -214,6 +216,26 @@ def check_sampling(config: Config, method: Method) -> None:
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     if reason is not None:
         raise ConfigError(f"expected train.sampling=fixed, since {reason}; found poisson.")
+
+
+def check_forward(config: Config, method: Method) -> None:
+    """Check that steps can do without backward, where they are to."""
+    if config.train.activations != FORWARD:
+        return
+    reasons = {
+        "privacy.unit=sample clips the gradient of each sample, which only backward tells": (
+            config.privacy.epsilon is not None and config.privacy.unit == "sample" and not method.head_alone
+        ),
+        f"method.name={method.name} adds a regulariser, whose gradient only backward tells": method.local is not plain,
+        f"products with the weights of model.quantisation={config.model.quantisation} have no forward mode": (
+            config.model.quantisation != "none"
+        ),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise ConfigError(
+            f"expected train.activations=keep, recompute, compress or auto, since {reason}; found forward."
+        )
 
 
 def check_train(config: Config, method: Method) -> None:

@@ -12,6 +12,7 @@ from fedhello.config.checks import (
     check_budgets,
     check_defence,
     check_dora,
+    check_forward,
     check_merging,
     check_metrics,
     check_privacy,
@@ -151,6 +152,7 @@ def parse_config(raw: Mapping[str, Any], reads: bool = False, written: Written =
     check_private(config, row)
     check_sampling(config, row)
     check_train(config, row)
+    check_forward(config, row)
     check_metrics(config)
     check_tensors(config)
     if config.model.lora.dora:

@@ -275,6 +275,7 @@ class TrainConfig(Section):
     selection: Literal["auto", "last", "validation"] = "auto"
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     activations: ActivationRule = "auto"
+    tangents: int = Field(4, ge=1)
     measure_memory: bool = True
     evaluate_every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
 

@@ -206,6 +206,7 @@ def training_settings(config: Config) -> TrainingSettings:
         lr_head=train.lr_head,
         lr_depth=train.lr_depth,
         scaffold=train.scaffold,
+        tangents=train.tangents if train.activations == "forward" else 0,
         autocast="none" if train.autocast == "auto" else train.autocast,
         measure_memory=train.measure_memory,
         measure_process=any(tier.memory is not None for tier in config.clients.tiers),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fedhello.allocation.freezing import with_freezing
 from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import cheapest
 from fedhello.client.calibration import calibrate, check_calibrated, made_up
@@ -55,7 +56,7 @@ def usable(method: str | Method, options: Mapping[str, Any]) -> tuple[Method, Bo
             f"expected a method that a Flower app of your own can use; {row.name} {why}. Use fedhello run or server."
         )
     try:
-        return row, row.bind(**options)
+        return row, with_freezing(row.bind(**options))
     except ValueError as error:  # pydantic's
         raise ConfigError(f"expected options of {row.name}; {one_line(error)}") from error
 

@@ -20,11 +20,11 @@ from fedhello.types import Allocation, Budget
 FORMAT = 1
 """Format of ``fedhello plan --json``; it rises with changes that are not backward compatible."""
 
-MARKS = {"keep": "●", "recompute": "◐", "compress": "◒", None: "·"}
-FROZEN_MARKS = {"keep": "○", "recompute": "◌", "compress": "◍"}
+MARKS = {"keep": "●", "recompute": "◐", "compress": "◒", "forward": "◑", None: "·"}
+FROZEN_MARKS = {"keep": "○", "recompute": "◌", "compress": "◍", "forward": "○"}
 LEGEND = {
     "●": "trained", "◐": "trained, recomputed", "◒": "trained, compressed", "·": "not reached",
-    "○": "frozen, passed", "◌": "frozen, recomputed", "◍": "frozen, compressed",
+    "◑": "trained, without backward", "○": "frozen, passed", "◌": "frozen, recomputed", "◍": "frozen, compressed",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from fedhello.aggregation.control import with_control_variates
 from fedhello.aggregation.robust import defended
 from fedhello.aggregation.server import with_server_step
 from fedhello.aggregation.share import most_samples
+from fedhello.allocation.freezing import with_freezing
 from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.cost_model import batch_shapes
 from fedhello.client.memory import return_memory_at_once
@@ -330,6 +331,7 @@ def assemble(
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
         bound = with_control_variates(bound, distance_of(engine.settings, model))
+    bound = with_freezing(bound)
     private = loaded.private
     most = most_samples((entry.samples for entry in roster), config.defence.max_share) if private is None else None
     if most is not None and config.model.head in ("solved", "prototypes"):

@@ -7,7 +7,7 @@ import numpy as np
 
 from fedhello.aggregation.control import Distance
 from fedhello.allocation.planner import OPTIONS
-from fedhello.client.calibration import calibrate, check_calibrated, with_optimizer
+from fedhello.client.calibration import calibrate, check_calibrated, with_optimizer, with_tangents
 from fedhello.client.cost_model import Peak, StepCosts
 from fedhello.client.memory import RESERVE
 from fedhello.client.private_training import gradient_copies
@@ -21,7 +21,7 @@ from fedhello.client.settings import (
     with_rate,
 )
 from fedhello.client.trial import GAIN, time_in_bfloat16
-from fedhello.costs import KEEP, ActivationPolicy, ActivationRule
+from fedhello.costs import FORWARD, KEEP, ActivationPolicy, ActivationRule
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, ModelError
@@ -82,6 +82,8 @@ def step_costs(
     )
     if limited:
         check_calibrated(costs, model)
+    if settings.tangents:
+        costs = with_tangents(costs, settings.tangents, train_head=not frozen)
     return replace(
         with_optimizer(costs, model, settings, train_head=not frozen),
         head_bytes=0 if frozen else costs.head_bytes,
@@ -118,6 +120,8 @@ def score_costs(budgets: Sequence[Budget], method: BoundMethod, model: LoraModel
 
 def _used_policies(rule: ActivationRule, limited: bool, model: LoraModel) -> list[ActivationPolicy]:
     """Return the activation policies that allocations may use; ``limited``: whether a budget is in bytes."""
+    if rule == FORWARD:
+        return [FORWARD]
     if rule == "auto" and not limited:
         return [KEEP]  # no budget limits memory
     used: set[ActivationPolicy] = {KEEP, *OPTIONS[rule]["trained"], *OPTIONS[rule]["frozen"]}
