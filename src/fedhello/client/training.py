@@ -1,9 +1,9 @@
 """LocalTraining of Algorithm 1: one client trains the tensors of its allocation and returns their new values."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -14,7 +14,8 @@ from fedhello.client.activations import activation_policies
 from fedhello.client.boundary import BoundaryCache, Reuse
 from fedhello.client.cut import Cut
 from fedhello.client.distillation import not_true_loss, teacher_logits
-from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
+from fedhello.client.first_step import FirstStep
+from fedhello.client.loss import LOSSES, DataLoss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.client.mode import lowest_trained, set_training, surroundings
 from fedhello.client.outcome import are_finite, check_trained, not_finite
@@ -93,7 +94,6 @@ def _trained(
     before = model.read(work.names)
     parameters = dict(zip(sorted(work.names), model.set_trainable(work.names), strict=True))
     optimizer = optimizer_of(model, parameters, settings, learning_rate(settings, work.round))
-    memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
     process, tally = ProcessPeak(model.device), _Tally(torch.zeros((), dtype=torch.float64, device=model.device))
 
     dropout = integer_seed(work.seed, "dropout", work.round, work.client)
@@ -101,9 +101,10 @@ def _trained(
         goal = _goal(model, work, settings, [(parameters[name], before[name]) for name in parameters])
         drift = _drift(model, work, settings, parameters)
         reuse = _reuse(model, work, settings)
+        first = FirstStep(model, _kind_of_step(work, settings, before, reuse)) if settings.measure_memory else None
         for positions in _positions(work, settings):
             batch = work.data.batch(positions).to(model.device)
-            measured = memory if tally.steps == 0 else None
+            measured = None if first is None else first.watch(batch)
             known = nullcontext() if reuse is None else reuse.at(positions)
             with policies_of(model, work, measured), measured or nullcontext(), known:
                 loss, objective = _step(model, batch, positions, goal, optimizer, settings, measured)
@@ -114,8 +115,8 @@ def _trained(
         raise not_finite(model, work.client, work.round, settings, before, *map(float, tally.first))
     check_trained(model, work.client, work.round, before, after)
     metrics = tally.metrics(settings.epochs, time.perf_counter() - begin)
-    if memory is not None:
-        metrics |= _step_bytes(memory, optimizer, drift, tally.steps)
+    if first is not None:
+        metrics |= _step_bytes(first, optimizer, drift, tally.steps)
     if process.peak_bytes is not None:
         metrics["process_bytes"] = process.peak_bytes
     return after, metrics if reuse is None else reuse.counted(metrics)
@@ -167,14 +168,25 @@ class _Tally:
         return found if self.labelled is None else found | {"widest_labels": self.labelled}
 
 
+def _kind_of_step(
+    work: Assignment, settings: TrainingSettings, before: Mapping[str, Tensor], reuse: Reuse | None
+) -> Hashable | None:
+    """Return what the memory of a step follows from beside model and batch; None if it must be measured."""
+    if reuse is not None or settings.loss not in LOSSES.own:
+        return None
+    trained = tuple((name, value.shape) for name, value in sorted(before.items()))
+    return trained, work.policies, work.absent, work.classes, tuple(work.correction), replace(settings, lr=0.0)
+
+
 def _step_bytes(
-    memory: StepMemory, optimizer: torch.optim.Optimizer, drift: list[tuple[nn.Parameter, Tensor]], steps: int
+    first: FirstStep, optimizer: torch.optim.Optimizer, drift: list[tuple[nn.Parameter, Tensor]], steps: int
 ) -> dict[str, float]:
     """Return the bytes that were measured in the first step, and are held in all."""
     # In the first step the optimiser's state is created after backward; later steps hold it throughout.
     state = _state_bytes(optimizer) if steps > 1 else 0
-    peak = max(memory.backward_peak_bytes + state, memory.peak_bytes)
-    return {"saved_bytes": memory.saved_bytes, "peak_bytes": peak + sum(shift.nbytes for _, shift in drift)}
+    found = first.bytes()
+    peak = max(found.backward_peak + state, found.peak)
+    return {"saved_bytes": found.saved, "peak_bytes": peak + sum(shift.nbytes for _, shift in drift)}
 
 
 def _positions(work: Assignment, settings: TrainingSettings) -> Iterator[np.ndarray]:

@@ -120,7 +120,8 @@ def _shares(counts: np.ndarray, n: int, rng: np.random.RandomState) -> np.ndarra
             break
         equal = np.flatnonzero(remainders == remainder)
         shares[rng.choice(equal, size=min(left, len(equal)), replace=False)] += 1
-    return shares.astype(int)
+    found: np.ndarray = shares.astype(int)
+    return found
 
 
 def _drawn(labels: np.ndarray, rest: np.ndarray, part: str, size: int, seed: int) -> np.ndarray:
