@@ -148,7 +148,8 @@ def test_a_step_like_an_earlier_one_is_not_measured_again_and_stated_as_if_it_we
     model, known = warm(tiny_model(dropout=0.1)), {}
     cases = [
         ((of_length(7),), {}), ((of_length(8),), {}), ((of_length(7, shorter=2),), {}),
-        ((of_length(7, samples=3),), {}), ((of_length(7), (1, 2)), {}), ((of_length(7),), {"optimizer": "sgd"}), ((of_length(7),), {"epochs": 1}),
+        ((of_length(7, samples=3),), {}), ((of_length(7), (1, 2)), {}),
+        ((of_length(7),), {"optimizer": "sgd"}), ((of_length(7),), {"epochs": 1}),
     ]  # fmt: skip
     for i, (given, changes) in enumerate(cases):
         known[i], measured = trained(model, *given, **changes)
