@@ -45,7 +45,7 @@ class FirstStep:
                 measured in any case.
         """
         self._model = model
-        self._kind = None if kind is None or _goes_by_values(model) else kind
+        self._kind = None if kind is None or goes_by_values(model) else kind
         self._key: Hashable = None
         self._memory: StepMemory | None = None
         self._known: StepBytes | None = None
@@ -80,7 +80,7 @@ _KNOWN: WeakKeyDictionary[LoraModel, dict[Hashable, StepBytes]] = WeakKeyDiction
 """Model → kind of a step and form of its batch → what it takes."""
 
 
-def _goes_by_values(model: LoraModel) -> bool:
+def goes_by_values(model: LoraModel) -> bool:
     """Whether a model's tensors may have other shapes for other values."""
     if model.kind == TENSORS:
         return True

@@ -9,6 +9,7 @@ from fedhello.aggregation.control import Distance
 from fedhello.allocation.planner import OPTIONS
 from fedhello.client.calibration import calibrate, check_calibrated, with_optimizer
 from fedhello.client.cost_model import Peak, StepCosts
+from fedhello.client.known_costs import Settings, known_costs
 from fedhello.client.memory import RESERVE
 from fedhello.client.private_training import gradient_copies
 from fedhello.client.scoring import calibrate_scoring
@@ -77,9 +78,8 @@ def step_costs(
     shared, frozen = is_shared(head.policy) and not fixed, fixed or head.policy == "frozen"
     adapter = model.snapshot(shared)
     block_upload, fixed_upload = upload_bound(adapter, METRICS)
-    costs = calibrate(
-        model, autocast=settings.autocast == "bfloat16", policies=policies, answer=answer, train_head=not frozen
-    )
+    how: Settings = (settings.autocast == "bfloat16", tuple(policies), answer, not frozen)
+    costs = known_costs(model, how, lambda: calibrate(model, *how))
     if limited:
         check_calibrated(costs, model)
     return replace(
