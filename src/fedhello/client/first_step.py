@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from fedhello.client.memory import StepMemory
 from fedhello.data.batches import Batch
 from fedhello.model.adapter import LoraModel
+from fedhello.model.attention import attention_of
 from fedhello.model.sources import TENSORS
 
 BY_VALUE = ("expert", "router")
@@ -45,7 +46,7 @@ class FirstStep:
                 measured in any case.
         """
         self._model = model
-        self._kind = None if kind is None or goes_by_values(model) else kind
+        self._kind = None if kind is None or goes_by_values(model) else (kind, attention_of(model))
         self._key: Hashable = None
         self._memory: StepMemory | None = None
         self._known: StepBytes | None = None

@@ -25,6 +25,7 @@ from fedhello.client.first_step import goes_by_values
 from fedhello.costs import ActivationPolicy
 from fedhello.data.cache import folder
 from fedhello.model.adapter import LoraModel
+from fedhello.model.attention import attention_of
 
 LEAST = 0.5
 """CPU-seconds of the quickest calibration that is kept."""
@@ -66,7 +67,7 @@ def _path(model: LoraModel, settings: Settings) -> Path | None:
     config: Any = model.base.config
     parts = (
         sorted((name, weight.dtype, tuple(weight.shape)) for name, weight in model.module.named_parameters()),
-        str(model.module), config.to_json_string(use_diff=False), getattr(config, "_attn_implementation", None),
+        str(model.module), config.to_json_string(use_diff=False), attention_of(model),
         model.blocks, model.kind, model.pooling, model.quantisation, model.scale, model.passed_over,
         model.frozen_dropout, model.longest_input, model.image_shape if model.takes_images else None,
         settings, device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

@@ -19,6 +19,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "train.optimizer": ("adamw",),
     "train.weight_decay": (0.01,),
     "train.autocast": ("none",),
+    "model.attention": ("default",),
     "method.weighting": ("clients", "batches"),
     "method.persist": (False,),
 }
@@ -42,6 +43,7 @@ BEFORE: dict[str, Any] = {
     "defence.max_share": None,
     "defence.max_norm": None,
     "train.evaluate_every": 1,
+    "model.attention": "default",
 }
 """Values that reproduce earlier versions, for keys that their configurations do not have."""
 
