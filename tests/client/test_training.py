@@ -1,18 +1,13 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedhello.client import first_step
-from fedhello.client.loss import absent_classes, prediction_loss, register_loss
-from fedhello.client.memory import StepMemory
+from fedhello.client.loss import absent_classes, prediction_loss
 from fedhello.client.settings import TrainingSettings
 from fedhello.client.training import Assignment, local_training
-from fedhello.data.batches import Examples
-from fedhello.data.ragged import Ragged
 from fedhello.errors import UpdateError
 from fedhello.types import Allocation
 
@@ -127,50 +122,6 @@ def test_the_peak_counts_the_optimisers_older_state(tiny_model, random_examples)
     trained = sum(v.numel() for v in tiny_model().snapshot(share_head=True).tensors.values())
     moments = 2 * 4 * trained
     assert moments <= peak(2)["peak_bytes"] - peak(1)["peak_bytes"] <= moments + 8 * 14
-
-
-def of_length(tokens, samples=4, seed=0, shorter=0):
-    """Texts of one length, the last one shorter; so many are one batch."""
-    rng = np.random.default_rng(seed)
-    sizes = [tokens] * (samples - 1) + [tokens - shorter]
-    return Examples(Ragged.of(rng.integers(1, 50, size=size) for size in sizes), rng.integers(3, size=samples), pad=0)
-
-
-def test_a_step_like_an_earlier_one_is_not_measured_again_and_stated_as_if_it_were(tiny_model, monkeypatch):
-    made, bytes_of = [], ("saved_bytes", "peak_bytes")
-    monkeypatch.setattr(first_step, "StepMemory", lambda *given: made.append(1) or StepMemory(*given))
-
-    def trained(model, data, blocks=(0, 2), **changes):
-        before, settings = len(made), replace(SETTINGS, **changes)
-        _, metrics = local_training(model, assignment(model, data, blocks), settings)
-        return [metrics[name] for name in bytes_of], len(made) - before
-
-    model, known = warm(tiny_model(dropout=0.1)), {}
-    cases = [
-        ((of_length(7),), {}), ((of_length(8),), {}), ((of_length(7, shorter=2),), {}),
-        ((of_length(7, samples=3),), {}), ((of_length(7), (1, 2)), {}),
-        ((of_length(7),), {"optimizer": "sgd"}), ((of_length(7),), {"epochs": 1}),
-    ]  # fmt: skip
-    for i, (given, changes) in enumerate(cases):
-        known[i], measured = trained(model, *given, **changes)
-        assert measured == 1
-    assert len({tuple(found) for found in known.values()}) > 4
-    for i, (given, changes) in enumerate(cases):
-        # Other values of the same form, and another rate.
-        (data, *blocks) = given
-        other = replace(data, labels=data.labels[::-1].copy())
-        assert trained(model, other, *blocks, lr=2e-3, **changes) == (known[i], 0)
-        assert trained(warm(tiny_model(dropout=0.1)), other, *blocks, **changes) == (known[i], 1)
-
-
-def test_a_step_under_a_loss_of_the_user_is_always_measured(tiny_model, monkeypatch):
-    made = []
-    monkeypatch.setattr(first_step, "StepMemory", lambda *given: made.append(1) or StepMemory(*given))
-    register_loss("plain", cross_entropy)
-    model = warm(tiny_model())
-    for _ in range(2):
-        local_training(model, assignment(model, of_length(7), (2,)), replace(SETTINGS, loss="plain"))
-    assert len(made) == 2
 
 
 def test_measuring_memory_changes_no_result(tiny_model, random_examples):

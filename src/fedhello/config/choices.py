@@ -19,7 +19,6 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "train.optimizer": ("adamw",),
     "train.weight_decay": (0.01,),
     "train.autocast": ("none",),
-    "model.attention": ("default",),
     "method.weighting": ("clients", "batches"),
     "method.persist": (False,),
 }
