@@ -43,6 +43,7 @@ from fedhello.config.load import dump_config, load_config
 from fedhello.data.batches import Examples
 from fedhello.data.ragged import Ragged
 from fedhello.model.adapter import LoraModel
+from fedhello.model.attention import attention_of
 from fedhello.model.injection import attach_lora
 from fedhello.model.loading import FoundationModel
 from fedhello.model.sources import ModelSource, resolve
@@ -71,7 +72,7 @@ def calibrated_once():
         config = getattr(model.module, "config", None)
         shape = str(model.module), config.to_json_string() if hasattr(config, "to_json_string") else config
         dtypes = tuple((name, value.dtype) for name, value in model.module.named_parameters())
-        more = model.kind, model.pooling, model.longest_input, model.device, model.frozen_dropout
+        more = attention_of(model), model.kind, model.pooling, model.longest_input, model.device, model.frozen_dropout
         key = repr((shape, dtypes, more, autocast, sorted(policies), answer, train_head))
         if key not in known:
             known[key] = counted(model, autocast, policies, answer, train_head)

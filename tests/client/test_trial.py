@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedhello.client import trial
+from fedhello.model.attention import attention_of
 
 LENGTHS = np.array([3, 5, 7])
 
@@ -51,6 +52,25 @@ def test_nothing_is_tried_where_it_cannot_pay(timed, monkeypatch):
     assert trial.time_in_bfloat16(model, 16, LENGTHS, None) is None
     assert not trial.bfloat16_pays(model, 16, LENGTHS, None)
     assert not ran
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_eager_attention_is_tried_against_the_fused_one_where_nothing_drops(autocast, timed, tiny_model, monkeypatch):
+    model, _ = timed(2.0, 2.0, blocks=5)
+    ran, clock = [], iter(np.cumsum([9, 9, 9, 7, 1, 9, 1, 7, 4, 9, 3]).tolist())
+
+    def step(model, trained, batch, watch, autocast):
+        ran.append((attention_of(model), autocast, batch.shape))
+
+    monkeypatch.setattr(trial, "run_step", step)
+    monkeypatch.setattr(trial.time, "process_time", lambda: next(clock, 1000.0))
+    monkeypatch.setattr(trial, "TURNS", 2)
+    assert trial.time_in_eager(model, 16, LENGTHS, None, autocast) == pytest.approx(7 / 9)
+    assert ran == [("sdpa", autocast, (3, 5)), ("eager", autocast, (3, 5))] * 2
+    assert attention_of(model) == "sdpa"
+    for other in (tiny_model(dropout=0.1), tiny_model(attention="eager")):
+        assert trial.time_in_eager(other, 16, LENGTHS, None, autocast) is None
+    assert len(ran) == 4
 
 
 def test_a_real_trial_leaves_the_model_and_the_random_state_as_they_were(tiny_model, monkeypatch):

@@ -11,6 +11,7 @@ from fedhello.client.settings import TrainingSettings
 from fedhello.costs import KEEP
 from fedhello.errors import ConfigError, ModelError
 from fedhello.methods import METHODS
+from fedhello.model.attention import attention_of
 from fedhello.model.head import HeadSettings
 from fedhello.setup import training as module
 from fedhello.setup.training import on_device, score_costs, step_costs
@@ -137,3 +138,15 @@ def test_bfloat16_is_chosen_where_it_pays_and_said(tiny_model, random_examples, 
 def test_a_methods_own_way_of_training_comes_before_the_settings(tiny_model, random_examples):
     found, _ = on_device(settings(), "none", METHODS["hetlora"].bind(), tiny_model(), random_examples())
     assert found.tail_penalty > 0 == settings().tail_penalty
+
+
+def test_eager_attention_is_chosen_where_it_pays_and_is_free(tiny_model, random_examples, monkeypatch):
+    bound, asked = METHODS["rgd-hla"].bind(), []
+    for share, free, used in ((0.62, True, "eager"), (0.95, True, "sdpa"), (None, True, "sdpa"), (0.62, False, "sdpa")):
+        monkeypatch.setattr(module, "time_in_eager", lambda *given, share=share: asked.append(given[-1]) or share)
+        model = tiny_model()
+        found, notes = on_device(settings(autocast="bfloat16"), "bfloat16", bound, model, random_examples(), free)
+        assert (attention_of(model), len(notes)) == (used, int(used == "eager"))
+        assert "a step took 62% of the time; model.attention=default" in "".join(notes) or not notes
+        assert found == settings(autocast="bfloat16")
+    assert asked == [True] * 3

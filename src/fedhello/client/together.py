@@ -19,10 +19,10 @@ from torch.nn.functional import pad
 from fedhello.client.loss import add_proximal_gradient
 from fedhello.client.mode import lowest_trained, set_training, surroundings
 from fedhello.client.settings import TrainingSettings, learning_rate
+from fedhello.client.tally import Tally
 from fedhello.client.training import (
     Assignment,
     Goal,
-    Tally,
     Trained,
     drift_of,
     goal_of,

@@ -1,10 +1,9 @@
 """LocalTraining of Algorithm 1: one client trains the tensors of its allocation and returns their new values."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,14 @@ from fedhello.client.activations import activation_policies
 from fedhello.client.boundary import BoundaryCache, Reuse
 from fedhello.client.cut import Cut
 from fedhello.client.distillation import not_true_loss, teacher_logits
+from fedhello.client.first_step import FirstStep
 from fedhello.client.forward_gradient import estimate_gradients, joined_predictions, parts_of, primal
-from fedhello.client.loss import DataLoss, add_proximal_gradient, data_loss, tail_products
+from fedhello.client.loss import LOSSES, DataLoss, add_proximal_gradient, data_loss, tail_products
 from fedhello.client.memory import ProcessPeak, StepMemory
 from fedhello.client.mode import lowest_trained, set_training, surroundings
 from fedhello.client.outcome import are_finite, check_trained, not_finite
 from fedhello.client.settings import TrainingSettings, learning_rate, rate_factor
+from fedhello.client.tally import Tally
 from fedhello.costs import ActivationPolicy
 from fedhello.data.batches import Batch, Samples, training_batches
 from fedhello.model.adapter import LoraModel
@@ -94,7 +95,6 @@ def _trained(model: LoraModel, work: Assignment, settings: TrainingSettings) -> 
     before = model.read(work.names)
     parameters = dict(zip(sorted(work.names), model.set_trainable(work.names), strict=True))
     optimizer = optimizer_of(model, parameters.items(), settings, learning_rate(settings, work.round))
-    memory = StepMemory(model.module.parameters()) if settings.measure_memory else None
     process, tally = ProcessPeak(model.device), Tally(torch.zeros((), dtype=torch.float64, device=model.device))
 
     dropout = integer_seed(work.seed, "dropout", work.round, work.client)
@@ -103,9 +103,10 @@ def _trained(model: LoraModel, work: Assignment, settings: TrainingSettings) -> 
         drift = drift_of(model, work, settings, parameters)
         reuse = _reuse(model, work, settings)
         forward = _Forward(model, work, settings, goal, reuse)
+        first = FirstStep(model, _kind_of_step(work, settings, before, reuse)) if settings.measure_memory else None
         for positions in positions_of(work, settings):
             batch = work.data.batch(positions).to(model.device)
-            measured = memory if tally.steps == 0 else None
+            measured = None if first is None else first.watch(batch)
             with policies_of(model, work, measured), measured or nullcontext():
                 if settings.tangents:
                     loss, objective = forward.gradients(batch, positions, tally.steps)
@@ -117,8 +118,8 @@ def _trained(model: LoraModel, work: Assignment, settings: TrainingSettings) -> 
             tally.add(batch, len(positions), loss, objective)
     after = model.read(work.names)
     metrics = outcome(model, work, settings, (before, after), tally, time.perf_counter() - begin)
-    if memory is not None:
-        metrics |= _step_bytes(memory, optimizer, drift, tally.steps)
+    if first is not None:
+        metrics |= _step_bytes(first, optimizer, drift, tally.steps)
     if process.peak_bytes is not None:
         metrics["process_bytes"] = process.peak_bytes
     return after, metrics if reuse is None else reuse.counted(metrics)
@@ -129,7 +130,7 @@ def outcome(
     work: Assignment,
     settings: TrainingSettings,
     values: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
-    tally: "Tally",
+    tally: Tally,
     seconds: float,
 ) -> dict[str, float]:
     """Check what came of a training, and return its metrics; see ``local_training``.
@@ -149,60 +150,25 @@ def outcome(
     return tally.metrics(settings.epochs, seconds)
 
 
-@dataclass
-class Tally:
-    """What is counted over the steps of a training.
-
-    Attributes:
-        loss: Sum of the loss over all samples seen, float64.
-        samples: Number of samples seen.
-        steps: Number of steps.
-        tokens: Number of tokens, padding included.
-        first: Loss and objective of the first step.
-        widest: Samples and tokens of its batch, the widest.
-        labelled: Predicted tokens of that batch; None without any.
-    """
-
-    loss: Tensor
-    samples: int = 0
-    steps: int = 0
-    tokens: int = 0
-    first: tuple[Tensor, Tensor] = field(init=False)
-    widest: tuple[int, int] = field(init=False)
-    labelled: int | None = None
-
-    def add(self, batch: Batch, samples: int, loss: Tensor, objective: Tensor) -> None:
-        """Count a step."""
-        if self.steps == 0:
-            self.first, self.widest, self.labelled = (loss, objective), batch.shape, batch.labelled
-        self.loss += loss * samples
-        self.samples += samples
-        self.tokens += prod(batch.shape)
-        self.steps += 1
-
-    def metrics(self, epochs: int, seconds: float) -> dict[str, float]:
-        """Return the counts by the names of metrics."""
-        found = {
-            "loss": float(self.loss) / self.samples,
-            "samples": self.samples,
-            "steps": self.steps,
-            "batches": self.steps // epochs,
-            "tokens": self.tokens,
-            "widest_samples": self.widest[0],
-            "widest_tokens": self.widest[1],
-            "seconds": seconds,
-        }
-        return found if self.labelled is None else found | {"widest_labels": self.labelled}
+def _kind_of_step(
+    work: Assignment, settings: TrainingSettings, before: Mapping[str, Tensor], reuse: Reuse | None
+) -> Hashable | None:
+    """Return what the memory of a step follows from beside model and batch; None if it must be measured."""
+    if reuse is not None or settings.loss not in LOSSES.own:
+        return None
+    trained = tuple((name, value.shape) for name, value in sorted(before.items()))
+    return trained, work.policies, work.absent, work.classes, tuple(work.correction), replace(settings, lr=0.0)
 
 
 def _step_bytes(
-    memory: StepMemory, optimizer: torch.optim.Optimizer, drift: list[tuple[nn.Parameter, Tensor]], steps: int
+    first: FirstStep, optimizer: torch.optim.Optimizer, drift: list[tuple[nn.Parameter, Tensor]], steps: int
 ) -> dict[str, float]:
     """Return the bytes that were measured in the first step, and are held in all."""
     # In the first step the optimiser's state is created after backward; later steps hold it throughout.
     state = _state_bytes(optimizer) if steps > 1 else 0
-    peak = max(memory.backward_peak_bytes + state, memory.peak_bytes)
-    return {"saved_bytes": memory.saved_bytes, "peak_bytes": peak + sum(shift.nbytes for _, shift in drift)}
+    found = first.bytes()
+    peak = max(found.backward_peak + state, found.peak)
+    return {"saved_bytes": found.saved, "peak_bytes": peak + sum(shift.nbytes for _, shift in drift)}
 
 
 def positions_of(work: Assignment, settings: TrainingSettings) -> Iterator[np.ndarray]:

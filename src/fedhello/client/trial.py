@@ -1,4 +1,4 @@
-"""Choose the number type of forward passes by a short trial of this model on this machine."""
+"""Choose the number type of forward passes and the code of attention by short trials of a model on this machine."""
 
 import logging
 import platform
@@ -11,6 +11,7 @@ import torch
 from fedhello.client.calibration import made_up, synchronise
 from fedhello.client.measured_step import run_step
 from fedhello.model.adapter import LoraModel
+from fedhello.model.attention import Attention, attention_of, computed_by, drops_attention
 from fedhello.model.sources import TENSORS
 
 logger = logging.getLogger("fedhello")
@@ -26,6 +27,9 @@ MOST_SAMPLES = 32
 
 TURNS = 3
 """Steps of each type, in turn; the first one warms up."""
+
+Way = tuple[Attention | None, bool]
+"""How a step is taken: with which attention, None as the model is, and whether in bf16."""
 
 Key = tuple[object, ...]
 _KNOWN: dict[Key, float | None] = {}
@@ -51,18 +55,55 @@ def time_in_bfloat16(model: LoraModel, batch_size: int, lengths: np.ndarray, ans
         lengths: Tokens of each sample, shape (n,).
         answer: Of a language model, the tokens of the longest response.
     """
+    if model.kind == TENSORS or not _computes_in_bfloat16(model.device):
+        return None
+    return _share(model, batch_size, lengths, answer, ((None, False), (None, True)))
+
+
+def time_in_eager(
+    model: LoraModel, batch_size: int, lengths: np.ndarray, answer: int | None, autocast: bool
+) -> float | None:
+    """Return the time of a step with transformers' eager attention as a share of that with torch's; None if not tried.
+
+    torch's fused kernel for CPUs holds less memory, and its backward pass may take longer than products and a softmax
+    one by one. Where attention has dropout torch takes these steps itself; and on a GPU its kernels are the fastest.
+
+    Args:
+        model: The model; its values and random state do not change.
+        batch_size: Samples of a batch.
+        lengths: Tokens of each sample, shape (n,).
+        answer: Of a language model, the tokens of the longest response.
+        autocast: Whether steps run in bf16.
+    """
+    if attention_of(model) != "sdpa" or model.device.type != "cpu" or drops_attention(model):
+        return None
+    return _share(model, batch_size, lengths, answer, (("sdpa", autocast), ("eager", autocast)))
+
+
+def _share(
+    model: LoraModel, batch_size: int, lengths: np.ndarray, answer: int | None, ways: tuple[Way, Way]
+) -> float | None:
+    """Return the time of steps taken in the second way as a share of that in the first; None for small models."""
     weights = sum(weight.numel() for weight in model.module.parameters())
-    if model.kind == TENSORS or weights < SMALLEST or not _computes_in_bfloat16(model.device):
+    if weights < SMALLEST:
         return None
     shape = min(batch_size, MOST_SAMPLES, len(lengths)), int(np.median(lengths))
-    key = model.source, model.kind, model.device, weights, model.blocks.count, shape, answer, torch.get_num_threads()
+    key = (
+        model.source, model.kind, model.device, weights, model.blocks.count, shape, answer, torch.get_num_threads(),
+        ways,
+    )  # fmt: skip
     if key not in _KNOWN:
         try:
-            _KNOWN[key] = _tried(model, *shape, answer)
+            _KNOWN[key] = _tried(model, *shape, answer, ways)
         except RuntimeError as error:  # a part of the model insists on a number type
-            logger.warning("steps in bfloat16 cannot be taken: %s", error)
+            logger.warning("%s cannot be taken: %s", _in_words(ways[1]), error)
             _KNOWN[key] = None
     return _KNOWN[key]
+
+
+def _in_words(way: Way) -> str:
+    attention, _ = way
+    return "steps in bfloat16" if attention is None else f"steps with {attention} attention"
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
@@ -76,21 +117,22 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _tried(model: LoraModel, samples: int, tokens: int, answer: int | None) -> float:
+def _tried(model: LoraModel, samples: int, tokens: int, answer: int | None, ways: tuple[Way, Way]) -> float:
     L = model.blocks.count
     absent = range(1, L - 1) if model.has_like_blocks else ()
     trained = [l for l in range(L) if l not in absent]
     batch = made_up(model, samples, tokens, answer)
     # CPU seconds hardly depend on what else runs on the machine, so runs choose alike.
     clock = time.process_time if model.device.type == "cpu" else time.perf_counter
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
     with model.without_blocks(absent):
         for _ in range(TURNS):
-            for autocast, found in seconds.items():
-                synchronise(model)
-                begin = clock()
-                run_step(model, trained, batch, nullcontext(), autocast)
-                synchronise(model)
-                found.append(clock() - begin)
-    float32, bfloat16 = (min(found[1:]) for found in seconds.values())
-    return bfloat16 / float32
+            for (attention, autocast), found in seconds.items():
+                with nullcontext() if attention is None else computed_by(model, attention):
+                    synchronise(model)
+                    begin = clock()
+                    run_step(model, trained, batch, nullcontext(), autocast)
+                    synchronise(model)
+                    found.append(clock() - begin)
+    before, after = (min(found[1:]) for found in seconds.values())
+    return after / before

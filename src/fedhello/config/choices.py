@@ -42,6 +42,7 @@ BEFORE: dict[str, Any] = {
     "defence.max_share": None,
     "defence.max_norm": None,
     "train.evaluate_every": 1,
+    "model.attention": "default",
 }
 """Values that reproduce earlier versions, for keys that their configurations do not have."""
 

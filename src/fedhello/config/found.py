@@ -27,11 +27,14 @@ def with_speeds_of(config: Config, budgets: Sequence[Budget]) -> Config:
     return config.model_copy(update={"clients": config.clients.model_copy(update={"tiers": tiers})})
 
 
-def with_number_type(config: Config, autocast: Literal["none", "bfloat16"]) -> Config:
-    """Return the configuration with the number type that ``auto`` stands for, so that the run can be repeated."""
-    if config.train.autocast != "auto":
-        return config
-    return config.model_copy(update={"train": config.train.model_copy(update={"autocast": autocast})})
+def with_number_type(config: Config, autocast: Literal["none", "bfloat16"], attention: str | None) -> Config:
+    """Return the configuration with the number type and the attention that ``auto`` stands for, to repeat the run."""
+    model, train = config.model, config.train
+    if train.autocast == "auto":
+        train = train.model_copy(update={"autocast": autocast})
+    if model.attention == "auto":
+        model = model.model_copy(update={"attention": "eager" if attention == "eager" else "default"})
+    return config.model_copy(update={"model": model, "train": train})
 
 
 def with_evaluations(config: Config, every: int) -> Config:
@@ -62,6 +65,8 @@ def as_loaded(config: Config, found: Config) -> Config:
         loaded["pooling"] = found.model.pooling
     if config.model.name == MEMORY:
         loaded |= {"dtype": found.model.dtype, "features": found.model.features}
+    if config.model.attention == "auto":
+        loaded["attention"] = found.model.attention
     fast = {"autocast": found.train.autocast} if config.train.autocast == "auto" else {}
     model, train = config.model.model_copy(update=loaded), config.train.model_copy(update=fast)
     return with_choices(config.model_copy(update={"model": model, "train": train}))

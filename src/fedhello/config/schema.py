@@ -91,6 +91,7 @@ class ModelConfig(Section):
     final: bool = True
     lora: LoraConfig = LoraConfig()
     frozen_dropout: bool = True
+    attention: Literal["auto", "default", "eager", "sdpa"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantisation: Quantisation = "none"
     pad_token: str | None = Field(None, min_length=1)

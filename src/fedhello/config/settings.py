@@ -34,6 +34,7 @@ def model_settings(config: Config) -> ModelSettings:
         head_module=model.head_module,
         features=model.features,
         frozen_dropout=model.frozen_dropout,
+        attention="default" if model.attention == "auto" else model.attention,
         lora=LoraSettings(lora.rank, lora.alpha, lora.dropout, lora.targets, lora.rslora, lora.dora),
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fedhello.model.attention import Attention
 from fedhello.model.injection import ATTENTION_QV
 from fedhello.model.pooling import Pooling
 from fedhello.model.quantisation import Quantisation
@@ -46,6 +47,7 @@ class ModelSettings:
         head_module: For a plain module, the dotted path of the linear layer that computes its logits.
         features: For a plain module without such a layer, the size d of its features.
         frozen_dropout: Whether its dropout is active below the lowest block that trains, too.
+        attention: Which of transformers' implementations computes attention.
         lora: The settings of LoRA.
     """
 
@@ -60,4 +62,5 @@ class ModelSettings:
     head_module: str | None = None
     features: int | None = None
     frozen_dropout: bool = True
+    attention: Attention = "default"
     lora: LoraSettings = field(default_factory=LoraSettings)

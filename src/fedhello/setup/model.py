@@ -11,6 +11,7 @@ from fedhello.data.dataset import DataSet
 from fedhello.data.tables import Source
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.attention import set_attention
 from fedhello.model.in_memory import foundation_of
 from fedhello.model.injection import Admit, attach_lora
 from fedhello.model.loading import FoundationModel, load_foundation
@@ -63,6 +64,7 @@ def load_model(
     """
     if isinstance(given.model, LoraModel):
         given.model.frozen_dropout = settings.frozen_dropout
+        set_attention(given.model, settings.attention)
         return given.model
     device = choose_device(settings.device)
     base = _foundation(settings, labels, kind, given, device)
@@ -80,6 +82,7 @@ def load_model(
         admit=admit,
     )
     model.frozen_dropout = settings.frozen_dropout
+    set_attention(model, settings.attention)
     model.module.to(device)
     return model
 

@@ -37,6 +37,7 @@ from fedhello.data.split import Split
 from fedhello.engine.protocol import Engine
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
+from fedhello.model.attention import attention_of
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.generation import longest_prompt
 from fedhello.model.head import family, is_shared
@@ -75,7 +76,7 @@ from fedhello.setup.federation import budgets_of, empty_federation
 from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_note
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, private_notes
-from fedhello.setup.private_plan import PrivateSetup, autocast_of, longest_shapes, protects_samples
+from fedhello.setup.private_plan import PrivateSetup, attention_is_free, autocast_of, longest_shapes, protects_samples
 from fedhello.setup.scored import scored_every
 from fedhello.setup.together import engine_of
 from fedhello.setup.training import distance_of, on_device, score_costs, step_costs, with_copies
@@ -140,8 +141,10 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
     private = private_statistics(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
-    settings, chosen = on_device(training_settings(config), autocast_of(config, method), loaded.method, model, samples)
-    config = with_number_type(config, settings.autocast)
+    settings, chosen = on_device(
+        training_settings(config), autocast_of(config, method), loaded.method, model, samples, attention_is_free(config)
+    )
+    config = with_number_type(config, settings.autocast, attention_of(model))
     if method.pooled:
         settings = replace(settings, samples=round(config.train.clients_per_round * sum(map(len, parts)) / len(parts)))
         parts = [np.concatenate(parts)]

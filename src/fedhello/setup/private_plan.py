@@ -10,6 +10,7 @@ from fedhello.config.schema import Config
 from fedhello.config.settings import private_plan, sample_plan
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import Kind
+from fedhello.data.memory import MEMORY
 from fedhello.data.split import Split
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
@@ -29,6 +30,12 @@ def protects_samples(config: Config, method: Method) -> bool:
 def autocast_of(config: Config, method: Method) -> str:
     """Return the number type of the forward pass, which steps on single samples fix."""
     return "none" if protects_samples(config, method) else config.train.autocast
+
+
+def attention_is_free(config: Config) -> bool:
+    """Whether attention may be computed in the fastest way: not in a user's model, nor where a budget limits memory."""
+    limited = any(tier.memory is not None for tier in config.clients.tiers)
+    return config.model.attention == "auto" and config.model.name != MEMORY and not limited
 
 
 def longest_shapes(config: Config, kind: Kind, tokens: int, samples: int = 1) -> tuple[Shape, list[Shape]]:

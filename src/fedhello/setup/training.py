@@ -9,6 +9,7 @@ from fedhello.aggregation.control import Distance
 from fedhello.allocation.planner import OPTIONS
 from fedhello.client.calibration import calibrate, check_calibrated, with_optimizer, with_tangents
 from fedhello.client.cost_model import Peak, StepCosts
+from fedhello.client.known_costs import Settings, known_costs
 from fedhello.client.memory import RESERVE
 from fedhello.client.private_training import gradient_copies
 from fedhello.client.scoring import calibrate_scoring
@@ -20,12 +21,13 @@ from fedhello.client.settings import (
     steps_of,
     with_rate,
 )
-from fedhello.client.trial import GAIN, time_in_bfloat16
+from fedhello.client.trial import GAIN, time_in_bfloat16, time_in_eager
 from fedhello.costs import FORWARD, KEEP, ActivationPolicy, ActivationRule
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError, ModelError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.attention import set_attention
 from fedhello.model.head import HeadSettings, is_shared
 from fedhello.model.sources import TENSORS
 from fedhello.setup.encoding import longest_answer
@@ -77,9 +79,8 @@ def step_costs(
     shared, frozen = is_shared(head.policy) and not fixed, fixed or head.policy == "frozen"
     adapter = model.snapshot(shared)
     block_upload, fixed_upload = upload_bound(adapter, METRICS)
-    costs = calibrate(
-        model, autocast=settings.autocast == "bfloat16", policies=policies, answer=answer, train_head=not frozen
-    )
+    how: Settings = (settings.autocast == "bfloat16", tuple(policies), answer, not frozen)
+    costs = known_costs(model, how, lambda: calibrate(model, *how))
     if limited:
         check_calibrated(costs, model)
     if settings.tangents:
@@ -134,7 +135,12 @@ def _used_policies(rule: ActivationRule, limited: bool, model: LoraModel) -> lis
 
 
 def on_device(
-    settings: TrainingSettings, autocast: str, method: BoundMethod, model: LoraModel, samples: Samples
+    settings: TrainingSettings,
+    autocast: str,
+    method: BoundMethod,
+    model: LoraModel,
+    samples: Samples,
+    attention: bool = False,
 ) -> tuple[TrainingSettings, tuple[str, ...]]:
     """Return how clients train on this machine under a method's own options, and notes on what was chosen here.
 
@@ -144,17 +150,26 @@ def on_device(
         method: With its options.
         model: The model, on its device.
         samples: Samples as clients have them.
+        attention: Whether the model may compute its attention in another way, if that is faster here.
     """
+    every = np.arange(len(samples))
+    here = model, settings.batch_size, samples.lengths(), longest_answer(samples, every)
     notes: tuple[str, ...] = ()
     if autocast == "auto":
-        every = np.arange(len(samples))
-        share = time_in_bfloat16(model, settings.batch_size, samples.lengths(), longest_answer(samples, every))
+        share = time_in_bfloat16(*here)
         if share is not None and share <= GAIN:
             settings = replace(settings, autocast="bfloat16")
             notes = (
                 "training and evaluation run in bfloat16 autocast, which is faster here: a step took "
                 f"{share:.0%} of the time; train.autocast=none keeps float32",
             )
+    share = time_in_eager(*here, settings.autocast == "bfloat16") if attention else None
+    if share is not None and share <= GAIN:
+        set_attention(model, "eager")
+        notes += (
+            f"attention is computed by transformers' eager code, which is faster here: a step took {share:.0%} of the "
+            "time; model.attention=default keeps the model's own, which holds less memory",
+        )
     return replace(settings, **method.local), notes
 
 
