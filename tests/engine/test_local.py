@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load
 
 from fedhello import algorithm
+from fedhello.client import first_step
 from fedhello.client.settings import TrainingSettings
 from fedhello.engine import local as local_module
 from fedhello.engine.local import LocalEngine
@@ -326,6 +327,17 @@ def test_clients_that_train_at_the_same_time_reply_as_in_turn(engine, monkeypatc
     same(here, there)
     assert heads.keys() == other.keys() and bool(heads) == personal
     assert all(torch.equal(heads[k][name], other[k][name]) for k in heads for name in heads[k])
+
+
+@parallel_alone
+def test_a_step_that_one_process_has_measured_is_measured_by_no_other(engine, monkeypatch):
+    e = parallel(engine())
+    adapter = e.model.snapshot(share_head=True)
+    here = list(e.train(tasks(adapter, EVERYBODY, 0)))
+    monkeypatch.setattr(first_step, "StepMemory", None)  # a measurement would be an error
+    there = list(e.train(tasks(adapter, EVERYBODY, 0)))
+    same(here, there)
+    assert all(isinstance(reply, Update) and reply.metrics["peak_bytes"] > 0 for reply in there)
 
 
 @parallel_alone

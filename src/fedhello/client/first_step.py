@@ -47,7 +47,7 @@ class FirstStep:
         """
         self._model = model
         self._kind = None if kind is None or goes_by_values(model) else (kind, attention_of(model))
-        self._key: Hashable = None
+        self._key = ""
         self._memory: StepMemory | None = None
         self._known: StepBytes | None = None
 
@@ -59,8 +59,8 @@ class FirstStep:
         """
         if self._memory is not None or self._known is not None:
             return None
-        self._key = (self._kind, _form(batch))
-        self._known = None if self._kind is None else _KNOWN.setdefault(self._model, {}).get(self._key)
+        self._key = repr((self._kind, _form(batch)))
+        self._known = None if self._kind is None else known_steps(self._model).get(self._key)
         if self._known is None:
             self._memory = StepMemory(self._model.module.parameters())
         return self._memory
@@ -73,12 +73,20 @@ class FirstStep:
             memory = self._memory
             self._known = StepBytes(memory.saved_bytes, memory.backward_peak_bytes, memory.peak_bytes)
             if self._kind is not None:
-                _KNOWN[self._model][self._key] = self._known
+                known_steps(self._model)[self._key] = self._known
         return self._known
 
 
-_KNOWN: WeakKeyDictionary[LoraModel, dict[Hashable, StepBytes]] = WeakKeyDictionary()
-"""Model → kind of a step and form of its batch → what it takes."""
+_KNOWN: WeakKeyDictionary[LoraModel, dict[str, StepBytes]] = WeakKeyDictionary()
+
+
+def known_steps(model: LoraModel) -> dict[str, StepBytes]:
+    """Return what is known of a model: kind of a step and form of its batch, as text → what it takes, oldest first.
+
+    Args:
+        model: The model.
+    """
+    return _KNOWN.setdefault(model, {})
 
 
 def goes_by_values(model: LoraModel) -> bool:

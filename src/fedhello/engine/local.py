@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fedhello.client.boundary import BoundaryCache
 from fedhello.client.cost_model import Peak, StepCosts, predicted
+from fedhello.client.first_step import known_steps
 from fedhello.client.loss import LOSSES
 from fedhello.client.memory import gpu_limit
 from fedhello.client.private_training import private_training
@@ -128,9 +130,11 @@ class LocalEngine:
                     absent.append(absence)
 
         def work(task: Task) -> bytes:
+            known = len(known_steps(self.model))
             with (said := Said()).collected():
                 reply = self._reply(task, self.federation.by_id[task.client], heads)
-            return packed(Reply(reply, self._trained_heads.get(task.client, {}), said))
+            measured = dict(islice(known_steps(self.model).items(), known, None))
+            return packed(Reply(reply, self._trained_heads.get(task.client, {}), said, measured))
 
         for task, payload in in_parallel(present(), work, self.workers):
             while absent and absent[0].client < task.client:
@@ -153,6 +157,7 @@ class LocalEngine:
     def _returned(self, payload: bytes) -> Update | Rejection:
         reply = unpacked(payload)
         reply.said.say()
+        known_steps(self.model).update(reply.steps)
         if reply.head:
             self._trained_heads[reply.found.client] = dict(reply.head)
         return reply.found

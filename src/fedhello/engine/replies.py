@@ -6,10 +6,11 @@ reply  =  4 bytes header length, little endian  ·  header, JSON  ·  safetensor
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 
 from torch import Tensor
 
+from fedhello.client.first_step import StepBytes
 from fedhello.engine.wire import decode_tensors, encode_tensors
 from fedhello.engine.workers import Said
 from fedhello.types import Rejection, Update
@@ -26,11 +27,13 @@ class Reply:
         found: The update or the rejection.
         head: The client's own head after training; empty without one.
         said: What was logged and printed.
+        steps: What steps take that were measured for the first time; see ``fedhello.client.first_step``.
     """
 
     found: Update | Rejection
     head: Mapping[str, Tensor]
     said: Said
+    steps: Mapping[str, StepBytes] = field(default_factory=dict)
 
 
 def packed(reply: Reply) -> bytes:
@@ -41,6 +44,7 @@ def packed(reply: Reply) -> bytes:
         "kind": type(found).__name__,
         "fields": {part.name: getattr(found, part.name) for part in fields(found) if part.name != "tensors"},
         "said": [said.records, said.out, said.err],
+        "steps": {kind: astuple(step) for kind, step in reply.steps.items()},
         "names": [list(tensors), list(reply.head)],  # safetensors sorts them, and sums over tensors depend on order
     }
     text = json.dumps(header).encode()
@@ -56,7 +60,9 @@ def unpacked(payload: bytes) -> Reply:
     header, values = json.loads(payload[_PREFIX.size : end]), decode_tensors(payload[end:])
     names, heads = header["names"]
     said = Said(*header["said"])
+    steps = {kind: StepBytes(*step) for kind, step in header["steps"].items()}
     head = {name: values[_HEAD + name] for name in heads}
     if header["kind"] == Rejection.__name__:
-        return Reply(Rejection(**header["fields"]), head, said)
-    return Reply(Update(**header["fields"], tensors={name: values[_TENSORS + name] for name in names}), head, said)
+        return Reply(Rejection(**header["fields"]), head, said, steps)
+    tensors = {name: values[_TENSORS + name] for name in names}
+    return Reply(Update(**header["fields"], tensors=tensors), head, said, steps)
