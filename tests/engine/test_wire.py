@@ -5,12 +5,10 @@ import safetensors.torch
 import torch
 
 from fedhello.client.settings import METRICS
-from fedhello.engine.sizes import task_bytes
 from fedhello.engine.wire import (
     RUN_ID,
     Expected,
     decode,
-    encode_task,
     encode_tensors,
     encode_update,
     expect,
@@ -38,21 +36,6 @@ def test_what_a_task_makes_expect_is_what_its_client_returns():
     adapter = Adapter({**TENSORS, "other": torch.ones(5)}, {**dict.fromkeys(TENSORS, 0), "other": 1})
     found = expect(Task(3, 5, Allocation((0,)), adapter), samples=40, run="a run", bytes_down=123)
     assert decode(encode_update(UPDATE, "a run"), found).bytes_down == 123
-
-
-def test_the_bytes_of_a_task_are_known_without_making_it():
-    adapter = Adapter({**TENSORS, "other": torch.ones(5)}, {**dict.fromkeys(TENSORS, 0), "other": 1})
-    half = Adapter({"a.lora_A.weight": torch.ones(2, 3).bfloat16()}, {"a.lora_A.weight": 0})
-    plain = Task(3, 5, Allocation((0,)), adapter)
-    less = replace(plain, client=1000, known=frozenset({"other"}), missed={"x": torch.ones(7, 2)})
-    tasks = [
-        plain,
-        less,
-        replace(plain, correction={name: value + 1 for name, value in TENSORS.items()}, lr=0.25),
-        replace(plain, adapter=half, round=10**6),
-        plain,
-    ]
-    assert [task_bytes(task) for task in tasks] == [len(encode_task(task)) for task in tasks]
 
 
 def test_the_limit_leaves_a_tenth_above_the_longest_update():
