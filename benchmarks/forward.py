@@ -4,8 +4,8 @@
     python benchmarks/forward.py --memory bert-base|vit-b16 [--tangents 4] > benchmarks/results/forward_MODEL.json
 
 The learning rate of each way of training is that of the best validation accuracy among ``RATES``; the test accuracy is
-that of the last round. Clients train the last block, and keep what stands below it, so that passes are short: with more
-blocks an estimate is worse, by their number, and takes so much longer. Batches are of 64, since a pass along a direction
+that of the last round. Clients train the last block, and keep what stands below it, so that passes are short: with
+more blocks an estimate is worse, by their number, and takes longer. Batches are of 64, since a pass along a direction
 is dear for few tokens. ``--memory`` measures single steps instead: by backward, without it, of the head alone, and by
 backward on a quarter of the batch, recomputed.
 """
