@@ -4,8 +4,10 @@
     python benchmarks/forward.py --memory bert-base|vit-b16 [--tangents 4] > benchmarks/results/forward_MODEL.json
 
 The learning rate of each way of training is that of the best validation accuracy among ``RATES``; the test accuracy is
-that of the last round. Batches of 64, since a pass along a direction is dear for few tokens. ``--memory`` measures
-single steps instead: by backward, without it, of the head alone, and by backward on a quarter of the batch, recomputed.
+that of the last round. Clients train the last block, and keep what stands below it, so that passes are short: with
+more blocks an estimate is worse, by their number, and takes longer. Batches are of 64, since a pass along a direction
+is dear for few tokens. ``--memory`` measures single steps instead: by backward, without it, of the head alone, and by
+backward on a quarter of the batch, recomputed.
 """
 
 import argparse
@@ -40,13 +42,21 @@ def main() -> None:
         )
         return
     T = arguments.rounds
-    plain = [f"train.rounds={T}", f"train.evaluate_every={T}", "train.autocast=none", "train.batch_size=64",
-             "train.selection=last", "train.server={name: none}"]  # fmt: skip
+    plain = [
+        f"train.rounds={T}", f"train.evaluate_every={T}", "train.autocast=none", "train.batch_size=64",
+        "train.selection=last", "clients.tiers=[{share: 1, blocks: 1, cache: 64 MB}]", "model.frozen_dropout=false",
+    ]  # fmt: skip
     rows = [row("head-only", [*plain, "method={name: head-only}"], arguments.seed)]
     for rule, rates in RATES.items():
         for lr in rates:
             how = [f"train.activations={rule}", f"train.tangents={arguments.tangents}", f"train.lr={lr}"]
-            rows.append(row(f"{rule}, lr {lr}", [*plain, *how, "method={name: rgd-hla}"], arguments.seed))
+            rows.append(
+                row(
+                    f"{rule}, lr {lr}",
+                    [*plain, *how, "method={name: gd-hla, pattern: inverted_triangle}"],
+                    arguments.seed,
+                )
+            )
     runs.show({"benchmark": "forward", "rounds": T, "tangents": arguments.tangents, "rows": rows})
 
 

@@ -65,7 +65,7 @@ class Method:
 
     Example:
         >>> fh.METHODS["fedit"].allocates, sorted(fh.METHODS["fim-hla"].options.model_fields)
-        ('ranks', ['clusters', 'refresh', 'score_samples', 'scores', 'weighting'])
+        ('ranks', ['clusters', 'freeze_from_below', 'refresh', 'score_samples', 'scores', 'weighting'])
     """
 
     name: str

@@ -44,7 +44,7 @@ HEAD_ALONE = {name for name in NAMES if METHODS[name].head_alone}
 REFACTORED = {"flexlora", "raflora", "hralora"}
 """Those that factor a product anew: the product is what counts, not the factors."""
 
-FULL = {"legend": {"step": 0}}
+FULL = {"legend": {"step": 0}, "fed-pilot": {"compensation": 1.0}}
 """Options under which a client with the full budget trains everything."""
 
 
@@ -199,6 +199,8 @@ TABLE = {
     "fedra": [(1, 6, "AB", 6), (2, 6, "AB", 6)],
     "fedra-mask": [(1, 6, "AB", 6), (2, 6, "AB", 6)],
     "legend": [(1, 6, "AB", 6), (2, 6, "AB", 6)],
+    "fedquad": [(1, 6, "AB", 6), (2, 6, "AB", 6)],
+    "fed-pilot": [(1, 6, "AB", 6), (2, 6, "AB", 6)],
     "hetlora": OWN,
     "flexlora": OWN,
     "raflora": OWN,

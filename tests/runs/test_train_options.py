@@ -16,6 +16,7 @@ from fedhello.network.options import ClientOptions
 from fedhello.network.preparation import prepare_client
 from fedhello.network.server import _invitation, served
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.loop import rounds, start
 from fedhello.setup.prepare import load, prepare
 from fedhello.types import Update
 from network import SETTINGS, remote_tasks
@@ -185,3 +186,18 @@ def test_a_pattern_that_is_chosen_is_named_with_its_reason(place, call):
     assert "method.pattern: auto is inverted_triangle, since numbers of blocks stand for memory and time" in " ".join(
         out.split()
     )
+
+
+def test_a_run_without_backward_keeps_its_budgets_and_closes_blocks(place):
+    method = "method={name: gd-hla, pattern: triangle, freeze_from_below: 1}"
+    tiers = "clients.tiers=[{share: 1, memory: 30 MB}]"
+    how = ["train.activations=forward", "train.tangents=2", "train.rounds=3", "model.head=frozen", tiers, method]
+    session = prepare(load_config(place / "net.yaml", how))
+    assert session.engine.settings.tangents == 2
+    reports = [result.report for _, result in rounds(session, start(session).state)]
+    clients = [client for report in reports for client in report.clients]
+    assert clients and not any(report.over_budget or report.rejections for report in reports)
+    for client in clients:
+        assert set(client.policies[min(client.blocks) :]) == {"forward"}
+        assert client.metrics["saved_bytes"] == 0
+        assert 0 < client.metrics["peak_bytes"] <= client.metrics["predicted_peak_bytes"] * 1.1

@@ -2,7 +2,8 @@
 
     θ_l ← θ_l + γ_l (mean over those who trained l − θ_l),        γ_l = min(``compensation``, max(1, n̄/n_l))
 
-with n_l the updates that block l has had so far, this round's included, and n̄ their mean over the blocks that had any.
+with n_l the updates of block l that clients were asked for in rounds in which it moved, this one included, and n̄ their
+mean over the blocks that had any.
 That blocks are compensated by how often they were updated is the paper's idea; its formula was not at hand, so this
 is ours.
 """
@@ -33,13 +34,18 @@ def compensate(
         sums: Over the clients.
         compensation: The largest γ; 1 compensates nothing.
     """
-    result = take_mean(context, sums)
+    result, before = take_mean(context, sums), context.adapter
+    moved = {
+        before.block_of[name] for name, value in result.adapter.tensors.items() if value is not before.tensors[name]
+    }
+    if moved <= {None}:
+        return result
     asked = torch.zeros(context.federation.num_blocks, dtype=torch.float64)
     for allocation in context.allocations.values():
-        asked[list(allocation.blocks)] += 1
+        asked[[block for block in allocation.blocks if block in moved]] += 1
     n = context.method_state.get(UPDATES, torch.zeros_like(asked)) + asked
     γ = (n[n > 0].mean() / n.clamp_min(1)).clamp(1, compensation)
-    before, longer = context.adapter, dict[str, Tensor]()
+    longer: dict[str, Tensor] = {}
     for name, value in result.adapter.tensors.items():
         old, block = before.tensors[name], before.block_of[name]
         if block is not None and value is not old and γ[block] > 1:
