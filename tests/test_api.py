@@ -22,23 +22,6 @@ def test_importing_loads_nothing_heavy_and_gives_the_public_names_alone():
     assert dir(fh) == sorted(fh.__all__)
 
 
-def test_what_a_run_needs_brings_no_package_along_that_it_does_not():
-    unused = ["sklearn", "pandas", "pyarrow", "matplotlib", "datasets", "flwr", "scipy.stats"]
-    code = f"import sys, fedhello; fedhello.prepare; print(sorted(set({unused}) & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
-
-
-def test_help_is_shown_before_anything_heavy_is_loaded():
-    code = (
-        "import sys; from fedhello.cli.main import app\ntry: app(['--help'])\nexcept SystemExit: pass\n"
-        "print(sorted({'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Usage" in out.stdout
-    assert out.stdout.strip().endswith("[]")
-
-
 def test_callbacks_watch_and_stop(place):
     class Watching(fh.Callback):
         seen = ()

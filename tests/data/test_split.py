@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.model_selection import train_test_split
 
-from fedhello.data.split import _in_proportion, stratified_split
+from fedhello.data.split import stratified_split
 from fedhello.errors import DataError
 
 PARTS = ("train", "validation", "test", "proxy")
@@ -132,18 +131,3 @@ def test_a_part_that_would_take_the_last_sample_of_a_class_is_refused():
         stratified_split(
             np.append(np.arange(10), [0, 1]), validation=np.array([], dtype=int), test=np.array([], dtype=int), proxy=5
         )
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    counts=st.lists(st.integers(4, 30), min_size=2, max_size=9),
-    share=st.floats(0.2, 0.5),
-    seed=st.integers(0, 2**31),
-)
-def test_a_part_is_the_one_that_scikit_learn_draws(counts, share, seed):
-    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    size = max(len(counts), round(share * len(labels)))
-    rest = np.random.default_rng(seed + 1).permutation(len(labels))
-    wanted = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
-    for one, other in zip(_in_proportion(labels, rest, size, seed), wanted, strict=True):
-        assert one.tolist() == other.tolist()

@@ -60,6 +60,8 @@ def stratified_split(
     Raises:
         DataError: If there are too few samples, or a class would be absent from training.
     """
+    from sklearn.model_selection import train_test_split
+
     parts: dict[str, np.ndarray] = {}
     shares: dict[str, float] = {}
     for name, part in (("test", test), ("validation", validation)):
@@ -80,48 +82,12 @@ def stratified_split(
             rest = np.setdiff1d(rest, parts[name])
             continue
         _check_sizes(labels, whole, rest, name, size, names)
-        rest, parts[name] = _in_proportion(labels, rest, size, seed)
+        rest, parts[name] = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
     absent = sorted(set(classes.tolist()) - set(labels[rest].tolist()))
     if absent:
         listed = ", ".join(class_name(c, names) for c in absent)
         raise DataError(f"expected every class in the training data; {listed} have samples elsewhere only")
     return Split(train=np.sort(rest), **{name: np.sort(part) for name, part in parts.items()})
-
-
-def _in_proportion(labels: np.ndarray, rest: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the remaining samples without a part, and the part: of each class its share, in random order.
-
-    The draws are those of scikit-learn's ``train_test_split``, whose import takes 2 CPU-seconds.
-    """
-    rng = np.random.RandomState(seed)
-    of = np.unique(labels[rest], return_inverse=True)[1]
-    counts = np.bincount(of)
-    stay = _shares(counts, len(rest) - size, rng)
-    leave = _shares(counts - stay, size, rng)
-    cuts = []
-    for c, few in enumerate(stay):
-        shuffled = rest[np.flatnonzero(of == c)][rng.permutation(counts[c])]
-        cuts.append(np.split(shuffled, [few, few + leave[c]])[:2])
-    kept, taken = (np.concatenate(parts) for parts in zip(*cuts, strict=True))
-    return rng.permutation(kept), rng.permutation(taken)
-
-
-def _shares(counts: np.ndarray, n: int, rng: np.random.RandomState) -> np.ndarray:
-    """Return how many of n samples each class gets: its exact share, rounded by the largest remainders.
-
-    Among equal remainders it is drawn who gets one more.
-    """
-    exact = counts / counts.sum() * n
-    shares = np.floor(exact)
-    remainders = exact - shares
-    for remainder in np.unique(remainders)[::-1]:
-        left = int(n - shares.sum())
-        if left <= 0:
-            break
-        equal = np.flatnonzero(remainders == remainder)
-        shares[rng.choice(equal, size=min(left, len(equal)), replace=False)] += 1
-    found: np.ndarray = shares.astype(int)
-    return found
 
 
 def _drawn(labels: np.ndarray, rest: np.ndarray, part: str, size: int, seed: int) -> np.ndarray:
