@@ -1,7 +1,6 @@
-"""The configuration: one YAML file, every key checked, every key overridable as ``a.b=c``.
+"""The configuration: one YAML file, every key checked, overridable as ``a.b=c``; the defaults are the embedded demo.
 
-The defaults are the embedded demo. ``fedhello.setup.prepare`` turns a configuration into plain settings; the code that
-runs does not see it.
+``fedhello.setup.prepare`` turns a configuration into plain settings; the code that runs does not see it.
 """
 
 from dataclasses import replace

@@ -15,6 +15,7 @@ from fedhello.costs import ActivationRule, Costs
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, first_few, human_bytes
 from fedhello.model.adapter import LoraModel
+from fedhello.session import ClientEntry
 from fedhello.types import Budget, Client, Federation
 
 Batches = tuple[Shape, Sequence[Shape]] | tuple[Shape, Sequence[Shape], Sequence[int]]
@@ -245,3 +246,17 @@ def _largest_batch(budget: Budget, widest: Shape, steps: StepCosts | None, rule:
         if costs is not None and needs(costs, cheapest(costs, rule)).within(budget):
             return samples
     return None
+
+
+def roster_of(tiers: Sequence[int], histogram: np.ndarray, names: Sequence[str]) -> tuple[ClientEntry, ...]:
+    """Return what a run's files say of its clients.
+
+    Args:
+        tiers: Each client's tier, length K.
+        histogram: Each client's samples of each class, shape (K, C).
+        names: The classes' names, length C.
+    """
+    return tuple(
+        ClientEntry(k, tier, sum(row), dict(zip(names, row, strict=True)))
+        for k, (tier, row) in enumerate(zip(tiers, histogram.tolist(), strict=True))
+    )

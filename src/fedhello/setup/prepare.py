@@ -60,7 +60,7 @@ from fedhello.setup.checks import (
     lacking_classes,
     unscored_heads,
 )
-from fedhello.setup.clients import Batches, clients_of, federate, tiers_of, with_speeds
+from fedhello.setup.clients import Batches, clients_of, federate, roster_of, tiers_of, with_speeds
 from fedhello.setup.data import data_digest, load_data, partition_data, public_data, split_data
 from fedhello.setup.encoding import (
     MODEL_KINDS,
@@ -188,10 +188,7 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
         boundary=boundary_cache(config.run.cache_folder),
     )
     histogram = label_histogram(parts, data.labels, len(data.label_names))
-    roster = tuple(
-        ClientEntry(k, tier, sum(row), dict(zip(data.label_names, row, strict=True)))
-        for k, (tier, row) in enumerate(zip(tier_of, histogram.tolist(), strict=True))
-    )
+    roster = roster_of(tier_of, histogram, data.label_names)
     said = cache_notes(kept, federation.clients, engine.data)
     notes = (*loaded.notes, *chosen, *measured, *left_out, *at_once, *said)
     loaded = replace(loaded, config=config, notes=notes, threads=workers.threads if workers.count > 1 else None)
