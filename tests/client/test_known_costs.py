@@ -1,6 +1,9 @@
 """Calibrations on disk: the same costs, of the same model and settings only."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from torch import nn
@@ -86,3 +89,19 @@ def test_a_folder_that_cannot_be_written_changes_nothing(tiny_model, place):
     counting(tiny_model(), made, how)
     counting(tiny_model(), made, how)
     assert len(made) == 2
+
+
+def test_the_key_is_the_same_in_another_process(workplace):
+    code = (
+        "import fedhello as fh\nfrom fedhello.client.known_costs import _path\n"
+        "model = fh.prepare('tiny.yaml', {'train.measure_memory': False}).model\n"
+        "assert len(model.passed_over) > 1\nprint(_path(model, (False, ('keep',), None, True)).name)"
+    )
+    names = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed}, cwd=workplace, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert names[0] == names[1]

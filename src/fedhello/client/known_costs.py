@@ -68,7 +68,7 @@ def _path(model: LoraModel, settings: Settings) -> Path | None:
     parts = (
         sorted((name, weight.dtype, tuple(weight.shape)) for name, weight in model.module.named_parameters()),
         str(model.module), config.to_json_string(use_diff=False), attention_of(model),
-        model.blocks, model.kind, model.pooling, model.quantisation, model.scale, model.passed_over,
+        model.blocks, model.kind, model.pooling, model.quantisation, model.scale, sorted(model.passed_over),
         model.frozen_dropout, model.longest_input, model.image_shape if model.takes_images else None,
         settings, device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(),
