@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from fedhello.client.activations import activation_policies, to_int8_rows
+from fedhello.client.activations import activation_policies
 from fedhello.client.memory import StepMemory
+from fedhello.client.packing import to_int8_rows
 from fedhello.data.batches import Examples
 from fedhello.data.ragged import Ragged
 
