@@ -12,7 +12,7 @@ memory) are not compressed.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -66,17 +66,14 @@ def _compressed(block: nn.Module, note: Callable[[Tensor], object]) -> Callable[
     weights, frugal = _Weights(block), Frugal(block)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        smallest = _hidden(args, kwargs).numel() // SHARE
-        packer = _Packer(weights, smallest, note)
+        hidden, *shared = (x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+        smallest = hidden.numel() // SHARE
+        # Masks and positions are held once for all blocks.
+        packer = _Packer(weights, {id(x.untyped_storage()) for x in shared}, smallest, note)
         with saved_tensors_hooks(packer.pack, packer.unpack), frugal.operations(smallest):
             return forward(*args, **kwargs)
 
     return run
-
-
-def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return a block's input: the first tensor among its arguments."""
-    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
 _Packed = Int8Rows | Codes
@@ -105,8 +102,11 @@ class _Weights:
 class _Packer:
     """Packs the tensors that autograd saves in one forward pass; each tensor is packed once, whatever its views."""
 
-    def __init__(self, weights: _Weights, smallest: int, note: Callable[[Tensor], object]) -> None:
+    def __init__(
+        self, weights: _Weights, shared: Collection[int], smallest: int, note: Callable[[Tensor], object]
+    ) -> None:
         self._weights = weights
+        self._shared = shared
         self._smallest = smallest
         self._note = note
         self._packed: dict[tuple[Any, ...], tuple[weakref.ref[Any], _Packed]] = {}
@@ -119,9 +119,7 @@ class _Packer:
 
     def _pack(self, x: Tensor) -> Tensor | _Packed:
         storage = x.untyped_storage()
-        known_type = x.is_floating_point() or x.dtype == torch.bool
-        # Of a tensor that repeats its values (expanded), what is packed would be larger.
-        if not known_type or x.numel() < self._smallest or storage.nbytes() < x.nbytes or self._weights.has(x):
+        if x.numel() < self._smallest or id(storage) in self._shared or not _is_packed(x) or self._weights.has(x):
             return x
         layout = (x.numel(), x.shape[-1]) if x.is_contiguous() else (x.shape, x.stride())
         key = (id(storage), x.storage_offset(), layout, x._version)
@@ -145,6 +143,11 @@ class _Packer:
     @staticmethod
     def unpack(x: Tensor | _Packed) -> Tensor:
         return x if isinstance(x, Tensor) else x.restore()
+
+
+def _is_packed(x: Tensor) -> bool:
+    # Of a tensor that repeats its values (expanded), what is packed could be larger.
+    return (x.is_floating_point() or x.dtype == torch.bool) and x.untyped_storage().nbytes() >= x.nbytes
 
 
 def _as_bits_or_rows(x: Tensor) -> _Packed | None:

@@ -87,7 +87,9 @@ def _worth_it(x: object, smallest: int) -> bool:
 
 def _activation(forward: Callable[..., Tensor], levels: Levels, smallest: int) -> Callable[..., Tensor]:
     def run(x: Tensor) -> Tensor:
-        return _Activation.apply(x, forward, levels) if _worth_it(x, smallest) else forward(x)  # type: ignore[no-any-return,no-untyped-call]
+        if not _worth_it(x, smallest):
+            return forward(x)
+        return _Activation.apply(x, forward, levels)  # type: ignore[no-any-return,no-untyped-call]
 
     return run
 
@@ -235,10 +237,10 @@ class _Attention(Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         *inputs, mask = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
-        inputs = [x.detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True)]
+        q, k, v = (x.detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True))
         with torch.enable_grad(), _unpacked():
-            y = functional.scaled_dot_product_attention(*inputs, mask, **ctx.named)
-            found = iter(torch.autograd.grad(y, [x for x in inputs if x.requires_grad], g))
+            y = functional.scaled_dot_product_attention(q, k, v, mask, **ctx.named)
+            found = iter(torch.autograd.grad(y, [x for x in (q, k, v) if x.requires_grad], g))
         return *(next(found) if need else None for need in needed), None, None
 
 
