@@ -45,3 +45,4 @@ def test_other_tensors_are_not_taken_for_masks():
     x[:3], x[100] = 1.0, 0.5
     assert binary(x) is None
     assert binary(torch.linspace(0, 1, 10)) is None
+    assert binary(torch.zeros(10)) is None

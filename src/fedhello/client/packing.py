@@ -110,13 +110,22 @@ def to_bytes(numbers: Tensor) -> Tensor:
 
 
 def binary(x: Tensor) -> Codes | None:
-    """Return a tensor of zeros and one other value, as dropout masks are, exactly as bits; None if it is none."""
+    """Return a tensor of zeros and one other value, as dropout masks are, exactly as bits; None if it is none.
+
+    Numbers that are all zero are none: then how much is held would depend on values.
+    """
+    if x.dtype == torch.bool:
+        return _bits(x.reshape(-1), torch.tensor([False, True], device=x.device), x.shape)
     first = x[(0,) * (x.dim() - 1)][:64]
     levels = torch.stack((torch.zeros_like(first[0]), first.max()))
-    flat = x.reshape(-1) if _has_only(first, levels) else None
+    flat = x.reshape(-1) if _has_only(first, levels) and bool(levels[1]) else None
     if flat is None or not _has_only(flat, levels):
         return None
-    return Codes(to_bytes(in_parts(flat != 0, 8).to(torch.uint8)), levels, x.shape)
+    return _bits(flat != 0, levels, x.shape)
+
+
+def _bits(flat: Tensor, levels: Tensor, shape: torch.Size) -> Codes:
+    return Codes(to_bytes(in_parts(flat, 8).to(torch.uint8)), levels, shape)
 
 
 def _has_only(flat: Tensor, values: Tensor) -> bool:
