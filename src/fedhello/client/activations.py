@@ -2,13 +2,14 @@
 
     keep        autograd saves what it needs
     recompute   only the block's input is kept; backward runs the block's forward again (activation checkpointing)
-    compress    what autograd saves is held as int8 with one float32 scale per row, and restored for backward
+    compress    what autograd saves is held as bits (dropout masks) or as int8 with one float32 scale per row, and
+                restored for backward; some operations save less to begin with, see ``client.frugal``
 
 Recomputation gives exactly the same gradients: the random state is restored, so dropout masks are the same too.
 Compression does not; each element x of a row is rounded to a multiple of s = max|row| / 127, so it is off by at most
-s/2. Integers, booleans, parameters and autocast's copies of them, tensors with infinities (masks) and tensors much
-smaller than the block's input (statistics of a normalisation or a softmax, which need their precision and take little
-memory) are not compressed.
+s/2. Integers, parameters and autocast's copies of them, tensors with infinities, what blocks share (masks, positions)
+and tensors much smaller than the block's input (statistics of a normalisation or a softmax, which need their precision
+and take little memory) are not compressed.
 """
 
 import weakref
@@ -147,7 +148,9 @@ class _Packer:
 
 def _is_packed(x: Tensor) -> bool:
     # Of a tensor that repeats its values (expanded), what is packed could be larger.
-    return (x.is_floating_point() or x.dtype == torch.bool) and x.untyped_storage().nbytes() >= x.nbytes
+    return (
+        x.is_floating_point() or (x.dtype == torch.bool and x.device.type != "cpu")
+    ) and x.untyped_storage().nbytes() >= x.nbytes
 
 
 def _as_bits_or_rows(x: Tensor) -> _Packed | None:
