@@ -36,7 +36,8 @@ GOALS = {
     "bottleneck 1/4, within 0.33": (0.33, 1.30),
     "all, recompute": (0.20, 1.35),
     "all, within 0.20": (0.20, 1.35),
-    "all, compress": (0.45, 1.25),
+    "all, compress": (0.20, 1.15),
+    "bottleneck 1/2, compress": (0.60, 1.05),
 }
 
 

@@ -97,6 +97,16 @@ def test_gradients_of_samples_are_those_of_batches_of_one(model, random_examples
     assert lengths_of(found) == pytest.approx([length(one) for one in expected], rel=1e-4)
 
 
+def test_gradients_of_samples_are_close_where_blocks_compress(model, random_examples):
+    data, parameters = random_examples(samples=5), parameters_of(model)
+    expected = one_by_one(model, parameters, data)
+    with activation_policies(model.block_modules(), ["compress"] * 3, lambda _: None):
+        found = sample_gradients(model, parameters, data.batch(np.arange(5)), cross_entropy)
+    for i, one in enumerate(expected):
+        off = length({name: found[name][i] - one[name] for name in one})
+        assert 0 < off < 0.1 * length(one)
+
+
 @pytest.mark.parametrize("clip", [1e-3, 0.05, 1e3])
 def test_one_sample_changes_a_sum_by_at_most_c_whatever_is_in_the_batch(model, random_examples, clip):
     data, parameters = random_examples(samples=9), parameters_of(model)

@@ -2,19 +2,19 @@
 
     keep        autograd saves what it needs
     recompute   only the block's input is kept; backward runs the block's forward again (activation checkpointing)
-    compress    what autograd saves is held as int8 with one float32 scale per row, and restored for backward
+    compress    what autograd saves is held as bits (dropout masks) or as int8 with one float32 scale per row, and
+                restored for backward; some operations save less to begin with, see ``client.frugal``
 
 Recomputation gives exactly the same gradients: the random state is restored, so dropout masks are the same too.
 Compression does not; each element x of a row is rounded to a multiple of s = max|row| / 127, so it is off by at most
-s/2. Integers, booleans, parameters and autocast's copies of them, tensors with infinities (masks) and tensors much
-smaller than the block's input (statistics of a normalisation or a softmax, which need their precision and take little
-memory) are not compressed.
+s/2. Integers, parameters and autocast's copies of them, tensors with infinities, what blocks share (masks, positions)
+and tensors much smaller than the block's input (statistics of a normalisation or a softmax, which need their precision
+and take little memory) are not compressed.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,13 +23,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from fedhello.client.frugal import Frugal
+from fedhello.client.packing import Codes, Int8Rows, binary, to_int8_rows
 from fedhello.costs import ActivationPolicy
 from fedhello.model.below import forward_replaced
 
 SHARE = 4
 """Tensors with fewer elements than the block's input divided by this are not compressed."""
-
-LEVELS = 127
 
 
 @contextmanager
@@ -52,31 +52,6 @@ def activation_policies(
         yield
 
 
-@dataclass(frozen=True)
-class Int8Rows:
-    """A tensor as int8 with one scale per row: x ≈ q·s.
-
-    Attributes:
-        q: Int8, the tensor's shape.
-        s: Float32, the tensor's shape with a last dimension of 1.
-        dtype: The original tensor's type.
-    """
-
-    q: Tensor
-    s: Tensor
-    dtype: torch.dtype
-
-    def restore(self) -> Tensor:
-        """Return q·s in the original type."""
-        return (self.q * self.s).to(self.dtype)
-
-
-def to_int8_rows(x: Tensor) -> Int8Rows:
-    """Round each row (the last dimension) to 255 levels between −max|row| and max|row|."""
-    s = x.abs().amax(dim=-1, keepdim=True).float().clamp_min(torch.finfo(torch.float32).tiny) / LEVELS
-    return Int8Rows((x / s).round_().to(torch.int8), s, x.dtype)
-
-
 def _recomputed(forward: Callable[..., Any], note: Callable[[Tensor], object]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         for value in tree_leaves((args, kwargs)):
@@ -89,19 +64,20 @@ def _recomputed(forward: Callable[..., Any], note: Callable[[Tensor], object]) -
 
 def _compressed(block: nn.Module, note: Callable[[Tensor], object]) -> Callable[..., Any]:
     forward = block.forward
-    weights = _Weights(block)
+    weights, frugal = _Weights(block), Frugal(block)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        packer = _Packer(weights, _hidden(args, kwargs).numel() // SHARE, note)
-        with saved_tensors_hooks(packer.pack, packer.unpack):
+        hidden, *shared = (x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+        smallest = hidden.numel() // SHARE
+        # Masks and positions are held once for all blocks.
+        packer = _Packer(weights, {id(x.untyped_storage()) for x in shared}, smallest, note)
+        with saved_tensors_hooks(packer.pack, packer.unpack), frugal.operations(smallest):
             return forward(*args, **kwargs)
 
     return run
 
 
-def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return a block's input: the first tensor among its arguments."""
-    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+_Packed = Int8Rows | Codes
 
 
 class _Weights:
@@ -125,30 +101,34 @@ class _Weights:
 
 
 class _Packer:
-    """Packs the tensors that autograd saves in one forward pass; each tensor is packed once."""
+    """Packs the tensors that autograd saves in one forward pass; each tensor is packed once, whatever its views."""
 
-    def __init__(self, weights: _Weights, smallest: int, note: Callable[[Tensor], object]) -> None:
+    def __init__(
+        self, weights: _Weights, shared: Collection[int], smallest: int, note: Callable[[Tensor], object]
+    ) -> None:
         self._weights = weights
+        self._shared = shared
         self._smallest = smallest
         self._note = note
-        self._packed: dict[tuple[Any, ...], tuple[weakref.ref[Any], Int8Rows]] = {}
+        self._packed: dict[tuple[Any, ...], tuple[weakref.ref[Any], _Packed]] = {}
 
-    def pack(self, x: Tensor) -> Tensor | Int8Rows:
+    def pack(self, x: Tensor) -> Tensor | _Packed:
         packed = self._pack(x)
-        for held in (packed.q, packed.s) if isinstance(packed, Int8Rows) else (packed,):
+        for held in (packed,) if isinstance(packed, Tensor) else packed.tensors:
             self._note(held)
         return packed
 
-    def _pack(self, x: Tensor) -> Tensor | Int8Rows:
+    def _pack(self, x: Tensor) -> Tensor | _Packed:
         storage = x.untyped_storage()
-        if not x.is_floating_point() or x.numel() < self._smallest or self._weights.has(x):
+        if x.numel() < self._smallest or id(storage) in self._shared or not _is_packed(x) or self._weights.has(x):
             return x
-        key = (id(storage), x.storage_offset(), x.shape, x.stride(), x._version)
+        layout = (x.numel(), x.shape[-1]) if x.is_contiguous() else (x.shape, x.stride())
+        key = (id(storage), x.storage_offset(), layout, x._version)
         known = self._packed.get(key)
         if known is not None:
-            return known[1]
-        packed = to_int8_rows(x)
-        if not bool(packed.s.isfinite().all()):
+            return known[1].view(x.shape)
+        packed = _as_bits_or_rows(x)
+        if packed is None:
             return x
         own = weakref.ref(self)
 
@@ -162,5 +142,22 @@ class _Packer:
         return packed
 
     @staticmethod
-    def unpack(x: Tensor | Int8Rows) -> Tensor:
-        return x.restore() if isinstance(x, Int8Rows) else x
+    def unpack(x: Tensor | _Packed) -> Tensor:
+        return x if isinstance(x, Tensor) else x.restore()
+
+
+def _is_packed(x: Tensor) -> bool:
+    # Of a tensor that repeats its values (expanded), what is packed could be larger.
+    return (
+        x.is_floating_point() or (x.dtype == torch.bool and x.device.type != "cpu")
+    ) and x.untyped_storage().nbytes() >= x.nbytes
+
+
+def _as_bits_or_rows(x: Tensor) -> _Packed | None:
+    """Return a packed tensor; None if it has infinities."""
+    # On a GPU dropout masks are booleans.
+    bits = binary(x) if x.dtype == torch.bool or x.device.type == "cpu" else None
+    if bits is not None or x.dtype == torch.bool:
+        return bits
+    rows = to_int8_rows(x)
+    return rows if bool(rows.s.isfinite().all()) else None
