@@ -12,8 +12,9 @@ from fedhello.allocation.needs import needs
 from fedhello.allocation.planner import cheapest
 from fedhello.client.calibration import calibrate, check_calibrated, made_up
 from fedhello.client.cost_model import Shape
+from fedhello.client.known_costs import Settings, known_costs
 from fedhello.client.memory import RESERVE
-from fedhello.costs import Costs
+from fedhello.costs import KEEP, Costs
 from fedhello.engine.wire import upload_bound
 from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
@@ -162,7 +163,8 @@ class Planning:
         if self._costs is None:
             shape = self.batch or (1, 1)
             block_upload, fixed_upload = upload_bound(self.lora.snapshot(share_head=True), ())
-            measured = calibrate(self.lora, policies=["keep"])
+            how: Settings = (False, (KEEP,), None, True)
+            measured = known_costs(self.lora, how, lambda: calibrate(self.lora, *how))
             check_calibrated(measured, self.lora)
             steps = replace(
                 measured,

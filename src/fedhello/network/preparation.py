@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from fedhello import embedded
 from fedhello.client.calibration import calibrate, measure_speed
+from fedhello.client.known_costs import Settings, known_costs
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings, moments
 from fedhello.config.load import parse_config
@@ -27,7 +28,7 @@ from fedhello.config.settings import (
     statistics_settings,
     training_settings,
 )
-from fedhello.costs import Costs
+from fedhello.costs import KEEP, Costs
 from fedhello.data.batches import Samples
 from fedhello.data.dataset import Columns, Kind
 from fedhello.data.digest import PartDigest, digest_of
@@ -343,7 +344,8 @@ def _secure(config: Config, row: Method, model: LoraModel, facts: ClientInfo) ->
 
 def _speed(model: LoraModel, settings: TrainingSettings, answer: int | None) -> float | None:
     autocast = settings.autocast == "bfloat16"
-    reached = measure_speed(model, calibrate(model, autocast, ["keep"], answer), autocast, answer)
+    how: Settings = (autocast, (KEEP,), answer, True)
+    reached = measure_speed(model, known_costs(model, how, lambda: calibrate(model, *how)), autocast, answer)
     if reached < SLOWEST_TRAINING:
         say(
             f"note: this machine reaches {reached / 1e9:.2g} GFLOP/s now; it reports {SLOWEST_TRAINING / 1e9:g}, the "
