@@ -27,6 +27,8 @@ ROWS: dict[str, list[str]] = {
     "batches of 32, bf16": ["train.batch_size=32", "train.autocast=bfloat16"],
     "head aggregate, loss cross_entropy": PLAIN,
     "head aggregate, loss cross_entropy, IID": [*PLAIN, IID],
+    "head aggregate, loss cross_entropy, IID, activations compressed": [*PLAIN, IID, "train.activations=compress"],
+    "head aggregate, loss cross_entropy, IID, no frozen dropout": [*PLAIN, IID, "model.frozen_dropout=false"],
     "head aggregate, loss restricted": ["model.head=aggregate"],
     "head prototypes, loss cross_entropy": ["train.loss=cross_entropy"],
     "fim-hla": ["method={name: fim-hla}"],

@@ -4,7 +4,7 @@
     python benchmarks/forward.py --memory bert-base|vit-b16 [--tangents 4] > benchmarks/results/forward_MODEL.json
 
 The learning rate of each way of training is that of the best validation accuracy among ``RATES``; the test accuracy is
-that of the last round. Clients train the last block, and keep what stands below it, so that passes are short: with
+that of the last round. The head starts from nothing. Clients train the last block, and keep what stands below it, so that passes are short: with
 more blocks an estimate is worse, by their number, and takes longer. Batches are of 64, since a pass along a direction
 is dear for few tokens. ``--memory`` measures single steps instead: by backward, without it, of the head alone, and by
 backward on a quarter of the batch, recomputed.
@@ -25,7 +25,12 @@ from fedhello.data.batches import Samples
 from fedhello.types import Allocation
 from models import MODELS, SETTINGS
 
-RATES = {"forward": (3e-4, 1e-3, 3e-3), "auto": (1e-3,)}
+RATES = (1e-3, 3e-3, 1e-2)
+WAYS = {
+    "head-only": "method={name: head-only}",
+    "forward": "method={name: gd-hla, pattern: inverted_triangle}",
+    "auto": "method={name: gd-hla, pattern: inverted_triangle}",
+}
 
 
 def main() -> None:
@@ -44,19 +49,15 @@ def main() -> None:
     T = arguments.rounds
     plain = [
         f"train.rounds={T}", f"train.evaluate_every={T}", "train.autocast=none", "train.batch_size=64",
-        "train.selection=last", "clients.tiers=[{share: 1, blocks: 1, cache: 64 MB}]", "model.frozen_dropout=false",
+        "train.selection=last", "model.head=aggregate", "train.loss=cross_entropy", "data.partition={kind: iid}",
+        "clients.tiers=[{share: 1, blocks: 1, cache: 64 MB}]", "model.frozen_dropout=false",
     ]  # fmt: skip
-    rows = [row("head-only", [*plain, "method={name: head-only}"], arguments.seed)]
-    for rule, rates in RATES.items():
-        for lr in rates:
-            how = [f"train.activations={rule}", f"train.tangents={arguments.tangents}", f"train.lr={lr}"]
-            rows.append(
-                row(
-                    f"{rule}, lr {lr}",
-                    [*plain, *how, "method={name: gd-hla, pattern: inverted_triangle}"],
-                    arguments.seed,
-                )
-            )
+    rows = []
+    for way, method in WAYS.items():
+        rule = "auto" if way == "head-only" else way
+        for lr in RATES:
+            how = [f"train.activations={rule}", f"train.tangents={arguments.tangents}", f"train.lr={lr}", method]
+            rows.append(row(f"{way}, lr {lr}", [*plain, *how], arguments.seed))
     runs.show({"benchmark": "forward", "rounds": T, "tangents": arguments.tangents, "rows": rows})
 
 
