@@ -3,11 +3,11 @@
     python benchmarks/forward.py [--seed 0] [--rounds 8] [--tangents 2] > benchmarks/results/forward.json
     python benchmarks/forward.py --memory bert-base|vit-b16 [--tangents 4] > benchmarks/results/forward_MODEL.json
 
-The learning rate of each way of training is that of the best validation accuracy among ``RATES``; the test accuracy is
-that of the last round. The head starts from nothing. Clients train the last block, and keep what stands below it, so that passes are short: with
-more blocks an estimate is worse, by their number, and takes longer. Batches are of 64, since a pass along a direction
-is dear for few tokens. ``--memory`` measures single steps instead: by backward, without it, of the head alone, and by
-backward on a quarter of the batch, recomputed.
+The learning rate of each way of training is that of the best validation accuracy among ``RATES``; the test accuracy
+is that of the last round. The head starts from nothing. Clients train the last block, and keep what stands below it,
+so that passes are short: with more blocks an estimate is worse, by their number, and takes longer. Batches are of 64,
+since a pass along a direction is dear for few tokens. ``--memory`` measures single steps instead: by backward,
+without it, of the head alone, and by backward on a quarter of the batch, recomputed.
 """
 
 import argparse

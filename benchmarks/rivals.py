@@ -2,10 +2,11 @@
 
     python benchmarks/rivals.py [--seeds 0,1] [--rounds 8] [--only NAME …] > benchmarks/results/rivals.json
 
-A third of the demo's clients each may take 0.35, 0.6 and 1 times the memory of a step that trains all blocks and keeps
-all activations, plus the reserve; classes are spread evenly, and the head starts from nothing. Every row meets the same budgets; its largest measured peak is given as a share of
-them, and what it took in CPU seconds. Rows with ``cache`` let clients keep what stands below their lowest trained
-block. Accuracy is that of the last round, on the test set, from which nothing is chosen.
+A third of the demo's clients each may take 0.35, 0.6 and 1 times the memory of a step that trains all blocks and
+keeps all activations, plus the reserve; classes are spread evenly, and the head starts from nothing. Every row meets
+the same budgets; its largest measured peak is given as a share of them, and what it took in CPU seconds. Rows with
+``cache`` let clients keep what stands below their lowest trained block. Accuracy is that of the last round, on the
+test set, from which nothing is chosen.
 """
 
 import argparse
