@@ -22,7 +22,8 @@ def show(result: Mapping[str, Any]) -> None:
 def play(overrides: list[str], seed: int) -> tuple[Session, list[RoundRecord], dict[str, Any]]:
     """Run one configuration of the demo and return its session, rounds and summary."""
     begin = time.perf_counter()
-    session = prepare(load_config(None, [*overrides, f"run.seed={seed}"]))
+    # Means over rounds need the score of each; an override may say otherwise.
+    session = prepare(load_config(None, ["train.evaluate_every=1", *overrides, f"run.seed={seed}"]))
     beginning = start(session)
     results = [result for _, result in rounds(session, beginning.state)]
     seconds = time.perf_counter() - begin

@@ -62,6 +62,7 @@ class Costs:
         left: Bytes that a block above the lowest leaves alive in forward but does not hold, by policy and role.
         margin: Bytes beyond all others of a step in which some block has a policy.
         forward_flops: FLOPs of a block's forward pass, which ``flops_outside`` has for every block.
+        passes: How often a step passes the blocks, which ``forward_flops`` counts all: once with backward.
         forward: Whether blocks train without backward, from slopes along random directions.
     """
 
@@ -89,6 +90,7 @@ class Costs:
     left: Mapping[tuple[ActivationPolicy, Role], int] = field(default_factory=dict, hash=False)
     margin: Mapping[ActivationPolicy, int] = field(default_factory=dict, hash=False)
     forward_flops: int = 0
+    passes: int = 1
     forward: bool = False
 
     def gradients(self, above: T, own: int) -> T:
@@ -142,14 +144,14 @@ class Costs:
         )
 
     def with_kept_activations(self, share: float) -> "Costs":
-        """Return the costs where blocks below the lowest trained one run a share of the round's forward passes alone.
+        """Return the costs where blocks below the lowest trained one run once for a share of the round's steps alone.
 
         What they are spared is taken from all blocks, and added to those from the lowest trained one on.
 
         Args:
             share: Within 0 … 1: 0 where a client has kept what they compute, 1/E where it computes it once in E epochs.
         """
-        spared = round((1 - share) * self.forward_flops)
+        spared = round((1 - share / self.passes) * self.forward_flops)
         flops = {kind: size + spared for kind, size in self.flops.items()}
         return replace(self, flops=flops, flops_outside=self.flops_outside - spared * len(self.block_bytes))
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from fedhello.aggregation.layerwise import add_layerwise, average_layerwise
-from fedhello.aggregation.sums import SumAggregator
+from fedhello.aggregation.sums import SumAggregator, take_mean
 from fedhello.allocation.freezing import open_for_good, within_open_blocks
 from fedhello.allocation.schedule import never
 from fedhello.allocation.scoring import unscored
@@ -101,6 +101,12 @@ class Method:
         """Whether updates are averaged layer by layer, as in Fed-HeLLo."""
         how = self.aggregate
         return isinstance(how, SumAggregator) and getattr(how.contribute, "func", how.contribute) is add_layerwise
+
+    @property
+    def is_plain_mean(self) -> bool:
+        """Whether the new adapter is that layer-wise mean itself, which another rule or a release can replace."""
+        how = self.aggregate
+        return self.averages_layerwise and isinstance(how, SumAggregator) and how.finish is take_mean
 
     @property
     def steps(self) -> tuple[float, ...]:

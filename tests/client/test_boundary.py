@@ -242,4 +242,4 @@ def test_the_flops_of_rounds_are_predicted_with_what_is_kept(blocks, tiny_model,
     planned = needs(costs.at((4, 20), [(4, 20)] * 4).with_kept_activations(1 / 2), Allocation(blocks)).flops
     without = needs(costs.at((4, 20), [(4, 20)] * 4), Allocation(blocks)).flops
     below = 3 - len(blocks)
-    assert without - planned == pytest.approx(below * costs.forward.at([(4, 20)] * 2), rel=1e-6)
+    assert without - planned == pytest.approx(below * costs.forward_flops.at([(4, 20)] * 2), rel=1e-6)

@@ -15,6 +15,7 @@ def test_every_setting_that_has_a_key_of_its_name_is_that_keys_value():
     ]  # fmt: skip
     for settings, section in pairs:
         same = [field.name for field in fields(settings) if field.name in type(section).model_fields]
+        same = [name for name in same if name != "tangents"]  # 0 with backward
         values = {name: getattr(section, name) for name in same}
         plain = [n for n, v in values.items() if isinstance(v, (int, float, str)) and v not in ("auto", "never")]
         assert plain, type(settings)

@@ -62,10 +62,11 @@ def test_where_all_are_gone_nothing_is_trained_from_scratch(broken, place, call)
 
 def test_a_later_format_is_an_error(broken, place, call, monkeypatch):
     read = checkpoints.decode(newest(place).read_bytes())
-    monkeypatch.setattr(checkpoints, "VERSION", 9)
-    newest(place).write_bytes(checkpoints.encode(read))
-    monkeypatch.setattr(checkpoints, "VERSION", 1)
-    assert "expected a checkpoint of format 1 or earlier; found 9" in refused(call, place)
+    with monkeypatch.context() as later:
+        later.setattr(checkpoints, "VERSION", 9)
+        later.setattr(checkpoints, "MANY", -1)  # so that it is written in the latest format
+        newest(place).write_bytes(checkpoints.encode(read))
+    assert "expected a checkpoint of format 2 or earlier; found 9" in refused(call, place)
 
 
 def test_another_configuration_is_an_error_that_says_what_differs(broken, place, call):

@@ -2,12 +2,13 @@
 
 Every n rounds the lowest open block closes if its factors moved no more than the median of the open blocks' did:
 
-    score_l = mean of ‖θ_l^{t+1} − θ_l^t‖ over those of the last n rounds in which somebody trained block l, else 0
+    score_l = mean of ‖θ_l^{t+1} − θ_l^t‖ over those of the last n rounds in which somebody trained block l
 
-A closed block is never trained again, by any client, so backward ends above it and what stands below the lowest open
-block is the same for all clients and rounds; a tier's ``cache`` then keeps it over rounds. The last block stays open.
-Blocks close in order, and by comparison with the others, so that a falling learning rate closes none by itself; as in
-AutoFreeze (Liu et al. 2021, arXiv 2102.01386), which compares the changes of gradients in one centralised training.
+A block that nobody trained has no score: it neither closes nor counts. A closed block is never trained again, by any
+client, so backward ends above it and what stands below the lowest open block is the same for all clients and rounds;
+a tier's ``cache`` then keeps it over rounds. The last block stays open. Blocks close in order, and by comparison with
+the others, so that a falling learning rate closes none by itself; as in AutoFreeze (Liu et al. 2021, arXiv
+2102.01386), which compares the changes of gradients in one centralised training.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -90,7 +91,7 @@ def watched(
     moved, times = state.get(MOVED, nothing) + squares.sqrt(), state.get(TIMES, nothing) + (squares > 0)
     closed = closed_blocks(state)
     if (context.round + 1) % every == 0:
-        closed += at_rest((moved / times.clamp_min(1)).tolist()[closed:])
+        closed += at_rest((moved / times).tolist()[closed:])
         moved, times = nothing, nothing
     return replace(result, method_state={**state, MOVED: moved, TIMES: times, CLOSED: torch.tensor(closed)})
 
@@ -99,10 +100,11 @@ def at_rest(scores: list[float]) -> bool:
     """Return whether the lowest of several open blocks closes.
 
     Args:
-        scores: How far each open block moved, from below.
+        scores: How far each open block moved, from below; NaN for one that nobody trained, which says nothing.
 
     Example:
-        >>> at_rest([1.0, 3.0, 2.0]), at_rest([3.0, 2.0, 1.0]), at_rest([0.0])
-        (True, False, False)
+        >>> at_rest([1.0, 3.0, 2.0]), at_rest([3.0, 2.0, 1.0]), at_rest([0.0]), at_rest([float("nan"), 1.0])
+        (True, False, False, False)
     """
-    return len(scores) > 1 and scores[0] <= float(torch.tensor(scores, dtype=torch.float64).quantile(0.5))
+    known = torch.tensor(scores, dtype=torch.float64)
+    return len(scores) > 1 and scores[0] <= float(known.nanquantile(0.5))

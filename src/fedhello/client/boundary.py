@@ -106,6 +106,10 @@ def places(lengths: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(present), torch.from_numpy(index[present])
 
 
+class NoRoomError(Exception):
+    """There is no room for what a client keeps."""
+
+
 class BoundaryCache:
     """The activations that a process keeps for its clients.
 
@@ -157,8 +161,8 @@ class BoundaryCache:
         try:
             if kept is None or filled:
                 kept = computed(model, data, cut, form, key, most, memory, self._rows)
-        except OSError as error:
-            self._not_used(f"are not kept: {self._folder} has no room for them ({error.strerror or error})")
+        except NoRoomError as error:
+            self._not_used(f"are not kept: {self._folder} has no room for them ({error})")
             return None
         if kept is None:
             self._not_used(f"of client {client} are not kept: they take more than its {human_bytes(most)}")
@@ -255,7 +259,7 @@ def computed(
         rows: Makes room for them.
 
     Raises:
-        OSError: If that fails.
+        NoRoomError: If that fails.
     """
     last = cut.blocks(model)[-1]
     lengths = data.lengths()
@@ -285,7 +289,12 @@ def _room(data: Samples, states: Tensor, lengths: np.ndarray | None, key: str, m
     """Return the room for all samples' activations, by those of one batch; None if it takes too much."""
     none = torch.empty(0, *states.shape[1 if lengths is None else 2 :], dtype=states.dtype)
     room = Kept(key, data, none, lengths)
-    return None if bytes_kept(data, room) > most else replace(room, rows=rows(room.count(data), none))
+    if bytes_kept(data, room) > most:
+        return None
+    try:
+        return replace(room, rows=rows(room.count(data), none))
+    except OSError as error:
+        raise NoRoomError(error.strerror or str(error)) from error
 
 
 def bytes_kept(data: Samples, like: Kept) -> int:

@@ -153,6 +153,8 @@ def with_tangents(costs: StepCosts, tangents: int, train_head: bool) -> StepCost
         part=part_size,
         flops={kind: growth.times(tangents) for kind, growth in costs.flops.items()},
         flops_outside=costs.flops_outside.times(tangents + train_head),
+        forward_flops=costs.forward_flops.times(tangents + train_head),
+        passes=tangents + train_head,
     )
 
 

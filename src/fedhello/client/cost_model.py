@@ -195,6 +195,7 @@ class StepCosts:
         shortfall: Their largest share of a predicted peak, by policy.
         surplus: The most by which a small batch is predicted too high, as a share of its measured peak, by policy.
         forward_flops: FLOPs of a block's forward pass.
+        passes: How often a step passes the blocks, which ``forward_flops`` counts all.
         forward: Whether blocks train without backward.
         part: Returns how many of b samples pass the model at once without backward.
     """
@@ -229,6 +230,7 @@ class StepCosts:
     shortfall: Mapping[ActivationPolicy, float] = field(default_factory=dict)
     surplus: Mapping[ActivationPolicy, float] = field(default_factory=dict)
     forward_flops: Growth = NOTHING
+    passes: int = 1
     forward: bool = False
     part: Callable[[int], int] | None = None
 
@@ -277,6 +279,7 @@ class StepCosts:
             left=in_step(fits.left),
             margin=self.margin,
             forward_flops=self.forward_flops.of(everything),
+            passes=self.passes,
             forward=self.forward,
         )
 

@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +22,7 @@ import torch
 from fedhello.client.cost_model import Growth, Peak, StepCosts
 from fedhello.client.first_step import goes_by_values
 from fedhello.costs import ActivationPolicy
-from fedhello.data.cache import folder
+from fedhello.data.cache import folder, write
 from fedhello.model.adapter import LoraModel
 from fedhello.model.attention import attention_of
 
@@ -53,7 +52,7 @@ def known_costs(model: LoraModel, settings: Settings, measured: Callable[[], Ste
     begin = time.process_time()
     costs = measured()
     if path is not None and time.process_time() - begin > LEAST:
-        _store(path, json.dumps(_plain(costs)))
+        write(path, lambda file: file.write(json.dumps(_plain(costs)).encode()), "calibrations")
     return costs
 
 
@@ -85,14 +84,6 @@ def _source() -> str:
         for path in [root / room] if room.endswith(".py") else sorted((root / room).glob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _store(path: Path, text: str) -> None:
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(path)
 
 
 def _plain(value: Any) -> Any:

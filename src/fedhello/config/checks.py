@@ -2,7 +2,8 @@
 
 import math
 
-from fedhello.config.schema import Config, ModelConfig
+from fedhello.client.loss import LOSSES
+from fedhello.config.schema import Config, ModelConfig, TrainConfig
 from fedhello.costs import FORWARD
 from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError
@@ -33,9 +34,10 @@ def check_defence(config: Config, method: Method) -> None:
     defence = config.defence.defence
     if defence.rule == "mean":
         return
-    if not method.averages_layerwise:
+    if not method.is_plain_mean:
+        more = "does more than average" if method.averages_layerwise else "does not average"
         raise ConfigError(
-            f"expected defence.rule=mean, since {method.name} does not average layer by layer; found {defence.rule}. "
+            f"expected defence.rule=mean, since {method.name} {more} layer by layer; found {defence.rule}. "
             "defence.screen and defence.clip work with every method."
         )
     invited = 1 if method.pooled else config.train.clients_per_round
@@ -99,7 +101,7 @@ def check_private(config: Config, method: Method) -> None:
     reasons = {
         f"under method.name={method.name} no client takes part": method.server_alone or method.pooled,
         f"method.name={method.name} needs more than a mean over clients, layer by layer. Choose fed-hello, gd-hla, "
-        "rgd-hla, fim-hla or head-only": trains and not method.averages_layerwise,
+        "rgd-hla, fim-hla or head-only": trains and not method.is_plain_mean,
         f"the head must be solved from sums without training; model.head is {model.head} and model.train_head "
         f"{str(model.train_head).lower()}. Leave both out": model.head != "solved" or model.train_head,
         "model.refresh asks clients for sums again. Leave it out": model.refresh != "never",
@@ -223,6 +225,9 @@ def check_forward(config: Config, method: Method) -> None:
     if config.train.activations != FORWARD:
         return
     reasons = {
+        f"train.loss={config.train.loss} is not the package's own, and is known to have a gradient by backward alone": (
+            config.train.loss not in ("auto", *LOSSES.own)
+        ),
         "privacy.unit=sample clips the gradient of each sample, which only backward tells": (
             config.privacy.epsilon is not None and config.privacy.unit == "sample" and not method.head_alone
         ),
@@ -348,3 +353,20 @@ def check_metrics(config: Config) -> None:
 
 OWN_SCORES = ("accuracy", "loss", "samples", "macro_f1", "micro_f1")
 """Scores that fedhello itself computes for a classifier."""
+
+
+def ignored(config: Config) -> list[str]:
+    """Return notes on keys that are set and change nothing."""
+    here, run, train = config.run.engine != "flower", config.run, config.train
+    elsewhere = "is for clients that train on this machine; those on other machines ignore it"
+    notes = {
+        f"run.workers {elsewhere}": not here and run.workers not in ("auto", 1),
+        f"run.cache_folder {elsewhere}": not here and run.cache_folder is not None,
+        "run.cache_folder is not used, since no tier has a cache": (
+            here and run.cache_folder is not None and all(tier.cache is None for tier in config.clients.tiers)
+        ),
+        "train.tangents is for train.activations=forward, and is not used": (
+            train.activations != FORWARD and train.tangents != TrainConfig().tangents
+        ),
+    }
+    return [note for note, holds in notes.items() if holds]

@@ -13,7 +13,9 @@ WITHOUT_END = ("constant", "exponential", "published")
 
 def irrelevant(config: Config) -> tuple[str, ...]:
     """Return the dotted keys that may change when a run is resumed, since they do not affect its rounds."""
-    return (*IRRELEVANT, "train.rounds") if config.train.lr_schedule in WITHOUT_END else IRRELEVANT
+    # Of clients that share a pass, the masks of dropout depend on which do.
+    keys = tuple(key for key in IRRELEVANT if key != "run.workers" or config.run.engine != "batched")
+    return (*keys, "train.rounds") if config.train.lr_schedule in WITHOUT_END else keys
 
 
 def relevant(config: Config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -121,15 +121,26 @@ def store(key: str | None, examples: Examples, cut: int) -> None:
         arrays["segments"] = examples.segments.flat()
     if examples.answers is not None:
         arrays["answers"] = examples.answers
+    write(path, lambda file: np.savez(file, **arrays), "tokens")
+
+
+def write(path: Path, content: Callable[[IO[bytes]], object], what: str) -> None:
+    """Write a file of the cache; it appears completely or not at all, and a failure is logged.
+
+    Args:
+        path: The file.
+        content: Writes to it; it is opened as binary.
+        what: What it holds, for the log.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
             temporary = Path(file.name)
-            np.savez(file, **arrays)
+            content(file)
         temporary.replace(path)
     except OSError as error:
-        logger.warning("tokens are not cached in %s (%s)", path.parent, error.strerror or error)
+        logger.warning("%s are not cached in %s (%s)", what, path.parent, error.strerror or error)
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()

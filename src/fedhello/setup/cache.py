@@ -74,6 +74,25 @@ def keeping(
     return Keeping(None, computed(model, samples.subset(np.array([0])), cut, form, "", most=2**62))
 
 
+def tiers_that_keep(
+    keeping: Keeping, clients: Sequence[Client], samples: Samples, parts: Sequence[np.ndarray]
+) -> frozenset[int]:
+    """Return the tiers with a cache that holds the activations of each of their clients.
+
+    Args:
+        keeping: Whether activations are kept at all.
+        clients: All clients, by id.
+        samples: Of all clients.
+        parts: Client → the positions of its samples.
+    """
+    kept = keeping.sample
+    if kept is None:
+        return frozenset()
+    given = [(client, client.budget.cache) for client in clients if client.budget.cache is not None]
+    short = {client.tier for client, most in given if bytes_kept(samples.subset(parts[client.id]), kept) > most}
+    return frozenset(client.tier for client, _ in given) - short
+
+
 def cache_notes(keeping: Keeping, clients: Sequence[Client], data: Mapping[int, Samples]) -> tuple[str, ...]:
     """Return why activations below the lowest trained block are not kept, and for how many clients.
 

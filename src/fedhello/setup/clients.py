@@ -1,6 +1,6 @@
 """Make a federation from budgets and data: each client's tier, its costs, and whether it can take part."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -102,7 +102,7 @@ def federate(
     shapes: Sequence[Batches],
     steps: StepCosts | None,
     settings: TrainingSettings,
-    keeps: bool = False,
+    keeps: Collection[int] = (),
 ) -> tuple[Federation, tuple[str, ...]]:
     """Return the federation of the clients that can be invited, and notes on the others.
 
@@ -112,8 +112,7 @@ def federate(
         shapes: Per client, its widest batch and the batches of a round.
         steps: The costs of steps; None without a prediction.
         settings: The settings of local training.
-        keeps: Whether clients whose tier has a ``cache`` keep activations, which the costs count as computed anew in
-            each round.
+        keeps: The tiers whose clients all keep activations, which the costs count as computed anew in each round.
 
     Raises:
         ConfigError: If too few clients can be invited.
@@ -123,10 +122,7 @@ def federate(
         for g in range(len(empty.tiers))
     ]
     costs = () if steps is None else tuple(_costs(settings, steps.at(*shape)) for shape in by_tier)
-    costs = tuple(
-        one.with_kept_activations(1 / settings.epochs) if keeps and tier.cache is not None else one
-        for one, tier in zip(costs, empty.tiers, strict=bool(costs))
-    )
+    costs = tuple(one.with_kept_activations(1 / settings.epochs) if g in keeps else one for g, one in enumerate(costs))
     federation = replace(empty, costs=costs)
     invited, notes = _invited(federation, everyone, by_tier, steps, settings)
     return replace(federation, clients=invited), notes

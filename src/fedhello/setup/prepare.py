@@ -15,6 +15,7 @@ from fedhello.allocation.geometric import chosen_pattern
 from fedhello.client.cost_model import batch_shapes
 from fedhello.client.memory import return_memory_at_once
 from fedhello.client.settings import TrainingSettings
+from fedhello.config.checks import ignored
 from fedhello.config.diff import relevant
 from fedhello.config.found import pooled, with_evaluations, with_found, with_number_type, with_speeds_of
 from fedhello.config.load import dump_config
@@ -50,7 +51,7 @@ from fedhello.privacy.rounds import anonymous_federation
 from fedhello.privacy.secure import SecureRound
 from fedhello.randomness import generator
 from fedhello.session import ClientEntry, RunSettings, ServerData, Session
-from fedhello.setup.cache import Keeping, boundary_cache, cache_notes, keeping
+from fedhello.setup.cache import Keeping, boundary_cache, cache_notes, keeping, tiers_that_keep
 from fedhello.setup.checks import (
     capped_statistics,
     check_bias,
@@ -168,9 +169,11 @@ def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> S
     shapes = _shapes(loaded, parts, settings)
     everyone = clients_of(parts, data.labels, tier_of, empty.tiers)
     kept = Keeping() if private is not None else keeping(model, budgets, samples, settings, draws)
-    federation, left_out = federate(empty, everyone, shapes, costs, settings, kept.sample is not None)
+    federation, left_out = federate(
+        empty, everyone, shapes, costs, settings, tiers_that_keep(kept, everyone, samples, parts)
+    )
     engine_type, workers, settings, at_once = engine_of(
-        config.run.engine, config.run.workers, model, settings, federation, samples
+        config.run.engine, config.run.workers, model, settings, federation, samples, private is not None
     )
     engine = engine_type(
         model=model,
@@ -269,7 +272,7 @@ def load(
         check_bias(model)
     lengths = config.data.max_length, config.data.answer_tokens
     samples, changes = encode(data, model, *lengths)
-    notes = [*data.notes, *changes, *_ignored(config)]
+    notes = [*data.notes, *changes, *ignored(config)]
     if model.left_out is not None:
         notes.append(f"model.lora.targets={yaml_line(config.model.lora.targets)}: {model.left_out}")
     if method.uses_scores and config.model.head == "local":
@@ -288,12 +291,6 @@ def load(
     here = config.run.engine != "flower" and config.privacy.epsilon is None
     digest = replace(data_digest(data, held_out, found, with_train=here), processor=reader_of(model))
     return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes), digest=digest)
-
-
-def _ignored(config: Config) -> list[str]:
-    if config.run.engine != "flower" or config.run.workers in ("auto", 1):
-        return []
-    return ["run.workers is for clients that train on this machine; those on other machines ignore it"]
 
 
 def assemble(

@@ -31,6 +31,7 @@ def engine_of(
     settings: TrainingSettings,
     federation: Federation,
     samples: Samples,
+    private: bool = False,
 ) -> tuple[type[LocalEngine], Workers, TrainingSettings, tuple[str, ...]]:
     """Return the engine's class, how many clients train at the same time, how they train, and notes.
 
@@ -41,6 +42,7 @@ def engine_of(
         settings: How clients train.
         federation: The clients that can be invited, with the costs of their steps.
         samples: The samples of all clients.
+        private: Whether the run is under differential privacy.
 
     Raises:
         ConfigError: If clients cannot train as asked.
@@ -48,7 +50,7 @@ def engine_of(
     if engine != "batched":
         workers, notes = workers_of(asked, model, settings, federation)
         return LocalEngine, workers, settings, notes
-    reason = _against(model, settings, federation) or mixed_up(model, samples)
+    reason = _against(model, settings, federation, private) or mixed_up(model, samples)
     if reason is not None:
         raise ConfigError(f"expected run.engine=local, since {reason}; found batched.")
     most = MOST if asked == "auto" else asked
@@ -61,11 +63,13 @@ def engine_of(
     return BatchedEngine, Workers(most, torch.get_num_threads()), replace(settings, measure_memory=False), notes
 
 
-def _against(model: LoraModel, settings: TrainingSettings, federation: Federation) -> str | None:
+def _against(model: LoraModel, settings: TrainingSettings, federation: Federation, private: bool) -> str | None:
     """Return why no clients can share a pass; None if they can."""
     reasons = {
         "a tier states memory, and what a client takes is measured of each alone": settings.measure_process,
         "a tier has a cache, whose activations are one client's": any(t.cache is not None for t in federation.tiers),
+        "privacy.epsilon bounds what one client changes, and in one pass it changes others' masks": private,
+        "passes of train.activations=forward are of one client": settings.tangents > 0,
         "train.distillation runs a teacher of each client's own": settings.distillation > 0,
         "hetlora's penalty is one of the model's own factors": settings.tail_penalty > 0,
         f"train.loss={settings.loss} is not the package's own, and may not fit into a pass with others": (
