@@ -58,6 +58,18 @@ def test_without_the_option_nothing_closes():
     assert with_freezing(method) is method and method.freeze_every is None
 
 
+def test_a_block_that_nobody_trained_neither_closes_nor_counts():
+    nan = float("nan")
+    assert not at_rest([nan, 1.0]) and not at_rest([nan, nan])
+    assert at_rest([1.0, nan, 2.0]) and not at_rest([2.0, nan, 1.0])
+    world = Federation((Client(0, 0, Budget(blocks=1), 1),), (Budget(blocks=1),), L, clients_per_round=1, seed=0)
+    method = with_freezing(METHODS["gd-hla"].bind(freeze_from_below=1, pattern="inverted_triangle"))
+    state = start()
+    for _ in range(3):
+        state, _ = round(state, world, method, train, None)
+    assert closed_blocks(state.method_state) == 0
+
+
 def test_the_last_block_stays_open():
     assert not at_rest([0.0])
     assert at_rest([0.0, 0.0]) and at_rest([1.0, 2.0]) and not at_rest([2.0, 1.0])

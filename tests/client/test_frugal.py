@@ -51,6 +51,34 @@ def test_half_a_byte_an_element_is_saved_and_the_module_is_as_before():
     assert "forward" not in module.__dict__
 
 
+def test_a_derivative_that_is_not_a_number_leaves_the_value_to_tell():
+    (y, _) = run(nn.Sequential(nn.GELU()), [torch.tensor([[float("nan"), 1.0, float("inf")]])], True)
+    assert y.isnan().tolist() == [[True, False, False]]
+
+
+class SiLU(nn.Module):
+    """A class of the user's own, whose function has parameters."""
+
+    def forward(self, x):
+        return x * 3
+
+
+@pytest.mark.parametrize("module", [nn.ReLU(inplace=True), SiLU()])
+def test_what_changes_its_input_or_is_not_torchs_own_stays(module):
+    assert Frugal(nn.Sequential(module)).functions == []
+    assert len(Frugal(nn.Sequential(nn.ReLU())).functions) == 1
+
+
+def test_attention_may_be_called_by_name():
+    class Named(nn.Module):
+        def forward(self, q, k, v):
+            return scaled_dot_product_attention(q, key=k, value=v)
+
+    inputs = [torch.randn(1, 2, 5, 4) for _ in range(3)]
+    (y, exact), (same, found) = (run(Named(), inputs, frugal) for frugal in (False, True))
+    assert torch.equal(y, same) and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(exact, found, strict=True))
+
+
 def norm(width=20):
     module = nn.LayerNorm(width).requires_grad_(False)
     module.weight.copy_(torch.linspace(0.1, 2, width))

@@ -1,6 +1,8 @@
 import pytest
 from refused import refusal
 
+from fedhello.client.loss import LOSSES
+from fedhello.config.checks import ignored
 from fedhello.config.load import load_config
 from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
@@ -109,10 +111,33 @@ def test_distillation_needs_a_head_that_is_shared():
         (["privacy.epsilon=8", "privacy.unit=sample"], "privacy.unit=sample clips the gradient of each sample"),
         (["method={name: hetlora}", "clients.tiers=[{share: 1, rank: 4}]"], "method.name=hetlora adds a regulariser"),
         (["model.quantisation=4bit"], "model.quantisation=4bit have no forward mode"),
+        (["train.loss=of_its_own"], "train.loss=of_its_own is not the package's own"),
     ],
 )
-def test_what_training_without_backward_does_not_go_with(also, why):
+def test_what_training_without_backward_does_not_go_with(also, why, monkeypatch):
+    monkeypatch.setitem(LOSSES.table, "of_its_own", lambda z, y: z.sum())
     load_config(None, ["train.activations=forward"])
     load_config(None, [*also, "train.activations=keep"])
     with pytest.raises(ConfigError, match=rf"^expected train\.activations=keep.*{why}.*; found forward\.$"):
         load_config(None, [*also, "train.activations=forward"])
+
+
+@pytest.mark.parametrize("words", [["privacy.epsilon=8", "train.sampling=poisson"], ["defence.rule=median"]])
+def test_steps_that_a_release_or_a_rule_would_leave_out_are_refused(words):
+    load_config(None, ["method.name=fed-hello", *words])
+    with pytest.raises(ConfigError, match=r"fed-pilot (needs|does) more than"):
+        load_config(None, ["method.name=fed-pilot", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["run.engine=flower", "run.cache_folder=x"], "run.cache_folder is for clients that train on this machine"),
+        (["run.cache_folder=x"], "run.cache_folder is not used, since no tier has a cache"),
+        (["train.tangents=8"], "train.tangents is for train.activations=forward"),
+    ],
+)
+def test_keys_that_change_nothing_are_said(words, why):
+    assert ignored(load_config()) == []
+    (note,) = ignored(load_config(None, words))
+    assert note.startswith(why)

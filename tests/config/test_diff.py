@@ -1,4 +1,4 @@
-from fedhello.config.diff import differing, flatten, is_below
+from fedhello.config.diff import differing, flatten, irrelevant, is_below
 from fedhello.config.load import IRRELEVANT, load_config
 
 
@@ -16,6 +16,11 @@ def test_the_seed_and_what_changes_no_result_may_differ():
     words = ["run.seed=5", "run.name=mine", "run.out=elsewhere", "run.keep=1"]
     assert differing([load_config(), load_config(None, words)]) == {}
     assert differing([load_config(), load_config(None, words)], IRRELEVANT) == {"run.seed": [0, 5]}
+
+
+def test_how_many_clients_train_at_a_time_changes_a_result_where_they_share_passes():
+    assert "run.workers" in irrelevant(load_config())
+    assert "run.workers" not in irrelevant(load_config(None, ["run.engine=batched"]))
 
 
 def test_only_whole_parts_of_a_key_lie_below_a_section():

@@ -17,7 +17,9 @@ def test_an_empty_file_is_all_defaults(file):
 def test_a_method_gets_its_options_with_their_defaults():
     options = load_config().method.options
     assert (options["pattern"], options["warmup"], options["persist"]) == ("bottleneck", 10, True)
-    assert load_config(None, ["method.name=gd-hla"]).method.options == {"pattern": "bottleneck", "weighting": "samples"}
+    assert load_config(None, ["method.name=gd-hla"]).method.options == {
+        "pattern": "bottleneck", "weighting": "samples", "freeze_from_below": None,
+    }  # fmt: skip
 
 
 def test_a_file_sets_what_it_names_and_leaves_the_rest(file):

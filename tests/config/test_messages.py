@@ -46,7 +46,7 @@ def test_a_key_of_another_kind_of_partition_is_unknown():
 
 def test_an_option_of_another_method_is_unknown():
     sentence = refusal("method.name=gd-hla", "method.warmup=3")
-    assert sentence == "unknown key method (gd-hla).warmup. Valid keys: pattern, weighting."
+    assert sentence == "unknown key method (gd-hla).warmup. Valid keys: pattern, weighting, freeze_from_below."
 
 
 def test_what_was_found_is_shown():

@@ -1,9 +1,10 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fedhello.client.settings import TrainingSettings
-from fedhello.setup.cache import cache_notes, keeping
+from fedhello.setup.cache import cache_notes, keeping, tiers_that_keep
 from fedhello.types import Budget, Client
 
 SETTINGS = TrainingSettings(
@@ -49,5 +50,9 @@ def test_clients_whose_samples_do_not_fit_are_counted_with_what_would_hold_them(
     assert notes(model, data, sizes) == ()
     (note,) = notes(model, data, [sizes[0] - 1, ROOM, sizes[2] - 1])
     assert note.startswith("clients.tiers[].cache is too small for 2 of 3 clients")
+    parts = [np.arange(10), np.arange(8), np.arange(9)]
+    clients = [Client(k, k, Budget(blocks=1, cache=[sizes[0], None, 1][k]), 9) for k in range(3)]
+    found = keeping(model, [client.budget for client in clients], data[0], SETTINGS, False)
+    assert tiers_that_keep(found, clients, data[0], parts) == {0}
     largest = max(sizes[0], sizes[2])
     assert note.endswith(f"up to {largest / 1000:.3g} kB would hold them")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -33,6 +34,9 @@ ACTIVATIONS = frozenset({
     "SiLUActivation",
 })  # fmt: skip
 """Modules that compute a function of each element whose derivative is bounded, by the name of their class."""
+
+THEIR_PACKAGES = ("torch.nn.", "transformers.activations")
+"""Where these classes are defined; a class of somebody else may compute anything under such a name."""
 
 SMALLEST_WEIGHT = 0.01
 """Share of a normalisation's largest weight; below it rounding of the output would hide the normalised input."""
@@ -63,9 +67,7 @@ class Frugal:
     """
 
     def __init__(self, block: nn.Module) -> None:
-        self.functions = [
-            (module, levels_of(module)) for module in block.modules() if type(module).__name__ in ACTIVATIONS
-        ]
+        self.functions = [(module, levels_of(module)) for module in block.modules() if is_known(module)]
 
     @contextmanager
     def operations(self, smallest: int) -> Iterator[None]:
@@ -79,6 +81,17 @@ class Frugal:
                 stack.enter_context(forward_replaced(module, _activation(module.forward, levels, smallest)))
             stack.enter_context(_Operations(smallest))
             yield
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module computes a known function of each element, into a tensor of its own.
+
+    Args:
+        module: The module.
+    """
+    kind = type(module)
+    ours = kind.__name__ in ACTIVATIONS and kind.__module__.startswith(THEIR_PACKAGES)
+    return ours and not getattr(module, "inplace", False)
 
 
 def _worth_it(x: object, smallest: int) -> bool:
@@ -104,13 +117,15 @@ class _Activation(Function):
         for values, piece in zip(y.tensor_split(PIECES, 1), parts.tensor_split(PIECES, 1), strict=True):
             value, slope = _with_derivative(f, piece)
             values.copy_(value)
-            fine = slope.sub_(levels.low).mul_(levels.scale).clamp_(0, FINE - 1).int().view(-1)
+            # Of NaN the value tells, so that its derivative need not.
+            fine = slope.sub_(levels.low).mul_(levels.scale).nan_to_num_(0.0).clamp_(0, FINE - 1).int().view(-1)
             found.append(to_bytes(numbers.index_select(0, fine).view(piece.shape)))
         ctx.save_for_backward(torch.cat(found))
         ctx.levels = levels.values.to(x.device, x.dtype)
         return y.view(-1)[: x.numel()].view(x.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         (codes,) = ctx.saved_tensors
         return Codes(codes, ctx.levels, g.shape).restore().mul_(g), None, None
@@ -198,6 +213,7 @@ class _Norm(Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         y, rstd, weight, bias = ctx.saved_tensors
         inverse = torch.where(weight.abs() > SMALLEST_WEIGHT * weight.abs().max(), 1 / weight, 0.0)
@@ -208,9 +224,10 @@ class _Norm(Function):
         return by_x, None, None, None, None
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+def _attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
     """Return what attention returns; None if its mask trains, or probabilities are dropped in a case left to torch."""
-    named = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+    named = dict(zip(("key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+    q, k, v = query, named.pop("key"), named.pop("value")
     mask, dropout, kind = named.pop("attn_mask", None), named.get("dropout_p", 0.0), q.device.type
     if mask is not None and mask.requires_grad:
         return None
@@ -234,6 +251,7 @@ class _Attention(Function):
         return functional.scaled_dot_product_attention(q, k, v, mask, **named)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         *inputs, mask = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
@@ -256,6 +274,7 @@ class _AttentionWithDropout(Function):
         return p.mul_(kept) @ v
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         q, k, v, mask, codes = ctx.saved_tensors
         p = _probabilities(q, k, mask, ctx.scale)
