@@ -26,7 +26,7 @@ class DeadlinePolicy:
     """The deadline of a client's reply; see above.
 
     Attributes:
-        floor: Seconds for everything except bytes and FLOPs: Flower polls for messages every three seconds.
+        floor: Seconds for everything except bytes and FLOPs: a client may look for messages as rarely as every three.
         factor: Allowance for busy machines and rough estimates.
         unpredicted: Seconds of training if its FLOPs are not predicted.
         most: Upper bound of all deadlines, in seconds.
