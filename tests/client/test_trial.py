@@ -65,11 +65,11 @@ def test_eager_attention_is_tried_against_the_fused_one_where_nothing_drops(auto
     monkeypatch.setattr(trial, "run_step", step)
     monkeypatch.setattr(trial.time, "process_time", lambda: next(clock, 1000.0))
     monkeypatch.setattr(trial, "TURNS", 2)
-    assert trial.time_in_eager(model, 16, LENGTHS, None, autocast) == pytest.approx(7 / 9)
-    assert ran == [("sdpa", autocast, (3, 5)), ("eager", autocast, (3, 5))] * 2
+    assert trial.time_in_eager(model, 16, LENGTHS, None, autocast, before=False) == pytest.approx(7 / 9)
+    assert ran == [("sdpa", False, (3, 5)), ("eager", autocast, (3, 5))] * 2
     assert attention_of(model) == "sdpa"
     for other in (tiny_model(dropout=0.1), tiny_model(attention="eager")):
-        assert trial.time_in_eager(other, 16, LENGTHS, None, autocast) is None
+        assert trial.time_in_eager(other, 16, LENGTHS, None, autocast, before=False) is None
     assert len(ran) == 4
 
 

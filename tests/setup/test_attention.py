@@ -14,7 +14,7 @@ from fedhello.setup import training
 @pytest.fixture
 def tried(place, monkeypatch):
     found = []
-    monkeypatch.setattr(training, "time_in_eager", lambda *given: found.append(given) or 0.5)
+    monkeypatch.setattr(training, "time_in_eager", lambda *given, **how: found.append(given) or 0.5)
     return found
 
 
@@ -24,7 +24,7 @@ def test_a_run_keeps_what_was_chosen_and_goes_on_with_it(place, tried, monkeypat
     kept = yaml.safe_load((run.path / "config.yaml").read_text())
     assert kept["model"]["attention"] == "eager"
     assert any("model.attention=default" in note for note in run.summary.notes)
-    monkeypatch.setattr(training, "time_in_eager", lambda *_: pytest.fail("tried again"))
+    monkeypatch.setattr(training, "time_in_eager", lambda *_, **how: pytest.fail("tried again"))
     session = fh.prepare(run.path / "config.yaml")
     assert attention_of(session.model) == "eager"
 

@@ -143,10 +143,16 @@ def test_a_methods_own_way_of_training_comes_before_the_settings(tiny_model, ran
 def test_eager_attention_is_chosen_where_it_pays_and_is_free(tiny_model, random_examples, monkeypatch):
     bound, asked = METHODS["rgd-hla"].bind(), []
     for share, free, used in ((0.62, True, "eager"), (0.95, True, "sdpa"), (None, True, "sdpa"), (0.62, False, "sdpa")):
-        monkeypatch.setattr(module, "time_in_eager", lambda *given, share=share: asked.append(given[-1]) or share)
+        monkeypatch.setattr(module, "time_in_eager", lambda *_, share=share, **how: asked.append(how) or share)
         model = tiny_model()
         found, notes = on_device(settings(autocast="bfloat16"), "bfloat16", bound, model, random_examples(), free)
         assert (attention_of(model), len(notes)) == (used, int(used == "eager"))
         assert "a step took 62% of the time; model.attention=default" in "".join(notes) or not notes
         assert found == settings(autocast="bfloat16")
-    assert asked == [True] * 3
+    assert asked == [{"autocast": True, "before": True}] * 3
+    # bf16 does not pay with torch's attention, but with the eager one.
+    monkeypatch.setattr(module, "time_in_bfloat16", lambda *_: 1.3)
+    monkeypatch.setattr(module, "time_in_eager", lambda *_, autocast, before: 0.6 if autocast else 1.0)
+    model = tiny_model()
+    found, notes = on_device(settings(), "auto", bound, model, random_examples(), attention=True)
+    assert (found.autocast, attention_of(model), len(notes)) == ("bfloat16", "eager", 2)

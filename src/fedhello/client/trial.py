@@ -4,6 +4,7 @@ import logging
 import platform
 import time
 from contextlib import nullcontext
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -38,7 +39,15 @@ _KNOWN: dict[Key, float | None] = {}
 
 def bfloat16_pays(model: LoraModel, batch_size: int, lengths: np.ndarray, answer: int | None) -> bool:
     """Whether steps are surely faster in bf16; see ``time_in_bfloat16``."""
-    share = time_in_bfloat16(model, batch_size, lengths, answer)
+    return pays(time_in_bfloat16(model, batch_size, lengths, answer))
+
+
+def pays(share: float | None) -> TypeGuard[float]:
+    """Whether a way of taking steps is surely faster.
+
+    Args:
+        share: Its time as a share of that of another way; None if it was not tried.
+    """
     return share is not None and share <= GAIN
 
 
@@ -61,7 +70,7 @@ def time_in_bfloat16(model: LoraModel, batch_size: int, lengths: np.ndarray, ans
 
 
 def time_in_eager(
-    model: LoraModel, batch_size: int, lengths: np.ndarray, answer: int | None, autocast: bool
+    model: LoraModel, batch_size: int, lengths: np.ndarray, answer: int | None, autocast: bool, before: bool
 ) -> float | None:
     """Return the time of a step with transformers' eager attention as a share of that with torch's; None if not tried.
 
@@ -73,11 +82,12 @@ def time_in_eager(
         batch_size: Samples of a batch.
         lengths: Tokens of each sample, shape (n,).
         answer: Of a language model, the tokens of the longest response.
-        autocast: Whether steps run in bf16.
+        autocast: Whether steps with eager attention run in bf16.
+        before: Whether those with torch's do.
     """
     if attention_of(model) != "sdpa" or model.device.type != "cpu" or drops_attention(model):
         return None
-    return _share(model, batch_size, lengths, answer, (("sdpa", autocast), ("eager", autocast)))
+    return _share(model, batch_size, lengths, answer, (("sdpa", before), ("eager", autocast)))
 
 
 def _share(

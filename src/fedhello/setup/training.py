@@ -21,7 +21,7 @@ from fedhello.client.settings import (
     steps_of,
     with_rate,
 )
-from fedhello.client.trial import GAIN, time_in_bfloat16, time_in_eager
+from fedhello.client.trial import pays, time_in_bfloat16, time_in_eager
 from fedhello.costs import FORWARD, KEEP, ActivationPolicy, ActivationRule
 from fedhello.data.batches import Samples
 from fedhello.engine.wire import upload_bound
@@ -157,14 +157,17 @@ def on_device(
     notes: tuple[str, ...] = ()
     if autocast == "auto":
         share = time_in_bfloat16(*here)
-        if share is not None and share <= GAIN:
+        if share is not None and not pays(share) and attention:  # torch's own attention can be what makes bf16 slow
+            share = time_in_eager(*here, autocast=True, before=False)
+        if pays(share):
             settings = replace(settings, autocast="bfloat16")
             notes = (
                 "training and evaluation run in bfloat16 autocast, which is faster here: a step took "
                 f"{share:.0%} of the time; train.autocast=none keeps float32",
             )
-    share = time_in_eager(*here, settings.autocast == "bfloat16") if attention else None
-    if share is not None and share <= GAIN:
+    fast = settings.autocast == "bfloat16"
+    share = time_in_eager(*here, autocast=fast, before=fast) if attention else None
+    if pays(share):
         set_attention(model, "eager")
         notes += (
             f"attention is computed by transformers' eager code, which is faster here: a step took {share:.0%} of the "
