@@ -31,8 +31,10 @@ ROWS: dict[str, list[str]] = {
     ],
     "fedquad": ["method={name: fedquad}", "train.activations=auto-compress"],
     "fed-pilot": ["method={name: fed-pilot, refresh: 3}", "train.activations=keep"],
-    "gd-hla, cache": ["method={name: gd-hla}"],
-    "gd-hla, cache, freeze_from_below 1": ["method={name: gd-hla, freeze_from_below: 1}"],
+    "gd-hla, cache": ["method={name: gd-hla}", "model.frozen_dropout=false"],
+    "gd-hla, cache, freeze_from_below 1": [
+        "method={name: gd-hla, freeze_from_below: 1}", "model.frozen_dropout=false",
+    ],
 }  # fmt: skip
 CACHE = "64 MB"
 
