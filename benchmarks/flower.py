@@ -1,10 +1,10 @@
-"""What Flower costs: real processes on this machine, a MiniLM adapter and three clients of the embedded demo.
+"""What Flower costs: real processes on this machine, a MiniLM adapter and some clients of the embedded demo.
 
-    python benchmarks/flower.py [--rounds 6] [--memory-only] [key=value …]
+    python benchmarks/flower.py [--rounds 6] [--clients 3] [--memory-only] [key=value …]
 
 Prints JSON: seconds of a round beyond its longest training (``overhead_seconds``); bytes that all clients sent over TCP
 per byte of payload, polls and heartbeats included (``wire_per_payload``); ``back_seconds`` until a round has ended with
-all three clients, from when the server was killed (``kill -9``) and started again, and a client likewise, and until a
+all clients, from when the server was killed (``kill -9``) and started again, and a client likewise, and until a
 round has ended at all, from when a client's training process was stopped for good; and the memory that the engine takes
 for 10 and for 100 updates of 10 MB (``memory_bytes``), which must not grow with them. Further arguments override the
 configuration: ``method.name=full`` lets everybody send the whole adapter. Needs the extra ``flower``.
@@ -33,7 +33,6 @@ from fedhello.network.registry import ClientInfo, ClientRegistry, DeclaredBudget
 from fedhello.runs.summarise import versions
 from fedhello.types import Adapter, Allocation, Budget, Client, Federation, Task, Update
 
-CLIENTS = 3
 NAME = "network"
 
 
@@ -72,17 +71,17 @@ class Proxy:
 class Run:
     """A server and its clients."""
 
-    def __init__(self, folder: Path, overrides: list[str]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, overrides: list[str], clients: int = 3) -> None:
+        self.folder, self.size = folder, clients
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.proxy = Proxy(self.port)
         self.words = [
-            f"data.clients={CLIENTS}", f"train.clients_per_round={CLIENTS}", "train.rounds=1000", f"run.name={NAME}",
+            f"data.clients={clients}", f"train.clients_per_round={clients}", "train.rounds=1000", f"run.name={NAME}",
             "run.wait=1800", *overrides,
         ]  # fmt: skip
         self.server = self.start_server()
-        self.clients = [self.start_client(k) for k in range(CLIENTS)]
+        self.clients = [self.start_client(k) for k in range(clients)]
 
     def start_server(self) -> "subprocess.Popen[bytes]":
         """Start the server, or start it again."""
@@ -119,14 +118,14 @@ class Run:
             process.wait(timeout=60)
 
 
-def real_run(rounds: int, overrides: list[str]) -> dict:
+def real_run(rounds: int, overrides: list[str], clients: int) -> dict:
     """Measure rounds; then kill the server, kill a client, and stop a client, each once."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), overrides)
+        run = Run(Path(folder), overrides, clients)
         try:
-            run.wait_for(CLIENTS)
+            run.wait_for(clients)
             before, first = run.proxy.sent, len(run.rounds())
-            run.wait_for(CLIENTS, rounds)
+            run.wait_for(clients, rounds)
             sent, quiet = run.proxy.sent - before, run.rounds()[first:]
             back = {"server killed": after_kill_of_server(run)}
             back["client killed"] = after_kill_of_client(run)
@@ -140,8 +139,8 @@ def real_run(rounds: int, overrides: list[str]) -> dict:
         "overhead_seconds": {"median": statistics.median(beyond), "largest": max(beyond)},
         "round_seconds": statistics.median(entry["seconds"] for entry in quiet),
         "wire_per_payload": sent / payload,
-        "payload_bytes_per_client": payload / len(quiet) / CLIENTS,
-        "wire_bytes_beyond_per_client": (sent - payload) / len(quiet) / CLIENTS,
+        "payload_bytes_per_client": payload / len(quiet) / clients,
+        "wire_bytes_beyond_per_client": (sent - payload) / len(quiet) / clients,
         "back_seconds": back,
         "no_round_twice": [entry["round"] for entry in played] == list(range(len(played))),
         "clients_per_round": [len(entry["clients"]) for entry in played],
@@ -153,7 +152,7 @@ def after_kill_of_server(run: Run) -> float:
     run.server.kill()
     run.server.wait()
     run.server = run.start_server()
-    return run.wait_for(CLIENTS)
+    return run.wait_for(run.size)
 
 
 def after_kill_of_client(run: Run) -> float:
@@ -161,7 +160,7 @@ def after_kill_of_client(run: Run) -> float:
     run.clients[1].kill()
     run.clients[1].wait()
     run.clients[1] = run.start_client(1)
-    return run.wait_for(CLIENTS)
+    return run.wait_for(run.size)
 
 
 def after_hang(run: Run) -> float:
@@ -169,7 +168,7 @@ def after_hang(run: Run) -> float:
     worker = next(c for c in psutil.Process(run.clients[2].pid).children() if "fedhello.network.client" in c.cmdline())
     worker.suspend()
     try:
-        return run.wait_for(CLIENTS - 1)
+        return run.wait_for(run.size - 1)
     finally:
         worker.resume()
 
@@ -206,7 +205,9 @@ def memory_of(clients: int) -> int | None:
     everyone = tuple(Client(k, 0, budget, samples=5) for k in range(clients))
     world = Federation(everyone, (budget,), 1, clients, 0, quorum=1)
     facts = [
-        ClientInfo(name=f"c{k}", samples=5, widest=(1, 1), batches=((1, 1),), budget=DeclaredBudget(blocks=1), busy=0.0)
+        ClientInfo(
+            name=f"c{k}", samples=5, widest=(1, 1), batches=((1, 1, 1),), budget=DeclaredBudget(blocks=1), busy=0.0
+        )
         for k in range(clients)
     ]
     settings = TrainingSettings(1, 1, 1, "sgd", 0.1, "constant", 1.0, 0.0, 0.0, "cross_entropy", "none")
@@ -225,6 +226,7 @@ def main() -> None:
     """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--memory-only", action="store_true")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
@@ -232,7 +234,7 @@ def main() -> None:
     memory_of(3)  # the first tensors and files of a process take some
     found = {"memory_bytes": {str(clients): memory_of(clients) for clients in (10, 100)}, "update_bytes": 10**7}
     if not arguments.memory_only:
-        found |= real_run(arguments.rounds, arguments.overrides)
+        found |= real_run(arguments.rounds, arguments.overrides, arguments.clients)
     print(json.dumps({**found, "cpus": os.cpu_count(), "load": os.getloadavg(), "versions": versions()}, indent=1))
 
 
