@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from memory_prediction import BATCHES, LENGTHS, MODELS, compare
 
 
-def check(rows, most=1.10):
-    off = [row for row in rows if not 0.98 <= row["ratio"] <= most]
+def check(rows):
+    off = [row for row in rows if not 0.98 <= row["ratio"] <= 1.10]
     assert rows
     assert not off, off[0]
 
@@ -49,9 +49,11 @@ def test_the_peak_is_predicted_whatever_becomes_of_activations(name, rule):
         with pytest.raises(ModelError, match=r"blocks compress .*; a small batch takes 1\d% more than predicted"):
             compare(name, "float32", batches=(1,), lengths=(5,), rules=(rule,))
         return
-    # Measured: 1.12 for a short text.
-    most = 1.13 if (name, rule) == ("llama, dora", "compress") else 1.10
-    check(compare(name, "float32", batches=(1, 4), lengths=(5, 20, 100), rules=(rule,)), most)
+    if (name, rule) == ("llama, dora", "compress"):
+        with pytest.raises(ModelError, match=r"blocks compress .*; a small batch with DoRA does not tell"):
+            compare(name, "float32", batches=(1,), lengths=(5,), rules=(rule,))
+        return
+    check(compare(name, "float32", batches=(1, 4), lengths=(5, 20, 100), rules=(rule,)))
 
 
 @pytest.mark.slow

@@ -178,6 +178,9 @@ def check_calibrated(costs: StepCosts, model: LoraModel) -> None:
         policy: f"takes {share:.0%} more than predicted" for policy, share in costs.shortfall.items() if share > HIGH
     }
     far |= {policy: f"is predicted {share:.0%} too high" for policy, share in costs.surplus.items() if share > TOO_MUCH}
+    if "compress" in costs.margin and model.has_magnitudes:
+        # Measured: up to 7 % less than a step of 4 × 100 tokens took, which batches of up to 32 tokens do not tell.
+        far["compress"] = "with DoRA does not tell what a larger one takes"
     for policy, how in far.items():
         raise ModelError(
             f"expected the memory of {model.source.base_name} in training to be predicted where blocks {policy} their "
