@@ -8,13 +8,15 @@ from fedhello.costs import KEEP, ActivationPolicy, Costs
 from fedhello.strategy import AllocationContext
 from fedhello.types import Allocation, Budget
 
+COMPRESS: ActivationPolicy = "compress"
+
 
 def deepest(context: AllocationContext) -> Allocation:
     """The last d blocks, d as large as fits, as few of them compressed as that takes (FedQuad, arXiv 2506.01001).
 
     The paper chooses for each device a depth d of consecutive LoRA layers from the output, and how many of them hold
     quantised activations, within its memory and time, greedily. Here the blocks next to the lowest trained one are
-    compressed first, to int8, where ``train.activations`` allows it; the others keep. A client that affords no block
+    compressed first, where ``train.activations`` allows it; the others keep. A client that affords no block
     trains the head alone.
     """
     federation = context.federation
@@ -27,9 +29,6 @@ def deepest(context: AllocationContext) -> Allocation:
     allowed = OPTIONS[federation.rule]["trained"]
     found = _greedy(budget, costs, most, "compress" in allowed, KEEP if KEEP in allowed else allowed[0])
     return found or Allocation((), (KEEP,) * L)
-
-
-COMPRESS: ActivationPolicy = "compress"
 
 
 @lru_cache(maxsize=1024)  # the clients of a tier ask for the same

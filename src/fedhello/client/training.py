@@ -154,9 +154,8 @@ def _kind_of_step(
     work: Assignment, settings: TrainingSettings, before: Mapping[str, Tensor], reuse: Reuse | None
 ) -> Hashable | None:
     """Return what the memory of a step follows from beside model and batch; None if it must be measured."""
-    if reuse is not None or settings.loss not in LOSSES.own:
-        return None
-    if settings.tangents:  # without backward a step that is measured is rounded in another way than one that is not
+    # Without backward a step that is measured is rounded in another way than one that is not.
+    if reuse is not None or settings.loss not in LOSSES.own or settings.tangents:
         return None
     trained = tuple((name, value.shape) for name, value in sorted(before.items()))
     return trained, work.policies, work.absent, work.classes, tuple(work.correction), replace(settings, lr=0.0)

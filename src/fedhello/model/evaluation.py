@@ -95,9 +95,9 @@ def evaluate(model: LoraModel, samples: Samples, metrics: Sequence[str] = ()) ->
 
 
 def _classified(z: Tensor, y: Tensor, metrics: Sequence[str]) -> Evaluation:
-    predicted = z.argmax(dim=1)
     from sklearn.metrics import f1_score  # takes seconds to import, and a client over a network never evaluates
 
+    predicted = z.argmax(dim=1)
     accuracy = float((predicted == y).double().mean())
     macro = float(f1_score(y, predicted, average="macro", zero_division=0.0))
     # Every sample has one label and one prediction, so micro F1 is the accuracy.
