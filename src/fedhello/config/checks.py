@@ -3,7 +3,8 @@
 import math
 
 from fedhello.client.loss import LOSSES
-from fedhello.config.schema import Config, ModelConfig, TrainConfig
+from fedhello.config.schema import Config, ModelConfig
+from fedhello.config.training import TrainConfig
 from fedhello.costs import FORWARD
 from fedhello.data.memory import MEMORY
 from fedhello.errors import ConfigError

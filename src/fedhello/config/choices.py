@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedhello.config.schema import Config, TrainConfig
+from fedhello.config.schema import Config
+from fedhello.config.training import TrainConfig
 from fedhello.errors import ConfigError
 from fedhello.method import Method
 from fedhello.plugins import method_or_stand_in

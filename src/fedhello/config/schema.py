@@ -17,17 +17,15 @@ from pydantic import (
 
 from fedhello.aggregation.bound import MAX_NORM
 from fedhello.aggregation.robust import Defence, RobustRule
-from fedhello.aggregation.server import ServerOptimizer, ServerStep
 from fedhello.aggregation.share import MAX_SHARE
-from fedhello.client.settings import LearningRateSchedule, OptimizerName
 from fedhello.config.partitions import Natural, Partition, Pathological
 from fedhello.config.section import Named, Section
+from fedhello.config.training import TrainConfig
 from fedhello.config.units import (
     Bytes,
     CountOrName,
     Encoding,
     Name,
-    Rate,
     Rounds,
     Share,
     ShareOrName,
@@ -36,7 +34,6 @@ from fedhello.config.units import (
     Template,
     TextColumns,
 )
-from fedhello.costs import ActivationRule
 from fedhello.data.dataset import UNNAMED, Columns, Kind
 from fedhello.data.embedded_sets import EMBEDDED_DATA
 from fedhello.embedded import PREFIX
@@ -228,56 +225,6 @@ class MethodConfig(Named):
     """The name of a method, with its options as further keys."""
 
     name: str = "fed-hello"
-
-
-class ServerConfig(Section):
-    """The server's optimiser; ``lr: null`` is 1 for ``avgm`` and 0.01 for the adaptive ones."""
-
-    name: ServerOptimizer = "none"
-    lr: float | None = Field(None, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    tau: float = Field(1e-3, gt=0)
-
-    @property
-    def step(self) -> ServerStep:
-        """The settings as the aggregation takes them."""
-        lr = (1.0 if self.name == "avgm" else 0.01) if self.lr is None else self.lr
-        return ServerStep(self.name, lr, self.beta1, self.beta2, self.tau)
-
-
-class TrainConfig(Section):
-    """Rounds, local training and the server's optimiser."""
-
-    rounds: int = Field(20, ge=1)
-    clients_per_round: int = Field(5, ge=1)
-    sampling: Literal["fixed", "poisson"] = "fixed"
-    over_selection: float = Field(1.0, ge=1)
-    quorum: Share = Field(0.5, gt=0, le=1)
-    retries: int = Field(3, ge=1)
-    epochs: int = Field(1, ge=1)
-    batch_size: int = Field(16, ge=1)
-    optimizer: OptimizerName = "adamw"
-    lr: Rate = "auto"
-    lr_schedule: LearningRateSchedule = "cosine"
-    lr_decay: float = Field(0.99, gt=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    lr_head: float = Field(1.0, gt=0)
-    lr_depth: float = Field(1.0, gt=0, le=1)
-    loss: Name = "auto"
-    adjustment: float = Field(1.0, ge=0)
-    proximal: float = Field(0.0, ge=0)
-    scaffold: bool = False
-    distillation: float = Field(0.0, ge=0)
-    distillation_temperature: float = Field(1.0, gt=0)
-    server: ServerConfig = ServerConfig()
-    selection: Literal["auto", "last", "validation"] = "auto"
-    autocast: Literal["auto", "none", "bfloat16"] = "auto"
-    activations: ActivationRule = "auto"
-    tangents: int = Field(4, ge=1)
-    measure_memory: bool = True
-    evaluate_every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
 
 
 class DefenceConfig(Section):
