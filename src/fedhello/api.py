@@ -32,6 +32,7 @@ from fedhello.runs import loop
 from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free, choose
+from fedhello.runs.going_on import has_finished
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.progress import Progress as Place
 from fedhello.runs.progress import restore_progress
@@ -259,11 +260,12 @@ def resume(
     validation: Any = None,
     test: Any = None,
 ) -> TrainedRun:
-    """Continue a run that was interrupted, stopped or killed, or failed, from its last checkpoint.
+    """Continue a run that was interrupted, stopped or killed, or failed, from its last checkpoint; or add rounds to it.
 
     Args:
         folder: The run's folder. A run that has finished all its rounds is returned unchanged.
-        overrides: Keys that affect no round, such as ``run.keep``; or more ``train.rounds``, if the schedule allows.
+        overrides: Keys that affect no round, such as ``run.keep``, and those that hold from here on: ``train.rounds``,
+            where ``"+10"`` is ten more, ``train.lr``, ``train.stop`` and ``train.target``.
         changed_data: Go on although the data are not those that the run started with; the summary has a note on it.
         callbacks: Callbacks that observe the run and may stop it.
         console: Where to show progress, such as ``rich.console.Console()``; None shows none.
@@ -291,15 +293,16 @@ def resume(
     callbacks = checked_callbacks(callbacks)
     given = _given_again(folder, model, processor, data, validation, test)
     run_folder = RunFolder(Path(folder))
-    config = _local(resumed_config(run_folder.path, words_of(overrides)), f"fedhello server {folder}/config.yaml")
+    found, lr = resumed_config(run_folder.path, words_of(overrides))
+    config = _local(found, f"fedhello server {folder}/config.yaml")
     check_installed(config.run.track)
     _check_can_go_on(run_folder)
     with run_folder.locked():
-        if _is_finished(run_folder, config):
+        if has_finished(run_folder, stored_config(run_folder.path).train.rounds, config.train.rounds):
             return TrainedRun(run_folder.path, given)
         say_loading(console)
         session = setup.prepare(config, given, run_folder.labels())
-        place = restore_progress(session, run_folder, lambda line: warn(run_folder, line), changed_data)
+        place = restore_progress(session, run_folder, lambda line: warn(run_folder, line), changed_data, lr)
         run_folder.write_config(session.config_yaml)
         return _run(session, run_folder, callbacks, console, place)
 
@@ -322,14 +325,6 @@ def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, vali
     check_processor(model, processor)
     source = None if data is None else memory_source(data, config.data.columns, held_out)
     return Objects(model, processor, source)
-
-
-def _is_finished(folder: RunFolder, config: Config) -> bool:
-    """Whether a run has finished all rounds of the configuration."""
-    if not (folder.path / "summary.json").is_file():
-        return False
-    finished = folder.summary().status == "finished"
-    return finished and stored_config(folder.path).train.rounds >= config.train.rounds
 
 
 def _check_can_go_on(folder: RunFolder) -> None:

@@ -111,7 +111,7 @@ def test_a_torn_line_and_rounds_after_the_checkpoint_are_dropped(broken, place, 
 
 
 @pytest.mark.parametrize(
-    ("override", "code"), [("run.keep=1", 0), ("train.lr=0.5", 2), ("run.seed=1", 2), ("train.rounds=4", 2)]
+    ("override", "code"), [("run.keep=1", 0), ("train.lr_head=0.5", 2), ("run.seed=1", 2), ("train.epochs=4", 2)]
 )
 def test_overrides_may_change_nothing_of_the_rounds(broken, place, call, undisturbed, outcome, override, code):
     found, _, err = call(place, "resume", "runs/r", override, "--quiet")

@@ -42,14 +42,31 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything; do not train or write.")] = False,
+    go_on: Annotated[
+        Path | None, typer.Option("--continue", help="Folder of a run to go on with, such as with train.rounds=+10.")
+    ] = None,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
+    if go_on is not None:
+        _go_on(go_on, words, dry_run, as_json, quiet)
+        return
     config, console = fh.load_config(*file_and_overrides(words)), console_for(as_json, quiet)
     if dry_run:
         _try_out(config, console, as_json)
         return
     found = fh.run(config, console=console)
     say_result(found, console, as_json, f"fedhello resume {found.path}")
+
+
+def _go_on(run: Path, words: list[str] | None, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Resume a run, as ``fedhello resume`` does."""
+    file, overrides = file_and_overrides(words)
+    refuse(["dry-run"] if dry_run else [], "for a new run")
+    if file is not None:
+        raise fh.ConfigError(
+            f"expected no configuration file with --continue, since {run} has its own; found {file}. Leave it out."
+        )
+    resume(run, overrides, as_json=as_json, quiet=quiet)
 
 
 def _try_out(config: "fh.Config", console: Console | None, as_json: bool) -> None:
@@ -72,13 +89,16 @@ def resume(
     run: Run,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Such as run.keep=1: keys that do not affect the rounds."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Such as run.keep=1, train.rounds=+10 or train.lr=1e-3, which hold from here.",
+        ),
     ] = None,
     changed_data: ChangedData = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Resume a run that was interrupted, failed or killed, from its last checkpoint."""
+    """Resume a run that was interrupted, failed or killed, from its last checkpoint; or add rounds to it."""
     console = console_for(as_json, quiet)
     found = fh.resume(run, overrides or (), changed_data=changed_data, console=console)
     if found.session is not None:

@@ -292,6 +292,12 @@ def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> P
         raise RunFolderError(
             f"expected {folder.path} to be a run of this configuration; {said}. Give another out, or remove it."
         )
+    if changes := folder.summary().changes:
+        said = "; ".join(f"{change.key}={change.after:g} after round {change.round}" for change in changes)
+        raise RunFolderError(
+            f"expected {folder.path} to be a run of one configuration; it was resumed with {said}. Give another out, "
+            "or remove it."
+        )
     return PlannedRun(label, title, config, folder, "finished", given)
 
 

@@ -7,6 +7,9 @@ from fedhello.config.load import IRRELEVANT
 from fedhello.config.schema import Config
 from fedhello.formatting import flatten
 
+ENDING = ("train.stop", "train.target")
+"""Keys that say when a run ends, and change nothing of its rounds."""
+
 WITHOUT_END = ("constant", "exponential", "published")
 """Learning-rate schedules in which no round's rate depends on the number of rounds."""
 
@@ -15,7 +18,8 @@ def irrelevant(config: Config) -> tuple[str, ...]:
     """Return the dotted keys that may change when a run is resumed, since they do not affect its rounds."""
     # Of clients that share a pass, the masks of dropout depend on which do.
     keys = tuple(key for key in IRRELEVANT if key != "run.workers" or config.run.engine != "batched")
-    return (*keys, "train.rounds") if config.train.lr_schedule in WITHOUT_END else keys
+    more = ("train.rounds",) if config.train.lr_schedule in WITHOUT_END else ()
+    return (*keys, *ENDING, *more)
 
 
 def relevant(config: Config) -> dict[str, Any]:

@@ -41,6 +41,11 @@ def parsed(word: str) -> tuple[list[str], Any]:
     return keys, read_value(value, f"the override {_short(word)!r}")
 
 
+def key_of(word: str) -> str:
+    """Return the dotted key of an override, without spaces."""
+    return ".".join(key.strip() for key in word.partition("=")[0].split("."))
+
+
 def _short(word: str) -> str:
     return word if len(word) <= 100 else word[:99] + "…"
 

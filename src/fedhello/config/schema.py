@@ -86,6 +86,7 @@ class ModelConfig(Section):
     forgetting: Share = Field(0.5, ge=0, le=1)
     final: bool = True
     lora: LoraConfig = LoraConfig()
+    adapter: Annotated[str, Field(min_length=1)] | None = None
     frozen_dropout: bool = True
     attention: Literal["auto", "default", "eager", "sdpa"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -27,6 +27,14 @@ class ServerConfig(Section):
         return ServerStep(self.name, lr, self.beta1, self.beta2, self.tau)
 
 
+class StopConfig(Section):
+    """When a run stops before its last round: after ``patience`` scored rounds without an improvement."""
+
+    patience: int = Field(ge=1)
+    min_delta: float = Field(0.0, ge=0)
+    metric: Literal["validation_accuracy", "validation_loss", "train_loss"] = "validation_accuracy"
+
+
 class TrainConfig(Section):
     """Rounds, local training and the server's optimiser."""
 
@@ -59,3 +67,5 @@ class TrainConfig(Section):
     tangents: int = Field(4, ge=1)
     measure_memory: bool = True
     evaluate_every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    stop: StopConfig | None = None
+    target: Share | None = Field(None, gt=0, le=1)

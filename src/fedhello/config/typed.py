@@ -33,7 +33,10 @@ SIMPLE = (str, int, float, bool, NoneType, list, dict)
 MOST_DIGITS = 30
 """The longest whole number; no key needs one as long."""
 
-PATHS = ("run.out", "run.cache_folder", "model.name", "data.name", "data.validation", "data.test", "data.public")
+PATHS = (
+    "run.out", "run.cache_folder", "model.name", "model.adapter", "data.name", "data.validation", "data.test",
+    "data.public",
+)  # fmt: skip
 """Keys that may name a file or a folder."""
 
 

@@ -7,7 +7,6 @@ Started again on the folder of an unfinished run, it resumes from the last check
 """
 
 import itertools
-import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from fedhello.config.checks import check_private
 from fedhello.config.schema import Config
 from fedhello.config.settings import head_settings, secure_settings, statistics_settings, training_settings
 from fedhello.data.partition import PARTITIONS
-from fedhello.errors import ConfigError, RunFolderError
+from fedhello.errors import ConfigError
 from fedhello.methods import METHODS
 from fedhello.model.adapter import LoraModel
 from fedhello.model.head import is_shared
@@ -37,7 +36,8 @@ from fedhello.network.deadlines import DeadlinePolicy
 from fedhello.network.engine import RemoteEngine
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
-from fedhello.network.registry import ClientInfo, ClientRegistry, count_shapes
+from fedhello.network.registry import ClientInfo, ClientRegistry
+from fedhello.network.resumed import checked, known_labels, known_roster
 from fedhello.network.revival import LastingLink
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.plugins import is_own
@@ -153,7 +153,7 @@ def serve(
     from fedhello.network.flower import opened, register
 
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
-    _check_folder(folder)
+    config, lr = checked(folder, config)
     options = replace(options, port=options.port or free_port())
     check_port(options)
     secret = secrets.token_bytes(32)
@@ -181,18 +181,7 @@ def serve(
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
             known = owners if options.public_keys else None
-            return folder, play_over(link, loaded, folder, callbacks(folder), say, known, happened, accept_data)
-
-
-def _check_folder(folder: RunFolder) -> None:
-    """Check that a run can start or resume in a folder."""
-    if _has_finished(folder):
-        raise RunFolderError(f"expected a run that has not finished; {folder.path} has. Give another run.name.")
-
-
-def known_labels(folder: RunFolder) -> tuple[str, ...] | None:
-    """Return the names of the classes of a run that is resumed; None for a new run."""
-    return folder.labels() if folder.clients_file.is_file() else None
+            return folder, play_over(link, loaded, folder, callbacks(folder), say, known, happened, accept_data, lr)
 
 
 def serve_on(link: Link, file: Path, say: Say) -> None:
@@ -203,8 +192,8 @@ def serve_on(link: Link, file: Path, say: Say) -> None:
     slower = {"deadline_floor": config.run.deadline_floor + COLD_SECONDS}
     config = config.model_copy(update={"run": config.run.model_copy(update=slower)})
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
-    _check_folder(folder)
-    play_over(link, load(config, labels=known_labels(folder)), folder, [], say)
+    config, lr = checked(folder, config)
+    play_over(link, load(config, labels=known_labels(folder)), folder, [], say, lr=lr)
 
 
 def play_over(
@@ -216,6 +205,7 @@ def play_over(
     owners: Mapping[int, str] | None = None,
     happened: Sequence[str] = (),
     accept_data: bool = False,
+    lr: float | None = None,
 ) -> Summary:
     """Wait for the clients, run the remaining rounds, and tell the clients when the run has finished.
 
@@ -228,19 +218,20 @@ def play_over(
         owners: Node → the name of its key; None without keys.
         happened: What befell the link, which grows during the run and goes into its notes.
         accept_data: As for ``serve``.
+        lr: η of round 0 from here on; None leaves it.
 
     Raises:
         ClientsError: If too few clients join in time.
     """
     run = secrets.token_hex(8)
-    roster = _roster(folder)
+    roster = known_roster(folder)
     lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names), owners=owners)
     members, nodes, rates = gather(lobby, loaded.config, roster, say, unable=_unable(loaded))
     session, engine = remote_session(loaded, lobby, members, run)
     engine.node_of, engine.rates, engine.happened = nodes, rates, happened
     if roster:
         with folder.locked():
-            resumed = restore_progress(session, folder, lambda line: warn(folder, line), accept_data)
+            resumed = restore_progress(session, folder, lambda line: warn(folder, line), accept_data, lr)
             folder.write_config(session.config_yaml)
             engine.note = lambda line: warn(folder, line)
             summary = run_session(session, folder, callbacks, resumed)
@@ -268,25 +259,6 @@ def _unable(loaded: Loaded) -> Unable:
         return why_unable(budget, facts.classes, facts.shapes, steps, rule, settings)
 
     return unable
-
-
-def _roster(folder: RunFolder) -> tuple[ClientInfo, ...]:
-    """Return the clients of a resumed run, by id; empty for a new run."""
-    if not folder.clients_file.is_file():
-        return ()
-    try:
-        return tuple(ClientInfo.model_validate_json(json.dumps(_counted(entry.facts))) for entry in folder.clients())
-    except ValueError as error:
-        raise RunFolderError(
-            f"expected the folder of a run with Flower; {folder.path} does not say who takes part: {error!r}"
-        ) from error
-
-
-def _counted(facts: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return a client's facts with its batches counted by shape; before version 3 of the messages they were listed."""
-    if facts is None or any(len(batch) != 2 for batch in facts.get("batches", [[]])):
-        return facts
-    return {**facts, "batches": count_shapes((b, T) for b, T in facts["batches"])}
 
 
 def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.formats import read_evaluation, read_head, write_evaluation, write_head
+from fedhello.runs.going_on import changes_of, said
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.loop import RoundRecord, RunStart, start
 from fedhello.runs.private_rounds import with_lost_rounds
 from fedhello.runs.summarise import versions
+from fedhello.runs.summary import KeyChange
 from fedhello.session import ClientEntry, Session
 from fedhello.state import RunState
 
@@ -34,6 +36,7 @@ class Progress:
         results: Records of every round so far and of every failed attempt.
         seconds: Wall seconds of earlier processes.
         notes: Notes about resuming.
+        changes: Keys that changed where the run went on.
         since: Start of this process, on ``time.perf_counter``.
     """
 
@@ -43,6 +46,7 @@ class Progress:
     results: tuple[RoundRecord, ...] = ()
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    changes: tuple[KeyChange, ...] = ()
     since: float = field(default_factory=time.perf_counter)
 
     @property
@@ -67,6 +71,7 @@ class Progress:
             "answers": self.answers,
             "seconds": self.wall_seconds,
             "notes": self.notes,
+            "changes": [asdict(change) for change in self.changes],
         }
         return Checkpoint(len(self.results), self.state, identity, more)
 
@@ -79,7 +84,11 @@ def begin(session: Session) -> Progress:
 
 
 def restore_progress(
-    session: Session, folder: RunFolder, warn: Callable[[str], None], accept_data: bool = False
+    session: Session,
+    folder: RunFolder,
+    warn: Callable[[str], None],
+    accept_data: bool = False,
+    lr: float | None = None,
 ) -> Progress:
     """Return the progress in a run's last checkpoint, and reset the folder's files to it.
 
@@ -90,8 +99,10 @@ def restore_progress(
         folder: The run's folder, locked.
         warn: Called with warnings for the user.
         accept_data: Whether the run goes on with other data.
+        lr: η of round 0 from here on; None leaves it.
 
     Raises:
+        ConfigError: If the run has finished as many rounds as it is to have.
         DataError: If the data have changed, and the user does not accept it.
         RunFolderError: If all checkpoints are damaged, or model or configuration differ from the run's.
     """
@@ -111,7 +122,7 @@ def restore_progress(
     if found is None:
         warn("there is no checkpoint yet; the run starts at round 1")
         folder.rewind(0)
-        return replace(begin(session), notes=tuple(notes))
+        return _changed(session, replace(begin(session), notes=tuple(notes)), {}, lr, warn)
     lost = len(folder.rounds()) - found.lines
     results = folder.rewind(found.lines)
     more = found.more
@@ -120,14 +131,33 @@ def restore_progress(
     if OTHER_DATA in notes or OTHER_PROCESSOR in notes:
         kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}
         state = replace(state, selected=None, selected_losses=None, before_final=kept)
-    return Progress(
+    place = Progress(
         RunStart(state, _first_head(more), validation, test, tuple(results)),
         tuple(more["answers"]),
         state,
         tuple(results),
         more["seconds"],
         (*more["notes"], *notes),
+        tuple(KeyChange(**change) for change in more.get("changes", ())),
         since,
+    )
+    return _changed(session, place, found.identity["configuration"], lr, warn)
+
+
+def _changed(
+    session: Session, place: Progress, found: Mapping[str, Any], lr: float | None, warn: Callable[[str], None]
+) -> Progress:
+    """Return the progress with what holds from here on, which is noted."""
+    state, changes = changes_of(session, found, place.state, lr)
+    notes = [said(change, session.engine.settings, state.lr) for change in changes]
+    for note in notes:
+        warn(note)
+    return replace(
+        place,
+        state=state,
+        beginning=replace(place.beginning, state=state),
+        notes=(*place.notes, *notes),
+        changes=(*place.changes, *changes),
     )
 
 
@@ -275,14 +305,15 @@ def _counted(part: str, there: int, here: int) -> str:
 
 
 def _chosen(before: Mapping[str, Any], here: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a run's configuration with the number type of this session, if it left the choice to each process.
+    """Return a run's configuration with what may differ as it is in this session.
 
-    So did versions that did not keep what was chosen; where it was another, that is among the machine's differences.
+    These are the number of rounds, see ``fedhello.runs.going_on``, and the number type if the run left the choice to
+    each process. So did versions that did not keep what was chosen; where it was another, that is among the machine's
+    differences.
     """
     train = before.get("train", {})
-    if train.get("autocast") != "auto":
-        return before
-    return {**before, "train": {**train, "autocast": here["train"]["autocast"]}}
+    keys = [key for key in ("rounds", *(["autocast"] if train.get("autocast") == "auto" else [])) if key in train]
+    return {**before, "train": {**train, **{key: here["train"].get(key) for key in keys}}} if keys else before
 
 
 def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) -> list[str]:

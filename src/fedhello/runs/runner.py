@@ -191,6 +191,7 @@ class _Run:
         answers = compared(asked, progress.answers, answer(session) if asked else ())
         summary = summary.but(
             domains=domains,
+            changes=progress.changes,
             forgotten=progress.state.forgotten,
             weights=self.identity["model"]["weights"],
             rouge_l=None if answers is None else answers.scores(),

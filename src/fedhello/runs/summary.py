@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
@@ -124,6 +125,23 @@ class RougeSummary(_Part):
     samples: int
 
 
+@dataclass(frozen=True)
+class KeyChange:
+    """A key that changed where a run went on.
+
+    Attributes:
+        key: Its dotted name.
+        round: How many rounds had finished.
+        before: Its value in the rounds before.
+        after: Its value in the rounds from there on.
+    """
+
+    key: str
+    round: int
+    before: float
+    after: float
+
+
 class Summary(_Part):
     """The summary of a run, as in ``summary.json``; see docs/reference/run-folder.md.
 
@@ -163,6 +181,7 @@ class Summary(_Part):
         notes: Notes for the user.
         versions: Versions of the packages that a result depends on.
         error: The error of a failed run.
+        changes: Keys that changed where the run was resumed.
         domains: Test accuracy within each domain.
         forgotten: Clients that were removed from the head afterwards.
         weights: Digest of the frozen weights; None for older runs without it.
@@ -210,6 +229,7 @@ class Summary(_Part):
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = {}
     error: str | None = None
+    changes: tuple[KeyChange, ...] = ()
     domains: dict[str, float] = {}
     forgotten: tuple[int, ...] = ()
     weights: str | None = None

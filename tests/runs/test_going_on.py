@@ -1,0 +1,119 @@
+"""A run goes on with more rounds, or another learning rate: what comes out is what its last state leads to."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+import fedhello as fh
+from fedhello.client.settings import learning_rate
+from fedhello.runs.checkpoint import Checkpoints
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.going_on import changes_of, has_finished
+from fedhello.runs.summary import KeyChange
+from fedhello.session import RunSettings
+from fedhello.state import RunState
+from fedhello.types import Adapter
+
+
+class At(fh.Callback):
+    """Ends a run after some rounds."""
+
+    def __init__(self, last):
+        self.last = last
+
+    def on_round(self, state, record):
+        return state.round == self.last
+
+
+def adapter(run):
+    return (run.path / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def last_state(run):
+    return Checkpoints(run.path / "checkpoints").latest(pytest.fail).state
+
+
+def played(words, state):
+    """Return the last state of rounds that are played by hand from a state."""
+    *_, (state, _) = fh.rounds(fh.prepare("tiny.yaml", words), state)
+    return state
+
+
+def same(one, other):
+    return all(one.adapter.tensors[name].equal(value) for name, value in other.adapter.tensors.items())
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_rounds_are_added_to_a_finished_run_with_the_rates_of_a_longer_one(place, schedule):
+    words = {"train.lr_schedule": schedule, "train.rounds": 2}
+    for name in "ab":
+        fh.run("tiny.yaml", words | {"run.name": name})
+    before = last_state(fh.load_run("runs/a"))
+    longer = fh.resume("runs/a", {"train.rounds": "+2"})
+    assert same(last_state(longer), played(words | {"train.rounds": 4}, before))
+    assert [record.report.round for record in longer.rounds] == [0, 1, 2, 3]
+    assert longer.summary.changes == (KeyChange("train.rounds", 2, 2, 4),)
+    rate = learning_rate(longer.session.engine.settings, 2)
+    assert rate == pytest.approx(longer.session.engine.settings.lr / 2), "the third of four rounds has half the rate"
+    (note,) = [note for note in longer.summary.notes if "train.rounds is 4 instead of 2 from round 3 on" in note]
+    assert f"of a run of 4, {rate:.3g} in round 3; those before had the rates of one of 2" in note
+    # Interrupted on the way, it comes to the same.
+    assert fh.resume("runs/b", {"train.rounds": 4}, callbacks=[At(3)]).summary.status == "stopped"
+    again = fh.resume("runs/b")
+    assert adapter(again) == adapter(longer)
+    assert again.summary.changes == longer.summary.changes
+    assert [one for one in again.summary.notes if "train.rounds is" in one] == [note]
+
+
+def test_without_a_schedule_that_ends_a_longer_run_is_what_it_would_have_been(place):
+    words = {"train.lr_schedule": "constant", "train.rounds": 2}
+    fh.run("tiny.yaml", words | {"run.name": "a"})
+    longer = fh.resume("runs/a", {"train.rounds": "+1"})
+    whole = fh.run("tiny.yaml", words | {"run.name": "b", "train.rounds": 3})
+    assert adapter(longer) == adapter(whole)
+    assert longer.summary.changes == ()
+
+
+def test_another_learning_rate_holds_from_where_the_run_goes_on(place):
+    words = {"train.rounds": 4}
+    for name in "ab":
+        fh.run("tiny.yaml", words | {"run.name": name}, callbacks=[At(2)])
+    before = last_state(fh.load_run("runs/a"))
+    slow = fh.resume("runs/a", {"train.lr": 1e-4})
+    assert same(last_state(slow), played(words, replace(before, lr=1e-4)))
+    assert slow.summary.changes == (KeyChange("train.lr", 2, 1e-2, 1e-4),)
+    assert any("train.lr is 0.0001 instead of 0.01 from round 3 on" in note for note in slow.summary.notes)
+    (flag,) = [flag for flag in slow.summary.flags if "another learning rate" in flag]
+    assert flag.endswith("that of the state: 0.0001")
+    assert fh.load_run("runs/a").config.train.lr == 1e-2, "the configuration is the one that the run started with"
+    # It stays where the run is resumed once more, and may be taken back.
+    fh.resume("runs/b", {"train.lr": 1e-4}, callbacks=[At(3)])
+    assert adapter(fh.resume("runs/b", {"train.lr": 1e-4})) == adapter(slow)
+    fh.run("tiny.yaml", words | {"run.name": "d"}, callbacks=[At(2)])
+    fh.resume("runs/d", {"train.lr": 1e-4, "train.rounds": 9}, callbacks=[At(3)])
+    back = fh.resume("runs/d", {"train.lr": 1e-2}, callbacks=[At(4)])
+    assert [change.after for change in back.summary.changes] == [9, 1e-4, 1e-2]
+    assert last_state(back).lr is None
+
+
+def test_a_finished_run_is_not_cut_and_stays_as_it_is(place):
+    run = fh.run("tiny.yaml", {"run.name": "a"})
+    folder = RunFolder(run.path)
+    assert has_finished(folder, 2, 2) and not has_finished(folder, 2, 3)
+    with pytest.raises(fh.ConfigError, match=r"expected more than the 2 rounds that runs/a has finished; found .*=1"):
+        fh.resume(run.path, {"train.rounds": 1})
+    assert fh.resume(run.path).summary == run.summary
+
+
+def test_rounds_that_have_finished_are_not_undone():
+    session = SimpleNamespace(settings=RunSettings(0, rounds=3), engine=SimpleNamespace(settings=SimpleNamespace(lr=1)))
+    found = {"train": {"rounds": 5}}
+    for done in (3, 4):
+        with pytest.raises(fh.ConfigError, match=rf"expected more than the {done} rounds that have finished"):
+            changes_of(session, found, RunState(done, Adapter({}, {})), None)
+    _, (change,) = changes_of(session, found, RunState(2, Adapter({}, {})), None)
+    assert change == KeyChange("train.rounds", 2, 5, 3)
+    assert changes_of(session, {"train": {"rounds": 3}}, RunState(3, Adapter({}, {})), None)[1] == [], (
+        "its last write had failed"
+    )
