@@ -17,7 +17,9 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
 from fedhello.model.head import HeadSettings
 from fedhello.model.private_sums import PrivatePlan
+from fedhello.model.start import Start
 from fedhello.model.statistics import DEFAULT_STATISTICS, StatisticsSettings
+from fedhello.state import Watched
 from fedhello.strategy import BoundMethod
 from fedhello.types import Adapter, Federation
 
@@ -67,6 +69,21 @@ class ServerData:
 
 
 @dataclass(frozen=True)
+class StopSettings:
+    """When a run stops before its last round.
+
+    Attributes:
+        patience: Scored rounds without an improvement.
+        min_delta: The smallest improvement that counts.
+        metric: What is to improve.
+    """
+
+    patience: int
+    min_delta: float = 0.0
+    metric: Watched = "validation_accuracy"
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Number of rounds, and how often a run is scored, saved and tracked.
 
@@ -81,6 +98,8 @@ class RunSettings:
         track: Names of the tracking tools.
         is_remote: Whether clients are on other machines.
         metrics: Names of registered metrics, computed in addition to the accuracy.
+        stop: When the run stops before its last round; None for never.
+        target: The validation accuracy at which it stops; None for none.
         threads: Threads with which a client trains, where clients train at the same time; None for those of torch.
     """
 
@@ -95,6 +114,8 @@ class RunSettings:
     is_remote: bool = False
     metrics: tuple[str, ...] = ()
     threads: int | None = None
+    stop: StopSettings | None = None
+    target: float | None = None
 
     def is_scored_after(self, done: int) -> bool:
         """Whether the state after ``done`` rounds is scored."""
@@ -134,6 +155,7 @@ class Session:
         most_samples: The most samples for which one client's head statistics count; None for no limit.
         private: What is released under differential privacy; None without it.
         digest: The digest of the data, by which a run recognises them when it is taken up again.
+        start: The existing adapter that the run starts from; None if it starts from a new one.
 
     Example:
         >>> session = fh.prepare("my.yaml")
@@ -164,11 +186,17 @@ class Session:
     most_samples: int | None = None
     private: PrivatePlan | None = None
     digest: DataDigest = NOT_KNOWN
+    start: Start | None = None
 
     @property
     def bfloat16(self) -> bool:
         """Whether forward passes run in bf16."""
         return self.engine.settings.autocast == "bfloat16"
+
+    @property
+    def keeps_head(self) -> bool:
+        """Whether the run starts with the head of an existing adapter, and not with one that is solved for it."""
+        return self.start is not None and self.start.head and not self.row.head_alone
 
     @cached_property
     def tier_of(self) -> tuple[int, ...]:

@@ -84,6 +84,10 @@ class RoundReport:
     train_loss: float | None = None
 
 
+Watched = Literal["validation_accuracy", "validation_loss", "train_loss"]
+"""Metrics by which a run may stop early. Test data are only for reporting."""
+
+
 Unit = Literal["client", "sample"]
 """What differential privacy protects: all data of a client, or a single sample."""
 

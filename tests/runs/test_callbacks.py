@@ -3,8 +3,9 @@ from types import SimpleNamespace
 import pytest
 
 from fedhello.errors import ConfigError
-from fedhello.runs.callbacks import Callback, EarlyStopping
+from fedhello.runs.callbacks import Callback, ConfiguredStop, EarlyStopping, Target, configured
 from fedhello.runs.loop import RoundRecord
+from fedhello.session import RunSettings, StopSettings
 
 NO_STATE = None
 
@@ -66,3 +67,29 @@ def test_what_cannot_be_watched_is_refused(wrong):
 def test_a_callback_that_does_nothing_lets_a_run_go_on():
     plain = Callback()
     assert plain.on_start(None, None) is plain.on_round(None, record()) is plain.on_end({}) is None
+
+
+def test_where_patience_has_ended_in_an_earlier_process_a_run_does_not_go_on():
+    begin = SimpleNamespace(validation=SimpleNamespace(accuracy=0.5), records=(record(0.4), record(0.4)), state=None)
+    assert EarlyStopping(2).on_start(None, begin)
+    assert not EarlyStopping(3).on_start(None, begin)
+
+
+def test_a_target_counts_in_scored_rounds_and_not_at_the_start():
+    rounds = [record(0.6), record(), record(0.7, failed="too few"), record(0.7), record(0.8)]
+    assert stops(Target(0.7), rounds, start=0.9) == [False, False, False, True, True]
+    begin = SimpleNamespace(validation=SimpleNamespace(accuracy=0.9), records=(record(0.8), record()), state=None)
+    assert not Target(0.7).on_start(None, begin), "of the rounds before, it would have stopped in the first"
+
+
+def test_a_runs_own_settings_stop_it_with_the_key_as_the_reason():
+    assert configured(RunSettings(0, 3)) == []
+    stop, target = configured(RunSettings(0, 3, stop=StopSettings(2, 0.1), target=0.7))
+    assert isinstance(stop, ConfiguredStop) and (stop.patience, stop.metric) == (2, "validation_accuracy")
+    assert stops(stop, [record(0.55), record(), record(0.58)]) == [False, False, True]
+    assert (
+        stop.reason
+        == "train.stop: validation_accuracy has not been better than 0.5 by more than 0.1 for 2 scored rounds"
+    )
+    assert stops(target, [record(0.71)]) == [True]
+    assert target.reason == "train.target: the validation accuracy, 0.71, has reached 0.7"

@@ -10,6 +10,7 @@ from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session, warn
+from fedhello.session import StopSettings
 
 ROUNDS = 3
 
@@ -94,6 +95,27 @@ def test_a_callback_may_end_it_and_in_the_last_round_that_is_an_end(session, fol
     assert (said in summary.notes) == (status == "stopped")
     if status == "stopped":
         assert gone_on(session, folder) == undisturbed
+
+
+@pytest.mark.parametrize("keys", [{"target": 0.01}, {"stop": StopSettings(1, 1.0)}])
+def test_a_run_stops_by_its_own_settings_and_stays_there_until_they_change(session, folder, undisturbed, keys):
+    stopping = replace(session, settings=replace(session.settings, **keys))
+    summary = run_session(stopping, folder)
+    (key,) = keys
+    assert (summary.status, summary.rounds) == ("stopped", 1)
+    assert summary.stopped.startswith(f"stopped after round 1 of {ROUNDS} by train.{key}: ")
+    assert summary.stopped in summary.notes
+    with folder.locked():
+        again = run_session(stopping, folder, resumed=restore_progress(stopping, folder, pytest.fail))
+    assert (again.status, again.rounds, again.stopped) == ("stopped", 1, summary.stopped)
+    assert len(folder.rounds()) == 1
+    assert gone_on(session, folder) == undisturbed
+
+
+def test_rounds_that_are_not_scored_do_not_count_for_a_stop(session, folder):
+    settings = replace(session.settings, stop=StopSettings(1, 1.0), evaluate_every=2)
+    summary = run_session(replace(session, settings=settings), folder)
+    assert (summary.status, summary.rounds) == ("stopped", 2)
 
 
 def test_an_interrupt_keeps_the_finished_rounds_and_the_run_goes_on(session, folder, undisturbed):

@@ -106,6 +106,7 @@ def check_private(config: Config, method: Method) -> None:
         f"the head must be solved from sums without training; model.head is {model.head} and model.train_head "
         f"{str(model.train_head).lower()}. Leave both out": model.head != "solved" or model.train_head,
         "model.refresh asks clients for sums again. Leave it out": model.refresh != "never",
+        "what model.adapter was trained on is not in the ledger. Leave it out": model.adapter is not None,
         "a budget in seconds is compared with the number of a client's samples. Give blocks, memory or upload": any(
             tier.seconds is not None for tier in config.clients.tiers
         ),

@@ -9,6 +9,7 @@ from fedhello.client.settings import LearningRateSchedule, OptimizerName
 from fedhello.config.section import Section
 from fedhello.config.units import Name, Rate, Share
 from fedhello.costs import ActivationRule
+from fedhello.state import Watched
 
 
 class ServerConfig(Section):
@@ -32,7 +33,7 @@ class StopConfig(Section):
 
     patience: int = Field(ge=1)
     min_delta: float = Field(0.0, ge=0)
-    metric: Literal["validation_accuracy", "validation_loss", "train_loss"] = "validation_accuracy"
+    metric: Watched = "validation_accuracy"
 
 
 class TrainConfig(Section):

@@ -264,6 +264,7 @@ def _unable(loaded: Loaded) -> Unable:
 def _invitation(loaded: Loaded, run: str) -> dict[str, Any]:
     """Return the configuration for clients, without paths on this machine."""
     told = loaded.config.model_dump(mode="json")
+    told["model"]["adapter"] = None  # every task brings the adapter
     told["run"] = {"seed": loaded.config.run.seed}
     if not is_own(loaded.config.method.name):
         told["method"] = ON_CLIENTS

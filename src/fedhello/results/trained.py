@@ -130,6 +130,8 @@ def scoring_session(config: Config, given: Objects = NAMED, labels: Sequence[str
     Raises:
         FedhelloError: Of the matching kind, if the run cannot be prepared again.
     """
+    if config.model.adapter is not None and config.model.head != "local":  # the run's own takes its place
+        config = config.model_copy(update={"model": config.model.model_copy(update={"adapter": None})})
     if config.data.partition.kind not in PARTITIONS and config.model.head != "local":
         data = config.data.model_copy(update={"partition": Iid(kind="iid")})
         config = config.model_copy(update={"data": data})

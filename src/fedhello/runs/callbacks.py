@@ -5,16 +5,13 @@ run can be resumed: ``fedhello resume RUN`` or ``fedhello.resume``.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from fedhello.errors import ConfigError
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.summary import Summary
-from fedhello.session import Session
-from fedhello.state import RunState
-
-Watched = Literal["validation_accuracy", "validation_loss", "train_loss"]
-"""Metrics for early stopping. Test data are only for reporting."""
+from fedhello.session import RunSettings, Session
+from fedhello.state import RunState, Watched
 
 
 class Callback:
@@ -26,13 +23,23 @@ class Callback:
         ...         print("round", record.report.round + 1)
     """
 
-    def on_start(self, session: Session, start: RunStart) -> None:
+    @property
+    def reason(self) -> str:
+        """By what a run was stopped, if by this callback, as the summary says it: the name of the class."""
+        return type(self).__name__
+
+    def on_start(self, session: Session, start: RunStart) -> bool | None:
         """Called once in every process that runs rounds, before its first round.
 
         Args:
             session: The session of the run.
             start: The start of the run; ``start.state.round`` rounds have finished already.
+
+        Returns:
+            True to end the run before its next round, as it would have ended in an earlier process; None or False to
+            continue.
         """
+        return None
 
     def on_round(self, state: RunState, record: RoundRecord) -> bool | None:
         """Called after each committed round, and after each failed attempt, which does not change the state.
@@ -99,12 +106,13 @@ class EarlyStopping(Callback):
         self.best: float | None = None
         self.waited = 0
 
-    def on_start(self, session: Session, start: RunStart) -> None:
+    def on_start(self, session: Session, start: RunStart) -> bool:
         """Take the scores before round 0 and those of rounds in earlier processes into account."""
         value = _value(self.metric, start)
         self.best, self.waited = (None if value is None else self._signed(value)), 0
         for record in start.records:
             self.on_round(start.state, record)
+        return self.waited >= self.patience
 
     def on_round(self, state: RunState, record: RoundRecord) -> bool:
         """Stop after ``patience`` scored rounds without an improvement."""
@@ -119,6 +127,54 @@ class EarlyStopping(Callback):
 
     def _signed(self, value: float) -> float:
         return value if self.metric == "validation_accuracy" else -value
+
+
+class ConfiguredStop(EarlyStopping):
+    """Early stopping by ``train.stop``."""
+
+    @property
+    def reason(self) -> str:
+        """The key, with what has not become better."""
+        by = f" by more than {self.min_delta:g}" if self.min_delta else ""
+        best = "" if self.best is None else f" than {abs(self.best):.4g}"
+        return f"train.stop: {self.metric} has not been better{best}{by} for {self.waited} scored rounds"
+
+
+class Target(Callback):
+    """Stops a run after the first scored round in which its validation accuracy is high enough.
+
+    Args:
+        accuracy: The least that is enough, 0 … 1.
+    """
+
+    def __init__(self, accuracy: float) -> None:
+        self.accuracy, self.found = accuracy, 0.0
+
+    @property
+    def reason(self) -> str:
+        """The key, with the accuracy that was reached."""
+        return f"train.target: the validation accuracy, {self.found:.4g}, has reached {self.accuracy:g}"
+
+    def on_start(self, session: Session, start: RunStart) -> bool:
+        """Take rounds of earlier processes into account; what the run started with does not count."""
+        return bool(start.records) and self.on_round(start.state, start.records[-1])
+
+    def on_round(self, state: RunState, record: RoundRecord) -> bool:
+        """Stop after a scored round that reaches the target."""
+        value = None if record.report.failed is not None else _value("validation_accuracy", record)
+        self.found = self.found if value is None else value
+        return value is not None and value >= self.accuracy
+
+
+def configured(settings: RunSettings) -> list[Callback]:
+    """Return the callbacks that a run's own settings ask for."""
+    stop = settings.stop
+    found: list[Callback] = []
+    if stop is not None:
+        found.append(ConfiguredStop(stop.patience, stop.metric, stop.min_delta))
+    if settings.target is not None:
+        found.append(Target(settings.target))
+    return found
 
 
 def _value(metric: Watched, of: RunStart | RoundRecord) -> float | None:

@@ -147,6 +147,8 @@ class Progress(Callback):
             with surviving(self._console):
                 self._live.stop()
         self._say(_result_line(summary))
+        if summary.stopped is not None:
+            self._say(summary.stopped)
         for line in tier_lines(summary):
             self._log(line)
             if not self._console.is_terminal:
@@ -163,7 +165,8 @@ class Progress(Callback):
             lines += loading_lines(summary, self._folder)
             if summary.status != "finished":
                 where = f"server {self._folder.path}/config.yaml" if self._remote else f"resume {self._folder.path}"
-                lines.append(f"resume with: fedhello {where}")
+                by = [f" {key}=null" for key in ("train.stop", "train.target") if key in (summary.stopped or "")]
+                lines.append(f"resume with: fedhello {where}{''.join(by)}")
         for line in lines:
             self._say(line)
 

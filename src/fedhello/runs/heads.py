@@ -118,8 +118,13 @@ def first_head(session: Session, adapter: Adapter) -> Solved:
         return _released(session, state, session.private)
     if session.row.server_alone:
         head, samples = _of_the_server(session)
-        return _with_head(session, state, head), _change(head, 0, samples)
-    return _solved(session, state, None)
+        found: Solved = _with_head(session, state, head), _change(head, 0, samples)
+    else:
+        found = _solved(session, state, None)
+    after, change = found
+    if not session.keeps_head or change is None:
+        return found
+    return replace(after, adapter=adapter), replace(change, adopted=False)
 
 
 def refreshed_head(session: Session, state: RunState, clients: Sequence[int]) -> Solved:
@@ -275,7 +280,7 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
         before: Sums that are added to theirs.
     """
     moments, traffic = session.statistics.moments, Traffic()
-    adapter = state.adapter if state.round else None
+    adapter = state.adapter if state.round or session.start is not None else None
     # Once clients count for fewer samples, those that come later do, too.
     capped = None if before is None else state.head_most
     most, typical = (session.most_samples, typical_samples(session)) if capped is None else (capped, None)

@@ -47,6 +47,8 @@ def head_line(change: HeadChange, head: HeadSettings, least: int, rounds: int = 
     if change.loss_before is not None:
         before = f"that of the earlier model, {change.loss_before:.3f},"
         parts.append(f"adopted: {before} is more" if change.adopted else f"not adopted: {before} is not surely more")
+    elif not change.adopted:
+        parts.append("for later rounds: at the start the head is that of model.adapter")
     when = f" after round {rounds}" if rounds else ""
     name = "prototypes" if head.policy == "prototypes" else "head"
     return f"{name}{when}: {'; '.join(parts)}"

@@ -184,6 +184,7 @@ def identity_of(session: Session) -> dict[str, Any]:
             "blocks": session.federation.num_blocks,
             "weights": model.weights_digest(),
             "tensors": len(session.initial),
+            "start": None if session.start is None else session.start.digest,
             "adapter": {name: f"{value.dtype} {tuple(value.shape)}" for name, value in session.initial.items()},
         },
         "machine": {
@@ -354,6 +355,8 @@ def check_same(found: Mapping[str, Any], session: Session, folder: RunFolder) ->
 
 def _in_words(session: Session, difference: str) -> str:
     """Return a difference as it is, but that of weights without their digests, which nobody can compare."""
+    if difference.startswith("start is "):
+        return "the adapter in model.adapter is another now"
     if not difference.startswith("weights is "):
         return difference
     source = session.model.source

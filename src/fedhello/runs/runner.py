@@ -8,7 +8,7 @@ from typing import Any
 from fedhello.errors import CallbackError, FedhelloError, RunFolderError
 from fedhello.notes import logger
 from fedhello.runs.answers import answer, compared
-from fedhello.runs.callbacks import Callback
+from fedhello.runs.callbacks import Callback, configured
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.console import Progress
 from fedhello.runs.files import check_room
@@ -43,7 +43,7 @@ def run_session(
 
     Returns:
         The summary of all rounds, including those of earlier processes; its ``status`` is ``finished``,
-        ``interrupted``, or ``stopped`` by a callback.
+        ``interrupted``, or ``stopped`` by a callback, ``train.stop`` or ``train.target``.
 
     Raises:
         MissingExtraError: If ``run.track`` names a tool that is not installed; nothing is written.
@@ -61,7 +61,7 @@ def run_session(
     with folder.locked(), Interrupts() as interrupts:
         tracker = Tracker(session.settings.track, folder.path, lambda line: warn(folder, line))
         # Tools open before the display and close after it: some ask for a key, and some upload slowly.
-        run = _Run(session, folder, [tracker, *callbacks], interrupts, progress)
+        run = _Run(session, folder, [tracker, *callbacks, *configured(session.settings)], interrupts, progress)
         status: Status = "finished"
         failure: Exception | None = None
         try:
@@ -91,6 +91,7 @@ class _Run:
         interrupts: The handler of signals.
         progress: The run's progress.
         saved: Number of results in the last checkpoint of this process; None before the first.
+        stopped: By what the run was stopped before its last round; None if it was not.
     """
 
     session: Session
@@ -99,6 +100,7 @@ class _Run:
     interrupts: Interrupts
     progress: Place
     saved: int | None = None
+    stopped: str | None = None
     checkpoints: Checkpoints = field(init=False)
     identity: dict[str, Any] = field(init=False)
 
@@ -112,33 +114,43 @@ class _Run:
         notes = (*self.session.notes, *self.progress.notes)
         self.session = replace(self.session, notes=notes)
         self.session = replace(self.session, notes=(*notes, *tracker.open(self.session.config)))
+        by = []
         for callback in self.callbacks:
             with self._named(callback, "on_start"):
-                callback.on_start(self.session, self.progress.beginning)
+                if callback.on_start(self.session, self.progress.beginning):
+                    by.append(callback.reason)
+        self._stop(by)
 
     def play(self) -> bool:
         """Run the remaining rounds, each committed completely or not at all; return whether a callback stopped it."""
+        if self.stopped is not None:
+            return True
         for state, result in rounds(self.session, self.progress.state):
             with self.interrupts.held_back():
                 self.folder.add_round(result)
                 self.progress = self.progress.after(state, result)
                 if len(self.progress.results) % self.session.settings.checkpoint_every == 0:
                     self._save()
-            if self._told(state, result) and state.round < self.session.settings.rounds:
+            self._tell(state, result)
+            if self.stopped is not None:
                 return True
         return False
 
-    def _told(self, state: RunState, record: RoundRecord) -> bool:
-        """Call every callback with a round; return whether one stops the run, and note it."""
+    def _tell(self, state: RunState, record: RoundRecord) -> None:
+        """Call every callback with a round, any of which may stop the run."""
         by = []
         for callback in self.callbacks:
             with self._named(callback, "on_round"):
                 if callback.on_round(state, record):
-                    by.append(type(callback).__name__)
-        if by and state.round < self.session.settings.rounds:
-            said = f"stopped after round {state.round} of {self.session.settings.rounds} by {', '.join(by)}"
-            self.session = replace(self.session, notes=(*self.session.notes, said))
-        return bool(by)
+                    by.append(callback.reason)
+        self._stop(by)
+
+    def _stop(self, by: Sequence[str]) -> None:
+        """Note by what the run is stopped, if it has rounds left."""
+        done, rounds = self.progress.state.round, self.session.settings.rounds
+        if by and done < rounds:
+            self.stopped = f"stopped after round {done} of {rounds} by {', '.join(by)}"
+            self.session = replace(self.session, notes=(*self.session.notes, self.stopped))
 
     @contextmanager
     def _named(self, callback: Callback, method: str) -> Iterator[None]:
@@ -165,6 +177,7 @@ class _Run:
         found = session, progress.beginning, progress.results
         summary = summarise(*found, state=progress.state, wall_seconds=seconds, status=status)
         summary = summary.but(error=None if failure is None else f"{type(failure).__name__}: {failure}")
+        summary = summary.but(stopped=self.stopped if status == "stopped" else None)
         try:
             summary = self._close(summary)
         except FedhelloError as error:

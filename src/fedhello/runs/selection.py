@@ -13,6 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from fedhello.aggregation.server import sure_gain
+from fedhello.model.validation import ValidationLosses
 from fedhello.session import Session
 from fedhello.state import RunState
 
@@ -24,7 +25,10 @@ def first_selection(session: Session, state: RunState) -> RunState:
     """Return a state with a selected model, if models are selected: its own model unless one is selected already."""
     if not session.settings.selects or state.selected is not None:
         return state
-    return _selecting(state, session.losses(state.adapter).double())
+    losses = session.losses
+    if session.keeps_head and not state.round:  # not the head that drift compensation would solve
+        losses = ValidationLosses(session.model, session.server.validation, session.bfloat16)
+    return _selecting(state, losses(state.adapter).double())
 
 
 def selection_after(session: Session, state: RunState) -> RunState:

@@ -182,6 +182,7 @@ class Summary(_Part):
         versions: Versions of the packages that a result depends on.
         error: The error of a failed run.
         changes: Keys that changed where the run was resumed.
+        stopped: By what a run with the status ``stopped`` was stopped, and after which round.
         domains: Test accuracy within each domain.
         forgotten: Clients that were removed from the head afterwards.
         weights: Digest of the frozen weights; None for older runs without it.
@@ -230,6 +231,7 @@ class Summary(_Part):
     versions: dict[str, str] = {}
     error: str | None = None
     changes: tuple[KeyChange, ...] = ()
+    stopped: str | None = None
     domains: dict[str, float] = {}
     forgotten: tuple[int, ...] = ()
     weights: str | None = None

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -39,18 +38,18 @@ from fedhello.engine.protocol import Engine
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.attention import attention_of
-from fedhello.model.compensation import DriftCompensation
 from fedhello.model.generation import longest_prompt
-from fedhello.model.head import family, is_shared
+from fedhello.model.head import is_shared
 from fedhello.model.injection import Admit
-from fedhello.model.private_sums import WHOLE, PrivatePlan
+from fedhello.model.private_sums import PrivatePlan
+from fedhello.model.settings import LoraSettings
+from fedhello.model.start import Start, start_from
 from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
 from fedhello.plugins import method_or_stand_in
 from fedhello.privacy.rounds import anonymous_federation
 from fedhello.privacy.secure import SecureRound
-from fedhello.randomness import generator
-from fedhello.session import ClientEntry, RunSettings, ServerData, Session
+from fedhello.session import ClientEntry, RunSettings, ServerData, Session, StopSettings
 from fedhello.setup.cache import Keeping, boundary_cache, cache_notes, keeping, tiers_that_keep
 from fedhello.setup.checks import (
     capped_statistics,
@@ -63,6 +62,7 @@ from fedhello.setup.checks import (
 )
 from fedhello.setup.clients import Batches, clients_of, federate, roster_of, tiers_of, with_speeds
 from fedhello.setup.data import data_digest, load_data, partition_data, public_data, split_data
+from fedhello.setup.drift import drift_compensation
 from fedhello.setup.encoding import (
     MODEL_KINDS,
     answer_lengths,
@@ -100,6 +100,7 @@ class Loaded:
         notes: Notes for the user.
         private: What is released under differential privacy; None without it, and before the clients are known.
         digest: The digest of the data.
+        start: The existing adapter that the run starts from.
         threads: See ``RunSettings``.
     """
 
@@ -113,6 +114,7 @@ class Loaded:
     notes: tuple[str, ...]
     private: PrivatePlan | None = None
     digest: DataDigest = NOT_KNOWN
+    start: Start | None = None
     threads: int | None = None
 
     @property
@@ -267,12 +269,13 @@ def load(
         check_distillation(len(data.label_names))
     settings = with_features(model_settings(config), data, given)
     model = load_model(settings, data.label_names, MODEL_KINDS[data.kind], given, admit)
+    start, said = _start(config, model, settings.lora, data.label_names)
     config = with_found(config, model, settings.features)
     if config.model.head == "solved":
         check_bias(model)
     lengths = config.data.max_length, config.data.answer_tokens
     samples, changes = encode(data, model, *lengths)
-    notes = [*data.notes, *changes, *ignored(config)]
+    notes = [*data.notes, *changes, *ignored(config), *said]
     if model.left_out is not None:
         notes.append(f"model.lora.targets={yaml_line(config.model.lora.targets)}: {model.left_out}")
     if method.uses_scores and config.model.head == "local":
@@ -290,7 +293,17 @@ def load(
     # A digest of clients' data would be a release of its own, from which a guess could be confirmed.
     here = config.run.engine != "flower" and config.privacy.epsilon is None
     digest = replace(data_digest(data, held_out, found, with_train=here), processor=reader_of(model))
-    return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes), digest=digest)
+    return Loaded(config, bound, data, model, samples, held_out, public, tuple(notes), digest=digest, start=start)
+
+
+def _start(
+    config: Config, model: LoraModel, lora: LoraSettings, labels: Sequence[str]
+) -> tuple[Start | None, tuple[str, ...]]:
+    """Read the adapter that the run starts from into the model, if it starts from one; return it, and notes."""
+    if config.model.adapter is None:
+        return None, ()
+    start = start_from(model, config.model.adapter, lora, labels)
+    return start, start.notes
 
 
 def assemble(
@@ -323,7 +336,7 @@ def assemble(
         prompt_tokens=prompt_tokens,
     )
     bfloat16 = engine.settings.autocast == "bfloat16"
-    drift = _drift_compensation(config, model, server, bfloat16) if config.model.drift_compensation else None
+    drift = drift_compensation(config, model, server, bfloat16) if config.model.drift_compensation else None
     losses = drift or ValidationLosses(model, server.validation, bfloat16)
     bound = with_server_step(loaded.method, config.train.server.step, losses)
     if config.train.scaffold:
@@ -362,6 +375,7 @@ def assemble(
         most_samples=most,
         private=private,
         digest=loaded.digest,
+        start=loaded.start,
     )
 
 
@@ -379,19 +393,6 @@ def _run_settings(config: Config, every: int, threads: int | None) -> RunSetting
         is_remote=run.engine == "flower",
         metrics=tuple(run.metrics),
         threads=threads,
-    )
-
-
-def _drift_compensation(config: Config, model: LoraModel, server: ServerData, bfloat16: bool) -> DriftCompensation:
-    """Return the drift compensation with the server's samples."""
-    parts = [part for part in (server.validation, server.proxy) if len(part)]
-    moments = statistics_settings(config).moments if config.privacy.epsilon is None else WHOLE
-    return DriftCompensation(
-        model=model,
-        parts=parts,
-        solve=partial(family, moments=moments, solver=config.model.solver, priors=config.model.priors),
-        moments=moments,
-        shrinkages=head_settings(config.model).shrinkages,
-        order=generator(config.run.seed, "drift").permutation(sum(map(len, parts))),
-        bfloat16=bfloat16,
+        stop=None if train.stop is None else StopSettings(**train.stop.model_dump()),
+        target=train.target,
     )
