@@ -83,11 +83,36 @@ ALIKE = 0.66
 """How alike a known word must be to be suggested, by ``difflib``: a word with a typing error is, half of it is not."""
 
 
+OTHER_LETTERS = 3
+"""A suggested word differs in at most one of so many letters, but in one in any case."""
+
+
 def close_to(word: str, known: Iterable[str], alike: float = ALIKE) -> str | None:
-    """Return the known word that is most like another one, None if none is so much alike."""
+    """Return the known word that is most like another one, None if none is so much alike and few letters apart."""
     by_letters = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(word.lower(), by_letters, n=1, cutoff=alike)
-    return by_letters[close[0]] if close else None
+    for close in difflib.get_close_matches(word.lower(), by_letters, n=3, cutoff=alike):
+        if slips(word.lower(), close) <= max(1, max(len(word), len(close)) // OTHER_LETTERS):
+            return by_letters[close]
+    return None
+
+
+def slips(one: str, other: str) -> int:
+    """Return how many letters must be added, left out, replaced or swapped with the next to make one word another.
+
+    Example:
+        >>> slips("rnak", "rank"), slips("early_stopping", "over_selection")
+        (1, 10)
+    """
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one):
+        earlier, before, row = before, row, [i + 1]
+        for j, right in enumerate(other):
+            least = min(before[j] + (letter != right), before[j + 1] + 1, row[j] + 1)
+            if i and j and letter == other[j - 1] and one[i - 1] == right:
+                least = min(least, earlier[j - 1] + 1)
+            row.append(least)
+    return row[-1]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

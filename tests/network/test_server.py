@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+import fedhello as fh
 from fedhello.config.load import load_config
 from fedhello.engine.wire import seal
 from fedhello.errors import ConfigError, QuorumError, RunFolderError
 from fedhello.methods import METHODS
-from fedhello.network.server import _check_folder, _invitation, _on_moments, play_over, served
+from fedhello.network.resumed import checked
+from fedhello.network.server import _invitation, _on_moments, play_over, served
 from fedhello.runs.folder import RunFolder
 from fedhello.setup.prepare import load
 from network import config_of, network_of, remote_facts
@@ -131,9 +133,46 @@ def test_the_commands_for_one_machine_refuse_runs_of_many(place, call):
 def test_a_finished_run_is_not_played_again_and_without_a_name_another_folder_is_taken(place):
     play_network(network_of(), config_of(place, "train.rounds=1"))
     with pytest.raises(RunFolderError, match=r"Give another run\.name"):
-        _check_folder(RunFolder(place / "runs" / "net"))
+        checked(RunFolder(place / "runs" / "net"), config_of(place, "train.rounds=1"))
     (place / "runs" / "net").rename(place / "runs" / "rgd-hla-seed0-flower")
     assert config_of(place, "run.name=null").run.name == "rgd-hla-seed0-flower-2"
+
+
+def test_a_finished_run_goes_on_with_more_rounds_and_another_learning_rate(place):
+    play_network(network_of(), config_of(place, "train.rounds=1"))
+    folder = RunFolder(place / "runs" / "net")
+    config, lr = checked(folder, config_of(place, "train.rounds=3", "train.lr=1e-3", "train.stop={patience: 9}"))
+    summary = play_over(network_of(), load(config), folder, [], lambda line: None, lr=lr)
+    assert (summary.status, summary.rounds) == ("finished", 3)
+    assert [(one.key, one.round, one.after) for one in summary.changes] == [
+        ("train.rounds", 1, 3),
+        ("train.lr", 1, 1e-3),
+    ]
+    # So does the same run in one process.
+    fh.run("net.yaml", {"train.rounds": 1, "run.name": "here"})
+    fh.resume("runs/here", {"train.rounds": 3, "train.lr": 1e-3, "train.stop": {"patience": 9}})
+    ours, theirs = adapter_of(place / "runs" / "here"), adapter_of(folder.path)
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-6
+
+
+def test_a_run_over_a_network_stops_by_its_settings(place):
+    network = network_of()
+    _, summary = play_network(network, config_of(place, "train.target=0.01"))
+    assert (summary["status"], summary["rounds"]) == ("stopped", 1)
+    assert "by train.target" in summary["stopped"]
+    assert {worker.ended for worker in network.workers.values()} == {"finished"}
+
+
+def test_a_run_over_a_network_starts_from_an_existing_adapter_as_in_one_process(place):
+    fh.run("net.yaml", {"run.name": "first"})
+    folder, summary = play_network(network_of(), config_of(place, "model.adapter=runs/first", "data.label=label"))
+    here = fh.run("net.yaml", {"model.adapter": "runs/first", "run.name": "here"}).summary
+    assert here.start == fh.load_run("runs/first").summary.final
+    ours, theirs = adapter_of(place / "runs" / "here"), adapter_of(folder.path)
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-6
+    assert [summary[key] for key in ("final", "start", "bytes_down")] == [here.final, here.start, here.bytes_down]
+    told = json.loads(_invitation(load(config_of(place, "model.adapter=runs/first")), "r")["config"])
+    assert told["model"]["adapter"] is None, "no path of this machine, and no adapter that a client lacks"
 
 
 OWN = """

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from fedhello.config.other_words import called_here
 from fedhello.config.schema import Config, MethodConfig
 from fedhello.config.section import MOST
 from fedhello.config.text import EXPONENT, Plain, yaml_line
@@ -130,6 +131,8 @@ def _meant(keys: Sequence[str], valid: Sequence[str], root: type[BaseModel]) -> 
     names = {name: [name] for name in valid}
     for other in known:
         names.setdefault(other.rpartition(".")[2], []).append(other)
+    if known and word not in names and (other_words := called_here(word)):
+        return f". Did you mean {' or '.join(other_words)}?"
     # A key of another section must be nearer. One that is known here is one of another kind of partition.
     name = close_to(word, names, alike=0.8) or close_to(word, valid)
     if name is None or ".".join(keys) in known:
