@@ -101,7 +101,7 @@ def slips(one: str, other: str) -> int:
 
     Example:
         >>> slips("rnak", "rank"), slips("early_stopping", "over_selection")
-        (1, 10)
+        (1, 12)
     """
     before: list[int] = []
     row = list(range(len(other) + 1))

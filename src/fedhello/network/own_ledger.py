@@ -7,12 +7,13 @@ that. What is counted is kept in a file as long as the client's process, or for 
 was fixed by the first request, as long as the client's process.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from filelock import FileLock
 
 from fedhello.config.schema import Config
 from fedhello.config.settings import head_release
@@ -205,6 +206,5 @@ def _alone(file: Path | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    with file.with_name(f".{file.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(file.with_name(f".{file.name}.lock"), thread_local=False):
         yield

@@ -13,21 +13,22 @@ models/         the models of a method with several models, one file each
 report.html     the report with figures
 log.txt         the log
 .lock           the process that is writing
+.lock.held      what the operating system locks for it
 """
 
-import fcntl
 import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fedhello.data.digest import DataDigest
@@ -56,7 +57,7 @@ class RunFolder:
     """
 
     path: Path
-    _lock: IO[str] | None = field(default=None, init=False, repr=False, compare=False)
+    _lock: FileLock | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def adapter(self) -> Path:
@@ -118,28 +119,33 @@ class RunFolder:
         try:
             yield
         finally:
-            self._lock.truncate(0)
-            self._lock.close()
+            with suppress(OSError):  # who reads it finds this process, which holds nothing any more
+                self._holder.write_text("", encoding="utf-8")
+            self._lock.release()
             self._lock = None
 
-    def _take_lock(self) -> IO[str]:
+    @property
+    def _holder(self) -> Path:
+        """Path of the file that says who holds the lock; apart from it, since a locked file may not be readable."""
+        return self.path / ".lock"
+
+    def _take_lock(self) -> FileLock:
         with writing(self.path):
-            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+            lock = FileLock(self.path / ".lock.held", thread_local=False)
             try:
-                # lockf would release the lock as soon as this process closes the file anywhere.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read().strip() or "another process"
-                lock.close()
-                raise RunFolderError(
-                    f"expected nobody else to write to {self.path}; {holder} does. Wait until it has ended, or end it."
-                ) from None
+                lock.acquire(blocking=False)
+            except Timeout:
+                said = f"expected nobody else to write to {self.path}; {self._held_by()} does"
+                raise RunFolderError(f"{said}. Wait until it has ended, or end it.") from None
             # The process named in the file has died.
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
+            self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
             return lock
+
+    def _held_by(self) -> str:
+        try:
+            return self._holder.read_text(encoding="utf-8").strip() or "another process"
+        except (OSError, UnicodeDecodeError):
+            return "another process"
 
     def add_round(self, result: RoundRecord) -> None:
         """Append a finished round, or a failed attempt, to ``rounds.jsonl``.
