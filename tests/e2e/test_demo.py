@@ -69,8 +69,8 @@ def test_three_rounds_from_a_random_head_learn_real_data(tmp_path):
 def test_the_folder_holds_what_the_contract_says(demo):
     session, folder, summary = demo
     assert {f.name for f in folder.path.iterdir()} == {
-        "config.yaml", "clients.json", "rounds.jsonl", "summary.json", "adapter", "checkpoints", "log.txt", ".lock", ".lock.held",
-        "data.json",
+        "config.yaml", "clients.json", "rounds.jsonl", "summary.json", "adapter", "checkpoints", "log.txt", ".lock",
+        ".lock.held", "data.json",
     }  # fmt: skip
     assert stored_config(folder.path) == parse_config(session.config)
     assert (folder.path / "config.yaml").read_text() == session.config_yaml

@@ -65,9 +65,11 @@ def changes_of(
         )
     if before != rounds:
         changes.append(KeyChange(ROUNDS, state.round, before, rounds))
+    if lr is None:
+        return state, changes
     own = session.engine.settings.lr
     now = own if state.lr is None else state.lr
-    if lr is not None and lr != now:
+    if lr != now:
         changes.append(KeyChange(RATE, state.round, now, lr))
         state = replace(state, lr=None if lr == own else lr)
     return state, changes

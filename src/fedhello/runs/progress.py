@@ -13,6 +13,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.sources import IMAGES
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
+from fedhello.runs.energy import Energy, meter
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.formats import read_evaluation, read_head, write_evaluation, write_head
 from fedhello.runs.going_on import changes_of, said
@@ -37,6 +38,7 @@ class Progress:
         seconds: Wall seconds of earlier processes.
         notes: Notes about resuming.
         changes: Keys that changed where the run went on.
+        energy: What the run takes.
         since: Start of this process, on ``time.perf_counter``.
     """
 
@@ -47,6 +49,7 @@ class Progress:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     changes: tuple[KeyChange, ...] = ()
+    energy: Energy = field(default_factory=lambda: Energy(None))
     since: float = field(default_factory=time.perf_counter)
 
     @property
@@ -72,15 +75,16 @@ class Progress:
             "seconds": self.wall_seconds,
             "notes": self.notes,
             "changes": [asdict(change) for change in self.changes],
+            "joules": self.energy.joules(),
         }
         return Checkpoint(len(self.results), self.state, identity, more)
 
 
 def begin(session: Session) -> Progress:
     """Start a run: see ``fedhello.runs.loop.start``."""
-    since = time.perf_counter()
+    since, energy = time.perf_counter(), Energy(0.0, meter())
     beginning = start(session)
-    return Progress(beginning, answer(session), beginning.state, since=since)
+    return Progress(beginning, answer(session), beginning.state, energy=energy, since=since)
 
 
 def restore_progress(
@@ -139,6 +143,7 @@ def restore_progress(
         more["seconds"],
         (*more["notes"], *notes),
         tuple(KeyChange(**change) for change in more.get("changes", ())),
+        Energy(more.get("joules"), meter()),
         since,
     )
     return _changed(session, place, found.identity["configuration"], lr, warn)

@@ -129,6 +129,7 @@ class _Run:
             with self.interrupts.held_back():
                 self.folder.add_round(result)
                 self.progress = self.progress.after(state, result)
+                self.progress.energy.joules()  # its counters start again and again
                 if len(self.progress.results) % self.session.settings.checkpoint_every == 0:
                     self._save()
             self._tell(state, result)
@@ -205,6 +206,8 @@ class _Run:
         summary = summary.but(
             domains=domains,
             changes=progress.changes,
+            energy_joules=progress.energy.joules(),
+            notes=(*summary.notes, *progress.energy.notes),
             forgotten=progress.state.forgotten,
             weights=self.identity["model"]["weights"],
             rouge_l=None if answers is None else answers.scores(),

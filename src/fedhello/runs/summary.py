@@ -170,6 +170,7 @@ class Summary(_Part):
         wall_seconds: Wall seconds of the whole run.
         train_seconds: Seconds of the clients' training, added up.
         evaluation_seconds: Seconds of all evaluations.
+        energy_joules: Energy that the machine took during the run; None if it was not measured in all of it.
         samples: Number of samples that clients trained on, counted each time.
         samples_per_second: Samples per second of the clients' training.
         tiers: The summary of each tier.
@@ -219,6 +220,7 @@ class Summary(_Part):
     wall_seconds: float
     train_seconds: float
     evaluation_seconds: float = 0.0
+    energy_joules: float | None = None
     samples: int = 0
     samples_per_second: float | None = None
     tiers: tuple[TierSummary, ...]
