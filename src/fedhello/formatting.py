@@ -193,6 +193,16 @@ def kind_of_path(name: str) -> Literal["folder", "file", "nothing", "no path"]:
     return "folder" if S_ISDIR(mode) else "file"
 
 
+def client_words(client: int, name: str | None = None) -> str:
+    """Write a client for people: its id, and its name if it has one.
+
+    Example:
+        >>> client_words(0), client_words(0, "hospital-a")
+        ('client 0', 'client 0 (hospital-a)')
+    """
+    return f"client {client}" + (f" ({name})" if name else "")
+
+
 def first_few(ids: Sequence[int], most: int = 20) -> str:
     """Return some numbers, separated by commas, and how many more there are.
 

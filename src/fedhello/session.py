@@ -12,6 +12,7 @@ from fedhello.data.batches import Samples
 from fedhello.data.dataset import Kind
 from fedhello.data.digest import NOT_KNOWN, DataDigest
 from fedhello.engine.protocol import Engine
+from fedhello.formatting import client_words
 from fedhello.method import Method
 from fedhello.model.adapter import LoraModel
 from fedhello.model.compensation import DriftCompensation
@@ -197,6 +198,16 @@ class Session:
     def keeps_head(self) -> bool:
         """Whether the run starts with the head of an existing adapter, and not with one that is solved for it."""
         return self.start is not None and self.start.head and not self.row.head_alone
+
+    def called(self, client: int) -> str:
+        """Return what to call a client: its id and, of one on another machine, its name."""
+        return client_words(client, self._names.get(client))
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {
+            entry.client: str(entry.facts["name"]) for entry in self.roster if entry.facts and "name" in entry.facts
+        }
 
     @cached_property
     def tier_of(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from fedhello.data.digest import NOT_KNOWN
+from fedhello.formatting import client_words
 from fedhello.methods import METHODS
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.head import HeadSettings
@@ -52,6 +53,7 @@ def session(**changes):
         "digest": NOT_KNOWN,
         "federation": Federation((), tiers, num_blocks=3, clients_per_round=2, seed=3),
         "tier_of": (0, 1, 1),
+        "called": client_words,
         "model": SimpleNamespace(
             source=SimpleNamespace(base_name="some/model"), kind="text-classification", pooling="mean"
         ),

@@ -1,4 +1,5 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,3 +29,20 @@ def test_a_worker_that_ends_again_and_again_is_an_error(tmp_path):
     watcher._count_crash("by signal SIGKILL")
     assert len(said) == MOST_CRASHES + 1
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_owner_is_told_at_once_what_happens(tmp_path, monkeypatch):
+    said, answers = [], iter([False, False, True, True])
+    watcher = _Supervisor(Connection("h", 1), ClientOptions("a", "x.csv"), said.append, tmp_path, tmp_path / "log")
+    monkeypatch.setattr(Connection, "answers", lambda self: next(answers))
+    monkeypatch.setattr(Connection, "check", lambda self: None)
+    monkeypatch.setattr(
+        "fedhello.network.supervisor.spawn", lambda *_, **__: SimpleNamespace(poll=lambda: 0, returncode=0)
+    )
+    monkeypatch.setattr("fedhello.network.supervisor.time.sleep", lambda seconds: None)
+    watcher.watch()
+    assert said == [
+        "connecting to h:1 …",
+        "nothing answers at h:1 yet; trying again for as long as --patience says",
+        "h:1 answers; starting the process that trains …",
+    ]

@@ -69,6 +69,8 @@ def test_a_failed_attempt_changes_nothing_and_says_who_and_why(folder):
     ]
     assert said_of(played(0, flags=("cut in half",)).report) == ["round 1: note: cut in half"]
     assert said_of(ROUND.report) == []
+    named = said_of(failed.report, lambda client: f"client {client} (hospital-{client})")
+    assert named[0].endswith("client 0 (hospital-0) late; client 2 (hospital-2) failed (boom)")
     out = shown([failed])
     assert "boom" in out
     assert "round 2: test" not in out

@@ -89,11 +89,14 @@ def main() -> None:
 
     def prepare(config: dict[str, Any], labels: Sequence[str]) -> Prepared:
         folder = Path(secret).parent
+        say("asked to join; checking what the server wants …")
         prepared = prepare_client(options, config, labels, folder / "ledger.json")
         check_kept(folder, config, prepared.digest)
+        say("waiting for the other clients and the first round …")
         return prepared
 
     worker = Worker(prepare, consent=consent, key=key)
+    say("waiting for the server to ask this client to join …")
     answered(
         Address("127.0.0.1", int(port)),
         Path(secret).read_bytes(),

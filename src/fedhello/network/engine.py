@@ -30,6 +30,7 @@ from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import Expected, decode_sums, decode_tensors, encode_task, encode_tensors, expect
 from fedhello.errors import EngineError, UpdateError
+from fedhello.formatting import client_words
 from fedhello.model.statistics import LONGEST_FEATURE, as_received, check_sums
 from fedhello.network.deadlines import DeadlinePolicy
 from fedhello.network.inbox import Inbox
@@ -101,6 +102,10 @@ class RemoteEngine:
     node_of: dict[int, int] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
     happened: Sequence[str] = ()
+
+    def called(self, client: int) -> str:
+        """Return what to call a client: its id and its name."""
+        return client_words(client, self.members[client].name)
 
     def trained_heads(self, report: RoundReport) -> Heads:
         """Return no heads: personal heads are not supported, since the server cannot evaluate them."""
@@ -291,7 +296,7 @@ class RemoteEngine:
             try:
                 found[one.client] = self._sums(one, reply)
             except UpdateError as error:
-                self.note(f"the head is solved without client {one.client}: {error}")
+                self.note(f"the head is solved without {self.called(one.client)}: {error}")
         if not found:
             raise EngineError("expected head statistics from the clients; none came")
         yield from (found[k] for k in sorted(found))

@@ -95,6 +95,7 @@ def prepare_client(
     samples, model, classes, digest = (
         _part(options, config, labels, admit) if source is None else _own(options, config, labels, source, admit)
     )
+    say("trying out how fast this machine is …")
     row = METHODS[config.method.name]
     on_samples = protects_samples(config, row)
     settings = _settings(config, row, model, samples)
@@ -269,7 +270,9 @@ def _own(
     options: ClientOptions, config: Config, labels: Sequence[str], source: Source, admit: Admit
 ) -> tuple[Samples, LoraModel, list[int], PartDigest]:
     """Return a client's own samples with labels that its owner allows, the model, and the classes that occur."""
+    say(f"reading {config.data.name} …")
     data = load_data(data_settings(config.data), labels, source, options.consent.labels)
+    say(f"{len(data)} samples; loading the model {config.model.name} …")
     model = load_model(model_settings(config), labels, MODEL_KINDS[data.kind], admit=admit)
     samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
     for note in (*data.notes, *notes):
@@ -283,6 +286,7 @@ def _part(
     options: ClientOptions, config: Config, labels: Sequence[str], admit: Admit
 ) -> tuple[Samples, LoraModel, list[int], PartDigest]:
     """Return samples, model and classes for a part of the configured data set."""
+    say(f"reading part {options.part} of {config.data.name} and loading the model {config.model.name} …")
     loaded = load(config, admit=admit)
     if list(loaded.data.label_names) != list(labels):
         raise ConfigError(

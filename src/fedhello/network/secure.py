@@ -206,7 +206,7 @@ class SecureRemoteEngine(RemoteEngine):
             except UpdateError as error:
                 if not isinstance(reply, Failure):
                     self._heed(one, reply)
-                self.note(f"client {one.client} leaves a secure sum: {one_line(error)}")
+                self.note(f"{self.called(one.client)} leaves a secure sum: {one_line(error)}")
 
 
 def _received(one: MaskedSum, client: int) -> Fields:

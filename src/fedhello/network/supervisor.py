@@ -164,10 +164,15 @@ class _Supervisor:
     def watch(self) -> None:
         """Keep both running until the run is over."""
         seen = time.monotonic()
+        self._say_once(f"connecting to {self._connection.where} …")
         while True:
             if self._connection.answers():
                 seen = time.monotonic()
                 self._start_what_is_missing()
+            elif self._worker is None:
+                self._say_once(
+                    f"nothing answers at {self._connection.where} yet; trying again for as long as --patience says"
+                )
             if time.monotonic() - seen > self._connection.patience:
                 raise EngineError(
                     f"expected a server at {self._connection.where}; nothing answered for "
@@ -184,6 +189,7 @@ class _Supervisor:
             self._node = spawn("fedhello.network.flower_main", arguments, self._log, self._home)
         if self._worker is None:
             arguments = [self._options.to_json(), str(self._port), str(self._secret)]
+            self._say_once(f"{self._connection.where} answers; starting the process that trains …")
             self._worker = spawn("fedhello.network.client", arguments, home=self._home)
             self._began = time.monotonic()
 

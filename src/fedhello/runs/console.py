@@ -1,5 +1,7 @@
 """Progress of a run: a live table on a terminal, plain lines elsewhere."""
 
+from collections.abc import Callable
+
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -12,7 +14,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fedhello.formatting import budget_words, human_bytes, tier_words
+from fedhello.formatting import budget_words, client_words, human_bytes, tier_words
 from fedhello.model.head import HeadSettings
 from fedhello.model.loading import AUTO_CLASSES
 from fedhello.model.pooling import NATIVE
@@ -42,11 +44,16 @@ def block_map(clients: tuple[ClientReport, ...], blocks: int) -> str:
     return " ".join(str(sum(b in c.blocks for c in clients)) for b in range(blocks))
 
 
-def said_of(record: RoundReport) -> list[str]:
-    """Return lines on the rejected replies of a round, its flags, and whether it failed."""
+def said_of(record: RoundReport, called: Callable[[int], str] = client_words) -> list[str]:
+    """Return lines on the rejected replies of a round, its flags, and whether it failed.
+
+    Args:
+        record: The round's report.
+        called: What to call a client.
+    """
     where = f"round {record.round + 1}" + (f", attempt {record.attempt + 1}" if record.attempt else "")
     absent = [
-        f"client {r.client} {r.reason}" + ("" if r.reason in ABSENT else f" ({r.detail})") for r in record.rejections
+        f"{called(r.client)} {r.reason}" + ("" if r.reason in ABSENT else f" ({r.detail})") for r in record.rejections
     ]
     asked = len({report.client for report in record.clients} | {rejection.client for rejection in record.rejections})
     lines = [f"{where}: {len(absent)} of {asked} replies do not count: {'; '.join(absent)}"] if absent else []
@@ -71,6 +78,7 @@ class Progress(Callback):
         self._folder = folder
         self._blocks = 0
         self._remote = False
+        self._called: Callable[[int], str] = client_words
         self._head, self._least = HeadSettings(), 1
         self._table = self._new_table()
         self._progress = Bar(
@@ -90,7 +98,7 @@ class Progress(Callback):
         federation, rounds = session.federation, session.settings.rounds
         self._progress.update(self._task, total=rounds)
         self._blocks = federation.num_blocks
-        self._remote = session.settings.is_remote
+        self._remote, self._called = session.settings.is_remote, session.called
         self._head, self._least = session.head, session.statistics.least
         self._say(
             f"{session.row.name} on {session.model.source.base_name}: {rounds} rounds, "
@@ -113,7 +121,7 @@ class Progress(Callback):
     def on_round(self, state: RunState, record: RoundRecord) -> None:
         """Show one round."""
         report = record.report
-        for line in said_of(report):
+        for line in said_of(report, self._called):
             self._say(line)
         if report.failed is not None:
             return

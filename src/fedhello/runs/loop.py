@@ -154,7 +154,7 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
         seconds = (played - begin, time.perf_counter() - played)
         yield state, RoundRecord(record, loss, validation, test, *seconds, head, selected)
         if record.failed is not None and state.attempt >= settings.retries:
-            raise _no_quorum(record, before.adapter)
+            raise _no_quorum(record, before.adapter, session.called)
 
 
 def _train_loss(record: RoundReport) -> float | None:
@@ -219,8 +219,8 @@ def _checked(
     return state, record, None, scores.due(state)
 
 
-def _no_quorum(record: RoundReport, start: Adapter) -> QuorumError:
-    rejected = "; ".join(f"client {r.client} {r.reason}: {r.detail}" for r in record.rejections)
+def _no_quorum(record: RoundReport, start: Adapter, called: Callable[[int], str]) -> QuorumError:
+    rejected = "; ".join(f"{called(r.client)} {r.reason}: {r.detail}" for r in record.rejections)
     reasons = f" ({rejected})" if rejected else ""
     return QuorumError(
         f"expected enough updates in round {record.round + 1}; found {record.attempt + 1} failed attempts, in the last "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fedhello.errors import DataError, RunFolderError
+from fedhello.formatting import client_words
 from fedhello.model.adapter import LoraModel
 from fedhello.model.sources import IMAGES
 from fedhello.runs.answers import answer
@@ -370,10 +371,14 @@ def _in_words(session: Session, difference: str) -> str:
     return f"the frozen weights{where}, of {source.base_name}, are others now, of the same shapes"
 
 
+def _called(entry: ClientEntry) -> str:
+    return client_words(entry.client, (entry.facts or {}).get("name"))
+
+
 def _cohort(there: Sequence[ClientEntry], here: Sequence[ClientEntry]) -> list[str]:
     """Return in words which clients left, joined, or have other data."""
     before, now = ({entry.client: entry for entry in entries} for entries in (there, here))
-    gone = [f"client {k} left" for k in sorted(before.keys() - now.keys())]
-    new = [f"client {k} joined" for k in sorted(now.keys() - before.keys())]
+    gone = [f"{_called(before[k])} left" for k in sorted(before.keys() - now.keys())]
+    new = [f"{_called(now[k])} joined" for k in sorted(now.keys() - before.keys())]
     same = sorted(before.keys() & now.keys())
-    return gone + new + [f"client {k} has other data or another tier" for k in same if before[k] != now[k]]
+    return gone + new + [f"{_called(now[k])} has other data or another tier" for k in same if before[k] != now[k]]
