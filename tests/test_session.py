@@ -28,6 +28,14 @@ def test_tiers_are_in_the_order_of_the_ids_and_nothing_can_be_changed():
         session.notes = ()
 
 
+def test_a_client_on_another_machine_has_a_name_beside_its_id():
+    facts = ({"name": "hospital-a"}, None)
+    session = object.__new__(Session)
+    roster = tuple(ClientEntry(k, 0, 10, {"a": 10}, fact) for k, fact in enumerate(facts))
+    object.__setattr__(session, "roster", roster)
+    assert [session.called(k) for k in (0, 1, 7)] == ["client 0 (hospital-a)", "client 1", "client 7"]
+
+
 def test_a_prepared_session_agrees_with_itself(place):
     session = fh.prepare("tiny.yaml", {"data.clients": 5, "model.head": "aggregate"})
     assert [entry.client for entry in session.roster] == list(range(5))
