@@ -21,7 +21,7 @@ from rich.console import Console
 from fedhello.config.load import parse_config
 from fedhello.config.read import Overrides, Source, words_of
 from fedhello.config.schema import Config
-from fedhello.config.stored import resumed_config, stored_config
+from fedhello.config.stored import end_of, resumed_config, stored_config
 from fedhello.data.memory import MEMORY, memory_source
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.method import Method
@@ -32,7 +32,7 @@ from fedhello.runs import loop
 from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free, choose
-from fedhello.runs.going_on import has_finished
+from fedhello.runs.going_on import has_ended
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.progress import Progress as Place
 from fedhello.runs.progress import restore_progress
@@ -263,7 +263,7 @@ def resume(
     """Continue a run that was interrupted, stopped or killed, or failed, from its last checkpoint; or add rounds to it.
 
     Args:
-        folder: The run's folder. A run that has finished all its rounds is returned unchanged.
+        folder: The run's folder. A run that has come to its end is returned unchanged.
         overrides: Keys that affect no round, such as ``run.keep``, and those that hold from here on: ``train.rounds``,
             where ``"+10"`` is ten more, ``train.lr``, ``train.stop`` and ``train.target``.
         changed_data: Go on although the data are not those that the run started with; the summary has a note on it.
@@ -298,7 +298,7 @@ def resume(
     check_installed(config.run.track)
     _check_can_go_on(run_folder)
     with run_folder.locked():
-        if has_finished(run_folder, stored_config(run_folder.path).train.rounds, config.train.rounds):
+        if has_ended(run_folder, end_of(stored_config(run_folder.path)), end_of(config)):
             return TrainedRun(run_folder.path, given)
         say_loading(console)
         session = setup.prepare(config, given, run_folder.labels())

@@ -1,5 +1,6 @@
 """A run goes on with more rounds, or another learning rate: what comes out is what its last state leads to."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import fedhello as fh
 from fedhello.client.settings import learning_rate
 from fedhello.runs.checkpoint import Checkpoints
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.going_on import changes_of, has_finished
+from fedhello.runs.going_on import changes_of, has_ended
 from fedhello.runs.summary import KeyChange
 from fedhello.session import RunSettings
 from fedhello.state import RunState
@@ -100,7 +101,9 @@ def test_another_learning_rate_holds_from_where_the_run_goes_on(place):
 def test_a_finished_run_is_not_cut_and_stays_as_it_is(place):
     run = fh.run("tiny.yaml", {"run.name": "a"})
     folder = RunFolder(run.path)
-    assert has_finished(folder, 2, 2) and not has_finished(folder, 2, 3)
+    assert has_ended(folder, (2, None, None), (2, None, 0.9)) and not has_ended(
+        folder, (2, None, None), (3, None, None)
+    )
     with pytest.raises(fh.ConfigError, match=r"expected more than the 2 rounds that runs/a has finished; found .*=1"):
         fh.resume(run.path, {"train.rounds": 1})
     assert fh.resume(run.path).summary == run.summary
@@ -117,3 +120,40 @@ def test_rounds_that_have_finished_are_not_undone():
     assert changes_of(session, {"train": {"rounds": 3}}, RunState(3, Adapter({}, {})), None)[1] == [], (
         "its last write had failed"
     )
+
+
+def test_a_run_that_ended_by_its_settings_goes_on_only_with_others(place, call):
+    run = fh.run("tiny.yaml", {"run.name": "a", "train.rounds": 3, "train.target": 0.01})
+    assert (run.summary.status, run.summary.rounds, run.summary.ended) == ("stopped", 1, True)
+    code, out, _ = call(place, "resume", "runs/a")
+    assert (code, "stopped after round 1 of 3 by train.target" in out) == (0, True)
+    assert "there is nothing to resume" in out
+    assert fh.load_run("runs/a").summary == run.summary
+    whole = fh.run("tiny.yaml", {"run.name": "b", "train.rounds": 3})
+    assert adapter(fh.resume("runs/a", {"train.target": None})) == adapter(whole)
+    assert not fh.run("tiny.yaml", {"run.name": "c", "train.rounds": 3}, callbacks=[At(1)]).summary.ended
+
+
+def test_on_the_command_line_a_run_goes_on_with_more_rounds(place, call):
+    assert call(place, "run", "tiny.yaml", "run.name=a", "--quiet")[0] == 0
+    code, out, err = call(place, "run", "--continue", "runs/a", "train.rounds=+1", "--json")
+    assert (code, err.count("train.rounds is 3 instead of 2")) == (0, 1)
+    assert json.loads(out)["rounds"] == 3
+    code, _, err = call(place, "run", "--continue", "runs/a", "tiny.yaml")
+    assert (code, "expected no configuration file with --continue" in err) == (2, True)
+    code, _, err = call(place, "run", "--continue", "runs/a", "--dry-run")
+    assert (code, "expected no --dry-run here" in err) == (2, True)
+    code, _, err = call(place, "resume", "runs/a", "train.rounds=2")
+    assert (code, "expected more than the 3 rounds that runs/a has finished" in err) == (2, True)
+
+
+def test_a_comparison_takes_a_run_that_ended_by_itself_and_none_that_was_changed(place):
+    words = {"train.rounds": 2, "train.target": 0.01}
+    assert fh.compare("tiny.yaml", words, methods="gd-hla", seeds=[0], out="cmp", baselines=False) is not None
+    assert fh.load_run("cmp/runs/gd-hla-seed0").summary.rounds == 1
+    assert fh.compare("tiny.yaml", words, methods="gd-hla", seeds=[0], out="cmp", baselines=False) is not None
+    fh.resume("cmp/runs/gd-hla-seed0", {"train.rounds": "+1", "train.target": None})
+    with pytest.raises(
+        fh.RunFolderError, match=r"to be a run of one configuration; it was resumed with train\.rounds=3"
+    ):
+        fh.compare("tiny.yaml", {"train.rounds": 3}, methods="gd-hla", seeds=[0], out="cmp", baselines=False)

@@ -109,7 +109,8 @@ def resume(
     if as_json:
         say_summary(found.summary)
     if console is not None:
-        console.print(f"{run} has finished all its rounds; there is nothing to resume", highlight=False, markup=False)
+        ended = found.summary.stopped or "has finished all its rounds"
+        console.print(f"{run} {ended}; there is nothing to resume", highlight=False, markup=False, soft_wrap=True)
 
 
 def init(

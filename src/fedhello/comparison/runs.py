@@ -280,7 +280,7 @@ def planned(label: str, title: str, config: Config, given: Objects = NAMED) -> P
         return PlannedRun(label, title, config, folder, "new", given)
     if not (folder.path / "config.yaml").is_file():
         raise RunFolderError(f"expected a run or nothing at {folder.path}; found something else. Give another out.")
-    if not (folder.path / "summary.json").is_file() or folder.summary().status != "finished":
+    if not (folder.path / "summary.json").is_file() or not folder.summary().ended:
         return PlannedRun(label, title, config, folder, "unfinished", given)
     try:
         found = stored_config(folder.path)
@@ -313,7 +313,7 @@ def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool
     for i, run in enumerate(runs):
         place = f"run {i + 1} of {len(runs)}: {run.title}"
         summary = finished(run, place, console, quiet)
-        if summary.status != "finished":
+        if not summary.ended:
             line = f"{place} was interrupted; the same command keeps the {i} finished runs and starts it again"
         else:
             line = (
@@ -321,7 +321,7 @@ def make_runs(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bool
                 f"{summary.wall_seconds:.1f} s" + ", kept from before" * (run.before == "finished")
             )
         say(console, line, quiet)
-        if summary.status != "finished":
+        if not summary.ended:
             return False
     return True
 

@@ -101,7 +101,7 @@ def make_tuning(runs: Sequence[PlannedRun], console: Console, quiet: bool) -> bo
         except QuorumError as error:
             say(console, f"{place} is left out: {error}", quiet)
             continue
-        if summary.status != "finished":
+        if not summary.ended:
             say(console, f"{place} was interrupted; the same command keeps the finished ones", quiet)
             return False
         say(console, f"{place}: validation accuracy {validation_accuracy(run.folder):.3f}", quiet)
@@ -122,7 +122,7 @@ def read_tuning(runs: Sequence[PlannedRun]) -> Tuning:
     """
     found: dict[str, dict[float, float | None]] = {}
     for run in runs:
-        done = (run.folder.path / "summary.json").is_file() and run.folder.summary().status == "finished"
+        done = (run.folder.path / "summary.json").is_file() and run.folder.summary().ended
         accuracy = validation_accuracy(run.folder) if done else None
         found.setdefault(run.label, {})[rate_of(run.config.train)] = accuracy
     config = runs[0].config

@@ -43,6 +43,11 @@ def stored_config(folder: Path) -> Config:
     return load_run_config(folder / FILE)
 
 
+def end_of(config: Config) -> tuple[int, object, object]:
+    """Return when a run ends: after so many rounds, or by ``train.stop`` or ``train.target``."""
+    return config.train.rounds, config.train.stop, config.train.target
+
+
 def resumed_config(folder: Path, overrides: Sequence[str]) -> Resumed:
     """Return a run's configuration with overrides, none of which may affect the rounds that it has finished.
 

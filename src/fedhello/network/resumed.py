@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedhello.config.schema import Config
-from fedhello.config.stored import Resumed, going_on, stored_config
+from fedhello.config.stored import Resumed, end_of, going_on, stored_config
 from fedhello.errors import RunFolderError
 from fedhello.network.registry import ClientInfo, count_shapes
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.going_on import has_finished
+from fedhello.runs.going_on import has_ended
 
 
 def checked(folder: RunFolder, config: Config) -> Resumed:
@@ -17,10 +17,10 @@ def checked(folder: RunFolder, config: Config) -> Resumed:
     if not folder.clients_file.is_file():
         return Resumed(config)
     before = stored_config(folder.path)
-    if has_finished(folder, before.train.rounds, config.train.rounds):
+    if has_ended(folder, end_of(before), end_of(config)):
         raise RunFolderError(
             f"expected a run that has not finished; {folder.path} has. Give another run.name, or a larger number of "
-            "train.rounds, to add rounds to it."
+            "train.rounds, to add rounds to it, or other train.stop and train.target, if these ended it."
         )
     return going_on(folder.path, before, config)
 

@@ -133,7 +133,7 @@ def read_run(folder: RunFolder) -> FinishedRun:
         RunFolderError: If the folder holds no finished run with at least one round.
     """
     config, summary = stored_config(folder.path), folder.summary()
-    if summary.status != "finished":
+    if not summary.ended:
         raise RunFolderError(f"expected a finished run; {folder.path} is {summary.status}")
     rounds = tuple(folder.rounds())
     if not rounds or len(rounds) != summary.rounds:

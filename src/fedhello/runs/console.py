@@ -24,7 +24,7 @@ from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.summarise import OVER_BUDGET, taken_lines
-from fedhello.runs.summary import Summary
+from fedhello.runs.summary import OWN_ENDS, Summary
 from fedhello.session import Session
 from fedhello.state import ClientReport, RoundReport, RunState
 from fedhello.streams import show, surviving
@@ -173,7 +173,7 @@ class Progress(Callback):
             lines += loading_lines(summary, self._folder)
             if summary.status != "finished":
                 where = f"server {self._folder.path}/config.yaml" if self._remote else f"resume {self._folder.path}"
-                by = [f" {key}=null" for key in ("train.stop", "train.target") if key in (summary.stopped or "")]
+                by = [f" {key}=null" for key in OWN_ENDS if key in (summary.stopped or "")]
                 lines.append(f"resume with: fedhello {where}{''.join(by)}")
         for line in lines:
             self._say(line)

@@ -21,25 +21,32 @@ from fedhello.state import RunState
 ROUNDS, RATE = "train.rounds", "train.lr"
 
 
-def has_finished(folder: RunFolder, done: int, asked: int) -> bool:
-    """Whether a run has finished all rounds that it is to have.
+End = tuple[int, object, object]
+"""When a run ends: ``train.rounds``, ``train.stop`` and ``train.target``."""
+
+
+def has_ended(folder: RunFolder, before: End, asked: End) -> bool:
+    """Whether a run has come to the end that it is to have.
 
     Args:
         folder: The run's.
-        done: ``train.rounds`` of its configuration.
+        before: The end by its own configuration.
         asked: That with which it is to go on.
 
     Raises:
-        ConfigError: If it has finished more.
+        ConfigError: If it has finished more rounds than that.
     """
-    if not (folder.path / "summary.json").is_file() or folder.summary().status != "finished":
+    if not (folder.path / "summary.json").is_file():
         return False
-    if asked < done:
+    summary, done = folder.summary(), before[0]
+    if summary.status == "stopped":
+        return summary.ended and before == asked
+    if summary.status == "finished" and asked[0] < done:
         raise ConfigError(
-            f"expected more than the {done} rounds that {folder.path} has finished; found train.rounds={asked}. Rounds "
-            "are not undone: give a larger number, or +N for N more, or start another run."
+            f"expected more than the {done} rounds that {folder.path} has finished; found train.rounds={asked[0]}. "
+            "Rounds are not undone: give a larger number, or +N for N more, or start another run."
         )
-    return asked == done
+    return summary.status == "finished" and asked[0] == done
 
 
 def changes_of(

@@ -17,6 +17,9 @@ from fedhello.runs.heads import HeadChange
 FORMAT = 1
 """Format of ``summary.json``; it rises with changes that earlier versions of fedhello cannot read."""
 
+OWN_ENDS = ("train.stop", "train.target")
+"""Keys by which a run ends before its last round."""
+
 Number = int | float
 
 
@@ -261,6 +264,12 @@ class Summary(_Part):
             return cls.model_validate(values)
         except ValidationError as error:
             raise RunFolderError(f"expected the summary of a run; {' '.join(str(error).split())[:200]}") from error
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its own end: its last round, or ``train.stop`` or ``train.target``."""
+        by_itself = any(key in (self.stopped or "") for key in OWN_ENDS)
+        return self.status == "finished" or (self.status == "stopped" and by_itself)
 
     @property
     def guarantee(self) -> str | None:
