@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fedhello.errors import UpdateError as UpdateError
     from fedhello.method import Method as Method
     from fedhello.methods import METHODS as METHODS
+    from fedhello.model.confusion import ConfusionMatrix as ConfusionMatrix
     from fedhello.model.evaluation import Evaluation as Evaluation
     from fedhello.model.evaluation import register_metric as register_metric
     from fedhello.network.consent import Consent as Consent
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
     from fedhello.report.plan import Plan as Plan
     from fedhello.results.comparison import Comparison as Comparison
     from fedhello.results.comparison import load_comparison as load_comparison
-    from fedhello.results.run import Prediction as Prediction
-    from fedhello.results.run import Rounds as Rounds
+    from fedhello.results.per_client import ClientScores as ClientScores
+    from fedhello.results.prediction import Prediction as Prediction
+    from fedhello.results.rounds import Rounds as Rounds
     from fedhello.results.run import RunResult as RunResult
     from fedhello.results.run import TrainedRun as TrainedRun
     from fedhello.results.trained import RunEvaluation as RunEvaluation
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from fedhello.runs.summary import Summary as Summary
     from fedhello.session import Session as Session
     from fedhello.setup.inventory import doctor as doctor
+    from fedhello.setup.inventory import model_path as model_path
     from fedhello.setup.inventory import models as models
     from fedhello.setup.starter import Starter as Starter
     from fedhello.setup.starter import init as init
@@ -103,6 +106,7 @@ _WHERE = {
     "MissingExtraError ModelError OutOfReachError PrivacyError QuorumError RunFolderError UpdateError",
     "fedhello.method": "Method",
     "fedhello.methods": "METHODS",
+    "fedhello.model.confusion": "ConfusionMatrix",
     "fedhello.model.evaluation": "Evaluation register_metric",
     "fedhello.network.consent": "Consent",
     "fedhello.network.federation": "join make_client_key make_server_keys serve",
@@ -110,7 +114,10 @@ _WHERE = {
     "fedhello.report.page": "write_comparison write_report",
     "fedhello.report.plan": "Plan",
     "fedhello.results.comparison": "Comparison load_comparison",
-    "fedhello.results.run": "Prediction Rounds RunResult TrainedRun",
+    "fedhello.results.per_client": "ClientScores",
+    "fedhello.results.prediction": "Prediction",
+    "fedhello.results.rounds": "Rounds",
+    "fedhello.results.run": "RunResult TrainedRun",
     "fedhello.results.trained": "RunEvaluation",
     "fedhello.runs.callbacks": "Callback EarlyStopping",
     "fedhello.runs.console": "Progress",
@@ -118,7 +125,7 @@ _WHERE = {
     "fedhello.runs.recorders": "CsvFile JsonLinesFile MLflow TensorBoard WandB",
     "fedhello.runs.summary": "Summary",
     "fedhello.session": "Session",
-    "fedhello.setup.inventory": "doctor models",
+    "fedhello.setup.inventory": "doctor model_path models",
     "fedhello.setup.starter": "Starter init",
     "fedhello.strategy": "AggregationContext AggregationResult AllocationContext",
     "fedhello.state": "ClientReport Release RoundReport RunState",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fedhello.config.load import load_config, parse_config
 from fedhello.config.stored import stored_config
 from fedhello.model.pooling import PooledClassifier
 from fedhello.model.sources import EMBEDDED_MODELS, resolve
+from fedhello.runs.console import loading_lines
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.runner import run_session
 from fedhello.setup import prepare as sessions
@@ -262,3 +264,30 @@ def test_a_users_own_csv_runs(call, tmp_path):
     summary = json.loads(out)
     assert summary["labels"] == ["fruit", "metal"]
     assert summary["final"] > 0.8
+
+
+@pytest.mark.slow
+def test_the_code_that_is_printed_and_on_the_cards_runs_offline_in_a_fresh_process(demo, played_logits, call, tmp_path):
+    """The demo's base is in an installed package; of an export with its base not even that is needed."""
+    _, folder, _ = demo
+    code, _, err = call(tmp_path, "export", folder.path, "--base", "--out", tmp_path / "whole")
+    assert code == 0, err
+    session = demo[0]
+    lines = [line.strip() for line in loading_lines(folder.summary(), folder, session.model.source)[2:5]]
+    assert "PeftModel.from_pretrained" in lines[-1]
+    card = re.compile(r"```python\n(.*?)```", re.DOTALL)
+    on_cards = [
+        (here, card.search((here / "README.md").read_text())[1]) for here in (folder.adapter, tmp_path / "whole")
+    ]
+    assert "fedhello" not in on_cards[1][1]
+    script = ["import json, os, torch", f"texts = {HEADLINES!r}", "\n".join(lines), "found = []"]
+    for here, code in on_cards:
+        script += [f"os.chdir({str(here)!r})", code, "with torch.no_grad(): found.append(logits(texts).tolist())"]
+    script += ["print(json.dumps(found))"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "no-cache")}
+    out = subprocess.run(
+        [sys.executable, "-c", "\n".join(script)], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
+    for found in json.loads(out.stdout.splitlines()[-1]):
+        assert torch.allclose(torch.tensor(found), played_logits, atol=1e-4, rtol=1e-5)

@@ -7,6 +7,7 @@ from fedhello.formatting import client_words
 from fedhello.methods import METHODS
 from fedhello.model.evaluation import Evaluation
 from fedhello.model.head import HeadSettings
+from fedhello.model.sources import ModelSource
 from fedhello.model.statistics import DEFAULT_STATISTICS
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.session import RunSettings
@@ -55,7 +56,7 @@ def session(**changes):
         "tier_of": (0, 1, 1),
         "called": client_words,
         "model": SimpleNamespace(
-            source=SimpleNamespace(base_name="some/model"), kind="text-classification", pooling="mean"
+            source=ModelSource("some/model", "some/model"), kind="text-classification", pooling="mean"
         ),
         "labels": ("fruit", "metal"),
         "notes": ("said before",),

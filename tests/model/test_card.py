@@ -1,7 +1,10 @@
 """The code on a model card is run as it stands, in the folder that it stands in, and makes the model's logits."""
 
 import contextlib
+import dataclasses
+import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -84,3 +87,44 @@ def test_the_code_on_the_card_makes_the_models_logits(kind, pooling, form, tmp_p
         found = scope["model"](**batch).logits if pooling == "native" else scope["logits"](inputs)
     assert torch.allclose(found, expected, atol=1e-4)
     assert float(expected.std()) > 0.01
+
+
+@pytest.mark.parametrize(("kind", "pooling"), CASES)
+def test_an_adapter_with_its_base_is_loaded_without_anything_else(kind, pooling, tmp_path):
+    model = trained(tmp_path, kind, pooling)
+    inputs, batch = batch_of(model, kind)
+    with torch.no_grad():
+        expected = model.module(**batch).logits
+    save_adapter(model, tmp_path / "out", 5, ("base", "processor"))
+    shutil.rmtree(tmp_path / "base")
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+    scope = {}
+    with contextlib.chdir(tmp_path / "out"), torch.no_grad():
+        exec(code, scope)
+        found = scope["model"](**batch).logits if pooling == "native" else scope["logits"](inputs)
+    assert torch.allclose(found, expected, atol=1e-4)
+    named = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert named == {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}, "max_length": 5}
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "out" / "base").id2label == {0: "a", 1: "b", 2: "c"}
+    if kind == "text-classification":
+        assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 5
+        assert model.processor.model_max_length > 5, "the run's own is as it was"
+
+
+def test_a_merged_model_carries_the_names_of_its_classes_and_its_longest_text(tmp_path):
+    model = trained(tmp_path, "text-classification", "mean")
+    save_merged(model, tmp_path / "out", 5)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert (config.id2label[2], config.label2id["c"]) == ("c", 2)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 5
+
+
+def test_the_code_for_an_embedded_base_finds_its_folder(tmp_path):
+    model = trained(tmp_path, "text-classification", "mean")
+    model.source = dataclasses.replace(model.source, base_name="some/base", embedded="embedded:some", gguf="x.gguf")
+    text = model.card()
+    assert 'base = fh.model_path("embedded:some")  # "some/base" on the hub\n' in text
+    assert 'AutoModel.from_pretrained(base, gguf_file="x.gguf")' in text
+    assert 'AutoTokenizer.from_pretrained(base, gguf_file="x.gguf")' in text
+    assert "import fedhello" not in model.card("merged")
+    assert "import fedhello" not in model.card("adapter", ("base",))

@@ -1,14 +1,16 @@
 """What there is: on this machine, and among the models that can be installed."""
 
 import importlib.metadata
+from pathlib import Path
 
 import psutil
 import pytest
 
+from fedhello.errors import OutOfReachError
 from fedhello.model.sources import EMBEDDED_MODELS, resolve
 from fedhello.runs.summarise import versions
 from fedhello.setup import inventory as module
-from fedhello.setup.inventory import doctor, models
+from fedhello.setup.inventory import doctor, model_path, models
 
 
 def test_every_embedded_model_is_listed_with_how_to_install_it():
@@ -52,3 +54,21 @@ def test_extras_are_those_of_users_and_installed_where_all_their_packages_are(mo
     assert doctor()["extras"] == {"tool": False, "small": True}
     there.add("other")
     assert doctor()["extras"] == {"tool": True, "small": True}
+
+
+def test_the_folder_of_a_model_is_found_without_a_network(tmp_path, monkeypatch):
+    folder = Path(resolve("embedded:minilm").location)
+    assert model_path("embedded:minilm") == model_path("sentence-transformers/all-MiniLM-L6-v2") == folder
+    assert (folder / "model.safetensors").is_file()
+    (tmp_path / "config.json").write_text("{}")
+    assert model_path(str(tmp_path)) == tmp_path
+    with pytest.raises(OutOfReachError, match="expected a model on this machine; some/model is not in the hub's cache"):
+        model_path("some/model")
+    for file in ("config.json", "model.safetensors"):
+        cached = tmp_path / "models--some--model" / "snapshots" / "0123abc" / file
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.write_text("{}")
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "main").write_text("0123abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert model_path("some/model") == cached.parent

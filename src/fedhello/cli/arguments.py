@@ -122,3 +122,24 @@ Target = Annotated[
 Reference = Annotated[
     str | None, typer.Option("--reference", help="The method that others are compared with; the first if not given.")
 ]
+
+
+PerClass = Annotated[bool, typer.Option("--per-class", help="Also scores of each class, and what is confused.")]
+
+
+PerClient = Annotated[bool, typer.Option("--per-client", help="Also each client's accuracy, and the worst decile.")]
+
+
+File = Annotated[
+    str | None,
+    typer.Option("--file", help="A table whose rows are predicted; - reads one text a line from standard input."),
+]
+
+
+NewTable = Annotated[
+    Path | None,
+    typer.Option("--out", help="A new .csv, .tsv or .jsonl for the rows of --file; standard output if not."),
+]
+
+
+Top = Annotated[int | None, typer.Option("--top", help="Print so many of the likeliest classes.", min=1)]

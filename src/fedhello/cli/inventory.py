@@ -1,8 +1,9 @@
 """Commands that list methods, models and the machine."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -34,8 +35,15 @@ def methods(as_json: Json = False) -> None:
     Console(markup=False).print(table)
 
 
-def models(as_json: Json = False) -> None:
+def models(
+    path: Annotated[str | None, typer.Option("--path", help="Print the folder of this model on this machine.")] = None,
+    as_json: Json = False,
+) -> None:
     """List the embedded models, whether they are installed, and what else can be loaded."""
+    if path is not None:
+        folder = str(fh.model_path(path))
+        print(json.dumps({"name": path, "path": folder}) if as_json else folder)
+        return
     rows = fh.models()
     if as_json:
         print(json.dumps(rows))

@@ -78,6 +78,15 @@ def _inputs(table: Table, columns: Columns) -> list[Input]:
     return list(zip(one, other, strict=True))
 
 
+def read_prompts(table: Table, template: str) -> list[str]:
+    """Return the prompts in a table: a column, or a template that is filled in for each row.
+
+    Raises:
+        DataError: If a column is missing, or a value is missing or of the wrong type.
+    """
+    return _rendered(table, template, "data.prompt")
+
+
 def placeholders(template: str) -> list[str]:
     """Return the columns that a template names in braces; ``{{`` and ``}}`` are literal braces.
 

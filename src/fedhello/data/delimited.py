@@ -3,17 +3,17 @@
 import csv
 import io
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from fedhello.data.names import clean
+from fedhello.data.stray_quotes import Row, check_header, check_swallowed
 from fedhello.data.tables import Table, case_notes, column_names
-from fedhello.data.text_files import line_at, read_text, suffix_of
+from fedhello.data.text_files import line_at, open_text, read_text, suffix_of
 from fedhello.errors import DataError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -24,18 +24,8 @@ MOST_CHARACTERS = 10_000_000
 
 _LOOKED_AT = 50
 _SAMPLE = 2**20
-_SHARE = 0.75
-_MANY = 5
 
 _limit = Lock()
-
-
-class _Row(NamedTuple):
-    """Values, and the lines that they begin and end on."""
-
-    values: list[str]
-    first: int
-    last: int
 
 
 def read_delimited(path: Path, encoding: str | None = None) -> Table:
@@ -66,7 +56,7 @@ def read_delimited(path: Path, encoding: str | None = None) -> Table:
     if not rows:
         raise DataError(f"expected a header line, then samples, in {path}; it is empty")
     header, *found = rows
-    _check_header(path, text, separator, header, found)
+    check_header(path, text, separator, header, found)
     columns, position = _header(path, header)
     kept, left_out = _checked(path, separator, header, found)
     if left_out and not kept:
@@ -78,7 +68,7 @@ def read_delimited(path: Path, encoding: str | None = None) -> Table:
         notes.append(
             f"{len(left_out)} lines of {path} hold only separators and are left out, such as line {left_out[0]}"
         )
-    _check_swallowed(path, text, separator, len(header.values), kept)
+    check_swallowed(path, text, separator, len(header.values), kept)
     lines = [row.first for row in kept]
     return Table(
         name=str(path),
@@ -89,6 +79,136 @@ def read_delimited(path: Path, encoding: str | None = None) -> Table:
         notes=(*notes, *case_notes(str(path), columns)),
         header=True,
     )
+
+
+def stream_delimited(path: Path, encoding: str | None, size: int) -> Iterator[tuple[Table, float]]:
+    """Yield a file of separated values in parts, in memory that does not grow with the file.
+
+    Separator and quotes behind spaces are told by the first megabyte, and lines that a stray quote swallows by the rows
+    of their part.
+
+    Args:
+        path: The file.
+        encoding: See ``read_text``.
+        size: The most rows of a part.
+
+    Yields:
+        A table of some rows, and the share of the file that is read.
+
+    Raises:
+        DataError: As ``read_delimited``.
+    """
+    with open_text(path, encoding) as opened:
+        begin = opened.file.read(_SAMPLE)
+        how = _dialect(path, begin)
+        lines = _Lines(begin, opened.file, how.skipped)
+        rows = _read_rows(path, lines, how)
+        header = next(rows, None)
+        if header is None:
+            raise DataError(f"expected a header line, then samples, in {path}; it is empty")
+        columns, position = _header(path, header)
+        notes = [*opened.notes, *case_notes(str(path), columns)]
+        while found := list(islice(rows, size)):
+            kept, left_out = _checked(path, how.separator, header, found)
+            _check_part(path, lines, how.separator, header, kept)
+            if left_out:
+                notes.append(f"{len(left_out)} lines of {path} hold only separators, such as line {left_out[0]}")
+            yield _part(path, columns, position, kept, notes), opened.share()
+            lines.forget()
+            notes = []
+
+
+class _Dialect(NamedTuple):
+    """The separator, whether quotes count behind spaces, and the lines before the header."""
+
+    separator: str
+    spaced: bool
+    skipped: int
+
+
+def _dialect(path: Path, begin: str) -> _Dialect:
+    """Return how a file is read, told by its first part."""
+    named = re.match(r"sep=(.)(?:\r\n|\n|\r)", begin)
+    if named:
+        return _Dialect(named[1], spaced=False, skipped=1)
+    _refuse_json(path, begin)
+    with _long_values():
+        separator = _separator(begin, "\t" if suffix_of(path) == ".tsv" else ",")
+    whole = begin[: max(begin.rfind("\n"), begin.rfind("\r")) + 1] or begin
+    try:
+        return _Dialect(separator, _rows(path, whole, separator)[1], skipped=0)
+    except DataError:  # the last row may be cut; what is wrong is said when it is read
+        return _Dialect(separator, spaced=False, skipped=0)
+
+
+def _check_part(path: Path, lines: "_Lines", separator: str, header: Row, rows: Sequence[Row]) -> None:
+    """Refuse what a stray quote swallows, in the lines since the last part."""
+    text, before = "".join(lines.taken), lines.before
+    if header.first > before:
+        here = header._replace(first=header.first - before, last=header.last - before)
+        check_header(path, text, separator, here, rows)
+    relative = [row._replace(first=row.first - before, last=row.last - before) for row in rows]
+    check_swallowed(path, text, separator, len(header.values), relative)
+
+
+def _part(
+    path: Path, columns: Sequence[str], position: Mapping[str, int], rows: Sequence[Row], notes: Sequence[str]
+) -> Table:
+    return Table(
+        name=str(path),
+        columns=tuple(columns),
+        values=lambda column: [row.values[position[column]] for row in rows],
+        place=lambda row: f"line {rows[row].first}",
+        folder=path.parent,
+        notes=tuple(notes),
+        header=True,
+    )
+
+
+class _Lines:
+    """The lines of a text that has been read in part; those since ``forget`` was called are kept.
+
+    Attributes:
+        taken: The lines that are kept.
+        before: The number of lines before these.
+    """
+
+    def __init__(self, begin: str, file: TextIO, skipped: int) -> None:
+        cut = begin + file.readline() if begin and not begin.endswith("\n") else begin
+        self._lines = chain(io.StringIO(cut, newline=""), file)
+        self.taken: list[str] = []
+        self.before = skipped
+        for _ in range(skipped):
+            next(self._lines)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.taken.append(line)
+        return line
+
+    def forget(self) -> None:
+        self.before += len(self.taken)
+        self.taken = []
+
+
+def _read_rows(path: Path, lines: _Lines, how: _Dialect) -> Iterator[Row]:
+    """Yield the rows that follow, with the lines that they begin and end on."""
+    reader = csv.reader(lines, delimiter=how.separator, skipinitialspace=how.spaced, strict=True)
+    while True:
+        first = lines.before + len(lines.taken) + 1
+        with _long_values():
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                text, last = "".join(lines.taken), lines.before + len(lines.taken)
+                raise _unreadable(path, text, how.separator, first, last, str(error), lines.before) from error
+        if values and (len(values) > 1 or values[0].strip()):
+            yield Row(values, first, lines.before + len(lines.taken))
 
 
 def _refuse_json(path: Path, text: str) -> None:
@@ -125,7 +245,7 @@ def _widths(text: str, separator: str) -> list[int]:
     return found[:-1] if len(text) > _SAMPLE and len(found) > 1 else found  # the last one may be cut
 
 
-def _rows(path: Path, text: str, separator: str) -> tuple[list[_Row], bool]:
+def _rows(path: Path, text: str, separator: str) -> tuple[list[Row], bool]:
     """Return the rows, and whether quotes count behind spaces, which is so where they could not be read otherwise."""
     failed, plain = None, []
     try:
@@ -144,31 +264,34 @@ def _rows(path: Path, text: str, separator: str) -> tuple[list[_Row], bool]:
     return plain, False
 
 
-def _stripped(rows: Sequence[_Row]) -> list[list[str]]:
+def _stripped(rows: Sequence[Row]) -> list[list[str]]:
     return [[value.strip() for value in row.values] for row in rows]
 
 
-def _parsed(path: Path, text: str, separator: str, spaced: bool) -> Iterator[_Row]:
+def _parsed(path: Path, text: str, separator: str, spaced: bool) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced, strict=True)
     with _long_values():
         first = 1
         try:
             for values in reader:
                 if values and (len(values) > 1 or values[0].strip()):
-                    yield _Row(values, first, reader.line_num)
+                    yield Row(values, first, reader.line_num)
                 first = reader.line_num + 1
         except csv.Error as error:
             raise _unreadable(path, text, separator, first, reader.line_num, str(error)) from error
 
 
-def _unreadable(path: Path, text: str, separator: str, first: int, last: int, why: str) -> DataError:
-    """Return the error for a row that begins on a line and cannot be read, naming the line where a quote opens."""
+def _unreadable(path: Path, text: str, separator: str, first: int, last: int, why: str, before: int = 0) -> DataError:
+    """Return the error for a row that begins on a line and cannot be read, naming the line where a quote opens.
+
+    The text begins after ``before`` lines of the file.
+    """
     if "field larger" in why:
         return DataError(
             f"expected values of at most {MOST_CHARACTERS} characters in {path}; one in the row that begins on line "
             f"{first} is longer. Is a quote not closed?"
         )
-    row = "".join(islice(io.StringIO(text, newline=""), first - 1, None))
+    row = "".join(islice(io.StringIO(text, newline=""), first - before - 1, None))
     opened = first + line_at(row[: _stray(row, separator)]) - 1
     if "end of data" in why:
         return DataError(
@@ -198,14 +321,14 @@ def _stray(row: str, separator: str) -> int:
     return 0
 
 
-def _header(path: Path, header: _Row) -> tuple[list[str], dict[str, int]]:
+def _header(path: Path, header: Row) -> tuple[list[str], dict[str, int]]:
     """Return the names of the columns that have one, and their positions."""
     named = [(i, name) for i, name in enumerate(header.values) if clean(name)]
     columns = column_names((name for _, name in named), f"the header of {path}, line {header.first}")
     return columns, dict(zip(columns, (i for i, _ in named), strict=True))
 
 
-def _checked(path: Path, separator: str, header: _Row, rows: Sequence[_Row]) -> tuple[list[_Row], list[int]]:
+def _checked(path: Path, separator: str, header: Row, rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
     """Return the rows with values, and the lines of those without any."""
     width, kept, left_out = len(header.values), [], []
     for row in rows:
@@ -225,72 +348,3 @@ def _checked(path: Path, separator: str, header: _Row, rows: Sequence[_Row]) -> 
                 f"{len(row.values)}. {hint}"
             )
     return kept, left_out
-
-
-def _check_swallowed(path: Path, text: str, separator: str, width: int, rows: Sequence[_Row]) -> None:
-    """Refuse a value of several lines that read as rows of their own.
-
-    Two stray quotes make one value of all rows between them, which no reader of CSV can tell from a long text. Here its
-    lines are told by values, such as labels, that they share with other rows or with each other.
-    """
-    long = [row for row in rows if row.last > row.first and width > 1]
-    if not long:
-        return
-    lines = list(io.StringIO(text, newline=""))
-    known = _known(rows, width)
-    for row in long:
-        alone = [line.split(separator) for line in lines[row.first - 1 : row.last]]
-        if _like_rows(alone, known) or any(_has_ends(row.values, i, separator, known) for i in range(width)):
-            raise _swallowing(path, row)
-
-
-def _check_header(path: Path, text: str, separator: str, header: _Row, rows: Sequence[_Row]) -> None:
-    """Refuse a header of several lines of which those below the first read as rows."""
-    if header.last > header.first:
-        lines = list(io.StringIO(text, newline=""))[header.first - 1 : header.last]
-        first, *alone = (line.split(separator) for line in lines)
-        if len(first) > 1 and _like_rows(alone, _known(rows, len(first))):
-            raise _swallowing(path, header)
-
-
-def _known(rows: Sequence[_Row], width: int) -> list[Counter[str]]:
-    """Count the values in each column of the rows of one line that have so many."""
-    short = [row.values for row in rows if row.last == row.first and len(row.values) == width]
-    return [Counter(values[i].strip() for values in short) for i in range(width)]
-
-
-def _swallowing(path: Path, row: _Row) -> DataError:
-    return DataError(
-        f'expected a quote (") to hold one value in {path}; the one that opens on line {row.first} and '
-        f"closes on line {row.last} swallows lines that read as rows of their own. Remove the stray quotes, "
-        "or write the table as JSON lines or Parquet."
-    )
-
-
-def _like_rows(lines: Sequence[Sequence[str]], known: Sequence[Counter[str]]) -> bool:
-    """Whether most lines have as many values as the header, and most of those in a column occur more than once.
-
-    Blank lines do not count. Some lines may have other lengths, as the first or last has with values beside the stray
-    quotes, but only among many, since few lines of prose are alike by chance.
-    """
-    filled = [values for values in lines if "".join(values).strip()]
-    alike = [values for values in filled if len(values) == len(known)]
-    if 2 * len(alike) <= len(filled) or len(alike) < min(len(filled), _MANY):
-        return False
-    for i, others in enumerate(known):
-        here = Counter(values[i].strip('" \t\r\n') for values in alike)
-        again = sum(count for value, count in here.items() if value and count + others[value] > 1)
-        if again >= _SHARE * len(alike):
-            return True
-    return False
-
-
-def _has_ends(values: Sequence[str], i: int, separator: str, known: Sequence[Counter[str]]) -> bool:
-    """Whether a line within a value ends like a row, with a quote and a known value, and the next begins like one."""
-    for line, following in pairwise(values[i].splitlines()):
-        end = line.rpartition('"')[2].split(separator)[1:] if '"' in line else []
-        begin = following.partition('"')[0].split(separator)[:-1] if '"' in following else []
-        found = {i + 1 + k: value for k, value in enumerate(end)} | dict(enumerate(begin))
-        if found.keys() == set(range(len(values))) - {i} and any(found[k].strip() in known[k] for k in found):
-            return True
-    return False

@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fedhello.data.names import clean, shown
 from fedhello.data.tables import Table, case_notes, column_names
-from fedhello.data.text_files import line_at, read_text
+from fedhello.data.text_files import line_at, open_text, read_text
 from fedhello.errors import DataError
 
 EXAMPLE = '{"text": "a red rose", "label": "plant"}'
@@ -54,14 +55,58 @@ def read_json(path: Path, encoding: str | None = None) -> Table:
             f"expected JSON objects with keys in {path}; none of its {len(rows)} has any. "
             f"Write each sample as {EXAMPLE}."
         )
+    return _part(path, columns, rows, places, [*notes, *case_notes(str(path), columns)])
+
+
+def stream_json_lines(path: Path, encoding: str | None, size: int) -> Iterator[tuple[Table, float]]:
+    """Yield a file of one JSON object a line in parts, in memory that does not grow with the file.
+
+    Args:
+        path: The file.
+        encoding: See ``read_text``.
+        size: The most rows of a part.
+
+    Yields:
+        A table of some rows, and the share of the file that is read.
+
+    Raises:
+        DataError: If it cannot be read, or a line holds no object.
+    """
+    with open_text(path, encoding) as opened:
+        numbered = ((i + 1, line) for i, line in enumerate(opened.file) if line.strip(" \t\r\n\ufeff"))
+        notes = opened.notes
+        while lines := list(islice(numbered, size)):
+            places = [f"line {number}" for number, _ in lines]
+            rows = _rows(path, [_of_line(path, number, line) for number, line in lines], places)
+            columns = column_names(dict.fromkeys(name for row in rows for name in row), str(path))
+            notes = [*notes, *case_notes(str(path), columns)]
+            yield _part(path, columns, rows, places, notes), opened.share()
+            notes = []
+
+
+def _part(path: Path, columns: list[str], rows: list[dict[str, Any]], places: list[str], notes: list[str]) -> Table:
     return Table(
         name=str(path),
         columns=tuple(columns),
         values=lambda column: [row.get(column) for row in rows],
         place=places.__getitem__,
         folder=path.parent,
-        notes=(*notes, *case_notes(str(path), columns)),
+        notes=tuple(notes),
     )
+
+
+def _of_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line.removeprefix("\ufeff"), object_pairs_hook=_once)
+    except _TwiceError as error:
+        why = f"it gives the key {error} twice in one object. Rename one"
+    except RecursionError:
+        why = "it is nested too deep. Write it flat"
+    except ValueError as error:
+        why = (
+            f"{getattr(error, 'msg', 'a number of thousands of digits')}. Write each row as {EXAMPLE}, on its own line"
+        )
+    raise DataError(f"expected a JSON object on each line of {path}; line {number}: {why}.")
 
 
 def _after_space(text: str, position: int) -> int:

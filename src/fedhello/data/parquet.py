@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +35,44 @@ def read_parquet(path: Path) -> Table:
         return _as_python(path, column, found)
 
     return Table(str(path), tuple(columns), values, folder=path.parent, notes=tuple(case_notes(str(path), columns)))
+
+
+def stream_parquet(path: Path, size: int) -> Iterator[tuple[Table, float]]:
+    """Yield a Parquet file in parts, in memory that does not grow with the file.
+
+    Args:
+        path: The file.
+        size: The most rows of a part.
+
+    Yields:
+        A table of some rows, and the share of the rows that are read.
+
+    Raises:
+        DataError: If it cannot be read.
+        MissingExtraError: If pyarrow is not installed.
+    """
+    whole, done = read_parquet(path), 0  # checks the file and the names
+    with _opened(path) as file:
+        import pyarrow.parquet
+
+        opened = pyarrow.parquet.ParquetFile(file)
+        rows = max(1, opened.metadata.num_rows)
+        for batch in opened.iter_batches(batch_size=size):
+            found = {
+                column: _as_python(path, column, values)
+                for column, values in zip(whole.columns, batch.columns, strict=True)
+            }
+            yield _part(whole, found, done), (done + batch.num_rows) / rows
+            done += batch.num_rows
+
+
+def _part(whole: Table, found: dict[str, list[Any]], done: int) -> Table:
+    return replace(
+        whole,
+        values=found.__getitem__,
+        place=lambda row: f"row {done + row + 1}",
+        notes=() if done else whole.notes,
+    )
 
 
 @contextmanager

@@ -2,16 +2,24 @@
 
 import codecs
 import gzip
+import io
 import shlex
 import stat
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TextIO, cast
 
 from fedhello.data.tables import SUFFIXES
 from fedhello.errors import DataError
 from fedhello.formatting import nearest
 
 GZIP = b"\x1f\x8b"
+
+_BEGIN = 16
+_BLOCK = 2**20
 
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -145,11 +153,91 @@ def read_text(path: Path, named: str | None = None) -> tuple[str, list[str]]:
             f"expected {path} to be text; line {line_at(text[:nul])} has a NUL byte. "
             + (how if text.count("\0") > len(text) // 4 else "It is damaged, or no text.")
         )
+    return text, _notes(path, encoding, named)
+
+
+def _notes(path: Path, encoding: str, named: str | None) -> list[str]:
     if encoding[:5] != "utf-8":
-        return text, [f"{path} is read as {encoding.upper()}"]
+        return [f"{path} is read as {encoding.upper()}"]
     if named is None or codecs.lookup(named).name[:5] == "utf-8":
-        return text, []
-    return text, [f"{path} is read as UTF-8, which it is in, not as {named.upper()}, which is named"]
+        return []
+    return [f"{path} is read as UTF-8, which it is in, not as {named.upper()}, which is named"]
+
+
+@dataclass(frozen=True)
+class OpenText:
+    """A file that is read bit by bit.
+
+    Attributes:
+        file: Its text, with line ends as they are.
+        notes: As those of ``read_text``.
+        share: Returns how much of it is read, within 0 … 1.
+    """
+
+    file: TextIO
+    notes: list[str]
+    share: Callable[[], float]
+
+
+@contextmanager
+def open_text(path: Path, named: str | None = None) -> Iterator[OpenText]:
+    """Open a text to be read bit by bit, after one pass that checks that all of it can be decoded.
+
+    Args:
+        path: The file.
+        named: See ``read_text``.
+
+    Raises:
+        DataError: If it cannot be read, or is no text.
+    """
+    check_regular(path)
+    try:
+        encoding = _streamed_encoding(path, named)
+    except (OSError, EOFError, zlib.error, UnicodeError, _NoTextError) as error:
+        read_text(path, named)  # says what is wrong
+        raise DataError(f"expected to read the data in {path}; {_why(error)}") from error
+    size = max(1, path.stat().st_size)
+    with path.open("rb") as raw, _unpacked(raw) as content:
+        file = io.TextIOWrapper(content, encoding=encoding, newline="")
+        yield OpenText(file, _notes(path, encoding, named), lambda: min(1.0, raw.tell() / size))
+
+
+class _NoTextError(Exception):
+    """The file is no text."""
+
+
+def _unpacked(raw: BinaryIO) -> BinaryIO:
+    begin = raw.read(len(GZIP))
+    raw.seek(0)
+    return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if begin == GZIP else raw
+
+
+def _streamed_encoding(path: Path, named: str | None) -> str:
+    """Return the encoding as ``_encoding_of`` does, in memory that does not grow with the file."""
+    with path.open("rb") as raw, _unpacked(raw) as content:
+        begin = content.read(_BEGIN)
+    if any(begin.startswith(other) for other in OTHERS):
+        raise _NoTextError
+    mark = next((found for mark, found in MARKS.items() if begin.startswith(mark)), None)
+    encoding = mark or named or "utf-8"
+    if mark is None and named is not None and not _decodes(path, "ascii") and _decodes(path, "utf-8"):
+        encoding = "utf-8"
+    if not _decodes(path, encoding):
+        raise _NoTextError
+    return encoding
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    """Whether a file is text of an encoding, without NUL characters."""
+    with path.open("rb") as raw, _unpacked(raw) as content:
+        decoder = codecs.getincrementaldecoder(encoding)()
+        try:
+            while block := content.read(_BLOCK):
+                if "\0" in decoder.decode(block):
+                    return False
+            return "\0" not in decoder.decode(b"", final=True)
+        except UnicodeError:
+            return False
 
 
 def _encoding_of(content: bytes, named: str | None) -> str:

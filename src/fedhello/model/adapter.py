@@ -20,7 +20,7 @@ from fedhello.errors import ModelError
 from fedhello.factors import unmerged
 from fedhello.model.absence import without_members
 from fedhello.model.blocks import Blocks, are_alike
-from fedhello.model.card import Form, card
+from fedhello.model.card import Beside, Form, card
 from fedhello.model.digest import digest_of
 from fedhello.model.images import Preparation, prepare_as
 from fedhello.model.loading import FoundationModel
@@ -311,12 +311,12 @@ class LoraModel:
         """The classes by number, with their names."""
         return list(enumerate(self._labels)) or sorted(self.base.config.id2label.items())
 
-    def card(self, form: Form = "adapter") -> str:
-        """Return the model card for an export in some form."""
+    def card(self, form: Form = "adapter", beside: Sequence[Beside] = ()) -> str:
+        """Return the model card for an export in some form, with parts of the base beside it."""
         labels = [] if self.logits_path is None else [name for _, name in self.labels]
         tokens = self.module.prefix if isinstance(self.module, PooledClassifier) else 0
         source, guarantee = self.source, self.guarantee
-        return card(source.base_name, self.kind, self.pooling, labels, form, tokens, guarantee, source.revision)
+        return card(source.base_name, self.kind, self.pooling, labels, form, tokens, guarantee, source, beside)
 
     def misfits(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, object]]:
         """Return the tensors that are missing, unexpected or of another shape; ranks are not compared.

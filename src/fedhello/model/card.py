@@ -7,7 +7,7 @@ from string import Template
 from typing import Literal
 
 from fedhello.model.pooling import NATIVE, Pooling
-from fedhello.model.sources import CAUSAL_LM, IMAGES, TENSORS, Kind
+from fedhello.model.sources import CAUSAL_LM, IMAGES, TENSORS, Kind, ModelSource
 
 CARD = Template("""---
 base_model: $base
@@ -51,7 +51,7 @@ POOLED_CODE = Template("""$imports
 model = $auto.from_pretrained($base$revision)$adapter
 model.eval()
 head = load_file("$folder/head.safetensors")
-processor = $processor.from_pretrained($base$revision)
+processor = $processor.from_pretrained($read)
 
 
 def logits(inputs):
@@ -103,6 +103,12 @@ FEATURES = {
 FOLDER = "."
 """The path, in the code, of the folder that contains the card."""
 
+BASE = "base"
+"""The folder of the base inside that of an adapter that is exported with it."""
+
+Beside = Literal["base", "processor"]
+"""A part of the base that an adapter is exported with."""
+
 
 PLAIN = re.compile(r"[A-Za-z./][\w./:@-]*", re.ASCII)
 """Names that mean themselves in YAML and Markdown."""
@@ -133,7 +139,8 @@ def card(
     form: Form = "adapter",
     class_tokens: int = 0,
     guarantee: str | None = None,
-    revision: str | None = None,
+    source: ModelSource | None = None,
+    beside: Sequence[Beside] = (),
 ) -> str:
     """Return the text of a model card.
 
@@ -145,7 +152,8 @@ def card(
         form: The form of the export.
         class_tokens: Number of tokens that an image model puts before its patches.
         guarantee: The guarantee of differential privacy, as a sentence without a full stop; None without it.
-        revision: The commit of a base on the hub, which an adapter is loaded onto; None otherwise.
+        source: Where the base is loaded from; None takes its name.
+        beside: The parts of the base that are in the card's folder.
     """
     what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
     listed = ", ".join(f"{i}: {escaped(name)}" for i, name in enumerate(labels))
@@ -156,7 +164,7 @@ def card(
         what=what if kind == CAUSAL_LM else f"{what} and classification head",
         guarantee="" if guarantee is None else f"\nPrivacy: {guarantee}.\n",
         labels="" if kind == CAUSAL_LM else f"\nLabels: {listed}\n",
-        code=loading_code(base, kind, pooling, len(labels), form, class_tokens, revision),
+        code=loading_code(base, kind, pooling, len(labels), form, class_tokens, source, beside),
     )
 
 
@@ -167,7 +175,8 @@ def loading_code(
     num_labels: int,
     form: Form,
     class_tokens: int = 0,
-    revision: str | None = None,
+    source: ModelSource | None = None,
+    beside: Sequence[Beside] = (),
 ) -> str:
     """Return Python code that loads an export from the folder ``.``."""
     if form == "sentence-transformers":
@@ -176,17 +185,17 @@ def loading_code(
         return _plain_code(base, pooling, form)
     auto = AUTO[kind] if pooling == NATIVE else "AutoModel"
     processor = "AutoImageProcessor" if kind == IMAGES else "AutoTokenizer"
-    loaded = base if form == "adapter" else FOLDER
+    where, arguments, lines = _base_code(base, form, source, beside)
     adapter = f'\nmodel = PeftModel.from_pretrained(model, "{FOLDER}")' if form == "adapter" else ""
-    pinned = f', revision="{revision}"' if form == "adapter" and revision else ""
+    fedhello = ["import fedhello as fh"] if lines else []
     peft = ["from peft import PeftModel"] if form == "adapter" else []
     if pooling == NATIVE:
         own = form == "adapter" and kind != CAUSAL_LM
         return NATIVE_CODE.substitute(
-            imports="\n".join([*peft, f"from transformers import {auto}", ""]),
+            imports="\n".join([*fedhello, *peft, f"from transformers import {auto}", "", *lines]),
             auto=auto,
-            base=json.dumps(loaded, ensure_ascii=False),
-            revision=pinned,
+            base=where,
+            revision=arguments,
             classes=f", num_labels={num_labels}, ignore_mismatched_sizes=True" if own else "",
             adapter=adapter,
         )
@@ -198,18 +207,36 @@ def loading_code(
         if kind == IMAGES
         else 'inputs, padding=True, truncation=True, return_tensors="pt"'
     )
-    imports = ["import torch", *peft, "from safetensors.torch import load_file"]
+    imports = [*fedhello, "import torch", *peft, "from safetensors.torch import load_file"]
+    processor_here = form != "adapter" or "processor" in beside
     return POOLED_CODE.substitute(
-        imports="\n".join([*imports, f"from transformers import {auto}, {processor}", ""]),
+        imports="\n".join([*imports, f"from transformers import {auto}, {processor}", "", *lines]),
         auto=auto,
-        base=json.dumps(loaded, ensure_ascii=False),
-        revision=pinned,
+        base=where,
+        revision=arguments,
+        read=f'"{FOLDER}"' if processor_here else where + arguments,
         adapter=adapter,
         folder=FOLDER,
         processor=processor,
         call=call,
         features=features,
     )
+
+
+def _base_code(
+    base: str, form: Form, source: ModelSource | None, beside: Sequence[Beside]
+) -> tuple[str, str, list[str]]:
+    """Return code for where the base is, for its other arguments, and lines before."""
+    if form != "adapter":
+        return f'"{FOLDER}"', "", []
+    gguf = f', gguf_file="{source.gguf}"' if source is not None and source.gguf else ""
+    if "base" in beside:
+        return f'"{FOLDER}/{BASE}"', gguf, []
+    named = json.dumps(base, ensure_ascii=False)
+    if source is not None and source.embedded:
+        return "base", gguf, [f'base = fh.model_path("{source.embedded}")  # {named} on the hub']
+    pinned = f', revision="{source.revision}"' if source is not None and source.revision else ""
+    return named, pinned, []
 
 
 def _plain_code(base: str, pooling: Pooling, form: Form) -> str:

@@ -1,7 +1,7 @@
 """Evaluate a model on samples: logits, features, accuracy, F1, loss and perplexity."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, isfinite
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from fedhello.data.batches import Samples, evaluation_batches
 from fedhello.errors import ConfigError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.confusion import ConfusionMatrix
 from fedhello.model.forward import predictions
 from fedhello.model.number_type import in_bfloat16
 from fedhello.registry import Registry, a_function
@@ -66,6 +67,8 @@ class Evaluation:
         samples: Number of samples, counted once per head.
         more: For classification ``macro_f1``, ``micro_f1`` and user-defined metrics, see ``register_metric``; for
             language modelling ``perplexity``, exp(loss).
+        confusion: How often samples of each class were predicted as which class; None of a language model, of a mean
+            over several models or heads, and of scores read from a file.
 
     Example:
         >>> fh.Evaluation(accuracy=0.5, loss=0.69, samples=10).accuracy
@@ -76,6 +79,7 @@ class Evaluation:
     loss: float
     samples: int
     more: Mapping[str, float] = field(default_factory=dict)
+    confusion: ConfusionMatrix | None = field(default=None, repr=False, compare=False)
 
 
 def evaluate(model: LoraModel, samples: Samples, metrics: Sequence[str] = ()) -> Evaluation:
@@ -90,7 +94,10 @@ def evaluate(model: LoraModel, samples: Samples, metrics: Sequence[str] = ()) ->
         ConfigError: If a metric is not registered, raises, or does not return finite numbers.
     """
     if model.head_names:
-        return _classified(logits(model, samples), torch.from_numpy(samples.labels), metrics)
+        z = logits(model, samples)
+        score = _classified(z, torch.from_numpy(samples.labels), metrics)
+        names = [name for _, name in model.labels]
+        return replace(score, confusion=ConfusionMatrix.of(samples.labels, z.argmax(dim=1).numpy(), names))
     return _spoken(model, samples)
 
 

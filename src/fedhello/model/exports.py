@@ -45,7 +45,7 @@ def asked_form(words: str | None, merge: bool) -> Form:
     raise ConfigError(f"expected the form of an export to be one of {', '.join(get_args(Form))}; found {words!r}")
 
 
-def export(model: LoraModel, folder: Path, form: Form, max_length: int) -> None:
+def export(model: LoraModel, folder: Path, form: Form, max_length: int, base: bool = False) -> None:
     """Write a model in some form; the folder appears completely or not at all. Do not use the model afterwards.
 
     Args:
@@ -53,15 +53,19 @@ def export(model: LoraModel, folder: Path, form: Form, max_length: int) -> None:
         folder: The new folder.
         form: The form of the export.
         max_length: The longest text, in tokens; longer texts are cut at the end.
+        base: Whether an adapter is written with its base.
 
     Raises:
+        ConfigError: If a base is asked for with another form than the adapter.
         MissingExtraError: If sentence-transformers is needed and not installed.
         ModelError: If the model cannot be written in this form.
     """
+    if base and form != "adapter":
+        raise ConfigError(f"expected no base with the form {form}, which holds it; leave it out")
     if form == "adapter":
-        save_adapter(model, folder)
+        save_adapter(model, folder, max_length, ("base", "processor") if base else ("processor",))
     elif form == "merged":
-        save_merged(model, folder)
+        save_merged(model, folder, max_length)
     else:
         _save_sentence_transformer(model, folder, max_length)
 

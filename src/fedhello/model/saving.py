@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from torch import Tensor
 from fedhello import safe_tensors
 from fedhello.errors import ModelError
 from fedhello.model.adapter import LoraModel
+from fedhello.model.card import BASE, Beside
 from fedhello.model.pooling import NATIVE
-from fedhello.model.sources import TENSORS
+from fedhello.model.sources import TENSORS, local_folder
 from fedhello.types import LORA_A, LORA_B
 
 READ = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of tensors in a run's files; others would be cast in silence, losing what they hold."""
+
+BASE_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".gguf", ".jinja")
+"""Suffixes of the files of a base that are copied: configuration, weights, and what reads inputs."""
 
 HEAD_FILE = "head.safetensors"
 """File of a head on pooled features: ``head.weight``, ``head.bias``, and the metadata ``head``: labels and pooling."""
@@ -53,11 +57,20 @@ def _sort_lists(file: Path) -> None:
     file.write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_adapter(model: LoraModel, folder: Path) -> None:
+def save_adapter(model: LoraModel, folder: Path, max_length: int | None = None, beside: Sequence[Beside] = ()) -> None:
     """Write a model's adapter in PEFT's format (safetensors and JSON), with the base's public name.
 
     Products merged into frozen weights become part of the factors, whose rank grows. The folder appears completely or
     not at all.
+
+    Args:
+        model: The model with its adapter and head.
+        folder: The folder.
+        max_length: The longest text, in tokens, for the tokenizer.
+        beside: The parts of the base that are written, too; with one of them also the names of the classes.
+
+    Raises:
+        ModelError: If the base has no folder on this machine, from which it could be copied.
     """
     config: Any = model.peft.peft_config["default"]
     model.unmerge()
@@ -68,7 +81,12 @@ def save_adapter(model: LoraModel, folder: Path) -> None:
         if model.pooling != NATIVE:
             save_head(model, staged)
         # PEFT's own card contains the local path of the base.
-        (staged / "README.md").write_text(model.card(), encoding="utf-8")
+        (staged / "README.md").write_text(model.card("adapter", beside), encoding="utf-8")
+        if "processor" in beside:
+            _save_processor(model, staged, max_length)
+            _write_json(staged / "labels.json", _classes(model) | {"max_length": max_length})
+        if "base" in beside:
+            _copy_base(model, staged / BASE)
         _sort_lists(staged / "adapter_config.json")
 
 
@@ -143,8 +161,13 @@ def save_head(model: LoraModel, folder: Path) -> None:
     save_file(values, str(folder / HEAD_FILE), {"head": described})
 
 
-def save_merged(model: LoraModel, folder: Path) -> None:
-    """Write the merged model (``LoraModel.merged``) with its head and its processor.
+def save_merged(model: LoraModel, folder: Path, max_length: int | None = None) -> None:
+    """Write the merged model (``LoraModel.merged``) with its head, the names of its classes and its processor.
+
+    Args:
+        model: The model with its adapter and head.
+        folder: The folder.
+        max_length: The longest text, in tokens, for the tokenizer.
 
     Raises:
         ModelError: If the weights are quantised.
@@ -155,9 +178,53 @@ def save_merged(model: LoraModel, folder: Path) -> None:
             staged.mkdir()
             save_model(merged, str(staged / "model.safetensors"))
         else:
+            for key, value in _classes(model).items():
+                setattr(merged.config, key, value)
             merged.save_pretrained(str(staged), safe_serialization=True)
         if model.pooling != NATIVE:
             save_head(model, staged)
         (staged / "README.md").write_text(model.card("merged"), encoding="utf-8")
-        if model.processor is not None:
-            model.processor.save_pretrained(str(staged))
+        _save_processor(model, staged, max_length)
+
+
+def _save_processor(model: LoraModel, folder: Path, max_length: int | None) -> None:
+    """Write the tokenizer, which then cuts texts as the run did, or the image processor."""
+    processor = model.processor
+    if processor is None or model.kind == TENSORS:
+        return
+    before = getattr(processor, "model_max_length", None)
+    try:
+        if before is not None and max_length is not None:
+            processor.model_max_length = max_length
+        processor.save_pretrained(str(folder))
+    finally:
+        if before is not None:
+            processor.model_max_length = before
+
+
+def _classes(model: LoraModel) -> dict[str, dict[Any, Any]]:
+    """Return the names of a classifier's classes, as in the configurations of transformers; none of other models."""
+    if not model.head_names:
+        return {}
+    return {"id2label": dict(model.labels), "label2id": {name: i for i, name in model.labels}}
+
+
+def _copy_base(model: LoraModel, folder: Path) -> None:
+    """Copy the files of the base, with the names of the classes in its configuration."""
+    source = model.source
+    if model.kind == TENSORS or not source.location:
+        raise ModelError(
+            "expected a base with files of its own, to be copied; found a model that was passed as an object"
+        )
+    found = local_folder(source.location, source.revision)
+    folder.mkdir()
+    for file in found.iterdir() if source.gguf is None else [found / source.gguf]:
+        if file.is_file() and (file.suffix in BASE_SUFFIXES):
+            shutil.copyfile(file, folder / file.name)
+    config = folder / "config.json"
+    if config.is_file():
+        _write_json(config, json.loads(config.read_text(encoding="utf-8")) | _classes(model))
+
+
+def _write_json(file: Path, values: Any) -> None:
+    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

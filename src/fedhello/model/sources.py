@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
 from fedhello import embedded
 from fedhello.data.memory import MEMORY
-from fedhello.errors import MissingExtraError, ModelError
+from fedhello.errors import MissingExtraError, ModelError, OutOfReachError
 from fedhello.formatting import kind_of_path
 from fedhello.model.folders import check_folder
 
@@ -97,12 +97,14 @@ class ModelSource:
         base_name: The base in an exported adapter: a hub id, or a folder's name without its path.
         revision: The hub revision, or None; for a loaded model the hash of the commit.
         gguf: Name of the GGUF file in the folder, or None.
+        embedded: The name of an embedded model, whose folder is in an installed package; None of others.
     """
 
     location: str
     base_name: str
     revision: str | None = None
     gguf: str | None = None
+    embedded: str | None = None
 
     @property
     def is_on_hub(self) -> bool:
@@ -172,6 +174,31 @@ def cached_commit(name: str, revision: str | None = None) -> str | None:
     return config.parent.name if config is not None and all(map(cached, set(shards))) else None
 
 
+def local_folder(name: str, revision: str | None = None) -> Path:
+    """Return the folder of a model on this machine, which ``from_pretrained`` loads without a network.
+
+    Args:
+        name: ``embedded:…`` or its hub id, the path of a folder, or another hub id.
+        revision: A commit, branch or tag; for a hub id only.
+
+    Raises:
+        MissingExtraError: If the package of an embedded model is not installed.
+        ModelError: If the name is unknown, or the weights of an embedded model are not the expected ones.
+        OutOfReachError: If a model on the hub is not in the hub's cache.
+    """
+    known = {model.hub_id: embedded.PREFIX + short for short, model in EMBEDDED_MODELS.items() if model.is_installed}
+    source = resolve(name, revision)
+    if source.is_on_hub and (commit := cached_commit(name, revision)) is not None:
+        return Path(str(try_to_load_from_cache(name, "config.json", revision=commit))).parent
+    if source.is_on_hub and name in known:
+        source = resolve(known[name])
+    if source.is_on_hub:
+        raise OutOfReachError(
+            f"expected a model on this machine; {name} is not in the hub's cache. Download it: hf download {name}"
+        )
+    return Path(source.location)
+
+
 def _pinned(source: ModelSource) -> ModelSource:
     """Return a hub source with its revision resolved to the hash of a commit."""
     if not source.is_on_hub:
@@ -200,4 +227,4 @@ def _resolve_embedded(name: str) -> ModelSource:
             f"{model.install_command('--force-reinstall ')}"
         )
     gguf = model.weights if weights.suffix == ".gguf" else None
-    return ModelSource(location=str(folder), base_name=model.hub_id, gguf=gguf)
+    return ModelSource(location=str(folder), base_name=model.hub_id, gguf=gguf, embedded=embedded.PREFIX + name)

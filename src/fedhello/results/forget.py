@@ -14,6 +14,7 @@ from fedhello.config.schema import Config
 from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints
+from fedhello.runs.confusion import Confusion, read_confusion
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads import head_without
 from fedhello.runs.loop import domain_scores, evaluate_adapter
@@ -55,6 +56,8 @@ def forget(
         state, change = head_without(session, found.state, clients)
         _, test = evaluate_adapter(session, state.adapter)
         named = ", ".join(map(str, state.forgotten))
+        old = read_confusion(folder)
+        confusion = Confusion(None if old is None else old.before, test.confusion)
         before = () if summary.head is None else summary.head.changes
         summary = summary.but(
             forgotten=state.forgotten,
@@ -71,7 +74,7 @@ def forget(
         # All earlier checkpoints, which hold the sums of all clients, are removed.
         replace(Checkpoints(folder.checkpoints), keep=1).save(replace(found, state=state))
         session.model.write(state.adapter.tensors)
-        folder.finish(session, summary, {})
+        folder.finish(session, summary, {}, confused=confusion)
         folder.log(f"forgotten: clients {named}; test {test.accuracy:.3f}")
     return summary
 

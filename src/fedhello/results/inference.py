@@ -1,8 +1,10 @@
 """Use a trained model: classify texts, pairs of texts or images, answer prompts, or evaluate it on labelled data."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,12 @@ from fedhello.model.sources import CAUSAL_LM, IMAGES
 from fedhello.results.trained import Trained, known_metrics
 from fedhello.setup.encoding import cut_prompts, encode, longest_answer
 
+PART: Mapping[Kind, int] = {"images": 128, "instructions": 64}
+"""Inputs that are encoded and run at once, by kind, so that the memory does not grow with their number."""
+
+MOST_AT_ONCE = 1024
+"""The same of other kinds."""
+
 
 def infer(
     config: Config,
@@ -39,6 +47,7 @@ def infer(
     inputs: Sequence[Any],
     seconds: Sequence[str] = (),
     probabilities: bool = False,
+    top: int | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the prediction for each input, ``label`` and ``probability`` or ``answer``, and notes on the inputs.
 
@@ -50,37 +59,108 @@ def infer(
             tensors or arrays.
         seconds: The second texts, for a model of text pairs.
         probabilities: Whether to return the probabilities of all classes.
+        top: The number of likeliest classes whose probabilities are returned as ``top``; None for none.
 
     Raises:
-        ConfigError: If second texts are missing, or are given for a model without pairs.
+        ConfigError: If second texts are missing, or are given for a model without pairs, or ``top`` is below 1.
         DataError: If a text is blank, an image cannot be decoded, or a plain module does not accept the tensors.
     """
     _check_texts("input", inputs, blank=model.kind == IMAGES)
     _check_texts("second text", seconds)
-    if model.kind == CAUSAL_LM:
-        _check_seconds(inputs, seconds, 0)
-        answer_tokens = config.data.answer_tokens
-        prompt_tokens = longest_prompt(model, config.data.max_length, answer_tokens)
-        answers = generate(model, inputs, answer_tokens, prompt_tokens)
-        said = [{"input": prompt, "answer": text} for prompt, text in zip(inputs, answers, strict=True)]
-        return said, cut_prompts(prompt_tokens, model, inputs)
-    kind: Kind = "images" if model.kind == IMAGES else config.data.columns.kind
+    kind = input_kind(config, model)
     if kind == "tensors":
         inputs = read_rows(Table.of("the inputs", {"tensor": list(inputs)}), Columns(tensor="tensor"), False).inputs
     _check_seconds(inputs, seconds, len(inputs) if kind == "pairs" else 0)
-    given = _as(kind, inputs, seconds)
-    data = DataSet(given, np.zeros(len(inputs), dtype=int), tuple(labels), kind, place=lambda i: f"input {i + 1}")
+    found: list[dict[str, Any]] = []
+    notes: list[str] = []
+    size = PART.get(kind, MOST_AT_ONCE)
+    for first in range(0, len(inputs), size):
+        part = inputs[first : first + size]
+        given = _as(kind, part, seconds[first : first + size], first)
+        place = partial(_numbered, first)
+        rows, more = infer_part(config, labels, model, given, place, probabilities, top)
+        found += [{"input": one, **row} for one, row in zip(part, rows, strict=True)]
+        notes += more
+    return found, added_up(notes, len(inputs))
+
+
+def _numbered(first: int, i: int) -> str:
+    return f"input {first + i + 1}"
+
+
+def input_kind(config: Config, model: LoraModel) -> Kind:
+    """Return the kind of inputs that a run's model takes."""
+    if model.kind == CAUSAL_LM:
+        return "instructions"
+    return "images" if model.kind == IMAGES else config.data.columns.kind
+
+
+def infer_part(
+    config: Config,
+    labels: Sequence[str],
+    model: LoraModel,
+    inputs: Sequence[Input],
+    place: Callable[[int], str],
+    probabilities: bool = False,
+    top: int | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the prediction for each of some inputs, which are run at once, and notes on them.
+
+    Args:
+        config: The configuration of the adapter's run.
+        labels: The classes' names.
+        model: The model with its adapter.
+        inputs: Inputs as in a data set; for a language model prompts.
+        place: Returns what messages call an input.
+        probabilities: Whether to return the probabilities of all classes.
+        top: See ``infer``.
+
+    Raises:
+        ConfigError: If ``top`` is below 1.
+        DataError: If an image cannot be decoded, or a plain module does not accept the tensors.
+    """
+    if top is not None and top < 1:
+        raise ConfigError(f"expected top to be 1 or more; found {top}")
+    kind = input_kind(config, model)
+    if kind == "instructions":
+        prompts = [str(one) for one in inputs]
+        answer_tokens = config.data.answer_tokens
+        prompt_tokens = longest_prompt(model, config.data.max_length, answer_tokens)
+        answers = generate(model, prompts, answer_tokens, prompt_tokens)
+        return [{"answer": text} for text in answers], cut_prompts(prompt_tokens, model, prompts)
+    data = DataSet(tuple(inputs), np.zeros(len(inputs), dtype=int), tuple(labels), kind, place=place)
     samples, notes = encode(data, model, config.data.max_length, config.data.answer_tokens)
     with _taken(samples, model):
         p = logits(model, samples).softmax(dim=1)
+    best, classes = p.sort(dim=1, descending=True, stable=True)
     found: list[dict[str, Any]] = [
-        {"input": text, "label": labels[int(row.argmax())], "probability": float(row.max())}
-        for text, row in zip(inputs, p, strict=True)
+        {"label": labels[first], "probability": largest}
+        for first, largest in zip(classes[:, 0].tolist(), best[:, 0].tolist(), strict=True)
     ]
     if probabilities:
         for one, row in zip(found, p.tolist(), strict=True):
             one["probabilities"] = dict(zip(labels, row, strict=True))
+    if top is not None:
+        for one, cs, ps in zip(found, classes[:, :top].tolist(), best[:, :top].tolist(), strict=True):
+            one["top"] = {labels[c]: probability for c, probability in zip(cs, ps, strict=True)}
     return found, notes
+
+
+def added_up(notes: Iterable[str], total: int) -> list[str]:
+    """Return notes on parts of some inputs as notes on all of them: numbers of the same are added up.
+
+    Example:
+        >>> added_up(["1 of 3 texts were cut", "as it is", "2 of 4 texts were cut", "as it is"], 9)
+        ['3 of 9 texts were cut', 'as it is']
+    """
+    sums: dict[str, int | None] = {}
+    for note in notes:
+        match = re.fullmatch(r"(\d+) of \d+ (.*)", note, re.DOTALL)
+        if match:
+            sums[match[2]] = int(match[1]) + (sums.get(match[2]) or 0)
+        else:
+            sums[note] = None
+    return [what if count is None else f"{count} of {total} {what}" for what, count in sums.items()]
 
 
 @contextmanager
@@ -98,18 +178,19 @@ def _taken(samples: Samples, model: LoraModel) -> Iterator[None]:
         ) from error
 
 
-def _as(kind: Kind, inputs: Sequence[Any], seconds: Sequence[str]) -> tuple[Input, ...]:
+def _as(kind: Kind, inputs: Sequence[Any], seconds: Sequence[str], first: int) -> tuple[Input, ...]:
     if kind == "images":
-        return _pictures(inputs)
+        return _pictures(inputs, first)
     return tuple(zip(inputs, seconds, strict=True)) if kind == "pairs" else tuple(inputs)
 
 
-def _pictures(inputs: Sequence[Any]) -> tuple[Input, ...]:
+def _pictures(inputs: Sequence[Any], first: int) -> tuple[Input, ...]:
     plain = [
-        str(image) if isinstance(image, Path) else plain_value(image, f"row {i + 1} of the inputs")
+        str(image) if isinstance(image, Path) else plain_value(image, f"row {first + i + 1} of the inputs")
         for i, image in enumerate(inputs)
     ]
-    return tuple(read_rows(Table.of("the inputs", {"image": plain}), IMAGE_COLUMNS, labelled=False).inputs)
+    table = replace(Table.of("the inputs", {"image": plain}), place=lambda row: f"row {first + row + 1}")
+    return tuple(read_rows(table, IMAGE_COLUMNS, labelled=False).inputs)
 
 
 def _check_texts(name: str, texts: Sequence[Any], blank: bool = False) -> None:
@@ -153,8 +234,8 @@ def score(
         DataError: If the data cannot be read, are of another kind, or have a label that is not a class of the run.
     """
     config, model = trained.config, trained.model
-    wanted = _run_columns(config.data, model)
-    named = _renamed(wanted, columns or {})
+    wanted = run_columns(config.data, model)
+    named = renamed(wanted, columns or {})
     by_name = isinstance(data, (str, Path))
     check_encoding(encoding)
     encoding = encoding or config.data.encoding
@@ -184,7 +265,7 @@ def _one_table(source: Source, split: str | None) -> Source:
     return Source(source.name, {"": splits[chosen]}, source.columns)
 
 
-def _run_columns(data: DataConfig, model: LoraModel) -> Columns:
+def run_columns(data: DataConfig, model: LoraModel) -> Columns:
     """Return the columns of a run, including those that its data set defines itself."""
     asked = replace(data.columns, group=None)
     if asked != UNNAMED:
@@ -194,7 +275,12 @@ def _run_columns(data: DataConfig, model: LoraModel) -> Columns:
     return IMAGE_COLUMNS if model.kind == IMAGES else UNNAMED
 
 
-def _renamed(columns: Columns, names: Mapping[str, Any]) -> Columns:
+def renamed(columns: Columns, names: Mapping[str, Any]) -> Columns:
+    """Return columns of which some have other names.
+
+    Raises:
+        ConfigError: If a role is not known.
+    """
     known = [field.name for field in fields(Columns) if field.name != "group"]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -1,110 +1,40 @@
 """A run that has ended, read from its folder: its summary, its rounds and its model."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TextIO, TypeVar, overload
 
 from safetensors import SafetensorError
 
 from fedhello.config.schema import Config
 from fedhello.config.settings import model_settings
 from fedhello.config.stored import stored_config
-from fedhello.errors import ConfigError, MissingExtraError, RunFolderError
+from fedhello.errors import ConfigError, RunFolderError
 from fedhello.model import exports
 from fedhello.model.adapter import LoraModel
 from fedhello.model.evaluation import Evaluation
 from fedhello.notes import logger
 from fedhello.results.forget import forget
 from fedhello.results.inference import infer, score
+from fedhello.results.per_client import ClientScores, client_scores
+from fedhello.results.prediction import Prediction, Told, Wanted, predict_rows
+from fedhello.results.rounds import Rounds
 from fedhello.results.trained import RunEvaluation, Trained, load_trained, rescore, scoring_session
+from fedhello.runs.confusion import NO_MATRIX, read_confusion
 from fedhello.runs.files import check_path
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.formats import write_clients
-from fedhello.runs.loop import RoundRecord
 from fedhello.runs.progress import other_data
 from fedhello.runs.runner import warn
 from fedhello.runs.summary import Summary
-from fedhello.runs.tracking import round_metrics
 from fedhello.session import Session
 from fedhello.setup.model import NAMED, Objects, load_model
 from fedhello.setup.prepare import prepare
 
-if TYPE_CHECKING:
-    import pandas
-
 T = TypeVar("T")
-
-
-class Rounds(Sequence[RoundRecord]):
-    """The rounds of a run, in order, without failed attempts.
-
-    Example:
-        >>> found = fh.run("my.yaml").rounds
-        >>> len(found), found[-1].report.round, found.to_dicts()[0]["round"]
-        (2, 1, 1)
-    """
-
-    def __init__(self, records: Sequence[RoundRecord]) -> None:
-        self._records = tuple(record for record in records if record.report.failed is None)
-
-    @overload
-    def __getitem__(self, index: int) -> RoundRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Rounds": ...
-    def __getitem__(self, index: int | slice) -> "RoundRecord | Rounds":
-        """Return one round, or a slice."""
-        return Rounds(self._records[index]) if isinstance(index, slice) else self._records[index]
-
-    def __len__(self) -> int:
-        """Return the number of rounds."""
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[RoundRecord]:
-        """Yield the rounds in order."""
-        return iter(self._records)
-
-    def to_dicts(self) -> list[dict[str, float]]:
-        """Return the numbers of each round by name, as in tracking tools, and ``round`` from 1."""
-        return [{"round": record.report.round + 1, **round_metrics(record)} for record in self]
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return ``to_dicts`` as a table with one line per round.
-
-        Raises:
-            MissingExtraError: If pandas is not installed.
-        """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError("a table of rounds needs pandas; run: pip install 'fedhello[pandas]'") from error
-        return pandas.DataFrame(self.to_dicts())
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A model's prediction for one input.
-
-    Attributes:
-        input: The input.
-        label: The class with the largest probability; None for a language model.
-        probability: The probability of that class, 0 … 1; None for a language model.
-        probabilities: Label → probability, if requested.
-        answer: The answer of a language model; None for a classifier.
-
-    Example:
-        >>> one = fh.run("my.yaml").predict(["apple number 3"], probabilities=True)[0]
-        >>> one.input, sorted(one.probabilities), 0.5 <= one.probability <= 1
-        ('apple number 3', ['fruit', 'metal'], True)
-    """
-
-    input: Any
-    label: str | None = None
-    probability: float | None = None
-    probabilities: Mapping[str, float] | None = None
-    answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,16 +117,20 @@ class TrainedRun:
         *,
         pairs: Sequence[str] = (),
         probabilities: bool = False,
+        top: int | None = None,
         model: str | None = None,
         client: int | None = None,
         changed_data: bool = False,
     ) -> list[Prediction]:
         """Classify texts, pairs of texts, image files or tensors, or answer prompts with a language model.
 
+        They are run in parts, so that the memory beside them and their predictions does not grow with their number.
+
         Args:
             inputs: Texts, prompts, or paths of images; for a plain module tensors or arrays, each one sample.
             pairs: The second texts, for a model of pairs.
             probabilities: Whether to return the probabilities of all classes.
+            top: The number of likeliest classes to return; None for the likeliest alone.
             model: The name of the model, for a run with several models.
             client: The client whose head is used, if clients keep their own heads.
             changed_data: Go on although the tokenizer or image processor is not the run's, with a warning.
@@ -219,9 +153,58 @@ class TrainedRun:
             list(inputs) if tensors else [str(one) for one in inputs],
             pairs,
             probabilities,
+            top,
         )
         _log(notes)
         return [Prediction(**row) for row in found]
+
+    def predict_file(
+        self,
+        file: str | Path | TextIO,
+        out: str | Path | TextIO,
+        *,
+        columns: Mapping[str, Any] | None = None,
+        encoding: str | None = None,
+        probabilities: bool = False,
+        top: int | None = None,
+        json_lines: bool = False,
+        model: str | None = None,
+        client: int | None = None,
+        changed_data: bool = False,
+        told: Told | None = None,
+    ) -> int:
+        """Write the rows of a file with a prediction for each, part by part, in memory that does not grow with it.
+
+        Args:
+            file: A CSV, TSV, JSON or Parquet file; or an open text of which each line is an input.
+            out: A new CSV, TSV or JSON lines file, which appears completely or not at all; or an open text. It gets the
+                columns of ``file``, and ``predicted`` and ``probability``, or ``answer`` of a language model.
+            columns: ``text`` (one, or two for pairs), ``image`` or ``prompt`` → the column's name in ``file``, if it
+                differs from the run's.
+            encoding: Of tables that are not UTF-8, if it differs from the run's.
+            probabilities: Whether to write a column ``p(LABEL)`` for each class.
+            top: The number of likeliest classes that are written, as ``predicted_2``, ``probability_2`` and so on.
+            json_lines: Whether an open text gets JSON lines instead of CSV.
+            model: The name of the model, for a run with several models.
+            client: The client whose head is used, if clients keep their own heads.
+            changed_data: Go on although the tokenizer or image processor is not the run's, with a warning.
+            told: Called after each part with the number of rows so far and the share of the file, if that is known.
+
+        Returns:
+            The number of rows.
+
+        Raises:
+            ConfigError: If an argument is missing, or does not apply to this run or file.
+            DataError: If the file cannot be read, a row has no input for the model, or the tokenizer has changed.
+            RunFolderError: If ``out`` exists or cannot be written.
+        """
+        trained = self._trained(model, client, changed_data)
+        given = Path(file) if isinstance(file, (str, Path)) else file
+        target = Path(out) if isinstance(out, (str, Path)) else out
+        wanted = Wanted(columns or {}, encoding, probabilities, top, json_lines)
+        rows, notes = predict_rows(trained, given, target, wanted, told)
+        _log(notes)
+        return rows
 
     @overload
     def evaluate(
@@ -294,6 +277,22 @@ class TrainedRun:
         _log(notes)
         return found
 
+    def client_scores(self, evaluation: Evaluation | None = None) -> ClientScores:
+        """Return the test accuracy of each client, at its own mix of classes; no sample is run once more.
+
+        Args:
+            evaluation: Scores of the run's model with a confusion matrix; None takes those of the run's end.
+
+        Raises:
+            ConfigError: If there is no confusion matrix: the run leads to several models, its clients keep their own
+                heads, it is of a language model, or was written by fedhello 0.2.0 or earlier.
+        """
+        kept = read_confusion(self._folder) if evaluation is None else None
+        matrix = evaluation.confusion if evaluation is not None else None if kept is None else kept.after
+        if matrix is None:
+            raise ConfigError(NO_MATRIX)
+        return client_scores(matrix, self._folder.clients())
+
     def forget(self, clients: Sequence[int]) -> Summary:
         """Remove clients from the run's solved head, exactly as if they had never taken part; the folder changes.
 
@@ -337,6 +336,7 @@ class TrainedRun:
         *,
         form: str | None = None,
         merge: bool = False,
+        base: bool = False,
         model: str | None = None,
         client: int | None = None,
         changed_data: bool = False,
@@ -347,6 +347,7 @@ class TrainedRun:
             out: A new folder; None takes ``export`` in the run's folder.
             form: ``adapter`` (the default), ``merged`` or ``sentence-transformers``.
             merge: The same as ``form="merged"``.
+            base: Write an adapter with its base, so that the folder is loaded without a network.
             model: The name of the model, for a run with several models.
             client: The client whose head is used, if clients keep their own heads.
             changed_data: Write a model beside another tokenizer or image processor than the run's, with a warning.
@@ -365,7 +366,7 @@ class TrainedRun:
         trained = self._trained(model, client, changed_data or wanted == "adapter", spare)
         exported = trained.model if wanted == "adapter" or spare else copy.deepcopy(trained.model)
         try:
-            exports.export(exported, target, wanted, trained.config.data.max_length)
+            exports.export(exported, target, wanted, trained.config.data.max_length, base)
         except (OSError, SafetensorError) as error:
             raise RunFolderError(f"expected to write {target}; {getattr(error, 'strerror', None) or error}") from error
         return target

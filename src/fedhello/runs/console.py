@@ -18,7 +18,7 @@ from fedhello.formatting import budget_words, client_words, human_bytes, tier_wo
 from fedhello.model.head import HeadSettings
 from fedhello.model.loading import AUTO_CLASSES
 from fedhello.model.pooling import NATIVE
-from fedhello.model.sources import CAUSAL_LM, TENSORS
+from fedhello.model.sources import CAUSAL_LM, TENSORS, ModelSource
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
@@ -80,6 +80,7 @@ class Progress(Callback):
         self._remote = False
         self._called: Callable[[int], str] = client_words
         self._head, self._least = HeadSettings(), 1
+        self._source: ModelSource | None = None
         self._table = self._new_table()
         self._progress = Bar(
             TextColumn("round"),
@@ -100,6 +101,7 @@ class Progress(Callback):
         self._blocks = federation.num_blocks
         self._remote, self._called = session.settings.is_remote, session.called
         self._head, self._least = session.head, session.statistics.least
+        self._source = session.model.source
         self._say(
             f"{session.row.name} on {session.model.source.base_name}: {rounds} rounds, "
             f"{federation.clients_per_round} of {len(session.tier_of)} clients each, "
@@ -170,7 +172,7 @@ class Progress(Callback):
         lines = taken_lines(summary.search, summary.selection)
         lines += [f"note: {note}" for note in summary.notes if OVER_BUDGET in note]
         if self._folder is not None:
-            lines += loading_lines(summary, self._folder)
+            lines += loading_lines(summary, self._folder, self._source)
             if summary.status != "finished":
                 where = f"server {self._folder.path}/config.yaml" if self._remote else f"resume {self._folder.path}"
                 by = [f" {key}=null" for key in OWN_ENDS if key in (summary.stopped or "")]
@@ -294,8 +296,14 @@ def tier_lines(summary: Summary) -> list[str]:
     return [", ".join(f"{n} {c}" for n, c in zip(TIER_COLUMNS, row, strict=True)) for row in tier_rows(summary)]
 
 
-def loading_lines(summary: Summary, folder: RunFolder) -> list[str]:
-    """Return lines on where the adapter is and how two lines of Python load it."""
+def loading_lines(summary: Summary, folder: RunFolder, source: ModelSource | None = None) -> list[str]:
+    """Return lines on where the adapter is and how two lines of Python load it.
+
+    Args:
+        summary: The summary of the run.
+        folder: Its folder.
+        source: Where the base was loaded from; None takes its public name.
+    """
     labels = len(summary.labels)
     if summary.personal_heads:
         return [
@@ -307,10 +315,13 @@ def loading_lines(summary: Summary, folder: RunFolder) -> list[str]:
     pooled = summary.pooling != NATIVE
     auto = "AutoModel" if pooled else AUTO_CLASSES[summary.model_kind].__name__
     classes = "" if pooled or summary.model_kind == CAUSAL_LM else f", num_labels={labels}"
+    base, file = (summary.model, None) if source is None else (source.location, source.gguf)
+    more = classes + (f", gguf_file={file!r}" if file else "")
     return [
         f"adapter: {folder.adapter}",
         "load it with:",
-        f"  model = {auto}.from_pretrained({summary.model!r}{classes})",
+        f"  from transformers import {auto}; from peft import PeftModel",
+        f"  model = {auto}.from_pretrained({base!r}{more})",
         f"  model = PeftModel.from_pretrained(model, {str(folder.adapter)!r})",
         *([f"its head is beside it; {folder.adapter / 'README.md'} has code that uses both"] if pooled else []),
     ]

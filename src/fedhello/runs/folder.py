@@ -6,6 +6,7 @@ data.json       digests of the data, to recognise them when the run is taken up 
 rounds.jsonl    one object per finished round and per failed attempt
 checkpoints/    to resume the run, see ``fedhello.runs.checkpoint``
 summary.json    the result, see ``fedhello.runs.summary.summarise``
+confusion.json  confusion matrices on the test data, see ``fedhello.runs.confusion``
 adapter/        the PEFT adapter
 heads/          each client's own head, only with the head policy ``local``
 answers.jsonl   a language model's answers to test prompts, before and after training
@@ -35,8 +36,10 @@ from fedhello.data.digest import DataDigest
 from fedhello.engine.protocol import Heads
 from fedhello.errors import RunFolderError
 from fedhello.model.saving import read_tensors, save_adapter
+from fedhello.runs import confusion
 from fedhello.runs.answers import Answers
 from fedhello.runs.client_columns import columns_of, entries_of
+from fedhello.runs.confusion import Confusion
 from fedhello.runs.files import append_line, check_path, sync_folder, whole_lines, write_whole, writing
 from fedhello.runs.formats import read_clients, read_data, read_round, write_clients, write_data, write_round
 from fedhello.runs.loop import RoundRecord
@@ -44,7 +47,7 @@ from fedhello.runs.summary import Summary
 from fedhello.session import ClientEntry, Session
 from fedhello.types import Adapter
 
-ENDING = ("summary.json", "report.html", "answers.jsonl", "adapter", "heads", "models")
+ENDING = ("summary.json", "report.html", "answers.jsonl", confusion.NAME, "adapter", "heads", "models")
 """Files of an ended run, in the order in which they are removed when the run is resumed."""
 
 
@@ -192,8 +195,9 @@ class RunFolder:
         models: Mapping[str, Adapter],
         heads: Heads | None = None,
         answers: Answers | None = None,
+        confused: Confusion | None = None,
     ) -> None:
-        """Write adapter, models, personal heads, answers and summary; the model must hold the final adapter.
+        """Write what an ended run leads to, the summary last; the model must hold the final adapter.
 
         Args:
             session: The session of the run.
@@ -201,6 +205,7 @@ class RunFolder:
             models: The models that the run results in, by name; a single one is the adapter itself.
             heads: The clients' own heads, if heads are personal.
             answers: The answers of a language model.
+            confused: The confusion matrices of a classifier.
 
         Raises:
             RunFolderError: If a file cannot be written.
@@ -215,6 +220,8 @@ class RunFolder:
         if answers is not None:
             lines = [json.dumps(row, ensure_ascii=False) for row in answers.rows()]
             write_whole(self.path / "answers.jsonl", "\n".join(lines) + "\n")
+        if confused is not None and confused.labels:
+            _write_json(self.path / confusion.NAME, confused.to_dict())
         self.write_summary(summary)
 
     def write_summary(self, summary: Summary) -> None:

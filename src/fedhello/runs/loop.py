@@ -270,7 +270,7 @@ class _Scores:
         """Return the mean over the models on the validation and the test set."""
         models = self.session.method.models(state, self.session.federation)
         found = [self._one(name, adapter, state.personal_heads) for name, adapter in models.items()]
-        return found[0] if len(found) == 1 else mean_over_models(found)
+        return mean_over_models(found)
 
     def _one(self, name: str, adapter: Adapter, heads: Heads | None) -> tuple[Evaluation, Evaluation]:
         tensors = [tensor for part in (adapter.tensors, *(heads or {}).values()) for tensor in part.values()]
@@ -284,6 +284,8 @@ class _Scores:
 
 def mean_over_models(found: Sequence[tuple[Evaluation, Evaluation]]) -> tuple[Evaluation, Evaluation]:
     """Return the mean scores over models on the validation and the test set, with equal weights."""
+    if len(found) == 1:
+        return found[0]
     equal = [1.0] * len(found)
     validation, test = zip(*found, strict=True)
     return weighted_mean(validation, equal, validation[0].samples), weighted_mean(test, equal, test[0].samples)

@@ -14,6 +14,7 @@ from fedhello.model.adapter import LoraModel
 from fedhello.model.sources import IMAGES
 from fedhello.runs.answers import answer
 from fedhello.runs.checkpoint import Checkpoint, Checkpoints, differences, listed
+from fedhello.runs.confusion import Confusion, stored_matrices, with_matrix, without_matrices, write_cells
 from fedhello.runs.energy import Energy, meter
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.formats import read_evaluation, read_head, write_evaluation, write_head
@@ -60,7 +61,14 @@ class Progress:
 
     def after(self, state: RunState, result: RoundRecord) -> "Progress":
         """Return the progress after one more round."""
-        return replace(self, state=state, results=(*self.results, result))
+        earlier = (*self.results[:-1], *map(without_matrices, self.results[-1:]))
+        return replace(self, state=state, results=(*earlier, result))
+
+    @property
+    def confusion(self) -> Confusion:
+        """The confusion matrices on the test data before training and after the last round."""
+        last = next((result for result in reversed(self.results) if result.report.failed is None), None)
+        return Confusion.of(self.beginning.test, None if last is None else last.test)
 
     def checkpoint(self, identity: Mapping[str, Any]) -> Checkpoint:
         """Return the checkpoint from which a later process can continue.
@@ -73,6 +81,7 @@ class Progress:
             "validation": write_evaluation(self.beginning.validation),
             "test": write_evaluation(self.beginning.test),
             "answers": self.answers,
+            "confusion": [write_cells(self.confusion.before), write_cells(self.confusion.after)],
             "seconds": self.wall_seconds,
             "notes": self.notes,
             "changes": [asdict(change) for change in self.changes],
@@ -129,9 +138,11 @@ def restore_progress(
         folder.rewind(0)
         return _changed(session, replace(begin(session), notes=tuple(notes)), {}, lr, warn)
     lost = len(folder.rounds()) - found.lines
-    results = folder.rewind(found.lines)
     more = found.more
+    before, after = stored_matrices(more.get("confusion"), session.labels)
+    results = with_matrix(folder.rewind(found.lines), after)
     validation, test = (read_evaluation(more[part]) for part in ("validation", "test"))
+    test = replace(test, confusion=None if OTHER_TEST in notes else before)
     state = with_lost_rounds(session, found.state, lost)
     if OTHER_DATA in notes or OTHER_PROCESSOR in notes:
         kept = {key: value for key, value in state.before_final.items() if not key.startswith(("selected/", "losses"))}

@@ -214,7 +214,8 @@ class _Run:
         )
         failure: RunFolderError | None = None
         try:
-            self.folder.finish(session, summary, models, progress.state.personal_heads, answers)
+            heads = progress.state.personal_heads
+            self.folder.finish(session, summary, models, heads, answers, progress.confusion)
         except RunFolderError as error:
             failure = RunFolderError(
                 f"{error}. All rounds are kept; put this right and finish without training anew: fedhello resume "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fedhello.errors import ConfigError
 from fedhello.runs.checkpoint import Checkpoints
+from fedhello.runs.confusion import Confusion
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.loop import RoundRecord, RunStart, evaluate_adapter
 from fedhello.runs.progress import Progress, identity_of
@@ -58,4 +59,5 @@ def save_state(
             progress = Progress(start, (), state, tuple(records))
             Checkpoints(folder.checkpoints, session.settings.keep).save(progress.checkpoint(identity))
         session.model.write(last.tensors)
-        folder.finish(session, summary, models, state.personal_heads)
+        confusion = Confusion.of(None if start is None else start.test, test)
+        folder.finish(session, summary, models, state.personal_heads, confused=confusion)

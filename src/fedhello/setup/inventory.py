@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from fedhello import embedded
-from fedhello.model.sources import EMBEDDED_MODELS
+from fedhello.model.sources import EMBEDDED_MODELS, local_folder
 from fedhello.runs.summarise import versions
 from fedhello.setup.machine import available_memory
 from fedhello.setup.model import choose_device
@@ -34,6 +34,24 @@ def models() -> list[dict[str, Any]]:
         }
         for name, model in EMBEDDED_MODELS.items()
     ]
+
+
+def model_path(name: str) -> Path:
+    """Return the folder of a model on this machine, which ``from_pretrained`` loads without a network.
+
+    Args:
+        name: ``embedded:…`` or its hub id, the path of a folder, or another hub id.
+
+    Raises:
+        MissingExtraError: If the package of an embedded model is not installed.
+        ModelError: If the name is unknown, or the weights of an embedded model are not the expected ones.
+        OutOfReachError: If a model on the hub is not in the hub's cache.
+
+    Example:
+        >>> (fh.model_path("embedded:minilm") / "config.json").is_file()
+        True
+    """
+    return local_folder(name)
 
 
 def doctor() -> dict[str, Any]:
