@@ -1,14 +1,16 @@
 """Draw the recorded results: one SVG per claim, into benchmarks/results.
 
-python benchmarks/plots.py
+python benchmarks/plots.py      # needs matplotlib
 """
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedhello.report.drawing import svg_of
+import matplotlib
+from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,6 +25,18 @@ def main() -> None:
             target = RESULTS / f"{name}.svg"
             target.write_text(svg_of((8, 4), lambda figure, found=found, draw=draw: draw(figure, found)) + "\n")
             print(target)
+
+
+def svg_of(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """Return a matplotlib figure, drawn by ``draw`` in a size in inches, as one SVG element."""
+    # A fixed salt and no date make the same picture give the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "fedhello", "svg.fonttype": "none", "font.size": 10}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
 
 
 def memory(figure: Any, results: list[dict[str, Any]]) -> None:

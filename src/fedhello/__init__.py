@@ -51,10 +51,13 @@ if TYPE_CHECKING:
     from fedhello.network.federation import serve as serve
     from fedhello.plugins import register_method as register_method
     from fedhello.report.page import write_comparison as write_comparison
-    from fedhello.report.page import write_report as write_report
     from fedhello.report.plan import Plan as Plan
+    from fedhello.report.run_page import write_report as write_report
     from fedhello.results.comparison import Comparison as Comparison
     from fedhello.results.comparison import load_comparison as load_comparison
+    from fedhello.results.overview import RunOverview as RunOverview
+    from fedhello.results.overview import list_runs as list_runs
+    from fedhello.results.overview import run_overview as run_overview
     from fedhello.results.per_client import ClientScores as ClientScores
     from fedhello.results.prediction import Prediction as Prediction
     from fedhello.results.rounds import Rounds as Rounds
@@ -71,6 +74,10 @@ if TYPE_CHECKING:
     from fedhello.runs.recorders import MLflow as MLflow
     from fedhello.runs.recorders import TensorBoard as TensorBoard
     from fedhello.runs.recorders import WandB as WandB
+    from fedhello.runs.status import BestScore as BestScore
+    from fedhello.runs.status import ClientStatus as ClientStatus
+    from fedhello.runs.status import ConnectedClient as ConnectedClient
+    from fedhello.runs.status import Status as Status
     from fedhello.runs.summary import Summary as Summary
     from fedhello.session import Session as Session
     from fedhello.setup.inventory import doctor as doctor
@@ -111,9 +118,11 @@ _WHERE = {
     "fedhello.network.consent": "Consent",
     "fedhello.network.federation": "join make_client_key make_server_keys serve",
     "fedhello.plugins": "register_method",
-    "fedhello.report.page": "write_comparison write_report",
+    "fedhello.report.page": "write_comparison",
     "fedhello.report.plan": "Plan",
+    "fedhello.report.run_page": "write_report",
     "fedhello.results.comparison": "Comparison load_comparison",
+    "fedhello.results.overview": "RunOverview list_runs run_overview",
     "fedhello.results.per_client": "ClientScores",
     "fedhello.results.prediction": "Prediction",
     "fedhello.results.rounds": "Rounds",
@@ -123,6 +132,7 @@ _WHERE = {
     "fedhello.runs.console": "Progress",
     "fedhello.runs.loop": "RoundRecord RunStart",
     "fedhello.runs.recorders": "CsvFile JsonLinesFile MLflow TensorBoard WandB",
+    "fedhello.runs.status": "BestScore ClientStatus ConnectedClient Status",
     "fedhello.runs.summary": "Summary",
     "fedhello.session": "Session",
     "fedhello.setup.inventory": "doctor model_path models",

@@ -26,10 +26,11 @@ from fedhello.data.memory import MEMORY, memory_source
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.method import Method
 from fedhello.report.plan import Plan
+from fedhello.report.plan_file import PlanFile
 from fedhello.report.planning import make_plan
 from fedhello.results.run import TrainedRun
 from fedhello.runs import loop
-from fedhello.runs.callbacks import Callback, checked_callbacks
+from fedhello.runs.callbacks import Callback, checked_callbacks, loading_teller
 from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free, choose
 from fedhello.runs.going_on import has_ended
@@ -221,15 +222,17 @@ def run(
     if session is not None and (config is not None or overrides or objects):
         raise ConfigError("expected a session, or a configuration and objects; found both. Give one of them.")
     if session is not None:
-        return _run(session, checked_folder(parse_config(session.config)), callbacks, console)
+        folder = checked_folder(parse_config(session.config))
+        return _run(session, folder, [Progress(console, folder), *callbacks])
     wanted = ("model", "processor", "data", "validation", "test", "method")
     checked, given = with_objects(config, overrides, **{name: objects.pop(name, None) for name in wanted})
     if objects:
         raise TypeError(f"run() got an unexpected keyword argument {next(iter(objects))!r}")
     folder = checked_folder(checked)
     say_loading(console)
-    session = setup.prepare(checked, given)
-    return _run(session, folder, callbacks, console)
+    callbacks = [Progress(console, folder), *callbacks]
+    session = setup.prepare(checked, given, tell=loading_teller(callbacks))
+    return _run(session, folder, callbacks)
 
 
 def checked_folder(config: Config) -> RunFolder:
@@ -301,10 +304,11 @@ def resume(
         if has_ended(run_folder, end_of(stored_config(run_folder.path)), end_of(config)):
             return TrainedRun(run_folder.path, given)
         say_loading(console)
-        session = setup.prepare(config, given, run_folder.labels())
+        callbacks = [Progress(console, run_folder), *callbacks]
+        session = setup.prepare(config, given, run_folder.labels(), loading_teller(callbacks))
         place = restore_progress(session, run_folder, lambda line: warn(run_folder, line), changed_data, lr)
         run_folder.write_config(session.config_yaml)
-        return _run(session, run_folder, callbacks, console, place)
+        return _run(session, run_folder, callbacks, place)
 
 
 def _given_again(folder: str | Path, model: Any, processor: Any, data: Any, validation: Any, test: Any) -> Objects:
@@ -337,14 +341,8 @@ def _check_can_go_on(folder: RunFolder) -> None:
         )
 
 
-def _run(
-    session: Session,
-    folder: RunFolder,
-    callbacks: Sequence[Callback],
-    console: Console | None,
-    place: Place | None = None,
-) -> TrainedRun:
-    run_session(session, folder, [Progress(console, folder), *callbacks], place)
+def _run(session: Session, folder: RunFolder, callbacks: Sequence[Callback], place: Place | None = None) -> TrainedRun:
+    run_session(session, folder, [PlanFile(folder), *callbacks], place)
     return TrainedRun(folder.path, session=session)
 
 

@@ -43,6 +43,27 @@ def human_bytes(count: float | None) -> str:
     return f"{count:.3g} TB"
 
 
+def human_seconds(seconds: float | None) -> str:
+    """Write a duration for people; ``–`` for None.
+
+    Example:
+        >>> human_seconds(42.4), human_seconds(150), human_seconds(7200), human_seconds(200_000)
+        ('42 s', '2.5 min', '2 h', '2.3 days')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    for unit, length, most in (("min", 60, 100), ("h", 3600, 48)):
+        if seconds < most * length:
+            return f"{_short(seconds / length)} {unit}"
+    return f"{_short(seconds / 86400)} days"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def budget_words(budget: Budget) -> str:
     """Write a budget for people.
 

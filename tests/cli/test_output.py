@@ -43,11 +43,11 @@ def test_an_interrupted_run_says_how_it_goes_on_and_ends_with_130(capsys):
 
 def test_a_report_that_cannot_be_drawn_is_a_note(monkeypatch, capsys):
     def lacking(_):
-        raise MissingExtraError("needs matplotlib")
+        raise MissingExtraError("needs vl-convert-python")
 
     monkeypatch.setattr(output.fh, "write_report", lacking)
     assert draw_report(None) is None
-    assert capsys.readouterr().err == "note: no report.html, needs matplotlib\n"
+    assert capsys.readouterr().err == "note: no report.html, needs vl-convert-python\n"
 
 
 def test_two_configuration_files(call, tmp_path):

@@ -15,7 +15,7 @@ def content(folder):
 
 
 def test_tuning_chooses_by_validation_and_every_seed_runs_at_the_chosen_rate(workplace, call, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take the most time here
+    monkeypatch.setitem(sys.modules, "vl_convert", None)  # pictures take the most time here
     words = ["--methods", "fed-hello", "--seeds", "0", "--out", tmp_path / "cmp", "--no-baselines", "--json", "--tune"]
     grid = "1e-4,1e-3,1e-2,2e-2,1e-1"
     asked = ["compare", "tiny.yaml", *words, "--rates", grid, "train.rounds=3"]

@@ -1,20 +1,21 @@
 """`$`, `=`, `+`, `@` in names: mathtext errors in pictures → escaped; so are HTML and Markdown in report and card."""
 
-import html
 import json
 import re
-import warnings
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from markupsafe import escape
 
 from fedhello.data.sources import load
 from fedhello.data.tables import Source, Table
 from fedhello.errors import DataError
 from fedhello.model.card import card, escaped
-from fedhello.report import drawing, page
-from fedhello.report.drawing import svg_of
+from fedhello.report.charts import axis
+from fedhello.report.comparison_figures import Cost, Looks, State, cost_figure, curve_figure
+from fedhello.report.figures import Card, Column, DataTable, Listing, Page, Section
+from fedhello.report.html import page_html, stacked, svg_of
 
 NAMES = (
     "$x^", "a_b^{2}", r"\frac{", "100 %", "$$", "_hidden", "{brace", "<script>alert(1)</script>", "a|b", "`code`",
@@ -27,24 +28,29 @@ def texts_of(svg):
     return ["".join(one.itertext()).strip("\u200b") for one in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
+def as_read(text):
+    return " ".join(text.replace("⧵", "\\").split())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_show_names_as_they_are(name):
-    points = {name: ([[0.5, 0.6]], [0, 1])}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        curves = svg_of((8, 5), lambda figure: drawing.draw_accuracy(
-            figure, {name: points[name][0]}, {name: points[name][1]}, xlabel=name, ylabel="y", target=0.5))  # fmt: skip
-        memory = svg_of((8, 5), lambda figure: drawing.draw_memory(figure, {name: (0.5, (1.0, 2.0))}, ylabel=name))
-    for line in name.split("\n"):
-        assert texts_of(curves).count(line) == 2  # axis and legend
-        assert texts_of(memory).count(line) == 2
+    looks, y = Looks([name]), axis(None, name, "percent", scale={"domain": [0, 1]})
+    states = [State(name, t, (0.5,), 0.0) for t in (0, 1)]
+    curves = svg_of(stacked([curve_figure("f", "title", "", states, y, looks, 0.5, by_upload=False)]))
+    costs = [Cost(name, 0.5, 0.1, 1.0, 2.0, True)]
+    memory = svg_of(stacked([cost_figure("f", "title", "", costs, Column("cost", name, "bytes"), y, looks)]))
+    assert [as_read(text) for text in texts_of(curves)].count(as_read(name)) == 2  # axis and legend
+    assert [as_read(text) for text in texts_of(memory)].count(as_read(name)) == 4  # axes, legend and mark
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pages_show_names_as_they_are(name):
-    found = page._page(name, [page._paragraph(name), page._figure("", name)])
-    assert found.count(html.escape(name)) == 4  # title twice
-    assert "<script>" not in found
+    table = DataTable(name, [Column("c", name)], [[name]])
+    section = Section("s", name, [name], [table, Listing(name, [name])])
+    found = page_html(Page(name, [name], [Card(name, name)], [section]))
+    body = found[found.index("<body") : found.index('<script type="application/json" id="themes">')]
+    assert body.count(escape(name)) >= 11
+    assert "<script>alert" not in body
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,7 @@
 """Rounds, clients and a session of round numbers, from which right values are worked out by hand."""
 
+import os
+import socket
 from types import SimpleNamespace
 
 from fedhello.data.digest import NOT_KNOWN
@@ -10,11 +12,31 @@ from fedhello.model.head import HeadSettings
 from fedhello.model.sources import ModelSource
 from fedhello.model.statistics import DEFAULT_STATISTICS
 from fedhello.runs.loop import RoundRecord, RunStart
+from fedhello.runs.status import BestScore, ClientStatus, ConnectedClient, Status
 from fedhello.session import RunSettings
 from fedhello.state import ClientReport, RoundReport, RunState
 from fedhello.types import Adapter, Budget, Federation, Rejection
 
 SETTINGS = RunSettings(seed=3, rounds=4)
+
+STATUS = Status(
+    pid=os.getpid(),
+    host=socket.gethostname(),
+    phase="training",
+    round=2,
+    rounds=5,
+    attempt=0,
+    started=1000.0,
+    updated=4e9,
+    round_started=1100.0,
+    seconds_left=30.5,
+    best=BestScore(0.75, 2),
+    clients=(ClientStatus(3, "berlin", 1, "training", 20, 60, 1101.0), ClientStatus(4, None, 0, "late", 0, 0, 1.0)),
+    connected=(ConnectedClient(3, "berlin", 1102.0),),
+    memory_bytes=10**9,
+    disk_free_bytes=10**10,
+)
+"""What a server that is this process does, in its third round."""
 
 
 def score(accuracy, loss=1.0, **more):

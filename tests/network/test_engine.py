@@ -7,6 +7,7 @@ import torch
 
 from fedhello.aggregation.padding import average_by_norm
 from fedhello.engine import wire
+from fedhello.engine.observer import Observer
 from fedhello.engine.wire import decode_sums, encode_tensors, encode_update
 from fedhello.errors import EngineError
 from fedhello.model.statistics import PARTS, Moments, like
@@ -354,3 +355,29 @@ def test_a_client_whose_tail_fades_uploads_what_it_keeps_in_the_same_round(world
         assert w.bytes_up - a.bytes_up == pytest.approx(factors / 2, abs=80)  # and a few digits of the header
         assert a.bytes_up == b.bytes_up
         assert w.tensors[A][1:].any() and not a.tensors[A][1:].any()
+
+
+class Ears(Observer):
+    def __init__(self):
+        self.heard, self.here = [], []
+
+    def on_client(self, client, phase):
+        self.heard.append((client, phase))
+
+    def on_connected(self, names):
+        self.here.append(dict(names))
+
+
+def test_who_is_asked_who_has_sent_and_who_is_late_lost_or_here_is_told_as_it_happens(world):
+    network, engine, local = world()
+    engine.observer = ears = Ears()
+    network.delay, network.faults["client-1", "train"] = 1000.0, ["slow"]
+    network.faults["client-2", "train"] = ["down"]
+    replies = list(engine.train(remote_tasks(local)))
+    phases = {k: [phase for client, phase in ears.heard if client == k] for k in range(3)}
+    assert phases[0] == ["training", "sent"]
+    assert phases[1] == ["training", "late"]
+    assert phases[2] == ["training", "lost"]
+    assert reasons(replies) == ["update", "late", "lost"]
+    assert ears.heard[-1] == (1, "late")  # the others were told before it was waited for in vain
+    assert ears.here[0].keys() <= {0, 1, 2} and ears.here[-1] == {0: "client-0", 1: "client-1"}

@@ -10,6 +10,7 @@ import torch
 from fedhello import algorithm
 from fedhello.client.scoring import ScoreRequest, mean_scores
 from fedhello.engine.local import LocalEngine
+from fedhello.engine.observer import Observer
 from fedhello.engine.wire import encode_task
 from fedhello.errors import PrivacyError
 from fedhello.methods import METHODS
@@ -111,7 +112,10 @@ def test_under_poisson_sampling_all_who_are_asked_count_however_many_they_are(wo
     engine.federation = replace(engine.federation, clients_per_round=4, poisson=poisson)
     contexts = [AllocationContext(client, engine.federation, 0) for client in engine.federation.clients]
     tasks = [method.send(adapter, method.allocate(context), context) for context in contexts]
+    told = []
+    engine.observer = type("Ears", (Observer,), {"on_client": lambda self, *what: told.append(what)})()
     counted = [reply.client for reply in engine.train(tasks) if isinstance(reply, Update)]
+    assert sorted(k for k, phase in told if phase == "sent") == counted
     assert len(counted) == (6 if poisson else 4)
 
 

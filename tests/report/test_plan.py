@@ -5,7 +5,8 @@ import pytest
 
 import fedhello as fh
 from fedhello.errors import ConfigError
-from fedhello.report.plan import ClientPlan, ExamplePlan, FrontPoint, Plan, PredictedNeeds, ServerPlan, TierPlan
+from fedhello.report.labels import ClientPlan
+from fedhello.report.plan import ExamplePlan, FrontPoint, Plan, PredictedNeeds, ServerPlan, TierPlan
 from fedhello.runs.heads_said import StatisticsCosts
 from fedhello.types import Allocation, Budget
 

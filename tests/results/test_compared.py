@@ -29,8 +29,8 @@ SUMMARY = ComparisonSummary(
     seeds=(4,),
     reference="gd-hla",
     target=0.75,
-    target_given=True,
-    target_is_start=False,
+    target_rule="given",
+    start=0.5,
     confidence=0.95,
     model="some/model",
     data="some-data",
@@ -59,8 +59,8 @@ SUMMARY = ComparisonSummary(
 )  # fmt: skip
 WRITTEN = {
     "format": 1, "labels": ["full", "gd-hla"], "seeds": [4], "reference": "gd-hla", "target": 0.75,
-    "target_given": True, "target_is_start": False, "confidence": 0.95, "model": "some/model", "data": "some-data",
-    "metric": "test accuracy", "only_methods_differ": True, "test_samples": 40,
+    "target_given": True, "target_rule": "given", "start": 0.5, "confidence": 0.95, "model": "some/model",
+    "data": "some-data", "metric": "test accuracy", "only_methods_differ": True, "test_samples": 40,
     "equal_cost": {"bytes_up": [5, 10], "flops": []},
     "tuning": {
         "seed": 7, "rounds": 3, "rates": [0.001, 0.002],
@@ -98,7 +98,9 @@ WRITTEN = {
 
 def test_every_figure_has_its_name_in_the_file():
     assert SUMMARY.to_dict() == WRITTEN
-    assert len(WRITTEN) == len(fields(SUMMARY)) + 1, "a new field needs its place in the file, and here"
+    assert len(WRITTEN) == len(fields(SUMMARY)) + 2, (
+        "a new field needs its place in the file, and here; two are the format and target_given"
+    )
     (row,) = csv.DictReader(csv_text(SUMMARY).splitlines())
     assert row == {name: "" if value is None else str(value) for name, value in WRITTEN["runs"][0].items()}
 

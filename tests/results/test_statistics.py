@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhello.results import statistics
-from fedhello.results.statistics import default_target, first_at_least, holm, paired_differences, spread
+from fedhello.results.statistics import ROUNDING, default_target, first_at_least, holm, paired_differences, spread
 
 
 def by_seed(*values):
@@ -151,8 +151,19 @@ def test_methods_without_two_common_seeds_are_no_comparison():
     assert (agreeing["b"].p, agreeing["b"].verdict) == (None, "the same difference in all 5 seeds")
 
 
-def test_the_target_follows_the_best_mean():
-    assert default_target({"a": [0.5, 0.7], "b": [0.9, 0.4]}) == pytest.approx(0.98 * 0.65)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_target_is_above_the_start_and_no_more_than_the_best(best, start):
+    target, rule = default_target(best, start)
+    if best <= start + ROUNDING:
+        assert (target, rule) == (None, "none")
+    else:
+        assert start < target <= best
+        assert rule == ("share" if 0.98 * best > start else "halfway")
+
+
+def test_the_target_is_98_percent_of_the_best_or_halfway_to_it():
+    assert default_target(0.65, start=0.5) == (pytest.approx(0.637), "share")
+    assert default_target(0.81, start=0.80) == (pytest.approx(0.805), "halfway")  # 98 % would be 0.7938
 
 
 def test_the_first_round_that_reaches_the_target_counts():

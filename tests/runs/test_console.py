@@ -4,7 +4,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from handmade import SETTINGS, begun, lost, played, score, session, trained
+from handmade import SETTINGS, STATUS, begun, lost, played, score, session, trained
 from rich.console import Console
 
 from fedhello.model.evaluation import Evaluation
@@ -178,3 +178,50 @@ def test_a_run_with_machines_elsewhere_goes_on_as_a_server(folder):
 def test_an_accuracy_that_is_not_finite_is_shown_as_it_is():
     broken = Evaluation(0.5, float("nan"), 40)
     assert "test 0.500" in shown([replace(ROUND, test=broken, train_loss=float("nan"))])
+
+
+def long_round(progress, seconds, **changes):
+    """Tell of a round that takes so many seconds, three times a second."""
+    for third in range(3 * seconds):
+        now = STATUS.round_started + third / 3
+        progress.on_progress(replace(STATUS, updated=now, **changes))
+
+
+def test_a_long_round_has_a_line_a_minute_where_there_is_no_terminal(folder):
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=200), folder)
+    progress.on_loading("the model")
+    progress.on_progress(replace(STATUS, phase="heads"))
+    assert out.getvalue() == ""
+    progress.on_start(session(), begun())
+    before = len(out.getvalue().splitlines())
+    long_round(progress, 59)
+    assert len(out.getvalue().splitlines()) == before
+    long_round(progress, 200)
+    lines = out.getvalue().splitlines()[before:]
+    assert len(lines) == 3
+    assert lines[0] == (
+        "round 3 of 5: training: 0 of 2 have sent; 1 late; berlin step 20 of 60; about 30 s left; best on validation "
+        "0.750 after round 2"
+    )
+    assert (folder.path / "log.txt").read_text() == out.getvalue()
+
+
+def test_a_terminal_shows_what_is_loaded_and_how_far_a_round_is():
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=200, force_terminal=True, color_system=None))
+    progress.on_loading("the model")
+    for phase in ("heads", "heads", "scoring"):
+        progress.on_progress(replace(STATUS, phase=phase))
+    assert out.getvalue().split("\n")[:3] == [
+        "  the model …", "  solving the head from the clients' statistics …", "  scoring …",
+    ]  # fmt: skip
+    progress.on_start(session(), begun())
+    progress.on_round(STATE, ROUND)
+    progress.on_progress(STATUS)
+    progress._live.refresh()
+    progress.on_end(summarise(session(), begun(), [ROUND], wall_seconds=1.0, status="interrupted"))
+    shown_once = out.getvalue()
+    assert "training; about 30 s left; best on validation 0.750 after round 2" in shown_once
+    assert "step 20 of 60" in shown_once
+    assert "step 20 of 60" not in shown_once[shown_once.rindex("who trained which blocks") :]  # the round is over

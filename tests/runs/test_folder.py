@@ -10,7 +10,7 @@ import torch
 from handmade import begun, played, session
 
 from fedhello.errors import ModelError, RunFolderError
-from fedhello.report.page import write_report
+from fedhello.report.run_page import write_report
 from fedhello.results.finished import read_run
 from fedhello.runs import folder as module
 from fedhello.runs.answers import Answers

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from fedhello.allocation.needs import Needs, most_flops, needs
+from fedhello.allocation.pareto import pareto_front
 from fedhello.allocation.planner import fixed_policies, least_memory, plan
 from fedhello.costs import KEEP, ActivationRule, Costs
 from fedhello.formatting import human_bytes
@@ -143,8 +144,9 @@ def front(preference: Sequence[float], costs: Costs, rule: ActivationRule) -> li
         low, high = least.needs.memory_bytes, fastest.needs.memory_bytes
         between = [low + (high - low) * step // STEPS for step in range(1, STEPS)]
         found += [least, fastest, *(_point(plan(Budget(memory=m), wanted, costs, rule), costs) for m in between)]
-    different = list({_key(point): point for point in found}.values())
-    return [point for point in different if not any(_beats(other, point) for other in different)]
+    different = {_key(point): point for point in found}
+    points = list(different.values())
+    return [points[i] for i in pareto_front(list(different))]
 
 
 def _point(allocation: Allocation, costs: Costs) -> Point:
@@ -154,7 +156,3 @@ def _point(allocation: Allocation, costs: Costs) -> Point:
 def _key(point: Point) -> tuple[int, int, int]:
     """The three objectives, each to be minimised: memory, computation, −(number of trained blocks)."""
     return point.needs.memory_bytes, point.needs.flops, -len(point.allocation.blocks)
-
-
-def _beats(one: Point, other: Point) -> bool:
-    return one is not other and all(a <= b for a, b in zip(_key(one), _key(other), strict=True))

@@ -9,7 +9,7 @@ from errno import ENAMETOOLONG
 import typer
 
 import fedhello as fh
-from fedhello.cli import inventory, network, results, run
+from fedhello.cli import inventory, network, results, run, watching
 from fedhello.cli.arguments import INTERRUPTED
 from fedhello.notes import show_notes
 from fedhello.streams import keep_going
@@ -26,6 +26,7 @@ keys = typer.Typer(help="Make certificates and keys for a federation on many mac
 
 COMMANDS = (
     run.run, run.resume, network.server, network.client, run.init, run.plan, run.compare,
+    watching.watch, watching.status,
     results.evaluate, results.predict, results.export, results.forget, results.clients, results.report,
     inventory.methods, inventory.models, inventory.doctor,
 )  # fmt: skip

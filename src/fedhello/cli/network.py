@@ -35,6 +35,7 @@ from fedhello.cli.arguments import (
     Words,
 )
 from fedhello.cli.output import console_for, file_and_overrides, list_files, named, say_result
+from fedhello.cli.watching import Watch, watched
 
 
 def server(
@@ -45,6 +46,7 @@ def server(
         Path | None, typer.Option("--keys", help="Folder made by fedhello keys: TLS, and clients that may connect.")
     ] = None,
     local: Annotated[int | None, typer.Option("--local", help="Start this number of clients on this machine.")] = None,
+    watch: Watch = False,
     changed_data: ChangedData = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -52,16 +54,26 @@ def server(
     """Run a configuration with clients on other machines; the same command resumes a stopped run."""
     _end_in_order()
     console = console_for(as_json, quiet)
-    found = fh.serve(
-        *file_and_overrides(words),
-        host=host,
-        port=port,
-        keys=keys,
-        local=local,
-        changed_data=changed_data,
-        console=console,
-    )
-    say_result(found, console, as_json, "the same command")
+    source = file_and_overrides(words)
+    with watched(_folder(*source, local) if watch else None) as pages:
+        found = fh.serve(
+            *source,
+            host=host,
+            port=port,
+            keys=keys,
+            local=local,
+            changed_data=changed_data,
+            callbacks=pages,
+            console=console,
+        )
+        say_result(found, console, as_json, "the same command")
+
+
+def _folder(config: Path | None, overrides: list[str], local: int | None) -> Path:
+    """Return the folder that a served run is about to have, or has."""
+    from fedhello.network.federation import served_folder
+
+    return served_folder(config, overrides, local)
 
 
 def client(

@@ -35,6 +35,7 @@ from fedhello.cli.output import (
     say_result,
     say_summary,
 )
+from fedhello.cli.watching import Watch, watched
 
 
 def run(
@@ -45,20 +46,29 @@ def run(
     go_on: Annotated[
         Path | None, typer.Option("--continue", help="Folder of a run to go on with, such as with train.rounds=+10.")
     ] = None,
+    watch: Watch = False,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
     if go_on is not None:
-        _go_on(go_on, words, dry_run, as_json, quiet)
+        _go_on(go_on, words, dry_run, watch, as_json, quiet)
         return
     config, console = fh.load_config(*file_and_overrides(words)), console_for(as_json, quiet)
     if dry_run:
         _try_out(config, console, as_json)
         return
-    found = fh.run(config, console=console)
-    say_result(found, console, as_json, f"fedhello resume {found.path}")
+    with watched(_folder(config) if watch else None) as pages:
+        found = fh.run(config, callbacks=pages, console=console)
+        say_result(found, console, as_json, f"fedhello resume {found.path}")
 
 
-def _go_on(run: Path, words: list[str] | None, dry_run: bool, as_json: bool, quiet: bool) -> None:
+def _folder(config: "fh.Config") -> Path:
+    """Return the folder that a run is about to have."""
+    from fedhello.api import checked_folder
+
+    return checked_folder(config).path
+
+
+def _go_on(run: Path, words: list[str] | None, dry_run: bool, watch: bool, as_json: bool, quiet: bool) -> None:
     """Resume a run, as ``fedhello resume`` does."""
     file, overrides = file_and_overrides(words)
     refuse(["dry-run"] if dry_run else [], "for a new run")
@@ -66,7 +76,7 @@ def _go_on(run: Path, words: list[str] | None, dry_run: bool, as_json: bool, qui
         raise fh.ConfigError(
             f"expected no configuration file with --continue, since {run} has its own; found {file}. Leave it out."
         )
-    resume(run, overrides, as_json=as_json, quiet=quiet)
+    resume(run, overrides, watch=watch, as_json=as_json, quiet=quiet)
 
 
 def _try_out(config: "fh.Config", console: Console | None, as_json: bool) -> None:
@@ -95,15 +105,17 @@ def resume(
         ),
     ] = None,
     changed_data: ChangedData = False,
+    watch: Watch = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Resume a run that was interrupted, failed or killed, from its last checkpoint; or add rounds to it."""
     console = console_for(as_json, quiet)
-    found = fh.resume(run, overrides or (), changed_data=changed_data, console=console)
-    if found.session is not None:
-        say_result(found, console, as_json, f"fedhello resume {run}")
-        return
+    with watched(run if watch else None) as pages:
+        found = fh.resume(run, overrides or (), changed_data=changed_data, callbacks=pages, console=console)
+        if found.session is not None:
+            say_result(found, console, as_json, f"fedhello resume {run}")
+            return
     if found.summary.rounds and not (run / "report.html").is_file():  # its write may have failed
         draw_report(found)
     if as_json:
@@ -135,6 +147,7 @@ def plan(
     words: Words = None,
     as_json: Json = False,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw what budgets afford, as SVG.")] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Write the plan as a page, with a map of labels.")] = None,
 ) -> None:
     """Show what every tier would train, its costs and limits, and the labels of every client; train nothing."""
     file, overrides = file_and_overrides(words)
@@ -142,6 +155,8 @@ def plan(
     say_plan(found, as_json)
     if picture is not None:
         found.write_picture(picture)
+    if page is not None:
+        found.write_page(page)
 
 
 def compare(

@@ -78,7 +78,7 @@ def private_training(
     # Where masks were drawn from the run's seed, those of other samples would tell whether a sample is in the batch.
     with surroundings(model, work.absent, int(secret_generator().integers(2**31))):
         set_training(model, lowest_trained(model, work.names))
-        for _ in range(how.steps):
+        for step in range(how.steps):
             drawn = np.flatnonzero(secret_generator().random(n) < q)
             with policies_of(model, work):
                 total = _sum_or_nothing(model, work, parameters, drawn, settings, loss, clip)
@@ -89,6 +89,7 @@ def private_training(
                 add_proximal_gradient(start, settings.proximal)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            work.told(step + 1, how.steps)
     after = model.read(work.names)
     if not are_finite(after):
         raise UpdateError(

@@ -91,7 +91,10 @@ def train_together(
         everything = [named for one in clients for named in one.own.items()]
         optimizer = optimizer_of(model, everything, settings, learning_rate(settings, first.round))
         for step in range(max(len(one.batches) for one in clients)):
-            _step(model, layers, [one for one in clients if step < len(one.batches)], step, optimizer, settings)
+            here = [one for one in clients if step < len(one.batches)]
+            _step(model, layers, here, step, optimizer, settings)
+            for one in here:
+                one.work.told(step + 1, len(one.batches))
     seconds = (time.perf_counter() - begin) / len(clients)
     return [_outcome(model, one, settings, seconds) for one in clients]
 

@@ -1,7 +1,7 @@
 """LocalTraining of Algorithm 1: one client trains the tensors of its allocation and returns their new values."""
 
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,6 +50,7 @@ class Assignment:
         boundary: Keeps the activations below the lowest trained block, of this client and others; None computes them in
             every step.
         cache: The most bytes that it keeps of this client.
+        told: Called with the steps that are done, and with their number: before the first, and after each.
     """
 
     client: int
@@ -63,6 +64,7 @@ class Assignment:
     correction: Mapping[str, Tensor] = field(default_factory=dict)
     boundary: BoundaryCache | None = None
     cache: int = 0
+    told: Callable[[int, int], None] = lambda step, steps: None
 
 
 def local_training(model: LoraModel, work: Assignment, settings: TrainingSettings) -> Trained:
@@ -104,6 +106,8 @@ def _trained(model: LoraModel, work: Assignment, settings: TrainingSettings) -> 
         reuse = _reuse(model, work, settings)
         forward = _Forward(model, work, settings, goal, reuse)
         first = FirstStep(model, _kind_of_step(work, settings, before, reuse)) if settings.measure_memory else None
+        steps = steps_of(work, settings)
+        work.told(0, steps)
         for positions in positions_of(work, settings):
             batch = work.data.batch(positions).to(model.device)
             measured = None if first is None else first.watch(batch)
@@ -116,6 +120,7 @@ def _trained(model: LoraModel, work: Assignment, settings: TrainingSettings) -> 
                 _step(goal, optimizer, settings, measured)
                 shift(drift)
             tally.add(batch, len(positions), loss, objective)
+            work.told(tally.steps, steps)
     after = model.read(work.names)
     metrics = outcome(model, work, settings, (before, after), tally, time.perf_counter() - begin)
     if first is not None:
@@ -170,6 +175,12 @@ def _step_bytes(
     found = first.bytes()
     peak = max(found.backward_peak + state, found.peak)
     return {"saved_bytes": found.saved, "peak_bytes": peak + sum(shift.nbytes for _, shift in drift)}
+
+
+def steps_of(work: Assignment, settings: TrainingSettings) -> int:
+    """Return the number of batches that ``positions_of`` yields."""
+    samples = len(work.data) if settings.samples is None else min(settings.samples, len(work.data))
+    return settings.epochs * -(-samples // settings.batch_size)
 
 
 def positions_of(work: Assignment, settings: TrainingSettings) -> Iterator[np.ndarray]:

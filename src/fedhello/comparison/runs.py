@@ -26,7 +26,8 @@ from fedhello.config.stored import stored_config
 from fedhello.errors import ConfigError, FedhelloError, MissingExtraError, RunFolderError
 from fedhello.methods import METHODS
 from fedhello.model.blocks import find_blocks
-from fedhello.report.page import write_report
+from fedhello.report.plan_file import PlanFile
+from fedhello.report.run_page import write_report
 from fedhello.results.comparison import RUNS
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.console import Progress
@@ -345,7 +346,7 @@ def finished(run: PlannedRun, place: str, console: Console, quiet: bool) -> Summ
                 with run.folder.locked():  # another process may be running it
                     _remove(run.folder.path)
             log = Progress(None, run.folder)
-            summary = run_session(session, run.folder, [log, _Status(status, place)])
+            summary = run_session(session, run.folder, [log, PlanFile(run.folder), _Status(status, place)])
         except FedhelloError as error:
             raise type(error)(f"{run.title}: {error}") from error
         if summary.rounds:

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedhello.client.scoring import BlockSums, ScoreReply, ScoreRequest, as_shar
 from fedhello.client.settings import TrainingSettings, rank_kept, with_rate
 from fedhello.client.training import Assignment, Trained, local_training
 from fedhello.data.batches import Samples
+from fedhello.engine.observer import NOBODY, Observer, StepBoard
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.replies import Reply, packed, unpacked
 from fedhello.engine.scores import score_reply
@@ -78,6 +80,7 @@ class LocalEngine:
         happened: See ``Engine``.
         workers: How many clients train at the same time.
         boundary: Activations of clients whose budget has a cache.
+        observer: See ``Engine``.
     """
 
     model: LoraModel
@@ -94,6 +97,7 @@ class LocalEngine:
     happened: Sequence[str] = ()
     workers: Workers = IN_TURN
     boundary: BoundaryCache = field(default_factory=BoundaryCache)
+    observer: Observer = NOBODY
     _initial_head: dict[str, Tensor] = field(init=False)
     _trained_heads: dict[int, dict[str, Tensor]] = field(init=False)
 
@@ -117,6 +121,7 @@ class LocalEngine:
     def _in_parallel(self, tasks: Iterable[Task], heads: Heads | None) -> Iterator[Update | Rejection]:
         """Do the same in processes of their own; one that ends without a reply is its client's rejection."""
         absent: deque[Rejection] = deque()
+        board = StepBoard(len(self.federation.clients))
 
         def present() -> Iterator[tuple[Task, float]]:
             first = True
@@ -125,18 +130,21 @@ class LocalEngine:
                     if first:
                         self._prepare(task)
                     first = False
+                    board.add(task.client)
                     yield task, self._size(task)
                 else:
                     absent.append(absence)
 
         def work(task: Task) -> bytes:
             known = len(known_steps(self.model))
+            self.observer = board  # in this process alone, which is a copy
             with (said := Said()).collected():
                 reply = self._reply(task, self.federation.by_id[task.client], heads)
             measured = dict(islice(known_steps(self.model).items(), known, None))
             return packed(Reply(reply, self._trained_heads.get(task.client, {}), said, measured))
 
-        for task, payload in in_parallel(present(), work, self.workers):
+        look = None if self.observer is NOBODY else partial(board.tell, self.observer)
+        for task, payload in in_parallel(present(), work, self.workers, look):
             while absent and absent[0].client < task.client:
                 yield absent.popleft()
             yield self._gone(task, payload) if isinstance(payload, str) else self._returned(payload)
@@ -299,6 +307,7 @@ class LocalEngine:
             correction=task.correction,
             boundary=None if client.budget.cache is None else self.boundary,
             cache=client.budget.cache or 0,
+            told=partial(self.observer.on_step, client.id),
         )
 
     def head_sums(self, clients: Sequence[int] | None = None, adapter: Adapter | None = None) -> Iterator[Contribution]:

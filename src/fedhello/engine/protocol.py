@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedhello.client.scoring import ScoreReply, ScoreRequest
 from fedhello.client.settings import TrainingSettings
+from fedhello.engine.observer import Observer
 from fedhello.model.statistics import HeadSums
 from fedhello.state import RoundReport
 from fedhello.types import Adapter, Rejection, Task, Update
@@ -39,10 +40,12 @@ class Engine(Protocol):
     Attributes:
         settings: The settings of local training; evaluation runs in the same number type.
         happened: What befell it during the run, one sentence each, for the run's notes.
+        observer: Is told what happens within a round.
     """
 
     settings: TrainingSettings
     happened: Sequence[str]
+    observer: Observer
 
     def train(self, tasks: Iterable[Task], heads: Heads | None = None) -> Iterable[Update | Rejection]:
         """Let the clients of a round train, and yield their updates or rejections, in ascending client id.

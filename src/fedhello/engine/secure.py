@@ -15,6 +15,7 @@ import torch
 from fedhello.client.scoring import ScoreReply, ScoreRequest
 from fedhello.client.settings import TrainingSettings
 from fedhello.engine.local import LocalEngine
+from fedhello.engine.observer import Observer
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.sums import SecureSums, everywhere, read_scores, read_statistics, score_vector, statistics_vector
 from fedhello.errors import UpdateError
@@ -96,6 +97,15 @@ class SecureEngine:
     @settings.setter
     def settings(self, settings: TrainingSettings) -> None:
         self.inner.settings = settings
+
+    @property
+    def observer(self) -> Observer:
+        """See ``Engine``."""
+        return self.inner.observer
+
+    @observer.setter
+    def observer(self, observer: Observer) -> None:
+        self.inner.observer = observer
 
     def _leaves(self, who: tuple[int, int], client: int) -> str | None:
         """Return the step before which a client is lost; None if it is not."""

@@ -32,6 +32,9 @@ T = TypeVar("T")
 AHEAD = 16
 """The most jobs per process that are known at once; their numbers must fit into a byte together."""
 
+LOOK = 0.25
+"""Seconds between two looks at what processes do."""
+
 MOST = 255 // AHEAD
 """The most processes."""
 
@@ -63,7 +66,10 @@ def can_fork() -> bool:
 
 
 def in_parallel(
-    jobs: Iterable[tuple[T, float]], work: Callable[[T], bytes], workers: Workers
+    jobs: Iterable[tuple[T, float]],
+    work: Callable[[T], bytes],
+    workers: Workers,
+    look: Callable[[], None] | None = None,
 ) -> Iterator[tuple[T, bytes | str]]:
     """Do jobs in other processes; yield each with its reply, or why there is none, in the order of the jobs.
 
@@ -74,12 +80,13 @@ def in_parallel(
         jobs: Each with its size, in any unit.
         work: What to do; called in another process.
         workers: The most processes, and their threads.
+        look: Called now and then while it is waited for a reply; None calls nobody.
     """
     coming, threads = iter(jobs), torch.get_num_threads()
     torch.set_num_threads(workers.threads)  # what is done with a reply shares the processor with the next jobs
     try:
         while some := list(islice(coming, AHEAD * workers.count)):
-            crew = _Crew([item for item, _ in some], [size for _, size in some], work, workers.threads)
+            crew = _Crew([item for item, _ in some], [size for _, size in some], work, workers.threads, look)
             try:
                 crew.begin(workers.count)
                 for number, (item, _) in enumerate(some):
@@ -108,8 +115,15 @@ class _Worker:
 class _Crew(Generic[T]):
     """The processes that do some jobs."""
 
-    def __init__(self, items: Sequence[T], sizes: Sequence[float], work: Callable[[T], bytes], threads: int) -> None:
-        self._items, self._work, self._threads = items, work, threads
+    def __init__(
+        self,
+        items: Sequence[T],
+        sizes: Sequence[float],
+        work: Callable[[T], bytes],
+        threads: int,
+        look: Callable[[], None] | None,
+    ) -> None:
+        self._items, self._work, self._threads, self._look = items, work, threads, look
         self._replies: dict[int, bytes | str] = {}
         self._memory = [os.memfd_create("reply") for _ in items]
         self._queue, end = os.pipe()
@@ -131,9 +145,11 @@ class _Crew(Generic[T]):
     def reply(self, number: int) -> bytes | str:
         """Wait for the reply of a job and return it; without one, why."""
         while number not in self._replies and self._workers:
-            ready = wait([worker.notices for worker in self._workers])
+            ready = wait([worker.notices for worker in self._workers], None if self._look is None else LOOK)
             for worker in [worker for worker in self._workers if worker.notices in ready]:
                 self._hear(worker)
+            if self._look is not None:
+                self._look()
         return self._replies.pop(number, self._why)
 
     def end(self) -> None:

@@ -26,6 +26,7 @@ from fedhello.allocation.needs import needs
 from fedhello.client.cost_model import Peak, StepCosts, predicted
 from fedhello.client.scoring import ScoreReply, ScoreRequest, fitted_batch
 from fedhello.client.settings import TrainingSettings, rank_kept
+from fedhello.engine.observer import NOBODY, Observer, phase_after
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.scores import score_reply
 from fedhello.engine.wire import Expected, decode_sums, decode_tensors, encode_task, encode_tensors, expect
@@ -82,6 +83,7 @@ class RemoteEngine:
         node_of: Client → its connected node.
         rates: Client → measured lower bound on its bytes per second.
         happened: See ``Engine``.
+        observer: See ``Engine``.
     """
 
     link: Link
@@ -102,6 +104,7 @@ class RemoteEngine:
     node_of: dict[int, int] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
     happened: Sequence[str] = ()
+    observer: Observer = NOBODY
 
     def called(self, client: int) -> str:
         """Return what to call a client: its id and its name."""
@@ -145,6 +148,8 @@ class RemoteEngine:
         seconds = self.seconds(task, len(payload) + (expected.limit if bytes_up is None else bytes_up))
         fields = {"client": task.client, "task": payload, "seconds": seconds, "run": self.run, **(more or {})}
         one = self._send(task.client, "train", fields, seconds, group=str(task.round))
+        if one.message:
+            self.observer.on_client(task.client, "training")
         return replace(one, expected=expected, allocation=task.allocation)
 
     def seconds(self, task: Task, bytes_: int) -> float:
@@ -172,6 +177,7 @@ class RemoteEngine:
         found: dict[int, Update | Rejection] = {}
         for one, reply in self._replies(sent):
             found[one.client] = self._put_by(one, reply, inbox, folder)
+            self.observer.on_client(one.client, phase_after(found[one.client]))
             if inbox.is_full:
                 break
         return {rejection.client: rejection for rejection in inbox.close()} | found
@@ -257,6 +263,7 @@ class RemoteEngine:
         """Update the connected nodes, and admit returning clients."""
         arrivals = self.lobby.look()
         self.node_of = {k: node for k, node in self.node_of.items() if node in self.lobby.connected}
+        self.observer.on_connected({k: self.members[k].name for k in sorted(self.node_of)})
         for arrival in arrivals:
             complaint = self._readmit(arrival)
             if complaint is not None and not arrival.seen:

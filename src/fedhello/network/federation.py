@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fedhello.config.read import Overrides, Source, load_config, words_of
+from fedhello.config.schema import Config
 from fedhello.errors import ConfigError, MissingExtraError
 from fedhello.network import server
 from fedhello.network.consent import Consent, read_consent
@@ -20,6 +21,7 @@ from fedhello.network.options import ClientOptions, default_name
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection, parse_server, take_part
 from fedhello.notes import logger
+from fedhello.report.plan_file import PlanFile
 from fedhello.results.run import TrainedRun
 from fedhello.runs.callbacks import Callback, checked_callbacks
 from fedhello.runs.console import Progress
@@ -72,15 +74,35 @@ def serve(
     """
     _check_flower()
     callbacks = checked_callbacks(callbacks)
-    words = words_of(overrides)
-    wanted = load_config(config, words) if local is None else demonstration(config, words, local)
-    wanted, say = server.served(wanted), _saying(console)
+    wanted, say = _served(config, overrides, local), _saying(console)
     options = ServerOptions(host, port, None if keys is None else Path(keys))
     with local_clients(wanted, local or 0, say) as start:
         folder, _ = server.serve(
-            wanted, options, lambda folder: [Progress(console, folder), *callbacks], say, start, changed_data
+            wanted,
+            options,
+            lambda folder: [Progress(console, folder), PlanFile(folder), *callbacks],
+            say,
+            start,
+            changed_data,
         )
     return TrainedRun(folder.path)
+
+
+def _served(config: Source, overrides: Overrides, local: int | None) -> Config:
+    words = words_of(overrides)
+    return server.served(load_config(config, words) if local is None else demonstration(config, words, local))
+
+
+def served_folder(config: Source, overrides: Overrides, local: int | None) -> Path:
+    """Return the folder of the run that ``serve`` starts or resumes.
+
+    Args:
+        config: As for ``serve``.
+        overrides: Likewise.
+        local: Likewise.
+    """
+    run = _served(config, overrides, local).run
+    return Path(run.out) / (run.name or "")
 
 
 def join(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fedhello.client.scoring import ScoreReply, ScoreRequest
+from fedhello.engine.observer import phase_after
 from fedhello.engine.protocol import Contribution, Heads
 from fedhello.engine.sums import SecureSums, everywhere, read_scores, read_statistics
 from fedhello.engine.wire import encode_tensors
@@ -93,6 +94,8 @@ class SecureRemoteEngine(RemoteEngine):
                 reason = FAULTS.get(str(reply.get("error")), "failed" if "error" in reply else "malformed")
                 detail = said(reply) if "error" in reply else f"expected a masked vector of {size} bytes"
                 found[one.client] = Rejection(one.client, round_, reason, detail, one.bytes_down)
+            outcome = found[one.client]
+            self.observer.on_client(one.client, "sent" if isinstance(outcome, bytes) else phase_after(outcome))
             came = sum(isinstance(vector, bytes) for vector in found.values())
             # Under Poisson sampling all who are asked count: who is first must not decide who else is in the sum.
             if not self.federation.poisson and came >= self.federation.clients_per_round:

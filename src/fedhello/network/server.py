@@ -42,7 +42,7 @@ from fedhello.network.revival import LastingLink
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.plugins import is_own
 from fedhello.privacy.rounds import anonymous_federation
-from fedhello.runs.callbacks import Callback
+from fedhello.runs.callbacks import Callback, loading_teller
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session, warn
@@ -175,13 +175,14 @@ def serve(
 
     with superlink(options, secret, log) as process:
         say("loading the model and the server's data …")
-        loaded = load(config, labels=known_labels(folder))
+        observers = callbacks(folder)
+        loaded = load(config, labels=known_labels(folder), tell=loading_teller(observers))
         process.wait()
         with LastingLink(process, connected, note) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
             known = owners if options.public_keys else None
-            return folder, play_over(link, loaded, folder, callbacks(folder), say, known, happened, accept_data, lr)
+            return folder, play_over(link, loaded, folder, observers, say, known, happened, accept_data, lr)
 
 
 def serve_on(link: Link, file: Path, say: Say) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
-from fedhello.report.drawing import draw_front, svg_of
+from fedhello.report.labels import ClientPlan, show_labels
 from fedhello.report.noise import NoisePlan, noise_table, write_noise
 from fedhello.runs.files import write_whole
 from fedhello.runs.heads_said import StatisticsCosts
@@ -126,23 +125,6 @@ class TierPlan:
 
 
 @dataclass(frozen=True)
-class ClientPlan:
-    """A client and its data.
-
-    Attributes:
-        client: The client's id.
-        tier: Index of its tier.
-        samples: Number of its training samples.
-        labels: Number of samples of each class, in the order of the plan's ``labels``.
-    """
-
-    client: int
-    tier: int
-    samples: int
-    labels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class ServerPlan:
     """The numbers of the server's samples.
 
@@ -236,10 +218,27 @@ class Plan:
 
         Raises:
             ConfigError: If every budget counts blocks, so that there is no front.
-            MissingExtraError: If matplotlib is not installed.
+            MissingExtraError: If the drawing library is not installed.
             RunFolderError: If the file cannot be written.
         """
-        write_whole(Path(file), _picture(self) + "\n")
+        from fedhello.report.plan_page import plan_picture  # which needs this module
+
+        write_whole(Path(file), plan_picture(self) + "\n")
+
+    def write_page(self, file: str | Path) -> None:
+        """Write the plan as a self-contained page: the tiers, what limits them, and the labels of the clients.
+
+        Args:
+            file: The path of the HTML file.
+
+        Raises:
+            MissingExtraError: If the drawing library is not installed.
+            RunFolderError: If the file cannot be written.
+        """
+        from fedhello.report.html import page_html
+        from fedhello.report.plan_page import plan_page  # which needs this module
+
+        write_whole(Path(file), page_html(plan_page(self)))
 
 
 def _write_tier(tier: TierPlan) -> dict[str, Any]:
@@ -300,14 +299,7 @@ def show(plan: Plan, console: Console) -> None:
     console.print(_tier_table(plan.tiers))
     for tier in plan.tiers:
         _show_tier(tier, console)
-    clients = Table("client", "tier", "samples", *plan.labels, box=None)
-    for one in plan.clients[:MOST_CLIENTS]:
-        counts = ("·" if count == 0 else str(count) for count in one.labels)
-        clients.add_row(str(one.client), str(one.tier), str(one.samples), *counts)
-    if plan.clients:
-        console.print(clients)
-    if len(plan.clients) > MOST_CLIENTS:
-        console.print(f"and {len(plan.clients) - MOST_CLIENTS} more clients, which --json lists", highlight=False)
+    show_labels(plan.labels, plan.clients, console)
     held = f"{plan.server.validation} validation, {plan.server.test} test and {plan.server.proxy} proxy samples"
     console.print(f"the server holds {held}", highlight=False)
     if plan.head is not None:
@@ -317,8 +309,6 @@ def show(plan: Plan, console: Console) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
 
-
-MOST_CLIENTS = 100  # that are shown to people
 
 COLUMNS = ("tier", "clients", "budget", "trains", "memory at most", "time", "upload", "how often each block (round 0)")
 
@@ -376,23 +366,3 @@ def _show_tier(tier: TierPlan, console: Console) -> None:
         table.add_row("", str(n), *cells)
     console.print("  what other budgets would afford (all points: --json, --picture):", highlight=False)
     console.print(table)
-
-
-def _picture(plan: Plan) -> str:
-    tiers = [(tier, tier.needs) for tier in plan.tiers if tier.front and tier.needs is not None]
-    if not tiers:
-        raise ConfigError("expected a tier with memory, upload or seconds to draw; all budgets count blocks")
-
-    def draw(figure: Any) -> None:
-        rows = figure.subplots(len(tiers), 1, squeeze=False)[:, 0]
-        for axes, (tier, needs) in zip(rows, tiers, strict=True):
-            draw_front(
-                figure,
-                axes,
-                [(point.memory_bytes / 1e6, point.relative_flops, point.num_blocks) for point in tier.front],
-                (needs.memory_bytes / 1e6, needs.relative_flops),
-                budget=None if not tier.budget.memory else tier.budget.memory / 1e6,
-                title=f"tier {tier.tier}: {budget_words(tier.budget)}",
-            )
-
-    return svg_of((8, 3.4 * len(tiers)), draw)

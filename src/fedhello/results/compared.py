@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fedhello.errors import RunFolderError
-from fedhello.results.statistics import PairedDifference, Spread
+from fedhello.results.statistics import PairedDifference, Spread, TargetRule
 from fedhello.types import Budget
 
 FORMAT = 1
@@ -175,9 +175,9 @@ class ComparisonSummary:
         labels: The labels of the methods, in the order of the tables.
         seeds: All seeds of all methods, ascending.
         reference: The label that the others are compared with.
-        target: The test accuracy until which costs are counted.
-        target_given: Whether the user chose it; else it follows from the runs.
-        target_is_start: Whether it is the best method's accuracy before training.
+        target: The test accuracy until which costs are counted; None if no method is better than the start.
+        target_rule: Where it comes from, see ``TargetRule``.
+        start: The highest accuracy before training of all methods, each the mean over its seeds.
         confidence: The joint confidence of the intervals of all differences.
         model: The foundation model.
         data: The data set.
@@ -197,9 +197,9 @@ class ComparisonSummary:
     labels: tuple[str, ...]
     seeds: tuple[int, ...]
     reference: str
-    target: float
-    target_given: bool
-    target_is_start: bool
+    target: float | None
+    target_rule: TargetRule
+    start: float
     confidence: float
     model: str
     data: str
@@ -222,8 +222,9 @@ class ComparisonSummary:
             "seeds": list(self.seeds),
             "reference": self.reference,
             "target": self.target,
-            "target_given": self.target_given,
-            "target_is_start": self.target_is_start,
+            "target_given": self.target_rule == "given",
+            "target_rule": self.target_rule,
+            "start": self.start,
             "confidence": self.confidence,
             "model": self.model,
             "data": self.data,
@@ -244,7 +245,7 @@ class ComparisonSummary:
         return [_write_run(run, self.target, self.equal_cost) for run in self.runs]
 
 
-def _write_run(run: ComparedRun, target: float, equal_cost: Mapping[str, Sequence[int]]) -> JSON:
+def _write_run(run: ComparedRun, target: float | None, equal_cost: Mapping[str, Sequence[int]]) -> JSON:
     return {
         "method": run.method,
         "seed": run.seed,

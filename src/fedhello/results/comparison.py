@@ -16,7 +16,7 @@ from fedhello.formatting import nearest
 from fedhello.results.compared import ComparisonSummary, Terms, Tuning, read_terms
 from fedhello.results.figures import compared_method, compared_run
 from fedhello.results.finished import FinishedRun, ladders, read_run
-from fedhello.results.statistics import CONFIDENCE, default_target, paired_differences
+from fedhello.results.statistics import CONFIDENCE, PairedDifference, TargetRule, default_target, paired_differences
 from fedhello.runs.folder import RunFolder
 
 RUNS = "runs"
@@ -39,9 +39,10 @@ class Comparison:
     Attributes:
         runs: Label → its runs, ascending by seed, in the order of the tables.
         reference: The label that the others are compared with.
-        target: The test accuracy until which costs are counted, within 0 … 1.
-        target_given: Whether the user chose it; else it follows from the runs.
-        target_is_start: Whether it is the best method's accuracy before training, because 98 % of its last is less.
+        target: The test accuracy until which costs are counted, within 0 … 1; None if no method is better than the
+            start, so that no costs are counted.
+        target_rule: Where the target comes from, see ``fedhello.results.statistics.TargetRule``.
+        start: The highest accuracy before training of all methods, each the mean over its seeds.
         notes: Notes for the reader.
         tuning: The tuning of the learning rates; None without tuning.
         said: The notes that were printed before the runs.
@@ -57,9 +58,9 @@ class Comparison:
 
     runs: Mapping[str, Sequence[FinishedRun]]
     reference: str
-    target: float
-    target_given: bool
-    target_is_start: bool
+    target: float | None
+    target_rule: TargetRule
+    start: float
     notes: tuple[str, ...]
     tuning: Tuning | None = None
     said: tuple[str, ...] = ()
@@ -84,7 +85,8 @@ def load_comparison(
         folders: Folders of runs or of comparisons, in the order in which methods are listed. A single comparison keeps
             its order, reference, target and tuning.
         reference: The method that others are compared with; None takes the first.
-        target: The test accuracy until which costs are counted, within 0 … 1; None takes 98 % of the best method's.
+        target: The test accuracy until which costs are counted, within 0 … 1; None takes 98 % of the best method's, or
+            what lies halfway between the start and that method's if this is more.
 
     Raises:
         ConfigError: If the reference is not one of the methods, the target is not an accuracy, or the runs cannot be
@@ -158,8 +160,7 @@ def compare(
     Args:
         runs: At least one run, in the order of their labels in tables.
         reference: A label, or a method with options; None takes the first label.
-        target: An accuracy within 0 … 1; None takes 98 % of the best label's mean_last_5, or its accuracy before
-            training if that is more.
+        target: An accuracy within 0 … 1; None takes that of ``default_target``.
         notes: Notes that exist already.
         tuning: The tuning of the learning rates; None without tuning.
 
@@ -175,17 +176,12 @@ def compare(
         _check_group(label, group)
     chosen = chosen_reference(reference, list(grouped))
     check_target(target)
-    found, is_start = (target, False) if target is not None else _target(grouped)
+    start = max(fmean(run.start for run in group) for group in grouped.values())
+    best = max(fmean(run.mean_last_5 for run in group) for group in grouped.values())
+    asked: tuple[float | None, TargetRule] = (target, "given")
+    found, rule = asked if target is not None else default_target(best, start)
     warnings = [*_warnings(grouped, _method_keys(tuning)), *_edge_notes(tuning)]
-    return Comparison(grouped, chosen, found, target is not None, is_start, (*notes, *warnings), tuning, tuple(notes))
-
-
-def _target(runs: Mapping[str, Sequence[FinishedRun]]) -> tuple[float, bool]:
-    """Return the target that follows from the runs, and whether it is the best method's accuracy before training."""
-    accuracies = {label: [run.mean_last_5 for run in group] for label, group in runs.items()}
-    best = max(accuracies, key=lambda label: fmean(accuracies[label]))
-    share, start = default_target(accuracies), fmean(run.start for run in runs[best])
-    return max(share, start), start > share
+    return Comparison(grouped, chosen, found, rule, start, (*notes, *warnings), tuning, tuple(notes))
 
 
 def _method_keys(tuning: Tuning | None) -> tuple[str, ...]:
@@ -279,10 +275,15 @@ def _more_than_methods(runs: Sequence[FinishedRun], method_keys: Sequence[str]) 
     return list(differing([run.config for run in runs], (*OWN_KEYS, *method_keys)))
 
 
+def differences_from(comparison: Comparison, label: str) -> dict[str, PairedDifference]:
+    """Return the difference of every other method from one, see ``paired_differences``."""
+    last = {name: {run.seed: run.mean_last_5 for run in group} for name, group in comparison.runs.items()}
+    base = last.pop(label)
+    return paired_differences(last, base)
+
+
 def _summarise(comparison: Comparison) -> ComparisonSummary:
     groups, target = comparison.runs, comparison.target
-    last = {label: {run.seed: run.mean_last_5 for run in group} for label, group in groups.items()}
-    others = {label: values for label, values in last.items() if label != comparison.reference}
     first = next(iter(groups.values()))[0]
     rungs, flat = ladders(groups), [run for group in groups.values() for run in group]
     rows = {label: [compared_run(run, target, rungs) for run in group] for label, group in groups.items()}
@@ -291,8 +292,8 @@ def _summarise(comparison: Comparison) -> ComparisonSummary:
         seeds=tuple(sorted({run.seed for run in flat})),
         reference=comparison.reference,
         target=target,
-        target_given=comparison.target_given,
-        target_is_start=comparison.target_is_start,
+        target_rule=comparison.target_rule,
+        start=comparison.start,
         confidence=CONFIDENCE,
         model=first.summary.model,
         data=first.config.data.name,
@@ -302,7 +303,7 @@ def _summarise(comparison: Comparison) -> ComparisonSummary:
         equal_cost=rungs,
         tuning=comparison.tuning,
         methods=tuple(compared_method(rows[label], group) for label, group in groups.items()),
-        differences=paired_differences(others, last[comparison.reference]),
+        differences=differences_from(comparison, comparison.reference),
         runs=tuple(row for of_label in rows.values() for row in of_label),
         notes=comparison.notes,
         versions=first.summary.versions,

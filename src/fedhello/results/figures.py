@@ -12,16 +12,16 @@ from fedhello.runs.summary import TierSummary
 from fedhello.types import Budget
 
 
-def compared_run(run: FinishedRun, target: float, rungs: Mapping[str, Sequence[int]]) -> ComparedRun:
+def compared_run(run: FinishedRun, target: float | None, rungs: Mapping[str, Sequence[int]]) -> ComparedRun:
     """Return the compared numbers of one run.
 
     Args:
         run: The run.
-        target: The test accuracy until which costs are counted.
+        target: The test accuracy until which costs are counted; None counts none.
         rungs: Cost → the amounts at which runs are compared.
     """
     summary, curve = run.summary, run.curve
-    at = first_at_least(curve.accuracy, target)
+    at = None if target is None else first_at_least(curve.accuracy, target)
     return ComparedRun(
         method=run.label,
         seed=run.seed,

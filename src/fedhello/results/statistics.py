@@ -4,12 +4,17 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 TARGET_SHARE = 0.98
-"""The default target, as a share of the best method's accuracy."""
+"""The default target, as a share of the best method's accuracy, if that is above the start."""
+
+TargetRule = Literal["given", "share", "halfway", "none"]
+"""Where a target comes from: the user, ``TARGET_SHARE`` of the best method's accuracy, or the middle between the start
+and that accuracy; ``none`` if no method is better than the start, so that there is no target."""
 
 ROUNDING = 1e-12
 """Differences of accuracies this close are equal up to floating-point rounding."""
@@ -43,6 +48,19 @@ def spread(values: Sequence[float | None]) -> Spread:
         statistics.fmean(there) if there else None,
         statistics.stdev(there) if len(there) > 1 else None,
     )
+
+
+def interval(found: Spread) -> tuple[float, float] | None:
+    """Return the Student-t interval of a mean at ``CONFIDENCE``, for one method by itself; None for fewer than two.
+
+    Example:
+        >>> [round(end, 3) for end in interval(spread([0.5, 0.6, 0.7]))]  # 0.6 ± 4.303 · 0.1 / √3
+        [0.352, 0.848]
+    """
+    if found.mean is None or found.deviation is None:
+        return None
+    half = float(stdtrit(found.n - 1, (1 + CONFIDENCE) / 2)) * found.deviation / math.sqrt(found.n)
+    return found.mean - half, found.mean + half
 
 
 @dataclass(frozen=True)
@@ -138,13 +156,23 @@ def holm(p: Sequence[float], m: int) -> list[float]:
     return adjusted
 
 
-def default_target(accuracies: Mapping[str, Sequence[float]]) -> float:
-    """Return ``TARGET_SHARE`` of the best method's mean.
+def default_target(best: float, start: float) -> tuple[float | None, TargetRule]:
+    """Return a target accuracy that lies above the start, with its rule; None if nothing is better than the start.
+
+    A target below the start would be reached by doing nothing.
 
     Args:
-        accuracies: Method → its accuracy in each seed; not empty.
+        best: The best method's accuracy.
+        start: The highest accuracy before training.
+
+    Example:
+        >>> default_target(0.9, start=0.5), default_target(0.9, start=0.89), default_target(0.8, start=0.8)
+        ((0.882, 'share'), (0.895, 'halfway'), (None, 'none'))
     """
-    return TARGET_SHARE * max(statistics.fmean(values) for values in accuracies.values())
+    if best <= start + ROUNDING:
+        return None, "none"
+    share = TARGET_SHARE * best
+    return (share, "share") if share > start else ((start + best) / 2, "halfway")
 
 
 def first_at_least(accuracies: Sequence[float], target: float) -> int | None:

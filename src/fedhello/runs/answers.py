@@ -42,6 +42,7 @@ def answer(session: Session) -> tuple[str, ...]:
     """Return the model's answers, with its current adapter, to the session's questions; empty without questions."""
     if not session.server.questions:
         return ()
+    session.engine.observer.on_phase("answers")
     prompts = [prompt for prompt, _ in session.server.questions]
     return tuple(generate(session.model, prompts, session.server.answer_tokens, session.server.prompt_tokens))
 

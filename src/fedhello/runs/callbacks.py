@@ -4,11 +4,12 @@ If a callback raises, the run ends in order with the callback's name in the erro
 run can be resumed: ``fedhello resume RUN`` or ``fedhello.resume``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
-from fedhello.errors import ConfigError
+from fedhello.errors import CallbackError, ConfigError
 from fedhello.runs.loop import RoundRecord, RunStart
+from fedhello.runs.status import Status
 from fedhello.runs.summary import Summary
 from fedhello.session import RunSettings, Session
 from fedhello.state import RunState, Watched
@@ -27,6 +28,13 @@ class Callback:
     def reason(self) -> str:
         """By what a run was stopped, if by this callback, as the summary says it: the name of the class."""
         return type(self).__name__
+
+    def on_loading(self, what: str) -> None:
+        """Called before anything else, each time that something is about to be loaded.
+
+        Args:
+            what: What it is, for people, such as ``the model``.
+        """
 
     def on_start(self, session: Session, start: RunStart) -> bool | None:
         """Called once in every process that runs rounds, before its first round.
@@ -54,12 +62,42 @@ class Callback:
         """
         return None
 
+    def on_progress(self, status: Status) -> None:
+        """Called within a round: when the run goes over to something else, and while clients train.
+
+        It is called at most about three times a second, more often only for a few changes of phase in a row, and also
+        before ``on_start``, while the head is solved and the start is scored. Return at once: the run waits. An error
+        that it raises ends the run after the round.
+
+        Args:
+            status: What the run does right now, with each client of the round: for example step 20 of 60.
+        """
+
     def on_end(self, summary: Summary) -> None:
         """Called once after the last round, also of an interrupted or failed run, when the folder is complete.
 
         Args:
             summary: The run's summary.
         """
+
+
+def loading_teller(callbacks: Sequence[Callback]) -> Callable[[str], None]:
+    """Return a function that tells callbacks what is about to be loaded.
+
+    Its errors are ``CallbackError``.
+    """
+
+    def tell(what: str) -> None:
+        for callback in callbacks:
+            try:
+                callback.on_loading(what)
+            except Exception as error:  # an error of the callback, not of the run
+                raise CallbackError(
+                    f"the callback {type(callback).__name__} failed in on_loading: {type(error).__name__}: {error}. "
+                    "Nothing has been written; fix it and start again."
+                ) from error
+
+    return tell
 
 
 def checked_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:

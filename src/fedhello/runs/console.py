@@ -2,15 +2,9 @@
 
 from collections.abc import Callable
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -23,6 +17,8 @@ from fedhello.runs.callbacks import Callback
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.heads_said import head_line
 from fedhello.runs.loop import RoundRecord, RunStart
+from fedhello.runs.now import PHASES, left_words, now_line, now_view
+from fedhello.runs.status import Status
 from fedhello.runs.summarise import OVER_BUDGET, taken_lines
 from fedhello.runs.summary import OWN_ENDS, Summary
 from fedhello.session import Session
@@ -33,6 +29,9 @@ from fedhello.types import Budget, Reason
 SHOWN_ROUNDS = 20
 ABSENT: tuple[Reason, ...] = ("lost", "late")
 """Reasons that are shown without their detail."""
+LINE_EVERY = 60.0
+"""Seconds after which a long round has a line on how far it is, where there is no terminal."""
+
 WIDEST_MAP = 48
 """If clients times blocks exceed this, counts are shown instead of one mark per client and block."""
 
@@ -87,16 +86,42 @@ class Progress(Callback):
             MofNCompleteColumn(),
             BarColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=self._console,
         )
         self._task = self._progress.add_task("rounds", total=None)
         self._live: Live | None = None
+        self._now: RenderableType = ""
+        self._phase, self._begun, self._said = "", False, 0.0
+
+    def on_loading(self, what: str) -> None:
+        """Show on a terminal what is loaded."""
+        if self._console.is_terminal:
+            show(self._console, f"  {what} …", highlight=False, markup=False)
+
+    def on_progress(self, status: Status) -> None:
+        """Show how far the round is: on a terminal at once, elsewhere a line now and then."""
+        if self._live is not None:
+            self._now = now_view(status)
+            self._live.update(self._view())
+        elif self._begun:
+            self._say_now_and_then(status)
+        elif self._console.is_terminal and status.phase != self._phase:
+            self._phase = status.phase
+            show(self._console, f"  {PHASES.get(status.phase, status.phase)} …", highlight=False, markup=False)
+
+    def _say_now_and_then(self, status: Status) -> None:
+        if status.updated - max(self._said, status.round_started) < LINE_EVERY or status.phase in ("saving", "ended"):
+            return
+        self._said = status.updated
+        said = "; ".join(filter(None, (now_line(status), left_words(status))))
+        self._say(f"round {status.round + 1} of {status.rounds}: {said}")
+
+    def _view(self) -> Group:
+        return Group(self._table, self._progress, self._now)
 
     def on_start(self, session: Session, start: RunStart) -> None:
         """Show the run's settings and its scores before training."""
-        federation, rounds = session.federation, session.settings.rounds
+        federation, rounds, self._begun = session.federation, session.settings.rounds, True
         self._progress.update(self._task, total=rounds)
         self._blocks = federation.num_blocks
         self._remote, self._called = session.settings.is_remote, session.called
@@ -116,7 +141,7 @@ class Progress(Callback):
             self._say(f"resumed after round {start.state.round} of {rounds}")
             self._progress.update(self._task, completed=start.state.round)
         if self._console.is_terminal and not self._console.quiet:
-            self._live = Live(Group(self._table, self._progress), console=self._console, refresh_per_second=4)
+            self._live = Live(self._view(), console=self._console, refresh_per_second=4)
             with surviving(self._console):
                 self._live.start()
 
@@ -145,7 +170,7 @@ class Progress(Callback):
         if self._live is not None:
             if len(self._table.rows) >= SHOWN_ROUNDS:
                 self._table = self._without_first_row()
-                self._live.update(Group(self._table, self._progress))
+                self._live.update(self._view())
             self._table.add_row(*cells)
         else:
             show(self._console, line, highlight=False, soft_wrap=True, markup=False)
@@ -154,8 +179,10 @@ class Progress(Callback):
     def on_end(self, summary: Summary) -> None:
         """Close the display and show the result."""
         if self._live is not None:
+            self._live.update(Group(self._table, self._progress))
             with surviving(self._console):
                 self._live.stop()
+            self._live = None
         self._say(_result_line(summary))
         if summary.stopped is not None:
             self._say(summary.stopped)

@@ -284,6 +284,7 @@ def _solved(session: Session, state: RunState, clients: Sequence[int] | None, be
     # Once clients count for fewer samples, those that come later do, too.
     capped = None if before is None else state.head_most
     most, typical = (session.most_samples, typical_samples(session)) if capped is None else (capped, None)
+    session.engine.observer.on_phase("heads")
     found = session.engine.head_sums(clients, adapter)
     total, even = both_sums(((one.clients, traffic.counted(one, most)) for one in found), typical, moments)
     total = total if before is None else plus(before, total)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedhello import algorithm
 from fedhello.client.distillation import learn_from_each_other
 from fedhello.data.batches import Samples
+from fedhello.engine.observer import Observer, phase_after
 from fedhello.engine.protocol import Heads
 from fedhello.engine.tensors import LARGEST_VALUE
 from fedhello.errors import ConfigError, QuorumError
@@ -31,8 +32,8 @@ from fedhello.runs.scoring import Scorer
 from fedhello.runs.selection import first_selection, selection_after
 from fedhello.session import Session
 from fedhello.state import RoundReport, RunState
-from fedhello.strategy import Distillation, the_global_model
-from fedhello.types import Adapter, Rejection, Task, Update
+from fedhello.strategy import AllocationContext, BoundMethod, Distillation, the_global_model
+from fedhello.types import Adapter, Allocation, Rejection, Task, Update
 
 Watch = Callable[[Update | Rejection], None]
 """Function that is called with a client's reply: its update or its rejection."""
@@ -127,16 +128,18 @@ def rounds(session: Session, state: RunState, watch: Watch | None = None) -> Ite
 
     _check_rate(state)
     fisher, scores, finite = Scorer(session), _Scores(session), FiniteRounds(session)
-    settings = session.settings
+    settings, observer = session.settings, session.engine.observer
+    method = _telling(session.method, observer)
     if state.round < settings.rounds:
         state = without_final_head(state)
     while state.round < settings.rounds:
         begin = time.perf_counter()
+        observer.on_attempt(state.round, state.attempt)
         if session.drift is not None:
             session.drift.begin(state)
         before = state = first_selection(session, released_round(session, state))
         train = partial(_watched, session, state.personal_heads, watch, finite)
-        state, record = algorithm.round(state, session.federation, session.method, train, fisher, distil)
+        state, record = algorithm.round(state, session.federation, method, train, fisher, distil)
         record = fisher.recorded(record)
         record = replace(record, flags=(*record.flags, *_rate_flags(state)))
         if state.personal_heads is not None:
@@ -178,14 +181,30 @@ def _rate_flags(state: RunState) -> list[str]:
     return [f"clients trained with another learning rate than the configuration's, that of the state: {state.lr:g}"]
 
 
+def _telling(method: BoundMethod, observer: Observer) -> BoundMethod:
+    """Return a method that tells an observer who trains: each client to which it allocates something."""
+
+    def allocate(context: AllocationContext) -> Allocation | None:
+        found = method.allocate(context)
+        if found is not None:
+            observer.on_asked(context.client.id)
+        return found
+
+    return replace(method, allocate=allocate)
+
+
 def _watched(
     session: Session, heads: Heads | None, watch: Watch | None, finite: FiniteRounds, tasks: Iterable[Task]
 ) -> Iterator[Update | Rejection]:
     """Let clients train, and call ``watch`` with each reply."""
+    observer = session.engine.observer
+    observer.on_phase("training")
     for reply in finite.screened(session.engine.train(tasks, heads)):
+        observer.on_client(reply.client, phase_after(reply))
         if watch is not None:
             watch(reply)
         yield reply
+    observer.on_phase("aggregating")
 
 
 def _head_after(session: Session, state: RunState, record: RoundReport) -> tuple[RunState, HeadChange | None]:
@@ -293,6 +312,7 @@ def mean_over_models(found: Sequence[tuple[Evaluation, Evaluation]]) -> tuple[Ev
 
 def evaluate_adapter(session: Session, adapter: Adapter, heads: Heads | None = None) -> tuple[Evaluation, Evaluation]:
     """Evaluate an adapter on the validation and the test set, with personal heads if given."""
+    session.engine.observer.on_phase("scoring")
     validation, test = _evaluated(session, adapter, (session.server.validation, session.server.test), heads)
     return validation, test
 

@@ -38,6 +38,7 @@ def released_sums(
     ledger = ledger_of(private, state).spent(private.head)
     total: HeadSums | None = None
     up = down = 0
+    session.engine.observer.on_phase("heads")
     for found in session.engine.head_sums():
         total = found.sums if total is None else plus(total, found.sums)
         up, down = up + found.bytes_up, down + found.bytes_down

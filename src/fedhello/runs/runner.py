@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fedhello.engine.observer import NOBODY
 from fedhello.errors import CallbackError, FedhelloError, RunFolderError
 from fedhello.notes import logger
 from fedhello.runs.answers import answer, compared
@@ -15,6 +16,7 @@ from fedhello.runs.files import check_room
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.interrupts import Interrupts
 from fedhello.runs.loop import RoundRecord, domain_scores, rounds
+from fedhello.runs.observer import RunObserver
 from fedhello.runs.progress import Progress as Place
 from fedhello.runs.progress import begin, identity_of
 from fedhello.runs.summarise import Status, summarise
@@ -55,13 +57,35 @@ def run_session(
     check_installed(session.settings.track)
     # The last checkpoint and the adapter hold the adapter once each; a method's state and other models come on top.
     check_room(folder.path, 2 * sum(value.nbytes for value in session.initial.values()) + SMALL_FILES)
+    observer = RunObserver(session, folder.path, callbacks)
+    with _observed(session, observer):
+        return _run_session(session, folder, callbacks, resumed, observer)
+
+
+@contextmanager
+def _observed(session: Session, observer: RunObserver) -> Iterator[None]:
+    session.engine.observer = observer
+    try:
+        yield
+    finally:
+        session.engine.observer = NOBODY
+
+
+def _run_session(
+    session: Session,
+    folder: RunFolder,
+    callbacks: Sequence[Callback],
+    resumed: Place | None,
+    observer: RunObserver,
+) -> Summary:
     progress = begin(session) if resumed is None else resumed
     if resumed is None:
         folder.begin(session)
     with folder.locked(), Interrupts() as interrupts:
         tracker = Tracker(session.settings.track, folder.path, lambda line: warn(folder, line))
         # Tools open before the display and close after it: some ask for a key, and some upload slowly.
-        run = _Run(session, folder, [tracker, *callbacks, *configured(session.settings)], interrupts, progress)
+        every = [tracker, *callbacks, *configured(session.settings)]
+        run = _Run(session, folder, every, interrupts, progress, observer)
         status: Status = "finished"
         failure: Exception | None = None
         try:
@@ -90,6 +114,7 @@ class _Run:
         callbacks: The callbacks.
         interrupts: The handler of signals.
         progress: The run's progress.
+        observer: Is told what the run does, and tells it callbacks.
         saved: Number of results in the last checkpoint of this process; None before the first.
         stopped: By what the run was stopped before its last round; None if it was not.
     """
@@ -99,6 +124,7 @@ class _Run:
     callbacks: Sequence[Callback]
     interrupts: Interrupts
     progress: Place
+    observer: RunObserver
     saved: int | None = None
     stopped: str | None = None
     checkpoints: Checkpoints = field(init=False)
@@ -110,6 +136,7 @@ class _Run:
 
     def open(self, tracker: Tracker) -> None:
         """Save the start, and open the callbacks."""
+        self.observer.begin(self.progress.beginning)
         self._save()
         notes = (*self.session.notes, *self.progress.notes)
         self.session = replace(self.session, notes=notes)
@@ -130,6 +157,7 @@ class _Run:
                 self.folder.add_round(result)
                 self.progress = self.progress.after(state, result)
                 self.progress.energy.joules()  # its counters start again and again
+                self.observer.add(result)
                 if len(self.progress.results) % self.session.settings.checkpoint_every == 0:
                     self._save()
             self._tell(state, result)
@@ -139,6 +167,9 @@ class _Run:
 
     def _tell(self, state: RunState, record: RoundRecord) -> None:
         """Call every callback with a round, any of which may stop the run."""
+        for callback, error in self.observer.failures:
+            with self._named(callback, "on_progress"):
+                raise error
         by = []
         for callback in self.callbacks:
             with self._named(callback, "on_round"):
@@ -168,6 +199,7 @@ class _Run:
 
     def end(self, status: Status, failure: Exception | None) -> Summary:
         """Write the results and report them."""
+        self.observer.on_phase("saving")
         try:
             self._save()
         except RunFolderError as error:
@@ -236,6 +268,7 @@ class _Run:
 
     def _tell_the_end(self, summary: Summary) -> None:
         """Call every callback even if another raises; the first error is raised."""
+        self.observer.end()
         failure: BaseException | None = None
         for callback in reversed(self.callbacks):
             try:

@@ -33,6 +33,7 @@ class Scorer:
             EngineError: If no client contributes, and there is no previous Γ.
         """
         scoring, session = self.session.method.scoring, self.session
+        session.engine.observer.on_phase("scores")
         if scoring.source == "proxy":
             session.model.write(state.adapter.tensors)
             return block_scores(session.model, session.server.proxy)

@@ -61,7 +61,7 @@ def summarise(
         method=session.row.name,
         seed=session.settings.seed,
         rounds=len(results),
-        metric=_metric(session),
+        metric=metric_of(session),
         start=beginning.test.accuracy,
         start_scores=beginning.test,
         final_scores=last,
@@ -203,7 +203,8 @@ def _scored(session: Session, results: Sequence[RoundRecord]) -> list[tuple[int,
     ]
 
 
-def _metric(session: Session) -> str:
+def metric_of(session: Session) -> str:
+    """Return what the accuracies of a run are of."""
     if session.model.kind == CAUSAL_LM:
         return "test token accuracy"
     of = " of personal heads" if session.head.is_personal else ""

@@ -1,6 +1,6 @@
 """Prepare a session from a configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,6 +84,8 @@ from fedhello.setup.training import distance_of, on_device, score_costs, step_co
 from fedhello.strategy import BoundMethod, with_fixed_head
 from fedhello.types import Adapter, Federation
 
+Tell = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -123,24 +125,28 @@ class Loaded:
         return method_or_stand_in(self.config.method.name, self.config.method.options)
 
 
-def prepare(config: Config, given: Objects = NAMED, labels: Sequence[str] | None = None) -> Session:
+def prepare(
+    config: Config, given: Objects = NAMED, labels: Sequence[str] | None = None, tell: Tell = lambda what: None
+) -> Session:
     """Load, check and assemble everything that a run on this machine needs.
 
     Args:
         config: The configuration.
         given: The objects of the program.
         labels: The names of the classes of a run that is taken up again, in its order; None takes those that occur.
+        tell: Called with what is about to be loaded.
 
     Raises:
         FedhelloError: Of the matching kind, for every error that the user can fix; nothing is written, and a model in
             memory is restored.
     """
     with as_it_was_if_failing(given.model):
-        return _prepared(config, given, labels)
+        loaded = load(config, given, labels=labels, tell=tell)
+        tell("what each client can train")
+        return _prepared(loaded)
 
 
-def _prepared(config: Config, given: Objects, labels: Sequence[str] | None) -> Session:
-    loaded = load(config, given, labels=labels)
+def _prepared(loaded: Loaded) -> Session:
     config, data, samples, model, method = loaded.config, loaded.data, loaded.samples, loaded.model, loaded.row
     private = private_statistics(config.privacy)
     parts = partition_data(data_settings(config.data), data, loaded.held_out, config.run.seed)
@@ -244,7 +250,11 @@ def _global(config: Config, model: LoraModel) -> Adapter:
 
 
 def load(
-    config: Config, given: Objects = NAMED, admit: Admit | None = None, labels: Sequence[str] | None = None
+    config: Config,
+    given: Objects = NAMED,
+    admit: Admit | None = None,
+    labels: Sequence[str] | None = None,
+    tell: Tell = lambda what: None,
 ) -> Loaded:
     """Load and check everything except the clients.
 
@@ -253,6 +263,7 @@ def load(
         given: The objects of the program.
         admit: Called with the number of the adapter's values, before they are made; may raise.
         labels: As for ``prepare``.
+        tell: Likewise.
 
     Raises:
         FedhelloError: Of the matching kind, for every error that the user can fix.
@@ -264,16 +275,19 @@ def load(
     bound = defended(method.bind(**config.method.options), defence)
     stated = data_settings(config.data)
     check_server_data(config.data.kind, stated.proxy, stated.public, method, bound)
+    tell("the data")
     data = load_data(stated, labels, source=given.data)
     if config.train.distillation:
         check_distillation(len(data.label_names))
     settings = with_features(model_settings(config), data, given)
+    tell("the model")
     model = load_model(settings, data.label_names, MODEL_KINDS[data.kind], given, admit)
     start, said = _start(config, model, settings.lora, data.label_names)
     config = with_found(config, model, settings.features)
     if config.model.head == "solved":
         check_bias(model)
     lengths = config.data.max_length, config.data.answer_tokens
+    tell("the samples as the model reads them")
     samples, changes = encode(data, model, *lengths)
     notes = [*data.notes, *changes, *ignored(config), *said]
     if model.left_out is not None:

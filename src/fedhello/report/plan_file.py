@@ -1,0 +1,72 @@
+"""``plan.json``: a run's plan and its start, written before the first round, so that its page can say why it is so."""
+
+import json
+from typing import Any
+
+from fedhello.errors import RunFolderError
+from fedhello.notes import logger
+from fedhello.report.planning import make_plan
+from fedhello.runs.callbacks import Callback
+from fedhello.runs.files import write_whole
+from fedhello.runs.folder import RunFolder
+from fedhello.runs.formats import write_evaluation, write_head
+from fedhello.runs.loop import RunStart
+from fedhello.runs.summarise import metric_of
+from fedhello.session import Session
+
+NAME = "plan.json"
+
+FORMAT = 1
+"""Format of the file; it rises with changes that earlier versions cannot read."""
+
+
+class PlanFile(Callback):
+    """Writes ``plan.json`` when a run starts or is taken up again.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def on_start(self, session: Session, start: RunStart) -> None:
+        """Write the plan without its clients, which ``clients.json`` lists, and the scores before training."""
+        try:
+            plan = make_plan(session).to_dict()
+        except Exception as error:  # a method that is not the library's may refuse to draw for a plan; the run goes on
+            logger.warning("no %s: the plan cannot be made: %s", NAME, error)
+            return
+        del plan["clients"]
+        values = plan | {
+            "format": FORMAT,
+            "metric": metric_of(session),
+            "start": {
+                "validation": write_evaluation(start.validation),
+                "test": write_evaluation(start.test),
+                "head": None if start.head is None else write_head(start.head),
+            },
+        }
+        write_whole(self._folder.path / NAME, json.dumps(values) + "\n")
+
+
+def read_plan(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the content of a run's ``plan.json``; None if there is none, as of runs of 0.2.0.
+
+    Raises:
+        RunFolderError: If it is not valid, or a later version of fedhello wrote it in a newer format.
+    """
+    file = folder.path / NAME
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        written = found["format"]
+        _ = [tier["budget"] for tier in found["tiers"]], found["start"]["test"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"expected the plan of a run in {file}; {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(written, int) or written > FORMAT:
+        raise RunFolderError(
+            f"expected a plan of format {FORMAT} or earlier in {file}; found {written!r}. Use a later fedhello."
+        )
+    return dict(found)
