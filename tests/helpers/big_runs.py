@@ -28,7 +28,7 @@ def big_run(folder, clients=1000, rounds=200, a_round=1000, classes=77, blocks=1
     folder.mkdir(parents=True)
     made = RunFolder(folder)
     tiers = "[" + ", ".join(f"{{share: {one['share']}, memory: {one['memory'] // 1_000_000}MB}}" for one in TIERS) + "]"
-    config = load_config(None, [f"train.rounds={rounds}", f"clients.tiers={tiers}", "train.lr=1e-3"])
+    config = load_config(None, [f"train.rounds={max(1, rounds)}", f"clients.tiers={tiers}", "train.lr=1e-3"])
     write_whole(folder / "config.yaml", dump_config(config))
     names = [f"class number {c}" for c in range(classes)]
     counts = draw.multinomial(70, draw.dirichlet([0.2] * classes, clients)).tolist()
@@ -48,7 +48,9 @@ def big_round(draw, t, clients, a_round, blocks, rounds):
     asked = sorted(draw.choice(clients, a_round, replace=False).tolist())
     lost = sorted(draw.choice(asked, a_round // 20, replace=False).tolist())
     here = sorted(set(asked) - set(lost))
-    trained = {k: tuple(sorted(draw.choice(blocks, 4 if k % 2 else 9, replace=False).tolist())) for k in here}
+    trained = {
+        k: tuple(sorted(draw.choice(blocks, min(blocks, 4 if k % 2 else 9), replace=False).tolist())) for k in here
+    }
     reports = tuple(
         ClientReport(k, k % 2, trained[k], ("keep",) * blocks, 70, _metrics(draw, k), 1_500_000, 300_000) for k in here
     )

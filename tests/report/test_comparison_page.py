@@ -65,9 +65,9 @@ def test_the_table_holds_accuracy_memory_bytes_and_seconds_side_by_side(apart):
     assert [cells[0][0] for cells in table.cells()] == ["head-only", "full", "fed-hello"]
     assert row["mean of last 5"] == "70.0 % ± 0.1 %"
     assert row["95 % interval"] == "69.8 … 70.2 %"
-    assert row["against head-only, points"] == "+10.0 [+9.6, +10.4]"
-    assert (row["memory, weakest tier"], row["memory, strongest tier"]) == ("2 MB", "5 MB")
-    assert (row["sent"], row["received"], row["clients' training"]) == ("18.2 kB", "6 kB", "1.5 s")
+    assert row["against head-only"] == "+10.0 [+9.6, +10.4]"
+    assert (row["memory from"], row["to"]) == ("2 MB", "5 MB")
+    assert (row["sent"], row["received"], row["training"]) == ("18.2 kB", "6 kB", "1.5 s")
 
 
 def test_without_a_gain_the_page_says_that_there_is_no_target(made_up):

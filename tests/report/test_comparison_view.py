@@ -75,7 +75,7 @@ def test_one_run_alone_has_nothing_to_differ_from(three):
 def test_blocks_that_all_train_alike_are_a_sentence_and_no_figure(made_up):
     figures, alike = view([made_up("full-seed0", "full", 0, [0.5, 0.6])]).blocks()
     assert (len(figures), alike) == (1, {})
-    assert figures[0].records()[5] == {"round": 1, "block": "5", "clients": 0}
+    assert figures[0].records()[5] == {"round": 1, "block": 5, "clients": 0}
 
 
 def test_words_are_listed():

@@ -153,10 +153,10 @@ def plan(
     file, overrides = file_and_overrides(words)
     found = fh.plan(fh.prepare(file, [*overrides, "run.engine=local"]))  # the plan does not depend on the engine
     say_plan(found, as_json)
-    if picture is not None:
-        found.write_picture(picture)
     if page is not None:
         found.write_page(page)
+    if picture is not None:
+        found.write_picture(picture)
 
 
 def compare(

@@ -289,8 +289,15 @@ def curve_figure(
     ]  # fmt: skip
     if target is not None:
         at = {"y": {**y, "datum": target}}
-        words = {"type": "text", "style": "weak", "align": "right", "dy": -7, "text": f"target {percent(target)}"}
-        layers += [_line(at), {**_line(at), "mark": words, "encoding": {**at, "x": {"value": "width"}}}]
+        words = {
+            "type": "text",
+            "style": "weak",
+            "align": "left",
+            "dx": 4,
+            "dy": -7,
+            "text": f"target {percent(target)}",
+        }
+        layers += [_line(at), {**_line(at), "mark": words, "encoding": {**at, "x": {"value": 0}}}]
     columns = [
         Column("method", "method"),
         Column("round", "round", "integer"),

@@ -101,26 +101,28 @@ def _overview(view: View) -> DataTable:
         Column("method", "method"),
         Column("accuracy", "mean of last 5", "percent"),
         Column("interval", f"{100 * CONFIDENCE:.0f} % interval", "percent"),
-        *(Column(f"against {label}", f"against {label}, points", "percent") for label in view.against),
-        Column("weak", "memory, weakest tier" if tiers else "memory", "bytes"),
-        *([Column("strong", "memory, strongest tier", "bytes")] if tiers else []),
+        *(Column(f"against {label}", f"against {label}", "percent") for label in view.against),
+        Column("weak", "memory from" if tiers else "memory", "bytes"),
+        *([Column("strong", "to", "bytes")] if tiers else []),
         Column("up", "sent", "bytes"),
         Column("down", "received", "bytes"),
-        Column("training", "clients' training", "seconds"),
-        Column("wall", "whole run", "seconds"),
+        Column("training", "training", "seconds"),
+        Column("wall", "run", "seconds"),
         Column("flops", "computed", "flops"),
         *(Column(f"p {label}", f"p against {label}", "number") for label in view.against),
         Column("seeds", "seeds", "integer"),
         Column("final", "last", "percent"),
         Column("validation", "best on validation", "percent"),
     ]
+    memory = "Memory is the largest peak of a step above the loaded model"
+    memory += ", from the tier with the smallest budget to that with the largest" if tiers else ""
     note = (
-        "Means over seeds ± standard deviation. Memory is the largest peak of a step above the loaded model; bytes and "
-        "seconds are those of all clients in the whole run."
+        f"Means over seeds ± standard deviation. {memory}; bytes and seconds are those of all clients in the whole run."
     )
     if view.against:
+        others = len(view.methods) - 1
         note += (
-            f" Differences are paired by seed, and their intervals and p corrected for {len(view.methods) - 1} methods."
+            f" Differences, in points, are paired by seed; their intervals and p are corrected for {others} methods."
         )
     return DataTable("The methods", columns, [_overview_row(view, one, tiers) for one in view.methods], note)
 

@@ -286,7 +286,7 @@ def _blocks(name: str, title: str, counts: Sequence[Sequence[int]], most: int, l
     flush = {"paddingInner": 0, "paddingOuter": 0, "round": False}
     spec = heat_map(
         discrete("round", "round", scale=flush),
-        discrete("block", "block (0 = input)", sort=[str(l) for l in reversed(blocks)]),
+        discrete("block", "block (0 = input)", sort="descending"),
         {"field": "clients", "scale": {"domain": [0, most]}, "legend": explained if legend else None},
         height=14 * len(blocks) + 10,
         tips=[tip("round", "round"), tip("block", "block"), tip("clients", "clients", "integer")],

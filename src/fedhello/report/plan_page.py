@@ -58,7 +58,9 @@ def _tiers(plan: Plan) -> Section:
         said.append(f"Left out by {plan.method}: {', '.join(f'tier {tier.tier}' for tier in out)}.")
     parts: list[Part] = [DataTable("The tiers", _TIER_COLUMNS, [_tier_row(tier) for tier in plan.tiers])]
     known = [tier for tier in plan.tiers if tier.frequency is not None]
-    if known:
+    if known and all(share == 1 for tier in known for share in tier.frequency or ()):
+        said.append("In round 0 all clients that take part train every block.")
+    elif known:
         parts.append(_frequencies(plan, known))
     return Section("tiers", "What does each tier train?", said, parts)
 
@@ -67,8 +69,8 @@ _TIER_COLUMNS = (
     Column("tier", "tier"),
     Column("budget", "budget"),
     Column("clients", "clients", "integer"),
-    Column("fewest", "blocks, at least", "integer"),
-    Column("most", "at most", "integer"),
+    Column("fewest", "fewest blocks", "integer"),
+    Column("most", "most blocks", "integer"),
     Column("memory", "memory", "bytes"),
     Column("memory_share", "of the budget", "percent"),
     Column("computation", "computation", "percent"),
@@ -103,7 +105,7 @@ def _frequencies(plan: Plan, tiers: list[TierPlan]) -> Figure:
         "How often each block trains in round 0",
         "The share of a tier's clients that train each block, before any Fisher score; block 0 is next to the input.",
         heat_map(
-            discrete("block", "block", sort=[column.title for column in blocks]),
+            discrete("block", "block"),
             names_axis("tier"),
             value,
             height=28 * len(tiers),

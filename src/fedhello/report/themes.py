@@ -56,6 +56,7 @@ def _config(theme: str) -> dict[str, Any]:
             "titleFontSize": 12,
             "orient": "top",
             "symbolStrokeWidth": 2.2,
+            "labelLimit": 320,
         },
         "style": {
             "reference": {"stroke": muted, "color": muted, "strokeDash": [4, 4], "strokeWidth": 1.4, "opacity": 1},

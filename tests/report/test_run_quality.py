@@ -1,0 +1,72 @@
+import dataclasses
+
+import pytest
+from big_runs import big_run
+
+from fedhello.model.evaluation import Evaluation
+from fedhello.report.run_facts import RunFacts
+from fedhello.report.run_quality import axis_range, interval, learning_curve, quality
+from fedhello.runs.heads import HeadChange
+from fedhello.runs.summary import HeadSummary
+
+
+@pytest.fixture
+def facts(tmp_path):
+    found = RunFacts(big_run(tmp_path / "run", clients=4, rounds=3, a_round=2, classes=3, blocks=3))
+    found.refresh()
+    return found
+
+
+def changed(facts, start, final, samples, **more):
+    scores = {"start_scores": Evaluation(start, 1.0, samples), "final_scores": Evaluation(final, 1.0, samples, more)}
+    facts.summary = facts.summary.but(start=start, final=final, **scores)
+    return quality(facts).answer
+
+
+def test_the_interval_is_wilsons():
+    # 9 of 10: 0.596 … 0.982, as in Newcombe (1998)
+    assert interval(0.9, 10) == (pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
+    assert interval(1.0, 100)[1] == 1.0
+    assert interval(1.0, 100)[0] == pytest.approx(0.963, abs=1e-3)
+
+
+def test_an_axis_spans_what_chance_alone_makes_of_a_score_and_no_less_than_means_something():
+    low, high = axis_range([0.5, 0.505], 400)
+    assert low < interval(0.5, 400)[0] and high > interval(0.505, 400)[1]
+    low, high = axis_range([0.5], 10**9)
+    assert high - low >= 0.06
+    assert axis_range([0.99], 50)[1] == 1.0
+
+
+def test_a_difference_that_chance_explains_is_said_to_be_one(facts):
+    assert "may differ by up to 9.6 points by chance" in changed(facts, 0.5, 0.52, 209)[0]
+    assert "more than chance alone would explain" in changed(facts, 0.5, 0.52, 20_900)[0]
+    assert changed(facts, 0.5, 0.5, 100)[0].endswith(
+        "100 test samples right after 3 rounds: as many as before training."
+    )
+
+
+def test_head_only_is_named_where_it_was_measured_alone(facts):
+    assert "compare runs head-only beside it" in " ".join(quality(facts).answer)
+    facts.config = {"model": {"head": "solved"}}
+    changes = (HeadChange(4, 280, 10, 10),)
+    facts.summary = facts.summary.but(head=HeadSummary(policy="solved", changes=changes))
+    answer = " ".join(quality(facts).answer)
+    assert "is what head-only reaches: a head solved from the clients' sums once" in answer
+    assert quality(facts).parts[2].rows[0][0] == "before training (head-only)"
+
+
+def test_language_models_have_perplexity(facts):
+    assert "Its perplexity is 12.5" in " ".join(changed(facts, 0.5, 0.6, 100, perplexity=12.5))
+
+
+def test_the_curve_begins_before_training_and_marks_what_was_handed_back(facts):
+    figure = learning_curve(facts)
+    assert [row[0] for row in figure.table.rows] == [0, 1, 2, 3]
+    facts.selected = 2
+    assert any("datum.round === 2" in str(layer) for layer in learning_curve(facts).spec["layer"])
+
+
+def test_a_run_without_a_scored_round_says_so(facts):
+    facts.summary, facts.rounds = None, [dataclasses.replace(one, test=None) for one in facts.rounds]
+    assert quality(facts).answer == ["Nothing has been scored yet."]
