@@ -64,6 +64,9 @@ if TYPE_CHECKING:
     from fedhello.results.run import RunResult as RunResult
     from fedhello.results.run import TrainedRun as TrainedRun
     from fedhello.results.trained import RunEvaluation as RunEvaluation
+    from fedhello.runs.backup import Backup as Backup
+    from fedhello.runs.backup import backup as backup
+    from fedhello.runs.backup import restore as restore
     from fedhello.runs.callbacks import Callback as Callback
     from fedhello.runs.callbacks import EarlyStopping as EarlyStopping
     from fedhello.runs.console import Progress as Progress
@@ -128,6 +131,7 @@ _WHERE = {
     "fedhello.results.rounds": "Rounds",
     "fedhello.results.run": "RunResult TrainedRun",
     "fedhello.results.trained": "RunEvaluation",
+    "fedhello.runs.backup": "Backup backup restore",
     "fedhello.runs.callbacks": "Callback EarlyStopping",
     "fedhello.runs.console": "Progress",
     "fedhello.runs.loop": "RoundRecord RunStart",

@@ -5,14 +5,17 @@ import inspect
 import pytest
 
 import fedhello as fh
-from fedhello.cli import network, results, run
+from fedhello.cli import network, operations, results, run
 from fedhello.cli.main import COMMANDS
 
 OBJECTS = {"self", "session", "model", "processor", "data", "validation", "test", "method", "objects", "callbacks"}
 """What only a program has: no words can hand them over."""
 
-SHOWN = {"as_json", "quiet", "console"}
+SHOWN = {"as_json", "quiet", "console", "log_format"}
 """Where a result goes, and in which form."""
+
+FOLLOWED = {"watch": {"callbacks"}, "metrics": {"callbacks"}}
+"""Ways to follow a run, which a program does by callbacks."""
 
 CONFIG = {"words": {"config", "overrides"}}
 COLUMNS = {name: {"columns"} for name in ("text", "label", "image", "prompt", "response")}
@@ -35,8 +38,8 @@ CONSENT = {
 LIMITS = {name: {"budget"} for name in ("memory", "upload", "seconds", "blocks", "rank")}
 
 SAME = [
-    (run.run, [fh.run], CONFIG | {"dry_run": set()}, OBJECTS),  # to try is to plan
-    (run.resume, [fh.resume], {"run": {"folder"}}, OBJECTS),
+    (run.run, [fh.run], CONFIG | FOLLOWED | {"dry_run": set()}, OBJECTS),  # to try is to plan
+    (run.resume, [fh.resume], FOLLOWED | {"run": {"folder"}}, OBJECTS),
     (run.init, [fh.init], {"name": {"data"}}, set()),
     (run.plan, [fh.prepare, fh.plan, fh.Plan.write_picture], CONFIG | {"picture": {"file"}}, OBJECTS),
     (run.compare, [fh.compare], CONFIG | {"no_baselines": {"baselines"}, "tune": {"rates"}}, OBJECTS),
@@ -51,7 +54,9 @@ SAME = [
         {"runs": {"run", "folders", "comparison"}},
         set(),
     ),
-    (network.server, [fh.serve], CONFIG, {"callbacks"}),
+    (operations.backup, [fh.backup], {}, set()),
+    (operations.restore, [fh.restore], {}, set()),
+    (network.server, [fh.serve], CONFIG | FOLLOWED, {"callbacks"}),
     (network.client, [fh.join], COLUMNS | LIMITS | CONSENT, set()),
     (network.server_keys, [fh.make_server_keys], {"host": {"hosts"}}, set()),
     (network.client_key, [fh.make_client_key], {}, set()),

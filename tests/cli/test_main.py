@@ -22,11 +22,14 @@ SAID = {
     "fedhello.formatting": {"human_bytes"},
     "fedhello.network.consent": {"read_consent"},
     "fedhello.network.keys": {"client_steps", "server_steps"},
-    "fedhello.notes": {"show_notes"},
+    "fedhello.network.metrics": {"monitored"},
+    "fedhello.network.options": {"default_name"},
+    "fedhello.notes": {"always", "be_quiet", "is_json", "show_notes", "tell"},
     "fedhello.report.plan": {"show"},
     "fedhello.report.tables": {"show"},
     "fedhello.results.comparison": {"is_comparison"},
     "fedhello.results.trained": {"scores_listed"},
+    "fedhello.runs.events": {"Events"},
     "fedhello.streams": {"keep_going"},
 }
 """What the command line takes of fedhello beside its public names: words to read, and words to say."""

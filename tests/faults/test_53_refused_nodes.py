@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from fedhello.network.keyring import Keyring
 from fedhello.network.keys import make_client_key, make_server_keys
 from fedhello.network.processes import free_port, spawn, stop
 from fedhello.network.superlink import ServerOptions, superlink
@@ -40,7 +41,7 @@ def listening(keys, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "superlink.log"
     with superlink(options, secrets.token_bytes(32), log) as process:
         process.wait()
-        flower.register(options.address, options.public_keys)
+        Keyring(options.keys, flower.ControlledNodes(options.address), print).register_all()
         yield options.port
     assert "PRIVATE KEY" not in log.read_text()
 

@@ -11,12 +11,14 @@ from dataclasses import replace
 
 import pytest
 
+from fedhello.network.keyring import Keyring
 from fedhello.network.keys import make_client_key, make_server_keys
 from fedhello.network.processes import free_port, spawn, stop
-from fedhello.network.registry import ClientRegistry
+from fedhello.network.registry import LOOK_AROUND, ClientRegistry
 from fedhello.network.superlink import ServerOptions, superlink
 from fedhello.network.supervisor import Connection
 from fedhello.network.worker import Worker
+from fedhello.notes import fields_of
 from network import remote_facts
 
 
@@ -63,7 +65,7 @@ def test_a_key_that_a_stranger_registered_is_not_even_told_the_configuration(tak
     network, engine, nodes = taking
     joined, refused = joining(network, engine, {nodes["client-0"]: "client-0", nodes["client-2"]: "client-2"})
     assert sorted(joined.values()) == ["client-0", "client-2"]
-    assert "not among those that the server registered" in refused[nodes["thief"]]
+    assert "not among those in the server's folder" in refused[nodes["thief"]]
     assert "thief" not in {name for name, _, _, _ in network.sent}
 
 
@@ -94,20 +96,43 @@ def test_a_real_superlink_knows_a_node_by_its_key(tmp_path):
 
     with superlink(options, secret, tmp_path / "superlink.log") as process:
         process.wait()
-        owners = flower.register(options.address, options.public_keys)
+        said = []
+        ring = Keyring(tmp_path / "keys", flower.ControlledNodes(options.address), said.append)
+        ring.register_all()
+        owners = dict(ring.owners)
         assert sorted(owners.values()) == ["berlin", "paris"]
         connection = Connection("localhost", options.port, tmp_path / "keys/ca.crt", tmp_path / "keys/paris")
         child = spawn("fedhello.network.flower_main", connection.supernode(port, own), tmp_path / "supernode.log")
         worker = subprocess.Popen([sys.executable, "-c", ANSWERS, str(port), own, *facts])
         try:
             with flower.opened(options.address, secret) as link:
-                lobby, found, end = ClientRegistry(link, {}, 3, owners=owners), [], time.monotonic() + 120
+                lobby, found, end = ClientRegistry(link, {}, 3, owners=ring.owners), [], time.monotonic() + 120
+                lobby.refresh = ring.refresh
                 while len(found) < 2 and time.monotonic() < end:
                     arrived = lobby.look()
                     found += arrived
                     for arrival in arrived:
                         lobby.ask_again(arrival.node)
                     time.sleep(0.1)
+                (node,) = lobby.connected
+                # Its key is taken away, and another of its name put in its place: it is out at once.
+                (tmp_path / "keys" / "paris.pub").unlink()
+                (tmp_path / "keys" / "paris").unlink()
+                make_client_key("paris", tmp_path / "keys")
+                time.sleep(LOOK_AROUND)
+                lobby.look()
+                assert lobby.connected == frozenset() and node not in link.nodes()
+                assert sorted(ring.owners.values()) == ["berlin", "paris"] and node not in ring.owners
+                # One that never connected is forgotten, too, and no key is taken twice.
+                kept = (tmp_path / "keys" / "berlin.pub").read_bytes()
+                (tmp_path / "keys" / "berlin.pub").unlink()
+                ring.refresh()
+                (tmp_path / "keys" / "berlin.pub").write_bytes(kept)
+                ring.refresh()
+                assert list(ring.owners.values()) == ["paris"]
+                assert [fields_of(line)["event"] for line in said] == [
+                    "key removed", "key added", "key removed", "key refused",
+                ]  # fmt: skip
         finally:
             stop(child)
             worker.kill()

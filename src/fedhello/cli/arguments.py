@@ -1,9 +1,12 @@
 """Arguments that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fedhello.notes import show_notes
 
 INTERRUPTED = 130
 
@@ -14,6 +17,30 @@ Words = Annotated[
         metavar="[CONFIG] [KEY=VALUE]...",
         help="A YAML file, and overrides such as train.rounds=5; the last of a key wins.",
     ),
+]
+
+
+class LogFormats(StrEnum):
+    """How a command speaks on standard error."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+LogFormat = Annotated[
+    LogFormats | None,
+    typer.Option(
+        "--log-format",
+        help="How to speak on standard error: text, or json, one object a line.",
+        is_eager=True,  # before other options are found to be wrong
+        callback=lambda value: None if value is None else show_notes(value),
+    ),
+]
+
+
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", help="HOST:PORT for /healthz and /metrics, such as 127.0.0.1:9464."),
 ]
 
 

@@ -9,9 +9,9 @@ from errno import ENAMETOOLONG
 import typer
 
 import fedhello as fh
-from fedhello.cli import inventory, network, results, run, watching
+from fedhello.cli import inventory, network, operations, results, run, watching
 from fedhello.cli.arguments import INTERRUPTED
-from fedhello.notes import show_notes
+from fedhello.notes import show_notes, tell
 from fedhello.streams import keep_going
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ keys = typer.Typer(help="Make certificates and keys for a federation on many mac
 
 COMMANDS = (
     run.run, run.resume, network.server, network.client, run.init, run.plan, run.compare,
-    watching.watch, watching.status,
+    watching.watch, watching.status, operations.backup, operations.restore,
     results.evaluate, results.predict, results.export, results.forget, results.clients, results.report,
     inventory.methods, inventory.models, inventory.doctor,
 )  # fmt: skip
@@ -57,18 +57,22 @@ def main() -> None:
         # Without standalone mode, click returns the code of typer.Exit instead of raising it.
         code = app(standalone_mode=False)
     except fh.FedhelloError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+        tell("interrupted", event="interrupted", exit_code=INTERRUPTED)
         sys.exit(INTERRUPTED)
     except Exception as error:
         about = _about_the_command(error)
         if about is None:
             raise
-        print(f"error: {about}", file=sys.stderr)
+        _say(about)
         sys.exit(about.exit_code)
     sys.exit(code or 0)
+
+
+def _say(error: fh.FedhelloError) -> None:
+    tell(str(error), "error", event="error", error=type(error).__name__, exit_code=error.exit_code)
 
 
 def _check_words(words: list[str]) -> None:

@@ -22,6 +22,8 @@ from fedhello.cli.arguments import (
     Label,
     Labels,
     LeastPerClass,
+    LogFormat,
+    Metrics,
     Models,
     OwnLedger,
     Prompt,
@@ -35,7 +37,8 @@ from fedhello.cli.arguments import (
     Words,
 )
 from fedhello.cli.output import console_for, file_and_overrides, list_files, named, say_result
-from fedhello.cli.watching import Watch, watched
+from fedhello.cli.watching import Watch, followed
+from fedhello.notes import always, is_json
 
 
 def server(
@@ -47,15 +50,17 @@ def server(
     ] = None,
     local: Annotated[int | None, typer.Option("--local", help="Start this number of clients on this machine.")] = None,
     watch: Watch = False,
+    metrics: Metrics = None,
     changed_data: ChangedData = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    log_format: LogFormat = None,
 ) -> None:
     """Run a configuration with clients on other machines; the same command resumes a stopped run."""
     _end_in_order()
     console = console_for(as_json, quiet)
     source = file_and_overrides(words)
-    with watched(_folder(*source, local) if watch else None) as pages:
+    with followed(lambda: _folder(*source, local), watch, metrics) as followers:
         found = fh.serve(
             *source,
             host=host,
@@ -63,7 +68,7 @@ def server(
             keys=keys,
             local=local,
             changed_data=changed_data,
-            callbacks=pages,
+            callbacks=followers,
             console=console,
         )
         say_result(found, console, as_json, "the same command")
@@ -115,11 +120,14 @@ def client(
         Path | None, typer.Option("--config", help="The federation's configuration, for the sizes in a dry run.")
     ] = None,
     as_json: Json = False,
+    log_format: LogFormat = None,
 ) -> None:
     """Take part in a run on another machine, with your own data and budget."""
     from fedhello.network.consent import read_consent
+    from fedhello.network.options import default_name
 
     _end_in_order()
+    always(name=name or default_name(data, part, key))
     allowed = named(epochs=epochs, download=download, statistics=statistics, scores=scores, secure=secure)
     allowed |= named(epsilon=epsilon, ledger=None if ledger is None else str(ledger))
     allowed |= named(least_per_class=least_per_class, labels=labels or None, tasks=tasks or None, models=models or None)
@@ -140,7 +148,7 @@ def client(
         log=log,
         dry_run=dry_run,
         config=config,
-        console=Console(stderr=True),
+        console=None if is_json() else Console(stderr=True),
     )
     if found is not None:
         print(json.dumps(found.to_dict()) if as_json else "\n".join(found.lines()))

@@ -1,7 +1,6 @@
 """Output of commands."""
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 
 import fedhello as fh
 from fedhello.cli.arguments import INTERRUPTED
+from fedhello.notes import be_quiet, is_json, tell
 
 
 def file_and_overrides(words: Sequence[str] | None) -> tuple[Path | None, list[str]]:
@@ -40,8 +40,10 @@ def refuse(options: Iterable[str], where: str) -> None:
 
 
 def console_for(as_json: bool, quiet: bool) -> Console | None:
-    """Return the console for progress, on standard error; None if it is hidden."""
-    return None if quiet or as_json else Console(markup=False)
+    """Return the console for progress; None if it is hidden, or told as JSON."""
+    if quiet and is_json():
+        be_quiet()
+    return None if quiet or as_json or is_json() else Console(markup=False)
 
 
 def say_summary(summary: Any) -> None:
@@ -64,7 +66,7 @@ def say_result(run: Any, console: Console | None, as_json: bool, go_on: str) -> 
         say_summary(summary)
     if summary.status == "interrupted":
         if console is None:  # otherwise it is shown already
-            print(f"interrupted; resume with: {go_on}", file=sys.stderr)
+            tell(f"interrupted; resume with: {go_on}", event="interrupted", exit_code=INTERRUPTED)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -73,7 +75,7 @@ def draw_report(run: Any) -> Path | None:
     try:
         return fh.write_report(run)
     except fh.MissingExtraError as error:
-        print(f"note: no report.html, {error}", file=sys.stderr)
+        tell(f"no report.html, {error}", "warning")
         return None
 
 

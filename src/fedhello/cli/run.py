@@ -15,6 +15,8 @@ from fedhello.cli.arguments import (
     Image,
     Json,
     Label,
+    LogFormat,
+    Metrics,
     Prompt,
     Quiet,
     Reference,
@@ -35,7 +37,7 @@ from fedhello.cli.output import (
     say_result,
     say_summary,
 )
-from fedhello.cli.watching import Watch, watched
+from fedhello.cli.watching import Watch, followed
 
 
 def run(
@@ -47,6 +49,8 @@ def run(
         Path | None, typer.Option("--continue", help="Folder of a run to go on with, such as with train.rounds=+10.")
     ] = None,
     watch: Watch = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
     if go_on is not None:
@@ -56,8 +60,8 @@ def run(
     if dry_run:
         _try_out(config, console, as_json)
         return
-    with watched(_folder(config) if watch else None) as pages:
-        found = fh.run(config, callbacks=pages, console=console)
+    with followed(lambda: _folder(config), watch, metrics) as followers:
+        found = fh.run(config, callbacks=followers, console=console)
         say_result(found, console, as_json, f"fedhello resume {found.path}")
 
 
@@ -106,13 +110,15 @@ def resume(
     ] = None,
     changed_data: ChangedData = False,
     watch: Watch = False,
+    metrics: Metrics = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    log_format: LogFormat = None,
 ) -> None:
     """Resume a run that was interrupted, failed or killed, from its last checkpoint; or add rounds to it."""
     console = console_for(as_json, quiet)
-    with watched(run if watch else None) as pages:
-        found = fh.resume(run, overrides or (), changed_data=changed_data, callbacks=pages, console=console)
+    with followed(lambda: run, watch, metrics) as followers:
+        found = fh.resume(run, overrides or (), changed_data=changed_data, callbacks=followers, console=console)
         if found.session is not None:
             say_result(found, console, as_json, f"fedhello resume {run}")
             return

@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from rich.table import Table
 
 import fedhello as fh
 from fedhello.cli.arguments import Json, Run
+from fedhello.notes import is_json
 
 Folder = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="The folder of a run, or of several; ./runs if not given.")
@@ -42,6 +43,31 @@ def watch(
         if browser:
             webbrowser.open(server.url)
         threading.Event().wait()
+
+
+@contextmanager
+def followed(folder: Callable[[], Path], watch: bool, metrics: str | None) -> "Iterator[list[fh.Callback]]":
+    """Follow a run that is about to start in every way that is asked for; yield the callbacks that this takes.
+
+    Args:
+        folder: Returns the folder that the run will have.
+        watch: Whether its page is served.
+        metrics: ``HOST:PORT`` for its health and figures; None for none.
+    """
+    from fedhello.network.metrics import monitored
+
+    place = folder() if watch or metrics else Path()
+    with watched(place if watch else None) as pages, monitored(metrics, place) as monitors:
+        yield [*events(), *pages, *monitors]
+
+
+def events() -> "list[fh.Callback]":
+    """Return what tells the rounds where standard error is JSON."""
+    if not is_json():
+        return []
+    from fedhello.runs.events import Events
+
+    return [Events()]
 
 
 @contextmanager

@@ -2,20 +2,25 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
 from fedhello.config.load import parse_config
 from fedhello.config.schema import Config
-from fedhello.errors import ClientsError, ConfigError
-from fedhello.network.registry import Arrival, ClientInfo, ClientRegistry, taken
+from fedhello.errors import ClientsError, ConfigError, RunFolderError
+from fedhello.network.registry import Arrival, ClientInfo, ClientRegistry, count_shapes, not_admitted, taken
+from fedhello.notes import Line
+from fedhello.runs.folder import RunFolder
 
 BACK_SECONDS = 60.0
 """Seconds that a resumed run waits for clients beyond its quorum; others are admitted later."""
 
 
 Say = Callable[[str], None]
+
+Waiting = Callable[[int, int], None]
+"""Function that is called with how many clients are here, and how many are waited for."""
 
 Unable = Callable[[ClientInfo], str | None]
 """Function that returns why a client cannot train anything; None if it can."""
@@ -28,6 +33,7 @@ def gather(
     say: Say,
     wait: Callable[[float], None] = time.sleep,
     unable: Unable = lambda facts: None,
+    waiting: Waiting = lambda here, wanted: None,
 ) -> tuple[tuple[ClientInfo, ...], dict[int, int], dict[int, float]]:
     """Wait for clients to join: all of ``data.clients``, or, for a resumed run, a quorum of the roster.
 
@@ -40,6 +46,7 @@ def gather(
         say: Called with messages for the user.
         wait: Waits some seconds.
         unable: Says of a client whether it can train within its budget.
+        waiting: Called with the clients that are here and that are waited for, again and again.
 
     Returns:
         The members by id, the node of each connected member, and its rate in bytes per second.
@@ -57,9 +64,11 @@ def gather(
         for arrival in arrivals:
             complaint = _welcome(arrival, lobby, here, lambda facts: _admit(facts, config, roster, unable))
             if complaint is None:
-                say(f"{arrival.name} has joined: {len(here)} of {wanted}")
+                here_now = {"name": arrival.name, "connected": len(here), "wanted": wanted}
+                say(Line(f"{arrival.name} has joined: {len(here)} of {wanted}", event="joined", **here_now))
             elif not arrival.seen:
-                say(f"a client was not admitted: {complaint}")
+                say(not_admitted(arrival.name, complaint))
+        waiting(len(here), wanted)
         passed = lobby.clock() - begin
         if len(here) >= enough and passed > BACK_SECONDS:
             break
@@ -70,12 +79,33 @@ def gather(
             )
         if lobby.clock() - said > 10:
             said = lobby.clock()
-            say(f"waiting for clients: {len(here)} of {wanted}, {config.run.wait - passed:.0f} s left")
+            left = config.run.wait - passed
+            words = f"waiting for clients: {len(here)} of {wanted}, {left:.0f} s left"
+            say(Line(words, event="waiting", connected=len(here), wanted=wanted, seconds_left=round(left)))
         wait(0.2)
     members = tuple(roster) or tuple(here[name][0] for name in sorted(here))
     ids = {member.name: k for k, member in enumerate(members)}
     nodes = {ids[name]: node for name, (_, node, _) in here.items()}
     return members, nodes, {ids[name]: rate for name, (_, _, rate) in here.items()}
+
+
+def roster_of(folder: RunFolder) -> tuple[ClientInfo, ...]:
+    """Return the clients of a resumed run, by id; empty for a new run."""
+    if not folder.clients_file.is_file():
+        return ()
+    try:
+        return tuple(ClientInfo.model_validate_json(json.dumps(_counted(entry.facts))) for entry in folder.clients())
+    except ValueError as error:
+        raise RunFolderError(
+            f"expected the folder of a run with Flower; {folder.path} does not say who takes part: {error!r}"
+        ) from error
+
+
+def _counted(facts: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a client's facts with its batches counted by shape; before version 3 of the messages they were listed."""
+    if facts is None or any(len(batch) != 2 for batch in facts.get("batches", [[]])):
+        return facts
+    return {**facts, "batches": count_shapes((b, T) for b, T in facts["batches"])}
 
 
 def _welcome(

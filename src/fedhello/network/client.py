@@ -12,7 +12,7 @@ from fedhello.errors import DataError
 from fedhello.network.consent import read_consent
 from fedhello.network.options import ClientOptions, default_name
 from fedhello.network.processes import end_with_parent
-from fedhello.notes import show_notes
+from fedhello.notes import always, show_notes
 from fedhello.streams import keep_going
 
 
@@ -85,6 +85,7 @@ def main() -> None:
 
     raw, port, secret = sys.argv[1:]
     options = ClientOptions.from_json(raw)
+    always(name=options.name)
     consent, key = options.consent, options.key
 
     def prepare(config: dict[str, Any], labels: Sequence[str]) -> Prepared:

@@ -37,7 +37,8 @@ from fedhello.network.deadlines import DeadlinePolicy
 from fedhello.network.inbox import Inbox
 from fedhello.network.messages import Failure, Fields, Link, Reply, one_line
 from fedhello.network.refusals import said
-from fedhello.network.registry import POLL, SLOWEST, Arrival, ClientInfo, ClientRegistry, taken
+from fedhello.network.registry import POLL, SLOWEST, Arrival, ClientInfo, ClientRegistry, not_admitted, taken
+from fedhello.notes import Line
 from fedhello.state import RoundReport
 from fedhello.types import Adapter, Allocation, Client, Federation, Reason, Rejection, Task, Update
 
@@ -132,7 +133,8 @@ class RemoteEngine:
         end = self.clock() + self.patience
         self.look_around()
         if len(self.node_of) < self.federation.quorum:
-            self.note(f"waiting for clients: {len(self.node_of)} of {len(self.members)} are connected")
+            words = f"waiting for clients: {len(self.node_of)} of {len(self.members)} are connected"
+            self.note(Line(words, event="waiting", connected=len(self.node_of), wanted=len(self.members)))
         while len(self.node_of) < self.federation.quorum and self.clock() < end:
             self.wait(POLL)
             self.look_around()
@@ -267,7 +269,7 @@ class RemoteEngine:
         for arrival in arrivals:
             complaint = self._readmit(arrival)
             if complaint is not None and not arrival.seen:
-                self.note(f"a client was not admitted: {complaint}")
+                self.note(not_admitted(arrival.name, complaint))
 
     def _readmit(self, arrival: Arrival) -> str | None:
         """Admit a returning client and return None; else return why not."""

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from flwr.app.error import Error
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import fab_to_proto, run_from_proto
-from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest, UnregisterNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest
 from flwr.serverapp import Grid
 from flwr.supercore import telemetry
@@ -233,26 +233,38 @@ def opened(address: Address, secret: bytes) -> Iterator[GridLink]:
         grid.close()
 
 
-def register(address: Address, public_keys: list[Path]) -> dict[int, str]:
-    """Register the public keys of the nodes that may connect.
+class ControlledNodes:
+    """The nodes that may connect to the SuperLink of this machine, one per public key.
 
-    Returns:
-        Node → the name of its key, that of the file without ``.pub``. A key has one node, which only its owner can
-        connect as: Flower checks a signature by the key.
+    Only a key's owner can connect as its node, since Flower checks a signature by it.
 
-    Raises:
-        EngineError: If the SuperLink refuses a key.
+    Args:
+        address: The SuperLink's.
     """
-    client = _control(address)
-    owners = {}
-    try:
-        for file in public_keys:
-            owners[client.RegisterNode(RegisterNodeRequest(public_key=_public_key(file))).node_id] = file.stem
-    except (httpx.HTTPError, OSError, ValueError) as error:
-        raise EngineError(f"expected the public key of a client in {file}; Flower refuses it: {error!r}") from error
-    finally:
-        client.close()
-    return owners
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    def register(self, file: Path) -> int:
+        """Return the node of a public key.
+
+        Raises:
+            EngineError: If the SuperLink refuses it.
+        """
+        try:
+            with closing(_control(self._address)) as client:
+                found = client.RegisterNode(RegisterNodeRequest(public_key=_public_key(file)))
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            raise EngineError(
+                f"expected the public key of a client in {file}; Flower refuses it: {error!r}. A key that was "
+                "registered and removed is refused until the server starts again: make another."
+            ) from error
+        return int(found.node_id)
+
+    def unregister(self, node: int) -> None:
+        """Forget a node. Of one that never connected, Flower fails to reply after it has done so."""
+        with closing(_control(self._address)) as client, suppress(httpx.HTTPError):
+            client.UnregisterNode(UnregisterNodeRequest(node_id=node))
 
 
 def _public_key(file: Path) -> bytes:

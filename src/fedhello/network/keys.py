@@ -118,7 +118,7 @@ def server_steps(folder: Path, host: str) -> list[str]:
 def client_steps(private: Path, public: Path) -> list[str]:
     """Return the next steps with a client's key pair; one line per step."""
     return [
-        f"keep {public.name} on the server's machine, in the folder of its --keys, and start the server after that",
+        f"keep {public.name} on the server's machine, in the folder of its --keys; a server that runs takes it in",
         f"take {private.name} and {AUTHORITY} to the client's machine, and start it there:",
         f"    fedhello client --server HOST:{PORT} --ca {AUTHORITY} --key {private.name} --data DATA",
         f"whoever has {private.name} is this client: nobody but that machine needs it.",

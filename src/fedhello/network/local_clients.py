@@ -12,7 +12,7 @@ from fedhello.network.options import ClientOptions
 from fedhello.network.processes import end_with_parent, spawn, stop
 from fedhello.network.superlink import ServerOptions
 from fedhello.network.supervisor import Connection, take_part
-from fedhello.notes import show_notes
+from fedhello.notes import always, is_json, show_notes
 
 ROUNDS = 3
 """Of the embedded demo, where no configuration says otherwise."""
@@ -75,6 +75,7 @@ def main() -> None:
     port, brought = sys.argv[1:]
     options = ClientOptions.from_json(brought)
     name = options.name
+    always(name=name)
     try:
         take_part(Connection("127.0.0.1", int(port)), options, lambda line: _say(name, line), None)
     except FedhelloError as error:
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 def _say(name: str, line: str) -> None:
-    sys.stderr.write(f"{name}: {line}\n")
+    sys.stderr.write(f"{line}\n" if is_json() else f"{name}: {line}\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedhello.errors import UpdateError
 from fedhello.network.messages import PROBE, Failure, Fields, Link, Reply, one_line
 from fedhello.network.refusals import said
+from fedhello.notes import Line
 from fedhello.types import Budget
 
 SLOWEST = 16_000.0
@@ -148,8 +149,9 @@ class ClientRegistry:
         invitation: The content of the message ``join``.
         num_labels: C.
         clock: A monotonic clock, in seconds.
-        owners: Node → the name of its key; None without keys.
-        connected: The nodes that were connected at the last poll.
+        owners: Node → the name of its key, which may change; None without keys.
+        refresh: Called before each look, to bring the owners up to date.
+        connected: The nodes that were connected at the last poll, without strangers.
     """
 
     link: Link
@@ -157,6 +159,7 @@ class ClientRegistry:
     num_labels: int
     clock: Callable[[], float] = time.monotonic
     owners: Mapping[int, str] | None = None
+    refresh: Callable[[], None] = lambda: None
     connected: frozenset[int] = frozenset()
     _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
     _kept: dict[int, "Arrival"] = field(default_factory=dict)
@@ -167,10 +170,12 @@ class ClientRegistry:
         if self.clock() - self._looked < LOOK_AROUND:
             return []
         self._looked = self.clock()
-        self.connected = self.link.nodes()
-        for node in self._asked.keys() - self.connected:
+        self.refresh()
+        nodes = self.link.nodes()
+        for node in self._asked.keys() - nodes:
             self._forget(node)
-        strangers = [] if self.owners is None else sorted(self.connected - self.owners.keys() - self._asked.keys())
+        self.connected = nodes if self.owners is None else nodes & self.owners.keys()
+        strangers = sorted(nodes - self.connected - self._asked.keys())
         for node in strangers:
             self._asked[node] = ("", self.clock())
         for node in sorted(self.connected - self._asked.keys()):
@@ -192,7 +197,9 @@ class ClientRegistry:
             facts = read_client_info(reply, self.num_labels)
         except UpdateError as error:
             return Arrival(node, str(error), 0.0)
-        owner = facts.name if self.owners is None else self.owners[node]
+        owner = facts.name if self.owners is None else self.owners.get(node)
+        if owner is None:
+            return Arrival(node, STRANGER, 0.0)
         if facts.name != owner:
             return Arrival(node, not_its_name(facts.name, owner), 0.0)
         return Arrival(node, facts, self.clock() - began)
@@ -239,8 +246,7 @@ class Arrival:
 
 
 STRANGER = (
-    "its key is not among those that the server registered when it started. If it is one of yours, put its .pub file "
-    "into the folder of --keys and start the server again."
+    "its key is not among those in the server's folder of --keys. If it is one of yours, put its .pub file there."
 )
 """The message about a node whose key somebody else has registered."""
 
@@ -248,6 +254,11 @@ STRANGER = (
 def not_its_name(name: str, owner: str) -> str:
     """Return the message about a client that joins under another name than that of its key."""
     return f"{name!r} is not the name of its key, which is {owner!r}; start it with --name {owner}, or without --name"
+
+
+def not_admitted(name: str, complaint: str) -> str:
+    """Return the line that says why a client, whose name may not be known, does not take part."""
+    return Line(f"a client was not admitted: {complaint}", event="not admitted", name=name or None, reason=complaint)
 
 
 def taken(name: str) -> str:

@@ -8,7 +8,7 @@ Started again on the folder of an unfinished run, it resumes from the last check
 
 import itertools
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from fedhello.model.statistics import LONGEST_FEATURE, like, longest_pooled
 from fedhello.network.admission import Say, Unable, budgets_of, gather, key_of, with_tiers
 from fedhello.network.deadlines import DeadlinePolicy
 from fedhello.network.engine import RemoteEngine
+from fedhello.network.keyring import Keyring
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
 from fedhello.network.registry import ClientInfo, ClientRegistry
@@ -42,7 +43,7 @@ from fedhello.network.revival import LastingLink
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.plugins import is_own
 from fedhello.privacy.rounds import anonymous_federation
-from fedhello.runs.callbacks import Callback, loading_teller
+from fedhello.runs.callbacks import Callback, loading_teller, waiting_teller
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.progress import restore_progress
 from fedhello.runs.runner import run_session, warn
@@ -150,7 +151,7 @@ def serve(
     Raises:
         FedhelloError: Of the matching kind, for every error that the user can fix.
     """
-    from fedhello.network.flower import opened, register
+    from fedhello.network.flower import ControlledNodes, opened
 
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
     config, lr = checked(folder, config)
@@ -159,19 +160,20 @@ def serve(
     secret = secrets.token_bytes(32)
     log = folder.path.with_name(f"{folder.path.name}.flower.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    owners: dict[int, str] = {}
     happened: list[str] = []
-
-    @contextmanager
-    def connected() -> Iterator[Link]:
-        owners.clear()
-        owners.update(register(options.address, options.public_keys))
-        with opened(options.address, secret) as link:
-            yield link
 
     def note(line: str) -> None:
         happened.append(line)
         warn(folder, line) if folder.path.is_dir() else say(line)
+
+    keys = None if options.keys is None else Keyring(options.keys, ControlledNodes(options.address), note)
+
+    @contextmanager
+    def connected() -> Iterator[Link]:
+        if keys is not None:
+            keys.register_all()
+        with opened(options.address, secret) as link:
+            yield link
 
     with superlink(options, secret, log) as process:
         say("loading the model and the server's data …")
@@ -181,8 +183,7 @@ def serve(
         with LastingLink(process, connected, note) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
             ready(options)
-            known = owners if options.public_keys else None
-            return folder, play_over(link, loaded, folder, observers, say, known, happened, accept_data, lr)
+            return folder, play_over(link, loaded, folder, observers, say, keys, happened, accept_data, lr)
 
 
 def serve_on(link: Link, file: Path, say: Say) -> None:
@@ -203,7 +204,7 @@ def play_over(
     folder: RunFolder,
     callbacks: Sequence[Callback],
     say: Say,
-    owners: Mapping[int, str] | None = None,
+    keys: Keyring | None = None,
     happened: Sequence[str] = (),
     accept_data: bool = False,
     lr: float | None = None,
@@ -216,7 +217,7 @@ def play_over(
         folder: The run's folder.
         callbacks: Observe the run.
         say: Called with messages for the user.
-        owners: Node → the name of its key; None without keys.
+        keys: The keys of the clients; None without.
         happened: What befell the link, which grows during the run and goes into its notes.
         accept_data: As for ``serve``.
         lr: η of round 0 from here on; None leaves it.
@@ -226,8 +227,11 @@ def play_over(
     """
     run = secrets.token_hex(8)
     roster = known_roster(folder)
-    lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names), owners=owners)
-    members, nodes, rates = gather(lobby, loaded.config, roster, say, unable=_unable(loaded))
+    lobby = ClientRegistry(link, _invitation(loaded, run), len(loaded.data.label_names))
+    if keys is not None:
+        lobby.owners, lobby.refresh = keys.owners, keys.refresh
+    tell = waiting_teller(callbacks)
+    members, nodes, rates = gather(lobby, loaded.config, roster, say, unable=_unable(loaded), waiting=tell)
     session, engine = remote_session(loaded, lobby, members, run)
     engine.node_of, engine.rates, engine.happened = nodes, rates, happened
     if roster:

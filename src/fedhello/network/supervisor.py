@@ -256,13 +256,17 @@ def _why(code: int) -> str:
     return how_it_ended(code)
 
 
-def parse_server(text: str) -> tuple[str, int]:
+def parse_server(text: str, what: str = "the server (--server)") -> tuple[str, int]:
     """Return host and port from ``HOST:PORT``, with an IPv6 address in brackets.
+
+    Args:
+        text: The address.
+        what: Whose it is, for the message.
 
     Raises:
         ConfigError: If it is none.
     """
     found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:/]+)):(\d{1,5})", text)
     if found is None or not 0 < int(found[3]) < 2**16:
-        raise ConfigError(f"expected the server (--server) as HOST:PORT, such as 192.168.0.7:8000; found {text!r}")
+        raise ConfigError(f"expected {what} as HOST:PORT, such as 192.168.0.7:8000; found {text!r}")
     return found[1] or found[2], int(found[3])

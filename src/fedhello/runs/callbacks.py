@@ -36,6 +36,14 @@ class Callback:
             what: What it is, for people, such as ``the model``.
         """
 
+    def on_waiting(self, connected: int, wanted: int) -> None:
+        """Called several times a second while a server waits for clients, before the first round.
+
+        Args:
+            connected: How many are here.
+            wanted: How many are waited for.
+        """
+
     def on_start(self, session: Session, start: RunStart) -> bool | None:
         """Called once in every process that runs rounds, before its first round.
 
@@ -82,22 +90,24 @@ class Callback:
 
 
 def loading_teller(callbacks: Sequence[Callback]) -> Callable[[str], None]:
-    """Return a function that tells callbacks what is about to be loaded.
+    """Return a function that tells callbacks what is about to be loaded; their errors are ``CallbackError``."""
+    return lambda what: _tell(callbacks, "on_loading", what)
 
-    Its errors are ``CallbackError``.
-    """
 
-    def tell(what: str) -> None:
-        for callback in callbacks:
-            try:
-                callback.on_loading(what)
-            except Exception as error:  # an error of the callback, not of the run
-                raise CallbackError(
-                    f"the callback {type(callback).__name__} failed in on_loading: {type(error).__name__}: {error}. "
-                    "Nothing has been written; fix it and start again."
-                ) from error
+def waiting_teller(callbacks: Sequence[Callback]) -> Callable[[int, int], None]:
+    """Return a function that tells callbacks how many clients are here and wanted, with the same errors."""
+    return lambda connected, wanted: _tell(callbacks, "on_waiting", connected, wanted)
 
-    return tell
+
+def _tell(callbacks: Sequence[Callback], method: str, *what: object) -> None:
+    for callback in callbacks:
+        try:
+            getattr(callback, method)(*what)
+        except Exception as error:  # an error of the callback, not of the run
+            raise CallbackError(
+                f"the callback {type(callback).__name__} failed in {method}: {type(error).__name__}: {error}. "
+                "Nothing has been written; fix it and start again."
+            ) from error
 
 
 def checked_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:

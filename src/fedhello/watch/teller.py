@@ -19,10 +19,17 @@ class PageTeller(Callback):
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._begun = False
+        self._here = (-1, -1)
 
     def on_loading(self, what: str) -> None:
         """Tell what is loaded."""
         self._tell(f"loading {what} …")
+
+    def on_waiting(self, connected: int, wanted: int) -> None:
+        """Tell how many clients are here, if that has changed."""
+        if self._here != (connected, wanted):
+            self._here = connected, wanted
+            self._tell(f"waiting for clients: {connected} of {wanted} are here …")
 
     def on_start(self, session: Session, start: RunStart) -> None:
         """Tell no more: the folder is there."""
