@@ -1,5 +1,10 @@
-"""Run the tutorials' notebooks anew, each in a folder of its own, and store what they print: `make notebooks`."""
+"""Run the tutorials' notebooks anew, each in a folder of its own, and store what they print: `make notebooks`.
 
+Notebooks of example projects are named (`python docs/execute.py examples/*/walk.ipynb`), and run in a copy of their
+project, with the data and the runs that are there.
+"""
+
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -29,4 +34,6 @@ def executed(notebook: Path, folder: str) -> nbformat.NotebookNode:
 if __name__ == "__main__":
     for path in sorted(Path(word) for word in sys.argv[1:]) or sorted(TUTORIALS.glob("*.ipynb")):
         with tempfile.TemporaryDirectory() as there:
+            if (path.parent / "make_data.py").exists():
+                shutil.copytree(path.parent, there, dirs_exist_ok=True)
             nbformat.write(executed(path, there), path)

@@ -135,6 +135,7 @@ def rounds(
         session: The session to run.
         state: The state to continue from: ``start(session).state`` or that of an earlier round; None starts a new run.
             With ``dataclasses.replace(state, lr=…)``, clients train with that learning rate from there on.
+            ``train.stop`` and ``train.target`` are for ``run``: your loop ends where you end it.
         watch: Called with each client's reply before it is aggregated: an ``Update``, whose tensors must not be
             changed, or a ``Rejection`` with its reason.
 

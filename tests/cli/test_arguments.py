@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import fedhello as fh
-from fedhello.cli import network, operations, results, run
+from fedhello.cli import inventory, network, operations, results, run
 from fedhello.cli.main import COMMANDS
 
 OBJECTS = {"self", "session", "model", "processor", "data", "validation", "test", "method", "objects", "callbacks"}
@@ -38,13 +38,24 @@ CONSENT = {
 LIMITS = {name: {"budget"} for name in ("memory", "upload", "seconds", "blocks", "rank")}
 
 SAME = [
-    (run.run, [fh.run], CONFIG | FOLLOWED | {"dry_run": set()}, OBJECTS),  # to try is to plan
+    (run.run, [fh.run], CONFIG | FOLLOWED | {"dry_run": set(), "go_on": set()}, OBJECTS),  # to try is to plan
     (run.resume, [fh.resume], FOLLOWED | {"run": {"folder"}}, OBJECTS),
     (run.init, [fh.init], {"name": {"data"}}, set()),
     (run.plan, [fh.prepare, fh.plan, fh.Plan.write_picture], CONFIG | {"picture": {"file"}}, OBJECTS),
     (run.compare, [fh.compare], CONFIG | {"no_baselines": {"baselines"}, "tune": {"rates"}}, OBJECTS),
-    (results.evaluate, [fh.TrainedRun.evaluate], COLUMNS | {"run": set()}, {"self"}),
-    (results.predict, [fh.TrainedRun.predict], {"run": set(), "texts": {"inputs"}, "pair": {"pairs"}}, {"self"}),
+    (
+        results.evaluate,
+        [fh.TrainedRun.evaluate],
+        COLUMNS | {"run": set(), "per_class": set(), "per_client": set()},  # what is shown of the scores
+        {"self"},
+    ),
+    (
+        results.predict,
+        [fh.TrainedRun.predict, fh.TrainedRun.predict_file],
+        COLUMNS | {"run": set(), "texts": {"inputs"}, "pair": {"pairs"}},
+        {"self", "told", "json_lines"},
+    ),
+    (inventory.models, [fh.model_path], {"path": {"name"}}, set()),
     (results.export, [fh.TrainedRun.export], {"run": set()}, {"self"}),
     (results.forget, [fh.TrainedRun.forget], {"run": set(), "client": {"clients"}}, {"self"}),
     (results.clients, [], {"run": set()}, set()),
@@ -74,5 +85,5 @@ def test_neither_has_an_option_that_the_other_lacks(command, functions, otherwis
 
 
 def test_every_command_is_compared_with_its_function():
-    listed = {row[0].__name__ for row in SAME} | {"methods", "models", "doctor"}  # these take nothing
+    listed = {row[0].__name__ for row in SAME} | {"methods", "doctor"}  # these take nothing
     assert {command.__name__ for command in COMMANDS} <= listed

@@ -1,6 +1,7 @@
 """Commands that list what there is."""
 
 import json
+from pathlib import Path
 
 import fedhello as fh
 
@@ -21,3 +22,11 @@ def test_what_is_listed_is_what_the_library_says(call, tmp_path):
     for extra, installed in fh.doctor()["extras"].items():
         assert f"extra {extra}: " + ("installed" if installed else "missing; run: pip install") in shown
     assert "embedded:minilm" in call(tmp_path, "models")[1]
+
+
+def test_the_folder_of_a_model_is_printed(call, tmp_path):
+    code, out, _ = call(tmp_path, "models", "--path", "embedded:minilm")
+    assert (code, Path(out.strip()) / "config.json") == (0, fh.model_path("embedded:minilm") / "config.json")
+    assert json.loads(call(tmp_path, "models", "--path", "embedded:minilm", "--json")[1])["path"] == out.strip()
+    assert call(tmp_path, "models", "--path", "embedded:none")[0] == 4
+    assert call(tmp_path, "models", "--path", "no/such")[0] == 8

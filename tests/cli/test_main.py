@@ -1,6 +1,7 @@
 """The command line as a whole: its commands, its errors and its exit codes."""
 
 import ast
+import importlib.metadata
 import runpy
 import subprocess
 import sys
@@ -20,16 +21,19 @@ SAID = {
     "fedhello.comparison.asked": {"asked_seeds"},
     "fedhello.comparison.tuning": {"RATES", "asked_rates"},
     "fedhello.formatting": {"human_bytes"},
+    "fedhello.model.sources": {"IMAGES"},
     "fedhello.network.consent": {"read_consent"},
     "fedhello.network.keys": {"client_steps", "server_steps"},
     "fedhello.network.metrics": {"monitored"},
     "fedhello.network.options": {"default_name"},
     "fedhello.notes": {"always", "be_quiet", "is_json", "show_notes", "tell"},
     "fedhello.report.plan": {"show"},
+    "fedhello.report.scores": {"class_tables", "client_lines", "client_table"},
     "fedhello.report.tables": {"show"},
     "fedhello.results.comparison": {"is_comparison"},
     "fedhello.results.trained": {"scores_listed"},
     "fedhello.runs.events": {"Events"},
+    "fedhello.runs.confusion": {"NO_MATRIX"},
     "fedhello.streams": {"keep_going"},
 }
 """What the command line takes of fedhello beside its public names: words to read, and words to say."""
@@ -120,3 +124,14 @@ def test_a_word_that_is_no_text_is_one_sentence_and_writes_nothing(call, tmp_pat
     assert err.startswith(f"error: expected the words of a command to be UTF-8 text without NUL; found {odd}")
     assert err.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_the_version_is_that_of_the_package(call, tmp_path):
+    version = importlib.metadata.version("fedhello")
+    assert call(tmp_path, "--version") == (0, f"fedhello {version}\n", "")
+
+
+@pytest.mark.parametrize("words", [(), ("predict",), ("keys",), ("keys", "server")])
+def test_help_is_short_and_long(words, call, tmp_path):
+    assert call(tmp_path, *words, "-h") == call(tmp_path, *words, "--help")
+    assert "Usage:" in call(tmp_path, *words, "-h")[1]

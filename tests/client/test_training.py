@@ -234,3 +234,11 @@ def test_the_restricted_loss_runs_over_the_clients_own_classes():
 
 def test_the_plain_loss_sees_all_classes():
     assert absent_classes((0, 1), num_labels=2) is None
+
+
+@pytest.mark.parametrize(("samples", "epochs", "steps"), [(None, 3, 9), (5, 2, 4), (100, 1, 3)])
+def test_every_step_is_told_with_their_number(samples, epochs, steps, tiny_model, random_examples):
+    told = []
+    work = assignment(tiny_model(), random_examples(samples=11), (0,), told=lambda *counts: told.append(counts))
+    local_training(tiny_model(), work, replace(SETTINGS, samples=samples, epochs=epochs, batch_size=4))
+    assert told == [(step, steps) for step in range(steps + 1)]

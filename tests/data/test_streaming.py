@@ -108,6 +108,8 @@ def test_lines_of_a_text_are_inputs(tmp_path):
     parts = list(stream_lines(io.StringIO("one\n\n two \r\nthree"), 2))
     assert [rows_of(table) for table, _ in parts] == [[("one", "line 1"), (" two ", "line 3")], [("three", "line 4")]]
     assert parts[0][1] is None
+    with pytest.raises(DataError, match="expected standard input to be UTF-8 text; invalid start byte"):
+        list(stream_lines(io.TextIOWrapper(io.BytesIO(b"one\n\xff\n"), encoding="utf-8"), 2))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

@@ -89,8 +89,8 @@ def test_text_that_is_unicode_is_not_misread_by_a_named_encoding(tmp_path, conte
         (
             "x.csv", ROWS.encode("cp1252"), None,
             "UTF-8 text; byte 15, on line 2, is not. If it is of Excel or Windows in a Western language, set "
-            "data.encoding=cp1252 (init, client, evaluate: --encoding cp1252), or convert it: iconv -f cp1252 -t utf8 "
-            "x.csv > x-utf8.csv",
+            "data.encoding=cp1252 (init, client, evaluate, predict: --encoding cp1252), or convert it: iconv -f cp1252 "
+            "-t utf8 x.csv > x-utf8.csv",
         ),
         ("x.csv", b"text,label\nodd \x81,x", "cp1252", "CP1252; byte 15, on line 2, is not. Set data.encoding"),
         (

@@ -18,7 +18,7 @@ pytest.importorskip("flwr", reason="needs the extra flower")
 from fedhello.network import QUIET
 from fedhello.network.processes import free_port, stop
 
-APP = Path(__file__).parents[2] / "examples" / "flower-app"
+APP = Path(__file__).parents[2] / "examples" / "adopted"
 BIN = Path(sys.executable).parent
 ROUNDS = 2
 
@@ -49,7 +49,8 @@ class Processes:
         # A ClientApp runs in the app's own folder; what the tests run is not installed.
         source = Path(importlib.util.find_spec("fedhello").origin).parents[1]
         monkeypatch.setenv("PYTHONPATH", str(source))
-        shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("__pycache__", "data"))
+        subprocess.run([sys.executable, folder / "app" / "make_data.py"], check=True)
         self.port = free_port()
         (folder / "flwr").mkdir()
         (folder / "flwr" / "config.toml").write_text(

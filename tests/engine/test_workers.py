@@ -191,3 +191,12 @@ def test_processes_that_end_before_they_begin_a_job_come_to_an_end(monkeypatch):
     found = done(range(3), lambda item: b"")
     assert all("with exit code 3" in why for _, why in found)
     assert not multiprocessing.active_children()
+
+
+def test_it_is_looked_now_and_then_while_a_reply_is_waited_for(monkeypatch):
+    monkeypatch.setattr("fedhello.engine.workers.LOOK", 0.05)
+    looks = []
+    jobs = [(0, 1)]
+    replies = in_parallel(jobs, lambda _: time.sleep(0.5) or b"done", Workers(2), lambda: looks.append(1))
+    assert list(replies) == [(0, b"done")]
+    assert 3 <= len(looks) <= 12

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 import fedhello as fh
 from fedhello.methods import METHODS
+from fedhello.runs.selection import first_selection
 
 WORDS = {"train.measure_memory": False, "train.rounds": 1, "model.pooling": "mean"}
 
@@ -72,6 +73,12 @@ def test_a_run_starts_where_another_ended(place, first, then):
         for note in other.summary.notes
     )
     assert other.evaluate().test.accuracy == other.summary.final
+    if other.summary.selection is not None:
+        begun = fh.start(other.session)
+        chosen = first_selection(other.session, begun.state)
+        assert chosen.selected_losses.mean().item() == pytest.approx(begun.validation.loss, rel=1e-5), (
+            "of the head it has"
+        )
     # It goes on after an interruption, and needs its own adapter alone once it has ended.
     shutil.rmtree("runs/a")
     assert fh.load_run("runs/b").evaluate().test == other.evaluate().test

@@ -1,5 +1,6 @@
 """The library's doors to federations on many machines, without a socket."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,9 @@ def test_a_server_is_given_what_the_configuration_and_the_caller_say(place, monk
     ((config, options, callbacks),) = given
     assert (config.run.engine, config.train.rounds, options.port) == ("flower", 3, 9)
     assert callbacks[-1] is watching
-    assert [type(one).__name__ for one in callbacks[:-1]] == ["Progress"]
+    assert [type(one).__name__ for one in callbacks[:-1]] == ["Progress", "PlanFile"]
+    assert federation.served_folder("tiny.yaml", {"run.name": "net"}, None) == Path("runs/net")
+    assert federation.served_folder(None, {}, 2).name == "fed-hello-seed0-flower"
     with pytest.raises(fh.ConfigError, match=r"expected local \(--local\) to be at least 1"):
         fh.serve("tiny.yaml", local=0)
 

@@ -173,6 +173,9 @@ def test_a_run_over_a_network_starts_from_an_existing_adapter_as_in_one_process(
     ours, theirs = adapter_of(place / "runs" / "here"), adapter_of(folder.path)
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-6
     assert [summary[key] for key in ("final", "start", "bytes_down")] == [here.final, here.start, here.bytes_down]
+    there, solved = summary["head"]["changes"][0], here.head.changes[0]
+    assert there["loss"] == pytest.approx(solved.loss, rel=1e-6), "sums are of features under the adapter"
+    assert there["bytes_down"] == solved.bytes_down > 3 * sum(value.nbytes for value in ours.values())
     told = json.loads(_invitation(load(config_of(place, "model.adapter=runs/first")), "r")["config"])
     assert told["model"]["adapter"] is None, "no path of this machine, and no adapter that a client lacks"
 

@@ -32,7 +32,7 @@ def test_memory_is_compared_with_its_prediction_and_the_budget(facts):
     section = cost(facts)
     said = " ".join(section.answer)
     assert "The measured peaks of memory were up to 6.2 % below those predicted." in said
-    assert "Clients were over their memory budget 1 times" in said
+    assert "Clients were over their memory budget once," in said
     assert part(section, "Memory of a client").table.rows == [
         ["tier 0: 32 MB", "predicted", 32e6],
         ["tier 0: 32 MB", "measured", 30e6],

@@ -5,7 +5,9 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import numpy as np
 import pytest
 from big_runs import big_round, big_run
 from pages import check_page, chromium, shown, violations  # noqa: F401
@@ -75,7 +77,7 @@ def test_the_page_says_the_same_without_a_plan_a_summary_or_a_matrix(tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_figures_are_drawn_and_nothing_serious_bars_anybody(report, chromium, scheme):  # noqa: F811
     with shown(chromium, report, scheme=scheme) as page:
-        assert page.locator(".figure").count() == 11
+        assert page.locator(".figure").count() == 12
         assert page.locator("#curve svg path").count() > 5
         assert page.evaluate("getComputedStyle(document.body).colorScheme") == "light dark"
         assert violations(page) == []
@@ -100,7 +102,7 @@ def test_a_reader_sorts_downloads_and_switches_to_dark(report, chromium, tmp_pat
         page.locator("#blocks summary").click()
         with page.expect_download() as download:
             page.locator("#blocks .csv").click()
-        rows = list(csv.reader(open(download.value.path(), encoding="utf-8")))  # noqa: SIM115, PTH123
+        rows = list(csv.reader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
         assert rows[0] == ["round", *map(str, range(6))] and len(rows) == 6
         assert download.value.suggested_filename == "Which-block-was-trained-when.csv"
 
@@ -161,8 +163,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def test_a_live_page_takes_new_numbers_and_keeps_what_was_opened_and_sorted(tmp_path, chromium):  # noqa: F811
-    import numpy as np
-
     run = big_run(tmp_path / "run", ended=False, **SIZES)
     server = _Server(RunPage(run))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -192,8 +192,9 @@ def test_a_live_page_takes_new_numbers_and_keeps_what_was_opened_and_sorted(tmp_
     finally:
         server.page = None
         server.changes.release()
-        server.shutdown()
         context.close()
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.slow
@@ -213,8 +214,6 @@ def test_a_thousand_clients_over_two_hundred_rounds_open_in_three_seconds(tmp_pa
 
 @pytest.mark.slow
 def test_a_round_of_a_thousand_clients_is_shown_in_under_a_second(tmp_path):
-    import numpy as np
-
     run = big_run(tmp_path / "run", rounds=200, a_round=100)
     page = RunPage(run)
     page.main(live=True)

@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedhello.errors import ConfigError
-from fedhello.runs.callbacks import Callback, ConfiguredStop, EarlyStopping, Target, configured
+from fedhello.errors import CallbackError, ConfigError
+from fedhello.runs.callbacks import Callback, ConfiguredStop, EarlyStopping, Target, configured, loading_teller
 from fedhello.runs.loop import RoundRecord
 from fedhello.session import RunSettings, StopSettings
 
@@ -67,6 +67,19 @@ def test_what_cannot_be_watched_is_refused(wrong):
 def test_a_callback_that_does_nothing_lets_a_run_go_on():
     plain = Callback()
     assert plain.on_start(None, None) is plain.on_round(None, record()) is plain.on_end({}) is None
+
+
+def test_what_is_loaded_is_told_and_an_error_names_its_callback():
+    class Breaks(Callback):
+        def on_loading(self, what):
+            raise ValueError(what)
+
+    told = []
+    hears = SimpleNamespace(on_loading=told.append)
+    loading_teller([hears, Callback()])("the model")
+    assert told == ["the model"]
+    with pytest.raises(CallbackError, match="the callback Breaks failed in on_loading: ValueError: the data"):
+        loading_teller([hears, Breaks()])("the data")
 
 
 def test_where_patience_has_ended_in_an_earlier_process_a_run_does_not_go_on():

@@ -61,6 +61,13 @@ def test_each_round_is_a_line_and_the_log_has_every_line(folder):
     assert (folder.path / "log.txt").read_text() == out
 
 
+def test_a_run_that_stopped_by_its_settings_says_why_and_what_goes_on(folder):
+    why = "stopped after round 2 of 4 by train.stop: validation_accuracy has not been better"
+    out = shown([], folder, more=lambda summary: summary.but(status="stopped", stopped=why, rounds=2))
+    assert why in out.splitlines()
+    assert out.splitlines()[-1] == f"resume with: fedhello resume {folder.path} train.stop=null"
+
+
 def test_a_failed_attempt_changes_nothing_and_says_who_and_why(folder):
     failed = played(1, failed="1 of 2 updates count", attempt=1, rejections=(lost(0, 1), lost(2, 1, "failed", "boom")))
     assert said_of(failed.report) == [

@@ -107,6 +107,15 @@ def test_steps_are_told_a_few_times_a_second_and_phases_at_once(watched):
     assert heard.told[-1].phase == "ended"
 
 
+def test_where_telling_takes_long_it_is_told_less_often(watched):
+    observer, clock, heard = watched()
+    observer._callbacks.append(SimpleNamespace(on_progress=lambda status: setattr(clock, "now", clock.now + 0.05)))
+    for step in range(10_000):  # 100 s of steps
+        clock.now += 0.01
+        observer.on_step(0, step, 10_000)
+    assert 18 <= len(heard.told) <= 21
+
+
 def test_a_file_that_cannot_be_written_ends_nothing(tmp_path, watched, caplog):
     observer, *_ = watched()
     missing = StatusFile(tmp_path / "missing")

@@ -28,7 +28,7 @@ def session_with(losses, selects=True):
         asked.append(adapter)
         return torch.as_tensor(losses)
 
-    return SimpleNamespace(settings=replace(SETTINGS, selects=selects), losses=of), asked
+    return SimpleNamespace(settings=replace(SETTINGS, selects=selects), losses=of, keeps_head=False), asked
 
 
 def state(t, name="θ"):

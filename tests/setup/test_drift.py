@@ -1,23 +1,15 @@
-"""Drift compensation works on the server's validation and proxy samples, in an order that follows from the seed."""
+import contextlib
 
 import numpy as np
 
 import fedhello as fh
-from fedhello.config.load import load_config
-from fedhello.setup.drift import drift_compensation
 
 
-def test_it_is_made_of_the_servers_samples_in_an_order_of_the_seed(workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    words = ["model.pooling=mean", "model.head=solved", "method.name=full", "data.proxy=10"]
-    session = fh.prepare(load_config(workplace / "tiny.yaml", words))
-    found = [
-        drift_compensation(
-            load_config(workplace / "tiny.yaml", [*words, f"run.seed={seed}"]), session.model, session.server, False
-        )
-        for seed in (0, 0, 1)
-    ]
-    server = session.server
-    assert sum(map(len, found[0].parts)) == len(server.validation) + len(server.proxy)
-    assert sorted(found[0].order) == list(range(len(found[0].order)))
-    assert np.array_equal(found[0].order, found[1].order) and not np.array_equal(found[0].order, found[2].order)
+def test_drift_is_compensated_with_the_servers_samples_in_an_order_of_the_seed(workplace):
+    with contextlib.chdir(workplace):
+        drift = fh.prepare("tiny.yaml").drift
+        other = fh.prepare("tiny.yaml", {"run.seed": 1}).drift
+        assert fh.prepare("tiny.yaml", {"model.drift_compensation": False}).drift is None
+    assert len(drift.parts) == 2, "validation and proxy data"
+    assert sorted(drift.order) == list(range(sum(map(len, drift.parts))))
+    assert not np.array_equal(drift.order, other.order)

@@ -40,3 +40,10 @@ def test_a_classifier_in_memory_is_as_it_was_after_preparing_has_failed(place):
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert model.config.to_dict() == configuration
+
+
+def test_what_is_loaded_is_told_in_order(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    told = []
+    prepare(load_config(workplace / "tiny.yaml", ["model.pooling=mean"]), tell=told.append)
+    assert told == ["the data", "the model", "the samples as the model reads them", "what each client can train"]

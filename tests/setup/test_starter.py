@@ -181,7 +181,7 @@ def test_a_table_of_another_encoding_is_read_where_it_is_named(call, checked, tm
     rows = [f"das Stück Nummer {i},{'Äpfel' if i % 2 else 'Öl'}" for i in range(60)]
     (tmp_path / "my.csv").write_bytes("\n".join(["body,colour", *rows]).encode("cp1252"))
     code, _, err = call(tmp_path, "init", "my.csv")
-    assert code == 3 and "(init, client, evaluate: --encoding cp1252)" in err
+    assert code == 3 and "(init, client, evaluate, predict: --encoding cp1252)" in err
     code, _, err = call(tmp_path, "init", "my.csv", "--encoding", "ansi")
     found = "such as cp1252, latin-1, utf-16-le or gb18030 (found 'ansi')"  # the words of data.encoding=ansi
     assert (code, err) == (2, f"error: encoding: an encoding is one that Python knows, {found}\n")
@@ -200,4 +200,40 @@ def test_too_little_data_for_a_federation(call, tmp_path):
     code, _, err = call(tmp_path, "init", "my.csv", "--text", "body", "--label", "colour")
     assert code == 3
     assert err.count("\n") == 1
+    assert not (tmp_path / "fedhello.yaml").exists()
+
+
+def test_clients_memory_and_model_are_as_asked(checked, tmp_path):
+    write_csv(tmp_path / "my.csv", range(300))
+    config, _, out = checked("my.csv", "--clients", "7", "--memory", "3/4:1GB,1/4:4GB", "--model", "embedded:minilm")
+    assert (config.data.clients, config.train.clients_per_round) == (7, 5)
+    assert [tier.memory for tier in config.clients.tiers] == [10**9, 4 * 10**9]
+    assert config.model.name == "embedded:minilm"
+    assert "tiers: 3/4 of the clients with 1GB, 1/4 of the clients with 4GB, as asked" in out
+    assert "model: embedded:minilm, as asked" in out
+
+
+def test_what_is_chosen_is_said_and_written(checked, tmp_path):
+    write_csv(tmp_path / "my.csv", range(300))
+    _, _, out = checked("my.csv")
+    assert "1/3 of the clients each train at most 2, 4, 6 blocks, which is a guess" in out
+    assert "model: embedded:minilm, a small one; choose another with --model" in out
+    text = (tmp_path / "fedhello.yaml").read_text()
+    assert "- {share: 1/3, blocks: 2}  # blocks: trains at most so many" in text
+    assert "model: {name: 'embedded:minilm'}  #" in text
+
+
+def test_what_cannot_be_is_refused_before_a_file_is_written(call, tmp_path):
+    write_csv(tmp_path / "my.csv", range(100))
+    write_csv(tmp_path / "sites" / "a.csv", range(50))
+    write_csv(tmp_path / "sites" / "b.csv", range(50, 100))
+    for words, exit_code, said in (
+        (("my.csv", "--clients", "0"), 2, "expected a number of clients above 0"),
+        (("sites", "--clients", "3"), 2, "each file is one client's"),
+        (("my.csv", "--memory", "much"), 2, "bytes are a number above 0 with a unit"),
+        (("my.csv", "--model", "./none"), 4, "./none does not exist"),
+        (("my.csv", "--clients", "200"), 3, "expected"),
+    ):
+        code, _, err = call(tmp_path, "init", *words)
+        assert (code, said in err) == (exit_code, True), (words, err)
     assert not (tmp_path / "fedhello.yaml").exists()

@@ -40,7 +40,10 @@ def test_a_page_beside_a_run_has_an_address_at_once_and_ends_with_it(tmp_path):
 
 def test_a_page_whose_process_is_killed_does_not_disturb_the_run(tmp_path):
     with page_beside(tmp_path / "mine", lambda line: None) as tell:
-        (page,) = [one for one in psutil.Process().children() if str(tmp_path / "mine") in " ".join(one.cmdline())]
+        page = None
+        while page is None:  # a process that has just begun has no command for a moment
+            found = [one for one in psutil.Process().children() if str(tmp_path / "mine") in " ".join(one.cmdline())]
+            page = found[0] if found else None
         page.kill()
         for _ in range(100):
             tell("x" * 10_000)

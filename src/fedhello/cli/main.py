@@ -1,10 +1,12 @@
 """The command line: thin wrappers that read arguments, call the library and print."""
 
+import importlib.metadata
 import os
 import re
 import signal
 import sys
 from errno import ENAMETOOLONG
+from typing import Annotated
 
 import typer
 
@@ -14,11 +16,14 @@ from fedhello.cli.arguments import INTERRUPTED
 from fedhello.notes import show_notes, tell
 from fedhello.streams import keep_going
 
+HELP = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     help="Fine-tune one foundation model across many clients that keep their data and have unequal budgets.",
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings=HELP,
 )
 
 
@@ -37,8 +42,19 @@ keys.command("client")(network.client_key)
 app.add_typer(keys, name="keys")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"fedhello {importlib.metadata.version('fedhello')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _global(context: typer.Context) -> None:
+def _global(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
     """Fine-tune one foundation model across many clients that keep their data and have unequal budgets."""
     if context.invoked_subcommand is None:
         print(context.get_help())

@@ -130,7 +130,7 @@ def predict(
 
     With --file, each row of a table is written with its prediction, in batches, to --out or standard output.
     """
-    if file is None and (texts == ["-"] or (not texts and not sys.stdin.isatty())):
+    if file is None and (texts == ["-"] or (not texts and sys.stdin and not sys.stdin.isatty())):
         file, texts = "-", None
     trained = fh.load_run(run)
     columns = named(text=text, image=image, prompt=prompt)

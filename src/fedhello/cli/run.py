@@ -139,12 +139,18 @@ def init(
     prompt: Prompt = None,
     response: Response = None,
     encoding: Encoding = None,
+    clients: Annotated[int | None, typer.Option("--clients", help="Number of clients; up to 20 if not given.")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Of each tier: 1GB,4GB for equal shares, or 3/4:1GB,1/4:4GB.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Embedded model, folder or hub id.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where to.")] = Path("fedhello.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Inspect your data and write a first configuration for it."""
     columns = named(text=text, label=label, image=image, prompt=prompt, response=response)
-    for line in fh.init(name, out, encoding=encoding, force=force, **columns).findings:
+    wished = named(clients=clients, memory=memory, model=model)
+    for line in fh.init(name, out, encoding=encoding, force=force, **columns, **wished).findings:
         print(line)
     print(f"wrote {out}; show its plan: fedhello plan {out}; run it: fedhello run {out}")
 

@@ -11,6 +11,7 @@ from fedhello.data.json_rows import read_json, stream_json_lines
 from fedhello.data.parquet import stream_parquet
 from fedhello.data.tables import Table
 from fedhello.data.text_files import absent, exists, open_text, suffix_of
+from fedhello.errors import DataError
 
 LINES = "text"
 """The column of a text that is read line by line."""
@@ -71,10 +72,16 @@ def stream_lines(file: TextIO, size: int, name: str = "standard input") -> Parts
         file: The text.
         size: The most lines of a part.
         name: What messages call it.
+
+    Raises:
+        DataError: If it cannot be decoded.
     """
     numbered = ((i + 1, line.rstrip("\r\n")) for i, line in enumerate(file) if line.strip())
-    while found := list(islice(numbered, size)):
-        yield _table_of_lines(name, found), None
+    try:
+        while found := list(islice(numbered, size)):
+            yield _table_of_lines(name, found), None
+    except UnicodeDecodeError as error:
+        raise DataError(f"expected {name} to be {error.encoding.upper()} text; {error.reason}. Convert it.") from error
 
 
 def _table_of_lines(name: str, found: list[tuple[int, str]]) -> Table:

@@ -276,7 +276,8 @@ def _other_encoding(path: Path, encoding: str) -> str:
     new = shlex.quote(str(path.with_name(f"{name_of(path)}-utf8{suffix_of(path)}")))
     old, convert = shlex.quote(str(path)), f"iconv -f {encoding} -t utf8"
     command = f"gunzip -c {old} | {convert} > {new}" if path.suffix.lower() == ".gz" else f"{convert} {old} > {new}"
-    return f"set data.encoding={encoding} (init, client, evaluate: --encoding {encoding}), or convert it: {command}"
+    commands = f"init, client, evaluate, predict: --encoding {encoding}"
+    return f"set data.encoding={encoding} ({commands}), or convert it: {command}"
 
 
 def line_at(before: str) -> int:

@@ -311,12 +311,12 @@ class LoraModel:
         """The classes by number, with their names."""
         return list(enumerate(self._labels)) or sorted(self.base.config.id2label.items())
 
-    def card(self, form: Form = "adapter", beside: Sequence[Beside] = ()) -> str:
-        """Return the model card for an export in some form, with parts of the base beside it."""
+    def card(self, form: Form = "adapter", beside: Sequence[Beside] = (), longest: int | None = None) -> str:
+        """Return the model card for an export in some form, with parts of the base beside it; texts may be cut."""
         labels = [] if self.logits_path is None else [name for _, name in self.labels]
         tokens = self.module.prefix if isinstance(self.module, PooledClassifier) else 0
-        source, guarantee = self.source, self.guarantee
-        return card(source.base_name, self.kind, self.pooling, labels, form, tokens, guarantee, source, beside)
+        private, given = self.guarantee, (self.source, beside, longest)
+        return card(self.source.base_name, self.kind, self.pooling, labels, form, tokens, private, *given)
 
     def misfits(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, object]]:
         """Return the tensors that are missing, unexpected or of another shape; ranks are not compared.

@@ -141,6 +141,7 @@ def card(
     guarantee: str | None = None,
     source: ModelSource | None = None,
     beside: Sequence[Beside] = (),
+    longest: int | None = None,
 ) -> str:
     """Return the text of a model card.
 
@@ -154,6 +155,7 @@ def card(
         guarantee: The guarantee of differential privacy, as a sentence without a full stop; None without it.
         source: Where the base is loaded from; None takes its name.
         beside: The parts of the base that are in the card's folder.
+        longest: The most tokens of a text, at which the code cuts; None takes what the tokenizer states.
     """
     what = "LoRA adapter" if form == "adapter" else "Model with a LoRA adapter merged in"
     listed = ", ".join(f"{i}: {escaped(name)}" for i, name in enumerate(labels))
@@ -164,7 +166,7 @@ def card(
         what=what if kind == CAUSAL_LM else f"{what} and classification head",
         guarantee="" if guarantee is None else f"\nPrivacy: {guarantee}.\n",
         labels="" if kind == CAUSAL_LM else f"\nLabels: {listed}\n",
-        code=loading_code(base, kind, pooling, len(labels), form, class_tokens, source, beside),
+        code=loading_code(base, kind, pooling, len(labels), form, class_tokens, source, beside, longest),
     )
 
 
@@ -177,6 +179,7 @@ def loading_code(
     class_tokens: int = 0,
     source: ModelSource | None = None,
     beside: Sequence[Beside] = (),
+    longest: int | None = None,
 ) -> str:
     """Return Python code that loads an export from the folder ``.``."""
     if form == "sentence-transformers":
@@ -202,10 +205,11 @@ def loading_code(
     features = FEATURES[pooling]
     if kind == IMAGES and pooling == "mean":
         features = f"h = model(**batch).last_hidden_state[:, {class_tokens}:].mean(dim=1)"
+    cut = "" if longest is None else f"max_length={longest}, "
     call = (
         'inputs, return_tensors="pt"'
         if kind == IMAGES
-        else 'inputs, padding=True, truncation=True, return_tensors="pt"'
+        else f'inputs, padding=True, truncation=True, {cut}return_tensors="pt"'
     )
     imports = [*fedhello, "import torch", *peft, "from safetensors.torch import load_file"]
     processor_here = form != "adapter" or "processor" in beside

@@ -59,7 +59,13 @@ class ConfusionMatrix:
         predicted: Sequence[int] | NDArray[np.int64],
         labels: Sequence[str],
     ) -> "ConfusionMatrix":
-        """Count pairs of the true and the predicted class, one pair per sample."""
+        """Count pairs of the true and the predicted class.
+
+        Args:
+            true: The number of each sample's class.
+            predicted: The number of the class that it was predicted as.
+            labels: The classes' names.
+        """
         pairs, counts = np.unique(np.stack([true, predicted], axis=1), axis=0, return_counts=True)
         cells = ((int(y), int(p), int(n)) for (y, p), n in zip(pairs, counts, strict=True))
         return cls(tuple(labels), tuple(cells))
@@ -120,7 +126,7 @@ class ConfusionMatrix:
             The accuracy; None if no class of the mix has samples here.
 
         Example:
-            >>> fh.ConfusionMatrix.of([0, 0, 1], [0, 1, 1], ["fruit", "metal"]).accuracy_at([1, 3])
+            >>> ConfusionMatrix.of([0, 0, 1], [0, 1, 1], ["fruit", "metal"]).accuracy_at([1, 3])
             0.875
         """
         known = [(w, score.recall) for w, score in zip(mix, self.per_class, strict=True) if score.recall is not None]

@@ -27,6 +27,9 @@ READ = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BASE_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".gguf", ".jinja")
 """Suffixes of the files of a base that are copied: configuration, weights, and what reads inputs."""
 
+LABELS = "labels.json"
+"""File of the names of the classes and the longest text: ``id2label``, ``label2id`` and ``max_length``."""
+
 HEAD_FILE = "head.safetensors"
 """File of a head on pooled features: ``head.weight``, ``head.bias``, and the metadata ``head``: labels and pooling."""
 
@@ -66,7 +69,7 @@ def save_adapter(model: LoraModel, folder: Path, max_length: int | None = None, 
     Args:
         model: The model with its adapter and head.
         folder: The folder.
-        max_length: The longest text, in tokens, for the tokenizer.
+        max_length: The longest text, in tokens, at which the card's code cuts.
         beside: The parts of the base that are written, too; with one of them also the names of the classes.
 
     Raises:
@@ -81,10 +84,10 @@ def save_adapter(model: LoraModel, folder: Path, max_length: int | None = None, 
         if model.pooling != NATIVE:
             save_head(model, staged)
         # PEFT's own card contains the local path of the base.
-        (staged / "README.md").write_text(model.card("adapter", beside), encoding="utf-8")
+        (staged / "README.md").write_text(model.card("adapter", beside, max_length), encoding="utf-8")
         if "processor" in beside:
-            _save_processor(model, staged, max_length)
-            _write_json(staged / "labels.json", _classes(model) | {"max_length": max_length})
+            _save_processor(model, staged)
+            _write_labels(model, staged, max_length)
         if "base" in beside:
             _copy_base(model, staged / BASE)
         _sort_lists(staged / "adapter_config.json")
@@ -167,7 +170,7 @@ def save_merged(model: LoraModel, folder: Path, max_length: int | None = None) -
     Args:
         model: The model with its adapter and head.
         folder: The folder.
-        max_length: The longest text, in tokens, for the tokenizer.
+        max_length: The longest text, in tokens, at which the card's code cuts.
 
     Raises:
         ModelError: If the weights are quantised.
@@ -183,23 +186,23 @@ def save_merged(model: LoraModel, folder: Path, max_length: int | None = None) -
             merged.save_pretrained(str(staged), safe_serialization=True)
         if model.pooling != NATIVE:
             save_head(model, staged)
-        (staged / "README.md").write_text(model.card("merged"), encoding="utf-8")
-        _save_processor(model, staged, max_length)
+        (staged / "README.md").write_text(model.card("merged", longest=max_length), encoding="utf-8")
+        _save_processor(model, staged)
+        if max_length is not None and model.kind != TENSORS:
+            _write_labels(model, staged, max_length)
 
 
-def _save_processor(model: LoraModel, folder: Path, max_length: int | None) -> None:
-    """Write the tokenizer, which then cuts texts as the run did, or the image processor."""
-    processor = model.processor
-    if processor is None or model.kind == TENSORS:
-        return
-    before = getattr(processor, "model_max_length", None)
-    try:
-        if before is not None and max_length is not None:
-            processor.model_max_length = max_length
-        processor.save_pretrained(str(folder))
-    finally:
-        if before is not None:
-            processor.model_max_length = before
+def _save_processor(model: LoraModel, folder: Path) -> None:
+    if model.processor is not None:
+        model.processor.save_pretrained(str(folder))
+
+
+def _write_labels(model: LoraModel, folder: Path, max_length: int | None) -> None:
+    """Write the names of the classes, and the longest text.
+
+    A tokenizer is written as it is: one that states the longest text of a run would limit later runs on the model.
+    """
+    _write_json(folder / LABELS, {**_classes(model), "max_length": max_length})
 
 
 def _classes(model: LoraModel) -> dict[str, dict[Any, Any]]:

@@ -141,8 +141,8 @@ def _check_targets(
     said += [f"it has {len(more)} others, such as {more[0]}"] if more else []
     raise ModelError(
         f"expected the adapter in {folder} to be of model.lora.targets={lora.targets} in {model.source.base_name}; "
-        f"{', and '.join(said)}. Its target_modules are {config.get('target_modules')}: set model.lora.targets, or "
-        "model.pooling=native if it was made for the model with its own classifier."
+        f"{', and '.join(said)}. Its target_modules are {config.get('target_modules')!s:.200}: set "
+        "model.lora.targets, or model.pooling=native if it was made for the model with its own classifier."
     )
 
 

@@ -15,6 +15,9 @@ JSON = dict[str, Any]
 LEAST_ROOM = 0.025
 """An axis of intervals reaches at least so far beyond the values, where an interval does."""
 
+MOST_NAMES = 6
+"""The most names beside marks; of more, the legend and the text tell."""
+
 NEAR = 0.06
 """Marks that are less than this share of the axes apart have one text for their names."""
 
@@ -319,7 +322,7 @@ def _line(place: JSON) -> JSON:
 
 
 def _names(costs: Sequence[Cost], y: Encoding, place: JSON) -> list[JSON]:
-    """Return the names of the methods on the front; those that lie on one another have one text."""
+    """Return the names of the methods on the front, unless they are many; those on one another have one text."""
     low, high = y["scale"]["domain"]
     widest = max(one.most or one.least for one in costs) or 1.0
     groups: list[list[Cost]] = []
@@ -334,6 +337,8 @@ def _names(costs: Sequence[Cost], y: Encoding, place: JSON) -> list[JSON]:
             beside[0].append(one)
         else:
             groups.append([one])
+    if len(groups) > MOST_NAMES:
+        return []
     # A name stays within the figure: it ends at marks on the right, and begins at the others.
     right = [group for group in groups if group[0].least > widest / 2]
     left = [group for group in groups if group not in right]

@@ -6,7 +6,8 @@ from functools import cached_property
 from statistics import fmean
 
 from fedhello.allocation.pareto import pareto_front
-from fedhello.report.charts import Encoding, axis, discrete, heat_map, tip
+from fedhello.report.blocks import block_map
+from fedhello.report.charts import Encoding, axis
 from fedhello.report.comparison_figures import (
     Cost,
     Dots,
@@ -17,7 +18,7 @@ from fedhello.report.comparison_figures import (
     interval_figure,
     within,
 )
-from fedhello.report.figures import Column, DataTable, Figure, percent
+from fedhello.report.figures import Column, Figure, percent
 from fedhello.report.run_quality import axis_range
 from fedhello.results.compared import ComparedMethod, ComparisonSummary
 from fedhello.results.comparison import Comparison, differences_from
@@ -275,28 +276,16 @@ class View:
                 alike.setdefault(found.pop(), []).append(label)
         shown = [label for label, found in different.items() if found]
         return [
-            _blocks(f"blocks-{i}", f"{label}, seed {first[label].seed}", counts[label], most, legend=i == 0)
+            block_map(
+                f"blocks-{i}",
+                f"{label}, seed {first[label].seed}",
+                "How many clients trained each block in each round; block 0 is next to the input.",
+                list(enumerate(counts[label], 1)),
+                most=most,
+                legend=i == 0,
+            )
             for i, label in enumerate(shown)
         ], alike
-
-
-def _blocks(name: str, title: str, counts: Sequence[Sequence[int]], most: int, legend: bool) -> Figure:
-    blocks = range(len(counts[0]))
-    explained = {"title": "clients that trained it", "gradientLength": 140, "tickMinStep": 1, "format": "d"}
-    flush = {"paddingInner": 0, "paddingOuter": 0, "round": False}
-    spec = heat_map(
-        discrete("round", "round", scale=flush),
-        discrete("block", "block (0 = input)", sort="descending"),
-        {"field": "clients", "scale": {"domain": [0, most]}, "legend": explained if legend else None},
-        height=14 * len(blocks) + 10,
-        tips=[tip("round", "round"), tip("block", "block"), tip("clients", "clients", "integer")],
-    )
-    columns = [Column("round", "round", "integer"), *(Column(f"b{l}", str(l), "integer") for l in blocks)]
-    table = DataTable(
-        f"{title}: clients that trained each block", columns, [[t, *row] for t, row in enumerate(counts, 1)]
-    )
-    text = "How many clients trained each block in each round."
-    return Figure(name, title, text, spec, table, ("block", "clients", 1), canvas=len(counts) * len(blocks) > 1000)
 
 
 def accuracy_of(one: ComparedMethod) -> float:

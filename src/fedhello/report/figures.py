@@ -73,6 +73,10 @@ class DataTable:
         return [[_cell(value, kind) for value, kind in zip(row, kinds, strict=True)] for row in self.rows]
 
 
+MANY = 800
+"""The most marks of a figure in SVG; more are drawn on a canvas."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure, and its data as a table.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from fedhello.report.figures import Column, DataTable, Figure
+from fedhello.report.figures import MANY, Column, DataTable, Figure
 
 MOST_CLIENTS = 40
 """The most clients with a row of their own on the terminal."""
@@ -170,7 +170,7 @@ def label_map(labels: Sequence[str], clients: Sequence[ClientPlan]) -> Figure:
                 for one in sorted(clients, key=lambda one: one.client)
             ],
         ),
-        canvas=cells > 1000,
+        canvas=cells > MANY,
     )
 
 

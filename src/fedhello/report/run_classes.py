@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fedhello.model.confusion import ClassScore, ConfusionMatrix
 from fedhello.report.charts import axis, discrete, heat_map, names_axis, tip
-from fedhello.report.figures import Cell, Column, DataTable, Figure, Part, Spec, percent
+from fedhello.report.figures import MANY, Cell, Column, DataTable, Figure, Part, Spec, percent
 from fedhello.runs.confusion import Confusion
 
 MOST_CLASSES = 120
@@ -114,7 +114,7 @@ def _matrix(matrix: ConfusionMatrix) -> Figure:
         text += f" Drawn are the {len(shown):,} classes with the most mistakes of {len(matrix.labels):,}."
     return Figure(
         "confusion", "What is taken for what", text, _matrix_spec(shown), DataTable("Confusion matrix", columns, rows),
-        canvas=len(rows) > 800,
+        canvas=len(rows) > MANY,
     )  # fmt: skip
 
 

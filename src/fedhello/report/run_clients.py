@@ -8,17 +8,15 @@ import numpy as np
 
 from fedhello.formatting import first_few
 from fedhello.model.confusion import ConfusionMatrix
+from fedhello.report.blocks import block_map
 from fedhello.report.charts import STACKED, axis, bars, discrete, heat_map, tip
-from fedhello.report.figures import Cell, Column, DataTable, Figure, Part, Section, percent
+from fedhello.report.figures import MANY, Cell, Column, DataTable, Figure, Part, Section, percent
 from fedhello.report.labels import ClientPlan, label_map
 from fedhello.report.run_facts import RunFacts
 from fedhello.session import ClientEntry
 
 MOST_ROWS = 1000
 """The most clients with a row in the table."""
-
-MANY = 800
-"""More cells than this are drawn on a canvas, without gaps."""
 
 MOST_CELLS = 4000
 """The most cells of a heat map of clients and rounds."""
@@ -126,26 +124,12 @@ def _refused(facts: RunFacts) -> Iterator[str]:
 
 def trained_blocks(facts: RunFacts) -> Figure:
     """Return how many clients trained each block in each round; at least one round has finished."""
-    blocks = len(facts.rounds[0].contributors)
-    columns = (
-        Column("round", "round", "integer"),
-        *(Column(f"b{block}", str(block), "integer") for block in range(blocks)),
-    )
-    rows: list[list[Cell]] = [[one.number, *one.contributors] for one in facts.rounds]
     text = (
-        f"How many clients trained each of the {blocks:,} blocks in each round; block 0 is next to the input. "
-        "Blank cells were trained by nobody."
+        f"How many clients trained each of the {len(facts.rounds[0].contributors):,} blocks in each round; block 0 is "
+        "next to the input. Blank cells were trained by nobody."
     )
-    x = discrete("round", "round")
-    y = discrete("block", "block", sort="descending", axis={"labelOverlap": "parity"})
-    legend = {"title": "clients", "tickMinStep": 1, "format": ",d"}
-    value = {"field": "clients", "scale": {"domainMin": 0}, "legend": legend}
-    tips = [tip("round", "round", "integer"), tip("block", "block"), tip("clients", "clients", "integer")]
-    height = max(120, min(420, blocks * (26 if blocks <= 12 else 14)))
-    spec = heat_map(x, y, value, height=height, tips=tips, few=len(rows) * blocks <= MANY)
-    table = DataTable("Clients by round and block", columns, rows)
-    many = len(rows) * blocks > MANY
-    return Figure("blocks", "Which block was trained when", text, spec, table, ("block", "clients", 1), many)
+    counts = [(one.number, one.contributors) for one in facts.rounds]
+    return block_map("blocks", "Which block was trained when", text, counts)
 
 
 def _who_when(facts: RunFacts) -> list[Part]:
@@ -226,11 +210,11 @@ def _table(facts: RunFacts, accuracies: Mapping[int, float]) -> DataTable:
         Column("loss", "loss", "number"),
         Column("seconds", "time", "seconds"),
         Column("up", "sent", "bytes"),
-        Column("rejected", "did not count"),
+        Column("rejected", "refused"),
     ]
     order = _shown_clients(facts, accuracies)
     rows = [_row(facts, facts.entries[k], k, accuracies, named) for k in order]
-    note = "Loss: of its last update, on its own samples."
+    note = "Loss: of its last update, on its own samples. Refused: replies that did not count."
     if accuracies:
         note += " Accuracy: at its own mix of labels."
     if len(order) < len(facts.entries):

@@ -119,7 +119,8 @@ def _memory_words(facts: RunFacts) -> Iterator[str]:
         yield f"The measured peaks of memory were {how} those predicted."
     if limited:
         yield (
-            f"Clients were over their memory budget {over:,} times and were planned smaller from then on."
+            f"Clients were over their memory budget {'once' if over == 1 else f'{over:,} times'}, and were planned "
+            "smaller from then on."
             if over
             else "No client was over its memory budget."
         )

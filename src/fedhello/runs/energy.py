@@ -5,6 +5,7 @@ Linux shows the counters of RAPL, of each processor package and where there are 
 at their range, after some tens of minutes under load: they are read after every round. GPUs are not among them.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,12 +109,11 @@ def meter(powercap: Path = POWERCAP) -> Meter | None:
 def _codecarbon() -> Meter | None:
     if importlib.util.find_spec("codecarbon") is None:
         return None
-    import codecarbon
-
     try:
         # The country is for grams of CO₂, which are not used; without one, it would be looked up on the network.
         how: Mapping[str, Any] = {"save_to_file": False, "log_level": "critical", "allow_multiple_runs": True}
-        return Codecarbon(codecarbon.OfflineEmissionsTracker(country_iso_code="FRA", **how))
+        tracker = importlib.import_module("codecarbon").OfflineEmissionsTracker
+        return Codecarbon(tracker(country_iso_code="FRA", **how))
     except Exception:  # whatever it raises, a run does without
         return None
 

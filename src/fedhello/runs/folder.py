@@ -3,6 +3,7 @@
 config.yaml     the fully resolved configuration
 clients.json    tier and label histogram of each client; of many clients clients.npz, as columns
 data.json       digests of the data, to recognise them when the run is taken up again
+plan.json       the planner's reasons and the start, for the run's page, see ``fedhello.report.plan_file``
 rounds.jsonl    one object per finished round and per failed attempt
 checkpoints/    to resume the run, see ``fedhello.runs.checkpoint``
 summary.json    the result, see ``fedhello.runs.summary.summarise``
@@ -11,7 +12,7 @@ adapter/        the PEFT adapter
 heads/          each client's own head, only with the head policy ``local``
 answers.jsonl   a language model's answers to test prompts, before and after training
 models/         the models of a method with several models, one file each
-report.html     the report with figures
+report.html     the run's page, see ``fedhello.report.run_page``
 log.txt         the log
 .lock           the process that is writing
 .lock.held      what the operating system locks for it

@@ -27,6 +27,9 @@ from fedhello.session import Session
 PERIOD = 0.33
 """Seconds between two looks at the steps of clients."""
 
+MOST = 0.01
+"""The most of a run's time that goes into telling: where it takes longer, with many clients, it is told less often."""
+
 BURST = 6
 """Changes of phase that are told at once; more of them come no faster than steps."""
 
@@ -102,7 +105,7 @@ class RunObserver(Observer):
         self._connected: dict[int, ConnectedClient] = {}
         self._best: BestScore | None = None
         self._lengths: deque[float] = deque(maxlen=LAST)
-        self._told, self._allowance = 0.0, float(BURST)
+        self._told, self._period, self._allowance = 0.0, PERIOD, float(BURST)
 
     def begin(self, start: RunStart) -> None:
         """Take the scores before this process's first round into account; write into the run's folder from here on."""
@@ -205,17 +208,18 @@ class RunObserver(Observer):
         return None if share < 0.02 else max(spent / share * left - spent, 0.0)
 
     def _tell_now_and_then(self) -> None:
-        if self._clock() - self._told >= PERIOD:
+        if self._clock() - self._told >= self._period:
             self._tell_soon(0.0)
 
     def _tell_soon(self, cost: float) -> None:
         """Tell, unless too much was told lately."""
-        self._allowance = min(self._allowance + (self._clock() - self._told) / PERIOD, BURST)
+        self._allowance = min(self._allowance + (self._clock() - self._told) / self._period, BURST)
         if self._allowance >= cost:
             self._allowance -= cost
             self._tell()
 
     def _tell(self) -> None:
+        began = self._clock()
         status = self.status()
         for callback in list(self._callbacks):
             try:
@@ -224,6 +228,7 @@ class RunObserver(Observer):
                 self._callbacks.remove(callback)
                 self.failures.append((callback, error))
         self._told = self._clock()
+        self._period = max(PERIOD, (self._told - began) / MOST)
 
 
 def _name(facts: Mapping[str, object] | None) -> str | None:

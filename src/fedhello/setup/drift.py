@@ -13,14 +13,7 @@ from fedhello.session import ServerData
 
 
 def drift_compensation(config: Config, model: LoraModel, server: ServerData, bfloat16: bool) -> DriftCompensation:
-    """Return the drift compensation with the server's samples.
-
-    Args:
-        config: The configuration.
-        model: The model.
-        server: The server's data.
-        bfloat16: Whether forward passes run in bf16.
-    """
+    """Return the drift compensation with the server's samples."""
     parts = [part for part in (server.validation, server.proxy) if len(part)]
     moments = statistics_settings(config).moments if config.privacy.epsilon is None else WHOLE
     return DriftCompensation(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhello.config.schema import DataConfig
+from fedhello.config.schema import DataConfig, ModelConfig
 from fedhello.config.section import ConfigMapping
 from fedhello.config.settings import data_settings
 from fedhello.config.text import yaml_line
@@ -20,7 +20,9 @@ from fedhello.data.sources import open_source
 from fedhello.data.split import Split
 from fedhello.data.tables import Source, Table
 from fedhello.errors import ConfigError, DataError
+from fedhello.model.sources import resolve
 from fedhello.setup.data import load_data, partition_data, split_data
+from fedhello.setup.tiers import StarterTiers, starter_tiers
 
 SPLITS: dict[HeldOut, tuple[str, ...]] = {"validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 """Usual names of splits that are held out."""
@@ -64,7 +66,7 @@ class Starter:
 
     Example:
         >>> "text" in fh.init("texts.csv").text, len(fh.init("texts.csv").findings)
-        (True, 3)
+        (True, 5)
     """
 
     text: str
@@ -81,6 +83,9 @@ def init(
     prompt: str | None = None,
     response: str | None = None,
     encoding: str | None = None,
+    clients: int | None = None,
+    memory: str | Sequence[str] | None = None,
+    model: str | None = None,
     force: bool = False,
 ) -> Starter:
     """Inspect a data set and write a first configuration that runs on it.
@@ -94,15 +99,20 @@ def init(
         prompt: The column of prompts, or a template.
         response: The column of responses, or a template.
         encoding: Of tables that have no byte order mark and are not UTF-8, such as ``cp1252``.
+        clients: The number of clients; None takes as many as the data are enough for, up to 20.
+        memory: The memory of each tier of clients, such as ``1GB,4GB`` for equal shares or ``3/4:1GB,1/4:4GB``; None
+            guesses blocks.
+        model: An embedded model, the folder of a model, or a hub id; None takes a small one for the data.
         force: Whether to overwrite an existing file.
 
     Returns:
         The configuration as YAML in ``text``, and lines on the data and the chosen settings in ``findings``.
 
     Raises:
-        ConfigError: If the columns cannot be guessed, the encoding is not known, or the file exists or cannot be
-            written.
+        ConfigError: If the columns cannot be guessed, the encoding is not known, clients or memory are not possible, or
+            the file exists or cannot be written.
         DataError: If the data set cannot be read, or is too small for any federation.
+        ModelError: If there is no such model.
 
     Example:
         >>> fh.init("texts.csv", "fedhello.yaml").findings[1]
@@ -113,7 +123,7 @@ def init(
     texts = (text,) if isinstance(text, str) else tuple(text)
     if len(texts) > 2:
         raise ConfigError(f"expected one column of texts, or two for pairs of texts; found {len(texts)}")
-    found = starter(str(data), Asked(texts, label, image, prompt, response), encoding)
+    found = starter(str(data), Asked(texts, label, image, prompt, response), encoding, Wished(clients, memory, model))
     if out is not None:
         try:
             Path(out).write_text(found.text, encoding="utf-8")
@@ -122,19 +132,32 @@ def init(
     return found
 
 
-def starter(name: str, asked: Asked, encoding: str | None = None) -> Starter:
+@dataclass(frozen=True)
+class Wished:
+    """What the user wishes of a first configuration; None leaves the choice."""
+
+    clients: int | None = None
+    memory: str | Sequence[str] | None = None
+    model: str | None = None
+
+
+def starter(name: str, asked: Asked, encoding: str | None = None, wished: Wished | None = None) -> Starter:
     """Inspect a data set and return a configuration that runs on it.
 
     Args:
         name: A value of ``data.name``.
         asked: The columns that the user names.
         encoding: A value of ``data.encoding``.
+        wished: Clients, tiers and model, as far as they are named.
 
     Raises:
-        ConfigError: If the columns cannot be guessed; the message asks for them.
+        ConfigError: If the columns cannot be guessed; the message asks for them. Or if a wish is not possible.
         DataError: If the data set cannot be read, or is too small for any federation.
     """
     check_encoding(encoding)
+    wished = wished or Wished()
+    if wished.model is not None:
+        resolve(wished.model)  # an error of a name that is none
     source = open_source(name, encoding=encoding)
     held_out = {part: split for part in HELD_OUT if (split := _held_out_split(source, part)) is not None}
     table = _training_table(source, held_out)
@@ -145,9 +168,11 @@ def starter(name: str, asked: Asked, encoding: str | None = None) -> Starter:
     if source.files and len(source.splits) > 1 and "train" not in source.splits:
         section["partition"] = {"kind": "files"}
     data, section, notes = _read(section, held_out)
-    section, train = _fitted(data, section)
+    section, train = _fitted(data, section, wished.clients)
+    tiers = starter_tiers(wished.memory, section["clients"])
+    model = wished.model or MODELS.get(data.kind, ModelConfig().name)
     task = f"task: {TASKS[data.kind]}, {_columns_in_words(columns)}"
-    text = "\n".join([f"# {name}: {TASKS[data.kind]}", *_lines(section, train, data.kind)]) + "\n"
+    text = "\n".join([f"# {name}: {TASKS[data.kind]}", *_lines(section, train, tiers, model)]) + "\n"
     return Starter(
         text,
         (
@@ -155,6 +180,8 @@ def starter(name: str, asked: Asked, encoding: str | None = None) -> Starter:
             task + _classes_in_words(data),
             *(f"note: {note}" for note in (*notes, *data.notes)),
             f"clients: {section['clients']}, who hold what the partition {section['partition']['kind']} gives them",
+            tiers.said,
+            f"model: {model}, {'as asked' if wished.model else 'a small one; choose another with --model'}",
         ),
     )
 
@@ -196,12 +223,16 @@ def _settings(section: ConfigMapping) -> DataSettings:
     return data_settings(DataConfig.model_validate(section))
 
 
-def _fitted(data: DataSet, section: ConfigMapping) -> tuple[ConfigMapping, ConfigMapping]:
-    """Return the sections ``data`` and ``train`` with the most clients, up to 20, that the data set is enough for.
+def _fitted(data: DataSet, section: ConfigMapping, asked: int | None) -> tuple[ConfigMapping, ConfigMapping]:
+    """Return the sections ``data`` and ``train`` with the clients asked for, else up to 20, as the data allow.
 
     Raises:
-        DataError: If it is not enough to split.
+        ConfigError: If the files of the data set say how many clients there are.
+        DataError: If the data set is not enough to split.
     """
+    if asked is not None and (asked < 1 or "partition" in section):
+        why = "each file is one client's" if "partition" in section else f"found {asked}"
+        raise ConfigError(f"expected a number of clients above 0 that the data set leaves open; {why}. Leave it out.")
     pool, classes = len(data.pool), len(np.unique(data.labels))
     section = section | {"validation": 0.1, "test": 0.2} | section
     section["proxy"] = max(classes, min(100, pool // 20))
@@ -209,7 +240,7 @@ def _fitted(data: DataSet, section: ConfigMapping) -> tuple[ConfigMapping, Confi
         section["max_length"] = _length(data)
     split = split_data(_settings(section), data)
     refused = DataError(f"expected enough samples for three clients; {len(split.train)} can be trained on")
-    for keys in _partitions(data, split, section):
+    for keys in _partitions(data, split, section, asked):
         try:
             parts = partition_data(_settings(section | keys), data, split, seed=0)
         except DataError as error:
@@ -224,14 +255,14 @@ def _fitted(data: DataSet, section: ConfigMapping) -> tuple[ConfigMapping, Confi
     raise refused
 
 
-def _partitions(data: DataSet, split: Split, section: ConfigMapping) -> Iterator[ConfigMapping]:
+def _partitions(data: DataSet, split: Split, section: ConfigMapping, asked: int | None) -> Iterator[ConfigMapping]:
     """Yield numbers of clients and partitions, the best first."""
     if "partition" in section:
         yield {"clients": len({data.groups[i] for i in split.train}), "partition": section["partition"]}
         return
     samples, classes = len(split.train), len(np.unique(data.labels[split.train]))
     sizes = [size for size in (20, 15, 10, 8, 6, 5, 4, 3) if size == 3 or samples >= FEW * size]
-    for clients in sizes:
+    for clients in sizes if asked is None else [asked]:
         minimum = min(10, max(1, samples // (2 * clients)))
         if data.kind != "instructions":
             k = max(2, math.ceil(classes / clients))
@@ -267,13 +298,11 @@ def _classes_in_words(data: DataSet) -> str:
     return f"; {len(names)} {'categories' if data.kind == 'instructions' else 'classes'}: {shown}"
 
 
-def _lines(section: ConfigMapping, train: ConfigMapping, kind: Kind) -> Iterator[str]:
+def _lines(section: ConfigMapping, train: ConfigMapping, tiers: StarterTiers, model: str) -> Iterator[str]:
     """Yield the configuration line by line."""
-    if kind in MODELS:
-        yield f"model: {yaml_line({'name': MODELS[kind]})}  # a hub id, or the folder of a model"
+    yield f"model: {yaml_line({'name': model})}  # an embedded model, the folder of a model, or a hub id"
     yield "data:"
     for key, value in section.items():
         yield f"  {key}: {yaml_line(value)}" + (f"  # {COMMENTS[key]}" if key in COMMENTS else "")
-    if section["clients"] < 3:
-        yield f"clients: {yaml_line({'tiers': [{'share': 1, 'blocks': 4}]})}"
+    yield from tiers.lines()
     yield f"train: {yaml_line(train)}"

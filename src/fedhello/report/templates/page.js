@@ -94,8 +94,9 @@
         data: { values: spec.data ? [] : records(figure) }, ...spec,
       };
       const { legend, ...config } = themes[theme()];
-      const columns = Math.max(1, Math.floor(plot.clientWidth / 150));
-      config.legend = { ...legend, columns, labelLimit: plot.clientWidth / columns - 28 };
+      const room = plot.clientWidth - 80;  // beside the labels of the axis
+      const columns = Math.max(1, Math.floor(room / 135));
+      config.legend = { ...legend, columns, labelLimit: Math.max(60, room / columns - 28) };
       const result = await vegaEmbed(next, whole, {
         actions: false, config, renderer: "canvas" in figure.dataset ? "canvas" : "svg", tooltip: { theme: "custom" },
         ast: live,  // the server of a live page allows no code made of text; without, drawing is faster

