@@ -49,7 +49,7 @@ from fedhello.model.validation import ValidationLosses
 from fedhello.plugins import method_or_stand_in
 from fedhello.privacy.rounds import anonymous_federation
 from fedhello.privacy.secure import SecureRound
-from fedhello.session import ClientEntry, RunSettings, ServerData, Session, StopSettings
+from fedhello.session import ClientEntry, ServerData, Session
 from fedhello.setup.cache import Keeping, boundary_cache, cache_notes, keeping, tiers_that_keep
 from fedhello.setup.checks import (
     capped_statistics,
@@ -78,6 +78,7 @@ from fedhello.setup.masking import agreed_round, masked_costs, secured, upload_n
 from fedhello.setup.model import NAMED, Objects, load_model, with_features
 from fedhello.setup.private import anonymous, check_accounting, private_notes
 from fedhello.setup.private_plan import PrivateSetup, attention_is_free, autocast_of, longest_shapes, protects_samples
+from fedhello.setup.run_settings import run_settings
 from fedhello.setup.scored import scored_every
 from fedhello.setup.together import engine_of
 from fedhello.setup.training import distance_of, on_device, score_costs, step_costs, with_copies
@@ -369,7 +370,7 @@ def assemble(
         config=config.model_dump(mode="json"),
         config_yaml=dump_config(config),
         relevant=relevant(config),
-        settings=_run_settings(config, every, loaded.threads),
+        settings=run_settings(config, every, loaded.threads),
         head=head_settings(config.model),
         row=loaded.row,
         kind=loaded.data.kind,
@@ -390,23 +391,4 @@ def assemble(
         private=private,
         digest=loaded.digest,
         start=loaded.start,
-    )
-
-
-def _run_settings(config: Config, every: int, threads: int | None) -> RunSettings:
-    run, train = config.run, config.train
-    return RunSettings(
-        seed=run.seed,
-        rounds=train.rounds,
-        retries=train.retries,
-        evaluate_every=every,
-        selects=train.selection == "validation",
-        checkpoint_every=run.checkpoint_every,
-        keep=run.keep,
-        track=tuple(run.track),
-        is_remote=run.engine == "flower",
-        metrics=tuple(run.metrics),
-        threads=threads,
-        stop=None if train.stop is None else StopSettings(**train.stop.model_dump()),
-        target=train.target,
     )
