@@ -38,7 +38,8 @@ CONSENT = {
 LIMITS = {name: {"budget"} for name in ("memory", "upload", "seconds", "blocks", "rank")}
 
 SAME = [
-    (run.run, [fh.run], CONFIG | FOLLOWED | {"dry_run": set(), "go_on": set()}, OBJECTS),  # to try is to plan
+    # To try is to plan, and to go on is to resume.
+    (run.run, [fh.run], CONFIG | FOLLOWED | {"dry_run": set(), "go_on": set()}, OBJECTS),
     (run.resume, [fh.resume], FOLLOWED | {"run": {"folder"}}, OBJECTS),
     (run.init, [fh.init], {"name": {"data"}}, set()),
     (run.plan, [fh.prepare, fh.plan, fh.Plan.write_picture], CONFIG | {"picture": {"file"}}, OBJECTS),

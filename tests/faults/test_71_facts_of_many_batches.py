@@ -7,8 +7,8 @@ import pytest
 
 from fedhello.client.cost_model import Growth, batch_shapes
 from fedhello.errors import UpdateError
-from fedhello.network.admission import _counted
 from fedhello.network.registry import LONGEST_FACTS, ClientInfo, count_shapes, read_client_info
+from fedhello.network.resumed import _counted
 from network import remote_facts
 
 BATCHES = 380_000

@@ -104,7 +104,7 @@ def test_a_server_that_asks_for_more_than_it_promised_is_refused_and_the_client_
         network = network_of()
         asks_for(change)(network)
         folder = RunFolder(net / "runs" / name.replace(" ", "-"))
-        with pytest.raises(QuorumError, match=r"client 1 not allowed: its owner does not allow"):
+        with pytest.raises(QuorumError, match=r"client 1 \(part-001\) not allowed: its owner does not allow"):
             play_over(network, load(config_of(net, *SAMPLES, "train.retries=1")), folder, [], lambda line: None)
         assert [one.name for one in network.workers["part-001"]._client.ledger.spent.releases] == ["head statistics"]
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -45,16 +45,16 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything; do not train or write.")] = False,
+    watch: Watch = False,
     go_on: Annotated[
         Path | None, typer.Option("--continue", help="Folder of a run to go on with, such as with train.rounds=+10.")
     ] = None,
-    watch: Watch = False,
     metrics: Metrics = None,
     log_format: LogFormat = None,
 ) -> None:
     """Run a federation. Without a config: the embedded demo, offline, real model, real data."""
     if go_on is not None:
-        _go_on(go_on, words, dry_run, watch, as_json, quiet)
+        _go_on(go_on, words, dry_run, watch=watch, metrics=metrics, as_json=as_json, quiet=quiet)
         return
     config, console = fh.load_config(*file_and_overrides(words)), console_for(as_json, quiet)
     if dry_run:
@@ -72,7 +72,7 @@ def _folder(config: "fh.Config") -> Path:
     return checked_folder(config).path
 
 
-def _go_on(run: Path, words: list[str] | None, dry_run: bool, watch: bool, as_json: bool, quiet: bool) -> None:
+def _go_on(run: Path, words: list[str] | None, dry_run: bool, **how: Any) -> None:
     """Resume a run, as ``fedhello resume`` does."""
     file, overrides = file_and_overrides(words)
     refuse(["dry-run"] if dry_run else [], "for a new run")
@@ -80,7 +80,7 @@ def _go_on(run: Path, words: list[str] | None, dry_run: bool, watch: bool, as_js
         raise fh.ConfigError(
             f"expected no configuration file with --continue, since {run} has its own; found {file}. Leave it out."
         )
-    resume(run, overrides, watch=watch, as_json=as_json, quiet=quiet)
+    resume(run, overrides, **how)
 
 
 def _try_out(config: "fh.Config", console: Console | None, as_json: bool) -> None:

@@ -2,16 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
 from fedhello.config.load import parse_config
 from fedhello.config.schema import Config
-from fedhello.errors import ClientsError, ConfigError, RunFolderError
-from fedhello.network.registry import Arrival, ClientInfo, ClientRegistry, count_shapes, not_admitted, taken
+from fedhello.errors import ClientsError, ConfigError
+from fedhello.network.registry import Arrival, ClientInfo, ClientRegistry, not_admitted, taken
 from fedhello.notes import Line
-from fedhello.runs.folder import RunFolder
 
 BACK_SECONDS = 60.0
 """Seconds that a resumed run waits for clients beyond its quorum; others are admitted later."""
@@ -87,25 +86,6 @@ def gather(
     ids = {member.name: k for k, member in enumerate(members)}
     nodes = {ids[name]: node for name, (_, node, _) in here.items()}
     return members, nodes, {ids[name]: rate for name, (_, _, rate) in here.items()}
-
-
-def roster_of(folder: RunFolder) -> tuple[ClientInfo, ...]:
-    """Return the clients of a resumed run, by id; empty for a new run."""
-    if not folder.clients_file.is_file():
-        return ()
-    try:
-        return tuple(ClientInfo.model_validate_json(json.dumps(_counted(entry.facts))) for entry in folder.clients())
-    except ValueError as error:
-        raise RunFolderError(
-            f"expected the folder of a run with Flower; {folder.path} does not say who takes part: {error!r}"
-        ) from error
-
-
-def _counted(facts: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return a client's facts with its batches counted by shape; before version 3 of the messages they were listed."""
-    if facts is None or any(len(batch) != 2 for batch in facts.get("batches", [[]])):
-        return facts
-    return {**facts, "batches": count_shapes((b, T) for b, T in facts["batches"])}
 
 
 def _welcome(

@@ -197,7 +197,7 @@ def words(value: Cell, kind: Kind) -> str:
     """Write a value for people.
 
     Example:
-        >>> words(0.8125, "percent"), words(12345, "integer"), words(75.0, "seconds"), words(None, "bytes")
+        >>> words(0.813, "percent"), words(12345, "integer"), words(75.0, "seconds"), words(None, "bytes")
         ('81.3 %', '12,345', '1 min 15 s', '–')
     """
     if value is None:
@@ -241,7 +241,7 @@ def percent(share: float) -> str:
     """Write a share for people.
 
     Example:
-        >>> percent(0.8125)
+        >>> percent(0.813)
         '81.3 %'
     """
     return f"{100 * share:.1f} %"
