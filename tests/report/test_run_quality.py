@@ -1,11 +1,12 @@
 import dataclasses
 
+import numpy as np
 import pytest
 from big_runs import big_run
 
 from fedhello.model.evaluation import Evaluation
 from fedhello.report.run_facts import RunFacts
-from fedhello.report.run_quality import axis_range, interval, learning_curve, quality
+from fedhello.report.run_quality import axis_range, interval, learning_curve, most_alone, quality
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.summary import HeadSummary
 
@@ -70,3 +71,14 @@ def test_the_curve_begins_before_training_and_marks_what_was_handed_back(facts):
 def test_a_run_without_a_scored_round_says_so(facts):
     facts.summary, facts.rounds = None, [dataclasses.replace(one, test=None) for one in facts.rounds]
     assert quality(facts).answer == ["Nothing has been scored yet."]
+
+
+def test_a_client_alone_gets_no_class_right_that_it_has_no_sample_of(facts):
+    assert most_alone(facts) is None, "the test set's classes are not known"
+    known = {"accuracy": 0.5, "loss": 1.0}
+    facts.plan = {"start": {"classes": {"a": 10, "b": 30, "c": 60}, "test": known, "validation": known}}
+    facts.histogram = np.array([[5, 9, 0], [0, 0, 1], [7, 0, 0]]), ("a", "b", "c")
+    assert most_alone(facts) == (0.6, 1, 3), "client 1, with the 60 of 100 test samples that are of class c"
+    said = " ".join(changed(facts, 0.5, 0.7, 100))
+    assert "No client alone could get more than 60.0% right" in said.replace(" %", "%")
+    assert "No client alone" not in " ".join(changed(facts, 0.5, 0.6, 100)), "one could be as good"

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import numpy as np
+
 from fedhello.errors import RunFolderError
 from fedhello.notes import logger
 from fedhello.report.planning import make_plan
@@ -45,9 +47,18 @@ class PlanFile(Callback):
                 "validation": write_evaluation(start.validation),
                 "test": write_evaluation(start.test),
                 "head": None if start.head is None else write_head(start.head),
+                "classes": _test_classes(session),
             },
         }
         write_whole(self._folder.path / NAME, json.dumps(values) + "\n")
+
+
+def _test_classes(session: Session) -> dict[str, int] | None:
+    """Return the number of test samples of each class; None for a language model."""
+    if not session.model.head_names:
+        return None
+    counts = np.bincount(session.server.test.labels, minlength=len(session.labels))
+    return {name: int(n) for name, n in zip(session.labels, counts, strict=True)}
 
 
 def read_plan(folder: RunFolder) -> dict[str, Any] | None:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from math import sqrt
 from typing import Any
 
+import numpy as np
+
 from fedhello.model.evaluation import Evaluation
 from fedhello.report.charts import MOST_POINTS, axis, bars, lines, rounds_axis
 from fedhello.report.figures import Card, Column, DataTable, Figure, Part, Section, Spec, percent
@@ -61,6 +63,9 @@ def quality_cards(facts: RunFacts) -> list[Card]:
     if start is not None:
         gain = "" if final is None else f"since then {points(final.accuracy - start)}"
         cards.append(Card("before training" + (" (head-only)" if _is_head_only(facts) else ""), percent(start), gain))
+    alone = most_alone(facts)
+    if alone is not None and final is not None and alone[0] < final.accuracy:
+        cards.append(Card("any client alone, at most", percent(alone[0]), "it lacks the other classes"))
     return cards
 
 
@@ -120,8 +125,38 @@ def _answer(facts: RunFacts) -> Iterator[str]:
         )
     elif start is not None:
         yield "What a solved head alone would reach was not measured here; fedhello compare runs head-only beside it."
+    yield from _alone(facts, final)
     yield from _chosen(facts)
     yield from _language(facts, final)
+
+
+def most_alone(facts: RunFacts) -> tuple[float, int, int] | None:
+    """Return the largest test accuracy that a client alone could have, its number of classes, and that of all.
+
+    max_k Σ_{c: n_kc > 0} m_c / Σ_c m_c, with n_kc samples of class c at client k and m_c in the test set: who has no
+    sample of a class has no reason to predict it. None where classes are not known.
+    """
+    classes = None if facts.plan is None else facts.plan["start"].get("classes")
+    if not classes or facts.histogram is None:
+        return None
+    counts, names = facts.histogram
+    m = np.array([classes.get(name, 0) for name in names], dtype=float)
+    if not m.sum():
+        return None
+    held = counts > 0
+    right = held @ m / m.sum()
+    best = int(right.argmax())
+    return float(right[best]), int(held[best].sum()), len(classes)
+
+
+def _alone(facts: RunFacts, final: Evaluation) -> Iterator[str]:
+    alone = most_alone(facts)
+    if alone is not None and alone[0] < final.accuracy:
+        most, held, every = alone
+        yield (
+            f"No client alone could get more than {percent(most)} right, however well it learned: none has samples of "
+            f"more test data than those of {held:,} of the {every:,} classes."
+        )
 
 
 def _against_start(facts: RunFacts, final: Evaluation, start: float | None) -> str:
