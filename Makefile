@@ -5,6 +5,7 @@
 # make hooks   run `make check` before each commit
 # make audit   look for known holes in the tested versions, and write a bill of materials (needs a network)
 # make docs    build the documentation into build/site   make notebooks   run the tutorials anew
+# make recording   record the page of the running demo for README.md (needs Chromium)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ LOWEST ?= build/lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lowest slow lint check format bench hooks docs notebooks audit clean
+.PHONY: demo test lowest slow lint check format bench hooks docs notebooks recording audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fedhello run
@@ -53,6 +54,9 @@ docs: $(VENV)/.docs
 
 notebooks: $(VENV)/.docs
 	HF_HUB_OFFLINE=1 $(BIN)/python docs/execute.py
+
+recording: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/record.py
 
 # Both read the versions in constraints.txt. The index of known holes must be reachable: with --strict a package that
 # it does not know is an error, not a pass.
