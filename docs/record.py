@@ -52,7 +52,12 @@ def write(frames: list[tuple[float, bytes]], out: Path) -> None:
     stays = [min(b - a, LONGEST) for a, b in zip(times, times[1:], strict=False)] + [4.0]
     out.parent.mkdir(exist_ok=True)
     pictures[0].save(
-        out, save_all=True, append_images=pictures[1:], duration=[round(1000 * one) for one in stays], loop=0, optimize=True
+        out,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[round(1000 * one) for one in stays],
+        loop=0,
+        optimize=True,
     )
 
 
@@ -63,7 +68,9 @@ def main() -> None:
     words = parser.parse_args().words
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as browsers:
         command = [sys.executable, "-m", "fedhello", "run", "--watch", "run.name=demo", *words]
-        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        with subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as running:
             assert running.stdout is not None
             address = next(found[0] for line in running.stdout if (found := re.search(r"http://\S+", line)))
             browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import fedhello as fh
-from fedhello.cli import inventory, network, operations, results, run
+from fedhello.cli import inventory, network, operations, results, run, watching
 from fedhello.cli.main import COMMANDS
 
 OBJECTS = {"self", "session", "model", "processor", "data", "validation", "test", "method", "objects", "callbacks"}
@@ -42,7 +42,12 @@ SAME = [
     (run.run, [fh.run], CONFIG | FOLLOWED | {"dry_run": set(), "go_on": set()}, OBJECTS),
     (run.resume, [fh.resume], FOLLOWED | {"run": {"folder"}}, OBJECTS),
     (run.init, [fh.init], {"name": {"data"}}, set()),
-    (run.plan, [fh.prepare, fh.plan, fh.Plan.write_picture], CONFIG | {"picture": {"file"}}, OBJECTS),
+    (
+        run.plan,
+        [fh.prepare, fh.plan, fh.Plan.write_picture, fh.Plan.write_page],
+        CONFIG | {"picture": {"file"}, "page": {"file"}},
+        OBJECTS,
+    ),
     (run.compare, [fh.compare], CONFIG | {"no_baselines": {"baselines"}, "tune": {"rates"}}, OBJECTS),
     (
         results.evaluate,
@@ -66,6 +71,7 @@ SAME = [
         {"runs": {"run", "folders", "comparison"}},
         set(),
     ),
+    (watching.status, [fh.list_runs, fh.run_overview], {"run": {"folder"}}, set()),
     (operations.backup, [fh.backup], {}, set()),
     (operations.restore, [fh.restore], {}, set()),
     (network.server, [fh.serve], CONFIG | FOLLOWED, {"callbacks"}),
@@ -87,4 +93,5 @@ def test_neither_has_an_option_that_the_other_lacks(command, functions, otherwis
 
 def test_every_command_is_compared_with_its_function():
     listed = {row[0].__name__ for row in SAME} | {"methods", "doctor"}  # these take nothing
+    listed.add("watch")  # a page of a process of its own, which the library has no function for
     assert {command.__name__ for command in COMMANDS} <= listed

@@ -20,9 +20,10 @@ SAID = {
     "fedhello.api": {"checked_folder", "say_loading"},
     "fedhello.comparison.asked": {"asked_seeds"},
     "fedhello.comparison.tuning": {"RATES", "asked_rates"},
-    "fedhello.formatting": {"human_bytes"},
+    "fedhello.formatting": {"human_bytes", "human_seconds"},
     "fedhello.model.sources": {"IMAGES"},
     "fedhello.network.consent": {"read_consent"},
+    "fedhello.network.federation": {"served_folder"},
     "fedhello.network.keys": {"client_steps", "server_steps"},
     "fedhello.network.metrics": {"monitored"},
     "fedhello.network.options": {"default_name"},
@@ -31,10 +32,13 @@ SAID = {
     "fedhello.report.scores": {"class_tables", "client_lines", "client_table"},
     "fedhello.report.tables": {"show"},
     "fedhello.results.comparison": {"is_comparison"},
+    "fedhello.results.overview": {"client_results"},
     "fedhello.results.trained": {"scores_listed"},
     "fedhello.runs.events": {"Events"},
     "fedhello.runs.confusion": {"NO_MATRIX"},
     "fedhello.streams": {"keep_going"},
+    "fedhello.watch.serving": {"page_beside", "serve_beside", "serving"},
+    "fedhello.watch.teller": {"PageTeller"},
 }
 """What the command line takes of fedhello beside its public names: words to read, and words to say."""
 

@@ -86,7 +86,7 @@ def test_runs_are_found_in_folders_of_folders_and_the_last_that_changed_comes_fi
 
 def test_each_client_of_the_last_round_has_its_numbers_or_why_it_does_not_count(tmp_path):
     folder = made(tmp_path / "mine", [played(0), played(1, [trained(2), trained(0)], rejections=(lost(1, 1),))])
-    found = client_results(RunFolder(folder))
+    found = client_results(folder)
     assert [(one["client"], one["name"], one["counts"]) for one in found] == [
         (0, "site-0", True), (1, "site-1", False), (2, "site-2", True),
     ]  # fmt: skip

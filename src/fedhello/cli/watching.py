@@ -110,11 +110,10 @@ def status(run: Folder = None, as_json: Json = False) -> None:
 
 def _one(folder: Path, as_json: bool) -> None:
     from fedhello.results.overview import client_results
-    from fedhello.runs.folder import RunFolder
 
     found = fh.run_overview(folder)
     if as_json:
-        print(json.dumps({**found.to_dict(), "last_round": client_results(RunFolder(folder))}))
+        print(json.dumps({**found.to_dict(), "last_round": client_results(folder)}))
         return
     for line in overview_lines(found):
         print(line)

@@ -127,7 +127,7 @@ def _last_records(folder: RunFolder) -> list[dict[str, Any]]:
     return found
 
 
-def client_results(folder: RunFolder) -> list[dict[str, Any]]:
+def client_results(folder: str | Path) -> list[dict[str, Any]]:
     """Return what each client of the last round came to: its update's numbers, or why it does not count.
 
     Args:
@@ -136,8 +136,9 @@ def client_results(folder: RunFolder) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: If the list of clients is not valid.
     """
-    last = next(iter(_last_records(folder)), {})
-    facts = {entry.client: entry.facts or {} for entry in folder.clients()}
+    run = RunFolder(Path(folder))
+    last = next(iter(_last_records(run)), {})
+    facts = {entry.client: entry.facts or {} for entry in run.clients()}
     names = {client: known.get("name") for client, known in facts.items()}
     found = [{**one, "counts": True} for one in last.get("clients", [])]
     found += [{**one, "counts": False} for one in last.get("rejections", [])]
