@@ -32,7 +32,9 @@ def cost_cards(facts: RunFacts) -> list[Card]:
         cards.append(Card("most memory of a client", human_bytes(max(peaks)), detail))
     seconds = run_seconds(facts)
     if seconds:
-        cards.append(Card("time", seconds_words(seconds), f"{len(facts.rounds):,} rounds"))
+        cards.append(
+            Card("time", seconds_words(seconds), f"{len(facts.rounds):,} round{'s' * (len(facts.rounds) != 1)}")
+        )
     return cards
 
 

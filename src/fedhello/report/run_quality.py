@@ -162,7 +162,7 @@ def _alone(facts: RunFacts, final: Evaluation) -> Iterator[str]:
 def _against_start(facts: RunFacts, final: Evaluation, start: float | None) -> str:
     what = f"the tokens of {final.samples:,} answers" if "token" in facts.metric else f"{final.samples:,} test samples"
     rounds = len(facts.rounds)
-    after = f"after {rounds:,} round{'s' * (rounds != 1)}" if facts.summary else f"so far, after {rounds:,} rounds"
+    after = ("" if facts.summary else "so far, ") + f"after {rounds:,} round{'s' * (rounds != 1)}"
     said = f"It gets {percent(final.accuracy)} of {what} right {after}"
     if start is None:
         return said + "."
@@ -223,7 +223,7 @@ def learning_curve(facts: RunFacts) -> Figure:
     fisher = [one.number for one in facts.rounds if one.scored]
     text = (
         f"{facts.metric[0].upper()}{facts.metric[1:]} by round; round 0 is before training. The band is the 95 % "
-        f"interval of a score on {samples:,} samples: within it, models cannot be told apart by these samples."
+        f"interval of a score on {samples:,} samples: other samples might have given any score within it."
     )
     if fisher:
         text += (

@@ -159,6 +159,8 @@
       return [table.closest(".wide").getAttribute("aria-label"), column, column >= 0 && headsOf(table)[column].getAttribute("aria-sort") === "ascending"];
     });
     main.replaceChildren(...fresh.childNodes);
+    const lead = document.getElementById("lead").content.textContent.split("\n");
+    document.querySelectorAll("header .lead").forEach((one, i) => { one.textContent = lead[i] ?? ""; });
     prepare(main);
     sorted.filter(([, column]) => column >= 0).forEach(([title, column, up]) => {
       const table = [...main.querySelectorAll(".wide")].find((one) => one.getAttribute("aria-label") === title)?.querySelector("table");
