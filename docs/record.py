@@ -1,9 +1,9 @@
 """Record the page of a running federation as an animated picture: ``make recording``.
 
 It starts ``fedhello run --watch``, opens the page in a headless Chromium (Debian's ``chromium``), takes a picture
-whenever the page has changed, and scrolls through it once the run has ended. Nothing is staged: pauses are as long as they were,
-up to ``LONGEST``. The head is trained (``model.head=aggregate``), so that all that is learned is learned in rounds; the
-demo as it is solves the head first, and starts higher than this one ends.
+whenever the page has changed, and scrolls through it once the run has ended. Nothing is staged: pauses are as long as
+they were, up to ``LONGEST``. The head is trained (``model.head=aggregate``), so that all that is learned is learned in
+rounds; the demo as it is solves the head first, and starts higher than this one ends.
 """
 
 import argparse

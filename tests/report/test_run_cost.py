@@ -48,7 +48,7 @@ def test_tiers_have_means_per_client_and_round(facts):
 
 def test_energy_is_said_where_it_was_measured(facts):
     assert "energy" not in " ".join(cost(facts).answer)
-    facts.summary = facts.summary.model_validate({**facts.summary.to_dict(), "energy_joules": 7.2e6})
+    facts.summary = facts.summary.but(energy_joules=7.2e6)
     assert "It used 2 kWh of energy" in " ".join(cost(facts).answer)
 
 

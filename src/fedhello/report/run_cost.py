@@ -101,7 +101,7 @@ def _answer(facts: RunFacts) -> Iterator[str]:
             f"It took {seconds_words(seconds)}; clients trained for {seconds_words(trained)} in all, and evaluation "
             f"took {seconds_words(evaluated)}."
         )
-    joules = None if facts.summary is None else (facts.summary.model_extra or {}).get("energy_joules")
+    joules = None if facts.summary is None else facts.summary.energy_joules
     if isinstance(joules, (int, float)):
         yield f"It used {energy_words(joules)} of energy on this machine."
 
