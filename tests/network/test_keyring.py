@@ -1,4 +1,5 @@
 import itertools
+import os
 
 import pytest
 
@@ -77,3 +78,37 @@ def test_a_superlink_that_starts_again_gets_all_keys_again(ring, tmp_path):
     assert ring.owners == {1: "berlin", 2: "madrid", 3: "paris"}
     ring.refresh()
     assert events(ring) == []
+
+
+def test_a_key_that_is_only_touched_or_copied_anew_is_the_same_key(ring, tmp_path):
+    os.utime(tmp_path / "berlin.pub", (1, 1))
+    (tmp_path / "new").write_text("madrid")
+    (tmp_path / "new").replace(tmp_path / "madrid.pub")  # as rsync does
+    ring.refresh()
+    (tmp_path / "berlin.pub").write_text("")  # as cp does, for a moment
+    ring.refresh()
+    (tmp_path / "berlin.pub").write_text("berlin")
+    ring.refresh()
+    assert ring.owners == {1: "berlin", 2: "madrid"} and ring.nodes.gone == [] and ring.notes == []
+
+
+@pytest.mark.parametrize("away", ["the folder", "its keys"])
+def test_a_folder_that_is_away_for_a_while_shuts_nobody_out(ring, tmp_path, away):
+    moves = (
+        [(tmp_path, tmp_path.with_name("elsewhere"))]
+        if away == "the folder"
+        else [(file, file.with_suffix(".kept")) for file in tmp_path.glob("*.pub")]
+    )
+    for there, elsewhere in moves:
+        there.rename(elsewhere)
+    ring.refresh()
+    ring.refresh()
+    (note,) = ring.notes  # said once
+    assert fields_of(note)["event"] == "keys not found" and f"expected public keys in {tmp_path}; found none" in note
+    for there, elsewhere in moves:
+        elsewhere.rename(there)
+    ring.refresh()
+    assert ring.owners == {1: "berlin", 2: "madrid"} and ring.nodes.gone == [] and len(ring.notes) == 1
+    (tmp_path / "berlin.pub").unlink()
+    ring.refresh()
+    assert ring.owners == {2: "madrid"}  # one of several is taken away
