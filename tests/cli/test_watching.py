@@ -7,6 +7,7 @@ import pytest
 from handmade import STATUS
 
 from fedhello.cli.watching import connected_table, watched
+from fedhello.notes import show_notes
 from fedhello.results.overview import run_overview
 from fedhello.runs.status import ConnectedClient, write_status
 from fedhello.watch import serving
@@ -72,3 +73,14 @@ def test_watch_refuses_what_is_no_run_and_a_run_without_it_has_no_page(place, ca
     monkeypatch.setattr(serving.subprocess, "Popen", None)
     with watched(None) as callbacks:
         assert callbacks == []
+
+
+def test_a_log_for_programs_never_holds_the_token_of_a_page(place, call):
+    words = ("run", "tiny.yaml", "--watch", "--log-format", "json", "--quiet", "run.name=logged", "model.pooling=mean")
+    with pytest.MonkeyPatch.context() as patch:  # the variable that the option sets is for this test alone
+        patch.setenv("FEDHELLO_LOG_FORMAT", "text")
+        code, _, err = call(place, *words)
+        show_notes("text")
+    (said,) = [line for line in map(json.loads, err.splitlines()) if line.get("event") == "no page"]
+    assert code == 0 and "token" not in err and "127.0.0.1" not in err
+    assert said["level"] == "warning" and said["message"].endswith("fedhello watch runs/logged")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 import fedhello as fh
 from fedhello.cli.arguments import Json, Run
-from fedhello.notes import is_json
+from fedhello.notes import is_json, tell
 
 Folder = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="The folder of a run, or of several; ./runs if not given.")
@@ -72,7 +72,7 @@ def events() -> "list[fh.Callback]":
 
 @contextmanager
 def watched(folder: Path | None) -> Iterator[list["fh.Callback"]]:
-    """Serve the page of a run that is about to start, from a process of its own.
+    """Serve the page of a run that is about to start, from a process of its own; not where logs are JSON.
 
     Args:
         folder: The folder that the run will have; None if nobody watches.
@@ -80,14 +80,22 @@ def watched(folder: Path | None) -> Iterator[list["fh.Callback"]]:
     Yields:
         Callbacks for the run, which tell the page what it does before it has a folder.
     """
+    if folder is not None and is_json():
+        tell(
+            "--watch serves no page where the log is JSON: its address holds a secret, and logs are kept. Watch this "
+            f"run from a terminal of this machine: fedhello watch {folder}",
+            "warning",
+            event="no page",
+        )
+        folder = None
     if folder is None:
         yield []
         return
     from fedhello.watch.serving import page_beside
     from fedhello.watch.teller import PageTeller
 
-    with page_beside(folder, lambda line: print(line, file=sys.stderr, flush=True)) as tell:
-        yield [PageTeller(tell)]
+    with page_beside(folder, lambda line: print(line, file=sys.stderr, flush=True)) as say:
+        yield [PageTeller(say)]
 
 
 def status(run: Folder = None, as_json: Json = False) -> None:
