@@ -204,6 +204,33 @@ def test_what_is_no_backup_is_refused_and_leaves_nothing(trick, half, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.tar", "good.tar", "half", "place"]
 
 
+def hole(name, size):
+    """A file that is nothing but a hole, and takes a few bytes in an archive."""
+    member = named(name)
+    member.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(size)}
+    return member
+
+
+BOMBS = {
+    "longer than said": lambda m: [*m[:-1], (m[-1][0], m[-1][1] + b"?")],
+    "a hole, of another size": lambda m: [*m[:-1], (hole(m[-1][0].name, 2**40), b"")],
+    "a hole, of the size said": lambda m: [*m[:-1], (hole(m[-1][0].name, len(m[-1][1])), b"")],
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_file_that_is_not_as_long_as_the_manifest_says_is_never_written(bomb, half, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(module, "_copy", lambda content, place, entry, file: written.append(place.name))
+    fh.backup(half, tmp_path / "good.tar")
+    rewritten(tmp_path / "good.tar", tmp_path / "bad.tar", BOMBS[bomb])
+    with tarfile.open(tmp_path / "good.tar") as tar:
+        *others, last = [name.rsplit("/")[-1] for name in tar.getnames()][1:]
+    with pytest.raises(RunFolderError, match=f"{last} is not of the size that its manifest says.*Nothing was restored"):
+        fh.restore(tmp_path / "bad.tar", tmp_path / "back")
+    assert written == others and not (tmp_path / "back").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, None])
 def test_a_file_that_is_no_tar_or_torn_is_refused(content, half, tmp_path):
     fh.backup(half, tmp_path / "good.tar")

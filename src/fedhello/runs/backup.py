@@ -276,6 +276,8 @@ def _extract(tar: tarfile.TarFile, found: Backup, folder: Path, file: Path) -> N
         entry = missing.pop(member.name, None)
         if entry is None or not member.isreg() or not re.fullmatch(NAME, member.name):
             raise _no_backup(file, f"it holds {member.name!r}, which its manifest does not name as a file")
+        if member.issparse() or member.size != entry.bytes:  # a few bytes could stand for as many as a disk holds
+            raise _no_backup(file, f"{member.name} is not of the size that its manifest says")
         if safe is not None:
             safe(member, str(folder))
         content = tar.extractfile(member)
