@@ -67,6 +67,35 @@ def test_what_is_torn_or_foreign_is_left_out(tmp_path):
         list_runs(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    "line", ['{"round": "x"}', '{"round": null}', '{"round": -7}', '{"round": true}', "{}", "[" * 100_000]
+)
+def test_one_damaged_run_does_not_hide_the_others(tmp_path, line):
+    bad = made(tmp_path / "bad", [played(0)], {"status": "finished", "final": "x", "method": ["a"]})
+    made(tmp_path / "good", [played(0)])
+    with (bad / "rounds.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    (bad / "config.yaml").write_text("[" * 100_000 if line.startswith("[") else "method: {name: [full]}\ntrain: x\n")
+    found = {one.name: (one.status, one.round, one.method, one.accuracy) for one in list_runs(tmp_path)}
+    assert found == {"bad": ("finished", 1, None, None), "good": ("killed", 1, "full", 0.5)}
+
+
+@pytest.mark.parametrize("clients", ["[{}]", "[3]", "3", '[{"client": "x"}]'])
+def test_a_round_with_damaged_clients_is_named(tmp_path, clients):
+    folder = made(tmp_path / "mine", [played(0)])
+    with (folder / "rounds.jsonl").open("a") as file:
+        file.write(f'{{"round": 1, "failed": null, "clients": {clients}}}\n')
+    assert of(folder)[:2] == ("killed", 2)
+    with pytest.raises(RunFolderError, match=r"expected a round in the last line of .*rounds\.jsonl"):
+        client_results(folder)
+
+
+def test_a_run_that_is_removed_while_runs_are_listed_is_left_out(tmp_path, monkeypatch):
+    made(tmp_path / "mine")
+    monkeypatch.setattr(module, "_runs_in", lambda *_: [tmp_path / "gone", tmp_path / "mine"])
+    assert [one.name for one in list_runs(tmp_path)] == ["mine"]
+
+
 def test_long_lines_are_read_from_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TAIL", 64)
     assert of(made(tmp_path / "mine", [played(0), played(1, [trained(k) for k in range(50)])]))[:2] == ("killed", 2)

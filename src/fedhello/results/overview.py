@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from fedhello.errors import RunFolderError
 from fedhello.runs.folder import RunFolder
+from fedhello.runs.formats import read_round, write_round
 from fedhello.runs.status import Status, read_status
 
 DEEPEST = 3
@@ -19,6 +21,9 @@ DEEPEST = 3
 
 TAIL = 2**16
 """Bytes that are read first of the end of a file; twice as many each time, until a line is whole."""
+
+UNREADABLE = (OSError, ValueError, RecursionError)
+"""What a file raises that is torn, foreign, or nested too deep."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,11 @@ def list_runs(folder: str | Path = "runs") -> list[RunOverview]:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunFolderError(f"expected a folder of runs; {folder} is none. Give another, or start a run.")
-    return sorted((run_overview(one) for one in _runs_in(folder, DEEPEST)), key=lambda run: run.age)
+    found = []
+    for one in _runs_in(folder, DEEPEST):
+        with suppress(RunFolderError):  # removed since it was found
+            found.append(run_overview(one))
+    return sorted(found, key=lambda run: run.age)
 
 
 def run_overview(folder: str | Path) -> RunOverview:
@@ -99,12 +108,13 @@ def run_overview(folder: str | Path) -> RunOverview:
     status, going = _status(summary, now)
     scored = (_inner(record, "test", "accuracy") for record in records)
     accuracy = summary.get("final") if summary else next((one for one in scored if one is not None), None)
-    rounds = _inner(config, "train", "rounds")
+    rounds, method = _inner(config, "train", "rounds"), _inner(config, "method", "name")
+    method = method or (summary or {}).get("method")
     done = last.get("round", -1) + (last.get("failed") is None)
     return RunOverview(
         name=run.path.resolve().name,
         path=str(run.path),
-        method=_inner(config, "method", "name") or (summary or {}).get("method"),
+        method=method if isinstance(method, str) else None,
         status=status,
         round=done,
         rounds=rounds if isinstance(rounds, int) else None if now is None else now.rounds,
@@ -115,14 +125,14 @@ def run_overview(folder: str | Path) -> RunOverview:
 
 
 def _last_records(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the last lines of ``rounds.jsonl``, the last first; at least one if there is one."""
+    """Return the last lines of ``rounds.jsonl`` that tell of a round, the last first; at least one if there is one."""
     found = []
     for line in _lines_from_the_end(folder.path / "rounds.jsonl"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except UNREADABLE:
             continue
-        if isinstance(record, dict):
+        if isinstance(record, dict) and type(record.get("round")) is int and record["round"] >= 0:
             found.append(record)
     return found
 
@@ -134,14 +144,17 @@ def client_results(folder: str | Path) -> list[dict[str, Any]]:
         folder: The run's folder.
 
     Raises:
-        RunFolderError: If the list of clients is not valid.
+        RunFolderError: If the list of clients or the last round is not valid.
     """
     run = RunFolder(Path(folder))
-    last = next(iter(_last_records(run)), {})
+    records = _last_records(run)
+    if not records:
+        return []
+    last = write_round(read_round(json.dumps(records[0]), f"the last line of {run.path / 'rounds.jsonl'}"))
     facts = {entry.client: entry.facts or {} for entry in run.clients()}
     names = {client: known.get("name") for client, known in facts.items()}
-    found = [{**one, "counts": True} for one in last.get("clients", [])]
-    found += [{**one, "counts": False} for one in last.get("rejections", [])]
+    found = [{**one, "counts": True} for one in last["clients"]]
+    found += [{**one, "counts": False} for one in last["rejections"]]
     return [{"name": names.get(one["client"]), **one} for one in sorted(found, key=lambda one: one["client"])]
 
 
@@ -185,14 +198,14 @@ def _touched(folder: Path, now: Status | None) -> float:
 def _config(folder: Path) -> Any:
     try:
         return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (*UNREADABLE, yaml.YAMLError):
         return None
 
 
 def _json(file: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except UNREADABLE:
         return None
     return found if isinstance(found, dict) else None
 
