@@ -32,3 +32,16 @@ def test_each_thing_that_happens_is_told_with_its_fields_and_names_where_they_ar
         "WARNING",
         {"event": "failed attempt", "reason": "0 of 2 updates count", "round": 1, "attempt": 0},
     )
+
+
+def test_under_differential_privacy_no_event_says_who_took_part(caplog):
+    roster = (ClientEntry(7, 0, 10, {}, {"name": "berlin"}), ClientEntry(8, 0, 10, {}))
+    told = Events()
+    with caplog.at_level(logging.INFO, "fedhello"):
+        told.on_start(session(roster=roster, private=object()), begun())
+        rejections = (lost(7, detail="no reply of client 7 within 30 s"),)
+        told.on_round(None, played(0, [trained(8)], rejections=rejections, attempt=1))
+    *_, rejected, finished = [fields_of(record.msg) for record in caplog.records]
+    assert rejected == {"event": "rejected", "reason": "late", "round": 0, "attempt": 1}
+    assert caplog.records[-2].message == "the reply of a client does not count: late"
+    assert finished["event"] == "round" and not {"clients", "client", "name"} & finished.keys()

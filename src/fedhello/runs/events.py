@@ -15,15 +15,17 @@ from fedhello.types import Rejection
 class Events(Callback):
     """Logs the start of a run, each round, each reply that does not count, each failed attempt, and the end.
 
-    Rounds and clients count from 0 in fields, as in a run's files.
+    Rounds and clients count from 0 in fields, as in a run's files. Who took part in a round is not said under
+    differential privacy, which counts on that being secret, while logs are kept and read by many.
     """
 
     def __init__(self) -> None:
         self._roster: Sequence[ClientEntry] = ()
+        self._secret = False
 
     def on_start(self, session: Session, start: RunStart) -> None:
         """Log the run and its scores before the first round of this process."""
-        self._roster = session.roster
+        self._roster, self._secret = session.roster, session.private is not None
         for note in session.notes:
             logger.warning(note)
         rounds = session.settings.rounds
@@ -54,7 +56,7 @@ class Events(Callback):
             f"round {report.round + 1} finished",
             event="round",
             **where,
-            clients=[one.client for one in report.clients],
+            **({} if self._secret else {"clients": [one.client for one in report.clients]}),
             train_loss=record.train_loss,
             validation_accuracy=None if record.validation is None else record.validation.accuracy,
             test_accuracy=None if record.test is None else record.test.accuracy,
@@ -78,6 +80,9 @@ class Events(Callback):
         )
 
     def _rejected(self, rejection: Rejection, where: dict[str, Any]) -> Line:
+        if self._secret:
+            words = f"the reply of a client does not count: {rejection.reason}"
+            return Line(words, event="rejected", reason=rejection.reason, **where)
         facts = next((entry.facts for entry in self._roster if entry.client == rejection.client), None) or {}
         name = facts.get("name")
         who = f"client {rejection.client}" + (f" ({name})" if name else "")
