@@ -162,3 +162,18 @@ def test_events_come_as_they_happen_and_end_with_the_server(page):
     page.stop()
     answer.read()
     connection.close()
+
+
+def test_a_reader_that_leaves_frees_its_connection_within_seconds(page):
+    connection = socket.create_connection(("127.0.0.1", page.server_port), timeout=5)
+    connection.sendall(
+        f"GET /events?token={page.token} HTTP/1.0\r\nHost: localhost:{page.server_port}\r\n\r\n".encode()
+    )
+    while b"event: status" not in connection.recv(65536):
+        pass
+    assert page.follower.followers == len(page._open) == 1
+    connection.close()
+    until = time.monotonic() + 5
+    while page._open and time.monotonic() < until:
+        time.sleep(0.05)
+    assert page.follower.followers == len(page._open) == 0

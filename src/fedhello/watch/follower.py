@@ -18,8 +18,8 @@ from fedhello.runs.status import Status, read_status
 LOOK = 0.25
 """Seconds between two looks into the folder."""
 
-PING = 15.0
-"""Seconds after which a connection is used at least, so that one whose reader has left is noticed."""
+PING = 1.5
+"""Seconds after which a connection is used at least: the second use after its reader has left fails, and frees it."""
 
 SHOWN = ("config.yaml", "clients.json", "clients.npz", "rounds.jsonl", "plan.json", "confusion.json", "summary.json")
 """Files that the page shows; where one changes, the page does."""
