@@ -67,6 +67,14 @@ def test_of_a_server_it_is_shown_who_is_connected(finished):
     assert [list(column.cells) for column in table.columns] == [["0 (oslo)", "1 (rome)"], ["yes", "no, for 2 min"]]
 
 
+def test_who_was_there_when_the_server_last_looked_is_connected_while_it_does_not_look(finished):
+    oslo, rome = ConnectedClient(0, "oslo", STATUS.updated - 60), ConnectedClient(1, "rome", STATUS.updated - 180)
+    for phase, cells in (("scoring", ["yes", "no, for 3 min"]), ("training", ["no, for 60 s", "no, for 3 min"])):
+        write_status(finished / "runs" / "mine", replace(STATUS, phase=phase, connected=(oslo, rome)))
+        table = connected_table(run_overview(finished / "runs" / "mine"))
+        assert list(table.columns[1].cells) == cells
+
+
 def test_watch_refuses_what_is_no_run_and_a_run_without_it_has_no_page(place, call, monkeypatch):
     code, _, err = call(place, "watch", ".")
     assert (code, err) == (5, "error: expected the folder of a run; . has no config.yaml. Check the path.\n")

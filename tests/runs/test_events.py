@@ -1,5 +1,7 @@
 import logging
+from types import SimpleNamespace
 
+import pytest
 from handmade import begun, lost, played, session, trained
 
 from fedhello.notes import fields_of
@@ -45,3 +47,14 @@ def test_under_differential_privacy_no_event_says_who_took_part(caplog):
     assert rejected == {"event": "rejected", "reason": "late", "round": 0, "attempt": 1}
     assert caplog.records[-2].message == "the reply of a client does not count: late"
     assert finished["event"] == "round" and not {"clients", "client", "name"} & finished.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "stopped", "reason"),
+    [(None, "train.target after round 3", "train.target after round 3"), ("e", None, "e")],
+)
+def test_the_end_has_its_reason_whatever_ended_the_run(caplog, error, stopped, reason):
+    summary = SimpleNamespace(status="stopped", rounds=3, final=0.5, wall_seconds=1.0, error=error, stopped=stopped)
+    with caplog.at_level(logging.INFO, "fedhello"):
+        Events().on_end(summary)
+    assert fields_of(caplog.records[0].msg)["reason"] == reason

@@ -186,14 +186,11 @@ def connected_table(found: "fh.RunOverview") -> Table | None:
     if found.now is None or not found.now.connected:
         return None
     table = Table("client of the server", "connected", box=None, pad_edge=False, header_style="bold")
+    here = found.now.here
     for one in found.now.connected:
         gone = found.now.updated - one.last_seen
-        table.add_row(_client(one), "yes" if gone < HERE else f"no, for {_time(gone)}")
+        table.add_row(_client(one), "yes" if one in here else f"no, for {_time(gone)}")
     return table
-
-
-HERE = 5.0
-"""Seconds for which a client of a server counts as connected after it was seen."""
 
 
 def _client(one: Any) -> str:

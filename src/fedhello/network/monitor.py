@@ -30,9 +30,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("metrics need prometheus-client; run: pip install 'fedhello[flower]'") from error
 
-LOOKS = ("heads", "scores", "training")
-"""Phases in which a server looks every second who is connected."""
-
 INFO = ("version", "run")
 """Labels that stay the same as long as a process runs."""
 
@@ -44,9 +41,6 @@ LEAST, TIMES = 600.0, 10.0
 
 FEW = 60.0
 """Seconds for which fewer clients than a round needs may be connected."""
-
-SEEN = 5.0
-"""Seconds after which a client that was not seen is not connected."""
 
 
 @dataclass
@@ -136,7 +130,7 @@ class Monitor(Callback, Collector):
             self._sign, self._moved = sign, self._clock()
         self._status, self._phase = status, status.phase
         if self._remote:
-            self._connected = _here(status)
+            self._connected = len(status.here)
             enough = self._connected >= self._quorum
             self._few = None if enough else self._clock() if self._few is None else self._few
 
@@ -225,7 +219,7 @@ class Monitor(Callback, Collector):
             "test_accuracy": ("After the last scored round, 0 to 1.", self._scores.get("test")),
             "seconds_since_progress": ("Since the last sign of life.", self._silent),
             "memory_bytes": (
-                "The server's process and those that it started.",
+                "Resident memory of the server's process.",
                 None if self._status is None else self._status.memory_bytes,
             ),
             "disk_free_bytes": ("Room on the disk of the run's folder.", _free(self._folder)),
@@ -238,13 +232,6 @@ def pages_of(monitor: Monitor) -> Any:
     registry.register(monitor)
     ProcessCollector(registry=registry)
     return make_wsgi_app(registry)
-
-
-def _here(status: Status) -> int:
-    """Return how many clients were connected when the server last looked."""
-    seen = [one.last_seen for one in status.connected]
-    looked = status.updated if status.phase in LOOKS else max(seen, default=0.0)
-    return sum(moment >= looked - SEEN for moment in seen)
 
 
 def _free(folder: Path) -> float | None:

@@ -76,7 +76,7 @@ class Events(Callback):
             rounds=summary.rounds,
             test_accuracy=summary.final,
             seconds=round(summary.wall_seconds, 3),
-            reason=summary.error,
+            reason=summary.error or summary.stopped,
         )
 
     def _rejected(self, rejection: Rejection, where: dict[str, Any]) -> Line:

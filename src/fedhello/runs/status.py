@@ -20,6 +20,12 @@ from fedhello.runs.files import writing
 FILE = ".status.json"
 """Name of the file in a run's folder."""
 
+LOOKS = ("heads", "scores", "training")
+"""Phases in which a server looks every second who is connected."""
+
+SEEN = 5.0
+"""Seconds after which a client that was not seen is not connected."""
+
 LARGEST = 2**26
 """The most bytes that are read of it; a thousand clients take less than 200 kB."""
 
@@ -108,7 +114,7 @@ class Status:
         best: The best score so far; None before the first.
         clients: Those asked in this round; empty under differential privacy, where nobody may see who takes part.
         connected: The clients of a server, ever seen by this process; empty on one machine.
-        memory_bytes: Memory of the process and those that it started.
+        memory_bytes: Resident memory of the process, without those that it started.
         disk_free_bytes: Room on the folder's disk.
         format: Of the file.
 
@@ -150,6 +156,13 @@ class Status:
             return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= self.updated + 1
         except psutil.Error:
             return False
+
+    @property
+    def here(self) -> tuple[ConnectedClient, ...]:
+        """Clients of a server that were connected when it last looked, which it does not do in every phase."""
+        looked = max((one.last_seen for one in self.connected), default=0.0)
+        looked = self.updated if self.phase in LOOKS else looked
+        return tuple(one for one in self.connected if one.last_seen >= looked - SEEN)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, as in the file."""
