@@ -200,7 +200,11 @@ class Session:
         return self.start is not None and self.start.head and not self.row.head_alone
 
     def called(self, client: int) -> str:
-        """Return what to call a client: its id and, of one on another machine, its name."""
+        """Return what to call a client: its id and, of one on another machine, its name.
+
+        Args:
+            client: The client's id.
+        """
         return client_words(client, self._names.get(client))
 
     @cached_property

@@ -64,7 +64,7 @@ def test_runs_side_by_side_are_what_the_library_says(made_up, call, tmp_path):
     assert (found.reference, found.folder) == ("legend", None)
     with pytest.raises(fh.ConfigError, match="expected a folder"):
         fh.write_comparison(found)
-    assert fh.write_comparison(found, tmp_path / "twice").read_text().count("<svg") == 5
+    assert fh.write_comparison(found, tmp_path / "twice").read_text().count("<figure id=") == 9
     assert json.loads((tmp_path / "twice" / "comparison.json").read_text()) == json.loads(out)
 
 

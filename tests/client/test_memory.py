@@ -1,11 +1,12 @@
 import mmap
+import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
 
-from fedhello.client.memory import FLOPS, ProcessPeak, StepMemory, return_memory_at_once
+from fedhello.client.memory import FLOPS, RESERVE, ProcessPeak, StepMemory, return_memory_at_once
 from fedhello.engine.workers import Workers, in_parallel
 
 MEGABYTE = 4 * 256 * 1024
@@ -103,3 +104,30 @@ def test_a_process_that_is_a_copy_measures_what_the_other_does(tmp_path):
     ((_, copy),) = in_parallel([(0, 1.0)], lambda _: (held.add_(1), measured())[1], Workers(1))
     assert int(measured()) == pytest.approx(32 * MEGABYTE, rel=0.1)
     assert int(copy) == pytest.approx(32 * MEGABYTE, rel=0.1)
+
+
+NEW_SHAPES = """
+import torch
+from fedhello.client.memory import ProcessPeak, return_memory_at_once
+
+return_memory_at_once()
+torch.set_num_threads(1)
+weights = [torch.ones(shape, dtype=torch.bfloat16) for shape in [(384, 384), (1536, 384), (384, 1536)]]
+with ProcessPeak(torch.device("cpu")) as peak:
+    for rows in range(64, 264, 8):
+        for weight in weights:
+            x = torch.ones(rows, weight.shape[1], dtype=torch.bfloat16)
+            y = torch.nn.functional.linear(x, weight)
+            y @ weight, y.t() @ x
+print(peak.peak_bytes)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not torch.cpu._is_avx512_bf16_supported(),
+    reason="kernels for bf16 are compiled where a processor has instructions for it; the process is measured on Linux",
+)
+def test_kernels_that_are_compiled_for_each_shape_stay_within_the_reserve():
+    """Forward and backward products of 25 lengths; torch's caches alone would keep over 100 MB of kernels."""
+    done = subprocess.run([sys.executable, "-c", NEW_SHAPES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < RESERVE

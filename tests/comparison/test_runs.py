@@ -168,7 +168,7 @@ def test_a_run_that_fails_is_named_and_the_others_stay(copied, call, monkeypatch
 def test_an_interrupted_run_ends_the_comparison_with_130(copied, call, monkeypatch):
     def interrupted(session, folder, callbacks):
         folder.begin(session)
-        return SimpleNamespace(status="interrupted", rounds=0)
+        return SimpleNamespace(status="interrupted", rounds=0, ended=False)
 
     monkeypatch.setattr(compare, "run_session", interrupted)
     (copied / "cmp" / "runs" / RUNS[1] / "summary.json").unlink()

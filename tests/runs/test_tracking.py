@@ -522,6 +522,7 @@ class MadeUpSession:
     engine: object = field(default_factory=lambda: SimpleNamespace(happened=()))
     server: object = field(default_factory=lambda: SimpleNamespace(questions=(), domains={}))
     roster: object = ()
+    private: object = None
     digest: object = NOT_KNOWN
     initial: object = field(default_factory=dict)
     method: object = field(default_factory=lambda: SimpleNamespace(models=lambda state, _: {"": state.adapter}))

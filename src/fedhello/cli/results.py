@@ -36,9 +36,6 @@ from fedhello.cli.output import draw_report, named, present, refuse, say_summary
 SHOWN_LABELS = 10
 """The most labels that ``predict`` lists."""
 
-LONGEST_NAME = 4096
-"""The characters of an input from which on it is not looked up as the name of a file."""
-
 
 def evaluate(
     run: Run,
@@ -183,11 +180,18 @@ def _refuse_files(trained: "fh.TrainedRun", inputs: list[str]) -> None:
     if trained.summary.model_kind == IMAGES:
         return
     for one in inputs:
-        if len(one) < LONGEST_NAME and Path(one).is_file():
+        if _is_file(one):
             raise fh.ConfigError(
                 f"expected texts, which this run's model takes; {one} is a file, whose name would be classified. "
                 f"Predict its rows: --file {one}; or pipe the text: echo '{one}' | fedhello predict {trained.path}"
             )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def _predict_rows(trained: "fh.TrainedRun", file: str, out: Path | None, how: dict[str, Any]) -> None:

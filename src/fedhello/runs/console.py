@@ -114,7 +114,9 @@ class Progress(Callback):
             return
         self._said = status.updated
         said = "; ".join(filter(None, (now_line(status), left_words(status))))
-        self._say(f"round {status.round + 1} of {status.rounds}: {said}")
+        after = status.round >= status.rounds
+        where = "after the last round" if after else f"round {status.round + 1} of {status.rounds}"
+        self._say(f"{where}: {said}")
 
     def _view(self) -> Group:
         return Group(self._table, self._progress, self._now)

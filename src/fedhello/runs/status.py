@@ -178,9 +178,13 @@ def write_status(folder: Path, status: Status) -> None:
     file = folder / FILE
     temporary = file.with_name(f"{FILE}.tmp")
     with writing(file):
-        # vars instead of asdict, which copies everything: a thousand clients would take seven times as long.
-        temporary.write_text(json.dumps(status, default=vars), encoding="utf-8")
-        temporary.replace(file)
+        try:
+            # vars instead of asdict, which copies everything: a thousand clients would take seven times as long.
+            temporary.write_text(json.dumps(status, default=vars), encoding="utf-8")
+            temporary.replace(file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def read_status(folder: Path) -> Status | None:
