@@ -21,7 +21,7 @@ from rich.console import Console
 from fedhello.config.load import parse_config
 from fedhello.config.read import Overrides, Source, words_of
 from fedhello.config.schema import Config
-from fedhello.config.stored import end_of, resumed_config, stored_config
+from fedhello.config.stored import end_of, first_rate, resumed_config, stored_config
 from fedhello.data.memory import MEMORY, memory_source
 from fedhello.errors import ConfigError, RunFolderError
 from fedhello.method import Method
@@ -33,7 +33,8 @@ from fedhello.runs import loop
 from fedhello.runs.callbacks import Callback, checked_callbacks, loading_teller
 from fedhello.runs.console import Progress
 from fedhello.runs.folder import RunFolder, check_free, choose
-from fedhello.runs.going_on import has_ended
+from fedhello.runs.going_on import check_rate, has_ended
+from fedhello.runs.kept_start import kept_start
 from fedhello.runs.loop import RoundRecord, RunStart
 from fedhello.runs.progress import Progress as Place
 from fedhello.runs.progress import restore_progress
@@ -283,7 +284,7 @@ def resume(
         The run; its ``session`` is None if no rounds were left.
 
     Raises:
-        ConfigError: If an override would change a result.
+        ConfigError: If an override would change a result, or change nothing, since the run has ended.
         DataError: If the data or the labels are not those that the run started with.
         RunFolderError: If this is not the folder of a run, or its checkpoints do not match it.
 
@@ -303,10 +304,12 @@ def resume(
     _check_can_go_on(run_folder)
     with run_folder.locked():
         if has_ended(run_folder, end_of(stored_config(run_folder.path)), end_of(config)):
+            check_rate(run_folder, first_rate(config), lr)
             return TrainedRun(run_folder.path, given)
         say_loading(console)
         callbacks = [Progress(console, run_folder), *callbacks]
-        session = setup.prepare(config, given, run_folder.labels(), loading_teller(callbacks))
+        start = kept_start(run_folder, config.model.adapter, config.model.head)
+        session = setup.prepare(config, given, run_folder.labels(), loading_teller(callbacks), start)
         place = restore_progress(session, run_folder, lambda line: warn(run_folder, line), changed_data, lr)
         run_folder.write_config(session.config_yaml)
         return _run(session, run_folder, callbacks, place)

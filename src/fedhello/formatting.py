@@ -2,7 +2,7 @@
 
 import csv
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from errno import ENAMETOOLONG
 from pathlib import Path
 from stat import S_ISDIR
@@ -162,7 +162,13 @@ def spreadsheet_safe(value: Any) -> Any:
 
 
 def write_csv(
-    file: TextIO, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True, end: str = "\n"
+    file: TextIO,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    header: bool = True,
+    end: str = "\n",
+    separator: str = ",",
+    safe: Callable[[Any], Any] = spreadsheet_safe,
 ) -> None:
     """Write rows as CSV, with cells and names of columns that are safe in a spreadsheet.
 
@@ -172,11 +178,13 @@ def write_csv(
         rows: Column → value; missing ones and None are empty.
         header: Whether to write the names of the columns first.
         end: Of each line.
+        separator: Between cells.
+        safe: Makes a cell safe.
     """
-    writer = csv.writer(file, lineterminator=end)
+    writer = csv.writer(file, delimiter=separator, lineterminator=end)
     if header:
         writer.writerow(map(spreadsheet_safe, columns))
-    writer.writerows([spreadsheet_safe(row.get(column)) for column in columns] for row in rows)
+    writer.writerows([safe(row.get(column)) for column in columns] for row in rows)
 
 
 def flatten(value: Any, separator: str = "/", prefix: str = "") -> dict[str, Any]:

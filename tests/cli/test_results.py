@@ -117,7 +117,7 @@ def test_the_rows_of_a_file_are_predicted(finished, workplace, call, rows, tmp_p
 
 def test_a_file_appears_whole_or_not_at_all(finished, workplace, call, rows, tmp_path):
     with rows.open("a") as file:
-        file.write("2500,\n")
+        file.write("2500,iron,more\n")
     code, _, err = call(workplace, "predict", finished, "--file", rows, "--out", tmp_path / "out.csv")
     assert (code, "line 2502" in err) == (3, True)
     code, _, err = call(workplace, "predict", finished, "--file", rows, "--out", tmp_path / "out.xls")

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from fedhello.data.columns import placeholders, read_rows
+from fedhello.data.columns import blank_rows, placeholders, read_rows
 from fedhello.data.dataset import Columns, Picture
 from fedhello.data.sources import load
 from fedhello.data.tables import Table
@@ -129,3 +129,24 @@ def test_lacking_texts_are_counted(columns):
     table = Table.of("table", {"text": ["a", "", " ", None], "label": ["x", "y", "x", "y"]})
     with pytest.raises(DataError, match=r"row 2 lacks one \(3 rows do, up to row 4\)"):
         read_rows(table, columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (Columns(text="a"), [1, 2]),
+        (Columns(text=("a", "b")), [0, 1, 2]),
+        (Columns(prompt="{a} {b}"), [2]),
+        (Columns(prompt="Say: {a}"), []),
+        (Columns(image="c"), [1, 2]),
+        (Columns(tensor="d"), [1]),
+    ],
+)
+def test_rows_without_an_input(columns, expected):
+    values = {
+        "a": ["x", " ", float("nan")],
+        "b": [None, "y", ""],
+        "c": [b"png", {"bytes": None, "path": None}, b""],
+        "d": [np.zeros(2), None, [0, 0]],
+    }
+    assert blank_rows(Table.of("table", values), columns) == expected

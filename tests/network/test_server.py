@@ -159,7 +159,7 @@ def test_a_finished_run_goes_on_with_more_rounds_and_another_learning_rate(place
 
 def test_a_run_over_a_network_stops_by_its_settings(place):
     network = network_of()
-    _, summary = play_network(network, config_of(place, "train.target=0.01"))
+    _, summary = play_network(network, config_of(place, "train.target=0.01", "train.selection=last"))
     assert (summary["status"], summary["rounds"]) == ("stopped", 1)
     assert "by train.target" in summary["stopped"]
     assert {worker.ended for worker in network.workers.values()} == {"finished"}

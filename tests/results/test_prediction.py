@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +73,38 @@ def test_cells_that_a_table_of_values_lacks(tmp_path):
     writer.write(Table.of("t", {"x": [1]}), [{"answer": "a"}])
     with pytest.raises(fh.ConfigError, match="row 1 of t has 'y', too"):
         writer.write(Table.of("t", {"x": [1], "y": [2]}), [{"answer": "a"}])
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_no_cell_of_a_file_becomes_a_formula(separator):
+    table = Table.of("t", {"=id": ["=1+1", "-0.5"], "n": ["+1e3", -2]})
+    out = io.StringIO()
+    _writer(out, Path("x.csv" if separator == "," else "x.tsv"), False).write(
+        table, [{"predicted": "@a", "p(=b)": 0.5}, {"predicted": "-a", "p(=b)": -0.5}]
+    )
+    assert [line.split(separator) for line in out.getvalue().splitlines()] == [
+        ["'=id", "n", "predicted", "p(=b)"],
+        ["'=1+1", "+1e3", "'@a", "0.5"],
+        ["-0.5", "-2", "'-a", "-0.5"],
+    ]
+
+
+@pytest.mark.parametrize("size", [1024, 1])
+def test_rows_without_an_input_are_written_without_a_prediction(run, tmp_path, monkeypatch, caplog, size):
+    monkeypatch.setattr("fedhello.results.prediction.MOST_AT_ONCE", size)
+    (tmp_path / "in.csv").write_text('text,n\n" ",0\napple,1\n,2\niron,3\n')
+    caplog.clear()
+    how = {"probabilities": True, "top": 2}
+    assert run.predict_file(tmp_path / "in.csv", tmp_path / "out.csv", **how) == 4
+    assert caplog.messages == ["2 of 4 rows lack an input, and are written without a prediction"]
+    header, *rows = [line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines()]
+    assert header[2:] == ["predicted", "probability", "predicted_2", "probability_2", "p(fruit)", "p(metal)"]
+    assert [row[2:] for row in rows[::2]] == [[""] * 6] * 2
+    assert [row[1] for row in rows] == ["0", "1", "2", "3"]
+    assert [row[2] for row in rows[1::2]] == [one.label for one in run.predict(["apple", "iron"])]
+    run.predict_file(tmp_path / "in.csv", tmp_path / "out.jsonl")
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert (first["predicted"], first["probability"]) == (None, None)
+    (tmp_path / "in.csv").write_text("text,n\n,1\n,2\n")
+    with pytest.raises(fh.DataError, match=r"in\.csv; found 2 without an input alone"):
+        run.predict_file(tmp_path / "in.csv", tmp_path / "no.csv")

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import fedhello as fh
 from fedhello.errors import CallbackError, ConfigError
 from fedhello.runs.callbacks import Callback, ConfiguredStop, EarlyStopping, Target, configured, loading_teller
 from fedhello.runs.loop import RoundRecord
@@ -10,7 +11,7 @@ from fedhello.session import RunSettings, StopSettings
 NO_STATE = None
 
 
-def record(accuracy=None, loss=None, train_loss=None, failed=None):
+def record(accuracy=None, loss=None, train_loss=None, failed=None, selected=None):
     """What a round came to; None where it was not scored."""
     found = object.__new__(RoundRecord)
     scored = None if accuracy is None and loss is None else SimpleNamespace(accuracy=accuracy, loss=loss)
@@ -18,6 +19,7 @@ def record(accuracy=None, loss=None, train_loss=None, failed=None):
         "validation": scored,
         "train_loss": train_loss,
         "report": SimpleNamespace(failed=failed),
+        "selected": selected,
     }.items():
         object.__setattr__(found, name, value)
     return found
@@ -93,6 +95,22 @@ def test_a_target_counts_in_scored_rounds_and_not_at_the_start():
     assert stops(Target(0.7), rounds, start=0.9) == [False, False, False, True, True]
     begin = SimpleNamespace(validation=SimpleNamespace(accuracy=0.9), records=(record(0.8), record()), state=None)
     assert not Target(0.7).on_start(None, begin), "of the rounds before, it would have stopped in the first"
+
+
+def test_the_model_from_before_training_does_not_count_where_it_would_be_returned():
+    rounds = [record(0.9, selected=0), record(0.9, selected=0), record(0.8, selected=3)]
+    assert stops(Target(0.7), rounds) == [False, False, True]
+    begin = SimpleNamespace(validation=SimpleNamespace(accuracy=0.9), records=tuple(rounds[:2]), state=None)
+    assert not Target(0.7).on_start(None, begin)
+
+
+def test_a_run_that_a_target_stops_returns_what_has_reached_it(place):
+    words = {"train.rounds": 3, "train.target": 0.01, "train.measure_memory": False}
+    chosen = fh.run("tiny.yaml", words | {"run.name": "a", "train.lr": 0.1})
+    assert [(record.selected, record.validation.accuracy >= 0.01) for record in chosen.rounds] == [(0, True), (2, True)]
+    assert (chosen.summary.status, chosen.summary.selection.round) == ("stopped", 2)
+    last = fh.run("tiny.yaml", words | {"run.name": "b", "train.lr": 0.1, "train.selection": "last"})
+    assert (last.summary.status, last.summary.rounds) == ("stopped", 1)
 
 
 def test_a_runs_own_settings_stop_it_with_the_key_as_the_reason():

@@ -123,15 +123,36 @@ def test_rounds_that_have_finished_are_not_undone():
 
 
 def test_a_run_that_ended_by_its_settings_goes_on_only_with_others(place, call):
-    run = fh.run("tiny.yaml", {"run.name": "a", "train.rounds": 3, "train.target": 0.01})
+    run = fh.run("tiny.yaml", {"run.name": "a", "train.rounds": 3, "train.target": 0.01, "train.selection": "last"})
     assert (run.summary.status, run.summary.rounds, run.summary.ended) == ("stopped", 1, True)
     code, out, _ = call(place, "resume", "runs/a")
     assert (code, "stopped after round 1 of 3 by train.target" in out) == (0, True)
     assert "there is nothing to resume" in out
     assert fh.load_run("runs/a").summary == run.summary
-    whole = fh.run("tiny.yaml", {"run.name": "b", "train.rounds": 3})
+    whole = fh.run("tiny.yaml", {"run.name": "b", "train.rounds": 3, "train.selection": "last"})
     assert adapter(fh.resume("runs/a", {"train.target": None})) == adapter(whole)
     assert not fh.run("tiny.yaml", {"run.name": "c", "train.rounds": 3}, callbacks=[At(1)]).summary.ended
+
+
+def test_what_a_run_that_has_ended_would_leave_out_is_refused(place, call):
+    fh.run("tiny.yaml", {"run.name": "a", "train.rounds": 1, "train.lr": 0.01})
+    code, _, err = call(place, "resume", "runs/a", "train.lr=0.5")
+    assert (code, "expected rounds to come that would train with train.lr=0.5; runs/a has ended" in err) == (2, True)
+    assert call(place, "resume", "runs/a", "train.lr=0.01")[0] == 0, "which it has"
+    fh.resume("runs/a", {"train.lr": 0.5, "train.rounds": "+1"})
+    assert call(place, "resume", "runs/a", "train.lr=0.5")[0] == 0, "which it has by now"
+    assert call(place, "resume", "runs/a", "train.lr=0.01")[0] == 2
+    stops = {"run.name": "b", "train.rounds": 8, "train.stop": {"patience": 1, "min_delta": 1}}
+    run = fh.run("tiny.yaml", stops)
+    assert (run.summary.status, run.summary.rounds) == ("stopped", 1)
+    before = (run.path / "config.yaml").read_text()
+    for words in ({"train.rounds": "+2"}, {"train.target": 0.9}, {"train.rounds": "+2", "train.lr": 0.5}):
+        with pytest.raises(fh.ConfigError, match=r"expected another train\.stop, .* Change train\.stop too: train\.st"):
+            fh.resume(run.path, words)
+    with pytest.raises(fh.ConfigError, match=r"runs/b has ended"):
+        fh.resume(run.path, {"train.lr": 0.5})
+    assert (run.path / "config.yaml").read_text() == before
+    assert fh.resume(run.path, {"train.rounds": 2, "train.stop": None}).summary.rounds == 2
 
 
 def test_on_the_command_line_a_run_goes_on_with_more_rounds(place, call):
@@ -148,7 +169,7 @@ def test_on_the_command_line_a_run_goes_on_with_more_rounds(place, call):
 
 
 def test_a_comparison_takes_a_run_that_ended_by_itself_and_none_that_was_changed(place):
-    words = {"train.rounds": 2, "train.target": 0.01}
+    words = {"train.rounds": 2, "train.target": 0.01, "train.selection": "last"}
     assert fh.compare("tiny.yaml", words, methods="gd-hla", seeds=[0], out="cmp", baselines=False) is not None
     assert fh.load_run("cmp/runs/gd-hla-seed0").summary.rounds == 1
     assert fh.compare("tiny.yaml", words, methods="gd-hla", seeds=[0], out="cmp", baselines=False) is not None
@@ -156,4 +177,11 @@ def test_a_comparison_takes_a_run_that_ended_by_itself_and_none_that_was_changed
     with pytest.raises(
         fh.RunFolderError, match=r"to be a run of one configuration; it was resumed with train\.rounds=3"
     ):
-        fh.compare("tiny.yaml", {"train.rounds": 3}, methods="gd-hla", seeds=[0], out="cmp", baselines=False)
+        fh.compare(
+            "tiny.yaml",
+            {"train.rounds": 3, "train.selection": "last"},
+            methods="gd-hla",
+            seeds=[0],
+            out="cmp",
+            baselines=False,
+        )

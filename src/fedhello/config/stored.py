@@ -70,7 +70,7 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> Resumed:
     asked = load_run_config(folder / FILE, words)
     _check_same(folder, before, asked)
     found = going_on(folder, before, asked)
-    return found._replace(lr=_rate(asked)) if any(key_of(word) == RATE for word in words) else found
+    return found._replace(lr=first_rate(asked)) if any(key_of(word) == RATE for word in words) else found
 
 
 def _check_same(folder: Path, before: Config, asked: Config) -> None:
@@ -97,8 +97,8 @@ def going_on(folder: Path, before: Config, asked: Config) -> Resumed:
     """
     _check_budget(folder, before, asked)
     train = asked.train.model_copy(update={"lr": before.train.lr})
-    lr = _rate(asked)
-    return Resumed(asked.model_copy(update={"train": train}), None if lr == _rate(before) else lr)
+    lr = first_rate(asked)
+    return Resumed(asked.model_copy(update={"train": train}), None if lr == first_rate(before) else lr)
 
 
 def _check_budget(folder: Path, before: Config, asked: Config) -> None:
@@ -112,7 +112,8 @@ def _check_budget(folder: Path, before: Config, asked: Config) -> None:
     )
 
 
-def _rate(config: Config) -> float:
+def first_rate(config: Config) -> float:
+    """Return η of round 0 by a configuration."""
     return rate_of(with_choices(config).train)
 
 

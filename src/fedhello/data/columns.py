@@ -87,6 +87,34 @@ def read_prompts(table: Table, template: str) -> list[str]:
     return _rendered(table, template, "data.prompt")
 
 
+def blank_rows(table: Table, columns: Columns) -> list[int]:
+    """Return the rows without an input: of pairs, those that lack a text; of instructions, those without a prompt.
+
+    Raises:
+        DataError: If a column is missing.
+    """
+    if columns.prompt is not None:
+        pieces = _pieces(columns.prompt)
+        if any(literal.strip() for literal, _ in pieces):
+            return []
+        found = [[_is_blank(value) for value in _column(table, name, "data.prompt")] for _, name in pieces if name]
+        return [row for row, blank in enumerate(zip(*found, strict=True)) if all(blank)]
+    if columns.tensor is not None:
+        return [row for row, value in enumerate(_column(table, columns.tensor, "data.tensor")) if value is None]
+    texts = [columns.text] if isinstance(columns.text, str) else columns.text
+    names = [(columns.image, "data.image")] if columns.image is not None else [(text, "data.text") for text in texts]
+    found = [[_is_blank(value) for value in _column(table, name, key)] for name, key in names]
+    return [row for row, blank in enumerate(zip(*found, strict=True)) if any(blank)]
+
+
+def _is_blank(value: object) -> bool:
+    if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
+        return not any(value.values())
+    return (
+        not clean(value) if isinstance(value, str) else value == b"" if isinstance(value, bytes) else is_missing(value)
+    )
+
+
 def placeholders(template: str) -> list[str]:
     """Return the columns that a template names in braces; ``{{`` and ``}}`` are literal braces.
 

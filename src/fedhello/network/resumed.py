@@ -5,15 +5,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedhello.config.schema import Config
-from fedhello.config.stored import Resumed, end_of, going_on, stored_config
+from fedhello.config.stored import Resumed, end_of, first_rate, going_on, stored_config
 from fedhello.errors import RunFolderError
+from fedhello.model.start import Start
 from fedhello.network.registry import ClientInfo, count_shapes
 from fedhello.runs.folder import RunFolder
 from fedhello.runs.going_on import has_ended
+from fedhello.runs.kept_start import kept_start
 
 
 def checked(folder: RunFolder, config: Config) -> Resumed:
-    """Check that a run can start or go on in a folder; return how it does."""
+    """Check that a run can start or go on in a folder; return how it does.
+
+    A server's configuration states all that is to hold, so its learning rate is asked for, also where it is the first.
+    """
     if not folder.clients_file.is_file():
         return Resumed(config)
     before = stored_config(folder.path)
@@ -22,7 +27,14 @@ def checked(folder: RunFolder, config: Config) -> Resumed:
             f"expected a run that has not finished; {folder.path} has. Give another run.name, or a larger number of "
             "train.rounds, to add rounds to it, or other train.stop and train.target, if these ended it."
         )
-    return going_on(folder.path, before, config)
+    return going_on(folder.path, before, config)._replace(lr=first_rate(config))
+
+
+def known_start(folder: RunFolder, config: Config) -> Start | None:
+    """Return what stands in for ``model.adapter`` of a run that is resumed, if it is not there any more."""
+    if not folder.clients_file.is_file():
+        return None
+    return kept_start(folder, config.model.adapter, config.model.head)
 
 
 def known_labels(folder: RunFolder) -> tuple[str, ...] | None:

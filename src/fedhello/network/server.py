@@ -38,7 +38,7 @@ from fedhello.network.keyring import Keyring
 from fedhello.network.messages import Link, invitation
 from fedhello.network.processes import free_port
 from fedhello.network.registry import ClientInfo, ClientRegistry
-from fedhello.network.resumed import checked, known_labels, known_roster
+from fedhello.network.resumed import checked, known_labels, known_roster, known_start
 from fedhello.network.revival import LastingLink
 from fedhello.network.superlink import ServerOptions, check_port, superlink
 from fedhello.plugins import is_own
@@ -178,7 +178,8 @@ def serve(
     with superlink(options, secret, log) as process:
         say("loading the model and the server's data …")
         observers = callbacks(folder)
-        loaded = load(config, labels=known_labels(folder), tell=loading_teller(observers))
+        start = known_start(folder, config)
+        loaded = load(config, labels=known_labels(folder), tell=loading_teller(observers), start=start)
         process.wait()
         with LastingLink(process, connected, note) as link:
             say(f"listening at {options.host}:{options.port}; on each client's machine: {options.client_command()}")
@@ -195,7 +196,8 @@ def serve_on(link: Link, file: Path, say: Say) -> None:
     config = config.model_copy(update={"run": config.run.model_copy(update=slower)})
     folder = RunFolder(Path(config.run.out) / (config.run.name or ""))
     config, lr = checked(folder, config)
-    play_over(link, load(config, labels=known_labels(folder)), folder, [], say, lr=lr)
+    loaded = load(config, labels=known_labels(folder), start=known_start(folder, config))
+    play_over(link, loaded, folder, [], say, lr=lr)
 
 
 def play_over(

@@ -1,9 +1,9 @@
 """Predictions, and predictions for all rows of a file, whose number the memory does not grow with."""
 
-import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from fedhello.config.units import check_encoding
-from fedhello.data.columns import read_prompts, read_rows
+from fedhello.data.columns import blank_rows, read_prompts, read_rows
 from fedhello.data.dataset import Columns, Input, Kind
 from fedhello.data.streaming import LINES, Parts, stream_lines, stream_table
 from fedhello.data.tables import Table
 from fedhello.errors import ConfigError, DataError, RunFolderError
+from fedhello.formatting import spreadsheet_safe, write_csv
 from fedhello.results.inference import MOST_AT_ONCE, PART, added_up, infer_part, input_kind, renamed, run_columns
 from fedhello.results.trained import Trained
 from fedhello.runs.files import check_path, sync_folder, writing
@@ -25,6 +26,9 @@ Told = Callable[[int, float | None], None]
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson")
 """Suffixes of files that predictions are written to."""
+
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
+"""A number in a table of texts, which is written as it is."""
 
 
 @dataclass(frozen=True)
@@ -85,35 +89,78 @@ def predict_rows(
         told: Called after each part.
 
     Returns:
-        The number of rows, and notes on them.
+        The number of rows, and notes on them; rows without an input are written without a prediction, and counted.
 
     Raises:
         ConfigError: If a column's role is not known, or ``out`` has no known format.
-        DataError: If the file cannot be read, or a row has no input for the model.
+        DataError: If the file cannot be read, or no row has an input for the model.
         RunFolderError: If ``out`` exists or cannot be written.
     """
     kind = input_kind(trained.config, trained.model)
     columns = _columns(trained, kind, wanted.columns, of_lines=not isinstance(file, Path))
     parts = _parts(file, wanted.encoding or trained.config.data.encoding, PART.get(kind, MOST_AT_ONCE))
-    rows, notes = 0, list[str]()
+    rows, lacking, notes = 0, 0, list[str]()
     with _written(out) as opened:
         writer = _writer(opened, out, wanted.json_lines)
         for table, share in parts:
-            inputs = _inputs(table, columns, kind)
-            place = _place_in(table)
-            found, more = infer_part(
-                trained.config, trained.labels, trained.model, inputs, place, wanted.probabilities, wanted.top
-            )
-            writer.write(table, [_cells(row) for row in found])
-            rows += len(found)
+            cells, blank, more = _predicted(trained, table, columns, kind, wanted)
+            writer.write(table, cells)
+            rows, lacking = rows + len(cells), lacking + blank
             notes = added_up([*notes, *table.notes, *more], rows)
             if told is not None:
                 told(rows, share)
-        if not rows:
+        if lacking == rows:
+            where = file if isinstance(file, Path) else "the input"
             raise DataError(
-                f"expected rows to predict in {file if isinstance(file, Path) else 'the input'}; found none"
+                f"expected rows to predict in {where}; found {f'{rows} without an input alone' if rows else 'none'}"
             )
     return rows, notes
+
+
+def _predicted(
+    trained: Trained, table: Table, columns: Columns, kind: Kind, wanted: Wanted
+) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """Return more cells for each row of a table, the number of rows without an input, and notes."""
+    blank = set(blank_rows(table, columns))
+    cells = [dict.fromkeys(_cells(_lacking(trained, kind, wanted)))] * len(table.values(table.columns[0]))
+    kept = [row for row in range(len(cells)) if row not in blank]
+    if not kept:
+        return cells, len(blank), _said(blank, cells)
+    some = _taken(table, kept) if blank else table
+    found, notes = infer_part(
+        trained.config,
+        trained.labels,
+        trained.model,
+        _inputs(some, columns, kind),
+        _place_in(some),
+        wanted.probabilities,
+        wanted.top,
+    )
+    for row, one in zip(kept, found, strict=True):
+        cells[row] = _cells(one)
+    return cells, len(blank), [*_said(blank, cells), *notes]
+
+
+def _said(blank: Sized, rows: Sized) -> list[str]:
+    return [f"{len(blank)} of {len(rows)} rows lack an input, and are written without a prediction"] if blank else []
+
+
+def _lacking(trained: Trained, kind: Kind, wanted: Wanted) -> dict[str, Any]:
+    """Return what stands in for the prediction of a row without an input."""
+    if kind == "instructions":
+        return {"answer": None}
+    top, p = dict.fromkeys(trained.labels[: wanted.top or 0]), dict.fromkeys(trained.labels)
+    return {"label": None, "probability": None, "top": top, "probabilities": p if wanted.probabilities else {}}
+
+
+def _taken(table: Table, rows: Sequence[int]) -> Table:
+    """Return some rows of a table, which keep their places."""
+
+    def values(column: str) -> list[object]:
+        found = table.values(column)
+        return [found[row] for row in rows]
+
+    return replace(table, values=values, place=lambda row: table.place(rows[row]))
 
 
 def _parts(file: Path | TextIO, encoding: str | None, size: int) -> Parts:
@@ -124,7 +171,8 @@ def _parts(file: Path | TextIO, encoding: str | None, size: int) -> Parts:
 def _columns(trained: Trained, kind: Kind, names: Mapping[str, Any], of_lines: bool) -> Columns:
     """Return the columns of the inputs."""
     if not of_lines:
-        return replace(renamed(run_columns(trained.config.data, trained.model), names), group=None)
+        found = renamed(run_columns(trained.config.data, trained.model), names)
+        return replace(found, group=None, prompt=(found.prompt or LINES) if kind == "instructions" else None)
     if names or kind not in ("texts", "instructions", "images"):
         raise ConfigError(
             "expected texts, prompts or paths of images, one a line and without columns, on standard input; found "
@@ -221,21 +269,23 @@ class _JsonLines:
 
 class _Separated:
     def __init__(self, file: TextIO, separator: str) -> None:
-        self._writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+        self._file = file
+        self._separator = separator
         self._columns: list[str] | None = None
 
     def write(self, table: Table, more: Sequence[Mapping[str, Any]]) -> None:
-        for i, row in _rows_of(table, more):
-            if self._columns is None:
-                self._columns = list(row)
-                self._writer.writerow(self._columns)
-            new = [name for name in row if name not in self._columns]
-            if new:
-                raise ConfigError(
-                    f"expected the columns of the first rows; {table.place(i)} of {table.name} has {new[0]!r}, too. "
-                    "Write JSON lines instead: a file that ends in .jsonl."
-                )
-            self._writer.writerow([_cell(row.get(name)) for name in self._columns])
+        rows = [row for _, row in _rows_of(table, more)]
+        if not rows:
+            return
+        first = self._columns is None
+        columns = self._columns = list(rows[0]) if self._columns is None else self._columns
+        new = [name for name in rows[0] if name not in columns]
+        if new:
+            raise ConfigError(
+                f"expected the columns of the first rows; {table.place(0)} of {table.name} has {new[0]!r}, too. "
+                "Write JSON lines instead: a file that ends in .jsonl."
+            )
+        write_csv(self._file, columns, rows, header=first, separator=self._separator, safe=_cell)
 
 
 def _plain(value: Any) -> Any:
@@ -244,6 +294,9 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
+    """Return a cell of CSV; a number as a text, such as -0.5, is none that a spreadsheet could take for a formula."""
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False, default=_plain)
-    return "" if value is None or isinstance(value, (bytes, bytearray)) else value
+    if value is None or isinstance(value, (bytes, bytearray)):
+        return ""
+    return value if isinstance(value, str) and NUMBER.fullmatch(value) else spreadsheet_safe(value)

@@ -191,11 +191,11 @@ class TrainedRun:
             told: Called after each part with the number of rows so far and the share of the file, if that is known.
 
         Returns:
-            The number of rows.
+            The number of rows, with those that lack an input: they get no prediction, and a warning counts them.
 
         Raises:
             ConfigError: If an argument is missing, or does not apply to this run or file.
-            DataError: If the file cannot be read, a row has no input for the model, or the tokenizer has changed.
+            DataError: If the file cannot be read, no row has an input for the model, or the tokenizer has changed.
             RunFolderError: If ``out`` exists or cannot be written.
         """
         trained = self._trained(model, client, changed_data)

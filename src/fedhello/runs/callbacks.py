@@ -189,7 +189,9 @@ class ConfiguredStop(EarlyStopping):
 
 
 class Target(Callback):
-    """Stops a run after the first scored round in which its validation accuracy is high enough.
+    """Stops a run after the first scored round after which the model that it would return is accurate enough.
+
+    The model from before training does not count, also where rounds have finished and the run would still return it.
 
     Args:
         accuracy: The least that is enough, 0 … 1.
@@ -209,7 +211,8 @@ class Target(Callback):
 
     def on_round(self, state: RunState, record: RoundRecord) -> bool:
         """Stop after a scored round that reaches the target."""
-        value = None if record.report.failed is not None else _value("validation_accuracy", record)
+        trained = record.report.failed is None and record.selected != 0
+        value = _value("validation_accuracy", record) if trained else None
         self.found = self.found if value is None else value
         return value is not None and value >= self.accuracy
 

@@ -14,7 +14,7 @@ from typing import Any
 from fedhello.client.settings import TrainingSettings, learning_rate, with_rate
 from fedhello.errors import ConfigError
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.summary import KeyChange
+from fedhello.runs.summary import OWN_ENDS, KeyChange, Summary
 from fedhello.session import Session
 from fedhello.state import RunState
 
@@ -34,19 +34,52 @@ def has_ended(folder: RunFolder, before: End, asked: End) -> bool:
         asked: That with which it is to go on.
 
     Raises:
-        ConfigError: If it has finished more rounds than that.
+        ConfigError: If it has finished more rounds than that, or what stopped it would do so again at once.
     """
     if not (folder.path / "summary.json").is_file():
         return False
     summary, done = folder.summary(), before[0]
-    if summary.status == "stopped":
-        return summary.ended and before == asked
+    if summary.status == "stopped" and summary.ended:
+        if before == asked:
+            return True
+        _check_stops_no_more(folder, summary, before, asked)
     if summary.status == "finished" and asked[0] < done:
         raise ConfigError(
             f"expected more than the {done} rounds that {folder.path} has finished; found train.rounds={asked[0]}. "
             "Rounds are not undone: give a larger number, or +N for N more, or start another run."
         )
     return summary.status == "finished" and asked[0] == done
+
+
+def _check_stops_no_more(folder: RunFolder, summary: Summary, before: End, asked: End) -> None:
+    """Check that what stopped a run has changed, since the rounds that are added would else never come."""
+    ends = dict(zip((ROUNDS, *OWN_ENDS), zip(before, asked, strict=True), strict=True))
+    by = [key for key in OWN_ENDS if key in (summary.stopped or "")]
+    if all(ends[key][0] == ends[key][1] for key in by):
+        others = ", ".join(key for key, (one, other) in ends.items() if one != other)
+        raise ConfigError(
+            f"expected another {' and '.join(by)}, which ended {folder.path} and would end it again before a further "
+            f"round; found another {others} alone. Change {' and '.join(f'{key} too: {key}=null' for key in by)}."
+        )
+
+
+def check_rate(folder: RunFolder, own: float, lr: float | None) -> None:
+    """Check that no learning rate is asked for that a run which has ended would leave out.
+
+    Args:
+        folder: The run's.
+        own: η of round 0 by its configuration.
+        lr: That which is asked for; None asks for none.
+
+    Raises:
+        ConfigError: If it is another than the run's last.
+    """
+    changed = [change.after for change in folder.summary().changes if change.key == RATE]
+    if lr not in (None, changed[-1] if changed else own):
+        raise ConfigError(
+            f"expected rounds to come that would train with train.lr={lr:g}; {folder.path} has ended. Add some, too: "
+            "train.rounds=+N; or change train.stop or train.target, if these ended it."
+        )
 
 
 def changes_of(

@@ -70,7 +70,7 @@ class RoundRecord:
     Attributes:
         report: The algorithm's report.
         train_loss: Mean loss over the round's samples; None if no update counted.
-        validation: Scores of the global adapter on the validation data, for selection; None if it was not scored.
+        validation: Scores of the model that the run would return now on the validation data; None if it was not scored.
         test: Scores on the test data, for reporting only; None if it was not scored.
         seconds: Wall seconds of allocation, training and aggregation.
         evaluation_seconds: Wall seconds of the two evaluations.

@@ -204,6 +204,7 @@ def identity_of(session: Session) -> dict[str, Any]:
             "start": None if session.start is None else session.start.digest,
             "adapter": {name: f"{value.dtype} {tuple(value.shape)}" for name, value in session.initial.items()},
         },
+        "start": {"head": session.start is not None and session.start.head},
         "machine": {
             "device": model.device.type,
             "processor": torch.backends.cpu.get_cpu_capability(),

@@ -42,7 +42,6 @@ from fedhello.model.generation import longest_prompt
 from fedhello.model.head import is_shared
 from fedhello.model.injection import Admit
 from fedhello.model.private_sums import PrivatePlan
-from fedhello.model.settings import LoraSettings
 from fedhello.model.start import Start, start_from
 from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
@@ -127,7 +126,11 @@ class Loaded:
 
 
 def prepare(
-    config: Config, given: Objects = NAMED, labels: Sequence[str] | None = None, tell: Tell = lambda what: None
+    config: Config,
+    given: Objects = NAMED,
+    labels: Sequence[str] | None = None,
+    tell: Tell = lambda what: None,
+    start: Start | None = None,
 ) -> Session:
     """Load, check and assemble everything that a run on this machine needs.
 
@@ -136,13 +139,14 @@ def prepare(
         given: The objects of the program.
         labels: The names of the classes of a run that is taken up again, in its order; None takes those that occur.
         tell: Called with what is about to be loaded.
+        start: Stands in for ``model.adapter``, of a run that is taken up again; None reads it.
 
     Raises:
         FedhelloError: Of the matching kind, for every error that the user can fix; nothing is written, and a model in
             memory is restored.
     """
     with as_it_was_if_failing(given.model):
-        loaded = load(config, given, labels=labels, tell=tell)
+        loaded = load(config, given, labels=labels, tell=tell, start=start)
         tell("what each client can train")
         return _prepared(loaded)
 
@@ -256,6 +260,7 @@ def load(
     admit: Admit | None = None,
     labels: Sequence[str] | None = None,
     tell: Tell = lambda what: None,
+    start: Start | None = None,
 ) -> Loaded:
     """Load and check everything except the clients.
 
@@ -265,6 +270,7 @@ def load(
         admit: Called with the number of the adapter's values, before they are made; may raise.
         labels: As for ``prepare``.
         tell: Likewise.
+        start: Likewise.
 
     Raises:
         FedhelloError: Of the matching kind, for every error that the user can fix.
@@ -283,7 +289,7 @@ def load(
     settings = with_features(model_settings(config), data, given)
     tell("the model")
     model = load_model(settings, data.label_names, MODEL_KINDS[data.kind], given, admit)
-    start, said = _start(config, model, settings.lora, data.label_names)
+    start, said = _start(config, model, settings.lora, data.label_names, start)
     config = with_found(config, model, settings.features)
     if config.model.head == "solved":
         check_bias(model)
@@ -312,13 +318,12 @@ def load(
 
 
 def _start(
-    config: Config, model: LoraModel, lora: LoraSettings, labels: Sequence[str]
+    config: Config, model: LoraModel, lora: LoraSettings, labels: Sequence[str], kept: Start | None
 ) -> tuple[Start | None, tuple[str, ...]]:
-    """Read the adapter that the run starts from into the model, if it starts from one; return it, and notes."""
-    if config.model.adapter is None:
-        return None, ()
-    start = start_from(model, config.model.adapter, lora, labels)
-    return start, start.notes
+    """Read the adapter that the run starts from into the model, unless something is kept of it; return it, and notes."""
+    if kept is None and config.model.adapter is not None:
+        kept = start_from(model, config.model.adapter, lora, labels)
+    return kept, () if kept is None else kept.notes
 
 
 def assemble(
