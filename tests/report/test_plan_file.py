@@ -22,11 +22,22 @@ def test_a_run_writes_its_plan_and_its_start_before_the_first_round(place, call)
     ]
 
 
+def plan(validation, tiers=()):
+    """The text of a plan with these scores on the validation data before training; None leaves them out."""
+    start = {"test": {"accuracy": 0.5, "loss": 1.0, "samples": 4}} | (
+        {} if validation is None else {"validation": validation}
+    )
+    return json.dumps({"format": 1, "blocks": 3, "tiers": list(tiers), "start": start})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{", "expected the plan of a run"),
         ('{"format": 1}', "expected the plan of a run"),
+        (plan({"accuracy": 0.5}), "loss"),
+        (plan(None), "validation"),
+        (plan({"accuracy": 0.5, "loss": 1.0, "samples": 4}, tiers=[{"tier": 0}]), "budget"),
         ('{"format": 2, "tiers": [], "start": {"test": {}}}', "format 1 or earlier"),
     ],
 )

@@ -1,5 +1,12 @@
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
 from fedhello.model.confusion import ConfusionMatrix
 from fedhello.report.figures import DataTable, Figure
+from fedhello.report.html import svg_of
 from fedhello.report.run_classes import MOST_CLASSES, classes
 from fedhello.runs.confusion import Confusion
 
@@ -34,3 +41,24 @@ def test_of_very_many_classes_the_most_mistaken_are_drawn_and_the_table_has_all(
     assert len(figure.table.rows) == 300 and figure.scroll
     shown = matrix.spec["encoding"]["x"]["scale"]["domain"]
     assert len(shown) == MOST_CLASSES and set(labels[200:]) <= set(shown)
+
+
+def test_cells_of_classes_that_are_not_drawn_are_left_out_of_the_picture():
+    pytest.importorskip("vl_convert")
+    draw = np.random.default_rng(0)
+    true, predicted = draw.integers(200, size=(2, 3000))
+    _, matrix, _ = classes(Confusion(None, ConfusionMatrix.of(true, predicted, [f"class {c}" for c in range(200)])))
+    shown = matrix.spec["encoding"]["x"]["scale"]["domain"]
+    kept = Counter(shown.index(row[1]) for row in matrix.table.rows if row[0] in shown and row[1] in shown)
+    assert sum(kept.values()) < len(matrix.table.rows)
+    rects = re.findall(r'd="M([\d.]+),[\d.]+h20v7.5h-20Z"', svg_of(matrix.whole_spec()))
+    assert Counter(int(float(x) / 20) for x in rects) == kept, "cells per column of 20 pixels"
+
+
+def test_what_was_scored_before_training_alone_is_titled_so():
+    titles = [part.title for part in classes(Confusion(BEFORE, None))]
+    assert titles == [
+        "Each class, before training",
+        "What is taken for what, before training",
+        "The most frequent mistakes, before training",
+    ]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from big_runs import big_run
 from handmade import lost, played, trained
@@ -32,6 +34,14 @@ def test_accuracy_at_a_clients_own_mix_of_labels(facts, tmp_path):
     assert accuracy_of_clients(facts, None) == {}
     facts.histogram = None
     assert accuracy_of_clients(facts, matrix) == {}
+
+
+def test_accuracies_of_the_model_before_training_are_not_told_of_clients(facts):
+    assert "the worst tenth" in " ".join(clients(facts).answer)
+    facts.confusion = replace(facts.confusion, after=None)
+    section = clients(facts)
+    assert "the worst tenth" not in " ".join(section.answer)
+    assert "How evenly it serves them" not in [part.title for part in section.parts]
 
 
 def test_the_worst_tenth_has_at_least_one_client():
@@ -81,3 +91,16 @@ def test_clients_on_other_machines_have_names_and_no_accuracy(facts):
     table = next(part for part in clients(facts).parts if part.title == "Clients")
     assert [row[1] for row in table.rows] == ["site 0", "site 1"]
     assert "accuracy" not in [column.key for column in table.columns]
+
+
+def test_a_private_run_has_no_client_by_round_and_none_with_what_it_sent(facts):
+    record = played(3, [trained(0)], rejections=(lost(1, 3, detail="no reply of client 1"),))
+    facts._add(record)
+    parts = {part.title: part for part in clients(facts).parts}
+    assert "Who trained when" in parts and "updates" in [one.title for one in parts["Clients"].columns]
+    facts.config = {**facts.config, "privacy": {"epsilon": 8.0}}
+    parts = {part.title: part for part in clients(facts).parts}
+    assert "Who trained when" not in parts
+    assert not {"updates", "loss", "time", "sent", "refused"} & {one.title for one in parts["Clients"].columns}
+    assert {len(row) for row in parts["Clients"].rows} == {len(parts["Clients"].columns)}
+    assert parts["What did not count, and why"].table.rows == [["late", 1, "enough others came first", "in round 4"]]

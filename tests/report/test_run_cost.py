@@ -49,7 +49,7 @@ def test_tiers_have_means_per_client_and_round(facts):
 def test_energy_is_said_where_it_was_measured(facts):
     assert "energy" not in " ".join(cost(facts).answer)
     facts.summary = facts.summary.but(energy_joules=7.2e6)
-    assert "It used 2 kWh of energy" in " ".join(cost(facts).answer)
+    assert "Meanwhile the machine took 2 kWh of energy for all its programs" in " ".join(cost(facts).answer)
 
 
 def test_limits_of_later_versions_are_left_out():

@@ -62,6 +62,18 @@ def test_a_run_without_a_round_has_no_report(tmp_path):
         write_report(run.path)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"), [("model: x\n", "'x'"), ("model: {}\nprivacy: [1]\n", "[1]"), ("a\n", "'a'")]
+)
+def test_a_configuration_that_is_none_is_named(folder, text, found):
+    (folder.path / "config.yaml").write_text(text)
+    with pytest.raises(
+        fh.RunFolderError, match=r"configuration of a run in .*config\.yaml, with keys and values"
+    ) as said:
+        RunPage(folder)
+    assert f"found {found}" in str(said.value)
+
+
 def test_a_run_that_goes_on_has_a_page_from_its_first_moment(tmp_path):
     page = RunPage(big_run(tmp_path / "run", ended=False, **{**SIZES, "rounds": 0}))
     assert "Nothing has been scored yet." in page.main(live=True)

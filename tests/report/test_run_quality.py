@@ -6,7 +6,7 @@ from big_runs import big_run
 
 from fedhello.model.evaluation import Evaluation
 from fedhello.report.run_facts import RunFacts
-from fedhello.report.run_quality import axis_range, interval, learning_curve, most_alone, quality
+from fedhello.report.run_quality import axis_range, interval, learning_curve, most_alone, quality, quality_cards
 from fedhello.runs.heads import HeadChange
 from fedhello.runs.summary import HeadSummary
 
@@ -73,6 +73,13 @@ def test_a_run_without_a_scored_round_says_so(facts):
     assert quality(facts).answer == ["Nothing has been scored yet."]
 
 
+def test_a_run_that_ended_before_a_round_was_scored_says_so(facts):
+    facts.summary = facts.summary.but(final_scores=None, final=None)
+    facts.rounds = [dataclasses.replace(one, test=None) for one in facts.rounds]
+    assert quality(facts).answer == ["It ended before a round was scored."]
+    assert quality(facts).parts[0].rows[0][0] == "before training"
+
+
 def test_a_client_alone_gets_no_class_right_that_it_has_no_sample_of(facts):
     assert most_alone(facts) is None, "the test set's classes are not known"
     known = {"accuracy": 0.5, "loss": 1.0}
@@ -82,3 +89,45 @@ def test_a_client_alone_gets_no_class_right_that_it_has_no_sample_of(facts):
     said = " ".join(changed(facts, 0.5, 0.7, 100))
     assert "No client alone could get more than 60.0% right" in said.replace(" %", "%")
     assert "No client alone" not in " ".join(changed(facts, 0.5, 0.6, 100)), "one could be as good"
+
+
+def test_a_given_adapter_is_neither_head_only_nor_what_a_client_has_alone(facts):
+    known = {"accuracy": 0.5, "loss": 1.0}
+    facts.plan = {"start": {"classes": {"a": 10, "b": 90}, "test": known, "validation": known, "head": None}}
+    facts.histogram = np.array([[5, 0], [0, 1]]), ("a", "b")
+    facts.summary = facts.summary.but(head=HeadSummary(policy="solved", changes=(HeadChange(4, 280, 10, 10),)))
+    facts.plan["start"]["head"] = {"clients": 4, "samples": 280, "bytes_up": 10, "bytes_down": 10}
+    facts.config = {"model": {"head": "solved", "adapter": None}}
+    assert "head-only reaches" in (said := " ".join(changed(facts, 0.5, 0.95, 100))) and "No client alone" in said
+    assert [card.label for card in quality_cards(facts)][1:] == [
+        "before training (head-only)",
+        "any client alone, at most",
+    ]
+    facts.config = {"model": {"head": "solved", "adapter": "runs/a"}}
+    said = " ".join(changed(facts, 0.5, 0.95, 100))
+    assert "head-only" not in said and "No client alone" not in said
+    assert "Before training is the given adapter (model.adapter)" in said
+    assert [card.label for card in quality_cards(facts)][1:] == ["before training (the given adapter)"]
+    assert quality(facts).parts[2].rows[0][0] == "before training (the given adapter)"
+
+
+def test_own_heads_have_no_interval_since_they_share_their_test_samples(facts):
+    facts.config = {"model": {"head": "local"}}
+    said = changed(facts, 0.4, 0.5, 64)[0]
+    assert said == (
+        "It gets 50.0 % of the predictions of the clients' own heads, each on the test samples of its client's "
+        "classes, right after 3 rounds; before training it was 40.0 %, a difference of +10.0 points."
+    )
+    assert "64" not in said and "interval" not in quality_cards(facts)[0].detail
+    assert {tuple(row[2:4]) for row in quality(facts).parts[2].rows} == {(None, None)}
+    curve = learning_curve(facts)
+    assert {tuple(row[2:4]) for row in curve.table.rows} == {(None, None)} and "interval" not in curve.text
+    assert "band" not in str(curve.spec)
+
+
+def test_a_run_that_ends_on_an_unscored_round_says_which_one_was_scored(facts):
+    facts.rounds[-1] = dataclasses.replace(facts.rounds[-1], test=None)
+    facts.summary = facts.summary.but(final_scores=None)
+    section = quality(facts)
+    assert "right after round 2 of 3, the last that was scored" in section.answer[0]
+    assert section.parts[2].rows[1][0] == "after the last scored round"

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, TypeAdapter
 
 from fedhello.errors import RunFolderError
 from fedhello.notes import logger
@@ -11,7 +12,7 @@ from fedhello.report.planning import make_plan
 from fedhello.runs.callbacks import Callback
 from fedhello.runs.files import write_whole
 from fedhello.runs.folder import RunFolder
-from fedhello.runs.formats import write_evaluation, write_head
+from fedhello.runs.formats import read_evaluation, read_head, write_evaluation, write_head
 from fedhello.runs.loop import RunStart
 from fedhello.runs.summarise import metric_of
 from fedhello.session import Session
@@ -20,6 +21,28 @@ NAME = "plan.json"
 
 FORMAT = 1
 """Format of the file; it rises with changes that earlier versions cannot read."""
+
+
+class _Point(BaseModel):
+    memory_bytes: float
+    relative_flops: float
+    upload_bytes: float
+
+
+class _Example(BaseModel):
+    picture: str
+    reasons: list[str]
+
+
+class _Tier(BaseModel):
+    tier: int
+    budget: dict[str, float]
+    takes_part: bool
+    blocks: tuple[int, int] | None = None
+    example: _Example | None = None
+    needs: _Point | None = None
+    fraction: dict[str, float] | None = None
+    front: list[_Point] | None = None
 
 
 class PlanFile(Callback):
@@ -73,11 +96,27 @@ def read_plan(folder: RunFolder) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         written = found["format"]
-        _ = [tier["budget"] for tier in found["tiers"]], found["start"]["test"]
+        if isinstance(written, int) and written <= FORMAT:
+            _check(found)
+            return dict(found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"expected the plan of a run in {file}; {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(written, int) or written > FORMAT:
-        raise RunFolderError(
-            f"expected a plan of format {FORMAT} or earlier in {file}; found {written!r}. Use a later fedhello."
-        )
-    return dict(found)
+    raise RunFolderError(
+        f"expected a plan of format {FORMAT} or earlier in {file}; found {written!r}. Use a later fedhello."
+    )
+
+
+def _check(found: Any) -> None:
+    """Check what pages read of a plan.
+
+    Raises:
+        ValueError: If a value is not valid, as do KeyError and TypeError if it is missing or of another kind.
+    """
+    start = found["start"]
+    for data in ("validation", "test"):
+        read_evaluation(start[data])
+    if start.get("head") is not None:
+        read_head(start["head"])
+    TypeAdapter(dict[str, int] | None).validate_python(start.get("classes"))
+    TypeAdapter(list[_Tier]).validate_python(found["tiers"])
+    TypeAdapter(int).validate_python(found["blocks"])

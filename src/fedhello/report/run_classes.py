@@ -1,6 +1,8 @@
 """The part of a run's page on classes: accuracy of each before and after training, and what is taken for what."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from fedhello.model.confusion import ClassScore, ConfusionMatrix
 from fedhello.report.charts import axis, discrete, heat_map, names_axis, tip
@@ -18,14 +20,19 @@ MOST_MISTAKES = 15
 
 
 def classes(confusion: Confusion | None) -> list[Part]:
-    """Return the figures and tables on classes; none if they were not scored apart."""
+    """Return the figures and tables on classes; none if they were not scored apart.
+
+    Where the run's model was not scored at its end, they are of the model before training, which their titles say.
+    """
     if confusion is None:
         return []
     after, before = confusion.after or confusion.before, confusion.before if confusion.after else None
     if after is None or len(after.labels) < 2:
         return []
-    found: list[Part] = [_per_class(after, before), _matrix(after)]
-    return [*found, _mistakes(after)] if after.mistakes else found
+    found: list[Figure | DataTable] = [_per_class(after, before), _matrix(after)]
+    if after.mistakes:
+        found.append(_mistakes(after))
+    return [*found] if confusion.after else [replace(one, title=f"{one.title}, before training") for one in found]
 
 
 def _per_class(after: ConfusionMatrix, before: ConfusionMatrix | None) -> Figure:
@@ -110,11 +117,20 @@ def _matrix(matrix: ConfusionMatrix) -> Figure:
         f"Rows are true classes, columns predicted ones, the stronger the larger the share of the true class. "
         f"{right:,} of {matrix.samples:,} samples are on the diagonal, where they belong."
     )
+    spec = _matrix_spec(shown)
+    drawn = rows
     if len(shown) < len(matrix.labels):
-        text += f" Drawn are the {len(shown):,} classes with the most mistakes of {len(matrix.labels):,}."
+        text += (
+            f" Drawn are the {len(shown):,} classes with the most mistakes of {len(matrix.labels):,}, and what of them "
+            "is taken for one another; the table has all."
+        )
+        # A cell of a class without a place would be drawn at the edge.
+        spec["transform"] = [{"filter": {"field": end, "oneOf": shown}} for end in ("true", "predicted")]
+        kept = set(shown)
+        drawn = [row for row in rows if row[0] in kept and row[1] in kept]
     return Figure(
-        "confusion", "What is taken for what", text, _matrix_spec(shown), DataTable("Confusion matrix", columns, rows),
-        canvas=len(rows) > MANY,
+        "confusion", "What is taken for what", text, spec, DataTable("Confusion matrix", columns, rows),
+        canvas=len(drawn) > MANY,
     )  # fmt: skip
 
 
@@ -130,7 +146,7 @@ def _most_mistaken(matrix: ConfusionMatrix) -> list[str]:
     return [matrix.labels[c] for c in sorted(kept)]
 
 
-def _matrix_spec(shown: Sequence[str]) -> Spec:
+def _matrix_spec(shown: Sequence[str]) -> dict[str, Any]:
     few = len(shown) <= NUMBERED
     size = 12 if few else 10 if len(shown) <= 40 else 8
     label = {
@@ -156,7 +172,7 @@ def _matrix_spec(shown: Sequence[str]) -> Spec:
         tip("share", "share of the true class", "percent"),
     ]
     height = max(200, min(900, len(shown) * (46 if few else 11)))
-    return heat_map(x, y, share, height=height, tips=tips, numbers="samples" if few else None)
+    return dict(heat_map(x, y, share, height=height, tips=tips, numbers="samples" if few else None))
 
 
 def _mistakes(matrix: ConfusionMatrix) -> DataTable:

@@ -41,10 +41,20 @@ SAID = {
 """Reasons of rejections in a few words."""
 
 
+REPLIES = (
+    Column("rounds", "updates", "integer"),
+    Column("loss", "loss", "number"),
+    Column("seconds", "time", "seconds"),
+    Column("up", "sent", "bytes"),
+    Column("rejected", "refused"),
+)
+"""Columns on what a client sent."""
+
+
 def clients(facts: RunFacts) -> Section:
     """Return the section."""
-    matrices = facts.confusion
-    accuracies = accuracy_of_clients(facts, None if matrices is None else matrices.after or matrices.before)
+    # Of the run's model alone: what the model before training gets is no answer to what clients did.
+    accuracies = accuracy_of_clients(facts, None if facts.confusion is None else facts.confusion.after)
     parts: list[Part] = []
     if facts.rounds:
         parts.append(trained_blocks(facts))
@@ -133,8 +143,8 @@ def trained_blocks(facts: RunFacts) -> Figure:
 
 
 def _who_when(facts: RunFacts) -> list[Part]:
-    """Return who took part in which round, if that is few enough to be seen."""
-    if not facts.participation or len(facts.entries) * len(facts.rounds) > MOST_CELLS:
+    """Return who took part in which round, if that is few enough to be seen and no secret of differential privacy."""
+    if facts.is_private or not facts.participation or len(facts.entries) * len(facts.rounds) > MOST_CELLS:
         return []
     ids = [one.client for one in facts.entries]
     columns = (
@@ -206,15 +216,13 @@ def _table(facts: RunFacts, accuracies: Mapping[int, float]) -> DataTable:
         Column("samples", "samples", "integer"),
         *([Column("labels", "labels", "integer"), Column("largest", "largest label")] if facts.histogram else []),
         *([Column("accuracy", "accuracy", "percent")] if accuracies else []),
-        Column("rounds", "updates", "integer"),
-        Column("loss", "loss", "number"),
-        Column("seconds", "time", "seconds"),
-        Column("up", "sent", "bytes"),
-        Column("rejected", "refused"),
+        *([] if facts.is_private else REPLIES),
     ]
     order = _shown_clients(facts, accuracies)
     rows = [_row(facts, facts.entries[k], k, accuracies, named) for k in order]
     note = "Loss: of its last update, on its own samples. Refused: replies that did not count."
+    if facts.is_private:
+        note = "Who took part is left out, since the run is under differential privacy."
     if accuracies:
         note += " Accuracy: at its own mix of labels."
     if len(order) < len(facts.entries):
@@ -248,6 +256,8 @@ def _row(
         row += _label_cells(facts.histogram[0][k], facts.histogram[1])
     if accuracies:
         row.append(accuracies.get(one.client))
+    if facts.is_private:
+        return row
     if tally is None:
         return [*row, 0, None, None, None, ""]
     refused = ", ".join(f"{count} {reason}" for reason, count in tally.rejections.items())
@@ -279,6 +289,8 @@ def _rejections(facts: RunFacts) -> Figure:
     for reason, count in counted.most_common():
         client, number, detail = facts.reasons[reason]
         example = f"client {client} in round {number}" + (f": {detail}" if detail else "")
+        if facts.is_private:
+            example = f"in round {number}"
         rows.append([reason, count, SAID.get(reason, ""), example])
     columns = (
         Column("reason", "reason"),

@@ -103,7 +103,11 @@ def _answer(facts: RunFacts) -> Iterator[str]:
         )
     joules = None if facts.summary is None else facts.summary.energy_joules
     if isinstance(joules, (int, float)):
-        yield f"It used {energy_words(joules)} of energy on this machine."
+        # What is measured, or estimated, is the machine and not the run: see ``fedhello.runs.energy``.
+        yield (
+            f"Meanwhile the machine took {energy_words(joules)} of energy for all its programs, as far as that was "
+            "measured or estimated."
+        )
 
 
 def _memory_words(facts: RunFacts) -> Iterator[str]:

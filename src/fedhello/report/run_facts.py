@@ -31,6 +31,9 @@ from fedhello.types import Rejection
 FEW_CLIENTS = 60
 """Up to so many clients, it is kept who took part in which round."""
 
+SECTIONS = ("model", "method", "train", "privacy", "run")
+"""Sections of a configuration that are read here; one may be missing."""
+
 PEAKS = ("predicted_peak_bytes", "predicted_memory_bytes", "peak_bytes", "process_bytes")
 """Metrics of clients of which the largest counts."""
 
@@ -197,7 +200,13 @@ class RunFacts:
             found = yaml.safe_load(self.config_text)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunFolderError(f"expected the configuration of a run in {file}; {error}") from error
-        self.config = found if isinstance(found, dict) else {}
+        wrong = next((name for name in SECTIONS if not isinstance(_section(found, name), dict)), None)
+        if wrong is not None:
+            raise RunFolderError(
+                f"expected the configuration of a run in {file}, with keys and values in {wrong}; found "
+                f"{_section(found, wrong)!r:.60}. Restore the file from a copy."
+            )
+        self.config = found
 
     def _read_clients(self) -> None:
         self.entries = self.folder.clients()
@@ -319,6 +328,21 @@ class RunFacts:
         return self.summary.head.changes[0] if len(self.summary.head.changes) > len(self.heads) else None
 
     @property
+    def is_private(self) -> bool:
+        """Whether the run is under differential privacy."""
+        return (self.config.get("privacy") or {}).get("epsilon") is not None
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether clients keep their own heads."""
+        return (self.config.get("model") or {}).get("head") == "local"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the run starts from an existing adapter (``model.adapter``), whose blocks were trained before."""
+        return (self.config.get("model") or {}).get("adapter") is not None
+
+    @property
     def metric(self) -> str:
         """What the accuracies are of."""
         if self.summary is not None:
@@ -347,6 +371,11 @@ def _histogram(entries: Sequence[ClientEntry]) -> tuple[np.ndarray, tuple[str, .
         if isinstance(one.labels, Mapping):
             found[k, [column[name] for name in one.labels]] = list(one.labels.values())
     return found, names
+
+
+def _section(config: Any, name: str) -> Any:
+    """Return a section of a configuration; empty if it is missing."""
+    return config.get(name, {}) if isinstance(config, dict) else config
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:

@@ -57,12 +57,14 @@ def quality_cards(facts: RunFacts) -> list[Card]:
     final, start = _now(facts), facts.start_accuracy
     cards = []
     if final is not None:
-        low, high = interval(final.accuracy, final.samples)
-        detail = f"95 % interval {percent(low)} to {percent(high)}"
+        low, high = _interval(facts, final.accuracy, final.samples)
+        detail = "mean over the clients' own heads"
+        if low is not None and high is not None:
+            detail = f"95 % interval {percent(low)} to {percent(high)}"
         cards.append(Card(facts.metric, percent(final.accuracy), detail))
     if start is not None:
         gain = "" if final is None else f"since then {points(final.accuracy - start)}"
-        cards.append(Card("before training" + (" (head-only)" if _is_head_only(facts) else ""), percent(start), gain))
+        cards.append(Card(_start_name(facts), percent(start), gain))
     alone = most_alone(facts)
     if alone is not None and final is not None and alone[0] < final.accuracy:
         cards.append(Card("any client alone, at most", percent(alone[0]), "it lacks the other classes"))
@@ -97,9 +99,23 @@ def _now(facts: RunFacts) -> Evaluation | None:
     return next((one.test for one in reversed(facts.rounds) if one.test is not None), None)
 
 
+def _interval(facts: RunFacts, accuracy: float, samples: int) -> tuple[float, float] | tuple[None, None]:
+    """Return the interval of a score; none if clients keep their own heads.
+
+    ``samples`` then counts each test sample once per head, and what heads of one backbone get right is not independent.
+    """
+    return (None, None) if facts.is_personal else interval(accuracy, samples)
+
+
 def _is_head_only(facts: RunFacts) -> bool:
     """Whether the score before training is that of ``head-only``: a head that was solved, and no block trained."""
-    return facts.first_head is not None and _policy(facts) in HEAD_POLICIES
+    return facts.first_head is not None and _policy(facts) in HEAD_POLICIES and not facts.is_given
+
+
+def _start_name(facts: RunFacts) -> str:
+    """Return what the model before training is called."""
+    given = " (the given adapter)" if facts.is_given else ""
+    return "before training" + (" (head-only)" if _is_head_only(facts) else given)
 
 
 def _policy(facts: RunFacts) -> str:
@@ -115,7 +131,7 @@ def _get(config: Any, *keys: str) -> Any:
 def _answer(facts: RunFacts) -> Iterator[str]:
     final, start = _now(facts), facts.start_accuracy
     if final is None:
-        yield "Nothing has been scored yet."
+        yield "Nothing has been scored yet." if facts.summary is None else "It ended before a round was scored."
         return
     yield _against_start(facts, final, start)
     if _is_head_only(facts):
@@ -123,6 +139,8 @@ def _answer(facts: RunFacts) -> Iterator[str]:
             f"What it had before training is what head-only reaches: a head {HEAD_POLICIES[_policy(facts)]} once, "
             "with no block trained."
         )
+    elif facts.is_given:
+        yield "Before training is the given adapter (model.adapter), whose blocks were trained before this run."
     elif start is not None:
         yield "What a solved head alone would reach was not measured here; fedhello compare runs head-only beside it."
     yield from _alone(facts, final)
@@ -134,10 +152,11 @@ def most_alone(facts: RunFacts) -> tuple[float, int, int] | None:
     """Return the largest test accuracy that a client alone could have, its number of classes, and that of all.
 
     max_k Σ_{c: n_kc > 0} m_c / Σ_c m_c, with n_kc samples of class c at client k and m_c in the test set: who has no
-    sample of a class has no reason to predict it. None where classes are not known.
+    sample of a class has no reason to predict it. None where classes are not known, the run starts from an adapter
+    that may have learnt them elsewhere, or own heads are scored on their clients' classes alone.
     """
     classes = None if facts.plan is None else facts.plan["start"].get("classes")
-    if not classes or facts.histogram is None:
+    if not classes or facts.histogram is None or facts.is_given or facts.is_personal:
         return None
     counts, names = facts.histogram
     m = np.array([classes.get(name, 0) for name in names], dtype=float)
@@ -160,14 +179,14 @@ def _alone(facts: RunFacts, final: Evaluation) -> Iterator[str]:
 
 
 def _against_start(facts: RunFacts, final: Evaluation, start: float | None) -> str:
-    what = f"the tokens of {final.samples:,} answers" if "token" in facts.metric else f"{final.samples:,} test samples"
-    rounds = len(facts.rounds)
-    after = ("" if facts.summary else "so far, ") + f"after {rounds:,} round{'s' * (rounds != 1)}"
-    said = f"It gets {percent(final.accuracy)} of {what} right {after}"
+    said = f"It gets {percent(final.accuracy)} of {_what(facts, final)} right {_after(facts)}"
     if start is None:
         return said + "."
     if round(final.accuracy, 4) == round(start, 4):
         return f"{said}: as many as before training."
+    said += f"; before training it was {percent(start)}, a difference of {points(final.accuracy - start)}"
+    if facts.is_personal:
+        return f"{said}."
     # The scores share their samples, so that their difference is mostly known better than this.
     error = Z * sqrt((final.accuracy * (1 - final.accuracy) + start * (1 - start)) / max(1, final.samples))
     verdict = (
@@ -175,9 +194,29 @@ def _against_start(facts: RunFacts, final: Evaluation, start: float | None) -> s
         if abs(final.accuracy - start) > error
         else f"so few samples may differ by up to {100 * error:.1f} points by chance"
     )
-    return (
-        f"{said}; before training it was {percent(start)}, a difference of {points(final.accuracy - start)}: {verdict}."
-    )
+    return f"{said}: {verdict}."
+
+
+def _what(facts: RunFacts, final: Evaluation) -> str:
+    """Return what the accuracy is a share of."""
+    if facts.is_personal:
+        return "the predictions of the clients' own heads, each on the test samples of its client's classes,"
+    return f"the tokens of {final.samples:,} answers" if "token" in facts.metric else f"{final.samples:,} test samples"
+
+
+def _after(facts: RunFacts) -> str:
+    """Return after how many rounds that was; of a run that was not scored at its end, after the last scored one."""
+    rounds, last = len(facts.rounds), _last_scored(facts)
+    words = f"after {last:,} round{'s' * (last != 1)}"
+    if last < rounds:
+        words = f"after round {last:,} of {rounds:,}, the last that was scored"
+    return words if facts.summary else f"so far, {words}"
+
+
+def _last_scored(facts: RunFacts) -> int:
+    if facts.summary is not None and facts.summary.final_scores is not None:
+        return len(facts.rounds)
+    return next((one.number for one in reversed(facts.rounds) if one.test is not None), len(facts.rounds))
 
 
 def _chosen(facts: RunFacts) -> Iterator[str]:
@@ -215,15 +254,18 @@ def learning_curve(facts: RunFacts) -> Figure:
     rows: list[list[Any]] = []
     if start is not None:
         loss = None if facts.start is None else facts.start.loss
-        rows.append([0, start, *interval(start, samples), _start_validation(facts, "accuracy"), loss])
+        rows.append([0, start, *_interval(facts, start, samples), _start_validation(facts, "accuracy"), loss])
     for number, test, validation in scored:
         at_validation = None if validation is None else validation.accuracy
-        rows.append([number, test.accuracy, *interval(test.accuracy, samples), at_validation, test.loss])
+        rows.append([number, test.accuracy, *_interval(facts, test.accuracy, samples), at_validation, test.loss])
     values = [value for row in rows for value in (row[1], row[4]) if value is not None]
     fisher = [one.number for one in facts.rounds if one.scored]
-    text = (
-        f"{facts.metric[0].upper()}{facts.metric[1:]} by round; round 0 is before training. The band is the 95 % "
-        f"interval of a score on {samples:,} samples: other samples might have given any score within it."
+    personal = facts.is_personal
+    text = f"{facts.metric[0].upper()}{facts.metric[1:]} by round; round 0 is before training. " + (
+        "It is the mean over the clients' own heads, each on the test samples of its client's classes."
+        if personal
+        else f"The band is the 95 % interval of a score on {samples:,} samples: other samples might have given any "
+        "score within it."
     )
     if fisher:
         text += (
@@ -237,7 +279,9 @@ def learning_curve(facts: RunFacts) -> Figure:
         Column("validation", "validation", "percent"),
         Column("loss", "test loss", "number"),
     )
-    spec = _curve_spec(axis_range(values, samples), start, fisher, facts.selected, len(rows) <= MOST_POINTS)
+    spec = _curve_spec(
+        axis_range(values, samples), start, fisher, facts.selected, len(rows) <= MOST_POINTS, not personal
+    )
     return Figure("curve", "Learning curve", text, spec, DataTable("Scores by round", columns, rows), half=True)
 
 
@@ -246,12 +290,18 @@ def _start_validation(facts: RunFacts, what: str) -> float | None:
 
 
 def _curve_spec(
-    domain: tuple[float, float], start: float | None, fisher: list[int], selected: int | None, points: bool
+    domain: tuple[float, float],
+    start: float | None,
+    fisher: list[int],
+    selected: int | None,
+    points: bool,
+    banded: bool,
 ) -> Spec:
     scale = {"domain": domain, "zero": False}
     y = axis(None, "accuracy", "percent", scale=scale)
     band = {"x": rounds_axis(), "y": {**y, "field": "low"}, "y2": {"field": "high"}}
-    below: list[Spec] = [{"mark": {"type": "area", "style": "band", "clip": True}, "encoding": band}]
+    area = {"mark": {"type": "area", "style": "band", "clip": True}, "encoding": band}
+    below: list[Spec] = [area] if banded else []
     if start is not None:
         below.append({"mark": {"type": "rule", "style": "reference"}, "encoding": {"y": {**y, "datum": start}}})
     above: list[Spec] = []
@@ -293,15 +343,13 @@ def _losses(facts: RunFacts) -> Figure:
 
 def _scores(facts: RunFacts) -> DataTable:
     """Return the scores that a run is known by, side by side."""
-    head_only = " (head-only)" if _is_head_only(facts) else ""
     final, start = _now(facts), facts.start
     rows: list[list[Any]] = []
     if facts.start_accuracy is not None:
-        rows.append(_score_row(f"before training{head_only}", facts.start_accuracy, start))
+        rows.append(_score_row(_start_name(facts), facts.start_accuracy, start))
     if final is not None:
-        rows.append(
-            _score_row("handed back" if facts.summary else "after the last scored round", final.accuracy, final)
-        )
+        ended = facts.summary is not None and facts.summary.final_scores is not None
+        rows.append(_score_row("handed back" if ended else "after the last scored round", final.accuracy, final))
     last = [one.test for one in facts.rounds if one.test is not None][-LAST:]
     if last:
         mean = facts.summary.mean_last_5 if facts.summary else sum(one.accuracy for one in last) / len(last)
@@ -318,6 +366,8 @@ def _scores(facts: RunFacts) -> DataTable:
         Column("loss", "loss", "number"),
         *(Column(name, name.replace("_", " ").replace("macro f1", "macro F1"), "number") for name in more),
     )
+    if facts.is_personal:
+        rows = [[*row[:2], None, None, *row[4:]] for row in rows]
     rows = [[*row[:5], *(None if row[5] is None else row[5].get(name) for name in more)] for row in rows]
     return DataTable("Scores", columns, rows)
 
