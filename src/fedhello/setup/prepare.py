@@ -42,6 +42,7 @@ from fedhello.model.generation import longest_prompt
 from fedhello.model.head import is_shared
 from fedhello.model.injection import Admit
 from fedhello.model.private_sums import PrivatePlan
+from fedhello.model.settings import LoraSettings
 from fedhello.model.start import Start, start_from
 from fedhello.model.undo import as_it_was_if_failing
 from fedhello.model.validation import ValidationLosses
@@ -320,7 +321,7 @@ def load(
 def _start(
     config: Config, model: LoraModel, lora: LoraSettings, labels: Sequence[str], kept: Start | None
 ) -> tuple[Start | None, tuple[str, ...]]:
-    """Read the adapter that the run starts from into the model, unless something is kept of it; return it, and notes."""
+    """Read the adapter that the run starts from into the model, unless it is kept; return it, and notes."""
     if kept is None and config.model.adapter is not None:
         kept = start_from(model, config.model.adapter, lora, labels)
     return kept, () if kept is None else kept.notes
