@@ -92,7 +92,7 @@ def test_the_plan_says_what_fits_and_why_not_more(tmp_path):
     plan.write_picture(tmp_path / "plan.svg")
     picture = (tmp_path / "plan.svg").read_text()
     assert picture.startswith("<svg")
-    assert picture.count("blocks trained") == 3
+    assert "blocks trained" in picture
 
 
 WHOLE_RUN = """

@@ -72,7 +72,7 @@ def test_the_folder_holds_what_the_contract_says(demo):
     session, folder, summary = demo
     assert {f.name for f in folder.path.iterdir()} == {
         "config.yaml", "clients.json", "rounds.jsonl", "summary.json", "adapter", "checkpoints", "log.txt", ".lock",
-        ".lock.held", "data.json",
+        ".lock.held", "data.json", ".status.json", "confusion.json",
     }  # fmt: skip
     assert stored_config(folder.path) == parse_config(session.config)
     assert (folder.path / "config.yaml").read_text() == session.config_yaml

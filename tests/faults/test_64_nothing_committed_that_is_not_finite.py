@@ -99,7 +99,7 @@ def test_where_most_clients_values_are_out_of_bounds_a_setting_is_named(attacked
     rejections = tuple(Rejection(k, 0, "out of bounds", "too large", 0, 0) for k in range(3))
     record = RoundReport(1, (), (), None, False, rejections=rejections, failed="0 of 3 updates count")
     assert "reach 9e+05 already: resume from an earlier checkpoint, lower train.server.lr" in str(
-        _no_quorum(record, grown)
+        _no_quorum(record, grown, str)
     )
     mixed = replace(record, rejections=(*rejections[:1], *(replace(r, reason="lost") for r in rejections[1:])))
-    assert "Fix what the clients report" in str(_no_quorum(mixed, grown))
+    assert "Fix what the clients report" in str(_no_quorum(mixed, grown, str))

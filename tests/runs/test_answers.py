@@ -38,7 +38,10 @@ def test_the_model_is_asked_the_sessions_questions_within_its_limits(monkeypatch
     asked = []
     monkeypatch.setattr(module, "generate", lambda *words: asked.append(words) or ["blue", "green"])
     server = SimpleNamespace(questions=tuple(QUESTIONS), answer_tokens=3, prompt_tokens=24)
-    assert answer(SimpleNamespace(server=server, model="the model")) == ("blue", "green")
+    told = []
+    engine = SimpleNamespace(observer=SimpleNamespace(on_phase=told.append))
+    assert answer(SimpleNamespace(server=server, model="the model", engine=engine)) == ("blue", "green")
+    assert told == ["answers"]
     assert asked == [("the model", [prompt for prompt, _ in QUESTIONS], 3, 24)]
     assert answer(SimpleNamespace(server=SimpleNamespace(questions=()))) == ()
     assert len(asked) == 1

@@ -50,6 +50,7 @@ def filled(value):
         getattr(value, f.name) != f.default
         and (not is_dataclass(getattr(value, f.name)) or filled(getattr(value, f.name)))
         for f in fields(value)
+        if f.name != "confusion"  # has a file of its own, confusion.json
     )
 
 

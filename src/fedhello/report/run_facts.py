@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import yaml
 
 from fedhello.errors import RunFolderError
 from fedhello.model.evaluation import Evaluation
 from fedhello.report.plan_file import NAME as PLAN
 from fedhello.report.plan_file import read_plan
+from fedhello.results.overview import written_config
 from fedhello.runs.confusion import NAME as CONFUSION
 from fedhello.runs.confusion import Confusion, read_confusion
 from fedhello.runs.folder import RunFolder
@@ -197,8 +197,8 @@ class RunFacts:
         file = self.folder.path / "config.yaml"
         try:
             self.config_text = file.read_text(encoding="utf-8")
-            found = yaml.safe_load(self.config_text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            found = written_config(self.config_text)
+        except (OSError, ValueError) as error:
             raise RunFolderError(f"expected the configuration of a run in {file}; {error}") from error
         wrong = next((name for name in SECTIONS if not isinstance(_section(found, name), dict)), None)
         if wrong is not None:

@@ -197,9 +197,24 @@ def _touched(folder: Path, now: Status | None) -> float:
 
 def _config(folder: Path) -> Any:
     try:
-        return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (*UNREADABLE, yaml.YAMLError):
+        return written_config((folder / "config.yaml").read_text(encoding="utf-8"))
+    except UNREADABLE:
         return None
+
+
+def written_config(text: str) -> Any:
+    """Return what a run's ``config.yaml`` holds, to be shown: fedhello wrote it, so that it is read without its checks.
+
+    Args:
+        text: The content of the file.
+
+    Raises:
+        ValueError: If it is not YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _json(file: Path) -> dict[str, Any] | None:
