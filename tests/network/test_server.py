@@ -41,7 +41,7 @@ def test_a_run_over_a_network_is_that_of_one_process(place, call):
     here = json.loads((place / "runs" / "here" / "summary.json").read_text())
     ours, theirs = adapter_of(place / "runs" / "here"), adapter_of(folder.path)
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-6
-    assert read_confusion(folder) == read_confusion(RunFolder(place / "runs" / "here")) is not None
+    assert read_confusion(folder.path) == read_confusion(place / "runs" / "here") is not None
     for key in ("final", "start", "bytes_down", "samples"):
         assert summary[key] == here[key], key
     assert summary["bytes_up"] == pytest.approx(here["bytes_up"], rel=0.01)  # every update states the id of its run

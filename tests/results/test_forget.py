@@ -59,7 +59,7 @@ def test_what_is_left_is_what_a_run_without_the_clients_makes(moments, workplace
     words = [*WORDS, "model.final=false", *MOMENTS[moments], f"run.out={tmp_path}"]
     assert call(workplace, "run", "tiny.yaml", "--quiet", *words, "run.name=all")[0] == 0
     run = tmp_path / "all"
-    with_all, with_all_confusion = files(run / "adapter"), read_confusion(RunFolder(run))
+    with_all, with_all_confusion = files(run / "adapter"), read_confusion(run)
     code, out, err = call(workplace, "forget", run, "--client", 3, "--client", 1, "--json")
     assert code == 0, err
     summary = json.loads(out)
@@ -71,7 +71,7 @@ def test_what_is_left_is_what_a_run_without_the_clients_makes(moments, workplace
     assert files(run / "adapter") == files(tmp_path / "fewer" / "adapter") != with_all
     assert summary["final_scores"] == expected["final_scores"]
     assert (summary["status"], summary["forgotten"]) == ("finished", [1, 3])
-    confusions = [read_confusion(RunFolder(path)) for path in (run, tmp_path / "fewer")]
+    confusions = [read_confusion(path) for path in (run, tmp_path / "fewer")]
     assert confusions[0].after == confusions[1].after
     assert confusions[0].before == with_all_confusion.before, "as in the summary, that of the run with all"
     ours, theirs = (Checkpoints(p / "checkpoints").latest(print).state for p in (run, tmp_path / "fewer"))

@@ -38,7 +38,7 @@ def test_a_run_counts_from_the_passes_that_score_it(prepared, tmp_path, monkeypa
     folder = folder_in(tmp_path)
     summary = run_session(session, folder)
     assert len(passes) <= 1 + session.settings.rounds, "before training, and after each round at most"
-    found = read_confusion(folder)
+    found = read_confusion(folder.path)
     assert found.labels == session.labels == summary.labels
     for matrix, accuracy in ((found.before, summary.start), (found.after, summary.final)):
         assert matrix.samples == len(session.server.test)
@@ -52,32 +52,32 @@ def test_a_run_that_goes_on_writes_it_anew(prepared, tmp_path):
     session = prepared()
     whole, stopped = RunFolder(tmp_path / "whole"), folder_in(tmp_path)
     run_session(session, whole)
-    expected = read_confusion(whole)
+    expected = read_confusion(whole.path)
 
     class Stop(fh.Callback):
         def on_round(self, state, record):
             return True
 
     run_session(session, stopped, [Stop()])
-    assert read_confusion(stopped).before == expected.before
+    assert read_confusion(stopped.path).before == expected.before
     with stopped.locked():
         place = restore_progress(session, stopped, pytest.fail)
-        assert read_confusion(stopped) is None, "it is of the end of a run"
+        assert read_confusion(stopped.path) is None, "it is of the end of a run"
         assert place.confusion.before == expected.before
         assert place.results[-1].test.confusion is not None
         run_session(session, stopped, resumed=place)
-    assert read_confusion(stopped) == expected
+    assert read_confusion(stopped.path) == expected
     # A run whose rounds are all played, but whose end was lost, needs no pass to write it again.
     with stopped.locked():
         run_session(session, stopped, resumed=restore_progress(session, stopped, pytest.fail))
-    assert read_confusion(stopped) == expected
+    assert read_confusion(stopped.path) == expected
 
 
 def test_heads_of_clients_and_several_models_have_none(prepared, tmp_path):
     for name, more in (("own", {"model.head": "local"}), ("several", {"method.name": "local-only"})):
         folder = RunFolder(tmp_path / name)
         run_session(prepared(**{**more, "train.rounds": 1}), folder)
-        assert read_confusion(folder) is None
+        assert read_confusion(folder.path) is None
 
 
 ONE = ConfusionMatrix(("a", "b"), ((0, 0, 3), (1, 0, 2)))
@@ -87,7 +87,7 @@ def test_it_is_read_as_it_was_written(tmp_path):
     folder = RunFolder(tmp_path)
     for found in (Confusion(ONE, None), Confusion(None, ONE), Confusion(ONE, ConfusionMatrix(("a", "b"), ()))):
         (tmp_path / "confusion.json").write_text(json.dumps(found.to_dict()))
-        assert read_confusion(folder) == found
+        assert read_confusion(folder.path) == found
     assert found.to_dict()["before"] == [(0, 0, 3), (1, 0, 2)]
     assert found.to_dict()["split"] == "test"
 
@@ -105,7 +105,7 @@ def test_it_is_read_as_it_was_written(tmp_path):
 def test_a_damaged_file_is_said(change, said, tmp_path):
     (tmp_path / "confusion.json").write_text(json.dumps(Confusion(ONE, ONE).to_dict() | change))
     with pytest.raises(fh.RunFolderError, match=rf"expected confusion matrices in .*confusion\.json; .*{said}"):
-        read_confusion(RunFolder(tmp_path))
+        read_confusion(tmp_path)
 
 
 def test_only_the_last_round_keeps_its_matrices():

@@ -6,7 +6,6 @@ import pytest
 
 import fedhello as fh
 from fedhello.runs.confusion import read_confusion
-from fedhello.runs.folder import RunFolder
 
 
 def adapter(run):
@@ -30,7 +29,7 @@ def test_the_loop_by_hand_leads_to_what_the_run_does(place):
     *_, (last, _) = fh.rounds(session, state)
     by_hand = fh.save(session, last, "by-hand")
     whole = fh.run("tiny.yaml", {"run.name": "f"})
-    kept, ended, alone = (read_confusion(RunFolder(run.path)) for run in (half, whole, by_hand))
+    kept, ended, alone = (read_confusion(run.path) for run in (half, whole, by_hand))
     assert kept.before == ended.before is not None
     assert (alone.before, alone.after) == (None, ended.after)
     assert adapter(by_hand) == adapter(whole)

@@ -217,7 +217,7 @@ class RunFacts:
         self.plan = read_plan(self.folder)
 
     def _read_confusion(self) -> None:
-        self.confusion = read_confusion(self.folder)
+        self.confusion = read_confusion(self.folder.path)
 
     def _read_summary(self) -> None:
         self.summary = self.folder.summary() if (self.folder.path / "summary.json").is_file() else None

@@ -56,7 +56,7 @@ def forget(
         state, change = head_without(session, found.state, clients)
         _, test = evaluate_adapter(session, state.adapter)
         named = ", ".join(map(str, state.forgotten))
-        old = read_confusion(folder)
+        old = read_confusion(folder.path)
         confusion = Confusion(None if old is None else old.before, test.confusion)
         before = () if summary.head is None else summary.head.changes
         summary = summary.but(

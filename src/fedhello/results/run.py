@@ -287,7 +287,7 @@ class TrainedRun:
             ConfigError: If there is no confusion matrix: the run leads to several models, its clients keep their own
                 heads, it is of a language model, or was written by fedhello 0.2.0 or earlier.
         """
-        kept = read_confusion(self._folder) if evaluation is None else None
+        kept = read_confusion(self.path) if evaluation is None else None
         matrix = evaluation.confusion if evaluation is not None else None if kept is None else kept.after
         if matrix is None:
             raise ConfigError(NO_MATRIX)

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,9 +12,6 @@ from fedhello.errors import RunFolderError
 from fedhello.model.confusion import Cell, ConfusionMatrix
 from fedhello.model.evaluation import Evaluation
 from fedhello.runs.loop import RoundRecord
-
-if TYPE_CHECKING:
-    from fedhello.runs.folder import RunFolder
 
 FORMAT = 1
 """Format of the file; it rises with changes that earlier versions cannot read."""
@@ -105,8 +103,8 @@ def without_matrices(record: RoundRecord) -> RoundRecord:
     return replace(record, test=test, validation=validation)
 
 
-def read_confusion(folder: "RunFolder") -> Confusion | None:
-    """Read the confusion matrices of a run.
+def read_confusion(folder: Path) -> Confusion | None:
+    """Read the confusion matrices in the folder of a run.
 
     Returns:
         The matrices; None if the run has no such file: it has not ended, has several models or personal heads, is of a
@@ -115,7 +113,7 @@ def read_confusion(folder: "RunFolder") -> Confusion | None:
     Raises:
         RunFolderError: If the file is damaged, or a later version of fedhello wrote it in a newer format.
     """
-    file = folder.path / NAME
+    file = folder / NAME
     if not file.is_file():
         return None
     try:
