@@ -1,7 +1,8 @@
 """A plan in which every field has a value of its own."""
 
 from fedhello.report.labels import ClientPlan
-from fedhello.report.plan import ExamplePlan, FrontPoint, Plan, PredictedNeeds, ServerPlan, TierPlan
+from fedhello.report.plan import Plan
+from fedhello.report.plan_tiers import ExamplePlan, FrontPoint, PredictedNeeds, ServerPlan, TierPlan
 from fedhello.runs.heads_said import StatisticsCosts
 from fedhello.types import Allocation, Budget
 

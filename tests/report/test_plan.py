@@ -6,7 +6,7 @@ from plans import KEEP, PLAN
 
 import fedhello as fh
 from fedhello.errors import ConfigError
-from fedhello.report.plan import TierPlan
+from fedhello.report.plan_tiers import TierPlan
 
 WRITTEN = {
     "format": 1, "method": "fed-hello", "model": "some-model", "blocks": 4, "rounds": 5, "clients_per_round": 6,

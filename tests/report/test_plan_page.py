@@ -8,7 +8,7 @@ from plans import PLAN
 from fedhello.errors import ConfigError
 from fedhello.report.html import page_html
 from fedhello.report.labels import ClientPlan
-from fedhello.report.plan_page import plan_page, plan_picture
+from fedhello.report.plan import plan_page, plan_picture
 
 
 def many_labels(clients, labels):

@@ -2,7 +2,7 @@ import pytest
 from big_runs import big_run
 from handmade import played, trained
 
-from fedhello.report.run_cost import budget_of, cost, cost_cards, totals
+from fedhello.report.run_cost import cost, cost_cards, totals
 from fedhello.report.run_facts import RunFacts
 from fedhello.runs.heads import HeadChange
 
@@ -50,10 +50,6 @@ def test_energy_is_said_where_it_was_measured(facts):
     assert "energy" not in " ".join(cost(facts).answer)
     facts.summary = facts.summary.but(energy_joules=7.2e6)
     assert "Meanwhile the machine took 2 kWh of energy for all its programs" in " ".join(cost(facts).answer)
-
-
-def test_limits_of_later_versions_are_left_out():
-    assert budget_of({"memory": 5, "patience": 3}).limits == {"memory": 5}
 
 
 def test_key_figures_have_units(facts):

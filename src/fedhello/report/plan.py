@@ -1,7 +1,7 @@
 """The plan of a run: what each tier would train, the predicted costs, and what limits them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -9,134 +9,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedhello.errors import ConfigError
 from fedhello.formatting import budget_words, human_bytes
-from fedhello.report.labels import ClientPlan, show_labels
+from fedhello.report.charts import discrete, heat_map, names_axis, tip
+from fedhello.report.figures import Card, Cell, Column, DataTable, Figure, Listing, Page, Part, Section
+from fedhello.report.html import page_html, stacked, svg_of
+from fedhello.report.labels import ClientPlan, label_map, show_labels
 from fedhello.report.noise import NoisePlan, noise_table, write_noise
+from fedhello.report.plan_reasons import front_figure, planned
+from fedhello.report.plan_tiers import ServerPlan, TierPlan, write_tier
 from fedhello.runs.files import write_whole
 from fedhello.runs.heads_said import StatisticsCosts
-from fedhello.types import Allocation, Budget
 
 FORMAT = 1
 """Format of ``fedhello plan --json``; it rises with changes that are not backward compatible."""
-
-MARKS = {"keep": "●", "recompute": "◐", "compress": "◒", "forward": "◑", None: "·"}
-FROZEN_MARKS = {"keep": "○", "recompute": "◌", "compress": "◍", "forward": "○"}
-LEGEND = {
-    "●": "trained", "◐": "trained, recomputed", "◒": "trained, compressed", "·": "not reached",
-    "◑": "trained, without backward", "○": "frozen, passed", "◌": "frozen, recomputed", "◍": "frozen, compressed",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PredictedNeeds:
-    """The largest predicted costs of a round among a tier's clients.
-
-    Attributes:
-        saved_bytes: Bytes saved for backward.
-        peak_bytes: Peak bytes of live tensors in a step, above the loaded model.
-        memory_bytes: ``peak_bytes`` plus the reserve; compared with the memory budget.
-        flops: FLOPs of a round.
-        upload_bytes: Bytes of the update on the wire.
-        seconds: Seconds of training; None if the budget has no speed.
-        relative_flops: ``flops`` / those of a round that trains all blocks without recomputation.
-    """
-
-    saved_bytes: int
-    peak_bytes: int
-    memory_bytes: int
-    flops: int
-    upload_bytes: int
-    seconds: float | None
-    relative_flops: float
-
-
-@dataclass(frozen=True)
-class ExamplePlan:
-    """An example of what a client of a tier would train in round 0, and what limits it.
-
-    Attributes:
-        allocation: Blocks, their activation policies and ranks.
-        reasons: Sentences on what limits the allocation.
-    """
-
-    allocation: Allocation
-    reasons: tuple[str, ...]
-
-    @property
-    def picture(self) -> str:
-        """One mark per block, from the input on: trained or frozen, and its activation policy; with a legend."""
-        allocation = self.allocation
-        lowest = min(allocation.blocks, default=len(allocation.policies))
-        marks = [
-            MARKS[policy] if l in allocation.blocks else FROZEN_MARKS[policy] if l > lowest else MARKS[None]
-            for l, policy in enumerate(allocation.policies)
-        ]
-        return "".join(marks) + "  (" + ", ".join(f"{mark} {LEGEND[mark]}" for mark in dict.fromkeys(marks)) + ")"
-
-
-@dataclass(frozen=True)
-class FrontPoint:
-    """A point of the Pareto front of memory, computation and number of trained blocks.
-
-    Attributes:
-        num_blocks: Number of trained blocks.
-        policies: The activation policy of each block, length L.
-        memory_bytes: Bytes above the loaded model.
-        flops: FLOPs of a round.
-        relative_flops: ``flops`` / those of a round that trains all blocks without recomputation.
-        upload_bytes: Bytes of the update on the wire.
-    """
-
-    num_blocks: int
-    policies: tuple[str, ...]
-    memory_bytes: int
-    flops: int
-    relative_flops: float
-    upload_bytes: int
-
-
-@dataclass(frozen=True)
-class TierPlan:
-    """The plan of one tier.
-
-    Attributes:
-        tier: Its number.
-        clients: Number of its clients.
-        budget: The budget of each client.
-        takes_part: Whether its clients take part.
-        num_blocks: The fewest and the most blocks that one of them trains; None if none takes part.
-        frequency: How often each block trains in round 0, 0 … 1, length L; None if Fisher scores decide.
-        needs: The largest costs of its clients; None without a prediction.
-        fraction: Limit (``memory``, ``upload``, ``seconds``) → ``needs`` as a share of it, for given limits.
-        example: An example of what a client would train; None without a prediction.
-        front: The Pareto front of other budgets; empty if the budget counts blocks or a rank.
-    """
-
-    tier: int
-    clients: int
-    budget: Budget
-    takes_part: bool
-    num_blocks: tuple[int, int] | None = None
-    frequency: tuple[float, ...] | None = None
-    needs: PredictedNeeds | None = None
-    fraction: Mapping[str, float] = field(default_factory=dict)
-    example: ExamplePlan | None = None
-    front: tuple[FrontPoint, ...] = ()
-
-
-@dataclass(frozen=True)
-class ServerPlan:
-    """The numbers of the server's samples.
-
-    Attributes:
-        validation: Number of validation samples.
-        test: Number of test samples.
-        proxy: Number of samples for Fisher scores.
-    """
-
-    validation: int
-    test: int
-    proxy: int
 
 
 @dataclass(frozen=True)
@@ -194,7 +80,7 @@ class Plan:
             "rounds": self.rounds,
             "clients_per_round": self.clients_per_round,
             "download_bytes": self.download_bytes,
-            "tiers": [_write_tier(tier) for tier in self.tiers],
+            "tiers": [write_tier(tier) for tier in self.tiers],
             "labels": list(self.labels),
             "clients": [
                 {"client": one.client, "tier": one.tier, "samples": one.samples, "labels": list(one.labels)}
@@ -221,8 +107,6 @@ class Plan:
             MissingExtraError: If the drawing library is not installed.
             RunFolderError: If the file cannot be written.
         """
-        from fedhello.report.plan_page import plan_picture  # which needs this module
-
         write_whole(Path(file), plan_picture(self) + "\n")
 
     def write_page(self, file: str | Path) -> None:
@@ -235,58 +119,7 @@ class Plan:
             MissingExtraError: If the drawing library is not installed.
             RunFolderError: If the file cannot be written.
         """
-        from fedhello.report.html import page_html
-        from fedhello.report.plan_page import plan_page  # which needs this module
-
         write_whole(Path(file), page_html(plan_page(self)))
-
-
-def _write_tier(tier: TierPlan) -> dict[str, Any]:
-    return {
-        "tier": tier.tier,
-        "clients": tier.clients,
-        "budget": tier.budget.limits,
-        "takes_part": tier.takes_part,
-        "blocks": None if tier.num_blocks is None else list(tier.num_blocks),
-        "frequency": None if tier.frequency is None else list(tier.frequency),
-        "needs": None if tier.needs is None else _write_needs(tier.needs),
-        "fraction": dict(tier.fraction),
-        "example": None if tier.example is None else _write_example(tier.example),
-        "front": [_write_point(point) for point in tier.front],
-    }
-
-
-def _write_needs(needs: PredictedNeeds) -> dict[str, Any]:
-    return {
-        "saved_bytes": needs.saved_bytes,
-        "peak_bytes": needs.peak_bytes,
-        "memory_bytes": needs.memory_bytes,
-        "flops": needs.flops,
-        "upload_bytes": needs.upload_bytes,
-        "seconds": needs.seconds,
-        "relative_flops": needs.relative_flops,
-    }
-
-
-def _write_example(example: ExamplePlan) -> dict[str, Any]:
-    return {
-        "blocks": list(example.allocation.blocks),
-        "policies": list(example.allocation.policies),
-        "picture": example.picture,
-        "ranks": list(example.allocation.ranks),
-        "reasons": list(example.reasons),
-    }
-
-
-def _write_point(point: FrontPoint) -> dict[str, Any]:
-    return {
-        "blocks": point.num_blocks,
-        "policies": list(point.policies),
-        "memory_bytes": point.memory_bytes,
-        "flops": point.flops,
-        "relative_flops": point.relative_flops,
-        "upload_bytes": point.upload_bytes,
-    }
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -366,3 +199,129 @@ def _show_tier(tier: TierPlan, console: Console) -> None:
         table.add_row("", str(n), *cells)
     console.print("  what other budgets would afford (all points: --json, --picture):", highlight=False)
     console.print(table)
+
+
+def plan_page(plan: Plan) -> Page:
+    """Return the page of a plan."""
+    labels = [_labels(plan)] if plan.clients else []
+    sections, rest = [_tiers(plan), planned(plan.to_dict(), "Why is it not more?"), *labels], _rest(plan)
+    return Page(
+        f"fedhello: the plan of {plan.method}",
+        [f"On {plan.model}, {plan.num_blocks:,} blocks; nothing has been trained yet."],
+        _cards(plan),
+        [*sections, *([rest] if rest.parts else [])],
+    )
+
+
+def plan_picture(plan: Plan) -> str:
+    """Return what budgets would afford as SVG.
+
+    Raises:
+        ConfigError: If every budget counts blocks, so that there is nothing to draw.
+        MissingExtraError: If the drawing library is not installed.
+    """
+    tiers = [tier for tier in plan.to_dict()["tiers"] if tier["front"]]
+    if not tiers:
+        raise ConfigError("expected a tier with memory, upload or seconds to draw; all budgets count blocks")
+    return svg_of(stacked([front_figure(tiers)]))
+
+
+def _cards(plan: Plan) -> list[Card]:
+    clients = sum(tier.clients for tier in plan.tiers)
+    held = plan.server
+    return [
+        Card("rounds", f"{plan.rounds:,}", f"of {plan.clients_per_round:,} clients"),
+        Card("clients", f"{clients:,}", f"in {len(plan.tiers):,} tiers"),
+        Card("download", human_bytes(plan.download_bytes), "per client and round"),
+        Card("test samples", f"{held.test:,}", f"{held.validation:,} for validation, {held.proxy:,} for Fisher scores"),
+    ]
+
+
+def _tiers(plan: Plan) -> Section:
+    out = [tier for tier in plan.tiers if not tier.takes_part]
+    said = [
+        "The most that one of a tier's clients needs; computation is that of a round, as a share of training all "
+        "blocks without recomputation."
+    ]
+    if out:
+        said.append(f"Left out by {plan.method}: {', '.join(f'tier {tier.tier}' for tier in out)}.")
+    parts: list[Part] = [DataTable("The tiers", _TIER_COLUMNS, [_tier_row(tier) for tier in plan.tiers])]
+    known = [tier for tier in plan.tiers if tier.frequency is not None]
+    if known and all(share == 1 for tier in known for share in tier.frequency or ()):
+        said.append("In round 0 all clients that take part train every block.")
+    elif known:
+        parts.append(_frequencies(plan, known))
+    return Section("tiers", "What does each tier train?", said, parts)
+
+
+_TIER_COLUMNS = (
+    Column("tier", "tier"),
+    Column("budget", "budget"),
+    Column("clients", "clients", "integer"),
+    Column("fewest", "fewest blocks", "integer"),
+    Column("most", "most blocks", "integer"),
+    Column("memory", "memory", "bytes"),
+    Column("memory_share", "of the budget", "percent"),
+    Column("computation", "computation", "percent"),
+    Column("seconds", "time of a round", "seconds"),
+    Column("upload", "upload", "bytes"),
+    Column("upload_share", "of the budget", "percent"),
+)
+
+
+def _tier_row(tier: TierPlan) -> list[Cell]:
+    fewest, most = tier.num_blocks or (None, None)
+    known: list[Cell] = [f"tier {tier.tier}", budget_words(tier.budget), tier.clients, fewest, most]
+    needs, used = tier.needs, tier.fraction
+    if needs is None:
+        return [*known, *[None] * (len(_TIER_COLUMNS) - len(known))]
+    return [
+        *known, needs.memory_bytes, used.get("memory"), needs.relative_flops, needs.seconds, needs.upload_bytes,
+        used.get("upload"),
+    ]  # fmt: skip
+
+
+def _frequencies(plan: Plan, tiers: list[TierPlan]) -> Figure:
+    blocks = [Column(f"b{l}", str(l), "percent") for l in range(plan.num_blocks)]
+    rows: list[list[Cell]] = [[f"tier {tier.tier}", *(tier.frequency or ())] for tier in tiers]
+    value: dict[str, Any] = {
+        "field": "share",
+        "scale": {"domain": [0, 1]},
+        "legend": {"title": "of the clients", "format": ".0%", "gradientLength": 140},
+    }
+    return Figure(
+        "frequencies",
+        "How often each block trains in round 0",
+        "The share of a tier's clients that train each block, before any Fisher score; block 0 is next to the input.",
+        heat_map(
+            discrete("block", "block"),
+            names_axis("tier"),
+            value,
+            height=28 * len(tiers),
+            tips=[tip("tier", "tier"), tip("block", "block"), tip("share", "share", "percent")],
+        ),
+        DataTable("How often each block trains", [Column("tier", "tier"), *blocks], rows),
+        melt=("block", "share", 1),
+    )
+
+
+def _labels(plan: Plan) -> Section:
+    sizes = [one.samples for one in plan.clients]
+    said = f"{len(sizes):,} clients have {min(sizes):,} to {max(sizes):,} training samples, {sum(sizes):,} in all."
+    return Section("labels", "Who has which labels?", [said], [label_map(plan.labels, plan.clients)])
+
+
+def _rest(plan: Plan) -> Section:
+    parts: list[Part] = []
+    if plan.noise:
+        columns = (
+            Column("what", "what trains under differential privacy"),
+            Column("numbers", "numbers", "integer"),
+            Column("noise", "noise / largest mean step", "number"),
+        )
+        rows: list[list[Cell]] = [[one.what, one.numbers, one.noise_over_clip] for one in plan.noise]
+        parts.append(DataTable("Noise under differential privacy", columns, rows))
+    notes = [*([] if plan.head is None else [str(plan.head)]), *plan.notes]
+    if notes:
+        parts.append(Listing("", [f"{note[0].upper()}{note[1:]}." for note in notes]))
+    return Section("notes", "What else is to be known?", [], parts)

@@ -11,7 +11,8 @@ from fedhello.engine.wire import encode_tensors
 from fedhello.model.head import is_shared
 from fedhello.report.labels import ClientPlan
 from fedhello.report.noise import noise_plans
-from fedhello.report.plan import ExamplePlan, FrontPoint, Plan, PredictedNeeds, ServerPlan, TierPlan
+from fedhello.report.plan import Plan
+from fedhello.report.plan_tiers import ExamplePlan, FrontPoint, PredictedNeeds, ServerPlan, TierPlan
 from fedhello.runs.heads_said import statistics_costs
 from fedhello.session import Session
 from fedhello.strategy import AllocationContext

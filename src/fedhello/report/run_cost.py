@@ -1,9 +1,9 @@
 """The third section of a run's page: what did it cost?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from fedhello.formatting import budget_words, human_bytes
+from fedhello.formatting import human_bytes
 from fedhello.report.charts import MOST_POINTS, STACKED, axis, discrete, lines, names_axis, rounds_axis, tip
 from fedhello.report.figures import (
     Card,
@@ -16,10 +16,8 @@ from fedhello.report.figures import (
     energy_words,
     seconds_words,
 )
+from fedhello.report.plan_reasons import tier_words
 from fedhello.report.run_facts import RunFacts, Tally
-from fedhello.types import Budget
-
-BUDGET_FIELDS = ("blocks", "rank", "memory", "upload", "seconds", "speed", "cache")
 
 
 def cost_cards(facts: RunFacts) -> list[Card]:
@@ -73,17 +71,6 @@ def tier_name(facts: RunFacts, g: int) -> str:
     if g >= len(facts.budgets):
         return f"tier {g}"
     return tier_words({"tier": g, "budget": facts.budgets[g]})
-
-
-def tier_words(tier: Mapping[str, Any]) -> str:
-    """Return the number and budget of a tier in a plan."""
-    words = budget_words(budget_of(tier["budget"]))
-    return f"tier {tier['tier']}: {words}" if words else f"tier {tier['tier']}"
-
-
-def budget_of(limits: Mapping[str, Any]) -> Budget:
-    """Return a budget from its limits in a file; those of later versions are left out."""
-    return Budget(**{name: limits[name] for name in BUDGET_FIELDS if limits.get(name) is not None})
 
 
 def _answer(facts: RunFacts) -> Iterator[str]:
